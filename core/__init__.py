@@ -1,0 +1,72 @@
+"""headstart: transfer learning that computes a frozen trunk's features once.
+
+Importing it imports no framework, writes nothing and sets no global flag; names are loaded on first use, so
+that `headstart --help` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart import data
+    from headstart.backend import installed as backends
+    from headstart.data.augment import Augment
+    from headstart.data.preprocess import Preprocess
+    from headstart.errors import HeadstartError
+    from headstart.features.extract import extract
+    from headstart.forward import forward
+    from headstart.models.model import model
+    from headstart.training.fit import fit
+    from headstart.training.optimizers import SGD, AdamW, Schedule
+    from headstart.training.run import load
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "data": ("headstart.data", None),
+    "backends": ("headstart.backend", "installed"),
+    "Augment": ("headstart.data.augment", "Augment"),
+    "Preprocess": ("headstart.data.preprocess", "Preprocess"),
+    "HeadstartError": ("headstart.errors", "HeadstartError"),
+    "extract": ("headstart.features.extract", "extract"),
+    "forward": ("headstart.forward", "forward"),
+    "model": ("headstart.models.model", "model"),
+    "fit": ("headstart.training.fit", "fit"),
+    "SGD": ("headstart.training.optimizers", "SGD"),
+    "AdamW": ("headstart.training.optimizers", "AdamW"),
+    "Schedule": ("headstart.training.optimizers", "Schedule"),
+    "load": ("headstart.training.run", "load"),
+}
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Augment",
+    "HeadstartError",
+    "Preprocess",
+    "Schedule",
+    "backends",
+    "data",
+    "extract",
+    "fit",
+    "forward",
+    "load",
+    "model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'headstart' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value = import_module(module)
+    if attribute is not None:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,111 @@
+"""Every mistake a user can make has a type here, so that callers can tell them apart and the command line
+can answer with one line and exit code 2. A message says what came, what is allowed, and how to mend it.
+
+Anything that is *not* a `HeadstartError` and reaches a user is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class HeadstartError(Exception):
+    """Base of all errors that headstart raises on purpose."""
+
+
+class SettingError(HeadstartError, ValueError):
+    """An argument, option or environment variable has a value that is not allowed."""
+
+
+class UnknownNameError(SettingError):
+    """A name (backend, model, mode, optimiser ...) is not one of the known ones."""
+
+    def __init__(self, kind: str, received: object, allowed: Iterable[str], hint: str = "") -> None:
+        allowed = list(allowed)
+        near = difflib.get_close_matches(str(received), allowed, n=1)
+        guess = f"; did you mean {near[0]!r}?" if near else ""
+        super().__init__(
+            f"unknown {kind} {received!r}{hint}; expected one of {', '.join(allowed) or 'none'}{guess}"
+        )
+
+
+class BackendError(HeadstartError):
+    """No backend could be chosen, or the chosen one's framework is not installed."""
+
+
+class UnsupportedOpError(HeadstartError):
+    """A graph holds an op that a backend has no translation for."""
+
+
+class CutError(SettingError):
+    """The cut does not exist, or not every path through the graph passes through it."""
+
+
+class GraphError(HeadstartError, ValueError):
+    """A graph is malformed: a shape rule fails, an input is missing, a name stands twice."""
+
+
+class WeightsError(HeadstartError):
+    """A weight file cannot be read, or its names or shapes do not fit the model."""
+
+
+class DataError(HeadstartError):
+    """A data set cannot be used as it is: empty class, one class only, label out of range, bad archive."""
+
+
+class ImageError(DataError):
+    """One image cannot be decoded, or is larger than allowed. `source` names it."""
+
+    def __init__(self, source: str | Path, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = str(source)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (type(self), (self.source, self.reason))
+
+
+class DownloadError(DataError):
+    """A download failed, or what came does not have the published checksum."""
+
+
+class StoreError(HeadstartError):
+    """The feature store cannot do what was asked; what it already holds is intact."""
+
+
+class CacheNotWritableError(StoreError):
+    """The cache folder cannot be created or written."""
+
+
+class DiskSpaceError(StoreError):
+    """The features would not fit on the disk. Says how much is needed and how much is free."""
+
+
+class DamagedShardError(StoreError):
+    """A shard's bytes are not what was written. `path` names it; none of its rows is used."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(
+            f"{path}: {reason}; none of its rows was used. `headstart cache verify --repair` sets damaged "
+            "shards aside, and the next extraction computes just their rows"
+        )
+        self.path = Path(path)
+        self.reason = reason
+
+
+class FeatureOverflowError(StoreError):
+    """A feature is not finite in the stored dtype. Refused, never clipped."""
+
+
+class FeatureDriftError(StoreError):
+    """Stored features differ from what this machine's trunk computes for the same samples."""
+
+
+class TrunkChangedError(HeadstartError):
+    """A frozen trunk's weights were not the same after training as before it: a bug, never served."""
+
+
+class ExtractionInterrupted(HeadstartError, KeyboardInterrupt):  # noqa: N818 - it is an interrupt
+    """Ctrl-C came during extraction; what was finished is kept, and the message says how much."""
