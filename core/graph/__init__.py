@@ -1,0 +1,7 @@
+"""The framework-neutral description of a model: a closed table of ops, graphs of them, and folding."""
+
+from headstart.graph.fold import fold
+from headstart.graph.graph import Builder, Graph, Node
+from headstart.graph.ops import OPS, Shape
+
+__all__ = ["OPS", "Builder", "Graph", "Node", "Shape", "fold"]

@@ -1,0 +1,251 @@
+"""Graphs: named nodes in topological order, and what can be said of them without a framework: shapes,
+parameters, multiply-adds, where they may be cut, and the two halves of a cut.
+
+Invariant: a `Graph` that exists is well formed. Names are unique, inputs stand before their users, every op
+and attribute is in the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from headstart.errors import CutError, GraphError
+from headstart.graph.ops import OPS, REQUIRED, Shape
+
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One application of an op."""
+
+    name: str
+    """torchvision's name of the layer or block; parameters are `name.weight` and so on"""
+    op: str
+    inputs: tuple[str, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    """complete: defaults are filled in when the node is made"""
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise GraphError(f"node {self.name!r}: unknown op {self.op!r}; expected one of {', '.join(OPS)}")
+        row = OPS[self.op]
+        if unknown := set(self.attrs) - set(row.attributes):
+            raise GraphError(f"node {self.name!r}: op {self.op!r} has no attribute {sorted(unknown)}")
+        if len(self.inputs) != row.inputs:
+            raise GraphError(
+                f"node {self.name!r}: op {self.op!r} takes {row.inputs} inputs, received {len(self.inputs)}"
+            )
+        attrs = {**row.attributes, **self.attrs}
+        if missing := [key for key, value in attrs.items() if value is REQUIRED]:
+            raise GraphError(f"node {self.name!r}: op {self.op!r} needs the attributes {missing}")
+        object.__setattr__(self, "attrs", attrs)
+
+    def __hash__(self) -> int:
+        # attrs is a dict; frameworks that keep a graph as a static part of a model need it hashable
+        return hash((self.name, self.op, self.inputs))
+
+    def param_shapes(self) -> dict[str, Shape]:
+        """Full parameter name -> shape, in torchvision's layout."""
+        return {f"{self.name}.{key}": shape for key, shape in OPS[self.op].params(self.attrs).items()}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order, the first one the only input, and the name of the output."""
+
+    nodes: tuple[Node, ...]
+    output: str
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.name in seen:
+                raise GraphError(f"two nodes are called {node.name!r}")
+            if missing := [name for name in node.inputs if name not in seen]:
+                raise GraphError(f"node {node.name!r} uses {missing}, which no earlier node is called")
+            if (node.op == "input") != (not seen):
+                raise GraphError(f"the first node, and no other, is the input; see node {node.name!r}")
+            seen.add(node.name)
+        if self.output not in seen:
+            raise GraphError(f"the output {self.output!r} is no node")
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {node.name: i for i, node in enumerate(self.nodes)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[self._index[name]]
+
+    @property
+    def input(self) -> str:
+        """The input node's name."""
+        return self.nodes[0].name
+
+    def users(self, name: str) -> list[Node]:
+        """The nodes that take `name` as an input."""
+        return [node for node in self.nodes if name in node.inputs]
+
+    def resolve(self, name: str) -> str:
+        """The node meant by `name`: a node, `logits` (the output), or a module such as `layer4`, which
+        means its last node. Raises CutError with near names."""
+        if name in self:
+            return name
+        if name == LOGITS:
+            return self.output
+        inside = [node.name for node in self.nodes if node.name.startswith(f"{name}.")]
+        if inside:
+            return inside[-1]
+        near = difflib.get_close_matches(name, self.cuts(), n=3, cutoff=0.4)
+        raise CutError(
+            f"there is no node {name!r} to cut at; "
+            + (f"the nearest are {', '.join(near)}; " if near else "")
+            + f"legal cuts are {', '.join(self.cuts())}"
+        )
+
+    def cuts(self) -> tuple[str, ...]:
+        """Names of the legal cuts, in order: the nodes that every path from input to output passes
+        through (the output's dominators), without the input and the output themselves."""
+        legal = []
+        reach = 0  # the furthest node that takes something from before the node in hand
+        graph = self.upto(self.output)
+        position = graph._index
+        last_use = {n.name: position[n.name] for n in graph.nodes}
+        for node in graph.nodes:
+            for name in node.inputs:
+                last_use[name] = max(last_use[name], position[node.name])
+        for i, node in enumerate(graph.nodes):
+            if 0 < i < len(graph.nodes) - 1 and reach <= i:
+                legal.append(node.name)
+            reach = max(reach, last_use[node.name])
+        return tuple(legal)
+
+    def check_cut(self, name: str) -> str:
+        """The legal cut meant by `name`. Raises CutError naming the nearest legal ones."""
+        node = self.resolve(name)
+        legal = self.cuts()
+        if node in legal:
+            return node
+        if node == self.output:
+            raise CutError(f"a cut at the output {name!r} leaves nothing to train; the last cut is {legal[-1]!r}")
+        before = [cut for cut in legal if self._index[cut] < self._index[node]]
+        after = [cut for cut in legal if self._index[cut] > self._index[node]]
+        near = " and ".join(repr(cut) for cut in (*before[-1:], *after[:1]))
+        raise CutError(
+            f"{name!r} is inside a branch: not every path passes through it, so it cannot be cut at; "
+            f"the nearest legal cuts are {near}"
+        )
+
+    def upto(self, *names: str) -> Graph:
+        """The sub-graph of what `names` need; its output is the last of them in order."""
+        wanted = set(names)
+        for node in reversed(self.nodes):
+            if node.name in wanted:
+                wanted.update(node.inputs)
+        nodes = tuple(node for node in self.nodes if node.name in wanted)
+        return Graph(nodes, nodes[-1].name)
+
+    def after(self, cut: str, input_shape: Shape) -> Graph:
+        """The head behind a legal cut of a graph that is fed with `input_shape`. Its input node carries the
+        cut's name, and the shape there."""
+        cut = self.check_cut(cut)
+        rest = self.upto(self.output).nodes
+        start = next(i for i, node in enumerate(rest) if node.name == cut)
+        shape = self.shapes(input_shape)[cut]
+        return Graph((Node(cut, "input", (), {"shape": shape}), *rest[start + 1 :]), self.output)
+
+    def normalized(self, scale: Iterable[float], shift: Iterable[float]) -> Graph:
+        """The same graph fed with uint8 pixels: `x * scale + shift` per channel comes first.
+
+        The new input is called `pixels`, the normalising node keeps the old input's name."""
+        first = Node(
+            self.input,
+            "normalize",
+            ("pixels",),
+            {"scale": tuple(map(float, scale)), "shift": tuple(map(float, shift))},
+        )
+        return Graph((Node("pixels", "input"), first, *self.nodes[1:]), self.output)
+
+    def shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        """Node name -> shape of one sample's output, `(h, w, c)` or `(c,)`."""
+        shapes: dict[str, Shape] = {}
+        for node in self.nodes:
+            given = [shapes[name] for name in node.inputs] or [tuple(input_shape)]
+            try:
+                shapes[node.name] = OPS[node.op].shape(node.attrs, given)
+            except GraphError as error:
+                raise GraphError(f"node {node.name!r}: {error}") from None
+        return shapes
+
+    def macs(self, input_shape: Shape) -> dict[str, int]:
+        """Node name -> multiply-adds of one sample (a multiply-add is two FLOPs)."""
+        shapes = self.shapes(input_shape)
+        return {
+            node.name: OPS[node.op].macs(node.attrs, [shapes[i] for i in node.inputs], shapes[node.name])
+            for node in self.nodes
+        }
+
+    def param_shapes(self) -> dict[str, Shape]:
+        """Parameter name -> shape (statistics included), in the nodes' order."""
+        return {name: shape for node in self.nodes for name, shape in node.param_shapes().items()}
+
+    def spec(self) -> list[list[Any]]:
+        """A JSON-able canonical form: `[name, op, inputs, attributes]` for each node."""
+        return [[n.name, n.op, list(n.inputs), dict(sorted(n.attrs.items()))] for n in self.nodes]
+
+
+class Builder:
+    """Appends nodes to a graph under construction; each call returns the new node's name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = [Node("input", "input")]
+
+    def add(self, name: str, op: str, *inputs: str, **attrs: Any) -> str:
+        self.nodes.append(Node(name, op, inputs, attrs))
+        return name
+
+    def conv(
+        self,
+        name: str,
+        x: str,
+        cin: int,
+        cout: int,
+        kernel: int,
+        stride: int = 1,
+        pad: int = 0,
+        bias: bool = False,
+    ) -> str:
+        return self.add(
+            name,
+            "conv",
+            x,
+            in_channels=cin,
+            out_channels=cout,
+            kernel=(kernel, kernel),
+            stride=(stride, stride),
+            padding=((pad, pad), (pad, pad)),
+            bias=bias,
+        )
+
+    def max_pool(self, name: str, x: str, kernel: int, stride: int, pad: int = 0) -> str:
+        return self.add(
+            name,
+            "max_pool",
+            x,
+            kernel=(kernel, kernel),
+            stride=(stride, stride),
+            padding=((pad, pad), (pad, pad)),
+        )
+
+    def linear(self, name: str, x: str, fin: int, fout: int) -> str:
+        return self.add(name, "linear", x, in_features=fin, out_features=fout)
+
+    def graph(self, output: str) -> Graph:
+        return Graph(tuple(self.nodes), output)

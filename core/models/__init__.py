@@ -1,0 +1,6 @@
+"""The zoo: architectures as tables, where their weights come from, and the model a user holds."""
+
+from headstart.models.model import Model, model
+from headstart.models.zoo import ARCHITECTURES, Architecture, architecture
+
+__all__ = ["ARCHITECTURES", "Architecture", "Model", "architecture", "model"]

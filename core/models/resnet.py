@@ -1,0 +1,58 @@
+"""Residual networks (He et al. 2015, arXiv:1512.03385) with torchvision's names, strides and padding.
+
+A block's output node carries the block's name (`layer4.1`); it is its last rectifier. In the bottleneck the
+stride sits on the 3x3 convolution, as torchvision has it (the paper puts it on the first 1x1).
+"""
+
+from __future__ import annotations
+
+from headstart.graph import Builder, Graph
+from headstart.models.heads import Head, classifier
+
+# name: (block, blocks in each layer, width of the first layer)
+RESNETS = {
+    "resnet18": ("basic", (2, 2, 2, 2), 64),
+    "resnet34": ("basic", (3, 4, 6, 3), 64),
+    "resnet50": ("bottleneck", (3, 4, 6, 3), 64),
+    "resnet18_half": ("basic", (2, 2, 2, 2), 32),
+}
+EXPANSION = {"basic": 1, "bottleneck": 4}
+
+
+def resnet(name: str, classes: int, head: Head) -> Graph:
+    """The graph of the row `name` of `RESNETS`, with a classifier of `classes` outputs."""
+    kind, blocks, width = RESNETS[name]
+    b = Builder()
+    x = b.conv("conv1", "input", 3, width, 7, stride=2, pad=3)
+    x = b.add("bn1", "batch_norm", x, channels=width)
+    x = b.add("relu", "relu", x)
+    x = b.max_pool("maxpool", x, 3, 2, pad=1)
+    channels = width
+    for layer, count in enumerate(blocks, start=1):
+        inner = width << (layer - 1)
+        for i in range(count):
+            stride = 2 if i == 0 and layer > 1 else 1
+            x = _block(b, kind, f"layer{layer}.{i}", x, channels, inner, stride)
+            channels = inner * EXPANSION[kind]
+    x = b.add("avgpool", "global_avg_pool", x)
+    return b.graph(classifier(b, "fc", x, channels, classes, head))
+
+
+def _block(b: Builder, kind: str, name: str, x: str, cin: int, inner: int, stride: int) -> str:
+    cout = inner * EXPANSION[kind]
+    # (kernel, output channels, stride) of each convolution in the block
+    if kind == "basic":
+        convs = [(3, inner, stride), (3, inner, 1)]
+    else:
+        convs = [(1, inner, 1), (3, inner, stride), (1, cout, 1)]
+    y, channels = x, cin
+    for i, (kernel, width, step) in enumerate(convs, start=1):
+        y = b.conv(f"{name}.conv{i}", y, channels, width, kernel, stride=step, pad=kernel // 2)
+        y = b.add(f"{name}.bn{i}", "batch_norm", y, channels=width)
+        if i < len(convs):
+            y = b.add(f"{name}.relu{i}", "relu", y)
+        channels = width
+    if stride != 1 or cin != cout:
+        x = b.conv(f"{name}.downsample.0", x, cin, cout, 1, stride=stride)
+        x = b.add(f"{name}.downsample.1", "batch_norm", x, channels=cout)
+    return b.add(name, "relu", b.add(f"{name}.add", "add", y, x))
