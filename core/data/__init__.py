@@ -1,0 +1,30 @@
+"""Images in, uint8 batches out. What a sample is (its id), how it is cut to size and in which order it comes
+is decided here, once, so that every backend is fed the same bytes in the same order.
+"""
+
+from headstart.data.augment import Augment
+from headstart.data.dataset import Dataset, Sample, Skipped
+from headstart.data.decode import decode, max_pixels, read_file
+from headstart.data.loader import Batch, batches
+from headstart.data.preprocess import Crop, Preprocess
+from headstart.data.sources import arrays, cifar10, digits, flowers, folder, open_data
+
+__all__ = [
+    "Augment",
+    "Batch",
+    "Crop",
+    "Dataset",
+    "Preprocess",
+    "Sample",
+    "Skipped",
+    "arrays",
+    "batches",
+    "cifar10",
+    "decode",
+    "digits",
+    "flowers",
+    "folder",
+    "max_pixels",
+    "open_data",
+    "read_file",
+]

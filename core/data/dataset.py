@@ -1,0 +1,251 @@
+"""What a data set is: a source that every split of it shares, and the indices this one holds.
+
+A sample's id is the digest of the very bytes its image was decoded from, computed at each load. Where it is
+not the id that was computed before, the file was changed in between, and that is an error: an image is never
+paired with another image's features or label.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from blake3 import blake3
+from PIL import Image
+
+from headstart.data.decode import decode, read_file
+from headstart.data.loader import default_workers
+from headstart.errors import DataError, ImageError, SettingError
+
+
+class Sample(NamedTuple):
+    """One image with its label."""
+
+    image: np.ndarray  # (h, w, 3) uint8
+    label: int  # index into the data set's classes
+    id: str  # 32 hex digits, the digest of the encoded source bytes
+
+
+class Skipped(NamedTuple):
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+def sample_id(encoded: bytes) -> str:
+    """32 hex digits: the first 16 bytes of blake3 of a sample's encoded bytes."""
+    return blake3(encoded).hexdigest(length=16)
+
+
+class Source(ABC):
+    """Where images come from. Thread-safe: a loader calls it from many threads."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.labels = np.array(labels, np.int64)
+        self.labels.setflags(write=False)
+        self._ids: list[str | None] = [None] * len(self.labels)
+
+    @abstractmethod
+    def source_name(self, index: int) -> str:
+        """What errors call the sample: its path, or e.g. "image 3 of arrays"."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Any, str]:
+        """The encoded sample and the id of just these bytes."""
+
+    @abstractmethod
+    def open(self, encoded: Any, index: int) -> Image.Image:
+        """The RGB image of what `read` gave."""
+
+    def load(self, index: int) -> tuple[Image.Image, str]:
+        encoded, id = self.read(index)
+        return self.open(encoded, index), self._remember(index, id)
+
+    def ids(self, indices: np.ndarray) -> list[str]:
+        """The samples' ids; those not known yet are hashed, in threads."""
+        missing = [i for i in dict.fromkeys(indices.tolist()) if self._ids[i] is None]
+        if missing:
+            with ThreadPoolExecutor(default_workers()) as pool:
+                for _ in pool.map(self._identify, missing):
+                    pass
+        return [str(self._ids[i]) for i in indices.tolist()]
+
+    def _identify(self, index: int) -> None:
+        self._remember(index, self.read(index)[1])
+
+    def _remember(self, index: int, id: str) -> str:
+        known = self._ids[index]
+        if known is not None and known != id:
+            raise DataError(
+                f"{self.source_name(index)} was changed since it was first read (its id was {known}, "
+                f"is {id}); open the data set again"
+            )
+        self._ids[index] = id
+        return id
+
+
+class FileSource(Source):
+    """Encoded image files."""
+
+    def __init__(self, paths: Sequence[str], labels: np.ndarray) -> None:
+        super().__init__(labels)
+        self.paths = list(paths)
+
+    def source_name(self, index: int) -> str:
+        return self.paths[index]
+
+    def read(self, index: int) -> tuple[bytes, str]:
+        encoded = read_file(self.paths[index])
+        return encoded, sample_id(encoded)
+
+    def open(self, encoded: bytes, index: int) -> Image.Image:
+        return decode(encoded, self.paths[index])
+
+
+class ArraySource(Source):
+    """Images in memory: a sequence of uint8 `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)`."""
+
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, name: str) -> None:
+        super().__init__(labels)
+        self.images = images
+        self.name = name
+
+    def source_name(self, index: int) -> str:
+        return f"image {index} of {self.name}"
+
+    def read(self, index: int) -> tuple[np.ndarray, str]:
+        # A copy: what is hashed is what is opened, even where the caller writes to the array meanwhile.
+        pixels = np.array(self.images[index], order="C")
+        return pixels, sample_id(f"{pixels.shape} {pixels.dtype} ".encode() + pixels.tobytes())
+
+    def open(self, encoded: np.ndarray, index: int) -> Image.Image:
+        if encoded.ndim == 2 or encoded.shape[2] == 1:
+            return Image.fromarray(encoded.reshape(encoded.shape[:2])).convert("RGB")
+        return Image.fromarray(np.ascontiguousarray(encoded[..., :3]))
+
+
+class Dataset:
+    """Labelled images. Made by `folder`, `arrays` and the other functions of `sources`; never changed."""
+
+    def __init__(
+        self,
+        source: Source,
+        classes: Sequence[str],
+        name: str,
+        indices: np.ndarray | None = None,
+        skipped: Sequence[Skipped] = (),
+    ) -> None:
+        self._source = source
+        self._indices = np.arange(len(source.labels)) if indices is None else indices
+        self._ids: tuple[str, ...] | None = None
+        self.classes = tuple(classes)
+        self.name = name
+        self.skipped = tuple(skipped)
+        self.labels: np.ndarray = source.labels[self._indices]  # (n,) int64
+        self.labels.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One decoded sample. Raises `IndexError`, and what `load` raises."""
+        image, id = self.load(index)
+        return Sample(np.array(image), int(self.labels[index]), id)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, {len(self)} images, {len(self.classes)} classes)"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Each sample's id, 32 hex digits. The first call reads and hashes every file, in threads."""
+        if self._ids is None:
+            self._ids = tuple(self._source.ids(self._indices))
+        return self._ids
+
+    def source_name(self, index: int) -> str:
+        """The sample's path, or e.g. "image 3 of arrays"."""
+        return self._source.source_name(self._at(index))
+
+    def load(self, index: int) -> tuple[Image.Image, str]:
+        """The image, mode RGB, any size, and the id of the very bytes it was decoded from.
+
+        Raises `ImageError` where it cannot be decoded, `DataError` where the file changed since its id was
+        first computed.
+        """
+        return self._source.load(self._at(index))
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
+        """The samples at these positions, in this order, of the same source."""
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise SettingError(
+                f"indices are {chosen.dtype} of shape {chosen.shape}; expected a list of integers"
+                + (" (np.flatnonzero makes them of a mask)" if chosen.dtype == bool else "")
+            )
+        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self):
+            raise SettingError(
+                f"indices reach from {chosen.min()} to {chosen.max()}; allowed are 0 to {len(self) - 1}"
+            )
+        return Dataset(self._source, self.classes, self.name, self._indices[chosen.astype(np.int64)], self.skipped)
+
+    def split(self, fraction: float = 0.8, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Two disjoint data sets that together are this one, each in its order; stratified.
+
+        Of every class the share `fraction`, rounded, goes to the first; a class of two samples or more is in
+        both, a single sample goes to the first. The same arguments give the same split everywhere.
+        """
+        if not 0 < fraction < 1:
+            raise SettingError(f"fraction is {fraction!r}; expected a number between 0 and 1, e.g. 0.8")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise SettingError(f"seed is {seed!r}; expected an integer of 0 or more")
+        first = np.zeros(len(self), bool)
+        for label in np.unique(self.labels).tolist():
+            members = np.flatnonzero(self.labels == label)
+            n = len(members)
+            take = 1 if n == 1 else min(n - 1, max(1, math.floor(n * fraction + 0.5)))
+            # argsort of doubles: `permutation`'s stream may change from one numpy to the next
+            shuffled = np.argsort(np.random.default_rng([int(seed), label]).random(n), kind="stable")
+            first[members[shuffled[:take]]] = True
+        if first.all():
+            raise DataError(
+                f"{self.name} cannot be split: none of its {len(self)} images is in a class of two or more; "
+                "add images"
+            )
+        return self.subset(np.flatnonzero(first)), self.subset(np.flatnonzero(~first))
+
+    def _at(self, index: int) -> int:
+        n = len(self)
+        position = operator.index(index)
+        if not -n <= position < n:
+            raise IndexError(f"sample {index} of {self.name}, which has {n}")
+        return int(self._indices[position])
+
+
+def decode_all(source: Source) -> list[ImageError | None]:
+    """Decode every sample once, in threads: for each the error, or None. Remembers the ids on the way."""
+    from headstart.progress import track
+
+    with (
+        ThreadPoolExecutor(default_workers()) as pool,
+        track("checking images", len(source.labels)) as advance,
+    ):
+
+        def attempt(index: int) -> ImageError | None:
+            try:
+                source.load(index)
+            except ImageError as error:
+                return error
+            finally:
+                advance()
+            return None
+
+        return list(pool.map(attempt, range(len(source.labels))))

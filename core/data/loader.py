@@ -1,0 +1,129 @@
+"""Batches of preprocessed images, decoded ahead of the trunk by a pool of threads (Pillow releases the GIL).
+
+Invariant: what comes, and in which order, depends on the arguments alone, never on the number of workers.
+Row k of a batch is written by whoever decodes it, straight into the batch's array at k. The number of
+batches in flight is bounded, so memory is too; closing the generator stops the threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from headstart.data.augment import Augment
+from headstart.data.preprocess import Preprocess
+from headstart.errors import SettingError
+
+if TYPE_CHECKING:
+    from headstart.data.dataset import Dataset
+
+CHUNK = 16  # samples a task: small enough to balance, large enough that the queue costs nothing
+
+
+class Batch(NamedTuple):
+    """What a trunk is fed. Row k of every field is the same sample."""
+
+    images: np.ndarray  # (b, size, size, 3) uint8
+    labels: np.ndarray  # (b,) int64
+    ids: list[str]  # 32 hex digits each, of the bytes that were decoded
+    indices: np.ndarray  # (b,) int64, positions in the data set
+
+
+def default_workers() -> int:
+    """As many threads as this process may use CPUs, at most 8."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
+
+
+def batches(
+    data: Dataset,
+    preprocess: Preprocess,
+    order: np.ndarray | Sequence[int],
+    batch_size: int,
+    *,
+    workers: int | None = None,
+    augment: Augment | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+) -> Iterator[Batch]:
+    """The samples at the positions `order` of `data`, `batch_size` at a time; the last batch may be smaller.
+
+    `order` is `(m,)` integers. `augment` crops and flips each sample by (seed, epoch, its id). `workers` is
+    the number of threads, by default as many as there are CPUs, at most 8. Raises `SettingError` at once for
+    wrong arguments, and in iterating the first `ImageError` in the order, as soon as its batch is due.
+    """
+    positions = np.asarray(order)
+    if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
+        raise SettingError(
+            f"order is {positions.dtype} of shape {positions.shape}; expected integers, one a sample"
+        )
+    if positions.size and not 0 <= positions.min() <= positions.max() < len(data):
+        raise SettingError(
+            f"order reaches from {positions.min()} to {positions.max()}; the data set has {len(data)} samples"
+        )
+    workers = default_workers() if workers is None else workers
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise SettingError(f"{name} is {value!r}; expected an integer of 1 or more")
+    return _generate(data, preprocess, positions.astype(np.int64), batch_size, workers, augment, seed, epoch)
+
+
+def padded(images: Iterator[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Every batch with exactly `size` rows, the last one filled up with zeros, and how many are real."""
+    for batch in images:
+        count = len(batch)
+        if count < size:
+            batch = np.concatenate([batch, np.zeros((size - count, *batch.shape[1:]), batch.dtype)])
+        yield batch, count
+
+
+def _generate(
+    data: Dataset,
+    preprocess: Preprocess,
+    order: np.ndarray,
+    batch_size: int,
+    workers: int,
+    augment: Augment | None,
+    seed: int,
+    epoch: int,
+) -> Iterator[Batch]:
+    stop = threading.Event()
+
+    def fill(batch: Batch, start: int) -> None:
+        for k in range(start, min(start + CHUNK, len(batch.ids))):
+            if stop.is_set():
+                return
+            image, id = data.load(int(batch.indices[k]))
+            crop = augment.draw(seed, epoch, id, *image.size) if augment is not None else None
+            batch.images[k] = preprocess.apply(image, crop)
+            batch.ids[k] = id
+
+    # Two tasks a worker keep all of them busy while the oldest batch waits for its slowest.
+    ahead = max(2, -(-2 * workers * CHUNK // batch_size))
+    pending: deque[tuple[Batch, list[Future[None]]]] = deque()
+    starts = iter(range(0, len(order), batch_size))
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="headstart-loader")
+    try:
+        while True:
+            while len(pending) < ahead and (start := next(starts, None)) is not None:
+                indices = order[start : start + batch_size].copy()
+                n = len(indices)
+                images = np.empty((n, preprocess.size, preprocess.size, 3), np.uint8)
+                batch = Batch(images, data.labels[indices], [""] * n, indices)
+                pending.append((batch, [pool.submit(fill, batch, k) for k in range(0, n, CHUNK)]))
+            if not pending:
+                return
+            batch, tasks = pending.popleft()
+            for task in tasks:
+                task.result()
+            yield batch
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,162 @@
+"""From an image of any size to the square of pixels a trunk expects: one implementation for all backends.
+
+The result is that of torchvision's `Resize` + `CenterCrop` on Pillow images (antialiased), to the bit, since
+that is what published weights were evaluated with. It stays uint8; `affine` gives the two vectors with which
+a backend normalises on its device, so images travel as bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from headstart.errors import SettingError, UnknownNameError
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# An image of 1 x 10,000,000 pixels, its shorter side resized to 256, would be 2.5 billion pixels wide. Of so
+# long an image, only the middle of this aspect can reach the central crop.
+MAX_ASPECT = 8
+LARGE = 50_000_000  # pixels; below Pillow's own limit
+
+
+class Crop(NamedTuple):
+    """Which part of an image to take, in its pixels: an augmentation's draw for one sample.
+
+    An empty box (`right == left`) stands for the preprocessing's own resize and central crop.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    flip: bool  # mirror left and right afterwards
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a trunk wants its images."""
+
+    size: int  # side of the final square crop, pixels
+    resize: int  # what the shorter side is resized to before it, pixels; at least `size`
+    interpolation: str = "bilinear"  # nearest | bilinear | bicubic | lanczos
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of R, G, B in 0..1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        for name in ("size", "resize"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
+                raise SettingError(f"preprocess.{name} is {value!r}; expected an integer from 1 to 8192 (pixels)")
+        if self.resize < self.size:
+            raise SettingError(
+                f"preprocess.resize is {self.resize}, smaller than size {self.size}: the crop would "
+                "reach beyond the image; resize must be at least size"
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise UnknownNameError("interpolation", self.interpolation, INTERPOLATIONS)
+        for name in ("mean", "std"):
+            try:
+                values = tuple(float(v) for v in getattr(self, name))
+            except (TypeError, ValueError):
+                values = ()
+            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+                allowed = "three positive numbers" if name == "std" else "three finite numbers"
+                raise SettingError(
+                    f"preprocess.{name} is {getattr(self, name)!r}; expected {allowed}, for R, G, B in 0..1"
+                )
+            object.__setattr__(self, name, values)  # lists become tuples: equal settings compare equal
+
+    def apply(self, image: Image.Image, crop: Crop | None = None) -> np.ndarray:
+        """`(size, size, 3)` uint8 of an image of any size.
+
+        Without `crop`: shorter side to `resize` (aspect kept), then the central square. With one: that box,
+        resized straight to the square, mirrored where the crop says so.
+        """
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        method = INTERPOLATIONS[self.interpolation]
+        if crop is not None and crop.right > crop.left and crop.bottom > crop.top:
+            # Cropped before it is resized: the filter must not see pixels outside the box.
+            image = _cut(image, crop[:4]).resize((self.size, self.size), method)
+        else:
+            image = self._center(image, method)
+        if crop is not None and crop.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.array(image)  # a copy, since asarray would be read-only
+
+    def _center(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
+        short = min(image.size)
+        if max(image.size) > MAX_ASPECT * short:
+            width, height = (min(side, MAX_ASPECT * short) for side in image.size)
+            image = _central(image, width, height)
+        # torchvision: the longer side is truncated, not rounded
+        width, height = (self.resize if side == short else int(self.resize * side / short) for side in image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), method)
+        return _central(image, self.size, self.size)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values; equal settings give equal dicts. Part of a trunk's key."""
+        return {
+            "size": self.size,
+            "resize": self.resize,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Preprocess:
+        """The inverse of `as_dict`. Raises `SettingError` for a key that is unknown or missing."""
+        names = tuple(cls.__dataclass_fields__)
+        for key in settings:
+            if key not in names:
+                raise UnknownNameError("preprocess setting", key, names)
+        if missing := [name for name in names if name not in settings]:
+            raise SettingError(
+                f"preprocess settings lack {', '.join(missing)}; expected all of {', '.join(names)}"
+            )
+        return cls(**settings)
+
+    def with_size(self, size: int) -> Preprocess:
+        """The same preprocessing for another crop size; `resize` is scaled in proportion and rounded."""
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise SettingError(f"size is {size!r}; expected a positive integer (pixels)")
+        resize = max(size, round(self.resize * size / self.size))
+        return Preprocess(size, resize, self.interpolation, self.mean, self.std)
+
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(scale, shift)`, each `(3,)` float32: the normalised pixel is `uint8 * scale + shift`."""
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """`(n, h, w, 3)` float32 of `(n, h, w, 3)` uint8: what the trunk sees."""
+        if images.dtype != np.uint8 or images.shape[-1:] != (3,):
+            raise SettingError(
+                f"images to normalise are {images.dtype} of shape {images.shape}; expected uint8 (n, h, w, 3)"
+            )
+        scale, shift = self.affine()
+        normalised: np.ndarray = images * scale + shift
+        return normalised
+
+
+def _central(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)  # torchvision's rounding
+    return _cut(image, (left, top, left + width, top + height))
+
+
+def _cut(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    left, top, right, bottom = box
+    if (right - left) * (bottom - top) <= LARGE:
+        return image.crop(box)
+    # Pillow's crop warns, then raises, by a limit of its own; ours was checked when the image was decoded.
+    return Image.fromarray(np.asarray(image)[top:bottom, left:right])
