@@ -1,0 +1,29 @@
+"""Features kept on disk: the key that addresses a trunk, and the store that holds its rows.
+
+What leaves this package as a row has been verified against the checksum it was written with.
+"""
+
+from headstart.features.ids import array_to_ids, ids_to_array
+from headstart.features.keys import DTYPES, FORMAT_VERSION, TrunkKey, explain, params_digest, trunk_key
+from headstart.features.shard import Shard, open_shard
+from headstart.features.store import FeatureStore, GcPlan, TrunkFolder, TrunkInfo, VerifyReport
+from headstart.features.writer import ShardWriter
+
+__all__ = [
+    "DTYPES",
+    "FORMAT_VERSION",
+    "FeatureStore",
+    "GcPlan",
+    "Shard",
+    "ShardWriter",
+    "TrunkFolder",
+    "TrunkInfo",
+    "TrunkKey",
+    "VerifyReport",
+    "array_to_ids",
+    "explain",
+    "ids_to_array",
+    "open_shard",
+    "params_digest",
+    "trunk_key",
+]

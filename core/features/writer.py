@@ -1,0 +1,155 @@
+"""Rows on their way into shards: cast to the stored dtype, tested, collected, written.
+
+Invariant: only finite rows of the stated shape and dtype are ever stored, each with its own id beside it. A
+row that the stored dtype cannot hold is refused, never clipped. What a killed writer loses is at most the
+rows since its last shard: `SHARD_NBYTES` or `SHARD_SECONDS` worth of work.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import FeatureOverflowError, SettingError, StoreError
+from headstart.features.ids import ids_to_array
+from headstart.features.keys import canonical_json, stored_dtype
+from headstart.features.shard import MAX_DIMENSIONS, row_checksums, write_shard
+
+SHARD_NBYTES = 64 << 20
+SHARD_SECONDS = 60.0
+MAX_PROVENANCE_NBYTES = 1 << 20
+
+
+class ShardWriter:
+    """Collects rows, and writes a shard whenever enough of them are there. A context manager.
+
+    For one thread; any number of writers, in any processes and machines, may fill one folder at once. Leaving
+    the `with` body writes the remaining rows, also by an exception: rows that were added are valid.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trunk: str,
+        row_shape: Sequence[int],
+        dtype: str,
+        provenance: Mapping[str, Any],
+        prepare: Callable[[], None],
+    ) -> None:
+        """`prepare` is called before each shard; it creates the folder where there is none."""
+        self.row_shape = tuple(int(one) for one in row_shape)
+        if len(self.row_shape) >= MAX_DIMENSIONS or any(one < 1 for one in self.row_shape):
+            raise SettingError(f"a row of features cannot have the shape {self.row_shape}; expected sizes above 0")
+        if len(canonical_json(dict(provenance))) > MAX_PROVENANCE_NBYTES:
+            raise SettingError("provenance is more than 1 MiB of JSON; it is meant for names and versions")
+        self.dtype = stored_dtype(dtype)
+        self.rows_written = 0
+        """Rows that are durably in the store."""
+        self._folder, self._trunk, self._prepare = folder, trunk, prepare
+        self._provenance = dict(provenance)
+        self._row_nbytes = math.prod(self.row_shape) * self.dtype.itemsize
+        self._rows_per_shard = max(1, SHARD_NBYTES // self._row_nbytes)
+        self._pending: list[tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]] = []
+        self._pending_rows = 0
+        self._first_added = 0.0
+
+    def add(self, ids: Sequence[str], rows: NDArray[Any]) -> None:
+        """Take rows `(n, *row_shape)` in float32 or the stored dtype, row i being that of sample `ids[i]`.
+
+        The rows are copied. Raises SettingError for ids, shape or dtype that do not fit, FeatureOverflowError
+        for values that are not finite or would not be, and what `close` raises when a shard is full.
+        """
+        keys = ids_to_array(ids)
+        rows = np.asarray(rows)
+        if rows.shape != (len(keys), *self.row_shape):
+            expected = (len(keys), *self.row_shape)
+            raise SettingError(f"received {len(keys)} ids and rows of shape {rows.shape}; expected {expected}")
+        stored = self._cast(ids, rows)
+        start = 0
+        while start < len(keys):
+            piece = slice(start, start + self._rows_per_shard - self._pending_rows)
+            taken = stored[piece]
+            checksums = row_checksums(taken.reshape(len(taken), -1).view(np.uint8))
+            if not self._pending:
+                self._first_added = time.monotonic()
+            self._pending.append((keys[piece], taken, checksums))
+            self._pending_rows += len(taken)
+            start += len(taken)
+            late = time.monotonic() - self._first_added >= SHARD_SECONDS
+            if late or self._pending_rows >= self._rows_per_shard:
+                self._flush()
+
+    def close(self) -> None:
+        """Write the rows that are not in a shard yet. May be called again after an error, once it is mended.
+
+        Raises DiskSpaceError, CacheNotWritableError or StoreError; what was stored before is intact.
+        """
+        if self._pending:
+            self._flush()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except StoreError as second:
+            if error is None:
+                raise
+            # The first error is the cause; this one only says what else was lost.
+            error.add_note(f"{self._pending_rows} finished rows could not be stored either: {second}")
+
+    def _flush(self) -> None:
+        self._prepare()
+        write_shard(
+            self._folder,
+            trunk=self._trunk,
+            ids=np.concatenate([ids for ids, _, _ in self._pending]),
+            checksums=np.concatenate([checksums for _, _, checksums in self._pending]),
+            blocks=[rows for _, rows, _ in self._pending],
+            provenance=self._provenance,
+        )
+        # Forgotten only now that they are stored: `close` can try again.
+        self.rows_written += self._pending_rows
+        self._pending, self._pending_rows = [], 0
+
+    def _cast(self, ids: Sequence[str], rows: NDArray[Any]) -> NDArray[Any]:
+        """A contiguous copy in the stored dtype, all of it finite."""
+        kinds = (np.float32, np.float16, ml_dtypes.bfloat16)
+        if rows.dtype != self.dtype and (self.dtype == np.uint8 or rows.dtype not in kinds):
+            wanted = {self.dtype.name} if self.dtype == np.uint8 else {"float32", self.dtype.name}
+            raise SettingError(f"received features in {rows.dtype.name}; expected {' or '.join(sorted(wanted))}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = np.array(rows, self.dtype, order="C", copy=True)
+        if self.dtype == np.uint8 or not stored.size:
+            return stored
+        # Finite or not is read off the exponent's bits: several times faster than isfinite on 16-bit floats.
+        unsigned = np.dtype(f"u{self.dtype.itemsize}")
+        infinity = np.array(np.inf, self.dtype).view(unsigned)
+        magnitude = stored.view(unsigned) & np.array((1 << (8 * self.dtype.itemsize - 1)) - 1, unsigned)
+        if magnitude.max() >= infinity:
+            row = int(np.argmax((magnitude >= infinity).reshape(len(rows), -1).any(axis=1)))
+            self._refuse(ids[row], rows[row].astype(np.float32))
+        return stored
+
+    def _refuse(self, sample: str, row: NDArray[np.float32]) -> None:
+        if not np.isfinite(row).all():
+            raise FeatureOverflowError(
+                f"the trunk's features of sample {sample} hold NaN or infinity as it computed them; "
+                "compute in a higher precision (float32), and look at the weights and at that image"
+            )
+        largest = float(np.nextafter(self.dtype.type(np.inf), self.dtype.type(0)))
+        raise FeatureOverflowError(
+            f"a feature of sample {sample} is {np.abs(row).max():.6g}, more than {self.dtype.name} holds "
+            f"({largest:.6g}); store as bfloat16 or float32"
+        )
