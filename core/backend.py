@@ -1,0 +1,192 @@
+"""What core asks of a framework, and how one is chosen.
+
+* The contract is small, and every method has one meaning in all three backends: a backend translates, it
+  never decides. Sample order, initial weights, learning rates, metrics, folding and file formats are core's.
+* Arrays that cross the contract are numpy: images `(n, h, w, c)`, weights in torchvision's layout.
+  A backend may keep what it was given on its device, in its own layout, under an opaque handle.
+* Backends are imported here and nowhere else, by name, when they are needed.
+* A wrong name is an error, never a fallback; a missing framework is named with the way to install it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+from headstart.errors import BackendError, UnknownNameError
+from headstart.graph import Graph
+from headstart.training.optimizers import Optimizer
+
+VARIABLE = "HEADSTART_BACKEND"
+PRECISIONS = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
+
+# backend -> the modules that must be there, and the distributions whose versions are reported
+REQUIRES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "torch": (("torch",), ("torch",)),
+    "keras": (("keras",), ("keras", "tensorflow")),
+    "jax": (("jax", "flax", "optax"), ("jax", "flax", "optax")),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how finely to compute."""
+
+    device: str
+    """"auto", "cpu" or "cuda"; a backend's `place` returns it with "auto" decided"""
+    precision: str
+    """"float32" or "bfloat16" for the layers' arithmetic; parameters stay float32 where they are trained"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a trainer updates its parameters; the learning rates come with each step."""
+
+    optimizer: Optimizer
+    label_smoothing: float
+    train_statistics: bool
+    """whether batch norms use and update the batch's statistics, or keep the ones they came with"""
+    seed: int
+    """of dropout; its masks are the framework's own and differ between backends"""
+
+
+class Trunk(Protocol):
+    """A frozen graph in inference mode, ready to run."""
+
+    def run(self, images: np.ndarray) -> dict[str, Any]:
+        """`(n, h, w, c)` images -> node name -> native array of its output, computed when this returns."""
+
+    def params(self) -> dict[str, np.ndarray]:
+        """The parameters as they are on the device now, by the names they came with."""
+
+
+class Trainer(Protocol):
+    """A graph whose parameters are all trained, on mini-batches or on whole epochs of resident rows."""
+
+    def put(self, rows: np.ndarray) -> Any:
+        """Copy feature rows `(n, ...)` to the device, once."""
+
+    def epoch(self, rows: Any, labels: np.ndarray, order: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, int]:
+        """Train on resident `rows`: step i on the rows `order[i]` (int64 `(steps, batch)`) at learning rate
+        `rates[i]`. `labels` are int64 `(n,)`. Returns the losses `(steps,)` and the number of samples that
+        were classified right, each before its step's update."""
+
+    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[float, int]:
+        """One step on one batch: numpy or a native array as `Trunk.run` returns it."""
+
+    def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
+        """Inference on the rows `start:stop` of `put`'s handle or of a batch; float32 `(n, classes)`."""
+
+    def params(self) -> dict[str, np.ndarray]:
+        """All parameters as they are now, statistics included, in torchvision's layout."""
+
+
+class Backend(Protocol):
+    """A framework."""
+
+    name: str
+
+    def place(self, device: str, precision: str) -> Place:
+        """Decide "auto"; BackendError where the device asked for is not there."""
+
+    def threads(self) -> int:
+        """Threads the framework computes with on a CPU."""
+
+    def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
+        """Make a trunk that returns the nodes `outputs`."""
+
+    def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
+        """Make a trainer."""
+
+    def native(self, graph: Graph, params: Mapping[str, np.ndarray]) -> Any:
+        """The framework's own model object, in inference mode, on the CPU."""
+
+    def call(self, native: Any, images: np.ndarray) -> np.ndarray:
+        """Run a native model on float32 `(n, h, w, c)`; float32 logits."""
+
+    def numpy(self, array: Any) -> np.ndarray:
+        """A native array as numpy, `(n, h, w, c)` or `(n, c)`."""
+
+
+def names() -> tuple[str, ...]:
+    """All backends that headstart has, installed or not."""
+    return tuple(REQUIRES)
+
+
+def installed() -> tuple[str, ...]:
+    """The backends whose framework is installed; nothing is imported to find out."""
+    return tuple(name for name in REQUIRES if not _missing(name))
+
+
+def _missing(name: str) -> list[str]:
+    return [module for module in REQUIRES[name][0] if find_spec(module) is None]
+
+
+def choose(name: str | None = None) -> str:
+    """The backend to use: `name`, else HEADSTART_BACKEND, else the only one installed.
+
+    Raises UnknownNameError for a name that is none, BackendError where its framework is missing, where none
+    is installed, or where several are and none was named.
+    """
+    source = ""
+    if name is None and os.environ.get(VARIABLE):
+        name, source = os.environ[VARIABLE], f" (from {VARIABLE})"
+    if name is not None:
+        if name not in REQUIRES:
+            raise UnknownNameError("backend", name, REQUIRES, source)
+        if missing := _missing(name):
+            raise BackendError(
+                f"backend {name!r}{source} needs {' and '.join(missing)}, which is not installed: "
+                f"pip install 'headstart[{name}]'"
+            )
+        return name
+    found = installed()
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BackendError(
+            "no backend is installed: pip install 'headstart[torch]', or one of "
+            + ", ".join(f"[{name}]" for name in REQUIRES)
+        )
+    raise BackendError(
+        f"several backends are installed ({', '.join(found)}) and none was chosen; pass backend=, "
+        f"or set {VARIABLE} to one of them"
+    )
+
+
+@cache
+def _load(name: str) -> Backend:
+    return import_module(f"headstart.backends.{name}").BACKEND  # type: ignore[no-any-return]
+
+
+def load(name: str | None = None) -> Backend:
+    """The backend object for `name` (see `choose`); imports its framework."""
+    return _load(choose(name))
+
+
+def versions(name: str) -> dict[str, str]:
+    """Distribution -> version, of what the backend `name` computes with."""
+    found = {}
+    for distribution in REQUIRES[name][1]:
+        try:
+            found[distribution] = version(distribution)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_place(device: str, precision: str) -> None:
+    """UnknownNameError unless both are known; whether the device is there, a backend's `place` says."""
+    if device not in DEVICES:
+        raise UnknownNameError("device", device, DEVICES)
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, PRECISIONS)

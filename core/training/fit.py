@@ -1,0 +1,350 @@
+"""`fit`: one loop for all modes and backends.
+
+What a mode trains and what it is fed is in the table of `modes`; everything that could make two modes or two
+backends differ without need (initial weights, order, learning rates, metrics) is decided here, once.
+Invariant: a frozen trunk is bit-equal before and after, and that is checked on the device's own copy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart import backend as backends
+from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
+from headstart.data import Dataset
+from headstart.data.augment import Augment
+from headstart.errors import DataError, SettingError, TrunkChangedError
+from headstart.features.extract import ExtractionStats, Extractor
+from headstart.features.keys import params_digest
+from headstart.forward import frozen
+from headstart.graph import Graph
+from headstart.models import Model
+from headstart.training import metrics
+from headstart.training.feeds import Feed, Images, Resident
+from headstart.training.history import History, Record
+from headstart.training.modes import MODES, Mode, default_optimizer, mode_of
+from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of, schedule_of
+from headstart.training.order import epoch_order
+from headstart.training.run import Run
+
+OnEpoch = Callable[[str, Record], None]
+STATISTICS = ("auto", "frozen", "train")
+
+
+def fit(
+    model: Model,
+    train: Dataset,
+    val: Dataset | None = None,
+    *,
+    mode: str = "cached",
+    cut: str | None = None,
+    epochs: int = 5,
+    batch_size: int = 64,
+    optimizer: str | Optimizer | None = None,
+    lr: float | None = None,
+    schedule: str | Schedule = "constant",
+    label_smoothing: float = 0.0,
+    augment: str | Augment | None = None,
+    batch_norm: str = "auto",
+    head_epochs: int | None = None,
+    seed: int = 0,
+    backend: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    dtype: str = "float16",
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Run:
+    """Train `model` on `train`, and evaluate it on `val` after every epoch. `model` is not changed.
+
+    `mode`: "cached" (the trunk runs once, its features are stored and the head is trained on them), "frozen"
+    (the same head, with the trunk run in every epoch), "full" (everything is trained from the weights),
+    "scratch" (everything, from random weights) or "staged" (the head on the cache for `head_epochs`, by
+    default as many as `epochs`, then everything for `epochs`).
+    `cut`: the last node of the trunk; everything behind it is the head. Default: the classifier's input.
+    `optimizer`: "adamw", "sgd", an `hs.AdamW` or `hs.SGD`; default: see `headstart.training.modes`. `lr`
+    replaces its learning rate. `schedule`: "constant", "cosine" or an `hs.Schedule`.
+    `augment`: "flip", "crop", "flip,crop" or an `hs.Augment`, drawn anew for each epoch and sample; with
+    features from a cache that is impossible, and refused. In `staged` it is used in the second stage.
+    `batch_norm`: "frozen" keeps the statistics of trained batch norms, "train" updates them, "auto" does the
+    latter in "scratch" only.
+    `dtype`: of cached features. `precision`: of the arithmetic. `seed`: of everything drawn.
+    `on_epoch`: called with the stage ("head" or "all") and the record after each epoch.
+
+    Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, and whatever
+    `extract` raises.
+    """
+    start = time.perf_counter()
+    row = mode_of(mode)
+    augment = Augment.parse(augment)
+    _check_settings(row, epochs, batch_size, head_epochs, label_smoothing, batch_norm, augment, seed)
+    _check_data(model, train, "train")
+    if val is not None:
+        _check_data(model, val, "val")
+    node = model.graph.check_cut(cut or model.default_cut) if row.frozen else None
+    if cut is not None and node is None:
+        model.graph.check_cut(cut)  # unused in these modes, but a typing error is one all the same
+    name = backends.choose(backend)
+    chosen = backends.load(name)
+    place = chosen.place(device, precision)
+
+    job = _Job(
+        model=replace(model, params=_initial(model, row, node, seed)),
+        train=train,
+        val=val,
+        backend=chosen,
+        place=place,
+        optimizer=optimizer,
+        lr=lr,
+        schedule=schedule_of(schedule),
+        batch_size=batch_size,
+        label_smoothing=label_smoothing,
+        statistics=batch_norm == "train" or (batch_norm == "auto" and not row.pretrained),
+        augment=augment,
+        seed=seed,
+        workers=workers,
+        on_epoch=on_epoch,
+    )
+    stats: ExtractionStats | None = None
+    head_history = History()
+    used: dict[str, Any] = {}
+    params = dict(job.model.params)
+    if node is not None:
+        if row.cached:
+            extractor = Extractor(
+                job.model,
+                [node],
+                backend=name,
+                device=device,
+                precision=precision,
+                dtype=dtype,
+                batch_size=batch_size,
+                workers=workers,
+                cache=cache,
+            )
+            feeds, stats = _resident(extractor, train, val)
+            trunk = None
+        else:
+            trunk = job.trunk(node)
+            feeds = job.images(trunk, node)
+        stage_epochs = (head_epochs or epochs) if row.then_all else epochs
+        trained, history = job.stage(
+            "head", job.model.graph.after(node, model.input_shape), feeds, stage_epochs, used
+        )
+        params |= trained
+        _check_trunk(job.model, node, params, trunk)
+        job.model = job.model.with_params(params)
+        if row.then_all:
+            head_history = history
+    if node is None or row.then_all:
+        # After the head's stage everything is trained gently, at the rate of pretrained layers.
+        graph = job.model.graph.normalized(*model.preprocess.affine())
+        trained, history = job.stage("all", graph, job.images(None, None), epochs, used)
+        params |= trained
+    return Run(
+        model=model.with_params(params),
+        mode=mode,
+        cut=node,
+        backend=name,
+        history=history,
+        head_history=head_history,
+        extraction=stats,
+        seconds=time.perf_counter() - start,
+        settings={
+            "epochs": epochs,
+            "batch_size": min(batch_size, len(train)),
+            "optimizer": used,
+            "schedule": vars(job.schedule),
+            "label_smoothing": label_smoothing,
+            "augment": augment.as_dict() if augment else None,
+            "batch_norm": "train" if job.statistics else "frozen",
+            "seed": seed,
+            "device": place.device,
+            "precision": precision,
+            "feature_dtype": dtype if row.cached else None,
+            "threads": chosen.threads(),
+            "versions": backends.versions(name),
+        },
+    )
+
+
+@dataclass
+class _Job:
+    """The settings that all stages of one call share."""
+
+    model: Model
+    train: Dataset
+    val: Dataset | None
+    backend: Backend
+    place: Place
+    optimizer: str | Optimizer | None
+    lr: float | None
+    schedule: Schedule
+    batch_size: int
+    label_smoothing: float
+    statistics: bool
+    augment: Augment | None
+    seed: int
+    workers: int | None
+    on_epoch: OnEpoch | None
+
+    def trunk(self, node: str) -> Trunk:
+        graph, params = frozen(self.model.graph.upto(node), self.model.params, [node])
+        graph = graph.normalized(*self.model.preprocess.affine())
+        return self.backend.trunk(graph, params, [node], self.place)
+
+    def images(self, trunk: Trunk | None, node: str | None) -> tuple[Feed, Feed | None]:
+        def feed(data: Dataset, augment: Augment | None) -> Feed:
+            return Images(
+                data, self.model.preprocess, self.batch_size, trunk, node, augment, self.seed, self.workers
+            )
+
+        return feed(self.train, self.augment), feed(self.val, None) if self.val is not None else None
+
+    def stage(
+        self, stage: str, graph: Graph, feeds: tuple[Feed, Feed | None], epochs: int, used: dict[str, Any]
+    ) -> tuple[dict[str, np.ndarray], History]:
+        """Train `graph` for `epochs`; returns its parameters and the records."""
+        train, val = feeds
+        default = default_optimizer(not self.model.fresh or stage == "head" or self._is_pretrained(), graph)
+        optimizer = optimizer_of(self.optimizer, default, self.lr)
+        used[stage] = as_dict(optimizer)
+        recipe = Recipe(optimizer, self.label_smoothing, self.statistics, self.seed)
+        trainer = self.backend.trainer(
+            graph, {name: self.model.params[name] for name in graph.param_shapes()}, recipe, self.place
+        )
+        orders = [epoch_order(len(self.train), self.batch_size, self.seed, e) for e in range(epochs)]
+        rates = self.schedule.rates(optimizer.lr, sum(map(len, orders))).reshape(epochs, -1)
+        records = []
+        for epoch, (order, rate) in enumerate(zip(orders, rates, strict=True)):
+            record = _epoch(trainer, train, val, order, rate, epoch)
+            records.append(record)
+            if self.on_epoch is not None:
+                self.on_epoch(stage, record)
+        return trainer.params(), History(records)
+
+    def _is_pretrained(self) -> bool:
+        return len(self.model.fresh) < len(self.model.params)
+
+
+def _epoch(
+    trainer: Trainer, train: Feed, val: Feed | None, order: np.ndarray, rates: np.ndarray, epoch: int
+) -> Record:
+    result = train.train(trainer, order, rates, epoch)
+    seconds, val_loss, val_accuracy = result.seconds, None, None
+    if val is not None:
+        logits, more = val.logits(trainer)
+        seconds += more
+        val_loss = float(metrics.cross_entropy(logits, val.labels).mean())
+        val_accuracy = metrics.accuracy(logits, val.labels)
+    return Record(
+        epoch + 1,
+        float(np.mean(result.losses, dtype=np.float64)),
+        result.accuracy,
+        val_loss,
+        val_accuracy,
+        seconds,
+        float(rates[-1]),
+        tuple(map(float, result.losses)),
+    )
+
+
+def _initial(model: Model, mode: Mode, node: str | None, seed: int) -> dict[str, np.ndarray]:
+    """The parameters that a run starts from. A frozen trunk is the model's own, random or not; only the
+    fresh part of what is trained comes from `seed`."""
+    params = model.reseeded(seed, everything=not mode.pretrained)
+    if node is not None:
+        params |= {name: model.params[name] for name in model.graph.upto(node).param_shapes()}
+    return params
+
+
+def _resident(
+    extractor: Extractor, train: Dataset, val: Dataset | None
+) -> tuple[tuple[Feed, Feed | None], ExtractionStats]:
+    features = [extractor(data) for data in (train, val) if data is not None]
+    feeds = [Resident(f.numpy(), f.labels) for f in features]
+    stats = ExtractionStats(
+        sum(f.stats.extracted for f in features),
+        sum(f.stats.reused for f in features),
+        sum(f.stats.seconds for f in features),
+        tuple(sorted({maker for f in features for maker in f.stats.made_by})),
+    )
+    return (feeds[0], feeds[1] if len(feeds) > 1 else None), stats
+
+
+def _check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None) -> None:
+    """A frozen trunk must be what it was, in the joined model and on the device that ran it."""
+    names = model.graph.upto(node).param_shapes()
+    before = params_digest({name: model.params[name] for name in names})
+    if params_digest({name: params[name] for name in names}) != before:
+        raise TrunkChangedError(f"training changed weights of the frozen trunk up to {node!r}; this is a bug")
+    if trunk is not None:
+        folded = frozen(model.graph.upto(node), model.params, [node])[1]
+        if params_digest(trunk.params()) != params_digest(folded):
+            raise TrunkChangedError(
+                f"the device's copy of the frozen trunk up to {node!r} is not what it was given; this is a bug"
+            )
+
+
+def _check_settings(
+    mode: Mode,
+    epochs: int,
+    batch_size: int,
+    head_epochs: int | None,
+    label_smoothing: float,
+    batch_norm: str,
+    augment: Augment | None,
+    seed: int,
+) -> None:
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("head_epochs", head_epochs, 1),
+        ("seed", seed, 0),
+    ):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least
+        ):
+            raise SettingError(f"{name}={value!r}; expected an integer of {least} or more")
+    if head_epochs is not None and not mode.then_all:
+        raise SettingError(f"head_epochs goes with mode 'staged', not with {mode.name!r}")
+    if not 0 <= label_smoothing < 1:
+        raise SettingError(f"label_smoothing={label_smoothing!r}; expected 0 <= label_smoothing < 1")
+    if batch_norm not in STATISTICS:
+        raise SettingError(f"batch_norm={batch_norm!r}; expected one of {', '.join(STATISTICS)}")
+    if augment is not None and mode.cached and not mode.then_all:
+        raise SettingError(
+            f"augment= with mode {mode.name!r}: features are computed once, so a random crop or flip would be "
+            "drawn once and frozen into the cache; use mode "
+            + " or ".join(repr(m.name) for m in MODES.values() if not m.cached)
+        )
+
+
+def _check_data(model: Model, data: Dataset, what: str) -> None:
+    if not len(data):
+        raise DataError(f"the {what} data set {data.name!r} is empty")
+    labels = np.unique(data.labels)
+    if labels[0] < 0 or labels[-1] >= len(model.classes):
+        raise DataError(
+            f"the {what} data set has the label {labels[0] if labels[0] < 0 else labels[-1]}; the model has "
+            f"{len(model.classes)} classes, so labels are 0 to {len(model.classes) - 1}. Make the model with "
+            "classes=data.classes"
+        )
+    if what == "train" and len(labels) < 2:
+        raise DataError(f"all {len(data)} training samples are of one class; at least two are needed")
+    if model.named_classes and data.classes != model.classes:
+        raise DataError(
+            f"the {what} data's classes {_few(data.classes)} are not the model's {_few(model.classes)}; "
+            "make the model with classes=data.classes"
+        )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return f"[{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}]"

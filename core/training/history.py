@@ -1,0 +1,114 @@
+"""What a run has recorded: one record an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any, overload
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Wall time by phase."""
+
+    data: float = 0.0
+    """waiting for images to be read and decoded, or for features to be looked up"""
+    trunk: float = 0.0
+    """the frozen trunk; 0 where none runs"""
+    head: float = 0.0
+    """what is trained, forward and backward, and its evaluation; the whole network in `full` and `scratch`"""
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(self.data + other.data, self.trunk + other.trunk, self.head + other.head)
+
+    @property
+    def total(self) -> float:
+        return self.data + self.trunk + self.head
+
+    def as_dict(self) -> dict[str, float]:
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One epoch. Readable as attributes and by key."""
+
+    epoch: int
+    """from 1"""
+    loss: float
+    """mean over the epoch's steps, each before its update, with label smoothing where there is any"""
+    accuracy: float
+    val_loss: float | None
+    """plain cross-entropy; None where there are no validation data"""
+    val_accuracy: float | None
+    seconds: Seconds
+    """training and validation together"""
+    learning_rate: float
+    """of the epoch's last step"""
+    step_losses: tuple[float, ...] = field(repr=False)
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.keys():
+            raise KeyError(key)
+        value = getattr(self, key)
+        return value.as_dict() if isinstance(value, Seconds) else value
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self.__dataclass_fields__)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {key: list(self[key]) if key == "step_losses" else self[key] for key in self.keys()}
+
+
+class History(Sequence[Record]):
+    """The records of a run: `history[0].loss`, `history[0]["loss"]`, and `history["loss"]` for all epochs."""
+
+    def __init__(self, records: Sequence[Record] = ()) -> None:
+        self._records = tuple(records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    @overload
+    def __getitem__(self, index: str) -> list[Any]: ...  # type: ignore[overload-overlap]
+    def __getitem__(self, index: int | slice | str) -> Any:
+        if isinstance(index, str):
+            return [record[index] for record in self._records]
+        return self._records[index]
+
+    def __repr__(self) -> str:
+        return f"History({list(self._records)!r})"
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """JSON-able."""
+        return [record.as_dict() for record in self._records]
+
+    @classmethod
+    def from_list(cls, rows: Sequence[dict[str, Any]]) -> History:
+        """The inverse of `as_list`."""
+        records = []
+        for row in rows:
+            seconds = {key: row["seconds"][key] for key in ("data", "trunk", "head")}
+            fields = {**row, "seconds": Seconds(**seconds), "step_losses": tuple(row["step_losses"])}
+            records.append(Record(**fields))
+        return cls(records)
+
+    def seconds_per_epoch(self) -> Seconds:
+        """The median epoch, phase by phase. The first epoch, in which compilers run, counts only where it is
+        the only one."""
+        records = self._records[1:] or self._records
+        return Seconds(
+            *(median(getattr(r.seconds, phase) for r in records) if records else 0.0 for phase in PHASES)
+        )
+
+
+PHASES = ("data", "trunk", "head")

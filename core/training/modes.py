@@ -1,0 +1,56 @@
+"""The five modes, and what each trains with where the user does not say.
+
+The learning rates are those of common practice (AdamW; a fresh linear layer takes ten times the rate of
+convolutions, and pretrained layers a tenth of fresh ones), tried on flowers and digits with the shipped trunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headstart.errors import UnknownNameError
+from headstart.graph import Graph
+from headstart.training.optimizers import AdamW, Optimizer
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One row of the table of modes."""
+
+    name: str
+    pretrained: bool
+    """starts from the model's weights; else everything is drawn anew"""
+    frozen: bool
+    """only the head is trained (in `staged`: at first)"""
+    cached: bool
+    """the head reads features from the store; the trunk runs once"""
+    then_all: bool = False
+    """afterwards everything is trained, on images"""
+
+
+MODES: Mapping[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode("scratch", pretrained=False, frozen=False, cached=False),
+        Mode("full", pretrained=True, frozen=False, cached=False),
+        Mode("frozen", pretrained=True, frozen=True, cached=False),
+        Mode("cached", pretrained=True, frozen=True, cached=True),
+        # LP-FT: Kumar et al. 2022, arXiv:2202.10054
+        Mode("staged", pretrained=True, frozen=True, cached=True, then_all=True),
+    )
+}
+
+
+def mode_of(name: str) -> Mode:
+    """The row called `name`; UnknownNameError lists the five."""
+    if name not in MODES:
+        raise UnknownNameError("mode", name, MODES)
+    return MODES[name]
+
+
+def default_optimizer(pretrained: bool, trained: Graph) -> Optimizer:
+    """What a graph is trained with where nothing else was asked for."""
+    if all(node.op != "conv" for node in trained.nodes):
+        return AdamW(lr=0.01)  # linear layers on features
+    return AdamW(lr=0.0003) if pretrained else AdamW(lr=0.001)

@@ -1,0 +1,223 @@
+"""What `fit` returns: the trained model, what was recorded on the way, and the ways to take it with you.
+
+A saved run is a folder: `weights.safetensors`, with torchvision's names and layout, so that torchvision's own
+models load it, and `run.json` with everything else. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as save_safetensors
+
+from headstart import __version__
+from headstart import backend as backends
+from headstart.data import Dataset, arrays
+from headstart.data.decode import decode, read_file
+from headstart.data.loader import batches, padded
+from headstart.data.preprocess import Preprocess
+from headstart.errors import SettingError, WeightsError
+from headstart.features.extract import ExtractionStats
+from headstart.forward import frozen
+from headstart.models import Model, architecture
+from headstart.models.weights import check_fit, read_weights
+from headstart.training.history import History
+from headstart.training.metrics import softmax
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model and its record."""
+
+    model: Model
+    """with the trained weights"""
+    mode: str
+    cut: str | None
+    """None where everything was trained"""
+    backend: str
+    history: History
+    head_history: History = field(default_factory=History)
+    """of `staged`: the first stage, in which the head was trained on the cache"""
+    extraction: ExtractionStats | None = None
+    seconds: float = 0.0
+    """wall time of the whole call"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """enough to repeat it: optimiser, schedule, seed, batch size, device, dtypes, versions"""
+
+    @cached_property
+    def native(self) -> Any:
+        """The backend's own model, trunk and head joined, in inference mode: a torch.nn.Module that takes
+        `(n, 3, h, w)`, a keras.Model or a flax.nnx.Module that take `(n, h, w, 3)`, preprocessed float32."""
+        return backends.load(self.backend).native(self.model.graph, self.model.params)
+
+    def predict(
+        self,
+        images: Dataset | np.ndarray | Sequence[Any],
+        *,
+        batch_size: int = 64,
+        device: str = "auto",
+        workers: int | None = None,
+    ) -> np.ndarray:
+        """float32 logits `(n, classes)`.
+
+        `images`: a data set; uint8 `(n, h, w, 3)`; a list of paths, Pillow images or uint8 arrays of any size,
+        all of which are preprocessed as the model needs; or float32 `(n, h, w, 3)`, taken as preprocessed
+        already. Raises ImageError for a file that cannot be decoded.
+        """
+        chosen = backends.load(self.backend)
+        output = self.model.graph.output
+        graph, params = frozen(self.model.graph, self.model.params, [output])
+        if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
+            if images.ndim != 4 or images.shape[3] != 3:
+                raise SettingError(f"expected float32 images (n, h, w, 3), received {images.dtype} {images.shape}")
+            count = len(images)
+            size = min(batch_size, max(1, count))
+            starts = range(0, count, size)
+            source = (images[start : start + size].astype(np.float32, copy=False) for start in starts)
+        else:
+            data = as_dataset(images)
+            count, size = len(data), min(batch_size, max(1, len(data)))
+            graph = graph.normalized(*self.model.preprocess.affine())
+            loaded = batches(data, self.model.preprocess, np.arange(count), size, workers=workers)
+            source = (batch.images for batch in loaded)
+        if not count:
+            return np.zeros((0, len(self.model.classes)), np.float32)
+        trunk = chosen.trunk(graph, params, [output], chosen.place(device, "float32"))
+        parts = [chosen.numpy(trunk.run(rows)[output])[:real] for rows, real in padded(source, size)]
+        return np.concatenate(parts).astype(np.float32, copy=False)
+
+    def probabilities(self, images: Dataset | np.ndarray | Sequence[Any], **settings: Any) -> np.ndarray:
+        """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments."""
+        return softmax(self.predict(images, **settings))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the run to the folder `path` (made if need be; a run already there is replaced). Returns it."""
+        folder = Path(path)
+        m = self.model
+        about = {
+            "format": FORMAT,
+            "headstart": __version__,
+            "model": {
+                "name": m.name,
+                "classes": list(m.classes),
+                "named_classes": m.named_classes,
+                "head": m.head if isinstance(m.head, str) else list(m.head),
+                "preprocess": m.preprocess.as_dict(),
+                "weights": m.weights,
+            },
+            "mode": self.mode,
+            "cut": self.cut,
+            "backend": self.backend,
+            "history": self.history.as_list(),
+            "head_history": self.head_history.as_list(),
+            "extraction": vars(self.extraction) if self.extraction else None,
+            "seconds": self.seconds,
+            "settings": dict(self.settings),
+        }
+        metadata = {
+            "format": "pt",
+            "architecture": m.name,
+            "preprocess": json.dumps(m.preprocess.as_dict()),
+            **({"classes": json.dumps(list(m.classes))} if m.named_classes else {}),
+        }
+        tensors = {name: np.ascontiguousarray(value) for name, value in m.params.items()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / "weights.safetensors", save_safetensors(tensors, metadata))
+            replace_file(folder / "run.json", (json.dumps(about, indent=1) + "\n").encode())
+        except OSError as error:
+            raise SettingError(f"{folder}: the run cannot be written there ({error.strerror})") from error
+        return folder
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `path` whole or not at all: under another name first, synced, then renamed."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | Path, backend: str | None = None) -> Run:
+    """The run that `Run.save` wrote to the folder `path`, ready to predict, in any backend: `backend`, else
+    HEADSTART_BACKEND, else the one that trained it if it is installed, else the only one installed.
+
+    Raises WeightsError where the folder holds no complete run.
+    """
+    folder = Path(path)
+    try:
+        about = json.loads((folder / "run.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{folder}: no run is saved there (run.json is missing)") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder / 'run.json'}: cannot be read ({error})") from error
+    try:
+        if about["format"] != FORMAT:
+            raise WeightsError(f"{folder}: saved in format {about['format']}, this headstart reads {FORMAT}")
+        spec = about["model"]
+        head = spec["head"] if isinstance(spec["head"], str) else tuple(spec["head"])
+        graph = architecture(spec["name"]).graph(len(spec["classes"]), head)
+        file = read_weights(folder / "weights.safetensors")
+        check_fit(file.source, file.params, graph.param_shapes())
+        model = Model(
+            spec["name"],
+            graph,
+            {name: file.params[name] for name in graph.param_shapes()},
+            Preprocess.from_dict(spec["preprocess"]),
+            tuple(spec["classes"]),
+            head,
+            spec["weights"],
+            frozenset(),
+            spec["named_classes"],
+        )
+        wanted = backend or os.environ.get(backends.VARIABLE)
+        if wanted is None and about["backend"] in backends.installed():
+            wanted = about["backend"]
+        stats = about["extraction"]
+        return Run(
+            model,
+            about["mode"],
+            about["cut"],
+            backends.choose(wanted),
+            History.from_list(about["history"]),
+            History.from_list(about["head_history"]),
+            ExtractionStats(**{**stats, "made_by": tuple(stats["made_by"])}) if stats else None,
+            about["seconds"],
+            about["settings"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{folder / 'run.json'}: not a saved run ({error!r})") from error
+
+
+def as_dataset(images: Dataset | np.ndarray | Sequence[Any]) -> Dataset:
+    """Images of any accepted kind as a data set without meaningful labels."""
+    if isinstance(images, Dataset):
+        return images
+    if isinstance(images, np.ndarray):
+        if images.ndim == 3 and images.shape[2] in (1, 3, 4):
+            raise SettingError(f"expected a batch of images (n, h, w, 3), received one of shape {images.shape}")
+        return arrays(images, np.zeros(len(images), np.int64))
+    loaded = [
+        np.asarray(decode(read_file(str(item)), str(item)))
+        if isinstance(item, str | os.PathLike)
+        else np.asarray(item)
+        if isinstance(item, np.ndarray)
+        else np.asarray(item.convert("RGB"))
+        for item in images
+    ]
+    return arrays(loaded, np.zeros(len(loaded), np.int64))
