@@ -1,0 +1,48 @@
+"""The JAX backend: flax NNX modules, optax, and epochs under one `lax.scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from headstart.backend import Place, Recipe
+from headstart.backends.jax.arrays import decide, from_numpy, threads, to_numpy
+from headstart.backends.jax.emit import Network
+from headstart.backends.jax.train import JaxTrainer
+from headstart.backends.jax.trunk import JaxTrunk
+from headstart.graph import Graph
+
+Params = Mapping[str, np.ndarray]
+
+
+class JaxBackend:
+    name = "jax"
+
+    def place(self, device: str, precision: str) -> Place:
+        return decide(device, precision)
+
+    def threads(self) -> int:
+        return threads()
+
+    def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> JaxTrunk:
+        return JaxTrunk(graph, params, outputs, place)
+
+    def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> JaxTrainer:
+        return JaxTrainer(graph, params, recipe, place)
+
+    def native(self, graph: Graph, params: Params) -> nnx.Module:
+        network = Network(graph, params)
+        network.eval()
+        return network
+
+    def call(self, native: nnx.Module, images: np.ndarray) -> np.ndarray:
+        return to_numpy(nnx.jit(native)(from_numpy(images, "cpu")))
+
+    def numpy(self, array: jax.Array) -> np.ndarray:
+        return to_numpy(array)
+
+
+BACKEND = JaxBackend()

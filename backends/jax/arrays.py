@@ -1,0 +1,35 @@
+"""numpy <-> jax.Array, and the device. Everything is `(n, h, w, c)`, which is XLA's own order."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from headstart.backend import Place, check_place
+from headstart.errors import BackendError
+
+
+def decide(device: str, precision: str) -> Place:
+    check_place(device, precision)
+    there = jax.default_backend() == "gpu"
+    if device == "cuda" and not there:
+        raise BackendError("device 'cuda' was asked for, and jax finds no CUDA device; use device='cpu'")
+    return Place("cuda" if there and device != "cpu" else "cpu", precision)
+
+
+def from_numpy(array: Any, device: str) -> jax.Array:
+    """On a CPU this may alias the array's memory, so nothing made here is ever donated."""
+    return jax.device_put(array, jax.devices("gpu" if device == "cuda" else "cpu")[0])
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+
+
+def threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,38 @@
+"""Extraction: a frozen graph under one `jit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from headstart.backend import Place
+from headstart.backends.jax.arrays import from_numpy
+from headstart.backends.jax.emit import Network
+from headstart.graph import Graph
+
+
+class JaxTrunk:
+    def __init__(
+        self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place
+    ) -> None:
+        self.place = place
+        self.network = Network(graph, params, outputs, place.precision)
+        self.network.eval()
+        graphdef, state = nnx.split(self.network)
+        self.state = from_numpy(state, place.device)
+
+        def run(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
+            return {k: y.astype(jnp.float32) for k, y in nnx.merge(graphdef, state)(images).items()}
+
+        self._run = jax.jit(run)
+
+    def run(self, images: np.ndarray) -> dict[str, jax.Array]:
+        return jax.block_until_ready(self._run(self.state, from_numpy(images, self.place.device)))
+
+    def params(self) -> dict[str, np.ndarray]:
+        nnx.update(self.network, self.state)
+        return self.network.numpy_params()

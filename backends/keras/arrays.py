@@ -1,0 +1,42 @@
+"""numpy <-> the engine's tensors, and the device. Everything is `(n, h, w, c)`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from typing import Any
+
+import keras
+import numpy as np
+
+from headstart.backend import Place, check_place
+from headstart.errors import BackendError
+
+
+def decide(device: str, precision: str) -> Place:
+    check_place(device, precision)
+    there = bool(keras.distribution.list_devices("gpu"))
+    if device == "cuda" and not there:
+        raise BackendError(
+            f"device 'cuda' was asked for, and keras on {keras.backend.backend()} finds no CUDA device; "
+            "use device='cpu'"
+        )
+    return Place("cuda" if there and device != "cpu" else "cpu", precision)
+
+
+def on(place: Place) -> AbstractContextManager[Any]:
+    """The scope in which variables and tensors are made on the place's device."""
+    return keras.device("gpu:0" if place.device == "cuda" else "cpu:0")
+
+
+def from_numpy(array: np.ndarray, place: Place) -> Any:
+    with on(place):
+        return keras.ops.convert_to_tensor(array)
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(array)
+
+
+def threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

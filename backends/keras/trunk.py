@@ -1,0 +1,30 @@
+"""Extraction: a frozen graph through Keras's own compiled prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.backend import Place
+from headstart.backends.keras.arrays import on
+from headstart.backends.keras.emit import Style, network, numpy_params
+from headstart.graph import Graph
+
+
+class KerasTrunk:
+    def __init__(
+        self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place
+    ) -> None:
+        self.graph, self.place = graph, place
+        dtype = "mixed_bfloat16" if place.precision == "bfloat16" else "float32"
+        with on(place):
+            self.model = network(graph, params, outputs, Style(dtype))
+
+    def run(self, images: np.ndarray) -> dict[str, Any]:
+        with on(self.place):
+            return self.model.predict_on_batch(images)
+
+    def params(self) -> dict[str, np.ndarray]:
+        return numpy_params(self.graph, self.model)

@@ -1,0 +1,46 @@
+"""The PyTorch backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from headstart.backend import Place, Recipe
+from headstart.backends.torch.arrays import decide, from_numpy, to_numpy
+from headstart.backends.torch.emit import Network
+from headstart.backends.torch.train import TorchTrainer
+from headstart.backends.torch.trunk import TorchTrunk
+from headstart.graph import Graph
+
+Params = Mapping[str, np.ndarray]
+
+
+class TorchBackend:
+    name = "torch"
+
+    def place(self, device: str, precision: str) -> Place:
+        return decide(device, precision)
+
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
+    def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> TorchTrunk:
+        return TorchTrunk(graph, params, outputs, place)
+
+    def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> TorchTrainer:
+        return TorchTrainer(graph, params, recipe, place)
+
+    def native(self, graph: Graph, params: Params) -> torch.nn.Module:
+        return Network(graph, params).eval()
+
+    def call(self, native: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return to_numpy(native(from_numpy(images).permute(0, 3, 1, 2)))
+
+    def numpy(self, array: torch.Tensor) -> np.ndarray:
+        return to_numpy(array)
+
+
+BACKEND = TorchBackend()

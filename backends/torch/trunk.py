@@ -1,0 +1,35 @@
+"""Extraction: a frozen graph, channels-last, without autograd.
+
+`no_grad` and not `inference_mode`: a head is trained on what comes out, and inference tensors refuse that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from headstart.backend import Place
+from headstart.backends.torch.arrays import from_numpy, synchronize, to_numpy
+from headstart.backends.torch.emit import Network
+from headstart.graph import Graph
+
+
+class TorchTrunk:
+    def __init__(
+        self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place
+    ) -> None:
+        self.place = place
+        self.network = Network(graph, params, outputs).eval().to(place.device).requires_grad_(False)
+
+    def run(self, images: np.ndarray) -> dict[str, torch.Tensor]:
+        x = from_numpy(images, self.place.device).permute(0, 3, 1, 2)
+        low = self.place.precision == "bfloat16"
+        with torch.no_grad(), torch.autocast(self.place.device, torch.bfloat16, enabled=low):
+            outputs = self.network(x)
+        synchronize(self.place.device)
+        return {name: y.float().permute(0, 2, 3, 1) if y.ndim == 4 else y.float() for name, y in outputs.items()}
+
+    def params(self) -> dict[str, np.ndarray]:
+        tensors = self.network.tensors()
+        return {name: to_numpy(tensors[name]) for name in self.network.graph.param_shapes()}
