@@ -133,8 +133,12 @@ class Graph:
         legal = self.cuts()
         if node in legal:
             return node
+        if not legal:
+            raise CutError(f"{name!r} cannot be cut at: no node of this graph can")
         if node == self.output:
             raise CutError(f"a cut at the output {name!r} leaves nothing to train; the last cut is {legal[-1]!r}")
+        if node == self.input:
+            raise CutError(f"a cut at the input {name!r} leaves no trunk to run; the first cut is {legal[0]!r}")
         before = [cut for cut in legal if self._index[cut] < self._index[node]]
         after = [cut for cut in legal if self._index[cut] > self._index[node]]
         near = " and ".join(repr(cut) for cut in (*before[-1:], *after[:1]))

@@ -75,7 +75,10 @@ def _conv_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
     shape = _map("conv", shapes[0])
     if shape[2] != attrs["in_channels"]:
         raise GraphError(f"conv expects {attrs['in_channels']} channels, received a map of shape {shape}")
-    return (*_window(attrs, shape, "conv"), attrs["out_channels"])
+    groups, cin, cout = attrs["groups"], attrs["in_channels"], attrs["out_channels"]
+    if groups < 1 or cin % groups or cout % groups:
+        raise GraphError(f"conv from {cin} to {cout} channels cannot be split into {groups} groups")
+    return (*_window(attrs, shape, "conv"), cout)
 
 
 def _conv_params(attrs: Attributes) -> dict[str, Shape]:

@@ -6,7 +6,7 @@ Invariant: a `Model` is never changed. Training returns new parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,8 @@ def model(
     """
     arch = architecture(name)
     head = check_head(head)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise SettingError(f"seed={seed!r}; expected an integer of at least 0")
     file = read_weights(find_weights(arch, weights)) if weights is not None else None
     if classes is None and head != "linear":
         raise SettingError(f"head={head!r} needs classes=, since a hidden layer makes a fresh classifier")
@@ -115,16 +117,16 @@ def model(
         preprocess = preprocess.with_size(size)
 
     graph = arch.graph(len(names), head)
-    graph.shapes((preprocess.size, preprocess.size, 3))  # a size that does not fit is found here
     shapes = graph.param_shapes()
+    given: dict[str, np.ndarray] = {}
     if file is None:
-        return Model(
-            name, graph, initial_params(shapes, seed), preprocess, names, head, None, frozenset(shapes), named
-        )
-    fresh = frozenset(n for n in shapes if _is_part(n, arch.classifier)) if fresh_classifier else frozenset()
-    kept = {n: s for n, s in shapes.items() if n not in fresh}
-    given = {n: v for n, v in file.params.items() if not (fresh and _is_part(n, arch.classifier))}
-    check_fit(file.source, given, kept)
+        fresh = frozenset(shapes)
+    else:
+        fresh = frozenset(n for n in shapes if _is_part(n, arch.classifier)) if fresh_classifier else frozenset()
+        given = {n: v for n, v in file.params.items() if not (fresh and _is_part(n, arch.classifier))}
+        check_fit(file.source, given, {n: s for n, s in shapes.items() if n not in fresh})
+    # A size that does not fit is found here; after the names, which say more where another model's file came.
+    graph.shapes((preprocess.size, preprocess.size, 3))
     params = initial_params(shapes, seed) | given
     return Model(
         name,
@@ -133,7 +135,7 @@ def model(
         preprocess,
         names,
         head,
-        str(weights),
+        str(weights) if file is not None else None,
         fresh,
         named,
     )
@@ -149,6 +151,8 @@ def _class_names(classes: int | Sequence[str]) -> tuple[tuple[str, ...], bool]:
     if isinstance(classes, int | np.integer):
         count, named = int(classes), False
         names = tuple(map(str, range(count)))
+    elif not isinstance(classes, Iterable):
+        raise SettingError(f"classes={classes!r}; expected a number or a list of names")
     else:
         names, named = tuple(map(str, classes)), True
         count = len(names)

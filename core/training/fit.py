@@ -49,6 +49,7 @@ def fit(
     optimizer: str | Optimizer | None = None,
     lr: float | None = None,
     schedule: str | Schedule = "constant",
+    warmup: float = 0.0,
     label_smoothing: float = 0.0,
     augment: str | Augment | None = None,
     batch_norm: str = "auto",
@@ -70,7 +71,8 @@ def fit(
     default as many as `epochs`, then everything for `epochs`).
     `cut`: the last node of the trunk; everything behind it is the head. Default: the classifier's input.
     `optimizer`: "adamw", "sgd", an `hs.AdamW` or `hs.SGD`; default: see `headstart.training.modes`. `lr`
-    replaces its learning rate. `schedule`: "constant", "cosine" or an `hs.Schedule`.
+    replaces its learning rate. `schedule`: "constant" or "cosine", after a rise over the
+    share `warmup` of the steps, or an `hs.Schedule`, which brings its own warm-up.
     `augment`: "flip", "crop", "flip,crop" or an `hs.Augment`, drawn anew for each epoch and sample; with
     features from a cache that is impossible, and refused. In `staged` it is used in the second stage.
     `batch_norm`: "frozen" keeps the statistics of trained batch norms, "train" updates them, "auto" does the
@@ -103,7 +105,7 @@ def fit(
         place=place,
         optimizer=optimizer,
         lr=lr,
-        schedule=schedule_of(schedule),
+        schedule=schedule_of(schedule, warmup),
         batch_size=batch_size,
         label_smoothing=label_smoothing,
         statistics=batch_norm == "train" or (batch_norm == "auto" and not row.pretrained),

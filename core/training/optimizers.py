@@ -114,9 +114,9 @@ class Schedule:
 SCHEDULES = ("constant", "cosine")
 
 
-def schedule_of(wanted: str | Schedule) -> Schedule:
-    """The schedule meant by a name or an object."""
-    return wanted if isinstance(wanted, Schedule) else Schedule(wanted)
+def schedule_of(wanted: str | Schedule, warmup: float = 0.0) -> Schedule:
+    """The schedule meant by a name with its warm-up, or by an object."""
+    return wanted if isinstance(wanted, Schedule) else Schedule(wanted, warmup)
 
 
 def as_dict(optimizer: Optimizer) -> dict[str, Any]:

@@ -1,0 +1,847 @@
+"""The command line: a thin skin over the library's functions, and the place where numbers become tables.
+
+A user's mistake is one line on standard error and exit code 2; a traceback comes only with --debug. Results go
+to standard output, everything about progress to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headstart.errors import HeadstartError, SettingError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EXAMPLES = """
+Examples:
+
+  headstart compare
+  headstart compare --data flower_photos --modes frozen,cached,full --epochs 3
+  headstart fit --data flower_photos --mode cached --cut layer4.0 --out run/
+  headstart predict --run run/ rose.jpg tulip.jpg
+  headstart models resnet50
+  headstart cache ls
+"""
+
+app = typer.Typer(
+    help="Transfer learning that computes a frozen trunk's features once, in PyTorch, Keras 3 and JAX.",
+    epilog=EXAMPLES.replace("\n", "\n\n"),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+cache_app = typer.Typer(help="Look at and tidy the feature store.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+
+def _examples(*lines: str) -> str:
+    return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+# ---- options that several commands share
+
+Data = Annotated[
+    str, typer.Option(help="digits, cifar10, flowers, or the path of a folder that holds a folder a class.")
+]
+ModelName = Annotated[str, typer.Option("--model", help="Architecture; `headstart models` lists them.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Published name, path of a .safetensors file, or none. [default: the model's own]"),
+]
+Size = Annotated[int | None, typer.Option(help="Side of the images in pixels. [default: the weights' own]")]
+Head = Annotated[str, typer.Option(help="linear, or hidden widths such as 256,128.")]
+Cut = Annotated[
+    str | None,
+    typer.Option(help="Last node of the frozen trunk; see `headstart models NAME`. [default: before the head]"),
+]
+Epochs = Annotated[int, typer.Option(help="Epochs of training.")]
+BatchSize = Annotated[int, typer.Option(help="Samples a step.")]
+OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="adamw or sgd. [default: by mode]")]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate. [default: the optimiser's]")]
+ScheduleName = Annotated[str, typer.Option("--schedule", help="constant or cosine.")]
+Warmup = Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")]
+Smoothing = Annotated[float, typer.Option(help="Label smoothing, 0 to 1.")]
+AugmentText = Annotated[
+    str | None, typer.Option("--augment", help="flip, crop or flip,crop; for modes that see images.")
+]
+Split = Annotated[float, typer.Option(help="Share of the data to train on; the rest validates.")]
+Seed = Annotated[int, typer.Option(help="Of split, order, initial weights, dropout and augmentation.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="Of the arithmetic: float32 or bfloat16.")]
+Dtype = Annotated[str, typer.Option(help="Of stored features: float16, float32 or bfloat16.")]
+Workers = Annotated[int | None, typer.Option(help="Threads that decode images. [default: as many as CPUs]")]
+OnError = Annotated[str, typer.Option(help="raise or skip: what to do with files that are no images.")]
+BackendName = Annotated[
+    str | None,
+    typer.Option("--backend", help="torch, keras or jax. [default: HEADSTART_BACKEND, else the only one]"),
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from headstart import __version__
+
+        typer.echo(f"headstart {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog=_examples(
+        "headstart compare",
+        "headstart compare --data flower_photos --modes frozen,cached --cut layer4.0 --epochs 5",
+        "headstart compare --backends torch,jax --device cpu --json figures.json",
+    )
+)
+def compare(
+    data: Data = "digits",
+    model: ModelName = "resnet18_half",
+    weights: Weights = None,
+    size: Size = None,
+    head: Head = "linear",
+    cut: Cut = None,
+    backends: Annotated[str | None, typer.Option(help="Comma-separated. [default: all installed]")] = None,
+    modes: Annotated[str, typer.Option(help="Comma-separated.")] = "scratch,full,frozen,cached,staged",
+    epochs: Epochs = 3,
+    batch_size: BatchSize = 64,
+    optimizer: OptimizerName = None,
+    lr: Rate = None,
+    schedule: ScheduleName = "constant",
+    warmup: Warmup = 0.0,
+    label_smoothing: Smoothing = 0.0,
+    split: Split = 0.8,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    dtype: Dtype = "float16",
+    workers: Workers = None,
+    on_error: OnError = "raise",
+    out: Annotated[Path, typer.Option(help="Folder for compare.json.")] = Path("headstart-compare"),
+    json_file: Json = None,
+) -> None:
+    """Compare the modes in every installed backend: accuracy, seconds by phase, speed-up, break-even.
+
+    Same weights, same data, same order, same start in each. Every backend runs in a process of its own.
+    """
+    from headstart import compare as comparison
+    from headstart.training.optimizers import Schedule, optimizer_of
+
+    optimizer_of(optimizer, optimizer_of("sgd", None, None), lr)  # type: ignore[arg-type]
+    Schedule(schedule, warmup)
+    spec = comparison.Spec(
+        data=data,
+        model=model,
+        weights=weights,
+        size=size,
+        head=_head(head),
+        cut=cut,
+        backends=_names(backends) if backends is not None else (),
+        modes=_names(modes),
+        split=split,
+        seed=seed,
+        on_error=on_error,
+        fit={
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "lr": lr,
+            "schedule": schedule,
+            "warmup": warmup,
+            "label_smoothing": label_smoothing,
+            "device": device,
+            "precision": precision,
+            "dtype": dtype,
+            "workers": workers,
+        },
+    )
+    _note_random_weights(model, weights)
+    with _Live(len(spec.modes)) as live:
+        report = comparison.compare(spec, out, live.listen)
+    if json_file is not None:
+        comparison.write_json(json_file, report)
+    console = _console()
+    about = report["data"]
+    console.print(
+        f"{about['name']}: {about['train']} training and {about['val']} validation images, "
+        f"{len(about['classes'])} classes; {report['model']['name']} ({report['model']['weights'] or 'random'}) "
+        f"at {report['model']['preprocess']['size']} px"
+    )
+    for line in about["skipped"]:
+        console.print(f"skipped {line[0]}: {line[1]}", markup=False)
+    for name in report["settings"]["backends"]:
+        if rows := [row for row in report["rows"] if row["backend"] == name]:
+            console.print(_comparison_table(name, report["versions"][name], rows))
+    console.print(
+        "Seconds are of one epoch with its validation, the median without the first, in which compilers run. "
+        "data: waiting for images; trunk: the frozen part; head: what is trained.",
+        style="dim",
+    )
+    console.print(f"written to {Path(out) / 'compare.json'}", markup=False)
+    for name, error in report["errors"].items():
+        typer.echo(f"error: {name}: {error['message']}", err=True)
+    if report["errors"]:
+        mistakes = all(error["type"] != "crash" for error in report["errors"].values())
+        raise typer.Exit(2 if mistakes else 1)
+
+
+@app.command(
+    epilog=_examples(
+        "headstart fit --data flower_photos --out run/",
+        "headstart fit --data flower_photos --mode full --augment flip,crop --epochs 10 --out run/",
+        "HEADSTART_BACKEND=jax headstart fit --cut layer4.0 --epochs 20 --schedule cosine",
+    )
+)
+def fit(
+    data: Data = "digits",
+    model: ModelName = "resnet18_half",
+    weights: Weights = None,
+    size: Size = None,
+    head: Head = "linear",
+    cut: Cut = None,
+    backend: BackendName = None,
+    mode: Annotated[str, typer.Option(help="scratch, full, frozen, cached or staged.")] = "cached",
+    epochs: Epochs = 5,
+    batch_size: BatchSize = 64,
+    optimizer: OptimizerName = None,
+    lr: Rate = None,
+    schedule: ScheduleName = "constant",
+    warmup: Warmup = 0.0,
+    label_smoothing: Smoothing = 0.0,
+    augment: AugmentText = None,
+    split: Split = 0.8,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    dtype: Dtype = "float16",
+    workers: Workers = None,
+    on_error: OnError = "raise",
+    out: Annotated[Path | None, typer.Option(help="Save the trained model to this folder.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Train a model on a folder of images, and say how well it does."""
+    from headstart import backend as backends
+    from headstart import compare as comparison
+    from headstart.training.fit import fit as run_fit
+
+    name = backends.choose(backend)
+    spec = comparison.Spec(data, model, weights, size, _head(head), cut, (name,), (mode,), split, seed, on_error)
+    made, train, val = comparison.prepare(spec)
+    _note_random_weights(model, weights)
+    _report_skipped(train)
+
+    def on_epoch(stage: str, record: Any) -> None:
+        typer.echo(_epoch_line("" if mode != "staged" else f"{stage} ", record), err=True)
+
+    _import_quietly(name, device, precision)
+    run = run_fit(
+        made,
+        train,
+        val,
+        mode=mode,
+        cut=cut,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        schedule=schedule,
+        warmup=warmup,
+        label_smoothing=label_smoothing,
+        augment=augment,
+        seed=seed,
+        backend=name,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        workers=workers,
+        on_epoch=on_epoch,
+    )
+    row = comparison.row_of(run)
+    row["speedup_over_frozen"] = row["pays_off_after_epochs"] = None
+    console = _console()
+    console.print(_comparison_table(name, backends.versions(name), [row]))
+    if run.extraction is not None:
+        console.print(_extraction_line(run.extraction))
+    if out is not None:
+        console.print(f"saved to {run.save(out)}", markup=False)
+    if json_file is not None:
+        report = {
+            "machine": comparison.machine(),
+            "versions": backends.versions(name),
+            "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
+            "model": run.model.describe(),
+            **row,
+        }
+        comparison.write_json(json_file, report)
+
+
+@app.command(
+    epilog=_examples(
+        "headstart extract --data flower_photos --cuts layer3,avgpool",
+        "headstart extract --data flower_photos --dtype float32 --json figures.json",
+    )
+)
+def extract(
+    data: Data = "digits",
+    model: ModelName = "resnet18_half",
+    weights: Weights = None,
+    size: Size = None,
+    cuts: Annotated[str, typer.Option(help="Comma-separated cuts.")] = "avgpool",
+    backend: BackendName = None,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    dtype: Dtype = "float16",
+    workers: Workers = None,
+    on_error: OnError = "raise",
+    json_file: Json = None,
+) -> None:
+    """Fill the cache with a data set's features; what is there already is not computed again."""
+    from headstart import backend as backends
+    from headstart import compare as comparison
+    from headstart.data import open_data
+    from headstart.features.extract import extract as run_extract
+    from headstart.models import architecture
+    from headstart.models import model as make_model
+
+    name = backends.choose(backend)
+    arch = architecture(model)
+    chosen = weights if weights is not None else next(iter(arch.weights), "none")
+    _note_random_weights(model, weights)
+    made = make_model(model, weights=None if chosen == "none" else chosen, size=size)
+    opened = open_data(data, on_error=on_error)
+    _report_skipped(opened)
+    _import_quietly(name, device, precision)
+    features = run_extract(
+        made,
+        opened,
+        _names(cuts),
+        backend=name,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    stats = features.stats
+    shapes = made.graph.shapes(made.input_shape)
+    figures = [
+        {"cut": cut, "shape": list(shapes[made.graph.resolve(cut)]), "key": features.key(cut).digest}
+        for cut in features.cuts
+    ]
+    console = _console()
+    table = _table("cut", "shape", "key", right=("shape",))
+    for row in figures:
+        table.add_row(row["cut"], _shape(row["shape"]), row["key"])
+    console.print(table)
+    console.print(_extraction_line(stats))
+    if json_file is not None:
+        comparison.write_json(json_file, {"data": opened.name, "model": model, "cuts": figures, **vars(stats)})
+
+
+@app.command(
+    epilog=_examples(
+        "headstart predict --run run/ rose.jpg tulip.jpg",
+        "headstart predict --model resnet18_half --top 5 photo.jpg",
+    )
+)
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    run: Annotated[Path | None, typer.Option(help="Folder that `headstart fit --out` wrote.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Use a model as it is, without training.")] = None,
+    weights: Weights = None,
+    backend: BackendName = None,
+    device: Device = "auto",
+    top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 1,
+    json_file: Json = None,
+) -> None:
+    """Classify images with a trained model."""
+    from headstart import backend as backends
+    from headstart import compare as comparison
+    from headstart.models import architecture
+    from headstart.models import model as make_model
+    from headstart.training.history import History
+    from headstart.training.run import Run, load
+
+    if (run is None) == (model is None):
+        raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")
+    if run is not None:
+        trained = load(run, backend)
+    else:
+        chosen = weights if weights is not None else next(iter(architecture(str(model)).weights), None)
+        if chosen in (None, "none"):
+            raise SettingError(f"{model} has no weights in this package; pass --weights FILE.safetensors")
+        made = make_model(str(model), weights=chosen)
+        trained = Run(made, "none", None, backends.choose(backend), History())
+    files = _image_files(images)
+    _import_quietly(trained.backend, device, "float32")
+    probabilities = trained.probabilities([str(file) for file in files], device=device)
+    classes = trained.model.classes
+    console = _console()
+    table = _table("image", "class", "probability", right=("probability",))
+    figures = []
+    for file, row in zip(files, probabilities, strict=True):
+        best = row.argsort()[::-1][:top]
+        figures.append({"image": str(file), "classes": [[classes[k], float(row[k])] for k in best]})
+        for rank, k in enumerate(best):
+            table.add_row(str(file) if rank == 0 else "", classes[k], f"{row[k]:.1%}")
+    console.print(table)
+    if json_file is not None:
+        comparison.write_json(json_file, figures)
+
+
+@app.command(epilog=_examples("headstart models", "headstart models resnet18_half --size 128"))
+def models(
+    name: Annotated[str | None, typer.Argument(help="A model, to see where it can be cut.")] = None,
+    size: Size = None,
+    json_file: Json = None,
+) -> None:
+    """List the models, or the legal cuts of one; counted with 1,000 classes."""
+    from headstart import compare as comparison
+    from headstart.models import ARCHITECTURES, architecture
+    from headstart.models.model import count_params
+
+    figures: list[dict[str, Any]] = []
+    if name is None:
+        table = _table("model", "parameters", "multiply-adds", "pixels", "weights", right=(1, 2, 3))
+        for arch in ARCHITECTURES.values():
+            graph, side = arch.graph(1000), size or arch.preprocess.size
+            try:
+                macs: int | None = sum(graph.macs((side, side, 3)).values())
+            except HeadstartError:
+                macs = None  # takes images of one size only
+            row = {
+                "model": arch.name,
+                "parameters": count_params(graph),
+                "multiply_adds": macs,
+                "pixels": side,
+                "weights": list(arch.weights),
+            }
+            figures.append(row)
+            table.add_row(
+                arch.name,
+                f"{row['parameters']:,}",
+                f"{macs / 1e9:.3f} G" if macs is not None else "-",
+                str(side),
+                ", ".join(arch.weights) or "-",
+            )
+    else:
+        arch = architecture(name)
+        graph, side = arch.graph(1000), size or arch.preprocess.size
+        shapes, per_node = graph.shapes((side, side, 3)), graph.macs((side, side, 3))
+        total, before = sum(per_node.values()), 0
+        cuts = set(graph.cuts())
+        table = _table("cut", "shape", "kB a sample", "FLOPs before", right=(1, 2, 3))
+        for node in graph.nodes:
+            before += per_node[node.name]
+            if node.name not in cuts:
+                continue
+            nbytes = 2
+            for side_length in shapes[node.name]:
+                nbytes *= side_length
+            figures.append(
+                {
+                    "cut": node.name,
+                    "shape": list(shapes[node.name]),
+                    "bytes_per_sample_float16": nbytes,
+                    "flops_share_before": before / total,
+                }
+            )
+            table.add_row(node.name, _shape(shapes[node.name]), f"{nbytes / 1000:,.1f}", f"{before / total:.1%}")
+    _console().print(table)
+    if json_file is not None:
+        comparison.write_json(json_file, figures)
+
+
+# ---- the cache
+
+
+@cache_app.command("ls", epilog=_examples("headstart cache ls"))
+def cache_ls(json_file: Json = None) -> None:
+    """List what the cache holds: model, cut, rows, bytes, last use, and by what it was made."""
+    from headstart import compare as comparison
+    from headstart.features.store import FeatureStore
+
+    store = FeatureStore()
+    trunks = store.trunks()
+    table = _table("key", "model", "cut", "rows", "size", "last used", "made by", right=("rows", "size"))
+    for info in trunks:
+        label = info.label
+        table.add_row(
+            info.key[:12],
+            f"{label.get('model', '?')} ({label.get('weights', '?')})",
+            str(label.get("cut", "?")),
+            f"{info.rows:,}",
+            nbytes_text(info.nbytes),
+            _when(info.last_used),
+            info.made_by,
+        )
+    console = _console()
+    console.print(table)
+    console.print(f"{nbytes_text(sum(info.nbytes for info in trunks))} in {store.root}", markup=False)
+    if json_file is not None:
+        comparison.write_json(json_file, [_trunk_figures(info) for info in trunks])
+
+
+@cache_app.command("info", epilog=_examples("headstart cache info 3f2a"))
+def cache_info(
+    key: Annotated[str, typer.Argument(help="A key, or its beginning.")], json_file: Json = None
+) -> None:
+    """Say everything about one trunk's features."""
+    from headstart import compare as comparison
+    from headstart.features.store import FeatureStore
+
+    info = FeatureStore().info(key)
+    spec = {name: value for name, value in info.spec.items() if name != "graph"}
+    facts = {**_trunk_figures(info), **spec, "nodes": len(info.spec.get("graph", []))}
+    table = _table("field", "value")
+    for name, value in facts.items():
+        table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+    _console().print(table)
+    if json_file is not None:
+        comparison.write_json(json_file, {**_trunk_figures(info), "spec": info.spec})
+
+
+@cache_app.command("verify", epilog=_examples("headstart cache verify", "headstart cache verify --repair"))
+def cache_verify(
+    key: Annotated[str | None, typer.Argument(help="Only this trunk. [default: all]")] = None,
+    repair: Annotated[bool, typer.Option(help="Set damaged shards aside, to be computed again.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Read every row and check it; exit code 1 where something is damaged."""
+    from headstart import compare as comparison
+    from headstart.features.store import FeatureStore
+
+    report = FeatureStore().verify(repair=repair, prefix=key)
+    for path, reason in report.damaged:
+        typer.echo(f"damaged: {path}: {reason}")
+    typer.echo(f"{report.rows:,} rows in {report.shards:,} shards verified, {len(report.damaged)} damaged")
+    for path in report.set_aside:
+        typer.echo(f"set aside: {path}")
+    if json_file is not None:
+        comparison.write_json(
+            json_file,
+            {
+                "shards": report.shards,
+                "rows": report.rows,
+                "damaged": [[str(path), reason] for path, reason in report.damaged],
+                "set_aside": [str(path) for path in report.set_aside],
+            },
+        )
+    if report.damaged and not repair:
+        typer.echo("`headstart cache verify --repair` sets them aside", err=True)
+        raise typer.Exit(1)
+
+
+@cache_app.command(
+    "gc", epilog=_examples("headstart cache gc --max-size 5GB", "headstart cache gc --max-size 0 --yes")
+)
+def cache_gc(
+    max_size: Annotated[str, typer.Option(help="What may stay, such as 500MB or 20GB.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only show what would go.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Delete the features that were not used for longest, until the rest fits."""
+    from headstart import compare as comparison
+    from headstart.features.store import FeatureStore
+
+    store = FeatureStore()
+    plan = store.gc_plan(parse_nbytes(max_size))
+    for info in plan:
+        label = info.label
+        typer.echo(
+            f"{'deleting' if yes else 'would delete'} {info.key[:12]}  {label.get('model', '?')} at "
+            f"{label.get('cut', '?')}, {info.rows:,} rows, {nbytes_text(info.nbytes)}, "
+            f"last used {_when(info.last_used)}"
+        )
+    if plan.leftovers:
+        typer.echo(f"{'deleting' if yes else 'would delete'} {len(plan.leftovers)} unfinished files")
+    freed = store.gc(plan) if yes else 0
+    if yes:
+        typer.echo(f"{nbytes_text(freed)} freed")
+    elif plan:
+        typer.echo("nothing was deleted; add --yes to do it")
+    else:
+        typer.echo("nothing to delete")
+    if json_file is not None:
+        comparison.write_json(
+            json_file, {"trunks": [_trunk_figures(info) for info in plan], "deleted": yes, "freed_bytes": freed}
+        )
+
+
+# ---- helpers
+
+
+def _trunk_figures(info: Any) -> dict[str, Any]:
+    return {
+        "key": info.key,
+        **info.label,
+        "rows": info.rows,
+        "bytes": info.nbytes,
+        "shards": info.shards,
+        "last_used": info.last_used,
+        "made_by": info.made_by,
+        "path": str(info.path),
+    }
+
+
+def parse_nbytes(text: str) -> int:
+    """Bytes meant by "500MB", "20 GB", "1.5GiB" or "0"; SettingError otherwise."""
+    units = {"": 1, "B": 1}
+    for power, letter in enumerate("KMGT", start=1):
+        units |= {letter: 1000**power, f"{letter}B": 1000**power, f"{letter}IB": 1024**power}
+    number = text.strip().rstrip("kKmMgGtTiIbB ")
+    unit = text.strip()[len(number) :].strip().upper()
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf") or unit not in units:
+        raise SettingError(f"{text!r} is no size; expected a number with a unit, such as 500MB or 20GB")
+    return int(value * units[unit])
+
+
+def nbytes_text(nbytes: float) -> str:
+    """Bytes for people: 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    raise AssertionError
+
+
+def _when(seconds: float) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _head(text: str) -> str | tuple[int, ...]:
+    if text == "linear":
+        return text
+    try:
+        return tuple(int(width) for width in _names(text))
+    except ValueError:
+        raise SettingError(f"unknown head {text!r}; expected linear, or hidden widths such as 256,128") from None
+
+
+def _note_random_weights(model: str, weights: str | None) -> None:
+    from headstart.models import architecture
+
+    if weights is None and not architecture(model).weights:
+        typer.echo(
+            f"note: {model} has no weights in this package, so it starts from random ones; "
+            "pass --weights FILE.safetensors",
+            err=True,
+        )
+
+
+def _report_skipped(data: Any) -> None:
+    for line in data.skipped:
+        typer.echo(f"skipped {line.path}: {line.reason}", err=True)
+
+
+def _image_files(paths: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        else:
+            files.append(path)
+    if not files:
+        raise SettingError(f"no image files in {', '.join(map(str, paths))}")
+    return files
+
+
+def _extraction_line(stats: Any) -> str:
+    made = f", made by {' and '.join(stats.made_by)}" if stats.reused else ""
+    return (
+        f"features: {stats.extracted} extracted, {stats.reused} reused from the cache{made}; {stats.seconds:.2f} s"
+    )
+
+
+def _epoch_line(what: str, record: Any) -> str:
+    value = record if isinstance(record, Mapping) else record.as_dict()
+    line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}, accuracy {value['accuracy']:.1%}"
+    if value["val_accuracy"] is not None:
+        line += f", val_loss {value['val_loss']:.4f}, val_accuracy {value['val_accuracy']:.1%}"
+    return f"{line}, {value['seconds']['total']:.2f} s"
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # Tables keep their columns in logs and pipes, where no terminal says how wide it is.
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _table(*columns: str, right: Sequence[str | int] = ()) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        is_right = column in right or i in right
+        table.add_column(column, justify="right" if is_right else "left", overflow="fold")
+    return table
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(
+        "mode",
+        "val acc",
+        "s/epoch",
+        "data",
+        "trunk",
+        "head",
+        "extraction s",
+        "speed-up",
+        "total s",
+        "pays off after",
+        right=range(1, 10),
+    )
+    table.title = f"{name} ({', '.join(f'{k} {v}' for k, v in versions.items())})"
+    table.title_justify = "left"
+    for row in rows:
+        epoch = row["seconds_per_epoch"]
+        extraction = "-"
+        if row["features_made_by"]:
+            extraction = _seconds(row["extraction_seconds"])
+            if not row["extracted"]:
+                extraction += " (reused)"
+        speedup, pays_off = row["speedup_over_frozen"], row["pays_off_after_epochs"]
+        table.add_row(
+            row["mode"],
+            "-" if row["val_accuracy"] is None else f"{row['val_accuracy']:.1%}",
+            *(_seconds(epoch[phase]) for phase in ("total", "data", "trunk", "head")),
+            extraction,
+            "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
+            f"{row['total_seconds']:.1f}",
+            "-" if pays_off is None else f"{pays_off} epoch{'s' if pays_off > 1 else ''}",
+        )
+    return table
+
+
+class _Live:
+    """Shows a comparison's events: a bar on a terminal, a plain line an epoch anywhere else."""
+
+    def __init__(self, modes: int) -> None:
+        self.modes = modes
+        self.bar: Any = None
+        self.what = ""
+
+    def __enter__(self) -> _Live:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True)
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("starting", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.remove_task(self.task)
+            self.bar.stop()
+
+    def listen(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "mode":
+            self.what = f"{event['backend']} {event['mode']}"
+        elif kind == "backend":
+            self.what = f"{event['backend']} starting"
+        elif kind == "epoch":
+            stage = " head" if event["stage"] == "head" and event["mode"] == "staged" else ""
+            line = _epoch_line(f"{event['backend']} {event['mode']}{stage} ", event["record"])
+            if self.bar is not None:
+                self.bar.console.print(line, highlight=False, markup=False)
+            else:
+                typer.echo(line, err=True)
+        if self.bar is not None and kind in ("mode", "backend"):
+            self.bar.update(self.task, description=self.what, total=None, completed=0)
+        if self.bar is not None and kind == "progress":
+            self.bar.update(
+                self.task,
+                description=f"{self.what}: {event['what']}",
+                total=event["total"],
+                completed=event["done"],
+            )
+
+
+def _import_quietly(backend: str, device: str, precision: str) -> None:
+    """Import a framework and let it look for devices while its own chatter on standard error is put aside;
+    TensorFlow logs there before any of its settings are read."""
+    from headstart import backend as backends
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        backends.load(backend).place(device, precision)
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def main() -> None:
+    """The console script."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    command = typer.main.get_command(app)
+    try:
+        # Not standalone: there an interrupt would become the one word "Aborted!", without what was kept.
+        sys.exit(command.main([a for a in arguments if a != "--debug"], "headstart", standalone_mode=False))
+    except (HeadstartError, KeyboardInterrupt, typer.Abort) as error:
+        if debug:
+            raise
+        cause = error.__cause__ if isinstance(error, typer.Abort) else error
+        interrupted = isinstance(cause, KeyboardInterrupt) or cause is None
+        message = str(cause) if isinstance(cause, HeadstartError) else "interrupted"
+        sys.stderr.write(f"{'' if interrupted else 'error: '}{message}\n")
+        sys.exit(130 if interrupted else 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more to say to it
+        sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+            raise
+        error.show()  # the option parser's own errors know how to say what was wrong
+        sys.exit(error.exit_code)
