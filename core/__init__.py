@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart import data
-    from headstart.backend import installed as backends
     from headstart.data.augment import Augment
     from headstart.data.preprocess import Preprocess
     from headstart.errors import HeadstartError
     from headstart.features.extract import extract
-    from headstart.forward import forward
+    from headstart.inference import forward
     from headstart.models.model import model
     from headstart.training.fit import fit
     from headstart.training.optimizers import SGD, AdamW, Schedule
@@ -26,12 +25,11 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "data": ("headstart.data", None),
-    "backends": ("headstart.backend", "installed"),
     "Augment": ("headstart.data.augment", "Augment"),
     "Preprocess": ("headstart.data.preprocess", "Preprocess"),
     "HeadstartError": ("headstart.errors", "HeadstartError"),
     "extract": ("headstart.features.extract", "extract"),
-    "forward": ("headstart.forward", "forward"),
+    "forward": ("headstart.inference", "forward"),
     "model": ("headstart.models.model", "model"),
     "fit": ("headstart.training.fit", "fit"),
     "SGD": ("headstart.training.optimizers", "SGD"),
@@ -47,7 +45,6 @@ __all__ = [
     "HeadstartError",
     "Preprocess",
     "Schedule",
-    "backends",
     "data",
     "extract",
     "fit",

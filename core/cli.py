@@ -344,7 +344,7 @@ def extract(
     )
     stats = features.stats
     shapes = made.graph.shapes(made.input_shape)
-    figures = [
+    figures: list[dict[str, Any]] = [
         {"cut": cut, "shape": list(shapes[made.graph.resolve(cut)]), "key": features.key(cut).digest}
         for cut in features.cuts
     ]
@@ -827,8 +827,11 @@ def main() -> None:
     debug = "--debug" in arguments
     command = typer.main.get_command(app)
     try:
-        # Not standalone: there an interrupt would become the one word "Aborted!", without what was kept.
-        sys.exit(command.main([a for a in arguments if a != "--debug"], "headstart", standalone_mode=False))
+        # Not command.main(): it turns an interrupt into a bare exit code, and what was kept would go unsaid.
+        with command.make_context("headstart", [a for a in arguments if a != "--debug"]) as context:
+            command.invoke(context)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
     except (HeadstartError, KeyboardInterrupt, typer.Abort) as error:
         if debug:
             raise

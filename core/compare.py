@@ -112,22 +112,23 @@ def compare(spec: Spec, out: str | Path | None = None, listener: Listener = lamb
         "rows": [],
         "errors": {},
     }
-    path = None
-    if out is not None:
-        path = Path(out) / "compare.json"
-        write_json(path, report)
+
+    def save() -> None:
+        if out is not None:
+            write_json(Path(out) / "compare.json", report)
+
+    save()
     for name in chosen:
         listener({"event": "backend", "backend": name})
-        error = _run_child(spec, name, report["rows"], listener, lambda: path and write_json(path, report))
+        error = _run_child(spec, name, report["rows"], listener, save)
         if error is not None:
             report["errors"][name] = error
-        if path is not None:
-            write_json(path, report)
+        save()
     return report
 
 
 def _run_child(
-    spec: Spec, name: str, rows: list[dict[str, Any]], listener: Listener, save: Callable[[], object]
+    spec: Spec, name: str, rows: list[dict[str, Any]], listener: Listener, save: Callable[[], None]
 ) -> dict[str, str] | None:
     """Run one backend's modes in a child; appends to `rows`. Returns what went wrong, if anything."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
@@ -185,7 +186,7 @@ def _interrupted(child: subprocess.Popen[str]) -> KeyboardInterrupt:
     return KeyboardInterrupt()
 
 
-def finish_row(row: dict[str, Any], earlier: Sequence[Mapping[str, Any]]) -> None:
+def finish_row(row: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> None:
     """Add what a row says in comparison with the `frozen` row of its backend, to it or, once `frozen` comes,
     to the rows before it."""
     own = [other for other in (*earlier, row) if other["backend"] == row["backend"]]

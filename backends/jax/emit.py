@@ -21,7 +21,7 @@ class PointwiseConv(nnx.Conv):
     """A 1x1 convolution as the matrix product it is: XLA's convolutions are slow on a CPU."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        down, right = self.strides  # type: ignore[misc]
+        down, right = self.strides
         x = inputs[:, ::down, ::right]
         dtype = self.dtype or x.dtype
         y = x.astype(dtype) @ self.kernel[...][0, 0].astype(dtype)

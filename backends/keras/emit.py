@@ -161,7 +161,4 @@ def variables(graph: Graph, model: keras.Model) -> dict[str, keras.Variable]:
 
 def numpy_params(graph: Graph, model: keras.Model) -> dict[str, np.ndarray]:
     """The parameters under torchvision's names, in its layout."""
-    return {
-        name: from_channels_last(np.array(keras.ops.convert_to_numpy(variable)))
-        for name, variable in variables(graph, model).items()
-    }
+    return {name: from_channels_last(variable.numpy()) for name, variable in variables(graph, model).items()}

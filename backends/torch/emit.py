@@ -105,7 +105,7 @@ class Network(nn.Module):
         for part in path:
             if part not in parent._modules:
                 parent.add_module(part, nn.Module())
-            parent = parent._modules[part]  # type: ignore[assignment]
+            parent = parent._modules[part]
         parent.add_module(name, module)
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ from headstart.data.loader import batches, padded
 from headstart.errors import ExtractionInterrupted, FeatureDriftError, SettingError
 from headstart.features.keys import TrunkKey, params_digest, stored_dtype, trunk_key
 from headstart.features.store import FeatureStore, TrunkFolder
-from headstart.forward import frozen
+from headstart.inference import frozen
 from headstart.models import Model
 from headstart.progress import track
 

@@ -7,6 +7,7 @@ safetensors holds tensors only; no pickle is read here.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -38,6 +39,8 @@ class WeightFile:
 
 def find_weights(arch: Architecture, weights: str | Path) -> Path:
     """The file meant by `weights`: one of the architecture's published names, or a path."""
+    if not isinstance(weights, str | os.PathLike):
+        raise SettingError(f"weights={weights!r}; expected None, a published name or the path of a file")
     if str(weights) in arch.weights:
         return Path(str(resources.files("headstart.models") / arch.weights[str(weights)]))
     path = Path(weights).expanduser()
@@ -61,6 +64,8 @@ def read_weights(path: Path) -> WeightFile:
     try:
         preprocess = json.loads(metadata["preprocess"]) if "preprocess" in metadata else None
         classes = json.loads(metadata["classes"]) if "classes" in metadata else None
+        if classes is not None and not (isinstance(classes, list) and len(set(map(str, classes))) == len(classes)):
+            raise ValueError("classes is no list of distinct names")
         return WeightFile(
             str(path),
             {name: value for name, value in params.items() if not name.endswith(IGNORED)},

@@ -54,6 +54,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 def architecture(name: str) -> Architecture:
     """The row called `name`; UnknownNameError lists the known ones."""
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnknownNameError("model", name, ARCHITECTURES)
     return ARCHITECTURES[name]

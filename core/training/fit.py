@@ -22,8 +22,8 @@ from headstart.data.augment import Augment
 from headstart.errors import DataError, SettingError, TrunkChangedError
 from headstart.features.extract import ExtractionStats, Extractor
 from headstart.features.keys import params_digest
-from headstart.forward import frozen
 from headstart.graph import Graph
+from headstart.inference import frozen
 from headstart.models import Model
 from headstart.training import metrics
 from headstart.training.feeds import Feed, Images, Resident
@@ -105,6 +105,7 @@ def fit(
         place=place,
         optimizer=optimizer,
         lr=lr,
+        pretrained=row.pretrained and len(model.fresh) < len(model.params),
         schedule=schedule_of(schedule, warmup),
         batch_size=batch_size,
         label_smoothing=label_smoothing,
@@ -146,7 +147,6 @@ def fit(
         if row.then_all:
             head_history = history
     if node is None or row.then_all:
-        # After the head's stage everything is trained gently, at the rate of pretrained layers.
         graph = job.model.graph.normalized(*model.preprocess.affine())
         trained, history = job.stage("all", graph, job.images(None, None), epochs, used)
         params |= trained
@@ -188,6 +188,7 @@ class _Job:
     place: Place
     optimizer: str | Optimizer | None
     lr: float | None
+    pretrained: bool
     schedule: Schedule
     batch_size: int
     label_smoothing: float
@@ -215,8 +216,9 @@ class _Job:
     ) -> tuple[dict[str, np.ndarray], History]:
         """Train `graph` for `epochs`; returns its parameters and the records."""
         train, val = feeds
-        default = default_optimizer(not self.model.fresh or stage == "head" or self._is_pretrained(), graph)
-        optimizer = optimizer_of(self.optimizer, default, self.lr)
+        optimizer = optimizer_of(
+            self.optimizer, default_optimizer(graph, stage == "all", self.pretrained), self.lr
+        )
         used[stage] = as_dict(optimizer)
         recipe = Recipe(optimizer, self.label_smoothing, self.statistics, self.seed)
         trainer = self.backend.trainer(
@@ -231,9 +233,6 @@ class _Job:
             if self.on_epoch is not None:
                 self.on_epoch(stage, record)
         return trainer.params(), History(records)
-
-    def _is_pretrained(self) -> bool:
-        return len(self.model.fresh) < len(self.model.params)
 
 
 def _epoch(
@@ -315,6 +314,8 @@ def _check_settings(
             isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least
         ):
             raise SettingError(f"{name}={value!r}; expected an integer of {least} or more")
+    if seed >= 2**32:
+        raise SettingError(f"seed={seed}; expected an integer below 2**32")
     if head_epochs is not None and not mode.then_all:
         raise SettingError(f"head_epochs goes with mode 'staged', not with {mode.name!r}")
     if not 0 <= label_smoothing < 1:

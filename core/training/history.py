@@ -79,7 +79,7 @@ class History(Sequence[Record]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Record]: ...
     @overload
-    def __getitem__(self, index: str) -> list[Any]: ...  # type: ignore[overload-overlap]
+    def __getitem__(self, index: str) -> list[Any]: ...
     def __getitem__(self, index: int | slice | str) -> Any:
         if isinstance(index, str):
             return [record[index] for record in self._records]

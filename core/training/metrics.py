@@ -9,13 +9,15 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """float64 `(n,)`: the negative log likelihood of `labels` (int64 `(n,)`) under float `(n, classes)`."""
     z = logits.astype(np.float64)
     z -= z.max(1, keepdims=True)
-    return np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels]
+    losses: np.ndarray = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels]
+    return losses
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """float64 `(n, classes)` probabilities."""
-    z = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return z / z.sum(1, keepdims=True)
+    z: np.ndarray = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    z /= z.sum(1, keepdims=True)
+    return z
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -64,9 +64,13 @@ OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
 
 
 def _check_rates(optimizer: Any) -> None:
+    for name, value in asdict(optimizer).items():
+        if name != "nesterov":
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            _require(number and math.isfinite(value), f"{name}={value!r}; expected a finite number")
     lr, decay = optimizer.lr, optimizer.weight_decay
-    _require(math.isfinite(lr) and lr > 0, f"lr={lr}; expected a positive number")
-    _require(math.isfinite(decay) and decay >= 0, f"weight_decay={decay}; expected 0 or a positive number")
+    _require(lr > 0, f"lr={lr}; expected a positive number")
+    _require(decay >= 0, f"weight_decay={decay}; expected 0 or a positive number")
 
 
 def optimizer_of(wanted: str | Optimizer | None, default: Optimizer, lr: float | None = None) -> Optimizer:
@@ -75,7 +79,7 @@ def optimizer_of(wanted: str | Optimizer | None, default: Optimizer, lr: float |
         chosen: Optimizer = wanted
     elif wanted is None:
         chosen = default
-    elif wanted in OPTIMIZERS:
+    elif isinstance(wanted, str) and wanted in OPTIMIZERS:
         chosen = OPTIMIZERS[wanted]()
     else:
         raise UnknownNameError("optimizer", wanted, OPTIMIZERS, " (or pass hs.SGD(...), hs.AdamW(...))")

@@ -26,7 +26,7 @@ from headstart.data.loader import batches, padded
 from headstart.data.preprocess import Preprocess
 from headstart.errors import SettingError, WeightsError
 from headstart.features.extract import ExtractionStats
-from headstart.forward import frozen
+from headstart.inference import frozen
 from headstart.models import Model, architecture
 from headstart.models.weights import check_fit, read_weights
 from headstart.training.history import History

@@ -1,0 +1,102 @@
+"""One framework in one process: `worker.py BACKEND CACHE` reads a request a line and answers a line, both JSON.
+
+{"do": "prepare", "cut": CUT}        fill the cache, build trunk, trainers and feeds; facts about the setting
+{"do": "epoch", "kind": KIND}        one epoch of training, "uncached" or "cached"; its losses
+{"do": "first", "kind": KIND}        the losses of a first epoch, from a fresh start
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import headstart as hs
+from headstart import backend as backends
+from headstart.backend import Recipe
+from headstart.inference import frozen
+from headstart.training.feeds import Images, Resident
+from headstart.training.order import epoch_order
+
+BATCH = 64
+
+
+class Setting:
+    """A head at a cut, fed with images and with features."""
+
+    def __init__(self, name: str, cache: str, cut: str) -> None:
+        self.backend = backends.load(name)
+        self.place = self.backend.place("auto", "float32")
+        data = hs.data.digits()
+        self.model = hs.model("resnet18_half", weights="tinyimagenet", classes=data.classes)
+        self.cut = self.model.graph.check_cut(cut)
+        self.train = data.split(0.8, seed=0)[0]
+        self.features = hs.extract(self.model, self.train, self.cut, backend=name, batch_size=BATCH, cache=cache)
+        graph, params = frozen(self.model.graph.upto(self.cut), self.model.params, [self.cut])
+        graph = graph.normalized(*self.model.preprocess.affine())
+        trunk = self.backend.trunk(graph, params, [self.cut], self.place)
+        self.feeds = {
+            "uncached": Images(
+                self.train, self.model.preprocess, BATCH, trunk, self.cut, augment=None, seed=0, workers=None
+            ),
+            "cached": Resident(self.features.numpy(), self.features.labels),
+        }
+        self.trainers = {kind: self.fresh() for kind in self.feeds}
+        self.epochs = dict.fromkeys(self.feeds, 0)
+
+    def fresh(self) -> Any:
+        graph = self.model.graph.after(self.cut, self.model.input_shape)
+        params = {name: self.model.params[name] for name in graph.param_shapes()}
+        return self.backend.trainer(graph, params, Recipe(hs.AdamW(0.001), 0.0, False, 0), self.place)
+
+    def epoch(self, kind: str, trainer: Any, epoch: int) -> list[float]:
+        order = epoch_order(len(self.train), BATCH, 0, epoch)
+        rates = hs.Schedule().rates(0.001, len(order))
+        return self.feeds[kind].train(trainer, order, rates, epoch).losses.tolist()
+
+    def facts(self, name: str) -> dict[str, Any]:
+        macs = self.model.graph.macs(self.model.input_shape)
+        before = set(self.model.graph.upto(self.cut).param_shapes())
+        trunk = sum(n for node, n in macs.items() if f"{node}.weight" in before)
+        head = sum(macs.values()) - trunk
+        return {
+            "data": "digits",
+            "images": len(self.train),
+            "model": self.model.name,
+            "cut": self.cut,
+            "batch": BATCH,
+            "device": self.place.device,
+            "threads": self.backend.threads(),
+            "versions": backends.versions(name),
+            "fill_seconds": self.features.stats.seconds,
+            "trunk_multiply_adds": trunk,
+            "head_multiply_adds": head,
+            # a training step runs the trunk forward, and the head forward and twice as much backward
+            "flops_ratio": (trunk + 3 * head) / (3 * head),
+        }
+
+
+def main() -> None:
+    name, cache = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a framework prints is no answer
+    setting: Setting | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: Any = None
+        if request["do"] == "prepare":
+            setting = Setting(name, cache, request["cut"])
+            answer = setting.facts(name)
+        elif setting is not None:
+            kind = request["kind"]
+            if request["do"] == "first":
+                answer = setting.epoch(kind, setting.fresh(), 0)
+            else:
+                answer = setting.epoch(kind, setting.trainers[kind], setting.epochs[kind])
+                setting.epochs[kind] += 1
+        answers.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The three backends beside each other: same weights, same data, same order, same start, hence the same numbers
+within the frameworks' rounding; and one backend's features serve the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart import backend as backends
+from headstart.features.store import FeatureStore
+from headstart.testing import BLOCK_CUT, relative_error, shaken, small_data, small_model
+
+BACKENDS = backends.names()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small_data(240)
+
+
+def runs_of(data, cache, **settings):
+    model = settings.pop("model", None) or small_model()
+    settings = {"epochs": 1, "batch_size": 24, "dtype": "float32", "device": "cpu", **settings}
+    return [hs.fit(model, *data, backend=name, cache=cache / name, **settings) for name in BACKENDS]
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        ("cached", {}),
+        ("cached", {"cut": BLOCK_CUT}),
+        ("cached", {"model": small_model(head=[48]), "optimizer": "sgd", "lr": 0.05, "label_smoothing": 0.1}),
+        ("frozen", {"schedule": "cosine", "warmup": 0.2}),
+        ("full", {"optimizer": hs.SGD(0.01, nesterov=True, weight_decay=1e-4)}),
+        ("full", {"augment": "flip,crop"}),
+        ("scratch", {}),
+    ],
+    ids=["linear", "block", "hidden", "frozen", "full", "augmented", "scratch"],
+)
+def test_losses_agree_over_the_first_epoch(data, tmp_path, mode, settings) -> None:
+    runs = runs_of(data, tmp_path, mode=mode, **settings)
+    first = runs[0].history[0]
+    assert len(first.step_losses) == 7
+    for run in runs[1:]:
+        np.testing.assert_allclose(run.history[0].step_losses, first.step_losses, rtol=1e-2)
+        if mode != "scratch":  # there, statistics of a few batches differ by n / (n - 1) in the variance
+            assert run.history[0].val_loss == pytest.approx(first.val_loss, rel=1e-2)
+
+
+def test_gradients_of_the_head_agree(data, tmp_path) -> None:
+    """One step of plain gradient descent, so that the parameters' change is the gradient."""
+    steps = runs_of(
+        tuple(part.subset(np.arange(24)) for part in data),
+        tmp_path,
+        mode="cached",
+        cut=BLOCK_CUT,
+        optimizer=hs.SGD(1.0, momentum=0.0),
+    )
+    start = small_model()
+    for name in start.graph.after(BLOCK_CUT, start.input_shape).param_shapes():
+        changes = [run.model.params[name] - start.params[name] for run in steps]
+        if "running" in name:
+            assert not np.any(changes), name
+            continue
+        for change in changes[1:]:
+            assert np.linalg.norm(change - changes[0]) < 1e-3 * np.linalg.norm(changes[0]), name
+
+
+def test_one_backends_features_serve_the_others(data, tmp_path) -> None:
+    made = hs.extract(small_model(), data[0], "avgpool", backend="torch", cache=tmp_path)
+    assert made.stats.extracted == len(set(data[0].ids))
+    shards = sorted(path.name for path in tmp_path.rglob("*.safetensors"))
+    for name in BACKENDS:
+        again = hs.extract(small_model(), data[0], "avgpool", backend=name, cache=tmp_path)
+        assert again.stats.extracted == 0
+        assert again.stats.made_by == ("torch",)
+        assert np.array_equal(again.numpy(), made.numpy())
+    assert sorted(path.name for path in tmp_path.rglob("*.safetensors")) == shards
+    assert len(FeatureStore(tmp_path).trunks()) == 1
+
+
+def test_a_run_saved_by_one_predicts_in_the_others(data, tmp_path) -> None:
+    run = hs.fit(small_model(), *data, epochs=2, backend="keras", cache=tmp_path)
+    folder = run.save(tmp_path / "run")
+    expected = run.predict(data[1])
+    for name in BACKENDS:
+        assert relative_error(hs.load(folder, backend=name).predict(data[1]), expected) < 1e-4
+
+
+def test_every_cut_agrees(tmp_path) -> None:
+    model = shaken(small_model())
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    cuts = list(model.graph.cuts())
+    outputs = [hs.forward(model, x, cuts, backend=name) for name in BACKENDS]
+    for cut in cuts:
+        for other in outputs[1:]:
+            assert relative_error(other[cut], outputs[0][cut]) < 1e-4, cut
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_trained_network_loads_into_torchvision(data, tmp_path, backend) -> None:
+    """What `save` writes is a state dict of torchvision's own model, by name and layout."""
+    import torch
+    import torchvision
+    from safetensors.torch import load_file
+
+    model = hs.model("resnet18", classes=10, size=32)
+    run = hs.fit(model, *data, mode="full", epochs=1, backend=backend, device="cpu")
+    state = load_file(run.save(tmp_path / "run") / "weights.safetensors")
+    theirs = torchvision.models.resnet18(num_classes=10).eval()
+    missing, unexpected = theirs.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    images = np.stack([model.preprocess.apply(data[1].load(i)[0]) for i in range(6)])
+    x = torch.tensor(model.preprocess.normalise(images)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = theirs(x).numpy()
+    assert relative_error(run.predict(data[1].subset(range(6))), expected) < 1e-4

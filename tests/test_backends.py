@@ -1,0 +1,51 @@
+"""Every backend against the conformance suite, and its ops against a naive numpy interpreter.
+
+With HEADSTART_BACKEND set, that backend is tested and a missing framework is a failure; without it, whatever
+is installed is tested.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import reference
+
+from headstart import backend as backends
+from headstart.errors import UnsupportedOpError
+from headstart.graph import OPS, Graph, Node
+from headstart.graph.ops import Op
+from headstart.models.initial import initial_params
+from headstart.testing import BackendConformance, every_op, relative_error
+
+
+class WithReference(BackendConformance):
+    def test_every_op_equals_a_naive_reference(self, chosen) -> None:
+        graph = every_op()
+        # the two that are left are in the graphs of the suite's models, which torchvision is the reference of
+        assert {node.op for node in graph.nodes} | {"normalize", "global_avg_pool"} == set(OPS)
+        rng = np.random.default_rng(0)
+        params = {
+            name: rng.uniform(0.3, 1.0, value.shape).astype(np.float32) if value.ndim == 1 else value
+            for name, value in initial_params(graph.param_shapes(), 1).items()
+        }
+        x = rng.standard_normal((2, 17, 11, 3)).astype(np.float32)
+        nodes = [node.name for node in graph.nodes[1:]]
+        trunk = chosen.trunk(graph, params, nodes, chosen.place("cpu", "float32"))
+        found = trunk.run(x)
+        expected = reference.run(graph, params, x)
+        for name in nodes:
+            assert relative_error(chosen.numpy(found[name]), expected[name]) < 1e-5, name
+
+    def test_an_op_without_a_layer_is_refused(self, chosen, monkeypatch) -> None:
+        monkeypatch.setitem(OPS, "twirl", Op("twirl", lambda a, s: s[0]))
+        graph = Graph((Node("input", "input"), Node("turn", "twirl", ("input",))), "turn")
+        with pytest.raises(UnsupportedOpError, match=rf"{self.backend} backend has no layer for op 'twirl'"):
+            chosen.trunk(graph, {}, ["turn"], chosen.place("cpu", "float32"))
+
+
+# One class a backend, so that its name is in every test's id.
+asked_for = os.environ.get(backends.VARIABLE)
+for name in (asked_for,) if asked_for else backends.installed():
+    globals()[f"Test{name.title()}"] = type(f"Test{name.title()}", (WithReference,), {"backend": name})

@@ -1,0 +1,123 @@
+"""Importing headstart is free of consequences: no framework, no file, no output. And who may import whom holds,
+read from the sources of the installed package."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import headstart
+
+FRAMEWORKS = {"torch", "torchvision", "keras", "tensorflow", "jax", "jaxlib", "flax", "optax"}
+SLOW = {*FRAMEWORKS, "sklearn", "scipy", "pandas"}
+# backend -> what it may import of the frameworks
+OWN = {"torch": {"torch"}, "keras": {"keras", "tensorflow"}, "jax": {"jax", "flax", "optax"}}
+
+CORE = Path(headstart.__file__).parent
+BACKENDS = Path(str(find_spec("headstart.backends").origin)).parent  # type: ignore[union-attr]
+CORE_FILES = sorted(path for path in CORE.rglob("*.py") if not path.is_relative_to(BACKENDS))
+BACKEND_FILES = sorted(BACKENDS.rglob("*.py"))
+
+EVERYTHING = "import headstart; [getattr(headstart, name) for name in headstart.__all__]"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import headstart",
+        EVERYTHING,
+        "import headstart.backend; headstart.backend.installed(); headstart.model('lenet', classes=3).describe()",
+        "import headstart.cli",
+    ],
+    ids=["headstart", "every-name", "a-model", "cli"],
+)
+def test_importing_has_no_consequences(statement: str, tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    homes = (
+        "HOME",
+        "HEADSTART_CACHE",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_DATA_HOME",
+        "KERAS_HOME",
+        "TORCH_HOME",
+    )
+    out = str(tmp_path / "report")
+    report = f"import json, sys; json.dump([name.partition('.')[0] for name in sys.modules], open({out!r}, 'w'))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{statement}\n{report}"],
+        cwd=folder,
+        env={**os.environ, **dict.fromkeys(homes, str(folder)), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not SLOW & set(json.loads((tmp_path / "report").read_text()))
+    assert list(folder.rglob("*")) == []
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert set(headstart.__all__) <= set(dir(headstart))
+    assert all(getattr(headstart, name) is not None for name in headstart.__all__)
+    assert not hasattr(headstart, "no_such_name")
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """Importing `headstart.x` sets the package's attribute `x`, whatever stood there: a function of that name
+    would turn into a module as soon as anything imports it."""
+    assert {name for name in headstart.__all__ if find_spec(f"headstart.{name}")} == {"data"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The full names of all modules that a file imports, at its top or anywhere inside."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(paths: list[Path], root: Path) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(root)) for path in paths])
+
+
+@files(CORE_FILES, CORE)
+def test_core_imports_no_framework_and_no_backend(path: Path) -> None:
+    for name in imported(path):
+        top = name.partition(".")[0]
+        assert top not in FRAMEWORKS
+        assert top not in ("core", "backends")
+        assert not name.startswith("headstart.backends.")
+
+
+@files(BACKEND_FILES, BACKENDS)
+def test_a_backend_imports_no_sibling_and_no_other_framework(path: Path) -> None:
+    backend = path.relative_to(BACKENDS).parts[0]
+    for name in imported(path):
+        parts = name.split(".")
+        assert parts[0] not in ("core", "backends")
+        assert parts[0] not in FRAMEWORKS - OWN.get(backend, set())
+        if parts[:2] == ["headstart", "backends"]:
+            assert parts[2] == backend
+
+
+def test_the_files_are_where_they_are_looked_for() -> None:
+    """An empty list would make the tests above pass."""
+    assert {"backend.py", "errors.py", "graph/ops.py"} <= {
+        path.relative_to(CORE).as_posix() for path in CORE_FILES
+    }
+    for backend in OWN:
+        here = {path.name for path in BACKEND_FILES if path.parent.name == backend}
+        assert {"__init__.py", "emit.py", "trunk.py", "train.py", "arrays.py"} <= here
