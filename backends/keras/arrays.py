@@ -15,7 +15,7 @@ from headstart.errors import BackendError
 
 def decide(device: str, precision: str) -> Place:
     check_place(device, precision)
-    there = bool(keras.distribution.list_devices("gpu"))
+    there = _has_gpu()
     if device == "cuda" and not there:
         raise BackendError(
             f"device 'cuda' was asked for, and keras on {keras.backend.backend()} finds no CUDA device; "
@@ -24,9 +24,23 @@ def decide(device: str, precision: str) -> Place:
     return Place("cuda" if there and device != "cpu" else "cpu", precision)
 
 
+def _has_gpu() -> bool:
+    try:
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # how the JAX engine says that there is none
+        return False
+    except AttributeError:  # the torch engine has no list of devices
+        try:
+            with keras.device("gpu:0"):
+                keras.ops.zeros(1)
+        except (RuntimeError, AssertionError):
+            return False
+        return True
+
+
 def on(place: Place) -> AbstractContextManager[Any]:
     """The scope in which variables and tensors are made on the place's device."""
-    return keras.device("gpu:0" if place.device == "cuda" else "cpu:0")
+    return keras.device("gpu:0" if place.device == "cuda" else "cpu")
 
 
 def from_numpy(array: np.ndarray, place: Place) -> Any:

@@ -1,5 +1,6 @@
 """op -> Keras layer, as a functional `keras.Model`, so that what comes out is an ordinary Keras model: it can
-be cut, drawn, saved and trained like any other. Layer names are the graph's node names."""
+be cut, drawn, saved and trained like any other. Layers are called as the graph's nodes, with `_` for each dot:
+on its torch engine Keras makes parameter names of them, which may hold none."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from headstart.backends.keras.arrays import to_numpy
 from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 from headstart.graph.layout import from_channels_last, to_channels_last
@@ -29,6 +31,10 @@ class Style:
     """of dropout"""
 
 
+def layer_name(node: str) -> str:
+    return node.replace(".", "_")
+
+
 def _pad(x: Any, padding: Any, value: float) -> Any:
     return keras.ops.pad(x, ((0, 0), *padding, (0, 0)), constant_values=value)
 
@@ -42,7 +48,7 @@ def _conv(node: Node, style: Style, x: Any) -> Any:
         padding = "same"
     elif a["padding"] != ((0, 0), (0, 0)):
         # "same" with a stride pads more at the end than at the beginning, unlike the op table
-        x = layers.ZeroPadding2D(a["padding"], name=f"{node.name}.pad", dtype=style.dtype)(x)
+        x = layers.ZeroPadding2D(a["padding"], name=layer_name(f"{node.name}.pad"), dtype=style.dtype)(x)
     return layers.Conv2D(
         a["out_channels"],
         a["kernel"],
@@ -51,7 +57,7 @@ def _conv(node: Node, style: Style, x: Any) -> Any:
         groups=a["groups"],
         use_bias=a["bias"],
         kernel_initializer="zeros",
-        name=node.name,
+        name=layer_name(node.name),
         dtype=style.dtype,
     )(x)
 
@@ -69,7 +75,7 @@ def _batch_norm(node: Node, style: Style, x: Any) -> Any:
     return kind(
         momentum=1 - node.attrs["momentum"],  # Keras weighs the old statistic
         epsilon=node.attrs["epsilon"],
-        name=node.name,
+        name=layer_name(node.name),
         dtype=style.dtype,
     )(x)
 
@@ -78,34 +84,36 @@ def _max_pool(node: Node, style: Style, x: Any) -> Any:
     a = node.attrs
     if a["padding"] != ((0, 0), (0, 0)):
         x = _pad(x, a["padding"], -float("inf"))  # Keras itself pads with zeros, or not symmetrically
-    return layers.MaxPooling2D(a["kernel"], a["stride"], name=node.name, dtype=style.dtype)(x)
+    return layers.MaxPooling2D(a["kernel"], a["stride"], name=layer_name(node.name), dtype=style.dtype)(x)
 
 
 def _flatten(node: Node, style: Style, x: Any) -> Any:
-    x = layers.Permute((3, 1, 2), name=f"{node.name}.permute", dtype=style.dtype)(x)
-    return layers.Reshape((node.attrs["features"],), name=node.name, dtype=style.dtype)(x)
+    x = layers.Permute((3, 1, 2), name=layer_name(f"{node.name}.permute"), dtype=style.dtype)(x)
+    return layers.Reshape((node.attrs["features"],), name=layer_name(node.name), dtype=style.dtype)(x)
 
 
 EMIT: Mapping[str, Callable[..., Any]] = {
     "normalize": lambda node, style, x: layers.Rescaling(
-        list(node.attrs["scale"]), list(node.attrs["shift"]), name=node.name, dtype="float32"
+        list(node.attrs["scale"]), list(node.attrs["shift"]), name=layer_name(node.name), dtype="float32"
     )(x),
     "conv": _conv,
     "batch_norm": _batch_norm,
-    "relu": lambda node, style, x: layers.ReLU(name=node.name, dtype=style.dtype)(x),
+    "relu": lambda node, style, x: layers.ReLU(name=layer_name(node.name), dtype=style.dtype)(x),
     "max_pool": _max_pool,
-    "global_avg_pool": lambda node, style, x: layers.GlobalAveragePooling2D(name=node.name, dtype=style.dtype)(x),
-    "add": lambda node, style, *xs: layers.Add(name=node.name, dtype=style.dtype)(list(xs)),
+    "global_avg_pool": lambda node, style, x: layers.GlobalAveragePooling2D(
+        name=layer_name(node.name), dtype=style.dtype
+    )(x),
+    "add": lambda node, style, *xs: layers.Add(name=layer_name(node.name), dtype=style.dtype)(list(xs)),
     "flatten": _flatten,
     "linear": lambda node, style, x: layers.Dense(
         node.attrs["out_features"],
         use_bias=node.attrs["bias"],
         kernel_initializer="zeros",
-        name=node.name,
+        name=layer_name(node.name),
         dtype=style.dtype,
     )(x),
     "dropout": lambda node, style, x: layers.Dropout(
-        node.attrs["rate"], seed=style.seed, name=node.name, dtype=style.dtype
+        node.attrs["rate"], seed=style.seed, name=layer_name(node.name), dtype=style.dtype
     )(x),
 }
 # suffix of a parameter -> attribute of the Keras layer, where the two differ
@@ -155,10 +163,13 @@ def variables(graph: Graph, model: keras.Model) -> dict[str, keras.Variable]:
         for name in node.param_shapes():
             suffix = name.rpartition(".")[2]
             attribute = ATTRIBUTES[node.op].get(suffix, suffix)
-            found[name] = getattr(model.get_layer(node.name), attribute)
+            found[name] = getattr(model.get_layer(layer_name(node.name)), attribute)
     return found
 
 
 def numpy_params(graph: Graph, model: keras.Model) -> dict[str, np.ndarray]:
     """The parameters under torchvision's names, in its layout."""
-    return {name: from_channels_last(variable.numpy()) for name, variable in variables(graph, model).items()}
+    return {
+        name: from_channels_last(to_numpy(keras.ops.copy(variable.value)))
+        for name, variable in variables(graph, model).items()
+    }

@@ -78,11 +78,10 @@ class KerasTrainer:
         return numpy_params(self.graph, self.model)
 
     def _loss(self, labels: Any, logits: Any) -> Any:
-        classes = logits.shape[-1]
-        smoothing = self.recipe.label_smoothing
-        targets = (
-            keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), classes) * (1 - smoothing) + smoothing / classes
-        )
+        classes, smoothing = logits.shape[-1], self.recipe.label_smoothing
+        # Keras hands labels on as floats
+        one_hot = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), classes)
+        targets = one_hot * (1 - smoothing) + smoothing / classes
         return keras.ops.categorical_crossentropy(targets, logits, from_logits=True)
 
 
