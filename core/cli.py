@@ -144,10 +144,7 @@ def compare(
     Same weights, same data, same order, same start in each. Every backend runs in a process of its own.
     """
     from headstart import compare as comparison
-    from headstart.training.optimizers import Schedule, optimizer_of
 
-    optimizer_of(optimizer, optimizer_of("sgd", None, None), lr)  # type: ignore[arg-type]
-    Schedule(schedule, warmup)
     spec = comparison.Spec(
         data=data,
         model=model,

@@ -8,6 +8,7 @@ breaks off keeps what it has.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from headstart import __version__
 from headstart import backend as backends
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
-from headstart.training.modes import MODES, mode_of
+from headstart.training.modes import MODES
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -58,9 +59,10 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     """(model, train, val) as `spec` has them; raises whatever is wrong with it, and imports no framework."""
     from headstart.data import open_data
     from headstart.models import architecture, model
+    from headstart.training.settings import Settings
 
     for mode in spec.modes:
-        mode_of(mode)
+        Settings(mode=mode, seed=spec.seed, **spec.fit)
     arch = architecture(spec.model)
     weights = spec.weights if spec.weights is not None else next(iter(arch.weights), "none")
     data = open_data(spec.data, on_error=spec.on_error)
@@ -146,10 +148,10 @@ def _run_child(
         )
         assert child.stdin is not None and child.stdout is not None
         try:
-            child.stdin.write(json.dumps({**asdict(spec), "backends": [name]}))
-            child.stdin.close()
-            for line in child.stdout:
-                event = json.loads(line)
+            # A child that is dead already has broken the pipe; its exit code says how it died.
+            with contextlib.suppress(BrokenPipeError), child.stdin:
+                child.stdin.write(json.dumps({**asdict(spec), "backends": [name]}))
+            for event in _events(child.stdout):
                 if event["event"] == "row":
                     finish_row(event["row"], rows)
                     rows.append(event["row"])
@@ -164,6 +166,7 @@ def _run_child(
             if child.poll() is None:
                 child.kill()
                 child.wait()
+            child.stdout.close()
         if child.returncode != 0 and error is None:
             log.seek(0)
             tail = log.read().decode(errors="replace")[-4000:]
@@ -175,15 +178,26 @@ def _run_child(
 def _interrupted(child: subprocess.Popen[str]) -> KeyboardInterrupt:
     """Hand Ctrl-C on to the child, give it time to keep its features, and pass on what it says of them."""
     child.send_signal(signal.SIGINT)
+    child.stdin = None  # closed, which communicate() would stumble over
     try:
         rest, _ = child.communicate(timeout=30)
-    except (subprocess.TimeoutExpired, ValueError):
+    except subprocess.TimeoutExpired:
         return KeyboardInterrupt()
-    for line in (rest or "").splitlines():
-        event = json.loads(line)
+    for event in _events((rest or "").splitlines()):
         if event["event"] == "error":
             return ExtractionInterrupted(event["message"])
     return KeyboardInterrupt()
+
+
+def _events(lines: Iterable[str]) -> Iterator[Event]:
+    """What a child reports, without a line that it, or the reading of it, was cut off in."""
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            yield event
 
 
 def finish_row(row: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> None:

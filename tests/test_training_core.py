@@ -339,13 +339,13 @@ def test_an_unknown_mode_lists_the_five() -> None:
 
 
 def test_default_optimisers_are_gentler_to_what_is_pretrained() -> None:
-    graph = architecture("resnet18").graph(5)
-    linear = graph.after("avgpool", (64, 64, 3))
-    block = graph.after("layer4.0", (64, 64, 3))
-    rates = [default_optimizer(*case).lr for case in ((True, linear), (False, block), (True, block))]
+    whole = architecture("resnet18").graph(5)
+    linear = whole.after("avgpool", (64, 64, 3))
+    block = whole.after("layer4.0", (64, 64, 3))
+    hidden = architecture("resnet18").graph(5, (9,)).after("avgpool", (64, 64, 3))
+    cases = ((linear, False, True), (block, False, True), (whole, True, True))
+    rates = [default_optimizer(*case).lr for case in cases]
     assert rates == sorted(rates, reverse=True)
     assert len(set(rates)) == 3
-    assert (
-        default_optimizer(True, architecture("resnet18").graph(5, (9,)).after("avgpool", (64, 64, 3))).lr
-        == rates[0]
-    )
+    assert default_optimizer(hidden, False, True).lr == rates[0]
+    assert default_optimizer(whole, True, False).lr == rates[1], "from random weights nothing is to be spared"

@@ -66,6 +66,7 @@ def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, r
     layer = nnx.BatchNorm(
         a["channels"],
         momentum=1 - a["momentum"],  # flax weighs the old statistic
+        use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where a channel hardly varies
         epsilon=a["epsilon"],
         dtype=dtype,
         scale_init=_given(p["weight"]),

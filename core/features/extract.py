@@ -201,39 +201,42 @@ class Extractor:
             ) from None
 
     def _check_drift(self, data: Dataset, extracted: Mapping[str, None]) -> None:
-        """Where features were made by another backend, version or device than this one, recompute a few, once
-        a provenance, and compare."""
+        """Compare features that were made by another backend, version or device with what this one computes:
+        a few rows of each such provenance, and each shard once."""
+        reused = np.array([i for i, id in enumerate(data.ids) if id not in extracted], np.int64)
+        if not len(reused):
+            return
+        mine = self.provenance
+        by = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:16]
         for node, folder in self.folders.items():
-            reused = [i for i, id in enumerate(data.ids) if id not in extracted]
-            known = folder.provenances()
-            mine = self.provenance if reused else {}
-            if not reused or all(p == mine for p in known):
-                continue
-            stamp = hashlib.sha256(json.dumps([mine, known], sort_keys=True).encode()).hexdigest()[:32]
-            marker = folder.path / "checked" / stamp
-            if marker.exists():
-                continue
-            sample = np.array(reused)[np.linspace(0, len(reused) - 1, min(CHECKED_ROWS, len(reused))).astype(int)]
-            batch = next(iter(batches(data, self.model.preprocess, sample, len(sample), workers=1)))
-            size = min(self.batch_size, len(data))
-            images, count = next(padded(iter([batch.images[:size]]), size))
+            unchecked: dict[str, list[tuple[str, np.ndarray]]] = {}
+            for shard, provenance, places in folder.sources([data.ids[i] for i in reused]):
+                if provenance != mine and not folder.is_checked(shard, by):
+                    made_by = f"{provenance.get('backend')} {provenance.get('versions')}"
+                    unchecked.setdefault(made_by, []).append((shard, reused[places]))
+            for made_by, shards in unchecked.items():
+                rows = np.concatenate([places for _, places in shards])
+                chosen = np.linspace(0, len(rows) - 1, min(CHECKED_ROWS, len(rows))).astype(int)
+                self._compare(data, node, folder, rows[chosen], made_by)
+                for shard, _ in shards:
+                    folder.mark_checked(shard, by)
+
+    def _compare(self, data: Dataset, node: str, folder: TrunkFolder, sample: np.ndarray, made_by: str) -> None:
+        """Raise FeatureDriftError unless the stored rows of these samples are what the trunk computes now."""
+        size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
+        for batch in batches(data, self.model.preprocess, sample, size, workers=1):
+            images, count = next(padded(iter([batch.images]), size))
             fresh = backends.load(self.backend_name).numpy(self.trunk.run(images)[node])[:count]
-            stored = folder.read(batch.ids[:count]).astype(np.float64)
-            fresh, stored = fresh.reshape(count, -1).astype(np.float64), stored.reshape(count, -1)
+            fresh = fresh.reshape(count, -1).astype(np.float64)
+            stored = folder.read(batch.ids).astype(np.float64).reshape(count, -1)
             drift = np.linalg.norm(fresh - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-6)
             if not (drift <= DRIFT_LIMIT).all():
                 worst = int(drift.argmax())
                 raise FeatureDriftError(
-                    f"{folder.path}: {data.source_name(int(sample[worst]))} has features that differ by "
+                    f"{folder.path}: the features of {data.source_name(int(batch.indices[worst]))} differ by "
                     f"{drift[worst]:.1%} from what {self.backend_name} computes here; they were made by "
-                    f"{', '.join(sorted({str(p.get('backend')) for p in known}))}. Extract into another cache "
-                    "(HEADSTART_CACHE), or remove this folder"
+                    f"{made_by}. Extract into another cache (HEADSTART_CACHE), or remove this folder"
                 )
-            try:
-                marker.parent.mkdir(exist_ok=True)
-                marker.touch()
-            except OSError:
-                pass  # a read-only store is checked anew each time
 
 
 def extract(

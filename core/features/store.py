@@ -44,6 +44,7 @@ from headstart.progress import track
 DESCRIPTION = "trunk.json"
 LAST_USED = "last_used"
 DAMAGED = "damaged"
+CHECKED = "checked"
 LEFTOVER_SECONDS = 24 * 3600.0
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -318,6 +319,30 @@ class TrunkFolder:
         found = {canonical_json(shard.provenance): shard.provenance for shard in self._refresh().shards}
         return [found[text] for text in sorted(found)]
 
+    def sources(self, ids: Sequence[str]) -> list[tuple[str, dict[str, Any], NDArray[np.intp]]]:
+        """The shards that these samples are read from: name, provenance, and the places in `ids` of its
+        samples. Samples without features are in none."""
+        wanted = sort_keys(ids_to_array(ids))
+        snapshot = self._refresh()
+        place = snapshot.first(wanted)
+        there = np.flatnonzero(snapshot.stands_at(place, wanted))
+        owner = snapshot.shard_of[place[there]]
+        return [
+            (snapshot.shards[k].path.stem, snapshot.shards[k].provenance, there[owner == k])
+            for k in np.unique(owner).tolist()
+        ]
+
+    def is_checked(self, shard: str, by: str) -> bool:
+        """Whether `mark_checked` was called with the same arguments."""
+        return (self.path / CHECKED / f"{shard}-{by}").exists()
+
+    def mark_checked(self, shard: str, by: str) -> None:
+        """Note that a shard's rows were compared with those that `by` computes. Failure is ignored: a
+        read-only store is compared anew each time."""
+        with contextlib.suppress(OSError):
+            (self.path / CHECKED).mkdir(exist_ok=True)
+            (self.path / CHECKED / f"{shard}-{by}").touch()
+
     def touch(self) -> None:
         """Record that the features are in use. Failure is ignored: read-only stores must work."""
         with contextlib.suppress(OSError):
@@ -495,10 +520,10 @@ def _info(folder: Path) -> TrunkInfo | None:
 def _files(folder: Path) -> dict[Path, os.stat_result]:
     """The store's own files in a trunk's folder, those set aside included; other files are left alone."""
     found: dict[Path, os.stat_result] = {}
-    for place in (folder, folder / DAMAGED):
+    for place in (folder, folder / DAMAGED, folder / CHECKED):
         for entry in _listing(place):
             ours = entry.name.endswith(SUFFIX) or entry.name.startswith(PARTIAL_PREFIX)
-            ours = ours or entry.name in (DESCRIPTION, LAST_USED) or place.name == DAMAGED
+            ours = ours or entry.name in (DESCRIPTION, LAST_USED) or place.name in (DAMAGED, CHECKED)
             with contextlib.suppress(FileNotFoundError):
                 if ours and entry.is_file(follow_symlinks=False):
                     found[Path(entry.path)] = entry.stat(follow_symlinks=False)
@@ -524,7 +549,7 @@ def _evict(folder: Path) -> int:
     # The description goes last: an eviction that is cut short leaves a folder that still says what it is.
     files = sorted(_files(folder), key=lambda path: (path.name == DESCRIPTION, path))
     freed = sum(_delete(path) for path in files)
-    for place in (folder / DAMAGED, folder):
+    for place in (folder / DAMAGED, folder / CHECKED, folder):
         with contextlib.suppress(OSError):
             place.rmdir()
     return freed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from headstart import backend as backends
 from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
-from headstart.errors import DataError, SettingError, TrunkChangedError
+from headstart.errors import DataError, TrunkChangedError
 from headstart.features.extract import ExtractionStats, Extractor
 from headstart.features.keys import params_digest
 from headstart.graph import Graph
@@ -28,13 +28,13 @@ from headstart.models import Model
 from headstart.training import metrics
 from headstart.training.feeds import Feed, Images, Resident
 from headstart.training.history import History, Record
-from headstart.training.modes import MODES, Mode, default_optimizer, mode_of
-from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of, schedule_of
+from headstart.training.modes import Mode, default_optimizer
+from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
 from headstart.training.order import epoch_order
 from headstart.training.run import Run
+from headstart.training.settings import Settings
 
 OnEpoch = Callable[[str, Record], None]
-STATISTICS = ("auto", "frozen", "train")
 
 
 def fit(
@@ -84,9 +84,25 @@ def fit(
     `extract` raises.
     """
     start = time.perf_counter()
-    row = mode_of(mode)
-    augment = Augment.parse(augment)
-    _check_settings(row, epochs, batch_size, head_epochs, label_smoothing, batch_norm, augment, seed)
+    settings = Settings(
+        mode=mode,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        schedule=schedule,
+        warmup=warmup,
+        label_smoothing=label_smoothing,
+        augment=augment,
+        batch_norm=batch_norm,
+        head_epochs=head_epochs,
+        seed=seed,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        workers=workers,
+    )
+    row = settings.row
     _check_data(model, train, "train")
     if val is not None:
         _check_data(model, val, "val")
@@ -95,31 +111,20 @@ def fit(
         model.graph.check_cut(cut)  # unused in these modes, but a typing error is one all the same
     name = backends.choose(backend)
     chosen = backends.load(name)
-    place = chosen.place(device, precision)
-
     job = _Job(
-        model=replace(model, params=_initial(model, row, node, seed)),
-        train=train,
-        val=val,
-        backend=chosen,
-        place=place,
-        optimizer=optimizer,
-        lr=lr,
-        pretrained=row.pretrained and len(model.fresh) < len(model.params),
-        schedule=schedule_of(schedule, warmup),
-        batch_size=batch_size,
-        label_smoothing=label_smoothing,
-        statistics=batch_norm == "train" or (batch_norm == "auto" and not row.pretrained),
-        augment=augment,
-        seed=seed,
-        workers=workers,
-        on_epoch=on_epoch,
+        replace(model, params=_initial(model, row, node, seed)),
+        train,
+        val,
+        settings,
+        chosen,
+        chosen.place(device, precision),
+        on_epoch,
     )
     stats: ExtractionStats | None = None
     head_history = History()
-    used: dict[str, Any] = {}
     params = dict(job.model.params)
     if node is not None:
+        trunk = None
         if row.cached:
             extractor = Extractor(
                 job.model,
@@ -133,14 +138,11 @@ def fit(
                 cache=cache,
             )
             feeds, stats = _resident(extractor, train, val)
-            trunk = None
         else:
             trunk = job.trunk(node)
             feeds = job.images(trunk, node)
-        stage_epochs = (head_epochs or epochs) if row.then_all else epochs
-        trained, history = job.stage(
-            "head", job.model.graph.after(node, model.input_shape), feeds, stage_epochs, used
-        )
+        head = job.model.graph.after(node, model.input_shape)
+        trained, history = job.stage("head", head, feeds, (head_epochs or epochs) if row.then_all else epochs)
         params |= trained
         _check_trunk(job.model, node, params, trunk)
         job.model = job.model.with_params(params)
@@ -148,7 +150,7 @@ def fit(
             head_history = history
     if node is None or row.then_all:
         graph = job.model.graph.normalized(*model.preprocess.affine())
-        trained, history = job.stage("all", graph, job.images(None, None), epochs, used)
+        trained, history = job.stage("all", graph, job.images(None, None), epochs)
         params |= trained
     return Run(
         model=model.with_params(params),
@@ -159,44 +161,27 @@ def fit(
         head_history=head_history,
         extraction=stats,
         seconds=time.perf_counter() - start,
-        settings={
-            "epochs": epochs,
-            "batch_size": min(batch_size, len(train)),
-            "optimizer": used,
-            "schedule": vars(job.schedule),
-            "label_smoothing": label_smoothing,
-            "augment": augment.as_dict() if augment else None,
-            "batch_norm": "train" if job.statistics else "frozen",
-            "seed": seed,
-            "device": place.device,
-            "precision": precision,
-            "feature_dtype": dtype if row.cached else None,
-            "threads": chosen.threads(),
-            "versions": backends.versions(name),
-        },
+        settings=job.record(),
     )
 
 
 @dataclass
 class _Job:
-    """The settings that all stages of one call share."""
+    """What all stages of one call share."""
 
     model: Model
+    """as it is before the next stage"""
     train: Dataset
     val: Dataset | None
+    settings: Settings
     backend: Backend
     place: Place
-    optimizer: str | Optimizer | None
-    lr: float | None
-    pretrained: bool
-    schedule: Schedule
-    batch_size: int
-    label_smoothing: float
-    statistics: bool
-    augment: Augment | None
-    seed: int
-    workers: int | None
     on_epoch: OnEpoch | None
+    optimizers: dict[str, Any] = field(default_factory=dict)
+    """stage -> what it was trained with"""
+
+    def __post_init__(self) -> None:
+        self.pretrained = self.settings.row.pretrained and len(self.model.fresh) < len(self.model.params)
 
     def trunk(self, node: str) -> Trunk:
         graph, params = frozen(self.model.graph.upto(node), self.model.params, [node])
@@ -205,27 +190,26 @@ class _Job:
 
     def images(self, trunk: Trunk | None, node: str | None) -> tuple[Feed, Feed | None]:
         def feed(data: Dataset, augment: Augment | None) -> Feed:
-            return Images(
-                data, self.model.preprocess, self.batch_size, trunk, node, augment, self.seed, self.workers
-            )
+            s = self.settings
+            return Images(data, self.model.preprocess, s.batch_size, trunk, node, augment, s.seed, s.workers)
 
-        return feed(self.train, self.augment), feed(self.val, None) if self.val is not None else None
+        train = feed(self.train, self.settings.augmentation)
+        return train, feed(self.val, None) if self.val is not None else None
 
     def stage(
-        self, stage: str, graph: Graph, feeds: tuple[Feed, Feed | None], epochs: int, used: dict[str, Any]
+        self, stage: str, graph: Graph, feeds: tuple[Feed, Feed | None], epochs: int
     ) -> tuple[dict[str, np.ndarray], History]:
         """Train `graph` for `epochs`; returns its parameters and the records."""
+        s = self.settings
         train, val = feeds
-        optimizer = optimizer_of(
-            self.optimizer, default_optimizer(graph, stage == "all", self.pretrained), self.lr
-        )
-        used[stage] = as_dict(optimizer)
-        recipe = Recipe(optimizer, self.label_smoothing, self.statistics, self.seed)
-        trainer = self.backend.trainer(
-            graph, {name: self.model.params[name] for name in graph.param_shapes()}, recipe, self.place
-        )
-        orders = [epoch_order(len(self.train), self.batch_size, self.seed, e) for e in range(epochs)]
-        rates = self.schedule.rates(optimizer.lr, sum(map(len, orders))).reshape(epochs, -1)
+        default = default_optimizer(graph, stage == "all", self.pretrained)
+        optimizer = optimizer_of(s.optimizer, default, s.lr)
+        self.optimizers[stage] = as_dict(optimizer)
+        recipe = Recipe(optimizer, s.label_smoothing, s.train_statistics, s.seed)
+        params = {name: self.model.params[name] for name in graph.param_shapes()}
+        trainer = self.backend.trainer(graph, params, recipe, self.place)
+        orders = [epoch_order(len(self.train), s.batch_size, s.seed, epoch) for epoch in range(epochs)]
+        rates = s.rates.rates(optimizer.lr, sum(map(len, orders))).reshape(epochs, -1)
         records = []
         for epoch, (order, rate) in enumerate(zip(orders, rates, strict=True)):
             record = _epoch(trainer, train, val, order, rate, epoch)
@@ -233,6 +217,25 @@ class _Job:
             if self.on_epoch is not None:
                 self.on_epoch(stage, record)
         return trainer.params(), History(records)
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able: enough to repeat the run."""
+        s = self.settings
+        return {
+            "epochs": s.epochs,
+            "batch_size": min(s.batch_size, len(self.train)),
+            "optimizer": self.optimizers,
+            "schedule": vars(s.rates),
+            "label_smoothing": s.label_smoothing,
+            "augment": s.augmentation.as_dict() if s.augmentation else None,
+            "batch_norm": "train" if s.train_statistics else "frozen",
+            "seed": s.seed,
+            "device": self.place.device,
+            "precision": s.precision,
+            "feature_dtype": s.dtype if s.row.cached else None,
+            "threads": self.backend.threads(),
+            "versions": backends.versions(self.backend.name),
+        }
 
 
 def _epoch(
@@ -292,42 +295,6 @@ def _check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trun
             raise TrunkChangedError(
                 f"the device's copy of the frozen trunk up to {node!r} is not what it was given; this is a bug"
             )
-
-
-def _check_settings(
-    mode: Mode,
-    epochs: int,
-    batch_size: int,
-    head_epochs: int | None,
-    label_smoothing: float,
-    batch_norm: str,
-    augment: Augment | None,
-    seed: int,
-) -> None:
-    for name, value, least in (
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 1),
-        ("head_epochs", head_epochs, 1),
-        ("seed", seed, 0),
-    ):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least
-        ):
-            raise SettingError(f"{name}={value!r}; expected an integer of {least} or more")
-    if seed >= 2**32:
-        raise SettingError(f"seed={seed}; expected an integer below 2**32")
-    if head_epochs is not None and not mode.then_all:
-        raise SettingError(f"head_epochs goes with mode 'staged', not with {mode.name!r}")
-    if not 0 <= label_smoothing < 1:
-        raise SettingError(f"label_smoothing={label_smoothing!r}; expected 0 <= label_smoothing < 1")
-    if batch_norm not in STATISTICS:
-        raise SettingError(f"batch_norm={batch_norm!r}; expected one of {', '.join(STATISTICS)}")
-    if augment is not None and mode.cached and not mode.then_all:
-        raise SettingError(
-            f"augment= with mode {mode.name!r}: features are computed once, so a random crop or flip would be "
-            "drawn once and frozen into the cache; use mode "
-            + " or ".join(repr(m.name) for m in MODES.values() if not m.cached)
-        )
 
 
 def _check_data(model: Model, data: Dataset, what: str) -> None:

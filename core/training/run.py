@@ -10,7 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ class Run:
             starts = range(0, count, size)
             source = (images[start : start + size].astype(np.float32, copy=False) for start in starts)
         else:
+            if not len(images):
+                return np.zeros((0, len(self.model.classes)), np.float32)
             data = as_dataset(images)
             count, size = len(data), min(batch_size, max(1, len(data)))
             graph = graph.normalized(*self.model.preprocess.affine())
@@ -185,23 +187,23 @@ def load(path: str | Path, backend: str | None = None) -> Run:
             frozenset(),
             spec["named_classes"],
         )
-        wanted = backend or os.environ.get(backends.VARIABLE)
-        if wanted is None and about["backend"] in backends.installed():
-            wanted = about["backend"]
         stats = about["extraction"]
-        return Run(
+        run = Run(
             model,
             about["mode"],
             about["cut"],
-            backends.choose(wanted),
+            about["backend"],
             History.from_list(about["history"]),
             History.from_list(about["head_history"]),
             ExtractionStats(**{**stats, "made_by": tuple(stats["made_by"])}) if stats else None,
             about["seconds"],
             about["settings"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, SettingError) as error:
         raise WeightsError(f"{folder / 'run.json'}: not a saved run ({error!r})") from error
+    if backend is None and not os.environ.get(backends.VARIABLE) and run.backend in backends.installed():
+        return run
+    return replace(run, backend=backends.choose(backend))
 
 
 def as_dataset(images: Dataset | np.ndarray | Sequence[Any]) -> Dataset:

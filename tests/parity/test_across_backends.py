@@ -34,9 +34,8 @@ def runs_of(data, cache, **settings):
         ("frozen", {"schedule": "cosine", "warmup": 0.2}),
         ("full", {"optimizer": hs.SGD(0.01, nesterov=True, weight_decay=1e-4)}),
         ("full", {"augment": "flip,crop"}),
-        ("scratch", {}),
     ],
-    ids=["linear", "block", "hidden", "frozen", "full", "augmented", "scratch"],
+    ids=["linear", "block", "hidden", "frozen", "full", "augmented"],
 )
 def test_losses_agree_over_the_first_epoch(data, tmp_path, mode, settings) -> None:
     runs = runs_of(data, tmp_path, mode=mode, **settings)
@@ -44,8 +43,24 @@ def test_losses_agree_over_the_first_epoch(data, tmp_path, mode, settings) -> No
     assert len(first.step_losses) == 7
     for run in runs[1:]:
         np.testing.assert_allclose(run.history[0].step_losses, first.step_losses, rtol=1e-2)
-        if mode != "scratch":  # there, statistics of a few batches differ by n / (n - 1) in the variance
-            assert run.history[0].val_loss == pytest.approx(first.val_loss, rel=1e-2)
+        assert run.history[0].val_loss == pytest.approx(first.val_loss, rel=1e-2)
+
+
+def test_losses_agree_where_statistics_are_trained(tmp_path) -> None:
+    """On noise, and with plain gradient descent. The digits are flat in most places, so that in training mode
+    many activations lie within rounding of a rectifier's corner, and each framework's gradient is then about 1 %
+    off that in float64; Adam's division makes steps of such differences."""
+    rng = np.random.default_rng(0)
+    noise = hs.data.arrays(rng.integers(0, 256, (200, 64, 64, 3), np.uint8), rng.integers(0, 10, 200))
+    settings = {"size": 64, "weights": None}
+    model = small_model(**settings)
+    runs = runs_of(noise.split(0.8), tmp_path, model=model, mode="scratch", optimizer=hs.SGD(0.003, momentum=0.0))
+    for run in runs[1:]:
+        np.testing.assert_allclose(run.history[0].step_losses, runs[0].history[0].step_losses, rtol=1e-2)
+        for name, value in runs[0].model.params.items():
+            if "running_mean" in name:
+                change = np.linalg.norm(value)
+                assert np.linalg.norm(run.model.params[name] - value) < 1e-2 * change, name
 
 
 def test_gradients_of_the_head_agree(data, tmp_path) -> None:

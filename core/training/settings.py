@@ -1,0 +1,89 @@
+"""The settings of a run, checked as one, before anything is read, extracted or started.
+
+Invariant: settings that exist are sensible in themselves; only the data, the model and the machine can still be
+at odds with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.backend import check_place
+from headstart.data.augment import Augment
+from headstart.errors import SettingError
+from headstart.features.extract import DTYPES
+from headstart.training.modes import MODES, Mode, mode_of
+from headstart.training.optimizers import SGD, Optimizer, Schedule, optimizer_of, schedule_of
+
+STATISTICS = ("auto", "frozen", "train")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `fit` was asked for; see there. Raises SettingError and its kin."""
+
+    mode: str = "cached"
+    epochs: int = 5
+    batch_size: int = 64
+    optimizer: str | Optimizer | None = None
+    lr: float | None = None
+    schedule: str | Schedule = "constant"
+    warmup: float = 0.0
+    label_smoothing: float = 0.0
+    augment: str | Augment | None = None
+    batch_norm: str = "auto"
+    head_epochs: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "float32"
+    dtype: str = "float16"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        mode = self.row
+        for name, least in (("epochs", 1), ("batch_size", 1), ("head_epochs", 1), ("workers", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and name in ("head_epochs", "workers"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise SettingError(f"{name}={value!r}; expected an integer of {least} or more")
+        if self.seed >= 2**32:
+            raise SettingError(f"seed={self.seed}; expected an integer below 2**32")
+        if self.head_epochs is not None and not mode.then_all:
+            raise SettingError(f"head_epochs goes with mode 'staged', not with {mode.name!r}")
+        number = isinstance(self.label_smoothing, int | float | np.number)
+        if not number or not 0 <= self.label_smoothing < 1:
+            raise SettingError(f"label_smoothing={self.label_smoothing!r}; expected 0 <= label_smoothing < 1")
+        for name, allowed in (("dtype", DTYPES), ("batch_norm", STATISTICS)):
+            if getattr(self, name) not in allowed:
+                raise SettingError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        check_place(self.device, self.precision)
+        optimizer_of(self.optimizer, SGD(), self.lr)
+        schedule_of(self.schedule, self.warmup)
+        if self.augmentation is not None and mode.cached and not mode.then_all:
+            raise SettingError(
+                f"augment= with mode {mode.name!r}: features are computed once, so a random crop or flip would "
+                "be drawn once and frozen into the cache; use mode "
+                + " or ".join(repr(other.name) for other in MODES.values() if not other.cached)
+            )
+
+    @property
+    def row(self) -> Mode:
+        """The mode's row of the table."""
+        return mode_of(self.mode)
+
+    @property
+    def augmentation(self) -> Augment | None:
+        return Augment.parse(self.augment)
+
+    @property
+    def rates(self) -> Schedule:
+        """The schedule of learning rates."""
+        return schedule_of(self.schedule, self.warmup)
+
+    @property
+    def train_statistics(self) -> bool:
+        """Whether batch norms in what is trained follow the batches."""
+        return self.batch_norm == "train" or (self.batch_norm == "auto" and not self.row.pretrained)

@@ -1,0 +1,26 @@
+"""What every test has: a cache of its own, and the backend that this environment is for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from headstart import backend as backends
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's cache or data, nor another test's."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HEADSTART_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def backend() -> str:
+    """The one that HEADSTART_BACKEND names, else the first installed. Named and missing is a failure."""
+    named = os.environ.get(backends.VARIABLE)
+    if named is None and not backends.installed():
+        pytest.skip("no backend is installed")
+    return backends.choose(named or backends.installed()[0])
