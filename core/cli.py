@@ -31,6 +31,10 @@ Examples:
   headstart cache ls
 """
 
+LEGEND = """s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
+data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
+* it was full already. pays off: the number of epochs from which the cache has saved time."""
+
 app = typer.Typer(
     help="Transfer learning that computes a frozen trunk's features once, in PyTorch, Keras 3 and JAX.",
     epilog=EXAMPLES.replace("\n", "\n\n"),
@@ -188,11 +192,8 @@ def compare(
     for name in report["settings"]["backends"]:
         if rows := [row for row in report["rows"] if row["backend"] == name]:
             console.print(_comparison_table(name, report["versions"][name], rows))
-    console.print(
-        "Seconds are of one epoch with its validation, the median without the first, in which compilers run. "
-        "data: waiting for images; trunk: the frozen part; head: what is trained.",
-        style="dim",
-    )
+    if report["rows"]:
+        console.print(LEGEND, style="dim")
     console.print(f"written to {Path(out) / 'compare.json'}", markup=False)
     for name, error in report["errors"].items():
         typer.echo(f"error: {name}: {error['message']}", err=True)
@@ -711,7 +712,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
+    return f"{value:.4f}" if value < 0.1 else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
 
 
 def _comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -722,12 +723,13 @@ def _comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Map
         "data",
         "trunk",
         "head",
-        "extraction s",
+        "extract",
         "speed-up",
-        "total s",
-        "pays off after",
+        "total",
+        "pays off",
         right=range(1, 10),
     )
+    table.padding = 0  # all ten columns fit a terminal of 80
     table.title = f"{name} ({', '.join(f'{k} {v}' for k, v in versions.items())})"
     table.title_justify = "left"
     for row in rows:
@@ -736,12 +738,12 @@ def _comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Map
         if row["features_made_by"]:
             extraction = _seconds(row["extraction_seconds"])
             if not row["extracted"]:
-                extraction += " (reused)"
+                extraction += "*"
         speedup, pays_off = row["speedup_over_frozen"], row["pays_off_after_epochs"]
         table.add_row(
             row["mode"],
             "-" if row["val_accuracy"] is None else f"{row['val_accuracy']:.1%}",
-            *(_seconds(epoch[phase]) for phase in ("total", "data", "trunk", "head")),
+            *(_seconds(epoch[phase]) if epoch[phase] else "-" for phase in ("total", "data", "trunk", "head")),
             extraction,
             "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
             f"{row['total_seconds']:.1f}",

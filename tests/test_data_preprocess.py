@@ -1,4 +1,4 @@
-"""Preprocessing against torchvision's, and augmentation's draws."""
+"""Preprocessing by hand (for torchvision's, see parity/test_preprocess.py), and augmentation's draws."""
 
 from __future__ import annotations
 
@@ -21,36 +21,6 @@ IDS = [f"{i:032x}" for i in range(200)]
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(values)
-
-
-@pytest.mark.parametrize("size", [(300, 200), (200, 301), (256, 256), (57, 33), (33, 58), (17, 120), (640, 479)])
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_same_as_torchvision_to_the_bit(size: tuple[int, int], interpolation: str) -> None:
-    transforms = pytest.importorskip("torchvision.transforms")
-    image = noise(*size)
-    theirs = transforms.Compose(
-        [
-            transforms.Resize(72, transforms.InterpolationMode(interpolation), antialias=True),
-            transforms.CenterCrop(63),
-        ]
-    )(image)
-    ours = Preprocess(63, 72, interpolation).apply(image)
-    np.testing.assert_array_equal(ours, np.asarray(theirs))
-
-
-def test_random_crop_same_as_torchvision() -> None:
-    functional = pytest.importorskip("torchvision.transforms.functional")
-    image = noise(90, 70)
-    theirs = functional.hflip(functional.resized_crop(image, 5, 10, 40, 50, [32, 32]))
-    ours = Preprocess(32, 40).apply(image, Crop(10, 5, 60, 45, True))
-    np.testing.assert_array_equal(ours, np.asarray(theirs))
-
-
-def test_normalises_as_torchvision() -> None:
-    transforms = pytest.importorskip("torchvision.transforms")
-    image, p = noise(32, 32), Preprocess(32, 32)
-    theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(p.mean, p.std)])(image)
-    np.testing.assert_allclose(p.normalise(p.apply(image)[None])[0], theirs.permute(1, 2, 0).numpy(), atol=2e-6)
 
 
 def test_known_crop_without_resizing() -> None:
