@@ -1,4 +1,4 @@
-"""The command line: a thin skin over the library's functions, and the place where numbers become tables.
+"""The command line: a thin skin over the library's functions.
 
 A user's mistake is one line on standard error and exit code 2; a traceback comes only with --debug. Results go
 to standard output, everything about progress to standard error.
@@ -9,16 +9,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headstart.errors import HeadstartError, SettingError
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from headstart.tables import (
+    LEGEND,
+    Live,
+    comparison_table,
+    console_for_tables,
+    epoch_line,
+    extraction_line,
+    nbytes_text,
+    shape_text,
+    table_of,
+    when,
+)
 
 EXAMPLES = """
 Examples:
@@ -30,10 +39,6 @@ Examples:
   headstart models resnet50
   headstart cache ls
 """
-
-LEGEND = """s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
-data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
-* it was full already. pays off: the number of epochs from which the cache has saved time."""
 
 app = typer.Typer(
     help="Transfer learning that computes a frozen trunk's features once, in PyTorch, Keras 3 and JAX.",
@@ -176,11 +181,11 @@ def compare(
         },
     )
     _note_random_weights(model, weights)
-    with _Live(len(spec.modes)) as live:
+    with Live() as live:
         report = comparison.compare(spec, out, live.listen)
     if json_file is not None:
         comparison.write_json(json_file, report)
-    console = _console()
+    console = console_for_tables()
     about = report["data"]
     console.print(
         f"{about['name']}: {about['train']} training and {about['val']} validation images, "
@@ -191,7 +196,7 @@ def compare(
         console.print(f"skipped {line[0]}: {line[1]}", markup=False)
     for name in report["settings"]["backends"]:
         if rows := [row for row in report["rows"] if row["backend"] == name]:
-            console.print(_comparison_table(name, report["versions"][name], rows))
+            console.print(comparison_table(name, report["versions"][name], rows))
     if report["rows"]:
         console.print(LEGEND, style="dim")
     console.print(f"written to {Path(out) / 'compare.json'}", markup=False)
@@ -248,7 +253,7 @@ def fit(
     _report_skipped(train)
 
     def on_epoch(stage: str, record: Any) -> None:
-        typer.echo(_epoch_line("" if mode != "staged" else f"{stage} ", record), err=True)
+        typer.echo(epoch_line("" if mode != "staged" else f"{stage} ", record), err=True)
 
     _import_quietly(name, device, precision)
     run = run_fit(
@@ -275,10 +280,10 @@ def fit(
     )
     row = comparison.row_of(run)
     row["speedup_over_frozen"] = row["pays_off_after_epochs"] = None
-    console = _console()
-    console.print(_comparison_table(name, backends.versions(name), [row]))
+    console = console_for_tables()
+    console.print(comparison_table(name, backends.versions(name), [row]))
     if run.extraction is not None:
-        console.print(_extraction_line(run.extraction))
+        console.print(extraction_line(run.extraction))
     if out is not None:
         console.print(f"saved to {run.save(out)}", markup=False)
     if json_file is not None:
@@ -346,12 +351,12 @@ def extract(
         {"cut": cut, "shape": list(shapes[made.graph.resolve(cut)]), "key": features.key(cut).digest}
         for cut in features.cuts
     ]
-    console = _console()
-    table = _table("cut", "shape", "key", right=("shape",))
+    console = console_for_tables()
+    table = table_of("cut", "shape", "key", right=("shape",))
     for row in figures:
-        table.add_row(row["cut"], _shape(row["shape"]), row["key"])
+        table.add_row(row["cut"], shape_text(row["shape"]), row["key"])
     console.print(table)
-    console.print(_extraction_line(stats))
+    console.print(extraction_line(stats))
     if json_file is not None:
         comparison.write_json(json_file, {"data": opened.name, "model": model, "cuts": figures, **vars(stats)})
 
@@ -394,8 +399,8 @@ def predict(
     _import_quietly(trained.backend, device, "float32")
     probabilities = trained.probabilities([str(file) for file in files], device=device)
     classes = trained.model.classes
-    console = _console()
-    table = _table("image", "class", "probability", right=("probability",))
+    console = console_for_tables()
+    table = table_of("image", "class", "probability", right=("probability",))
     figures = []
     for file, row in zip(files, probabilities, strict=True):
         best = row.argsort()[::-1][:top]
@@ -420,7 +425,7 @@ def models(
 
     figures: list[dict[str, Any]] = []
     if name is None:
-        table = _table("model", "parameters", "multiply-adds", "pixels", "weights", right=(1, 2, 3))
+        table = table_of("model", "parameters", "multiply-adds", "pixels", "weights", right=(1, 2, 3))
         for arch in ARCHITECTURES.values():
             graph, side = arch.graph(1000), size or arch.preprocess.size
             try:
@@ -448,7 +453,7 @@ def models(
         shapes, per_node = graph.shapes((side, side, 3)), graph.macs((side, side, 3))
         total, before = sum(per_node.values()), 0
         cuts = set(graph.cuts())
-        table = _table("cut", "shape", "kB a sample", "FLOPs before", right=(1, 2, 3))
+        table = table_of("cut", "shape", "kB a sample", "FLOPs before", right=(1, 2, 3))
         for node in graph.nodes:
             before += per_node[node.name]
             if node.name not in cuts:
@@ -464,8 +469,10 @@ def models(
                     "flops_share_before": before / total,
                 }
             )
-            table.add_row(node.name, _shape(shapes[node.name]), f"{nbytes / 1000:,.1f}", f"{before / total:.1%}")
-    _console().print(table)
+            table.add_row(
+                node.name, shape_text(shapes[node.name]), f"{nbytes / 1000:,.1f}", f"{before / total:.1%}"
+            )
+    console_for_tables().print(table)
     if json_file is not None:
         comparison.write_json(json_file, figures)
 
@@ -481,7 +488,7 @@ def cache_ls(json_file: Json = None) -> None:
 
     store = FeatureStore()
     trunks = store.trunks()
-    table = _table("key", "model", "cut", "rows", "size", "last used", "made by", right=("rows", "size"))
+    table = table_of("key", "model", "cut", "rows", "size", "last used", "made by", right=("rows", "size"))
     for info in trunks:
         label = info.label
         table.add_row(
@@ -490,10 +497,10 @@ def cache_ls(json_file: Json = None) -> None:
             str(label.get("cut", "?")),
             f"{info.rows:,}",
             nbytes_text(info.nbytes),
-            _when(info.last_used),
+            when(info.last_used),
             info.made_by,
         )
-    console = _console()
+    console = console_for_tables()
     console.print(table)
     console.print(f"{nbytes_text(sum(info.nbytes for info in trunks))} in {store.root}", markup=False)
     if json_file is not None:
@@ -511,10 +518,10 @@ def cache_info(
     info = FeatureStore().info(key)
     spec = {name: value for name, value in info.spec.items() if name != "graph"}
     facts = {**_trunk_figures(info), **spec, "nodes": len(info.spec.get("graph", []))}
-    table = _table("field", "value")
+    table = table_of("field", "value")
     for name, value in facts.items():
         table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
-    _console().print(table)
+    console_for_tables().print(table)
     if json_file is not None:
         comparison.write_json(json_file, {**_trunk_figures(info), "spec": info.spec})
 
@@ -569,7 +576,7 @@ def cache_gc(
         typer.echo(
             f"{'deleting' if yes else 'would delete'} {info.key[:12]}  {label.get('model', '?')} at "
             f"{label.get('cut', '?')}, {info.rows:,} rows, {nbytes_text(info.nbytes)}, "
-            f"last used {_when(info.last_used)}"
+            f"last used {when(info.last_used)}"
         )
     if plan.leftovers:
         typer.echo(f"{'deleting' if yes else 'would delete'} {len(plan.leftovers)} unfinished files")
@@ -618,21 +625,6 @@ def parse_nbytes(text: str) -> int:
     return int(value * units[unit])
 
 
-def nbytes_text(nbytes: float) -> str:
-    """Bytes for people: 1.5 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000 or unit == "GB":
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    raise AssertionError
-
-
-def _when(seconds: float) -> str:
-    import time
-
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -672,133 +664,6 @@ def _image_files(paths: Sequence[Path]) -> list[Path]:
     if not files:
         raise SettingError(f"no image files in {', '.join(map(str, paths))}")
     return files
-
-
-def _extraction_line(stats: Any) -> str:
-    made = f", made by {' and '.join(stats.made_by)}" if stats.reused else ""
-    return (
-        f"features: {stats.extracted} extracted, {stats.reused} reused from the cache{made}; {stats.seconds:.2f} s"
-    )
-
-
-def _epoch_line(what: str, record: Any) -> str:
-    value = record if isinstance(record, Mapping) else record.as_dict()
-    line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}, accuracy {value['accuracy']:.1%}"
-    if value["val_accuracy"] is not None:
-        line += f", val_loss {value['val_loss']:.4f}, val_accuracy {value['val_accuracy']:.1%}"
-    return f"{line}, {value['seconds']['total']:.2f} s"
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # Tables keep their columns in logs and pipes, where no terminal says how wide it is.
-    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
-
-
-def _table(*columns: str, right: Sequence[str | int] = ()) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        is_right = column in right or i in right
-        table.add_column(column, justify="right" if is_right else "left", overflow="fold")
-    return table
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.4f}" if value < 0.1 else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
-
-
-def _comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(
-        "mode",
-        "val acc",
-        "s/epoch",
-        "data",
-        "trunk",
-        "head",
-        "extract",
-        "speed-up",
-        "total",
-        "pays off",
-        right=range(1, 10),
-    )
-    table.padding = 0  # all ten columns fit a terminal of 80
-    table.title = f"{name} ({', '.join(f'{k} {v}' for k, v in versions.items())})"
-    table.title_justify = "left"
-    for row in rows:
-        epoch = row["seconds_per_epoch"]
-        extraction = "-"
-        if row["features_made_by"]:
-            extraction = _seconds(row["extraction_seconds"])
-            if not row["extracted"]:
-                extraction += "*"
-        speedup, pays_off = row["speedup_over_frozen"], row["pays_off_after_epochs"]
-        table.add_row(
-            row["mode"],
-            "-" if row["val_accuracy"] is None else f"{row['val_accuracy']:.1%}",
-            *(_seconds(epoch[phase]) if epoch[phase] else "-" for phase in ("total", "data", "trunk", "head")),
-            extraction,
-            "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
-            f"{row['total_seconds']:.1f}",
-            "-" if pays_off is None else f"{pays_off} epoch{'s' if pays_off > 1 else ''}",
-        )
-    return table
-
-
-class _Live:
-    """Shows a comparison's events: a bar on a terminal, a plain line an epoch anywhere else."""
-
-    def __init__(self, modes: int) -> None:
-        self.modes = modes
-        self.bar: Any = None
-        self.what = ""
-
-    def __enter__(self) -> _Live:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True)
-            )
-            self.bar.start()
-            self.task = self.bar.add_task("starting", total=None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.remove_task(self.task)
-            self.bar.stop()
-
-    def listen(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "mode":
-            self.what = f"{event['backend']} {event['mode']}"
-        elif kind == "backend":
-            self.what = f"{event['backend']} starting"
-        elif kind == "epoch":
-            stage = " head" if event["stage"] == "head" and event["mode"] == "staged" else ""
-            line = _epoch_line(f"{event['backend']} {event['mode']}{stage} ", event["record"])
-            if self.bar is not None:
-                self.bar.console.print(line, highlight=False, markup=False)
-            else:
-                typer.echo(line, err=True)
-        if self.bar is not None and kind in ("mode", "backend"):
-            self.bar.update(self.task, description=self.what, total=None, completed=0)
-        if self.bar is not None and kind == "progress":
-            self.bar.update(
-                self.task,
-                description=f"{self.what}: {event['what']}",
-                total=event["total"],
-                completed=event["done"],
-            )
 
 
 def _import_quietly(backend: str, device: str, precision: str) -> None:

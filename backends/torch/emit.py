@@ -15,6 +15,7 @@ from headstart.backends.torch.arrays import from_numpy
 from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 
+Attributes = Mapping[str, Any]
 Layer = Callable[..., torch.Tensor]
 
 
@@ -28,53 +29,54 @@ class Normalize(nn.Module):
         return x.float() * self.scale + self.shift
 
 
-def _padded(
-    a: Mapping[str, Any], value: float, layer: Callable[[tuple[int, int]], Layer]
-) -> tuple[Layer, nn.Module | None]:
-    """The layer with symmetric padding inside it, or with any other padding before it."""
+class PaddedConv2d(nn.Conv2d):
+    """A convolution whose padding differs by side, which torch's own cannot have."""
+
+    pads: tuple[int, int, int, int]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.pad(x, self.pads))
+
+
+def _conv(a: Attributes) -> nn.Module:
+    (top, bottom), (left, right) = a["padding"]
+    symmetric = top == bottom and left == right
+    layer = (nn.Conv2d if symmetric else PaddedConv2d)(
+        a["in_channels"],
+        a["out_channels"],
+        a["kernel"],
+        a["stride"],
+        (top, left) if symmetric else 0,
+        groups=a["groups"],
+        bias=a["bias"],
+    )
+    if not symmetric:
+        layer.pads = (left, right, top, bottom)
+    return layer
+
+
+def _max_pool(a: Attributes) -> Layer:
     (top, bottom), (left, right) = a["padding"]
     if top == bottom and left == right:
-        made = layer((top, left))
-        return made, made if isinstance(made, nn.Module) else None
-    made = layer((0, 0))
-    pads = (left, right, top, bottom)
-    return lambda x: made(F.pad(x, pads, value=value)), made if isinstance(made, nn.Module) else None
+        return lambda x: F.max_pool2d(x, a["kernel"], a["stride"], (top, left))
+    return lambda x: F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-torch.inf), a["kernel"], a["stride"])
 
 
-def _conv(a: Mapping[str, Any]) -> tuple[Layer, nn.Module | None]:
-    return _padded(
-        a,
-        0.0,
-        lambda padding: nn.Conv2d(
-            a["in_channels"], a["out_channels"], a["kernel"], a["stride"], padding, 1, a["groups"], a["bias"]
-        ),
-    )
-
-
-def _max_pool(a: Mapping[str, Any]) -> tuple[Layer, nn.Module | None]:
-    return _padded(
-        a,
-        -torch.inf,
-        lambda padding: lambda x: F.max_pool2d(x, a["kernel"], a["stride"], padding),
-    )
-
-
-def _module(module: nn.Module) -> tuple[Layer, nn.Module]:
-    return module, module
-
-
-# op -> attributes -> (what to call, the module that holds its state or None)
-EMIT: Mapping[str, Callable[[Mapping[str, Any]], tuple[Layer, nn.Module | None]]] = {
-    "normalize": lambda a: _module(Normalize(a["scale"], a["shift"])),
+# layers with state: attributes -> module
+MODULES: Mapping[str, Callable[[Attributes], nn.Module]] = {
+    "normalize": lambda a: Normalize(a["scale"], a["shift"]),
     "conv": _conv,
-    "batch_norm": lambda a: _module(nn.BatchNorm2d(a["channels"], a["epsilon"], a["momentum"])),
-    "relu": lambda a: (F.relu, None),
+    "batch_norm": lambda a: nn.BatchNorm2d(a["channels"], a["epsilon"], a["momentum"]),
+    "linear": lambda a: nn.Linear(a["in_features"], a["out_features"], a["bias"]),
+    "dropout": lambda a: nn.Dropout(a["rate"]),
+}
+# layers without: attributes -> function
+FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
+    "relu": lambda a: F.relu,
     "max_pool": _max_pool,
-    "global_avg_pool": lambda a: (lambda x: x.mean((2, 3)), None),
-    "add": lambda a: (torch.add, None),
-    "flatten": lambda a: (lambda x: x.flatten(1), None),
-    "linear": lambda a: _module(nn.Linear(a["in_features"], a["out_features"], a["bias"])),
-    "dropout": lambda a: _module(nn.Dropout(a["rate"])),
+    "global_avg_pool": lambda a: lambda x: x.mean((2, 3)),
+    "add": lambda a: torch.add,
+    "flatten": lambda a: lambda x: x.flatten(1),
 }
 
 
@@ -86,13 +88,11 @@ class Network(nn.Module):
         super().__init__()
         self.graph = graph
         self.outputs = tuple(outputs)
-        self._calls: dict[str, Layer] = {}
         for node in graph.nodes[1:]:
-            if node.op not in EMIT:
+            if node.op in MODULES:
+                self._attach(node, MODULES[node.op](node.attrs))
+            elif node.op not in FUNCTIONS:
                 raise UnsupportedOpError(f"the torch backend has no layer for op {node.op!r} ({node.name!r})")
-            self._calls[node.name], module = EMIT[node.op](node.attrs)
-            if module is not None:
-                self._attach(node, module)
         tensors = self.tensors()
         with torch.no_grad():
             for name in graph.param_shapes():
@@ -112,9 +112,13 @@ class Network(nn.Module):
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def forward(self, x: torch.Tensor) -> Any:
+        # Looked up by name, and nothing callable kept, so that the module can be pickled and copied.
         values = {self.graph.input: x}
-        for node in self.graph.nodes[1:]:
-            values[node.name] = self._calls[node.name](*(values[name] for name in node.inputs))
+        for node, done in self.graph.steps(self.outputs):
+            layer = self.get_submodule(node.name) if node.op in MODULES else FUNCTIONS[node.op](node.attrs)
+            values[node.name] = layer(*(values[name] for name in node.inputs))
+            for name in done:
+                del values[name]
         if self.outputs:
             return {name: values[name] for name in self.outputs}
         return values[self.graph.output]

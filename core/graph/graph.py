@@ -147,6 +147,23 @@ class Graph:
             f"the nearest legal cuts are {near}"
         )
 
+    def steps(self, keep: Iterable[str] = ()) -> tuple[tuple[Node, tuple[str, ...]], ...]:
+        """All nodes but the input, in order, each with the nodes whose outputs nobody needs after it; those of
+        `keep` and the output are needed to the end. A backend that runs eagerly frees memory by it."""
+        keep = frozenset(keep)
+        if keep not in self._steps:
+            last = {name: node.name for node in self.nodes for name in (node.name, *node.inputs)}
+            done: dict[str, list[str]] = {}
+            for name, node in last.items():
+                if name not in keep and name != self.output:
+                    done.setdefault(node, []).append(name)
+            self._steps[keep] = tuple((node, tuple(done.get(node.name, ()))) for node in self.nodes[1:])
+        return self._steps[keep]
+
+    @cached_property
+    def _steps(self) -> dict[frozenset[str], tuple[tuple[Node, tuple[str, ...]], ...]]:
+        return {}
+
     def upto(self, *names: str) -> Graph:
         """The sub-graph of what `names` need; its output is the last of them in order."""
         wanted = set(names)

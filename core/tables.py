@@ -1,0 +1,156 @@
+"""How figures look on a terminal: tables, lines and bars. Results go to standard output, progress to standard
+error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+LEGEND = """s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
+data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
+* it was full already. pays off: the number of epochs from which the cache has saved time."""
+
+
+def nbytes_text(nbytes: float) -> str:
+    """Bytes for people: 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    raise AssertionError
+
+
+def when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def extraction_line(stats: Any) -> str:
+    made = f", made by {' and '.join(stats.made_by)}" if stats.reused else ""
+    return (
+        f"features: {stats.extracted} extracted, {stats.reused} reused from the cache{made}; {stats.seconds:.2f} s"
+    )
+
+
+def epoch_line(what: str, record: Any) -> str:
+    value = record if isinstance(record, Mapping) else record.as_dict()
+    line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}, accuracy {value['accuracy']:.1%}"
+    if value["val_accuracy"] is not None:
+        line += f", val_loss {value['val_loss']:.4f}, val_accuracy {value['val_accuracy']:.1%}"
+    return f"{line}, {value['seconds']['total']:.2f} s"
+
+
+def console_for_tables() -> Console:
+    from rich.console import Console
+
+    # Tables keep their columns in logs and pipes, where no terminal says how wide it is.
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+
+
+def table_of(*columns: str, right: Sequence[str | int] = ()) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        is_right = column in right or i in right
+        table.add_column(column, justify="right" if is_right else "left", overflow="fold")
+    return table
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def seconds_text(value: float) -> str:
+    return f"{value:.4f}" if value < 0.1 else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
+
+
+def comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = table_of(
+        "mode",
+        "val acc",
+        "s/epoch",
+        "data",
+        "trunk",
+        "head",
+        "extract",
+        "speed-up",
+        "total",
+        "pays off",
+        right=range(1, 10),
+    )
+    table.padding = 0  # all ten columns fit a terminal of 80
+    table.title = f"{name} ({', '.join(f'{k} {v}' for k, v in versions.items())})"
+    table.title_justify = "left"
+    for row in rows:
+        epoch = row["seconds_per_epoch"]
+        extraction = "-"
+        if row["features_made_by"]:
+            extraction = seconds_text(row["extraction_seconds"])
+            if not row["extracted"]:
+                extraction += "*"
+        speedup, pays_off = row["speedup_over_frozen"], row["pays_off_after_epochs"]
+        table.add_row(
+            row["mode"],
+            "-" if row["val_accuracy"] is None else f"{row['val_accuracy']:.1%}",
+            *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in ("total", "data", "trunk", "head")),
+            extraction,
+            "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
+            f"{row['total_seconds']:.1f}",
+            "-" if pays_off is None else f"{pays_off} epoch{'s' if pays_off > 1 else ''}",
+        )
+    return table
+
+
+class Live:
+    """Shows a comparison's events: a bar on a terminal, a plain line an epoch anywhere else."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.what = ""
+
+    def __enter__(self) -> Live:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True)
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("starting", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.remove_task(self.task)
+            self.bar.stop()
+
+    def listen(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "mode":
+            self.what = f"{event['backend']} {event['mode']}"
+        elif kind == "backend":
+            self.what = f"{event['backend']} starting"
+        elif kind == "epoch":
+            stage = " head" if event["stage"] == "head" and event["mode"] == "staged" else ""
+            line = epoch_line(f"{event['backend']} {event['mode']}{stage} ", event["record"])
+            if self.bar is not None:
+                self.bar.console.print(line, highlight=False, markup=False)
+            else:
+                print(line, file=sys.stderr, flush=True)
+        if self.bar is not None and kind in ("mode", "backend"):
+            self.bar.update(self.task, description=self.what, total=None, completed=0)
+        if self.bar is not None and kind == "progress":
+            self.bar.update(
+                self.task,
+                description=f"{self.what}: {event['what']}",
+                total=event["total"],
+                completed=event["done"],
+            )
