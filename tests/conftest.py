@@ -24,3 +24,12 @@ def backend() -> str:
     if named is None and not backends.installed():
         pytest.skip("no backend is installed")
     return backends.choose(named or backends.installed()[0])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of one framework (`@pytest.mark.of`) belong to the environments that have chosen it."""
+    named = os.environ.get(backends.VARIABLE) or next(iter(backends.installed()), None)
+    others = [item for item in items if (mark := item.get_closest_marker("of")) and mark.args != (named,)]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]

@@ -26,15 +26,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
 
 
-@pytest.fixture
-def only(backend: str, request: pytest.FixtureRequest) -> None:
-    """Skips where the test is of another framework than the one in this environment."""
-    if request.node.get_closest_marker("of").args != (backend,):
-        pytest.skip("of another framework")
-
-
 @pytest.mark.of("torch")
-@pytest.mark.usefixtures("only")
 def test_a_torch_module_can_be_copied_pickled_and_trained(run: Any, images: np.ndarray, tmp_path: Path) -> None:
     import torch
 
@@ -56,7 +48,6 @@ def test_a_torch_module_can_be_copied_pickled_and_trained(run: Any, images: np.n
 
 
 @pytest.mark.of("keras")
-@pytest.mark.usefixtures("only")
 def test_a_keras_model_can_be_saved_cut_and_trained(run: Any, images: np.ndarray, tmp_path: Path) -> None:
     import keras
 
@@ -75,7 +66,6 @@ def test_a_keras_model_can_be_saved_cut_and_trained(run: Any, images: np.ndarray
 
 
 @pytest.mark.of("jax")
-@pytest.mark.usefixtures("only")
 def test_a_flax_module_can_be_split_jitted_and_trained(run: Any, images: np.ndarray) -> None:
     import jax
     from flax import nnx
