@@ -180,9 +180,6 @@ class _Job:
     optimizers: dict[str, Any] = field(default_factory=dict)
     """stage -> what it was trained with"""
 
-    def __post_init__(self) -> None:
-        self.pretrained = self.settings.row.pretrained and len(self.model.fresh) < len(self.model.params)
-
     def trunk(self, node: str) -> Trunk:
         graph, params = frozen(self.model.graph.upto(node), self.model.params, [node])
         graph = graph.normalized(*self.model.preprocess.affine())
@@ -202,7 +199,7 @@ class _Job:
         """Train `graph` for `epochs`; returns its parameters and the records."""
         s = self.settings
         train, val = feeds
-        default = default_optimizer(graph, stage == "all", self.pretrained)
+        default = default_optimizer(graph, stage == "all")
         optimizer = optimizer_of(s.optimizer, default, s.lr)
         self.optimizers[stage] = as_dict(optimizer)
         recipe = Recipe(optimizer, s.label_smoothing, s.train_statistics, s.seed)

@@ -1,8 +1,8 @@
 """The five modes, and what each trains with where the user does not say.
 
 The learning rates were chosen by validation accuracy after five epochs of AdamW, on 640 flowers and on the
-digits with the shipped trunk: of 0.001 to 0.03 for linear layers on features, of 0.0001 to 0.003 for everything
-with convolutions. Where several did equally well, the middle one was taken.
+digits with resnet18_half: of 0.001 to 0.03 for linear layers on features, of 0.0001 to 0.003 for everything with
+convolutions. Where several did equally well, the middle one was taken.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def mode_of(name: str) -> Mode:
     return MODES[name]
 
 
-def default_optimizer(trained: Graph, whole: bool, pretrained: bool) -> Optimizer:
+def default_optimizer(trained: Graph, whole: bool) -> Optimizer:
     """What the graph `trained` is trained with where nothing else was asked for. `whole`: it is all of the
-    model; `pretrained`: it starts from weights."""
+    model."""
     if all(node.op != "conv" for node in trained.nodes):
         return AdamW(lr=0.01)  # linear layers on features
-    return AdamW(lr=0.0003) if whole and pretrained else AdamW(lr=0.001)
+    return AdamW(lr=0.0003 if whole else 0.001)
