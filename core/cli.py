@@ -231,6 +231,12 @@ def fit(
     warmup: Warmup = 0.0,
     label_smoothing: Smoothing = 0.0,
     augment: AugmentText = None,
+    batch_norm: Annotated[
+        str, typer.Option(help="Statistics of trained batch norms: frozen, train, or auto (train in scratch).")
+    ] = "auto",
+    head_epochs: Annotated[
+        int | None, typer.Option(help="Of mode staged: epochs on the cache before. [default: as many]")
+    ] = None,
     split: Split = 0.8,
     seed: Seed = 0,
     device: Device = "auto",
@@ -270,6 +276,8 @@ def fit(
         warmup=warmup,
         label_smoothing=label_smoothing,
         augment=augment,
+        batch_norm=batch_norm,
+        head_epochs=head_epochs,
         seed=seed,
         backend=name,
         device=device,

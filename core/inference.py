@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def forward(
     graph = model.graph.upto(*nodes.values())
     graph.shapes(x.shape[1:])  # a size that does not fit is an error of ours, not of a framework
     trunk = chosen.trunk(
-        *frozen(graph, model.params, nodes.values(), folded),
+        *frozen(graph, model.params, list(nodes.values()), folded),
         list(nodes.values()),
         chosen.place(device, precision),
     )
@@ -51,9 +51,9 @@ def forward(
 
 
 def frozen(
-    graph: Graph, params: dict[str, np.ndarray] | object, outputs: object, folded: bool = True
+    graph: Graph, params: Mapping[str, np.ndarray], outputs: Collection[str], folded: bool = True
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """`graph` and its parameters as a frozen trunk runs them: folded, unless asked not to."""
     if folded:
-        return fold(graph, params, tuple(outputs))  # type: ignore[arg-type]
-    return graph, {name: params[name] for name in graph.param_shapes()}  # type: ignore[index]
+        return fold(graph, params, outputs)
+    return graph, {name: params[name] for name in graph.param_shapes()}

@@ -140,6 +140,11 @@ class Extractor:
         graph = graph.normalized(*self.model.preprocess.affine())
         return backends.load(self.backend_name).trunk(graph, params, nodes, self.place)
 
+    @property
+    def built_trunk(self) -> Trunk | None:
+        """The trunk, if it has been needed."""
+        return self.__dict__.get("trunk")
+
     @cached_property
     def provenance(self) -> dict[str, Any]:
         return {

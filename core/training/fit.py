@@ -124,7 +124,6 @@ def fit(
     head_history = History()
     params = dict(job.model.params)
     if node is not None:
-        trunk = None
         if row.cached:
             extractor = Extractor(
                 job.model,
@@ -138,6 +137,7 @@ def fit(
                 cache=cache,
             )
             feeds, stats = _resident(extractor, train, val)
+            trunk = extractor.built_trunk
         else:
             trunk = job.trunk(node)
             feeds = job.images(trunk, node)

@@ -21,6 +21,7 @@ from safetensors.numpy import save as save_safetensors
 from headstart import __version__
 from headstart import backend as backends
 from headstart.data import Dataset, arrays
+from headstart.data.dataset import FileSource
 from headstart.data.decode import decode, read_file
 from headstart.data.loader import batches, padded
 from headstart.data.preprocess import Preprocess
@@ -214,6 +215,10 @@ def as_dataset(images: Dataset | np.ndarray | Sequence[Any]) -> Dataset:
         if images.ndim == 3 and images.shape[2] in (1, 3, 4):
             raise SettingError(f"expected a batch of images (n, h, w, 3), received one of shape {images.shape}")
         return arrays(images, np.zeros(len(images), np.int64))
+    labels = np.zeros(len(images), np.int64)
+    if all(isinstance(item, str | os.PathLike) for item in images):
+        # left where they are, to be decoded in threads, a batch at a time
+        return Dataset(FileSource([str(item) for item in images], labels), ("0",), "files")
     loaded = [
         np.asarray(decode(read_file(str(item)), str(item)))
         if isinstance(item, str | os.PathLike)
@@ -222,4 +227,4 @@ def as_dataset(images: Dataset | np.ndarray | Sequence[Any]) -> Dataset:
         else np.asarray(item.convert("RGB"))
         for item in images
     ]
-    return arrays(loaded, np.zeros(len(loaded), np.int64))
+    return arrays(loaded, labels)
