@@ -64,18 +64,18 @@ Data = Annotated[
 ModelName = Annotated[str, typer.Option("--model", help="Architecture; `headstart models` lists them.")]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Published name, path of a .safetensors file, or none. [default: the model's own]"),
+    typer.Option(help="Published name, path of a .safetensors file, or none. (default: the model's own)"),
 ]
-Size = Annotated[int | None, typer.Option(help="Side of the images in pixels. [default: the weights' own]")]
+Size = Annotated[int | None, typer.Option(help="Side of the images in pixels. (default: the weights' own)")]
 Head = Annotated[str, typer.Option(help="linear, or hidden widths such as 256,128.")]
 Cut = Annotated[
     str | None,
-    typer.Option(help="Last node of the frozen trunk; see `headstart models NAME`. [default: before the head]"),
+    typer.Option(help="Last node of the frozen trunk; see `headstart models NAME`. (default: before the head)"),
 ]
 Epochs = Annotated[int, typer.Option(help="Epochs of training.")]
 BatchSize = Annotated[int, typer.Option(help="Samples a step.")]
-OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="adamw or sgd. [default: by mode]")]
-Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate. [default: the optimiser's]")]
+OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="adamw or sgd. (default: by mode)")]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate. (default: the optimiser's)")]
 ScheduleName = Annotated[str, typer.Option("--schedule", help="constant or cosine.")]
 Warmup = Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")]
 Smoothing = Annotated[float, typer.Option(help="Label smoothing, 0 to 1.")]
@@ -87,11 +87,11 @@ Seed = Annotated[int, typer.Option(help="Of split, order, initial weights, dropo
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="Of the arithmetic: float32 or bfloat16.")]
 Dtype = Annotated[str, typer.Option(help="Of stored features: float16, float32 or bfloat16.")]
-Workers = Annotated[int | None, typer.Option(help="Threads that decode images. [default: as many as CPUs]")]
+Workers = Annotated[int | None, typer.Option(help="Threads that decode images. (default: as many as CPUs)")]
 OnError = Annotated[str, typer.Option(help="raise or skip: what to do with files that are no images.")]
 BackendName = Annotated[
     str | None,
-    typer.Option("--backend", help="torch, keras or jax. [default: HEADSTART_BACKEND, else the only one]"),
+    typer.Option("--backend", help="torch, keras or jax. (default: HEADSTART_BACKEND, else the only one)"),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")]
 
@@ -129,7 +129,7 @@ def compare(
     size: Size = None,
     head: Head = "linear",
     cut: Cut = None,
-    backends: Annotated[str | None, typer.Option(help="Comma-separated. [default: all installed]")] = None,
+    backends: Annotated[str | None, typer.Option(help="Comma-separated. (default: all installed)")] = None,
     modes: Annotated[str, typer.Option(help="Comma-separated.")] = "scratch,full,frozen,cached,staged",
     epochs: Epochs = 3,
     batch_size: BatchSize = 64,
@@ -235,7 +235,7 @@ def fit(
         str, typer.Option(help="Statistics of trained batch norms: frozen, train, or auto (train in scratch).")
     ] = "auto",
     head_epochs: Annotated[
-        int | None, typer.Option(help="Of mode staged: epochs on the cache before. [default: as many]")
+        int | None, typer.Option(help="Of mode staged: epochs on the cache before. (default: as many)")
     ] = None,
     split: Split = 0.8,
     seed: Seed = 0,
@@ -536,7 +536,7 @@ def cache_info(
 
 @cache_app.command("verify", epilog=_examples("headstart cache verify", "headstart cache verify --repair"))
 def cache_verify(
-    key: Annotated[str | None, typer.Argument(help="Only this trunk. [default: all]")] = None,
+    key: Annotated[str | None, typer.Argument(help="Only this trunk. (default: all)")] = None,
     repair: Annotated[bool, typer.Option(help="Set damaged shards aside, to be computed again.")] = False,
     json_file: Json = None,
 ) -> None:
