@@ -15,7 +15,7 @@ from typing import Any
 import headstart as hs
 from headstart import backend as backends
 from headstart.backend import Recipe
-from headstart.inference import frozen
+from headstart.inference import pixel_trunk
 from headstart.training.feeds import Images, Resident
 from headstart.training.order import epoch_order
 
@@ -33,9 +33,7 @@ class Setting:
         self.cut = self.model.graph.check_cut(cut)
         self.train = data.split(0.8, seed=0)[0]
         self.features = hs.extract(self.model, self.train, self.cut, backend=name, batch_size=BATCH, cache=cache)
-        graph, params = frozen(self.model.graph.upto(self.cut), self.model.params, [self.cut])
-        graph = graph.normalized(*self.model.preprocess.affine())
-        trunk = self.backend.trunk(graph, params, [self.cut], self.place)
+        trunk = pixel_trunk(self.model, [self.cut], self.backend, self.place)
         self.feeds = {
             "uncached": Images(
                 self.train, self.model.preprocess, BATCH, trunk, self.cut, augment=None, seed=0, workers=None

@@ -250,6 +250,7 @@ def fit(
     """Train a model on a folder of images, and say how well it does."""
     from headstart import backend as backends
     from headstart import compare as comparison
+    from headstart.machine import machine_facts
     from headstart.training.fit import fit as run_fit
 
     name = backends.choose(backend)
@@ -296,7 +297,7 @@ def fit(
         console.print(f"saved to {run.save(out)}", markup=False)
     if json_file is not None:
         report = {
-            "machine": comparison.machine(),
+            "machine": machine_facts(),
             "versions": backends.versions(name),
             "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
             "model": run.model.describe(),
@@ -331,14 +332,11 @@ def extract(
     from headstart import compare as comparison
     from headstart.data import open_data
     from headstart.features.extract import extract as run_extract
-    from headstart.models import architecture
     from headstart.models import model as make_model
 
     name = backends.choose(backend)
-    arch = architecture(model)
-    chosen = weights if weights is not None else next(iter(arch.weights), "none")
     _note_random_weights(model, weights)
-    made = make_model(model, weights=None if chosen == "none" else chosen, size=size)
+    made = make_model(model, weights=comparison.chosen_weights(model, weights), size=size)
     opened = open_data(data, on_error=on_error)
     _report_skipped(opened)
     _import_quietly(name, device, precision)
@@ -388,7 +386,6 @@ def predict(
     """Classify images with a trained model."""
     from headstart import backend as backends
     from headstart import compare as comparison
-    from headstart.models import architecture
     from headstart.models import model as make_model
     from headstart.training.history import History
     from headstart.training.run import Run, load
@@ -398,8 +395,8 @@ def predict(
     if run is not None:
         trained = load(run, backend)
     else:
-        chosen = weights if weights is not None else next(iter(architecture(str(model)).weights), None)
-        if chosen in (None, "none"):
+        chosen = comparison.chosen_weights(str(model), weights)
+        if chosen is None:
             raise SettingError(f"{model} has no weights in this package; pass --weights FILE.safetensors")
         made = make_model(str(model), weights=chosen)
         trained = Run(made, "none", None, backends.choose(backend), History())
@@ -647,9 +644,9 @@ def _head(text: str) -> str | tuple[int, ...]:
 
 
 def _note_random_weights(model: str, weights: str | None) -> None:
-    from headstart.models import architecture
+    from headstart.compare import chosen_weights
 
-    if weights is None and not architecture(model).weights:
+    if weights is None and chosen_weights(model, None) is None:
         typer.echo(
             f"note: {model} has no weights in this package, so it starts from random ones; "
             "pass --weights FILE.safetensors",

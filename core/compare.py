@@ -12,7 +12,6 @@ import contextlib
 import json
 import math
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 from headstart import __version__
 from headstart import backend as backends
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
+from headstart.machine import machine_facts
 from headstart.training.modes import MODES
 
 Event = dict[str, Any]
@@ -58,18 +58,16 @@ class Spec:
 def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     """(model, train, val) as `spec` has them; raises whatever is wrong with it, and imports no framework."""
     from headstart.data import open_data
-    from headstart.models import architecture, model
+    from headstart.models import model
     from headstart.training.settings import Settings
 
     for mode in spec.modes:
         Settings(mode=mode, seed=spec.seed, **spec.fit)
-    arch = architecture(spec.model)
-    weights = spec.weights if spec.weights is not None else next(iter(arch.weights), "none")
     data = open_data(spec.data, on_error=spec.on_error)
     train, val = data.split(spec.split, spec.seed)
     made = model(
         spec.model,
-        weights=None if weights == "none" else weights,
+        weights=chosen_weights(spec.model, spec.weights),
         classes=data.classes,
         head=spec.head,
         size=spec.size,
@@ -77,6 +75,16 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     if spec.cut is not None:
         made.graph.check_cut(spec.cut)
     return made, train, val
+
+
+def chosen_weights(model: str, weights: str | None) -> str | None:
+    """What `weights=` of `hs.model` is for an option: not given, it means the model's first published ones, if
+    it has any; "none" means random ones."""
+    from headstart.models import architecture
+
+    if weights is None:
+        return next(iter(architecture(model).weights), None)
+    return None if weights == "none" else weights
 
 
 def compare(spec: Spec, out: str | Path | None = None, listener: Listener = lambda event: None) -> dict[str, Any]:
@@ -100,7 +108,7 @@ def compare(spec: Spec, out: str | Path | None = None, listener: Listener = lamb
         "headstart": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
-        "machine": machine(),
+        "machine": machine_facts(),
         "versions": {name: backends.versions(name) for name in chosen},
         "data": {
             "name": train.name,
@@ -228,33 +236,13 @@ def pays_off_after(extraction: float, cached: float, frozen: float | None) -> in
     return max(1, math.ceil(extraction / (frozen - cached)))
 
 
-def machine() -> dict[str, Any]:
-    """The machine a report was made on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text(errors="replace").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    memory = None
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": cpu,
-        "cores": cores,
-        "memory_bytes": memory,
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write a report whole or not at all; SettingError where that folder cannot be written."""
-    from headstart.training.run import replace_file
+    from headstart.features.files import replace_whole
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
+        replace_whole(path, [(json.dumps(content, indent=1) + "\n").encode()])
     except OSError as error:
         raise SettingError(f"{path}: cannot be written ({error.strerror or error})") from error
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from headstart import backend as backends
+from headstart.backend import Backend, Place, Trunk
 from headstart.errors import SettingError
 from headstart.graph import Graph, fold
 from headstart.models import Model
@@ -57,3 +58,9 @@ def frozen(
     if folded:
         return fold(graph, params, outputs)
     return graph, {name: params[name] for name in graph.param_shapes()}
+
+
+def pixel_trunk(model: Model, nodes: Sequence[str], backend: Backend, place: Place) -> Trunk:
+    """The frozen model up to `nodes`, folded, fed with uint8 images, returning those nodes' outputs."""
+    graph, params = frozen(model.graph.upto(*nodes), model.params, nodes)
+    return backend.trunk(graph.normalized(*model.preprocess.affine()), params, nodes, place)

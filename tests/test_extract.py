@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 import headstart as hs
+from headstart import inference
 from headstart.data import Dataset
 from headstart.errors import (
     CacheNotWritableError,
@@ -116,7 +117,7 @@ def test_a_second_extraction_computes_nothing(photos: Path, extract: Extract, mo
     first = extract(photos)
     before = shards()
     # Not even a trunk is built, so that a second run does not wait for a compiler.
-    monkeypatch.setattr(extraction, "frozen", None)
+    monkeypatch.setattr(extraction, "pixel_trunk", None)
     second = extract(photos)
     assert counts(first) == (TOTAL, 0)
     assert counts(second) == (0, TOTAL)
@@ -418,7 +419,7 @@ def test_too_little_space_is_known_before_anything_is_computed(
     usage = SimpleNamespace(total=10**9, used=10**9 - 84 * 4 * TOTAL + 1, free=84 * 4 * TOTAL - 1)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage)
-        patch.setattr(extraction, "frozen", None)
+        patch.setattr(extraction, "pixel_trunk", None)
         with pytest.raises(DiskSpaceError, match=r"need 4\.9 KiB, and 4\.9 KiB are free"):
             extract(photos)
     assert not shards()
@@ -493,7 +494,7 @@ def test_features_of_another_backend_are_taken_where_they_are_right(
     assert found.stats.made_by == ("another",)
     assert len(list((folder.path / "checked").iterdir())) == 1
     # Once compared, they are not compared again.
-    monkeypatch.setattr(extraction, "frozen", None)
+    monkeypatch.setattr(extraction, "pixel_trunk", None)
     assert counts(extract(photos)) == (0, TOTAL)
 
 
@@ -549,9 +550,9 @@ def test_another_version_of_the_same_backend_is_compared_too(
     assert (folder.path / "checked").is_dir()
     # A wrong machine now: what its trunk computes is not what is stored.
     monkeypatch.setattr(extraction.backends, "versions", lambda name: {name: "100.0"})
-    real = extraction.frozen
+    real = inference.frozen
     monkeypatch.setattr(
-        extraction, "frozen", lambda *args: (real(*args)[0], {k: v * 2 for k, v in real(*args)[1].items()})
+        inference, "frozen", lambda *args: (real(*args)[0], {k: v * 2 for k, v in real(*args)[1].items()})
     )
     with pytest.raises(FeatureDriftError):
         extract(photos)

@@ -9,11 +9,12 @@ import numpy as np
 from flax import nnx
 
 from headstart.backend import Place, Recipe
-from headstart.backends.jax.arrays import decide, from_numpy, threads, to_numpy
+from headstart.backends.jax.arrays import decide, from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
 from headstart.graph import Graph
+from headstart.machine import cpus
 
 Params = Mapping[str, np.ndarray]
 
@@ -25,7 +26,7 @@ class JaxBackend:
         return decide(device, precision)
 
     def threads(self) -> int:
-        return threads()
+        return cpus()
 
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> JaxTrunk:
         return JaxTrunk(graph, params, outputs, place)

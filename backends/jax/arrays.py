@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import jax
@@ -29,7 +28,3 @@ def from_numpy(array: Any, device: str) -> jax.Array:
 def to_numpy(array: Any) -> np.ndarray:
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
-
-
-def threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,11 +9,12 @@ import keras
 import numpy as np
 
 from headstart.backend import Place, Recipe
-from headstart.backends.keras.arrays import decide, threads, to_numpy
+from headstart.backends.keras.arrays import decide, to_numpy
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.train import KerasTrainer, trainer
 from headstart.backends.keras.trunk import KerasTrunk
 from headstart.graph import Graph
+from headstart.machine import cpus
 
 Params = Mapping[str, np.ndarray]
 
@@ -25,7 +26,7 @@ class KerasBackend:
         return decide(device, precision)
 
     def threads(self) -> int:
-        return threads()
+        return cpus()
 
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> KerasTrunk:
         return KerasTrunk(graph, params, outputs, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -43,6 +42,11 @@ def on(place: Place) -> AbstractContextManager[Any]:
     return keras.device("gpu:0" if place.device == "cuda" else "cpu")
 
 
+def dtype_policy(place: Place) -> str:
+    """Keras's name for the place's precision."""
+    return "mixed_bfloat16" if place.precision == "bfloat16" else "float32"
+
+
 def from_numpy(array: np.ndarray, place: Place) -> Any:
     with on(place):
         return keras.ops.convert_to_tensor(array)
@@ -50,7 +54,3 @@ def from_numpy(array: np.ndarray, place: Place) -> Any:
 
 def to_numpy(array: Any) -> np.ndarray:
     return keras.ops.convert_to_numpy(array)
-
-
-def threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

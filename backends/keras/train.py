@@ -10,19 +10,21 @@ import keras
 import numpy as np
 
 from headstart.backend import Place, Recipe
-from headstart.backends.keras.arrays import from_numpy, on, to_numpy
+from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_numpy
 from headstart.backends.keras.emit import Style, network, numpy_params
 from headstart.graph import Graph
 from headstart.training.optimizers import SGD
 
 
 class Momentum(keras.optimizers.SGD):
-    """SGD with the learning rate outside the velocity, as `headstart.training.optimizers` has it; Keras's own
-    keeps `rate * gradient` in the velocity, which takes other steps as soon as the rate changes."""
+    """SGD as `headstart.training.optimizers` has it: the learning rate outside the velocity, and the weight decay
+    inside the gradient. Keras's own keeps `rate * gradient` in the velocity, which takes other steps as soon as
+    the rate changes, and its `weight_decay` is decoupled."""
+
+    decay = 0.0
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        gradient = keras.ops.cast(gradient, variable.dtype)
-        step = gradient
+        step = gradient = keras.ops.cast(gradient, variable.dtype) + self.decay * variable
         if self.momentum:
             velocity = self.momentums[self._get_variable_index(variable)]
             self.assign(velocity, velocity * self.momentum + gradient)
@@ -30,23 +32,10 @@ class Momentum(keras.optimizers.SGD):
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * step)
 
 
-class CoupledMomentum(Momentum):
-    """The same, with the weight decay inside the gradient; Keras's `weight_decay` is decoupled."""
-
-    decay = 0.0
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        super().update_step(gradient + self.decay * variable, variable, learning_rate)
-
-
 class KerasTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.graph, self.recipe, self.place = graph, recipe, place
-        style = Style(
-            "mixed_bfloat16" if place.precision == "bfloat16" else "float32",
-            not recipe.train_statistics,
-            recipe.seed,
-        )
+        style = Style(dtype_policy(place), not recipe.train_statistics, recipe.seed)
         with on(place):
             self.model = network(graph, params, (), style)
             self.optimizer = _optimizer(recipe)
@@ -141,7 +130,7 @@ def trainer(graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, plac
 def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
     o = recipe.optimizer
     if isinstance(o, SGD):
-        made = CoupledMomentum(o.lr, o.momentum, o.nesterov)
+        made = Momentum(o.lr, o.momentum, o.nesterov)
         made.decay = o.weight_decay
         return made
     return keras.optimizers.AdamW(o.lr, o.weight_decay, o.beta1, o.beta2, o.epsilon)

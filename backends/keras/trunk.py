@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headstart.backend import Place
-from headstart.backends.keras.arrays import on
+from headstart.backends.keras.arrays import dtype_policy, on
 from headstart.backends.keras.emit import Style, network, numpy_params
 from headstart.graph import Graph
 
@@ -18,9 +18,8 @@ class KerasTrunk:
         self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place
     ) -> None:
         self.graph, self.place = graph, place
-        dtype = "mixed_bfloat16" if place.precision == "bfloat16" else "float32"
         with on(place):
-            self.model = network(graph, params, outputs, Style(dtype))
+            self.model = network(graph, params, outputs, Style(dtype_policy(place)))
 
     def run(self, images: np.ndarray) -> dict[str, Any]:
         with on(self.place):

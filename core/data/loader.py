@@ -7,7 +7,6 @@ batches in flight is bounded, so memory is too; closing the generator stops the 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from headstart.data.augment import Augment
 from headstart.data.preprocess import Preprocess
 from headstart.errors import SettingError
+from headstart.machine import cpus
 
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
@@ -37,9 +37,7 @@ class Batch(NamedTuple):
 
 def default_workers() -> int:
     """As many threads as this process may use CPUs, at most 8."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(8, len(os.sched_getaffinity(0)))
-    return min(8, os.cpu_count() or 1)
+    return min(8, cpus())
 
 
 def batches(
@@ -75,13 +73,11 @@ def batches(
     return _generate(data, preprocess, positions.astype(np.int64), batch_size, workers, augment, seed, epoch)
 
 
-def padded(images: Iterator[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Every batch with exactly `size` rows, the last one filled up with zeros, and how many are real."""
-    for batch in images:
-        count = len(batch)
-        if count < size:
-            batch = np.concatenate([batch, np.zeros((size - count, *batch.shape[1:]), batch.dtype)])
-        yield batch, count
+def pad(images: np.ndarray, size: int) -> np.ndarray:
+    """The batch `(n, ...)` with exactly `size` rows, filled up with zeros: compiled code sees one shape."""
+    if len(images) == size:
+        return images
+    return np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
 
 
 def _generate(

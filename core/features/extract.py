@@ -23,11 +23,11 @@ from headstart import __version__
 from headstart import backend as backends
 from headstart.backend import Place, Trunk
 from headstart.data import Dataset
-from headstart.data.loader import batches, padded
+from headstart.data.loader import batches, pad
 from headstart.errors import ExtractionInterrupted, FeatureDriftError, SettingError
 from headstart.features.keys import TrunkKey, params_digest, stored_dtype, trunk_key
 from headstart.features.store import FeatureStore, TrunkFolder
-from headstart.inference import frozen
+from headstart.inference import pixel_trunk
 from headstart.models import Model
 from headstart.progress import track
 
@@ -135,10 +135,7 @@ class Extractor:
     @cached_property
     def trunk(self) -> Trunk:
         """Folded, and fed with uint8 images."""
-        nodes = list(dict.fromkeys(self.nodes.values()))
-        graph, params = frozen(self.model.graph.upto(*nodes), self.model.params, nodes)
-        graph = graph.normalized(*self.model.preprocess.affine())
-        return backends.load(self.backend_name).trunk(graph, params, nodes, self.place)
+        return pixel_trunk(self.model, list(self.folders), backends.load(self.backend_name), self.place)
 
     @property
     def built_trunk(self) -> Trunk | None:
@@ -190,8 +187,8 @@ class Extractor:
                 }
                 advance = stack.enter_context(track("extracting features", len(order)))
                 for batch in batches(data, self.model.preprocess, order, size, workers=self.workers):
-                    images, count = next(padded(iter([batch.images]), size))
-                    outputs = self.trunk.run(images)
+                    count = len(batch.images)
+                    outputs = self.trunk.run(pad(batch.images, size))
                     for node, writer in writers.items():
                         rows = backend.numpy(outputs[node])[:count]
                         chosen = [k for k, id in enumerate(batch.ids) if id in missing[node]]
@@ -230,8 +227,9 @@ class Extractor:
         """Raise FeatureDriftError unless the stored rows of these samples are what the trunk computes now."""
         size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
         for batch in batches(data, self.model.preprocess, sample, size, workers=1):
-            images, count = next(padded(iter([batch.images]), size))
-            fresh = backends.load(self.backend_name).numpy(self.trunk.run(images)[node])[:count]
+            count = len(batch.images)
+            outputs = self.trunk.run(pad(batch.images, size))
+            fresh = backends.load(self.backend_name).numpy(outputs[node])[:count]
             fresh = fresh.reshape(count, -1).astype(np.float64)
             stored = folder.read(batch.ids).astype(np.float64).reshape(count, -1)
             drift = np.linalg.norm(fresh - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-6)

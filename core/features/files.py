@@ -37,30 +37,36 @@ def binary_size(nbytes: float) -> str:
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes | NDArray[Any]]) -> None:
+    """`replace_whole`, with errors that say what the cache's owner can do: DiskSpaceError,
+    CacheNotWritableError or StoreError."""
+    with storage_errors(path, "write"):
+        replace_whole(path, chunks)
+
+
+def replace_whole(path: Path, chunks: Iterable[bytes | NDArray[Any]]) -> None:
     """Write the chunks to `path`, so that the name holds either all of them, durably, or what it held before.
 
-    Raises DiskSpaceError, CacheNotWritableError or StoreError; the unfinished file is removed where possible.
+    Raises OSError; the unfinished file is removed where possible.
     """
     partial = path.parent / f"{PARTIAL_PREFIX}{uuid.uuid4().hex}"
-    with storage_errors(path, "write"):
+    try:
+        # O_EXCL: the name is ours alone even if two machines draw the same one.
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            # O_EXCL: the name is ours alone even if two machines draw the same one.
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-            try:
-                for chunk in chunks:
-                    _write_all(handle, chunk)
-                # The bytes must be on the disk before the name is: after a crash a journal may keep the
-                # rename and lose the data, which would leave a final name with a hole in it.
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            os.replace(partial, path)  # noqa: PTH105 - the file operations stand together, as os has them
-        except BaseException:  # an interrupt, too, leaves nothing behind
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
-        # Only now does the name itself survive a crash.
-        sync_folder(path.parent)
+            for chunk in chunks:
+                _write_all(handle, chunk)
+            # The bytes must be on the disk before the name is: after a crash a journal may keep the
+            # rename and lose the data, which would leave a final name with a hole in it.
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(partial, path)  # noqa: PTH105 - the file operations stand together, as os has them
+    except BaseException:  # an interrupt, too, leaves nothing behind
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    # Only now does the name itself survive a crash.
+    sync_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:

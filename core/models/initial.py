@@ -7,7 +7,7 @@ parameters, so a head starts the same whatever trunk it sits on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import xxhash
@@ -15,14 +15,21 @@ import xxhash
 from headstart.graph import Shape
 
 
-def initial_params(shapes: Mapping[str, Shape], seed: int) -> dict[str, np.ndarray]:
-    """Fresh float32 parameters for `shapes` (name -> shape, as `Graph.param_shapes` gives them).
+def initial_params(
+    shapes: Mapping[str, Shape], seed: int, names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Fresh float32 parameters for `shapes` (name -> shape, as `Graph.param_shapes` gives them), or for those
+    called `names`, which are the same as among all.
 
     Convolutions: normal with variance 2 / fan-out (He et al. 2015, arXiv:1502.01852), as torchvision's
     residual networks. Linear layers and biases: uniform in +-1 / sqrt(fan-in), torch's default. Batch norms:
     the identity.
     """
-    return {name: _initial(name, shape, shapes, seed) for name, shape in shapes.items()}
+    return {
+        name: _initial(name, shape, shapes, seed)
+        for name, shape in shapes.items()
+        if names is None or name in names
+    }
 
 
 def _initial(name: str, shape: Shape, shapes: Mapping[str, Shape], seed: int) -> np.ndarray:

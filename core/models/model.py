@@ -54,8 +54,8 @@ class Model:
     def reseeded(self, seed: int, everything: bool = False) -> dict[str, np.ndarray]:
         """The parameters to start from: the fresh ones (or all) drawn from `seed`, the others as they are."""
         shapes = self.graph.param_shapes()
-        new = initial_params(shapes, seed)
-        return {name: new[name] if everything or name in self.fresh else self.params[name] for name in shapes}
+        new = initial_params(shapes, seed, None if everything else self.fresh)
+        return {name: new[name] if name in new else self.params[name] for name in shapes}
 
     def with_params(self, params: Mapping[str, np.ndarray]) -> Model:
         """The same model after training: nothing in it is fresh any more."""
@@ -127,7 +127,7 @@ def model(
         check_fit(file.source, given, {n: s for n, s in shapes.items() if n not in fresh})
     # A size that does not fit is found here; after the names, which say more where another model's file came.
     graph.shapes((preprocess.size, preprocess.size, 3))
-    params = initial_params(shapes, seed) | given
+    params = initial_params(shapes, seed, fresh) | given
     return Model(
         name,
         graph,

@@ -16,7 +16,7 @@ import numpy as np
 from headstart.backend import Trainer, Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
-from headstart.data.loader import batches, padded
+from headstart.data.loader import batches, pad
 from headstart.data.preprocess import Preprocess
 from headstart.progress import track
 from headstart.training.history import Seconds
@@ -149,9 +149,9 @@ class Images:
         size = min(self.batch_size, len(self.data))
         loader = batches(self.data, self.preprocess, np.arange(len(self.data)), size, workers=self.workers)
         parts = []
-        for images, count in padded((batch.images for batch in loader), size):
+        for batch in loader:
             clock("data")
-            inputs = self._inputs(images, clock)
-            parts.append(trainer.logits(inputs, 0, size)[:count])
+            inputs = self._inputs(pad(batch.images, size), clock)
+            parts.append(trainer.logits(inputs, 0, size)[: len(batch.images)])
             clock("head")
         return np.concatenate(parts), clock.total()

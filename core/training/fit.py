@@ -23,7 +23,7 @@ from headstart.errors import DataError, TrunkChangedError
 from headstart.features.extract import ExtractionStats, Extractor
 from headstart.features.keys import params_digest
 from headstart.graph import Graph
-from headstart.inference import frozen
+from headstart.inference import frozen, pixel_trunk
 from headstart.models import Model
 from headstart.training import metrics
 from headstart.training.feeds import Feed, Images, Resident
@@ -139,7 +139,7 @@ def fit(
             feeds, stats = _resident(extractor, train, val)
             trunk = extractor.built_trunk
         else:
-            trunk = job.trunk(node)
+            trunk = pixel_trunk(job.model, [node], chosen, job.place)
             feeds = job.images(trunk, node)
         head = job.model.graph.after(node, model.input_shape)
         trained, history = job.stage("head", head, feeds, (head_epochs or epochs) if row.then_all else epochs)
@@ -179,11 +179,6 @@ class _Job:
     on_epoch: OnEpoch | None
     optimizers: dict[str, Any] = field(default_factory=dict)
     """stage -> what it was trained with"""
-
-    def trunk(self, node: str) -> Trunk:
-        graph, params = frozen(self.model.graph.upto(node), self.model.params, [node])
-        graph = graph.normalized(*self.model.preprocess.affine())
-        return self.backend.trunk(graph, params, [node], self.place)
 
     def images(self, trunk: Trunk | None, node: str | None) -> tuple[Feed, Feed | None]:
         def feed(data: Dataset, augment: Augment | None) -> Feed:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,10 +22,11 @@ from headstart import backend as backends
 from headstart.data import Dataset, arrays
 from headstart.data.dataset import FileSource
 from headstart.data.decode import decode, read_file
-from headstart.data.loader import batches, padded
+from headstart.data.loader import batches, pad
 from headstart.data.preprocess import Preprocess
 from headstart.errors import SettingError, WeightsError
 from headstart.features.extract import ExtractionStats
+from headstart.features.files import replace_whole
 from headstart.inference import frozen
 from headstart.models import Model, architecture
 from headstart.models.weights import check_fit, read_weights
@@ -96,7 +96,7 @@ class Run:
         if not count:
             return np.zeros((0, len(self.model.classes)), np.float32)
         trunk = chosen.trunk(graph, params, [output], chosen.place(device, "float32"))
-        parts = [chosen.numpy(trunk.run(rows)[output])[:real] for rows, real in padded(source, size)]
+        parts = [chosen.numpy(trunk.run(pad(rows, size))[output])[: len(rows)] for rows in source]
         return np.concatenate(parts).astype(np.float32, copy=False)
 
     def probabilities(self, images: Dataset | np.ndarray | Sequence[Any], **settings: Any) -> np.ndarray:
@@ -136,24 +136,11 @@ class Run:
         tensors = {name: np.ascontiguousarray(value) for name, value in m.params.items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / "weights.safetensors", save_safetensors(tensors, metadata))
-            replace_file(folder / "run.json", (json.dumps(about, indent=1) + "\n").encode())
+            replace_whole(folder / "weights.safetensors", [save_safetensors(tensors, metadata)])
+            replace_whole(folder / "run.json", [(json.dumps(about, indent=1) + "\n").encode()])
         except OSError as error:
             raise SettingError(f"{folder}: the run cannot be written there ({error.strerror})") from error
         return folder
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `path` whole or not at all: under another name first, synced, then renamed."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(path: str | Path, backend: str | None = None) -> Run:
