@@ -219,7 +219,7 @@ class BackendConformance:
         b = Builder()
         graph = b.graph(b.linear("fc", "input", 7, 4))
         graph = Graph((replace(graph.nodes[0], attrs={"shape": (7,)}), *graph.nodes[1:]), "fc")
-        start = initial_params(graph.param_shapes(), 0)
+        start = initial_params(graph, 0)
         order = rng.permutation(40).reshape(5, 8)
         rates = hs.Schedule("cosine", warmup=0.4).rates(optimizer.lr, 5)
 
@@ -283,7 +283,7 @@ class BackendConformance:
         x = b.add("dropout", "dropout", "input", rate=0.5)
         graph = b.graph(b.linear("fc", x, 64, 3))
         graph = Graph((replace(graph.nodes[0], attrs={"shape": (64,)}), *graph.nodes[1:]), "fc")
-        params = initial_params(graph.param_shapes(), 0)
+        params = initial_params(graph, 0)
         place = chosen.place("cpu", "float32")
         rows, labels = np.ones((12, 64), np.float32), np.zeros(12, np.int64)
 

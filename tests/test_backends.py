@@ -28,7 +28,7 @@ class WithReference(BackendConformance):
         rng = np.random.default_rng(0)
         params = {
             name: rng.uniform(0.3, 1.0, value.shape).astype(np.float32) if value.ndim == 1 else value
-            for name, value in initial_params(graph.param_shapes(), 1).items()
+            for name, value in initial_params(graph, 1).items()
         }
         x = rng.standard_normal((2, 17, 11, 3)).astype(np.float32)
         nodes = [node.name for node in graph.nodes[1:]]

@@ -36,9 +36,10 @@ class Node:
         row = OPS[self.op]
         if unknown := set(self.attrs) - set(row.attributes):
             raise GraphError(f"node {self.name!r}: op {self.op!r} has no attribute {sorted(unknown)}")
-        if len(self.inputs) != row.inputs:
+        if len(self.inputs) != row.inputs if row.inputs is not None else len(self.inputs) < 2:
+            wanted = "two or more" if row.inputs is None else row.inputs
             raise GraphError(
-                f"node {self.name!r}: op {self.op!r} takes {row.inputs} inputs, received {len(self.inputs)}"
+                f"node {self.name!r}: op {self.op!r} takes {wanted} inputs, received {len(self.inputs)}"
             )
         attrs = {**row.attributes, **self.attrs}
         if missing := [key for key, value in attrs.items() if value is REQUIRED]:
@@ -48,6 +49,11 @@ class Node:
     def __hash__(self) -> int:
         # attrs is a dict; frameworks that keep a graph as a static part of a model need it hashable
         return hash((self.name, self.op, self.inputs))
+
+    def changed(self) -> dict[str, Any]:
+        """The attributes that differ from the op's defaults."""
+        defaults = OPS[self.op].attributes
+        return {key: value for key, value in self.attrs.items() if value != defaults[key]}
 
     def param_shapes(self) -> dict[str, Shape]:
         """Full parameter name -> shape, in torchvision's layout."""
@@ -60,6 +66,9 @@ class Graph:
 
     nodes: tuple[Node, ...]
     output: str
+    auxiliary: tuple[tuple[str, float], ...] = ()
+    """nodes with logits of their own, and the weights of their losses, which are added to the output's loss in
+    training (Szegedy et al. 2014, arXiv:1409.4842); every slice of the graph leaves them out"""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -71,8 +80,9 @@ class Graph:
             if (node.op == "input") != (not seen):
                 raise GraphError(f"the first node, and no other, is the input; see node {node.name!r}")
             seen.add(node.name)
-        if self.output not in seen:
-            raise GraphError(f"the output {self.output!r} is no node")
+        for name in (self.output, *(name for name, _ in self.auxiliary)):
+            if name not in seen:
+                raise GraphError(f"the output {name!r} is no node")
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -192,7 +202,7 @@ class Graph:
             ("pixels",),
             {"scale": tuple(map(float, scale)), "shift": tuple(map(float, shift))},
         )
-        return Graph((Node("pixels", "input"), first, *self.nodes[1:]), self.output)
+        return Graph((Node("pixels", "input"), first, *self.nodes[1:]), self.output, self.auxiliary)
 
     def shapes(self, input_shape: Shape) -> dict[str, Shape]:
         """Node name -> shape of one sample's output, `(h, w, c)` or `(c,)`."""
@@ -218,8 +228,21 @@ class Graph:
         return {name: shape for node in self.nodes for name, shape in node.param_shapes().items()}
 
     def spec(self) -> list[list[Any]]:
-        """A JSON-able canonical form: `[name, op, inputs, attributes]` for each node."""
-        return [[n.name, n.op, list(n.inputs), dict(sorted(n.attrs.items()))] for n in self.nodes]
+        """A JSON-able canonical form: `[name, op, inputs, attributes]` for each node. Attributes that have their
+        default are left out, so that the form stays the same when an op is given a new attribute."""
+        return [[n.name, n.op, list(n.inputs), dict(sorted(n.changed().items()))] for n in self.nodes]
+
+
+Pair = int | tuple[int, int]
+
+
+def _window(kernel: Pair, stride: int, pad: Pair) -> dict[str, Any]:
+    pads = (pad, pad) if isinstance(pad, int) else pad
+    return {
+        "kernel": (kernel, kernel) if isinstance(kernel, int) else kernel,
+        "stride": (stride, stride),
+        "padding": tuple((p, p) for p in pads),
+    }
 
 
 class Builder:
@@ -238,35 +261,32 @@ class Builder:
         x: str,
         cin: int,
         cout: int,
-        kernel: int,
+        kernel: Pair,
         stride: int = 1,
-        pad: int = 0,
+        pad: Pair = 0,
         bias: bool = False,
+        groups: int = 1,
     ) -> str:
+        """A convolution; `kernel` and `pad` (on both sides) are one number, or height and width."""
         return self.add(
             name,
             "conv",
             x,
             in_channels=cin,
             out_channels=cout,
-            kernel=(kernel, kernel),
-            stride=(stride, stride),
-            padding=((pad, pad), (pad, pad)),
+            **_window(kernel, stride, pad),
             bias=bias,
+            groups=groups,
         )
 
-    def max_pool(self, name: str, x: str, kernel: int, stride: int, pad: int = 0) -> str:
-        return self.add(
-            name,
-            "max_pool",
-            x,
-            kernel=(kernel, kernel),
-            stride=(stride, stride),
-            padding=((pad, pad), (pad, pad)),
-        )
+    def max_pool(self, name: str, x: str, kernel: int, stride: int, pad: int = 0, ceil: bool = False) -> str:
+        return self.add(name, "max_pool", x, **_window(kernel, stride, pad), ceil=ceil)
+
+    def avg_pool(self, name: str, x: str, kernel: int, stride: int, pad: int = 0, **attrs: Any) -> str:
+        return self.add(name, "avg_pool", x, **_window(kernel, stride, pad), **attrs)
 
     def linear(self, name: str, x: str, fin: int, fout: int) -> str:
         return self.add(name, "linear", x, in_features=fin, out_features=fout)
 
-    def graph(self, output: str) -> Graph:
-        return Graph(tuple(self.nodes), output)
+    def graph(self, output: str, auxiliary: tuple[tuple[str, float], ...] = ()) -> Graph:
+        return Graph(tuple(self.nodes), output, auxiliary)

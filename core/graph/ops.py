@@ -1,11 +1,14 @@
 """The closed table of ops. One row states everything that frameworks disagree on, so that a backend only
-translates: padding is given per side, pooling pads with minus infinity, momentum is the weight of the *new*
-statistic (torch's sense), flattening is in (c, h, w) order because published linear weights are.
+translates: padding is given per side, max pooling pads with minus infinity, an average says whether it counts
+padding, `ceil` rounds the number of windows up, momentum is the weight of the *new* statistic (torch's sense),
+`gelu` is the exact one, flattening is in (c, h, w) order because published linear weights are.
 
-Shapes are those of one sample: `(h, w, c)` for maps, `(c,)` for vectors. Weights have torchvision's layout:
-convolutions `(out, in / groups, kh, kw)`, linear layers `(out, in)`.
+Shapes are those of one sample: `(h, w, c)` for maps, `(t, c)` for tokens, `(c,)` for vectors; what says "last
+axis" takes any of them. Weights have torchvision's layout: convolutions `(out, in / groups, kh, kw)`, linear
+layers `(out, in)`.
 
-Invariant: an op or attribute that is not in this table cannot be in a graph.
+Invariants: an op or attribute that is not in this table cannot be in a graph; a default never changes, since keys
+of stored features leave defaults out.
 """
 
 from __future__ import annotations
@@ -35,8 +38,11 @@ class Op:
     params: Callable[[Attributes], dict[str, Shape]] = lambda _: {}
     """attributes -> parameter suffix -> shape; names in `BUFFERS` are statistics, not trained"""
     macs: Callable[[Attributes, Sequence[Shape], Shape], int] = lambda *_: 0
-    """multiply-adds of one sample, counted as papers do: convolutions and linear layers only"""
-    inputs: int = 1
+    """multiply-adds of one sample, counted as papers do: convolutions, linear layers and attention only"""
+    initial: Mapping[str, str] = field(default_factory=dict)
+    """parameter suffix -> how a fresh one is drawn, see `headstart.models.initial`"""
+    inputs: int | None = 1
+    """how many it takes; None: two or more"""
 
 
 BUFFERS = ("running_mean", "running_var")
@@ -62,12 +68,15 @@ def _window(attrs: Attributes, shape: Shape, op: str) -> tuple[int, int]:
     for size, kernel, stride, (before, after) in zip(
         shape[:2], attrs["kernel"], attrs["stride"], attrs["padding"], strict=True
     ):
+        if attrs.get("ceil") and kernel < stride + after:
+            # torch drops a last window that would lie in the padding entirely; with this there is none
+            raise GraphError(f"{op} with ceil needs a window of {stride + after} or more, received {kernel}")
         steps = (size + before + after - kernel) / stride
         if steps < 0:
             raise GraphError(
                 f"{op} with a {kernel} wide window does not fit an input of shape {shape}; use larger images"
             )
-        sides.append(math.floor(steps) + 1)
+        sides.append((math.ceil if attrs.get("ceil") else math.floor)(steps) + 1)
     return sides[0], sides[1]
 
 
@@ -90,21 +99,27 @@ def _conv_macs(attrs: Attributes, shapes: Sequence[Shape], out: Shape) -> int:
     return out[0] * out[1] * math.prod(_conv_params(attrs)["weight"])
 
 
-def _pool_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
-    shape = _map("max_pool", shapes[0])
-    return (*_window(attrs, shape, "max_pool"), shape[2])
+def _pool_shape(op: str) -> Callable[[Attributes, Sequence[Shape]], Shape]:
+    def shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+        given = _map(op, shapes[0])
+        return (*_window(attrs, given, op), given[2])
+
+    return shape
 
 
-def _norm_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
-    if shapes[0][-1] != attrs["channels"]:
-        raise GraphError(f"batch_norm expects {attrs['channels']} channels, received shape {shapes[0]}")
-    return shapes[0]
+def _channels(op: str) -> Callable[[Attributes, Sequence[Shape]], Shape]:
+    def shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+        if shapes[0][-1] != attrs["channels"]:
+            raise GraphError(f"{op} expects {attrs['channels']} channels, received shape {shapes[0]}")
+        return shapes[0]
+
+    return shape
 
 
 def _linear_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
-    if shapes[0] != (attrs["in_features"],):
-        raise GraphError(f"linear expects shape ({attrs['in_features']},), received {shapes[0]}")
-    return (attrs["out_features"],)
+    if shapes[0][-1] != attrs["in_features"]:
+        raise GraphError(f"linear expects shape (..., {attrs['in_features']}), received {shapes[0]}")
+    return (*shapes[0][:-1], attrs["out_features"])
 
 
 def _linear_params(attrs: Attributes) -> dict[str, Shape]:
@@ -134,7 +149,61 @@ def _add_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
     return shapes[0]
 
 
+def _multiply_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+    x, factor = shapes
+    if len(x) != len(factor) or any(f not in (1, n) for n, f in zip(x, factor, strict=True)):
+        raise GraphError(f"multiply takes a factor whose sides are 1 or equal, received {x} and {factor}")
+    return x
+
+
+def _concat_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+    if len({shape[:-1] for shape in shapes}) != 1:
+        raise GraphError(f"concat takes shapes that differ in their last side only, received {list(shapes)}")
+    return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+
+def _tokens(op: str, shape: Shape) -> Shape:
+    if len(shape) != 2:
+        raise GraphError(f"{op} takes tokens of shape (t, c), received {shape}")
+    return shape
+
+
+def _class_token_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+    tokens, channels = _tokens("class_token", _channels("class_token")(attrs, shapes))
+    return (tokens + 1, channels)
+
+
+def _position_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+    wanted = (attrs["tokens"], attrs["channels"])
+    if shapes[0] != wanted:
+        raise GraphError(
+            f"position has {wanted[0]} places of {wanted[1]} channels, received {shapes[0]}; positions are made "
+            "for images of one size, which model(..., size=) sets"
+        )
+    return shapes[0]
+
+
+def _attention_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+    tokens, channels = _tokens("attention", shapes[0])
+    if channels % (3 * attrs["heads"]):
+        raise GraphError(
+            f"attention takes queries, keys and values side by side, each of {attrs['heads']} equal heads; "
+            f"received shape {shapes[0]}"
+        )
+    return (tokens, channels // 3)
+
+
+def _first_token_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+    return _tokens("first_token", shapes[0])[1:]
+
+
+def _flat_tokens_shape(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:
+    height, width, channels = _map("tokens", shapes[0])
+    return (height * width, channels)
+
+
 _WINDOW = {"kernel": REQUIRED, "stride": (1, 1), "padding": ((0, 0), (0, 0))}
+_NORM = {"weight": "ones", "bias": "zeros"}
 
 OPS: Mapping[str, Op] = {
     op.name: op
@@ -149,25 +218,94 @@ OPS: Mapping[str, Op] = {
             {"in_channels": REQUIRED, "out_channels": REQUIRED, **_WINDOW, "groups": 1, "bias": True},
             _conv_params,
             _conv_macs,
+            {"weight": "he", "bias": "uniform"},
         ),
         Op(
             "batch_norm",
-            _norm_shape,
+            _channels("batch_norm"),
             {"channels": REQUIRED, "epsilon": 1e-5, "momentum": 0.1},
             lambda a: dict.fromkeys(("weight", "bias", *BUFFERS), (a["channels"],)),
+            initial={**_NORM, "running_mean": "zeros", "running_var": "ones"},
+        ),
+        # over the last axis
+        Op(
+            "layer_norm",
+            _channels("layer_norm"),
+            {"channels": REQUIRED, "epsilon": 1e-5},
+            lambda a: dict.fromkeys(("weight", "bias"), (a["channels"],)),
+            initial=_NORM,
         ),
         Op("relu", _same),
-        Op("max_pool", _pool_shape, _WINDOW),
+        Op("relu6", _same),
+        Op("silu", _same),
+        Op("sigmoid", _same),
+        # x * Phi(x), not the tanh approximation
+        Op("gelu", _same),
+        # x * sigmoid(1.702 x), as OpenAI's CLIP has it
+        Op("quick_gelu", _same),
+        Op("max_pool", _pool_shape("max_pool"), {**_WINDOW, "ceil": False}),
+        # count_padding: whether the zeros of the padding count in the average
+        Op("avg_pool", _pool_shape("avg_pool"), {**_WINDOW, "ceil": False, "count_padding": True}),
+        # window i of n reaches from floor(i * side / n) to ceil((i + 1) * side / n), as torch's; any input size
+        Op(
+            "adaptive_avg_pool",
+            lambda a, s: (*a["size"], _map("adaptive_avg_pool", s[0])[2]),
+            {"size": REQUIRED},
+        ),
         Op("global_avg_pool", lambda a, s: _map("global_avg_pool", s[0])[2:]),
         Op("add", _add_shape, inputs=2),
+        # the second is stretched along its sides of 1
+        Op("multiply", _multiply_shape, inputs=2),
+        # along the last axis
+        Op("concat", _concat_shape, inputs=None),
         Op("flatten", _flatten_shape, {"features": REQUIRED}),
+        # over the last axis
         Op(
             "linear",
             _linear_shape,
             {"in_features": REQUIRED, "out_features": REQUIRED, "bias": True},
             _linear_params,
-            lambda a, s, out: a["in_features"] * a["out_features"],
+            lambda a, s, out: math.prod(s[0]) * a["out_features"],
+            {"weight": "uniform", "bias": "uniform"},
         ),
+        # a factor for each channel of the last axis; `initial`: what it starts from
+        Op(
+            "scale",
+            _channels("scale"),
+            {"channels": REQUIRED, "initial": 1.0},
+            lambda a: {"weight": (a["channels"],)},
+            initial={"weight": "constant"},
+        ),
+        # (h, w, c) -> (h * w, c), row by row
+        Op("tokens", _flat_tokens_shape),
+        # a learned token put before the others
+        Op(
+            "class_token",
+            _class_token_shape,
+            {"channels": REQUIRED},
+            lambda a: {"weight": (a["channels"],)},
+            initial={"weight": "normal"},
+        ),
+        # a learned vector added to each token
+        Op(
+            "position",
+            _position_shape,
+            {"tokens": REQUIRED, "channels": REQUIRED},
+            lambda a: {"weight": (a["tokens"], a["channels"])},
+            initial={"weight": "normal"},
+        ),
+        # queries, keys and values side by side, (t, 3 c), each split into heads -> (t, c);
+        # softmax(q k^T / sqrt(c / heads)) v
+        Op(
+            "attention",
+            _attention_shape,
+            {"heads": REQUIRED},
+            macs=lambda a, s, out: 2 * out[0] * out[0] * out[1],
+        ),
+        Op("first_token", _first_token_shape),
+        # in training an element (dropout), or a sample's whole input (drop_path), is zero with probability `rate`
+        # and the rest scaled by 1 / (1 - rate)
         Op("dropout", _same, {"rate": REQUIRED}),
+        Op("drop_path", _same, {"rate": REQUIRED}),
     )
 }

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from headstart.data.preprocess import Preprocess
 from headstart.graph import Builder, Graph
+from headstart.models.architecture import HALF, Architecture
 from headstart.models.heads import Head, classifier
 
 
-def lenet(name: str, classes: int, head: Head) -> Graph:
+def lenet(name: str, classes: int, head: Head, size: int) -> Graph:
     """The graph, with a classifier of `classes` outputs."""
     b = Builder()
     x = b.conv("conv1", "input", 3, 6, 5, bias=True)
@@ -19,3 +21,6 @@ def lenet(name: str, classes: int, head: Head) -> Graph:
         x = b.add(f"relu{i + 2}", "relu", b.linear(f"fc{i}", x, fin, fout))
         x = b.add(f"dropout{i}", "dropout", x, rate=0.25)
     return b.graph(classifier(b, "fc3", x, 84, classes, head))
+
+
+ARCHITECTURES = (Architecture("lenet", lenet, "fc3", Preprocess(32, 32, "bilinear", HALF, HALF)),)

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from headstart.data.preprocess import Preprocess
-from headstart.errors import SettingError
+from headstart.errors import GraphError, SettingError
 from headstart.graph import Graph
+from headstart.models.architecture import Architecture
 from headstart.models.heads import Head, check_head
 from headstart.models.initial import initial_params
-from headstart.models.weights import check_fit, find_weights, read_weights
-from headstart.models.zoo import Architecture, architecture
+from headstart.models.layouts import fitted
+from headstart.models.weights import WeightFile, load_weights
+from headstart.models.zoo import architecture
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,24 @@ class Model:
 
     @property
     def default_cut(self) -> str:
-        """The features that the classifier takes: everything before it is the trunk."""
-        classifier = architecture(self.name).classifier
-        first = next(n for n in self.graph.nodes if n.name == classifier or n.name.startswith(f"{classifier}."))
-        return first.inputs[0]
+        """The features that the classifier takes: everything before it, and before its dropout, is the trunk."""
+        module = architecture(self.name).replaced(self.head)
+        node = next(n for n in self.graph.nodes if _is_part(f"{n.name}.", module))
+        while (before := self.graph[node.inputs[0]]).op == "dropout":
+            node = before
+        return node.inputs[0]
 
     def reseeded(self, seed: int, everything: bool = False) -> dict[str, np.ndarray]:
         """The parameters to start from: the fresh ones (or all) drawn from `seed`, the others as they are."""
-        shapes = self.graph.param_shapes()
-        new = initial_params(shapes, seed, None if everything else self.fresh)
-        return {name: new[name] if name in new else self.params[name] for name in shapes}
+        new = initial_params(self.graph, seed, None if everything else self.fresh)
+        return {name: new.get(name, value) for name, value in self.params.items()}
+
+    def without_auxiliary(self) -> Model:
+        """The same model without auxiliary heads, which serve training from pixels only."""
+        graph = self.graph.upto(self.graph.output)
+        names = graph.param_shapes()
+        params = {name: self.params[name] for name in names}
+        return replace(self, graph=graph, params=params, fresh=self.fresh & names.keys())
 
     def with_params(self, params: Mapping[str, np.ndarray]) -> Model:
         """The same model after training: nothing in it is fresh any more."""
@@ -63,7 +73,7 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """JSON-able facts, as reports print them."""
-        macs = self.graph.macs(self.input_shape)
+        macs = self.graph.upto(self.graph.output).macs(self.input_shape)
         return {
             "name": self.name,
             "weights": self.weights,
@@ -88,6 +98,7 @@ def model(
     classes: int | Sequence[str] | None = None,
     head: Head = "linear",
     size: int | None = None,
+    auxiliary: bool | None = None,
     seed: int = 0,
 ) -> Model:
     """Make a model by name.
@@ -95,8 +106,10 @@ def model(
     `weights`: None (random, drawn from `seed`, equal in every backend), a published name such as
     "tinyimagenet", or a path to a .safetensors file with torchvision's names. `classes`: the number or names
     of the classes to learn, which brings a fresh classifier; None keeps the classifier of the weights.
-    `head`: "linear", or hidden widths such as [256]. `size`: side in pixels of the square the images are
-    brought to; None: what the weights were trained with.
+    `head`: "linear", or a list of hidden widths and dropout rates such as [256] or [4096, 0.5, 4096, 0.5], which
+    replaces all fully connected layers where an architecture ends in several. `size`: side in pixels of the
+    square the images are brought to; None: what the weights were trained with. `auxiliary`: whether the heads
+    are there that GoogLeNet and Inception have for their training; None: where the size allows it.
 
     Raises UnknownNameError, WeightsError (names or shapes that do not fit), SettingError.
     """
@@ -104,30 +117,26 @@ def model(
     head = check_head(head)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise SettingError(f"seed={seed!r}; expected an integer of at least 0")
-    file = read_weights(find_weights(arch, weights)) if weights is not None else None
+    file = load_weights(arch, weights) if weights is not None else None
     if classes is None and head != "linear":
         raise SettingError(f"head={head!r} needs classes=, since a hidden layer makes a fresh classifier")
-    fresh_classifier = classes is not None or file is None
-    if classes is not None:
-        names, named = _class_names(classes)
-    else:
-        names, named = _classes_of(arch, file)
+    names, named = _class_names(classes) if classes is not None else _classes_of(arch, file)
     preprocess = file.preprocess if file is not None and file.preprocess is not None else arch.preprocess
     if size is not None:
         preprocess = preprocess.with_size(size)
 
-    graph = arch.graph(len(names), head)
+    graph = _graph(arch, len(names), head, preprocess.size, auxiliary)
     shapes = graph.param_shapes()
     given: dict[str, np.ndarray] = {}
-    if file is None:
-        fresh = frozenset(shapes)
-    else:
-        fresh = frozenset(n for n in shapes if _is_part(n, arch.classifier)) if fresh_classifier else frozenset()
-        given = {n: v for n, v in file.params.items() if not (fresh and _is_part(n, arch.classifier))}
-        check_fit(file.source, given, {n: s for n, s in shapes.items() if n not in fresh})
+    if file is not None:
+        extra = shapes.keys() - graph.upto(graph.output).param_shapes().keys()
+        outputs = [arch.replaced(head), *(node for node, _ in graph.auxiliary)]
+        fresh = [n for n in shapes if classes is not None and any(_is_part(n, module) for module in outputs)]
+        given = fitted(file.source, file.params, graph, arch.layouts, fresh, extra)
     # A size that does not fit is found here; after the names, which say more where another model's file came.
     graph.shapes((preprocess.size, preprocess.size, 3))
-    params = initial_params(shapes, seed, fresh) | given
+    drawn = frozenset(shapes.keys() - given.keys())
+    params = initial_params(graph, seed, drawn) | given
     return Model(
         name,
         graph,
@@ -136,9 +145,22 @@ def model(
         names,
         head,
         str(weights) if file is not None else None,
-        fresh,
+        drawn,
         named,
     )
+
+
+def _graph(arch: Architecture, classes: int, head: Head, size: int, auxiliary: bool | None) -> Graph:
+    """The architecture's graph, with its auxiliary heads if they are wanted or (None) fit the size."""
+    graph = arch.graph(classes, head, size)
+    if auxiliary and not graph.auxiliary:
+        raise SettingError(f"auxiliary=True: {arch.name} has no auxiliary heads")
+    if auxiliary is None and graph.auxiliary:
+        try:
+            graph.shapes((size, size, 3))
+        except GraphError:
+            auxiliary = False
+    return graph.upto(graph.output) if auxiliary is False else graph
 
 
 def _is_part(param: str, module: str) -> bool:
@@ -163,11 +185,16 @@ def _class_names(classes: int | Sequence[str]) -> tuple[tuple[str, ...], bool]:
     return names, named
 
 
-def _classes_of(arch: Architecture, file: Any) -> tuple[tuple[str, ...], bool]:
+def _classes_of(arch: Architecture, file: WeightFile | None) -> tuple[tuple[str, ...], bool]:
     """The classes of a weight file's own classifier; ImageNet's thousand, unnamed, where there is no file."""
     if file is None:
         return tuple(map(str, range(1000))), False
     if file.classes is not None:
         return file.classes, True
-    weight = file.params.get(f"{arch.classifier}.weight")
-    return tuple(map(str, range(len(weight) if weight is not None else 1000))), False
+    for layout in arch.layouts:
+        theirs, _ = layout.rename(f"{arch.classifier}.weight", (1, 1))
+        if theirs in file.params:
+            return tuple(map(str, range(len(file.params[theirs])))), False
+    raise SettingError(
+        f"{file.source} has no classifier; pass classes=, the number or the names of the classes to learn"
+    )

@@ -7,6 +7,7 @@ stride sits on the 3x3 convolution, as torchvision has it (the paper puts it on 
 from __future__ import annotations
 
 from headstart.graph import Builder, Graph
+from headstart.models.architecture import Architecture, Shipped, imagenet
 from headstart.models.heads import Head, classifier
 
 # name: (block, blocks in each layer, width of the first layer)
@@ -14,12 +15,14 @@ RESNETS = {
     "resnet18": ("basic", (2, 2, 2, 2), 64),
     "resnet34": ("basic", (3, 4, 6, 3), 64),
     "resnet50": ("bottleneck", (3, 4, 6, 3), 64),
+    "resnet101": ("bottleneck", (3, 4, 23, 3), 64),
+    "resnet152": ("bottleneck", (3, 8, 36, 3), 64),
     "resnet18_half": ("basic", (2, 2, 2, 2), 32),
 }
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
-def resnet(name: str, classes: int, head: Head) -> Graph:
+def resnet(name: str, classes: int, head: Head, size: int) -> Graph:
     """The graph of the row `name` of `RESNETS`, with a classifier of `classes` outputs."""
     kind, blocks, width = RESNETS[name]
     b = Builder()
@@ -56,3 +59,15 @@ def _block(b: Builder, kind: str, name: str, x: str, cin: int, inner: int, strid
         x = b.conv(f"{name}.downsample.0", x, cin, cout, 1, stride=stride)
         x = b.add(f"{name}.downsample.1", "batch_norm", x, channels=cout)
     return b.add(name, "relu", b.add(f"{name}.add", "add", y, x))
+
+
+ARCHITECTURES = (
+    *(Architecture(name, resnet, "fc", imagenet()) for name in RESNETS if name != "resnet18_half"),
+    Architecture(
+        "resnet18_half",
+        resnet,
+        "fc",
+        imagenet(96, 96),
+        {"tinyimagenet": Shipped("resnet18_half-tinyimagenet.safetensors")},
+    ),
+)

@@ -29,7 +29,8 @@ from headstart.features.extract import ExtractionStats
 from headstart.features.files import replace_whole
 from headstart.inference import frozen
 from headstart.models import Model, architecture
-from headstart.models.weights import check_fit, read_weights
+from headstart.models.layouts import fitted, published
+from headstart.models.weights import read_weights
 from headstart.training.history import History
 from headstart.training.metrics import softmax
 
@@ -117,6 +118,7 @@ class Run:
                 "head": m.head if isinstance(m.head, str) else list(m.head),
                 "preprocess": m.preprocess.as_dict(),
                 "weights": m.weights,
+                "auxiliary": bool(m.graph.auxiliary),
             },
             "mode": self.mode,
             "cut": self.cut,
@@ -133,7 +135,7 @@ class Run:
             "preprocess": json.dumps(m.preprocess.as_dict()),
             **({"classes": json.dumps(list(m.classes))} if m.named_classes else {}),
         }
-        tensors = {name: np.ascontiguousarray(value) for name, value in m.params.items()}
+        tensors = published(m.graph, m.params, architecture(m.name).layouts[0])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             replace_whole(folder / "weights.safetensors", [save_safetensors(tensors, metadata)])
@@ -161,14 +163,17 @@ def load(path: str | Path, backend: str | None = None) -> Run:
             raise WeightsError(f"{folder}: saved in format {about['format']}, this headstart reads {FORMAT}")
         spec = about["model"]
         head = spec["head"] if isinstance(spec["head"], str) else tuple(spec["head"])
-        graph = architecture(spec["name"]).graph(len(spec["classes"]), head)
+        arch = architecture(spec["name"])
+        preprocess = Preprocess.from_dict(spec["preprocess"])
+        graph = arch.graph(len(spec["classes"]), head, preprocess.size)
+        if not spec["auxiliary"]:
+            graph = graph.upto(graph.output)
         file = read_weights(folder / "weights.safetensors")
-        check_fit(file.source, file.params, graph.param_shapes())
         model = Model(
             spec["name"],
             graph,
-            {name: file.params[name] for name in graph.param_shapes()},
-            Preprocess.from_dict(spec["preprocess"]),
+            fitted(file.source, file.params, graph, arch.layouts),
+            preprocess,
             tuple(spec["classes"]),
             head,
             spec["weights"],

@@ -1,0 +1,126 @@
+"""How published files name and shape the parameters of our graphs. A layout is a function from our name and shape
+to theirs, so that one table serves both directions: saving applies it, and reading looks up what it gives.
+
+Invariant: what is read fits the graph exactly, name by name and shape by shape, or nothing is read. Reshaping
+never moves a number: sides of 1 come and go, and a fully connected layer may be published as a convolution over
+the whole map.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.errors import WeightsError
+from headstart.graph import Graph, Shape
+from headstart.models.positions import resample
+
+# Counters that state dicts of torch carry and inference does not use.
+IGNORED = "num_batches_tracked"
+# What wrappers put before every name: DataParallel, torch.compile, training scripts.
+PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")
+
+Rename = Callable[[str, Shape], tuple[str, Shape]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of one library."""
+
+    name: str
+    """"torchvision" or "timm\""""
+    rename: Rename
+    """(our parameter, its shape) -> (their name, their shape)"""
+
+    def names(self, graph: Graph) -> dict[str, tuple[str, Shape]]:
+        """Our parameter -> their name and shape."""
+        return {name: self.rename(name, shape) for name, shape in graph.param_shapes().items()}
+
+
+SAME = Layout("torchvision", lambda name, shape: (name, shape))
+
+
+def by_rules(name: str, *rules: tuple[str, str] | tuple[str, str, Callable[[Shape], Shape]]) -> Layout:
+    """A layout of rows (pattern that our whole name matches, their name with \\1 and so on, change of shape);
+    the first that matches is taken, a name that none matches stays."""
+    compiled = [(re.compile(row[0]), row[1], row[2] if len(row) > 2 else None) for row in rules]
+
+    def rename(ours: str, shape: Shape) -> tuple[str, Shape]:
+        for pattern, theirs, change in compiled:
+            if found := pattern.fullmatch(ours):
+                return found.expand(theirs), change(shape) if change is not None else shape
+        return ours, shape
+
+    return Layout(name, rename)
+
+
+def published(graph: Graph, params: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
+    """`params` by the layout's names, in its shapes."""
+    return {
+        theirs: np.ascontiguousarray(params[ours]).reshape(shape)
+        for ours, (theirs, shape) in layout.names(graph).items()
+    }
+
+
+def unwrapped(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the prefixes that wrappers put before every name, and without counters."""
+    found = {name: value for name, value in params.items() if not name.endswith(IGNORED)}
+    while found and (prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in found)), None)):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
+
+
+def fitted(
+    source: str,
+    params: Mapping[str, np.ndarray],
+    graph: Graph,
+    layouts: Sequence[Layout],
+    skip: Collection[str] = (),
+    optional: Collection[str] = (),
+) -> dict[str, np.ndarray]:
+    """The parameters of `graph` by our names, from a file's `params`, in whichever of `layouts` fits best.
+
+    Those of `skip` (our names) may be there in any shape and are left out; those of `optional` are taken where
+    the file has them. Positions of another image size are resampled. Raises WeightsError that lists every kind
+    of misfit, in the file's names.
+    """
+    params = unwrapped(params)
+    tables = [layout.names(graph) for layout in layouts]
+    table = max(tables, key=lambda names: sum(theirs in params for theirs, _ in names.values()))
+    positions = {f"{node.name}.weight" for node in graph.nodes if node.op == "position"}
+    found: dict[str, np.ndarray] = {}
+    missing, differing = [], []
+    for ours, (theirs, shape) in table.items():
+        if ours in skip or (ours in optional and theirs not in params):
+            continue
+        if theirs not in params:
+            missing.append(theirs)
+            continue
+        value = params[theirs]
+        if ours in positions and math.prod(value.shape) != math.prod(shape):
+            value = resample(value, graph.param_shapes()[ours])
+        elif value.shape != shape:
+            differing.append(f"{theirs} {tuple(value.shape)} instead of {tuple(shape)}")
+            continue
+        found[ours] = np.ascontiguousarray(value).reshape(graph.param_shapes()[ours])
+    known = {theirs for theirs, _ in table.values()}
+    skipped = [theirs for ours, (theirs, _) in table.items() if ours in skip]
+    stems = tuple(f"{name.rpartition('.')[0]}." for name in skipped)
+    extra = [name for name in params if name not in known and not (stems and name.startswith(stems))]
+    misfit(source, missing, extra, differing)
+    return found
+
+
+def misfit(source: str, missing: Sequence[str], extra: Sequence[str], differing: Sequence[str]) -> None:
+    """Raise WeightsError if any of the lists has an entry."""
+    parts = [
+        f"{what}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        for what, names in (("missing", missing), ("left over", extra), ("of another shape", differing))
+        if names
+    ]
+    if parts:
+        raise WeightsError(f"{source} does not fit the model; {'; '.join(parts)}")
