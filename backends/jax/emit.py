@@ -13,6 +13,7 @@ from flax import nnx
 from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph
 from headstart.graph.layout import from_channels_last, to_channels_last
+from headstart.graph.ops import adaptive_weights, window_padding
 
 Layer = Callable[..., jax.Array]
 
@@ -26,6 +27,39 @@ class PointwiseConv(nnx.Conv):
         dtype = self.dtype or x.dtype
         y = x.astype(dtype) @ self.kernel[...][0, 0].astype(dtype)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+
+class LastNorm(nnx.LayerNorm):
+    """In float32 whatever the arithmetic around it, and back to that."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
+
+
+class Scale(nnx.Module):
+    def __init__(self, weight: np.ndarray) -> None:
+        self.weight = nnx.Param(jnp.array(weight))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.weight[...].astype(x.dtype)
+
+
+class ClassToken(Scale):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        token = jnp.broadcast_to(self.weight[...].astype(x.dtype), (len(x), 1, x.shape[2]))
+        return jnp.concatenate([token, x], 1)
+
+
+class Position(Scale):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + self.weight[...].astype(x.dtype)
+
+
+class DropPath(nnx.Dropout):
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382), a sample at a time."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * super().__call__(jnp.ones((len(x), *[1] * (x.ndim - 1)), x.dtype))
 
 
 def _given(value: np.ndarray) -> Callable[..., jax.Array]:
@@ -78,14 +112,56 @@ def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, r
     return layer
 
 
-def _max_pool(a: Mapping[str, Any]) -> Layer:
+def _layer_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, rngs: nnx.Rngs) -> Layer:
+    return LastNorm(
+        a["channels"],
+        epsilon=a["epsilon"],
+        use_fast_variance=False,
+        scale_init=_given(p["weight"]),
+        bias_init=_given(p["bias"]),
+        rngs=rngs,
+    )
+
+
+def _pool(a: Mapping[str, Any], padding: Any, start: float, combine: Any) -> Layer:
     window, strides = (1, *a["kernel"], 1), (1, *a["stride"], 1)
+    return lambda x: jax.lax.reduce_window(
+        x, np.array(start, x.dtype), combine, window, strides, [(0, 0), *padding, (0, 0)]
+    )
+
+
+def _max_pool(a: Mapping[str, Any]) -> Layer:
+    return _pool(a, window_padding(a), -jnp.inf, jax.lax.max)
+
+
+def _avg_pool(a: Mapping[str, Any]) -> Layer:
+    total, of_mask = (_pool(a, padding, 0.0, jax.lax.add) for padding in (window_padding(a), ((0, 0), (0, 0))))
+    more = [(o - c, p - d) for (o, p), (c, d) in zip(window_padding(a), a["padding"], strict=True)]
 
     def pool(x: jax.Array) -> jax.Array:
-        padding = [(0, 0), *a["padding"], (0, 0)]
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
+        ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+        mask = jnp.pad(ones, [(0, 0), *a["padding"], (0, 0)], constant_values=float(a["count_padding"]))
+        return total(x) / of_mask(jnp.pad(mask, [(0, 0), *more, (0, 0)]))
 
     return pool
+
+
+def _adaptive_avg_pool(a: Mapping[str, Any]) -> Layer:
+    def pool(x: jax.Array) -> jax.Array:
+        down, across = (adaptive_weights(n, m) for n, m in zip(x.shape[1:3], a["size"], strict=True))
+        x = jnp.einsum("ih,nhwc->niwc", down.astype(x.dtype), x)
+        return jnp.einsum("jw,niwc->nijc", across.astype(x.dtype), x)
+
+    return pool
+
+
+def _attention(a: Mapping[str, Any]) -> Layer:
+    def attend(x: jax.Array) -> jax.Array:
+        n, tokens, channels = x.shape
+        heads = x.reshape(n, tokens, 3, a["heads"], channels // (3 * a["heads"]))
+        return jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0)).reshape(n, tokens, channels // 3)
+
+    return attend
 
 
 def _normalize(a: Mapping[str, Any]) -> Layer:
@@ -97,29 +173,47 @@ def _normalize(a: Mapping[str, Any]) -> Layer:
 MODULES: Mapping[str, Callable[..., Layer]] = {
     "conv": _conv,
     "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
     "linear": _linear,
+    "scale": lambda a, p, dtype, rngs: Scale(p["weight"]),
+    "class_token": lambda a, p, dtype, rngs: ClassToken(p["weight"]),
+    "position": lambda a, p, dtype, rngs: Position(p["weight"]),
+    "drop_path": lambda a, p, dtype, rngs: DropPath(a["rate"], rngs=rngs),
     "dropout": lambda a, p, dtype, rngs: nnx.Dropout(a["rate"], rngs=rngs),
 }
 # layers without: attributes -> function
 FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
     "normalize": _normalize,
     "relu": lambda a: jax.nn.relu,
+    "relu6": lambda a: jax.nn.relu6,
+    "silu": lambda a: jax.nn.silu,
+    "sigmoid": lambda a: jax.nn.sigmoid,
+    "gelu": lambda a: lambda x: jax.nn.gelu(x, approximate=False),
+    "quick_gelu": lambda a: lambda x: x * jax.nn.sigmoid(1.702 * x),
     "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "adaptive_avg_pool": _adaptive_avg_pool,
     "global_avg_pool": lambda a: lambda x: x.mean((1, 2)),
     "add": lambda a: jnp.add,
+    "multiply": lambda a: jnp.multiply,
+    "concat": lambda a: lambda *xs: jnp.concatenate(xs, -1),
+    "tokens": lambda a: lambda x: x.reshape(len(x), -1, x.shape[3]),
+    "attention": _attention,
+    "first_token": lambda a: lambda x: x[:, 0],
     "flatten": lambda a: lambda x: x.transpose(0, 3, 1, 2).reshape(len(x), -1),
 }
 # suffix of a parameter -> attribute of the NNX layer, where the two differ
 ATTRIBUTES = {
     "batch_norm": {"weight": "scale", "running_mean": "mean", "running_var": "var"},
+    "layer_norm": {"weight": "scale"},
     "conv": {"weight": "kernel"},
     "linear": {"weight": "kernel"},
 }
 
 
 class Network(nnx.Module):
-    """A graph as an NNX module: `(n, h, w, c)` in, `(n, h, w, c)` or `(n, c)` out. With `outputs` it returns
-    a dict of those nodes instead of the output."""
+    """A graph as an NNX module: `(n, h, w, c)` in, `(n, h, w, c)`, `(n, t, c)` or `(n, c)` out. With `outputs` it
+    returns a dict of those nodes instead of the output."""
 
     def __init__(
         self,
@@ -156,6 +250,7 @@ class Network(nnx.Module):
         for node in self.graph.nodes:
             for name in node.param_shapes():
                 suffix = name.rpartition(".")[2]
-                variable = getattr(self.layers[node.name], ATTRIBUTES[node.op].get(suffix, suffix))
-                found[name] = from_channels_last(np.array(variable[...]))
+                variable = getattr(self.layers[node.name], ATTRIBUTES.get(node.op, {}).get(suffix, suffix))
+                value = np.array(variable[...])
+                found[name] = from_channels_last(value) if suffix in ATTRIBUTES.get(node.op, ()) else value
         return found

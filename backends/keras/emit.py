@@ -13,10 +13,21 @@ import numpy as np
 from keras import layers
 
 from headstart.backends.keras.arrays import to_numpy
+from headstart.backends.keras.layers import (
+    AdaptiveAveragePool,
+    Attention,
+    AveragePool,
+    ClassToken,
+    DropPath,
+    FirstToken,
+    Position,
+    Scale,
+    quick_gelu,
+)
 from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 from headstart.graph.layout import from_channels_last, to_channels_last
-from headstart.graph.ops import is_buffer
+from headstart.graph.ops import window_padding
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,13 @@ def _pad(x: Any, padding: Any, value: float) -> Any:
     return keras.ops.pad(x, ((0, 0), *padding, (0, 0)), constant_values=value)
 
 
+def _depthwise(node: Node) -> bool:
+    """Whether it is a convolution of each channel by itself, for which frameworks have code of its own."""
+    a = node.attrs
+    one_each = 1 < a["groups"] == a["in_channels"] == a["out_channels"]
+    return one_each and a["stride"][0] == a["stride"][1]  # TensorFlow's takes equal strides only
+
+
 def _conv(node: Node, style: Style, x: Any) -> Any:
     a = node.attrs
     padding = "valid"
@@ -49,16 +67,19 @@ def _conv(node: Node, style: Style, x: Any) -> Any:
     elif a["padding"] != ((0, 0), (0, 0)):
         # "same" with a stride pads more at the end than at the beginning, unlike the op table
         x = layers.ZeroPadding2D(a["padding"], name=layer_name(f"{node.name}.pad"), dtype=style.dtype)(x)
+    settings = {"use_bias": a["bias"], "name": layer_name(node.name), "dtype": style.dtype}
+    if _depthwise(node):
+        return layers.DepthwiseConv2D(
+            a["kernel"], a["stride"], padding, depthwise_initializer="zeros", **settings
+        )(x)
     return layers.Conv2D(
         a["out_channels"],
         a["kernel"],
         a["stride"],
         padding,
         groups=a["groups"],
-        use_bias=a["bias"],
         kernel_initializer="zeros",
-        name=layer_name(node.name),
-        dtype=style.dtype,
+        **settings,
     )(x)
 
 
@@ -81,10 +102,37 @@ def _batch_norm(node: Node, style: Style, x: Any) -> Any:
 
 
 def _max_pool(node: Node, style: Style, x: Any) -> Any:
-    a = node.attrs
-    if a["padding"] != ((0, 0), (0, 0)):
-        x = _pad(x, a["padding"], -float("inf"))  # Keras itself pads with zeros, or not symmetrically
+    a, padding = node.attrs, window_padding(node.attrs)
+    if padding != ((0, 0), (0, 0)):
+        x = _pad(x, padding, -float("inf"))  # Keras itself pads with zeros, or not symmetrically
     return layers.MaxPooling2D(a["kernel"], a["stride"], name=layer_name(node.name), dtype=style.dtype)(x)
+
+
+def _avg_pool(node: Node, style: Style, x: Any) -> Any:
+    a = node.attrs
+    settings = {"name": layer_name(node.name), "dtype": style.dtype}
+    if window_padding(a) == ((0, 0), (0, 0)):
+        return layers.AveragePooling2D(a["kernel"], a["stride"], **settings)(x)
+    padding, more = a["padding"], window_padding(a)
+    return AveragePool(a["kernel"], a["stride"], padding, more, a["count_padding"], **settings)(x)
+
+
+def _named(kind: Callable[..., Any], *arguments: str) -> Callable[..., Any]:
+    """The emitter of a layer that takes some of the node's attributes."""
+
+    def emit(node: Node, style: Style, x: Any) -> Any:
+        given = [node.attrs[name] for name in arguments]
+        return kind(*given, name=layer_name(node.name), dtype=style.dtype)(x)
+
+    return emit
+
+
+def _merged(kind: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda node, style, *xs: kind(name=layer_name(node.name), dtype=style.dtype)(list(xs))
+
+
+def _activation(function: Any) -> Callable[..., Any]:
+    return lambda node, style, x: layers.Activation(function, name=layer_name(node.name), dtype=style.dtype)(x)
 
 
 def _flatten(node: Node, style: Style, x: Any) -> Any:
@@ -98,12 +146,33 @@ EMIT: Mapping[str, Callable[..., Any]] = {
     )(x),
     "conv": _conv,
     "batch_norm": _batch_norm,
-    "relu": lambda node, style, x: layers.ReLU(name=layer_name(node.name), dtype=style.dtype)(x),
-    "max_pool": _max_pool,
-    "global_avg_pool": lambda node, style, x: layers.GlobalAveragePooling2D(
-        name=layer_name(node.name), dtype=style.dtype
+    "layer_norm": lambda node, style, x: layers.LayerNormalization(
+        epsilon=node.attrs["epsilon"], name=layer_name(node.name), dtype=style.dtype
     )(x),
-    "add": lambda node, style, *xs: layers.Add(name=layer_name(node.name), dtype=style.dtype)(list(xs)),
+    "relu": _named(layers.ReLU),
+    "relu6": lambda node, style, x: layers.ReLU(6.0, name=layer_name(node.name), dtype=style.dtype)(x),
+    "silu": _activation("silu"),
+    "sigmoid": _activation("sigmoid"),
+    "gelu": _activation("gelu"),
+    "quick_gelu": _activation(quick_gelu),
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "adaptive_avg_pool": _named(AdaptiveAveragePool, "size"),
+    "global_avg_pool": _named(layers.GlobalAveragePooling2D),
+    "add": _merged(layers.Add),
+    "multiply": _merged(layers.Multiply),
+    "concat": _merged(layers.Concatenate),
+    "scale": _named(Scale),
+    "tokens": lambda node, style, x: layers.Reshape(
+        (-1, x.shape[3]), name=layer_name(node.name), dtype=style.dtype
+    )(x),
+    "class_token": _named(ClassToken),
+    "position": _named(Position),
+    "attention": _named(Attention, "heads"),
+    "first_token": _named(FirstToken),
+    "drop_path": lambda node, style, x: DropPath(
+        node.attrs["rate"], style.seed, name=layer_name(node.name), dtype=style.dtype
+    )(x),
     "flatten": _flatten,
     "linear": lambda node, style, x: layers.Dense(
         node.attrs["out_features"],
@@ -124,6 +193,7 @@ ATTRIBUTES = {
         "running_mean": "moving_mean",
         "running_var": "moving_variance",
     },
+    "layer_norm": {"weight": "gamma", "bias": "beta"},
     "conv": {"weight": "kernel"},
     "linear": {"weight": "kernel"},
 }
@@ -151,25 +221,41 @@ def network(
         if style.dtype != "float32":
             found = keras.ops.cast(found, "float32")
     model = keras.Model(x, found)
-    for name, variable in variables(graph, model).items():
-        variable.assign(params[name] if is_buffer(name) else to_channels_last(params[name]))
+    for node in graph.nodes:
+        for name, variable in variables(node, model).items():
+            variable.assign(_to_keras(node, np.asarray(params[name])))
     return model
 
 
-def variables(graph: Graph, model: keras.Model) -> dict[str, keras.Variable]:
-    """torchvision's parameter name -> the model's variable."""
-    found = {}
-    for node in graph.nodes:
-        for name in node.param_shapes():
-            suffix = name.rpartition(".")[2]
-            attribute = ATTRIBUTES[node.op].get(suffix, suffix)
-            found[name] = getattr(model.get_layer(layer_name(node.name)), attribute)
-    return found
+def _to_keras(node: Node, value: np.ndarray) -> np.ndarray:
+    if node.op not in ("conv", "linear"):
+        return value
+    value = to_channels_last(value)
+    return value.swapaxes(2, 3) if node.op == "conv" and value.ndim == 4 and _depthwise(node) else value
+
+
+def _from_keras(node: Node, value: np.ndarray) -> np.ndarray:
+    if node.op not in ("conv", "linear"):
+        return value
+    if node.op == "conv" and value.ndim == 4 and _depthwise(node):
+        value = value.swapaxes(2, 3)
+    return from_channels_last(value)
+
+
+def variables(node: Node, model: keras.Model) -> dict[str, keras.Variable]:
+    """torchvision's parameter name -> the model's variable, of one node."""
+    names = {name: name.rpartition(".")[2] for name in node.param_shapes()}
+    own = ATTRIBUTES.get(node.op, {})
+    return {
+        name: getattr(model.get_layer(layer_name(node.name)), own.get(suffix, suffix))
+        for name, suffix in names.items()
+    }
 
 
 def numpy_params(graph: Graph, model: keras.Model) -> dict[str, np.ndarray]:
     """The parameters under torchvision's names, in its layout."""
     return {
-        name: from_channels_last(to_numpy(keras.ops.copy(variable.value)))
-        for name, variable in variables(graph, model).items()
+        name: _from_keras(node, to_numpy(keras.ops.copy(variable.value)))
+        for node in graph.nodes
+        for name, variable in variables(node, model).items()
     }

@@ -14,6 +14,7 @@ from torch import nn
 from headstart.backends.torch.arrays import from_numpy
 from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
+from headstart.graph.ops import window_padding
 
 Attributes = Mapping[str, Any]
 Layer = Callable[..., torch.Tensor]
@@ -39,27 +40,115 @@ class PaddedConv2d(nn.Conv2d):
 
 
 def _conv(a: Attributes) -> nn.Module:
-    (top, bottom), (left, right) = a["padding"]
-    symmetric = top == bottom and left == right
+    symmetric = _symmetric(a["padding"])
     layer = (nn.Conv2d if symmetric else PaddedConv2d)(
         a["in_channels"],
         a["out_channels"],
         a["kernel"],
         a["stride"],
-        (top, left) if symmetric else 0,
+        tuple(before for before, _ in a["padding"]) if symmetric else 0,
         groups=a["groups"],
         bias=a["bias"],
     )
     if not symmetric:
-        layer.pads = (left, right, top, bottom)
+        layer.pads = _outside(a["padding"])
     return layer
 
 
+def _symmetric(padding: Any) -> bool:
+    return all(before == after for before, after in padding)
+
+
+def _outside(padding: Any) -> tuple[int, int, int, int]:
+    """The op table's padding in the order of `F.pad`."""
+    (top, bottom), (left, right) = padding
+    return left, right, top, bottom
+
+
 def _max_pool(a: Attributes) -> Layer:
-    (top, bottom), (left, right) = a["padding"]
-    if top == bottom and left == right:
-        return lambda x: F.max_pool2d(x, a["kernel"], a["stride"], (top, left))
-    return lambda x: F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-torch.inf), a["kernel"], a["stride"])
+    kernel, stride = a["kernel"], a["stride"]
+    if _symmetric(a["padding"]):
+        pads = tuple(before for before, _ in a["padding"])
+        return lambda x: F.max_pool2d(x, kernel, stride, pads, ceil_mode=a["ceil"])
+    outside = _outside(window_padding(a))
+    return lambda x: F.max_pool2d(F.pad(x, outside, value=-torch.inf), kernel, stride)
+
+
+def _avg_pool(a: Attributes) -> Layer:
+    kernel, stride = a["kernel"], a["stride"]
+    if _symmetric(a["padding"]):
+        pads = tuple(before for before, _ in a["padding"])
+        return lambda x: F.avg_pool2d(x, kernel, stride, pads, a["ceil"], a["count_padding"])
+    outside, counted = _outside(window_padding(a)), _outside(a["padding"])
+
+    def pool(x: torch.Tensor) -> torch.Tensor:
+        mask = F.pad(torch.ones_like(x[:1, :1]), counted, value=float(a["count_padding"]))
+        mask = F.pad(mask, [o - c for o, c in zip(outside, counted, strict=True)])
+        return F.avg_pool2d(F.pad(x, outside), kernel, stride) / F.avg_pool2d(mask, kernel, stride)
+
+    return pool
+
+
+class LastLinear(nn.Linear):
+    """Over the last axis of the op table's shapes, which torch's maps have second."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if x.ndim == 4 else super().forward(x)
+
+
+class LastNorm(nn.LayerNorm):
+    """Over the last axis, as `LastLinear`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if x.ndim == 4 else super().forward(x)
+
+
+class Scale(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (self.weight[:, None, None] if x.ndim == 4 else self.weight)
+
+
+class ClassToken(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((self.weight.expand(len(x), 1, -1).to(x.dtype), x), 1)
+
+
+class Position(nn.Module):
+    def __init__(self, tokens: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(tokens, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.weight
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382), a sample at a time."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = x.new_ones(len(x), *[1] * (x.ndim - 1))
+        return x * F.dropout(kept, self.rate, self.training)
+
+
+def _attention(a: Attributes) -> Layer:
+    def attend(x: torch.Tensor) -> torch.Tensor:
+        n, tokens, channels = x.shape
+        heads = x.view(n, tokens, 3, a["heads"], channels // (3 * a["heads"])).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(n, tokens, channels // 3)
+
+    return attend
 
 
 # layers with state: attributes -> module
@@ -67,22 +156,41 @@ MODULES: Mapping[str, Callable[[Attributes], nn.Module]] = {
     "normalize": lambda a: Normalize(a["scale"], a["shift"]),
     "conv": _conv,
     "batch_norm": lambda a: nn.BatchNorm2d(a["channels"], a["epsilon"], a["momentum"]),
-    "linear": lambda a: nn.Linear(a["in_features"], a["out_features"], a["bias"]),
+    "layer_norm": lambda a: LastNorm(a["channels"], a["epsilon"]),
+    "linear": lambda a: LastLinear(a["in_features"], a["out_features"], a["bias"]),
+    "scale": lambda a: Scale(a["channels"]),
+    "class_token": lambda a: ClassToken(a["channels"]),
+    "position": lambda a: Position(a["tokens"], a["channels"]),
     "dropout": lambda a: nn.Dropout(a["rate"]),
+    "drop_path": lambda a: DropPath(a["rate"]),
 }
 # layers without: attributes -> function
 FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
     "relu": lambda a: F.relu,
+    "relu6": lambda a: F.relu6,
+    "silu": lambda a: F.silu,
+    "sigmoid": lambda a: torch.sigmoid,
+    "gelu": lambda a: F.gelu,
+    "quick_gelu": lambda a: lambda x: x * torch.sigmoid(1.702 * x),
     "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "adaptive_avg_pool": lambda a: lambda x: F.adaptive_avg_pool2d(x, a["size"]),
     "global_avg_pool": lambda a: lambda x: x.mean((2, 3)),
     "add": lambda a: torch.add,
+    "multiply": lambda a: torch.mul,
+    "concat": lambda a: lambda *xs: torch.cat(xs, 2 if xs[0].ndim == 3 else 1),
     "flatten": lambda a: lambda x: x.flatten(1),
+    "tokens": lambda a: lambda x: x.flatten(2).transpose(1, 2),
+    "attention": _attention,
+    "first_token": lambda a: lambda x: x[:, 0],
 }
+# what draws from the random generator in training
+RANDOM = ("dropout", "drop_path")
 
 
 class Network(nn.Module):
-    """A graph as a torch module: `(n, c, h, w)` in, `(n, c, h, w)` or `(n, c)` out, uint8 or float as the
-    graph's first node has it. With `outputs` it returns a dict of those nodes instead of the output."""
+    """A graph as a torch module: `(n, c, h, w)` in, `(n, c, h, w)`, `(n, t, c)` or `(n, c)` out, uint8 or float
+    as the graph's first node has it. With `outputs` it returns a dict of those nodes instead of the output."""
 
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> None:
         super().__init__()

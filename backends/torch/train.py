@@ -12,7 +12,7 @@ from torch import nn
 
 from headstart.backend import Place, Recipe
 from headstart.backends.torch.arrays import from_numpy, synchronize, to_numpy
-from headstart.backends.torch.emit import Network
+from headstart.backends.torch.emit import RANDOM, Network
 from headstart.graph import Graph
 from headstart.training.optimizers import SGD
 
@@ -22,7 +22,7 @@ class TorchTrainer:
         self.place, self.recipe = place, recipe
         self.network = Network(graph, params).to(place.device)
         self.optimizer = _optimizer(recipe, list(self.network.parameters()))
-        self.has_dropout = any(node.op == "dropout" for node in graph.nodes)
+        self.has_dropout = any(node.op in RANDOM for node in graph.nodes)
         self.random_state = _seeded_state(recipe.seed, place.device)
 
     def put(self, rows: np.ndarray) -> torch.Tensor:

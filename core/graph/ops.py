@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from headstart.errors import GraphError
 
 Shape = tuple[int, ...]
@@ -51,6 +53,24 @@ BUFFERS = ("running_mean", "running_var")
 def is_buffer(param: str) -> bool:
     """Whether the parameter called `param` is a statistic (kept, not trained)."""
     return param.rpartition(".")[2] in BUFFERS
+
+
+def window_padding(attrs: Attributes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Padding per side with which rounding the number of windows down gives what the node's own rounding gives:
+    `ceil` adds what a last window may need. What it adds counts in no average."""
+    (top, bottom), (left, right) = attrs["padding"]
+    if attrs.get("ceil"):
+        bottom, right = bottom + attrs["stride"][0] - 1, right + attrs["stride"][1] - 1
+    return (top, bottom), (left, right)
+
+
+def adaptive_weights(side: int, size: int) -> np.ndarray:
+    """float32 `(size, side)`: the weights with which `adaptive_avg_pool` averages along a side."""
+    place = np.arange(side)
+    first = np.arange(size) * side // size
+    last = -(-(np.arange(size) + 1) * side // size)
+    inside = (place >= first[:, None]) & (place < last[:, None])
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _same(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:

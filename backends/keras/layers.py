@@ -1,0 +1,152 @@
+"""Layers of the op table that Keras has none for. Registered, so that a saved model can be read again wherever
+`headstart.backends.keras` is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+registered = keras.saving.register_keras_serializable(package="headstart")
+
+
+@registered
+def quick_gelu(x: Any) -> Any:
+    return x * ops.sigmoid(1.702 * x)
+
+
+class Configured(layers.Layer):
+    """A layer that can be made again from the keyword arguments it names in `SETTINGS`."""
+
+    SETTINGS: tuple[str, ...] = ()
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **{name: getattr(self, name) for name in self.SETTINGS}}
+
+
+@registered
+class AveragePool(Configured):
+    """An average with padding, which counts in it or not; rounding up adds padding that never does."""
+
+    SETTINGS = ("kernel", "stride", "padding", "outside", "count_padding")
+
+    def __init__(
+        self, kernel: Any, stride: Any, padding: Any, outside: Any, count_padding: bool, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        self.kernel, self.stride = tuple(kernel), tuple(stride)
+        self.padding, self.outside = tuple(map(tuple, padding)), tuple(map(tuple, outside))
+        self.count_padding = count_padding
+
+    def call(self, x: Any) -> Any:
+        mask = ops.pad(
+            ops.ones_like(x[:1, :, :, :1]),
+            ((0, 0), *self.padding, (0, 0)),
+            constant_values=float(self.count_padding),
+        )
+        more = [(o - c, p - d) for (o, p), (c, d) in zip(self.outside, self.padding, strict=True)]
+        mask = ops.pad(mask, ((0, 0), *more, (0, 0)))
+        x = ops.pad(x, ((0, 0), *self.outside, (0, 0)))
+        return ops.average_pool(x, self.kernel, self.stride) / ops.average_pool(mask, self.kernel, self.stride)
+
+
+@registered
+class AdaptiveAveragePool(Configured):
+    """To `size`, from maps of any size; window i of n reaches from floor(i * side / n) to
+    ceil((i + 1) * side / n). Keras's own, since 3.13, needs to know the map's size when the model is built."""
+
+    SETTINGS = ("size",)
+
+    def __init__(self, size: Any, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.size = tuple(size)
+
+    def call(self, x: Any) -> Any:
+        _, height, width, _ = ops.shape(x)
+        down, across = (
+            self._weights(*sides, x.dtype) for sides in ((height, self.size[0]), (width, self.size[1]))
+        )
+        return ops.einsum("jw,niwc->nijc", across, ops.einsum("ih,nhwc->niwc", down, x))
+
+    def _weights(self, side: Any, size: int, dtype: Any) -> Any:
+        place = ops.arange(side, dtype="int32")
+        step = ops.arange(size, dtype="int32")[:, None]
+        inside = ops.logical_and(place >= step * side // size, place < ((step + 1) * side + size - 1) // size)
+        weights = ops.cast(inside, "float32")
+        return ops.cast(weights / ops.sum(weights, 1, keepdims=True), dtype)
+
+
+@registered
+class Scale(layers.Layer):
+    """A factor for each channel."""
+
+    def build(self, shape: Any) -> None:
+        self.weight = self.add_weight((shape[-1],), "ones", name="weight")
+
+    def call(self, x: Any) -> Any:
+        return x * self.weight
+
+
+@registered
+class ClassToken(layers.Layer):
+    """A learned token before the others."""
+
+    def build(self, shape: Any) -> None:
+        self.weight = self.add_weight((shape[-1],), "zeros", name="weight")
+
+    def call(self, x: Any) -> Any:
+        token = ops.broadcast_to(ops.cast(self.weight, x.dtype), (ops.shape(x)[0], 1, x.shape[2]))
+        return ops.concatenate([token, x], 1)
+
+
+@registered
+class Position(layers.Layer):
+    """A learned vector added to each token."""
+
+    def build(self, shape: Any) -> None:
+        self.weight = self.add_weight(shape[1:], "zeros", name="weight")
+
+    def call(self, x: Any) -> Any:
+        return x + self.weight
+
+
+@registered
+class Attention(Configured):
+    """softmax(q k^T / sqrt(d)) v of queries, keys and values that lie side by side."""
+
+    SETTINGS = ("heads",)
+
+    def __init__(self, heads: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.heads = heads
+
+    def call(self, x: Any) -> Any:
+        tokens, channels = ops.shape(x)[1], x.shape[2]
+        parts = ops.split(ops.reshape(x, (-1, tokens, 3 * self.heads, channels // (3 * self.heads))), 3, 2)
+        return ops.reshape(ops.dot_product_attention(*parts), (-1, tokens, channels // 3))
+
+
+@registered
+class FirstToken(layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x[:, 0]
+
+
+@registered
+class DropPath(Configured):
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382), a sample at a time."""
+
+    SETTINGS = ("rate", "seed")
+
+    def __init__(self, rate: float, seed: int = 0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.rate, self.seed = rate, seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if not training:
+            return x
+        shape = (ops.shape(x)[0], *[1] * (len(x.shape) - 1))
+        kept = keras.random.uniform(shape, seed=self.generator) >= self.rate
+        return x * ops.cast(kept, x.dtype) / (1 - self.rate)
