@@ -11,19 +11,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from headstart.errors import BackendError, UnknownNameError
-from headstart.graph import Graph
+from headstart.graph import Graph, NativePart
+from headstart.graph.native import require_home
 from headstart.training.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from headstart.data import Arrays, Preprocess
 
 VARIABLE = "HEADSTART_BACKEND"
 PRECISIONS = ("float32", "bfloat16")
@@ -57,13 +62,16 @@ class Recipe:
     """whether batch norms use and update the batch's statistics, or keep the ones they came with"""
     seed: int
     """of dropout; its masks are the framework's own and differ between backends"""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """parameter -> multiple of each step's learning rate; 1 where it is not named"""
 
 
 class Trunk(Protocol):
     """A frozen graph in inference mode, ready to run."""
 
-    def run(self, images: np.ndarray) -> dict[str, Any]:
-        """`(n, h, w, c)` images -> node name -> native array of its output, computed when this returns."""
+    def run(self, images: Any) -> dict[str, Any]:
+        """`(n, h, w, c)` images, or a wrapped module's inputs as core has them (an array or a dict of arrays) ->
+        node name -> native array of its output, computed when this returns."""
 
     def params(self) -> dict[str, np.ndarray]:
         """The parameters as they are on the device now, by the names they came with."""
@@ -77,17 +85,53 @@ class Trainer(Protocol):
 
     def epoch(self, rows: Any, labels: np.ndarray, order: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, int]:
         """Train on resident `rows`: step i on the rows `order[i]` (int64 `(steps, batch)`) at learning rate
-        `rates[i]`. `labels` are int64 `(n,)`. Returns the losses `(steps,)` and the number of samples that
-        were classified right, each before its step's update."""
+        `rates[i]`. `labels` are int64 `(n,)`. Returns the losses `(steps, outputs)`, the graph's output first
+        and then its auxiliary ones, unweighted, and the number of samples that the output classified right,
+        each before its step's update."""
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[float, int]:
-        """One step on one batch: numpy or a native array as `Trunk.run` returns it."""
+    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
+        """One step on one batch: what `Trunk.run` takes, or a native array as it returns it. Losses
+        `(outputs,)`."""
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         """Inference on the rows `start:stop` of `put`'s handle or of a batch; float32 `(n, classes)`."""
 
     def params(self) -> dict[str, np.ndarray]:
         """All parameters as they are now, statistics included, in torchvision's layout."""
+
+
+@dataclass(frozen=True)
+class WrapRequest:
+    """What a backend's `wrap` is asked for."""
+
+    native: Any
+    cut: str | None
+    """where its trunk ends, by the module's own names; None: at its end, or with `rest` before its classifier"""
+    rest: bool
+    """whether the rest of the module is wanted, as the head"""
+    example: Any
+    """two samples as core has them: images float32 `(2, h, w, 3)`, other inputs as they are"""
+    params: Any
+    """the parameters of functions, which hold none themselves"""
+    init: Callable[[int], Any] | None
+    """seed -> a module like `native`, or such `params`, drawn anew"""
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """What a backend's `wrap` has made of a module."""
+
+    cut: str
+    """the last thing in the trunk, by the module's own names"""
+    place: str
+    """the same, where the framework numbers names anew each time a module is built: as it stays"""
+    trunk: NativePart
+    params: Mapping[str, np.ndarray]
+    """of the trunk"""
+    head: NativePart | None = None
+    head_params: Mapping[str, np.ndarray] = field(default_factory=dict)
+    reason: str = ""
+    """why the trunk's structure cannot be known, where it cannot"""
 
 
 class Backend(Protocol):
@@ -110,11 +154,20 @@ class Backend(Protocol):
     def native(self, graph: Graph, params: Mapping[str, np.ndarray]) -> Any:
         """The framework's own model object, in inference mode, on the CPU."""
 
-    def call(self, native: Any, images: np.ndarray) -> np.ndarray:
-        """Run a native model on float32 `(n, h, w, c)`; float32 logits."""
+    def call(self, native: Any, images: Any) -> np.ndarray:
+        """Run a native model on float32 `(n, h, w, c)`, or on what a wrapped module takes; float32 logits."""
 
     def numpy(self, array: Any) -> np.ndarray:
         """A native array as numpy, `(n, h, w, c)` or `(n, c)`."""
+
+    def owns(self, native: Any) -> bool:
+        """Whether `native` is a module of this framework, or what it has in place of modules."""
+
+    def inputs(self, native: Any) -> Preprocess | Arrays | None:
+        """What a module itself says of its inputs; None where it says nothing."""
+
+    def wrap(self, request: WrapRequest) -> Wrapping:
+        """Cut a user's module in two, or take it whole. It is copied, never changed."""
 
 
 def names() -> tuple[str, ...]:
@@ -131,18 +184,22 @@ def _missing(name: str) -> list[str]:
     return [module for module in REQUIRES[name][0] if find_spec(module) is None]
 
 
-def choose(name: str | None = None) -> str:
-    """The backend to use: `name`, else HEADSTART_BACKEND, else the only one installed.
+def choose(name: str | None = None, home: str | None = None) -> str:
+    """The backend to use: `name`, else HEADSTART_BACKEND, else the only one installed. Of a model that holds a
+    wrapped module, `home` is the only one that can run it, and need not be named.
 
     Raises UnknownNameError for a name that is none, BackendError where its framework is missing, where none
-    is installed, or where several are and none was named.
+    is installed, where several are and none was named, or where a wrapped module lives in another one.
     """
     source = ""
+    if name is None and home is not None:
+        name, source = home, " (where the wrapped module lives)"
     if name is None and os.environ.get(VARIABLE):
         name, source = os.environ[VARIABLE], f" (from {VARIABLE})"
     if name is not None:
         if name not in REQUIRES:
             raise UnknownNameError("backend", name, REQUIRES, source)
+        require_home(home, name)
         if missing := _missing(name):
             raise BackendError(
                 f"backend {name!r}{source} needs {' and '.join(missing)}, which is not installed: "
@@ -168,9 +225,22 @@ def _load(name: str) -> Backend:
     return import_module(f"headstart.backends.{name}").BACKEND  # type: ignore[no-any-return]
 
 
-def load(name: str | None = None) -> Backend:
+def load(name: str | None = None, home: str | None = None) -> Backend:
     """The backend object for `name` (see `choose`); imports its framework."""
-    return _load(choose(name))
+    return _load(choose(name, home))
+
+
+# Keras first: on its torch engine its models are torch modules, too.
+ASKED: tuple[str, ...] = ("keras", "torch", "jax")
+
+
+def owner(native: Any) -> Backend | None:
+    """The backend whose framework `native` is a module of. Only those are asked that are imported already: a
+    module of another one cannot be there."""
+    for name in ASKED:
+        if REQUIRES[name][0][0] in sys.modules and not _missing(name) and _load(name).owns(native):
+            return _load(name)
+    return None
 
 
 def versions(name: str) -> dict[str, str]:

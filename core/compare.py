@@ -43,7 +43,7 @@ class Spec:
     weights: str | None = None
     """None: the first published ones of the model, random where there are none; "none": random"""
     size: int | None = None
-    head: str | tuple[int, ...] = "linear"
+    head: str | tuple[int | float, ...] = "linear"
     cut: str | None = None
     backends: tuple[str, ...] = ()
     """() : every installed one"""
@@ -135,6 +135,33 @@ def compare(spec: Spec, out: str | Path | None = None, listener: Listener = lamb
             report["errors"][name] = error
         save()
     return report
+
+
+def compare_modes(
+    model: Any,
+    train: Any,
+    val: Any,
+    modes: Sequence[str] = tuple(MODES),
+    *,
+    backend: str | None = None,
+    listener: Listener = lambda event: None,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """The rows of a comparison for a model that is at hand, such as one that `hs.wrap` made, of which no other
+    process could be told: its modes one after the other, in this process, on one backend.
+
+    `settings`: of `hs.fit`. `listener`: as in `compare`.
+    """
+    from headstart.training.fit import fit
+
+    rows: list[dict[str, Any]] = []
+    for mode in modes:
+        run = fit(model, train, val, mode=mode, backend=backend, **settings)
+        row = row_of(run)
+        finish_row(row, rows)
+        rows.append(row)
+        listener({"event": "row", "row": row})
+    return rows
 
 
 def _run_child(

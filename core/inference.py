@@ -1,21 +1,79 @@
-"""Running a model on arrays that are already preprocessed, for whoever wants activations and no store."""
+"""Running a model as it is: on images, for their classes, and on arrays that are already preprocessed, for whoever
+wants activations and no store."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from headstart import backend as backends
 from headstart.backend import Backend, Place, Trunk
+from headstart.data import Arrays, Dataset, arrays
+from headstart.data.dataset import FileSource
+from headstart.data.decode import decode, read_file
+from headstart.data.loader import batches
+from headstart.data.rows import count, pad, window
 from headstart.errors import SettingError
 from headstart.graph import Graph, fold
 from headstart.models import Model
 
 
+def predict(
+    model: Model,
+    images: Dataset | np.ndarray | Sequence[Any],
+    *,
+    backend: str | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    workers: int | None = None,
+) -> np.ndarray:
+    """float32 logits `(n, classes)` of `model` as it is; `model.classes` names their columns.
+
+    `images`: a data set; uint8 `(n, h, w, 3)`; a list of paths, Pillow images or uint8 arrays of any size, all
+    of which are preprocessed as the model needs; or float32 `(n, h, w, 3)`, taken as preprocessed already. For a
+    wrapped model without preprocessing: a data set, or the arrays it takes. Raises ImageError for a file that
+    cannot be decoded, SettingError for anything else.
+    """
+    chosen = backends.load(backend, model.home)
+    output = model.graph.output
+    graph, params = frozen(model.graph.upto(output), model.params, [output])
+    ready = _prepared(model, images)
+    if ready is not None:
+        total = count(ready)
+        size = min(batch_size, max(1, total))
+        source = (window(ready, start, start + size) for start in range(0, total, size))
+    else:
+        if not len(images):
+            return np.zeros((0, len(model.classes)), np.float32)
+        data = as_dataset(images)
+        total, size = len(data), min(batch_size, max(1, len(data)))
+        graph = fed(graph, model)
+        loaded = batches(data, model.preprocess, np.arange(total), size, workers=workers)
+        source = (batch.images for batch in loaded)
+    if not total:
+        return np.zeros((0, len(model.classes)), np.float32)
+    trunk = chosen.trunk(graph, params, [output], chosen.place(device, "float32"))
+    parts = [chosen.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _prepared(model: Model, images: Any) -> Any:
+    """The samples, if they come as the model itself takes them; None where they have to be loaded."""
+    if isinstance(model.preprocess, Arrays):
+        return None if isinstance(images, Dataset) else model.preprocess.prepared(images)
+    if not isinstance(images, np.ndarray) or not np.issubdtype(images.dtype, np.floating):
+        return None
+    if images.ndim != 4 or images.shape[3] != 3:
+        raise SettingError(f"expected float32 images (n, h, w, 3), received {images.dtype} {images.shape}")
+    return images.astype(np.float32, copy=False)
+
+
 def forward(
     model: Model,
-    x: np.ndarray,
+    x: Any,
     cuts: str | Sequence[str] = "logits",
     *,
     backend: str | None = None,
@@ -25,42 +83,80 @@ def forward(
 ) -> dict[str, np.ndarray]:
     """Run `model` in inference mode.
 
-    `x`: float32 `(n, h, w, 3)`, already preprocessed. `cuts`: node names, of any node and not only of legal
+    `x`: float32 `(n, h, w, 3)`, already preprocessed; for a wrapped model without preprocessing the arrays it
+    takes. `cuts`: node names, of any node and not only of legal
     cuts; `logits` is the output. `folded=False` keeps batch norms as layers. Returns a dict from the names
     as they were given to float32 arrays `(n, h, w, c)` or `(n, c)`.
 
     Raises CutError for a name that is no node, SettingError for an `x` of another shape or dtype.
     """
-    x = np.asarray(x)
-    if x.ndim != 4 or x.shape[3] != 3 or not np.issubdtype(x.dtype, np.floating):
-        raise SettingError(
-            f"forward takes preprocessed float32 images (n, h, w, 3), received {x.dtype} {x.shape}; "
-            "model.preprocess.normalise turns uint8 images into such"
-        )
+    if isinstance(model.preprocess, Arrays):
+        x = model.preprocess.prepared(x)
+    else:
+        x = np.asarray(x)
+        if x.ndim != 4 or x.shape[3] != 3 or not np.issubdtype(x.dtype, np.floating):
+            raise SettingError(
+                f"forward takes preprocessed float32 images (n, h, w, 3), received {x.dtype} {x.shape}; "
+                "model.preprocess.normalise turns uint8 images into such"
+            )
+        x = x.astype(np.float32, copy=False)
     wanted = [cuts] if isinstance(cuts, str) else list(cuts)
     nodes = {cut: model.graph.resolve(cut) for cut in wanted}
-    chosen = backends.load(backend)
+    chosen = backends.load(backend, model.home)
     graph = model.graph.upto(*nodes.values())
-    graph.shapes(x.shape[1:])  # a size that does not fit is an error of ours, not of a framework
+    # a size that does not fit is an error of ours, not of a framework
+    graph.shapes(model.input_shape if isinstance(x, dict) else x.shape[1:])
     trunk = chosen.trunk(
         *frozen(graph, model.params, list(nodes.values()), folded),
         list(nodes.values()),
         chosen.place(device, precision),
     )
-    outputs = trunk.run(x.astype(np.float32, copy=False))
+    outputs = trunk.run(x)
     return {cut: chosen.numpy(outputs[node]) for cut, node in nodes.items()}
 
 
 def frozen(
     graph: Graph, params: Mapping[str, np.ndarray], outputs: Collection[str], folded: bool = True
 ) -> tuple[Graph, dict[str, np.ndarray]]:
-    """`graph` and its parameters as a frozen trunk runs them: folded, unless asked not to."""
+    """What `outputs` need of `graph`, and its parameters, as a frozen trunk runs them: folded, unless asked not
+    to."""
+    graph = graph.upto(*outputs)
     if folded:
         return fold(graph, params, outputs)
     return graph, {name: params[name] for name in graph.param_shapes()}
 
 
 def pixel_trunk(model: Model, nodes: Sequence[str], backend: Backend, place: Place) -> Trunk:
-    """The frozen model up to `nodes`, folded, fed with uint8 images, returning those nodes' outputs."""
+    """The frozen model up to `nodes`, folded, fed with what the loader gives, returning those nodes' outputs."""
     graph, params = frozen(model.graph.upto(*nodes), model.params, nodes)
-    return backend.trunk(graph.normalized(*model.preprocess.affine()), params, nodes, place)
+    return backend.trunk(fed(graph, model), params, nodes, place)
+
+
+def fed(graph: Graph, model: Model) -> Graph:
+    """A graph that begins with the model's input, fed with what the loader gives instead: uint8 images are
+    normalised first, other inputs come as they are."""
+    affine = model.preprocess.affine()
+    return graph if affine is None else graph.normalized(*affine)
+
+
+def as_dataset(images: Dataset | np.ndarray | Sequence[Any]) -> Dataset:
+    """Images of any accepted kind as a data set without meaningful labels."""
+    if isinstance(images, Dataset):
+        return images
+    if isinstance(images, np.ndarray):
+        if images.ndim == 3 and images.shape[2] in (1, 3, 4):
+            raise SettingError(f"expected a batch of images (n, h, w, 3), received one of shape {images.shape}")
+        return arrays(images, np.zeros(len(images), np.int64))
+    labels = np.zeros(len(images), np.int64)
+    if all(isinstance(item, str | os.PathLike) for item in images):
+        # left where they are, to be decoded in threads, a batch at a time
+        return Dataset(FileSource([str(item) for item in images], labels), ("0",), "files")
+    loaded = [
+        np.asarray(decode(read_file(str(item)), str(item)))
+        if isinstance(item, str | os.PathLike)
+        else np.asarray(item)
+        if isinstance(item, np.ndarray)
+        else np.asarray(item.convert("RGB"))
+        for item in images
+    ]
+    return arrays(loaded, labels)

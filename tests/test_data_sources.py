@@ -186,8 +186,8 @@ ZEROS = np.zeros((2, 4, 4, 3), np.uint8)
 @pytest.mark.parametrize(
     ("images", "labels", "classes", "message"),
     [
-        (ZEROS.astype(np.float32), [0, 1], None, r"float32.*255 \* images"),
-        (ZEROS.astype(np.int64), [0, 1], None, "int64; expected uint8"),
+        ([*ZEROS.astype(np.float32)], [0, 1], None, r"float32.*255 \* images"),
+        ([*ZEROS.astype(np.int64)], [0, 1], None, "int64; expected uint8"),
         (np.zeros((2, 3, 4, 4), np.uint8)[..., :2], [0, 1], None, "channels come last"),
         (ZEROS[0, 0], [0, 1], None, "shape"),
         ([ZEROS[0], ZEROS[0].astype(float)], [0, 1], None, "image 1: the pixels are float64"),

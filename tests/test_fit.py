@@ -279,7 +279,7 @@ def test_the_rates_and_settings_are_recorded(fit: Fit) -> None:
     assert settings["threads"] >= 1
     assert settings["versions"]
     json.dumps(settings)
-    assert (run.mode, run.cut) == ("cached", "dropout2")
+    assert (run.mode, run.cut) == ("cached", "relu4")
     assert run.seconds > 0
 
 

@@ -4,6 +4,7 @@ multiply-adds and folding agree with computations that share no code with them."
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
@@ -16,11 +17,13 @@ from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer
 from headstart.errors import CutError, GraphError
 from headstart.graph import OPS, Builder, Graph, Node, fold
 from headstart.graph.layout import from_channels_last, to_channels_last
-from headstart.graph.ops import REQUIRED, is_buffer
+from headstart.graph.ops import REQUIRED, adaptive_weights, window_padding
 from headstart.models import ARCHITECTURES, architecture
+from headstart.models.model import count_params
 
 INPUT = Node("input", "input")
 CONV = {"in_channels": 3, "out_channels": 4, "kernel": (3, 3)}
+LINEAR = {"in_features": 4, "out_features": 2}
 every_answer = pytest.mark.parametrize("answer", KNOWN_ANSWERS, ids=lambda row: row.name)
 
 
@@ -44,6 +47,8 @@ def chain(*nodes: tuple[str, str, dict[str, object]], shape: tuple[int, ...] | N
         (("x", "relu", ("input", "input")), ["'x'", "takes 1 inputs", "received 2"]),
         (("x", "add", ("input",)), ["'x'", "takes 2 inputs", "received 1"]),
         (("x", "input", ("input",)), ["'x'", "takes 0 inputs", "received 1"]),
+        (("x", "concat", ("input",)), ["'x'", "'concat' takes two or more inputs, received 1"]),
+        (("x", "attention", ("input",)), ["'x'", "needs the attributes", "heads"]),
         (("x", "conv", ("input",)), ["'x'", "needs the attributes", "in_channels", "out_channels", "kernel"]),
         (("x", "conv", ("input",), CONV | {"dilation": 2}), ["'x'", "no attribute", "dilation"]),
         (("x", "linear", ("input",), {"in_features": 3}), ["'x'", "out_features"]),
@@ -89,8 +94,40 @@ def test_a_malformed_graph_is_refused(nodes: list[Node], output: str, text: str)
         (chain(("b", "batch_norm", {"channels": 5})), (8, 8, 3), "'b': batch_norm expects 5 channels"),
         (chain(("g", "global_avg_pool", {})), (8,), "'g': global_avg_pool takes a map"),
         (chain(("f", "flatten", {"features": 10})), (2, 2, 3), "'f': flatten expects 10 values"),
-        (chain(("l", "linear", {"in_features": 4, "out_features": 2})), (3,), "'l': linear expects shape (4,)"),
-        (chain(("l", "linear", {"in_features": 4, "out_features": 2})), (2, 2, 4), "'l': linear expects"),
+        (chain(("l", "linear", LINEAR)), (3,), "'l': linear expects shape (..., 4), received (3,)"),
+        (chain(("l", "linear", LINEAR)), (4, 4, 3), "'l': linear expects shape (..., 4), received (4, 4, 3)"),
+        (chain(("n", "layer_norm", {"channels": 5})), (7, 4), "'n': layer_norm expects 5 channels"),
+        (chain(("s", "scale", {"channels": 5})), (2, 2, 4), "'s': scale expects 5 channels, received shape"),
+        (
+            chain(("p", "avg_pool", {"kernel": (4, 1)})),
+            (3, 8, 3),
+            "'p': avg_pool with a 4 wide window does not fit",
+        ),
+        (chain(("p", "avg_pool", {"kernel": (2, 2)})), (7, 4), "'p': avg_pool takes a map"),
+        (
+            chain(("p", "max_pool", {"kernel": (2, 2), "stride": (3, 3), "ceil": True})),
+            (8, 8, 3),
+            "'p': max_pool with ceil needs a window of 3 or more, received 2",
+        ),
+        (
+            chain(
+                ("p", "avg_pool", {"kernel": (2, 2), "stride": (2, 2), "padding": ((0, 0), (1, 1)), "ceil": True})
+            ),
+            (8, 8, 3),
+            "'p': avg_pool with ceil needs a window of 3 or more, received 2",
+        ),
+        (chain(("a", "adaptive_avg_pool", {"size": (2, 2)})), (8,), "'a': adaptive_avg_pool takes a map"),
+        (chain(("t", "tokens", {})), (7, 4), "'t': tokens takes a map"),
+        (chain(("t", "class_token", {"channels": 4})), (2, 2, 4), "'t': class_token takes tokens of shape (t, c)"),
+        (chain(("t", "class_token", {"channels": 5})), (7, 4), "'t': class_token expects 5 channels"),
+        (
+            chain(("p", "position", {"tokens": 5, "channels": 4})),
+            (10, 4),
+            "'p': position has 5 places of 4 channels, received (10, 4); positions are made for images of one",
+        ),
+        (chain(("a", "attention", {"heads": 2})), (7, 8), "'a': attention takes queries, keys and values side by"),
+        (chain(("a", "attention", {"heads": 2})), (2, 2, 12), "'a': attention takes tokens of shape (t, c)"),
+        (chain(("f", "first_token", {})), (4,), "'f': first_token takes tokens of shape (t, c), received (4,)"),
         (
             chain(("r", "relu", {}), shape=(4, 4, 2)),
             (4, 4, 3),
@@ -112,23 +149,200 @@ def test_adding_different_shapes_names_the_node() -> None:
         graph.shapes((4, 4, 3))
 
 
+def shape_of(op: str, attrs: dict[str, object], *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    node = Node("x", op, tuple(f"input{i}" for i in range(len(shapes))), attrs)
+    return OPS[op].shape(node.attrs, shapes)
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "text"),
+    [
+        ("multiply", ((4, 4, 3), (1, 1, 2)), "multiply takes a factor whose sides are 1 or equal"),
+        ("multiply", ((4, 4, 3), (3,)), "received (4, 4, 3) and (3,)"),
+        ("multiply", ((1, 1, 3), (4, 4, 3)), "received (1, 1, 3) and (4, 4, 3)"),
+        ("concat", ((4, 4, 3), (4, 3, 3)), "concat takes shapes that differ in their last side only"),
+        ("concat", ((4, 4, 3), (4, 3)), "received [(4, 4, 3), (4, 3)]"),
+    ],
+)
+def test_inputs_that_do_not_fit_each_other(op: str, shapes: tuple[tuple[int, ...], ...], text: str) -> None:
+    with pytest.raises(GraphError, match=re.escape(text)):
+        shape_of(op, {}, *shapes)
+
+
+# op, attributes, shapes that it is given, shape that it gives
+SHAPES: list[tuple[str, dict[str, object], list[tuple[int, ...]], tuple[int, ...]]] = [
+    ("normalize", {"scale": (1.0, 2.0, 3.0), "shift": (0.5, 0.0, -0.5)}, [(4, 6, 3)], (4, 6, 3)),
+    ("conv", CONV, [(6, 5, 3)], (4, 3, 4)),
+    ("batch_norm", {"channels": 3}, [(4, 6, 3)], (4, 6, 3)),
+    ("layer_norm", {"channels": 3}, [(4, 6, 3)], (4, 6, 3)),
+    ("layer_norm", {"channels": 4}, [(7, 4)], (7, 4)),
+    ("relu", {}, [(4, 6, 3)], (4, 6, 3)),
+    ("relu6", {}, [(4, 6, 3)], (4, 6, 3)),
+    ("silu", {}, [(4, 6, 3)], (4, 6, 3)),
+    ("sigmoid", {}, [(1, 1, 3)], (1, 1, 3)),
+    ("gelu", {}, [(7, 4)], (7, 4)),
+    ("quick_gelu", {}, [(7, 4)], (7, 4)),
+    ("max_pool", {"kernel": (3, 3), "stride": (2, 2)}, [(8, 9, 3)], (3, 4, 3)),
+    ("max_pool", {"kernel": (3, 3), "stride": (2, 2), "ceil": True}, [(8, 9, 3)], (4, 4, 3)),
+    ("avg_pool", {"kernel": (2, 3), "stride": (2, 1), "padding": ((0, 0), (1, 0))}, [(7, 9, 3)], (3, 8, 3)),
+    ("avg_pool", {"kernel": (2, 3), "stride": (2, 2), "ceil": True}, [(7, 8, 3)], (4, 4, 3)),
+    ("avg_pool", {"kernel": (3, 3), "padding": ((1, 1), (1, 1)), "count_padding": False}, [(4, 6, 3)], (4, 6, 3)),
+    ("adaptive_avg_pool", {"size": (3, 7)}, [(8, 2, 3)], (3, 7, 3)),
+    ("global_avg_pool", {}, [(4, 6, 3)], (3,)),
+    ("add", {}, [(7, 4), (7, 4)], (7, 4)),
+    ("multiply", {}, [(4, 6, 3), (1, 1, 3)], (4, 6, 3)),
+    ("multiply", {}, [(4, 6, 3), (4, 6, 1)], (4, 6, 3)),
+    ("concat", {}, [(4, 6, 3), (4, 6, 1), (4, 6, 2)], (4, 6, 6)),
+    ("concat", {}, [(7, 4), (7, 3)], (7, 7)),
+    ("flatten", {"features": 72}, [(4, 6, 3)], (72,)),
+    ("linear", LINEAR, [(4,)], (2,)),
+    ("linear", LINEAR, [(7, 4)], (7, 2)),
+    ("linear", LINEAR | {"bias": False}, [(2, 3, 4)], (2, 3, 2)),
+    ("scale", {"channels": 4}, [(7, 4)], (7, 4)),
+    ("scale", {"channels": 3}, [(4, 6, 3)], (4, 6, 3)),
+    ("tokens", {}, [(4, 6, 3)], (24, 3)),
+    ("class_token", {"channels": 4}, [(7, 4)], (8, 4)),
+    ("position", {"tokens": 7, "channels": 4}, [(7, 4)], (7, 4)),
+    ("attention", {"heads": 2}, [(7, 12)], (7, 4)),
+    ("first_token", {}, [(7, 4)], (4,)),
+    ("mean_tokens", {}, [(7, 4)], (4,)),
+    ("dropout", {"rate": 0.5}, [(7, 4)], (7, 4)),
+    ("drop_path", {"rate": 0.5}, [(4, 6, 3)], (4, 6, 3)),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs", "given_shapes", "wanted"), SHAPES, ids=[f"{row[0]}{i}" for i, row in enumerate(SHAPES)]
+)
+def test_shape_rules(
+    op: str, attrs: dict[str, object], given_shapes: list[tuple[int, ...]], wanted: tuple[int, ...]
+) -> None:
+    """By hand, and as what the reference computes has it."""
+    assert shape_of(op, attrs, *given_shapes) == wanted
+    node = Node("x", op, tuple(f"input{i}" for i in range(len(given_shapes))), attrs)
+    rng = np.random.default_rng(0)
+    weights = {name.removeprefix("x."): rng.uniform(0.5, 2, shape) for name, shape in node.param_shapes().items()}
+    assert reference.apply(node, weights, [rng.normal(size=(2, *s)) for s in given_shapes]).shape == (2, *wanted)
+
+
 def test_every_op_is_in_the_reference() -> None:
     """So that an op added to the table cannot be forgotten in what the backends are compared with."""
-    examples = {
-        "normalize": {"scale": (1.0, 1.0, 1.0), "shift": (0.0, 0.0, 0.0)},
-        "conv": CONV,
-        "batch_norm": {"channels": 3},
-        "max_pool": {"kernel": (2, 2)},
-        "flatten": {"features": 48},
-        "linear": {"in_features": 3, "out_features": 2},
-        "dropout": {"rate": 0.5},
+    assert {row[0] for row in SHAPES} == OPS.keys() - {"input", "native"}
+
+
+@given(
+    size=st.integers(1, 40),
+    kernel=st.integers(1, 7),
+    stride=st.integers(1, 6),
+    padding=st.integers(0, 3),
+    op=st.sampled_from(["max_pool", "avg_pool"]),
+)
+def test_rounding_up_is_torchs(size: int, kernel: int, stride: int, padding: int, op: str) -> None:
+    """As torch documents it: a last window that would start in the padding behind the map is left out. What that
+    rule would concern is refused, so that no backend has to know it."""
+    attrs = {"kernel": (kernel, 1), "stride": (stride, 1), "padding": ((padding, padding), (0, 0)), "ceil": True}
+    documented = math.ceil((size + 2 * padding - kernel) / stride) + 1
+    if (documented - 1) * stride >= size + padding:
+        documented -= 1
+    try:
+        height, _, _ = shape_of(op, attrs, (size, 1, 1))
+    except GraphError:
+        assert kernel < stride + padding or kernel > size + 2 * padding
+        return
+    assert height == documented
+    (before, after), _ = window_padding(attrs)
+    assert shape_of(op, attrs | {"padding": ((before, after), (0, 0)), "ceil": False}, (size, 1, 1))[0] == height
+    ones = np.ones((1, size, 1, 1))
+    assert reference.apply(Node("p", op, ("input",), attrs), {}, [ones]).shape == (1, height, 1, 1)
+
+
+def test_padding_stays_as_it_is_where_nothing_is_rounded_up() -> None:
+    padding = ((1, 2), (0, 3))
+    attrs = {"kernel": (9, 9), "stride": (2, 4), "padding": padding}
+    assert window_padding(attrs | {"ceil": False}) == padding
+    assert window_padding(attrs) == padding
+    assert window_padding(attrs | {"ceil": True}) == ((1, 3), (0, 6))
+
+
+def test_averages_by_hand() -> None:
+    """1 2 3 4 5 in windows of three by two, with a zero before and behind: what is counted differs."""
+    x = np.arange(1.0, 6).reshape(1, 5, 1, 1)
+
+    def average(size: int, **attrs: object) -> list[float]:
+        window = {"kernel": (3, 1), "stride": (2, 1), "padding": ((1, 1), (0, 0)), **attrs}
+        return list(reference.apply(Node("p", "avg_pool", ("input",), window), {}, [x[:, :size]]).ravel())
+
+    assert average(5) == [1.0, 3.0, 3.0]
+    assert average(5, count_padding=False) == [1.5, 3.0, 4.5]
+    # of four values the last window is cut off: it holds the 4 and one zero, and what is beyond is never counted
+    assert average(4) == [1.0, 3.0]
+    assert average(4, ceil=True) == [1.0, 3.0, 2.0]
+    assert average(4, ceil=True, count_padding=False) == [1.5, 3.0, 4.0]
+
+
+def test_adaptive_windows_by_hand() -> None:
+    """Of five places three windows overlap, of two they repeat."""
+    third = np.float32(1 / 3)
+    assert adaptive_weights(5, 3).tolist() == [
+        [0.5, 0.5, 0, 0, 0],
+        [0, third, third, third, 0],
+        [0, 0, 0, 0.5, 0.5],
+    ]
+    assert adaptive_weights(2, 3).tolist() == [[1, 0], [0.5, 0.5], [0, 1]]
+    assert np.array_equal(adaptive_weights(4, 4), np.eye(4, dtype=np.float32))
+
+
+@given(side=st.integers(1, 20), size=st.integers(1, 12))
+def test_adaptive_weights_are_those_of_the_windows(side: int, size: int) -> None:
+    x = np.random.default_rng(side).normal(size=(2, side, 3, 4))
+    node = Node("a", "adaptive_avg_pool", ("input",), {"size": (size, 3)})
+    wanted = reference.apply(node, {}, [x])
+    weights = adaptive_weights(side, size)
+    assert weights.dtype == np.float32
+    assert np.abs(np.einsum("oi,niwc->nowc", weights, x) - wanted).max() <= 1e-6
+
+
+def test_attention_by_hand() -> None:
+    """Two tokens and two heads of one channel: each head has softmax weights of its own."""
+    qkv = np.array([[1.0, 0, 0, 2, 10, 1], [0, 3, 1, 0, 20, 3]])
+    got = reference.apply(Node("a", "attention", ("input",), {"heads": 2}), {}, [qkv[None]])[0]
+
+    def mean(scores: tuple[float, float], values: tuple[float, float]) -> float:
+        first, second = map(math.exp, scores)
+        return (first * values[0] + second * values[1]) / (first + second)
+
+    wanted = [[mean((0, 1), (10, 20)), mean((0, 0), (1, 3))], [mean((0, 0), (10, 20)), mean((6, 0), (1, 3))]]
+    assert np.allclose(got, wanted, rtol=1e-12)
+
+
+def test_multiply_adds_of_tokens() -> None:
+    graph = chain(
+        ("tokens", "tokens", {}),
+        ("class_token", "class_token", {"channels": 4}),
+        ("position", "position", {"tokens": 10, "channels": 4}),
+        ("norm", "layer_norm", {"channels": 4}),
+        ("qkv", "linear", {"in_features": 4, "out_features": 12}),
+        ("attention", "attention", {"heads": 2}),
+        ("gelu", "gelu", {}),
+        ("scale", "scale", {"channels": 4}),
+        ("token", "first_token", {}),
+    )
+    macs = graph.macs((3, 3, 4))
+    # 10 tokens: a linear layer on each; then all pairs twice, for the weights and for the sums
+    assert {name: count for name, count in macs.items() if count} == {
+        "qkv": 10 * 4 * 12,
+        "attention": 2 * 10 * 10 * 4,
     }
-    for op in set(OPS) - {"input"}:
-        inputs = ("input",) * OPS[op].inputs
-        graph = Graph((INPUT, Node("x", op, inputs, examples.get(op, {}))), "x")
-        shape = (3,) if op == "linear" else (4, 4, 3)
-        outputs = reference.run(graph, reference.random_params(graph, 0), np.ones((2, *shape)))
-        assert outputs["x"].shape == (2, *graph.shapes(shape)["x"]), op
+    assert graph.shapes((3, 3, 4))["token"] == (4,)
+    assert graph.param_shapes() == {
+        "class_token.weight": (4,),
+        "position.weight": (10, 4),
+        "norm.weight": (4,),
+        "norm.bias": (4,),
+        "qkv.weight": (12, 4),
+        "qkv.bias": (12,),
+        "scale.weight": (4,),
+    }
 
 
 def test_attributes_are_completed_and_the_callers_are_left_alone() -> None:
@@ -301,7 +515,7 @@ def test_a_graph_too_short_to_cut_says_so(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_head_and_trunk_share_nothing_and_miss_nothing(name: str) -> None:
-    graph = architecture(name).graph(7)
+    graph = architecture(name).graph(7).main
     size = architecture(name).preprocess.size
     shapes = graph.shapes((size, size, 3))
     for cut in graph.cuts():
@@ -331,15 +545,17 @@ def test_shapes_at_cuts(answer: KnownAnswer) -> None:
 
 @every_answer
 def test_multiply_adds(answer: KnownAnswer) -> None:
-    macs = architecture(answer.name).graph(answer.classes).macs((answer.size, answer.size, 3))
+    macs = architecture(answer.name).graph(answer.classes).main.macs((answer.size, answer.size, 3))
     assert sum(macs.values()) / 1e9 == pytest.approx(answer.multiply_adds, rel=0, abs=answer.tolerance)
 
 
 @every_answer
 def test_parameters(answer: KnownAnswer) -> None:
-    shapes = architecture(answer.name).graph(answer.classes).param_shapes()
-    count = sum(int(np.prod(shape)) for name, shape in shapes.items() if not is_buffer(name))
-    assert count == answer.parameters
+    graph = architecture(answer.name).graph(answer.classes)
+    assert count_params(graph.main) == answer.parameters
+    assert count_params(graph) == answer.parameters + answer.auxiliary_parameters
+    statistics = sum(math.prod(shape) for name, shape in graph.param_shapes().items() if ".running_" in name)
+    assert count_params(graph) + statistics == sum(math.prod(shape) for shape in graph.param_shapes().values())
 
 
 def test_rounding_of_odd_sizes_is_down() -> None:
@@ -355,6 +571,80 @@ def test_the_canonical_form_is_json_and_tells_graphs_apart() -> None:
     assert len(specs) == len(ARCHITECTURES)
     assert json.dumps(architecture("resnet18").graph(10).spec()) in specs
     assert BY_NAME.keys() == ARCHITECTURES.keys()
+
+
+def test_defaults_are_left_out_of_the_canonical_form() -> None:
+    """So that an op can be given a new attribute without making every stored feature another trunk's."""
+    spelled = chain(("c", "conv", {**CONV, "stride": (1, 1), "groups": 1, "bias": True}))
+    assert (
+        spelled.spec()
+        == chain(("c", "conv", CONV)).spec()
+        == [["input", "input", [], {}], ["c", "conv", ["input"], CONV]]
+    )
+    assert chain(("c", "conv", CONV | {"bias": False})).spec()[1][3] == {"bias": False, **CONV}
+    given_shape = chain(("r", "relu", {}), shape=(4, 4, 3)).spec()
+    assert given_shape == [["input", "input", [], {"shape": (4, 4, 3)}], ["r", "relu", ["input"], {}]]
+
+
+# --- auxiliary outputs
+
+
+def forked(weight: float = 0.3) -> Graph:
+    """a -> b -> out, with an auxiliary output behind a."""
+    nodes = [
+        INPUT,
+        Node("a", "relu", ("input",)),
+        Node("aux.relu", "relu", ("a",)),
+        Node("aux.out", "relu", ("aux.relu",)),
+    ]
+    return Graph((*nodes, Node("b", "relu", ("a",)), Node("out", "relu", ("b",))), "out", (("aux.out", weight),))
+
+
+def test_slices_leave_auxiliary_outputs_out() -> None:
+    graph = forked()
+    main = ["input", "a", "b", "out"]
+    assert graph.outputs == ("out", "aux.out")
+    assert [node.name for node in graph.main.nodes] == main
+    assert graph.main.outputs == ("out",)
+    assert graph.main.main == graph.main
+    assert graph.cuts() == graph.main.cuts() == ("a", "b")
+    for part in (graph.main, graph.upto("b"), graph.after("a", (4, 4, 3))):
+        assert part.auxiliary == ()
+        assert {node.name for node in part.nodes} <= set(main)
+    assert graph.normalized((1, 1, 1), (0, 0, 0)).auxiliary == graph.auxiliary
+    assert [node.name for node in graph.upto("aux.out").nodes] == ["input", "a", "aux.relu", "aux.out"]
+
+
+@pytest.mark.parametrize("name", ["aux", "aux.relu", "aux.out"])
+def test_an_auxiliary_head_cannot_be_cut_at(name: str) -> None:
+    with pytest.raises(CutError, match=f"'{name}' is inside a branch.* 'a' and 'b'"):
+        forked().check_cut(name)
+
+
+def test_an_auxiliary_output_has_to_be_a_node() -> None:
+    with pytest.raises(GraphError, match="the output 'aux' is no node"):
+        Graph((INPUT, Node("a", "relu", ("input",))), "a", (("aux", 0.3),))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("googlenet", {"aux1.fc2": ("inception4a", 0.3), "aux2.fc2": ("inception4d", 0.3)}),
+        ("inception_v3", {"AuxLogits.fc": ("Mixed_6e", 0.4)}),
+        ("resnet18", {}),
+    ],
+)
+def test_auxiliary_heads_are_the_papers(name: str, wanted: dict[str, tuple[str, float]]) -> None:
+    arch = architecture(name)
+    graph = arch.graph(7)
+    assert dict(graph.auxiliary) == {output: weight for output, (_, weight) in wanted.items()}
+    shapes = graph.shapes((arch.preprocess.size, arch.preprocess.size, 3))
+    for output, (source, _) in wanted.items():
+        assert shapes[output] == (7,)
+        module = output.rpartition(".")[0]
+        outside = {name for node in graph.nodes if node.name.startswith(f"{module}.") for name in node.inputs}
+        assert {name for name in outside if not name.startswith(f"{module}.")} == {source}
+        assert source in graph.cuts()
 
 
 def test_pixels_are_normalised_first() -> None:
@@ -506,10 +796,12 @@ def test_a_batch_norm_behind_anything_else_stays() -> None:
     assert fold(graph, reference.random_params(graph, 0))[0] == graph
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.startswith("resnet")])
-def test_no_batch_norm_is_left_in_a_residual_network(name: str) -> None:
-    graph = architecture(name).graph(10)
+@pytest.mark.parametrize(
+    "name", ["googlenet", "inception_v3", *(name for name in ARCHITECTURES if name.startswith("resnet"))]
+)
+def test_no_batch_norm_is_left_where_each_follows_a_convolution(name: str) -> None:
+    graph = architecture(name).graph(10).main
     params = {key: np.ones(shape, np.float32) for key, shape in graph.param_shapes().items()}
     folded, _ = fold(graph, params)
     assert "batch_norm" not in operations(folded).values()
-    assert folded.cuts() == tuple(cut for cut in graph.cuts() if cut != "conv1")
+    assert folded.cuts() == tuple(cut for cut in graph.cuts() if graph[cut].op != "conv")

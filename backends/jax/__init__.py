@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from headstart.backend import Place, Recipe
+from headstart.backend import Place, Recipe, Wrapping, WrapRequest
+from headstart.backends.jax import wrap
 from headstart.backends.jax.arrays import decide, from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.train import JaxTrainer
@@ -39,11 +41,20 @@ class JaxBackend:
         network.eval()
         return network
 
-    def call(self, native: nnx.Module, images: np.ndarray) -> np.ndarray:
+    def call(self, native: nnx.Module, images: Any) -> np.ndarray:
         return to_numpy(nnx.jit(native)(from_numpy(images, "cpu")))
 
     def numpy(self, array: jax.Array) -> np.ndarray:
         return to_numpy(array)
+
+    def owns(self, native: Any) -> bool:
+        return wrap.owns(native)
+
+    def inputs(self, native: Any) -> None:
+        """Neither NNX modules nor functions say anything."""
+
+    def wrap(self, request: WrapRequest) -> Wrapping:
+        return wrap.wrap(request)
 
 
 BACKEND = JaxBackend()

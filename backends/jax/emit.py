@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from headstart.backends.jax import wrap
 from headstart.errors import UnsupportedOpError
-from headstart.graph import Graph
+from headstart.graph import OPS, Graph
 from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import adaptive_weights, window_padding
 
@@ -200,6 +201,7 @@ FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
     "tokens": lambda a: lambda x: x.reshape(len(x), -1, x.shape[3]),
     "attention": _attention,
     "first_token": lambda a: lambda x: x[:, 0],
+    "mean_tokens": lambda a: lambda x: x.mean(1),
     "flatten": lambda a: lambda x: x.transpose(0, 3, 1, 2).reshape(len(x), -1),
 }
 # suffix of a parameter -> attribute of the NNX layer, where the two differ
@@ -213,7 +215,8 @@ ATTRIBUTES = {
 
 class Network(nnx.Module):
     """A graph as an NNX module: `(n, h, w, c)` in, `(n, h, w, c)`, `(n, t, c)` or `(n, c)` out. With `outputs` it
-    returns a dict of those nodes instead of the output."""
+    returns a dict of those nodes instead of the output; in training, with auxiliary outputs, a tuple of the
+    output and them."""
 
     def __init__(
         self,
@@ -225,29 +228,55 @@ class Network(nnx.Module):
     ) -> None:
         self.graph = graph
         self.outputs = tuple(outputs)
+        self.deterministic = True  # which NNX's own train() and eval() set
         dtype = jnp.bfloat16 if precision == "bfloat16" else None
         rngs = nnx.Rngs(seed)
         self.layers = nnx.Dict({})
         for node in graph.nodes[1:]:
-            if node.op in MODULES:
+            if node.op == "native":
+                own = {key.removeprefix(f"{node.name}."): np.asarray(params[key]) for key in node.param_shapes()}
+                self.layers[node.name] = wrap.build(node.attrs["part"], own, dtype, seed)
+            elif node.op in MODULES:
                 own = {key.rpartition(".")[2]: np.asarray(params[key]) for key in node.param_shapes()}
                 self.layers[node.name] = MODULES[node.op](node.attrs, own, dtype, rngs)
             elif node.op not in FUNCTIONS:
                 raise UnsupportedOpError(f"the jax backend has no layer for op {node.op!r} ({node.name!r})")
 
     def __call__(self, x: jax.Array) -> Any:
-        values = {self.graph.input: x}
-        for node in self.graph.nodes[1:]:
-            call = self.layers[node.name] if node.op in MODULES else FUNCTIONS[node.op](node.attrs)
+        graph = self.graph if self.outputs or not self.deterministic else self.graph.main
+        values = {graph.input: x}
+        for node in graph.nodes[1:]:
+            call = FUNCTIONS[node.op](node.attrs) if node.op in FUNCTIONS else self.layers[node.name]
             values[node.name] = call(*(values[name] for name in node.inputs))
         if self.outputs:
             return {name: values[name] for name in self.outputs}
-        return values[self.graph.output]
+        results = tuple(values[name] for name in graph.outputs)
+        return results if len(results) > 1 else results[0]
+
+    def paths(self) -> dict[tuple[str, ...], str]:
+        """The path of a parameter in this module -> torchvision's name of it."""
+        found = {
+            ("layers", node.name, ATTRIBUTES.get(node.op, {}).get(suffix, suffix)): f"{node.name}.{suffix}"
+            for node in self.graph.nodes
+            if node.op != "native"
+            for suffix in OPS[node.op].params(node.attrs)
+        }
+        natives = [node for node in self.graph.nodes if node.op == "native"]
+        return found | {
+            ("layers", node.name, *path): f"{node.name}.{name}"
+            for node in natives
+            for path, name in node.attrs["part"].native.names.items()
+        }
 
     def numpy_params(self) -> dict[str, np.ndarray]:
         """The parameters under torchvision's names, in its layout."""
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for node in self.graph.nodes:
+            if node.op == "native":
+                own = wrap.variables(self.layers[node.name])
+                names = node.attrs["part"].native.names
+                found |= {f"{node.name}.{name}": np.array(own[path].get_value()) for path, name in names.items()}
+                continue
             for name in node.param_shapes():
                 suffix = name.rpartition(".")[2]
                 variable = getattr(self.layers[node.name], ATTRIBUTES.get(node.op, {}).get(suffix, suffix))

@@ -14,7 +14,8 @@ from flax import nnx
 from headstart.backend import Place, Recipe
 from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
-from headstart.graph import Graph
+from headstart.data.rows import window
+from headstart.graph import Graph, Node
 from headstart.training.optimizers import SGD
 
 
@@ -30,10 +31,15 @@ class JaxTrainer:
                 module.use_running_average = not recipe.train_statistics
         self.training, weights, rest = nnx.split(self.network, nnx.Param, ...)
         self.update_rule = _update_rule(recipe)
+        self.output_weights = np.float32([1.0, *(weight for _, weight in graph.auxiliary)])
+        names = self.network.paths()
+        self.multiples = jax.tree.map_with_path(
+            lambda path, _: recipe.rates.get(names.get(tuple(step.key for step in path[:-1]), ""), 1.0), weights
+        )
         # what a step changes: parameters, statistics and random streams, the optimiser's moments
         self.carry = from_numpy((weights, rest, self.update_rule.init(weights)), place.device)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
-        self.scans = place.device != "cpu" or all(node.op != "conv" for node in graph.nodes)
+        self.scans = place.device != "cpu" or not any(map(_convolves, graph.nodes))
         self._step = jax.jit(self._one_step)
         self._resident_step = jax.jit(self._one_resident_step)
         self._epoch = jax.jit(self._whole_epoch)
@@ -53,17 +59,17 @@ class JaxTrainer:
         for batch, rate in zip(order, rates, strict=True):
             self.carry, result = self._resident_step(self.carry, rows, labels, batch, rate)
             results.append(result)  # not waited for: the next step is queued behind it
-        return np.array([loss for loss, _ in results], np.float32), sum(int(right) for _, right in results)
+        return np.array([losses for losses, _ in results], np.float32), sum(int(right) for _, right in results)
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[float, int]:
-        self.carry, (loss, correct) = self._step(
+    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
+        self.carry, (losses, correct) = self._step(
             self.carry, from_numpy(inputs, self.place.device), labels.astype(np.int32), np.float32(rate)
         )
-        return float(loss), int(correct)
+        return to_numpy(losses), int(correct)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         weights, rest, _ = self.carry
-        rows = from_numpy(inputs[start:stop], self.place.device)
+        rows = from_numpy(window(inputs, start, stop), self.place.device)
         return to_numpy(self._logits(weights, rest, rows))
 
     def params(self) -> dict[str, np.ndarray]:
@@ -71,27 +77,30 @@ class JaxTrainer:
         nnx.update(self.network, weights, rest)
         return self.network.numpy_params()
 
-    def _forward(self, weights: nnx.State, rest: nnx.State, x: jax.Array) -> jax.Array:
+    def _forward(self, weights: nnx.State, rest: nnx.State, x: Any) -> jax.Array:
         network = nnx.merge(self.inference, weights, rest)
         return network(_as_float(x)).astype(jnp.float32)
 
     def _one_step(
-        self, carry: Any, x: jax.Array, y: jax.Array, rate: jax.Array
+        self, carry: Any, x: Any, y: jax.Array, rate: jax.Array
     ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         weights, rest, moments = carry
 
-        def loss_of(weights: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
+        def loss_of(weights: nnx.State) -> tuple[jax.Array, tuple[jax.Array, jax.Array, nnx.State]]:
             # copies: batch norms write their statistics, which belong to the trace outside
             network = nnx.merge(self.training, weights, rest, copy=True)
-            logits = network(_as_float(x)).astype(jnp.float32)
+            outputs = network(_as_float(x))
             _, _, new_rest = nnx.split(network, nnx.Param, ...)
-            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[1]), self.recipe.label_smoothing)
-            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, new_rest)
+            # (outputs, n, classes)
+            logits = jnp.stack(outputs if isinstance(outputs, tuple) else (outputs,)).astype(jnp.float32)
+            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[2]), self.recipe.label_smoothing)
+            losses = optax.softmax_cross_entropy(logits, targets).mean(1)
+            return losses @ self.output_weights, (losses, logits[0], new_rest)
 
-        (loss, (logits, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        (_, (losses, logits, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
         updates, moments = self.update_rule.update(gradients, moments, weights)
-        weights = jax.tree.map(lambda w, u: w - rate * u, weights, updates)
-        return (weights, rest, moments), (loss, (logits.argmax(1) == y).sum())
+        weights = jax.tree.map(lambda w, u, m: w - rate * m * u, weights, updates, self.multiples)
+        return (weights, rest, moments), (losses, (logits.argmax(1) == y).sum())
 
     def _whole_epoch(
         self, carry: Any, rows: jax.Array, labels: jax.Array, order: jax.Array, rates: jax.Array
@@ -106,8 +115,13 @@ class JaxTrainer:
         return self._one_step(carry, rows[batch], labels[batch], rate)
 
 
-def _as_float(x: jax.Array) -> jax.Array:
-    return x if x.dtype == jnp.uint8 else x.astype(jnp.float32)
+def _as_float(x: Any) -> Any:
+    """Features in half precision as float32; what is no number with a fraction stays."""
+    return jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, x)
+
+
+def _convolves(node: Node) -> bool:
+    return node.op == "conv" or (node.op == "native" and node.attrs["part"].native.convolves)
 
 
 def _update_rule(recipe: Recipe) -> optax.GradientTransformation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,12 @@ class JaxTrunk:
         graphdef, state = nnx.split(self.network)
         self.state = from_numpy(state, place.device)
 
-        def run(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
+        def run(state: nnx.State, images: Any) -> dict[str, jax.Array]:
             return {k: y.astype(jnp.float32) for k, y in nnx.merge(graphdef, state)(images).items()}
 
         self._run = jax.jit(run)
 
-    def run(self, images: np.ndarray) -> dict[str, jax.Array]:
+    def run(self, images: Any) -> dict[str, jax.Array]:
         return jax.block_until_ready(self._run(self.state, from_numpy(images, self.place.device)))
 
     def params(self) -> dict[str, np.ndarray]:

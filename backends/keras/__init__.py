@@ -8,11 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backend import Place, Recipe
+from headstart.backend import Place, Recipe, Wrapping, WrapRequest
+from headstart.backends.keras import wrap
 from headstart.backends.keras.arrays import decide, to_numpy
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.train import KerasTrainer, trainer
 from headstart.backends.keras.trunk import KerasTrunk
+from headstart.data import Arrays
 from headstart.graph import Graph
 from headstart.machine import cpus
 
@@ -35,13 +37,22 @@ class KerasBackend:
         return trainer(graph, params, recipe, place)
 
     def native(self, graph: Graph, params: Params) -> keras.Model:
-        return network(graph, params)
+        return network(graph.main, params)
 
-    def call(self, native: keras.Model, images: np.ndarray) -> np.ndarray:
+    def call(self, native: keras.Model, images: Any) -> np.ndarray:
         return native.predict_on_batch(images)
 
     def numpy(self, array: Any) -> np.ndarray:
         return to_numpy(array)
+
+    def owns(self, native: Any) -> bool:
+        return wrap.owns(native)
+
+    def inputs(self, native: keras.Model) -> Arrays | None:
+        return wrap.inputs(native)
+
+    def wrap(self, request: WrapRequest) -> Wrapping:
+        return wrap.wrap(request)
 
 
 BACKEND = KerasBackend()

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from headstart.backends.keras import wrap
 from headstart.backends.keras.arrays import to_numpy
 from headstart.backends.keras.layers import (
     AdaptiveAveragePool,
@@ -20,10 +21,12 @@ from headstart.backends.keras.layers import (
     ClassToken,
     DropPath,
     FirstToken,
+    FrozenStatistics,
     Position,
     Scale,
     quick_gelu,
 )
+from headstart.data.rows import ALONE
 from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 from headstart.graph.layout import from_channels_last, to_channels_last
@@ -81,14 +84,6 @@ def _conv(node: Node, style: Style, x: Any) -> Any:
         kernel_initializer="zeros",
         **settings,
     )(x)
-
-
-class FrozenStatistics(layers.BatchNormalization):
-    """Keeps its statistics and trains its scale and offset. `trainable=False` would freeze those as well, and a
-    `training=False` given when the model is built is overridden by the model's own call."""
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        return super().call(inputs, training=False, mask=mask)
 
 
 def _batch_norm(node: Node, style: Style, x: Any) -> Any:
@@ -167,9 +162,10 @@ EMIT: Mapping[str, Callable[..., Any]] = {
         (-1, x.shape[3]), name=layer_name(node.name), dtype=style.dtype
     )(x),
     "class_token": _named(ClassToken),
-    "position": _named(Position),
+    "position": _named(Position, "tokens"),
     "attention": _named(Attention, "heads"),
     "first_token": _named(FirstToken),
+    "mean_tokens": _named(layers.GlobalAveragePooling1D),
     "drop_path": lambda node, style, x: DropPath(
         node.attrs["rate"], style.seed, name=layer_name(node.name), dtype=style.dtype
     )(x),
@@ -184,6 +180,9 @@ EMIT: Mapping[str, Callable[..., Any]] = {
     "dropout": lambda node, style, x: layers.Dropout(
         node.attrs["rate"], seed=style.seed, name=layer_name(node.name), dtype=style.dtype
     )(x),
+    "native": lambda node, style, x: wrap.call(
+        wrap.build(node.attrs["part"], layer_name(node.name), style.dtype, style.frozen_statistics, style.seed), x
+    ),
 }
 # suffix of a parameter -> attribute of the Keras layer, where the two differ
 ATTRIBUTES = {
@@ -205,10 +204,9 @@ def network(
     outputs: Sequence[str] = (),
     style: Style = Style(),
 ) -> keras.Model:
-    """The graph as a functional model, float32 out; with `outputs`, a dict of those nodes."""
-    pixels = any(node.op == "normalize" for node in graph.nodes[:2])
-    shape = graph.nodes[0].attrs["shape"] or (None, None, 3)
-    x = keras.Input(shape, dtype="uint8" if pixels else "float32", name=graph.input)
+    """The graph as a functional model, float32 out; with `outputs`, a dict of those nodes; with auxiliary outputs,
+    a list of the output and them."""
+    x = _input(graph)
     values = {graph.input: x}
     for node in graph.nodes[1:]:
         if node.op not in EMIT:
@@ -217,14 +215,26 @@ def network(
     if outputs:
         found: Any = {name: keras.ops.cast(values[name], "float32") for name in outputs}
     else:
-        found = values[graph.output]
+        results = [values[name] for name in graph.outputs]
         if style.dtype != "float32":
-            found = keras.ops.cast(found, "float32")
+            results = [keras.ops.cast(result, "float32") for result in results]
+        found = results if len(results) > 1 else results[0]
     model = keras.Model(x, found)
     for node in graph.nodes:
         for name, variable in variables(node, model).items():
             variable.assign(_to_keras(node, np.asarray(params[name])))
     return model
+
+
+def _input(graph: Graph) -> Any:
+    """The graph's input; a dict of them where a native part takes one."""
+    first = graph.nodes[min(1, len(graph.nodes) - 1)]
+    if first.op == "native":
+        entries = first.attrs["part"].entries
+        made = {name: keras.Input(shape, dtype=kind, name=name or graph.input) for name, shape, kind in entries}
+        return made.get(ALONE, made)
+    shape = graph.nodes[0].attrs["shape"] or (None, None, 3)
+    return keras.Input(shape, dtype="uint8" if first.op == "normalize" else "float32", name=graph.input)
 
 
 def _to_keras(node: Node, value: np.ndarray) -> np.ndarray:
@@ -244,6 +254,8 @@ def _from_keras(node: Node, value: np.ndarray) -> np.ndarray:
 
 def variables(node: Node, model: keras.Model) -> dict[str, keras.Variable]:
     """torchvision's parameter name -> the model's variable, of one node."""
+    if node.op == "native":
+        return dict(zip(node.param_shapes(), model.get_layer(layer_name(node.name)).weights, strict=True))
     names = {name: name.rpartition(".")[2] for name in node.param_shapes()}
     own = ATTRIBUTES.get(node.op, {})
     return {

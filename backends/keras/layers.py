@@ -78,6 +78,15 @@ class AdaptiveAveragePool(Configured):
 
 
 @registered
+class FrozenStatistics(layers.BatchNormalization):
+    """Keeps its statistics and trains its scale and offset. `trainable=False` would freeze those as well, and a
+    `training=False` given when the model is built is overridden by the model's own call."""
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        return super().call(inputs, training=False, mask=mask)
+
+
+@registered
 class Scale(layers.Layer):
     """A factor for each channel."""
 
@@ -101,11 +110,17 @@ class ClassToken(layers.Layer):
 
 
 @registered
-class Position(layers.Layer):
+class Position(Configured):
     """A learned vector added to each token."""
 
+    SETTINGS = ("tokens",)
+
+    def __init__(self, tokens: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.tokens = tokens  # of images of any size, the shape does not say it
+
     def build(self, shape: Any) -> None:
-        self.weight = self.add_weight(shape[1:], "zeros", name="weight")
+        self.weight = self.add_weight((self.tokens, shape[-1]), "zeros", name="weight")
 
     def call(self, x: Any) -> Any:
         return x + self.weight

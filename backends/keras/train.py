@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,8 @@ import numpy as np
 
 from headstart.backend import Place, Recipe
 from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_numpy
-from headstart.backends.keras.emit import Style, network, numpy_params
+from headstart.backends.keras.emit import Style, network, numpy_params, variables
+from headstart.data.rows import window
 from headstart.graph import Graph
 from headstart.training.optimizers import SGD
 
@@ -22,8 +23,11 @@ class Momentum(keras.optimizers.SGD):
     the rate changes, and its `weight_decay` is decoupled."""
 
     decay = 0.0
+    multiples: Sequence[float] = ()
+    """of the learning rate, a number a variable"""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        learning_rate = learning_rate * self.multiples[self._get_variable_index(variable)]
         step = gradient = keras.ops.cast(gradient, variable.dtype) + self.decay * variable
         if self.momentum:
             velocity = self.momentums[self._get_variable_index(variable)]
@@ -32,15 +36,42 @@ class Momentum(keras.optimizers.SGD):
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * step)
 
 
+class GroupedAdamW(keras.optimizers.AdamW):
+    """Keras's own, with learning rates that differ by variable; the weight decay goes with them."""
+
+    multiples: Sequence[float] = ()
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient, variable, learning_rate * self.multiples[self._get_variable_index(variable)])
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        for variable in variables:
+            rate = (
+                keras.ops.cast(self.learning_rate, variable.dtype)
+                * self.multiples[self._get_variable_index(variable)]
+            )
+            self.assign_sub(variable, variable * (self.weight_decay * rate))
+
+
 class KerasTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.graph, self.recipe, self.place = graph, recipe, place
         style = Style(dtype_policy(place), not recipe.train_statistics, recipe.seed)
         with on(place):
             self.model = network(graph, params, (), style)
-            self.optimizer = _optimizer(recipe)
+            self.inference = self.model
+            self.weights = [1.0, *(weight for _, weight in graph.auxiliary)]
+            if graph.auxiliary:  # the same layers, without those that only training needs
+                self.inference = keras.Model(self.model.input, self.model.outputs[0])
+            self.optimizer = _optimizer(recipe, _multiples(recipe, graph, self.model))
             self.optimizer.build(self.model.trainable_variables)
-            self.model.compile(self.optimizer, self._loss, metrics=["sparse_categorical_accuracy"])
+            count = len(self.weights)
+            self.model.compile(
+                self.optimizer,
+                [self._loss] * count,
+                loss_weights=self.weights,
+                metrics=[["sparse_categorical_accuracy"], *[[]] * (count - 1)],
+            )
 
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)
@@ -50,18 +81,21 @@ class KerasTrainer:
             self.step(keras.ops.take(rows, batch, axis=0), labels[batch], rate)
             for batch, rate in zip(order, rates, strict=True)
         ]
-        return np.array([loss for loss, _ in results], np.float32), sum(right for _, right in results)
+        return np.array([losses for losses, _ in results], np.float32), sum(right for _, right in results)
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[float, int]:
+    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
+        count = len(self.weights)
         with on(self.place):
             self.optimizer.learning_rate.assign(rate)
             self.model.reset_metrics()
-            loss, accuracy = self.model.train_on_batch(inputs, labels)
-        return float(loss), round(float(accuracy) * len(labels))
+            # the weighted sum, with several outputs each one's loss, and the accuracy
+            result = self.model.train_on_batch(inputs, [labels] * count if count > 1 else labels)
+        losses = result[1 : 1 + count] if count > 1 else result[:1]
+        return np.array(losses, np.float32), round(float(result[-1]) * len(labels))
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         with on(self.place):
-            return to_numpy(self.model.predict_on_batch(inputs[start:stop]))
+            return to_numpy(self.inference.predict_on_batch(window(inputs, start, stop)))
 
     def params(self) -> dict[str, np.ndarray]:
         return numpy_params(self.graph, self.model)
@@ -81,42 +115,44 @@ class TensorFlowTrainer(KerasTrainer):
         super().__init__(graph, params, recipe, place)
         self._one_step = tf.function(self._update, reduce_retracing=True)
         self._whole_epoch = tf.function(self._updates, reduce_retracing=True)
-        self._forward = tf.function(lambda x: self.model(x, training=False), reduce_retracing=True)
+        self._forward = tf.function(lambda x: self.inference(x, training=False), reduce_retracing=True)
 
     def epoch(self, rows: Any, labels: np.ndarray, order: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, int]:
         with on(self.place):
             losses, correct = self._whole_epoch(rows, labels, order, rates)
         return losses.numpy(), int(correct)
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[float, int]:
+    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         with on(self.place):
-            loss, correct = self._one_step(inputs, labels, np.float32(rate))
-        return float(loss), int(correct)
+            losses, correct = self._one_step(inputs, labels, np.float32(rate))
+        return losses.numpy(), int(correct)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         with on(self.place):
-            return self._forward(inputs[start:stop]).numpy()
+            return self._forward(window(inputs, start, stop)).numpy()
 
     def _update(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            logits = self.model(x, training=True)
-            loss = tf.reduce_mean(self._loss(y, logits))
+            outputs = self.model(x, training=True)
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            losses = tf.stack([tf.reduce_mean(self._loss(y, logits)) for logits in outputs])
+            loss = tf.reduce_sum(losses * self.weights)
         self.optimizer.learning_rate.assign(rate)
         self.optimizer.apply(tape.gradient(loss, self.model.trainable_variables))
-        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), y), tf.int64))
-        return loss, correct
+        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(outputs[0], 1), y), tf.int64))
+        return losses, correct
 
     def _updates(self, rows: Any, labels: Any, order: Any, rates: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
         steps = tf.shape(order)[0]
-        losses = tf.TensorArray(tf.float32, size=steps)
+        losses = tf.TensorArray(tf.float32, size=steps, element_shape=(len(self.weights),))
         correct = tf.zeros((), tf.int64)
         for i in tf.range(steps):
-            loss, right = self._update(tf.gather(rows, order[i]), tf.gather(labels, order[i]), rates[i])
-            losses = losses.write(i, loss)
+            one, right = self._update(tf.gather(rows, order[i]), tf.gather(labels, order[i]), rates[i])
+            losses = losses.write(i, one)
             correct += right
         return losses.stack(), correct
 
@@ -127,10 +163,19 @@ def trainer(graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, plac
     return kind(graph, params, recipe, place)
 
 
-def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+def _multiples(recipe: Recipe, graph: Graph, model: keras.Model) -> list[float]:
+    """The multiple of the learning rate of each trained variable."""
+    # by identity: in a wrapped module two variables may have one path
+    named = {id(v): name for node in graph.nodes for name, v in variables(node, model).items()}
+    return [recipe.rates.get(named[id(v)], 1.0) for v in model.trainable_variables]
+
+
+def _optimizer(recipe: Recipe, multiples: Sequence[float]) -> keras.optimizers.Optimizer:
     o = recipe.optimizer
     if isinstance(o, SGD):
-        made = Momentum(o.lr, o.momentum, o.nesterov)
+        made: Any = Momentum(o.lr, o.momentum, o.nesterov)
         made.decay = o.weight_decay
-        return made
-    return keras.optimizers.AdamW(o.lr, o.weight_decay, o.beta1, o.beta2, o.epsilon)
+    else:
+        made = GroupedAdamW(o.lr, o.weight_decay, o.beta1, o.beta2, o.epsilon)
+    made.multiples = multiples
+    return made

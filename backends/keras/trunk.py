@@ -21,7 +21,7 @@ class KerasTrunk:
         with on(place):
             self.model = network(graph, params, outputs, Style(dtype_policy(place)))
 
-    def run(self, images: np.ndarray) -> dict[str, Any]:
+    def run(self, images: Any) -> dict[str, Any]:
         with on(self.place):
             return self.model.predict_on_batch(images)
 

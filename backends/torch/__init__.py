@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from headstart.backend import Place, Recipe
-from headstart.backends.torch.arrays import decide, from_numpy, to_numpy
+from headstart.backend import Place, Recipe, Wrapping, WrapRequest
+from headstart.backends.torch import wrap
+from headstart.backends.torch.arrays import decide, to_native, to_numpy
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.train import TorchTrainer
 from headstart.backends.torch.trunk import TorchTrunk
+from headstart.data import Preprocess
 from headstart.graph import Graph
 
 Params = Mapping[str, np.ndarray]
@@ -35,12 +38,21 @@ class TorchBackend:
     def native(self, graph: Graph, params: Params) -> torch.nn.Module:
         return Network(graph, params).eval()
 
-    def call(self, native: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    def call(self, native: torch.nn.Module, images: Any) -> np.ndarray:
         with torch.inference_mode():
-            return to_numpy(native(from_numpy(images).permute(0, 3, 1, 2)))
+            return to_numpy(native(to_native(images)))
 
     def numpy(self, array: torch.Tensor) -> np.ndarray:
         return to_numpy(array)
+
+    def owns(self, native: Any) -> bool:
+        return wrap.owns(native)
+
+    def inputs(self, native: torch.nn.Module) -> Preprocess | None:
+        return wrap.inputs(native)
+
+    def wrap(self, request: WrapRequest) -> Wrapping:
+        return wrap.wrap(request)
 
 
 BACKEND = TorchBackend()

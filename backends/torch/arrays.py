@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ def from_numpy(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
     if array.dtype == ml_dtypes.bfloat16:
         # from_numpy refuses this dtype: https://github.com/pytorch/pytorch/issues/109873
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16).to(device)
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return torch.from_numpy(np.asarray(array, order="C")).to(device)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -33,6 +35,34 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     return tensor.numpy()
+
+
+def exact_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """In the tensor's own dtype, whichever it is."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def to_native(rows: Any, device: str = "cpu") -> Any:
+    """A batch as core has it (numpy, or on the device already) as torch's layers take it. Features in half
+    precision become float32; whatever else is no number with a fraction stays. A dict's arrays are what they are,
+    a single `(n, h, w, c)` is `(n, c, h, w)` here."""
+
+    def tensor(array: Any) -> torch.Tensor:
+        x = from_numpy(array, device) if isinstance(array, np.ndarray) else array
+        return x.float() if x.is_floating_point() else x
+
+    if isinstance(rows, dict):
+        return {name: tensor(array) for name, array in rows.items()}
+    x = tensor(rows)
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+def from_native(x: torch.Tensor) -> torch.Tensor:
+    """A layer's output as core has it."""
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
 def synchronize(device: str) -> None:

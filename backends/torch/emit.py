@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from headstart.backends.torch.arrays import from_numpy
+from headstart.backends.torch.wrap import build
 from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 from headstart.graph.ops import window_padding
@@ -163,6 +164,7 @@ MODULES: Mapping[str, Callable[[Attributes], nn.Module]] = {
     "position": lambda a: Position(a["tokens"], a["channels"]),
     "dropout": lambda a: nn.Dropout(a["rate"]),
     "drop_path": lambda a: DropPath(a["rate"]),
+    "native": lambda a: build(a["part"]),
 }
 # layers without: attributes -> function
 FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
@@ -183,14 +185,17 @@ FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
     "tokens": lambda a: lambda x: x.flatten(2).transpose(1, 2),
     "attention": _attention,
     "first_token": lambda a: lambda x: x[:, 0],
+    "mean_tokens": lambda a: lambda x: x.mean(1),
 }
 # what draws from the random generator in training
-RANDOM = ("dropout", "drop_path")
+RANDOM = ("dropout", "drop_path", "native")
 
 
 class Network(nn.Module):
     """A graph as a torch module: `(n, c, h, w)` in, `(n, c, h, w)`, `(n, t, c)` or `(n, c)` out, uint8 or float
-    as the graph's first node has it. With `outputs` it returns a dict of those nodes instead of the output."""
+    as the graph's first node has it; a dict of tensors where a native part takes one. With `outputs` it returns a
+    dict of those nodes instead of the output; in training, with auxiliary outputs, a tuple of the output and
+    them."""
 
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> None:
         super().__init__()
@@ -198,14 +203,15 @@ class Network(nn.Module):
         self.outputs = tuple(outputs)
         for node in graph.nodes[1:]:
             if node.op in MODULES:
-                self._attach(node, MODULES[node.op](node.attrs))
+                layer = MODULES[node.op](node.attrs)
+                # a user's module may rely on the layout of what it computes, as `view` does
+                self._attach(node, layer if node.op == "native" else layer.to(memory_format=torch.channels_last))
             elif node.op not in FUNCTIONS:
                 raise UnsupportedOpError(f"the torch backend has no layer for op {node.op!r} ({node.name!r})")
         tensors = self.tensors()
         with torch.no_grad():
             for name in graph.param_shapes():
                 tensors[name].copy_(from_numpy(np.asarray(params[name])))
-        self.to(memory_format=torch.channels_last)
 
     def _attach(self, node: Node, module: nn.Module) -> None:
         parent: nn.Module = self
@@ -219,14 +225,19 @@ class Network(nn.Module):
     def tensors(self) -> dict[str, torch.Tensor]:
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
-    def forward(self, x: torch.Tensor) -> Any:
+    def forward(self, x: Any) -> Any:
         # Looked up by name, and nothing callable kept, so that the module can be pickled and copied.
-        values = {self.graph.input: x}
-        for node, done in self.graph.steps(self.outputs):
+        graph = self.graph if self.training or self.outputs else self.graph.main
+        values = {graph.input: x}
+        for node, done in graph.steps(self.outputs):
             layer = self.get_submodule(node.name) if node.op in MODULES else FUNCTIONS[node.op](node.attrs)
-            values[node.name] = layer(*(values[name] for name in node.inputs))
+            given = [values[name] for name in node.inputs]
+            if node.op == "native" and isinstance(given[0], torch.Tensor):
+                given[0] = given[0].contiguous()
+            values[node.name] = layer(*given)
             for name in done:
                 del values[name]
         if self.outputs:
             return {name: values[name] for name in self.outputs}
-        return values[self.graph.output]
+        results = tuple(values[name] for name in graph.outputs)
+        return results if len(results) > 1 else results[0]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backend import Place, Recipe
-from headstart.backends.torch.arrays import from_numpy, synchronize, to_numpy
+from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.torch.emit import RANDOM, Network
+from headstart.data.rows import window
 from headstart.graph import Graph
 from headstart.training.optimizers import SGD
 
@@ -21,7 +24,8 @@ class TorchTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
         self.network = Network(graph, params).to(place.device)
-        self.optimizer = _optimizer(recipe, list(self.network.parameters()))
+        self.optimizer = _optimizer(recipe, dict(self.network.named_parameters()))
+        self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=place.device)
         self.has_dropout = any(node.op in RANDOM for node in graph.nodes)
         self.random_state = _seeded_state(recipe.seed, place.device)
 
@@ -33,7 +37,7 @@ class TorchTrainer:
     ) -> tuple[np.ndarray, int]:
         device = self.place.device
         targets, batches = from_numpy(labels, device), from_numpy(order, device)
-        losses = torch.empty(len(order), device=device)
+        losses = torch.empty(len(order), len(self.weights), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
         with self._training():
             for i, rate in enumerate(rates.tolist()):
@@ -42,47 +46,44 @@ class TorchTrainer:
                 correct += right
         return to_numpy(losses), int(correct)
 
-    def step(self, inputs: np.ndarray | torch.Tensor, labels: np.ndarray, rate: float) -> tuple[float, int]:
+    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         with self._training():
-            loss, right = self._step(self._native(inputs), from_numpy(labels, self.place.device), rate)
-        return float(loss), int(right)
+            loss, right = self._step(inputs, from_numpy(labels, self.place.device), rate)
+        return to_numpy(loss), int(right)
 
-    def _step(self, x: torch.Tensor, y: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self._forward(x)
-        loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
+    def _step(self, x: Any, y: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = self._forward(x)
+        smoothing = self.recipe.label_smoothing
+        losses = torch.stack([F.cross_entropy(logits, y, label_smoothing=smoothing) for logits in outputs])
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["multiple"]
         self.optimizer.zero_grad()
-        loss.backward()
+        losses.dot(self.weights).backward()
         self.optimizer.step()
-        return loss.detach(), (logits.argmax(1) == y).sum()
+        return losses.detach(), (outputs[0].argmax(1) == y).sum()
 
-    def logits(self, inputs: np.ndarray | torch.Tensor, start: int, stop: int) -> np.ndarray:
+    def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         self.network.eval()
         with torch.inference_mode():
-            return to_numpy(self._forward(self._native(inputs)[start:stop]))
+            return to_numpy(self._forward(window(inputs, start, stop))[0])
 
     def params(self) -> dict[str, np.ndarray]:
         tensors = self.network.tensors()
-        return {name: to_numpy(tensors[name]).copy() for name in self.network.graph.param_shapes()}
+        return {name: exact_numpy(tensors[name]).copy() for name in self.network.graph.param_shapes()}
 
-    def _native(self, inputs: np.ndarray | torch.Tensor) -> torch.Tensor:
-        return from_numpy(inputs, self.place.device) if isinstance(inputs, np.ndarray) else inputs
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype != torch.uint8:
-            x = x.float()
-        if x.ndim == 4:
-            x = x.permute(0, 3, 1, 2)
+    def _forward(self, rows: Any) -> list[torch.Tensor]:
+        """The logits of the output and, in training, of the auxiliary ones."""
+        x = to_native(rows, self.place.device)
         with torch.autocast(self.place.device, torch.bfloat16, enabled=self.place.precision == "bfloat16"):
-            return self.network(x).float()
+            outputs = self.network(x)
+        return [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     @contextmanager
     def _training(self) -> Iterator[None]:
         self.network.train()
         if not self.recipe.train_statistics:
             for module in self.network.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):
                     module.eval()
         if self.has_dropout:
             # Dropout draws from torch's global generator: lend it ours, and give the caller's back.
@@ -95,13 +96,17 @@ class TorchTrainer:
         synchronize(self.place.device)
 
 
-def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
     o = recipe.optimizer
+    by_multiple: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        by_multiple.setdefault(recipe.rates.get(name, 1.0), []).append(parameter)
+    groups = [{"params": params, "multiple": multiple} for multiple, params in by_multiple.items()]
     if isinstance(o, SGD):
         return torch.optim.SGD(
-            parameters, o.lr, o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay, fused=True
+            groups, o.lr, o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay, fused=True
         )
-    return torch.optim.AdamW(parameters, o.lr, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, o.lr, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True)
 
 
 def _seeded_state(seed: int, device: str) -> torch.Tensor:

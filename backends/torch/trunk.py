@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from headstart.backend import Place
-from headstart.backends.torch.arrays import from_numpy, synchronize, to_numpy
+from headstart.backends.torch.arrays import exact_numpy, from_native, synchronize, to_native
 from headstart.backends.torch.emit import Network
 from headstart.graph import Graph
 
@@ -22,14 +23,14 @@ class TorchTrunk:
         self.place = place
         self.network = Network(graph, params, outputs).eval().to(place.device).requires_grad_(False)
 
-    def run(self, images: np.ndarray) -> dict[str, torch.Tensor]:
-        x = from_numpy(images, self.place.device).permute(0, 3, 1, 2)
+    def run(self, images: Any) -> dict[str, torch.Tensor]:
+        x = to_native(images, self.place.device)
         low = self.place.precision == "bfloat16"
         with torch.no_grad(), torch.autocast(self.place.device, torch.bfloat16, enabled=low):
             outputs = self.network(x)
         synchronize(self.place.device)
-        return {name: y.float().permute(0, 2, 3, 1) if y.ndim == 4 else y.float() for name, y in outputs.items()}
+        return {name: from_native(y.float()) for name, y in outputs.items()}
 
     def params(self) -> dict[str, np.ndarray]:
         tensors = self.network.tensors()
-        return {name: to_numpy(tensors[name]) for name in self.network.graph.param_shapes()}
+        return {name: exact_numpy(tensors[name]) for name in self.network.graph.param_shapes()}

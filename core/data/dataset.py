@@ -7,6 +7,7 @@ paired with another image's features or label.
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from abc import ABC, abstractmethod
@@ -20,13 +21,14 @@ from PIL import Image
 
 from headstart.data.decode import decode, read_file
 from headstart.data.loader import default_workers
+from headstart.data.rows import ALONE, Entries, each, entries_of
 from headstart.errors import DataError, ImageError, SettingError
 
 
 class Sample(NamedTuple):
-    """One image with its label."""
+    """One image, or other input, with its label."""
 
-    image: np.ndarray  # (h, w, 3) uint8
+    image: Any  # (h, w, 3) uint8; other inputs as they are, an array or a dict of arrays
     label: int  # index into the data set's classes
     id: str  # 32 hex digits, the digest of the encoded source bytes
 
@@ -44,7 +46,10 @@ def sample_id(encoded: bytes) -> str:
 
 
 class Source(ABC):
-    """Where images come from. Thread-safe: a loader calls it from many threads."""
+    """Where samples come from. Thread-safe: a loader calls it from many threads."""
+
+    entries: Entries | None = None
+    """what one sample is; None: an image of any size"""
 
     def __init__(self, labels: np.ndarray) -> None:
         self.labels = np.array(labels, np.int64)
@@ -60,10 +65,10 @@ class Source(ABC):
         """The encoded sample and the id of just these bytes."""
 
     @abstractmethod
-    def open(self, encoded: Any, index: int) -> Image.Image:
-        """The RGB image of what `read` gave."""
+    def open(self, encoded: Any, index: int) -> Any:
+        """What `read` gave as an RGB image, or as it is where the source holds no images."""
 
-    def load(self, index: int) -> tuple[Image.Image, str]:
+    def load(self, index: int) -> tuple[Any, str]:
         encoded, id = self.read(index)
         return self.open(encoded, index), self._remember(index, id)
 
@@ -130,8 +135,33 @@ class ArraySource(Source):
         return Image.fromarray(np.ascontiguousarray(encoded[..., :3]))
 
 
+class ValueSource(Source):
+    """Other inputs in memory: an array `(n, ...)`, or a dict of such arrays."""
+
+    def __init__(self, values: Any, labels: np.ndarray, name: str) -> None:
+        super().__init__(labels)
+        self.values = values
+        self.name = name
+        self.entries = entries_of(values)
+
+    def source_name(self, index: int) -> str:
+        return f"sample {index} of {self.name}"
+
+    def read(self, index: int) -> tuple[Any, str]:
+        # A copy, as with images. Names, dtypes and shapes come before the bytes: no two samples run together.
+        sample = each(lambda array: np.array(array[index], order="C"), self.values)
+        named = sample if isinstance(sample, dict) else {ALONE: sample}
+        about = [[name, named[name].dtype.name, list(named[name].shape)] for name in sorted(named)]
+        content = b"".join(named[name].tobytes() for name in sorted(named))
+        return sample, sample_id(json.dumps(about).encode() + b"\n" + content)
+
+    def open(self, encoded: Any, index: int) -> Any:
+        return encoded
+
+
 class Dataset:
-    """Labelled images. Made by `folder`, `arrays` and the other functions of `sources`; never changed."""
+    """Labelled samples: images, or arrays of any kind for wrapped models. Made by `folder`, `arrays` and the other
+    functions of `sources`; never changed."""
 
     def __init__(
         self,
@@ -156,13 +186,19 @@ class Dataset:
     def __getitem__(self, index: int) -> Sample:
         """One decoded sample. Raises `IndexError`, and what `load` raises."""
         image, id = self.load(index)
-        return Sample(np.array(image), int(self.labels[index]), id)
+        return Sample(np.array(image) if self.entries is None else image, int(self.labels[index]), id)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"Dataset({self.name!r}, {len(self)} images, {len(self.classes)} classes)"
+        kind = "images" if self.entries is None else "samples"
+        return f"Dataset({self.name!r}, {len(self)} {kind}, {len(self.classes)} classes)"
+
+    @property
+    def entries(self) -> Entries | None:
+        """Name -> shape and dtype of what one sample holds; None where the samples are images of any size."""
+        return self._source.entries
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -175,8 +211,9 @@ class Dataset:
         """The sample's path, or e.g. "image 3 of arrays"."""
         return self._source.source_name(self._at(index))
 
-    def load(self, index: int) -> tuple[Image.Image, str]:
-        """The image, mode RGB, any size, and the id of the very bytes it was decoded from.
+    def load(self, index: int) -> tuple[Any, str]:
+        """The image, mode RGB, any size, and the id of the very bytes it was decoded from. Inputs that are no
+        images come as they are.
 
         Raises `ImageError` where it cannot be decoded, `DataError` where the file changed since its id was
         first computed.

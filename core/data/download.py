@@ -17,6 +17,7 @@ TIMEOUT_SECONDS = 30.0
 def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None) -> Path:
     """Download `url` to `target`, unless that exists with this checksum; returns `target`.
 
+    `sha256`: the digest, or as many of its first digits as are published.
     An earlier attempt is resumed where the server can. At most `nbytes` are accepted, where given. Raises
     `DownloadError` if the network fails (what came is kept for the next attempt), or if what came, or what
     lies at `target`, has another checksum.
@@ -25,7 +26,7 @@ def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None) -> Pat
         raise SettingError(f"cannot download {url!r}; expected an http:// or https:// address")
     if target.exists():
         found = digest(target)
-        if found != sha256:
+        if not found.startswith(sha256):
             raise DownloadError(
                 f"{target} is not what is published at {url}: its sha256 is {found}, expected {sha256}; "
                 "remove it to download it again"
@@ -37,7 +38,7 @@ def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None) -> Pat
         if not (nbytes is not None and partial.exists() and partial.stat().st_size == nbytes):
             _transfer(url, partial, nbytes)
         found = digest(partial)
-        if found != sha256:
+        if not found.startswith(sha256):
             size = partial.stat().st_size
             partial.unlink()
             raise DownloadError(

@@ -11,12 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from headstart.data.augment import Augment
+from headstart.data.inputs import Arrays
 from headstart.data.preprocess import Preprocess
+from headstart.data.rows import pad as pad
 from headstart.errors import SettingError
 from headstart.machine import cpus
 
@@ -29,7 +31,7 @@ CHUNK = 16  # samples a task: small enough to balance, large enough that the que
 class Batch(NamedTuple):
     """What a trunk is fed. Row k of every field is the same sample."""
 
-    images: np.ndarray  # (b, size, size, 3) uint8
+    images: Any  # (b, size, size, 3) uint8; with other inputs what they are, an array or a dict of arrays
     labels: np.ndarray  # (b,) int64
     ids: list[str]  # 32 hex digits each, of the bytes that were decoded
     indices: np.ndarray  # (b,) int64, positions in the data set
@@ -42,7 +44,7 @@ def default_workers() -> int:
 
 def batches(
     data: Dataset,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Arrays,
     order: np.ndarray | Sequence[int],
     batch_size: int,
     *,
@@ -55,7 +57,8 @@ def batches(
 
     `order` is `(m,)` integers. `augment` crops and flips each sample by (seed, epoch, its id). `workers` is
     the number of threads, by default as many as there are CPUs, at most 8. Raises `SettingError` at once for
-    wrong arguments, and in iterating the first `ImageError` in the order, as soon as its batch is due.
+    wrong arguments, `DataError` for samples of another kind than `preprocess` prepares, and in iterating the first
+    `ImageError` in the order, as soon as its batch is due.
     """
     positions = np.asarray(order)
     if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
@@ -66,6 +69,9 @@ def batches(
         raise SettingError(
             f"order reaches from {positions.min()} to {positions.max()}; the data set has {len(data)} samples"
         )
+    preprocess.check(data)
+    if augment is not None and isinstance(preprocess, Arrays):
+        raise SettingError(f"augment= crops and flips images; the model takes {preprocess}")
     workers = default_workers() if workers is None else workers
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
@@ -73,16 +79,9 @@ def batches(
     return _generate(data, preprocess, positions.astype(np.int64), batch_size, workers, augment, seed, epoch)
 
 
-def pad(images: np.ndarray, size: int) -> np.ndarray:
-    """The batch `(n, ...)` with exactly `size` rows, filled up with zeros: compiled code sees one shape."""
-    if len(images) == size:
-        return images
-    return np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
-
-
 def _generate(
     data: Dataset,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Arrays,
     order: np.ndarray,
     batch_size: int,
     workers: int,
@@ -98,7 +97,7 @@ def _generate(
                 return
             image, id = data.load(int(batch.indices[k]))
             crop = augment.draw(seed, epoch, id, *image.size) if augment is not None else None
-            batch.images[k] = preprocess.apply(image, crop)
+            preprocess.fill(batch.images, k, image, crop)
             batch.ids[k] = id
 
     # Two tasks a worker keep all of them busy while the oldest batch waits for its slowest.
@@ -111,8 +110,7 @@ def _generate(
             while len(pending) < ahead and (start := next(starts, None)) is not None:
                 indices = order[start : start + batch_size].copy()
                 n = len(indices)
-                images = np.empty((n, preprocess.size, preprocess.size, 3), np.uint8)
-                batch = Batch(images, data.labels[indices], [""] * n, indices)
+                batch = Batch(preprocess.allocate(n), data.labels[indices], [""] * n, indices)
                 pending.append((batch, [pool.submit(fill, batch, k) for k in range(0, n, CHUNK)]))
             if not pending:
                 return

@@ -8,12 +8,16 @@ a backend normalises on its device, so images travel as bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from headstart.errors import SettingError, UnknownNameError
+from headstart.data.rows import ALONE, described
+from headstart.errors import DataError, SettingError, UnknownNameError
+
+if TYPE_CHECKING:
+    from headstart.data.dataset import Dataset
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -102,6 +106,30 @@ class Preprocess:
         if image.size != (width, height):
             image = image.resize((width, height), method)
         return _central(image, self.size, self.size)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image as the trunk sees it."""
+        return (self.size, self.size, 3)
+
+    def allocate(self, n: int) -> np.ndarray:
+        """Room for `n` images, `(n, size, size, 3)` uint8."""
+        return np.empty((n, *self.shape), np.uint8)
+
+    def fill(self, rows: np.ndarray, k: int, image: Image.Image, crop: Crop | None = None) -> None:
+        """Write an image to row `k`, see `apply`."""
+        rows[k] = self.apply(image, crop)
+
+    def check(self, data: Dataset) -> None:
+        """DataError unless the data set yields images."""
+        if data.entries is None:
+            return
+        shape, dtype = data.entries.get(ALONE, ((), ""))
+        mend = " (floats of 0 to 1: (255 * images).round().astype('uint8'))" if "float" in dtype else ""
+        raise DataError(
+            f"the data set {data.name!r} yields {described(data.entries)} a sample, and the model takes images; "
+            + (f"images are uint8, 0 to 255{mend}" if len(shape) in (2, 3) else "see hs.wrap for other inputs")
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values; equal settings give equal dicts. Part of a trunk's key."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headstart.data import cifar
-from headstart.data.dataset import ArraySource, Dataset, FileSource, Skipped, decode_all
+from headstart.data.dataset import ArraySource, Dataset, FileSource, Skipped, ValueSource, decode_all
 from headstart.data.download import fetch
+from headstart.data.rows import ALONE, count
 from headstart.errors import DataError, ImageError, UnknownNameError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -87,51 +89,84 @@ def folder(path: str | Path, on_error: str = "raise") -> Dataset:
 
 
 def arrays(
-    images: np.ndarray | Sequence[np.ndarray],
+    images: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray],
     labels: Sequence[int] | np.ndarray,
     classes: Sequence[str] | None = None,
 ) -> Dataset:
     """Images in memory: uint8 `(n, h, w)` or `(n, h, w, c)` with 1, 3 or 4 channels, or a list of such images
-    of differing sizes. Alpha is dropped.
+    of differing sizes. Alpha is dropped. Or the inputs of a wrapped model, see `hs.wrap`: an array `(n, ...)` of
+    other numbers than uint8, or a dict of arrays `(n, ...)` of any numbers, such as token ids and their mask.
 
     `labels` are n integers, positions in `classes` (default: "0", "1", ... up to the largest label). The
     arrays are not copied; changing a pixel later is an error when the image is next loaded. Raises
     `DataError` for anything else.
     """
-    if isinstance(images, np.ndarray):
-        if images.ndim not in (3, 4):
-            raise DataError(
-                f"images have the shape {images.shape}; expected (n, h, w) or (n, h, w, channels), "
-                "for one image (1, h, w, channels)"
-            )
-        if len(images):
-            _check_image(images[0], "images")
+    values: Any = None
+    if isinstance(images, Mapping):
+        values, what = _values({str(name): np.asarray(value) for name, value in images.items()}), "sample"
+    elif isinstance(images, np.ndarray) and images.dtype != np.uint8:
+        values, what = _values({ALONE: images})[ALONE], "sample"
     else:
-        images = [np.asarray(image) for image in images]
-        for i, image in enumerate(images):
-            _check_image(image, f"image {i}")
-    values = np.asarray(labels)
-    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        values, what = _images(images), "image"
+    given = count(values)
+    targets = np.asarray(labels)
+    if targets.ndim != 1 or (targets.size and targets.dtype.kind not in "iu"):
         raise DataError(
-            f"labels are {values.dtype} of shape {values.shape}; expected one integer an image"
-            + (" (for one-hot labels, labels.argmax(axis=1))" if values.ndim == 2 else "")
+            f"labels are {targets.dtype} of shape {targets.shape}; expected one integer for each {what}"
+            + (" (for one-hot labels, labels.argmax(axis=1))" if targets.ndim == 2 else "")
         )
-    if len(values) != len(images):
-        raise DataError(f"there are {len(images)} images and {len(values)} labels; expected as many of each")
-    if not len(images):
-        raise DataError("there are no images; expected at least one")
+    if len(targets) != given:
+        raise DataError(f"there are {given} {what}s and {len(targets)} labels; expected as many of each")
+    if not given:
+        raise DataError(f"there are no {what}s; expected at least one")
     if isinstance(classes, str):
         raise DataError(f"classes is the string {classes!r}; expected a list of names")
-    names = [str(i) for i in range(int(values.max()) + 1)] if classes is None else [str(c) for c in classes]
+    names = [str(i) for i in range(int(targets.max()) + 1)] if classes is None else [str(c) for c in classes]
     if len(set(names)) != len(names):
         raise DataError(f"classes {names} name one twice; expected every name once")
-    wrong = np.flatnonzero((values < 0) | (values >= len(names)))
+    wrong = np.flatnonzero((targets < 0) | (targets >= len(names)))
     if wrong.size:
         raise DataError(
-            f"label {values[wrong[0]]} of image {wrong[0]} is out of range; allowed are "
+            f"label {targets[wrong[0]]} of {what} {wrong[0]} is out of range; allowed are "
             f"0 to {len(names) - 1} ({len(names)} classes)"
         )
-    return Dataset(ArraySource(images, values, "arrays"), names, "arrays")
+    source = ArraySource if what == "image" else ValueSource
+    return Dataset(source(values, targets, "arrays"), names, "arrays")
+
+
+def _images(given: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    """Images, checked; not copied."""
+    if not isinstance(given, np.ndarray):
+        images = [np.asarray(image) for image in given]
+        for i, image in enumerate(images):
+            _check_image(image, f"image {i}")
+        return images
+    if given.ndim not in (3, 4):
+        raise DataError(
+            f"images have the shape {given.shape}; expected (n, h, w) or (n, h, w, channels), for one image "
+            "(1, h, w, channels); other inputs of a wrapped model as a dict"
+        )
+    if len(given):
+        _check_image(given[0], "images")
+    return given
+
+
+def _values(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays `(n, ...)` that are no images, checked; not copied."""
+    alone = list(named) == [ALONE]
+    if not named or (ALONE in named and not alone):
+        raise DataError(f"the dict of inputs has the names {list(named)}; expected at least one, and none empty")
+    lengths = set()
+    for name, array in named.items():
+        of = f" {name!r}" if name != ALONE else ""
+        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+            raise DataError(f"the inputs{of} are {array.dtype}; expected numbers or booleans (text as token ids)")
+        if array.ndim < (2 if alone else 1):
+            raise DataError(f"the inputs{of} have the shape {array.shape}; expected (n, ...), of n samples")
+        lengths.add(len(array))
+    if len(lengths) > 1:
+        raise DataError(f"the inputs hold differing numbers of samples, {sorted(lengths)}; expected one number")
+    return named
 
 
 def digits() -> Dataset:
@@ -151,7 +186,7 @@ def cifar10(root: str | Path | None = None, split: str = "train", download: bool
     """
     if split not in cifar.PARTS:
         raise UnknownNameError("split", split, cifar.PARTS)
-    place = _root(root)
+    place = data_root(root)
     found = cifar.find(place)
     if found is None:
         _may_download(download, "CIFAR-10", place, CIFAR10_URL)
@@ -166,7 +201,7 @@ def flowers(root: str | Path | None = None, download: bool = True) -> Dataset:
     The folder `flower_photos` in `root` (default as for `cifar10`) is used, else the archive in it is
     unpacked, else it is downloaded. Raises `DataError`.
     """
-    place = _root(root)
+    place = data_root(root)
     target = place / "flower_photos"
     if not target.is_dir():
         archive = place / FLOWERS_URL.rsplit("/", 1)[-1]
@@ -247,7 +282,8 @@ def _check_image(image: np.ndarray, what: str) -> None:
         raise DataError(f"{what}: the shape of one is {image.shape}, which has no pixels")
 
 
-def _root(root: str | Path | None) -> Path:
+def data_root(root: str | Path | None = None) -> Path:
+    """Where downloads are kept: `root`, else `HEADSTART_DATA`, else in the user's cache directory."""
     if root is None:
         root = os.environ.get("HEADSTART_DATA") or None
     if root is not None:

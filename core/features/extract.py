@@ -23,7 +23,8 @@ from headstart import __version__
 from headstart import backend as backends
 from headstart.backend import Place, Trunk
 from headstart.data import Dataset
-from headstart.data.loader import batches, pad
+from headstart.data.loader import batches
+from headstart.data.rows import pad
 from headstart.errors import ExtractionInterrupted, FeatureDriftError, SettingError
 from headstart.features.keys import TrunkKey, params_digest, stored_dtype, trunk_key
 from headstart.features.store import FeatureStore, TrunkFolder
@@ -110,7 +111,7 @@ class Extractor:
         self.model, self.dtype, self.batch_size, self.workers = model, dtype, batch_size, workers
         self.precision = precision
         self.device = device
-        self.backend_name = backends.choose(backend)
+        self.backend_name = backends.choose(backend, model.home)
         # the name as the user wrote it -> node
         self.nodes = {cut: model.graph.check_cut(cut) for cut in cuts}
         self.shapes = model.graph.shapes(model.input_shape)
@@ -134,7 +135,7 @@ class Extractor:
 
     @cached_property
     def trunk(self) -> Trunk:
-        """Folded, and fed with uint8 images."""
+        """Folded, and fed with what the loader gives."""
         return pixel_trunk(self.model, list(self.folders), backends.load(self.backend_name), self.place)
 
     @property
@@ -154,6 +155,7 @@ class Extractor:
     def __call__(self, data: Dataset) -> FeatureSet:
         """The feature set of `data`; computes what the store lacks."""
         start = time.perf_counter()
+        self.model.preprocess.check(data)
         ids = data.ids
         lacking = {node: folder.missing(ids) for node, folder in self.folders.items()}
         wanted = dict.fromkeys(id for missing in lacking.values() for id in missing)
@@ -187,7 +189,7 @@ class Extractor:
                 }
                 advance = stack.enter_context(track("extracting features", len(order)))
                 for batch in batches(data, self.model.preprocess, order, size, workers=self.workers):
-                    count = len(batch.images)
+                    count = len(batch.ids)
                     outputs = self.trunk.run(pad(batch.images, size))
                     for node, writer in writers.items():
                         rows = backend.numpy(outputs[node])[:count]
@@ -227,7 +229,7 @@ class Extractor:
         """Raise FeatureDriftError unless the stored rows of these samples are what the trunk computes now."""
         size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
         for batch in batches(data, self.model.preprocess, sample, size, workers=1):
-            count = len(batch.images)
+            count = len(batch.ids)
             outputs = self.trunk.run(pad(batch.images, size))
             fresh = backends.load(self.backend_name).numpy(outputs[node])[:count]
             fresh = fresh.reshape(count, -1).astype(np.float64)
@@ -245,7 +247,7 @@ class Extractor:
 def extract(
     model: Model,
     data: Dataset,
-    cuts: str | Sequence[str] = "avgpool",
+    cuts: str | Sequence[str] | None = None,
     *,
     backend: str | None = None,
     device: str = "auto",
@@ -255,8 +257,8 @@ def extract(
     workers: int | None = None,
     cache: str | Path | None = None,
 ) -> FeatureSet:
-    """The features of `data` at the legal `cuts` of `model`, from the store where it has them, computed where
-    it lacks them (and then kept).
+    """The features of `data` at the legal `cuts` of `model` (default: what its classifier takes), from the store
+    where it has them, computed where it lacks them (and then kept).
 
     `precision`: of the trunk's arithmetic, "float32" or "bfloat16". `dtype`: of the stored features, "float16"
     (default; half the bytes), "float32" or "bfloat16" (float16's bytes, float32's range). `cache`: the
@@ -267,7 +269,7 @@ def extract(
     """
     return Extractor(
         model,
-        [cuts] if isinstance(cuts, str) else list(cuts),
+        [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts),
         backend=backend,
         device=device,
         precision=precision,

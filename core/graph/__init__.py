@@ -2,6 +2,7 @@
 
 from headstart.graph.fold import fold
 from headstart.graph.graph import Builder, Graph, Node
+from headstart.graph.native import NativePart
 from headstart.graph.ops import OPS, Shape
 
-__all__ = ["OPS", "Builder", "Graph", "Node", "Shape", "fold"]
+__all__ = ["OPS", "Builder", "Graph", "NativePart", "Node", "Shape", "fold"]

@@ -20,8 +20,8 @@ def fold(graph: Graph, params: Params, keep: Collection[str] = ()) -> tuple[Grap
     """Fold every `conv -> batch_norm` pair.
 
     `params` maps names to float arrays in torchvision's layout and is not changed; `keep` names nodes whose
-    own output is wanted, so that a convolution among them stays. Returns the new graph and its float32
-    parameters. The arithmetic is in float64: rounding happens once.
+    own output is wanted, so that a convolution among them stays. Returns the new graph and its parameters,
+    float32 but for those of native parts. The arithmetic is in float64: rounding happens once.
     """
     folded: dict[str, str] = {}  # convolution -> the batch norm that swallows it
     for node in graph.nodes:
@@ -44,7 +44,8 @@ def fold(graph: Graph, params: Params, keep: Collection[str] = ()) -> tuple[Grap
             new[f"{node.name}.weight"], new[f"{node.name}.bias"] = weight, bias
         else:
             nodes.append(node)
-            new |= {name: np.asarray(params[name], np.float32) for name in node.param_shapes()}
+            dtype = None if node.op == "native" else np.float32  # a module's own dtypes are its own matter
+            new |= {name: np.asarray(params[name], dtype) for name in node.param_shapes()}
     return Graph(tuple(nodes), graph.output), new
 
 

@@ -7,16 +7,15 @@ and attribute is in the table.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from headstart.errors import CutError, GraphError
+from headstart.errors import GraphError
+from headstart.graph.cuts import Paths
+from headstart.graph.native import NativePart
 from headstart.graph.ops import OPS, REQUIRED, Shape
-
-LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,12 @@ class Node:
         """Full parameter name -> shape, in torchvision's layout."""
         return {f"{self.name}.{key}": shape for key, shape in OPS[self.op].params(self.attrs).items()}
 
+    def buffers(self) -> frozenset[str]:
+        """The full names of the parameters that are kept and not trained."""
+        row = OPS[self.op]
+        kept = row.buffers(self.attrs)
+        return frozenset(f"{self.name}.{key}" for key in row.params(self.attrs) if key in kept)
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -80,7 +85,7 @@ class Graph:
             if (node.op == "input") != (not seen):
                 raise GraphError(f"the first node, and no other, is the input; see node {node.name!r}")
             seen.add(node.name)
-        for name in (self.output, *(name for name, _ in self.auxiliary)):
+        for name in self.outputs:
             if name not in seen:
                 raise GraphError(f"the output {name!r} is no node")
 
@@ -94,6 +99,16 @@ class Graph:
     def __getitem__(self, name: str) -> Node:
         return self.nodes[self._index[name]]
 
+    @cached_property
+    def main(self) -> Graph:
+        """The graph without auxiliary outputs, and without what only they need."""
+        return self.upto(self.output) if self.auxiliary else self
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The nodes that a loss is taken of: the output, and the auxiliary ones."""
+        return (self.output, *(name for name, _ in self.auxiliary))
+
     @property
     def input(self) -> str:
         """The input node's name."""
@@ -103,69 +118,33 @@ class Graph:
         """The nodes that take `name` as an input."""
         return [node for node in self.nodes if name in node.inputs]
 
+    @cached_property
+    def _paths(self) -> Paths:
+        return Paths({node.name: node.inputs for node in self.nodes}, self.output)
+
     def resolve(self, name: str) -> str:
         """The node meant by `name`: a node, `logits` (the output), or a module such as `layer4`, which
         means its last node. Raises CutError with near names."""
-        if name in self:
-            return name
-        if name == LOGITS:
-            return self.output
-        inside = [node.name for node in self.nodes if node.name.startswith(f"{name}.")]
-        if inside:
-            return inside[-1]
-        near = difflib.get_close_matches(name, self.cuts(), n=3, cutoff=0.4)
-        raise CutError(
-            f"there is no node {name!r} to cut at; "
-            + (f"the nearest are {', '.join(near)}; " if near else "")
-            + f"legal cuts are {', '.join(self.cuts())}"
-        )
+        return self._paths.resolve(name)
 
     def cuts(self) -> tuple[str, ...]:
         """Names of the legal cuts, in order: the nodes that every path from input to output passes
         through (the output's dominators), without the input and the output themselves."""
-        legal = []
-        reach = 0  # the furthest node that takes something from before the node in hand
-        graph = self.upto(self.output)
-        position = graph._index
-        last_use = {n.name: position[n.name] for n in graph.nodes}
-        for node in graph.nodes:
-            for name in node.inputs:
-                last_use[name] = max(last_use[name], position[node.name])
-        for i, node in enumerate(graph.nodes):
-            if 0 < i < len(graph.nodes) - 1 and reach <= i:
-                legal.append(node.name)
-            reach = max(reach, last_use[node.name])
-        return tuple(legal)
+        return self._paths.cuts
 
     def check_cut(self, name: str) -> str:
         """The legal cut meant by `name`. Raises CutError naming the nearest legal ones."""
-        node = self.resolve(name)
-        legal = self.cuts()
-        if node in legal:
-            return node
-        if not legal:
-            raise CutError(f"{name!r} cannot be cut at: no node of this graph can")
-        if node == self.output:
-            raise CutError(f"a cut at the output {name!r} leaves nothing to train; the last cut is {legal[-1]!r}")
-        if node == self.input:
-            raise CutError(f"a cut at the input {name!r} leaves no trunk to run; the first cut is {legal[0]!r}")
-        before = [cut for cut in legal if self._index[cut] < self._index[node]]
-        after = [cut for cut in legal if self._index[cut] > self._index[node]]
-        near = " and ".join(repr(cut) for cut in (*before[-1:], *after[:1]))
-        raise CutError(
-            f"{name!r} is inside a branch: not every path passes through it, so it cannot be cut at; "
-            f"the nearest legal cuts are {near}"
-        )
+        return self._paths.check(name)
 
     def steps(self, keep: Iterable[str] = ()) -> tuple[tuple[Node, tuple[str, ...]], ...]:
         """All nodes but the input, in order, each with the nodes whose outputs nobody needs after it; those of
-        `keep` and the output are needed to the end. A backend that runs eagerly frees memory by it."""
+        `keep` and the outputs are needed to the end. A backend that runs eagerly frees memory by it."""
         keep = frozenset(keep)
         if keep not in self._steps:
             last = {name: node.name for node in self.nodes for name in (node.name, *node.inputs)}
             done: dict[str, list[str]] = {}
             for name, node in last.items():
-                if name not in keep and name != self.output:
+                if name not in keep and name not in self.outputs:
                     done.setdefault(node, []).append(name)
             self._steps[keep] = tuple((node, tuple(done.get(node.name, ()))) for node in self.nodes[1:])
         return self._steps[keep]
@@ -202,7 +181,8 @@ class Graph:
             ("pixels",),
             {"scale": tuple(map(float, scale)), "shift": tuple(map(float, shift))},
         )
-        return Graph((Node("pixels", "input"), first, *self.nodes[1:]), self.output, self.auxiliary)
+        pixels = Node("pixels", "input", (), self.nodes[0].attrs)
+        return Graph((pixels, first, *self.nodes[1:]), self.output, self.auxiliary)
 
     def shapes(self, input_shape: Shape) -> dict[str, Shape]:
         """Node name -> shape of one sample's output, `(h, w, c)` or `(c,)`."""
@@ -227,10 +207,23 @@ class Graph:
         """Parameter name -> shape (statistics included), in the nodes' order."""
         return {name: shape for node in self.nodes for name, shape in node.param_shapes().items()}
 
+    def buffers(self) -> frozenset[str]:
+        """The parameters that are kept and not trained: statistics, counters."""
+        return frozenset(name for node in self.nodes for name in node.buffers())
+
+    @property
+    def backend(self) -> str | None:
+        """The only backend that can run it, where it holds a part of a user's own module."""
+        return next((node.attrs["part"].backend for node in self.nodes if node.op == "native"), None)
+
     def spec(self) -> list[list[Any]]:
         """A JSON-able canonical form: `[name, op, inputs, attributes]` for each node. Attributes that have their
         default are left out, so that the form stays the same when an op is given a new attribute."""
-        return [[n.name, n.op, list(n.inputs), dict(sorted(n.changed().items()))] for n in self.nodes]
+        return [[n.name, n.op, list(n.inputs), _plain(n.changed())] for n in self.nodes]
+
+
+def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.structure if isinstance(v, NativePart) else v for k, v in sorted(attrs.items())}
 
 
 Pair = int | tuple[int, int]

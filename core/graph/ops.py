@@ -7,6 +7,10 @@ Shapes are those of one sample: `(h, w, c)` for maps, `(t, c)` for tokens, `(c,)
 axis" takes any of them. Weights have torchvision's layout: convolutions `(out, in / groups, kh, kw)`, linear
 layers `(out, in)`.
 
+One row is open: `native` stands for a part of a user's own module, which only the framework that it is written in
+can run. What it computes cannot be a row here; its `part` says what core needs to know instead (shapes,
+parameters, structure), so that cuts, keys, modes and training treat it as any other node.
+
 Invariants: an op or attribute that is not in this table cannot be in a graph; a default never changes, since keys
 of stored features leave defaults out.
 """
@@ -14,7 +18,7 @@ of stored features leave defaults out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +30,7 @@ Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 
 REQUIRED: Any = object()
+BUFFERS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -38,21 +43,15 @@ class Op:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """attribute -> default, or REQUIRED"""
     params: Callable[[Attributes], dict[str, Shape]] = lambda _: {}
-    """attributes -> parameter suffix -> shape; names in `BUFFERS` are statistics, not trained"""
+    """attributes -> parameter suffix -> shape"""
     macs: Callable[[Attributes, Sequence[Shape], Shape], int] = lambda *_: 0
     """multiply-adds of one sample, counted as papers do: convolutions, linear layers and attention only"""
     initial: Mapping[str, str] = field(default_factory=dict)
     """parameter suffix -> how a fresh one is drawn, see `headstart.models.initial`"""
+    buffers: Callable[[Attributes], Collection[str]] = lambda _: BUFFERS
+    """attributes -> suffixes of the parameters that are kept (statistics, counters) and not trained"""
     inputs: int | None = 1
     """how many it takes; None: two or more"""
-
-
-BUFFERS = ("running_mean", "running_var")
-
-
-def is_buffer(param: str) -> bool:
-    """Whether the parameter called `param` is a statistic (kept, not trained)."""
-    return param.rpartition(".")[2] in BUFFERS
 
 
 def window_padding(attrs: Attributes) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -323,9 +322,18 @@ OPS: Mapping[str, Op] = {
             macs=lambda a, s, out: 2 * out[0] * out[0] * out[1],
         ),
         Op("first_token", _first_token_shape),
+        Op("mean_tokens", lambda a, s: _tokens("mean_tokens", s[0])[1:]),
         # in training an element (dropout), or a sample's whole input (drop_path), is zero with probability `rate`
         # and the rest scaled by 1 / (1 - rate)
         Op("dropout", _same, {"rate": REQUIRED}),
         Op("drop_path", _same, {"rate": REQUIRED}),
+        # a `NativePart`, which runs in one framework only
+        Op(
+            "native",
+            lambda a, s: a["part"].shape(s[0]),
+            {"part": REQUIRED},
+            lambda a: dict(a["part"].shapes),
+            buffers=lambda a: a["part"].buffers,
+        ),
     )
 }

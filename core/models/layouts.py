@@ -8,7 +8,6 @@ the whole map.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 
 from headstart.errors import WeightsError
 from headstart.graph import Graph, Shape
-from headstart.models.positions import resample
+from headstart.models.positions import resample, resizable
 
 # Counters that state dicts of torch carry and inference does not use.
 IGNORED = "num_batches_tracked"
@@ -58,6 +57,19 @@ def by_rules(name: str, *rules: tuple[str, str] | tuple[str, str, Callable[[Shap
     return Layout(name, rename)
 
 
+def own_names(graph: Graph) -> Layout:
+    """The names that a wrapped module's parameters have in it, without those of our nodes; with them where a name
+    would stand twice."""
+    table = {
+        name: name.removeprefix(f"{node.name}.") if node.op == "native" else name
+        for node in graph.nodes
+        for name in node.param_shapes()
+    }
+    if len(set(table.values())) != len(table):
+        return SAME
+    return Layout("own", lambda name, shape: (table.get(name, name), shape))
+
+
 def published(graph: Graph, params: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
     """`params` by the layout's names, in its shapes."""
     return {
@@ -81,16 +93,23 @@ def fitted(
     layouts: Sequence[Layout],
     skip: Collection[str] = (),
     optional: Collection[str] = (),
+    spare: Mapping[str, Shape] | None = None,
+    replaced: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """The parameters of `graph` by our names, from a file's `params`, in whichever of `layouts` fits best.
 
     Those of `skip` (our names) may be there in any shape and are left out; those of `optional` are taken where
-    the file has them. Positions of another image size are resampled. Raises WeightsError that lists every kind
-    of misfit, in the file's names.
+    the file has them, and those of `spare` (our name -> shape) may be there though the graph lacks them, as may
+    whatever lies in the modules `replaced` (our names), such as a classifier of several layers.
+    Positions of another image size are resampled. Raises WeightsError that lists every kind of misfit, in the
+    file's names.
     """
     params = unwrapped(params)
-    tables = [layout.names(graph) for layout in layouts]
-    table = max(tables, key=lambda names: sum(theirs in params for theirs, _ in names.values()))
+    layout, table = max(
+        ((layout, layout.names(graph)) for layout in layouts),
+        key=lambda row: sum(theirs in params for theirs, _ in row[1].values()),
+    )
+    shapes = graph.param_shapes()
     positions = {f"{node.name}.weight" for node in graph.nodes if node.op == "position"}
     found: dict[str, np.ndarray] = {}
     missing, differing = [], []
@@ -101,16 +120,18 @@ def fitted(
             missing.append(theirs)
             continue
         value = params[theirs]
-        if ours in positions and math.prod(value.shape) != math.prod(shape):
-            value = resample(value, graph.param_shapes()[ours])
+        if ours in positions and value.shape != shape and resizable(value.shape, shapes[ours]):
+            value = resample(value, shapes[ours])
         elif value.shape != shape:
             differing.append(f"{theirs} {tuple(value.shape)} instead of {tuple(shape)}")
             continue
-        found[ours] = np.ascontiguousarray(value).reshape(graph.param_shapes()[ours])
+        found[ours] = np.ascontiguousarray(value).reshape(shapes[ours])
     known = {theirs for theirs, _ in table.values()}
-    skipped = [theirs for ours, (theirs, _) in table.items() if ours in skip]
-    stems = tuple(f"{name.rpartition('.')[0]}." for name in skipped)
-    extra = [name for name in params if name not in known and not (stems and name.startswith(stems))]
+    known |= {layout.rename(name, shape)[0] for name, shape in (spare or {}).items()}
+    inside = tuple(
+        f"{name}." for module in replaced for name in (module, layout.rename(f"{module}.weight", (1, 1))[0][:-7])
+    )
+    extra = [name for name in params if name not in known and not name.startswith(inside)]
     misfit(source, missing, extra, differing)
     return found
 

@@ -6,6 +6,7 @@ Invariant: a `Model` is never changed. Training returns new parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from headstart.data.inputs import Arrays
 from headstart.data.preprocess import Preprocess
 from headstart.errors import GraphError, SettingError
 from headstart.graph import Graph
 from headstart.models.architecture import Architecture
 from headstart.models.heads import Head, check_head
 from headstart.models.initial import initial_params
-from headstart.models.layouts import fitted
-from headstart.models.weights import WeightFile, load_weights
+from headstart.models.layouts import Layout, fitted, own_names
+from headstart.models.weights import WeightFile, count_outputs, load_weights
 from headstart.models.zoo import architecture
 
 
@@ -32,7 +34,8 @@ class Model:
     graph: Graph
     params: Mapping[str, np.ndarray]
     """float32 in torchvision's layout, by torchvision's names"""
-    preprocess: Preprocess
+    preprocess: Preprocess | Arrays
+    """how images are prepared, or which other inputs a wrapped module takes"""
     classes: tuple[str, ...]
     head: Head = "linear"
     weights: str | None = None
@@ -41,14 +44,29 @@ class Model:
     """parameters that are random and not pretrained: `fit` draws them again from its own seed"""
     named_classes: bool = True
     """False where the class names are only numbers that nobody chose"""
+    cut: str | None = None
+    """where the trunk ends if nobody says; None: before the architecture's classifier"""
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return (self.preprocess.size, self.preprocess.size, 3)
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample; () where a wrapped module takes several arrays."""
+        return self.preprocess.shape
+
+    @property
+    def home(self) -> str | None:
+        """The only backend that can run it, where it holds a wrapped module."""
+        return self.graph.backend
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The names that files with its parameters may use; they are saved in the first."""
+        return (own_names(self.graph),) if self.home is not None else architecture(self.name).layouts
 
     @property
     def default_cut(self) -> str:
         """The features that the classifier takes: everything before it, and before its dropout, is the trunk."""
+        if self.cut is not None:
+            return self.cut
         module = architecture(self.name).replaced(self.head)
         node = next(n for n in self.graph.nodes if _is_part(f"{n.name}.", module))
         while (before := self.graph[node.inputs[0]]).op == "dropout":
@@ -80,16 +98,15 @@ class Model:
             "head": self.head if isinstance(self.head, str) else list(self.head),
             "classes": len(self.classes),
             "parameters": count_params(self.graph),
-            "multiply_adds": sum(macs.values()),
+            "multiply_adds": sum(macs.values()) if self.home is None else None,  # a module's own are not counted
             "preprocess": self.preprocess.as_dict(),
         }
 
 
 def count_params(graph: Graph) -> int:
     """Trained parameters (weights and biases, not statistics), as papers count them."""
-    from headstart.graph.ops import is_buffer
-
-    return sum(int(np.prod(shape)) for name, shape in graph.param_shapes().items() if not is_buffer(name))
+    kept = graph.buffers()
+    return sum(math.prod(shape) for name, shape in graph.param_shapes().items() if name not in kept)
 
 
 def model(
@@ -103,8 +120,9 @@ def model(
 ) -> Model:
     """Make a model by name.
 
-    `weights`: None (random, drawn from `seed`, equal in every backend), a published name such as
-    "tinyimagenet", or a path to a .safetensors file with torchvision's names. `classes`: the number or names
+    `weights`: None (random, drawn from `seed`, equal in every backend), a published name such as "imagenet", which
+    is downloaded if it is not here, a name that `headstart weights import` gave, or the path of a .safetensors
+    file with torchvision's or timm's names. `classes`: the number or names
     of the classes to learn, which brings a fresh classifier; None keeps the classifier of the weights.
     `head`: "linear", or a list of hidden widths and dropout rates such as [256] or [4096, 0.5, 4096, 0.5], which
     replaces all fully connected layers where an architecture ends in several. `size`: side in pixels of the
@@ -120,7 +138,7 @@ def model(
     file = load_weights(arch, weights) if weights is not None else None
     if classes is None and head != "linear":
         raise SettingError(f"head={head!r} needs classes=, since a hidden layer makes a fresh classifier")
-    names, named = _class_names(classes) if classes is not None else _classes_of(arch, file)
+    names, named = class_names(classes) if classes is not None else _classes_of(arch, file)
     preprocess = file.preprocess if file is not None and file.preprocess is not None else arch.preprocess
     if size is not None:
         preprocess = preprocess.with_size(size)
@@ -132,7 +150,9 @@ def model(
         extra = shapes.keys() - graph.upto(graph.output).param_shapes().keys()
         outputs = [arch.replaced(head), *(node for node, _ in graph.auxiliary)]
         fresh = [n for n in shapes if classes is not None and any(_is_part(n, module) for module in outputs)]
-        given = fitted(file.source, file.params, graph, arch.layouts, fresh, extra)
+        spare = arch.graph(len(names), "linear", preprocess.size).param_shapes()
+        replaced = (arch.classifier, arch.stack or arch.classifier) if fresh else ()
+        given = fitted(file.source, file.params, graph, arch.layouts, fresh, extra, spare, replaced)
     # A size that does not fit is found here; after the names, which say more where another model's file came.
     graph.shapes((preprocess.size, preprocess.size, 3))
     drawn = frozenset(shapes.keys() - given.keys())
@@ -167,7 +187,8 @@ def _is_part(param: str, module: str) -> bool:
     return param.startswith(f"{module}.")
 
 
-def _class_names(classes: int | Sequence[str]) -> tuple[tuple[str, ...], bool]:
+def class_names(classes: int | Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The names of the classes, and whether somebody chose them."""
     if isinstance(classes, bool | str):
         raise SettingError(f"classes={classes!r}; expected a number or a list of names")
     if isinstance(classes, int | np.integer):
@@ -191,10 +212,8 @@ def _classes_of(arch: Architecture, file: WeightFile | None) -> tuple[tuple[str,
         return tuple(map(str, range(1000))), False
     if file.classes is not None:
         return file.classes, True
-    for layout in arch.layouts:
-        theirs, _ = layout.rename(f"{arch.classifier}.weight", (1, 1))
-        if theirs in file.params:
-            return tuple(map(str, range(len(file.params[theirs])))), False
+    if (count := count_outputs(arch, file.params)) is not None:
+        return tuple(map(str, range(count))), False
     raise SettingError(
         f"{file.source} has no classifier; pass classes=, the number or the names of the classes to learn"
     )

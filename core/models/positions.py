@@ -12,29 +12,37 @@ from headstart.errors import WeightsError
 from headstart.graph import Shape
 
 
+def resizable(old: Shape, new: Shape) -> bool:
+    """Whether positions of shape `old`, `(..., t, c)`, can be brought to `new`, `(t', c)`: both are square grids
+    with as many channels, and with as many tokens before them (one or none)."""
+    return _grids(old, new) is not None
+
+
 def resample(positions: np.ndarray, shape: Shape) -> np.ndarray:
-    """`(..., t, c)` positions of a square grid -> `shape`, `(t', c)` of another one."""
-    channels = positions.shape[-1]
-    rows = positions.reshape(-1, channels)
-    prefix, old, new = _grids(len(rows), shape[0])
-    if channels != shape[1] or prefix is None:
+    """`(..., t, c)` positions -> float32 `(t', c)`, which is `shape`. Raises WeightsError if not `resizable`."""
+    if (grids := _grids(positions.shape, shape)) is None:
         raise WeightsError(
             f"positions of shape {positions.shape} cannot be resized to {shape}; expected square grids with as "
             "many channels and as many tokens before them"
         )
-    grid = rows[prefix:].reshape(old, old, channels).astype(np.float64)
+    prefix, old, new = grids
+    rows = positions.reshape(-1, shape[1])
+    grid = rows[prefix:].reshape(old, old, shape[1]).astype(np.float64)
     along = _bicubic(old, new)
     resized = np.einsum("ih,jw,hwc->ijc", along, along, grid, optimize=True)
-    return np.concatenate([rows[:prefix], resized.reshape(new * new, channels)]).astype(np.float32)
+    return np.concatenate([rows[:prefix], resized.reshape(new * new, shape[1])]).astype(np.float32)
 
 
-def _grids(old: int, new: int) -> tuple[int | None, int, int]:
-    """How many tokens stand before both grids, and the grids' sides."""
+def _grids(old: Shape, new: Shape) -> tuple[int, int, int] | None:
+    """How many tokens stand before both grids, and the grids' sides; None: see `resizable`."""
+    if len(old) < 2 or old[-1] != new[-1]:
+        return None
+    counts = math.prod(old[:-1]), new[0]
     for prefix in (1, 0):
-        sides = math.isqrt(old - prefix), math.isqrt(new - prefix)
-        if sides[0] ** 2 == old - prefix and sides[1] ** 2 == new - prefix:
-            return prefix, *sides
-    return None, 0, 0
+        a, b = (math.isqrt(max(count - prefix, 0)) for count in counts)
+        if min(a, b) > 0 and counts == (a * a + prefix, b * b + prefix):
+            return prefix, a, b
+    return None
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:

@@ -16,8 +16,10 @@ import numpy as np
 from headstart.backend import Trainer, Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
-from headstart.data.loader import batches, pad
+from headstart.data.inputs import Arrays
+from headstart.data.loader import batches
 from headstart.data.preprocess import Preprocess
+from headstart.data.rows import pad
 from headstart.progress import track
 from headstart.training.history import Seconds
 
@@ -27,7 +29,7 @@ EVALUATION_ROWS = 512
 @dataclass(frozen=True)
 class EpochResult:
     losses: np.ndarray
-    """float `(steps,)`"""
+    """float `(steps, outputs)`: of the output, and of auxiliary ones"""
     accuracy: float
     seconds: Seconds
 
@@ -96,12 +98,12 @@ class Resident:
 
 
 class Images:
-    """Decoded images, every epoch anew; through `trunk` where there is one."""
+    """Decoded images, or a wrapped model's other inputs, every epoch anew; through `trunk` where there is one."""
 
     def __init__(
         self,
         data: Dataset,
-        preprocess: Preprocess,
+        preprocess: Preprocess | Arrays,
         batch_size: int,
         trunk: Trunk | None,
         cut: str | None,
@@ -114,7 +116,7 @@ class Images:
         self.augment, self.seed, self.workers = augment, seed, workers
         self.labels = data.labels
 
-    def _inputs(self, images: np.ndarray, clock: Clock) -> Any:
+    def _inputs(self, images: Any, clock: Clock) -> Any:
         if self.trunk is None or self.cut is None:
             return images
         features = self.trunk.run(images)[self.cut]
@@ -152,6 +154,6 @@ class Images:
         for batch in loader:
             clock("data")
             inputs = self._inputs(pad(batch.images, size), clock)
-            parts.append(trainer.logits(inputs, 0, size)[: len(batch.images)])
+            parts.append(trainer.logits(inputs, 0, size)[: len(batch.ids)])
             clock("head")
         return np.concatenate(parts), clock.total()

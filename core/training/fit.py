@@ -8,7 +8,7 @@ Invariant: a frozen trunk is bit-equal before and after, and that is checked on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ import numpy as np
 
 from headstart import backend as backends
 from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
-from headstart.data import Dataset
+from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
-from headstart.errors import DataError, TrunkChangedError
+from headstart.errors import DataError, SettingError, TrunkChangedError
 from headstart.features.extract import ExtractionStats, Extractor
 from headstart.features.keys import params_digest
 from headstart.graph import Graph
-from headstart.inference import frozen, pixel_trunk
+from headstart.inference import fed, frozen, pixel_trunk
 from headstart.models import Model
 from headstart.training import metrics
 from headstart.training.feeds import Feed, Images, Resident
@@ -31,6 +31,7 @@ from headstart.training.history import History, Record
 from headstart.training.modes import Mode, default_optimizer
 from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
 from headstart.training.order import epoch_order
+from headstart.training.rates import check_modules, rate_multiples
 from headstart.training.run import Run
 from headstart.training.settings import Settings
 
@@ -48,6 +49,7 @@ def fit(
     batch_size: int = 64,
     optimizer: str | Optimizer | None = None,
     lr: float | None = None,
+    lr_scale: float | Mapping[str, float] | None = None,
     schedule: str | Schedule = "constant",
     warmup: float = 0.0,
     label_smoothing: float = 0.0,
@@ -71,7 +73,9 @@ def fit(
     default as many as `epochs`, then everything for `epochs`).
     `cut`: the last node of the trunk; everything behind it is the head. Default: the classifier's input.
     `optimizer`: "adamw", "sgd", an `hs.AdamW` or `hs.SGD`; default: see `headstart.training.modes`. `lr`
-    replaces its learning rate. `schedule`: "constant" or "cosine", after a rise over the
+    replaces its learning rate. `lr_scale`: multiples of it by part: a number for all pretrained parameters that
+    are trained, or a dict such as {"layer3": 0.1, "pretrained": 0.3} from modules to numbers, of which the
+    innermost counts. `schedule`: "constant" or "cosine", after a rise over the
     share `warmup` of the steps, or an `hs.Schedule`, which brings its own warm-up.
     `augment`: "flip", "crop", "flip,crop" or an `hs.Augment`, drawn anew for each epoch and sample; with
     features from a cache that is impossible, and refused. In `staged` it is used in the second stage.
@@ -90,6 +94,7 @@ def fit(
         batch_size=batch_size,
         optimizer=optimizer,
         lr=lr,
+        lr_scale=lr_scale,
         schedule=schedule,
         warmup=warmup,
         label_smoothing=label_smoothing,
@@ -103,13 +108,18 @@ def fit(
         workers=workers,
     )
     row = settings.row
+    if settings.augmentation is not None and isinstance(model.preprocess, Arrays):
+        raise SettingError(f"augment= crops and flips images, and the model takes {model.preprocess}")
+    if row.frozen and not row.then_all:
+        model = model.without_auxiliary()
+    check_modules(model.params, settings.lr_scale)
     _check_data(model, train, "train")
     if val is not None:
         _check_data(model, val, "val")
     node = model.graph.check_cut(cut or model.default_cut) if row.frozen else None
     if cut is not None and node is None:
         model.graph.check_cut(cut)  # unused in these modes, but a typing error is one all the same
-    name = backends.choose(backend)
+    name = backends.choose(backend, model.home)
     chosen = backends.load(name)
     job = _Job(
         replace(model, params=_initial(model, row, node, seed)),
@@ -119,6 +129,7 @@ def fit(
         chosen,
         chosen.place(device, precision),
         on_epoch,
+        model.fresh if row.pretrained else model.params.keys(),
     )
     stats: ExtractionStats | None = None
     head_history = History()
@@ -149,7 +160,7 @@ def fit(
         if row.then_all:
             head_history = history
     if node is None or row.then_all:
-        graph = job.model.graph.normalized(*model.preprocess.affine())
+        graph = fed(job.model.graph, job.model)
         trained, history = job.stage("all", graph, job.images(None, None), epochs)
         params |= trained
     return Run(
@@ -177,6 +188,8 @@ class _Job:
     backend: Backend
     place: Place
     on_epoch: OnEpoch | None
+    fresh: Collection[str]
+    """parameters that are not pretrained"""
     optimizers: dict[str, Any] = field(default_factory=dict)
     """stage -> what it was trained with"""
 
@@ -197,8 +210,9 @@ class _Job:
         default = default_optimizer(graph, stage == "all")
         optimizer = optimizer_of(s.optimizer, default, s.lr)
         self.optimizers[stage] = as_dict(optimizer)
-        recipe = Recipe(optimizer, s.label_smoothing, s.train_statistics, s.seed)
         params = {name: self.model.params[name] for name in graph.param_shapes()}
+        multiples = rate_multiples(params, self.fresh, s.lr_scale)
+        recipe = Recipe(optimizer, s.label_smoothing, s.train_statistics, s.seed, multiples)
         trainer = self.backend.trainer(graph, params, recipe, self.place)
         orders = [epoch_order(len(self.train), s.batch_size, s.seed, epoch) for epoch in range(epochs)]
         rates = s.rates.rates(optimizer.lr, sum(map(len, orders))).reshape(epochs, -1)
@@ -217,6 +231,7 @@ class _Job:
             "epochs": s.epochs,
             "batch_size": min(s.batch_size, len(self.train)),
             "optimizer": self.optimizers,
+            "lr_scale": s.lr_scale if s.lr_scale is None or isinstance(s.lr_scale, float) else dict(s.lr_scale),
             "schedule": vars(s.rates),
             "label_smoothing": s.label_smoothing,
             "augment": s.augmentation.as_dict() if s.augmentation else None,
@@ -240,15 +255,17 @@ def _epoch(
         seconds += more
         val_loss = float(metrics.cross_entropy(logits, val.labels).mean())
         val_accuracy = metrics.accuracy(logits, val.labels)
+    means = result.losses.mean(0, dtype=np.float64).tolist()
     return Record(
         epoch + 1,
-        float(np.mean(result.losses, dtype=np.float64)),
+        means[0],
         result.accuracy,
         val_loss,
         val_accuracy,
         seconds,
         float(rates[-1]),
-        tuple(map(float, result.losses)),
+        tuple(map(float, result.losses[:, 0])),
+        tuple(means[1:]),
     )
 
 
@@ -292,6 +309,7 @@ def _check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trun
 def _check_data(model: Model, data: Dataset, what: str) -> None:
     if not len(data):
         raise DataError(f"the {what} data set {data.name!r} is empty")
+    model.preprocess.check(data)
     labels = np.unique(data.labels)
     if labels[0] < 0 or labels[-1] >= len(model.classes):
         raise DataError(

@@ -47,6 +47,8 @@ class Record:
     learning_rate: float
     """of the epoch's last step"""
     step_losses: tuple[float, ...] = field(repr=False)
+    auxiliary_losses: tuple[float, ...] = ()
+    """mean over the steps, of each auxiliary head, unweighted; `loss` leaves them out"""
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.keys():
@@ -59,7 +61,7 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {key: list(self[key]) if key == "step_losses" else self[key] for key in self.keys()}
+        return {key: list(self[key]) if isinstance(self[key], tuple) else self[key] for key in self.keys()}
 
 
 class History(Sequence[Record]):
@@ -98,7 +100,8 @@ class History(Sequence[Record]):
         records = []
         for row in rows:
             seconds = {key: row["seconds"][key] for key in ("data", "trunk", "head")}
-            fields = {**row, "seconds": Seconds(**seconds), "step_losses": tuple(row["step_losses"])}
+            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+            fields["seconds"] = Seconds(**seconds)
             records.append(Record(**fields))
         return cls(records)
 

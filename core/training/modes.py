@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import UnknownNameError
-from headstart.graph import Graph
+from headstart.graph import Graph, Node
 from headstart.training.optimizers import AdamW, Optimizer
 
 
@@ -53,6 +53,12 @@ def mode_of(name: str) -> Mode:
 def default_optimizer(trained: Graph, whole: bool) -> Optimizer:
     """What the graph `trained` is trained with where nothing else was asked for. `whole`: it is all of the
     model."""
-    if all(node.op != "conv" for node in trained.nodes):
+    if all(_shallow(node) for node in trained.nodes):
         return AdamW(lr=0.01)  # linear layers on features
     return AdamW(lr=0.0003 if whole else 0.001)
+
+
+def _shallow(node: Node) -> bool:
+    if node.op == "native":
+        return not node.attrs["part"].deep
+    return node.op not in ("conv", "attention")

@@ -19,18 +19,17 @@ from safetensors.numpy import save as save_safetensors
 
 from headstart import __version__
 from headstart import backend as backends
-from headstart.data import Dataset, arrays
-from headstart.data.dataset import FileSource
-from headstart.data.decode import decode, read_file
-from headstart.data.loader import batches, pad
+from headstart.data import Arrays, Dataset
 from headstart.data.preprocess import Preprocess
 from headstart.errors import SettingError, WeightsError
 from headstart.features.extract import ExtractionStats
 from headstart.features.files import replace_whole
-from headstart.inference import frozen
+from headstart.features.keys import spec_digest
+from headstart.inference import predict
 from headstart.models import Model, architecture
 from headstart.models.layouts import fitted, published
 from headstart.models.weights import read_weights
+from headstart.models.wrapped import restored
 from headstart.training.history import History
 from headstart.training.metrics import softmax
 
@@ -59,7 +58,8 @@ class Run:
     @cached_property
     def native(self) -> Any:
         """The backend's own model, trunk and head joined, in inference mode: a torch.nn.Module that takes
-        `(n, 3, h, w)`, a keras.Model or a flax.nnx.Module that take `(n, h, w, 3)`, preprocessed float32."""
+        `(n, 3, h, w)`, a keras.Model or a flax.nnx.Module that take `(n, h, w, 3)`, preprocessed float32. Of a
+        wrapped model, what the module itself takes, a dict of arrays as a dict."""
         return backends.load(self.backend).native(self.model.graph, self.model.params)
 
     def predict(
@@ -76,29 +76,9 @@ class Run:
         all of which are preprocessed as the model needs; or float32 `(n, h, w, 3)`, taken as preprocessed
         already. Raises ImageError for a file that cannot be decoded.
         """
-        chosen = backends.load(self.backend)
-        output = self.model.graph.output
-        graph, params = frozen(self.model.graph, self.model.params, [output])
-        if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
-            if images.ndim != 4 or images.shape[3] != 3:
-                raise SettingError(f"expected float32 images (n, h, w, 3), received {images.dtype} {images.shape}")
-            count = len(images)
-            size = min(batch_size, max(1, count))
-            starts = range(0, count, size)
-            source = (images[start : start + size].astype(np.float32, copy=False) for start in starts)
-        else:
-            if not len(images):
-                return np.zeros((0, len(self.model.classes)), np.float32)
-            data = as_dataset(images)
-            count, size = len(data), min(batch_size, max(1, len(data)))
-            graph = graph.normalized(*self.model.preprocess.affine())
-            loaded = batches(data, self.model.preprocess, np.arange(count), size, workers=workers)
-            source = (batch.images for batch in loaded)
-        if not count:
-            return np.zeros((0, len(self.model.classes)), np.float32)
-        trunk = chosen.trunk(graph, params, [output], chosen.place(device, "float32"))
-        parts = [chosen.numpy(trunk.run(pad(rows, size))[output])[: len(rows)] for rows in source]
-        return np.concatenate(parts).astype(np.float32, copy=False)
+        return predict(
+            self.model, images, backend=self.backend, batch_size=batch_size, device=device, workers=workers
+        )
 
     def probabilities(self, images: Dataset | np.ndarray | Sequence[Any], **settings: Any) -> np.ndarray:
         """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments."""
@@ -119,6 +99,7 @@ class Run:
                 "preprocess": m.preprocess.as_dict(),
                 "weights": m.weights,
                 "auxiliary": bool(m.graph.auxiliary),
+                "wrapped": spec_digest({"graph": m.graph.spec()}) if m.home is not None else None,
             },
             "mode": self.mode,
             "cut": self.cut,
@@ -135,7 +116,7 @@ class Run:
             "preprocess": json.dumps(m.preprocess.as_dict()),
             **({"classes": json.dumps(list(m.classes))} if m.named_classes else {}),
         }
-        tensors = published(m.graph, m.params, architecture(m.name).layouts[0])
+        tensors = published(m.graph, m.params, m.layouts[0])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             replace_whole(folder / "weights.safetensors", [save_safetensors(tensors, metadata)])
@@ -145,11 +126,12 @@ class Run:
         return folder
 
 
-def load(path: str | Path, backend: str | None = None) -> Run:
+def load(path: str | Path, backend: str | None = None, model: Model | None = None) -> Run:
     """The run that `Run.save` wrote to the folder `path`, ready to predict, in any backend: `backend`, else
     HEADSTART_BACKEND, else the one that trained it if it is installed, else the only one installed.
 
-    Raises WeightsError where the folder holds no complete run.
+    `model`: for a run of a wrapped model, whose code is in no file: what `hs.wrap` makes of the same module, with
+    whatever weights. Raises WeightsError where the folder holds no complete run, or one of another model.
     """
     folder = Path(path)
     try:
@@ -162,24 +144,8 @@ def load(path: str | Path, backend: str | None = None) -> Run:
         if about["format"] != FORMAT:
             raise WeightsError(f"{folder}: saved in format {about['format']}, this headstart reads {FORMAT}")
         spec = about["model"]
-        head = spec["head"] if isinstance(spec["head"], str) else tuple(spec["head"])
-        arch = architecture(spec["name"])
-        preprocess = Preprocess.from_dict(spec["preprocess"])
-        graph = arch.graph(len(spec["classes"]), head, preprocess.size)
-        if not spec["auxiliary"]:
-            graph = graph.upto(graph.output)
-        file = read_weights(folder / "weights.safetensors")
-        model = Model(
-            spec["name"],
-            graph,
-            fitted(file.source, file.params, graph, arch.layouts),
-            preprocess,
-            tuple(spec["classes"]),
-            head,
-            spec["weights"],
-            frozenset(),
-            spec["named_classes"],
-        )
+        weights = folder / "weights.safetensors"
+        model = _known(spec, weights) if spec.get("wrapped") is None else _wrapped(spec, weights, model)
         stats = about["extraction"]
         run = Run(
             model,
@@ -196,27 +162,52 @@ def load(path: str | Path, backend: str | None = None) -> Run:
         raise WeightsError(f"{folder / 'run.json'}: not a saved run ({error!r})") from error
     if backend is None and not os.environ.get(backends.VARIABLE) and run.backend in backends.installed():
         return run
-    return replace(run, backend=backends.choose(backend))
+    return replace(run, backend=backends.choose(backend, model.home))
 
 
-def as_dataset(images: Dataset | np.ndarray | Sequence[Any]) -> Dataset:
-    """Images of any accepted kind as a data set without meaningful labels."""
-    if isinstance(images, Dataset):
-        return images
-    if isinstance(images, np.ndarray):
-        if images.ndim == 3 and images.shape[2] in (1, 3, 4):
-            raise SettingError(f"expected a batch of images (n, h, w, 3), received one of shape {images.shape}")
-        return arrays(images, np.zeros(len(images), np.int64))
-    labels = np.zeros(len(images), np.int64)
-    if all(isinstance(item, str | os.PathLike) for item in images):
-        # left where they are, to be decoded in threads, a batch at a time
-        return Dataset(FileSource([str(item) for item in images], labels), ("0",), "files")
-    loaded = [
-        np.asarray(decode(read_file(str(item)), str(item)))
-        if isinstance(item, str | os.PathLike)
-        else np.asarray(item)
-        if isinstance(item, np.ndarray)
-        else np.asarray(item.convert("RGB"))
-        for item in images
-    ]
-    return arrays(loaded, labels)
+def _known(spec: Mapping[str, Any], weights: Path) -> Model:
+    """The model of a saved run, by its architecture's name."""
+    head = spec["head"] if isinstance(spec["head"], str) else tuple(spec["head"])
+    arch = architecture(spec["name"])
+    preprocess = Preprocess.from_dict(spec["preprocess"])
+    graph = arch.graph(len(spec["classes"]), head, preprocess.size)
+    if not spec["auxiliary"]:
+        graph = graph.upto(graph.output)
+    file = read_weights(weights)
+    return Model(
+        spec["name"],
+        graph,
+        fitted(file.source, file.params, graph, arch.layouts),
+        preprocess,
+        tuple(spec["classes"]),
+        head,
+        spec["weights"],
+        frozenset(),
+        spec["named_classes"],
+    )
+
+
+def _wrapped(spec: Mapping[str, Any], weights: Path, model: Model | None) -> Model:
+    """The wrapped model of a saved run: `model` with the weights, classes and preprocessing that were saved."""
+    if model is None or model.home is None:
+        raise WeightsError(
+            f"{weights.parent}: the run of a wrapped model, {spec['name']}, whose code is not saved; pass "
+            "model=hs.wrap(...) of the same module, cut and head"
+        )
+    if spec_digest({"graph": model.graph.spec()}) != spec["wrapped"]:
+        raise WeightsError(
+            f"{weights.parent}: the run of another wrapped model than the one passed, {model.name}: its module, "
+            f"cut, head or number of classes differs from what was saved ({spec['name']}, {len(spec['classes'])} "
+            "classes)"
+        )
+    images = "arrays" not in spec["preprocess"]
+    return replace(
+        model,
+        name=spec["name"],
+        params=restored(model, weights),
+        preprocess=(Preprocess if images else Arrays).from_dict(spec["preprocess"]),
+        classes=tuple(spec["classes"]),
+        weights=spec["weights"],
+        fresh=frozenset(),
+        named_classes=spec["named_classes"],
+    )

@@ -6,6 +6,7 @@ at odds with them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from headstart.errors import SettingError
 from headstart.features.extract import DTYPES
 from headstart.training.modes import MODES, Mode, mode_of
 from headstart.training.optimizers import SGD, Optimizer, Schedule, optimizer_of, schedule_of
+from headstart.training.rates import checked_scale
 
 STATISTICS = ("auto", "frozen", "train")
 
@@ -29,6 +31,7 @@ class Settings:
     batch_size: int = 64
     optimizer: str | Optimizer | None = None
     lr: float | None = None
+    lr_scale: float | Mapping[str, float] | None = None
     schedule: str | Schedule = "constant"
     warmup: float = 0.0
     label_smoothing: float = 0.0
@@ -61,6 +64,7 @@ class Settings:
                 raise SettingError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         check_place(self.device, self.precision)
         optimizer_of(self.optimizer, SGD(), self.lr)
+        object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
         schedule_of(self.schedule, self.warmup)
         if self.augmentation is not None and mode.cached and not mode.then_all:
             raise SettingError(

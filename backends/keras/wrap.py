@@ -1,0 +1,338 @@
+"""A user's functional keras.Model as parts of a graph.
+
+A functional model is a graph already; a part is the model between two of its tensors. Invariants: the user's model
+and its layers are cloned and never touched, since a layer that is called again remembers it; parameters are named
+by their place among the part's weights, because Keras numbers layers anew whenever a model is built.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from headstart.backend import Wrapping, WrapRequest
+from headstart.backends.keras.arrays import to_numpy
+from headstart.backends.keras.layers import FrozenStatistics
+from headstart.data import Arrays
+from headstart.data.rows import ALONE
+from headstart.errors import CutError, SettingError
+from headstart.graph import NativePart
+from headstart.graph.cuts import Paths
+from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
+
+LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
+INPUT, OUTPUT = "input", "output"
+# settings that say how weights begin or are trained, and names that Keras numbers
+IRRELEVANT = ("_initializer", "_regularizer", "_constraint")
+UNTOLD = ("name", "trainable", "seed", "registered_name", "build_config")
+
+
+def owns(native: Any) -> bool:
+    return isinstance(native, keras.Model)
+
+
+def inputs(native: keras.Model) -> Arrays | None:
+    """The shapes that the model was built for, where they are fixed."""
+    given = getattr(native, "inputs", None)
+    if not given or any(None in x.shape[1:] for x in given):
+        return None
+    named = {x.name if len(given) > 1 else ALONE: x for x in given}
+    kinds = {name: "float32" if "float" in x.dtype else x.dtype for name, x in named.items()}
+    return Arrays(tuple((name, tuple(named[name].shape[1:]), kinds[name]) for name in sorted(named)))
+
+
+def wrap(request: WrapRequest) -> Wrapping:
+    if request.params is not None:
+        raise SettingError("params= goes with JAX functions; a keras.Model holds its parameters itself")
+    model = copied(request.native)
+    nodes = _nodes(model)
+    paths = _paths(model, nodes)
+    if request.cut is None and not request.rest:
+        stop, cut, place = model.outputs, "its end", "its end"
+    else:
+        cut = _before_classifier(model, nodes, paths) if request.cut is None else _checked(paths, request)
+        stop, place = nodes[cut].outputs, f"node {list(nodes).index(cut)}"
+    if len(stop) != 1:
+        raise CutError(f"{cut!r} gives {len(stop)} tensors; cut where there is one")
+    trunk = keras.Model(_ordered(model, request.example), stop[0])
+
+    def again(seed: int) -> keras.Model:
+        with seeded(seed):
+            return copied(request.init(seed)) if request.init is not None else _cloned(model, _anew)
+
+    def trunk_anew(seed: int) -> keras.Model:
+        fresh = again(seed)
+        outputs = fresh.outputs if cut == "its end" else _nodes(fresh)[cut].outputs
+        return keras.Model(_ordered(fresh, request.example), outputs[0])
+
+    structure, reason = _told(trunk)
+    part = _part(trunk, request.example, structure, trunk_anew)
+    if not request.rest:
+        return Wrapping(cut, place, part, _params(trunk), reason=reason)
+    if len(model.outputs) != 1:
+        raise SettingError(
+            f"{request.native.name} has {len(model.outputs)} outputs, so its rest is no head; head='linear' makes "
+            "a fresh classifier behind the cut"
+        )
+    head = keras.Model(stop[0], model.outputs[0])
+    features = _run(trunk, request.example)
+    if not np.allclose(_run(head, features), _run(model, request.example), rtol=1e-3, atol=1e-4):
+        raise CutError(
+            f"what comes behind {cut!r} depends on more than its output (a mask that Keras hands on, perhaps), so "
+            "it cannot be cut there"
+        )
+    head_part = _part(
+        head,
+        features,
+        _told(head)[0],
+        lambda seed: keras.Model(_nodes(fresh := again(seed))[cut].outputs[0], fresh.outputs[0]),
+    )
+    return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason)
+
+
+# ---- cloning
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Keras draws the seeds of layers that have none from Python's own generator: lend it one."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def copied(model: keras.Model) -> keras.Model:
+    """A functional model with layers and weights of its own, all of which may be trained."""
+    if not getattr(model, "inputs", None) or not (
+        isinstance(model, keras.Sequential) or hasattr(model, "operations")
+    ):
+        raise SettingError(
+            f"{type(model).__name__} is no functional keras.Model with known inputs: what it computes is in its "
+            "call() and cannot be cut. Make it of layers, keras.Model(inputs, outputs), or build the Sequential"
+        )
+    with seeded(0):
+        clone = _cloned(keras.Model(_one(model.inputs), _one(model.outputs)), _anew)
+    clone.set_weights(model.get_weights())
+    clone.trainable = True
+    return clone
+
+
+def _one(tensors: list[Any]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _cloned(model: keras.Model, layer: Callable[[Any], Any]) -> keras.Model:
+    return keras.models.clone_model(model, clone_function=layer, recursive=True)
+
+
+def _anew(layer: Any) -> Any:
+    """A layer like this one, with weights of its own."""
+    if isinstance(layer, keras.layers.Lambda):  # its configuration would have to be unmarshalled
+        more = {"name": layer.name, "dtype": layer.dtype_policy}
+        return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **more)
+    return type(layer).from_config(layer.get_config())
+
+
+def build(part: NativePart, name: str, dtype: str, frozen_statistics: bool, seed: int) -> keras.Model:
+    """A model of its own for a part, called `name`, whose parameters are still to be given."""
+    part.require("keras")
+
+    def layer(old: Any) -> Any:
+        if not isinstance(old, keras.layers.Layer) or isinstance(old, keras.layers.Lambda):
+            return _anew(old)
+        kind, config = type(old), old.get_config()
+        if kind is keras.layers.BatchNormalization and frozen_statistics:
+            kind = FrozenStatistics
+        if "dtype" in config and old.dtype_policy.name == "float32":
+            config["dtype"] = dtype
+        return kind.from_config(config)
+
+    with seeded(seed):
+        clone = _cloned(part.native, layer)
+    clone.trainable = True
+    return keras.Model(_one(clone.inputs), clone.outputs[0], name=name)
+
+
+def call(model: keras.Model, x: Any) -> Any:
+    """The model on a tensor, or on a dict of tensors by its inputs' names."""
+    return model([x[name] for name in sorted(x)] if isinstance(x, dict) else x)
+
+
+# ---- where it can be cut
+
+
+def _nodes(model: keras.Model) -> dict[str, Any]:
+    """The calls of layers and operations in order, by the layer's name; a second call has a number behind it."""
+    found: dict[str, Any] = {}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            name, count = node.operation.name, 0
+            while (called := f"{name}_{count}" if count else name) in found:
+                count += 1
+            found[called] = node
+    return found
+
+
+def _paths(model: keras.Model, nodes: Mapping[str, Any]) -> Paths:
+    names = {id(node): INPUT if node.is_input else name for name, node in nodes.items()}
+    taken: dict[str, tuple[str, ...]] = {INPUT: ()}
+    for name, node in nodes.items():
+        if not node.is_input:
+            taken[name] = tuple(dict.fromkeys(names[id(parent)] for parent in node.parent_nodes))
+    made = {id(tensor): name for name, node in nodes.items() for tensor in node.outputs}
+    ends = tuple(dict.fromkeys(made[id(tensor)] for tensor in model.outputs))
+    if len(ends) > 1:
+        taken[OUTPUT] = ends
+    return Paths(taken, ends[0] if len(ends) == 1 else OUTPUT)
+
+
+def _checked(paths: Paths, request: WrapRequest) -> str:
+    assert request.cut is not None
+    if not request.rest and paths.resolve(request.cut) == paths.output and paths.output != OUTPUT:
+        return paths.output
+    return paths.check(request.cut)
+
+
+def _before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths) -> str:
+    """The last cut that has trained weights behind it, before the dropout that may stand there."""
+    order = list(nodes)
+    last = max(
+        (order.index(name) for name, node in nodes.items() if getattr(node.operation, "trainable_weights", None)),
+        default=-1,
+    )
+    legal = [cut for cut in paths.cuts if order.index(cut) < last]
+    if not legal:
+        raise CutError(f"{model.name} has no place before its last layer where it can be cut")
+    while len(legal) > 1 and isinstance(nodes[legal[-1]].operation, keras.layers.Dropout):
+        legal.pop()
+    return legal[-1]
+
+
+def _ordered(model: keras.Model, example: Any) -> Any:
+    """The inputs in the order in which `call` gives them."""
+    if not isinstance(example, dict):
+        if len(model.inputs) != 1:
+            names = [x.name for x in model.inputs]
+            raise SettingError(f"the model takes {len(names)} inputs: pass a dict of arrays called {names}")
+        return model.inputs[0]
+    named = {x.name: x for x in model.inputs}
+    if named.keys() != example.keys():
+        raise SettingError(f"the model's inputs are called {sorted(named)}, and the arrays {sorted(example)}")
+    return [named[name] for name in sorted(named)]
+
+
+# ---- making parts
+
+
+def _run(model: keras.Model, example: Any) -> np.ndarray:
+    rows = [example[name] for name in sorted(example)] if isinstance(example, dict) else example
+    if isinstance(rows, list) and [x.name for x in model.inputs] != sorted(example):
+        rows = [example[x.name] for x in model.inputs]
+    return np.asarray(to_numpy(model(rows, training=False)), np.float32)
+
+
+def _part(model: keras.Model, example: Any, structure: Any, fresh: Callable[[int], keras.Model]) -> NativePart:
+    output = _run(model, example)
+    if output.ndim < 2 or len(output) != 2:
+        raise CutError(f"the part gives {output.shape} for two samples; expected a row for each. Cut elsewhere")
+    names = weight_names(model)
+    trained = {id(weight) for weight in model.trainable_weights}
+    return NativePart(
+        "keras",
+        model,
+        Arrays.like(example).entries,
+        tuple(output.shape[1:]),
+        {name: tuple(weight.shape) for name, weight in zip(names, model.weights, strict=True)},
+        frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) not in trained),
+        structure,
+        lambda seed: _params(fresh(seed)),
+    )
+
+
+def weight_names(model: keras.Model) -> list[str]:
+    """A name for each of the model's weights: its place, and what it is in its layer."""
+    return [f"{place}.{weight.name}" for place, weight in enumerate(model.weights)]
+
+
+def _params(model: keras.Model) -> dict[str, np.ndarray]:
+    found = {}
+    for name, weight in zip(weight_names(model), model.weights, strict=True):
+        found[name] = np.array(to_numpy(keras.ops.copy(weight.value)))
+        found[name].flags.writeable = False
+    return found
+
+
+# ---- structure
+
+
+def _told(model: keras.Model) -> tuple[str | None, str]:
+    """A digest of what the model computes, or None and the reason."""
+
+    def special(value: Any) -> Any:
+        if isinstance(value, keras.KerasTensor):
+            return ["tensor", list(value.shape[1:]), value.dtype]
+        if isinstance(value, keras.DTypePolicy):
+            return ["dtype", value.name]
+        if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
+            return array_digest(to_numpy(keras.ops.copy(value)))
+        return None
+
+    teller = Teller(LIBRARIES, special)
+    try:
+        return digest(_describe(teller, model)), ""
+    except UnknownStructure as error:
+        return None, str(error)
+
+
+def _describe(teller: Teller, model: keras.Model) -> list[Any]:
+    """Every call in order: what is called, and what it takes, by number."""
+    nodes = list(_nodes(model).values())
+    made = {id(x): [place, i] for place, node in enumerate(nodes) for i, x in enumerate(node.outputs)}
+
+    def argument(value: Any) -> Any:
+        if isinstance(value, keras.KerasTensor):
+            return ["node", *made[id(value)]]
+        if isinstance(value, list | tuple):
+            return ["list", *map(argument, value)]
+        if isinstance(value, dict):
+            return ["dict", [[key, argument(one)] for key, one in sorted(value.items())]]
+        return teller.value(value)
+
+    return [
+        [[made[id(x)] for x in model.inputs], [made[id(x)] for x in model.outputs]],
+        [
+            [_operation(teller, node.operation), argument(node.arguments.args), argument(node.arguments.kwargs)]
+            for node in nodes
+        ],
+    ]
+
+
+def _operation(teller: Teller, operation: Any) -> Any:
+    if isinstance(operation, keras.layers.Lambda):
+        raise UnknownStructure(f"layer {operation.name!r} is a Lambda, any function")
+    if isinstance(operation, keras.layers.InputLayer):
+        return ["input", list(operation.batch_shape[1:]), operation.dtype]
+    if isinstance(operation, keras.Sequential) or hasattr(operation, "operations"):
+        inner = operation if not isinstance(operation, keras.Sequential) else operation._functional
+        return ["model", _describe(teller, inner)]
+    functions = {name: value for name, value in vars(operation).items() if type(value) is type(_operation)}
+    return [teller.code(type(operation)), teller.value(_settings(operation.get_config())), teller.value(functions)]
+
+
+def _settings(config: Any) -> Any:
+    """A configuration without what does not bear on the output, in an order of its own."""
+    if isinstance(config, Mapping):
+        return {
+            name: _settings(value)
+            for name, value in sorted(config.items())
+            if value is not None and name not in UNTOLD and not name.endswith(IRRELEVANT)
+        }
+    return [_settings(value) for value in config] if isinstance(config, list | tuple) else config

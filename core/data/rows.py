@@ -1,0 +1,55 @@
+"""A batch is one array `(n, ...)`, or for models with several inputs a dict of such arrays. What is done with rows
+wherever they come by stands here, so that only what makes a batch and what runs it need to know which it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Rows = np.ndarray | dict[str, np.ndarray]
+Entries = Mapping[str, tuple[tuple[int, ...], str]]
+"""name -> shape and dtype of one sample's array; the name "" stands for the only one, which is in no dict"""
+
+ALONE = ""
+
+
+def each(change: Callable[[Any], Any], rows: Any) -> Any:
+    """The same with `change` applied to every array."""
+    return {name: change(array) for name, array in rows.items()} if isinstance(rows, dict) else change(rows)
+
+
+def count(rows: Any) -> int:
+    """How many samples there are."""
+    return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+
+
+def window(rows: Any, start: int, stop: int) -> Any:
+    """The samples from `start` to before `stop`."""
+    return each(lambda array: array[start:stop], rows)
+
+
+def pad(rows: Any, size: int) -> Any:
+    """The batch with exactly `size` rows, filled up with zeros: compiled code sees one shape."""
+
+    def fill(array: np.ndarray) -> np.ndarray:
+        if len(array) == size:
+            return array
+        return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
+
+    return each(fill, rows)
+
+
+def entries_of(rows: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """What one sample of `rows` is."""
+    named = rows if isinstance(rows, Mapping) else {ALONE: rows}
+    return {name: (tuple(array.shape[1:]), array.dtype.name) for name, array in named.items()}
+
+
+def described(entries: Entries) -> str:
+    """For messages: "float32 (16, 8)", "{'ids': int64 (32,), 'mask': bool (32,)}"."""
+    if ALONE in entries:
+        shape, dtype = entries[ALONE]
+        return f"{dtype} {shape}"
+    return "{" + ", ".join(f"{name!r}: {dtype} {shape}" for name, (shape, dtype) in sorted(entries.items())) + "}"

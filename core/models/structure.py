@@ -1,0 +1,244 @@
+"""What a piece of Python computes, told as JSON: the sources of classes and functions, what they refer to, and the
+settings of objects. It stands for the structure of a wrapped module in the key of its features, where no graph of
+operations can be had.
+
+* Two processes that hold the same code and settings tell the same; a changed line or number tells another story.
+* A framework's own classes and functions are told by name, not by source: its next version may be written
+  otherwise and compute the same. So are the standard library's and numpy's.
+* What code refers to is followed: globals, closures, defaults. Code of an installed package is told by its source,
+  but what it calls in turn is not followed.
+* Anything that cannot be told raises `UnknownStructure`; it is never left out silently.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import enum
+import functools
+import inspect
+import logging
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+LIBRARIES = frozenset(sys.stdlib_module_names) | {"numpy", "ml_dtypes", "einops", "headstart"}
+INSTALLED = ("site-packages", "dist-packages")
+
+
+class UnknownStructure(Exception):  # noqa: N818 - it asks for a name, and is never shown as it is
+    """What a piece of code computes cannot be told; the message says which and why."""
+
+
+def digest(told: Any) -> str:
+    """32 hex digits of what was told."""
+    from headstart.features.keys import canonical_json
+
+    return blake3(canonical_json(told).encode("ascii")).hexdigest(length=16)
+
+
+def array_digest(array: np.ndarray) -> list[Any]:
+    """An array by its content."""
+    array = np.asarray(array)
+    content = blake3(np.ascontiguousarray(array).tobytes()).hexdigest(length=16)
+    return ["array", array.dtype.name, list(array.shape), content]
+
+
+class Teller:
+    """Tells values, each object once; where it comes again, only which it was."""
+
+    def __init__(self, libraries: Collection[str], special: Callable[[Any], Any]) -> None:
+        """`libraries`: further top-level modules whose code is told by name. `special`: tells a framework's own
+        values, or returns None for what is none of them."""
+        self.libraries = LIBRARIES | frozenset(libraries)
+        self.special = special
+        self._told: dict[int, int] = {}
+        self._alive: list[Any] = []  # so that no two objects have the same id
+
+    def value(self, value: Any) -> Any:
+        """Any value. Raises UnknownStructure."""
+        if value is None or (isinstance(value, bool | int | str) and not isinstance(value, enum.Enum)):
+            return value
+        if isinstance(value, float):
+            return ["float", value.hex()]
+        if (told := self.special(value)) is not None:
+            return told
+        match value:
+            case enum.Enum():
+                return ["enum", type(value).__name__, value.name]
+            case bytes() | complex() | range() | slice() | types.EllipsisType():
+                return [type(value).__name__, repr(value)]
+            case np.ndarray() | np.generic():
+                return array_digest(np.asarray(value))
+            case np.dtype():
+                return ["dtype", value.name]
+            case types.ModuleType():
+                return ["module", value.__name__]
+            case logging.Logger():
+                return ["logger"]
+        if value is inspect.Parameter.empty or value is NotImplemented:
+            return ["constant", repr(value)]
+        if isinstance(value, tuple):  # not once only: whether two equal ones are the same is up to the interpreter
+            return ["tuple", *map(self.value, value)]
+        if id(value) in self._told:
+            return ["again", self._told[id(value)]]
+        self._told[id(value)] = len(self._told)
+        self._alive.append(value)
+        return self._compound(value)
+
+    def _compound(self, value: Any) -> Any:
+        if callable(value) and hasattr(value, "__name__") and self._is_library(value):
+            return ["library", self._library_name(value)]
+        match value:
+            case dict() | types.MappingProxyType():
+                return ["dict", [[self.value(key), self.value(one)] for key, one in value.items()]]
+            case list():
+                return ["list", *map(self.value, value)]
+            case set() | frozenset():
+                return ["set", *sorted((self.value(one) for one in value), key=repr)]
+            case functools.partial():
+                return ["partial", self.value(value.func), self.value(value.args), self.value(value.keywords)]
+            case types.MethodType():
+                return ["method", self.value(value.__func__), self.value(value.__self__)]
+            case property():
+                return ["property", *(self.value(one) for one in (value.fget, value.fset))]
+            case staticmethod() | classmethod():
+                return [type(value).__name__, self.value(value.__func__)]
+            case type():
+                return self.code(value)
+            case types.FunctionType():
+                return self.code(value)
+            case _ if hasattr(value, "__wrapped__") and callable(value):  # jitted, cached ...
+                return ["wrapped", type(value).__name__, self.value(value.__wrapped__)]
+        slots = [slot for one in type(value).__mro__ for slot in _slots(one) if hasattr(value, slot)]
+        if not hasattr(value, "__dict__") and not slots:
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise UnknownStructure(f"what an object of {kind} holds is hidden")
+        settings = {slot: getattr(value, slot) for slot in slots} | getattr(value, "__dict__", {})
+        return ["object", self.code(type(value)), self.attributes(settings, self._is_library(type(value)))]
+
+    def attributes(self, settings: dict[str, Any], library: bool) -> Any:
+        """An object's settings, sorted. Of a library's object, what is private or None is left out: the next
+        version may have more of both."""
+        return [
+            [name, self.value(one)]
+            for name, one in sorted(settings.items())
+            if not library or (one is not None and not name.startswith("_"))
+        ]
+
+    def code(self, code: Any) -> Any:
+        """A class or function: its name where it belongs to a library, else its source and what that refers to."""
+        if self._is_library(code):
+            return ["library", self._library_name(code)]
+        if isinstance(code, type):
+            classes = [one for one in code.__mro__ if not self._is_library(one)]
+            bases = [self._library_name(one) for one in code.__mro__ if self._is_library(one)]
+            sources = [source_of(one) for one in classes]
+            if not _is_installed(code):
+                members = [m for one in classes for m in vars(one).values() if _is_code(m)]
+                return ["class", sources, bases, [self._references(_function(m)) for m in members]]
+            return ["class", sources, bases]
+        return ["function", source_of(code), [] if _is_installed(code) else self._references(code)]
+
+    def _references(self, function: Any) -> Any:
+        """What a function's code finds outside of itself."""
+        if not isinstance(function, types.FunctionType) or self._is_library(function):
+            return []
+        found: dict[str, Any] = {}
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                found[name] = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+        for path in sorted(_lookups(function.__code__)):
+            if path[0] not in function.__globals__:
+                continue
+            value = function.__globals__[path[0]]
+            place = 1
+            while isinstance(value, types.ModuleType) and not self._is_library(value) and place < len(path):
+                value, place = getattr(value, path[place], None), place + 1
+            found[".".join(path[:place])] = value
+        # `__class__` is what super() needs; the class is told where it stands
+        told = [[name, self.value(value)] for name, value in sorted(found.items()) if name != "__class__"]
+        defaults = (function.__defaults__, function.__kwdefaults__)
+        return [told, [self.value(one) for one in defaults]] if any(defaults) else [told]
+
+    def _is_library(self, code: Any) -> bool:
+        name = code.__name__ if isinstance(code, types.ModuleType) else getattr(code, "__module__", None)
+        return name is None or str(name).partition(".")[0] in self.libraries
+
+    def _library_name(self, code: Any) -> str:
+        module = str(getattr(code, "__module__", None) or "builtins").partition(".")[0]
+        return f"{module}:{getattr(code, '__name__', type(code).__name__)}"
+
+
+def source_of(code: Any) -> str:
+    """The text that a class or function was made from; UnknownStructure where there is none."""
+    try:
+        if getattr(code, "__name__", "") == "<lambda>":
+            return _lambda_source(code)
+        # of the code itself: of a decorated function, inspect shows the one inside
+        text = textwrap.dedent(inspect.getsource(getattr(code, "__code__", code)))
+    except (OSError, TypeError, SyntaxError, IndentationError) as error:
+        name = f"{code.__module__}.{code.__qualname__}"
+        raise UnknownStructure(f"the source of {name} cannot be found ({error})") from None
+    return text.strip()
+
+
+def _lambda_source(function: Any) -> str:
+    """A lambda alone, without the rest of its line: there may be a second one."""
+    lines, _ = inspect.findsource(function)
+    places = set(function.__code__.co_positions())
+    for node in ast.walk(ast.parse("".join(lines))):
+        if isinstance(node, ast.Lambda):
+            body = (node.body.lineno, node.body.end_lineno, node.body.col_offset, node.body.end_col_offset)
+            if body in places:
+                return ast.get_source_segment("".join(lines), node) or ""
+    raise OSError("a lambda that is not in its file")
+
+
+def _lookups(code: types.CodeType) -> set[tuple[str, ...]]:
+    """The globals that code, and the functions inside it, look up, each with the attributes taken from it at once:
+    ("mymodule", "helper")."""
+    found: set[tuple[str, ...]] = set()
+    path: tuple[str, ...] = ()
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            path = (step.argval,)
+        elif path and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            found.discard(path)
+            path = (*path, step.argval)
+        elif step.opname not in ("CACHE", "EXTENDED_ARG"):
+            path = ()
+        if path:
+            found.add(path)
+    return found.union(*(_lookups(one) for one in code.co_consts if isinstance(one, types.CodeType)))
+
+
+def _slots(kind: type) -> list[str]:
+    slots = vars(kind).get("__slots__", ())
+    names = [slots] if isinstance(slots, str) else list(slots)
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def _is_code(member: Any) -> bool:
+    return isinstance(_function(member), types.FunctionType)
+
+
+def _function(member: Any) -> Any:
+    if isinstance(member, property):
+        return member.fget
+    return inspect.unwrap(getattr(member, "__func__", member))
+
+
+def _is_installed(code: Any) -> bool:
+    try:
+        file = inspect.getfile(code)
+    except (TypeError, OSError):
+        return False
+    return any(part in file for part in INSTALLED)
