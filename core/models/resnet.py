@@ -7,7 +7,7 @@ stride sits on the 3x3 convolution, as torchvision has it (the paper puts it on 
 from __future__ import annotations
 
 from headstart.graph import Builder, Graph
-from headstart.models.architecture import Architecture, Shipped, imagenet
+from headstart.models.architecture import Architecture, Hub, Shipped, imagenet
 from headstart.models.heads import Head, classifier
 
 # name: (block, blocks in each layer, width of the first layer)
@@ -20,6 +20,13 @@ RESNETS = {
     "resnet18_half": ("basic", (2, 2, 2, 2), 32),
 }
 EXPANSION = {"basic": 1, "bottleneck": 4}
+# published weights: (timm's tag, preprocessing, for which blocks)
+WEIGHTS = {
+    "imagenet": ("tv_in1k", imagenet(), ("basic", "bottleneck")),
+    "imagenet:tv2": ("tv2_in1k", imagenet(224, 232), ("bottleneck",)),
+    "imagenet:a1": ("a1_in1k", imagenet(224, 235, "bicubic"), ("basic", "bottleneck")),
+    "imagenet:gluon": ("gluon_in1k", imagenet(interpolation="bicubic"), ("basic", "bottleneck")),
+}
 
 
 def resnet(name: str, classes: int, head: Head, size: int) -> Graph:
@@ -62,7 +69,21 @@ def _block(b: Builder, kind: str, name: str, x: str, cin: int, inner: int, strid
 
 
 ARCHITECTURES = (
-    *(Architecture(name, resnet, "fc", imagenet()) for name in RESNETS if name != "resnet18_half"),
+    *(
+        Architecture(
+            name,
+            resnet,
+            "fc",
+            imagenet(),
+            {
+                key: Hub(f"timm/{name}.{tag}", preprocess, "torchvision")
+                for key, (tag, preprocess, kinds) in WEIGHTS.items()
+                if kind in kinds
+            },
+        )
+        for name, (kind, _, width) in RESNETS.items()
+        if width == 64
+    ),
     Architecture(
         "resnet18_half",
         resnet,

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headstart.errors import UnknownNameError
-from headstart.models import lenet, resnet
+from headstart.models import (
+    alexnet,
+    convnext,
+    densenet,
+    efficientnet,
+    googlenet,
+    inception,
+    lenet,
+    mobilenet,
+    resnet,
+    vgg,
+    vit,
+)
 from headstart.models.architecture import Architecture
 
-FAMILIES = (resnet, lenet)
+FAMILIES = (resnet, alexnet, vgg, googlenet, inception, mobilenet, densenet, efficientnet, convnext, vit, lenet)
 ARCHITECTURES: Mapping[str, Architecture] = {row.name: row for family in FAMILIES for row in family.ARCHITECTURES}
 
 
