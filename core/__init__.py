@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from headstart.data.preprocess import Preprocess
     from headstart.errors import HeadstartError
     from headstart.features.extract import extract
-    from headstart.inference import forward
+    from headstart.inference import forward, predict
     from headstart.models.model import model
+    from headstart.models.wrapped import wrap
     from headstart.training.fit import fit
     from headstart.training.optimizers import SGD, AdamW, Schedule
     from headstart.training.run import load
@@ -31,11 +32,13 @@ _WHERE = {
     "extract": ("headstart.features.extract", "extract"),
     "forward": ("headstart.inference", "forward"),
     "model": ("headstart.models.model", "model"),
+    "predict": ("headstart.inference", "predict"),
     "fit": ("headstart.training.fit", "fit"),
     "SGD": ("headstart.training.optimizers", "SGD"),
     "AdamW": ("headstart.training.optimizers", "AdamW"),
     "Schedule": ("headstart.training.optimizers", "Schedule"),
     "load": ("headstart.training.run", "load"),
+    "wrap": ("headstart.models.wrapped", "wrap"),
 }
 
 __all__ = [
@@ -51,6 +54,8 @@ __all__ = [
     "forward",
     "load",
     "model",
+    "predict",
+    "wrap",
 ]
 
 

@@ -36,7 +36,9 @@ Examples:
   headstart compare --data flower_photos --modes frozen,cached,full --epochs 3
   headstart fit --data flower_photos --mode cached --cut layer4.0 --out run/
   headstart predict --run run/ rose.jpg tulip.jpg
+  headstart predict --model resnet50 --weights imagenet rose.jpg
   headstart models resnet50
+  headstart weights ls
   headstart cache ls
 """
 
@@ -50,6 +52,12 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="Look at and tidy the feature store.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+weights_app = typer.Typer(
+    help="Look at published weights, fetch them, and bring your own.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+app.add_typer(weights_app, name="weights")
 
 
 def _examples(*lines: str) -> str:
@@ -64,10 +72,15 @@ Data = Annotated[
 ModelName = Annotated[str, typer.Option("--model", help="Architecture; `headstart models` lists them.")]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Published name, path of a .safetensors file, or none. (default: the model's own)"),
+    typer.Option(
+        help="Published or imported name (`headstart weights ls`), path of a .safetensors file, or none. "
+        "(default: the model's first published ones)"
+    ),
 ]
 Size = Annotated[int | None, typer.Option(help="Side of the images in pixels. (default: the weights' own)")]
-Head = Annotated[str, typer.Option(help="linear, or hidden widths such as 256,128.")]
+Head = Annotated[
+    str, typer.Option(help="linear, or hidden widths and dropout rates such as 256 or 4096,0.5,4096,0.5.")
+]
 Cut = Annotated[
     str | None,
     typer.Option(help="Last node of the frozen trunk; see `headstart models NAME`. (default: before the head)"),
@@ -76,6 +89,13 @@ Epochs = Annotated[int, typer.Option(help="Epochs of training.")]
 BatchSize = Annotated[int, typer.Option(help="Samples a step.")]
 OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="adamw or sgd. (default: by mode)")]
 Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate. (default: the optimiser's)")]
+RateScale = Annotated[
+    str | None,
+    typer.Option(
+        "--lr-scale",
+        help="Multiple of the rate for pretrained layers, such as 0.1, or by module: layer3=0.1,pretrained=0.01.",
+    ),
+]
 ScheduleName = Annotated[str, typer.Option("--schedule", help="constant or cosine.")]
 Warmup = Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")]
 Smoothing = Annotated[float, typer.Option(help="Label smoothing, 0 to 1.")]
@@ -135,6 +155,7 @@ def compare(
     batch_size: BatchSize = 64,
     optimizer: OptimizerName = None,
     lr: Rate = None,
+    lr_scale: RateScale = None,
     schedule: ScheduleName = "constant",
     warmup: Warmup = 0.0,
     label_smoothing: Smoothing = 0.0,
@@ -171,6 +192,7 @@ def compare(
             "batch_size": batch_size,
             "optimizer": optimizer,
             "lr": lr,
+            "lr_scale": _scale(lr_scale),
             "schedule": schedule,
             "warmup": warmup,
             "label_smoothing": label_smoothing,
@@ -210,7 +232,7 @@ def compare(
 @app.command(
     epilog=_examples(
         "headstart fit --data flower_photos --out run/",
-        "headstart fit --data flower_photos --mode full --augment flip,crop --epochs 10 --out run/",
+        "headstart fit --data flower_photos --mode full --augment flip,crop --lr-scale 0.1 --out run/",
         "HEADSTART_BACKEND=jax headstart fit --cut layer4.0 --epochs 20 --schedule cosine",
     )
 )
@@ -227,6 +249,7 @@ def fit(
     batch_size: BatchSize = 64,
     optimizer: OptimizerName = None,
     lr: Rate = None,
+    lr_scale: RateScale = None,
     schedule: ScheduleName = "constant",
     warmup: Warmup = 0.0,
     label_smoothing: Smoothing = 0.0,
@@ -273,6 +296,7 @@ def fit(
         batch_size=batch_size,
         optimizer=optimizer,
         lr=lr,
+        lr_scale=_scale(lr_scale),
         schedule=schedule,
         warmup=warmup,
         label_smoothing=label_smoothing,
@@ -317,7 +341,9 @@ def extract(
     model: ModelName = "resnet18_half",
     weights: Weights = None,
     size: Size = None,
-    cuts: Annotated[str, typer.Option(help="Comma-separated cuts.")] = "avgpool",
+    cuts: Annotated[
+        str | None, typer.Option(help="Comma-separated cuts. (default: what the classifier takes)")
+    ] = None,
     backend: BackendName = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
@@ -336,14 +362,15 @@ def extract(
 
     name = backends.choose(backend)
     _note_random_weights(model, weights)
-    made = make_model(model, weights=comparison.chosen_weights(model, weights), size=size)
     opened = open_data(data, on_error=on_error)
+    # Features do not depend on the classifier, and some weights have none.
+    made = make_model(model, comparison.chosen_weights(model, weights), opened.classes, size=size)
     _report_skipped(opened)
     _import_quietly(name, device, precision)
     features = run_extract(
         made,
         opened,
-        _names(cuts),
+        _names(cuts) if cuts is not None else None,
         backend=name,
         device=device,
         precision=precision,
@@ -370,7 +397,8 @@ def extract(
 @app.command(
     epilog=_examples(
         "headstart predict --run run/ rose.jpg tulip.jpg",
-        "headstart predict --model resnet18_half --top 5 photo.jpg",
+        "headstart predict --model resnet50 --weights imagenet --top 5 photos/",
+        "headstart predict --model vit_b_16 --size 384 photo.jpg",
     )
 )
 def predict(
@@ -378,40 +406,44 @@ def predict(
     run: Annotated[Path | None, typer.Option(help="Folder that `headstart fit --out` wrote.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Use a model as it is, without training.")] = None,
     weights: Weights = None,
+    size: Size = None,
     backend: BackendName = None,
     device: Device = "auto",
     top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 1,
     json_file: Json = None,
 ) -> None:
-    """Classify images with a trained model."""
+    """Classify images: with a model that was trained here, or with a published one as it is."""
     from headstart import backend as backends
     from headstart import compare as comparison
+    from headstart.inference import predict as run_predict
     from headstart.models import model as make_model
-    from headstart.training.history import History
-    from headstart.training.run import Run, load
+    from headstart.training.metrics import softmax
+    from headstart.training.run import load
 
     if (run is None) == (model is None):
         raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")
     if run is not None:
+        if weights is not None or size is not None:
+            raise SettingError("--weights and --size go with --model; a trained model has its own")
         trained = load(run, backend)
+        made, name = trained.model, trained.backend
     else:
         chosen = comparison.chosen_weights(str(model), weights)
         if chosen is None:
-            raise SettingError(f"{model} has no weights in this package; pass --weights FILE.safetensors")
-        made = make_model(str(model), weights=chosen)
-        trained = Run(made, "none", None, backends.choose(backend), History())
+            raise SettingError(f"{model} has no weights to use as they are; pass --weights FILE.safetensors")
+        name = backends.choose(backend)
+        made = make_model(str(model), weights=chosen, size=size)
     files = _image_files(images)
-    _import_quietly(trained.backend, device, "float32")
-    probabilities = trained.probabilities([str(file) for file in files], device=device)
-    classes = trained.model.classes
+    _import_quietly(name, device, "float32")
+    probabilities = softmax(run_predict(made, [str(file) for file in files], backend=name, device=device))
     console = console_for_tables()
     table = table_of("image", "class", "probability", right=("probability",))
     figures = []
     for file, row in zip(files, probabilities, strict=True):
         best = row.argsort()[::-1][:top]
-        figures.append({"image": str(file), "classes": [[classes[k], float(row[k])] for k in best]})
+        figures.append({"image": str(file), "classes": [[made.classes[k], float(row[k])] for k in best]})
         for rank, k in enumerate(best):
-            table.add_row(str(file) if rank == 0 else "", classes[k], f"{row[k]:.1%}")
+            table.add_row(str(file) if rank == 0 else "", made.classes[k], f"{row[k]:.1%}")
     console.print(table)
     if json_file is not None:
         comparison.write_json(json_file, figures)
@@ -432,11 +464,12 @@ def models(
     if name is None:
         table = table_of("model", "parameters", "multiply-adds", "pixels", "weights", right=(1, 2, 3))
         for arch in ARCHITECTURES.values():
-            graph, side = arch.graph(1000), size or arch.preprocess.size
+            side = size or arch.preprocess.size
             try:
-                macs: int | None = sum(graph.macs((side, side, 3)).values())
+                graph = arch.graph(1000, size=side)
+                macs: int | None = sum(graph.main.macs((side, side, 3)).values())
             except HeadstartError:
-                macs = None  # takes images of one size only
+                graph, macs = arch.graph(1000), None  # takes images of one size, or multiples of a patch, only
             row = {
                 "model": arch.name,
                 "parameters": count_params(graph),
@@ -454,7 +487,8 @@ def models(
             )
     else:
         arch = architecture(name)
-        graph, side = arch.graph(1000), size or arch.preprocess.size
+        side = size or arch.preprocess.size
+        graph = arch.graph(1000, size=side).main
         shapes, per_node = graph.shapes((side, side, 3)), graph.macs((side, side, 3))
         total, before = sum(per_node.values()), 0
         cuts = set(graph.cuts())
@@ -480,6 +514,183 @@ def models(
     console_for_tables().print(table)
     if json_file is not None:
         comparison.write_json(json_file, figures)
+
+
+# ---- weights
+
+OneModel = Annotated[str, typer.Argument(metavar="MODEL", help="Architecture; `headstart models` lists them.")]
+OneWeights = Annotated[
+    str | None, typer.Option("--weights", help="Published name. (default: the model's first published ones)")
+]
+
+
+@weights_app.command("ls", epilog=_examples("headstart weights ls", "headstart weights ls resnet50"))
+def weights_ls(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this architecture.")] = None,
+    json_file: Json = None,
+) -> None:
+    """List published and imported weights: where they are from, whether they are here, and what pins them."""
+    from headstart import compare as comparison
+    from headstart.models import ARCHITECTURES, architecture
+    from headstart.models.imported import names
+    from headstart.models.weights import described
+
+    chosen = list(ARCHITECTURES.values()) if model is None else [architecture(model)]
+    figures = [
+        {"model": arch.name, "weights": name, **described(arch, name)}
+        for arch in chosen
+        for name in [*arch.weights, *names(arch.name)]
+    ]
+    table = table_of("model", "weights", "from", "here", "pinned by")
+    for row in figures:
+        table.add_row(
+            row["model"], row["weights"], row["from"], "yes" if row["here"] else "-", row["pinned"] or "-"
+        )
+    console_for_tables().print(table)
+    if json_file is not None:
+        comparison.write_json(json_file, figures)
+
+
+@weights_app.command(
+    "fetch",
+    epilog=_examples("headstart weights fetch resnet50", "headstart weights fetch vit_b_16 --weights imagenet"),
+)
+def weights_fetch(model: OneModel, weights: OneWeights = None) -> None:
+    """Download published weights now, for a machine or a time without a network; prints where they are."""
+    from headstart.models.weights import published_file
+
+    typer.echo(published_file(_published(model, weights)))
+
+
+@weights_app.command("update", epilog=_examples("headstart weights update resnet50"))
+def weights_update(model: OneModel, weights: OneWeights = None) -> None:
+    """Take what the hub holds now of weights that the first use pinned; nothing else ever changes them."""
+    from headstart.models import hub
+    from headstart.models.architecture import Hub
+
+    row = _published(model, weights)
+    if not isinstance(row, Hub):
+        raise SettingError(f"these weights of {model} are not from the hub; they cannot change")
+    before, after = hub.update(row)
+    if before == after:
+        typer.echo(f"{row.repo} is up to date: {after.revision}")
+    else:
+        typer.echo(f"{row.repo}: {before.revision or 'nothing'} -> {after.revision} (sha256 {after.sha256})")
+
+
+@weights_app.command(
+    "import",
+    epilog=_examples(
+        "headstart weights import mine.safetensors --model resnet50",
+        "headstart weights import best.pth --model resnet50 --name mine --allow-pickle --classes roses,tulips",
+        "headstart weights import vit.safetensors --model vit_b_16 --size 384 --interpolation bicubic",
+        "headstart fit --model resnet50 --weights mine --data flower_photos",
+    ),
+)
+def weights_import(
+    file: Annotated[Path, typer.Argument(help="A .safetensors file; with --allow-pickle what torch.save wrote.")],
+    model: Annotated[str, typer.Option("--model", help="Architecture that the weights are for.")],
+    name: Annotated[str | None, typer.Option(help="What to call them. (default: the file's name)")] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Read .pth, .pt, .bin: tensors only, by torch >= 2.10, in a process of its own.",
+        ),
+    ] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names of the classifier's outputs: a,b,c, or a file with one a line or a JSON list."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side in pixels they were trained with. (default: usual)")
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Shorter side before the crop. (default: in proportion)")
+    ] = None,
+    interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Of R,G,B in 0 to 1, such as 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="Of R,G,B in 0 to 1, such as 0.229,0.224,0.225.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Let earlier ones of that name give way.")] = False,
+) -> None:
+    """Keep weights of your own under a name, which --weights and hs.model then take for that model.
+
+    Names may be torchvision's or timm's, with prefixes such as module., under keys such as state_dict or model.
+
+    What does not fit the model exactly is refused, with a list of what differs.
+    """
+    from headstart.models.imported import import_weights
+
+    settings = {"size": size, "resize": resize, "interpolation": interpolation}
+    kept = import_weights(
+        file,
+        model,
+        name,
+        allow_pickle=allow_pickle,
+        classes=_class_names(classes),
+        preprocess={**settings, "mean": _numbers("--mean", mean), "std": _numbers("--std", std)},
+        replace=replace,
+    )
+    typer.echo(f"kept as {kept}; use it with --model {model} --weights {kept.name.removesuffix('.safetensors')}")
+
+
+@weights_app.command("rm", epilog=_examples("headstart weights rm mine --model resnet50"))
+def weights_rm(
+    name: Annotated[str, typer.Argument(help="What they were called when they were imported.")],
+    model: Annotated[str, typer.Option("--model", help="Architecture that they are for.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove imported weights. What was downloaded from the hub is in its cache: see `hf cache`."""
+    from headstart.errors import UnknownNameError
+    from headstart.models import architecture
+    from headstart.models.imported import find, names, remove
+
+    path = find(architecture(model).name, name)
+    if path is None:
+        raise UnknownNameError("imported weights", name, names(model), f" for {model}")
+    if not yes and not (sys.stdin.isatty() and typer.confirm(f"remove {path}?", err=True)):
+        typer.echo(f"would remove {path}; nothing was removed, add --yes to do it")
+        return
+    typer.echo(f"removed {remove(model, name)}")
+
+
+@weights_app.command(
+    "pin", epilog=_examples("headstart weights pin", "headstart weights pin --moved --out core/models/pins.json")
+)
+def weights_pin(
+    out: Annotated[
+        Path | None, typer.Option(help="Table to read and write. (default: the one in this package)")
+    ] = None,
+    moved: Annotated[
+        bool, typer.Option("--moved", help="Pin what the hub holds now, not what was pinned.")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Also compare names and shapes with the architectures.")] = True,
+) -> None:
+    """For maintainers: ask the hub for commit and sha256 of every published file, and write the table of pins.
+
+    Users get exactly those files. What the table had is kept where the hub does not answer; exit code 1 then.
+    """
+    from headstart.models import hub
+    from headstart.models.weights import check_published, hub_rows
+
+    path = out if out is not None else hub.shipped_pins()
+    rows = hub_rows()
+    known = hub.read_pins(path)
+    pins, failed = hub.table_of_pins({name: row for name, (_, row) in rows.items()}, known, moved)
+    for name, (arch, row) in rows.items():
+        if check and name not in failed:
+            try:
+                check_published(arch, row, pins[name])
+            except HeadstartError as error:
+                failed[name] = error
+    hub.write_pins(path, pins)
+    typer.echo(
+        f"{len(pins)} files are pinned in {path}; {sum(pins[n] != known.get(n) for n in pins)} are new or moved"
+    )
+    for name, why in failed.items():
+        typer.echo(f"failed: {name}: {why}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 # ---- the cache
@@ -634,13 +845,28 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _head(text: str) -> str | tuple[int, ...]:
+def _head(text: str) -> str | tuple[int | float, ...]:
     if text == "linear":
         return text
     try:
-        return tuple(int(width) for width in _names(text))
+        return tuple(float(part) if "." in part else int(part) for part in _names(text))
     except ValueError:
-        raise SettingError(f"unknown head {text!r}; expected linear, or hidden widths such as 256,128") from None
+        raise SettingError(
+            f"unknown head {text!r}; expected linear, or hidden widths and dropout rates such as 256,0.5"
+        ) from None
+
+
+def _scale(text: str | None) -> float | dict[str, float] | None:
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return float(text)
+        return {name.strip(): float(value) for name, _, value in (part.partition("=") for part in _names(text))}
+    except ValueError:
+        raise SettingError(
+            f"--lr-scale {text!r}; expected a number such as 0.1, or modules such as layer3=0.1,pretrained=0.01"
+        ) from None
 
 
 def _note_random_weights(model: str, weights: str | None) -> None:
@@ -652,6 +878,37 @@ def _note_random_weights(model: str, weights: str | None) -> None:
             "pass --weights FILE.safetensors",
             err=True,
         )
+
+
+def _published(model: str, weights: str | None) -> Any:
+    """The row of published weights, the first of the model's where none are named."""
+    from headstart.errors import UnknownNameError
+    from headstart.models import architecture
+
+    rows = architecture(model).weights
+    if not rows or (weights is not None and weights not in rows):
+        raise UnknownNameError("published weights", weights, rows, f" for {model}")
+    return rows[weights] if weights is not None else next(iter(rows.values()))
+
+
+def _class_names(text: str | None) -> list[str] | None:
+    """Names with commas between them, or those in a file: a JSON list, or one a line."""
+    if text is None or not Path(text).is_file():
+        return list(_names(text)) if text is not None else None
+    content = Path(text).read_text("utf-8")
+    if not content.lstrip().startswith("["):
+        return [line.strip() for line in content.splitlines() if line.strip()]
+    try:
+        return [str(name) for name in json.loads(content)]
+    except ValueError as error:
+        raise SettingError(f"--classes {text}: not a JSON list of names ({error})") from error
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    try:
+        return [float(part) for part in _names(text)] if text is not None else None
+    except ValueError:
+        raise SettingError(f"{option} {text!r}; expected three numbers with commas between them") from None
 
 
 def _report_skipped(data: Any) -> None:

@@ -14,7 +14,7 @@ from headstart import backend as backends
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's cache or data, nor another test's."""
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HEADSTART_DATA", raising=False)
+    monkeypatch.setenv("HEADSTART_DATA", str(tmp_path / "data"))
 
 
 @pytest.fixture(scope="session")

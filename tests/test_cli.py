@@ -23,8 +23,12 @@ import headstart as hs
 from headstart import cli
 from headstart.errors import SettingError
 from headstart.features import FeatureStore
+from headstart.models import ARCHITECTURES
 
-COMMANDS = ("compare", "fit", "extract", "predict", "models", "cache ls", "cache info", "cache verify", "cache gc")
+COMMANDS = (
+    *("compare", "fit", "extract", "predict", "models", "cache ls", "cache info", "cache verify", "cache gc"),
+    *(f"weights {name}" for name in ("ls", "fetch", "update", "import", "rm", "pin")),
+)
 MODES = "scratch, full, frozen, cached, staged"
 
 
@@ -118,7 +122,7 @@ def test_help_shows_examples(here: Cli, command: str) -> None:
 
 
 def test_help_lists_every_command(here: Cli) -> None:
-    out = here("--help").out + here("cache", "--help").out
+    out = here("--help").out + here("cache", "--help").out + here("weights", "--help").out
     assert all(command.split()[-1] in out for command in COMMANDS)
     assert "Examples:" in out
 
@@ -380,13 +384,14 @@ def test_models(here: Cli, tmp_path: Path) -> None:
     result = here("models", "--json", tmp_path / "models.json")
     assert result.code == 0
     rows = {row["model"]: row for row in load(tmp_path / "models.json")}
-    assert rows.keys() == {"resnet18", "resnet34", "resnet50", "resnet18_half", "lenet"}
+    assert rows.keys() == ARCHITECTURES.keys()
     assert rows["resnet50"]["parameters"] == 25_557_032
     assert rows["resnet18"]["multiply_adds"] == pytest.approx(1.814e9, rel=1e-3)
     assert rows["resnet18_half"]["weights"] == ["tinyimagenet"]
     assert "25,557,032" in result.out
     result = here("models", "resnet50", "--json", tmp_path / "cuts.json")
     cuts = {row["cut"]: row for row in load(tmp_path / "cuts.json")}
+    assert rows["googlenet"]["multiply_adds"] == pytest.approx(1.498e9, rel=1e-3), "without auxiliary heads"
     assert cuts["layer4.2"]["shape"] == [7, 7, 2048]
     assert cuts["layer4.2"]["bytes_per_sample_float16"] == 2 * 7 * 7 * 2048
     assert "layer4.2.conv1" not in cuts

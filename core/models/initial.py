@@ -25,12 +25,17 @@ def initial_params(graph: Graph, seed: int, names: Collection[str] | None = None
     identity. Class tokens and positions: normal with deviation 0.02 (Dosovitskiy et al. 2020,
     arXiv:2010.11929). Layer scales: the constant that their node states.
     """
-    return {
+    made = {
         f"{node.name}.{suffix}": _draw(node, suffix, shape, seed)
         for node in graph.nodes
         for suffix, shape in OPS[node.op].params(node.attrs).items()
-        if names is None or f"{node.name}.{suffix}" in names
+        if node.op != "native" and (names is None or f"{node.name}.{suffix}" in names)
     }
+    for node in graph.nodes:  # a module's own parameters are drawn as its framework does it, all at once
+        if node.op == "native" and (names is None or not node.param_shapes().keys().isdisjoint(names)):
+            own = node.attrs["part"].initial(seed)
+            made |= {f"{node.name}.{key}": value for key, value in own.items()}
+    return made
 
 
 def _draw(node: Node, suffix: str, shape: Shape, seed: int) -> np.ndarray:

@@ -1,23 +1,32 @@
-"""Where weights come from: a safetensors file with torchvision's names, in this package or the user's.
+"""Where weights come from: a published name, a name that the user gave to a file of their own, or a path.
 
-safetensors holds tensors only; no pickle is read here.
+What is read is always safetensors, which holds tensors only; `hub` and `pickles` see to it that there is one.
+Invariant: whatever `weights=` names is either read whole, or nothing of it is used.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from headstart.data.preprocess import Preprocess
 from headstart.errors import SettingError, UnknownNameError, WeightsError
-from headstart.models.architecture import Architecture, Published, Shipped
-from headstart.models.layouts import unwrapped
+from headstart.graph import Graph
+from headstart.models import hub, imported, pickles
+from headstart.models.architecture import Architecture, Hub, Pickled, Published, Shipped
+from headstart.models.layouts import fitted, unwrapped
+
+# What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
+UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")
 
 
 @dataclass(frozen=True)
@@ -33,32 +42,55 @@ class WeightFile:
 
 
 def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
-    """What `weights` means: one of the architecture's published names, or the path of a file."""
+    """What `weights` means: a published name of the architecture, one that `headstart weights import` gave, or
+    the path of a file.
+
+    A published file that is not here is downloaded. Raises WeightsError, DownloadError, UnknownNameError, and
+    BackendError where a pickle is to be read and there is no torch that can.
+    """
     if not isinstance(weights, str | os.PathLike):
         raise SettingError(f"weights={weights!r}; expected None, a published name or the path of a file")
     if (entry := arch.weights.get(str(weights))) is not None:
-        return _published(entry)
+        file = read_weights(published_file(entry))
+        return file if isinstance(entry, Shipped) else _as_stated(arch, entry, file)
+    if (own := imported.find(arch.name, str(weights))) is not None:
+        return read_weights(own)
     path = Path(weights).expanduser()
     if path.is_file():
         return read_weights(path)
     if path.suffix or len(path.parts) > 1:
         raise WeightsError(f"{path}: no such weight file; expected a .safetensors file with {arch.name}'s names")
-    raise UnknownNameError("weights", str(weights), arch.weights, f" for {arch.name}")
+    known = [*arch.weights, *imported.names(arch.name)]
+    raise UnknownNameError("weights", str(weights), known, f" for {arch.name}")
 
 
-def _published(entry: Published) -> WeightFile:
-    assert isinstance(entry, Shipped)
-    return read_weights(Path(str(resources.files("headstart.models") / entry.file)))
+def published_file(entry: Published) -> Path:
+    """The safetensors file of published weights, downloaded and converted if need be."""
+    match entry:
+        case Shipped():
+            return Path(str(resources.files("headstart.models") / entry.file))
+        case Hub():
+            return hub.fetch(entry)
+        case Pickled():
+            return pickles.fetch_pickled(entry)
 
 
 def read_weights(path: Path) -> WeightFile:
     """Read a safetensors file; WeightsError where it is none or is cut short."""
-    if path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
-        raise WeightsError(f"{path}: a pickle, which can run any code when it is read; convert it to .safetensors")
+    if path.suffix in pickles.SUFFIXES:
+        raise WeightsError(
+            f"{path}: a pickle, which can run any code when it is read; convert it to .safetensors, or see "
+            "`headstart weights import --help`"
+        )
+    if path.suffix in UNFINISHED:
+        raise WeightsError(f"{path}: by its name a download that was not finished; is it complete?")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            params = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118
+            params = {
+                key: file.get_tensor(key).astype(np.float32, copy=False)
+                for key in file.keys()  # noqa: SIM118
+            }
     except (SafetensorError, OSError, TypeError, KeyError) as error:
         raise WeightsError(f"{path}: cannot be read as safetensors ({error}); is it complete?") from error
     try:
@@ -74,3 +106,104 @@ def read_weights(path: Path) -> WeightFile:
         )
     except (ValueError, TypeError, SettingError) as error:
         raise WeightsError(f"{path}: its metadata cannot be read ({error})") from error
+
+
+def _as_stated(arch: Architecture, entry: Hub | Pickled, file: WeightFile) -> WeightFile:
+    """The file's tensors with the preprocessing and the classes of the architecture's row, which knows better."""
+    source = f"{entry.repo}/{entry.file}" if isinstance(entry, Hub) else entry.url
+    file = replace(file, source=source, preprocess=entry.preprocess, classes=None)
+    if entry.classes is None:
+        # Its last layer, where there is one, is no classifier: a projection, or left from another training.
+        stem = tuple(f"{name.rpartition('.')[0]}." for name in _classifier(arch))
+        return replace(file, params={n: v for n, v in file.params.items() if not n.startswith(stem)})
+    names = class_names(entry.classes)
+    return replace(file, classes=names if count_outputs(arch, file.params) == len(names) else None)
+
+
+def class_names(of: str) -> tuple[str, ...]:
+    """The names of a published classifier's outputs, by the name of the data set."""
+    from headstart.models import classes
+
+    return tuple({"imagenet": classes.imagenet}[of]())
+
+
+def count_outputs(arch: Architecture, params: Mapping[str, np.ndarray]) -> int | None:
+    """How many classes the classifier among `params` has, by the names of any layout; None: there is none."""
+    return next((len(params[name]) for name in _classifier(arch) if name in params), None)
+
+
+def _classifier(arch: Architecture) -> list[str]:
+    """What the layouts call the classifier's weight."""
+    return [layout.rename(f"{arch.classifier}.weight", (1, 1))[0] for layout in arch.layouts]
+
+
+def fit_to(
+    arch: Architecture, source: str, params: Mapping[str, np.ndarray], size: int | None = None
+) -> tuple[Graph, dict[str, np.ndarray]]:
+    """The architecture's graph with as many classes as the file has, and the parameters that the file has of it:
+    all but auxiliary heads, and but the classifier where it has none.
+
+    Raises WeightsError for anything else, and for positions that were trained at another size than `size`.
+    """
+    count = count_outputs(arch, params)
+    graph = arch.graph(count or 2, "linear", size)
+    heads = tuple(f"{node}." for node in (arch.classifier, *(node for node, _ in graph.auxiliary)))
+    skip = [name for name in graph.param_shapes() if count is None and name.startswith(heads)]
+    _check_positions(arch, source, params, graph)
+    extra = graph.param_shapes().keys() - graph.main.param_shapes().keys()
+    return graph, fitted(source, params, graph, arch.layouts, skip, extra)
+
+
+def _check_positions(arch: Architecture, source: str, params: Mapping[str, np.ndarray], graph: Graph) -> None:
+    """Positions are resized when a model is made; here they would lose what the file has without a word."""
+    params = unwrapped(params)
+    for node in graph.nodes:
+        if node.op != "position":
+            continue
+        shape = graph.param_shapes()[f"{node.name}.weight"]
+        for layout in arch.layouts:
+            found = params.get(layout.rename(f"{node.name}.weight", shape)[0])
+            if found is not None and found.size != math.prod(shape):
+                raise WeightsError(
+                    f"{source} has {found.size // shape[-1]} positions, and {arch.name} has {shape[0]} at this "
+                    "size; say which one it was trained with (--size)"
+                )
+
+
+# ---- what there is
+
+
+def described(arch: Architecture, name: str) -> dict[str, Any]:
+    """Where published or imported weights are from, whether they are here, and what says which bytes they are."""
+    match arch.weights.get(name):
+        case Hub() as row:
+            stated = hub.stated(row).sha256 is not None
+            pinned = "release" if stated else "first use" if hub.pinned(row).sha256 is not None else None
+            return {"from": row.repo, "here": hub.here(row), "pinned": pinned}
+        case Pickled() as row:
+            return {"from": row.url, "here": pickles.here(row), "pinned": "release"}
+        case Shipped() as row:
+            return {"from": row.file, "here": True, "pinned": "release"}
+        case _:
+            path = imported.find(arch.name, name)
+            about = pickles.provenance(path) if path is not None else {}
+            return {"from": about.get("source", "?"), "here": True, "pinned": "import"}
+
+
+def hub_rows() -> dict[str, tuple[Architecture, Hub]]:
+    """Every file of the hub that an architecture names, by its key in tables of pins."""
+    from headstart.models.zoo import ARCHITECTURES
+
+    return {
+        hub.key(row): (arch, row)
+        for arch in ARCHITECTURES.values()
+        for row in arch.weights.values()
+        if isinstance(row, Hub)
+    }
+
+
+def check_published(arch: Architecture, row: Hub, pin: hub.Pin) -> None:
+    """WeightsError unless the names and shapes of the file at `pin` are those of the architecture."""
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in hub.shapes(row, pin).items()}
+    file = _as_stated(arch, row, WeightFile(hub.key(row), unwrapped(tensors), None, None))
+    fit_to(arch, file.source, file.params, row.preprocess.size)

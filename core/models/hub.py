@@ -1,0 +1,475 @@
+"""Weights on the Hugging Face hub: which bytes a name means, and how they get here.
+
+* A pin is a commit of a repository and the sha256 of a file in it. It is stated by the architecture's row, or by
+  the table in this package (`pins.json`, which `headstart weights pin` writes), or else it is made at the first
+  use: what the hub's `main` holds then is written down beside the user's data, and every later download and every
+  later use are held to it. So a `main` that has moved changes nothing until `headstart weights update`.
+* Files are kept in huggingface_hub's own cache, where timm and others find them, and they find theirs.
+* Invariant: a file gets its name in that cache once its bytes have the digest, never before. Until then it is
+  called `<sha256>.headstart.incomplete`, and the next attempt goes on where it ends. huggingface_hub's own
+  download begins again after an interrupt, and does not verify digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from headstart.data.download import digest
+from headstart.data.sources import data_root
+from headstart.errors import DownloadError, HeadstartError, SettingError, WeightsError
+from headstart.features.files import binary_size, replace_whole
+from headstart.models.architecture import Hub
+from headstart.progress import track
+
+MAIN = "main"
+HEX = re.compile("[0-9a-f]+")
+# Answers of a hub that is busy or broken, which may be better a moment later.
+PASSING = (408, 429, 500, 502, 503, 504)
+ATTEMPTS = 4  # in a row, without a byte of progress
+RETRY_SECONDS = 1.0  # before the second; doubled with each
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Which file of a repository is meant; None: not known yet."""
+
+    revision: str | None = None
+    """commit, 40 hex digits"""
+    sha256: str | None = None
+    """of the file's bytes"""
+
+    def __post_init__(self) -> None:
+        for name, digits in (("revision", 40), ("sha256", 64)):
+            value = getattr(self, name)
+            if value is not None and not (
+                isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{{digits}}}", value)
+            ):
+                raise SettingError(f"{name} is {value!r}; expected {digits} hex digits")
+
+    @property
+    def complete(self) -> bool:
+        return self.revision is not None and self.sha256 is not None
+
+    def filled(self, other: Pin) -> Pin:
+        """What this one leaves open as `other` has it, unless the two contradict each other."""
+        mine, theirs = asdict(self), asdict(other)
+        if any(mine[key] and theirs[key] and mine[key] != theirs[key] for key in mine):
+            return self
+        return Pin(**{key: mine[key] or theirs[key] for key in mine})
+
+
+class _UnreachableError(DownloadError):
+    """No answer, or none that says anything of the file; a copy that is here already may be used."""
+
+
+def fetch(row: Hub) -> Path:
+    """The file of `row`, with the digest it is pinned to: from huggingface_hub's cache, else downloaded into it.
+
+    A pinned copy that is here is used without asking anybody. Raises DownloadError.
+    """
+    pin = pinned(row)
+    path, note = _cached(row, pin)
+    if path is not None:
+        return path
+    try:
+        found, nbytes = _ask(row, pin)
+    except DownloadError as error:
+        if isinstance(error, _UnreachableError) and (local := _from_before(row, pin)) is not None:
+            path, found = local
+            _record(row, found)
+            return path
+        raise DownloadError(f"{note}{error}") from error
+    path = _obtain(row, found, nbytes)
+    if not pin.complete:
+        _record(row, found)
+    return path
+
+
+def update(row: Hub) -> tuple[Pin, Pin]:
+    """Fetch what the hub's `main` holds now, and hold on to that; returns the pins before and after.
+
+    Raises SettingError where the release of headstart states the pin, DownloadError.
+    """
+    if stated(row).sha256 is not None:
+        raise SettingError(f"{row.repo} is pinned by this release of headstart; a newer release may pin another")
+    before = pinned(row)
+    found, nbytes = _ask(row, Pin(row.revision))
+    _obtain(row, found, nbytes)
+    _record(row, found)
+    return before, found
+
+
+def here(row: Hub) -> bool:
+    """Whether the cache holds the file of `row`; its content is not verified."""
+    pin = pinned(row)
+    return any(path.is_file() for path in _places(row, pin)) or (pin.sha256 is None and _main(row) is not None)
+
+
+def resolve(row: Hub, pin: Pin | None = None) -> Pin:
+    """What the hub says of the file now, or of `pin`, without downloading it."""
+    return _ask(row, pin or Pin(row.revision, row.sha256))[0]
+
+
+def shapes(row: Hub, pin: Pin) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors in the file at `pin`, from its header alone."""
+    from huggingface_hub import HfApi
+
+    with _errors(row, str(pin.revision)):
+        header = HfApi().parse_safetensors_file_metadata(row.repo, row.file, revision=pin.revision)
+    return {name: tuple(tensor.shape) for name, tensor in header.tensors.items()}
+
+
+# ---- pins
+
+
+def pinned(row: Hub) -> Pin:
+    """What is known of the file that `row` means: stated, or seen at its first use."""
+    return stated(row).filled(read_pins(own_pins()).get(key(row), Pin()))
+
+
+def key(row: Hub) -> str:
+    """What `row` is called in tables of pins."""
+    return f"{row.repo}/{row.file}"
+
+
+def shipped_pins() -> Path:
+    """The table in this package."""
+    return Path(str(resources.files("headstart.models") / "pins.json"))
+
+
+def own_pins() -> Path:
+    """The table of what this user's first uses found."""
+    return data_root() / "weights" / "pins.json"
+
+
+def read_pins(path: Path) -> dict[str, Pin]:
+    """The table in a file: none is an empty one. Raises WeightsError where it cannot be read."""
+    try:
+        return {name: Pin(**row) for name, row in json.loads(path.read_text("utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: not a table of pinned weights ({error}); repair or remove it") from error
+
+
+def write_pins(path: Path, pins: Mapping[str, Pin]) -> None:
+    """Write a table of pins, whole or not at all. Raises OSError."""
+    table = {name: asdict(pins[name]) for name in sorted(pins)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_whole(path, [(json.dumps(table, indent=1) + "\n").encode()])
+
+
+def stated(row: Hub) -> Pin:
+    """What this release says: the row, and the table in the package."""
+    return Pin(row.revision, row.sha256).filled(read_pins(shipped_pins()).get(key(row), Pin()))
+
+
+def _record(row: Hub, pin: Pin) -> None:
+    from huggingface_hub.utils import WeakFileLock
+
+    path = own_pins()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(path.with_suffix(".lock")):  # another process may be adding its own
+            write_pins(path, read_pins(path) | {key(row): pin})
+    except OSError as error:
+        raise DownloadError(
+            f"{path}: which file {row.repo} means cannot be written down ({error.strerror or error}); set "
+            "HEADSTART_DATA to a folder that can be written"
+        ) from error
+
+
+# ---- the cache
+
+
+def _folder(row: Hub) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE).expanduser().resolve() / repo_folder_name(
+        repo_id=row.repo, repo_type="model"
+    )
+
+
+def _places(row: Hub, pin: Pin) -> list[Path]:
+    """Where the cache has the file if it has it: by commit, and by content, which other commits share."""
+    folder, places = _folder(row), []
+    if pin.revision is not None:
+        places.append(folder / "snapshots" / pin.revision / row.file)
+    if pin.sha256 is not None:
+        places.append(folder / "blobs" / pin.sha256)
+    return places
+
+
+def _cached(row: Hub, pin: Pin) -> tuple[Path | None, str]:
+    """(the cached file with the pinned digest, or None; what was wrong with a copy that is now removed).
+
+    A blob is called by its digest, so one with other bytes is damaged, and nobody else can want it.
+    """
+    note = ""
+    if pin.sha256 is None:
+        return None, note
+    for path in _places(row, pin):
+        if not path.is_file():
+            continue
+        if (found := digest(path)) == pin.sha256:
+            return path, note
+        blob = path.parent / path.readlink() if path.is_symlink() else path
+        if path.is_symlink() and blob.name != pin.sha256:
+            raise DownloadError(_not_pinned(row, path, found, pin))
+        for damaged in {path, blob}:
+            damaged.unlink(missing_ok=True)
+        note = f"{path} was damaged (sha256 {found}, not {pin.sha256}) and is removed; "
+    return None, note
+
+
+def _not_pinned(row: Hub, path: Path, found: str, pin: Pin) -> str:
+    return (
+        f"{path} has sha256 {found}, but {row.repo} is pinned to {pin.sha256}; it is not used. Remove it to have "
+        "the pinned file there"
+    )
+
+
+def _main(row: Hub) -> Path | None:
+    """The copy that the cache knows as the repository's `main`, by whomever it was downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(row.repo, row.file, revision=MAIN)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _from_before(row: Hub, pin: Pin) -> tuple[Path, Pin] | None:
+    """A copy of the wanted commit, or of `main`, that was here before the first use, and what it pins."""
+    if pin.sha256 is not None:
+        return None
+    path = next((p for p in _places(row, pin) if p.is_file()), None) or _main(row)
+    if path is None or (pin.revision is not None and pin.revision not in path.parts):
+        return None
+    found, blob = digest(path), path.resolve().name
+    if len(blob) == 64 and found != blob:
+        return None  # damaged: better none
+    return path, Pin(path.parents[len(Path(row.file).parts) - 1].name, found)
+
+
+# ---- the network
+
+
+def _ask(row: Hub, pin: Pin) -> tuple[Pin, int]:
+    """The pin completed with what the hub says, and the file's size; DownloadError where the two differ."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    revision = pin.revision or MAIN
+    with _errors(row, revision):
+        url = hf_hub_url(row.repo, row.file, revision=revision)
+        about = _patiently(lambda: get_hf_file_metadata(url))
+    try:
+        found = Pin(about.commit_hash, about.etag)
+    except SettingError:
+        found = Pin()
+    if not found.complete or not about.size:
+        raise DownloadError(
+            f"{url} does not answer as a file with a sha256 in a repository of the hub (commit "
+            f"{about.commit_hash}, etag {about.etag}, {about.size} bytes); does HF_ENDPOINT point to a hub?"
+        )
+    if pin.filled(found) != found:
+        raise DownloadError(
+            f"the hub gives {url} as sha256 {found.sha256} of commit {found.revision}, but pinned is sha256 "
+            f"{pin.sha256} of commit {pin.revision or 'any'}; it is not downloaded"
+        )
+    return found, about.size
+
+
+def _obtain(row: Hub, pin: Pin, nbytes: int) -> Path:
+    """Download the file of a complete pin into the cache, unless its bytes are there; returns its path."""
+    from huggingface_hub import hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import WeakFileLock
+
+    assert pin.sha256 is not None
+    folder = _folder(row)
+    blob = folder / "blobs" / pin.sha256
+    # huggingface_hub takes the same lock, so its downloads and ours wait for each other. Where a file system's
+    # locks do nothing, two may write one partial file; its digest is wrong then, and it is not used.
+    lock = folder.parent / ".locks" / folder.name / f"{pin.sha256}.lock"
+    with _errors(row, str(pin.revision)):
+        for place in (blob, lock):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            if not blob.is_file() or digest(blob) != pin.sha256:
+                partial = blob.with_name(f"{blob.name}.headstart.incomplete")
+                _transfer(hf_hub_url(row.repo, row.file, revision=pin.revision), partial, nbytes, row.repo)
+                if (found := digest(partial)) != pin.sha256:
+                    size = partial.stat().st_size
+                    partial.unlink()
+                    raise DownloadError(
+                        f"{row.repo}: {size} bytes came with sha256 {found}, expected {pin.sha256}; they were "
+                        f"removed and nothing of them is used. Try again{_by_hand(row, pin.revision)}"
+                    )
+                partial.replace(blob)
+        path = Path(hf_hub_download(row.repo, row.file, revision=pin.revision))
+    if not path.samefile(blob):
+        if (found := digest(path)) != pin.sha256:
+            raise DownloadError(_not_pinned(row, path, found, pin))
+        if not path.is_symlink():
+            blob.unlink(missing_ok=True)  # without symbolic links the cache made a copy: one is enough
+    return path
+
+
+def _transfer(url: str, partial: Path, nbytes: int, what: str) -> None:
+    """Append to `partial` until it has `nbytes`, going on where it ends, through a few broken connections."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    if partial.exists() and partial.stat().st_size > nbytes:
+        partial.unlink()
+    have = partial.stat().st_size if partial.exists() else 0
+    if (free := shutil.disk_usage(partial.parent).free) < nbytes - have:
+        raise DownloadError(
+            f"{what}: {binary_size(nbytes - have)} are to come, and {binary_size(free)} are free in "
+            f"{partial.parent}; free some space or set HF_HOME to another disk"
+        )
+    failures, reached = 0, have
+    with track(f"downloading {what}", nbytes) as advance, partial.open("ab") as out:
+        advance(have)
+        while have < nbytes:
+            headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+            if have:
+                headers["Range"] = f"bytes={have}-"
+            try:
+                with get_session().stream(
+                    "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+                ) as answer:
+                    if have and answer.status_code == 416:
+                        out.truncate(0)
+                        raise DownloadError(
+                            f"{url} ends before the {nbytes} bytes announced; what came was removed. Try again"
+                        )
+                    hf_raise_for_status(answer)
+                    if have and answer.status_code != 206:  # the whole file: the server knows no ranges
+                        advance(-have)
+                        have = 0
+                        out.truncate(0)
+                    # as the bytes come: what is collected to larger blocks would be lost with the connection
+                    for block in answer.iter_bytes():
+                        if have + len(block) > nbytes:
+                            raise DownloadError(f"{url} gave more than the {nbytes} bytes announced")
+                        out.write(block)
+                        have += len(block)
+                        advance(len(block))
+                if have < nbytes:
+                    raise ConnectionError(f"the connection broke off after {have} of {nbytes} bytes")
+            except Exception as error:
+                failures, reached = (1, have) if have > reached else (failures + 1, reached)
+                if not _passes(error) or failures >= ATTEMPTS:
+                    raise
+                out.flush()
+                time.sleep(RETRY_SECONDS * 2 ** (failures - 1))
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """What `call` returns, asked again where the hub is busy or broken; not where it cannot be reached, since a
+    copy may be here to go on with."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for failures in range(ATTEMPTS - 1):
+        try:
+            return call()
+        except HfHubHTTPError as error:
+            if not _passes(error):
+                raise
+            time.sleep(RETRY_SECONDS * 2**failures)
+    return call()
+
+
+def _passes(error: Exception) -> bool:
+    """Whether what went wrong may be better a moment later: not our own refusals, the disk's, or the hub's."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in PASSING
+    return not isinstance(error, HeadstartError) and not (isinstance(error, OSError) and error.errno is not None)
+
+
+def _by_hand(row: Hub, revision: str | None) -> str:
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(row.repo, row.file, revision=revision or MAIN)
+    return f"; or download {url} by hand and pass the file's path as weights="
+
+
+@contextlib.contextmanager
+def _errors(row: Hub, revision: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises, and what its HTTP library does, into errors that say how to go on."""
+    from huggingface_hub import constants, errors
+
+    what = f"{row.repo}/{row.file}"
+    by_hand = _by_hand(row, revision)
+    try:
+        yield
+    except HeadstartError:
+        raise
+    except errors.GatedRepoError as error:
+        raise DownloadError(
+            f"{what}: its authors want to be asked. Accept their terms at {constants.ENDPOINT}/{row.repo}, log in "
+            "with `hf auth login` or set HF_TOKEN, and try again"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise DownloadError(
+            f"{constants.ENDPOINT} has no repository {row.repo}, or only for those who are logged in "
+            f"(`hf auth login`, or HF_TOKEN); HF_ENDPOINT chooses the hub{by_hand}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise DownloadError(f"{row.repo} has no commit {revision}{by_hand}") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise _UnreachableError(
+            f"{what} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask for it; unset it, or "
+            "copy the cache from a machine that has the file"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _UnreachableError(f"{what}: {constants.ENDPOINT} cannot be reached; try again{by_hand}") from error
+    except errors.EntryNotFoundError as error:
+        raise DownloadError(f"{row.repo} has no file {row.file} at {revision}{by_hand}") from error
+    except errors.HfHubHTTPError as error:
+        answered = f"{what}: the hub answered {error.response.status_code} {error.response.reason_phrase}"
+        if error.response.status_code in PASSING:
+            raise _UnreachableError(f"{answered}; what came is kept, try again later{by_hand}") from error
+        raise DownloadError(f"{answered}; check HF_TOKEN if it is set{by_hand}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DownloadError(
+                f"{what}: the disk of {constants.HF_HUB_CACHE} is full; what came is kept. Free some space or set "
+                "HF_HOME to another disk"
+            ) from error
+        raise DownloadError(
+            f"{what}: {error}; what came is kept in {constants.HF_HUB_CACHE}, try again"
+        ) from error
+    except Exception as error:  # of the HTTP library, which is another one from version to version
+        raise _UnreachableError(
+            f"{what}: {constants.ENDPOINT} cannot be reached ({str(error) or type(error).__name__}); what came is "
+            f"kept, try again{by_hand}"
+        ) from error
+
+
+def table_of_pins(
+    rows: Mapping[str, Hub], known: Mapping[str, Pin], moved: bool = False
+) -> tuple[dict[str, Pin], dict[str, HeadstartError]]:
+    """(pins of all `rows`, errors by key): those `known` are confirmed, or with `moved` taken anew from `main`."""
+    pins: dict[str, Pin] = dict(known)
+    failed: dict[str, HeadstartError] = {}
+    for name, row in rows.items():
+        try:
+            pins[name] = resolve(row, Pin() if moved else known.get(name))
+        except DownloadError as error:
+            failed[name] = error
+    return pins, failed
