@@ -128,13 +128,14 @@ def every_op() -> Graph:
 def _averages(b: Builder, x: str) -> str:
     """Averages one after the other: padding that counts and does not, by side, and rounding up."""
     sides = ((1, 0), (0, 1))
-    for name, attrs in {
+    rows: dict[str, dict[str, Any]] = {
         "counted": {"padding": ((1, 1), (1, 1))},
         "uncounted": {"padding": ((1, 1), (1, 1)), "count_padding": False},
         "by_side": {"padding": sides},
         "by_side_uncounted": {"padding": sides, "count_padding": False, "stride": (1, 1)},
         "up": {"padding": sides, "ceil": True, "stride": (2, 2)},
-    }.items():
+    }
+    for name, attrs in rows.items():
         x = b.add(name, "avg_pool", x, **{"kernel": (3, 3), "stride": (1, 1), **attrs})
     return x
 
@@ -206,7 +207,7 @@ class BackendConformance:
     def test_pixels_are_normalized_on_the_device(self, chosen: Backend) -> None:
         place = chosen.place("cpu", "float32")
         model = shaken(small_model())
-        graph = model.graph.normalized(*model.preprocess.affine())
+        graph = model.graph.normalized(*images_of(model).affine())
         trunk = chosen.trunk(graph, model.params, [graph.output], place)
         pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
         fed = images_of(model).normalise(pixels)

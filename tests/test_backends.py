@@ -23,8 +23,8 @@ from headstart.testing import BackendConformance, every_op, relative_error
 class WithReference(BackendConformance):
     def test_every_op_equals_a_naive_reference(self, chosen) -> None:
         graph = every_op()
-        # two are in the graphs of the suite's models, which torchvision is the reference of; `native` has no meaning
-        # of its own
+        # two are in the graphs of the suite's models, which torchvision is the reference of; `native` has no
+        # meaning of its own
         others = {"normalize", "global_avg_pool", "native"}
         assert {node.op for node in graph.nodes} | others == set(OPS)
         rng = np.random.default_rng(0)

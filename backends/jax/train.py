@@ -31,7 +31,7 @@ class JaxTrainer:
                 module.use_running_average = not recipe.train_statistics
         self.training, weights, rest = nnx.split(self.network, nnx.Param, ...)
         self.update_rule = _update_rule(recipe)
-        self.output_weights = np.float32([1.0, *(weight for _, weight in graph.auxiliary)])
+        self.output_weights = np.array([1.0, *(weight for _, weight in graph.auxiliary)], np.float32)
         names = self.network.paths()
         self.multiples = jax.tree.map_with_path(
             lambda path, _: recipe.rates.get(names.get(tuple(step.key for step in path[:-1]), ""), 1.0), weights

@@ -239,7 +239,7 @@ def _module(request: WrapRequest) -> Wrapping:
             taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
             Paths({INPUT: (), **taken}, OUTPUT).check(request.cut)
         stop: Any = submodules[request.cut]
-        object.__setattr__(stop, "__class__", _stopping(type(stop)))
+        object.__setattr__(stop, "__class__", _stopping(type(stop)))  # type: ignore[arg-type]
     whole = Whole(module, by_name, request.cut is not None)
     if request.cut is not None:
         _prune(whole, request.example)

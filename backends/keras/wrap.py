@@ -8,6 +8,8 @@ by their place among the part's weights, because Keras numbers layers anew whene
 from __future__ import annotations
 
 import random
+import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -80,15 +82,15 @@ def wrap(request: WrapRequest) -> Wrapping:
             "a fresh classifier behind the cut"
         )
     head = keras.Model(stop[0], model.outputs[0])
-    features = _run(trunk, request.example)
-    if not np.allclose(_run(head, features), _run(model, request.example), rtol=1e-3, atol=1e-4):
+    ours = {id(weight) for weight in trunk.weights}
+    if shared := [layer.name for layer in head.layers if any(id(weight) in ours for weight in layer.weights)]:
         raise CutError(
-            f"what comes behind {cut!r} depends on more than its output (a mask that Keras hands on, perhaps), so "
-            "it cannot be cut there"
+            f"layer {shared[0]!r} is used on both sides of the cut {cut!r}, so it cannot be frozen on one and "
+            "trained on the other; cut elsewhere"
         )
     head_part = _part(
         head,
-        features,
+        np.zeros((2, *part.output), np.float32),
         _told(head)[0],
         lambda seed: keras.Model(_nodes(fresh := again(seed))[cut].outputs[0], fresh.outputs[0]),
     )
@@ -121,8 +123,18 @@ def copied(model: keras.Model) -> keras.Model:
     with seeded(0):
         clone = _cloned(keras.Model(_one(model.inputs), _one(model.outputs)), _anew)
     clone.set_weights(model.get_weights())
-    clone.trainable = True
-    return clone
+    return _thawed(clone)
+
+
+def _thawed(model: keras.Model) -> keras.Model:
+    """The model with all of its layers trainable; a nested one's layers have to be told each."""
+    model.trainable = True
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _thawed(layer)
+        else:
+            layer.trainable = True
+    return model
 
 
 def _one(tensors: list[Any]) -> Any:
@@ -138,7 +150,25 @@ def _anew(layer: Any) -> Any:
     if isinstance(layer, keras.layers.Lambda):  # its configuration would have to be unmarshalled
         more = {"name": layer.name, "dtype": layer.dtype_policy}
         return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **more)
-    return type(layer).from_config(layer.get_config())
+    return _configured(type(layer), layer, _config(layer))
+
+
+def _configured(kind: type, layer: Any, config: dict[str, Any]) -> Any:
+    """A layer from a configuration, with the functions of the user's own, which no configuration can hold."""
+    functions = {name: value for name, value in vars(layer).items() if _is_own(value) and name in config}
+    clone = kind.from_config({**config, **dict.fromkeys(functions)})  # type: ignore[attr-defined]
+    for name, value in functions.items():
+        setattr(clone, name, value)
+    return clone
+
+
+def _config(operation: Any) -> dict[str, Any]:
+    with warnings.catch_warnings(action="ignore"):  # of lambdas, which are not read from there
+        return operation.get_config()
+
+
+def _is_own(value: Any) -> bool:
+    return isinstance(value, types.FunctionType) and value.__module__.partition(".")[0] != "keras"
 
 
 def build(part: NativePart, name: str, dtype: str, frozen_statistics: bool, seed: int) -> keras.Model:
@@ -148,16 +178,15 @@ def build(part: NativePart, name: str, dtype: str, frozen_statistics: bool, seed
     def layer(old: Any) -> Any:
         if not isinstance(old, keras.layers.Layer) or isinstance(old, keras.layers.Lambda):
             return _anew(old)
-        kind, config = type(old), old.get_config()
+        kind, config = type(old), _config(old)
         if kind is keras.layers.BatchNormalization and frozen_statistics:
             kind = FrozenStatistics
         if "dtype" in config and old.dtype_policy.name == "float32":
             config["dtype"] = dtype
-        return kind.from_config(config)
+        return _configured(kind, old, config)
 
     with seeded(seed):
-        clone = _cloned(part.native, layer)
-    clone.trainable = True
+        clone = _thawed(_cloned(part.native, layer))
     return keras.Model(_one(clone.inputs), clone.outputs[0], name=name)
 
 
@@ -323,8 +352,9 @@ def _operation(teller: Teller, operation: Any) -> Any:
     if isinstance(operation, keras.Sequential) or hasattr(operation, "operations"):
         inner = operation if not isinstance(operation, keras.Sequential) else operation._functional
         return ["model", _describe(teller, inner)]
-    functions = {name: value for name, value in vars(operation).items() if type(value) is type(_operation)}
-    return [teller.code(type(operation)), teller.value(_settings(operation.get_config())), teller.value(functions)]
+    functions = {name: value for name, value in vars(operation).items() if _is_own(value)}
+    config = {name: value for name, value in _config(operation).items() if name not in functions}
+    return [teller.code(type(operation)), teller.value(_settings(config)), teller.value(functions)]
 
 
 def _settings(config: Any) -> Any:

@@ -201,13 +201,15 @@ class Network(nn.Module):
         super().__init__()
         self.graph = graph
         self.outputs = tuple(outputs)
-        for node in graph.nodes[1:]:
-            if node.op in MODULES:
-                layer = MODULES[node.op](node.attrs)
-                # a user's module may rely on the layout of what it computes, as `view` does
-                self._attach(node, layer if node.op == "native" else layer.to(memory_format=torch.channels_last))
-            elif node.op not in FUNCTIONS:
-                raise UnsupportedOpError(f"the torch backend has no layer for op {node.op!r} ({node.name!r})")
+        with torch.random.fork_rng(devices=[]):  # layers draw weights, which are replaced at once
+            for node in graph.nodes[1:]:
+                if node.op in MODULES:
+                    layer = MODULES[node.op](node.attrs)
+                    if node.op != "native":  # a user's may rely on the layout of what it computes, as `view` does
+                        layer = layer.to(memory_format=torch.channels_last)
+                    self._attach(node, layer)
+                elif node.op not in FUNCTIONS:
+                    raise UnsupportedOpError(f"the torch backend has no layer for op {node.op!r} ({node.name!r})")
         tensors = self.tensors()
         with torch.no_grad():
             for name in graph.param_shapes():

@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.backend import Wrapping, WrapRequest
 from headstart.backends.torch.arrays import exact_numpy, from_native, to_native, to_numpy
 from headstart.data import Arrays, Preprocess
+from headstart.data.rows import each
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths, listed
@@ -363,7 +364,7 @@ def _stopped(request: WrapRequest, source: nn.Module, call: Call) -> Wrapping:
     _prune(source, request, ran[: ran.index(request.cut) + 1], entered)
     structure, reason = _told(source, lambda teller: [request.cut, call.by_name, teller.value(source)])
     part = _part(request, request.example, source, structure, pristine)
-    return Wrapping(request.cut, request.cut, part, _tensors_of(source), reason=reason)
+    return Wrapping(request.cut, request.cut, part, _params(source, source), reason=reason)
 
 
 def _watched(
@@ -391,7 +392,7 @@ def _watched(
     handles += [m.register_forward_hook(after(name)) for name, m in submodules.items()]
     try:
         with torch.no_grad():
-            call(source, to_native(example))
+            call(source, _batch(example))
     finally:
         for handle in handles:
             handle.remove()
@@ -403,7 +404,7 @@ def _prune(source: nn.Module, request: WrapRequest, ran: Collection[str], entere
     inside of nn.MultiheadAttention is: the gradient shows it."""
     parameters = dict(source.named_parameters())
     with torch.enable_grad():
-        value = source(to_native(request.example))
+        value = source(_batch(request.example))
         used: set[str] = set()
         if isinstance(value, torch.Tensor) and value.requires_grad:
             trained = {name: p for name, p in parameters.items() if p.requires_grad}
@@ -437,7 +438,7 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
     if call.by_name:
         source.forward = types.MethodType(_by_name, source)
     part = _part(request, request.example, source, structure, pristine)
-    return Wrapping("its end", "its end", part, _tensors_of(source), reason=reason)
+    return Wrapping("its end", "its end", part, _params(source, source), reason=reason)
 
 
 def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced) -> Wrapping:
@@ -467,13 +468,13 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced) 
     structure, reason = _told(source, lambda teller: _describe(teller, source, trunk_graphs[False]))
     part = _part(request, request.example, trunk, structure, source)
     if not request.rest:
-        return Wrapping(cut, cut, part, _tensors_of(trunk), reason=reason)
+        return Wrapping(cut, cut, part, _params(trunk, source), reason=reason)
     head = Part(source, head_graphs).eval()
     _check_apart(trunk, head, cut)
     head_structure, _ = _told(source, lambda teller: _describe(teller, source, head_graphs[False]))
     features = _features(part, request.example)
     head_part = _part(request, features, head, head_structure, source)
-    return Wrapping(cut, cut, part, _tensors_of(trunk), head_part, _tensors_of(head), reason)
+    return Wrapping(cut, cut, part, _params(trunk, source), head_part, _params(head, source), reason)
 
 
 def _checked(paths: Paths, request: WrapRequest) -> str:
@@ -522,9 +523,14 @@ def _features(part: NativePart, example: Any) -> np.ndarray:
     return to_numpy(from_native(_run(part.native, example)).float())
 
 
+def _batch(example: Any) -> Any:
+    """The example as a module would get it from its user."""
+    return each(lambda tensor: tensor.contiguous(), to_native(example))
+
+
 def _run(module: nn.Module, example: Any) -> torch.Tensor:
     with torch.no_grad():
-        value = module(to_native(example))
+        value = module(_batch(example))
     if not isinstance(value, torch.Tensor):
         raise CutError(
             f"the part gives a {type(value).__name__} and not one tensor; cut it elsewhere, or wrap a module of "
@@ -540,7 +546,7 @@ def _run(module: nn.Module, example: Any) -> torch.Tensor:
 
 def _part(request: WrapRequest, example: Any, module: nn.Module, structure: Any, source: nn.Module) -> NativePart:
     value = _run(module, example)
-    tensors = _tensors(module)
+    tensors = _state(module, source)
     trained = {name for name, p in module.named_parameters() if p.is_floating_point()}
     return NativePart(
         "torch",
@@ -558,9 +564,15 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _tensors_of(module: nn.Module) -> dict[str, np.ndarray]:
+def _state(module: nn.Module, source: nn.Module) -> dict[str, torch.Tensor]:
+    """A part's parameters: those that the source has too, and no tensors which its code holds besides."""
+    names = _tensors(source).keys()
+    return {name: tensor for name, tensor in _tensors(module).items() if name in names}
+
+
+def _params(module: nn.Module, source: nn.Module) -> dict[str, np.ndarray]:
     """The parameters as numpy arrays that share the module's memory; nobody writes to either."""
-    found = {name: exact_numpy(tensor) for name, tensor in _tensors(module).items()}
+    found = {name: exact_numpy(tensor) for name, tensor in _state(module, source).items()}
     for array in found.values():
         array.flags.writeable = False
     return found

@@ -69,7 +69,8 @@ def adaptive_weights(side: int, size: int) -> np.ndarray:
     first = np.arange(size) * side // size
     last = -(-(np.arange(size) + 1) * side // size)
     inside = (place >= first[:, None]) & (place < last[:, None])
-    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+    weights: np.ndarray = (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+    return weights
 
 
 def _same(attrs: Attributes, shapes: Sequence[Shape]) -> Shape:

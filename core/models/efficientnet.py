@@ -9,6 +9,7 @@ has it; timm's networks of those sizes have the usual ones, another function, so
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
@@ -39,7 +40,7 @@ EFFICIENTNETS = {
     "efficientnet_b6": (1.8, 2.6, 0.5, 528, 528),
     "efficientnet_b7": (2.0, 3.1, 0.5, 600, 600),
 }
-NORM = {"epsilon": 1e-3, "momentum": 0.01}
+NORM: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.01}
 NORMS = dict.fromkeys(("efficientnet_b5", "efficientnet_b6", "efficientnet_b7"), NORM)
 
 
@@ -77,13 +78,13 @@ def _block(
     kernel: int,
     stride: int,
     drop_path: float,
-    norm: dict[str, float],
+    norm: dict[str, Any],
 ) -> str:
     inner, y, place = cin * expansion, x, 0
     if expansion > 1:
         y = conv_norm(b, f"{name}.block.0", y, cin, inner, 1, "silu", **norm)
         place = 1
-    depthwise = {"stride": stride, "groups": inner, **norm}
+    depthwise: dict[str, Any] = {"stride": stride, "groups": inner, **norm}
     y = conv_norm(b, f"{name}.block.{place}", y, inner, inner, kernel, "silu", **depthwise)
     y = _squeeze_excite(b, f"{name}.block.{place + 1}", y, inner, cin // 4)
     y = conv_norm(b, f"{name}.block.{place + 2}", y, inner, cout, 1, **norm)

@@ -170,6 +170,8 @@ class Teller:
 
     def _is_library(self, code: Any) -> bool:
         name = code.__name__ if isinstance(code, types.ModuleType) else getattr(code, "__module__", None)
+        if name in (None, "builtins") and (isinstance(code, types.FunctionType) or _is_written(code)):
+            return False  # made by exec, without a module
         return name is None or str(name).partition(".")[0] in self.libraries
 
     def _library_name(self, code: Any) -> str:
@@ -234,6 +236,11 @@ def _function(member: Any) -> Any:
     if isinstance(member, property):
         return member.fget
     return inspect.unwrap(getattr(member, "__func__", member))
+
+
+def _is_written(code: Any) -> bool:
+    """Whether it is a class made by a class statement, and not in C."""
+    return isinstance(code, type) and bool(code.__flags__ & (1 << 9))  # Py_TPFLAGS_HEAPTYPE
 
 
 def _is_installed(code: Any) -> bool:

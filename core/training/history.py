@@ -100,7 +100,9 @@ class History(Sequence[Record]):
         records = []
         for row in rows:
             seconds = {key: row["seconds"][key] for key in ("data", "trunk", "head")}
-            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+            fields: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
+            }
             fields["seconds"] = Seconds(**seconds)
             records.append(Record(**fields))
         return cls(records)

@@ -1,0 +1,181 @@
+"""Published models as users bring them: torchvision's, timm's and Keras's own, cut in two by `hs.wrap`, compute
+what they compute whole; and the three frameworks' modules live side by side in one process.
+
+Keras is imported late: torchvision crashes where TensorFlow was imported before it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from flax import nnx
+from PIL import Image
+from torch import nn
+from torchvision import models as tv
+
+import headstart as hs
+from headstart.data import Dataset, Preprocess
+from headstart.errors import BackendError, CutError
+from headstart.features.keys import params_digest
+from headstart.testing import relative_error
+
+# name, how it is made, side, cut, the submodule (or layer) whose output the cut is
+TORCH: list[tuple[str, Callable[[], nn.Module], int, str | None, str | None]] = [
+    ("tv-resnet18", tv.resnet18, 32, "layer3", "layer3"),
+    ("tv-densenet121", tv.densenet121, 32, "features.transition2", "features.transition2"),
+    ("tv-vit_b_16", lambda: tv.vit_b_16(image_size=32), 32, "encoder.layers.encoder_layer_5", None),
+    ("tv-inception_v3", lambda: tv.inception_v3(init_weights=False), 75, "Mixed_6e", "Mixed_6e"),
+    ("tv-googlenet", lambda: tv.googlenet(init_weights=False), 64, "inception4a", "inception4a"),
+    ("tv-swin_t", tv.swin_t, 64, None, None),
+    ("timm-resnet18", lambda: timm.create_model("resnet18"), 32, "layer4.0", "layer4.0"),
+    ("timm-vit_tiny", lambda: timm.create_model("vit_tiny_patch16_224", img_size=32), 32, "blocks.5", "blocks.5"),
+    ("timm-efficientnet_b0", lambda: timm.create_model("efficientnet_b0"), 32, "blocks.4", "blocks.4"),
+    ("timm-convnext_atto", lambda: timm.create_model("convnext_atto"), 32, "stages.2", "stages.2"),
+]
+KERAS: list[tuple[str, str]] = [
+    ("ResNet50V2", "conv4_block3_out"),
+    ("MobileNetV2", "block_5_add"),
+    ("EfficientNetB0", "block4b_add"),
+    ("DenseNet121", "pool3_pool"),
+]
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Dataset, Dataset]:
+    return hs.data.digits().subset(np.arange(48)).split(0.75, seed=0)
+
+
+def fit(model: Any, data: tuple[Dataset, Dataset], cache: Path, **settings: Any) -> Any:
+    settings = {"epochs": 2, "batch_size": 12, "dtype": "float32", "device": "cpu", "cache": cache, **settings}
+    return hs.fit(model, *data, **settings)
+
+
+def images(size: int, count: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, size, size, 3)).astype(np.float32)
+
+
+def made(make: Callable[[], nn.Module]) -> nn.Module:
+    """With statistics that are not neutral."""
+    torch.manual_seed(0)
+    module = make().eval()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.1, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+        elif isinstance(part, nn.Linear) and not part.weight.any():  # how some classifiers begin
+            nn.init.normal_(part.weight)
+    return module
+
+
+@pytest.mark.parametrize(("make", "size", "cut", "submodule"), [r[1:] for r in TORCH], ids=[r[0] for r in TORCH])
+def test_a_torch_model_cut_in_two(
+    make: Callable[[], nn.Module],
+    size: int,
+    cut: str | None,
+    submodule: str | None,
+    data: tuple[Dataset, Dataset],
+    tmp_path: Path,
+) -> None:
+    module = made(make)
+    before = copy.deepcopy(module.state_dict())
+    found: list[torch.Tensor] = []
+    handle = (
+        module.get_submodule(submodule).register_forward_hook(lambda *call: found.append(call[2]))
+        if submodule
+        else None
+    )
+    x = images(size)
+    with torch.no_grad():
+        logits = module(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()).numpy()
+    if handle is not None:
+        handle.remove()
+    model = hs.wrap(module, cut, preprocess=Preprocess(size, size))
+    outputs = hs.forward(model, x, ["trunk", "logits"])
+    assert relative_error(outputs["logits"], logits) < 1e-4
+    if found:
+        expected = found[0].permute(0, 2, 3, 1) if found[0].ndim == 4 else found[0]
+        assert relative_error(outputs["trunk"], expected.numpy()) < 1e-4
+    if size == 32:  # the others take long
+        runs = [fit(model, data, tmp_path, mode=mode) for mode in ("frozen", "cached")]
+        for a, b in zip(runs[0].history, runs[1].history, strict=True):
+            np.testing.assert_allclose(a.step_losses, b.step_losses, rtol=1e-3)
+        trunk = {name: value for name, value in model.params.items() if name.startswith("trunk.")}
+        after = {name: runs[1].model.params[name] for name in trunk}
+        assert params_digest(after) == params_digest(trunk)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_in_training_a_torch_model_is_what_it_is_in_training(
+    data: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """Stochastic depth and dropout draw, and statistics follow the batches where that is asked for."""
+    for make in (lambda: timm.create_model("efficientnet_b0", drop_path_rate=0.5, drop_rate=0.5), tv.mobilenet_v2):
+        model = hs.wrap(made(make), preprocess=Preprocess(32, 32))
+        run = fit(model, data, tmp_path, mode="full", batch_norm="train", epochs=1)
+        moved = {name for name in model.params if not np.array_equal(run.model.params[name], model.params[name])}
+        assert moved == model.params.keys()
+
+
+@pytest.mark.parametrize(("name", "cut"), KERAS, ids=[row[0] for row in KERAS])
+def test_a_keras_application_cut_in_two(
+    name: str, cut: str, data: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    settings = {"input_shape": (32, 32, 3), "weights": None, "classes": 10, "classifier_activation": None}
+    net = getattr(keras.applications, name)(**settings)
+    before = [np.array(weight.numpy()) for weight in net.weights]
+    nodes = [len(layer._inbound_nodes) for layer in net.layers]
+    x = images(32)
+    part = keras.Model(net.input, net.get_layer(cut).output)
+    model = hs.wrap(net, cut, preprocess=Preprocess(32, 32))
+    outputs = hs.forward(model, x, ["trunk", "logits"])
+    assert relative_error(outputs["trunk"], np.array(part(x, training=False).numpy())) < 1e-4
+    np.testing.assert_allclose(outputs["logits"], net(x, training=False).numpy(), rtol=1e-3, atol=1e-5)
+    if name in ("MobileNetV2", "ResNet50V2"):  # the others take long
+        runs = [fit(model, data, tmp_path, mode=mode, epochs=1) for mode in ("frozen", "cached")]
+        np.testing.assert_allclose(*(run.history[0].step_losses for run in runs), rtol=1e-3)
+    assert all(np.array_equal(weight.numpy(), old) for weight, old in zip(net.weights, before, strict=True))
+    assert [len(layer._inbound_nodes) for layer in net.layers] == nodes
+    inside = {"ResNet50V2": "conv4_block3_1_conv", "MobileNetV2": "block_5_expand"}.get(name)
+    if inside is not None:
+        with pytest.raises(CutError, match=f"'{inside}' is inside a branch"):
+            hs.wrap(net, inside, preprocess=Preprocess(32, 32))
+
+
+def test_timms_own_settings() -> None:
+    module = timm.create_model("resnet18.tv_in1k", pretrained=False)
+    model = hs.wrap(module)
+    assert model.preprocess == Preprocess(224, 256)
+    settings = timm.data.resolve_model_data_config(module)
+    transform = timm.data.create_transform(**settings, is_training=False)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+    ours = model.preprocess.normalise(model.preprocess.apply(picture)[None])[0]
+    np.testing.assert_allclose(ours, transform(picture).permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+def test_each_module_finds_its_own_framework() -> None:
+    import keras
+
+    modules = {
+        "torch": nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)),
+        "keras": keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(3)]),
+        "jax": nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(4, 3, rngs=nnx.Rngs(0))),
+    }
+    x = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    for backend, module in modules.items():
+        model = hs.wrap(module, example=x)
+        assert model.home == backend
+        assert hs.predict(model, x).shape == (6, 3)
+        for other in modules.keys() - {backend}:
+            with pytest.raises(
+                BackendError, match=f"lives in {backend} only, and backend '{other}' was asked for"
+            ):
+                hs.predict(model, x, backend=other)
