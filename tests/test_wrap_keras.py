@@ -95,6 +95,17 @@ def test_inputs_by_other_names(own: Any) -> None:
         hs.wrap(own.text(), "norm", head="linear", classes=2, example=batch["ids"])
 
 
+def test_integers_of_another_width(own: Any, tmp_path: Path) -> None:
+    batch = sentences()
+    wide = {"ids": batch["ids"].astype(np.int64), "mask": batch["mask"]}
+    data = hs.data.arrays(wide, (batch["ids"] == 7).any(1).astype(int)).split(0.75)
+    model = hs.wrap(own.text(), "norm", head="linear", classes=2, example=data[0])
+    expected = own.text_features(own.text(), batch)
+    assert relative_error(hs.forward(model, wide, "trunk")["trunk"], expected) < 1e-4
+    for mode in ("cached", "full"):
+        assert np.isfinite(fit(model, data, tmp_path, mode=mode, epochs=1).history["loss"]).all()
+
+
 def test_a_wrapped_trunk_runs_in_low_precision(own: Any) -> None:
     model = hs.wrap(own.small(), "block", preprocess=P)
     low = hs.forward(model, X, "trunk", precision="bfloat16")["trunk"]

@@ -277,13 +277,20 @@ def _part(model: keras.Model, example: Any, structure: Any, fresh: Callable[[int
     return NativePart(
         "keras",
         model,
-        Arrays.like(example).entries,
+        _entries(model, example),
         tuple(output.shape[1:]),
         {name: tuple(weight.shape) for name, weight in zip(names, model.weights, strict=True)},
         frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) not in trained),
         structure,
         lambda seed: _params(fresh(seed)),
     )
+
+
+def _entries(model: keras.Model, example: Any) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """What the part takes, in the dtypes of the model: integers of another width are converted by it."""
+    kinds = {x.name: x.dtype for x in model.inputs}
+    alone = model.inputs[0].dtype
+    return tuple((name, shape, kinds.get(name, alone)) for name, shape, _ in Arrays.like(example).entries)
 
 
 def weight_names(model: keras.Model) -> list[str]:

@@ -11,24 +11,20 @@ memory layout that it has there; parameters keep their names.
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import math
-import operator
 import types
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backend import Wrapping, WrapRequest
 from headstart.backends.torch.arrays import exact_numpy, from_native, to_native, to_numpy
+from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, Traced, attribute, sharing
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import each
 from headstart.errors import CutError, SettingError
@@ -39,7 +35,6 @@ from headstart.models.structure import Teller, UnknownStructure, array_digest, d
 LIBRARIES = ("torch", "_operator")
 # what nn.Module keeps for itself, none of which says what a module computes
 INTERNAL = frozenset(vars(nn.Module())) | {"forward"}
-INPUT, OUTPUT = "input", "output"
 
 
 def owns(native: Any) -> bool:
@@ -90,227 +85,8 @@ def copied(native: nn.Module) -> nn.Module:
     return copy.deepcopy(native, memo).eval()
 
 
-def _sharing(module: nn.Module, buffers: bool = True) -> nn.Module:
-    """A copy with the very same parameters and, if it is said so, buffers."""
-    shared = [*module.parameters(), *(module.buffers() if buffers else ())]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
-
-
-@dataclass(frozen=True)
-class Call:
-    """How a module's forward is given a batch."""
-
-    names: tuple[str, ...]
-    """of a dict's arrays; (): one array"""
-    by_name: bool
-    """whether forward's own arguments have these names; else it takes the array, or the dict"""
-
-    @classmethod
-    def of(cls, module: nn.Module, example: Any) -> Call:
-        if not isinstance(example, dict):
-            return cls((), False)
-        arguments = inspect.signature(module.forward).parameters
-        anything = any(one.kind is one.VAR_KEYWORD for one in arguments.values())
-        return cls(tuple(sorted(example)), anything or example.keys() <= arguments.keys())
-
-    def __call__(self, forward: Callable[..., Any], batch: Any) -> Any:
-        return forward(**batch) if self.by_name else forward(batch)
-
-
 def _by_name(self: nn.Module, batch: Mapping[str, torch.Tensor]) -> Any:
     return type(self).forward(self, **batch)
-
-
-# ---- tracing
-
-
-class Tracer(fx.Tracer):
-    """Symbolic tracing that leaves whole what it cannot trace, and remembers where a value was made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.proxy_buffer_attributes = True
-        self.paths: list[str] = []
-        self.made_in: dict[fx.Node, str] = {}
-        self.results: dict[str, fx.Node] = {}
-        """submodule -> what its last call gave"""
-
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        # A batch norm of any kind changes its buffers as it runs, which a trace would leave out.
-        return isinstance(module, _BatchNorm) or super().is_leaf_module(module, path)
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        self.made_in[node] = self.paths[-1] if self.paths else ""
-        return node
-
-    def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        path = self.path_of_module(module)
-        before = len(self.graph.nodes)
-        self.paths.append(path)
-        try:
-            value = super().call_module(module, forward, args, kwargs)
-        except Exception:
-            if self.is_leaf_module(module, path):
-                raise
-            for node in reversed(list(self.graph.nodes)[before:]):
-                if node.op != "get_attr":  # which fx keeps for whoever takes the same parameter next
-                    self.graph.erase_node(node)
-            value = self.create_proxy("call_module", path, args, kwargs)
-        finally:
-            self.paths.pop()
-        if isinstance(value, fx.Proxy):
-            self.results[path] = value.node
-        return value
-
-
-class Traced:
-    """A traced module: its graph, and names for what is in it."""
-
-    def __init__(self, tracer: Tracer, graph: fx.Graph, call: Call) -> None:
-        self.tracer, self.graph = tracer, graph
-        self.inputs = [n for n in graph.nodes if n.op == "placeholder" and _wanted(n, call)]
-        if call.by_name:
-            self.inputs.sort(key=lambda node: node.target)
-        else:
-            self.inputs = self.inputs[:1]
-        self.output = next(node for node in graph.nodes if node.op == "output")
-        self.names = self._named()
-        self.nodes = {name: node for node, name in self.names.items()}
-
-    @classmethod
-    def of(cls, source: nn.Module, call: Call, training: bool = False) -> Traced | None:
-        """None where the module's own forward cannot be traced."""
-        # Traced with the same parameters but other buffers and attributes: forward may write to them.
-        shell = _sharing(source, buffers=False).train(training)
-        tracer = Tracer()
-        arguments = list(inspect.signature(shell.forward).parameters.values())
-        fixed = {}
-        for place, argument in enumerate(arguments):
-            given = argument.name in call.names if call.by_name else place == 0
-            if not given and argument.default is not argument.empty:
-                fixed[argument.name] = argument.default
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of arguments that are fixed to their defaults
-                graph = tracer.trace(shell, fixed or None)
-        except Exception:  # whatever a proxy may raise in the user's code
-            return None
-        for node in graph.nodes:  # tensors that forward made, which hang on the copy
-            if node.op == "get_attr" and not _has(source, str(node.target)):
-                constant, node.target = _attribute(shell, str(node.target)), f"{node.target}_{training}"
-                setattr(source, node.target, constant)
-        traced = cls(tracer, graph, call)
-        return traced if traced.inputs else None
-
-    def _named(self) -> dict[fx.Node, str]:
-        """Every node that depends on the input, with a name: of the submodule, or of the operation in it, and a
-        number from its second occurrence on."""
-        names: dict[fx.Node, str] = {}
-        taken: dict[str, int] = {}
-        for node in self.graph.nodes:
-            if node.op in ("placeholder", "output"):
-                continue
-            if not any(given in names or given in self.inputs for given in node.all_input_nodes):
-                continue
-            path = self.tracer.made_in[node]
-            if node.op == "call_module":
-                name = str(node.target)
-            else:
-                what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "call")
-                name = f"{path}.{what.strip('_')}" if path else what.strip("_")
-            count = taken[name] = taken.get(name, -1) + 1
-            names[node] = f"{name}_{count}" if count else name
-        return names
-
-    @property
-    def paths(self) -> Paths:
-        """For the question where it may be cut."""
-        taken = {INPUT: ()} | {name: self._taken(node) for node, name in self.names.items()}
-        given = self._taken(self.output)
-        output = given[0] if self.result is not None else OUTPUT
-        if output == OUTPUT:
-            taken[OUTPUT] = given
-        aliases = {node.name: name for node, name in self.names.items()}
-        aliases |= {path: self.names[node] for path, node in self.tracer.results.items() if node in self.names}
-        return Paths(taken, output, {alias: name for alias, name in aliases.items() if alias not in taken})
-
-    def _taken(self, node: fx.Node) -> tuple[str, ...]:
-        found = [INPUT if n in self.inputs else self.names.get(n) for n in node.all_input_nodes]
-        return tuple(dict.fromkeys(name for name in found if name is not None))
-
-    def slice(self, start: fx.Node | None, stop: fx.Node) -> fx.Graph:
-        """What computes `stop`, from the inputs or from `start`."""
-        needed = {stop}
-        for node in reversed(list(self.graph.nodes)):
-            if node in needed and node is not start:
-                needed.update(node.all_input_nodes)
-        if start is not None and (missed := [n for n in self.inputs if n in needed]):
-            raise CutError(f"{self.names[stop]!r} takes {missed[0]} directly, past the cut")
-        graph = fx.Graph()
-        made: dict[fx.Node, fx.Node] = {}
-        for node in self.inputs if start is None else [start]:
-            made[node] = graph.placeholder(node.name)
-        for node in self.graph.nodes:
-            if node in needed and node not in made:
-                if node.op == "placeholder":
-                    raise CutError(f"{self.names[stop]!r} takes {node}, which the example does not hold")
-                made[node] = graph.node_copy(node, lambda n: made[n])
-        graph.output(made[stop])
-        return graph
-
-    @property
-    def result(self) -> fx.Node | None:
-        """The node with the output, where the output is one tensor."""
-        (result,) = self.output.args
-        return result if isinstance(result, fx.Node) else None
-
-
-def _wanted(node: fx.Node, call: Call) -> bool:
-    return not str(node.target).startswith("*") and (not call.by_name or node.target in call.names)
-
-
-class Part(nn.Module):
-    """A slice of a traced module. It runs one graph in inference, and in training the one that was traced in
-    training mode, on the same submodules and parameters."""
-
-    def __init__(self, source: nn.Module, graphs: Mapping[bool, fx.Graph], names: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.names = tuple(names)
-        nodes = [node for graph in graphs.values() for node in graph.nodes]
-        targets = {str(node.target) for node in nodes if node.op in ("call_module", "get_attr")}
-        for target in sorted(targets, key=lambda path: (path.count("."), path)):
-            _graft(source, self, target.split("."))
-        self.run = {training: _compiled(graph) for training, graph in graphs.items()}
-
-    def forward(self, x: Any) -> Any:
-        batch = tuple(x[name] for name in self.names) if self.names else (x,)
-        return self.run[self.training and True in self.run](self, *batch)
-
-
-def _graft(source: nn.Module, target: nn.Module, path: Sequence[str]) -> None:
-    """Give `target` what `source` has at `path`, the very object."""
-    first, *rest = path
-    value = getattr(source, first)
-    if rest:
-        if first not in target._modules:
-            target.add_module(first, nn.Module())
-        if target._modules[first] is not value:
-            _graft(value, target._modules[first], rest)
-    elif isinstance(value, nn.Module):
-        target.add_module(first, value)
-    elif isinstance(value, nn.Parameter):
-        target.register_parameter(first, value)
-    elif isinstance(value, torch.Tensor):
-        target.register_buffer(first, value)
-    else:
-        setattr(target, first, value)
-
-
-def _compiled(graph: fx.Graph) -> Callable[..., Any]:
-    code = graph.python_code("self")
-    scope: dict[str, Any] = dict(code.globals)
-    exec(code.src, scope)
-    return scope["forward"]
 
 
 # ---- stopping
@@ -351,7 +127,7 @@ def _stopped(request: WrapRequest, source: nn.Module, call: Call) -> Wrapping:
         )
     assert request.cut is not None
     submodules = {name: module for name, module in source.named_modules() if name}
-    pristine = _sharing(source)
+    pristine = sharing(source)
     ran, entered = _watched(source, call, request.example, request.cut, submodules)
     if request.cut not in ran:
         if request.cut in submodules:
@@ -427,7 +203,7 @@ def _prune(source: nn.Module, request: WrapRequest, ran: Collection[str], entere
 
 def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None) -> Wrapping:
     """All of the module as the trunk, run as it is."""
-    pristine = _sharing(source)
+    pristine = sharing(source)
 
     def tell(teller: Teller) -> Any:
         if traced is not None and traced.result is not None:
@@ -678,22 +454,10 @@ def _describe(teller: Teller, source: nn.Module, graph: fx.Graph) -> list[Any]:
         if node.op == "call_module":
             target = [node.target, _module(teller, source.get_submodule(node.target))]
         elif node.op == "get_attr":
-            target = [node.target if node.target in state else teller.value(_attribute(source, node.target))]
+            target = [node.target if node.target in state else teller.value(attribute(source, node.target))]
         elif node.op == "call_function":
             target = [teller.value(node.target)]
         else:
             target = [node.target if node.op == "call_method" else ""]
         told.append([node.op, target, argument(node.args), argument(node.kwargs)])
     return told
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    return operator.attrgetter(path)(module)
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    try:
-        _attribute(module, path)
-    except AttributeError:
-        return False
-    return True

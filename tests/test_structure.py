@@ -1,0 +1,172 @@
+"""How code is told: what changes it, and what does not."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart.models.structure import Teller, UnknownStructure, digest
+
+FACTOR = 2.0
+
+
+class Colour(Enum):
+    RED = 1
+    BLUE = 2
+
+
+@dataclass
+class Setting:
+    width: int
+    name: str = "a"
+
+
+class Slotted:
+    __slots__ = ("a", "b")
+
+    def __init__(self, a: int) -> None:
+        self.a = a
+
+
+def helper(x: float) -> float:
+    return x * FACTOR
+
+
+def uses(x: float) -> float:
+    return helper(x) + 1
+
+
+def other(x: float) -> float:
+    return helper(x) + 2
+
+
+class Base:
+    def run(self, x: float) -> float:
+        return helper(x)
+
+
+class Derived(Base):
+    def again(self, x: float) -> float:
+        return self.run(x)
+
+
+def closing(factor: float) -> Callable[[float], float]:
+    return lambda x: x * factor
+
+
+def loops(n: int) -> int:
+    return n and loops(n - 1)
+
+
+def told(value: Any) -> str:
+    text = digest(Teller((), lambda value: None).value(value))
+    assert text == digest(Teller((), lambda value: None).value(value))
+    return text
+
+
+ONE, TWO = lambda x: x + 1, lambda x: x + 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [None, 0, 1, 1.0, True, "1", b"1", 1j, [1], (1,), {1}, {"1": 1}, range(1), slice(1), ...],
+        [np.zeros(2), np.zeros(3), np.zeros(2, np.float32), np.float32(0)],
+        [math.sin, math.cos, np.sin, len, str, functools.partial(math.pow, 2), functools.partial(math.pow, 3)],
+        [
+            Colour.RED,
+            Colour.BLUE,
+            Colour,
+            Setting(1),
+            Setting(2),
+            Setting(1, "b"),
+            Setting,
+            Slotted(1),
+            Slotted(2),
+        ],
+        [
+            uses,
+            other,
+            helper,
+            closing(1.0),
+            closing(2.0),
+            ONE,
+            TWO,
+            Base,
+            Derived,
+            Derived().run,
+            Base().run,
+            loops,
+        ],
+        [float("nan"), float("inf"), -0.0, 0.0],
+    ],
+    ids=["plain", "arrays", "library", "objects", "code", "numbers"],
+)
+def test_different_values_are_told_apart(values: list[Any]) -> None:
+    assert len({told(value) for value in values}) == len(values)
+
+
+def test_equal_values_are_told_alike() -> None:
+    assert told(Setting(3)) == told(Setting(3))
+    assert told(closing(1.5)) == told(closing(1.5))
+    assert told({"a": (1, 2), "b": [Colour.RED]}) == told({"a": (1, 2), "b": [Colour.RED]})
+    shared, apart = (1, 2), tuple(range(1, 3))
+    assert told([shared, shared]) == told([shared, apart])
+    json.dumps(Teller((), lambda value: None).value([uses, Derived(), loops, {"x": np.ones(2)}]))
+
+
+def test_what_code_refers_to_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far away it stands."""
+    before = {name: told(value) for name, value in {"f": uses, "class": Derived, "closure": closing(1.0)}.items()}
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert told(uses) != before["f"]
+    assert told(Derived) != before["class"]
+    assert told(closing(1.0)) == before["closure"]
+
+
+def test_a_librarys_code_is_told_by_its_name() -> None:
+    told_as = Teller(("hypothesis",), lambda value: None)
+    assert told_as.value(math.sin) == ["library", "math:sin"]
+    import hypothesis
+
+    assert told_as.value(hypothesis.given) == ["library", "hypothesis:given"]
+
+
+def test_code_of_an_installed_package_is_told_by_its_source_alone() -> None:
+    import safetensors.numpy
+
+    kind, source, references = Teller((), lambda value: None).value(safetensors.numpy.save)
+    assert (kind, references) == ("function", [])
+    assert source.startswith("def save(")
+
+
+def test_a_decorated_function_is_told_with_its_decorator() -> None:
+    def twice(function: Callable[[float], float]) -> Callable[[float], float]:
+        @functools.wraps(function)
+        def inner(x: float) -> float:
+            return function(function(x))
+
+        return inner
+
+    assert len({told(twice(uses)), told(uses), told(twice(other)), told(functools.cache(uses))}) == 4
+
+
+@pytest.mark.parametrize("code", ["def f(x):\n    return x", "class f:\n    pass", "f = lambda x: x"])
+def test_code_that_is_in_no_file_is_unknown(code: str) -> None:
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    with pytest.raises(UnknownStructure, match=r"the source of .* cannot be found"):
+        told(scope["f"])
+
+
+def test_what_an_object_hides_is_unknown() -> None:
+    with pytest.raises(UnknownStructure, match=r"what an object of .*generator holds is hidden"):
+        told(x for x in ())
