@@ -94,6 +94,21 @@ class DamagedShardError(StoreError):
         self.path = Path(path)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return (type(self), (self.path, self.reason))
+
+
+class StoreWarning(UserWarning):
+    """Part of a shared cache cannot be used; what it would have given is computed instead."""
+
+
+class SavedFeaturesError(StoreError):
+    """A folder is no saved feature set, or no longer the one that was saved."""
+
+
+class ExportError(HeadstartError):
+    """Features cannot be handed over in this form: a package for it is missing, or it has no such dtype."""
+
 
 class FeatureOverflowError(StoreError):
     """A feature is not finite in the stored dtype. Refused, never clipped."""

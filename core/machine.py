@@ -32,3 +32,33 @@ def machine_facts() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
     }
+
+
+def available_memory() -> int:
+    """Bytes that this process could still take without pushing others out, as far as the system says."""
+    found = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = meminfo.read_text(errors="replace").splitlines()
+        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")]
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    group = Path("/sys/fs/cgroup")  # of a container
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            found.append(max(0, int(limit) - int((group / "memory.current").read_text())))
+    except (OSError, ValueError):
+        pass
+    return min(found, default=4 << 30)
+
+
+def cache_root(root: Path | str | None = None) -> Path:
+    """The cache folder: that given, else HEADSTART_CACHE, else the user's. It need not exist."""
+    if root is None:
+        root = os.environ.get("HEADSTART_CACHE") or None
+    if root is None:
+        from platformdirs import user_cache_path  # only here: importing headstart should cost nothing
+
+        root = user_cache_path("headstart")
+    return Path(root).expanduser().absolute()

@@ -27,7 +27,7 @@ def wrapped(own: ModuleType, module: Any = None, **settings: Any) -> Model:
 def key(model: Model) -> TrunkKey:
     """Of the wrapped trunk's features."""
     settings: dict[str, Any] = {"backend": None, "device": "cpu", "precision": "float32", "dtype": "float32"}
-    return Extractor(model, ["trunk"], batch_size=8, workers=1, cache=None, **settings).folders["trunk"].key
+    return Extractor(model, ["trunk"], batch_size=8, workers=1, cache=None, **settings).folders["trunk"][0].key
 
 
 def fit(model: Model, data: tuple[Dataset, Dataset], cache: Path, **settings: Any) -> Any:

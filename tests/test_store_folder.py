@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from faults.users import as_nobody
 
 from headstart.errors import (
     CacheNotWritableError,
@@ -254,7 +253,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, ids: list[str], ro
         folder.writer((6, 0), "float16", {})
     with pytest.raises(SettingError, match="JSON"):
         folder.writer((6,), "float16", {"backend": object()})
-    with pytest.raises(SettingError, match="1 MiB"):
+    with pytest.raises(SettingError, match=r"provenance is 1\.9 MiB of JSON, at most 64\.0 KiB"):
         folder.writer((6,), "float16", {"backend": "x" * 2_000_000})
     out = folder.writer((6,), "float16", {})
     with pytest.raises(SettingError, match=r"received 11 ids and rows of shape \(12, 6\); expected \(11, 6\)"):
@@ -309,21 +308,6 @@ def test_a_place_that_even_root_cannot_write_is_refused(ids: list[str], rows: np
         folder.require_writable()
     with pytest.raises(CacheNotWritableError, match="HEADSTART_CACHE"):
         fill(folder, ids, rows)
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without root's rights, as permissions do not hold root back."""
-    user = os.geteuid()
-    if user == 0:
-        try:
-            os.seteuid(65534)
-        except OSError:
-            pytest.skip("root without another user to become")
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def test_a_read_only_store_is_readable(ids: list[str], rows: np.ndarray[Any, Any]) -> None:
@@ -557,6 +541,18 @@ def test_gc_of_leftovers(tmp_path: Path, ids: list[str], rows: np.ndarray[Any, A
     assert not old.exists() and young.exists()
     assert feature_store.gc(feature_store.gc_plan(0)) > 1000
     assert not folder.path.exists()
+
+
+def test_gc_spares_what_a_living_writer_has_begun(
+    tmp_path: Path, ids: list[str], rows: np.ndarray[Any, Any]
+) -> None:
+    folder = folder_in(tmp_path)
+    path = fill(folder, ids, rows)
+    begun = folder.path / ".partial-begun"
+    begun.write_bytes(b"x" * 1000)
+    feature_store = FeatureStore(tmp_path)
+    feature_store.gc(feature_store.gc_plan(0))
+    assert not path.exists() and begun.exists()
 
 
 def test_gc_deletes_nothing_outside_the_store(tmp_path: Path, ids: list[str], rows: np.ndarray[Any, Any]) -> None:

@@ -8,8 +8,8 @@ by member, by exact name and into memory, so nothing in them can write anywhere.
 from __future__ import annotations
 
 import io
+import os
 import pickle
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from headstart.errors import DataError
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32  # a record: all red, then all green, then all blue
 MAX_MEMBER_BYTES = 64 << 20  # the published ones have 31 MB
+MAX_ARCHIVE_BYTES = 512 << 20  # inflated; the published ones have 185 MB
+MAX_MEMBERS = 1000  # the published ones have 9
 
 # Folder inside the archive -> the archive's name, and what the batches' names end in
 LAYOUTS = {
@@ -48,17 +50,15 @@ def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
     `split` is "train", "test" or "all". Raises `DataError` where a batch is missing, or is not one.
     """
-    import tarfile
-
     folder = next(f for f, (archive, _) in LAYOUTS.items() if path.name in (f, archive))
     suffix = LAYOUTS[folder][1]
     names = [part + suffix for part in PARTS[split]]
     try:
         if path.is_dir():
-            found = {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
+            found = {name: _read_file(path / name) for name in names if (path / name).is_file()}
         else:
             found = dict(_members(path, {f"{folder}/{name}": name for name in names}))
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}; remove it to download it again") from error
     if missing := [name for name in names if name not in found]:
         raise DataError(
@@ -73,18 +73,28 @@ def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _members(archive: Path, wanted: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    import tarfile
+    from headstart.data.archives import BLOCK, opened  # only here: not everybody unpacks
 
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
+    with opened(archive, MAX_ARCHIVE_BYTES, MAX_MEMBERS) as (tar, members):
+        for member in members:
             name = wanted.get(member.name.removeprefix("./"))
             if name is None or not member.isreg():
                 continue
-            if member.size > MAX_MEMBER_BYTES:
-                raise DataError(f"{archive}/{member.name} has {member.size} bytes; a CIFAR-10 batch has 31 MB")
+            _check_size(f"{archive}/{member.name}", member.size)
             stream = tar.extractfile(member)
             assert stream is not None  # it is a regular file
-            yield name, stream.read()
+            yield name, b"".join(iter(lambda: stream.read(BLOCK), b""))  # noqa: B023 - read before the next
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        _check_size(str(path), os.fstat(stream.fileno()).st_size)
+        return stream.read()
+
+
+def _check_size(source: str, nbytes: int) -> None:
+    if nbytes > MAX_MEMBER_BYTES:
+        raise DataError(f"{source} has {nbytes} bytes; a CIFAR-10 batch has 31 MB")
 
 
 def _parse_binary(encoded: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +163,8 @@ def _latin1(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
-class _Unpickler(pickle.Unpickler):
+# In Python, not in C: there the memo is an array, which grows to any index that a pickle of ten bytes names.
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return _Recorded

@@ -3,7 +3,8 @@
 * The formats are a closed table, found by signature: a file's name is not believed, and Pillow's many other
   parsers are never reached. Its classes are called directly because `Image.open` compares with Pillow's own
   limit first and *warns*, from whatever thread it runs in.
-* Pixels are counted from the header, before anything is decoded.
+* Pixels are counted from the header, before anything is decoded; and a JPEG's scans, each of which may take
+  seventy bytes and as long as an image.
 * A picture that breaks off is an error. Pillow's global `LOAD_TRUNCATED_IMAGES` would make it a picture with
   a grey bottom, so with that set we refuse to decode at all.
 * Alpha is dropped, not composited, as torchvision's and timm's loaders do: published weights were made so.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,10 @@ from PIL.WebPImagePlugin import WebPImageFile
 from headstart.errors import ImageError, SettingError
 
 MAX_PIXELS = 50_000_000
+MAX_SCANS = 100  # progressive JPEGs have about ten
 ORIENTATION = 0x0112  # the EXIF tag
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of JPEG: neither a byte of data, nor filling, nor a restart
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -94,6 +99,9 @@ def decode(encoded: bytes, source: str | Path) -> Image.Image:
 def _open(encoded: bytes, source: str | Path) -> ImageFile.ImageFile:
     stream = io.BytesIO(encoded)
     if encoded.startswith(b"\xff\xd8\xff"):
+        # The count tells little, as metadata may hold these bytes; it spares sound files the closer look.
+        if encoded.count(bytes([0xFF, START_OF_SCAN])) > MAX_SCANS and (scans := _scans(encoded)) > MAX_SCANS:
+            raise ImageError(source, f"has {scans} scans, a sound JPEG about ten; {MAX_SCANS} are allowed")
         return JpegImageFile(stream)
     if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImageFile(stream)
@@ -102,6 +110,18 @@ def _open(encoded: bytes, source: str | Path) -> ImageFile.ImageFile:
     if encoded.startswith(b"BM"):
         return BmpImageFile(stream)
     raise ImageError(source, "is not a JPEG, PNG, WebP or BMP image, whatever its name says")
+
+
+def _scans(encoded: bytes) -> int:
+    """How many scans a JPEG has: its markers are followed, from one to the next, to the image's end."""
+    scans, place = 0, 2
+    while (marker := MARKER.search(encoded, place)) is not None:
+        kind, place = encoded[marker.end() - 1], marker.end()
+        if kind == END_OF_IMAGE:
+            break
+        scans += kind == START_OF_SCAN
+        place += int.from_bytes(encoded[place : place + 2], "big")  # the segment's own length
+    return scans
 
 
 def _orientation(image: Image.Image) -> int:

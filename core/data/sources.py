@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data import cifar
-from headstart.data.dataset import ArraySource, Dataset, FileSource, Skipped, ValueSource, decode_all
+from headstart.data.dataset import ArraySource, Dataset, FileSource, Skipped, ValueSource
 from headstart.data.download import fetch
 from headstart.data.rows import ALONE, count
 from headstart.errors import DataError, ImageError, UnknownNameError
@@ -28,6 +28,8 @@ CIFAR10_NBYTES = 170_052_171
 FLOWERS_URL = "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 FLOWERS_SHA256 = "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"
 FLOWERS_NBYTES = 228_813_984
+MAX_UNPACKED_NBYTES = 1 << 30
+MAX_MEMBERS = 100_000  # the published archive has 3,677
 NAMES = ("digits", "cifar10", "flowers")
 
 
@@ -69,21 +71,21 @@ def folder(path: str | Path, on_error: str = "raise") -> Dataset:
     skipped: list[Skipped] = []
     for label, name in enumerate(classes):
         for file in _files(root / name):
-            if file.suffix.lower() in SUFFIXES:
-                paths.append(str(file))
+            if file.lower().endswith(SUFFIXES):
+                paths.append(file)
                 labels.append(label)
                 continue
             reason = f"is not an image by its name; expected one of {' '.join(SUFFIXES)}"
             if on_error == "raise":
                 raise ImageError(file, f'{reason}. Move it elsewhere, or pass on_error="skip"')
-            skipped.append(Skipped(str(file), reason))
+            skipped.append(Skipped(file, reason))
     _no_empty_class(root, classes, labels, skipped)
     source = FileSource(paths, np.array(labels))
     if on_error == "raise":
         return Dataset(source, classes, root.resolve().name)
-    errors = decode_all(source)
-    sound = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
-    skipped += [Skipped(error.source, error.reason) for error in errors if error is not None]
+    errors = source.errors()
+    sound = np.array([i for i in range(len(paths)) if i not in errors], np.int64)
+    skipped += [Skipped(error.source, error.reason) for error in errors.values()]
     _no_empty_class(root, classes, source.labels[sound].tolist(), skipped)
     return Dataset(source, classes, root.resolve().name, sound, skipped)
 
@@ -217,14 +219,16 @@ def unpack(archive: Path, target: Path) -> None:
     Nothing is written outside. Raises `DataError` for an archive that is damaged, or tries to.
     """
     import tarfile
-    import zlib
+
+    from headstart.data.archives import checked, opened
 
     if not hasattr(tarfile, "data_filter"):
         raise DataError(f"this Python cannot unpack {archive} safely; update it to 3.11.4 or later")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-            with tarfile.open(archive, "r:gz") as tar:
-                tar.extractall(scratch, filter="data")
+            with opened(archive, MAX_UNPACKED_NBYTES, MAX_MEMBERS) as (tar, members):
+                # Links are refused as well as filtered: that filter has let some through (CVE-2025-4517).
+                tar.extractall(scratch, map(checked, members), filter="data")
             inner = Path(scratch, target.name)
             if not inner.is_dir():
                 raise DataError(f"{archive} does not hold a folder {target.name}; remove it to download it again")
@@ -233,7 +237,7 @@ def unpack(archive: Path, target: Path) -> None:
             except OSError:
                 if not target.is_dir():  # else another process was first
                     raise
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+    except OSError as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
 
 
@@ -241,8 +245,9 @@ def _litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below, sorted. Links to folders are followed, each folder once: links may go in circles."""
+def _files(folder: Path) -> Iterator[str]:
+    """The paths of all files below, sorted. Links to folders are followed, each folder once, as they may go in
+    circles."""
     seen: set[tuple[int, int]] = set()
     pending = [str(folder)]
     while pending:
@@ -256,7 +261,7 @@ def _files(folder: Path) -> Iterator[Path]:
         if (stat.st_dev, stat.st_ino) in seen:
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        yield from (Path(path) for _, path, is_folder in entries if not is_folder)
+        yield from (path for _, path, is_folder in entries if not is_folder)
         pending += [path for _, path, is_folder in reversed(entries) if is_folder]
 
 

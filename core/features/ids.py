@@ -17,8 +17,13 @@ from headstart.errors import SettingError
 ID_NBYTES = 16
 
 
-def ids_to_array(ids: Sequence[str]) -> NDArray[np.uint8]:
-    """Raw bytes of the ids, `(n, 16)` uint8. SettingError names the first that is not 32 hex digits."""
+def ids_to_array(ids: Sequence[str] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Raw bytes of the ids, `(n, 16)` uint8; such an array is returned as it is. SettingError names the first that
+    is not 32 hex digits."""
+    if isinstance(ids, np.ndarray):
+        if ids.dtype != np.uint8 or ids.ndim != 2 or ids.shape[1] != ID_NBYTES:
+            raise SettingError(f"sample ids are {ids.dtype} of shape {ids.shape}; expected uint8 (n, {ID_NBYTES})")
+        return ids
     if isinstance(ids, str):
         raise SettingError(f"sample ids come as a sequence of strings, received one string {ids!r}")
     try:

@@ -1,12 +1,13 @@
 """One shard: a safetensors file of some rows of features, never changed once it has its name.
 
 Layout: 8 bytes of length and a JSON header, padded by spaces to a multiple of 4096; then `features`
-`(n, *row_shape)`, `checksums` `(n,)` U64, `ids` `(n, 16)` U8. The features so begin at a page, and can be
-mapped without a copy. The safetensors library packs its headers tightly, hence our own writer; it reads the
-result.
+`(n, *row_shape)`, `checksums` `(n,)` U64, `ids` `(n, 16)` U8. The features so begin at a page, for whoever
+maps them. The safetensors library packs its headers tightly, hence our own writer; it reads the result.
 
-Invariant: no bit can change unnoticed. The file's name is the digest of header, ids and checksums, tested
+Invariants: no bit can change unnoticed. The file's name is the digest of header, ids and checksums, tested
 when a shard is opened; the checksums (xxh3, one a row) cover the features, tested whenever a row is read.
+And no file, whoever made it, costs more than it says: what a header claims is held against the limits below
+and the file's size before anything is made from it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from __future__ import annotations
 import errno
 import json
 import math
-import mmap
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from blake3 import blake3
@@ -27,20 +29,34 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from headstart.errors import DamagedShardError, StoreError
-from headstart.features.files import write_atomically
+from headstart.features.files import opened, read_at, write_atomically
 from headstart.features.ids import ID_NBYTES
 from headstart.features.keys import DTYPES, FORMAT_VERSION
 
 ALIGNMENT = 4096
-MAX_HEADER_NBYTES = 16 << 20
 MAX_DIMENSIONS = 32
+MAX_ROWS = 1 << 20
+MAX_FEATURES_NBYTES = 1 << 30
+MAX_PROVENANCE_NBYTES = 64 << 10
+# Quoting can double the provenance. A longer header would only cost memory: Python's values take up to thirty
+# times the bytes of their JSON.
+MAX_HEADER_NBYTES = 2 * MAX_PROVENANCE_NBYTES + (16 << 10)
 SUFFIX = ".safetensors"
 FORMAT = f"headstart-features/{FORMAT_VERSION}"
 
 _TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
 _NAMES = {tag: name for name, tag in _TAGS.items()}
 _CHECKSUM = np.dtype("<u8")
-_GATHER_NBYTES = 8 << 20  # rows are copied and verified in pieces of about this, to stay in the processor's cache
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+_PIECE_NBYTES = 4 << 20  # rows are read and verified in pieces of about this, to stay in the processor's cache
+_GAP_NBYTES = 16 << 10  # reading so much for nothing costs less than another call
+# Twice as many buffers are within every system's limit for one call; and with many more of them at once Python's
+# garbage collector would come by, and look at all that the process holds.
+_ROWS_AT_ONCE = 256
+# Media errors, what file systems with checksums of their own say of theirs, and what is no file at all.
+_DAMAGE = {errno.EISDIR, errno.ELOOP} | {
+    getattr(errno, name, errno.EIO) for name in ("EIO", "EBADMSG", "ENODATA", "EREMOTEIO", "EUCLEAN")
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,40 +92,74 @@ class Shard:
     def row_nbytes(self) -> int:
         return math.prod(self.row_shape) * self.dtype.itemsize
 
-    def features(self) -> NDArray[Any]:
-        """All rows, `(n, *row_shape)`, mapped read-only from the file and **not verified**.
-
-        Raises FileNotFoundError where the shard has gone, DamagedShardError where the file is too short:
-        reading a map beyond its file's end would kill the process.
-        """
-        flat = self._map().view(self.dtype)
-        return flat.reshape(len(self), *self.row_shape)
-
     def read_into(self, out: NDArray[Any], places: NDArray[np.intp], rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Copy rows to `out[places]`, and tell for each, `(k,)` bool, whether it is what was written.
+        """Copy rows to `out[places]`, and tell for each, `(k,)` bool, whether it is what was written. The file is
+        read forwards if the rows ascend.
 
-        Verified is the copy, not the map: what is tested is what is used. Raises as `features` does.
+        Verified is the copy: what is tested is what is used. Raises FileNotFoundError where the shard has gone,
+        DamagedShardError where the file is shorter than it was or the disk cannot give it back.
         """
-        source = self._map().reshape(len(self), self.row_nbytes)
-        target = out.reshape(len(out), -1).view(np.uint8)
         intact = np.empty(len(rows), np.bool_)
-        step = max(1, _GATHER_NBYTES // self.row_nbytes)
-        for start in range(0, len(rows), step):
-            piece = slice(start, start + step)
-            copied = source[rows[piece]]  # (k, row_nbytes)
-            intact[piece] = row_checksums(copied) == self.checksums[rows[piece]]
-            target[places[piece]] = copied
+        nbytes = self.row_nbytes
+        target = out.reshape(-1).view(np.uint8).data
+        gap = memoryview(bytearray(_GAP_NBYTES))
+        step = max(1, min(_ROWS_AT_ONCE, _PIECE_NBYTES // nbytes))
+        with self._reading() as handle:
+            for start in range(0, len(rows), step):
+                piece = slice(start, start + step)
+                wanted = rows[piece]
+                views = [target[place : place + nbytes] for place in (places[piece] * nbytes).tolist()]
+                gaps = (np.diff(wanted) - 1) * nbytes
+                apart = np.flatnonzero(gaps)  # few, where whole blocks are read
+                self._prefetch(handle, rows[start + step : start + 2 * step])
+                # Rows that are near each other are read by one call, straight to their places.
+                near: list[memoryview] = []
+                first = done = 0
+                for k, nothing in zip((apart + 1).tolist(), gaps[apart].tolist(), strict=True):
+                    near += views[done:k]
+                    done = k
+                    if 0 < nothing <= _GAP_NBYTES:
+                        near.append(gap[:nothing])
+                    else:
+                        read_at(handle, self.data_start + int(wanted[first]) * nbytes, near)
+                        near, first = [], k
+                near += views[done:]
+                read_at(handle, self.data_start + int(wanted[first]) * nbytes, near)
+                checksums = np.fromiter(map(xxh3_64_intdigest, views), _CHECKSUM, len(views))
+                intact[piece] = checksums == self.checksums[wanted]
         return intact
 
-    def _map(self) -> NDArray[np.uint8]:
+    def _prefetch(self, handle: int, rows: NDArray[np.intp]) -> None:
+        """Have the system fetch what is read next while this is verified, where it is in one piece."""
+        if hasattr(os, "posix_fadvise") and len(rows) and int(rows[-1] - rows[0]) == len(rows) - 1:
+            start = self.data_start + int(rows[0]) * self.row_nbytes
+            with suppress(OSError):  # only advice
+                os.posix_fadvise(handle, start, len(rows) * self.row_nbytes, os.POSIX_FADV_WILLNEED)
+
+    def damaged_rows(self) -> int:
+        """Read all rows, and count those that are not what was written. Raises as `read_into` does."""
+        step = max(1, _PIECE_NBYTES // self.row_nbytes)
+        scratch = np.empty((min(step, len(self)), self.row_nbytes), np.uint8)
+        damaged = 0
+        with self._reading() as handle:
+            for start in range(0, len(self), step):
+                copied = scratch[: len(self) - start]
+                read_at(handle, self.data_start + start * self.row_nbytes, [copied.reshape(-1).data])
+                damaged += int(np.count_nonzero(row_checksums(copied) != self.checksums[start : start + step]))
+        return damaged
+
+    @contextmanager
+    def _reading(self) -> Iterator[int]:
         try:
-            with self.path.open("rb") as file:
-                if _size(file) != self.stamp[1]:
-                    raise DamagedShardError(self.path, f"has {_size(file)} bytes, had {self.stamp[1]} when opened")
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with opened(self.path) as handle:
+                size = os.fstat(handle).st_size
+                if size != self.stamp[1]:
+                    raise DamagedShardError(self.path, f"has {size} bytes, had {self.stamp[1]} when opened")
+                yield handle
+        except EOFError as error:
+            raise DamagedShardError(self.path, f"{error} on reading, had {self.stamp[1]} when opened") from error
         except OSError as error:
             raise_unreadable(self.path, error)
-        return np.frombuffer(mapped, np.uint8, len(self) * self.row_nbytes, self.data_start)
 
 
 def row_checksums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -133,14 +183,7 @@ def write_shard(
     `ids` is `(n, 16)` uint8, `checksums` `(n,)` uint64; the blocks, `(k, *row_shape)` each and of one stored
     dtype, hold n rows together. Raises DiskSpaceError, CacheNotWritableError or StoreError.
     """
-    metadata = {
-        "format": FORMAT,
-        "trunk": trunk,
-        "checksums": "xxh3_64 of each row's bytes",
-        "name": "blake3, 16 bytes, of header, ids and checksums",
-        "provenance": json.dumps(provenance, sort_keys=True),
-    }
-    header = _header(blocks[0].dtype.name, (len(ids), *blocks[0].shape[1:]), metadata)
+    header = _header(blocks[0].dtype.name, (len(ids), *blocks[0].shape[1:]), trunk, provenance)
     path = folder / (_digest(header, ids.tobytes(), checksums.tobytes()) + SUFFIX)
     write_atomically(path, [header, *blocks, checksums, ids])
     return path
@@ -153,30 +196,38 @@ def open_shard(path: Path) -> Shard:
     FileNotFoundError for a shard that has gone, StoreError for one that may not be read.
     """
     try:
-        with path.open("rb") as file:
-            return _parse(path, file)
+        with opened(path) as handle:
+            return _parse(path, handle)
+    except EOFError as error:
+        raise DamagedShardError(path, f"{error} on reading") from error
     except OSError as error:
         raise_unreadable(path, error)
 
 
-def damaged_rows(shard: Shard) -> int:
-    """Read all rows, and count those that are not what was written. Raises as `Shard.features` does."""
-    data = shard._map().reshape(len(shard), shard.row_nbytes)
-    return int(np.count_nonzero(row_checksums(data) != shard.checksums))
-
-
 def raise_unreadable(path: Path, error: OSError) -> NoReturn:
-    """A file that has gone stays FileNotFoundError; one that the disk cannot give back is damaged."""
-    if isinstance(error, FileNotFoundError):
-        raise error
-    if error.errno == errno.EIO:
+    """A file that has gone is FileNotFoundError; one that the disk cannot give back is damaged."""
+    if has_gone(error):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+    if error.errno in _DAMAGE:
         raise DamagedShardError(path, f"cannot be read ({error.strerror})") from error
     # Anything else (no permission, too many open files) says nothing against the shard.
     raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _header(dtype_name: str, shape: tuple[int, ...], metadata: Mapping[str, str]) -> bytes:
+def has_gone(error: OSError) -> bool:
+    """Whether there is no such file (any more): deleted, also on its server while it was open here."""
+    return error.errno in (errno.ENOENT, errno.ESTALE)
+
+
+def _header(dtype_name: str, shape: tuple[int, ...], trunk: str, provenance: Mapping[str, Any]) -> bytes:
     """Length and JSON, padded so that the data begins at a multiple of 4096."""
+    metadata = {
+        "format": FORMAT,
+        "trunk": trunk,
+        "checksums": "xxh3_64 of each row's bytes",
+        "name": "blake3, 16 bytes, of header, ids and checksums",
+        "provenance": json.dumps(provenance, sort_keys=True, allow_nan=False),
+    }
     n = shape[0]
     features = math.prod(shape) * DTYPES[dtype_name].itemsize
     checksums = features + n * _CHECKSUM.itemsize
@@ -199,20 +250,16 @@ def _digest(header: bytes, ids: bytes, checksums: bytes) -> str:
     return blake3(header).update(ids).update(checksums).hexdigest(length=16)
 
 
-def _size(file: BinaryIO) -> int:
-    return file.seek(0, 2)
-
-
-def _parse(path: Path, file: BinaryIO) -> Shard:
-    status = os.fstat(file.fileno())
+def _parse(path: Path, handle: int) -> Shard:
+    status = os.fstat(handle)
     stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
     size = status.st_size
-    start = file.read(8)
+    start = _read(handle, 0, 8)
     length = int.from_bytes(start, "little")
-    # Everything is bounded by the file's size before it is read: a length is only a claim.
-    if len(start) < 8 or length > MAX_HEADER_NBYTES or 8 + length > size:
+    if length > MAX_HEADER_NBYTES or 8 + length > size:
         raise DamagedShardError(path, f"is cut short or has a wrong header length ({size} bytes)")
-    header = start + file.read(length)
+    header = start + _read(handle, 8, length)
+    stranger = DamagedShardError(path, "its header is not that of a feature shard")
     try:
         entries = json.loads(header[8:].decode("ascii"))
         metadata, entry = entries["__metadata__"], entries["features"]
@@ -221,22 +268,32 @@ def _parse(path: Path, file: BinaryIO) -> Shard:
         provenance = json.loads(metadata["provenance"])
         trunk = metadata["trunk"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedShardError(path, "its header is not that of a feature shard") from error
+        raise stranger from error
     if found != FORMAT:
-        raise DamagedShardError(path, f"its format is {found!r}, this version reads {FORMAT!r}")
-    dimensions = all(type(one) is int and one > 0 for one in shape)
+        raise DamagedShardError(path, f"its format is {_short(found)}, this version reads {FORMAT!r}")
+    # From here on shape and trunk are of a kind that the next lines, and whoever reads the shard, can use.
+    dimensions = all(type(one) is int and 0 < one <= size for one in shape)
     if not dimensions or not 1 <= len(shape) <= MAX_DIMENSIONS or not isinstance(provenance, dict):
-        raise DamagedShardError(path, "its header is not that of a feature shard")
+        raise stranger
+    if not isinstance(trunk, str) or not _DIGEST.fullmatch(trunk):
+        raise stranger
+    n, features = shape[0], math.prod(shape) * DTYPES[dtype_name].itemsize
+    if n > MAX_ROWS or features > MAX_FEATURES_NBYTES:
+        raise DamagedShardError(
+            path, f"claims {n} rows and {features} bytes of features, at most {MAX_ROWS} and {MAX_FEATURES_NBYTES}"
+        )
     # One test for offsets, shapes, padding and stray fields: it is what the writer would write, or it is not.
-    if _header(dtype_name, shape, metadata) != header:
+    try:
+        same = _header(dtype_name, shape, trunk, provenance) == header
+    except (ValueError, RecursionError):  # NaN; nested as deep as only reading bears
+        same = False
+    if not same:
         raise DamagedShardError(path, "its header is not what a writer of feature shards writes")
-    n = shape[0]
-    features = math.prod(shape) * DTYPES[dtype_name].itemsize
     expected = len(header) + features + n * (_CHECKSUM.itemsize + ID_NBYTES)
     if size != expected:
         raise DamagedShardError(path, f"has {size} bytes instead of {expected}")
-    file.seek(len(header) + features)
-    checksums, ids = file.read(n * _CHECKSUM.itemsize), file.read(n * ID_NBYTES)
+    checksums = _read(handle, len(header) + features, n * _CHECKSUM.itemsize)
+    ids = _read(handle, size - n * ID_NBYTES, n * ID_NBYTES)
     if _digest(header, ids, checksums) != path.name.removesuffix(SUFFIX):
         raise DamagedShardError(path, "its header, ids and checksums do not give its name")
     return Shard(
@@ -250,3 +307,15 @@ def _parse(path: Path, file: BinaryIO) -> Shard:
         data_start=len(header),
         stamp=stamp,
     )
+
+
+def _read(handle: int, start: int, nbytes: int) -> bytes:
+    buffer = bytearray(nbytes)
+    read_at(handle, start, [memoryview(buffer)])
+    return bytes(buffer)
+
+
+def _short(value: Any) -> str:
+    """For a message: a stranger's value, of any kind and length, without characters that steer a terminal."""
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -2,11 +2,13 @@
 
 Invariant: only finite rows of the stated shape and dtype are ever stored, each with its own id beside it. A
 row that the stored dtype cannot hold is refused, never clipped. What a killed writer loses is at most the
-rows since its last shard: `SHARD_NBYTES` or `SHARD_SECONDS` worth of work.
+rows since its last shard: `SHARD_NBYTES` or `SHARD_SECONDS` worth of work. What an eviction takes away under a
+living writer's hands is written again.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import FeatureOverflowError, SettingError, StoreError
+from headstart.features.files import despite_evictions
 from headstart.features.ids import ids_to_array
 from headstart.features.keys import canonical_json, stored_dtype
-from headstart.features.shard import MAX_DIMENSIONS, row_checksums, write_shard
+from headstart.features.shard import (
+    MAX_DIMENSIONS,
+    MAX_FEATURES_NBYTES,
+    MAX_PROVENANCE_NBYTES,
+    MAX_ROWS,
+    row_checksums,
+    write_shard,
+)
+from headstart.sizes import binary_size
 
 SHARD_NBYTES = 64 << 20
 SHARD_SECONDS = 60.0
-MAX_PROVENANCE_NBYTES = 1 << 20
 
 
 class ShardWriter:
@@ -44,19 +54,29 @@ class ShardWriter:
         provenance: Mapping[str, Any],
         prepare: Callable[[], None],
     ) -> None:
-        """`prepare` is called before each shard; it creates the folder where there is none."""
+        """`prepare` is called before and after each shard; it creates the folder and its description where there
+        are none."""
         self.row_shape = tuple(int(one) for one in row_shape)
         if len(self.row_shape) >= MAX_DIMENSIONS or any(one < 1 for one in self.row_shape):
             raise SettingError(f"a row of features cannot have the shape {self.row_shape}; expected sizes above 0")
-        if len(canonical_json(dict(provenance))) > MAX_PROVENANCE_NBYTES:
-            raise SettingError("provenance is more than 1 MiB of JSON; it is meant for names and versions")
+        about = canonical_json(dict(provenance))
+        if len(about) > MAX_PROVENANCE_NBYTES:
+            raise SettingError(
+                f"provenance is {binary_size(len(about))} of JSON, at most {binary_size(MAX_PROVENANCE_NBYTES)} "
+                "can be stored; it is meant for names and versions"
+            )
         self.dtype = stored_dtype(dtype)
         self.rows_written = 0
         """Rows that are durably in the store."""
         self._folder, self._trunk, self._prepare = folder, trunk, prepare
-        self._provenance = dict(provenance)
+        self._provenance = json.loads(about)  # as it will be read: keys are strings, tuples lists
         self._row_nbytes = math.prod(self.row_shape) * self.dtype.itemsize
-        self._rows_per_shard = max(1, SHARD_NBYTES // self._row_nbytes)
+        if self._row_nbytes > MAX_FEATURES_NBYTES:
+            raise SettingError(
+                f"a row of features of shape {self.row_shape} takes {binary_size(self._row_nbytes)}, at most "
+                f"{binary_size(MAX_FEATURES_NBYTES)} can be stored; cut where the model's features are smaller"
+            )
+        self._rows_per_shard = max(1, min(MAX_ROWS, SHARD_NBYTES // self._row_nbytes))
         self._pending: list[tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]] = []
         self._pending_rows = 0
         self._first_added = 0.0
@@ -110,6 +130,12 @@ class ShardWriter:
             error.add_note(f"{self._pending_rows} finished rows could not be stored either: {second}")
 
     def _flush(self) -> None:
+        despite_evictions(self._store)
+        # Forgotten only now that they are stored: `close` can try again.
+        self.rows_written += self._pending_rows
+        self._pending, self._pending_rows = [], 0
+
+    def _store(self) -> None:
         self._prepare()
         write_shard(
             self._folder,
@@ -119,9 +145,8 @@ class ShardWriter:
             blocks=[rows for _, rows, _ in self._pending],
             provenance=self._provenance,
         )
-        # Forgotten only now that they are stored: `close` can try again.
-        self.rows_written += self._pending_rows
-        self._pending, self._pending_rows = [], 0
+        # Once more: an eviction may have gone by in between, and left the shard without its description.
+        self._prepare()
 
     def _cast(self, ids: Sequence[str], rows: NDArray[Any]) -> NDArray[Any]:
         """A contiguous copy in the stored dtype, all of it finite."""

@@ -27,9 +27,10 @@ from typing import TypeVar
 from headstart.data.download import digest
 from headstart.data.sources import data_root
 from headstart.errors import DownloadError, HeadstartError, SettingError, WeightsError
-from headstart.features.files import binary_size, replace_whole
+from headstart.features.files import replace_whole
 from headstart.models.architecture import Hub
 from headstart.progress import track
+from headstart.sizes import binary_size
 
 MAIN = "main"
 HEX = re.compile("[0-9a-f]+")
