@@ -8,21 +8,29 @@ paired with another image's features or label.
 from __future__ import annotations
 
 import json
-import math
 import operator
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from blake3 import blake3
 from PIL import Image
 
 from headstart.data.decode import decode, read_file
-from headstart.data.loader import default_workers
+from headstart.data.id_index import Hashed, IdIndex, settled, stamp_of
+from headstart.data.loader import CHUNK, default_workers
 from headstart.data.rows import ALONE, Entries, each, entries_of
+from headstart.data.splits import stratified
 from headstart.errors import DataError, ImageError, SettingError
+from headstart.progress import track
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
 
 class Sample(NamedTuple):
@@ -43,6 +51,25 @@ class Skipped(NamedTuple):
 def sample_id(encoded: bytes) -> str:
     """32 hex digits: the first 16 bytes of blake3 of a sample's encoded bytes."""
     return blake3(encoded).hexdigest(length=16)
+
+
+def in_threads(
+    action: Callable[[T], R], items: Sequence[T], what: str, take: Callable[[T, R], object], at_once: int = CHUNK
+) -> None:
+    """`take(item, action(item))` for all items, in order: `action` in threads, `at_once` items a task, `take`
+    in this one. After an error or an interrupt, no more of them is begun."""
+    pool = ThreadPoolExecutor(default_workers())
+    try:
+        with track(what, len(items)) as advance:
+            pieces = [items[start : start + at_once] for start in range(0, len(items), at_once)]
+            for piece, results in zip(
+                pieces, pool.map(lambda p: [action(item) for item in p], pieces), strict=True
+            ):
+                for item, result in zip(piece, results, strict=True):
+                    take(item, result)
+                advance(len(piece))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Source(ABC):
@@ -76,13 +103,12 @@ class Source(ABC):
         """The samples' ids; those not known yet are hashed, in threads."""
         missing = [i for i in dict.fromkeys(indices.tolist()) if self._ids[i] is None]
         if missing:
-            with ThreadPoolExecutor(default_workers()) as pool:
-                for _ in pool.map(self._identify, missing):
-                    pass
+            self._identify(missing)
         return [str(self._ids[i]) for i in indices.tolist()]
 
-    def _identify(self, index: int) -> None:
-        self._remember(index, self.read(index)[1])
+    def _identify(self, indices: list[int]) -> None:
+        """Find these samples' ids."""
+        in_threads(lambda index: self.read(index)[1], indices, "hashing samples", self._remember)
 
     def _remember(self, index: int, id: str) -> str:
         known = self._ids[index]
@@ -96,7 +122,7 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """Encoded image files."""
+    """Encoded image files. Those that have not changed since they were hashed last are not read for their ids."""
 
     def __init__(self, paths: Sequence[str], labels: np.ndarray) -> None:
         super().__init__(labels)
@@ -111,6 +137,71 @@ class FileSource(Source):
 
     def open(self, encoded: bytes, index: int) -> Image.Image:
         return decode(encoded, self.paths[index])
+
+    def errors(self) -> dict[int, ImageError]:
+        """Index -> what is wrong with that file, of those that do not decode. What is not known to decode is
+        decoded once, in threads; the ids are found on the way."""
+        return self._examine(list(range(len(self.paths))), "checking images", decoded=True)
+
+    def _identify(self, indices: list[int]) -> None:
+        self._examine(indices, "hashing images", decoded=False)
+
+    def _examine(self, indices: list[int], what: str, decoded: bool) -> dict[int, ImageError]:
+        """Find the ids of these files, and with `decoded` which do not decode; without, the first that cannot be
+        read raises."""
+        index = IdIndex()
+        paths = [self.paths[i] for i in indices]
+        stamps: list[bytes | None] = []
+        in_threads(stamp_of, paths, "looking for changes", lambda _, stamp: stamps.append(stamp), at_once=256)
+        unknown: list[tuple[int, bytes | None]] = []
+        for i, stamp, known in zip(indices, stamps, index.look_up(paths, stamps), strict=True):
+            if known is not None:
+                self._remember(i, known.id)
+            if known is None or (decoded and not known.decodes):
+                unknown.append((i, stamp))
+        errors: dict[int, ImageError] = {}
+        hashed: list[Hashed] = []
+
+        def examine(file: tuple[int, bytes | None]) -> tuple[str | None, ImageError | None, bool]:
+            i, before = file
+            start, id = time.time_ns(), None
+            try:
+                encoded, id = self.read(i)
+                # Of a file that is not the one that stat saw, or may yet change unseen, nothing is kept.
+                kept = before is not None and settled(before, start) and stamp_of(self.paths[i]) == before
+                if decoded:
+                    self.open(encoded, i)
+            except ImageError as error:
+                return id, error, False
+            return id, None, kept
+
+        def take(file: tuple[int, bytes | None], result: tuple[str | None, ImageError | None, bool]) -> None:
+            (i, before), (id, error, kept) = file, result
+            if id is not None:
+                self._remember(i, id)
+            if error is not None:
+                if not decoded:
+                    raise error
+                errors[i] = error
+            elif kept and id is not None and before is not None:
+                hashed.append(Hashed(self.paths[i], before, id, decoded))
+            if len(hashed) >= RECORDED_AT_ONCE:
+                index.record(hashed)
+                hashed.clear()
+
+        try:
+            in_threads(examine, unknown, what, take)
+        finally:
+            index.record(hashed)
+        return errors
+
+    def _remember(self, index: int, id: str) -> str:
+        try:
+            return super()._remember(index, id)
+        except DataError:
+            # Should it have been the index that was wrong, opening the data set again must help.
+            IdIndex().forget([self.paths[index]])
+            raise
 
 
 class ArraySource(Source):
@@ -202,7 +293,8 @@ class Dataset:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Each sample's id, 32 hex digits. The first call reads and hashes every file, in threads."""
+        """Each sample's id, 32 hex digits. The first call hashes, in threads, all but files that are known not to
+        have changed since they were hashed last."""
         if self._ids is None:
             self._ids = tuple(self._source.ids(self._indices))
         return self._ids
@@ -240,24 +332,8 @@ class Dataset:
         Of every class the share `fraction`, rounded, goes to the first; a class of two samples or more is in
         both, a single sample goes to the first. The same arguments give the same split everywhere.
         """
-        if not 0 < fraction < 1:
-            raise SettingError(f"fraction is {fraction!r}; expected a number between 0 and 1, e.g. 0.8")
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise SettingError(f"seed is {seed!r}; expected an integer of 0 or more")
-        first = np.zeros(len(self), bool)
-        for label in np.unique(self.labels).tolist():
-            members = np.flatnonzero(self.labels == label)
-            n = len(members)
-            take = 1 if n == 1 else min(n - 1, max(1, math.floor(n * fraction + 0.5)))
-            # argsort of doubles: `permutation`'s stream may change from one numpy to the next
-            shuffled = np.argsort(np.random.default_rng([int(seed), label]).random(n), kind="stable")
-            first[members[shuffled[:take]]] = True
-        if first.all():
-            raise DataError(
-                f"{self.name} cannot be split: none of its {len(self)} images is in a class of two or more; "
-                "add images"
-            )
-        return self.subset(np.flatnonzero(first)), self.subset(np.flatnonzero(~first))
+        first, second = stratified(self.labels, fraction, seed, self.name)
+        return self.subset(first), self.subset(second)
 
     def _at(self, index: int) -> int:
         n = len(self)
@@ -265,24 +341,3 @@ class Dataset:
         if not -n <= position < n:
             raise IndexError(f"sample {index} of {self.name}, which has {n}")
         return int(self._indices[position])
-
-
-def decode_all(source: Source) -> list[ImageError | None]:
-    """Decode every sample once, in threads: for each the error, or None. Remembers the ids on the way."""
-    from headstart.progress import track
-
-    with (
-        ThreadPoolExecutor(default_workers()) as pool,
-        track("checking images", len(source.labels)) as advance,
-    ):
-
-        def attempt(index: int) -> ImageError | None:
-            try:
-                source.load(index)
-            except ImageError as error:
-                return error
-            finally:
-                advance()
-            return None
-
-        return list(pool.map(attempt, range(len(source.labels))))

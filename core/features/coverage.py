@@ -1,0 +1,158 @@
+"""Which samples have features, and of those that have none, why: the samples are new, or the trunk is another one.
+
+Nothing is computed and no framework is needed: the answer follows from the keys, the ids, and what lies in the
+store. Invariant: what is called present here is what `extract` would not compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart import backend as backends
+from headstart.data import Dataset
+from headstart.data.augment import Augment
+from headstart.errors import DamagedShardError, SettingError
+from headstart.features.extract import DTYPES, check_views, cut_of, key_of, view_spec
+from headstart.features.keys import TrunkKey, differences
+from headstart.features.store import FeatureStore, TrunkFolder, TrunkInfo
+from headstart.models import Model
+
+EXAMPLES = 3  # samples that are named, of those that lack features
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The stored trunk whose key differs least."""
+
+    key: str
+    label: dict[str, Any]
+    rows: int
+    differences: tuple[str, ...]
+    """such as "preprocess.size: 224 != 256", what was asked for first"""
+
+    def __str__(self) -> str:
+        names = [str(self.label[name]) for name in ("model", "weights", "cut") if name in self.label]
+        about = ", ".join([*names, f"{self.rows:,} rows"])
+        return f"the nearest ({about}) differs in {', '.join(self.differences)}"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the store has of one cut, and of one augmented view if there are several. Counts are of distinct
+    samples."""
+
+    cut: str
+    view: int | None
+    """None where nothing is augmented"""
+    key: str
+    present: int
+    lacking: int
+    examples: tuple[str, ...]
+    """the first of those that lack features, by path"""
+    other_rows: int
+    """where none is present: rows of other samples"""
+    nearest: Nearest | None
+    """where the trunk has no features at all: another one that has"""
+    damaged: str | None
+    """a shard that may hold what is lacking, and what is wrong with it"""
+
+    def __str__(self) -> str:
+        total = self.present + self.lacking
+        if not self.lacking:
+            return f"all {total:,} samples have features"
+        if self.damaged is not None:
+            return f"{self.lacking:,} of {total:,} samples lack features, and a shard is damaged: {self.damaged}"
+        if self.present or self.other_rows:
+            more = self.lacking - len(self.examples)
+            which = ", ".join(self.examples) + (f" and {more:,} more" if more else "")
+            rows = "" if self.present else f" (the trunk is known, with {self.other_rows:,} other samples)"
+            return (
+                f"{self.lacking:,} of {total:,} samples lack features{rows}; no file with their bytes was "
+                f"extracted, so they are new or were edited: {which}"
+            )
+        nearest = "and there are none for any other" if self.nearest is None else str(self.nearest)
+        return f"no features for this trunk; {nearest}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "explanation": str(self)}
+
+
+def coverage(
+    model: Model,
+    data: Dataset,
+    cuts: str | Sequence[str] | None = None,
+    *,
+    precision: str = "float32",
+    dtype: str = "float16",
+    cache: str | Path | None = None,
+    augment: str | Augment | None = None,
+    views: int = 1,
+    seed: int = 0,
+) -> tuple[Coverage, ...]:
+    """What `extract` with these arguments would find in the store: one `Coverage` a cut and view.
+
+    Raises CutError and SettingError as `extract` does, ImageError for a file that cannot be read.
+    """
+    if dtype not in DTYPES:
+        raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
+    backends.check_place("auto", precision)
+    drawn = Augment.parse(augment)
+    check_views(views, drawn)
+    model.preprocess.check(data)
+    names = [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts)
+    store = FeatureStore(cache)
+    trunks: list[TrunkInfo] | None = None
+    found: list[Coverage] = []
+    for cut in names:
+        node = cut_of(model, cut)
+        for view in range(views):
+            spec = None if drawn is None else view_spec(drawn, seed, view)
+            key = key_of(model, node, precision=precision, dtype=dtype, views=spec)
+            lacking, damaged = _lacking(store.trunk(key), data.ids)
+            present = len(set(data.ids)) - len(lacking)
+            if lacking and not present and trunks is None:
+                trunks = store.trunks()
+            others = [info for info in trunks or [] if info.rows]
+            same = sum(info.rows for info in others if info.key == key.digest)
+            found.append(
+                Coverage(
+                    cut=cut,
+                    view=None if drawn is None else view,
+                    key=key.digest,
+                    present=present,
+                    lacking=len(lacking),
+                    examples=_names(data, lacking[:EXAMPLES]),
+                    other_rows=0 if present else same,
+                    nearest=None if present or same or not lacking else _nearest(key, others),
+                    damaged=damaged,
+                )
+            )
+    return tuple(found)
+
+
+def _lacking(folder: TrunkFolder, ids: Sequence[str]) -> tuple[list[str], str | None]:
+    """The ids without features, and what is wrong with a shard that may hold them."""
+    try:
+        return folder.missing(ids), None
+    except DamagedShardError as error:
+        there = set(folder.ids())
+        return [id for id in dict.fromkeys(ids) if id not in there], f"{error.path}: {error.reason}"
+
+
+def _names(data: Dataset, ids: Sequence[str]) -> tuple[str, ...]:
+    places = {id: i for i, id in reversed(list(enumerate(data.ids)))} if ids else {}
+    return tuple(data.source_name(places[id]) for id in ids)
+
+
+def _nearest(key: TrunkKey, others: Sequence[TrunkInfo]) -> Nearest | None:
+    """The one that differs in the fewest fields; of several the one of which least is to be said, as a field that
+    is there on one side only stands for all that is in it; of several still the one with the most rows."""
+    known = [(differences(key.spec, info.spec), info) for info in others if info.spec]
+    if not known:
+        return None
+    fields, info = min(known, key=lambda one: (len(one[0]), len("".join(one[0])), -one[1].rows))
+    return Nearest(info.key, info.label, info.rows, tuple(fields))

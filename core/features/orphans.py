@@ -1,0 +1,132 @@
+"""Rows that belong to no sample any more: images that were removed or edited leave their features behind.
+
+The store knows samples by id alone, so orphans are what none of the data sets has that somebody names. Invariant:
+a row of a named sample is at every moment in some shard. What stays of a shard is written, durably, as a new one
+before the old one goes; a crash in between leaves rows twice, which costs space until it is done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.data import Dataset
+from headstart.errors import DamagedShardError
+from headstart.features.files import storage_errors
+from headstart.features.ids import ID_NBYTES, ids_to_array, sort_keys
+from headstart.features.shard import SUFFIX, Shard, open_shard, write_shard
+from headstart.features.store import FeatureStore
+from headstart.progress import track
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """Of one trunk, the rows of no named sample."""
+
+    key: str
+    label: dict[str, Any]
+    rows: int
+    nbytes: int
+    """what they take: features, checksums, ids"""
+    kept: int
+    """rows of named samples"""
+    path: Path
+    last_used: float
+    """seconds since the epoch, when they were looked for"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"key": self.key, **self.label, "rows": self.rows, "bytes": self.nbytes, "kept": self.kept}
+
+
+def find_orphans(store: FeatureStore, data: Iterable[Dataset]) -> list[Orphans]:
+    """What each trunk of the own cache holds that is of no sample of these data sets, most bytes first. Damaged
+    shards are left out. Raises ImageError for a file that cannot be read."""
+    wanted = _wanted(data)
+    found = []
+    for info in store.trunks():
+        if info.shared:
+            continue
+        rows = kept = nbytes = 0
+        for shard in _shards(info.path):
+            orphans = len(shard) - int(_is_wanted(shard, wanted).sum())
+            rows, kept = rows + orphans, kept + len(shard) - orphans
+            nbytes += orphans * (shard.row_nbytes + shard.checksums.itemsize + ID_NBYTES)
+        if rows:
+            found.append(Orphans(info.key, info.label, rows, nbytes, kept, info.path, info.last_used))
+    return sorted(found, key=lambda one: (-one.nbytes, one.key))
+
+
+def drop_orphans(store: FeatureStore, found: Iterable[Orphans], data: Iterable[Dataset]) -> int:
+    """Write the shards that hold orphans anew without them, and return the bytes freed. A trunk used since they
+    were looked for stays as it is.
+
+    Raises DamagedShardError for a row to be kept that is not what was written (its shard is left as it is),
+    DiskSpaceError, CacheNotWritableError or StoreError; whatever happens, no row of these data sets is lost.
+    """
+    wanted = _wanted(data)
+    freed = 0
+    for orphans in found:
+        if any(info.path == orphans.path and info.last_used > orphans.last_used for info in store.trunks()):
+            continue
+        shards = [shard for shard in _shards(orphans.path) if not _is_wanted(shard, wanted).all()]
+        with track(f"rewriting {orphans.key[:8]}", len(shards)) as advance:
+            for shard in shards:
+                freed += _rewrite(shard, np.flatnonzero(_is_wanted(shard, wanted)))
+                advance()
+    return freed
+
+
+def _rewrite(shard: Shard, rows: NDArray[np.intp]) -> int:
+    """Keep only these rows of a shard; the bytes that frees."""
+    with storage_errors(shard.path, "rewrite"):
+        before = shard.path.stat().st_size
+    after = 0
+    if len(rows):
+        kept = np.empty((len(rows), *shard.row_shape), shard.dtype)
+        intact = shard.read_into(kept, np.arange(len(rows)), rows)
+        if not intact.all():
+            bad = len(rows) - np.count_nonzero(intact)
+            raise DamagedShardError(shard.path, f"{bad} of {len(rows)} rows read differ from their checksums")
+        new = write_shard(
+            shard.path.parent,
+            trunk=shard.trunk,
+            ids=shard.ids[rows],
+            checksums=shard.checksums[rows],
+            blocks=[kept],
+            provenance=shard.provenance,
+        )
+        after = open_shard(new).path.stat().st_size
+    with storage_errors(shard.path, "delete"):
+        shard.path.unlink(missing_ok=True)
+    return before - after
+
+
+def _wanted(data: Iterable[Dataset]) -> NDArray[np.bytes_]:
+    """`(n,)` ids of all samples, sorted, each once."""
+    ids = [ids_to_array(one.ids) for one in data]
+    return np.unique(sort_keys(np.concatenate([np.empty((0, ID_NBYTES), np.uint8), *ids])))
+
+
+def _is_wanted(shard: Shard, wanted: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    return np.isin(sort_keys(shard.ids), wanted)
+
+
+def _shards(folder: Path) -> list[Shard]:
+    """The intact shards that are this trunk's own files."""
+    found = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        if path.is_symlink() or folder.is_symlink():  # what it leads to may be another store's
+            continue
+        try:
+            shard = open_shard(path)
+        except (DamagedShardError, FileNotFoundError):
+            continue
+        if shard.trunk == folder.name:
+            found.append(shard)
+    return found
