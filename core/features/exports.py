@@ -1,0 +1,223 @@
+"""Features on their way to other programs: tensors, data sets, Arrow, `.npy`.
+
+* What leaves has the stored bits in the data set's order, and was verified on this very reading. Where the other
+  side has no name for the dtype, that is an error which says what holds the same numbers; bits are never
+  relabelled.
+* Arrays are read into memory that begins at a multiple of 64 bytes: what JAX and TensorFlow ask of memory that
+  they take over. So the reading is the only copy.
+* A data set for training holds ids and labels, and reads features when they are asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart import backend as backends
+from headstart.errors import ExportError, SettingError
+from headstart.features.files import PARTIAL_PREFIX, make_folder, replace_whole, sync_folder
+from headstart.features.ids import ids_to_array
+from headstart.features.saving import saving
+
+if TYPE_CHECKING:
+    from headstart.features.feature_set import FeatureSet
+    from headstart.features.store import TrunkFolder
+
+ALIGNMENT = 64
+PIECE_NBYTES = 16 << 20
+
+FEATURES, LABELS, IDS, CLASSES = "features.npy", "labels.npy", "ids.npy", "classes.npy"
+
+
+def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """As `np.empty`, beginning at a multiple of 64 bytes."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + nbytes].view(dtype).reshape(tuple(shape))
+
+
+class FeatureRows:
+    """Features and labels by position: one cut and view of a feature set. Pickles, without any features."""
+
+    def __init__(self, features: FeatureSet, cut: str | None, view: int) -> None:
+        self.folder: TrunkFolder = features.folder(cut, view)
+        self.shape = features.shape(cut)
+        self.labels = features.labels  # (n,) int64
+        # As bytes: a million strings would be pickled for every worker, and counted references to.
+        self.ids = ids_to_array(features.ids)  # (n, 16) uint8
+        self._passes = count()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.folder.dtype
+
+    @property
+    def piece(self) -> int:
+        """As many rows as are read at once where nobody asked for a number."""
+        return max(1, PIECE_NBYTES // max(1, math.prod(self.shape) * self.dtype.itemsize))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_passes": count()}  # iterators can no longer be pickled from Python 3.14 on
+
+    def read(self, positions: Sequence[int] | NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Features `(k, *shape)` and labels `(k,)`. IndexError for a position that is none, and what
+        `TrunkFolder.read` raises."""
+        chosen = np.asarray(positions, np.intp)
+        if chosen.size and not -len(self) <= chosen.min() <= chosen.max() < len(self):
+            raise IndexError(
+                f"positions reach from {chosen.min()} to {chosen.max()}; there are {len(self)} samples"
+            )
+        out = aligned_empty((len(chosen), *self.shape), self.dtype)
+        return self.folder.read(self.ids[chosen], out), self.labels[chosen]
+
+    def batches(
+        self, size: int, shuffle: bool = False, seed: int = 0, drop_remainder: bool = False
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        """One pass over all of them. With `shuffle`, pass k has the order that epoch k of a training with this
+        seed has."""
+        from headstart.data.order import epoch_order  # training is built upon features
+
+        number = next(self._passes)
+        order = (
+            epoch_order(len(self), 1, seed, number).reshape(-1) if shuffle and len(self) else np.arange(len(self))
+        )
+        stop = len(self) // size * size if drop_remainder else len(self)
+        for start in range(0, stop, size):
+            yield self.read(order[start : start + size])
+
+
+def tensor(features: FeatureSet, framework: str, cut: str | None, view: int) -> Any:
+    """All features of a cut and view in the memory that they were read into, as the framework's tensor."""
+    module = backends.exports(framework)  # first: it may be missing
+    return module.tensor(_all(features, cut, view))
+
+
+def torch_dataset(features: FeatureSet, cut: str | None, view: int) -> Any:
+    return backends.exports("torch").dataset(FeatureRows(features, cut, view))
+
+
+def tf_dataset(
+    features: FeatureSet,
+    cut: str | None,
+    view: int,
+    batch_size: int | None,
+    shuffle: bool,
+    seed: int,
+    drop_remainder: bool,
+) -> Any:
+    if batch_size is not None:
+        _check_integer("batch_size", batch_size, 1)
+    _check_integer("seed", seed, 0)
+    rows = FeatureRows(features, cut, view)
+    return backends.exports("keras").dataset(rows, batch_size, shuffle, seed, drop_remainder)
+
+
+def arrow(features: FeatureSet, cut: str | None, view: int, dtype: str | None) -> Any:
+    """See `FeatureSet.arrow`."""
+    try:
+        pa = import_module("pyarrow")
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise ExportError(
+            "Arrow tables need pyarrow, which is not installed: pip install 'headstart[arrow]'"
+        ) from error
+    wanted = _dtype_for("Arrow", "arrow", features, cut, dtype)
+    rows = _all(features, cut, view).astype(wanted, copy=False)
+    if not rows.size:
+        raise SettingError(f"{features!r} has nothing to make a table of")
+    ids = ids_to_array(features.ids)
+    columns = {
+        "id": pa.FixedSizeBinaryArray.from_buffers(pa.binary(ids.shape[1]), len(ids), [None, pa.py_buffer(ids)]),
+        "label": pa.array(features.labels),
+        "class": pa.DictionaryArray.from_arrays(
+            pa.array(features.labels.astype(np.int32)), pa.array(features.classes, pa.string())
+        ),
+        "features": pa.FixedShapeTensorArray.from_numpy_ndarray(rows),
+    }
+    key = features.key(cut, view)
+    about = {"headstart.name": features.name, "headstart.trunk": key.digest, "headstart.view": str(view)}
+    about |= {f"headstart.{field}": str(value) for field, value in key.label.items()}
+    return pa.table(columns, metadata=about)
+
+
+def save_npy(
+    features: FeatureSet, folder: str | os.PathLike[str], cut: str | None, view: int, dtype: str | None
+) -> Path:
+    """See `FeatureSet.save_npy`."""
+    target = Path(folder).expanduser().absolute()
+    wanted = _dtype_for(".npy", "save_npy", features, cut, dtype)
+    rows = FeatureRows(features, cut, view)
+    if target.exists() and not (target.is_dir() and next(target.iterdir(), None) is None):
+        raise SettingError(f"{target} exists already; expected a folder that is empty or does not exist")
+    with saving(target):
+        make_folder(target.parent)
+        partial = target.parent / f"{PARTIAL_PREFIX}{uuid.uuid4().hex}"
+        partial.mkdir()
+        try:
+            for name, array in ((LABELS, rows.labels), (IDS, rows.ids), (CLASSES, _text(features.classes))):
+                replace_whole(partial / name, [_npy_header(array.dtype, array.shape), array])
+            replace_whole(partial / FEATURES, _npy(rows, wanted))
+            # The folder appears with all four in it.
+            os.replace(partial, target)  # noqa: PTH105 - as in `files`
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(target.parent)
+    return target
+
+
+def _all(features: FeatureSet, cut: str | None, view: int) -> NDArray[Any]:
+    folder = features.folder(cut, view)
+    return folder.read(features.ids, aligned_empty((len(features), *features.shape(cut)), folder.dtype))
+
+
+def _dtype_for(form: str, method: str, features: FeatureSet, cut: str | None, dtype: str | None) -> np.dtype[Any]:
+    """The dtype to hand over: the stored one, or float32, which holds every number of the others."""
+    stored = features.folder(cut).dtype
+    if dtype not in (None, "float32", stored.name):
+        raise SettingError(f"dtype={dtype!r}; expected {stored.name!r}, as stored, or 'float32'")
+    wanted = stored if dtype is None else np.dtype(np.float32) if dtype == "float32" else stored
+    if wanted == ml_dtypes.bfloat16:
+        raise ExportError(
+            f"{form} has no bfloat16; {method}(dtype='float32') holds the same numbers in twice the bytes"
+        )
+    return wanted
+
+
+def _npy(rows: FeatureRows, dtype: np.dtype[Any]) -> Iterator[bytes | NDArray[Any]]:
+    yield _npy_header(dtype, (len(rows), *rows.shape))
+    for piece, _ in rows.batches(rows.piece):
+        yield piece.astype(dtype, copy=False)
+
+
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    stream = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, about)
+    return stream.getvalue()
+
+
+def _text(names: Sequence[str]) -> NDArray[np.str_]:
+    return np.array(names, np.str_)
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise SettingError(f"{name} is {value!r}; expected an integer of {least} or more")

@@ -1,0 +1,214 @@
+"""What training reads: the features of one data set at one or more cuts, joined with its labels by sample id.
+
+Invariant: row i of every array that comes from here belongs to sample i, and was verified on this very reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.data.splits import stratified
+from headstart.errors import SettingError
+from headstart.features import exports
+from headstart.features.keys import TrunkKey
+from headstart.features.store import TrunkFolder
+
+
+@dataclass(frozen=True)
+class ExtractionStats:
+    """What an extraction did. Counts are of distinct images; with several cuts or views, of those that any of them
+    lacked."""
+
+    extracted: int
+    reused: int
+    seconds: float
+    """wall time of the whole call: hashing, decoding, trunk, writing"""
+    made_by: tuple[str, ...]
+    """the backends that the stored features come from"""
+
+
+def merged(stats: Iterable[ExtractionStats]) -> ExtractionStats:
+    """Of several extractions together."""
+    every = list(stats)
+    return ExtractionStats(
+        sum(one.extracted for one in every),
+        sum(one.reused for one in every),
+        sum(one.seconds for one in every),
+        tuple(sorted({maker for one in every for maker in one.made_by})),
+    )
+
+
+class FeatureSet:
+    """Features, labels and ids of the same samples. Made by `extract` and `load_features`; never changed."""
+
+    def __init__(
+        self,
+        name: str,
+        ids: Sequence[str],
+        labels: np.ndarray,
+        classes: Sequence[str],
+        folders: Mapping[str, Sequence[TrunkFolder]],
+        stats: ExtractionStats,
+    ) -> None:
+        """`folders`: cut -> where its features are, one folder a view."""
+        self.name = name
+        self.ids = tuple(ids)
+        self.labels: np.ndarray = np.array(labels, np.int64)  # (n,)
+        self.labels.setflags(write=False)
+        self.classes = tuple(classes)
+        self.stats = stats
+        self._folders = {cut: tuple(views) for cut, views in folders.items()}
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        return tuple(self._folders)
+
+    @property
+    def views(self) -> int:
+        """How many augmented views there are of every sample; 1 where nothing was augmented."""
+        return len(next(iter(self._folders.values())))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        views = f", {self.views} views" if self.views > 1 else ""
+        return f"FeatureSet({len(self)} samples at {', '.join(self.cuts)}{views})"
+
+    def key(self, cut: str | None = None, view: int = 0) -> TrunkKey:
+        """The trunk key of a cut's features; `key().digest` names their folder in the store."""
+        return self.folder(cut, view).key
+
+    def folder(self, cut: str | None = None, view: int = 0) -> TrunkFolder:
+        """Where the features of a cut and a view are. SettingError for one that is not there."""
+        views = self._folders[self._cut(cut)]
+        if isinstance(view, bool) or not isinstance(view, int | np.integer) or not 0 <= view < len(views):
+            raise SettingError(f"view is {view!r}; there are {len(views)}, counted from 0")
+        return views[view]
+
+    def at(self, cut: str, name: str | None = None) -> FeatureSet:
+        """The same samples with the features of one cut only, which is then called `name`."""
+        folders = {name or cut: self._folders[self._cut(cut)]}
+        return FeatureSet(self.name, self.ids, self.labels, self.classes, folders, self.stats)
+
+    def shape(self, cut: str | None = None) -> tuple[int, ...]:
+        """Of one sample's features, `(h, w, c)` or `(c,)`."""
+        return self.folder(cut).row_shape or ()
+
+    def nbytes(self, cut: str | None = None) -> int:
+        """Bytes of one view's features."""
+        folder = self.folder(cut)
+        return len(self) * int(np.prod(self.shape(cut), dtype=np.int64)) * folder.dtype.itemsize
+
+    def numpy(self, cut: str | None = None, view: int = 0) -> np.ndarray:
+        """The features at `cut` (it may be left out where there is one only), `(n, h, w, c)` or `(n, c)` in
+        the stored dtype, in the data set's order. Every row's checksum is verified: DamagedShardError."""
+        return self.folder(cut, view).read(self.ids)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> FeatureSet:
+        """The samples at these positions, in this order."""
+        chosen = np.asarray(indices, np.int64)
+        return FeatureSet(
+            self.name, [self.ids[i] for i in chosen], self.labels[chosen], self.classes, self._folders, self.stats
+        )
+
+    def split(self, fraction: float = 0.8, seed: int = 0) -> tuple[FeatureSet, FeatureSet]:
+        """Two disjoint feature sets that together are this one: exactly the samples, in the order, that
+        `Dataset.split` of the same arguments gives of the data set itself. SettingError, DataError as there."""
+        first, second = stratified(self.labels, fraction, seed, self.name)
+        return self.subset(first), self.subset(second)
+
+    # --- for other programs. Rows are verified as they are read, here as in `numpy`, and come in the stored dtype.
+
+    def torch(self, cut: str | None = None, view: int = 0) -> Any:
+        """A `torch.Tensor` on the CPU, `(n, h, w, c)` or `(n, c)`. It is the memory that the rows were read into;
+        nothing is copied. BackendError without torch."""
+        return exports.tensor(self, "torch", cut, view)
+
+    def jax(self, cut: str | None = None, view: int = 0) -> Any:
+        """A `jax.Array` on the CPU (`jax.device_put` moves it), shaped as `numpy`'s. It is the memory that the
+        rows were read into; nothing is copied. BackendError without JAX."""
+        return exports.tensor(self, "jax", cut, view)
+
+    def tf(self, cut: str | None = None, view: int = 0) -> Any:
+        """A `tf.Tensor` on the CPU, shaped as `numpy`'s, whichever engine Keras runs on. It is the memory that the
+        rows were read into; nothing is copied. BackendError without TensorFlow."""
+        return exports.tensor(self, "keras", cut, view)
+
+    def torch_dataset(self, cut: str | None = None, view: int = 0) -> Any:
+        """A map-style `torch.utils.data.Dataset` of `(features, label)`: a tensor `(h, w, c)` or `(c,)`, and an
+        int.
+
+        It holds no features: rows are read from the store when they are asked for, by a DataLoader a whole batch
+        at a time, in as many workers as it has, forked or spawned. BackendError without torch; in iterating, what
+        `numpy` raises.
+        """
+        return exports.torch_dataset(self, cut, view)
+
+    def tf_dataset(
+        self,
+        cut: str | None = None,
+        view: int = 0,
+        *,
+        batch_size: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_remainder: bool = False,
+    ) -> Any:
+        """A `tf.data.Dataset` of `(features, label)`, the label int64; of batches where `batch_size` is given, the
+        last of them smaller or, with `drop_remainder`, left out. Its length and `element_spec` are known.
+
+        Rows are read while it is iterated, copied once on the way into TensorFlow, and never all held. With
+        `shuffle` every pass has an order of its own over all samples, pass k that of epoch k of a training with
+        this seed. BackendError without TensorFlow; damage comes as a `tf.errors.OpError` with the store's text.
+        """
+        return exports.tf_dataset(self, cut, view, batch_size, shuffle, seed, drop_remainder)
+
+    def arrow(self, cut: str | None = None, view: int = 0, *, dtype: str | None = None) -> Any:
+        """A `pyarrow.Table` of the columns `id` (fixed_size_binary[16]), `label` (int64), `class` (dictionary of
+        strings) and `features` (arrow.fixed_shape_tensor `(h, w, c)` or `(c,)`, stored as fixed_size_list), whose
+        metadata name the trunk. The features are the memory that the rows were read into, and so are the ids.
+
+        `dtype="float32"` converts, which no number suffers from. ExportError without pyarrow, and for bfloat16,
+        which Arrow does not have, unless it is converted.
+        """
+        return exports.arrow(self, cut, view, dtype)
+
+    def save_npy(
+        self, folder: str | PathLike[str], cut: str | None = None, view: int = 0, *, dtype: str | None = None
+    ) -> Path:
+        """Write `features.npy`, `labels.npy` (int64), `ids.npy` (`(n, 16)` uint8) and `classes.npy` (strings) into
+        a new folder, which is there with all four or not at all (killed, it leaves a `.partial-...` beside it).
+        Takes some tens of MB of memory, however many rows.
+
+        `dtype="float32"` converts. Raises ExportError for bfloat16, which `.npy` does not have, unless it is
+        converted; SettingError for a folder that holds something; DiskSpaceError, CacheNotWritableError.
+        """
+        return exports.save_npy(self, folder, cut, view, dtype)
+
+    def save(self, folder: str | PathLike[str], *, replace: bool = False) -> Path:
+        """Write all that training needs into a folder, to be opened by `headstart.load_features` where the images
+        are not: rows of every cut and view, ids, labels, names of the classes, and the keys of the trunk.
+
+        Rows are verified on the way. Takes some hundred MB of memory, however many rows. A save that was killed
+        leaves no saved set, and the same call again goes on where it ended. With `replace` a saved set that is
+        there gives way, when the new one is complete.
+
+        Raises SettingError where a saved set is there, DamagedShardError, DiskSpaceError, CacheNotWritableError.
+        """
+        from headstart.features.packed import save  # it makes feature sets
+
+        return save(self, folder, replace)
+
+    def _cut(self, cut: str | None) -> str:
+        if cut is None and len(self._folders) == 1:
+            return next(iter(self._folders))
+        if cut not in self._folders:
+            raise SettingError(f"no features at cut {cut!r}; expected one of {', '.join(self._folders)}")
+        return cut

@@ -1,0 +1,342 @@
+"""Feature sets in a folder of their own, to train where the images are not. FORMAT.md describes the folder.
+
+    <folder>/features/<digest>/...              a small feature store, one folder a trunk key
+    <folder>/samples-<digest>.safetensors       ids and labels, in the data set's order
+    <folder>/features.json                      what belongs together: names, cuts, the digests of all the rest
+
+Invariants: a set is there exactly if its features.json is, and that appears last, whole, by a rename; everything
+it names is named by its content, so that a new set beside an old one changes nothing of it until then. No bit of
+the three can change unnoticed. Loading writes nothing, runs nothing and reads nothing outside the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from headstart import __version__
+from headstart.errors import DamagedShardError, DiskSpaceError, SavedFeaturesError, SettingError, StoreError
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.features.files import free_space, make_folder, read_whole, replace_whole
+from headstart.features.ids import ID_NBYTES, array_to_ids, ids_to_array
+from headstart.features.keys import canonical_json
+from headstart.features.saving import saving
+from headstart.features.store import FeatureStore, TrunkFolder, read_key
+from headstart.sizes import binary_size
+
+DESCRIPTION = "features.json"
+FORMAT = "headstart-saved-features/1"
+PIECE_NBYTES = 16 << 20
+MAX_DESCRIPTION_NBYTES = 16 << 20  # a hundred thousand classes
+MAX_SAMPLES = 1 << 31
+
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+_CURE = "copy the folder again, or save the features again with replace=True"
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What features.json says."""
+
+    name: str
+    classes: list[str]
+    samples: str
+    """Digest of the samples' file."""
+    count: int
+    cuts: list[tuple[str, list[str]]]
+    """Cut, and the digest of each view's trunk key."""
+
+
+class _SavedFolder(TrunkFolder):
+    """A trunk's folder that is only read: use is not recorded in it."""
+
+    def touch(self) -> None:
+        pass
+
+    def mark_checked(self, shard: str, by: str) -> None:
+        pass
+
+
+def save(features: FeatureSet, folder: str | os.PathLike[str], replace: bool = False) -> Path:
+    """See `FeatureSet.save`."""
+    target = check_free(folder, replace)
+    if not len(features):
+        raise SettingError("there are no samples to save")
+    every = [features.folder(cut, view) for cut in features.cuts for view in range(features.views)]
+    folders = {one.key.digest: one for one in every}
+    for source in folders.values():
+        if _same(source.path.parent.parent, target):
+            raise SettingError(f"{target} is the store that these features are in; choose another folder")
+    earlier = _trunks_of(target)
+    with saving(target):
+        make_folder(target)
+    for digest, source in folders.items():
+        _copy(source, _SavedFolder(target / "features" / digest, source.key), features.ids, target)
+    samples = save_tensors({"ids": ids_to_array(features.ids), "labels": features.labels})
+    digest = blake3(samples).hexdigest(length=16)
+    content = {
+        "format": FORMAT,
+        "headstart": __version__,
+        "name": features.name,
+        "classes": list(features.classes),
+        "model": {k: v for k, v in features.key(features.cuts[0]).label.items() if k in ("model", "weights")},
+        "samples": {"file": _samples_file(digest), "count": len(features), "blake3": digest},
+        "cuts": [
+            {"cut": cut, "views": [features.key(cut, view).digest for view in range(features.views)]}
+            for cut in features.cuts
+        ],
+    }
+    with saving(target):
+        replace_whole(target / _samples_file(digest), [samples])
+        replace_whole(target / DESCRIPTION, [_text(content)])
+        _clear(target, earlier - set(folders), digest)
+    return target
+
+
+def check_free(folder: str | os.PathLike[str], replace: bool) -> Path:
+    """The folder's absolute path; SettingError where a saved set is there that is not to be replaced."""
+    target = Path(folder).expanduser().absolute()
+    if not replace and os.path.lexists(target / DESCRIPTION):
+        raise SettingError(
+            f"{target} holds a saved feature set already; replace it (replace=True, or --replace), or choose "
+            "another folder"
+        )
+    return target
+
+
+def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
+    """The feature set that `FeatureSet.save` wrote: on any machine, for any backend, without the images. Nothing
+    is written into the folder, which may be on a read-only medium. Rows are verified as they are read.
+
+    Raises SavedFeaturesError where the folder holds none, or not all of it as it was saved; it names the file.
+    """
+    root = Path(folder).expanduser().absolute()
+    about = _describe(root)
+    ids, labels = _samples(root, about)
+    opened: dict[str, TrunkFolder] = {}
+    for _, views in about.cuts:
+        for digest in views:
+            if digest not in opened:
+                opened[digest] = _open(root, digest, ids)
+    made_by = {str(made.get("backend")) for one in opened.values() for made in one.provenances()}
+    stats = ExtractionStats(0, len(set(ids)), 0.0, tuple(sorted(made_by)))
+    folders = {cut: [opened[digest] for digest in views] for cut, views in about.cuts}
+    return FeatureSet(about.name, ids, labels, about.classes, folders, stats)
+
+
+def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Path) -> None:
+    """Bring the rows of these samples from one folder to the other, those that it lacks; read what it has."""
+    wanted = list(dict.fromkeys(ids))
+    shape = source.row_shape
+    if shape is None:
+        raise StoreError(f"{source.path} has no features any more; extract them again")
+    row_nbytes = int(np.prod(shape, dtype=np.int64)) * source.dtype.itemsize
+    step = max(1, PIECE_NBYTES // max(1, row_nbytes))
+    if target.path.is_dir():
+        # Of an earlier save: what was damaged since is set aside, and written anew.
+        with saving(root):
+            FeatureStore(root, shared=()).verify(repair=True, prefix=target.key.digest)
+    lacking = target.missing(wanted)
+    with saving(root):
+        needed, free = len(lacking) * row_nbytes, free_space(root)
+    if needed > free:
+        raise DiskSpaceError(
+            f"the features need {binary_size(needed)}, and {binary_size(free)} are free at {root}; free some "
+            "space there, or save to another disk"
+        )
+    # Shards say what computed their rows, so those of one maker go together.
+    made: dict[str, tuple[dict[str, Any], list[NDArray[np.intp]]]] = {}
+    for _, provenance, places in source.sources(lacking):
+        made.setdefault(canonical_json(provenance), (provenance, []))[1].append(places)
+    for provenance, parts in made.values():
+        with target.writer(shape, source.dtype_name, provenance) as writer:
+            of_maker = [lacking[place] for place in np.concatenate(parts)]
+            order = source.disk_order(of_maker)
+            for start in range(0, len(of_maker), step):
+                piece = [of_maker[place] for place in order[start : start + step]]
+                rows = source.read(piece)
+                with saving(root):
+                    writer.add(piece, rows)
+            with saving(root):
+                writer.close()
+    if left := target.missing(wanted):
+        # They went while they were read.
+        raise StoreError(f"{source.path} has no features of {left[0]} any more; extract them again")
+
+
+def _clear(root: Path, trunks: set[str], samples: str) -> None:
+    """Delete what only the set before this one had."""
+    store = FeatureStore(root, shared=())
+    store.gc([info for info in store.trunks() if info.key in trunks])
+    for path in root.glob("samples-*.safetensors"):
+        if _DIGEST.fullmatch(path.stem.removeprefix("samples-")) and path.name != _samples_file(samples):
+            path.unlink(missing_ok=True)
+
+
+def _trunks_of(root: Path) -> set[str]:
+    """The trunk keys of the complete set in a folder, if there is one."""
+    try:
+        return {digest for _, views in _describe(root).cuts for digest in views}
+    except SavedFeaturesError:
+        return set()
+
+
+def _describe(root: Path) -> _Description:
+    path = root / DESCRIPTION
+    try:
+        data = read_whole(path, MAX_DESCRIPTION_NBYTES)
+    except FileNotFoundError as error:
+        if (root / "features").is_dir():
+            raise SavedFeaturesError(
+                f"{root} holds features and no {DESCRIPTION}: they were not saved to the end; save them again "
+                "(what is there is not copied twice)"
+            ) from error
+        raise SavedFeaturesError(
+            f"{root} is no saved feature set: it has no {DESCRIPTION}; expected a folder that "
+            "`FeatureSet.save` wrote"
+        ) from error
+    except (OSError, EOFError) as error:
+        raise SavedFeaturesError(f"cannot read {path}: {error}; {_CURE}") from error
+    damaged = SavedFeaturesError(f"{path} is not as it was written: damaged, or edited; {_CURE}")
+    if len(data) > MAX_DESCRIPTION_NBYTES:
+        raise damaged
+    try:
+        content = json.loads(data.decode("ascii"))
+        checksum = content.pop("checksum")
+        # As with trunk.json: it is byte for byte what a writer writes, or it is not.
+        if _text(content) != data or checksum != _checksum(content):
+            raise damaged
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise damaged from error
+    if content.get("format") != FORMAT:
+        raise SavedFeaturesError(
+            f"{path} has the format {ascii(content.get('format'))[:80]}, this version reads {FORMAT!r}; another "
+            "version of headstart has written it"
+        )
+    try:
+        samples = content["samples"]
+        about = _Description(
+            _typed(content["name"], str),
+            [_typed(one, str) for one in _typed(content["classes"], list)],
+            _digest(samples["blake3"]),
+            _typed(samples["count"], int),
+            [
+                (_typed(one["cut"], str), [_digest(view) for view in _typed(one["views"], list)])
+                for one in _typed(content["cuts"], list)
+            ],
+        )
+        numbers = {len(views) for _, views in about.cuts}
+        names = {cut for cut, _ in about.cuts}
+        sound = 0 < about.count <= MAX_SAMPLES and len(numbers) == 1 and 0 not in numbers
+        if not sound or len(names) != len(about.cuts) or samples["file"] != _samples_file(about.samples):
+            raise ValueError("no feature set can be like this")
+    except (ValueError, TypeError, KeyError) as error:
+        raise SavedFeaturesError(f"{path} does not describe a feature set ({error}); {_CURE}") from error
+    return about
+
+
+def _samples(root: Path, about: _Description) -> tuple[list[str], NDArray[np.int64]]:
+    """Ids and labels `(n,)`."""
+    path = root / _samples_file(about.samples)
+    _require_inside(path, root)
+    damaged = SavedFeaturesError(
+        f"{path} is not what {DESCRIPTION} says that it is: damaged, or another file; {_CURE}"
+    )
+    limit = about.count * (ID_NBYTES + 8) + 4096
+    try:
+        data = read_whole(path, limit)
+    except FileNotFoundError as error:
+        raise SavedFeaturesError(f"{path} is missing; {_CURE}") from error
+    except (OSError, EOFError) as error:
+        raise SavedFeaturesError(f"cannot read {path}: {error}; {_CURE}") from error
+    if blake3(data).hexdigest(length=16) != about.samples:
+        raise damaged
+    try:
+        tensors = load_tensors(data)
+        ids, labels = tensors["ids"], tensors["labels"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise damaged from error
+    right = ids.dtype == np.uint8 and ids.shape == (about.count, ID_NBYTES)
+    if not right or labels.dtype != np.int64 or labels.shape != (about.count,):
+        raise damaged
+    if labels.min() < 0 or labels.max() >= len(about.classes):
+        raise SavedFeaturesError(
+            f"{path}: labels reach from {labels.min()} to {labels.max()}, and there are {len(about.classes)} "
+            f"classes; {_CURE}"
+        )
+    return array_to_ids(ids), labels
+
+
+def _open(root: Path, digest: str, ids: Sequence[str]) -> TrunkFolder:
+    path = root / "features" / digest
+    _require_inside(path, root)
+    with _whole_again(path):
+        key = read_key(path)
+        if key is None:
+            raise SavedFeaturesError(f"{path / 'trunk.json'} is missing; {_CURE}")
+        folder = _SavedFolder(path, key)
+        if missing := folder.missing(ids):
+            raise SavedFeaturesError(f"{path} lacks the features of {len(missing)} of {len(ids)} samples; {_CURE}")
+    return folder
+
+
+@contextlib.contextmanager
+def _whole_again(path: Path) -> Iterator[None]:
+    """What is wrong with the store in a saved set, with the cure that there is for that."""
+    try:
+        yield
+    except SavedFeaturesError:
+        raise
+    except DamagedShardError as error:
+        raise SavedFeaturesError(f"{error.path}: {error.reason}; {_CURE}") from error
+    except (StoreError, SettingError, KeyError, TypeError) as error:
+        raise SavedFeaturesError(f"{path}: {error}; {_CURE}") from error
+
+
+def _require_inside(path: Path, root: Path) -> None:
+    """A saved set may come from a stranger: a link in it would read this machine's other files."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise SavedFeaturesError(f"{path} leads out of {root}, to {path.resolve()}; copy what it leads to")
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()
+
+
+def _samples_file(digest: str) -> str:
+    return f"samples-{digest}.safetensors"
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
+    """The bytes of features.json, its checksum included."""
+    whole = {**content, "checksum": _checksum(content)}
+    return (json.dumps(whole, indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return blake3(canonical_json(dict(content)).encode("ascii")).hexdigest(length=16)
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise ValueError(f"expected 32 hex digits, received {ascii(value)[:80]}")
+    return value
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"expected {kind.__name__}, received {ascii(value)[:80]}")
+    return value
