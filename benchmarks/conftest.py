@@ -3,20 +3,14 @@ timed is the answer to a request, which adds about a tenth of a millisecond to e
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import BACKENDS, Child
 
-from headstart import backend as backends
-
-asked_for = os.environ.get(backends.VARIABLE)
-BACKENDS = (asked_for,) if asked_for else backends.installed()
 LINEAR_FLOOR = 50.0
 CUTS = {"linear": "avgpool", "block": "layer4.0"}
 
@@ -24,27 +18,14 @@ CUTS = {"linear": "avgpool", "block": "layer4.0"}
 speedups: dict[tuple[str, str], dict[str, float]] = {}
 
 
-class Worker:
-    """A process with one framework in it, prepared for one cut, that runs epochs on request."""
+class Worker(Child):
+    """Prepared for one cut, runs epochs."""
 
     def __init__(self, backend: str, head: str, cache: Path) -> None:
-        self.backend, self.head = backend, head
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), backend, str(cache)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        script = Path(__file__).with_name("worker.py")
+        super().__init__(backend, [sys.executable, "-P", str(script), backend, str(cache)])
+        self.head = head
         self.facts = self.ask(do="prepare", cut=CUTS[head])
-        self.medians: dict[str, float] = {}
-
-    def ask(self, **request: Any) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, f"the {self.backend} worker ended with {self.process.wait()}"
-        return json.loads(line)
 
     def check_floor(self) -> None:
         """Once both of a pair were timed: remember the speed-up, and fail where it is below the floor."""
@@ -59,9 +40,12 @@ class Worker:
         }
         assert speedup >= floor, f"{self.backend} {self.head}: {speedup:.1f}x is below the floor of {floor:.1f}x"
 
-    def close(self) -> None:
-        with self.process:  # closes its pipes, at which it ends, and waits for it
-            pass
+
+@pytest.fixture
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The first of them, with a cache of its own."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    return BACKENDS[0]
 
 
 @pytest.fixture(

@@ -15,9 +15,9 @@ from typing import Any
 import headstart as hs
 from headstart import backend as backends
 from headstart.backend import Recipe
+from headstart.data.order import epoch_order
 from headstart.inference import pixel_trunk
 from headstart.training.feeds import Images, Resident
-from headstart.training.order import epoch_order
 
 BATCH = 64
 
@@ -38,7 +38,7 @@ class Setting:
             "uncached": Images(
                 self.train, self.model.preprocess, BATCH, trunk, self.cut, augment=None, seed=0, workers=None
             ),
-            "cached": Resident(self.features.numpy(), self.features.labels),
+            "cached": Resident(self.features, self.features.cuts[0]),
         }
         self.trainers = {kind: self.fresh() for kind in self.feeds}
         self.epochs = dict.fromkeys(self.feeds, 0)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headstart.data.preprocess import Preprocess
     from headstart.errors import HeadstartError
     from headstart.features.extract import extract
+    from headstart.features.packed import load_features
     from headstart.inference import forward, predict
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
@@ -30,6 +31,7 @@ _WHERE = {
     "Preprocess": ("headstart.data.preprocess", "Preprocess"),
     "HeadstartError": ("headstart.errors", "HeadstartError"),
     "extract": ("headstart.features.extract", "extract"),
+    "load_features": ("headstart.features.packed", "load_features"),
     "forward": ("headstart.inference", "forward"),
     "model": ("headstart.models.model", "model"),
     "predict": ("headstart.inference", "predict"),
@@ -53,6 +55,7 @@ __all__ = [
     "fit",
     "forward",
     "load",
+    "load_features",
     "model",
     "predict",
     "wrap",

@@ -18,6 +18,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -83,11 +84,15 @@ class Trainer(Protocol):
     def put(self, rows: np.ndarray) -> Any:
         """Copy feature rows `(n, ...)` to the device, once."""
 
-    def epoch(self, rows: Any, labels: np.ndarray, order: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, int]:
+    def epoch(
+        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+    ) -> tuple[np.ndarray, int]:
         """Train on resident `rows`: step i on the rows `order[i]` (int64 `(steps, batch)`) at learning rate
-        `rates[i]`. `labels` are int64 `(n,)`. Returns the losses `(steps, outputs)`, the graph's output first
-        and then its auxiliary ones, unweighted, and the number of samples that the output classified right,
-        each before its step's update."""
+        `rates[i]`; without `order` on batch after batch as they lie, `steps * batch` rows, which spares
+        gathering them: so they come from a thread that reads the next ones meanwhile. `labels` are int64
+        `(n,)`. Returns the losses `(steps, outputs)`, the graph's output first and then its auxiliary ones,
+        unweighted, and the number of samples that the output classified right, each before its step's
+        update."""
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         """One step on one batch: what `Trunk.run` takes, or a native array as it returns it. Losses
@@ -144,6 +149,9 @@ class Backend(Protocol):
 
     def threads(self) -> int:
         """Threads the framework computes with on a CPU."""
+
+    def memory(self, place: Place) -> int | None:
+        """Bytes that the device has left of a memory of its own; None where it has none, or does not say."""
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
         """Make a trunk that returns the nodes `outputs`."""
@@ -228,6 +236,21 @@ def _load(name: str) -> Backend:
 def load(name: str | None = None, home: str | None = None) -> Backend:
     """The backend object for `name` (see `choose`); imports its framework."""
     return _load(choose(name, home))
+
+
+def exports(name: str) -> ModuleType:
+    """The module of the backend `name` that hands features to its framework's own programs: `tensor(array)`, of
+    which array and tensor share the memory, and in torch and keras `dataset(rows, ...)`. Imports the framework;
+    BackendError where that is missing."""
+    try:
+        choose(name)
+        return import_module(f"headstart.backends.{name}.exports")
+    except ModuleNotFoundError as error:  # Keras may be there on another engine than TensorFlow
+        if error.name not in (*REQUIRES[name][0], *REQUIRES[name][1]):
+            raise
+        raise BackendError(
+            f"this needs {error.name}, which is not installed: pip install 'headstart[{name}]'"
+        ) from error
 
 
 # Keras first: on its torch engine its models are torch modules, too.

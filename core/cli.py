@@ -6,24 +6,30 @@ to standard output, everything about progress to standard error.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from headstart.errors import HeadstartError, SettingError
+from headstart.errors import HeadstartError, SettingError, StoreWarning
+from headstart.sizes import parse_nbytes
 from headstart.tables import (
     LEGEND,
     Live,
+    cell,
     comparison_table,
     console_for_tables,
     epoch_line,
     extraction_line,
     nbytes_text,
+    placement_line,
+    printable,
     shape_text,
     table_of,
     when,
@@ -101,6 +107,15 @@ Warmup = Annotated[float, typer.Option(help="Share of the steps in which the lea
 Smoothing = Annotated[float, typer.Option(help="Label smoothing, 0 to 1.")]
 AugmentText = Annotated[
     str | None, typer.Option("--augment", help="flip, crop or flip,crop; for modes that see images.")
+]
+Views = Annotated[
+    int | None, typer.Option(help="Keep so many augmented views of every image; with --augment and the cache.")
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Of cached features at once, such as 512MB; more are streamed. (default: half of what is free)"
+    ),
 ]
 Split = Annotated[float, typer.Option(help="Share of the data to train on; the rest validates.")]
 Seed = Annotated[int, typer.Option(help="Of split, order, initial weights, dropout and augmentation.")]
@@ -215,7 +230,7 @@ def compare(
         f"at {report['model']['preprocess']['size']} px"
     )
     for line in about["skipped"]:
-        console.print(f"skipped {line[0]}: {line[1]}", markup=False)
+        console.print(f"skipped {printable(line[0])}: {printable(line[1])}", markup=False)
     for name in report["settings"]["backends"]:
         if rows := [row for row in report["rows"] if row["backend"] == name]:
             console.print(comparison_table(name, report["versions"][name], rows))
@@ -234,6 +249,9 @@ def compare(
         "headstart fit --data flower_photos --out run/",
         "headstart fit --data flower_photos --mode full --augment flip,crop --lr-scale 0.1 --out run/",
         "HEADSTART_BACKEND=jax headstart fit --cut layer4.0 --epochs 20 --schedule cosine",
+        "headstart fit --data flower_photos --augment flip,crop --views 4 --memory 512MB",
+        "headstart fit --data flower_photos --mode full --cut input",
+        "headstart fit --features saved/ --model resnet50",
     )
 )
 def fit(
@@ -260,6 +278,14 @@ def fit(
     head_epochs: Annotated[
         int | None, typer.Option(help="Of mode staged: epochs on the cache before. (default: as many)")
     ] = None,
+    views: Views = None,
+    memory: Memory = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train on what `headstart extract --save` wrote, without the images, in place of --data."
+        ),
+    ] = None,
     split: Split = 0.8,
     seed: Seed = 0,
     device: Device = "auto",
@@ -278,9 +304,12 @@ def fit(
 
     name = backends.choose(backend)
     spec = comparison.Spec(data, model, weights, size, _head(head), cut, (name,), (mode,), split, seed, on_error)
-    made, train, val = comparison.prepare(spec)
     _note_random_weights(model, weights)
-    _report_skipped(train)
+    if features is not None:
+        made, train, val = _saved(spec, features)
+    else:
+        made, train, val = comparison.prepare(spec)
+        _report_skipped(train)
 
     def on_epoch(stage: str, record: Any) -> None:
         typer.echo(epoch_line("" if mode != "staged" else f"{stage} ", record), err=True)
@@ -309,6 +338,8 @@ def fit(
         precision=precision,
         dtype=dtype,
         workers=workers,
+        views=views,
+        memory=memory,
         on_epoch=on_epoch,
     )
     row = comparison.row_of(run)
@@ -317,6 +348,7 @@ def fit(
     console.print(comparison_table(name, backends.versions(name), [row]))
     if run.extraction is not None:
         console.print(extraction_line(run.extraction))
+        console.print(placement_line(run.settings["features"]))
     if out is not None:
         console.print(f"saved to {run.save(out)}", markup=False)
     if json_file is not None:
@@ -334,6 +366,9 @@ def fit(
     epilog=_examples(
         "headstart extract --data flower_photos --cuts layer3,avgpool",
         "headstart extract --data flower_photos --dtype float32 --json figures.json",
+        "headstart extract --data flower_photos --augment flip,crop --views 4",
+        "headstart extract --data flower_photos --cuts input",
+        "headstart extract --data flower_photos --save flowers/",
     )
 )
 def extract(
@@ -349,8 +384,16 @@ def extract(
     device: Device = "auto",
     precision: Precision = "float32",
     dtype: Dtype = "float16",
+    augment: AugmentText = None,
+    views: Annotated[int, typer.Option(help="How many augmented views of every image; with --augment.")] = 1,
+    seed: Seed = 0,
     workers: Workers = None,
     on_error: OnError = "raise",
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Also write features and labels into this folder, for training without the images."),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace what --save finds there.")] = False,
     json_file: Json = None,
 ) -> None:
     """Fill the cache with a data set's features; what is there already is not computed again."""
@@ -358,9 +401,12 @@ def extract(
     from headstart import compare as comparison
     from headstart.data import open_data
     from headstart.features.extract import extract as run_extract
+    from headstart.features.packed import check_free
     from headstart.models import model as make_model
 
     name = backends.choose(backend)
+    if save is not None:
+        check_free(save, replace)  # now, and not after a week of extraction
     _note_random_weights(model, weights)
     opened = open_data(data, on_error=on_error)
     # Features do not depend on the classifier, and some weights have none.
@@ -377,6 +423,9 @@ def extract(
         dtype=dtype,
         batch_size=batch_size,
         workers=workers,
+        augment=augment,
+        views=views,
+        seed=seed,
     )
     stats = features.stats
     shapes = made.graph.shapes(made.input_shape)
@@ -390,6 +439,8 @@ def extract(
         table.add_row(row["cut"], shape_text(row["shape"]), row["key"])
     console.print(table)
     console.print(extraction_line(stats))
+    if save is not None:
+        console.print(f"saved to {features.save(save, replace=replace)}", markup=False)
     if json_file is not None:
         comparison.write_json(json_file, {"data": opened.name, "model": model, "cuts": figures, **vars(stats)})
 
@@ -443,7 +494,7 @@ def predict(
         best = row.argsort()[::-1][:top]
         figures.append({"image": str(file), "classes": [[made.classes[k], float(row[k])] for k in best]})
         for rank, k in enumerate(best):
-            table.add_row(str(file) if rank == 0 else "", made.classes[k], f"{row[k]:.1%}")
+            table.add_row(cell(str(file) if rank == 0 else ""), cell(made.classes[k]), f"{row[k]:.1%}")
     console.print(table)
     if json_file is not None:
         comparison.write_json(json_file, figures)
@@ -698,27 +749,35 @@ def weights_pin(
 
 @cache_app.command("ls", epilog=_examples("headstart cache ls"))
 def cache_ls(json_file: Json = None) -> None:
-    """List what the cache holds: model, cut, rows, bytes, last use, and by what it was made."""
+    """List what the cache holds: model, cut, view, rows, bytes, last use, by what it was made, and where it is: in
+    the own cache, or in a shared one (HEADSTART_CACHE_SHARED)."""
     from headstart import compare as comparison
     from headstart.features.store import FeatureStore
 
     store = FeatureStore()
     trunks = store.trunks()
-    table = table_of("key", "model", "cut", "rows", "size", "last used", "made by", right=("rows", "size"))
+    table = table_of(
+        "key", "model", "cut", "view", "rows", "size", "last used", "made by", "where", right=("rows", "size")
+    )
     for info in trunks:
         label = info.label
         table.add_row(
             info.key[:12],
             f"{label.get('model', '?')} ({label.get('weights', '?')})",
             str(label.get("cut", "?")),
+            _view(info),
             f"{info.rows:,}",
             nbytes_text(info.nbytes),
             when(info.last_used),
             info.made_by,
+            "shared" if info.shared else "own",
         )
     console = console_for_tables()
     console.print(table)
-    console.print(f"{nbytes_text(sum(info.nbytes for info in trunks))} in {store.root}", markup=False)
+    for root in (store.root, *store.shared):
+        here = sum(info.nbytes for info in trunks if info.path.parent.parent == root)
+        shared = ", shared" if root != store.root else ""
+        console.print(f"{nbytes_text(here)} in {root}{shared}", markup=False)
     if json_file is not None:
         comparison.write_json(json_file, [_trunk_figures(info) for info in trunks])
 
@@ -731,15 +790,73 @@ def cache_info(
     from headstart import compare as comparison
     from headstart.features.store import FeatureStore
 
-    info = FeatureStore().info(key)
-    spec = {name: value for name, value in info.spec.items() if name != "graph"}
-    facts = {**_trunk_figures(info), **spec, "nodes": len(info.spec.get("graph", []))}
-    table = table_of("field", "value")
-    for name, value in facts.items():
-        table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
-    console_for_tables().print(table)
+    infos = FeatureStore().infos(key)
+    for info in infos:
+        spec = {name: value for name, value in info.spec.items() if name != "graph"}
+        facts = {**_trunk_figures(info), **spec, "nodes": len(info.spec.get("graph", []))}
+        table = table_of("field", "value")
+        for name, value in facts.items():
+            table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+        console_for_tables().print(table)
     if json_file is not None:
-        comparison.write_json(json_file, {**_trunk_figures(info), "spec": info.spec})
+        others = [_trunk_figures(info) for info in infos[1:]]
+        comparison.write_json(json_file, {**_trunk_figures(infos[0]), "spec": infos[0].spec, "also_in": others})
+
+
+@cache_app.command(
+    "explain",
+    epilog=_examples(
+        "headstart cache explain --data flower_photos --model resnet50",
+        "headstart cache explain --data flower_photos --model resnet50 --cuts layer3,avgpool --size 256",
+        "headstart cache explain --data flower_photos --model resnet50 --augment flip,crop --views 4",
+    ),
+)
+def cache_explain(
+    data: Data = "digits",
+    model: ModelName = "resnet18_half",
+    weights: Weights = None,
+    size: Size = None,
+    cuts: Annotated[
+        str | None, typer.Option(help="Comma-separated cuts. (default: what the classifier takes)")
+    ] = None,
+    precision: Precision = "float32",
+    dtype: Dtype = "float16",
+    augment: AugmentText = None,
+    views: Annotated[int, typer.Option(help="Augmented views of every sample.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the augmentation.")] = 0,
+    on_error: OnError = "raise",
+    json_file: Json = None,
+) -> None:
+    """Say what `headstart extract` with the same options would find in the cache, and why not more.
+
+    Of samples without features it says which; of a trunk without any, in what the nearest one differs. Nothing is
+    computed.
+    """
+    from headstart import compare as comparison
+    from headstart.data import open_data
+    from headstart.features.coverage import coverage
+    from headstart.models import model as make_model
+
+    opened = open_data(data, on_error=on_error)
+    made = make_model(model, comparison.chosen_weights(model, weights), opened.classes, size=size)
+    _report_skipped(opened)
+    found = coverage(
+        made,
+        opened,
+        _names(cuts) if cuts is not None else None,
+        precision=precision,
+        dtype=dtype,
+        augment=augment,
+        views=views,
+        seed=seed,
+    )
+    for row in found:
+        view = "" if row.view is None else f", view {row.view}"
+        typer.echo(f"{row.cut}{view} ({row.key[:12]}): {row}")
+    if json_file is not None:
+        comparison.write_json(
+            json_file, {"data": opened.name, "model": model, "cuts": [r.as_dict() for r in found]}
+        )
 
 
 @cache_app.command("verify", epilog=_examples("headstart cache verify", "headstart cache verify --repair"))
@@ -758,6 +875,12 @@ def cache_verify(
     typer.echo(f"{report.rows:,} rows in {report.shards:,} shards verified, {len(report.damaged)} damaged")
     for path in report.set_aside:
         typer.echo(f"set aside: {path}")
+    if report.shared:
+        typer.echo(
+            f"{len(report.shared)} of the damaged files are in a shared cache and cannot be mended from here; "
+            "their rows are passed over, and computed into the own cache when they are needed",
+            err=True,
+        )
     if json_file is not None:
         comparison.write_json(
             json_file,
@@ -766,27 +889,61 @@ def cache_verify(
                 "rows": report.rows,
                 "damaged": [[str(path), reason] for path, reason in report.damaged],
                 "set_aside": [str(path) for path in report.set_aside],
+                "shared": [str(path) for path in report.shared],
             },
         )
-    if report.damaged and not repair:
+    own = len(report.damaged) - len(report.shared)
+    if own and not repair:
         typer.echo("`headstart cache verify --repair` sets them aside", err=True)
+    if report.shared or (own and not repair):
         raise typer.Exit(1)
 
 
 @cache_app.command(
-    "gc", epilog=_examples("headstart cache gc --max-size 5GB", "headstart cache gc --max-size 0 --yes")
+    "gc",
+    epilog=_examples(
+        "headstart cache gc --max-size 5GB",
+        "headstart cache gc --max-size 0 --yes",
+        "headstart cache gc --data flower_photos --data other_photos",
+    ),
 )
 def cache_gc(
-    max_size: Annotated[str, typer.Option(help="What may stay, such as 500MB or 20GB.")],
+    max_size: Annotated[
+        str | None, typer.Option(help="What may stay, such as 500MB or 20GB. (default: HEADSTART_CACHE_MAX)")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only show what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would go; what is done without --yes anyhow.")
+    ] = False,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Delete orphans instead: rows of images that are in none of these data sets (any more). Give it "
+            "once for each data set whose features are to stay."
+        ),
+    ] = None,
+    on_error: OnError = "raise",
     json_file: Json = None,
 ) -> None:
-    """Delete the features that were not used for longest, until the rest fits."""
-    from headstart import compare as comparison
-    from headstart.features.store import FeatureStore
+    """Delete the features that were not used for longest, until the rest fits. Shared caches are left alone.
 
+    With --data, delete the features of images that were removed or edited.
+    """
+    from headstart import compare as comparison
+    from headstart.features.store import FeatureStore, cache_limit
+
+    if yes and dry_run:
+        raise SettingError("--yes deletes and --dry-run does not; expected one of them")
+    if data:
+        if max_size is not None:
+            raise SettingError("--data deletes orphans and --max-size whole trunks; expected one of them")
+        _gc_orphans(data, on_error, yes, json_file)
+        return
+    limit = cache_limit() if max_size is None else parse_nbytes(max_size)
+    if limit is None:
+        raise SettingError("cache gc needs a limit: --max-size, such as 20GB, or HEADSTART_CACHE_MAX")
     store = FeatureStore()
-    plan = store.gc_plan(parse_nbytes(max_size))
+    plan = store.gc_plan(limit)
     for info in plan:
         label = info.label
         typer.echo(
@@ -809,6 +966,32 @@ def cache_gc(
         )
 
 
+def _gc_orphans(names: list[str], on_error: str, yes: bool, json_file: Path | None) -> None:
+    from headstart import compare as comparison
+    from headstart.data import open_data
+    from headstart.features.orphans import drop_orphans, find_orphans
+    from headstart.features.store import FeatureStore
+
+    store, opened = FeatureStore(), [open_data(name, on_error=on_error) for name in names]
+    found = find_orphans(store, opened)
+    for one in found:
+        typer.echo(
+            f"{'deleting' if yes else 'would delete'} {one.rows:,} orphans ({nbytes_text(one.nbytes)}) of "
+            f"{one.key[:12]}  {one.label.get('model', '?')} at {one.label.get('cut', '?')}; {one.kept:,} rows stay"
+        )
+    freed = drop_orphans(store, found, opened) if yes else 0
+    if yes:
+        typer.echo(f"{nbytes_text(freed)} freed")
+    elif found:
+        typer.echo("nothing was deleted; add --yes to do it. Data sets that are not named count as removed")
+    else:
+        typer.echo("there are no orphans")
+    if json_file is not None:
+        comparison.write_json(
+            json_file, {"orphans": [one.as_dict() for one in found], "deleted": yes, "freed_bytes": freed}
+        )
+
+
 # ---- helpers
 
 
@@ -816,29 +999,21 @@ def _trunk_figures(info: Any) -> dict[str, Any]:
     return {
         "key": info.key,
         **info.label,
+        "views": info.spec.get("views"),
         "rows": info.rows,
         "bytes": info.nbytes,
         "shards": info.shards,
         "last_used": info.last_used,
         "made_by": info.made_by,
+        "shared": info.shared,
         "path": str(info.path),
     }
 
 
-def parse_nbytes(text: str) -> int:
-    """Bytes meant by "500MB", "20 GB", "1.5GiB" or "0"; SettingError otherwise."""
-    units = {"": 1, "B": 1}
-    for power, letter in enumerate("KMGT", start=1):
-        units |= {letter: 1000**power, f"{letter}B": 1000**power, f"{letter}IB": 1024**power}
-    number = text.strip().rstrip("kKmMgGtTiIbB ")
-    unit = text.strip()[len(number) :].strip().upper()
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf") or unit not in units:
-        raise SettingError(f"{text!r} is no size; expected a number with a unit, such as 500MB or 20GB")
-    return int(value * units[unit])
+def _view(info: Any) -> str:
+    """Which augmented view a trunk's features are of: "3 of seed 0"; "-" where nothing was augmented."""
+    views = info.spec.get("views")
+    return f"{views.get('view', '?')} of seed {views.get('seed', '?')}" if isinstance(views, dict) else "-"
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -867,6 +1042,17 @@ def _scale(text: str | None) -> float | dict[str, float] | None:
         raise SettingError(
             f"--lr-scale {text!r}; expected a number such as 0.1, or modules such as layer3=0.1,pretrained=0.01"
         ) from None
+
+
+def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:
+    """Model, training and validation features, of a folder that `extract --save` wrote."""
+    from headstart.compare import chosen_weights
+    from headstart.features.packed import load_features
+    from headstart.models import model
+
+    train, val = load_features(folder).split(spec.split, spec.seed)
+    weights = chosen_weights(spec.model, spec.weights)
+    return model(spec.model, weights=weights, classes=train.classes, head=spec.head, size=spec.size), train, val
 
 
 def _note_random_weights(model: str, weights: str | None) -> None:
@@ -913,7 +1099,7 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
 
 def _report_skipped(data: Any) -> None:
     for line in data.skipped:
-        typer.echo(f"skipped {line.path}: {line.reason}", err=True)
+        typer.echo(f"skipped {printable(line.path)}: {printable(line.reason)}", err=True)
 
 
 def _image_files(paths: Sequence[Path]) -> list[Path]:
@@ -947,14 +1133,33 @@ def _import_quietly(backend: str, device: str, precision: str) -> None:
         os.close(nowhere)
 
 
+def _tell_warnings_in_one_line() -> None:
+    """Those of our own, without the place in our code that gave them."""
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, StoreWarning):
+            sys.stderr.write(f"warning: {printable(str(message))}\n")
+        else:
+            show(message, category, *place, **more)
+
+    warnings.showwarning = tell
+
+
 def main() -> None:
     """The console script."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a path may hold any bytes
     command = typer.main.get_command(app)
     try:
         # Not command.main(): it turns an interrupt into a bare exit code, and what was kept would go unsaid.
-        with command.make_context("headstart", [a for a in arguments if a != "--debug"]) as context:
+        with (
+            command.make_context("headstart", [a for a in arguments if a != "--debug"]) as context,
+            warnings.catch_warnings(),
+        ):
+            _tell_warnings_in_one_line()
             command.invoke(context)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
@@ -964,7 +1169,8 @@ def main() -> None:
         cause = error.__cause__ if isinstance(error, typer.Abort) else error
         interrupted = isinstance(cause, KeyboardInterrupt) or cause is None
         message = str(cause) if isinstance(cause, HeadstartError) else "interrupted"
-        sys.stderr.write(f"{'' if interrupted else 'error: '}{message}\n")
+        lines = "\n".join(map(printable, message.split("\n")))
+        sys.stderr.write(f"{'' if interrupted else 'error: '}{lines}\n")
         sys.exit(130 if interrupted else 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more to say to it

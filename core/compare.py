@@ -58,11 +58,12 @@ class Spec:
 def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     """(model, train, val) as `spec` has them; raises whatever is wrong with it, and imports no framework."""
     from headstart.data import open_data
+    from headstart.features.extract import cut_of
     from headstart.models import model
     from headstart.training.settings import Settings
 
     for mode in spec.modes:
-        Settings(mode=mode, seed=spec.seed, **spec.fit)
+        Settings(mode=mode, cut=spec.cut, seed=spec.seed, **spec.fit)
     data = open_data(spec.data, on_error=spec.on_error)
     train, val = data.split(spec.split, spec.seed)
     made = model(
@@ -73,7 +74,7 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
         size=spec.size,
     )
     if spec.cut is not None:
-        made.graph.check_cut(spec.cut)
+        cut_of(made, spec.cut)
     return made, train, val
 
 

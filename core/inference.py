@@ -17,6 +17,7 @@ from headstart.data.decode import decode, read_file
 from headstart.data.loader import batches
 from headstart.data.rows import count, pad, window
 from headstart.errors import SettingError
+from headstart.features.feature_set import FeatureSet
 from headstart.graph import Graph, fold
 from headstart.models import Model
 
@@ -69,6 +70,32 @@ def _prepared(model: Model, images: Any) -> Any:
     if images.ndim != 4 or images.shape[3] != 3:
         raise SettingError(f"expected float32 images (n, h, w, 3), received {images.dtype} {images.shape}")
     return images.astype(np.float32, copy=False)
+
+
+def predict_features(
+    model: Model,
+    features: FeatureSet,
+    cut: str,
+    *,
+    backend: str | None = None,
+    batch_size: int = 512,
+    device: str = "auto",
+) -> np.ndarray:
+    """float32 logits `(n, classes)` of what stands behind `cut`, a node of the model, from features there: no
+    image is needed, and no trunk. Read in bounded memory. Raises SettingError for features of another cut."""
+    chosen = backends.load(backend, model.home)
+    graph = model.graph.main.after(cut, model.input_shape)
+    params = {name: model.params[name] for name in graph.param_shapes()}
+    if not len(features):
+        return np.zeros((0, len(model.classes)), np.float32)
+    size = min(batch_size, len(features))
+    trunk = chosen.trunk(graph, params, [graph.output], chosen.place(device, "float32"))
+    folder = features.folder(cut)
+    parts = []
+    for start in range(0, len(features), size):
+        rows = folder.read(features.ids[start : start + size])
+        parts.append(chosen.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)])
+    return np.concatenate(parts).astype(np.float32, copy=False)
 
 
 def forward(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 LEGEND = """s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
 data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
@@ -26,6 +27,21 @@ def nbytes_text(nbytes: float) -> str:
     raise AssertionError
 
 
+def printable(text: str) -> str:
+    """Text from elsewhere, names of files and classes, so that it steers no terminal and can be encoded: what is
+    not printable comes as an escape sequence of Python's."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode("ascii") for one in text
+    )
+
+
+def cell(text: str) -> Text:
+    """`printable` in a table, where square brackets are no markup either."""
+    from rich.text import Text
+
+    return Text(printable(text))
+
+
 def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
@@ -35,6 +51,15 @@ def extraction_line(stats: Any) -> str:
     return (
         f"features: {stats.extracted} extracted, {stats.reused} reused from the cache{made}; {stats.seconds:.2f} s"
     )
+
+
+def placement_line(features: Mapping[str, Any]) -> str:
+    """Where the features of a run were; `features` as in its settings."""
+    size = nbytes_text(features["nbytes"])
+    if features["where"] == "device":
+        return f"{size} of features, all on the device"
+    pools, limit = nbytes_text(features["pool_nbytes"]), nbytes_text(features["limit"])
+    return f"{size} of features, streamed from {features['where']} in pools of {pools}: {limit} may be held"
 
 
 def epoch_line(what: str, record: Any) -> str:

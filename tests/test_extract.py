@@ -25,6 +25,7 @@ from PIL import Image
 import headstart as hs
 from headstart import inference
 from headstart.data import Dataset
+from headstart.data.dataset import sample_id
 from headstart.errors import (
     CacheNotWritableError,
     CutError,
@@ -350,13 +351,19 @@ def test_nothing_to_extract(photos: Path, extract: Extract) -> None:
 
 def test_a_file_that_changes_on_the_way_is_refused(photos: Path, extract: Extract) -> None:
     data = hs.data.folder(photos)
-    assert len(data.ids) == TOTAL  # hashed now
-    path = photos / "tulip/014.jpg"
+    last = max(range(TOTAL), key=lambda i: data.ids[i])  # samples are visited in the order of their ids
+    path = Path(data.source_name(last))
     picture(500).save(path)
-    with pytest.raises(DataError, match=r"tulip.014\.jpg was changed since it was first read"):
+    with pytest.raises(DataError, match=rf"{path.name} was changed since it was first read"):
         extract(data)
     assert stored_rows() == 12  # the three batches before it
     assert counts(extract(photos)) == (TOTAL - 12, 12)
+
+
+def _names(photos: Path) -> dict[str, str]:
+    """Id -> path."""
+    data = hs.data.folder(photos)
+    return {id: data.source_name(i) for i, id in enumerate(data.ids)}
 
 
 def test_a_broken_image_is_named_and_the_others_are_kept(
@@ -364,7 +371,10 @@ def test_a_broken_image_is_named_and_the_others_are_kept(
 ) -> None:
     path = photos / "tulip/013.jpg"
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    # Samples are visited in the order of their ids: cut off somewhere so that its own is one of the last three.
+    others = [id for id, name in _names(photos).items() if name != str(path)]
+    halves = (whole[:length] for length in range(len(whole) // 2, len(whole)))
+    path.write_bytes(next(half for half in halves if sample_id(half) > sorted(others)[12]))
     with pytest.raises(ImageError) as caught:
         extract(photos)
     assert caught.value.source == str(path)

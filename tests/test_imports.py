@@ -120,4 +120,4 @@ def test_the_files_are_where_they_are_looked_for() -> None:
     }
     for backend in OWN:
         here = {path.name for path in BACKEND_FILES if path.parent.name == backend}
-        assert {"__init__.py", "emit.py", "trunk.py", "train.py", "arrays.py", "wrap.py"} <= here
+        assert {"__init__.py", "emit.py", "trunk.py", "train.py", "arrays.py", "wrap.py", "exports.py"} <= here

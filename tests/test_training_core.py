@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
 
 import headstart as hs
+from headstart.data.order import epoch_order
 from headstart.errors import SettingError, UnknownNameError
 from headstart.models import architecture
 from headstart.training.history import History, Record, Seconds
 from headstart.training.metrics import accuracy, cross_entropy, softmax
 from headstart.training.modes import MODES, default_optimizer, mode_of
 from headstart.training.optimizers import SGD, AdamW, Schedule, as_dict, optimizer_of, schedule_of
-from headstart.training.order import epoch_order
 
 # --- schedules
 

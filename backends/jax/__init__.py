@@ -11,7 +11,7 @@ from flax import nnx
 
 from headstart.backend import Place, Recipe, Wrapping, WrapRequest
 from headstart.backends.jax import wrap
-from headstart.backends.jax.arrays import decide, from_numpy, to_numpy
+from headstart.backends.jax.arrays import decide, free_memory, from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
@@ -29,6 +29,9 @@ class JaxBackend:
 
     def threads(self) -> int:
         return cpus()
+
+    def memory(self, place: Place) -> int | None:
+        return free_memory(place)
 
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> JaxTrunk:
         return JaxTrunk(graph, params, outputs, place)

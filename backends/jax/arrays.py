@@ -20,6 +20,11 @@ def decide(device: str, precision: str) -> Place:
     return Place("cuda" if there and device != "cpu" else "cpu", precision)
 
 
+def free_memory(place: Place) -> int | None:
+    stats = jax.devices("gpu")[0].memory_stats() if place.device == "cuda" else None
+    return int(stats["bytes_limit"] - stats["bytes_in_use"]) if stats else None
+
+
 def from_numpy(array: Any, device: str) -> jax.Array:
     """On a CPU this may alias the array's memory, so nothing made here is ever donated."""
     return jax.device_put(array, jax.devices("gpu" if device == "cuda" else "cpu")[0])

@@ -49,15 +49,23 @@ class JaxTrainer:
         return from_numpy(rows, self.place.device)
 
     def epoch(
-        self, rows: jax.Array, labels: np.ndarray, order: np.ndarray, rates: np.ndarray
+        self, rows: jax.Array, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        labels, order = from_numpy((labels.astype(np.int32), order.astype(np.int32)), self.place.device)
+        steps = len(rates)
+        if order is None:  # batches of rows are what is gone through, instead of batches of their numbers
+            rows = rows.reshape(steps, -1, *rows.shape[1:])
+            labels = labels.reshape(steps, -1)
+        labels = from_numpy(labels.astype(np.int32), self.place.device)
+        batches = None if order is None else from_numpy(order.astype(np.int32), self.place.device)
         if self.scans:
-            self.carry, (losses, correct) = self._epoch(self.carry, rows, labels, order, rates)
+            self.carry, (losses, correct) = self._epoch(self.carry, rows, labels, batches, rates)
             return to_numpy(losses), int(correct.sum())
         results = []
-        for batch, rate in zip(order, rates, strict=True):
-            self.carry, result = self._resident_step(self.carry, rows, labels, batch, rate)
+        for i, rate in enumerate(rates):
+            if batches is None:
+                self.carry, result = self._step(self.carry, rows[i], labels[i], rate)
+            else:
+                self.carry, result = self._resident_step(self.carry, rows, labels, batches[i], rate)
             results.append(result)  # not waited for: the next step is queued behind it
         return np.array([losses for losses, _ in results], np.float32), sum(int(right) for _, right in results)
 
@@ -103,8 +111,10 @@ class JaxTrainer:
         return (weights, rest, moments), (losses, (logits.argmax(1) == y).sum())
 
     def _whole_epoch(
-        self, carry: Any, rows: jax.Array, labels: jax.Array, order: jax.Array, rates: jax.Array
+        self, carry: Any, rows: jax.Array, labels: jax.Array, order: jax.Array | None, rates: jax.Array
     ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        if order is None:
+            return jax.lax.scan(lambda carry, step: self._one_step(carry, *step), carry, (rows, labels, rates))
         return jax.lax.scan(
             lambda carry, step: self._one_resident_step(carry, rows, labels, *step), carry, (order, rates)
         )

@@ -30,6 +30,9 @@ class KerasBackend:
     def threads(self) -> int:
         return cpus()
 
+    def memory(self, place: Place) -> None:
+        """Keras has no word for it."""
+
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> KerasTrunk:
         return KerasTrunk(graph, params, outputs, place)
 

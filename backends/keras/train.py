@@ -76,11 +76,15 @@ class KerasTrainer:
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)
 
-    def epoch(self, rows: Any, labels: np.ndarray, order: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, int]:
-        results = [
-            self.step(keras.ops.take(rows, batch, axis=0), labels[batch], rate)
-            for batch, rate in zip(order, rates, strict=True)
-        ]
+    def epoch(
+        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        size = len(labels) // len(rates)
+        results = []
+        for i, rate in enumerate(rates):
+            chosen = slice(i * size, (i + 1) * size) if order is None else order[i]
+            batch = rows[chosen] if order is None else keras.ops.take(rows, chosen, axis=0)
+            results.append(self.step(batch, labels[chosen], rate))
         return np.array([losses for losses, _ in results], np.float32), sum(right for _, right in results)
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
@@ -117,7 +121,9 @@ class TensorFlowTrainer(KerasTrainer):
         self._whole_epoch = tf.function(self._updates, reduce_retracing=True)
         self._forward = tf.function(lambda x: self.inference(x, training=False), reduce_retracing=True)
 
-    def epoch(self, rows: Any, labels: np.ndarray, order: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, int]:
+    def epoch(
+        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+    ) -> tuple[np.ndarray, int]:
         with on(self.place):
             losses, correct = self._whole_epoch(rows, labels, order, rates)
         return losses.numpy(), int(correct)
@@ -147,11 +153,16 @@ class TensorFlowTrainer(KerasTrainer):
     def _updates(self, rows: Any, labels: Any, order: Any, rates: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
-        steps = tf.shape(order)[0]
+        steps = tf.shape(rates)[0]
+        size = tf.shape(labels)[0] // steps
         losses = tf.TensorArray(tf.float32, size=steps, element_shape=(len(self.weights),))
         correct = tf.zeros((), tf.int64)
         for i in tf.range(steps):
-            one, right = self._update(tf.gather(rows, order[i]), tf.gather(labels, order[i]), rates[i])
+            if order is None:  # decided while it is traced
+                x, y = rows[i * size : (i + 1) * size], labels[i * size : (i + 1) * size]
+            else:
+                x, y = tf.gather(rows, order[i]), tf.gather(labels, order[i])
+            one, right = self._update(x, y, rates[i])
             losses = losses.write(i, one)
             correct += right
         return losses.stack(), correct

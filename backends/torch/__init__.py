@@ -10,7 +10,7 @@ import torch
 
 from headstart.backend import Place, Recipe, Wrapping, WrapRequest
 from headstart.backends.torch import wrap
-from headstart.backends.torch.arrays import decide, to_native, to_numpy
+from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.train import TorchTrainer
 from headstart.backends.torch.trunk import TorchTrunk
@@ -28,6 +28,9 @@ class TorchBackend:
 
     def threads(self) -> int:
         return torch.get_num_threads()
+
+    def memory(self, place: Place) -> int | None:
+        return free_memory(place)
 
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> TorchTrunk:
         return TorchTrunk(graph, params, outputs, place)

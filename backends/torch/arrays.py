@@ -21,6 +21,10 @@ def decide(device: str, precision: str) -> Place:
     return Place("cuda" if there and device != "cpu" else "cpu", precision)
 
 
+def free_memory(place: Place) -> int | None:
+    return int(torch.cuda.mem_get_info()[0]) if place.device == "cuda" else None
+
+
 def from_numpy(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
     if not array.flags.writeable:
         array = array.copy()  # torch warns of read-only memory, which it could write to

@@ -33,13 +33,19 @@ class TorchTrainer:
         return from_numpy(rows, self.place.device)
 
     def epoch(
-        self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray, rates: np.ndarray
+        self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, int]:
         device = self.place.device
-        targets, batches = from_numpy(labels, device), from_numpy(order, device)
-        losses = torch.empty(len(order), len(self.weights), device=device)
+        targets = from_numpy(labels, device)
+        size = len(rows) // len(rates)
+        batches: Any = (
+            [slice(start, start + size) for start in range(0, size * len(rates), size)]
+            if order is None
+            else from_numpy(order, device)
+        )
+        losses = torch.empty(len(rates), len(self.weights), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
-        with self._training():
+        with self._training(), _threads(torch.get_num_threads() - (order is None)):
             for i, rate in enumerate(rates.tolist()):
                 loss, right = self._step(rows[batches[i]], targets[batches[i]], rate)
                 losses[i] = loss
@@ -107,6 +113,21 @@ def _optimizer(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> torch.
             groups, o.lr, o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay, fused=True
         )
     return torch.optim.AdamW(groups, o.lr, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, at least one: a core is left to whoever reads. With more threads than cores
+    each small operation waits for the slowest."""
+    before = torch.get_num_threads()
+    if count >= before or before == 1:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _seeded_state(seed: int, device: str) -> torch.Tensor:

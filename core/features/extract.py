@@ -2,6 +2,9 @@
 
 Invariant: row i of a feature set belongs to sample i of its data set. Rows are written and read by sample id,
 never by position, and an image whose bytes changed between hashing and decoding is an error.
+
+Samples are visited in the order of their ids, digests, which is as good as random whatever order the data set has:
+what lies side by side on the disk is a fair sample of it, so that reading in large blocks still shuffles.
 """
 
 from __future__ import annotations
@@ -10,10 +13,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,69 +25,24 @@ import numpy as np
 from headstart import __version__
 from headstart import backend as backends
 from headstart.backend import Place, Trunk
-from headstart.data import Dataset
-from headstart.data.loader import batches
+from headstart.data import Arrays, Dataset
+from headstart.data.augment import Augment
+from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
-from headstart.errors import ExtractionInterrupted, FeatureDriftError, SettingError
-from headstart.features.keys import TrunkKey, params_digest, stored_dtype, trunk_key
-from headstart.features.store import FeatureStore, TrunkFolder
+from headstart.errors import CutError, ExtractionInterrupted, FeatureDriftError, SettingError
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.features.keys import TrunkKey, params_digest, trunk_key
+from headstart.features.store import FeatureStore
 from headstart.inference import pixel_trunk
 from headstart.models import Model
 from headstart.progress import track
 
+INPUT = "input"
+"""the cut that keeps decoded images"""
 DTYPES = ("float16", "float32", "bfloat16")
 CHECKED_ROWS = 4
 # Two backends' float32 sums differ by about 1e-6; bfloat16 arithmetic by about 1e-2. More is another function.
 DRIFT_LIMIT = 0.05
-
-
-@dataclass(frozen=True)
-class ExtractionStats:
-    """What an extraction did. Counts are of distinct images; with several cuts, of those that any cut lacked."""
-
-    extracted: int
-    reused: int
-    seconds: float
-    """wall time of the whole call: hashing, decoding, trunk, writing"""
-    made_by: tuple[str, ...]
-    """the backends that the stored features come from"""
-
-
-class FeatureSet:
-    """The features of one data set at one or more cuts, joined with its labels by sample id."""
-
-    def __init__(self, data: Dataset, folders: Mapping[str, TrunkFolder], stats: ExtractionStats) -> None:
-        self._folders = dict(folders)
-        self.ids = data.ids
-        self.labels = data.labels
-        self.classes = data.classes
-        self.stats = stats
-
-    @property
-    def cuts(self) -> tuple[str, ...]:
-        return tuple(self._folders)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __repr__(self) -> str:
-        return f"FeatureSet({len(self)} samples at {', '.join(self.cuts)})"
-
-    def key(self, cut: str | None = None) -> TrunkKey:
-        """The trunk key of a cut's features; `key().digest` names their folder in the store."""
-        return self._folders[self._cut(cut)].key
-
-    def numpy(self, cut: str | None = None) -> np.ndarray:
-        """The features at `cut` (it may be left out where there is one only), `(n, h, w, c)` or `(n, c)` in
-        the stored dtype, in the data set's order. Every row's checksum is verified: DamagedShardError."""
-        return self._folders[self._cut(cut)].read(self.ids)
-
-    def _cut(self, cut: str | None) -> str:
-        if cut is None and len(self._folders) == 1:
-            return next(iter(self._folders))
-        if cut not in self._folders:
-            raise SettingError(f"no features at cut {cut!r}; expected one of {', '.join(self._folders)}")
-        return cut
 
 
 class Extractor:
@@ -102,31 +60,37 @@ class Extractor:
         batch_size: int,
         workers: int | None,
         cache: str | Path | None,
+        augment: Augment | None = None,
+        views: int = 1,
+        seed: int = 0,
     ) -> None:
         if dtype not in DTYPES:
             raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
         if not cuts:
             raise SettingError("cuts is empty; name at least one, such as 'avgpool'")
         backends.check_place(device, precision)
+        check_views(views, augment)
         self.model, self.dtype, self.batch_size, self.workers = model, dtype, batch_size, workers
         self.precision = precision
         self.device = device
         self.backend_name = backends.choose(backend, model.home)
+        self.augment, self.seed = augment, seed
         # the name as the user wrote it -> node
-        self.nodes = {cut: model.graph.check_cut(cut) for cut in cuts}
+        self.nodes = {cut: cut_of(model, cut) for cut in cuts}
         self.shapes = model.graph.shapes(model.input_shape)
         self.store = FeatureStore(cache)
-        self.folders = {node: self.store.trunk(self._key(node)) for node in self.nodes.values()}
+        self.folders = {
+            node: tuple(self.store.trunk(self._key(node, view)) for view in range(views))
+            for node in self.nodes.values()
+        }
 
-    def _key(self, node: str) -> TrunkKey:
-        graph = self.model.graph.upto(node)
-        return trunk_key(
-            graph=graph.spec(),
-            weights_digest=params_digest({name: self.model.params[name] for name in graph.param_shapes()}),
-            preprocess=self.model.preprocess.as_dict(),
+    def _key(self, node: str, view: int) -> TrunkKey:
+        return key_of(
+            self.model,
+            node,
             precision=self.precision,
             dtype=self.dtype,
-            label={"model": self.model.name, "weights": self.model.weights or "random", "cut": node},
+            views=None if self.augment is None else view_spec(self.augment, self.seed, view),
         )
 
     @cached_property
@@ -136,15 +100,19 @@ class Extractor:
     @cached_property
     def trunk(self) -> Trunk:
         """Folded, and fed with what the loader gives."""
-        return pixel_trunk(self.model, list(self.folders), backends.load(self.backend_name), self.place)
+        nodes = [node for node in self.folders if node != INPUT]
+        return pixel_trunk(self.model, nodes, backends.load(self.backend_name), self.place)
 
     @property
     def built_trunk(self) -> Trunk | None:
         """The trunk, if it has been needed."""
         return self.__dict__.get("trunk")
 
-    @cached_property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self, node: str) -> dict[str, Any]:
+        """By what this makes the features of a node. Decoded images are made without a framework."""
+        if node == INPUT:
+            versions = {"pillow": version("pillow")}
+            return {"headstart": __version__, "backend": "pillow", "versions": versions, "device": "cpu"}
         return {
             "headstart": __version__,
             "backend": self.backend_name,
@@ -157,62 +125,119 @@ class Extractor:
         start = time.perf_counter()
         self.model.preprocess.check(data)
         ids = data.ids
-        lacking = {node: folder.missing(ids) for node, folder in self.folders.items()}
-        wanted = dict.fromkeys(id for missing in lacking.values() for id in missing)
-        if wanted:
+        views = range(len(next(iter(self.folders.values()))))
+        lacking = [{node: folders[view].missing(ids) for node, folders in self.folders.items()} for view in views]
+        wanted = [sorted({id for missing in of_view.values() for id in missing}) for of_view in lacking]
+        extracted = sum(map(len, wanted))
+        if extracted:
+            self._prepare(lacking)
             self._extract(data, lacking, wanted)
-        self._check_drift(data, wanted)
-        for folder in self.folders.values():
+        for view in views:
+            self._check_drift(data, view, frozenset(wanted[view]))
+        folders = [folder for of_node in self.folders.values() for folder in of_node]
+        for folder in folders:
             folder.touch()
-        makers = {str(p.get("backend")) for folder in self.folders.values() for p in folder.provenances()}
+        makers = {str(p.get("backend")) for folder in folders for p in folder.provenances()}
         stats = ExtractionStats(
-            len(wanted), len(set(ids)) - len(wanted), time.perf_counter() - start, tuple(sorted(makers))
+            extracted,
+            len(set(ids)) * len(views) - extracted,
+            time.perf_counter() - start,
+            tuple(sorted(makers)),
         )
-        return FeatureSet(data, {cut: self.folders[node] for cut, node in self.nodes.items()}, stats)
+        by_cut = {cut: self.folders[node] for cut, node in self.nodes.items()}
+        return FeatureSet(data.name, ids, data.labels, data.classes, by_cut, stats)
 
-    def _extract(self, data: Dataset, lacking: Mapping[str, Sequence[str]], wanted: Mapping[str, None]) -> None:
-        itemsize = stored_dtype(self.dtype).itemsize
-        for node, folder in self.folders.items():
-            folder.require_writable()
-            folder.require_space(len(lacking[node]) * math.prod(self.shapes[node]) * itemsize)
-        missing = {node: frozenset(ids) for node, ids in lacking.items()}
+    def _prepare(self, lacking: Sequence[Mapping[str, Sequence[str]]]) -> None:
+        """Before anything is computed: the store must take what comes."""
+        keys = [folder.key.digest for folders in self.folders.values() for folder in folders]
+        needed = 0
+        for view, of_view in enumerate(lacking):
+            for node, missing in of_view.items():
+                folder = self.folders[node][view]
+                if missing:
+                    folder.require_writable()
+                needed += len(missing) * math.prod(self.shapes[node]) * folder.dtype.itemsize
+        self.store.make_room(needed, keep=keys)
+        self.folders[next(iter(self.folders))][0].require_space(needed)
+
+    def _extract(
+        self, data: Dataset, lacking: Sequence[Mapping[str, Sequence[str]]], wanted: Sequence[Sequence[str]]
+    ) -> None:
         first = {id: i for i, id in reversed(list(enumerate(data.ids)))}
-        order = np.array([first[id] for id in wanted])
-        size = min(self.batch_size, len(order))
-        backend = backends.load(self.backend_name)
-        finished = 0
+        total, finished = sum(map(len, wanted)), 0
+        what = "decoding images" if set(self.folders) == {INPUT} else "extracting features"
         try:
-            with ExitStack() as stack:
-                writers = {
-                    node: stack.enter_context(folder.writer(self.shapes[node], self.dtype, self.provenance))
-                    for node, folder in self.folders.items()
-                }
-                advance = stack.enter_context(track("extracting features", len(order)))
-                for batch in batches(data, self.model.preprocess, order, size, workers=self.workers):
-                    count = len(batch.ids)
-                    outputs = self.trunk.run(pad(batch.images, size))
-                    for node, writer in writers.items():
-                        rows = backend.numpy(outputs[node])[:count]
-                        chosen = [k for k, id in enumerate(batch.ids) if id in missing[node]]
-                        if chosen:
-                            writer.add([batch.ids[k] for k in chosen], rows[chosen])
-                    finished += count
-                    advance(count)
+            with track(what, total) as advance:
+                for view, ids in enumerate(wanted):
+                    if not ids:
+                        continue
+                    order = np.array([first[id] for id in ids], np.int64)
+                    for count in self._extract_view(data, view, lacking[view], order):
+                        finished += count
+                        advance(count)
         except KeyboardInterrupt:
             raise ExtractionInterrupted(
-                f"interrupted: the features of {finished} of {len(order)} images are kept; "
+                f"interrupted: the features of {finished} of {total} images are kept; "
                 "the same call again computes only the rest"
             ) from None
 
-    def _check_drift(self, data: Dataset, extracted: Mapping[str, None]) -> None:
+    def _extract_view(
+        self, data: Dataset, view: int, lacking: Mapping[str, Sequence[str]], order: np.ndarray
+    ) -> Iterator[int]:
+        """Store what one view lacks, in one pass over its samples; yields how many are done."""
+        missing = {node: frozenset(ids) for node, ids in lacking.items() if ids}
+        size = min(self.batch_size, len(order))
+        with ExitStack() as stack:
+            writers = {
+                node: stack.enter_context(
+                    self.folders[node][view].writer(
+                        self.shapes[node], self.folders[node][view].dtype_name, self.provenance(node)
+                    )
+                )
+                for node in missing
+            }
+            for batch in self._batches(data, view, order, size, self.workers):
+                for node, rows in self._rows(batch, size, missing).items():
+                    chosen = [k for k, id in enumerate(batch.ids) if id in missing[node]]
+                    if chosen:
+                        writers[node].add([batch.ids[k] for k in chosen], rows[chosen])
+                yield len(batch.ids)
+
+    def _batches(
+        self, data: Dataset, view: int, order: np.ndarray, size: int, workers: int | None
+    ) -> Iterator[Batch]:
+        return batches(
+            data,
+            self.model.preprocess,
+            order,
+            size,
+            workers=workers,
+            augment=self.augment,
+            seed=self.seed,
+            epoch=view,
+        )
+
+    def _rows(self, batch: Batch, size: int, nodes: Collection[str]) -> dict[str, np.ndarray]:
+        """The features of a batch at these nodes, `(b, ...)`; `size` rows are run at once."""
+        rows: dict[str, np.ndarray] = {}
+        if INPUT in nodes:
+            rows[INPUT] = batch.images
+        if any(node != INPUT for node in nodes):
+            outputs = self.trunk.run(pad(batch.images, size))
+            backend = backends.load(self.backend_name)
+            rows |= {node: backend.numpy(outputs[node])[: len(batch.ids)] for node in nodes if node != INPUT}
+        return rows
+
+    def _check_drift(self, data: Dataset, view: int, extracted: Collection[str]) -> None:
         """Compare features that were made by another backend, version or device with what this one computes:
         a few rows of each such provenance, and each shard once."""
         reused = np.array([i for i, id in enumerate(data.ids) if id not in extracted], np.int64)
         if not len(reused):
             return
-        mine = self.provenance
-        by = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:16]
-        for node, folder in self.folders.items():
+        for node, folders in self.folders.items():
+            folder = folders[view]
+            mine = self.provenance(node)
+            by = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:16]
             unchecked: dict[str, list[tuple[str, np.ndarray]]] = {}
             for shard, provenance, places in folder.sources([data.ids[i] for i in reused]):
                 if provenance != mine and not folder.is_checked(shard, by):
@@ -221,27 +246,80 @@ class Extractor:
             for made_by, shards in unchecked.items():
                 rows = np.concatenate([places for _, places in shards])
                 chosen = np.linspace(0, len(rows) - 1, min(CHECKED_ROWS, len(rows))).astype(int)
-                self._compare(data, node, folder, rows[chosen], made_by)
+                self._compare(data, node, view, rows[chosen], made_by)
                 for shard, _ in shards:
                     folder.mark_checked(shard, by)
 
-    def _compare(self, data: Dataset, node: str, folder: TrunkFolder, sample: np.ndarray, made_by: str) -> None:
-        """Raise FeatureDriftError unless the stored rows of these samples are what the trunk computes now."""
+    def _compare(self, data: Dataset, node: str, view: int, sample: np.ndarray, made_by: str) -> None:
+        """Raise FeatureDriftError unless the stored rows of these samples are what is computed now."""
+        folder = self.folders[node][view]
         size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
-        for batch in batches(data, self.model.preprocess, sample, size, workers=1):
+        for batch in self._batches(data, view, sample, size, 1):
             count = len(batch.ids)
-            outputs = self.trunk.run(pad(batch.images, size))
-            fresh = backends.load(self.backend_name).numpy(outputs[node])[:count]
-            fresh = fresh.reshape(count, -1).astype(np.float64)
+            fresh = self._rows(batch, size, [node])[node].reshape(count, -1).astype(np.float64)
             stored = folder.read(batch.ids).astype(np.float64).reshape(count, -1)
             drift = np.linalg.norm(fresh - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-6)
             if not (drift <= DRIFT_LIMIT).all():
                 worst = int(drift.argmax())
                 raise FeatureDriftError(
                     f"{folder.path}: the features of {data.source_name(int(batch.indices[worst]))} differ by "
-                    f"{drift[worst]:.1%} from what {self.backend_name} computes here; they were made by "
-                    f"{made_by}. Extract into another cache (HEADSTART_CACHE), or remove this folder"
+                    f"{drift[worst]:.1%} from what {self.provenance(node)['backend']} computes here; they were "
+                    f"made by {made_by}. Extract into another cache (HEADSTART_CACHE), or remove this folder"
                 )
+
+
+def key_of(
+    model: Model, node: str, *, precision: str, dtype: str, views: Mapping[str, Any] | None = None
+) -> TrunkKey:
+    """The key of a model's features at a node: a legal cut, or "input" for the decoded images, which depend on
+    nothing but how they are cropped and resized, so that all models of one resolution share them."""
+    label = {"model": model.name, "weights": model.weights or "random", "cut": node}
+    if node == INPUT:
+        preprocess = model.preprocess.as_dict()
+        return trunk_key(
+            graph=[[INPUT, "input", [], {}]],
+            weights_digest=params_digest({}),
+            preprocess={name: preprocess[name] for name in ("size", "resize", "interpolation")},
+            precision="exact",
+            dtype="uint8",
+            views=views,
+            label={"model": "images", "weights": "none", "cut": node},
+        )
+    graph = model.graph.upto(node)
+    return trunk_key(
+        graph=graph.spec(),
+        weights_digest=params_digest({name: model.params[name] for name in graph.param_shapes()}),
+        preprocess=model.preprocess.as_dict(),
+        precision=precision,
+        dtype=dtype,
+        views=views,
+        label=label,
+    )
+
+
+def view_spec(augment: Augment, seed: int, view: int) -> dict[str, Any]:
+    """What a key says of an augmented view. Not how many there are: the first views of eight are those of four."""
+    return {"augment": augment.as_dict(), "seed": seed, "view": view}
+
+
+def check_views(views: int, augment: Augment | None) -> None:
+    """SettingError unless `views` is 1 or more, and 1 where nothing is augmented."""
+    if isinstance(views, bool) or not isinstance(views, int | np.integer) or views < 1:
+        raise SettingError(f"views={views!r}; expected an integer of 1 or more")
+    if views > 1 and augment is None:
+        raise SettingError(
+            f"views={views} without augmentation would be {views} equal copies; pass augment= as well, such as "
+            "'flip,crop'"
+        )
+
+
+def cut_of(model: Model, cut: str) -> str:
+    """The node that `cut` means: a legal cut, or "input". Raises CutError."""
+    if cut == INPUT:
+        if isinstance(model.preprocess, Arrays):
+            raise CutError(f"cut 'input' keeps decoded images, and the model takes {model.preprocess}")
+        return INPUT
+    return model.graph.check_cut(cut)
 
 
 def extract(
@@ -256,13 +334,21 @@ def extract(
     batch_size: int = 64,
     workers: int | None = None,
     cache: str | Path | None = None,
+    augment: str | Augment | None = None,
+    views: int = 1,
+    seed: int = 0,
 ) -> FeatureSet:
     """The features of `data` at the legal `cuts` of `model` (default: what its classifier takes), from the store
-    where it has them, computed where it lacks them (and then kept).
+    where it has them, computed where it lacks them (and then kept). Several cuts take one pass over the data.
+
+    The cut "input" keeps the decoded, cropped and resized images themselves, uint8 `(n, size, size, 3)`: no
+    trunk is run for them, and `fit` in the modes that see images reads them with `cut="input"`.
 
     `precision`: of the trunk's arithmetic, "float32" or "bfloat16". `dtype`: of the stored features, "float16"
     (default; half the bytes), "float32" or "bfloat16" (float16's bytes, float32's range). `cache`: the
     store's folder, default HEADSTART_CACHE or the user's cache directory.
+    `views`: how many augmented copies of every sample, view v drawn by `augment` ("flip", "crop", "flip,crop" or
+    an `hs.Augment`) from (`seed`, v, the sample's id): what an uncached run with that seed draws in epoch v.
 
     Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, DiskSpaceError,
     CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what is finished.
@@ -277,4 +363,7 @@ def extract(
         batch_size=batch_size,
         workers=workers,
         cache=cache,
+        augment=Augment.parse(augment),
+        views=views,
+        seed=seed,
     )(data)

@@ -1,13 +1,16 @@
-"""What a trainer is fed with: features that lie on its device, or images, through a frozen trunk or not.
+"""What a trainer is fed with: features that lie on its device, features that are read a pool at a time, or images,
+through a frozen trunk or not.
 
-Both feeds take the same order of samples and report the same figures, so that `frozen` and `cached` differ in
-where the features come from and in nothing else. Batches of images are padded to one size for evaluation and
-cut again afterwards: compiled code sees one shape.
+All feeds report the same figures, and those that hold everything at hand take the same order of samples, so that
+`frozen` and `cached` differ in where the features come from and in nothing else. Batches of images are padded to
+one size for evaluation and cut again afterwards: compiled code sees one shape.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +21,12 @@ from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.inputs import Arrays
 from headstart.data.loader import batches
+from headstart.data.order import block_order, epoch_order
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import pad
+from headstart.features.exports import aligned_empty
+from headstart.features.feature_set import FeatureSet
+from headstart.features.ids import ids_to_array
 from headstart.progress import track
 from headstart.training.history import Seconds
 
@@ -38,6 +45,9 @@ class Feed(Protocol):
     """One data set, as a trainer consumes it."""
 
     labels: np.ndarray
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+        """int64 `(steps, batch)`: an epoch's order, from seed and epoch; there are `n // batch` steps."""
 
     def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
         """One epoch in the given order, int64 `(steps, batch)`, at the given learning rates `(steps,)`."""
@@ -63,20 +73,30 @@ class Clock:
 
 
 class Resident:
-    """Feature rows `(n, ...)` in memory; copied to the trainer's device once."""
+    """Features that lie on the trainer's device as a whole, every view of them; read from the store once."""
 
-    def __init__(self, rows: np.ndarray, labels: np.ndarray) -> None:
-        self.rows, self.labels = rows, labels
-        self._placed: tuple[Trainer, Any] | None = None
+    def __init__(self, features: FeatureSet, cut: str) -> None:
+        self.features, self.cut = features, cut
+        self.labels = features.labels
+        self._placed: tuple[Trainer, dict[int, Any]] | None = None
 
-    def _on_device(self, trainer: Trainer) -> Any:
+    def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+        return epoch_order(len(self.labels), batch_size, seed, epoch)
+
+    def _on_device(self, trainer: Trainer, view: int) -> Any:
         if self._placed is None or self._placed[0] is not trainer:
-            self._placed = (trainer, trainer.put(self.rows))
-        return self._placed[1]
+            self._placed = (trainer, {})
+        handles = self._placed[1]
+        if view not in handles:
+            # Beginning where frameworks can share the memory instead of copying it.
+            folder = self.features.folder(self.cut, view)
+            rows = aligned_empty((len(self.labels), *self.features.shape(self.cut)), folder.dtype)
+            handles[view] = trainer.put(folder.read(self.features.ids, rows))
+        return handles[view]
 
     def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
         clock = Clock()
-        rows = self._on_device(trainer)
+        rows = self._on_device(trainer, epoch % self.features.views)
         clock("data")
         losses, correct = trainer.epoch(rows, self.labels, order, rates)
         clock("head")
@@ -84,17 +104,126 @@ class Resident:
 
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         clock = Clock()
-        rows = self._on_device(trainer)
+        rows = self._on_device(trainer, 0)
         clock("data")
-        count = len(self.labels)
-        size = min(EVALUATION_ROWS, count)
-        parts = []
-        for start in range(0, count, size):
-            # The last chunk begins earlier instead of being smaller, and what it repeats is cut off.
-            begin = min(start, count - size)
-            parts.append(trainer.logits(rows, begin, begin + size)[start - begin :])
+        logits = _evaluated(trainer, rows, len(self.labels))
         clock("head")
-        return np.concatenate(parts), clock.total()
+        return logits, clock.total()
+
+
+class Pools:
+    """Two buffers for pools of rows: one is trained on while a thread fills the other. Feeds that do not run at
+    the same time share them."""
+
+    def __init__(self, rows: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.rows = rows
+        self._shape, self._dtype = shape, dtype
+        self._buffers: list[np.ndarray] = []
+
+    def read(
+        self, pools: Sequence[np.ndarray], read: Callable[[np.ndarray, np.ndarray], Any]
+    ) -> Iterator[np.ndarray]:
+        """A buffer for each of `pools`, positions `(k,)` of at most `rows` samples, filled by `read(positions,
+        out)`. It is valid until the next one is asked for."""
+        if not self._buffers:
+            self._buffers = [aligned_empty((self.rows, *self._shape), self._dtype) for _ in range(2)]
+        with ThreadPoolExecutor(1, thread_name_prefix="headstart-reader") as thread:
+
+            def begin(k: int) -> Future[Any]:
+                return thread.submit(read, pools[k], self._buffers[k % 2][: len(pools[k])])
+
+            coming = begin(0) if pools else None
+            for k in range(len(pools)):
+                assert coming is not None
+                coming.result()
+                coming = begin(k + 1) if k + 1 < len(pools) else None
+                yield self._buffers[k % 2][: len(pools[k])]
+
+
+class Streamed:
+    """Features that are read anew in every epoch, a pool of batches at a time: from the disk, or from memory
+    where they only do not fit the device."""
+
+    def __init__(self, features: FeatureSet, cut: str, pools: Pools, block: int, in_memory: bool = False) -> None:
+        """`block`: so many rows that lie side by side are drawn together."""
+        self.features, self.cut, self.pools, self.block = features, cut, pools, block
+        self.labels = features.labels
+        self.in_memory = in_memory
+        self._sources: dict[int, _Source] = {}
+
+    def _source(self, view: int) -> _Source:
+        if view not in self._sources:
+            self._sources[view] = _Source(self.features, self.cut, view, self.in_memory)
+        return self._sources[view]
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+        if self.in_memory:
+            return epoch_order(len(self.labels), batch_size, seed, epoch)
+        batch = min(batch_size, len(self.labels))
+        on_disk = self._source(epoch % self.features.views).on_disk
+        return block_order(on_disk, self.block, self.pools.rows // batch * batch, batch_size, seed, epoch)
+
+    def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
+        clock = Clock()
+        source = self._source(epoch % self.features.views)
+        steps = max(1, self.pools.rows // order.shape[1])
+        starts = range(0, len(order), steps)
+        pools = [order[start : start + steps].reshape(-1) for start in starts]
+        losses, correct = [], 0
+        with track(f"epoch {epoch + 1}", len(order)) as advance:
+            for start, positions, rows in zip(starts, pools, self.pools.read(pools, source.read), strict=True):
+                clock("data")
+                part = rates[start : start + steps]
+                # The rows were read to where they are used: nothing is gathered again.
+                loss, right = trainer.epoch(trainer.put(rows), self.labels[positions], None, part)
+                clock("head")
+                losses.append(loss)
+                correct += right
+                advance(len(part))
+        return EpochResult(np.concatenate(losses), correct / order.size, clock.total())
+
+    def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
+        clock = Clock()
+        source = self._source(0)
+        pools = [source.on_disk[i : i + self.pools.rows] for i in range(0, len(self.labels), self.pools.rows)]
+        logits: np.ndarray | None = None
+        for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
+            clock("data")
+            part = _evaluated(trainer, trainer.put(rows), len(positions))
+            logits = np.empty((len(self.labels), part.shape[1]), np.float32) if logits is None else logits
+            logits[positions] = part
+            clock("head")
+        assert logits is not None
+        return logits, clock.total()
+
+
+class _Source:
+    """One view's rows, by position."""
+
+    def __init__(self, features: FeatureSet, cut: str, view: int, in_memory: bool) -> None:
+        self._folder = features.folder(cut, view)
+        self._ids = ids_to_array(features.ids)
+        self._rows = self._folder.read(self._ids) if in_memory else None
+        count = len(features)
+        self.on_disk = np.arange(count) if in_memory else self._folder.disk_order(self._ids)
+        """positions in the order in which their rows are read fastest"""
+
+    def read(self, positions: np.ndarray, out: np.ndarray) -> None:
+        if self._rows is not None:
+            np.take(self._rows, positions, axis=0, out=out)
+        else:
+            self._folder.read(self._ids[positions], out)
+
+
+def _evaluated(trainer: Trainer, rows: Any, count: int) -> np.ndarray:
+    """float32 `(count, classes)`: the logits of the first rows of a handle."""
+    size = min(EVALUATION_ROWS, count)
+    parts = []
+    for start in range(0, count, size):
+        # The last chunk begins earlier instead of being smaller, and what it repeats is cut off.
+        begin = min(start, count - size)
+        parts.append(trainer.logits(rows, begin, begin + size)[start - begin :])
+    return np.concatenate(parts)
 
 
 class Images:
@@ -115,6 +244,9 @@ class Images:
         self.trunk, self.cut = trunk, cut
         self.augment, self.seed, self.workers = augment, seed, workers
         self.labels = data.labels
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+        return epoch_order(len(self.labels), batch_size, seed, epoch)
 
     def _inputs(self, images: Any, clock: Clock) -> Any:
         if self.trunk is None or self.cut is None:

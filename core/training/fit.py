@@ -19,18 +19,20 @@ from headstart import backend as backends
 from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
-from headstart.errors import DataError, SettingError, TrunkChangedError
-from headstart.features.extract import ExtractionStats, Extractor
+from headstart.errors import SettingError, TrunkChangedError
+from headstart.features.extract import INPUT, Extractor, cut_of
+from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.keys import params_digest
 from headstart.graph import Graph
 from headstart.inference import fed, frozen, pixel_trunk
 from headstart.models import Model
 from headstart.training import metrics
-from headstart.training.feeds import Feed, Images, Resident
+from headstart.training.checks import check_data, check_given, features_at
+from headstart.training.feeds import Feed, Images
 from headstart.training.history import History, Record
 from headstart.training.modes import Mode, default_optimizer
 from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
-from headstart.training.order import epoch_order
+from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
 from headstart.training.rates import check_modules, rate_multiples
 from headstart.training.run import Run
 from headstart.training.settings import Settings
@@ -40,8 +42,8 @@ OnEpoch = Callable[[str, Record], None]
 
 def fit(
     model: Model,
-    train: Dataset,
-    val: Dataset | None = None,
+    train: Dataset | FeatureSet,
+    val: Dataset | FeatureSet | None = None,
     *,
     mode: str = "cached",
     cut: str | None = None,
@@ -63,9 +65,14 @@ def fit(
     dtype: str = "float16",
     workers: int | None = None,
     cache: str | Path | None = None,
+    views: int | None = None,
+    memory: int | str | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Run:
     """Train `model` on `train`, and evaluate it on `val` after every epoch. `model` is not changed.
+
+    `train`, `val`: data sets; or, for mode "cached", features that `extract` or `load_features` gave, where the
+    images need not be at hand.
 
     `mode`: "cached" (the trunk runs once, its features are stored and the head is trained on them), "frozen"
     (the same head, with the trunk run in every epoch), "full" (everything is trained from the weights),
@@ -77,8 +84,14 @@ def fit(
     are trained, or a dict such as {"layer3": 0.1, "pretrained": 0.3} from modules to numbers, of which the
     innermost counts. `schedule`: "constant" or "cosine", after a rise over the
     share `warmup` of the steps, or an `hs.Schedule`, which brings its own warm-up.
+    `cut="input"`, in "full" and "scratch": decoded and resized images are kept in the store, and read from there.
     `augment`: "flip", "crop", "flip,crop" or an `hs.Augment`, drawn anew for each epoch and sample; with
-    features from a cache that is impossible, and refused. In `staged` it is used in the second stage.
+    features from a cache that is impossible, and refused unless `views=K` asks for K views of every sample, of
+    which epoch e reads view e mod K. View v is what an uncached run of that seed draws in epoch v. In `staged` it
+    is used in the second stage, and with `views` in the first.
+    `memory`: how many bytes of cached features may be held at once, as a number or as "512MB"; default: half of
+    what the machine has left. More than that is streamed from the disk, shuffled in blocks; what was chosen
+    stands in the run's settings.
     `batch_norm`: "frozen" keeps the statistics of trained batch norms, "train" updates them, "auto" does the
     latter in "scratch" only.
     `dtype`: of cached features. `precision`: of the arithmetic. `seed`: of everything drawn.
@@ -90,6 +103,7 @@ def fit(
     start = time.perf_counter()
     settings = Settings(
         mode=mode,
+        cut=cut,
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
@@ -106,6 +120,8 @@ def fit(
         precision=precision,
         dtype=dtype,
         workers=workers,
+        views=views,
+        memory=memory,
     )
     row = settings.row
     if settings.augmentation is not None and isinstance(model.preprocess, Arrays):
@@ -113,12 +129,16 @@ def fit(
     if row.frozen and not row.then_all:
         model = model.without_auxiliary()
     check_modules(model.params, settings.lr_scale)
-    _check_data(model, train, "train")
+    given = isinstance(train, FeatureSet)
+    if given or isinstance(val, FeatureSet):
+        check_given(settings, train, val)
+        cut = cut or (train.cuts[0] if isinstance(train, FeatureSet) and len(train.cuts) == 1 else None)
+    check_data(model, train, "train")
     if val is not None:
-        _check_data(model, val, "val")
+        check_data(model, val, "val")
     node = model.graph.check_cut(cut or model.default_cut) if row.frozen else None
     if cut is not None and node is None:
-        model.graph.check_cut(cut)  # unused in these modes, but a typing error is one all the same
+        cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
     name = backends.choose(backend, model.home)
     chosen = backends.load(name)
     job = _Job(
@@ -128,27 +148,15 @@ def fit(
         settings,
         chosen,
         chosen.place(device, precision),
+        cache,
         on_epoch,
         model.fresh if row.pretrained else model.params.keys(),
     )
-    stats: ExtractionStats | None = None
     head_history = History()
     params = dict(job.model.params)
     if node is not None:
         if row.cached:
-            extractor = Extractor(
-                job.model,
-                [node],
-                backend=name,
-                device=device,
-                precision=precision,
-                dtype=dtype,
-                batch_size=batch_size,
-                workers=workers,
-                cache=cache,
-            )
-            feeds, stats = _resident(extractor, train, val)
-            trunk = extractor.built_trunk
+            feeds, trunk = job.cached(node)
         else:
             trunk = pixel_trunk(job.model, [node], chosen, job.place)
             feeds = job.images(trunk, node)
@@ -161,7 +169,8 @@ def fit(
             head_history = history
     if node is None or row.then_all:
         graph = fed(job.model.graph, job.model)
-        trained, history = job.stage("all", graph, job.images(None, None), epochs)
+        feeds = job.cached(INPUT)[0] if cut == INPUT else job.images(None, None)
+        trained, history = job.stage("all", graph, feeds, epochs)
         params |= trained
     return Run(
         model=model.with_params(params),
@@ -170,7 +179,7 @@ def fit(
         backend=name,
         history=history,
         head_history=head_history,
-        extraction=stats,
+        extraction=job.extraction,
         seconds=time.perf_counter() - start,
         settings=job.record(),
     )
@@ -182,22 +191,65 @@ class _Job:
 
     model: Model
     """as it is before the next stage"""
-    train: Dataset
-    val: Dataset | None
+    train: Dataset | FeatureSet
+    val: Dataset | FeatureSet | None
     settings: Settings
     backend: Backend
     place: Place
+    cache: str | Path | None
     on_epoch: OnEpoch | None
     fresh: Collection[str]
     """parameters that are not pretrained"""
     optimizers: dict[str, Any] = field(default_factory=dict)
     """stage -> what it was trained with"""
+    extraction: ExtractionStats | None = None
+    placement: Placement | None = None
+
+    def cached(self, node: str) -> tuple[tuple[Feed, Feed | None], Trunk | None]:
+        """Feeds of features at a cut, extracted now unless they were given, and the trunk, if that was needed."""
+        trunk = None
+        if isinstance(self.train, FeatureSet):
+            sets = [one for one in (self.train, self.val) if isinstance(one, FeatureSet)]
+            sets = [features_at(self.model, one, node) for one in sets]
+            made_by = tuple(sorted({maker for one in sets for maker in one.stats.made_by}))
+            self.extraction = ExtractionStats(0, sum(len(one) * one.views for one in sets), 0.0, made_by)
+        else:
+            plain = self._extractor(node)  # the same for both where it can be: a trunk is built and compiled once
+            extractors = [plain if self.settings.views is None else self._extractor(node, views=True), plain]
+            pairs = zip(extractors, (self.train, self.val), strict=True)
+            sets = [extractor(data) for extractor, data in pairs if isinstance(data, Dataset)]
+            trunk = extractors[0].built_trunk or extractors[1].built_trunk
+            self.extraction = merged(one.stats for one in sets)
+        free = self.backend.memory(self.place)
+        batch = min(self.settings.batch_size, len(self.train))
+        limit = memory_limit(self.settings.memory)
+        self.placement = place_features(sets, node, batch, limit, free)
+        feeds = feeds_of(sets, node, self.placement)
+        return (feeds[0], feeds[1] if len(feeds) > 1 else None), trunk
+
+    def _extractor(self, node: str, views: bool = False) -> Extractor:
+        s = self.settings
+        return Extractor(
+            self.model,
+            [node],
+            backend=self.backend.name,
+            device=s.device,
+            precision=s.precision,
+            dtype=s.dtype,
+            batch_size=s.batch_size,
+            workers=s.workers,
+            cache=self.cache,
+            augment=s.augmentation if views else None,
+            views=s.views or 1 if views else 1,
+            seed=s.seed,
+        )
 
     def images(self, trunk: Trunk | None, node: str | None) -> tuple[Feed, Feed | None]:
         def feed(data: Dataset, augment: Augment | None) -> Feed:
             s = self.settings
             return Images(data, self.model.preprocess, s.batch_size, trunk, node, augment, s.seed, s.workers)
 
+        assert isinstance(self.train, Dataset) and not isinstance(self.val, FeatureSet)
         train = feed(self.train, self.settings.augmentation)
         return train, feed(self.val, None) if self.val is not None else None
 
@@ -214,11 +266,11 @@ class _Job:
         multiples = rate_multiples(params, self.fresh, s.lr_scale)
         recipe = Recipe(optimizer, s.label_smoothing, s.train_statistics, s.seed, multiples)
         trainer = self.backend.trainer(graph, params, recipe, self.place)
-        orders = [epoch_order(len(self.train), s.batch_size, s.seed, epoch) for epoch in range(epochs)]
-        rates = s.rates.rates(optimizer.lr, sum(map(len, orders))).reshape(epochs, -1)
+        steps = len(self.train) // min(s.batch_size, len(self.train))
+        rates = s.rates.rates(optimizer.lr, epochs * steps).reshape(epochs, -1)
         records = []
-        for epoch, (order, rate) in enumerate(zip(orders, rates, strict=True)):
-            record = _epoch(trainer, train, val, order, rate, epoch)
+        for epoch, rate in enumerate(rates):
+            record = _epoch(trainer, train, val, train.order(s.batch_size, s.seed, epoch), rate, epoch)
             records.append(record)
             if self.on_epoch is not None:
                 self.on_epoch(stage, record)
@@ -239,7 +291,9 @@ class _Job:
             "seed": s.seed,
             "device": self.place.device,
             "precision": s.precision,
-            "feature_dtype": s.dtype if s.row.cached else None,
+            "feature_dtype": s.dtype if s.row.cached else "uint8" if s.cut == INPUT else None,
+            "views": s.views,
+            "features": None if self.placement is None else self.placement.as_dict(),
             "threads": self.backend.threads(),
             "versions": backends.versions(self.backend.name),
         }
@@ -278,20 +332,6 @@ def _initial(model: Model, mode: Mode, node: str | None, seed: int) -> dict[str,
     return params
 
 
-def _resident(
-    extractor: Extractor, train: Dataset, val: Dataset | None
-) -> tuple[tuple[Feed, Feed | None], ExtractionStats]:
-    features = [extractor(data) for data in (train, val) if data is not None]
-    feeds = [Resident(f.numpy(), f.labels) for f in features]
-    stats = ExtractionStats(
-        sum(f.stats.extracted for f in features),
-        sum(f.stats.reused for f in features),
-        sum(f.stats.seconds for f in features),
-        tuple(sorted({maker for f in features for maker in f.stats.made_by})),
-    )
-    return (feeds[0], feeds[1] if len(feeds) > 1 else None), stats
-
-
 def _check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None) -> None:
     """A frozen trunk must be what it was, in the joined model and on the device that ran it."""
     names = model.graph.upto(node).param_shapes()
@@ -304,27 +344,3 @@ def _check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trun
             raise TrunkChangedError(
                 f"the device's copy of the frozen trunk up to {node!r} is not what it was given; this is a bug"
             )
-
-
-def _check_data(model: Model, data: Dataset, what: str) -> None:
-    if not len(data):
-        raise DataError(f"the {what} data set {data.name!r} is empty")
-    model.preprocess.check(data)
-    labels = np.unique(data.labels)
-    if labels[0] < 0 or labels[-1] >= len(model.classes):
-        raise DataError(
-            f"the {what} data set has the label {labels[0] if labels[0] < 0 else labels[-1]}; the model has "
-            f"{len(model.classes)} classes, so labels are 0 to {len(model.classes) - 1}. Make the model with "
-            "classes=data.classes"
-        )
-    if what == "train" and len(labels) < 2:
-        raise DataError(f"all {len(data)} training samples are of one class; at least two are needed")
-    if model.named_classes and data.classes != model.classes:
-        raise DataError(
-            f"the {what} data's classes {_few(data.classes)} are not the model's {_few(model.classes)}; "
-            "make the model with classes=data.classes"
-        )
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return f"[{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}]"

@@ -22,18 +22,30 @@ from headstart import backend as backends
 from headstart.data import Arrays, Dataset
 from headstart.data.preprocess import Preprocess
 from headstart.errors import SettingError, WeightsError
-from headstart.features.extract import ExtractionStats
+from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.files import replace_whole
 from headstart.features.keys import spec_digest
-from headstart.inference import predict
+from headstart.inference import predict, predict_features
 from headstart.models import Model, architecture
 from headstart.models.layouts import fitted, published
 from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
+from headstart.training.checks import check_labels, features_at
 from headstart.training.history import History
-from headstart.training.metrics import softmax
+from headstart.training.metrics import accuracy, cross_entropy, softmax
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model does on labelled samples."""
+
+    samples: int
+    loss: float
+    """mean cross-entropy"""
+    accuracy: float
+    """share of the samples whose class has the largest logit"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Run:
 
     def predict(
         self,
-        images: Dataset | np.ndarray | Sequence[Any],
+        images: Dataset | FeatureSet | np.ndarray | Sequence[Any],
         *,
         batch_size: int = 64,
         device: str = "auto",
@@ -74,8 +86,14 @@ class Run:
 
         `images`: a data set; uint8 `(n, h, w, 3)`; a list of paths, Pillow images or uint8 arrays of any size,
         all of which are preprocessed as the model needs; or float32 `(n, h, w, 3)`, taken as preprocessed
-        already. Raises ImageError for a file that cannot be decoded.
+        already. Or features of this model's trunk at the cut behind which it was trained: then no image is needed.
+        Raises ImageError for a file that cannot be decoded, SettingError for features of another trunk.
         """
+        if isinstance(images, FeatureSet):
+            here = features_at(self.model, images, self.cut or self.model.default_cut)
+            return predict_features(
+                self.model, here, here.cuts[0], backend=self.backend, batch_size=batch_size, device=device
+            )
         return predict(
             self.model, images, backend=self.backend, batch_size=batch_size, device=device, workers=workers
         )
@@ -83,6 +101,17 @@ class Run:
     def probabilities(self, images: Dataset | np.ndarray | Sequence[Any], **settings: Any) -> np.ndarray:
         """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments."""
         return softmax(self.predict(images, **settings))
+
+    def evaluate(self, data: Dataset | FeatureSet, **settings: Any) -> Evaluation:
+        """Loss and accuracy on labelled samples, or on features of this model's trunk. `settings`: of `predict`.
+
+        Raises DataError where the data's classes are not the model's.
+        """
+        check_labels(self.model, data, "given")
+        logits = self.predict(data, **settings)
+        return Evaluation(
+            len(data), float(cross_entropy(logits, data.labels).mean()), accuracy(logits, data.labels)
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the run to the folder `path` (made if need be; a run already there is replaced). Returns it."""

@@ -14,9 +14,10 @@ import numpy as np
 from headstart.backend import check_place
 from headstart.data.augment import Augment
 from headstart.errors import SettingError
-from headstart.features.extract import DTYPES
+from headstart.features.extract import DTYPES, INPUT
 from headstart.training.modes import MODES, Mode, mode_of
 from headstart.training.optimizers import SGD, Optimizer, Schedule, optimizer_of, schedule_of
+from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
 
 STATISTICS = ("auto", "frozen", "train")
@@ -27,6 +28,7 @@ class Settings:
     """What `fit` was asked for; see there. Raises SettingError and its kin."""
 
     mode: str = "cached"
+    cut: str | None = None
     epochs: int = 5
     batch_size: int = 64
     optimizer: str | Optimizer | None = None
@@ -43,12 +45,14 @@ class Settings:
     precision: str = "float32"
     dtype: str = "float16"
     workers: int | None = None
+    views: int | None = None
+    memory: int | str | None = None
 
     def __post_init__(self) -> None:
         mode = self.row
-        for name, least in (("epochs", 1), ("batch_size", 1), ("head_epochs", 1), ("workers", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is None and name in ("head_epochs", "workers"):
+        for name in ("epochs", "batch_size", "head_epochs", "workers", "views", "seed"):
+            value, least = getattr(self, name), 0 if name == "seed" else 1
+            if value is None and name in ("head_epochs", "workers", "views"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise SettingError(f"{name}={value!r}; expected an integer of {least} or more")
@@ -66,10 +70,30 @@ class Settings:
         optimizer_of(self.optimizer, SGD(), self.lr)
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
         schedule_of(self.schedule, self.warmup)
-        if self.augmentation is not None and mode.cached and not mode.then_all:
+        object.__setattr__(self, "memory", memory_limit(self.memory))
+        self._check_cache(mode)
+
+    def _check_cache(self, mode: Mode) -> None:
+        """What is asked of features must go with there being any."""
+        if self.cut == INPUT and mode.frozen:
             raise SettingError(
-                f"augment= with mode {mode.name!r}: features are computed once, so a random crop or flip would "
-                "be drawn once and frozen into the cache; use mode "
+                f"cut 'input' with mode {mode.name!r}: there is no trunk before it to keep frozen; it goes with "
+                "'full' and 'scratch', which then read decoded images from the cache"
+            )
+        stored = mode.cached or self.cut == INPUT
+        for name in ("views", "memory"):
+            if getattr(self, name) is not None and not stored:
+                raise SettingError(
+                    f"{name}= is about features in the cache, which mode {mode.name!r} does not read"
+                )
+        if self.views is not None and self.augmentation is None:
+            raise SettingError(f"views={self.views} without augmentation; pass augment= too, such as 'flip,crop'")
+        once = self.cut == INPUT or not mode.then_all
+        if self.augmentation is not None and stored and once and self.views is None:
+            what = "cut 'input'" if self.cut == INPUT else f"mode {mode.name!r}"
+            raise SettingError(
+                f"augment= with {what}: what is cached is computed once, so a random crop "
+                "or flip would be drawn once and frozen into the cache; pass views= to keep several, or use mode "
                 + " or ".join(repr(other.name) for other in MODES.values() if not other.cached)
             )
 

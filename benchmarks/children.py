@@ -1,0 +1,34 @@
+"""Processes with one framework each, that the benchmarks ask for what they time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any
+
+from headstart import backend as backends
+
+asked_for = os.environ.get(backends.VARIABLE)
+BACKENDS = (asked_for,) if asked_for else backends.installed()
+
+
+class Child:
+    """A process with one framework in it, that answers requests."""
+
+    def __init__(self, backend: str, command: list[str]) -> None:
+        self.backend = backend
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.medians: dict[str, float] = {}
+
+    def ask(self, **request: Any) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the {self.backend} worker ended with {self.process.wait()}"
+        return json.loads(line)
+
+    def close(self) -> None:
+        with self.process:  # closes its pipes, at which it ends, and waits for it
+            pass

@@ -1,0 +1,123 @@
+"""A linear head trained on features that are streamed, in a process of its own: `streaming.py BACKEND ROOT ROWS
+MEMORY` reads a request a line and answers a line, both JSON.
+
+{"do": "read"}     read all shards one after the other; bytes
+{"do": "epoch"}    one epoch of training, streamed from the disk; the mean loss of its last tenth
+{"do": "facts"}    the placement, and the most memory held above what was held before the first epoch, in bytes
+
+Both begin with nothing of the shards in the page cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart import backend as backends
+from headstart.backend import Recipe
+from headstart.features import FeatureStore, array_to_ids, trunk_key
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.graph import Graph, Node
+from headstart.sizes import parse_nbytes
+from headstart.training.optimizers import AdamW
+from headstart.training.placement import feeds_of, place_features
+
+COLUMNS, CLASSES, BATCH = 2048, 10, 256  # a ResNet-50's features
+BLOCK = 4096
+
+
+class Setting:
+    def __init__(self, backend: str, root: str, rows: int, memory: str) -> None:
+        rng = np.random.default_rng(0)
+        ids = array_to_ids(rng.integers(0, 256, (rows, 16), np.uint8))
+        labels = np.arange(rows) % CLASSES
+        key = trunk_key(
+            graph=["streaming"],
+            weights_digest="0" * 32,
+            preprocess={},
+            precision="float32",
+            dtype="float16",
+            label={"model": "streaming"},
+        )
+        folder = FeatureStore(root).trunk(key)
+        if folder.missing(ids):
+            noise = rng.standard_normal((BLOCK, COLUMNS)).astype(np.float16)
+            with folder.writer((COLUMNS,), "float16", {}) as out:
+                for start in range(0, rows, BLOCK):
+                    block = noise[: min(BLOCK, rows - start)].copy()
+                    block[np.arange(len(block)), labels[start : start + BLOCK]] += 3  # to be learned
+                    out.add(ids[start : start + BLOCK], block)
+        self.shards = sorted(folder.path.glob("*.safetensors"))
+        names = [str(k) for k in range(CLASSES)]
+        features = FeatureSet("noise", ids, labels, names, {"x": [folder]}, ExtractionStats(0, rows, 0.0, ()))
+        self.placement = place_features([features], "x", BATCH, parse_nbytes(memory), None)
+        (self.feed,) = feeds_of([features], "x", self.placement)
+        chosen = backends.load(backend)
+        attributes = {"in_features": COLUMNS, "out_features": CLASSES}
+        graph = Graph(
+            (Node("x", "input", (), {"shape": (COLUMNS,)}), Node("fc", "linear", ("x",), attributes)), "fc"
+        )
+        params = {
+            "fc.weight": np.zeros((CLASSES, COLUMNS), np.float32),
+            "fc.bias": np.zeros(CLASSES, np.float32),
+        }
+        recipe = Recipe(AdamW(lr=1e-3), 0.0, False, 0)
+        self.trainer = chosen.trainer(graph, params, recipe, chosen.place("cpu", "float32"))
+        self.epochs = 0
+        self.base, self.peak = held(), 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def read(self) -> int:
+        self._forget()
+        buffer, total = bytearray(1 << 20), 0
+        for path in self.shards:
+            with path.open("rb", 0) as file:
+                while count := file.readinto(buffer):
+                    total += count
+        return total
+
+    def epoch(self) -> float:
+        self._forget()
+        order = self.feed.order(BATCH, 0, self.epochs)
+        result = self.feed.train(self.trainer, order, np.full(len(order), 1e-3), self.epochs)
+        self.epochs += 1
+        return float(result.losses[-len(order) // 10 :].mean())
+
+    def facts(self) -> dict[str, Any]:
+        return {**self.placement.as_dict(), "held_bytes": self.peak - self.base}
+
+    def _forget(self) -> None:
+        for path in self.shards:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _watch(self) -> None:
+        while True:
+            self.peak = max(self.peak, held())
+            time.sleep(0.02)
+
+
+def held() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
+    os.dup2(2, 1)
+    backend, root, rows, memory = sys.argv[1:]
+    setting = Setting(backend, root, int(rows), memory)
+    for line in sys.stdin:
+        answers.write(json.dumps(getattr(setting, json.loads(line)["do"])()) + "\n")
+
+
+if __name__ == "__main__":
+    main()

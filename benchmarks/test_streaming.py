@@ -1,0 +1,85 @@
+"""An epoch on features that are larger than the memory allowed for them, beside reading their files one after the
+other; the memory that it holds; and what shuffling in blocks costs in accuracy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from children import BACKENDS, Child
+
+import headstart as hs
+
+# A million rows are 4 GB; the default is for a quick look.
+ROWS = int(os.environ.get("HEADSTART_BENCH_STREAM_ROWS") or 250_000)
+MEMORY = os.environ.get("HEADSTART_BENCH_STREAM_MEMORY") or f"{ROWS // 2000}MB"  # an eighth of the features
+FLOOR = 0.8
+SEEDS = 40
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the page cache cannot be emptied here")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("streamed")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def child(request: pytest.FixtureRequest, root: Path) -> Iterator[Child]:
+    script = Path(__file__).with_name("streaming.py")
+    made = Child(request.param, [sys.executable, "-P", str(script), request.param, str(root), str(ROWS), MEMORY])
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("kind", ["read", "epoch"])
+def test_streamed_epoch(benchmark: Any, child: Child, kind: str) -> None:
+    benchmark.group = f"{child.backend}: {ROWS:,} x 2048 float16 from the disk, {MEMORY} of memory"
+    result = benchmark.pedantic(child.ask, kwargs={"do": kind}, rounds=5, warmup_rounds=1)
+    if kind == "read":
+        assert result > ROWS * 4096
+    else:
+        assert result < 0.8 * np.log(10), "the head that was timed has learned"
+        facts = child.ask(do="facts")
+        benchmark.extra_info.update(facts)
+        assert facts["where"] == "disk"
+        assert facts["held_bytes"] <= facts["limit"]
+    if benchmark.stats is None:
+        pytest.skip("nothing was timed: --benchmark-disable")
+    child.medians[kind] = benchmark.stats.stats.median
+    if len(child.medians) == 2:
+        share = child.medians["read"] / child.medians["epoch"]
+        benchmark.extra_info["share_of_sequential_rate"] = share
+        print(f"\n{child.backend}: {share:.0%} of the sequential rate")
+        assert share >= FLOOR, f"{share:.2f} of the sequential rate, expected {FLOOR}"
+
+
+def test_block_shuffling_is_as_good_as_shuffling(benchmark: Any, backend: str) -> None:
+    """Digits, in the order of their classes, a linear head: forty seeds each way, accuracies within noise."""
+    data = hs.data.digits()
+    data = data.subset(np.argsort(data.labels, kind="stable"))
+    train, val = data.split(0.7)
+    model = hs.model("resnet18_half", weights="tinyimagenet", size=32, classes=data.classes)
+    features = [hs.extract(model, one, backend=backend, device="cpu") for one in (train, val)]
+
+    def accuracies(**settings: Any) -> np.ndarray:
+        runs = [
+            hs.fit(model, *features, epochs=3, batch_size=16, lr=0.003, seed=seed, backend=backend, **settings)
+            for seed in range(SEEDS)
+        ]
+        where = {run.settings["features"]["where"] for run in runs}
+        assert where == ({"disk"} if settings else {"device"})
+        return np.array([run.history[-1].val_accuracy for run in runs])
+
+    whole = accuracies()
+    # pools of 3 % of the features
+    streamed = benchmark.pedantic(accuracies, kwargs={"memory": sum(f.nbytes() for f in features) // 4}, rounds=1)
+    noise = np.hypot(whole.std(ddof=1), streamed.std(ddof=1)) / np.sqrt(SEEDS)
+    benchmark.extra_info.update(shuffled=whole.mean(), streamed=streamed.mean(), noise=noise)
+    print(f"\n{backend}: shuffled {whole.mean():.4f}, in blocks {streamed.mean():.4f}, noise {noise:.4f}")
+    assert abs(streamed.mean() - whole.mean()) < 3 * noise + 0.002

@@ -1,0 +1,89 @@
+"""Where features lie while a head is trained on them: on the device, in memory, or on the disk. The choice is made
+from sizes, is reported, and can be forced by a bound on memory.
+
+Invariant: what is streamed holds two pools at a time, and a framework's copy or two of one: half of the bound. The
+rest is for what a framework makes of a pool on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headstart.errors import SettingError
+from headstart.features.feature_set import FeatureSet
+from headstart.machine import available_memory
+from headstart.sizes import binary_size, parse_nbytes
+from headstart.training.feeds import Feed, Pools, Resident, Streamed
+
+BLOCK_NBYTES = 1 << 20  # reading this much at once costs a disk little more than its seek
+POOL_BLOCKS = 16  # a pool mixes at least so many blocks, or smaller ones are drawn
+POOLS = 8  # so many would fit within the bound
+MAX_POOL_NBYTES = 256 << 20  # larger ones shuffle no better, and only wait longer for the first
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the features of a training run are."""
+
+    where: str
+    """"device", "memory" (and pools of it on the device) or "disk" (in pools)"""
+    nbytes: int
+    """of all features that are trained and evaluated on, every view"""
+    limit: int
+    """how many may be held at once"""
+    pool_nbytes: int
+    """of one pool, where there are pools"""
+    block_nbytes: int
+    """of rows side by side that are drawn together, where they are on the disk"""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def memory_limit(memory: int | str | None) -> int | None:
+    """Bytes meant by `memory`; SettingError for what is no size."""
+    if isinstance(memory, str):
+        memory = parse_nbytes(memory)
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
+        raise SettingError(f"memory={memory!r}; expected a number of bytes, or a text such as '512MB'")
+    return memory
+
+
+def place_features(
+    features: Sequence[FeatureSet], cut: str, batch_size: int, memory: int | None, device_free: int | None
+) -> Placement:
+    """Decide where the features of these sets at `cut` go.
+
+    `memory`: how many bytes of them may be held at once, by default half of what the machine has left.
+    `device_free`: what the device has left of a memory of its own, None where it has none. Raises SettingError
+    where not even a few batches fit.
+    """
+    nbytes = sum(one.nbytes(cut) * one.views for one in features)
+    limit = available_memory() // 2 if memory is None else memory
+    row = max(one.nbytes(cut) // max(1, len(one)) for one in features)
+    if nbytes <= limit and (device_free is None or nbytes <= 0.7 * device_free):
+        return Placement("device", nbytes, limit, 0, 0)
+    batch = batch_size * row
+    room = (limit if device_free is None else min(limit, device_free)) // POOLS
+    pool = min(room, MAX_POOL_NBYTES) // batch * batch
+    if not pool:
+        raise SettingError(
+            f"memory={binary_size(limit)} is too little for batches of {batch_size} x {binary_size(row)}; "
+            f"{POOLS} of them must fit: allow {binary_size(POOLS * batch)}, or take smaller batches"
+        )
+    where = "memory" if nbytes <= limit and device_free is not None else "disk"
+    block = max(row, min(BLOCK_NBYTES, pool // POOL_BLOCKS) // row * row)
+    return Placement(where, nbytes, limit, pool, block)
+
+
+def feeds_of(features: Sequence[FeatureSet], cut: str, placement: Placement) -> list[Feed]:
+    """A feed for each set. Those that are streamed take turns with one pair of pools."""
+    if placement.where == "device":
+        return [Resident(one, cut) for one in features]
+    first = features[0]
+    row = max(1, first.nbytes(cut) // max(1, len(first)))
+    pools = Pools(placement.pool_nbytes // row, first.shape(cut), first.folder(cut).dtype)
+    block = max(1, placement.block_nbytes // row)
+    return [Streamed(one, cut, pools, block, placement.where == "memory") for one in features]
