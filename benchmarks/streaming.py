@@ -3,7 +3,8 @@ MEMORY` reads a request a line and answers a line, both JSON.
 
 {"do": "read"}     read all shards one after the other; bytes
 {"do": "epoch"}    one epoch of training, streamed from the disk; the mean loss of its last tenth
-{"do": "facts"}    the placement, and the most memory held above what was held before the first epoch, in bytes
+{"do": "facts"}    the placement; the most memory held above what was held before the first epoch, in bytes; the
+                   share of the processor's cores that the last epoch kept busy
 
 Both begin with nothing of the shards in the page cache.
 """
@@ -70,7 +71,7 @@ class Setting:
         }
         recipe = Recipe(AdamW(lr=1e-3), 0.0, False, 0)
         self.trainer = chosen.trainer(graph, params, recipe, chosen.place("cpu", "float32"))
-        self.epochs = 0
+        self.epochs, self.busy = 0, 0.0
         self.base, self.peak = held(), 0
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -86,12 +87,15 @@ class Setting:
     def epoch(self) -> float:
         self._forget()
         order = self.feed.order(BATCH, 0, self.epochs)
+        wall, cpu = time.perf_counter(), time.process_time()
         result = self.feed.train(self.trainer, order, np.full(len(order), 1e-3), self.epochs)
+        cores = len(os.sched_getaffinity(0))
+        self.busy = (time.process_time() - cpu) / (time.perf_counter() - wall) / cores
         self.epochs += 1
         return float(result.losses[-len(order) // 10 :].mean())
 
     def facts(self) -> dict[str, Any]:
-        return {**self.placement.as_dict(), "held_bytes": self.peak - self.base}
+        return {**self.placement.as_dict(), "held_bytes": self.peak - self.base, "cores_busy": self.busy}
 
     def _forget(self) -> None:
         for path in self.shards:

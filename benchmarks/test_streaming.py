@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import headstart as hs
 ROWS = int(os.environ.get("HEADSTART_BENCH_STREAM_ROWS") or 250_000)
 MEMORY = os.environ.get("HEADSTART_BENCH_STREAM_MEMORY") or f"{ROWS // 2000}MB"  # an eighth of the features
 FLOOR = 0.8
+BUSY = 0.65
 SEEDS = 40
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the page cache cannot be emptied here")
@@ -37,26 +39,30 @@ def child(request: pytest.FixtureRequest, root: Path) -> Iterator[Child]:
     made.close()
 
 
-@pytest.mark.parametrize("kind", ["read", "epoch"])
-def test_streamed_epoch(benchmark: Any, child: Child, kind: str) -> None:
-    benchmark.group = f"{child.backend}: {ROWS:,} x 2048 float16 from the disk, {MEMORY} of memory"
-    result = benchmark.pedantic(child.ask, kwargs={"do": kind}, rounds=5, warmup_rounds=1)
-    if kind == "read":
-        assert result > ROWS * 4096
-    else:
-        assert result < 0.8 * np.log(10), "the head that was timed has learned"
-        facts = child.ask(do="facts")
-        benchmark.extra_info.update(facts)
-        assert facts["where"] == "disk"
-        assert facts["held_bytes"] <= facts["limit"]
+def test_streamed_epoch(benchmark: Any, child: Child) -> None:
+    """Each epoch beside a reading just before it: how fast a virtual disk is changes from minute to minute."""
+    benchmark.group = f"{ROWS:,} x 2048 float16 from the disk, {MEMORY} of memory"
+    readings: list[float] = []
+
+    def read() -> None:
+        start = time.perf_counter()
+        assert child.ask(do="read") > ROWS * 4096
+        readings.append(time.perf_counter() - start)
+
+    loss = benchmark.pedantic(child.ask, kwargs={"do": "epoch"}, setup=read, rounds=7, warmup_rounds=1)
+    assert loss < 0.8 * np.log(10), "the head that was timed has learned"
+    facts = child.ask(do="facts")
+    assert facts["where"] == "disk"
+    assert facts["held_bytes"] <= facts["limit"]
     if benchmark.stats is None:
         pytest.skip("nothing was timed: --benchmark-disable")
-    child.medians[kind] = benchmark.stats.stats.median
-    if len(child.medians) == 2:
-        share = child.medians["read"] / child.medians["epoch"]
-        benchmark.extra_info["share_of_sequential_rate"] = share
-        print(f"\n{child.backend}: {share:.0%} of the sequential rate")
-        assert share >= FLOOR, f"{share:.2f} of the sequential rate, expected {FLOOR}"
+    reading = float(np.median(readings[1:]))
+    share, busy = reading / benchmark.stats.stats.median, facts["cores_busy"]
+    benchmark.extra_info.update(facts, read_seconds=readings[1:], share_of_sequential_rate=share)
+    rate = ROWS * 4096 / reading / 1e6
+    print(f"\n{child.backend}: {share:.0%} of {rate:,.0f} MB/s read one after the other, cores {busy:.0%} busy")
+    # A disk can be faster than a few cores train and verify; then it is they that must not have been idle.
+    assert share >= FLOOR or busy >= BUSY, f"{share:.2f} of the sequential rate, cores {busy:.2f} busy"
 
 
 def test_block_shuffling_is_as_good_as_shuffling(benchmark: Any, backend: str) -> None:

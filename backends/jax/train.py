@@ -51,19 +51,17 @@ class JaxTrainer:
     def epoch(
         self, rows: jax.Array, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        steps = len(rates)
-        if order is None:  # batches of rows are what is gone through, instead of batches of their numbers
-            rows = rows.reshape(steps, -1, *rows.shape[1:])
-            labels = labels.reshape(steps, -1)
         labels = from_numpy(labels.astype(np.int32), self.place.device)
         batches = None if order is None else from_numpy(order.astype(np.int32), self.place.device)
         if self.scans:
             self.carry, (losses, correct) = self._epoch(self.carry, rows, labels, batches, rates)
             return to_numpy(losses), int(correct.sum())
+        size = len(rows) // len(rates)
         results = []
         for i, rate in enumerate(rates):
             if batches is None:
-                self.carry, result = self._step(self.carry, rows[i], labels[i], rate)
+                batch = slice(i * size, (i + 1) * size)
+                self.carry, result = self._step(self.carry, rows[batch], labels[batch], rate)
             else:
                 self.carry, result = self._resident_step(self.carry, rows, labels, batches[i], rate)
             results.append(result)  # not waited for: the next step is queued behind it
@@ -113,8 +111,9 @@ class JaxTrainer:
     def _whole_epoch(
         self, carry: Any, rows: jax.Array, labels: jax.Array, order: jax.Array | None, rates: jax.Array
     ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-        if order is None:
-            return jax.lax.scan(lambda carry, step: self._one_step(carry, *step), carry, (rows, labels, rates))
+        if order is None:  # batches of rows are what is gone through, instead of batches of their numbers
+            batches = [a.reshape(len(rates), -1, *a.shape[1:]) for a in (rows, labels)]
+            return jax.lax.scan(lambda carry, step: self._one_step(carry, *step), carry, (*batches, rates))
         return jax.lax.scan(
             lambda carry, step: self._one_resident_step(carry, rows, labels, *step), carry, (order, rates)
         )

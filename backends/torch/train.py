@@ -38,16 +38,16 @@ class TorchTrainer:
         device = self.place.device
         targets = from_numpy(labels, device)
         size = len(rows) // len(rates)
-        batches: Any = (
-            [slice(start, start + size) for start in range(0, size * len(rates), size)]
-            if order is None
-            else from_numpy(order, device)
-        )
+        batches = None if order is None else from_numpy(order, device)
         losses = torch.empty(len(rates), len(self.weights), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
         with self._training(), _threads(torch.get_num_threads() - (order is None)):
             for i, rate in enumerate(rates.tolist()):
-                loss, right = self._step(rows[batches[i]], targets[batches[i]], rate)
+                if batches is None:
+                    x, y = (a.narrow(0, i * size, size) for a in (rows, targets))
+                else:  # three times as fast as indexing
+                    x, y = (a.index_select(0, batches[i]) for a in (rows, targets))
+                loss, right = self._step(x, y, rate)
                 losses[i] = loss
                 correct += right
         return to_numpy(losses), int(correct)

@@ -49,6 +49,7 @@ _NAMES = {tag: name for name, tag in _TAGS.items()}
 _CHECKSUM = np.dtype("<u8")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _PIECE_NBYTES = 4 << 20  # rows are read and verified in pieces of about this, to stay in the processor's cache
+_ADVISABLE = hasattr(os, "posix_fadvise")
 _GAP_NBYTES = 16 << 10  # reading so much for nothing costs less than another call
 # Twice as many buffers are within every system's limit for one call; and with many more of them at once Python's
 # garbage collector would come by, and look at all that the process holds.
@@ -105,13 +106,15 @@ class Shard:
         gap = memoryview(bytearray(_GAP_NBYTES))
         step = max(1, min(_ROWS_AT_ONCE, _PIECE_NBYTES // nbytes))
         with self._reading() as handle:
+            if _ADVISABLE:  # what is read ahead unasked, as much again as a block, is not used
+                with suppress(OSError):
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
             for start in range(0, len(rows), step):
                 piece = slice(start, start + step)
                 wanted = rows[piece]
                 views = [target[place : place + nbytes] for place in (places[piece] * nbytes).tolist()]
                 gaps = (np.diff(wanted) - 1) * nbytes
                 apart = np.flatnonzero(gaps)  # few, where whole blocks are read
-                self._prefetch(handle, rows[start + step : start + 2 * step])
                 # Rows that are near each other are read by one call, straight to their places.
                 near: list[memoryview] = []
                 first = done = 0
@@ -128,13 +131,6 @@ class Shard:
                 checksums = np.fromiter(map(xxh3_64_intdigest, views), _CHECKSUM, len(views))
                 intact[piece] = checksums == self.checksums[wanted]
         return intact
-
-    def _prefetch(self, handle: int, rows: NDArray[np.intp]) -> None:
-        """Have the system fetch what is read next while this is verified, where it is in one piece."""
-        if hasattr(os, "posix_fadvise") and len(rows) and int(rows[-1] - rows[0]) == len(rows) - 1:
-            start = self.data_start + int(rows[0]) * self.row_nbytes
-            with suppress(OSError):  # only advice
-                os.posix_fadvise(handle, start, len(rows) * self.row_nbytes, os.POSIX_FADV_WILLNEED)
 
     def damaged_rows(self) -> int:
         """Read all rows, and count those that are not what was written. Raises as `read_into` does."""

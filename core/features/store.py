@@ -26,10 +26,11 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from blake3 import blake3
@@ -63,6 +64,9 @@ from headstart.machine import cache_root
 from headstart.progress import track
 from headstart.sizes import binary_size, parse_nbytes
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 SHARED_VARIABLE = "HEADSTART_CACHE_SHARED"
 MAX_VARIABLE = "HEADSTART_CACHE_MAX"
 
@@ -72,6 +76,8 @@ DAMAGED = "damaged"
 CHECKED = "checked"
 LEFTOVER_SECONDS = 24 * 3600.0
 LIVING_SECONDS = 60.0  # an unfinished file that was written to since then is some writer's, at work
+PART_NBYTES = 8 << 20  # rows are read in parts of about this
+READERS = 3  # threads that read them
 TOUCH_SECONDS = 60.0  # reading is noted as use so often
 RECENT_SECONDS = 600.0  # what another process has used since then, it may want again; no room is made of it
 MAX_DESCRIPTION_NBYTES = 2 << 20  # a graph of ten thousand nodes; read, it takes up to thirty times as much memory
@@ -761,26 +767,64 @@ def _gather(
         row = snapshot.row_of[place[left]]
         # By shard, then by row: the disk is read forwards.
         order = np.argsort(owner.astype(np.int64) * MAX_ROWS + row)
-        bounds = np.flatnonzero(np.diff(owner[order])) + 1
-        for part in np.split(order, bounds):
+        parts = _parts(order, owner, [shard.row_nbytes for shard in snapshot.shards])
+        for part, (right, error) in _in_threads(partial(_read, snapshot.shards, out, left, owner, row), parts):
             shard = snapshot.shards[owner[part[0]]]
-            try:
-                intact[part] = shard.read_into(out, left[part], row[part])
-                if bad := len(part) - np.count_nonzero(intact[part]):
-                    reason = f"{bad} of {len(part)} rows read differ from their checksums"
-                    raise DamagedShardError(shard.path, reason)
-            except FileNotFoundError:
+            if right is not None:
+                intact[part] = right
+            if error is None:
                 continue
-            except StoreError as error:
-                if owner[part[0]] >= snapshot.own:
-                    refuse(shard, error)
-                elif isinstance(error, DamagedShardError):
-                    damage = error
-                else:
-                    raise
+            if owner[part[0]] >= snapshot.own:
+                refuse(shard, error)
+            elif isinstance(error, DamagedShardError):
+                damage = error
+            else:
+                raise error
         left = left[~intact]
         place[left] += 1  # the next shard's copy of the same sample, if there is one
     return out
+
+
+def _parts(order: NDArray[np.intp], owner: NDArray[Any], row_nbytes: Sequence[int]) -> list[NDArray[np.intp]]:
+    """`order`, which is by shard and by row, in parts of one shard and a few megabytes each."""
+    runs = np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)
+    steps = [max(1, PART_NBYTES // row_nbytes[owner[run[0]]]) for run in runs]
+    return [run[i : i + step] for run, step in zip(runs, steps, strict=True) for i in range(0, len(run), step)]
+
+
+def _in_threads(action: Callable[[T], R], parts: Sequence[T]) -> Iterator[tuple[T, R]]:
+    """Each part and what `action` makes of it, in order. A disk is at its best with several requests at once,
+    and what is copied out of the page cache is limited by the processor."""
+    if len(parts) < 2 * READERS:
+        yield from ((part, action(part)) for part in parts)
+        return
+    with ThreadPoolExecutor(READERS, thread_name_prefix="headstart-shards") as pool:
+        try:
+            yield from zip(parts, pool.map(action, parts), strict=True)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(
+    shards: Sequence[Shard],
+    out: NDArray[Any],
+    places: NDArray[np.intp],
+    owner: NDArray[Any],
+    rows: NDArray[Any],
+    part: NDArray[np.intp],
+) -> tuple[NDArray[np.bool_] | None, StoreError | None]:
+    """Copy `rows[part]` of the one shard that has them to `out[places[part]]`: which are intact, None where none
+    could be read, and what is wrong with the shard. One that has gone is neither."""
+    shard = shards[owner[part[0]]]
+    try:
+        intact = shard.read_into(out, places[part], rows[part])
+    except FileNotFoundError:
+        return None, None
+    except StoreError as error:
+        return None, error
+    bad = len(part) - np.count_nonzero(intact)
+    reason = f"{bad} of {len(part)} rows read differ from their checksums"
+    return intact, DamagedShardError(shard.path, reason) if bad else None
 
 
 def _description(spec: Mapping[str, Any], label: Mapping[str, Any]) -> bytes:
