@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from faults.users import as_nobody
+from numpy.testing import assert_array_equal
 
 from headstart.errors import (
     CacheNotWritableError,
@@ -26,6 +29,8 @@ from headstart.errors import (
     UnknownNameError,
 )
 from headstart.features import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key, writer
+from headstart.features.shard import Shard
+from headstart.features.store import READERS
 
 N = 12
 
@@ -150,6 +155,35 @@ def test_an_intact_copy_serves_for_a_damaged_one(
     damage(one, 6)
     with pytest.raises(DamagedShardError):
         folder_in(tmp_path).read(ids)
+
+
+def test_many_shards_are_read_by_threads(
+    tmp_path: Path, ids: list[str], rows: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of step, with one gone and one damaged, both of which another shard has as well; then without that."""
+    folder = folder_in(tmp_path)
+    paths = [fill(folder, ids[i : i + 1], rows[i : i + 1]) for i in range(N)]
+    copies = fill(folder_in(tmp_path / "copies"), ids[4:8], rows[4:8])
+    shutil.copy(copies, folder.path)
+    names: set[str] = set()
+    read = Shard.read_into
+
+    def late(self: Shard, out: Any, places: Any, wanted: Any) -> Any:
+        names.add(threading.current_thread().name)
+        time.sleep(0.002 * (N - int(places[0])))  # the first to begin is the last to end
+        return read(self, out, places, wanted)
+
+    monkeypatch.setattr(Shard, "read_into", late)
+    order = [7, 0, 11, 4, 5, 2, 9, 1, 10, 6, 3, 8]
+    expected = rows.astype(np.float16)[order]
+    assert_array_equal(folder.read([ids[i] for i in order]), expected)
+    assert len(names) == READERS
+    paths[5].unlink()
+    damage(paths[6])
+    assert_array_equal(folder.read([ids[i] for i in order]), expected)
+    (folder.path / copies.name).unlink()
+    with pytest.raises(DamagedShardError, match=paths[6].name):
+        folder.read([ids[i] for i in order if i != 5])
 
 
 def test_a_damaged_shard_is_not_quietly_extracted_again(
