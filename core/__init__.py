@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headstart.training.fit import fit
     from headstart.training.optimizers import SGD, AdamW, Schedule
     from headstart.training.run import load
+    from headstart.training.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _WHERE = {
     "AdamW": ("headstart.training.optimizers", "AdamW"),
     "Schedule": ("headstart.training.optimizers", "Schedule"),
     "load": ("headstart.training.run", "load"),
+    "sweep": ("headstart.training.sweep", "sweep"),
     "wrap": ("headstart.models.wrapped", "wrap"),
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "load_features",
     "model",
     "predict",
+    "sweep",
     "wrap",
 ]
 

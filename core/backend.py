@@ -30,6 +30,7 @@ from headstart.training.optimizers import Optimizer
 
 if TYPE_CHECKING:
     from headstart.data import Arrays, Preprocess
+    from headstart.training.heads import Chain, Heads, HeadsRecipe
 
 VARIABLE = "HEADSTART_BACKEND"
 PRECISIONS = ("float32", "bfloat16")
@@ -158,6 +159,12 @@ class Backend(Protocol):
 
     def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
         """Make a trainer."""
+
+    def heads(
+        self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place
+    ) -> Heads | None:
+        """Make a trainer of many heads at once, of parameters with a first axis for them; None where the
+        framework cannot."""
 
     def native(self, graph: Graph, params: Mapping[str, np.ndarray]) -> Any:
         """The framework's own model object, in inference mode, on the CPU."""

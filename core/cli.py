@@ -31,6 +31,7 @@ from headstart.tables import (
     placement_line,
     printable,
     shape_text,
+    sweep_table,
     table_of,
     when,
 )
@@ -358,6 +359,117 @@ def fit(
             "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
             "model": run.model.describe(),
             **row,
+        }
+        comparison.write_json(json_file, report)
+
+
+@app.command(
+    epilog=_examples(
+        "headstart sweep --data flower_photos --lr 0.0003,0.001,0.003,0.01",
+        "headstart sweep --data flower_photos --lr 0.001,0.01 --weight-decay 0,0.01,0.1 --seeds 0,1,2 --out best/",
+        "headstart sweep --features saved/ --lr 0.001,0.01,0.1 --optimizer sgd --epochs 30 --schedule cosine",
+    )
+)
+def sweep(
+    data: Data = "digits",
+    model: ModelName = "resnet18_half",
+    weights: Weights = None,
+    size: Size = None,
+    head: Head = "linear",
+    cut: Cut = None,
+    backend: BackendName = None,
+    lr: Annotated[str | None, typer.Option("--lr", help="Learning rates to try, comma-separated.")] = None,
+    weight_decay: Annotated[
+        str | None, typer.Option("--weight-decay", help="Weight decays to try, comma-separated.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Seeds of order and initial weights to try, comma-separated.")
+    ] = None,
+    epochs: Epochs = 5,
+    batch_size: BatchSize = 64,
+    optimizer: OptimizerName = None,
+    schedule: ScheduleName = "constant",
+    warmup: Warmup = 0.0,
+    label_smoothing: Smoothing = 0.0,
+    memory: Memory = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train on what `headstart extract --save` wrote, without the images, in place of --data."
+        ),
+    ] = None,
+    split: Split = 0.8,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    dtype: Dtype = "float16",
+    workers: Workers = None,
+    on_error: OnError = "raise",
+    top: Annotated[int, typer.Option(help="How many of the best to show.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Save the best model to this folder.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Train a grid of heads on one cache, side by side where they are linear, and rank them.
+
+    With neither --lr nor --weight-decay nor --seeds, eight learning rates from 0.0001 to 0.3 are tried.
+    """
+    from headstart import backend as backends
+    from headstart import compare as comparison
+    from headstart.machine import machine_facts
+    from headstart.training.sweep import sweep as run_sweep
+
+    texts = {"lr": lr, "weight_decay": weight_decay, "seed": seeds}
+    grid = {name: _tried(name, text) for name, text in texts.items() if text is not None}
+    name = backends.choose(backend)
+    spec = comparison.Spec(
+        data, model, weights, size, _head(head), cut, (name,), ("cached",), split, seed, on_error
+    )
+    _note_random_weights(model, weights)
+    if features is not None:
+        made, train, val = _saved(spec, features)
+    else:
+        made, train, val = comparison.prepare(spec)
+        _report_skipped(train)
+    _import_quietly(name, device, precision)
+    found = run_sweep(
+        made,
+        train,
+        val,
+        grid=grid or {"lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3]},
+        cut=cut,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        schedule=schedule,
+        warmup=warmup,
+        label_smoothing=label_smoothing,
+        seed=seed,
+        backend=name,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        workers=workers,
+        memory=memory,
+    )
+    console = console_for_tables()
+    console.print(sweep_table(found.table(), top))
+    if found.extraction is not None:
+        console.print(extraction_line(found.extraction))
+    how = f"{found.at_once} at once" if found.at_once > 1 else "one after the other"
+    console.print(f"{len(found.runs)} heads, {how}; {found.seconds:.1f} s")
+    if out is not None:
+        console.print(f"the best is saved to {found.best.save(out)}", markup=False)
+    if json_file is not None:
+        report = {
+            "machine": machine_facts(),
+            "versions": backends.versions(name),
+            "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
+            "model": made.describe(),
+            "cut": found.best.cut,
+            "settings": dict(found.best.settings),
+            "at_once": found.at_once,
+            "seconds": found.seconds,
+            "rows": found.table(),
         }
         comparison.write_json(json_file, report)
 
@@ -1042,6 +1154,17 @@ def _scale(text: str | None) -> float | dict[str, float] | None:
         raise SettingError(
             f"--lr-scale {text!r}; expected a number such as 0.1, or modules such as layer3=0.1,pretrained=0.01"
         ) from None
+
+
+def _tried(name: str, text: str) -> list[float]:
+    """ "0.001,0.01" as numbers; seeds are whole ones."""
+    from headstart.errors import SettingError
+
+    try:
+        return [int(part) if name == "seed" else float(part) for part in text.split(",")]
+    except ValueError:
+        option = {"lr": "--lr", "weight_decay": "--weight-decay", "seed": "--seeds"}[name]
+        raise SettingError(f"{option} {text!r}; expected numbers with commas between them") from None
 
 
 def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:

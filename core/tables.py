@@ -133,6 +133,21 @@ def comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Mapp
     return table
 
 
+def sweep_table(rows: Sequence[Mapping[str, float]], top: int) -> Table:
+    """The best `top` rows of `Sweep.table`."""
+    axes = [name for name in ("lr", "weight_decay", "seed") if rows and name in rows[0]]
+    table = table_of(*axes, "val acc", "val loss", "train acc", "train loss", right=range(len(axes) + 4))
+    for row in rows[: max(1, top)]:
+        table.add_row(
+            *(f"{row[name]:g}" for name in axes),
+            f"{row['val_accuracy']:.1%}",
+            f"{row['val_loss']:.4f}",
+            f"{row['accuracy']:.1%}",
+            f"{row['loss']:.4f}",
+        )
+    return table
+
+
 class Live:
     """Shows a comparison's events: a bar on a terminal, a plain line an epoch anywhere else."""
 

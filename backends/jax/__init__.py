@@ -13,10 +13,12 @@ from headstart.backend import Place, Recipe, Wrapping, WrapRequest
 from headstart.backends.jax import wrap
 from headstart.backends.jax.arrays import decide, free_memory, from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
+from headstart.backends.jax.heads import JaxHeads
 from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
 from headstart.graph import Graph
 from headstart.machine import cpus
+from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
 
@@ -38,6 +40,9 @@ class JaxBackend:
 
     def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> JaxTrainer:
         return JaxTrainer(graph, params, recipe, place)
+
+    def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> JaxHeads:
+        return JaxHeads(chain, params, recipe, place)
 
     def native(self, graph: Graph, params: Params) -> nnx.Module:
         network = Network(graph, params)

@@ -12,11 +12,13 @@ from headstart.backend import Place, Recipe, Wrapping, WrapRequest
 from headstart.backends.keras import wrap
 from headstart.backends.keras.arrays import decide, to_numpy
 from headstart.backends.keras.emit import network
+from headstart.backends.keras.heads import TensorFlowHeads, heads
 from headstart.backends.keras.train import KerasTrainer, trainer
 from headstart.backends.keras.trunk import KerasTrunk
 from headstart.data import Arrays
 from headstart.graph import Graph
 from headstart.machine import cpus
+from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
 
@@ -38,6 +40,9 @@ class KerasBackend:
 
     def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> KerasTrainer:
         return trainer(graph, params, recipe, place)
+
+    def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> TensorFlowHeads | None:
+        return heads(chain, params, recipe, place)
 
     def native(self, graph: Graph, params: Params) -> keras.Model:
         return network(graph.main, params)

@@ -14,7 +14,7 @@ from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_num
 from headstart.backends.keras.emit import Style, network, numpy_params, variables
 from headstart.data.rows import window
 from headstart.graph import Graph
-from headstart.training.optimizers import SGD
+from headstart.training.optimizers import SGD, Optimizer
 
 
 class Momentum(keras.optimizers.SGD):
@@ -22,15 +22,17 @@ class Momentum(keras.optimizers.SGD):
     inside the gradient. Keras's own keeps `rate * gradient` in the velocity, which takes other steps as soon as
     the rate changes, and its `weight_decay` is decoupled."""
 
-    decay = 0.0
-    multiples: Sequence[float] = ()
-    """of the learning rate, a number a variable"""
+    multiples: Sequence[Any] = ()
+    """of the learning rate, for each variable: a number, or an array that broadcasts to it"""
+    decays: Sequence[Any] = ()
+    """the same of the weight decay"""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        learning_rate = learning_rate * self.multiples[self._get_variable_index(variable)]
-        step = gradient = keras.ops.cast(gradient, variable.dtype) + self.decay * variable
+        index = self._get_variable_index(variable)
+        learning_rate = learning_rate * self.multiples[index]
+        step = gradient = keras.ops.cast(gradient, variable.dtype) + self.decays[index] * variable
         if self.momentum:
-            velocity = self.momentums[self._get_variable_index(variable)]
+            velocity = self.momentums[index]
             self.assign(velocity, velocity * self.momentum + gradient)
             step = gradient + velocity * self.momentum if self.nesterov else velocity
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * step)
@@ -39,18 +41,17 @@ class Momentum(keras.optimizers.SGD):
 class GroupedAdamW(keras.optimizers.AdamW):
     """Keras's own, with learning rates that differ by variable; the weight decay goes with them."""
 
-    multiples: Sequence[float] = ()
+    multiples: Sequence[Any] = ()
+    decays: Sequence[Any] = ()
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         super().update_step(gradient, variable, learning_rate * self.multiples[self._get_variable_index(variable)])
 
     def _apply_weight_decay(self, variables: Any) -> None:
         for variable in variables:
-            rate = (
-                keras.ops.cast(self.learning_rate, variable.dtype)
-                * self.multiples[self._get_variable_index(variable)]
-            )
-            self.assign_sub(variable, variable * (self.weight_decay * rate))
+            index = self._get_variable_index(variable)
+            rate = keras.ops.cast(self.learning_rate, variable.dtype) * self.multiples[index]
+            self.assign_sub(variable, variable * (self.decays[index] * rate))
 
 
 class KerasTrainer:
@@ -63,7 +64,9 @@ class KerasTrainer:
             self.weights = [1.0, *(weight for _, weight in graph.auxiliary)]
             if graph.auxiliary:  # the same layers, without those that only training needs
                 self.inference = keras.Model(self.model.input, self.model.outputs[0])
-            self.optimizer = _optimizer(recipe, _multiples(recipe, graph, self.model))
+            multiples = _multiples(recipe, graph, self.model)
+            decays = [recipe.optimizer.weight_decay] * len(multiples)
+            self.optimizer = optimizer_of(recipe.optimizer, multiples, decays)
             self.optimizer.build(self.model.trainable_variables)
             count = len(self.weights)
             self.model.compile(
@@ -181,12 +184,12 @@ def _multiples(recipe: Recipe, graph: Graph, model: keras.Model) -> list[float]:
     return [recipe.rates.get(named[id(v)], 1.0) for v in model.trainable_variables]
 
 
-def _optimizer(recipe: Recipe, multiples: Sequence[float]) -> keras.optimizers.Optimizer:
-    o = recipe.optimizer
-    if isinstance(o, SGD):
-        made: Any = Momentum(o.lr, o.momentum, o.nesterov)
-        made.decay = o.weight_decay
-    else:
-        made = GroupedAdamW(o.lr, o.weight_decay, o.beta1, o.beta2, o.epsilon)
-    made.multiples = multiples
+def optimizer_of(o: Optimizer, multiples: Sequence[Any], decays: Sequence[Any]) -> keras.optimizers.Optimizer:
+    """With a multiple of the learning rate and a weight decay for each variable, or each part of one."""
+    made: Any = (
+        Momentum(o.lr, o.momentum, o.nesterov)
+        if isinstance(o, SGD)
+        else GroupedAdamW(o.lr, 0.0, o.beta1, o.beta2, o.epsilon)
+    )
+    made.multiples, made.decays = multiples, decays
     return made

@@ -12,10 +12,12 @@ from headstart.backend import Place, Recipe, Wrapping, WrapRequest
 from headstart.backends.torch import wrap
 from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
 from headstart.backends.torch.emit import Network
+from headstart.backends.torch.heads import TorchHeads
 from headstart.backends.torch.train import TorchTrainer
 from headstart.backends.torch.trunk import TorchTrunk
 from headstart.data import Preprocess
 from headstart.graph import Graph
+from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
 
@@ -37,6 +39,9 @@ class TorchBackend:
 
     def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> TorchTrainer:
         return TorchTrainer(graph, params, recipe, place)
+
+    def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> TorchHeads:
+        return TorchHeads(chain, params, recipe, place)
 
     def native(self, graph: Graph, params: Params) -> torch.nn.Module:
         return Network(graph, params).eval()

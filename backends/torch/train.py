@@ -17,7 +17,7 @@ from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize
 from headstart.backends.torch.emit import RANDOM, Network
 from headstart.data.rows import window
 from headstart.graph import Graph
-from headstart.training.optimizers import SGD
+from headstart.training.optimizers import SGD, Optimizer
 
 
 class TorchTrainer:
@@ -103,16 +103,18 @@ class TorchTrainer:
 
 
 def _optimizer(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    o = recipe.optimizer
     by_multiple: dict[float, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         by_multiple.setdefault(recipe.rates.get(name, 1.0), []).append(parameter)
     groups = [{"params": params, "multiple": multiple} for multiple, params in by_multiple.items()]
+    return optimizer_of(recipe.optimizer, groups, recipe.optimizer.lr, recipe.optimizer.weight_decay)
+
+
+def optimizer_of(o: Optimizer, params: Any, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """What `o` names, with this learning rate and weight decay in place of its own."""
     if isinstance(o, SGD):
-        return torch.optim.SGD(
-            groups, o.lr, o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay, fused=True
-        )
-    return torch.optim.AdamW(groups, o.lr, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True)
+        return torch.optim.SGD(params, lr, o.momentum, nesterov=o.nesterov, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(params, lr, (o.beta1, o.beta2), o.epsilon, weight_decay, fused=True)
 
 
 @contextmanager

@@ -768,18 +768,18 @@ def _gather(
         # By shard, then by row: the disk is read forwards.
         order = np.argsort(owner.astype(np.int64) * MAX_ROWS + row)
         parts = _parts(order, owner, [shard.row_nbytes for shard in snapshot.shards])
-        for part, (right, error) in _in_threads(partial(_read, snapshot.shards, out, left, owner, row), parts):
+        for part, (right, wrong) in _in_threads(partial(_read, snapshot.shards, out, left, owner, row), parts):
             shard = snapshot.shards[owner[part[0]]]
             if right is not None:
                 intact[part] = right
-            if error is None:
+            if wrong is None:
                 continue
             if owner[part[0]] >= snapshot.own:
-                refuse(shard, error)
-            elif isinstance(error, DamagedShardError):
-                damage = error
+                refuse(shard, wrong)
+            elif isinstance(wrong, DamagedShardError):
+                damage = wrong
             else:
-                raise error
+                raise wrong
         left = left[~intact]
         place[left] += 1  # the next shard's copy of the same sample, if there is one
     return out

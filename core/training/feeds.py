@@ -37,7 +37,8 @@ EVALUATION_ROWS = 512
 class EpochResult:
     losses: np.ndarray
     """float `(steps, outputs)`: of the output, and of auxiliary ones"""
-    accuracy: float
+    accuracy: Any
+    """float; of heads side by side float `(h,)`"""
     seconds: Seconds
 
 
@@ -73,26 +74,24 @@ class Clock:
 
 
 class Resident:
-    """Features that lie on the trainer's device as a whole, every view of them; read from the store once."""
+    """Features that lie on the trainer's device as a whole, every view of them; read from the store once, for all
+    trainers of one backend on one device."""
 
     def __init__(self, features: FeatureSet, cut: str) -> None:
         self.features, self.cut = features, cut
         self.labels = features.labels
-        self._placed: tuple[Trainer, dict[int, Any]] | None = None
+        self._placed: dict[int, Any] = {}
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         return epoch_order(len(self.labels), batch_size, seed, epoch)
 
     def _on_device(self, trainer: Trainer, view: int) -> Any:
-        if self._placed is None or self._placed[0] is not trainer:
-            self._placed = (trainer, {})
-        handles = self._placed[1]
-        if view not in handles:
+        if view not in self._placed:
             # Beginning where frameworks can share the memory instead of copying it.
             folder = self.features.folder(self.cut, view)
             rows = aligned_empty((len(self.labels), *self.features.shape(self.cut)), folder.dtype)
-            handles[view] = trainer.put(folder.read(self.features.ids, rows))
-        return handles[view]
+            self._placed[view] = trainer.put(folder.read(self.features.ids, rows))
+        return self._placed[view]
 
     def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
         clock = Clock()
@@ -190,7 +189,8 @@ class Streamed:
         for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
             clock("data")
             part = _evaluated(trainer, trainer.put(rows), len(positions))
-            logits = np.empty((len(self.labels), part.shape[1]), np.float32) if logits is None else logits
+            if logits is None:
+                logits = np.empty((len(self.labels), *part.shape[1:]), np.float32)
             logits[positions] = part
             clock("head")
         assert logits is not None

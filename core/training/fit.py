@@ -141,8 +141,8 @@ def fit(
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
     name = backends.choose(backend, model.home)
     chosen = backends.load(name)
-    job = _Job(
-        replace(model, params=_initial(model, row, node, seed)),
+    job = Job(
+        replace(model, params=initial(model, row, node, seed)),
         train,
         val,
         settings,
@@ -163,7 +163,7 @@ def fit(
         head = job.model.graph.after(node, model.input_shape)
         trained, history = job.stage("head", head, feeds, (head_epochs or epochs) if row.then_all else epochs)
         params |= trained
-        _check_trunk(job.model, node, params, trunk)
+        check_trunk(job.model, node, params, trunk)
         job.model = job.model.with_params(params)
         if row.then_all:
             head_history = history
@@ -186,7 +186,7 @@ def fit(
 
 
 @dataclass
-class _Job:
+class Job:
     """What all stages of one call share."""
 
     model: Model
@@ -323,7 +323,7 @@ def _epoch(
     )
 
 
-def _initial(model: Model, mode: Mode, node: str | None, seed: int) -> dict[str, np.ndarray]:
+def initial(model: Model, mode: Mode, node: str | None, seed: int) -> dict[str, np.ndarray]:
     """The parameters that a run starts from. A frozen trunk is the model's own, random or not; only the
     fresh part of what is trained comes from `seed`."""
     params = model.reseeded(seed, everything=not mode.pretrained)
@@ -332,7 +332,7 @@ def _initial(model: Model, mode: Mode, node: str | None, seed: int) -> dict[str,
     return params
 
 
-def _check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None) -> None:
+def check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None) -> None:
     """A frozen trunk must be what it was, in the joined model and on the device that ran it."""
     names = model.graph.upto(node).param_shapes()
     before = params_digest({name: model.params[name] for name in names})

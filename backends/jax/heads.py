@@ -1,0 +1,108 @@
+"""Heads side by side: one matrix product for all of them, and epochs as one `lax.scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from headstart.backend import Place
+from headstart.backends.jax.arrays import from_numpy, to_numpy
+from headstart.backends.jax.emit import FUNCTIONS, Network
+from headstart.data.rows import window
+from headstart.training.heads import Chain, HeadsRecipe
+from headstart.training.optimizers import SGD
+
+
+class JaxHeads:
+    def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
+        self.chain, self.recipe, self.place = chain, recipe, place
+        self.before = None
+        if chain.before is not None:
+            self.before = nnx.split(Network(chain.before, {}))
+        o = recipe.optimizer
+        if isinstance(o, SGD):
+            self.rule = optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
+        else:
+            self.rule = optax.scale_by_adam(o.beta1, o.beta2, o.epsilon)
+        weights = {name: np.array(value) for name, value in params.items()}
+        self.carry = from_numpy((weights, self.rule.init(weights)), place.device)
+        self._epoch = jax.jit(self._whole_epoch)
+        self._logits = jax.jit(self._forward)
+
+    def put(self, rows: np.ndarray) -> jax.Array:
+        return from_numpy(rows, self.place.device)
+
+    def epoch(
+        self, rows: jax.Array, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        labels = from_numpy(labels.astype(np.int32), self.place.device)
+        batches = None if order is None else from_numpy(order.astype(np.int32), self.place.device)
+        self.carry, (losses, correct) = self._epoch(self.carry, rows, labels, batches, rates)
+        return to_numpy(losses), to_numpy(correct).sum(0)
+
+    def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
+        return to_numpy(self._logits(self.carry[0], from_numpy(window(inputs, start, stop), self.place.device)))
+
+    def params(self) -> dict[str, np.ndarray]:
+        return {name: np.array(w) for name, w in self.carry[0].items()}
+
+    def _forward(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+        """`(n, h, classes)`"""
+        dtype = jnp.bfloat16 if self.place.precision == "bfloat16" else jnp.float32
+        x = x.astype(jnp.float32)
+        x = (x if self.before is None else nnx.merge(*self.before)(x)).astype(dtype)
+        for node in self.chain.layers:
+            if node.op != "linear":
+                x = FUNCTIONS[node.op](node.attrs)(x)
+                continue
+            weight, bias = weights[f"{node.name}.weight"].astype(dtype), weights.get(f"{node.name}.bias")
+            if x.ndim == 2:  # the same rows for all heads; see `emit.Linear` of the layout
+                flat = weight.reshape(-1, weight.shape[2])
+                x = jax.lax.dot_general(x, flat, (((1,), (1,)), ((), ()))).reshape(len(x), *weight.shape[:2])
+            else:
+                x = jnp.einsum("nhi,hoi->nho", x, weight)
+            x = x if bias is None else x + bias.astype(dtype)
+        return x.astype(jnp.float32)
+
+    def _one_step(self, carry: Any, x: jax.Array, y: jax.Array, rate: jax.Array) -> Any:
+        weights, moments = carry
+
+        def loss_of(weights: Mapping[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            logits = self._forward(weights, x)
+            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[2]), self.recipe.label_smoothing)
+            losses = optax.softmax_cross_entropy(logits, targets[:, None]).mean(0)
+            return losses.sum(), (losses, logits)
+
+        (_, (losses, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+
+        def each(values: np.ndarray, like: jax.Array) -> jax.Array:
+            return values.reshape(-1, *[1] * (like.ndim - 1))
+
+        decays = {name: each(self.recipe.weight_decay, w) * w for name, w in weights.items()}
+        if isinstance(self.recipe.optimizer, SGD):
+            gradients = {name: g + decays[name] for name, g in gradients.items()}
+            decays = dict.fromkeys(decays, 0.0)
+        updates, moments = self.rule.update(gradients, moments)
+        weights = {
+            name: w - rate * each(self.recipe.lr, w) * (updates[name] + decays[name])
+            for name, w in weights.items()
+        }
+        return (weights, moments), (losses, (logits.argmax(2) == y[:, None]).sum(0))
+
+    def _whole_epoch(
+        self, carry: Any, rows: jax.Array, labels: jax.Array, order: jax.Array | None, rates: jax.Array
+    ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        if order is None:
+            batches = [a.reshape(len(rates), -1, *a.shape[1:]) for a in (rows, labels)]
+            return jax.lax.scan(lambda carry, step: self._one_step(carry, *step), carry, (*batches, rates))
+        return jax.lax.scan(
+            lambda carry, step: self._one_step(carry, rows[step[0]], labels[step[0]], step[1]),
+            carry,
+            (order, rates),
+        )

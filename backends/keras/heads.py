@@ -1,0 +1,121 @@
+"""Heads side by side: one matrix product for all of them, and epochs as one graph. On TensorFlow only: Keras's own
+API trains one model at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from headstart.backend import Place
+from headstart.backends.keras.arrays import from_numpy, on, to_numpy
+from headstart.backends.keras.emit import network
+from headstart.backends.keras.layers import quick_gelu
+from headstart.backends.keras.train import optimizer_of
+from headstart.data.rows import window
+from headstart.training.heads import Chain, HeadsRecipe
+
+ACTIVATIONS = {
+    "relu": keras.ops.relu,
+    "relu6": keras.ops.relu6,
+    "silu": keras.ops.silu,
+    "sigmoid": keras.ops.sigmoid,
+    "gelu": lambda x: keras.ops.gelu(x, approximate=False),
+    "quick_gelu": quick_gelu,
+}
+
+
+class TensorFlowHeads:
+    def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
+        import tensorflow as tf
+
+        self.chain, self.recipe, self.place = chain, recipe, place
+        with on(place):
+            self.before = network(chain.before, {}) if chain.before else None
+            self.weights = {
+                name: keras.Variable(value, name=f"w{i}") for i, (name, value) in enumerate(params.items())
+            }
+            multiples, decays = (
+                [values.reshape(-1, *[1] * (len(w.shape) - 1)) for w in self.weights.values()]
+                for values in (recipe.lr, recipe.weight_decay)
+            )
+            self.optimizer = optimizer_of(recipe.optimizer, multiples, decays)
+            self.optimizer.build(list(self.weights.values()))
+        self._epoch = tf.function(self._updates, reduce_retracing=True)
+        self._logits = tf.function(self._forward, reduce_retracing=True)
+
+    def put(self, rows: np.ndarray) -> Any:
+        return from_numpy(rows, self.place)
+
+    def epoch(
+        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with on(self.place):
+            losses, correct = self._epoch(rows, labels, order, rates)
+        return losses.numpy(), correct.numpy()
+
+    def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
+        with on(self.place):
+            return self._logits(window(inputs, start, stop)).numpy()
+
+    def params(self) -> dict[str, np.ndarray]:
+        return {name: to_numpy(keras.ops.copy(w.value)) for name, w in self.weights.items()}
+
+    def _forward(self, x: Any) -> Any:
+        """`(n, h, classes)`"""
+        import tensorflow as tf
+
+        dtype = tf.bfloat16 if self.place.precision == "bfloat16" else tf.float32
+        x = tf.cast(x, tf.float32)
+        x = tf.cast(x if self.before is None else self.before(x, training=False), dtype)
+        for node in self.chain.layers:
+            if node.op != "linear":
+                x = ACTIVATIONS[node.op](x)
+                continue
+            weight, bias = self.weights[f"{node.name}.weight"], self.weights.get(f"{node.name}.bias")
+            heads, outputs, inputs = weight.shape
+            kernel = tf.cast(weight.value, dtype)
+            if len(x.shape) == 2:  # the same rows for all heads
+                x = tf.matmul(x, tf.reshape(kernel, (heads * outputs, inputs)), transpose_b=True)
+                x = tf.reshape(x, (-1, heads, outputs))
+            else:
+                x = tf.einsum("nhi,hoi->nho", x, kernel)
+            x = x if bias is None else x + tf.cast(bias.value, dtype)
+        return tf.cast(x, tf.float32)
+
+    def _updates(self, rows: Any, labels: Any, order: Any, rates: Any) -> tuple[Any, Any]:
+        import tensorflow as tf
+
+        steps, heads = tf.shape(rates)[0], len(self.recipe.lr)
+        size = tf.shape(labels)[0] // steps
+        losses = tf.TensorArray(tf.float32, size=steps, element_shape=(heads,))
+        correct = tf.zeros(heads, tf.int64)
+        variables = list(self.weights.values())
+        for i in tf.range(steps):
+            if order is None:  # decided while it is traced
+                x, y = rows[i * size : (i + 1) * size], labels[i * size : (i + 1) * size]
+            else:
+                x, y = tf.gather(rows, order[i]), tf.gather(labels, order[i])
+            with tf.GradientTape() as tape:
+                logits = self._forward(x)
+                smoothing, classes = self.recipe.label_smoothing, logits.shape[2]
+                targets = tf.one_hot(y, classes) * (1 - smoothing) + smoothing / classes
+                each = tf.nn.softmax_cross_entropy_with_logits(
+                    tf.broadcast_to(targets[:, None], tf.shape(logits)), logits
+                )
+                one = tf.reduce_mean(each, 0)
+                loss = tf.reduce_sum(one)
+            self.optimizer.learning_rate.assign(rates[i])
+            self.optimizer.apply(tape.gradient(loss, [w.value for w in variables]), variables)
+            losses = losses.write(i, one)
+            correct += tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 2), y[:, None]), tf.int64), 0)
+        return losses.stack(), correct
+
+
+def heads(
+    chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place
+) -> TensorFlowHeads | None:
+    """None where Keras runs on another engine."""
+    return TensorFlowHeads(chain, params, recipe, place) if keras.backend.backend() == "tensorflow" else None

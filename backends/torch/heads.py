@@ -1,0 +1,108 @@
+"""Heads side by side: one matrix product for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from headstart.backend import Place
+from headstart.backends.torch.arrays import from_numpy, synchronize, to_native, to_numpy
+from headstart.backends.torch.emit import FUNCTIONS, Network
+from headstart.backends.torch.train import optimizer_of
+from headstart.data.rows import window
+from headstart.training.heads import Chain, HeadsRecipe
+from headstart.training.optimizers import SGD
+
+
+class TorchHeads:
+    def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
+        self.chain, self.recipe, self.place = chain, recipe, place
+        self.before = Network(chain.before, {}).to(place.device).eval() if chain.before else None
+        self.weights = {
+            name: from_numpy(np.array(value)).to(place.device).requires_grad_() for name, value in params.items()
+        }
+        # The optimiser steps from zero at a rate of one: what it gives is the direction, and each head goes along
+        # it at its own rate.
+        self.directions = [torch.zeros_like(w) for w in self.weights.values()]
+        self.optimizer = optimizer_of(recipe.optimizer, self.directions, lr=1.0, weight_decay=0.0)
+        self.lr, self.decay = (from_numpy(a, place.device) for a in (recipe.lr, recipe.weight_decay))
+
+    def put(self, rows: np.ndarray) -> torch.Tensor:
+        return from_numpy(rows, self.place.device)
+
+    def epoch(
+        self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        device = self.place.device
+        targets = from_numpy(labels, device)
+        size = len(rows) // len(rates)
+        batches = None if order is None else from_numpy(order, device)
+        losses = torch.empty(len(rates), len(self.lr), device=device)
+        correct = torch.zeros(len(self.lr), dtype=torch.int64, device=device)
+        for i, rate in enumerate(rates.tolist()):
+            if batches is None:
+                x, y = (a.narrow(0, i * size, size) for a in (rows, targets))
+            else:
+                x, y = (a.index_select(0, batches[i]) for a in (rows, targets))
+            logits = self._forward(x)
+            smoothing = self.recipe.label_smoothing
+            each = F.cross_entropy(
+                logits.flatten(0, 1),
+                y.repeat_interleave(len(self.lr)),
+                reduction="none",
+                label_smoothing=smoothing,
+            )
+            loss = each.view(len(x), -1).mean(0)
+            gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
+            self._update(gradients, rate)
+            losses[i] = loss.detach()
+            correct += (logits.argmax(2) == y[:, None]).sum(0)
+        synchronize(device)
+        return to_numpy(losses), to_numpy(correct)
+
+    def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
+        with torch.inference_mode():
+            return to_numpy(self._forward(window(inputs, start, stop)))
+
+    def params(self) -> dict[str, np.ndarray]:
+        return {name: to_numpy(w).copy() for name, w in self.weights.items()}
+
+    def _forward(self, rows: Any) -> torch.Tensor:
+        """`(n, h, classes)`"""
+        x = to_native(rows, self.place.device)
+        with torch.autocast(self.place.device, torch.bfloat16, enabled=self.place.precision == "bfloat16"):
+            x = x if self.before is None else self.before(x)
+            for node in self.chain.layers:
+                if node.op != "linear":
+                    x = FUNCTIONS[node.op](node.attrs)(x)
+                    continue
+                weight, bias = self.weights[f"{node.name}.weight"], self.weights.get(f"{node.name}.bias")
+                if x.ndim == 2:  # the same rows for all heads
+                    x = F.linear(x, weight.flatten(0, 1)).unflatten(1, weight.shape[:2])
+                else:
+                    x = torch.einsum("nhi,hoi->nho", x, weight)
+                x = x if bias is None else x + bias
+        return x.float()
+
+    @torch.no_grad()
+    def _update(self, gradients: tuple[torch.Tensor, ...], rate: float) -> None:
+        o = self.recipe.optimizer
+        for direction, w, gradient in zip(self.directions, self.weights.values(), gradients, strict=True):
+            direction.zero_()
+            gradient = gradient + self._each(self.decay, w) * w if isinstance(o, SGD) else gradient
+            direction.grad = gradient.contiguous()  # fused optimisers take it for laid out as the parameter is
+        self.optimizer.step()
+        for direction, w in zip(self.directions, self.weights.values(), strict=True):
+            rates = self._each(self.lr, w) * rate
+            if not isinstance(o, SGD):
+                w.mul_(1 - rates * self._each(self.decay, w))
+            w.addcmul_(direction, rates)
+
+    @staticmethod
+    def _each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """A value for each head, to broadcast."""
+        return values.view(-1, *[1] * (like.ndim - 1))

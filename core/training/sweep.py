@@ -1,0 +1,275 @@
+"""`sweep`: a grid of heads on one cache, side by side where their kind allows it, ranked by validation accuracy.
+
+Invariant: each run is the one that `fit` returns for the same settings, to rounding; side by side or one after the
+other makes no difference but in time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from headstart import backend as backends
+from headstart.data import Dataset
+from headstart.errors import SettingError
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.graph import Graph
+from headstart.models import Model
+from headstart.progress import track
+from headstart.training import metrics
+from headstart.training.checks import check_data, check_given
+from headstart.training.feeds import EpochResult, Feed
+from headstart.training.fit import Job, check_trunk, initial
+from headstart.training.heads import Chain, Heads, HeadsRecipe, chain_of
+from headstart.training.history import History, Record, Seconds
+from headstart.training.modes import default_optimizer
+from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
+from headstart.training.run import Run
+from headstart.training.settings import Settings
+
+AXES = ("lr", "weight_decay", "seed")
+MAX_NBYTES = 1 << 30  # of the parameters that are trained side by side; what an optimiser keeps comes to it
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of a grid, best first: by validation accuracy after the last epoch, then by validation loss."""
+
+    runs: tuple[Run, ...]
+    points: tuple[Mapping[str, float], ...]
+    """of each run: what it has of the grid's axes"""
+    at_once: int
+    """how many heads were trained side by side; 1: one after the other"""
+    extraction: ExtractionStats | None
+    seconds: float
+    """wall time of the whole call"""
+
+    @property
+    def best(self) -> Run:
+        return self.runs[0]
+
+    def table(self) -> list[dict[str, float]]:
+        """A row for each run, best first: its point of the grid, loss, accuracy, val_loss, val_accuracy."""
+        rows = []
+        for run, point in zip(self.runs, self.points, strict=True):
+            last = run.history[-1]
+            assert last.val_loss is not None and last.val_accuracy is not None
+            figures = {
+                "loss": last.loss,
+                "accuracy": last.accuracy,
+                "val_loss": last.val_loss,
+                "val_accuracy": last.val_accuracy,
+            }
+            rows.append({**point, **figures})
+        return rows
+
+
+def sweep(
+    model: Model,
+    train: Dataset | FeatureSet,
+    val: Dataset | FeatureSet,
+    *,
+    grid: Mapping[str, Sequence[float]],
+    cut: str | None = None,
+    epochs: int = 5,
+    batch_size: int = 64,
+    optimizer: str | Optimizer | None = None,
+    schedule: str | Schedule = "constant",
+    warmup: float = 0.0,
+    label_smoothing: float = 0.0,
+    seed: int = 0,
+    backend: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    dtype: str = "float16",
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    memory: int | str | None = None,
+) -> Sweep:
+    """Train a head for every point of `grid` on cached features, and rank them on `val`.
+
+    `grid`: any of "lr", "weight_decay" and "seed", each with the values to try; all combinations are trained. What
+    the grid leaves out is the optimiser's own, or `seed`. Everything else is as in `fit` with mode "cached".
+    Heads of linear layers and activations (what follows a cut at "avgpool", say) are trained side by side, those
+    of one seed in one group; others one after the other.
+
+    Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, and whatever
+    `extract` raises.
+    """
+    start = time.perf_counter()
+    settings = Settings(
+        cut=cut,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        schedule=schedule,
+        warmup=warmup,
+        label_smoothing=label_smoothing,
+        seed=seed,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        workers=workers,
+        memory=memory,
+    )
+    points = list(_points(grid))
+    model = model.without_auxiliary()
+    if isinstance(train, FeatureSet) or isinstance(val, FeatureSet):
+        check_given(settings, train, val)
+        cut = cut or (train.cuts[0] if isinstance(train, FeatureSet) and len(train.cuts) == 1 else None)
+    check_data(model, train, "train")
+    check_data(model, val, "val")
+    node = model.graph.check_cut(cut or model.default_cut)
+    graph = model.graph.after(node, model.input_shape)
+    default = optimizer_of(optimizer, default_optimizer(graph, False), None)
+    each = [
+        replace(settings, optimizer=_optimizer(default, point), seed=int(point.get("seed", seed)))
+        for point in points
+    ]
+    name = backends.choose(backend, model.home)
+    chosen = backends.load(name)
+    job = Job(model, train, val, settings, chosen, chosen.place(device, precision), cache, None, model.fresh)
+    feeds, trunk = job.cached(node)
+    chain = chain_of(graph)
+    nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())
+    room = 1 if chain is None else max(1, MAX_NBYTES // max(1, nbytes))
+    trained: dict[int, tuple[dict[str, np.ndarray], History]] = {}
+    at_once = 1
+    groups = list(_groups(each, room))
+    with track("heads", len(each)) as advance:
+        for group in groups:
+            found = None
+            if len(group) > 1 and chain is not None:
+                found = _side_by_side(job, graph, chain, feeds, node, [each[i] for i in group])
+            if found is None:
+                found = [_alone(job, graph, feeds, node, each[i]) for i in group]
+            else:
+                at_once = max(at_once, len(group))
+            trained |= dict(zip(group, found, strict=True))
+            advance(len(group))
+    check_trunk(model, node, model.params, trunk)
+    seconds = time.perf_counter() - start
+
+    def run(i: int) -> Run:
+        params, history = trained[i]
+        made = model.with_params({**dict(model.params), **params})
+        record = replace(job, settings=each[i], optimizers={"head": as_dict(_of(each[i]))}).record()
+        return Run(made, "cached", node, name, history, History(), job.extraction, seconds / len(each), record)
+
+    def rank(i: int) -> tuple[float, float]:
+        last = trained[i][1][-1]
+        assert last.val_loss is not None and last.val_accuracy is not None
+        loss = last.val_loss if np.isfinite(last.val_loss) else np.inf
+        return -last.val_accuracy, loss
+
+    order = sorted(range(len(each)), key=rank)
+    return Sweep(tuple(run(i) for i in order), tuple(points[i] for i in order), at_once, job.extraction, seconds)
+
+
+def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
+    """Every combination of the grid's values. SettingError for axes or values that are none."""
+    if not isinstance(grid, Mapping) or not grid or any(name not in AXES for name in grid):
+        raise SettingError(
+            f"grid={grid!r}; expected a dict with any of {', '.join(AXES)}, such as {{'lr': [0.001, 0.01]}}"
+        )
+    lists: Mapping[str, object] = grid
+    for name, values in lists.items():
+        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
+            raise SettingError(f"grid[{name!r}]={values!r}; expected a list of values")
+        if len(set(values)) < len(values):
+            raise SettingError(
+                f"grid[{name!r}]={values!r} has a value twice; the same head would be trained twice"
+            )
+        whole = name != "seed" or all(isinstance(value, int | np.integer) for value in values)
+        if not whole or any(isinstance(value, bool) for value in values):
+            raise SettingError(f"grid['seed']={values!r}; expected integers")
+    for point in itertools.product(*grid.values()):
+        yield dict(zip(grid, point, strict=True))
+
+
+def _optimizer(default: Optimizer, point: Mapping[str, float]) -> Optimizer:
+    return replace(
+        default,
+        lr=float(point.get("lr", default.lr)),
+        weight_decay=float(point.get("weight_decay", default.weight_decay)),
+    )
+
+
+def _of(settings: Settings) -> Optimizer:
+    assert settings.optimizer is not None and not isinstance(settings.optimizer, str)
+    return settings.optimizer
+
+
+def _groups(each: Sequence[Settings], room: int) -> Iterator[list[int]]:
+    """Which of them can be trained side by side: those of one seed, which see the same rows in the same order,
+    and of them so many at once as there is room for."""
+    by_seed: dict[int, list[int]] = {}
+    for i, settings in enumerate(each):
+        by_seed.setdefault(settings.seed, []).append(i)
+    for members in by_seed.values():
+        yield from (members[k : k + room] for k in range(0, len(members), room))
+
+
+def _alone(
+    job: Job, graph: Graph, feeds: tuple[Feed, Feed | None], node: str, settings: Settings
+) -> tuple[dict[str, np.ndarray], History]:
+    params = initial(job.model, settings.row, node, settings.seed)
+    own = replace(job, model=replace(job.model, params=params), settings=settings, optimizers={})
+    return own.stage("head", graph, feeds, settings.epochs)
+
+
+def _side_by_side(
+    job: Job, graph: Graph, chain: Chain, feeds: tuple[Feed, Feed | None], node: str, each: Sequence[Settings]
+) -> list[tuple[dict[str, np.ndarray], History]] | None:
+    """The parameters and records of heads that differ in learning rate and weight decay; None where the backend
+    has no way to it."""
+    one = each[0]
+    train, val = feeds
+    assert val is not None
+    optimizers = [_of(settings) for settings in each]
+    lr, decay = (np.array([getattr(o, name) for o in optimizers], np.float32) for name in ("lr", "weight_decay"))
+    start = initial(job.model, one.row, node, one.seed)
+    stacked = {name: np.repeat(start[name][None], len(each), 0) for name in graph.param_shapes()}
+    recipe = HeadsRecipe(optimizers[0], lr, decay, one.label_smoothing)
+    heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
+    if heads is None:
+        return None
+    steps = len(train.labels) // min(one.batch_size, len(train.labels))
+    shares = one.rates.rates(1.0, one.epochs * steps).reshape(one.epochs, -1)
+    records: list[list[Record]] = [[] for _ in each]
+    for epoch, share in enumerate(shares):
+        result = train.train(heads, train.order(one.batch_size, one.seed, epoch), share, epoch)
+        logits, more = val.logits(heads)  # (n, heads, classes)
+        for k, found in enumerate(_records(result, more, logits, val.labels, share[-1] * lr, epoch)):
+            records[k].append(found)
+    params = heads.params()
+    return [
+        ({name: np.ascontiguousarray(values[k]) for name, values in params.items()}, History(records[k]))
+        for k in range(len(each))
+    ]
+
+
+def _records(
+    result: EpochResult, more: Seconds, logits: np.ndarray, labels: np.ndarray, rates: np.ndarray, epoch: int
+) -> Iterator[Record]:
+    """A record for each head; of the time that all took together each has its share."""
+    total, count = result.seconds + more, logits.shape[1]
+    share = Seconds(total.data / count, total.trunk / count, total.head / count)
+    accuracies = np.asarray(result.accuracy)
+    for k in range(count):
+        losses = result.losses[:, k]
+        yield Record(
+            epoch + 1,
+            float(losses.mean(dtype=np.float64)),
+            float(accuracies[k]),
+            float(metrics.cross_entropy(logits[:, k], labels).mean()),
+            metrics.accuracy(logits[:, k], labels),
+            share,
+            float(rates[k]),
+            tuple(map(float, losses)),
+        )
