@@ -15,6 +15,7 @@ Reporter = Callable[[str, int, int | None], None]
 REPORT_SECONDS = 0.2  # at most five reports a second
 
 _reporter: Reporter | None = None
+_showing = False
 
 
 def report_to(reporter: Reporter | None) -> None:
@@ -25,26 +26,32 @@ def report_to(reporter: Reporter | None) -> None:
 
 @contextmanager
 def track(description: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Show a bar while the body runs; yields `advance(n=1)`, which may be called from any thread.
+    """Show a bar while the body runs; yields `advance(n=1)`, which may be called from any thread. One inside of
+    another is silent: two would take turns on one line.
 
     `total` is the number of steps (samples, bytes), None where it is not known.
     """
     if _reporter is not None:
         yield _reporting(_reporter, description, total)
         return
-    if sys.stderr is None or not sys.stderr.isatty():
+    global _showing
+    if _showing or sys.stderr is None or not sys.stderr.isatty():
         yield _silent
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
+    _showing = True
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(description, total=total)
 
-        def advance(n: int = 1) -> None:
-            progress.advance(task, n)
+            def advance(n: int = 1) -> None:
+                progress.advance(task, n)
 
-        yield advance
+            yield advance
+    finally:
+        _showing = False
 
 
 def _reporting(reporter: Reporter, description: str, total: int | None) -> Callable[..., None]:

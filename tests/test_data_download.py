@@ -223,3 +223,20 @@ def test_progress_is_silent_unless_on_a_terminal(
         advance(3)
     assert "work" in terminal.getvalue()
     assert capfd.readouterr().out == ""
+
+
+def test_of_two_bars_the_outer_one_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with track("outer", 2) as advance:
+        with track("inner", 1) as inner:
+            inner()
+        advance(2)
+    with pytest.raises(KeyError), track("failing", 1):
+        raise KeyError
+    with track("later", 1) as advance:
+        advance()
+    shown = terminal.getvalue()
+    assert "outer" in shown and "later" in shown
+    assert "inner" not in shown

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from headstart.backend import Place
 from headstart.backends.torch.arrays import from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.torch.emit import FUNCTIONS, Network
+from headstart.backends.torch.products import linear
 from headstart.backends.torch.train import optimizer_of
 from headstart.data.rows import window
 from headstart.training.heads import Chain, HeadsRecipe
@@ -82,7 +83,7 @@ class TorchHeads:
                     continue
                 weight, bias = self.weights[f"{node.name}.weight"], self.weights.get(f"{node.name}.bias")
                 if x.ndim == 2:  # the same rows for all heads
-                    x = F.linear(x, weight.flatten(0, 1)).unflatten(1, weight.shape[:2])
+                    x = linear(x, weight.flatten(0, 1), None).unflatten(1, weight.shape[:2])
                 else:
                     x = torch.einsum("nhi,hoi->nho", x, weight)
                 x = x if bias is None else x + bias

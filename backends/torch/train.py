@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backend import Place, Recipe
 from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize, to_native, to_numpy
-from headstart.backends.torch.emit import RANDOM, Network
+from headstart.backends.torch.emit import RANDOM, LastLinear, Network
+from headstart.backends.torch.products import linear
 from headstart.data.rows import window
 from headstart.graph import Graph
 from headstart.training.optimizers import SGD, Optimizer
@@ -24,6 +25,9 @@ class TorchTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
         self.network = Network(graph, params).to(place.device)
+        for module in self.network.modules():
+            if isinstance(module, LastLinear):
+                module.product = linear
         self.optimizer = _optimizer(recipe, dict(self.network.named_parameters()))
         self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=place.device)
         self.has_dropout = any(node.op in RANDOM for node in graph.nodes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -141,17 +141,16 @@ def sweep(
     trained: dict[int, tuple[dict[str, np.ndarray], History]] = {}
     at_once = 1
     groups = list(_groups(each, room))
-    with track("heads", len(each)) as advance:
+    with track("training heads", len(each) * epochs) as advance:
         for group in groups:
             found = None
             if len(group) > 1 and chain is not None:
-                found = _side_by_side(job, graph, chain, feeds, node, [each[i] for i in group])
+                found = _side_by_side(job, graph, chain, feeds, node, [each[i] for i in group], advance)
             if found is None:
-                found = [_alone(job, graph, feeds, node, each[i]) for i in group]
+                found = [_alone(job, graph, feeds, node, each[i], advance) for i in group]
             else:
                 at_once = max(at_once, len(group))
             trained |= dict(zip(group, found, strict=True))
-            advance(len(group))
     check_trunk(model, node, model.params, trunk)
     seconds = time.perf_counter() - start
 
@@ -216,15 +215,27 @@ def _groups(each: Sequence[Settings], room: int) -> Iterator[list[int]]:
 
 
 def _alone(
-    job: Job, graph: Graph, feeds: tuple[Feed, Feed | None], node: str, settings: Settings
+    job: Job,
+    graph: Graph,
+    feeds: tuple[Feed, Feed | None],
+    node: str,
+    settings: Settings,
+    advance: Callable[..., None],
 ) -> tuple[dict[str, np.ndarray], History]:
     params = initial(job.model, settings.row, node, settings.seed)
-    own = replace(job, model=replace(job.model, params=params), settings=settings, optimizers={})
+    model = replace(job.model, params=params)
+    own = replace(job, model=model, settings=settings, optimizers={}, on_epoch=lambda stage, record: advance())
     return own.stage("head", graph, feeds, settings.epochs)
 
 
 def _side_by_side(
-    job: Job, graph: Graph, chain: Chain, feeds: tuple[Feed, Feed | None], node: str, each: Sequence[Settings]
+    job: Job,
+    graph: Graph,
+    chain: Chain,
+    feeds: tuple[Feed, Feed | None],
+    node: str,
+    each: Sequence[Settings],
+    advance: Callable[..., None],
 ) -> list[tuple[dict[str, np.ndarray], History]] | None:
     """The parameters and records of heads that differ in learning rate and weight decay; None where the backend
     has no way to it."""
@@ -247,6 +258,7 @@ def _side_by_side(
         logits, more = val.logits(heads)  # (n, heads, classes)
         for k, found in enumerate(_records(result, more, logits, val.labels, share[-1] * lr, epoch)):
             records[k].append(found)
+        advance(len(each))
     params = heads.params()
     return [
         ({name: np.ascontiguousarray(values[k]) for name, values in params.items()}, History(records[k]))

@@ -1,0 +1,59 @@
+"""What a user waits for before anything happens: Python itself, the import, `--help`, and a store that is warm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart.features import FeatureStore, array_to_ids, trunk_key
+
+ROWS = 50_000
+OPEN = """
+import sys, time
+start = time.perf_counter()
+from headstart.features import FeatureStore
+from headstart.features.store import read_key
+(info,) = FeatureStore(sys.argv[1]).trunks()
+folder = FeatureStore(sys.argv[1]).trunk(read_key(info.path))
+assert len(folder.ids()) == int(sys.argv[2])
+"""
+# (what, limit in seconds). Twice what the README reports, for machines that are busy.
+COMMANDS = {
+    "python": (["-c", "pass"], 1.0),
+    "import headstart": (["-c", "import headstart"], 0.3),
+    "headstart --help": (["-m", "headstart", "--help"], 0.6),
+}
+
+
+def run(arguments: list[str]) -> None:
+    subprocess.run(
+        [sys.executable, *arguments], check=True, capture_output=True, env={**os.environ, "COLUMNS": "100"}
+    )
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_commands(benchmark: Any, what: str) -> None:
+    benchmark.group = "starting"
+    arguments, limit = COMMANDS[what]
+    benchmark.pedantic(run, args=(arguments,), rounds=9, warmup_rounds=1)
+    if benchmark.stats is not None:
+        assert benchmark.stats.stats.median <= limit
+
+
+def test_opening_a_warm_store(benchmark: Any, tmp_path: Path) -> None:
+    """A process that starts, imports, and lists the ids of 50,000 rows."""
+    benchmark.group = "starting"
+    settings: dict[str, Any] = {"graph": ["x"], "weights_digest": "0" * 32, "preprocess": {}}
+    key = trunk_key(**settings, precision="float32", dtype="float16", label={"model": "startup"})
+    ids = array_to_ids(np.random.default_rng(0).integers(0, 256, (ROWS, 16), np.uint8))
+    with FeatureStore(tmp_path).trunk(key).writer((256,), "float16", {}) as out:
+        out.add(ids, np.zeros((ROWS, 256), np.float16))
+    benchmark.pedantic(run, args=(["-c", OPEN, str(tmp_path), str(ROWS)],), rounds=9, warmup_rounds=1)
+    if benchmark.stats is not None:
+        assert benchmark.stats.stats.median <= 1.0
