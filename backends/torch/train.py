@@ -40,28 +40,27 @@ class TorchTrainer:
         self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, int]:
         device = self.place.device
-        targets = from_numpy(labels, device)
-        size = len(rows) // len(rates)
+        steps, size = len(rates), len(rows) // len(rates) if order is None else order.shape[1]
         batches = None if order is None else from_numpy(order, device)
-        losses = torch.empty(len(rates), len(self.weights), device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
+        targets = from_numpy(labels if order is None else labels[order], device)[: steps * size]
+        targets = targets.view(steps, size)
+        losses = torch.empty(steps, len(self.weights), device=device)
+        predicted = torch.empty_like(targets)
         with self._training(), _threads(torch.get_num_threads() - (order is None)):
             for i, rate in enumerate(rates.tolist()):
-                if batches is None:
-                    x, y = (a.narrow(0, i * size, size) for a in (rows, targets))
-                else:  # three times as fast as indexing
-                    x, y = (a.index_select(0, batches[i]) for a in (rows, targets))
-                loss, right = self._step(x, y, rate)
-                losses[i] = loss
-                correct += right
-        return to_numpy(losses), int(correct)
+                # index_select is three times as fast as indexing
+                x = rows.narrow(0, i * size, size) if batches is None else rows.index_select(0, batches[i])
+                losses[i], predicted[i] = self._step(x, targets[i], rate)
+        return to_numpy(losses), int((predicted == targets).sum())
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         with self._training():
-            loss, right = self._step(inputs, from_numpy(labels, self.place.device), rate)
-        return to_numpy(loss), int(right)
+            targets = from_numpy(labels, self.place.device)
+            loss, predicted = self._step(inputs, targets, rate)
+        return to_numpy(loss), int((predicted == targets).sum())
 
     def _step(self, x: Any, y: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The losses `(outputs,)`, and the classes that the output had predicted `(n,)`."""
         outputs = self._forward(x)
         smoothing = self.recipe.label_smoothing
         losses = torch.stack([F.cross_entropy(logits, y, label_smoothing=smoothing) for logits in outputs])
@@ -70,7 +69,7 @@ class TorchTrainer:
         self.optimizer.zero_grad()
         losses.dot(self.weights).backward()
         self.optimizer.step()
-        return losses.detach(), (outputs[0].argmax(1) == y).sum()
+        return losses.detach(), outputs[0].argmax(1)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         self.network.eval()
