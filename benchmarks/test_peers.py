@@ -14,16 +14,16 @@ import pytest
 from children import BACKENDS, Child
 
 GROUP = "a cached epoch, linear head, 50,000 x 2,048 features, batches of 256, AdamW"
-# So many times as fast at least; of the products alone, so many times as slow at most. Below what the README
-# reports, for machines that are busy.
+# So many times as fast, at least: below what the README reports, for machines that are busy.
 FLOORS = {
     "DataLoader over a TensorDataset": 2.0,
     "fit on arrays": 1.5,
     "fit on tf.data": 1.5,
     "a jitted loop": 1.1,
     "scikit-learn SGDClassifier": 2.0,
-    "products": 1 / 3,
 }
+# A share of the speed of the products alone.
+OF_PRODUCTS = {"torch": 0.5, "keras": 0.2, "jax": 0.5}
 ROUNDS = 7
 REST = 0.3  # seconds, until the threads of one library's pool no longer spin where the next one computes
 
@@ -66,4 +66,5 @@ def test_a_cached_epoch(benchmark: Any, child: Child) -> None:
     for name, ratio in ratios.items():
         print(f"\n{child.backend}: {own:.3f} s, {ratio:.2f}x as fast as {name}", end="")
     print()
-    assert all(ratio >= FLOORS[name] for name, ratio in ratios.items()), ratios
+    floors = {**FLOORS, "products": OF_PRODUCTS[child.backend]}
+    assert all(ratio >= floors[name] for name, ratio in ratios.items()), ratios

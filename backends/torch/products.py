@@ -28,7 +28,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
         and not torch.is_autocast_enabled("cpu")
         and prefers_onednn()
     ):
-        product: torch.Tensor = Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        product: torch.Tensor = Product.apply(x, weight, bias)
         return product
     return F.linear(x, weight, bias)
 
