@@ -110,7 +110,8 @@ def keras_peers(x: np.ndarray, labels: np.ndarray) -> dict[str, Epoch]:
     data = tf.data.Dataset.from_tensor_slices((x, labels)).shuffle(1024).batch(BATCH)
     data = data.prefetch(tf.data.AUTOTUNE)
     rows = tf.constant(x)
-    weight, above = tf.zeros((CLASSES, COLUMNS)), tf.ones((BATCH, CLASSES))
+    # No zeros or ones: TensorFlow knows what comes of these, and multiplies nothing.
+    weight, above = tf.random.normal((CLASSES, COLUMNS)), tf.random.normal((BATCH, CLASSES))
 
     @tf.function
     def multiply() -> Any:

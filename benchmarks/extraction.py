@@ -1,0 +1,95 @@
+"""Extraction of a batch, here and as the framework's users write it, in a process of its own: `extraction.py
+BACKEND MODEL` reads a request a line and answers a line, both JSON.
+
+{"do": "run", "which": NAME}      features of 32 images of 224 pixels, their shape: "float32" and "bfloat16" are ours,
+                                  "peer" is eager float32 under no_grad, `predict`, or a jitted float32 NNX module
+{"do": "cosine", "which": NAME}   the least cosine of a sample's features with the peer's
+{"do": "facts"}                   threads, versions, and what batch the peer is fed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+import headstart as hs
+from headstart import backend as backends
+from headstart.inference import pixel_trunk
+
+BATCH, SIZE, CUT = 32, 224, "avgpool"
+
+
+class Setting:
+    def __init__(self, backend: str, name: str) -> None:
+        self.backend = backends.load(backend)
+        model = hs.model(name, classes=10)
+        self.images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+        self.trunks = {
+            precision: pixel_trunk(model, [CUT], self.backend, self.backend.place("auto", precision))
+            for precision in ("float32", "bfloat16")
+        }
+        native = self.backend.native(model.graph.upto(CUT), model.params)
+        scale, shift = model.preprocess.affine()
+        ready = self.images * scale + shift
+        self.peer = {"torch": torch_peer, "keras": keras_peer, "jax": jax_peer}[backend](native, ready)
+
+    def features(self, which: str) -> np.ndarray:
+        if which == "peer":
+            return np.asarray(self.peer())
+        return self.backend.numpy(self.trunks[which].run(self.images)[CUT])
+
+    def run(self, which: str) -> list[int]:
+        return list(self.features(which).shape)
+
+    def cosine(self, which: str) -> float:
+        a, b = self.features(which), self.features("peer")
+        return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "threads": self.backend.threads(),
+            "versions": backends.versions(self.backend.name),
+            "batch": [BATCH, SIZE, SIZE, 3],
+        }
+
+
+def torch_peer(native: Any, ready: np.ndarray) -> Any:
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(ready.transpose(0, 3, 1, 2)))
+    native = native.to(memory_format=torch.contiguous_format)
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            return native(x).numpy()
+
+    return run
+
+
+def keras_peer(native: Any, ready: np.ndarray) -> Any:
+    return lambda: native.predict(ready, batch_size=BATCH, verbose=0)
+
+
+def jax_peer(native: Any, ready: np.ndarray) -> Any:
+    import jax.numpy as jnp
+    from flax import nnx
+
+    x, jitted = jnp.asarray(ready), nnx.jit(lambda module, images: module(images))
+    return lambda: np.asarray(jitted(native, x))
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
+    os.dup2(2, 1)
+    setting = Setting(*sys.argv[1:])
+    for line in sys.stdin:
+        request = json.loads(line)
+        answers.write(json.dumps(getattr(setting, request.pop("do"))(**request)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
