@@ -1,7 +1,7 @@
 """Extraction of a batch, here and as the framework's users write it, in a process of its own: `extraction.py
 BACKEND MODEL` reads a request a line and answers a line, both JSON.
 
-{"do": "run", "which": NAME}      features of 32 images of 224 pixels, their shape: "float32" and "bfloat16" are ours,
+{"do": "run", "which": NAME}      features of 32 images of 224 pixels: "float32" and "bfloat16" are ours,
                                   "peer" is eager float32 under no_grad, `predict`, or a jitted float32 NNX module
 {"do": "cosine", "which": NAME}   the least cosine of a sample's features with the peer's
 {"do": "facts"}                   threads, versions, and what batch the peer is fed
