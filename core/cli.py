@@ -118,6 +118,13 @@ Memory = Annotated[
         help="Of cached features at once, such as 512MB; more are streamed. (default: half of what is free)"
     ),
 ]
+SavedFeatures = Annotated[
+    Path | None,
+    typer.Option(
+        "--features",
+        help="Train on what `headstart extract --save` wrote, without the images, in place of --data.",
+    ),
+]
 Split = Annotated[float, typer.Option(help="Share of the data to train on; the rest validates.")]
 Seed = Annotated[int, typer.Option(help="Of split, order, initial weights, dropout and augmentation.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -281,12 +288,7 @@ def fit(
     ] = None,
     views: Views = None,
     memory: Memory = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            help="Train on what `headstart extract --save` wrote, without the images, in place of --data."
-        ),
-    ] = None,
+    features: SavedFeatures = None,
     split: Split = 0.8,
     seed: Seed = 0,
     device: Device = "auto",
@@ -306,11 +308,7 @@ def fit(
     name = backends.choose(backend)
     spec = comparison.Spec(data, model, weights, size, _head(head), cut, (name,), (mode,), split, seed, on_error)
     _note_random_weights(model, weights)
-    if features is not None:
-        made, train, val = _saved(spec, features)
-    else:
-        made, train, val = comparison.prepare(spec)
-        _report_skipped(train)
+    made, train, val = _prepared(spec, features)
 
     def on_epoch(stage: str, record: Any) -> None:
         typer.echo(epoch_line("" if mode != "staged" else f"{stage} ", record), err=True)
@@ -392,12 +390,7 @@ def sweep(
     warmup: Warmup = 0.0,
     label_smoothing: Smoothing = 0.0,
     memory: Memory = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            help="Train on what `headstart extract --save` wrote, without the images, in place of --data."
-        ),
-    ] = None,
+    features: SavedFeatures = None,
     split: Split = 0.8,
     seed: Seed = 0,
     device: Device = "auto",
@@ -425,11 +418,7 @@ def sweep(
         data, model, weights, size, _head(head), cut, (name,), ("cached",), split, seed, on_error
     )
     _note_random_weights(model, weights)
-    if features is not None:
-        made, train, val = _saved(spec, features)
-    else:
-        made, train, val = comparison.prepare(spec)
-        _report_skipped(train)
+    made, train, val = _prepared(spec, features)
     _import_quietly(name, device, precision)
     found = run_sweep(
         made,
@@ -1165,6 +1154,17 @@ def _tried(name: str, text: str) -> list[float]:
     except ValueError:
         option = {"lr": "--lr", "weight_decay": "--weight-decay", "seed": "--seeds"}[name]
         raise SettingError(f"{option} {text!r}; expected numbers with commas between them") from None
+
+
+def _prepared(spec: Any, features: Path | None) -> tuple[Any, Any, Any]:
+    """Model, and what it is trained and evaluated on: saved features where they are given, else the data."""
+    from headstart import compare as comparison
+
+    if features is not None:
+        return _saved(spec, features)
+    made, train, val = comparison.prepare(spec)
+    _report_skipped(train)
+    return made, train, val
 
 
 def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:

@@ -14,6 +14,7 @@ from flax import nnx
 from headstart.backend import Place
 from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.jax.emit import FUNCTIONS, Network
+from headstart.backends.jax.train import direction_of
 from headstart.data.rows import window
 from headstart.training.heads import Chain, HeadsRecipe
 from headstart.training.optimizers import SGD
@@ -25,11 +26,7 @@ class JaxHeads:
         self.before = None
         if chain.before is not None:
             self.before = nnx.split(Network(chain.before, {}))
-        o = recipe.optimizer
-        if isinstance(o, SGD):
-            self.rule = optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
-        else:
-            self.rule = optax.scale_by_adam(o.beta1, o.beta2, o.epsilon)
+        self.rule = direction_of(recipe.optimizer)
         weights = {name: np.array(value) for name, value in params.items()}
         self.carry = from_numpy((weights, self.rule.init(weights)), place.device)
         self._epoch = jax.jit(self._whole_epoch)

@@ -16,7 +16,7 @@ from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
 from headstart.data.rows import window
 from headstart.graph import Graph, Node
-from headstart.training.optimizers import SGD
+from headstart.training.optimizers import SGD, Optimizer
 
 
 class JaxTrainer:
@@ -138,5 +138,12 @@ def _update_rule(recipe: Recipe) -> optax.GradientTransformation:
     o = recipe.optimizer
     if isinstance(o, SGD):
         decay = optax.add_decayed_weights(o.weight_decay) if o.weight_decay else optax.identity()
-        return optax.chain(decay, optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity())
-    return optax.chain(optax.scale_by_adam(o.beta1, o.beta2, o.epsilon), optax.add_decayed_weights(o.weight_decay))
+        return optax.chain(decay, direction_of(o))
+    return optax.chain(direction_of(o), optax.add_decayed_weights(o.weight_decay))
+
+
+def direction_of(o: Optimizer) -> optax.GradientTransformation:
+    """What an optimiser makes of gradients by its moments alone, without weight decay and learning rate."""
+    if isinstance(o, SGD):
+        return optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
+    return optax.scale_by_adam(o.beta1, o.beta2, o.epsilon)

@@ -192,8 +192,6 @@ FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
     "first_token": lambda a: lambda x: x[:, 0],
     "mean_tokens": lambda a: lambda x: x.mean(1),
 }
-# what draws from the random generator in training
-RANDOM = ("dropout", "drop_path", "native")
 
 
 class Network(nn.Module):

@@ -14,10 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backend import Place, Recipe
 from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize, to_native, to_numpy
-from headstart.backends.torch.emit import RANDOM, LastLinear, Network
+from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.products import linear
 from headstart.data.rows import window
 from headstart.graph import Graph
+from headstart.training.heads import RANDOM
 from headstart.training.optimizers import SGD, Optimizer
 
 

@@ -105,7 +105,7 @@ class FeatureRows:
 def tensor(features: FeatureSet, framework: str, cut: str | None, view: int) -> Any:
     """All features of a cut and view in the memory that they were read into, as the framework's tensor."""
     module = backends.exports(framework)  # first: it may be missing
-    return module.tensor(_all(features, cut, view))
+    return module.tensor(all_rows(features, cut, view))
 
 
 def torch_dataset(features: FeatureSet, cut: str | None, view: int) -> Any:
@@ -139,7 +139,7 @@ def arrow(features: FeatureSet, cut: str | None, view: int, dtype: str | None) -
             "Arrow tables need pyarrow, which is not installed: pip install 'headstart[arrow]'"
         ) from error
     wanted = _dtype_for("Arrow", "arrow", features, cut, dtype)
-    rows = _all(features, cut, view).astype(wanted, copy=False)
+    rows = all_rows(features, cut, view).astype(wanted, copy=False)
     if not rows.size:
         raise SettingError(f"{features!r} has nothing to make a table of")
     ids = ids_to_array(features.ids)
@@ -183,7 +183,8 @@ def save_npy(
     return target
 
 
-def _all(features: FeatureSet, cut: str | None, view: int) -> NDArray[Any]:
+def all_rows(features: FeatureSet, cut: str | None, view: int) -> NDArray[Any]:
+    """All features of a cut and view, read into memory that frameworks can share instead of copying it."""
     folder = features.folder(cut, view)
     return folder.read(features.ids, aligned_empty((len(features), *features.shape(cut)), folder.dtype))
 

@@ -30,6 +30,20 @@ def check_given(settings: Settings, train: Any, val: Any) -> None:
         raise SettingError(f"train is a {kinds[0]} and val a {kinds[1]}; expected data sets, or features of both")
 
 
+def check_sets(
+    model: Model, settings: Settings, train: Dataset | FeatureSet, val: Dataset | FeatureSet | None
+) -> str | None:
+    """Check both; returns the cut asked for, or where none was, the only one that given features have."""
+    cut = settings.cut
+    if isinstance(train, FeatureSet) or isinstance(val, FeatureSet):
+        check_given(settings, train, val)
+        cut = cut or (train.cuts[0] if isinstance(train, FeatureSet) and len(train.cuts) == 1 else None)
+    check_data(model, train, "train")
+    if val is not None:
+        check_data(model, val, "val")
+    return cut
+
+
 def features_at(model: Model, features: FeatureSet, node: str) -> FeatureSet:
     """The features at one cut, under the node's own name. SettingError unless they are there, and what the model's
     trunk gives, to the bit of its weights."""

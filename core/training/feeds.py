@@ -24,7 +24,7 @@ from headstart.data.loader import batches
 from headstart.data.order import block_order, epoch_order
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import pad
-from headstart.features.exports import aligned_empty
+from headstart.features.exports import aligned_empty, all_rows
 from headstart.features.feature_set import FeatureSet
 from headstart.features.ids import ids_to_array
 from headstart.progress import track
@@ -87,10 +87,7 @@ class Resident:
 
     def _on_device(self, trainer: Trainer, view: int) -> Any:
         if view not in self._placed:
-            # Beginning where frameworks can share the memory instead of copying it.
-            folder = self.features.folder(self.cut, view)
-            rows = aligned_empty((len(self.labels), *self.features.shape(self.cut)), folder.dtype)
-            self._placed[view] = trainer.put(folder.read(self.features.ids, rows))
+            self._placed[view] = trainer.put(all_rows(self.features, self.cut, view))
         return self._placed[view]
 
     def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:

@@ -27,7 +27,7 @@ from headstart.graph import Graph
 from headstart.inference import fed, frozen, pixel_trunk
 from headstart.models import Model
 from headstart.training import metrics
-from headstart.training.checks import check_data, check_given, features_at
+from headstart.training.checks import check_sets, features_at
 from headstart.training.feeds import Feed, Images
 from headstart.training.history import History, Record
 from headstart.training.modes import Mode, default_optimizer
@@ -129,13 +129,7 @@ def fit(
     if row.frozen and not row.then_all:
         model = model.without_auxiliary()
     check_modules(model.params, settings.lr_scale)
-    given = isinstance(train, FeatureSet)
-    if given or isinstance(val, FeatureSet):
-        check_given(settings, train, val)
-        cut = cut or (train.cuts[0] if isinstance(train, FeatureSet) and len(train.cuts) == 1 else None)
-    check_data(model, train, "train")
-    if val is not None:
-        check_data(model, val, "val")
+    cut = check_sets(model, settings, train, val)
     node = model.graph.check_cut(cut or model.default_cut) if row.frozen else None
     if cut is not None and node is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same

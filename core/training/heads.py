@@ -18,6 +18,7 @@ from headstart.training.optimizers import Optimizer
 
 ACTIVATIONS = ("relu", "relu6", "silu", "sigmoid", "gelu", "quick_gelu")
 RANDOM = ("dropout", "drop_path", "native")
+"""ops that draw from a random generator in training, or may"""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from headstart.graph import Graph
 from headstart.models import Model
 from headstart.progress import track
 from headstart.training import metrics
-from headstart.training.checks import check_data, check_given
+from headstart.training.checks import check_sets
 from headstart.training.feeds import EpochResult, Feed
 from headstart.training.fit import Job, check_trunk, initial
 from headstart.training.heads import Chain, Heads, HeadsRecipe, chain_of
@@ -119,11 +119,7 @@ def sweep(
     )
     points = list(_points(grid))
     model = model.without_auxiliary()
-    if isinstance(train, FeatureSet) or isinstance(val, FeatureSet):
-        check_given(settings, train, val)
-        cut = cut or (train.cuts[0] if isinstance(train, FeatureSet) and len(train.cuts) == 1 else None)
-    check_data(model, train, "train")
-    check_data(model, val, "val")
+    cut = check_sets(model, settings, train, val)
     node = model.graph.check_cut(cut or model.default_cut)
     graph = model.graph.after(node, model.input_shape)
     default = optimizer_of(optimizer, default_optimizer(graph, False), None)
