@@ -13,6 +13,7 @@ import torch
 from headstart.backend import Place
 from headstart.backends.torch.arrays import exact_numpy, from_native, synchronize, to_native
 from headstart.backends.torch.emit import Network
+from headstart.backends.torch.fused import fused
 from headstart.graph import Graph
 
 
@@ -22,12 +23,13 @@ class TorchTrunk:
     ) -> None:
         self.place = place
         self.network = Network(graph, params, outputs).eval().to(place.device).requires_grad_(False)
+        self.fused = fused(self.network, place)
 
     def run(self, images: Any) -> dict[str, torch.Tensor]:
         x = to_native(images, self.place.device)
-        low = self.place.precision == "bfloat16"
+        low = self.place.precision == "bfloat16" and self.fused is None
         with torch.no_grad(), torch.autocast(self.place.device, torch.bfloat16, enabled=low):
-            outputs = self.network(x)
+            outputs = (self.fused or self.network)(x)
         synchronize(self.place.device)
         return {name: from_native(y.float()) for name, y in outputs.items()}
 
