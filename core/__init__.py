@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headstart.models.wrapped import wrap
     from headstart.training.fit import fit
     from headstart.training.optimizers import SGD, AdamW, Schedule
+    from headstart.training.plan import plan
     from headstart.training.run import load
     from headstart.training.sweep import sweep
 
@@ -35,6 +36,7 @@ _WHERE = {
     "load_features": ("headstart.features.packed", "load_features"),
     "forward": ("headstart.inference", "forward"),
     "model": ("headstart.models.model", "model"),
+    "plan": ("headstart.training.plan", "plan"),
     "predict": ("headstart.inference", "predict"),
     "fit": ("headstart.training.fit", "fit"),
     "SGD": ("headstart.training.optimizers", "SGD"),
@@ -59,6 +61,7 @@ __all__ = [
     "load",
     "load_features",
     "model",
+    "plan",
     "predict",
     "sweep",
     "wrap",

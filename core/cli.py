@@ -21,6 +21,7 @@ from headstart.errors import HeadstartError, SettingError, StoreWarning
 from headstart.sizes import parse_nbytes
 from headstart.tables import (
     LEGEND,
+    PLAN_LEGEND,
     Live,
     cell,
     comparison_table,
@@ -29,10 +30,12 @@ from headstart.tables import (
     extraction_line,
     nbytes_text,
     placement_line,
+    plan_table,
     printable,
     shape_text,
     sweep_table,
     table_of,
+    time_text,
     when,
 )
 
@@ -41,6 +44,7 @@ Examples:
 
   headstart compare
   headstart compare --data flower_photos --modes frozen,cached,full --epochs 3
+  headstart plan --data flower_photos --model resnet50 --budget 2GB
   headstart fit --data flower_photos --mode cached --cut layer4.0 --out run/
   headstart predict --run run/ rose.jpg tulip.jpg
   headstart predict --model resnet50 --weights imagenet rose.jpg
@@ -357,6 +361,108 @@ def fit(
             "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
             "model": run.model.describe(),
             **row,
+        }
+        comparison.write_json(json_file, report)
+
+
+@app.command(
+    epilog=_examples(
+        "headstart plan --data flower_photos --model resnet50",
+        "headstart plan --data flower_photos --model resnet50 --budget 2GB,10min --epochs 20",
+        "headstart plan --data flower_photos --cuts layer3,avgpool --precision bfloat16",
+    )
+)
+def plan(
+    data: Data = "digits",
+    model: ModelName = "resnet18_half",
+    weights: Weights = None,
+    size: Size = None,
+    head: Head = "linear",
+    cuts: Annotated[
+        str | None, typer.Option(help="Comma-separated cuts, each of them measured. (default: all legal ones)")
+    ] = None,
+    backend: BackendName = None,
+    epochs: Epochs = 5,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="What the cache may take: bytes such as 2GB, a time such as 10min, or 2GB,10min."),
+    ] = None,
+    batch_size: BatchSize = 64,
+    optimizer: OptimizerName = None,
+    memory: Memory = None,
+    split: Split = 0.8,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    dtype: Dtype = "float16",
+    workers: Workers = None,
+    on_error: OnError = "raise",
+    json_file: Json = None,
+) -> None:
+    """Predict what caching at each cut costs and saves, from a few batches; with --budget, name the best cut."""
+    from headstart import backend as backends
+    from headstart import compare as comparison
+    from headstart.machine import machine_facts
+    from headstart.training.plan import Budget
+    from headstart.training.plan import plan as run_plan
+
+    name = backends.choose(backend)
+    allowed = Budget.parse(budget)
+    spec = comparison.Spec(
+        data, model, weights, size, _head(head), None, (name,), ("cached",), split, seed, on_error
+    )
+    _note_random_weights(model, weights)
+    made, train, val = _prepared(spec, None)
+    _import_quietly(name, device, precision)
+    found = run_plan(
+        made,
+        train,
+        val,
+        cuts=_names(cuts) if cuts is not None else None,
+        epochs=epochs,
+        budget=allowed,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        backend=name,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        workers=workers,
+        memory=memory,
+    )
+    console = console_for_tables()
+    facts = found.facts
+    console.print(
+        f"{printable(train.name)}: {facts['samples']} images; {made.name} at {made.preprocess.size} px; {name} on "
+        f"{facts['device']}, {facts['precision']}; decoding {facts['decode_images_per_second']:.0f} images/s",
+        markup=False,
+        highlight=False,
+    )
+    console.print(plan_table(found.table(), epochs))
+    console.print(PLAN_LEGEND, markup=False, highlight=False)
+    if budget is not None:
+        best = found.best
+        if best is None:
+            line = (
+                f"within {budget} no cut fits: the smallest cache takes "
+                f"{nbytes_text(min(row.nbytes for row in found.rows))}, the shortest time is "
+                f"{time_text(min(row.total_seconds for row in found.rows))}"
+            )
+        else:
+            line = (
+                f"within {budget}, --cut {best.cut} trains the most: {nbytes_text(best.nbytes)}, {epochs} epochs "
+                f"in {time_text(best.total_seconds)} instead of {time_text(best.uncached_total_seconds)}"
+            )
+        console.print(line, markup=False, highlight=False)
+    if json_file is not None:
+        report = {
+            "machine": machine_facts(),
+            "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
+            "model": made.describe(),
+            "epochs": epochs,
+            "facts": dict(facts),
+            "best": None if found.best is None else found.best.cut,
+            "rows": found.table(),
         }
         comparison.write_json(json_file, report)
 

@@ -17,6 +17,10 @@ LEGEND = """s/epoch: seconds of an epoch with its validation, the median without
 data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
 * it was full already. pays off: the number of epochs from which the cache has saved time."""
 
+PLAN_LEGEND = """extract: until the store has all features, once. epoch: training the head behind the cut and
+validating it, on the cache; uncached: with the trunk run for every image. pays off: the number of epochs from
+which the cache has saved time. ~ not measured, between cuts that were; * not all at once in memory: streamed."""
+
 
 def nbytes_text(nbytes: float) -> str:
     """Bytes for people: 1.5 GB."""
@@ -144,6 +148,44 @@ def sweep_table(rows: Sequence[Mapping[str, float]], top: int) -> Table:
             f"{row['val_loss']:.4f}",
             f"{row['accuracy']:.1%}",
             f"{row['loss']:.4f}",
+        )
+    return table
+
+
+def time_text(seconds: float) -> str:
+    """A time for people: 0.0123 s, 4.5 s, 3.2 min, 1.5 h."""
+    if seconds < 0.1:
+        return f"{seconds:.4f} s"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]], epochs: int) -> Table:
+    """The rows of `Plan.table`."""
+    table = table_of(
+        "cut",
+        "cache",
+        "extract",
+        "epoch",
+        "uncached",
+        "pays off",
+        f"{epochs} epochs",
+        "uncached",
+        right=range(1, 8),
+    )
+    table.padding = (0, 1, 0, 0)
+    for row in rows:
+        pays_off = row["pays_off_after_epochs"]
+        table.add_row(
+            row["cut"] + ("" if row["measured"] else " ~"),
+            nbytes_text(row["nbytes"]) + ("*" if row["where"] == "disk" else ""),
+            time_text(row["extraction_seconds"]) if row["missing"] else "there",
+            time_text(row["cached_epoch_seconds"]),
+            time_text(row["uncached_epoch_seconds"]),
+            "never" if pays_off is None else f"{pays_off} epoch{'s' if pays_off > 1 else ''}",
+            time_text(row["total_seconds"]),
+            time_text(row["uncached_total_seconds"]),
         )
     return table
 

@@ -33,7 +33,7 @@ ACTIVATIONS: Mapping[str, tuple[str, list[float], str]] = {
     "silu": ("swish", [], ""),
     "gelu": ("gelu", [], "none"),
 }
-PLAIN = ("none", [], "")
+PLAIN: tuple[str, list[float], str] = ("none", [], "")
 IDENTITIES = ("dropout", "drop_path")  # at rest
 # Nodes that carry a sum through the whole network round it at every step; layer norms then enlarge what was lost.
 TOO_COARSE = ("layer_norm",)

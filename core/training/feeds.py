@@ -102,7 +102,7 @@ class Resident:
         clock = Clock()
         rows = self._on_device(trainer, 0)
         clock("data")
-        logits = _evaluated(trainer, rows, len(self.labels))
+        logits = evaluated(trainer, rows, len(self.labels))
         clock("head")
         return logits, clock.total()
 
@@ -185,7 +185,7 @@ class Streamed:
         logits: np.ndarray | None = None
         for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
             clock("data")
-            part = _evaluated(trainer, trainer.put(rows), len(positions))
+            part = evaluated(trainer, trainer.put(rows), len(positions))
             if logits is None:
                 logits = np.empty((len(self.labels), *part.shape[1:]), np.float32)
             logits[positions] = part
@@ -212,7 +212,7 @@ class _Source:
             self._folder.read(self._ids[positions], out)
 
 
-def _evaluated(trainer: Trainer, rows: Any, count: int) -> np.ndarray:
+def evaluated(trainer: Trainer, rows: Any, count: int) -> np.ndarray:
     """float32 `(count, classes)`: the logits of the first rows of a handle."""
     size = min(EVALUATION_ROWS, count)
     parts = []

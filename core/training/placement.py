@@ -51,6 +51,13 @@ def memory_limit(memory: int | str | None) -> int | None:
     return memory
 
 
+def held(nbytes: int, memory: int | None, device_free: int | None) -> tuple[int, bool]:
+    """How many bytes of features may be held at once, and whether so many can lie on the device as a whole; the
+    arguments are those of `place_features`."""
+    limit = available_memory() // 2 if memory is None else memory
+    return limit, nbytes <= limit and (device_free is None or nbytes <= 0.7 * device_free)
+
+
 def place_features(
     features: Sequence[FeatureSet], cut: str, batch_size: int, memory: int | None, device_free: int | None
 ) -> Placement:
@@ -61,9 +68,9 @@ def place_features(
     where not even a few batches fit.
     """
     nbytes = sum(one.nbytes(cut) * one.views for one in features)
-    limit = available_memory() // 2 if memory is None else memory
     row = max(one.nbytes(cut) // max(1, len(one)) for one in features)
-    if nbytes <= limit and (device_free is None or nbytes <= 0.7 * device_free):
+    limit, resident = held(nbytes, memory, device_free)
+    if resident:
         return Placement("device", nbytes, limit, 0, 0)
     batch = batch_size * row
     room = (limit if device_free is None else min(limit, device_free)) // POOLS

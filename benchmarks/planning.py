@@ -1,0 +1,71 @@
+"""What a plan predicts, and what then happens, in a process of its own: `planning.py BACKEND PHOTOGRAPHS CACHE`
+reads a request a line and answers a line, both JSON.
+
+{"do": "plan"}                      the plan's rows, by cut; nothing has been extracted or compiled before
+{"do": "cached", "cut": CUT}        seconds of extraction into an empty cache and of a cached epoch, bytes stored
+{"do": "uncached", "cut": CUT}      seconds of an uncached epoch
+{"do": "facts"}                     device, threads, versions
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import headstart as hs
+from headstart import backend as backends
+
+MODEL, SIZE, BATCH, EPOCHS = "resnet18", 160, 32, 3
+
+
+class Setting:
+    def __init__(self, name: str, folder: str, cache: str) -> None:
+        self.name, self.cache = name, Path(cache)
+        data = hs.data.folder(folder)
+        self.train, self.val = data.split(0.8, seed=0)
+        self.model = hs.model(MODEL, classes=data.classes, size=SIZE)
+        self.common: dict[str, Any] = {"batch_size": BATCH, "backend": name, "epochs": EPOCHS}
+
+    def plan(self) -> dict[str, Any]:
+        found = hs.plan(self.model, self.train, self.val, **self.common, cache=self.cache / "empty")
+        return {row["cut"]: row for row in found.table()}
+
+    def cached(self, cut: str) -> dict[str, float]:
+        cache = self.cache / cut
+        self.common["epochs"] = 4 * EPOCHS
+        run = hs.fit(self.model, self.train, self.val, mode="cached", cut=cut, cache=cache, **self.common)
+        assert run.extraction is not None and run.extraction.extracted == len(self.train) + len(self.val)
+        return {
+            "extraction_seconds": run.extraction.seconds,
+            "cached_epoch_seconds": run.history.seconds_per_epoch().total,
+            "nbytes": sum(path.stat().st_size for path in cache.rglob("*.safetensors")),
+        }
+
+    def uncached(self, cut: str) -> dict[str, float]:
+        self.common["epochs"] = EPOCHS
+        run = hs.fit(self.model, self.train, self.val, mode="frozen", cut=cut, **self.common)
+        return {"uncached_epoch_seconds": run.history.seconds_per_epoch().total}
+
+    def facts(self) -> dict[str, Any]:
+        backend = backends.load(self.name)
+        return {
+            "device": backend.place("auto", "float32").device,
+            "threads": backend.threads(),
+            "versions": backends.versions(self.name),
+        }
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
+    os.dup2(2, 1)
+    setting = Setting(*sys.argv[1:])
+    for line in sys.stdin:
+        request = json.loads(line)
+        answers.write(json.dumps(getattr(setting, request.pop("do"))(**request)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
