@@ -180,6 +180,8 @@ def test_grids_that_are_none(
 ) -> None:
     with pytest.raises(SettingError, match=message):
         hs.sweep(model, *data, grid=grid, backend=backend)
+    with pytest.raises(SettingError, match="val=None"):
+        hs.sweep(model, data[0], None, grid={"lr": [0.1]}, backend=backend)  # type: ignore[arg-type]
 
 
 def test_on_features_without_images(

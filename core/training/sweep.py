@@ -102,6 +102,8 @@ def sweep(
     `extract` raises.
     """
     start = time.perf_counter()
+    if val is None:
+        raise SettingError("val=None: heads are ranked by their validation accuracy; pass data or features for it")
     settings = Settings(
         cut=cut,
         epochs=epochs,
