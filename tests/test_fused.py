@@ -11,7 +11,7 @@ import pytest
 
 import headstart as hs
 from headstart.backend import Place
-from headstart.graph import Graph, Node
+from headstart.graph import Graph
 from headstart.inference import frozen
 
 pytestmark = pytest.mark.of("torch")
@@ -92,41 +92,16 @@ def test_bfloat16_is_near_float32() -> None:
     assert not torch.equal(a, b)  # else it has not been computed in that
 
 
-def conv(name: str, x: str, **attrs: Any) -> Node:
-    window = {"kernel": (3, 3), "padding": ((1, 1), (1, 1)), "in_channels": 3, "out_channels": 3}
-    return Node(name, "conv", (x,), {**window, **attrs})
+def test_it_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.backend import load
 
-
-def plan(nodes: Sequence[Node], *outputs: str) -> list[tuple[str, str | None, bool, str]]:
-    pytest.importorskip("torch")
-    from headstart.backends.torch import fused
-
-    graph = Graph((Node("x", "input"), *nodes), nodes[-1].name)
-    steps = fused.plan(graph, outputs or [graph.output], linear=True)
-    return [(step.output, step.other, step.in_place, step.activation[0]) for step in steps]
-
-
-def test_what_is_swallowed() -> None:
-    body = [conv("a", "x"), Node("r", "relu", ("a",)), conv("b", "r")]
-    block = [*body, Node("s", "add", ("b", "r")), Node("out", "relu", ("s",))]
-    # `r` goes into the convolution whose output it is added to: the sum is not written over it
-    assert plan(block) == [("r", None, False, "relu"), ("out", "r", False, "relu")]
-    skip = [*body, conv("c", "r"), Node("s", "add", ("b", "c")), Node("out", "relu", ("s",))]
-    assert plan(skip) == [
-        ("r", None, False, "relu"),
-        ("b", None, False, "none"),
-        ("out", "b", True, "relu"),
-    ]
-    # what is wanted itself is neither swallowed nor written over
-    assert plan(skip, "b", "out")[-1] == ("out", "b", False, "relu")
-    assert plan(skip, "s", "out")[-2:] == [("s", "b", True, "none"), ("out", None, False, "none")]
-    # nor the images
-    assert plan([conv("a", "x"), Node("s", "add", ("x", "a"))]) == [("s", "x", False, "none")]
-    assert plan([*body, Node("s", "add", ("b", "x"))])[-1] == ("s", "x", False, "none")
-    # twice the same, and an activation that has another user
-    assert plan([conv("a", "x"), Node("s", "add", ("a", "a"))])[-1] == ("s", None, False, "none")
-    gate = [*body, Node("t", "sigmoid", ("a",)), Node("m", "multiply", ("b", "t"))]
-    assert [step[0] for step in plan(gate)] == ["a", "r", "b", "t", "m"]
-    # dropout at rest is nothing
-    kept = [conv("a", "x"), Node("d", "dropout", ("a",), {"rate": 0.5}), Node("out", "relu", ("d",))]
-    assert plan(kept) == [("out", None, False, "relu")]
+    backend = load("torch")
+    model = hs.model("lenet", classes=3)
+    places = [Place("cpu", "float32")] * 2
+    made = []
+    for value, place in zip(("0", "1"), places, strict=True):
+        monkeypatch.setenv("HEADSTART_FUSED", value)
+        made.append(backend.trunk(model.graph, model.params, ["fc1"], place))
+    assert made[0].fused is None
+    x = np.random.default_rng(0).standard_normal((2, *model.input_shape), np.float32)
+    np.testing.assert_allclose(made[0].run(x)["fc1"], made[1].run(x)["fc1"], atol=1e-5)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -23,7 +22,8 @@ from torch import nn
 from headstart.backend import Place
 from headstart.backends.torch.emit import FUNCTIONS, MODULES, Network, PaddedConv2d
 from headstart.backends.torch.products import prefers_onednn
-from headstart.graph import Graph, Node
+from headstart.graph import Graph
+from headstart.graph.fuse import Step, allowed, fused_steps
 
 # op -> oneDNN's name of it, its numbers, and which form of it
 ACTIVATIONS: Mapping[str, tuple[str, list[float], str]] = {
@@ -34,7 +34,6 @@ ACTIVATIONS: Mapping[str, tuple[str, list[float], str]] = {
     "gelu": ("gelu", [], "none"),
 }
 PLAIN: tuple[str, list[float], str] = ("none", [], "")
-IDENTITIES = ("dropout", "drop_path")  # at rest
 # Nodes that carry a sum through the whole network round it at every step; layer norms then enlarge what was lost.
 TOO_COARSE = ("layer_norm",)
 CACHE_NBYTES = 16 << 20
@@ -43,75 +42,10 @@ LEAST_ROWS = 8
 """that go through together however large they are: weights are read anew for each few"""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One call: a node, and what is done to its output on the way."""
-
-    node: Node
-    inputs: tuple[str, ...]
-    output: str
-    """the name of the last node that it computes"""
-    done: tuple[str, ...]
-    """whose outputs nobody needs afterwards"""
-    other: str | None = None
-    """what is added to a convolution"""
-    in_place: bool = False
-    """whether the sum may be written over `other`"""
-    activation: tuple[str, list[float], str] = PLAIN
-
-
-def plan(graph: Graph, outputs: Sequence[str], linear: bool) -> list[Step]:
-    """The calls that compute `outputs`. `linear`: whether linear layers are fused as well."""
-    kept = {*outputs, graph.output}
-    alias: dict[str, str] = {graph.input: graph.input}
-    for node in graph.nodes[1:]:
-        same = node.op in IDENTITIES and node.name not in kept
-        alias[node.name] = alias[node.inputs[0]] if same else node.name
-    nodes = [node for node in graph.nodes[1:] if alias[node.name] == node.name]
-    inputs = {node.name: tuple(alias[name] for name in node.inputs) for node in nodes}
-    users: dict[str, list[Node]] = {}
-    for node in nodes:
-        for name in inputs[node.name]:
-            users.setdefault(name, []).append(node)
-    place = {graph.input: -1} | {node.name: i for i, node in enumerate(nodes)}
-
-    def follower(name: str) -> Node | None:
-        """The only node that takes this one's output, which is wanted nowhere else."""
-        found = users.get(name, [])
-        return found[0] if len(found) == 1 and name not in kept else None
-
-    steps: list[Step] = []
-    swallowed: set[str] = set()
-    for node in nodes:
-        if node.name in swallowed:
-            continue
-        last, other, activation = node.name, None, PLAIN
-        if node.op == "conv" or (linear and node.op == "linear"):
-            after = follower(last)
-            if node.op == "conv" and after is not None and after.op == "add":
-                added = next((name for name in inputs[after.name] if name != last), None)
-                if added is not None and place[added] < place[node.name]:  # else the later one swallows it
-                    other, last = added, after.name
-                    swallowed.add(last)
-                    after = follower(last)
-            # behind a sum no other activation is common enough to have been tried
-            if after is not None and after.op in (ACTIVATIONS if other is None else ("relu",)):
-                activation, last = ACTIVATIONS[after.op], after.name
-                swallowed.add(last)
-        steps.append(Step(node, inputs[node.name], last, (), other, False, activation))
-
-    final: dict[str, int] = {}
-    for i, step in enumerate(steps):
-        for name in (*step.inputs, *([step.other] if step.other else [])):
-            final[name] = i
-        final.setdefault(step.output, i)
-    made = {step.output for step in steps}
-    result = []
-    for i, step in enumerate(steps):
-        done = tuple(name for name, at in final.items() if at == i and name not in kept)
-        safe = step.other in done and step.other in made and step.other not in step.inputs
-        result.append(replace(step, done=done, in_place=safe))
-    return result
+def steps(graph: Graph, outputs: Sequence[str], linear: bool) -> tuple[Step, ...]:
+    """The calls that compute `outputs`. `linear`: whether linear layers are among those that are fused."""
+    possible = {op: tuple(ACTIVATIONS) for op in (["conv", "linear"] if linear else ["conv"])}
+    return fused_steps(graph, outputs, possible, ["relu"])
 
 
 class FusedNetwork:
@@ -122,7 +56,7 @@ class FusedNetwork:
         linear = dtype == torch.bfloat16 or prefers_onednn()
         layers = network if dtype == torch.float32 else deepcopy(network).to(dtype)
         self.calls: list[tuple[Step, Callable[..., torch.Tensor]]] = []
-        for step in plan(self.graph, self.outputs, linear):
+        for step in steps(self.graph, self.outputs, linear):
             node = step.node
             if node.op == "conv":
                 call = _conv(step, layers.get_submodule(node.name))
@@ -164,7 +98,7 @@ def _conv(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
     weight, bias = layer.weight, layer.bias
     pads = layer.pads if isinstance(layer, PaddedConv2d) else None
     window = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
-    name, numbers, form = step.activation
+    name, numbers, form = PLAIN if step.activation is None else ACTIVATIONS[step.activation]
     ops = torch.ops.mkldnn
 
     def alone(x: torch.Tensor) -> torch.Tensor:
@@ -188,11 +122,12 @@ def _conv(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
 def _linear(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
     assert isinstance(layer, nn.Linear)
     weight, bias = layer.weight, layer.bias
+    activation = PLAIN if step.activation is None else ACTIVATIONS[step.activation]
 
     def product(x: torch.Tensor) -> torch.Tensor:
         maps = x.ndim == 4
         x = x.permute(0, 2, 3, 1) if maps else x
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, *step.activation)
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, *activation)
         return y.permute(0, 3, 1, 2) if maps else y
 
     return product
@@ -206,7 +141,7 @@ def fused(network: Network, place: Place) -> FusedNetwork | None:
     """The network's faster form at this place; None where there is none."""
     ops = {node.op for node in network.graph.nodes}
     dtype = torch.bfloat16 if place.precision == "bfloat16" else torch.float32
-    if place.device != "cpu" or "native" in ops or not available(dtype):
+    if not allowed() or place.device != "cpu" or "native" in ops or not available(dtype):
         return None
     if dtype == torch.bfloat16 and not ops.isdisjoint(TOO_COARSE):
         return None
