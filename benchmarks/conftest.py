@@ -1,44 +1,66 @@
 """One framework a process: the benchmarks ask a worker for epochs, since frameworks fight over threads. What is
-timed is the answer to a request, which adds about a tenth of a millisecond to each side of a pair."""
+timed is the answer to a request, which adds about a tenth of a millisecond to each side of a pair.
+
+The table of all figures is written after each test that has added to it, so that a run that is killed leaves what
+it has measured.
+"""
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from children import BACKENDS, Child
+from children import BACKENDS
+from epochs import Worker
+from photographs import make_photographs
+from table import table
 
-LINEAR_FLOOR = 50.0
 CUTS = {"linear": "avgpool", "block": "layer4.0"}
 
-# (backend, head) -> what the summary prints
-speedups: dict[tuple[str, str], dict[str, float]] = {}
+
+class Files:
+    """Where the table goes, and how many of its rows are there."""
+
+    folder = Path(".benchmarks")
+    rows = 0
+
+    @classmethod
+    def write(cls) -> None:
+        if len(table.rows) > cls.rows:
+            table.write(cls.folder)
+            cls.rows = len(table.rows)
 
 
-class Worker(Child):
-    """Prepared for one cut, runs epochs."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--table",
+        metavar="DIR",
+        default=".benchmarks",
+        help="where benchmarks.json and benchmarks.md go, the table of all figures (default: %(default)s)",
+    )
 
-    def __init__(self, backend: str, head: str, cache: Path) -> None:
-        script = Path(__file__).with_name("worker.py")
-        super().__init__(backend, [sys.executable, "-P", str(script), backend, str(cache)])
-        self.head = head
-        self.facts = self.ask(do="prepare", cut=CUTS[head])
 
-    def check_floor(self) -> None:
-        """Once both of a pair were timed: remember the speed-up, and fail where it is below the floor."""
-        speedup = self.medians["uncached"] / self.medians["cached"]
-        ratio = self.facts["flops_ratio"]
-        floor = LINEAR_FLOOR if self.head == "linear" else ratio / 2
-        speedups[self.backend, self.head] = {
-            **self.medians,
-            "speedup": speedup,
-            "floor": floor,
-            "flops_ratio": ratio,
-        }
-        assert speedup >= floor, f"{self.backend} {self.head}: {speedup:.1f}x is below the floor of {floor:.1f}x"
+def pytest_configure(config: pytest.Config) -> None:
+    Files.folder = Path(config.getoption("--table", ".benchmarks")).absolute()
+
+
+def pytest_runtest_logfinish() -> None:
+    Files.write()
+
+
+@pytest.hookimpl(trylast=True)  # what is looked for is at the end
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not table.rows:
+        return
+    Files.write()
+    terminalreporter.section("figures, each beside its peer and what was asked for")
+    # Off a terminal nobody says how wide it is, and a table that wraps is hard to read.
+    width = terminalreporter._tw.fullwidth if terminalreporter.isatty else 160
+    terminalreporter.write_line(table.text(max(width, 120)))
+    terminalreporter.write_line(f"\nwritten to {Files.folder}: benchmarks.json, benchmarks.md")
 
 
 @pytest.fixture
@@ -48,27 +70,20 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return BACKENDS[0]
 
 
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder a class of JPEG files: HEADSTART_BENCH_PHOTOS, or some that are made now."""
+    given = os.environ.get("HEADSTART_BENCH_PHOTOS")
+    return Path(given) if given else make_photographs(tmp_path_factory.mktemp("made") / "photographs")
+
+
 @pytest.fixture(
     scope="module",
     params=[(backend, head) for backend in BACKENDS for head in CUTS],
     ids=lambda pair: "-".join(pair),
 )
 def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    made = Worker(*request.param, tmp_path_factory.mktemp("cache"))
+    backend, head = request.param
+    made = Worker(backend, head, tmp_path_factory.mktemp("cache"), cut=CUTS[head])
     yield made
     made.close()
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not speedups:
-        return
-    terminalreporter.section("cached against uncached training epochs")
-    terminalreporter.write_line(
-        f"{'backend':<9}{'head':<8}{'uncached s':>12}{'cached s':>12}{'speed-up':>10}{'floor':>8}"
-        f"{'FLOPs ratio':>13}"
-    )
-    for (backend, head), row in speedups.items():
-        terminalreporter.write_line(
-            f"{backend:<9}{head:<8}{row['uncached']:>12.4f}{row['cached']:>12.5f}{row['speedup']:>9.1f}x"
-            f"{row['floor']:>7.1f}x{row['flops_ratio']:>12.1f}x"
-        )

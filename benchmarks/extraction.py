@@ -4,6 +4,8 @@ BACKEND MODEL` reads a request a line and answers a line, both JSON.
 {"do": "run", "which": NAME}      features of 32 images of 224 pixels: "float32" and "bfloat16" are ours,
                                   "peer" is eager float32 under no_grad, `predict`, or a jitted float32 NNX module
 {"do": "cosine", "which": NAME}   the least cosine of a sample's features with the peer's
+{"do": "products", "which": NAME} seconds that the network's multiply-adds take as products of matrices of 2,048
+                                  squared in that precision, by the framework
 {"do": "facts"}                   threads, versions, and what batch the peer is fed
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,15 @@ from headstart import backend as backends
 from headstart.inference import pixel_trunk
 
 BATCH, SIZE, CUT = 32, 224, "avgpool"
+SIDE = 2048
 
 
 class Setting:
     def __init__(self, backend: str, name: str) -> None:
         self.backend = backends.load(backend)
         model = hs.model(name, classes=10)
+        self.macs = BATCH * sum(model.graph.upto(CUT).macs(model.input_shape).values())
+        self.product = {"torch": torch_product, "keras": keras_product, "jax": jax_product}[backend]
         self.images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
         self.trunks = {
             precision: pixel_trunk(model, [CUT], self.backend, self.backend.place("auto", precision))
@@ -49,8 +55,19 @@ class Setting:
         a, b = self.features(which), self.features("peer")
         return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
+    def products(self, which: str) -> float:
+        a, b = np.random.default_rng(0).standard_normal((2, SIDE, SIDE), np.float32)
+        multiply = self.product(a, b, which)
+        seconds = []
+        for _ in range(2 + 7):
+            start = time.perf_counter()
+            multiply()
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds[2:])) * self.macs / SIDE**3
+
     def facts(self) -> dict[str, Any]:
         return {
+            "device": self.backend.place("auto", "float32").device,
             "threads": self.backend.threads(),
             "versions": backends.versions(self.backend.name),
             "batch": [BATCH, SIZE, SIZE, 3],
@@ -75,11 +92,45 @@ def keras_peer(native: Any, ready: np.ndarray) -> Any:
 
 
 def jax_peer(native: Any, ready: np.ndarray) -> Any:
+    """Every convolution an `nnx.Conv`, as users write it: 1x1 ones that the network computes as products are that
+    class with another `__call__`, so they take its own back."""
     import jax.numpy as jnp
     from flax import nnx
 
+    for _, layer in nnx.iter_modules(native):
+        if isinstance(layer, nnx.Conv):
+            layer.__class__ = nnx.Conv
     x, jitted = jnp.asarray(ready), nnx.jit(lambda module, images: module(images))
     return lambda: np.asarray(jitted(native, x))
+
+
+def torch_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
+    """The faster of the two libraries that torch has for it."""
+    import torch
+
+    from headstart.backends.torch.products import onednn, prefers_onednn
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, y = (torch.from_numpy(one).to(device, getattr(torch, precision)) for one in (a, b))
+    if device == "cpu" and prefers_onednn():
+        return lambda: onednn(x, y)
+    return lambda: (x @ y)[0, 0].item()
+
+
+def keras_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
+    import tensorflow as tf
+
+    x, y = (tf.cast(one, precision) for one in (a, b))
+    return lambda: float(tf.matmul(x, y)[0, 0])
+
+
+def jax_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    x, y = (jnp.asarray(one, precision) for one in (a, b))
+    multiply = jax.jit(jnp.matmul)
+    return lambda: multiply(x, y).block_until_ready()
 
 
 def main() -> None:

@@ -66,7 +66,12 @@ class Setting:
         return float(losses[:, 0 if kind == "one" else HEADS // 2].mean())
 
     def facts(self) -> dict[str, Any]:
-        return {"heads": HEADS, "threads": self.backend.threads(), "versions": backends.versions(self.name)}
+        return {
+            "heads": HEADS,
+            "device": self.place.device,
+            "threads": self.backend.threads(),
+            "versions": backends.versions(self.name),
+        }
 
 
 def main() -> None:

@@ -199,7 +199,12 @@ def main() -> None:
         epochs |= sklearn_peers(x, labels)
     for line in sys.stdin:
         request = json.loads(line)
-        answer: Any = {"threads": backends.load(name).threads(), "versions": backends.versions(name)}
+        backend = backends.load(name)
+        answer: Any = {
+            "device": backend.place("auto", "float32").device,
+            "threads": backend.threads(),
+            "versions": backends.versions(name),
+        }
         if request["do"] == "run":
             answer = epochs[request["which"]]()
         elif request["do"] == "names":

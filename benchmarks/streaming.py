@@ -60,7 +60,7 @@ class Setting:
         features = FeatureSet("noise", ids, labels, names, {"x": [folder]}, ExtractionStats(0, rows, 0.0, ()))
         self.placement = place_features([features], "x", BATCH, parse_nbytes(memory), None)
         (self.feed,) = feeds_of([features], "x", self.placement)
-        chosen = backends.load(backend)
+        chosen = self.backend = backends.load(backend)
         attributes = {"in_features": COLUMNS, "out_features": CLASSES}
         graph = Graph(
             (Node("x", "input", (), {"shape": (COLUMNS,)}), Node("fc", "linear", ("x",), attributes)), "fc"
@@ -95,7 +95,14 @@ class Setting:
         return float(result.losses[-len(order) // 10 :].mean())
 
     def facts(self) -> dict[str, Any]:
-        return {**self.placement.as_dict(), "held_bytes": self.peak - self.base, "cores_busy": self.busy}
+        return {
+            **self.placement.as_dict(),
+            "held_bytes": self.peak - self.base,
+            "cores_busy": self.busy,
+            "device": "cpu",
+            "threads": self.backend.threads(),
+            "versions": backends.versions(self.backend.name),
+        }
 
     def _forget(self) -> None:
         for path in self.shards:

@@ -7,28 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epochs import KINDS, check_pair, time_epochs
 
 ROUNDS = {"uncached": 5, "cached": 20}
+LINEAR_FLOOR = 50.0
 
 
-@pytest.mark.parametrize("kind", ["uncached", "cached"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_epoch(benchmark: Any, worker: Any, kind: str) -> None:
-    benchmark.group = f"{worker.backend} {worker.head}: training epoch"
-    benchmark.extra_info.update(worker.facts)
-    losses = benchmark.pedantic(
-        worker.ask,
-        kwargs={"do": "epoch", "kind": kind},
-        rounds=ROUNDS[kind],
-        warmup_rounds=1,  # compilers run in the first
-    )
+    losses = time_epochs(benchmark, worker, kind, ROUNDS[kind])
     assert losses[-1] < 0.8 * np.log(10), "the head that was timed has learned"
-    if benchmark.stats is None:
-        pytest.skip("nothing was timed: --benchmark-disable")
-    worker.medians[kind] = benchmark.stats.stats.median
     if kind == "cached":
-        if "uncached" not in worker.medians:
-            pytest.skip("its pair was not run")
-        np.testing.assert_allclose(
-            worker.ask(do="first", kind="cached"), worker.ask(do="first", kind="uncached"), rtol=1e-2
-        )
-        worker.check_floor()
+        check_pair(worker, LINEAR_FLOOR if worker.head == "linear" else worker.facts["flops_ratio"] / 2)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from children import BACKENDS, Child
+from table import TARGETS, table
 
 GROUP = "a cached epoch, linear head, 50,000 x 2,048 features, batches of 256, AdamW"
 # So many times as fast, at least: below what the README reports, for machines that are busy.
@@ -62,7 +63,19 @@ def test_a_cached_epoch(benchmark: Any, child: Child) -> None:
         pytest.skip("nothing was timed: --benchmark-disable")
     own = benchmark.stats.stats.median
     ratios = {name: float(np.median(times[1:])) / own for name, times in seconds.items()}
-    benchmark.extra_info.update(child.ask(do="facts"), times_as_fast_as=ratios)
+    facts = child.ask(do="facts")
+    benchmark.extra_info.update(facts, times_as_fast_as=ratios)
+    for name, ratio in ratios.items():
+        table.record(
+            GROUP,
+            "float16 rows, the peer's float32",
+            own,
+            backend=child.backend,
+            peer="the matrix products alone" if name == "products" else name,
+            peers=own * ratio,
+            target=name if name in TARGETS else None,
+            facts=facts,
+        )
     for name, ratio in ratios.items():
         print(f"\n{child.backend}: {own:.3f} s, {ratio:.2f}x as fast as {name}", end="")
     print()

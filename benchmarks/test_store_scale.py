@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults.campaigns import campaign, scaled, scaled_ids
+from table import table
 
 from headstart import backend as backends
 
@@ -24,11 +25,23 @@ def rows() -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).random((BLOCK, COLUMNS), np.float32).astype(np.float16)
 
 
-def measure(benchmark: Any, group: str, action: Callable[[], Any], nbytes: int, rounds: int = 5) -> Any:
+# what is done -> the median seconds of a plain file
+plain_files: dict[str, float] = {}
+
+
+def measure(benchmark: Any, kind: str, group: str, action: Callable[[], Any], nbytes: int) -> Any:
+    """Time one of a pair; the store, which comes second, beside the plain file."""
     benchmark.group = group
-    result = benchmark.pedantic(action, rounds=rounds, warmup_rounds=1)
+    result = benchmark.pedantic(action, rounds=5, warmup_rounds=1)
     if benchmark.stats is not None:
         benchmark.extra_info["megabytes_per_second"] = nbytes / benchmark.stats.stats.min / 1e6
+        median = benchmark.stats.stats.median
+        if kind == "plain file":
+            plain_files[group] = median
+        else:
+            peers = plain_files.get(group)
+            peer = "" if peers is None else "a plain file of the same bytes"
+            table.record("the feature store", group, median, peer=peer, peers=peers, cost=True)
     return result
 
 
@@ -53,7 +66,7 @@ def test_writing(benchmark: Any, tmp_path: Path, rows: np.ndarray[Any, Any], kin
         return out.rows_written
 
     action = plain if kind == "plain file" else store
-    assert measure(benchmark, "writing 256 MiB", action, blocks * rows.nbytes) == blocks * BLOCK
+    assert measure(benchmark, kind, "writing 256 MiB", action, blocks * rows.nbytes) == blocks * BLOCK
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +101,7 @@ def test_reading(benchmark: Any, gibibyte: Path, rows: np.ndarray[Any, Any], kin
         return out
 
     action = plain if kind == "plain file" else lambda: folder.read(ids)
-    read = measure(benchmark, f"reading {share:.0%} of 1 GiB", action, len(order) * 2 * COLUMNS)
+    read = measure(benchmark, kind, f"reading {share:.0%} of 1 GiB", action, len(order) * 2 * COLUMNS)
     assert np.array_equal(read[-7:], rows[order[-7:] % BLOCK])
 
 
@@ -99,7 +112,16 @@ def test_opening(benchmark: Any, tmp_path: Path, count: int, columns: int) -> No
     """The benchmark's seconds include starting Python; `seconds` in the figures is the opening alone."""
     written = campaign("fill_with_rows", tmp_path, rows=count, columns=columns)
     benchmark.group = "opening stores"
-    opened = benchmark.pedantic(lambda: campaign("open_scaled", tmp_path, rows=count), rounds=3, warmup_rounds=1)
+    openings: list[dict[str, float]] = []
+
+    def opening() -> None:
+        openings.append(campaign("open_scaled", tmp_path, rows=count))
+
+    benchmark.pedantic(opening, rounds=3, warmup_rounds=1)
+    opened = {name: float(np.median([one[name] for one in openings[-3:]])) for name in ("seconds", "peak")}
+    what, target = f"opening {count:,} rows in a new process", "opening a million rows"
+    table.record("the feature store", what, opened["seconds"], target=target, scale=count / 1e6)
+    table.record("the feature store", f"{what}: memory at the peak", opened["peak"], unit="bytes")
     benchmark.extra_info.update(opened, rows=count, rows_written_per_second=count / written["seconds"])
     assert opened["seconds"] < count * 1e-6
 
@@ -113,5 +135,16 @@ def test_extraction(benchmark: Any, tmp_path: Path, cut: str) -> None:
     settings = {"images": 128, "cut": cut, "backend": backend}
     found = benchmark.pedantic(lambda: campaign("measure_overhead", tmp_path, **settings), rounds=1, iterations=1)
     share = found["own"] / found["seconds"]
+    table.record(
+        "the feature store",
+        f"what extraction adds to decoding and trunk, resnet18 at {cut}",
+        found["own"],
+        backend=backend,
+        peer="the whole extraction",
+        peers=found["seconds"],
+        target=None if cut == "layer1" else "overhead of extraction",
+        cost=True,
+        facts={"versions": backends.versions(backend)},
+    )
     benchmark.extra_info.update(found, backend=backend, own_share=share)
     assert cut == "layer1" or share < 0.05  # there a row is 400 kB, and the disk decides

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from children import BACKENDS, Child
+from table import table
 
 # What a small set of photographs has behind a ResNet-18, and what a larger one has behind a ResNet-50.
 SETTINGS = {"small": (512, 5, 64), "large": (2048, 10, 256)}
@@ -50,6 +51,16 @@ def test_sixty_four_heads_at_once(benchmark: Any, child: Child, size: str) -> No
     single = float(np.median([seconds for seconds, _ in alone[1:]]))
     facts = child.ask(do="facts")
     times = benchmark.stats.stats.median / single
+    table.record(
+        "64 heads at once, an epoch",
+        benchmark.group.partition(", ")[2],
+        benchmark.stats.stats.median,
+        backend=child.backend,
+        peer="one head",
+        peers=single,
+        target="64 heads",
+        facts=facts,
+    )
     benchmark.extra_info.update(facts, one_head_seconds=single, time_of_so_many_heads=times)
     gain = facts["heads"] / times
     print(f"\n{child.backend}, {size}: 64 heads in the time of {times:.1f}, {gain:.1f}x one after the other")

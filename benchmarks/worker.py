@@ -1,6 +1,7 @@
 """One framework in one process: `worker.py BACKEND CACHE` reads a request a line and answers a line, both JSON.
 
-{"do": "prepare", "cut": CUT}        fill the cache, build trunk, trainers and feeds; facts about the setting
+{"do": "prepare", "cut": CUT, ...}   fill the cache, build trunk, trainers and feeds; facts about the setting. What
+                                     else may be said is what `Setting` takes
 {"do": "epoch", "kind": KIND}        one epoch of training, "uncached" or "cached"; its losses
 {"do": "first", "kind": KIND}        the losses of a first epoch, from a fresh start
 """
@@ -19,24 +20,34 @@ from headstart.data.order import epoch_order
 from headstart.inference import pixel_trunk
 from headstart.training.feeds import Images, Resident
 
-BATCH = 64
-
 
 class Setting:
-    """A head at a cut, fed with images and with features."""
+    """A head at a cut, fed with images and with features: of the digits, or of `images` photographs in a folder a
+    class."""
 
-    def __init__(self, name: str, cache: str, cut: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        cache: str,
+        cut: str,
+        model: str = "resnet18_half",
+        weights: str | None = "tinyimagenet",
+        photographs: str | None = None,
+        images: int | None = None,
+        batch: int = 64,
+    ) -> None:
         self.backend = backends.load(name)
         self.place = self.backend.place("auto", "float32")
-        data = hs.data.digits()
-        self.model = hs.model("resnet18_half", weights="tinyimagenet", classes=data.classes)
+        data = hs.data.folder(photographs) if photographs else hs.data.digits()
+        self.batch = batch
+        self.model = hs.model(model, weights=weights, classes=data.classes)
         self.cut = self.model.graph.check_cut(cut)
-        self.train = data.split(0.8, seed=0)[0]
-        self.features = hs.extract(self.model, self.train, self.cut, backend=name, batch_size=BATCH, cache=cache)
+        self.train = data.split(images / len(data) if images else 0.8, seed=0)[0]
+        self.features = hs.extract(self.model, self.train, self.cut, backend=name, batch_size=batch, cache=cache)
         trunk = pixel_trunk(self.model, [self.cut], self.backend, self.place)
         self.feeds = {
             "uncached": Images(
-                self.train, self.model.preprocess, BATCH, trunk, self.cut, augment=None, seed=0, workers=None
+                self.train, self.model.preprocess, batch, trunk, self.cut, augment=None, seed=0, workers=None
             ),
             "cached": Resident(self.features, self.features.cuts[0]),
         }
@@ -49,7 +60,7 @@ class Setting:
         return self.backend.trainer(graph, params, Recipe(hs.AdamW(0.001), 0.0, False, 0), self.place)
 
     def epoch(self, kind: str, trainer: Any, epoch: int) -> list[float]:
-        order = epoch_order(len(self.train), BATCH, 0, epoch)
+        order = epoch_order(len(self.train), self.batch, 0, epoch)
         rates = hs.Schedule().rates(0.001, len(order))
         return self.feeds[kind].train(trainer, order, rates, epoch).losses.tolist()
 
@@ -59,11 +70,11 @@ class Setting:
         trunk = sum(n for node, n in macs.items() if f"{node}.weight" in before)
         head = sum(macs.values()) - trunk
         return {
-            "data": "digits",
+            "data": self.train.name,
             "images": len(self.train),
             "model": self.model.name,
             "cut": self.cut,
-            "batch": BATCH,
+            "batch": self.batch,
             "device": self.place.device,
             "threads": self.backend.threads(),
             "versions": backends.versions(name),
@@ -84,7 +95,8 @@ def main() -> None:
         request = json.loads(line)
         answer: Any = None
         if request["do"] == "prepare":
-            setting = Setting(name, cache, request["cut"])
+            del request["do"]
+            setting = Setting(name, cache, **request)
             answer = setting.facts(name)
         elif setting is not None:
             kind = request["kind"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from headstart.backend import Place, check_place
 from headstart.errors import BackendError
+from headstart.features.exports import ALIGNMENT
 
 
 def decide(device: str, precision: str) -> Place:
@@ -48,8 +49,19 @@ def dtype_policy(place: Place) -> str:
 
 
 def from_numpy(array: np.ndarray, place: Place) -> Any:
+    """On a CPU TensorFlow may alias the array's memory: features that fill it are not copied, twice."""
+    if _can_share(array, place):
+        from headstart.backends.keras.exports import tensor  # which needs TensorFlow
+
+        return tensor(array)
     with on(place):
         return keras.ops.convert_to_tensor(array)
+
+
+def _can_share(array: np.ndarray, place: Place) -> bool:
+    flags = array.flags
+    fits = flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0
+    return place.device == "cpu" and keras.backend.backend() == "tensorflow" and fits
 
 
 def to_numpy(array: Any) -> np.ndarray:

@@ -1,0 +1,201 @@
+"""Features of a folder of photographs, here and as the tutorials of frameworks read folders, in a process of its
+own: `folders.py BACKEND PHOTOGRAPHS CACHE PRECISION` reads a request a line and answers a line, both JSON.
+
+{"do": "run", "which": NAME}   all photographs once; wall seconds and the process's own CPU seconds:
+    "decode"     our loader alone, to the end
+    "compute"    the trunk alone, on batches that are decoded already
+    "extract"    both, with finding and hashing the files and writing the features, into a cache that is empty
+    "peer"       the tutorial's loader and the framework's own module in float32
+{"do": "facts"}                the setting; and what holds of the results: see there
+
+The trunk is built and compiled once, as the peer's module is: what is asked is how well things overlap.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import headstart as hs
+from headstart import backend as backends
+from headstart.data.loader import batches
+from headstart.features.extract import Extractor
+from headstart.machine import cpus
+
+MODEL, CUT, BATCH, SIZE, RESIZE = "resnet18", "avgpool", 32, 224, 256
+
+Peer = Callable[[], np.ndarray]
+
+
+class Setting:
+    def __init__(self, name: str, photographs: str, cache: str, precision: str) -> None:
+        self.name, self.photographs, self.cache, self.precision = name, photographs, Path(cache), precision
+        self.backend = backends.load(name)
+        data = hs.data.folder(photographs)
+        self.model = hs.model(MODEL, classes=data.classes)
+        self.trunk = self._extractor().trunk
+        self.runs = 0
+        self.decoded = [batch.images for batch in self._loader(data)]
+        affine = self.model.preprocess.affine()
+        native = self.backend.native(self.model.graph.upto(CUT), self.model.params)
+        peers = {"torch": torch_peer, "keras": keras_peer, "jax": jax_peer}
+        self.peer: Peer = peers[name](native, photographs, affine)
+        self.results: dict[str, np.ndarray] = {}
+
+    def _extractor(self) -> Extractor:
+        return Extractor(
+            self.model,
+            [CUT],
+            backend=self.name,
+            device="auto",
+            precision=self.precision,
+            dtype="float32",
+            batch_size=BATCH,
+            workers=None,
+            cache=os.environ.get("HEADSTART_CACHE"),
+        )
+
+    def _loader(self, data: Any) -> Iterator[Any]:
+        return batches(data, self.model.preprocess, np.arange(len(data)), BATCH)
+
+    def decode(self) -> np.ndarray:
+        return np.array([len(batch.ids) for batch in self._loader(hs.data.folder(self.photographs))])
+
+    def compute(self) -> np.ndarray:
+        return np.concatenate([self._features(images) for images in self.decoded])
+
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        full = np.concatenate([images, images[:1].repeat(BATCH - len(images), 0)])  # compiled for one size
+        return self.backend.numpy(self.trunk.run(full)[CUT])[: len(images)]
+
+    def extract(self) -> np.ndarray:
+        os.environ["HEADSTART_CACHE"] = str(self.cache / str(self.runs))  # the index of ids begins anew as well
+        self.runs += 1
+        extractor = self._extractor()
+        extractor.trunk = self.trunk
+        features = extractor(hs.data.folder(self.photographs))
+        assert features.stats.extracted == len(set(features.ids))
+        return features.numpy(CUT)
+
+    def run(self, which: str) -> dict[str, float]:
+        action = self.peer if which == "peer" else getattr(self, which)
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.results[which] = action()
+        return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+    def facts(self) -> dict[str, Any]:
+        """`decoded`: images the loader gave; `alone`, `peers`: the least cosine of extracted features with those
+        computed alone, and with the peer's; `shape`, also of the peer's features."""
+        extracted, peers = self.results["extract"], self.results["peer"]
+        return {
+            "decoded": int(self.results["decode"].sum()),
+            "images": len(extracted),
+            "shape": [*extracted.shape],
+            "peers_shape": [*peers.shape],
+            "alone": cosine(extracted, self.results["compute"]),
+            "peers": cosine(extracted, peers),
+            "cores": cpus(),
+            "device": self.backend.place("auto", "float32").device,
+            "threads": self.backend.threads(),
+            "versions": backends.versions(self.name),
+        }
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the least similar sample. Around the mean: features of untrained weights are much alike."""
+    a, b = a - b.mean(0), b - b.mean(0)
+    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+Affine = tuple[np.ndarray, np.ndarray]
+
+
+def torch_peer(native: Any, photographs: str, affine: Affine) -> Peer:
+    """https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html, whose four workers are as many
+    as there are cores where there are fewer, with its transforms for evaluation, in larger batches."""
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.Resize(RESIZE),
+            transforms.CenterCrop(SIZE),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    loader = DataLoader(
+        datasets.ImageFolder(photographs, transform), batch_size=BATCH, shuffle=False, num_workers=min(4, cpus())
+    )
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    native = native.to(device, memory_format=torch.contiguous_format).eval()
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            return np.concatenate([native(inputs.to(device)).cpu().numpy() for inputs, _ in loader])
+
+    return run
+
+
+def keras_peer(native: Any, photographs: str, affine: Affine) -> Peer:
+    """https://keras.io/guides/transfer_learning, with `image_dataset_from_directory` as in
+    https://keras.io/examples/vision/image_classification_from_scratch: stretched to the square, not cropped."""
+    import keras
+    import tensorflow as tf
+
+    data = keras.utils.image_dataset_from_directory(
+        photographs, image_size=(SIZE, SIZE), batch_size=BATCH, shuffle=False, verbose=False
+    )
+    scale, shift = affine
+    ready = data.map(lambda images, labels: images * scale + shift, num_parallel_calls=tf.data.AUTOTUNE)
+    ready = ready.prefetch(tf.data.AUTOTUNE)
+    return lambda: native.predict(ready, verbose=0)
+
+
+def jax_peer(native: Any, photographs: str, affine: Affine) -> Peer:
+    """JAX reads no images, and has no tutorial that does: Pillow in a plain loop, then a jitted module."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    paths = sorted(path for path in Path(photographs).glob("*/*") if path.is_file())
+    jitted = nnx.jit(lambda module, images: module(images))
+    scale, shift = affine
+
+    def read(path: Path) -> np.ndarray:
+        image = Image.open(path).convert("RGB")
+        width, height = image.size
+        short = min(width, height)
+        image = image.resize((RESIZE * width // short, RESIZE * height // short), Image.Resampling.BILINEAR)
+        left, top = round((image.width - SIZE) / 2), round((image.height - SIZE) / 2)
+        return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
+
+    def run() -> np.ndarray:
+        parts = []
+        for start in range(0, len(paths), BATCH):
+            images = np.stack([read(path) for path in paths[start : start + BATCH]])
+            parts.append(np.asarray(jitted(native, jnp.asarray(images * scale + shift))))
+        return np.concatenate(parts)
+
+    return run
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
+    os.dup2(2, 1)
+    setting = Setting(*sys.argv[1:])
+    for line in sys.stdin:
+        request = json.loads(line)
+        answers.write(json.dumps(getattr(setting, request.pop("do"))(**request)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""How much memory a process holds at the most, in a process of its own: `memory.py BACKEND` reads a request a line
+and answers a line, both JSON, one request a process: what one has freed, another would take again.
+
+{"do": "extract", "photographs": DIR, "cache": DIR, "precision": NAME}   features of photographs by a ResNet-50
+{"do": "epochs", "cache": DIR}     a linear head trained on the features that `write_features` has put there
+
+The answer tells `base`, held before, with the framework there and its device looked for; `peak`; and facts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import headstart as hs
+from headstart import backend as backends
+from headstart.features import FeatureStore, array_to_ids
+from headstart.features.extract import key_of
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.models import Model
+
+BATCH, CUT = 32, "avgpool"
+ROWS, COLUMNS, CLASSES = 200_000, 2048, 10
+BLOCK = 4096
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def held(what: str) -> int:
+    """Bytes that this process holds ("VmRSS"), or held at the most ("VmHWM")."""
+    if STATUS.exists():
+        (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{what}:"))
+        return int(line.split()[1]) << 10
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10
+
+
+def forget_the_peak() -> None:
+    """What was held while frameworks were imported is not asked for. Where it cannot be forgotten, it counts."""
+    if RESET.exists():
+        RESET.write_text("5")
+
+
+def model_of(classes: Any) -> Model:
+    return hs.model("resnet50", classes=classes)
+
+
+def features_in(cache: str | Path, model: Model) -> FeatureSet:
+    """`ROWS` features as the model's trunk would give them, there or not."""
+    ids = array_to_ids(np.random.default_rng(0).integers(0, 256, (ROWS, 16), np.uint8))
+    folder = FeatureStore(cache).trunk(key_of(model, CUT, precision="float32", dtype="float16"))
+    stats = ExtractionStats(0, ROWS, 0.0, ())
+    return FeatureSet("noise", ids, np.arange(ROWS) % CLASSES, model.classes, {CUT: [folder]}, stats)
+
+
+def write_features(cache: Path) -> None:
+    """Noise in which ten columns tell the classes."""
+    features = features_in(cache, model_of(CLASSES))
+    noise = np.random.default_rng(0).standard_normal((BLOCK, COLUMNS)).astype(np.float16)
+    with features.folder(CUT).writer((COLUMNS,), "float16", {}) as out:
+        for start in range(0, ROWS, BLOCK):
+            labels = features.labels[start : start + BLOCK]
+            block = noise[: len(labels)].copy()
+            block[np.arange(len(block)), labels] += 3
+            out.add(features.ids[start : start + BLOCK], block)
+
+
+def extract(backend: str, photographs: str, cache: str, precision: str) -> dict[str, Any]:
+    data = hs.data.folder(photographs)
+    base = begin(backend)
+    model = model_of(data.classes)
+    features = hs.extract(model, data, CUT, backend=backend, batch_size=BATCH, cache=cache, precision=precision)
+    peak = held("VmHWM")
+    assert features.stats.extracted == len(set(data.ids)) and np.isfinite(features.numpy()).all()
+    return {"base": base, "peak": peak, "images": len(data), "shape": [*features.shape()]}
+
+
+def epochs(backend: str, cache: str) -> dict[str, Any]:
+    model = model_of(CLASSES)
+    features = features_in(cache, model)
+    base = begin(backend)
+    run = hs.fit(model, features, mode="cached", cut=CUT, epochs=3, batch_size=256, backend=backend)
+    peak = held("VmHWM")
+    return {
+        "base": base,
+        "peak": peak,
+        "nbytes": features.nbytes(),
+        "where": run.settings["features"]["where"],
+        "losses": [record.loss for record in run.history],
+    }
+
+
+def begin(name: str) -> int:
+    """Import the framework, and tell what is held then."""
+    backends.load(name).place("auto", "float32")
+    forget_the_peak()
+    return held("VmRSS")
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
+    os.dup2(2, 1)
+    name = sys.argv[1]
+    for line in sys.stdin:
+        request = json.loads(line)
+        found = {"extract": extract, "epochs": epochs}[request.pop("do")](name, **request)
+        chosen = backends.load(name)
+        found["device"] = chosen.place("auto", "float32").device
+        found |= {"threads": chosen.threads(), "versions": backends.versions(name)}
+        answers.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
