@@ -39,7 +39,7 @@ def on(shape: tuple[int, ...], *nodes: tuple[str, dict[str, Any]]) -> Graph:
         if op == "linear":
             last = b.linear(f"{op}{i}", last, attrs.get("inputs", 20), attrs.get("outputs", 7))
         else:
-            last = b.add(op, f"{op}{i}", last, **attrs)
+            last = b.add(f"{op}{i}", op, last, **attrs)
     graph = b.graph(last)
     return replace(graph, nodes=(replace(graph.nodes[0], attrs={"shape": shape}), *graph.nodes[1:]))
 

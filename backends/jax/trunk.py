@@ -13,6 +13,7 @@ from flax import nnx
 from headstart.backend import Place
 from headstart.backends.jax.arrays import from_numpy
 from headstart.backends.jax.emit import Network
+from headstart.backends.jax.fused import fused
 from headstart.graph import Graph
 
 
@@ -23,7 +24,8 @@ class JaxTrunk:
         self.place = place
         self.network = Network(graph, params, outputs, place.precision)
         self.network.eval()
-        graphdef, state = nnx.split(self.network)
+        self.fused = fused(self.network, place)
+        graphdef, state = nnx.split(self.fused or self.network)
         self.state = from_numpy(state, place.device)
 
         def run(state: nnx.State, images: Any) -> dict[str, jax.Array]:
@@ -35,5 +37,6 @@ class JaxTrunk:
         return jax.block_until_ready(self._run(self.state, from_numpy(images, self.place.device)))
 
     def params(self) -> dict[str, np.ndarray]:
-        nnx.update(self.network, self.state)
+        if self.fused is None:  # else the network's own are on the device
+            nnx.update(self.network, self.state)
         return self.network.numpy_params()

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backend import Place, Recipe, Wrapping, WrapRequest
+from headstart.backend import Place, Recipe, Trainer, Wrapping, WrapRequest
 from headstart.backends.keras import wrap
 from headstart.backends.keras.arrays import decide, to_numpy
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.heads import TensorFlowHeads, heads
-from headstart.backends.keras.train import KerasTrainer, trainer
+from headstart.backends.keras.train import trainer
 from headstart.backends.keras.trunk import KerasTrunk
 from headstart.data import Arrays
 from headstart.graph import Graph
@@ -38,7 +38,7 @@ class KerasBackend:
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> KerasTrunk:
         return KerasTrunk(graph, params, outputs, place)
 
-    def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> KerasTrainer:
+    def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> Trainer:
         return trainer(graph, params, recipe, place)
 
     def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> TensorFlowHeads | None:

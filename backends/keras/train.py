@@ -3,55 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from headstart.backend import Place, Recipe
+from headstart.backend import Place, Recipe, Trainer
 from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_numpy
 from headstart.backends.keras.emit import Style, network, numpy_params, variables
+from headstart.backends.keras.heads import ChainTrainer, compiles
+from headstart.backends.keras.optimizers import optimizer_of
 from headstart.data.rows import window
 from headstart.graph import Graph
-from headstart.training.optimizers import SGD, Optimizer
-
-
-class Momentum(keras.optimizers.SGD):
-    """SGD as `headstart.training.optimizers` has it: the learning rate outside the velocity, and the weight decay
-    inside the gradient. Keras's own keeps `rate * gradient` in the velocity, which takes other steps as soon as
-    the rate changes, and its `weight_decay` is decoupled."""
-
-    multiples: Sequence[Any] = ()
-    """of the learning rate, for each variable: a number, or an array that broadcasts to it"""
-    decays: Sequence[Any] = ()
-    """the same of the weight decay"""
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        index = self._get_variable_index(variable)
-        learning_rate = learning_rate * self.multiples[index]
-        step = gradient = keras.ops.cast(gradient, variable.dtype) + self.decays[index] * variable
-        if self.momentum:
-            velocity = self.momentums[index]
-            self.assign(velocity, velocity * self.momentum + gradient)
-            step = gradient + velocity * self.momentum if self.nesterov else velocity
-        self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * step)
-
-
-class GroupedAdamW(keras.optimizers.AdamW):
-    """Keras's own, with learning rates that differ by variable; the weight decay goes with them."""
-
-    multiples: Sequence[Any] = ()
-    decays: Sequence[Any] = ()
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        super().update_step(gradient, variable, learning_rate * self.multiples[self._get_variable_index(variable)])
-
-    def _apply_weight_decay(self, variables: Any) -> None:
-        for variable in variables:
-            index = self._get_variable_index(variable)
-            rate = keras.ops.cast(self.learning_rate, variable.dtype) * self.multiples[index]
-            self.assign_sub(variable, variable * (self.decays[index] * rate))
+from headstart.training.heads import chain_of
 
 
 class KerasTrainer:
@@ -171,10 +136,14 @@ class TensorFlowTrainer(KerasTrainer):
         return losses.stack(), correct
 
 
-def trainer(graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> KerasTrainer:
-    """The trainer for the engine that Keras runs on."""
-    kind = TensorFlowTrainer if keras.backend.backend() == "tensorflow" else KerasTrainer
-    return kind(graph, params, recipe, place)
+def trainer(graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
+    """The trainer for the engine that Keras runs on, and for the head."""
+    if keras.backend.backend() != "tensorflow":
+        return KerasTrainer(graph, params, recipe, place)
+    chain = chain_of(graph)
+    if chain is not None and compiles(chain, place):
+        return ChainTrainer(chain, params, recipe, place)
+    return TensorFlowTrainer(graph, params, recipe, place)
 
 
 def _multiples(recipe: Recipe, graph: Graph, model: keras.Model) -> list[float]:
@@ -182,14 +151,3 @@ def _multiples(recipe: Recipe, graph: Graph, model: keras.Model) -> list[float]:
     # by identity: in a wrapped module two variables may have one path
     named = {id(v): name for node in graph.nodes for name, v in variables(node, model).items()}
     return [recipe.rates.get(named[id(v)], 1.0) for v in model.trainable_variables]
-
-
-def optimizer_of(o: Optimizer, multiples: Sequence[Any], decays: Sequence[Any]) -> keras.optimizers.Optimizer:
-    """With a multiple of the learning rate and a weight decay for each variable, or each part of one."""
-    made: Any = (
-        Momentum(o.lr, o.momentum, o.nesterov)
-        if isinstance(o, SGD)
-        else GroupedAdamW(o.lr, 0.0, o.beta1, o.beta2, o.epsilon)
-    )
-    made.multiples, made.decays = multiples, decays
-    return made

@@ -1,0 +1,230 @@
+"""A frozen graph on a CPU: a convolution, its bias, the addition behind it and the activation behind that in one
+call of the oneDNN that jaxlib carries.
+
+XLA does not use a processor's bfloat16 units for its own convolutions, nor has it a form of them that is fast for
+few channels or small maps. jaxlib is built with oneDNN, and its CPU runtime executes the custom call that XLA's
+pass for oneDNN emits; that pass is compiled out. So the call is written here as the pass would write it.
+
+JAX does not promise to keep it, and a call that is written wrongly ends the process. So it is used with those
+versions of jaxlib only that it was tried with, and after a trial on numbers; elsewhere layers compute as in
+`emit`.
+
+Invariant: what comes out is what `emit.Network` computes, within rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from headstart.backend import Place
+from headstart.backends.jax.emit import FUNCTIONS, Layer, Network
+from headstart.graph import Graph
+from headstart.graph.fuse import Step, allowed, fused_steps
+from headstart.graph.ops import window_padding
+
+TARGET = "__onednn$convolution"
+TRIED = ("0.10.",)
+"""versions of jaxlib, by how they begin"""
+ACTIVATIONS = {"relu": "RELU", "relu6": "RELU6"}
+ROWS = 4
+"""images whose maps are pooled together: about as many as stay in the cache"""
+
+
+def steps(graph: Graph, outputs: Sequence[str]) -> tuple[Step, ...]:
+    """The calls that compute `outputs`, in order."""
+    return fused_steps(graph, outputs, {"conv": tuple(ACTIVATIONS)}, tuple(ACTIVATIONS))
+
+
+def only_pooled(graph: Graph, step: Step, outputs: Sequence[str]) -> bool:
+    """Whether nothing but max pools takes what a step computes; those are faster in float32."""
+    users = graph.users(step.output)
+    return step.output not in {*outputs, graph.output} and all(user.op == "max_pool" for user in users)
+
+
+class Convolution(nnx.Module):
+    """A frozen convolution by oneDNN. The parameters are cast here, once."""
+
+    def __init__(self, layer: nnx.Conv, step: Step, dtype: Any, wide: bool) -> None:
+        """`wide`: whether the output stays float32 in any precision."""
+        a = step.node.attrs
+        self.kernel = nnx.Param(layer.kernel[...].astype(dtype))
+        self.bias = None if layer.bias is None else nnx.Param(layer.bias[...].astype(dtype))
+        self.stride, self.padding, self.groups = a["stride"], a["padding"], a["groups"]
+        self.activation = None if step.activation is None else ACTIVATIONS[step.activation]
+        self.dtype, self.wide = dtype, wide
+
+    def __call__(self, x: jax.Array, other: jax.Array | None = None) -> jax.Array:
+        """`(n, h, w, c)` and, to be added, `(n, h', w', c')`"""
+        # Without units for it, bfloat16 is a matter of rounding, and the arithmetic is float32's.
+        inner = self.dtype if bfloat16_units() else jnp.float32
+        given, after = [x, self.kernel[...]], []
+        for more, name in ((self.bias, "BIAS"), (other, "BINARY_ADD")):
+            if more is not None:
+                given.append(more[...])
+                after.append(name)
+        if self.activation is not None:
+            after.append(self.activation)
+        given = [array.astype(self.dtype).astype(inner) for array in given]
+        wide = jnp.float32 if self.wide else inner
+        y = convolution(given, self.stride, self.padding, self.groups, after, wide)
+        return y if self.wide else y.astype(self.dtype)
+
+
+def convolution(
+    given: Sequence[jax.Array],
+    stride: Sequence[int],
+    padding: Sequence[Sequence[int]],
+    groups: int,
+    after: Sequence[str],
+    dtype: Any,
+) -> jax.Array:
+    """`given`: `(n, h, w, c)`, the kernel `(h, w, c / groups, c')`, and what `after` takes, in its order: a bias
+    `(c',)`, maps to be added."""
+    x, kernel = given[:2]
+    size = [
+        (n + sum(pads) - k) // step + 1
+        for n, pads, k, step in zip(x.shape[1:3], padding, kernel.shape[:2], stride, strict=True)
+    ]
+    maps = {"dims": "4", "data": {"batch_dim": "0", "feature_dim": "3", "spatial_dims": ["1", "2"]}}
+    filters = {"input_feature_dim": "2", "output_feature_dim": "3", "spatial_dims": ["0", "1"]}
+    config = {
+        "dims": "4",
+        "input": maps,
+        "kernel": {"dims": "4", "filter": filters},
+        "output": maps,
+        "window": {
+            "size": [str(k) for k in kernel.shape[:2]],
+            "pad_left": [str(before) for before, _ in padding],
+            "pad_right": [str(behind) for _, behind in padding],
+            "strides": [str(step) for step in stride],
+            "window_dilations": ["1", "1"],
+        },
+        "fusions": {"ops": list(after)},
+        "feature_groups": str(groups),
+    }
+    result = jax.ShapeDtypeStruct((len(x), *size, kernel.shape[3]), dtype)
+    call = jax.ffi.ffi_call(
+        TARGET,
+        result,
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"outer_dimension_partitions": [], "onednn_conv_config": config}),
+    )
+    y: jax.Array = call(*given)
+    return y
+
+
+def max_pool(a: Mapping[str, Any]) -> Layer:
+    """As `emit` has it, but a few images at a time, in float32, and by comparing shifted maps: XLA is slow at
+    windows, and at anything in bfloat16."""
+    (down, across), (high, wide) = a["stride"], a["kernel"]
+    padding = [(0, 0), *window_padding(a), (0, 0)]
+
+    def largest(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, padding, constant_values=-jnp.inf)
+        h, w = ((n - k) // step for n, k, step in zip(x.shape[1:3], a["kernel"], a["stride"], strict=True))
+        return jax.tree.reduce(
+            jnp.maximum,
+            [
+                x[:, i : i + h * down + 1 : down, j : j + w * across + 1 : across]
+                for i in range(high)
+                for j in range(wide)
+            ],
+        )
+
+    def pool(x: jax.Array) -> jax.Array:
+        rows = math.gcd(len(x), ROWS)
+        y = jax.lax.map(largest, x.astype(jnp.float32).reshape(len(x) // rows, rows, *x.shape[1:]))
+        return y.reshape(len(x), *y.shape[2:]).astype(x.dtype)
+
+    return pool
+
+
+class FusedNetwork(nnx.Module):
+    """Runs the graph of a network up to its outputs, of whose layers it takes those that it does not replace."""
+
+    def __init__(self, network: Network, precision: str) -> None:
+        self.graph, self.outputs = network.graph, network.outputs
+        dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+        self.steps = steps(self.graph, self.outputs)
+        self.layers = nnx.Dict({})
+        for step in self.steps:
+            name = step.node.name
+            if name in network.layers:
+                layer = network.layers[name]
+                if step.node.op == "conv":
+                    layer = Convolution(layer, step, dtype, only_pooled(self.graph, step, self.outputs))
+                self.layers[name] = layer
+
+    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
+        values = {self.graph.input: x}
+        for step in self.steps:
+            node = step.node
+            if node.name in self.layers:
+                call = self.layers[node.name]
+            else:
+                call = (max_pool if node.op == "max_pool" else FUNCTIONS[node.op])(node.attrs)
+            names = step.inputs if step.other is None else (*step.inputs, step.other)
+            values[step.output] = call(*(values[name] for name in names))
+        return {name: values[name] for name in self.outputs}
+
+
+def fused(network: Network, place: Place) -> FusedNetwork | None:
+    """The network's faster form at this place; None where there is none."""
+    if (
+        not allowed()
+        or place.device != "cpu"
+        or not any(node.op == "conv" for node in network.graph.nodes)
+        or not available()
+    ):
+        return None
+    return FusedNetwork(network, place.precision)
+
+
+@cache
+def bfloat16_units() -> bool:
+    """Whether the processor multiplies in bfloat16 and oneDNN may use that; else it can refuse, which ends the
+    process."""
+    if not {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}.isdisjoint(os.environ):
+        return False
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text(errors="replace").split()) if info.exists() else set()
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+@cache
+def available() -> bool:
+    """Whether jaxlib executes the call, and it computes what it should."""
+    if platform.machine() not in ("x86_64", "AMD64") or not version("jaxlib").startswith(TRIED):
+        return False
+    rng = np.random.default_rng(0)
+    shapes = (2, 5, 7, 16), (3, 3, 8, 32), (32,), (2, 3, 6, 32)
+    given = [jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes]
+    stride, padding = (2, 1), ((1, 1), (1, 0))
+    x, kernel, bias, other = given
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
+    )
+    expected = np.asarray(jax.nn.relu(expected + bias + other))
+    after = ["BIAS", "BINARY_ADD", "RELU"]
+    try:
+        for dtype in (jnp.float32, *([jnp.bfloat16] if bfloat16_units() else [])):
+            run = jax.jit(lambda *given: convolution(given, stride, padding, 2, after, jnp.float32))
+            found = np.asarray(run(*(array.astype(dtype) for array in given)))
+            if not np.abs(found - expected).max() < (1e-3 if dtype == jnp.float32 else 0.2):
+                return False
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
