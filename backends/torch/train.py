@@ -47,10 +47,16 @@ class TorchTrainer:
         targets = targets.view(steps, size)
         losses = torch.empty(steps, len(self.weights), device=device)
         predicted = torch.empty_like(targets)
+        # One batch's memory for all of them: fresh pages take longer than what is copied into them.
+        chosen = None if batches is None else rows.new_empty(size, *rows.shape[1:])
+        wide = None if chosen is None or not chosen.is_floating_point() else chosen.float()
         with self._training(), _threads(torch.get_num_threads() - (order is None)):
             for i, rate in enumerate(rates.tolist()):
-                # index_select is three times as fast as indexing
-                x = rows.narrow(0, i * size, size) if batches is None else rows.index_select(0, batches[i])
+                if batches is None:
+                    x = rows.narrow(0, i * size, size)
+                else:  # index_select is three times as fast as indexing
+                    x = torch.index_select(rows, 0, batches[i], out=chosen)
+                    x = x if wide is None or wide is chosen else wide.copy_(x)
                 losses[i], predicted[i] = self._step(x, targets[i], rate)
         return to_numpy(losses), int((predicted == targets).sum())
 
