@@ -1,10 +1,12 @@
-"""Processes with one framework each, that the benchmarks ask for what they time."""
+"""Processes with one framework each, that the benchmarks ask for what they time: both ends of the pipe."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from headstart import backend as backends
@@ -32,3 +34,14 @@ class Child:
     def close(self) -> None:
         with self.process:  # closes its pipes, at which it ends, and waits for it
             pass
+
+
+def serve(make: Callable[[], Any]) -> None:
+    """The child's end: a request a line, {"do": NAME, ...}, is answered by what `make` has made, by its method of
+    that name with what else the request holds. Both are JSON."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
+    os.dup2(2, 1)
+    setting = make()
+    for line in sys.stdin:
+        request = json.loads(line)
+        answers.write(json.dumps(getattr(setting, request.pop("do"))(**request)) + "\n")

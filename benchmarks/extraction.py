@@ -11,13 +11,12 @@ BACKEND MODEL` reads a request a line and answers a line, both JSON.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from typing import Any
 
 import numpy as np
+from children import serve
 
 import headstart as hs
 from headstart import backend as backends
@@ -133,14 +132,5 @@ def jax_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
     return lambda: multiply(x, y).block_until_ready()
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
-    os.dup2(2, 1)
-    setting = Setting(*sys.argv[1:])
-    for line in sys.stdin:
-        request = json.loads(line)
-        answers.write(json.dumps(getattr(setting, request.pop("do"))(**request)) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda: Setting(*sys.argv[1:]))

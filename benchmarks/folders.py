@@ -13,7 +13,6 @@ The trunk is built and compiled once, as the peer's module is: what is asked is 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from children import serve
 from PIL import Image
 
 import headstart as hs
@@ -188,14 +188,5 @@ def jax_peer(native: Any, photographs: str, affine: Affine) -> Peer:
     return run
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
-    os.dup2(2, 1)
-    setting = Setting(*sys.argv[1:])
-    for line in sys.stdin:
-        request = json.loads(line)
-        answers.write(json.dumps(getattr(setting, request.pop("do"))(**request)) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda: Setting(*sys.argv[1:]))

@@ -9,11 +9,11 @@ reads a request a line and answers a line, both JSON.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
+
+from children import serve
 
 import headstart as hs
 from headstart import backend as backends
@@ -58,14 +58,5 @@ class Setting:
         }
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
-    os.dup2(2, 1)
-    setting = Setting(*sys.argv[1:])
-    for line in sys.stdin:
-        request = json.loads(line)
-        answers.write(json.dumps(getattr(setting, request.pop("do"))(**request)) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda: Setting(*sys.argv[1:]))

@@ -11,7 +11,6 @@ Both begin with nothing of the shards in the page cache.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from children import serve
 
 from headstart import backend as backends
 from headstart.backend import Recipe
@@ -121,14 +121,6 @@ def held() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
-    os.dup2(2, 1)
-    backend, root, rows, memory = sys.argv[1:]
-    setting = Setting(backend, root, int(rows), memory)
-    for line in sys.stdin:
-        answers.write(json.dumps(getattr(setting, json.loads(line)["do"])()) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    backend, root, rows, memory = sys.argv[1:]
+    serve(lambda: Setting(backend, root, int(rows), memory))

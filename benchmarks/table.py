@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import headstart
-from headstart.machine import machine_facts
+from headstart.machine import cpu_flags, machine_facts
 from headstart.tables import nbytes_text
 
 NO_GPU = "no GPU on this machine: no column for one"
@@ -289,9 +289,7 @@ def gpu() -> str | None:
 
 def bfloat16_units() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware."""
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text(errors="replace").split()) if info.exists() else set()
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 table = Table()

@@ -27,7 +27,7 @@ ROUNDS = 5
 )
 def child(request: pytest.FixtureRequest) -> Iterator[tuple[Child, str]]:
     backend, model = request.param
-    made = Child(backend, [sys.executable, "-P", str(Path(__file__).with_name("extraction.py")), backend, model])
+    made = Child(backend, [sys.executable, str(Path(__file__).with_name("extraction.py")), backend, model])
     yield made, model
     made.close()
 

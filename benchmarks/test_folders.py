@@ -40,7 +40,7 @@ def child(
     backend, precision = request.param
     script = Path(__file__).with_name("folders.py")
     cache = tmp_path_factory.mktemp("cache")
-    command = [sys.executable, "-P", str(script), backend, str(photographs), str(cache), precision]
+    command = [sys.executable, str(script), backend, str(photographs), str(cache), precision]
     made = Child(backend, command)
     yield made, precision
     made.close()

@@ -27,7 +27,7 @@ def child(
     request: pytest.FixtureRequest, photographs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Child]:
     script, cache = Path(__file__).with_name("planning.py"), tmp_path_factory.mktemp("cache")
-    made = Child(request.param, [sys.executable, "-P", str(script), request.param, str(photographs), str(cache)])
+    made = Child(request.param, [sys.executable, str(script), request.param, str(photographs), str(cache)])
     yield made
     made.close()
 

@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=BACKENDS)
 def child(request: pytest.FixtureRequest, root: Path) -> Iterator[Child]:
     script = Path(__file__).with_name("streaming.py")
-    made = Child(request.param, [sys.executable, "-P", str(script), request.param, str(root), str(ROWS), MEMORY])
+    made = Child(request.param, [sys.executable, str(script), request.param, str(root), str(ROWS), MEMORY])
     yield made
     made.close()
 

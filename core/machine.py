@@ -34,6 +34,12 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, by Linux's names such as "avx512_bf16"; empty where the system does not say."""
+    info = Path("/proc/cpuinfo")
+    return frozenset(info.read_text(errors="replace").split()) if info.exists() else frozenset()
+
+
 def available_memory() -> int:
     """Bytes that this process could still take without pushing others out, as far as the system says."""
     found = []

@@ -21,7 +21,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,6 +33,7 @@ from headstart.backends.jax.emit import FUNCTIONS, Layer, Network
 from headstart.graph import Graph
 from headstart.graph.fuse import Step, allowed, fused_steps
 from headstart.graph.ops import window_padding
+from headstart.machine import cpu_flags
 
 TARGET = "__onednn$convolution"
 TRIED = ("0.10.",)
@@ -199,9 +199,7 @@ def bfloat16_units() -> bool:
     process."""
     if not {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}.isdisjoint(os.environ):
         return False
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text(errors="replace").split()) if info.exists() else set()
-    return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
+    return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 @cache

@@ -32,7 +32,7 @@ from headstart.data.loader import batches
 from headstart.data.rows import pad
 from headstart.errors import SettingError
 from headstart.features.extract import key_of
-from headstart.features.keys import stored_dtype
+from headstart.features.keys import TrunkKey, stored_dtype
 from headstart.features.store import FeatureStore
 from headstart.inference import pixel_trunk
 from headstart.machine import cache_root
@@ -280,6 +280,15 @@ class Bench:
         }
         self.head_macs = {cut: total - before for cut, before in self.trunk_macs.items()}
         self.store = FeatureStore(cache)
+        self.dtype = stored_dtype(settings.dtype)
+        self.ids = sorted({*train.ids, *(val.ids if val else ())})
+        """of all samples, each once"""
+
+    def _row_nbytes(self, cut: str) -> int:
+        return math.prod(self.shapes[cut]) * self.dtype.itemsize
+
+    def _key(self, cut: str) -> TrunkKey:
+        return key_of(self.model, cut, precision=self.settings.precision, dtype=self.settings.dtype)
 
     # ---- measuring
 
@@ -347,16 +356,13 @@ class Bench:
         params = {name: self.model.params[name] for name in graph.param_shapes()}
         optimizer = optimizer_of(self.settings.optimizer, default_optimizer(graph, False), None)
         trainer = self.backend.trainer(graph, params, Recipe(optimizer, 0.0, False, 0), self.place)
-        row_nbytes = math.prod(self.shapes[cut]) * stored_dtype(self.settings.dtype).itemsize
-        wanted = len(self.train)
-        count = max(self.batch, min(wanted, ROWS_NBYTES // row_nbytes))
-        flops = 6 * self.head_macs[cut] * self.batch  # forward, and twice as much backward
-        batch = self.batch if flops <= HEAD_FLOPS else max(LEAST_SAMPLES, int(self.batch * HEAD_FLOPS / flops))
-        batch = min(batch, self.batch)
-        if batch < self.batch:
-            count = batch
+        flops = 6 * self.head_macs[cut]  # of a sample: forward, and twice as much backward
+        batch = min(self.batch, max(LEAST_SAMPLES, int(HEAD_FLOPS / max(1, flops))))
+        count = batch
+        if batch == self.batch:
+            count = max(batch, min(len(self.train), ROWS_NBYTES // self._row_nbytes(cut)))
         with np.errstate(over="ignore"):  # an extraction would say so; here it is only timed
-            stored = features.astype(stored_dtype(self.settings.dtype))
+            stored = features.astype(self.dtype)
         rows = np.resize(stored, (count, *features.shape[1:]))
         handle, labels = trainer.put(rows), np.arange(count) % len(self.model.classes)
         rng = np.random.default_rng(0)
@@ -393,21 +399,18 @@ class Bench:
 
     def _disk(self, cut: str) -> tuple[float, float]:
         """Seconds a byte of features, written into a store and read from the disk."""
-        s = self.settings
-        dtype = stored_dtype(s.dtype)
-        shape = self.shapes[cut]
-        row = math.prod(shape) * dtype.itemsize
+        shape, row = self.shapes[cut], self._row_nbytes(cut)
         count = max(1, min(WRITTEN_NBYTES // row, 4096))
         rows = np.ones((count, *shape), np.float32)
         ids = [f"{i:032x}" for i in range(count)]
-        key = key_of(self.model, cut, precision=s.precision, dtype=s.dtype)
-        with _scratch(self.cache) as folder:
+        with _scratch(self.cache) as root:
             start = time.perf_counter()
-            with FeatureStore(folder).trunk(key).writer(shape, s.dtype, {"measurement": True}) as writer:
+            folder = FeatureStore(root).trunk(self._key(cut))
+            with folder.writer(shape, self.settings.dtype, {"measurement": True}) as writer:
                 for k in range(0, count, self.batch):
                     writer.add(ids[k : k + self.batch], rows[k : k + self.batch])
             written = time.perf_counter() - start
-            files = [path for path in folder.rglob("*") if path.is_file()]
+            files = [path for path in root.rglob("*") if path.is_file()]
             for path in files:
                 _forget(path)
             start = time.perf_counter()
@@ -436,19 +439,16 @@ class Bench:
     ) -> CutPlan:
         s = self.settings
         train, val = len(self.train), len(self.val) if self.val else 0
-        row_nbytes = math.prod(self.shapes[cut]) * stored_dtype(s.dtype).itemsize
-        key = key_of(self.model, cut, precision=s.precision, dtype=s.dtype)
-        sets = [one for one in (self.train, self.val) if one]
-        ids = {id for one in sets for id in one.ids}
-        missing = len(self.store.trunk(key).missing(sorted(ids)))
-        nbytes = len(ids) * row_nbytes
+        row_nbytes = self._row_nbytes(cut)
+        missing = len(self.store.trunk(self._key(cut)).missing(self.ids))
+        nbytes = len(self.ids) * row_nbytes
 
         def through(images: float, padded: float) -> float:
             """Seconds to decode so many and run the trunk on as many, those that fill the last batch included."""
             decoding, computing = images * decode, padded * point.trunk
             return max(decoding, computing, overlap * (decoding + computing))
 
-        lacking = missing / len(ids)  # alike in both sets
+        lacking = missing / len(self.ids)  # alike in both sets
         images = through(missing, self._padded(lacking * train) + self._padded(lacking * val))
         extraction = point.built + images + missing * row_nbytes * write if missing else 0.0
         steps = train // self.batch
