@@ -24,7 +24,7 @@ from headstart.data.id_index import Hashed, IdIndex, settled, stamp_of
 from headstart.data.loader import CHUNK, default_workers
 from headstart.data.rows import ALONE, Entries, each, entries_of
 from headstart.data.splits import stratified
-from headstart.errors import DataError, ImageError, SettingError
+from headstart.errors import DataError, ImageError, SettingError, UnknownNameError
 from headstart.progress import track
 
 T = TypeVar("T")
@@ -261,14 +261,19 @@ class Dataset:
         name: str,
         indices: np.ndarray | None = None,
         skipped: Sequence[Skipped] = (),
+        numbers: np.ndarray | None = None,
     ) -> None:
+        """`numbers`: the class number here of each of the source's; None: the same."""
         self._source = source
+        self._numbers = numbers
         self._indices = np.arange(len(source.labels)) if indices is None else indices
         self._ids: tuple[str, ...] | None = None
         self.classes = tuple(classes)
         self.name = name
         self.skipped = tuple(skipped)
         self.labels: np.ndarray = source.labels[self._indices]  # (n,) int64
+        if numbers is not None:
+            self.labels = numbers[self.labels]
         self.labels.setflags(write=False)
 
     def __len__(self) -> int:
@@ -324,7 +329,25 @@ class Dataset:
             raise SettingError(
                 f"indices reach from {chosen.min()} to {chosen.max()}; allowed are 0 to {len(self) - 1}"
             )
-        return Dataset(self._source, self.classes, self.name, self._indices[chosen.astype(np.int64)], self.skipped)
+        rows = self._indices[chosen.astype(np.int64)]
+        return Dataset(self._source, self.classes, self.name, rows, self.skipped, self._numbers)
+
+    def only(self, classes: Sequence[str]) -> Dataset:
+        """The samples of these classes, which are numbered from 0 in the order given.
+
+        Raises UnknownNameError for a class that the data set has not, SettingError for one that is named twice.
+        """
+        for name in classes:
+            if name not in self.classes:
+                raise UnknownNameError("class", str(name), self.classes)
+        if len(set(classes)) < len(classes) or not classes:
+            raise SettingError(f"classes={list(classes)!r}; expected at least one class, and each once")
+        here = np.full(len(self.classes), -1, np.int64)
+        here[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
+        rows = self._indices[here[self.labels] >= 0]
+        # The source's own classes may be more than the ones here: what `only` left out is at -1.
+        numbers = here if self._numbers is None else np.where(self._numbers < 0, -1, here[self._numbers])
+        return Dataset(self._source, classes, self.name, rows, self.skipped, numbers)
 
     def split(self, fraction: float = 0.8, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two disjoint data sets that together are this one, each in its order; stratified.
