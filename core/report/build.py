@@ -1,0 +1,471 @@
+"""From a comparison to its page: what the template shows, decided in Python, where it can be tested.
+
+All texts are cleaned before anything else is done with them, and the template escapes what it is given; JSON,
+which no template escapes, is made so that it cannot end the element it is in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any
+
+from headstart.report import figures
+from headstart.report.looks import looks
+from headstart.report.series import BreakEven, Point, Row, break_even, confused, finite, loss_limit, points
+from headstart.sizes import binary_size
+
+FOLDER = Path(__file__).parent
+LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last rows first
+CLASSES_IN_A_MATRIX = 30
+CONFUSED_PAIRS = 20
+IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
+PHASES = ("data", "trunk", "head")
+PICTURES = "<!-- pictures -->"  # where they go once all else is there
+
+
+@dataclass
+class Cell:
+    """Of the sortable table."""
+
+    text: str
+    value: float | str | None
+    """what it is sorted by; None comes last in either direction"""
+
+
+@dataclass
+class Images:
+    """Pictures by number: each is in the page once, however often it is shown."""
+
+    uris: dict[str, int] = field(default_factory=dict)
+
+    def number(self, uri: Any) -> int | None:
+        """None for what is no picture."""
+        if not isinstance(uri, str) or not IMAGE.fullmatch(uri):
+            return None
+        return self.uris.setdefault(uri, len(self.uris))
+
+    def within(self, room: int) -> dict[str, str]:
+        """Number -> picture, of as many as fit into so many bytes."""
+        kept: dict[str, str] = {}
+        for uri, number in self.uris.items():
+            room -= len(uri) + 16
+            if room >= 0:
+                kept[str(number)] = uri
+        return kept
+
+
+def build(content: Mapping[str, Any]) -> str:
+    """See `headstart.report.page`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    known = figures.cleaned(content)
+    # The order of the table at first, and of everything behind it: what is best comes first.
+    rows = sorted(known["rows"], key=lambda row: _last_if_none(row.get("val_accuracy")))
+    images = Images()
+    kernels = _kernels(known["rows"], images)  # first, so that they are the last to be left out
+    jinja = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = jinja.get_template("page.html").render(
+        title=known.get("title") or f"headstart on {known['data'].get('name')}",
+        created=known.get("created"),
+        summary=_summary(known, rows),
+        css=(FOLDER / "page.css").read_text("utf-8"),
+        js=(FOLDER / "page.js").read_text("utf-8"),
+        bokeh=_bokeh(),
+        data=script_json(_drawn(known)),
+        count=len(rows),
+        columns=COLUMNS,
+        table=[_cells(row) for row in rows],
+        repeats=all(row["label"] == f"{row.get('backend')} {row.get('mode')}" for row in rows),
+        keys=_keys(known["rows"]),
+        has_curves=any(points(row) for row in rows),
+        diverged=_diverged(rows),
+        bars=_bars(known["rows"]),
+        pays=[_paying(row, i) for i, row in enumerate(_cached(known["rows"]))],
+        errors_of=[_errors(row, known, images) for row in rows if row.get("validation")],
+        kernels=kernels,
+        failed=known.get("errors") or {},
+        repeat=_repeat(known),
+    )
+    chosen = images.within(LARGEST - len(html.encode()))
+    return html.replace(PICTURES, f'<script type="application/json" id="pictures">{script_json(chosen)}</script>')
+
+
+def script_json(value: Any) -> str:
+    """JSON for the inside of a script element: no character in it can end the element, or begin a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII only
+    for one in "<>&":
+        text = text.replace(one, f"\\u{ord(one):04x}")
+    return text
+
+
+@cache
+def _bokeh() -> str:
+    """Bokeh's script without its parts for widgets, tables, formulas and WebGL."""
+    from bokeh.resources import Resources
+
+    return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
+
+
+def _last_if_none(value: Any) -> tuple[bool, float]:
+    """For sorting from the largest down, with what is missing or not finite last."""
+    x = finite(value)
+    return x is None, -(x or 0.0)
+
+
+# ---- the head of the page and its table
+
+
+def _summary(known: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    data, model = (known.get(name) or {} for name in ("data", "model"))
+    size = (model.get("preprocess") or {}).get("size")
+    about = [f"weights {model['weights']}" if model.get("weights") else "random weights"]
+    about += [f"{size} px"] if size else []
+    about += [f"{figures.millions(model['parameters'])} parameters"] if model.get("parameters") else []
+    counts = [
+        f"{figures.count(data[part])} {name}"
+        for part, name in (("train", "training"), ("val", "validation"))
+        if data.get(part)
+    ]
+    samples = f"{' and '.join(counts)} samples in {len(data.get('classes') or ())} classes"
+    machine = _machine(known)
+    runs = f"{len(rows)} run{'' if len(rows) == 1 else 's'}{f' on {machine}' if machine else ''}"
+    text = f"{data.get('name')}: {samples if counts else 'no samples'}. "
+    text += f"Model {model.get('name')} ({', '.join(about)}). {runs}."
+    if rows and finite(rows[0].get("val_accuracy")) is not None:
+        accuracy = f"{figures.percent(rows[0]['val_accuracy'])} of the validation data right"
+        text += f" The most accurate: {rows[0]['label']}, {accuracy}." if len(rows) > 1 else f" {accuracy}."
+    faster = [
+        f"{figures.times(row['speedup_over_frozen'])} ({row['label']})"
+        for row in _cached(known["rows"])
+        if finite(row.get("speedup_over_frozen")) is not None
+    ]
+    return text + (f" Speed-up of an epoch by the cache: {', '.join(faster)}." if faster else "")
+
+
+def _machine(known: Mapping[str, Any]) -> str:
+    """Its processor, and the rest if known."""
+    machine = known.get("machine") or {}
+    cores, memory = machine.get("cores"), machine.get("memory_bytes")
+    facts = [machine.get("cpu"), cores and f"{cores} core{'' if cores == 1 else 's'}"]
+    return ", ".join(filter(None, [*facts, memory and f"{binary_size(memory)} of memory"]))
+
+
+COLUMNS = (
+    ("run", "text"),
+    ("backend", "text"),
+    ("mode", "text"),
+    ("cut", "text"),
+    ("val accuracy", "number"),
+    ("val loss", "number"),
+    ("s/epoch", "number"),
+    ("extraction, s", "number"),
+    ("total, s", "number"),
+    ("speed-up", "number"),
+    ("trained", "number"),
+    ("pays off", "number"),
+)
+
+
+def _cells(row: Row) -> list[Cell]:
+    def text(value: Any) -> Cell:
+        return Cell(figures.NONE if value is None else str(value), None if value is None else str(value))
+
+    def number(value: Any, show: Any) -> Cell:
+        return Cell(show(value), finite(value))
+
+    extracts = row.get("extracted") or row.get("reused")
+    extraction = number(row.get("extraction_seconds") if extracts else None, figures.seconds)
+    if extracts and not row.get("extracted"):
+        extraction.text += "*"
+    return [
+        text(row["label"]),
+        text(row.get("backend")),
+        text(row.get("mode")),
+        text(row.get("cut")),
+        number(row.get("val_accuracy"), figures.percent),
+        number(row.get("val_loss"), figures.loss),
+        number(row["seconds_per_epoch"]["total"], figures.seconds),
+        extraction,
+        number(row.get("total_seconds"), figures.seconds),
+        number(row.get("speedup_over_frozen"), figures.times),
+        number((row.get("parameters") or {}).get("trained"), figures.count),
+        number(row.get("pays_off_after_epochs"), figures.epochs),
+    ]
+
+
+# ---- figures
+
+
+def _keys(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What the legend shows: a line a backend, where there are several."""
+    seen = looks(rows)
+    keys: dict[str, list[dict[str, Any]]] = {}
+    for i, (row, look) in enumerate(zip(rows, seen, strict=True)):
+        group = str(row.get("backend"))
+        keys.setdefault(group, []).append({"row": i, "label": row["label"], "look": look})
+    return [{"name": name, "keys": found} for name, found in keys.items()]
+
+
+def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's script draws: figures by name, and the rows' points, which four of them share."""
+    from headstart.report import plots
+
+    rows = known["rows"]
+    drawn = [points(row) for row in rows]
+    found: dict[str, Any] = {}
+    if any(drawn):
+        for measure, axis in itertools.product(("loss", "accuracy"), ("epoch", "seconds")):
+            found[f"{measure} {axis}"] = plots.curves(measure, axis)
+    for i, row in enumerate(_cached(rows)):
+        even = break_even(row)
+        if isinstance(even, BreakEven):
+            found[f"break-even {i}"] = plots.break_even(even)
+    losses = [loss for one in drawn for point in one for loss in (point.loss, point.val_loss)]
+    return {
+        "figures": found,
+        "limit": loss_limit(losses, len((known.get("data") or {}).get("classes") or ())),
+        "runs": [
+            {"label": row["label"], **asdict(look), "points": [_rounded(point) for point in one]}
+            for row, look, one in zip(rows, looks(rows), drawn, strict=True)
+        ],
+    }
+
+
+def _rounded(point: Point) -> list[Any]:
+    """As page.js reads it, to six digits: a screen has not more."""
+    return [float(f"{value:.6g}") if isinstance(value, float) else value for value in astuple(point)]
+
+
+def _diverged(rows: Sequence[Row]) -> list[str]:
+    """The runs in which a loss was not finite, which no curve can show."""
+    names = ("loss", "val_loss")
+    return [
+        row["label"]
+        for row in rows
+        if any(
+            record.get(name) is not None and finite(record[name]) is None
+            for record in (*(row.get("head_history") or ()), *(row.get("history") or ()))
+            for name in names
+        )
+    ]
+
+
+def _bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Bars in percent of the longest."""
+    totals = [finite(row["seconds_per_epoch"]["total"]) or 0.0 for row in rows]
+    longest = max(totals, default=0.0) or 1.0
+    bars = []
+    for row, total in zip(rows, totals, strict=True):
+        phases = {phase: finite(row["seconds_per_epoch"].get(phase)) or 0.0 for phase in PHASES}
+        bars.append(
+            {
+                "label": row["label"],
+                "total": figures.seconds(total),
+                "parts": {phase: f"{100 * value / longest:.3f}" for phase, value in phases.items() if value},
+                "phases": {
+                    phase: figures.seconds(value) if value else figures.NONE for phase, value in phases.items()
+                },
+            }
+        )
+    return bars
+
+
+def _cached(rows: Sequence[Row]) -> list[Row]:
+    """None where nothing in the report says what an epoch without the cache takes."""
+    found = [row for row in rows if row.get("mode") == "cached"]
+    return found if any(row.get("speedup_over_frozen") is not None for row in found) else []
+
+
+def _paying(row: Row, number: int) -> dict[str, Any]:
+    even = break_even(row)
+    if isinstance(even, str):
+        return {"sentence": even, "figure": None}
+    filled = "" if row.get("extracted") else ", finding the cache full already"
+    return {
+        "label": row["label"],
+        "sentence": f"Extraction {figures.seconds(even.extraction)} s{filled}; an epoch "
+        f"{figures.seconds(even.cached)} s on the cache, {figures.seconds(even.frozen)} s without. The lines "
+        f"cross at {figures.seconds(even.crossing[0])} epochs: paid after {figures.epochs(even.after)}.",
+        "figure": f"break-even {number}",
+    }
+
+
+# ---- errors and kernels
+
+
+def _errors(row: Row, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
+    """A row's confusion matrix, or the pairs of classes confused most, and its worst errors."""
+    validation = row["validation"]
+    classes = (known.get("data") or {}).get("classes") or ()
+    pictures = known.get("pictures") or {}
+
+    def name(index: Any) -> str:
+        known = isinstance(index, int) and 0 <= index < len(classes)
+        return str(classes[index] if known else index)
+
+    cells = [(int(t), int(p), int(n)) for t, p, n in validation.get("confusion") or ()]
+    samples = sum(n for _, _, n in cells)
+    wrong = sum(n for t, p, n in cells if t != p)
+    of_class: dict[int, int] = {}
+    for true, _, n in cells:
+        of_class[true] = of_class.get(true, 0) + n
+    found: dict[str, Any] = {
+        "label": row["label"],
+        "count": f"{wrong:,} of {samples:,} wrong" if samples else "",
+        "matrix": None,
+        "pairs": None,
+        "worst": [
+            {
+                "picture": images.number(pictures.get(str(one.get("id")))),
+                "id": one.get("id"),
+                "true": name(one.get("label")),
+                "predicted": name(one.get("predicted")),
+                "probability": figures.percent(one.get("probability")),
+            }
+            for one in validation.get("worst") or ()
+        ],
+    }
+    if len(classes) > CLASSES_IN_A_MATRIX:
+        found["pairs"] = [
+            {"true": name(t), "predicted": name(p), "count": n, "of": of_class[t]}
+            for t, p, n in confused(cells, CONFUSED_PAIRS)
+        ]
+    elif cells:
+        counts = {(t, p): n for t, p, n in cells}
+        found["matrix"] = {"names": list(classes), "lines": list(_lines(counts, of_class, len(classes)))}
+    return found
+
+
+def _lines(
+    counts: Mapping[tuple[int, int], int], of_class: Mapping[int, int], classes: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The matrix's rows: counts, and the class that colours a cell, "w3": wrong, by its share of the true class in
+    tenths. Short, since there may be many."""
+    for true in range(classes):
+        line = []
+        for predicted in range(classes):
+            n = counts.get((true, predicted), 0)
+            share = n / of_class[true] if n else 0.0
+            tenths = round(10 * share) if true == predicted else round(1.5 + 8.5 * share)
+            line.append({"n": n, "style": f"{'r' if true == predicted else 'w'}{tenths}"})
+        yield line
+
+
+def _kernels(rows: Sequence[Row], images: Images) -> list[dict[str, Any]]:
+    """A card for each triple of pictures that differs; runs whose kernels are the same share one."""
+    cards: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        given = row.get("kernels")
+        if not given:
+            continue
+        three = tuple(images.number(given.get(name)) for name in ("before", "after", "difference"))
+        largest = given.get("max_difference")
+        if largest == 0:
+            words = "exactly 0: frozen"
+        elif finite(largest) is None:
+            words = "not finite: the training diverged"
+        else:
+            words = f"{float(largest):.3g}"
+        key = (*three, given.get("node"), words)
+        card = cards.setdefault(
+            key,
+            {
+                "labels": [],
+                "three": list(zip(("before", "after", "difference"), three, strict=True)),
+                "words": words,
+                "node": given.get("node"),
+                "shown": given.get("shown"),
+                "of": given.get("of"),
+            },
+        )
+        card["labels"].append(row["label"])
+    return list(cards.values())
+
+
+# ---- how to repeat it
+
+
+def _repeat(known: Mapping[str, Any]) -> dict[str, Any]:
+    machine, data, model = (known.get(name) or {} for name in ("machine", "data", "model"))
+    facts = {
+        "headstart": known.get("headstart"),
+        "made": known.get("created"),
+        "machine": _machine(known),
+        "system": machine.get("system"),
+        "python": machine.get("python"),
+        **{
+            f"versions, {backend}": ", ".join(f"{name} {version}" for name, version in (found or {}).items())
+            for backend, found in (known.get("versions") or {}).items()
+        },
+        "seed": ", ".join(dict.fromkeys(_short((row.get("settings") or {}).get("seed")) for row in known["rows"])),
+        **{f"data, {name}": _fact(value) for name, value in data.items() if name not in ("skipped", "classes")},
+        "classes": ", ".join(map(str, data.get("classes") or ())),
+        **{f"model, {name}": _fact(value) for name, value in model.items()},
+    }
+    settings = {row["label"]: _flat(row.get("settings") or {}) for row in known["rows"]}
+    names = list(dict.fromkeys(name for one in settings.values() for name in one))
+    names = [name for name in names if not name.startswith("versions.")]
+    same = {name: {one.get(name, figures.NONE) for one in settings.values()} for name in names}
+    return {
+        "command": _command(known.get("command") or ()),
+        "facts": {name: value for name, value in facts.items() if value},
+        "asked": _flat(known.get("settings") or {}),
+        "same": {name: next(iter(values)) for name, values in same.items() if len(values) == 1},
+        "differing": [name for name, values in same.items() if len(values) > 1],
+        "settings": settings,
+        "skipped": [tuple(line) for line in data.get("skipped") or ()],
+    }
+
+
+def _command(argv: Sequence[Any]) -> str:
+    """What to type, without the folder that headstart is installed in on the machine it ran on."""
+    if not argv:
+        return ""
+    first, *rest = map(str, argv)
+    place = PurePath(first.replace("\\", "/"))
+    if place.name == "__main__.py":
+        return shlex.join(["python", "-m", place.parent.name, *rest])
+    name = place.name.removesuffix(".exe")
+    return shlex.join([name if name == "headstart" else first, *rest])
+
+
+def _flat(given: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """{"optimizer": {"head": {"name": "adamw"}}} -> {"optimizer.head.name": "adamw"}"""
+    found: dict[str, str] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = _short(value)
+    return found
+
+
+def _fact(value: Any) -> str:
+    return figures.count(value) if isinstance(value, int) else _short(value)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return figures.NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_short, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_short(one)}" for name, one in value.items()) or "none"
+    return str(value)

@@ -1,0 +1,212 @@
+// What moves: the figures, their legend, the order of the table, and the page's height in a notebook's frame.
+// Invariant: the page is readable without any of it but the figures and pictures, and nothing is fetched.
+(() => {
+  "use strict";
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const all = (selector, within = document) => Array.from(within.querySelectorAll(selector));
+
+  // ---- pictures: each is in the page once
+  const pictures = read("pictures");
+  for (const image of all("img[data-picture]")) {
+    const uri = pictures[image.dataset.picture];
+    if (uri !== undefined) {
+      image.src = uri;
+    } else { // left out for the page's size
+      const none = document.createElement("span");
+      none.className = "none";
+      none.textContent = "no picture";
+      image.replaceWith(none);
+    }
+  }
+
+  // ---- the table: a header's button sorts by it, once more the other way round
+  const table = document.getElementById("runs");
+  const sortBy = (header) => {
+    const column = Array.from(header.parentNode.children).indexOf(header);
+    const numeric = header.dataset.kind === "number";
+    const before = header.getAttribute("aria-sort");
+    // Numbers begin with the largest, texts with the first of the alphabet.
+    const descending = before === null ? numeric : before === "ascending";
+    const value = (row) => row.children[column].dataset.value;
+    const compare = (one, other) => {
+      const [a, b] = [value(one), value(other)];
+      if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
+      const order = numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true });
+      return descending ? -order : order;
+    };
+    table.tBodies[0].append(...Array.from(table.tBodies[0].rows).sort(compare));
+    for (const other of header.parentNode.children) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  };
+  for (const button of all("thead button", table)) {
+    button.addEventListener("click", () => sortBy(button.closest("th")));
+  }
+
+  // ---- the figures
+  const { figures, limit, runs } = read("data");
+  // As build.py writes a point.
+  const [EPOCH, SECONDS, STAGE, LOSS, ACCURACY, VAL_LOSS, VAL_ACCURACY] = [0, 1, 2, 3, 4, 5, 6];
+  const plots = new Map(); // element -> view
+  const hidden = new Set(); // numbers of rows
+  const curves = () => Array.from(plots.values(), (view) => view.model).filter((plot) => plot.name !== "break-even");
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
+  const paint = (plot, onDark) => {
+    const [text, line, back] = onDark ? ["#c5ccd3", "#343b44", "#14171b"] : ["#3b434b", "#e3e7eb", "#ffffff"];
+    for (const axis of [...plot.below, ...plot.left]) {
+      if (axis.axis_label_text_color === undefined) continue;
+      axis.setv({
+        axis_label_text_color: text, major_label_text_color: text, axis_line_color: text,
+        major_tick_line_color: text,
+      });
+    }
+    for (const part of plot.center) {
+      if ("grid_line_color" in part) part.grid_line_color = line;
+      if ("label_text_color" in part) part.label_text_color = text;
+      if ("text_color" in part) part.setv({ text_color: text, background_fill_color: back, background_fill_alpha: 0.8 });
+    }
+  };
+
+  const measureOf = (plot) => {
+    const [measure, axis] = plot.name.split(" ");
+    const [train, val, scale] = measure === "loss" ? [LOSS, VAL_LOSS, 1] : [ACCURACY, VAL_ACCURACY, 100];
+    const column = (points, of, by = 1) => points.map((point) => (point[of] === null ? NaN : by * point[of]));
+    return {
+      measure,
+      x: (run) => column(run.points, axis === "epoch" ? EPOCH : SECONDS),
+      train: (run) => column(run.points, train, scale),
+      val: (run) => column(run.points, val, scale),
+    };
+  };
+
+  const number = (value, digits, unit = "") => (value === null ? "\u2013" : value.toFixed(digits) + unit);
+  const said = (loss, accuracy) =>
+    `loss ${number(loss, 4)}, accuracy ${number(accuracy === null ? null : 100 * accuracy, 1, "\u00a0%")}`;
+  const when = (point) => {
+    const seconds = point[SECONDS] >= 100 ? point[SECONDS].toFixed(0) : Number(point[SECONDS].toPrecision(3));
+    return `epoch ${point[EPOCH]}${point[STAGE] === "head" ? " (head alone)" : ""}, ${seconds}\u00a0s`;
+  };
+
+  const fill = (plot) => {
+    const of = measureOf(plot);
+    const lines = (ys) => ({ row: runs.map((_, i) => i), xs: runs.map(of.x), ys: runs.map(ys), colour: runs.map((r) => r.colour) });
+    const names = ["row", "x", "y", "colour", "fill", "marker", "label", "when", "validation", "training"];
+    const points = Object.fromEntries(names.map((name) => [name, []]));
+    runs.forEach((run, row) => {
+      const [x, train, val] = [of.x(run), of.train(run), of.val(run)];
+      const validated = val.some(Number.isFinite);
+      const add = (ys, filled) => run.points.forEach((point, i) => {
+        const values = [
+          row, x[i], ys[i], run.colour, filled ? run.colour : "rgba(0,0,0,0)", run.marker, run.label, when(point),
+          said(point[VAL_LOSS], point[VAL_ACCURACY]), said(point[LOSS], point[ACCURACY]),
+        ];
+        names.forEach((name, n) => points[name].push(values[n]));
+      });
+      if (validated) add(val, true);
+      if (!validated || x.length === 1) add(train, false); // a line through one point is none
+    });
+    const data = { training: lines(of.train), validation: lines(of.val), points };
+    for (const renderer of plot.renderers) renderer.data_source.data = data[renderer.name];
+  };
+
+  const setRange = (range, start, end) => range.setv({ start, end, reset_start: start, reset_end: end });
+
+  const show = (plot) => {
+    for (const renderer of plot.renderers) {
+      renderer.view.filter.booleans = renderer.data_source.data.row.map((row) => !hidden.has(row));
+    }
+    const of = measureOf(plot);
+    const shown = runs.filter((_, row) => !hidden.has(row));
+    const xs = shown.flatMap(of.x);
+    const ys = shown.flatMap((run) => [...of.train(run), ...of.val(run)]).filter(Number.isFinite);
+    if (xs.length === 0) return;
+    // Room beside the outermost points, so that no marker is cut in half.
+    const [least, last] = [Math.min(...xs), Math.max(...xs)];
+    if (plot.name.endsWith(" seconds")) {
+      setRange(plot.x_range, -0.02 * (last || 1), 1.04 * (last || 1));
+    } else {
+      const room = 0.04 * (last - least) || 1;
+      setRange(plot.x_range, least - room, last + room);
+    }
+    if (ys.length === 0) {
+      setRange(plot.y_range, 0, 1);
+    } else if (of.measure === "loss" && Math.min(...ys) >= 0) {
+      setRange(plot.y_range, 0, Math.min(limit ?? Infinity, 1.06 * (Math.max(...ys) || 1)));
+    } else {
+      const [low, high] = [Math.min(...ys), Math.max(...ys)];
+      const room = 0.05 * (high - low) || 1;
+      setRange(plot.y_range, low - room, high + room);
+    }
+  };
+
+  const legend = document.getElementById("legend");
+  const update = () => {
+    for (const group of all("div", legend)) {
+      const keys = all(".key", group);
+      for (const key of keys) key.setAttribute("aria-pressed", String(!hidden.has(Number(key.dataset.row))));
+      for (const whole of all(".group", group)) {
+        whole.setAttribute("aria-pressed", String(keys.some((key) => !hidden.has(Number(key.dataset.row)))));
+      }
+    }
+    for (const plot of curves()) show(plot);
+  };
+  const toggle = (rows) => {
+    const hide = rows.some((row) => !hidden.has(row));
+    for (const row of rows) hide ? hidden.add(row) : hidden.delete(row);
+    update();
+  };
+  if (legend !== null) {
+    for (const key of all(".key", legend)) key.addEventListener("click", () => toggle([Number(key.dataset.row)]));
+    for (const group of all(".group", legend)) {
+      group.addEventListener("click", () => toggle(all(".key", group.parentNode).map((key) => Number(key.dataset.row))));
+    }
+  }
+
+  const draw = async (element) => {
+    const item = figures[element.dataset.figure];
+    const [view] = await Bokeh.embed.embed_item(item, element);
+    plots.set(element, view);
+    paint(view.model, dark.matches);
+  };
+  const drawn = Promise.all(all(".plot").map(draw)).then(() => {
+    for (const plot of curves()) {
+      fill(plot);
+      show(plot);
+    }
+  });
+  dark.addEventListener("change", () => {
+    for (const view of plots.values()) paint(view.model, dark.matches);
+  });
+
+  // ---- paper: figures are as wide as the window was, so copies that shrink are printed, in light colours
+  const copyOf = (view) => {
+    const { canvas } = view.export("png");
+    const scale = canvas.width / view.bbox.width;
+    const above = Math.max(0, view.frame.bbox.top - 8) * scale; // where the tools are
+    const copy = document.createElement("canvas");
+    [copy.width, copy.height, copy.className] = [canvas.width, canvas.height - above, "printed"];
+    copy.style.width = `${view.bbox.width}px`;
+    copy.getContext("2d").drawImage(canvas, 0, -above);
+    return copy;
+  };
+  addEventListener("beforeprint", () => {
+    for (const [element, view] of plots) {
+      paint(view.model, false);
+      element.after(copyOf(view));
+    }
+  });
+  addEventListener("afterprint", () => {
+    for (const copy of all("canvas.printed")) copy.remove();
+    for (const view of plots.values()) paint(view.model, dark.matches);
+  });
+
+  // ---- a notebook's frame is as high as the page; alone, and in frames of other sites, there is none to set
+  const around = window.frameElement;
+  if (around !== null) {
+    const fit = () => { around.style.height = `${Math.ceil(document.documentElement.getBoundingClientRect().height)}px`; };
+    new ResizeObserver(fit).observe(document.documentElement);
+    fit();
+  }
+
+  drawn.then(() => { document.documentElement.dataset.ready = "yes"; });
+})();

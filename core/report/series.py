@@ -1,0 +1,107 @@
+"""The numbers behind the curves, so that what is drawn can be held to known answers without a browser.
+
+Seconds are those of the wall clock since the run began to compute: extraction first, then epoch by epoch. What is
+drawn is a pure function of a comparison's rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The end of an epoch."""
+
+    epoch: int
+    """from 1, through both stages of a staged run"""
+    seconds: float
+    """since the start, extraction included"""
+    stage: str
+    """"head" in the first stage of a staged run, else "all" """
+    loss: float | None
+    accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """When the cache has paid: two straight lines over the number of epochs, and where they cross."""
+
+    extraction: float
+    """seconds, once"""
+    cached: float
+    """seconds an epoch"""
+    frozen: float
+    """seconds an epoch"""
+    after: int
+    """the number of whole epochs from which the cache has saved time"""
+
+    @property
+    def crossing(self) -> tuple[float, float]:
+        """Epochs, not whole, and seconds at which both have taken equally long."""
+        epochs = self.extraction / (self.frozen - self.cached)
+        return epochs, self.frozen * epochs
+
+    @property
+    def last(self) -> int:
+        """The number of epochs up to which the lines are worth drawing."""
+        return max(5, math.ceil(2 * self.crossing[0]))
+
+    def seconds(self, epochs: float) -> tuple[float, float]:
+        """Of so many epochs: cached with the extraction, and frozen."""
+        return self.extraction + self.cached * epochs, self.frozen * epochs
+
+
+def finite(value: Any) -> float | None:
+    """`value` as a number, None where it is none or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def points(row: Row) -> list[Point]:
+    """A row's epochs in the order in which they were trained; those of a staged run's first stage come first."""
+    clock = finite(row.get("extraction_seconds")) or 0.0
+    found: list[Point] = []
+    for stage, records in (("head", row.get("head_history") or ()), ("all", row.get("history") or ())):
+        for record in records:
+            clock += finite(record["seconds"].get("total")) or 0.0
+            values = [finite(record.get(name)) for name in ("loss", "accuracy", "val_loss", "val_accuracy")]
+            found.append(Point(len(found) + 1, clock, stage, *values))
+    return found
+
+
+def break_even(row: Row) -> BreakEven | str:
+    """Of a cached row; a sentence where there is nothing to draw. The frozen epoch is the one that the row's
+    speed-up was taken over, so that the figure and the table cannot disagree."""
+    label = row["label"]
+    cached = finite(row["seconds_per_epoch"]["total"])
+    speedup, after = finite(row.get("speedup_over_frozen")), row.get("pays_off_after_epochs")
+    extraction = finite(row.get("extraction_seconds"))
+    if cached is None or speedup is None or extraction is None:
+        return f"{label}: there is no frozen run to compare with."
+    frozen = cached * speedup
+    if after is None or frozen <= cached:
+        return f"{label}: the cache never pays, since an epoch on it takes as long as a frozen one or longer."
+    return BreakEven(extraction, cached, frozen, int(after))
+
+
+def loss_limit(losses: Iterable[float | None], classes: int) -> float | None:
+    """Where the axis of losses has to end so that a run that diverged leaves the others readable; None: it may end
+    where they do. Guessing costs log(classes); what is far worse tells no more than that it is."""
+    guessing = math.log(max(classes, 2))
+    largest = max((loss for loss in losses if loss is not None), default=0.0)
+    return 4 * guessing if largest > 8 * guessing else None
+
+
+def confused(confusion: Iterable[tuple[int, int, int]], most: int) -> list[tuple[int, int, int]]:
+    """(true, predicted, count) of the pairs of classes that are taken for each other most often, most first."""
+    wrong = [(true, predicted, count) for true, predicted, count in confusion if true != predicted and count]
+    return sorted(wrong, key=lambda cell: (-cell[2], cell[0], cell[1]))[:most]
