@@ -1,15 +1,20 @@
 """One progress bar for everything slow (downloads, decoding, extraction), so that the rule of when to show
-one is in one place: only on a terminal, only on standard error; in logs, pipes and notebooks it is silent.
+one is in one place: only on a terminal, only on standard error, and not where only warnings are wanted; in logs,
+pipes and notebooks it is silent.
 A process that works for another one hands its progress on instead, through `report_to`.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from headstart.log import LOG, VARIABLE
 
 Reporter = Callable[[str, int, int | None], None]
 REPORT_SECONDS = 0.2  # at most five reports a second
@@ -35,7 +40,8 @@ def track(description: str, total: int | None) -> Iterator[Callable[..., None]]:
         yield _reporting(_reporter, description, total)
         return
     global _showing
-    if _showing or sys.stderr is None or not sys.stderr.isatty():
+    quiet = LOG.getEffectiveLevel() > logging.INFO and bool(os.environ.get(VARIABLE))
+    if _showing or quiet or sys.stderr is None or not sys.stderr.isatty():
         yield _silent
         return
     from rich.console import Console

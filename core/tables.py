@@ -3,10 +3,13 @@ error."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from headstart.log import LOG
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -191,14 +194,14 @@ def plan_table(rows: Sequence[Mapping[str, Any]], epochs: int) -> Table:
 
 
 class Live:
-    """Shows a comparison's events: a bar on a terminal, a plain line an epoch anywhere else."""
+    """Shows a comparison's events: a bar on a terminal, and what is logged, of which a line an epoch."""
 
     def __init__(self) -> None:
         self.bar: Any = None
         self.what = ""
 
     def __enter__(self) -> Live:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and LOG.isEnabledFor(logging.INFO):
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -220,13 +223,8 @@ class Live:
             self.what = f"{event['backend']} {event['mode']}"
         elif kind == "backend":
             self.what = f"{event['backend']} starting"
-        elif kind == "epoch":
-            stage = " head" if event["stage"] == "head" and event["mode"] == "staged" else ""
-            line = epoch_line(f"{event['backend']} {event['mode']}{stage} ", event["record"])
-            if self.bar is not None:
-                self.bar.console.print(line, highlight=False, markup=False)
-            else:
-                print(line, file=sys.stderr, flush=True)
+        elif kind == "log":
+            LOG.log(event["level"], "%s %s", self.what, event["line"])
         if self.bar is not None and kind in ("mode", "backend"):
             self.bar.update(self.task, description=self.what, total=None, completed=0)
         if self.bar is not None and kind == "progress":
