@@ -13,11 +13,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -166,8 +168,9 @@ class Backend(Protocol):
         """Make a trainer of many heads at once, of parameters with a first axis for them; None where the
         framework cannot."""
 
-    def native(self, graph: Graph, params: Mapping[str, np.ndarray]) -> Any:
-        """The framework's own model object, in inference mode, on the CPU."""
+    def native(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> Any:
+        """The framework's own model object, in inference mode, on the CPU. It returns the graph's output, or, with
+        `outputs`, a dict of those nodes."""
 
     def call(self, native: Any, images: Any) -> np.ndarray:
         """Run a native model on float32 `(n, h, w, c)`, or on what a wrapped module takes; float32 logits."""
@@ -183,6 +186,10 @@ class Backend(Protocol):
 
     def wrap(self, request: WrapRequest) -> Wrapping:
         """Cut a user's module in two, or take it whole. It is copied, never changed."""
+
+    def profile(self, folder: Path) -> AbstractContextManager[None]:
+        """Record what the body does with the framework's own profiler, and write the trace to `folder`, in the
+        form in which TensorBoard shows it. ProfileError where the profiler cannot be started."""
 
 
 def names() -> tuple[str, ...]:

@@ -7,8 +7,9 @@ Anything that is *not* a `HeadstartError` and reaches a user is a bug of ours.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class HeadstartError(Exception):
@@ -120,6 +121,56 @@ class FeatureDriftError(StoreError):
 
 class TrunkChangedError(HeadstartError):
     """A frozen trunk's weights were not the same after training as before it: a bug, never served."""
+
+
+class NonFiniteError(HeadstartError):
+    """NaN or infinity came up in training, where `debug_nans` was asked for."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        what: str,
+        stage: str,
+        node: str | None,
+        epoch: int | None,
+        batch: int | None,
+        samples: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.what = what
+        """where it came up first: "input", "output" (of the node), "loss" or "update" (of the node's parameters);
+        "weights": in the parameters that training was to begin with"""
+        self.stage = stage
+        """as `on_epoch` is told, "head" or "all"; or "extraction" """
+        self.node = node
+        self.epoch = epoch
+        """from 1, as in the records; None in an extraction"""
+        self.batch = batch
+        """of the epoch, from 1; None in validation and extraction"""
+        self.samples = tuple(samples)
+        """the samples concerned: paths, or e.g. "image 3 of arrays"; empty where it is no matter of samples"""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_non_finite, (str(self), dict(vars(self))))
+
+
+def _non_finite(message: str, about: dict[str, Any]) -> NonFiniteError:
+    return NonFiniteError(message, **about)
+
+
+class ProfileError(HeadstartError):
+    """A framework's profiler could not be started."""
+
+    def __init__(self, framework: str, reason: str) -> None:
+        super().__init__(
+            f"the profiler of {framework} cannot be started: {reason}. End the other one, or leave out profile="
+        )
+        self.framework = framework
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (type(self), (self.framework, self.reason))
 
 
 class ExtractionInterrupted(HeadstartError, KeyboardInterrupt):  # noqa: N818 - it is an interrupt

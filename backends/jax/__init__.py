@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from headstart.backend import Place, Recipe, Wrapping, WrapRequest
-from headstart.backends.jax import wrap
+from headstart.backends.jax import profile, wrap
 from headstart.backends.jax.arrays import decide, free_memory, from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.heads import JaxHeads
@@ -44,8 +46,8 @@ class JaxBackend:
     def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> JaxHeads:
         return JaxHeads(chain, params, recipe, place)
 
-    def native(self, graph: Graph, params: Params) -> nnx.Module:
-        network = Network(graph, params)
+    def native(self, graph: Graph, params: Params, outputs: Sequence[str] = ()) -> nnx.Module:
+        network = Network(graph, params, outputs)
         network.eval()
         return network
 
@@ -63,6 +65,9 @@ class JaxBackend:
 
     def wrap(self, request: WrapRequest) -> Wrapping:
         return wrap.wrap(request)
+
+    def profile(self, folder: Path) -> AbstractContextManager[None]:
+        return profile.profile(folder)
 
 
 BACKEND = JaxBackend()

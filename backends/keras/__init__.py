@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from headstart.backend import Place, Recipe, Trainer, Wrapping, WrapRequest
-from headstart.backends.keras import wrap
+from headstart.backends.keras import profile, wrap
 from headstart.backends.keras.arrays import decide, to_numpy
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.heads import TensorFlowHeads, heads
@@ -44,8 +46,8 @@ class KerasBackend:
     def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> TensorFlowHeads | None:
         return heads(chain, params, recipe, place)
 
-    def native(self, graph: Graph, params: Params) -> keras.Model:
-        return network(graph.main, params)
+    def native(self, graph: Graph, params: Params, outputs: Sequence[str] = ()) -> keras.Model:
+        return network(graph if outputs else graph.main, params, outputs)
 
     def call(self, native: keras.Model, images: Any) -> np.ndarray:
         return native.predict_on_batch(images)
@@ -61,6 +63,9 @@ class KerasBackend:
 
     def wrap(self, request: WrapRequest) -> Wrapping:
         return wrap.wrap(request)
+
+    def profile(self, folder: Path) -> AbstractContextManager[None]:
+        return profile.profile(folder)
 
 
 BACKEND = KerasBackend()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from headstart.backend import Place, Recipe, Wrapping, WrapRequest
-from headstart.backends.torch import wrap
+from headstart.backends.torch import profile, wrap
 from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.heads import TorchHeads
@@ -43,8 +45,8 @@ class TorchBackend:
     def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> TorchHeads:
         return TorchHeads(chain, params, recipe, place)
 
-    def native(self, graph: Graph, params: Params) -> torch.nn.Module:
-        return Network(graph, params).eval()
+    def native(self, graph: Graph, params: Params, outputs: Sequence[str] = ()) -> torch.nn.Module:
+        return Network(graph, params, outputs).eval()
 
     def call(self, native: torch.nn.Module, images: Any) -> np.ndarray:
         with torch.inference_mode():
@@ -61,6 +63,9 @@ class TorchBackend:
 
     def wrap(self, request: WrapRequest) -> Wrapping:
         return wrap.wrap(request)
+
+    def profile(self, folder: Path) -> AbstractContextManager[None]:
+        return profile.profile(folder)
 
 
 BACKEND = TorchBackend()

@@ -6,8 +6,11 @@ at odds with them.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +24,21 @@ from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
 
 STATISTICS = ("auto", "frozen", "train")
+
+
+def checked_folder(option: str, folder: str | Path) -> Path:
+    """The folder that `option` names, made if need be. SettingError unless files can be written there."""
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
+        raise SettingError(f"{option}={folder!r}; expected the path of a folder")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f"{option}={str(folder)!r}: nothing can be written there ({error.strerror or error})"
+        ) from error
+    return Path(folder)
 
 
 @dataclass(frozen=True)

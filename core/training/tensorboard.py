@@ -1,0 +1,193 @@
+"""`tensorboard=DIR`: what a run records, as TensorBoard reads it. tensorboardX has the format; TensorFlow is not
+needed, and all backends write the same.
+
+TensorBoard draws one chart for each tag and one line in it for each run, and a run is a folder. So training and
+validation are two runs, `DIR/train` and `DIR/validation`, as Keras has them, and both write `loss` and `accuracy`:
+one chart, two lines. Tags such as `loss/train` and `loss/val` would be two charts. Everything else is of the run
+`train`.
+
+Invariants: what an epoch gave is in the files when the epoch is over, so that a running TensorBoard shows it and a
+killed process keeps it. Steps go on from the first stage of `staged` to the second. A folder that holds a run is
+not added to, since TensorBoard would draw both as one line: the next one goes to `DIR/2`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from headstart.errors import SettingError
+from headstart.graph import NativePart
+from headstart.models import Model
+from headstart.training.history import Record
+from headstart.training.settings import checked_folder
+
+NEEDS = "tensorboardX"
+BINS = 30  # as many as TensorBoard shows
+Params = Mapping[str, np.ndarray]
+
+
+class Board:
+    """Writes one run. A context manager: leaving it closes the files."""
+
+    def __init__(self, folder: str | Path, validation: bool) -> None:
+        """SettingError where the library is missing or the folder cannot be written."""
+        if find_spec(NEEDS) is None:
+            raise SettingError(
+                f"tensorboard= needs {NEEDS}, which is not installed: pip install 'headstart[tensorboard]'"
+            )
+        self.folder = _unused(checked_folder("tensorboard", folder))
+        self._x = {name: import_module(f"{NEEDS}.{name}") for name in ("summary", "event_file_writer")}
+        self._pb = {
+            name: import_module(f"{NEEDS}.proto.{name}_pb2")
+            for name in ("event", "graph", "node_def", "attr_value", "tensor_shape")
+        }
+        self._files: dict[str, Any] = {}
+        for run in ("train", "validation") if validation else ("train",):
+            path = checked_folder("tensorboard", self.folder / run)
+            self._files[run] = self._x["event_file_writer"].EventsWriter(str(path / "events"))
+        self._first: dict[str, np.ndarray] = {}
+        self._epochs, self._steps = 0, 0
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def picture(self, model: Model, cut: str | None) -> None:
+        """The model as TensorBoard's graph, trunk and head apart."""
+        self._event("train", graph_def=self._graph(model, cut).SerializeToString())
+        self._flush()
+
+    def start(self, params: Params, about: Mapping[str, Any]) -> None:
+        """Before a stage is trained, with what it begins from, and settings for a table."""
+        rows = [f"| {name} | {json.dumps(value)} |" for name, value in about.items()]
+        table = "\n".join(["| setting | value |", "|---|---|", *rows])
+        self._summary("train", self._x["summary"].text("settings", table), self._epochs)
+        new = {name: value for name, value in params.items() if name not in self._first}
+        self._first |= new
+        self._histograms("parameters", new)
+        self._flush()
+
+    def epoch(self, record: Record, rates: np.ndarray, params: Params, auxiliary: tuple[str, ...]) -> None:
+        """After an epoch with these learning rates, one a step, that ended with these parameters. `auxiliary`: the
+        names of the outputs whose losses are recorded apart."""
+        self._epochs += 1
+        figures: dict[str, Any] = {"loss": record.loss, "accuracy": record.accuracy}
+        for name, loss in zip(auxiliary, record.auxiliary_losses, strict=True):
+            figures[f"auxiliary_loss/{name}"] = loss
+        figures |= {"learning_rate": record.learning_rate}
+        figures |= {f"seconds/{phase}": value for phase, value in record.seconds.as_dict().items()}
+        for tag, value in figures.items():
+            self._scalar("train", tag, value, self._epochs)
+        if record.val_loss is not None:
+            self._scalar("validation", "loss", record.val_loss, self._epochs)
+            self._scalar("validation", "accuracy", record.val_accuracy, self._epochs)
+        for loss, rate in zip(record.step_losses, rates.tolist(), strict=True):
+            self._steps += 1
+            self._scalar("train", "step/loss", loss, self._steps)
+            self._scalar("train", "step/learning_rate", rate, self._steps)
+        self._histograms("parameters", params)
+        with np.errstate(invalid="ignore", over="ignore"):
+            changes = {name: _numbers(value) - _numbers(self._first[name]) for name, value in params.items()}
+        self._histograms("change", changes)
+        self._flush()
+
+    def _histograms(self, kind: str, arrays: Params) -> None:
+        for name, array in arrays.items():
+            values = _numbers(array)
+            values = values[np.isfinite(values)]
+            if not values.size:
+                continue
+            low, high = float(values.min()), float(values.max())
+            counts, limits = [values.size], [high]
+            if low < high:
+                found, edges = np.histogram(values, BINS)
+                counts, limits = found.tolist(), edges[1:].tolist()
+            tag = f"{kind}/{name}"
+            sums = float(values.sum()), float(values @ values)
+            self._summary(
+                "train",
+                self._x["summary"].histogram_raw(tag, low, high, values.size, *sums, limits, counts),
+                self._epochs,
+            )
+
+    def _scalar(self, run: str, tag: str, value: Any, step: int) -> None:
+        self._summary(run, self._x["summary"].scalar(tag, value), step)
+
+    def _summary(self, run: str, summary: Any, step: int) -> None:
+        self._event(run, summary=summary, step=step)
+
+    def _event(self, run: str, **content: Any) -> None:
+        event = self._pb["event"].Event(wall_time=time.time(), **content)
+        self._files[run].write_event(event)
+
+    def _flush(self) -> None:
+        for file in self._files.values():
+            file.flush()
+
+    def _graph(self, model: Model, cut: str | None) -> Any:
+        """The model as a TensorFlow graph that nobody runs: names with scopes, ops, shapes and counts. With a cut
+        all nodes lie in the scope `trunk` or `head`, also their device, by which TensorBoard can colour them."""
+        graph, shapes = model.graph, model.graph.shapes(model.input_shape)
+        macs = graph.macs(model.input_shape)
+        trunk = {node.name for node in graph.upto(cut).nodes} if cut is not None else set()
+
+        def part(name: str) -> str:
+            return "" if cut is None else "trunk" if name in trunk else "head"
+
+        def scoped(name: str) -> str:
+            return f"{part(name)}/{name}".lstrip("/").replace(".", "/")
+
+        attr, shape = self._pb["attr_value"].AttrValue, self._pb["tensor_shape"].TensorShapeProto
+        nodes = []
+        for node in graph.nodes:
+            sides = [shape.Dim(size=side) for side in (-1, *shapes[node.name])]
+            count = sum(int(np.prod(sizes)) for sizes in node.param_shapes().values())
+            attrs = {
+                "_output_shapes": attr(list=attr.ListValue(shape=[shape(dim=sides)])),
+                "parameters": attr(i=count),
+                "multiply_adds": attr(i=macs[node.name]),
+            }
+            for name, value in node.changed().items():
+                if not isinstance(value, NativePart):
+                    attrs[name] = attr(s=json.dumps(value).encode())
+            nodes.append(
+                self._pb["node_def"].NodeDef(
+                    name=scoped(node.name),
+                    op=node.op,
+                    input=[scoped(name) for name in node.inputs],
+                    device=part(node.name) or "trained",
+                    attr=attrs,
+                )
+            )
+        return self._pb["graph"].GraphDef(node=nodes)
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """float64 `(n,)`"""
+    return np.asarray(array).astype(np.float64).reshape(-1)
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or the first of `2`, `3`, ... in it that holds no run yet."""
+    path, number = folder, 1
+    while any(path.glob("train/events.out.tfevents.*")):
+        number += 1
+        path = folder / str(number)
+    return path
