@@ -10,19 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart import data
+    from headstart import data, report
     from headstart.data.augment import Augment
     from headstart.data.preprocess import Preprocess
     from headstart.errors import HeadstartError
     from headstart.features.extract import extract
     from headstart.features.packed import load_features
-    from headstart.inference import forward, predict
+    from headstart.inference import forward, native, predict
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
+    from headstart.training.compare import compare
+    from headstart.training.comparison import Comparison, compare_modes, comparison
     from headstart.training.fit import fit
     from headstart.training.optimizers import SGD, AdamW, Schedule
     from headstart.training.plan import plan
-    from headstart.training.run import load
+    from headstart.training.run import Run, load
     from headstart.training.sweep import sweep
 
 __version__ = "0.1.0"
@@ -32,16 +34,23 @@ _WHERE = {
     "Augment": ("headstart.data.augment", "Augment"),
     "Preprocess": ("headstart.data.preprocess", "Preprocess"),
     "HeadstartError": ("headstart.errors", "HeadstartError"),
+    "Comparison": ("headstart.training.comparison", "Comparison"),
+    "compare": ("headstart.training.compare", "compare"),
+    "compare_modes": ("headstart.training.comparison", "compare_modes"),
+    "comparison": ("headstart.training.comparison", "comparison"),
     "extract": ("headstart.features.extract", "extract"),
     "load_features": ("headstart.features.packed", "load_features"),
     "forward": ("headstart.inference", "forward"),
     "model": ("headstart.models.model", "model"),
+    "native": ("headstart.inference", "native"),
     "plan": ("headstart.training.plan", "plan"),
     "predict": ("headstart.inference", "predict"),
     "fit": ("headstart.training.fit", "fit"),
     "SGD": ("headstart.training.optimizers", "SGD"),
     "AdamW": ("headstart.training.optimizers", "AdamW"),
+    "Run": ("headstart.training.run", "Run"),
     "Schedule": ("headstart.training.optimizers", "Schedule"),
+    "report": ("headstart.report", None),
     "load": ("headstart.training.run", "load"),
     "sweep": ("headstart.training.sweep", "sweep"),
     "wrap": ("headstart.models.wrapped", "wrap"),
@@ -51,9 +60,14 @@ __all__ = [
     "SGD",
     "AdamW",
     "Augment",
+    "Comparison",
     "HeadstartError",
     "Preprocess",
+    "Run",
     "Schedule",
+    "compare",
+    "compare_modes",
+    "comparison",
     "data",
     "extract",
     "fit",
@@ -61,8 +75,10 @@ __all__ = [
     "load",
     "load_features",
     "model",
+    "native",
     "plan",
     "predict",
+    "report",
     "sweep",
     "wrap",
 ]

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from headstart.errors import HeadstartError, SettingError, StoreWarning
+from headstart.log import LOG, handed_to, set_level, to_stderr
 from headstart.sizes import parse_nbytes
 from headstart.tables import (
     LEGEND,
@@ -26,7 +27,6 @@ from headstart.tables import (
     cell,
     comparison_table,
     console_for_tables,
-    epoch_line,
     extraction_line,
     nbytes_text,
     placement_line,
@@ -140,6 +140,20 @@ BackendName = Annotated[
     str | None,
     typer.Option("--backend", help="torch, keras or jax. (default: HEADSTART_BACKEND, else the only one)"),
 ]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option(help="Write curves, histograms and the graph to this folder; needs headstart[tensorboard]."),
+]
+DebugNans = Annotated[
+    bool,
+    typer.Option(
+        "--debug-nans", help="Stop at the first value that is not finite, and name node, epoch and batch."
+    ),
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(help="Write the framework's own trace of each stage's second epoch to this folder."),
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")]
 
 
@@ -158,8 +172,15 @@ def _options(
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            help="debug, info (a line an epoch), warning or error: what is said on standard error.",
+            envvar="HEADSTART_LOG_LEVEL",
+        ),
+    ] = "info",
 ) -> None:
-    pass
+    set_level(log_level)
 
 
 @app.command(
@@ -193,14 +214,20 @@ def compare(
     dtype: Dtype = "float16",
     workers: Workers = None,
     on_error: OnError = "raise",
-    out: Annotated[Path, typer.Option(help="Folder for compare.json.")] = Path("headstart-compare"),
+    tensorboard: TensorBoard = None,
+    debug_nans: DebugNans = False,
+    profile: Profile = None,
+    out: Annotated[Path, typer.Option(help="Folder for compare.json and report.html.")] = Path(
+        "headstart-compare"
+    ),
     json_file: Json = None,
 ) -> None:
     """Compare the modes in every installed backend: accuracy, seconds by phase, speed-up, break-even.
 
     Same weights, same data, same order, same start in each. Every backend runs in a process of its own.
     """
-    from headstart import compare as comparison
+    from headstart.outputs import write_json
+    from headstart.training import compare as comparison
 
     spec = comparison.Spec(
         data=data,
@@ -227,13 +254,16 @@ def compare(
             "precision": precision,
             "dtype": dtype,
             "workers": workers,
+            "tensorboard": None if tensorboard is None else str(tensorboard),
+            "debug_nans": debug_nans,
+            "profile": None if profile is None else str(profile),
         },
     )
     _note_random_weights(model, weights)
     with Live() as live:
-        report = comparison.compare(spec, out, live.listen)
+        report = comparison.run_spec(spec, out, live.listen)
     if json_file is not None:
-        comparison.write_json(json_file, report)
+        write_json(json_file, report)
     console = console_for_tables()
     about = report["data"]
     console.print(
@@ -248,7 +278,8 @@ def compare(
             console.print(comparison_table(name, report["versions"][name], rows))
     if report["rows"]:
         console.print(LEGEND, style="dim")
-    console.print(f"written to {Path(out) / 'compare.json'}", markup=False)
+    files = ["compare.json", *(["report.html"] if report["rows"] else [])]
+    console.print(f"written to {' and '.join(str(out / file) for file in files)}", markup=False)
     for name, error in report["errors"].items():
         typer.echo(f"error: {name}: {error['message']}", err=True)
     if report["errors"]:
@@ -300,22 +331,25 @@ def fit(
     dtype: Dtype = "float16",
     workers: Workers = None,
     on_error: OnError = "raise",
-    out: Annotated[Path | None, typer.Option(help="Save the trained model to this folder.")] = None,
+    tensorboard: TensorBoard = None,
+    debug_nans: DebugNans = False,
+    profile: Profile = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Save the trained model to this folder, with a report, report.html.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Train a model on a folder of images, and say how well it does."""
     from headstart import backend as backends
-    from headstart import compare as comparison
-    from headstart.machine import machine_facts
+    from headstart.outputs import write_json
+    from headstart.training import compare as comparison
+    from headstart.training.comparison import comparison as one_run
     from headstart.training.fit import fit as run_fit
 
     name = backends.choose(backend)
     spec = comparison.Spec(data, model, weights, size, _head(head), cut, (name,), (mode,), split, seed, on_error)
     _note_random_weights(model, weights)
     made, train, val = _prepared(spec, features)
-
-    def on_epoch(stage: str, record: Any) -> None:
-        typer.echo(epoch_line("" if mode != "staged" else f"{stage} ", record), err=True)
 
     _import_quietly(name, device, precision)
     run = run_fit(
@@ -343,26 +377,42 @@ def fit(
         workers=workers,
         views=views,
         memory=memory,
-        on_epoch=on_epoch,
+        tensorboard=tensorboard,
+        debug_nans=debug_nans,
+        profile=profile,
     )
-    row = comparison.row_of(run)
-    row["speedup_over_frozen"] = row["pays_off_after_epochs"] = None
+    report = one_run([run])
+    (row,) = report.rows
     console = console_for_tables()
     console.print(comparison_table(name, backends.versions(name), [row]))
     if run.extraction is not None:
         console.print(extraction_line(run.extraction))
         console.print(placement_line(run.settings["features"]))
     if out is not None:
-        console.print(f"saved to {run.save(out)}", markup=False)
+        console.print(f"saved to {run.save(out)}, with {report.report(out / 'report.html').name}", markup=False)
     if json_file is not None:
-        report = {
-            "machine": machine_facts(),
-            "versions": backends.versions(name),
-            "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
-            "model": run.model.describe(),
-            **row,
-        }
-        comparison.write_json(json_file, report)
+        facts = {key: report[key] for key in ("machine", "data", "model")}
+        write_json(json_file, {**facts, "versions": backends.versions(name), **row})
+        if out is None:
+            console.print(f"written to {report.report(json_file.with_suffix('.html'))}", markup=False)
+
+
+@app.command(
+    epilog=_examples(
+        "headstart report headstart-compare/compare.json",
+        "headstart report headstart-compare/compare.json --out figures.html",
+    )
+)
+def report(
+    figures: Annotated[Path, typer.Argument(metavar="COMPARE.JSON", help="What `headstart compare` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="File to write. (default: report.html beside it)")] = None,
+) -> None:
+    """Write the HTML report of a comparison again, from its figures."""
+    from headstart.training.comparison import read_comparison
+
+    console = console_for_tables()
+    path = read_comparison(figures).report(out or figures.parent / "report.html")
+    console.print(f"written to {path}", markup=False)
 
 
 @app.command(
@@ -401,8 +451,9 @@ def plan(
 ) -> None:
     """Predict what caching at each cut costs and saves, from a few batches; with --budget, name the best cut."""
     from headstart import backend as backends
-    from headstart import compare as comparison
     from headstart.machine import machine_facts
+    from headstart.outputs import write_json
+    from headstart.training import compare as comparison
     from headstart.training.plan import Budget
     from headstart.training.plan import plan as run_plan
 
@@ -464,7 +515,7 @@ def plan(
             "best": None if found.best is None else found.best.cut,
             "rows": found.table(),
         }
-        comparison.write_json(json_file, report)
+        write_json(json_file, report)
 
 
 @app.command(
@@ -513,8 +564,9 @@ def sweep(
     With neither --lr nor --weight-decay nor --seeds, eight learning rates from 0.0001 to 0.3 are tried.
     """
     from headstart import backend as backends
-    from headstart import compare as comparison
     from headstart.machine import machine_facts
+    from headstart.outputs import write_json
+    from headstart.training import compare as comparison
     from headstart.training.sweep import sweep as run_sweep
 
     texts = {"lr": lr, "weight_decay": weight_decay, "seed": seeds}
@@ -566,7 +618,7 @@ def sweep(
             "seconds": found.seconds,
             "rows": found.table(),
         }
-        comparison.write_json(json_file, report)
+        write_json(json_file, report)
 
 
 @app.command(
@@ -605,11 +657,12 @@ def extract(
 ) -> None:
     """Fill the cache with a data set's features; what is there already is not computed again."""
     from headstart import backend as backends
-    from headstart import compare as comparison
     from headstart.data import open_data
     from headstart.features.extract import extract as run_extract
     from headstart.features.packed import check_free
     from headstart.models import model as make_model
+    from headstart.outputs import write_json
+    from headstart.training import compare as comparison
 
     name = backends.choose(backend)
     if save is not None:
@@ -649,7 +702,7 @@ def extract(
     if save is not None:
         console.print(f"saved to {features.save(save, replace=replace)}", markup=False)
     if json_file is not None:
-        comparison.write_json(json_file, {"data": opened.name, "model": model, "cuts": figures, **vars(stats)})
+        write_json(json_file, {"data": opened.name, "model": model, "cuts": figures, **vars(stats)})
 
 
 @app.command(
@@ -672,9 +725,10 @@ def predict(
 ) -> None:
     """Classify images: with a model that was trained here, or with a published one as it is."""
     from headstart import backend as backends
-    from headstart import compare as comparison
     from headstart.inference import predict as run_predict
     from headstart.models import model as make_model
+    from headstart.outputs import write_json
+    from headstart.training import compare as comparison
     from headstart.training.metrics import softmax
     from headstart.training.run import load
 
@@ -704,7 +758,7 @@ def predict(
             table.add_row(cell(str(file) if rank == 0 else ""), cell(made.classes[k]), f"{row[k]:.1%}")
     console.print(table)
     if json_file is not None:
-        comparison.write_json(json_file, figures)
+        write_json(json_file, figures)
 
 
 @app.command(epilog=_examples("headstart models", "headstart models resnet18_half --size 128"))
@@ -714,9 +768,9 @@ def models(
     json_file: Json = None,
 ) -> None:
     """List the models, or the legal cuts of one; counted with 1,000 classes."""
-    from headstart import compare as comparison
     from headstart.models import ARCHITECTURES, architecture
     from headstart.models.model import count_params
+    from headstart.outputs import write_json
 
     figures: list[dict[str, Any]] = []
     if name is None:
@@ -771,7 +825,7 @@ def models(
             )
     console_for_tables().print(table)
     if json_file is not None:
-        comparison.write_json(json_file, figures)
+        write_json(json_file, figures)
 
 
 # ---- weights
@@ -788,10 +842,10 @@ def weights_ls(
     json_file: Json = None,
 ) -> None:
     """List published and imported weights: where they are from, whether they are here, and what pins them."""
-    from headstart import compare as comparison
     from headstart.models import ARCHITECTURES, architecture
     from headstart.models.imported import names
     from headstart.models.weights import described
+    from headstart.outputs import write_json
 
     chosen = list(ARCHITECTURES.values()) if model is None else [architecture(model)]
     figures = [
@@ -806,7 +860,7 @@ def weights_ls(
         )
     console_for_tables().print(table)
     if json_file is not None:
-        comparison.write_json(json_file, figures)
+        write_json(json_file, figures)
 
 
 @weights_app.command(
@@ -958,8 +1012,8 @@ def weights_pin(
 def cache_ls(json_file: Json = None) -> None:
     """List what the cache holds: model, cut, view, rows, bytes, last use, by what it was made, and where it is: in
     the own cache, or in a shared one (HEADSTART_CACHE_SHARED)."""
-    from headstart import compare as comparison
     from headstart.features.store import FeatureStore
+    from headstart.outputs import write_json
 
     store = FeatureStore()
     trunks = store.trunks()
@@ -986,7 +1040,7 @@ def cache_ls(json_file: Json = None) -> None:
         shared = ", shared" if root != store.root else ""
         console.print(f"{nbytes_text(here)} in {root}{shared}", markup=False)
     if json_file is not None:
-        comparison.write_json(json_file, [_trunk_figures(info) for info in trunks])
+        write_json(json_file, [_trunk_figures(info) for info in trunks])
 
 
 @cache_app.command("info", epilog=_examples("headstart cache info 3f2a"))
@@ -994,8 +1048,8 @@ def cache_info(
     key: Annotated[str, typer.Argument(help="A key, or its beginning.")], json_file: Json = None
 ) -> None:
     """Say everything about one trunk's features."""
-    from headstart import compare as comparison
     from headstart.features.store import FeatureStore
+    from headstart.outputs import write_json
 
     infos = FeatureStore().infos(key)
     for info in infos:
@@ -1007,7 +1061,7 @@ def cache_info(
         console_for_tables().print(table)
     if json_file is not None:
         others = [_trunk_figures(info) for info in infos[1:]]
-        comparison.write_json(json_file, {**_trunk_figures(infos[0]), "spec": infos[0].spec, "also_in": others})
+        write_json(json_file, {**_trunk_figures(infos[0]), "spec": infos[0].spec, "also_in": others})
 
 
 @cache_app.command(
@@ -1039,10 +1093,11 @@ def cache_explain(
     Of samples without features it says which; of a trunk without any, in what the nearest one differs. Nothing is
     computed.
     """
-    from headstart import compare as comparison
     from headstart.data import open_data
     from headstart.features.coverage import coverage
     from headstart.models import model as make_model
+    from headstart.outputs import write_json
+    from headstart.training import compare as comparison
 
     opened = open_data(data, on_error=on_error)
     made = make_model(model, comparison.chosen_weights(model, weights), opened.classes, size=size)
@@ -1061,9 +1116,7 @@ def cache_explain(
         view = "" if row.view is None else f", view {row.view}"
         typer.echo(f"{row.cut}{view} ({row.key[:12]}): {row}")
     if json_file is not None:
-        comparison.write_json(
-            json_file, {"data": opened.name, "model": model, "cuts": [r.as_dict() for r in found]}
-        )
+        write_json(json_file, {"data": opened.name, "model": model, "cuts": [r.as_dict() for r in found]})
 
 
 @cache_app.command("verify", epilog=_examples("headstart cache verify", "headstart cache verify --repair"))
@@ -1073,8 +1126,8 @@ def cache_verify(
     json_file: Json = None,
 ) -> None:
     """Read every row and check it; exit code 1 where something is damaged."""
-    from headstart import compare as comparison
     from headstart.features.store import FeatureStore
+    from headstart.outputs import write_json
 
     report = FeatureStore().verify(repair=repair, prefix=key)
     for path, reason in report.damaged:
@@ -1089,7 +1142,7 @@ def cache_verify(
             err=True,
         )
     if json_file is not None:
-        comparison.write_json(
+        write_json(
             json_file,
             {
                 "shards": report.shards,
@@ -1136,8 +1189,8 @@ def cache_gc(
 
     With --data, delete the features of images that were removed or edited.
     """
-    from headstart import compare as comparison
     from headstart.features.store import FeatureStore, cache_limit
+    from headstart.outputs import write_json
 
     if yes and dry_run:
         raise SettingError("--yes deletes and --dry-run does not; expected one of them")
@@ -1168,16 +1221,16 @@ def cache_gc(
     else:
         typer.echo("nothing to delete")
     if json_file is not None:
-        comparison.write_json(
+        write_json(
             json_file, {"trunks": [_trunk_figures(info) for info in plan], "deleted": yes, "freed_bytes": freed}
         )
 
 
 def _gc_orphans(names: list[str], on_error: str, yes: bool, json_file: Path | None) -> None:
-    from headstart import compare as comparison
     from headstart.data import open_data
     from headstart.features.orphans import drop_orphans, find_orphans
     from headstart.features.store import FeatureStore
+    from headstart.outputs import write_json
 
     store, opened = FeatureStore(), [open_data(name, on_error=on_error) for name in names]
     found = find_orphans(store, opened)
@@ -1194,9 +1247,7 @@ def _gc_orphans(names: list[str], on_error: str, yes: bool, json_file: Path | No
     else:
         typer.echo("there are no orphans")
     if json_file is not None:
-        comparison.write_json(
-            json_file, {"orphans": [one.as_dict() for one in found], "deleted": yes, "freed_bytes": freed}
-        )
+        write_json(json_file, {"orphans": [one.as_dict() for one in found], "deleted": yes, "freed_bytes": freed})
 
 
 # ---- helpers
@@ -1264,7 +1315,7 @@ def _tried(name: str, text: str) -> list[float]:
 
 def _prepared(spec: Any, features: Path | None) -> tuple[Any, Any, Any]:
     """Model, and what it is trained and evaluated on: saved features where they are given, else the data."""
-    from headstart import compare as comparison
+    from headstart.training import compare as comparison
 
     if features is not None:
         return _saved(spec, features)
@@ -1275,9 +1326,9 @@ def _prepared(spec: Any, features: Path | None) -> tuple[Any, Any, Any]:
 
 def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:
     """Model, training and validation features, of a folder that `extract --save` wrote."""
-    from headstart.compare import chosen_weights
     from headstart.features.packed import load_features
     from headstart.models import model
+    from headstart.training.compare import chosen_weights
 
     train, val = load_features(folder).split(spec.split, spec.seed)
     weights = chosen_weights(spec.model, spec.weights)
@@ -1285,13 +1336,12 @@ def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:
 
 
 def _note_random_weights(model: str, weights: str | None) -> None:
-    from headstart.compare import chosen_weights
+    from headstart.training.compare import chosen_weights
 
     if weights is None and chosen_weights(model, None) is None:
-        typer.echo(
+        LOG.info(
             f"note: {model} has no weights in this package, so it starts from random ones; "
-            "pass --weights FILE.safetensors",
-            err=True,
+            "pass --weights FILE.safetensors"
         )
 
 
@@ -1368,7 +1418,7 @@ def _tell_warnings_in_one_line() -> None:
 
     def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, StoreWarning):
-            sys.stderr.write(f"warning: {printable(str(message))}\n")
+            LOG.warning("%s", message)
         else:
             show(message, category, *place, **more)
 
@@ -1387,6 +1437,7 @@ def main() -> None:
         with (
             command.make_context("headstart", [a for a in arguments if a != "--debug"]) as context,
             warnings.catch_warnings(),
+            handed_to(to_stderr),
         ):
             _tell_warnings_in_one_line()
             command.invoke(context)

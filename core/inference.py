@@ -142,6 +142,23 @@ def forward(
     return {cut: chosen.numpy(outputs[node]) for cut, node in nodes.items()}
 
 
+def native(model: Model, cuts: str | Sequence[str] | None = None, *, backend: str | None = None) -> Any:
+    """The backend's own module of `model`, differentiable, in inference mode, on the CPU: a torch.nn.Module that
+    takes preprocessed float32 `(n, 3, h, w)`, a keras.Model or a flax.nnx.Module that take `(n, h, w, 3)`.
+
+    It returns the logits; with `cuts`, names of any nodes, a dict from node to output in the framework's layout,
+    in the order given (a block such as "layer2" is there as its last node, "layer2.1": `model.graph.resolve`), and
+    nothing behind the last of them is computed. Its parameters are copies.
+    Raises CutError for a name that is no node.
+    """
+    chosen = backends.load(backend, model.home)
+    if cuts is None:
+        return chosen.native(model.graph, model.params)
+    nodes = [model.graph.resolve(cut) for cut in ([cuts] if isinstance(cuts, str) else cuts)]
+    graph = model.graph.upto(*nodes)
+    return chosen.native(graph, {name: model.params[name] for name in graph.param_shapes()}, nodes)
+
+
 def frozen(
     graph: Graph, params: Mapping[str, np.ndarray], outputs: Collection[str], folded: bool = True
 ) -> tuple[Graph, dict[str, np.ndarray]]:

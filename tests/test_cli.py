@@ -287,7 +287,9 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     assert len(figures["history"]) == 3
     assert figures["val_accuracy"] == figures["history"][-1]["val_accuracy"]
     assert (figures["extracted"], figures["reused"], figures["features_made_by"]) == (16, 0, [backend])
-    assert figures["data"] == {"name": "photos", "train": 12, "val": 4, "classes": ["dark", "light"]}
+    assert figures["data"] == {
+        "name": "photos", "train": 12, "val": 4, "classes": ["dark", "light"], "skipped": []
+    }  # fmt: skip
     assert figures["settings"]["optimizer"]["head"]["lr"] == 0.02
     assert figures["model"]["preprocess"]["size"] == 32
     assert figures["versions"]

@@ -22,10 +22,11 @@ import pytest
 from PIL import Image
 
 from headstart import backend as backends
-from headstart import compare as comparison
-from headstart.compare import Spec, finish_row, pays_off_after, speedup
 from headstart.errors import BackendError, CutError, DataError, SettingError, UnknownNameError
 from headstart.features import FeatureStore
+from headstart.training import compare as comparison
+from headstart.training.compare import Spec
+from headstart.training.comparison import finish_row, pays_off_after, speedup
 
 MODES = ["scratch", "full", "frozen", "cached", "staged"]
 
@@ -53,7 +54,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 def disturbed(folder: Path, code: str) -> dict[str, str]:
     """An environment in which `code` runs at the start of every child, and of nothing else."""
     folder.mkdir(exist_ok=True)
-    only_children = 'import sys\nif "headstart.compare" in sys.orig_argv:\n'
+    only_children = 'import sys\nif "headstart.training.compare" in sys.orig_argv:\n'
     lines = ["import os, resource", "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))", *code.strip().splitlines()]
     (folder / "sitecustomize.py").write_text(only_children + "\n".join(f"    {line}" for line in lines) + "\n")
     return {"PYTHONPATH": str(folder)}
@@ -107,6 +108,19 @@ def test_speedup(frozen: float | None, seconds: float, factor: float | None) -> 
 def row(backend: str, mode: str, seconds: float, extraction: float = 0.0) -> dict[str, Any]:
     return {
         "backend": backend, "mode": mode, "extraction_seconds": extraction, "seconds_per_epoch": {"total": seconds}
+    }  # fmt: skip
+
+
+def whole_row(backend: str, mode: str, seconds: float) -> dict[str, Any]:
+    """With all that a report is made of."""
+    phases = {"data": 0.0, "trunk": 0.0, "head": seconds, "total": seconds}
+    accuracies = {"accuracy": 0.5, "val_accuracy": 0.5, "val_loss": 1.0}
+    record = {"epoch": 1, "loss": 1.0, "seconds": phases, "learning_rate": 0.1, "auxiliary_losses": []}
+    return {
+        **row(backend, mode, seconds), **accuracies, "label": f"{backend} {mode}", "cut": None,
+        "history": [record | accuracies], "head_history": [], "seconds_per_epoch": phases, "extracted": 0,
+        "reused": 0, "features_made_by": [], "total_seconds": seconds, "parameters": {"trained": 10, "all": 20},
+        "validation": None, "kernels": None, "settings": {"seed": 0},
     }  # fmt: skip
 
 
@@ -267,7 +281,7 @@ def test_a_mistake_is_found_first(
 ) -> None:
     spec = Spec(**{"data": "digits", "backends": (backend,), **change})
     with pytest.raises(error) as caught:
-        comparison.compare(spec, tmp_path / "out")
+        comparison.run_spec(spec, tmp_path / "out")
     assert text in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -275,13 +289,13 @@ def test_a_mistake_is_found_first(
 @pytest.mark.usefixtures("no_children")
 def test_backends_named_wrongly(backend: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=f"named twice: {backend}"):
-        comparison.compare(Spec(backends=(backend, backend)))
+        comparison.run_spec(Spec(backends=(backend, backend)))
     for missing in set(backends.names()) - set(backends.installed()):
         with pytest.raises(BackendError, match=rf"pip install 'headstart\[{missing}\]'"):
-            comparison.compare(Spec(backends=(backend, missing)))
+            comparison.run_spec(Spec(backends=(backend, missing)))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SettingError, match="cannot be written"):
-        comparison.compare(Spec(backends=(backend,)), tmp_path / "file" / "out")
+        comparison.run_spec(Spec(backends=(backend,)), tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize("option", ["--backends", "--modes", "--cut"])
@@ -353,7 +367,7 @@ def test_a_child_that_never_starts(
     events: list[Any] = []
     rows: list[dict[str, Any]] = []
     spec = Spec(data="x" * size, backends=(backend,))
-    error = comparison._run_child(spec, backend, rows, events.append, lambda: None)
+    error = comparison._run_child(spec, backend, rows.append, events.append)
     assert error is not None
     assert error["type"] == "crash"
     assert f"ended with {how}" in error["message"]
@@ -368,7 +382,7 @@ def test_the_other_backends_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def run_child(spec: Spec, name: str, *more: Any) -> Any:
         started.append(name)
         if name == "second":
-            more[0].append(row("second", "cached", 1.0))
+            more[0](whole_row("second", "cached", 1.0))
             return None
         return real(spec, name, *more)
 
@@ -377,11 +391,14 @@ def test_the_other_backends_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(comparison.backends, "versions", lambda name: {})
     for name, value in disturbed(tmp_path / "site", "os._exit(3)").items():
         monkeypatch.setenv(name, value)
-    report = comparison.compare(Spec(backends=(backend, "second")), tmp_path / "out")
+    report = comparison.run_spec(Spec(backends=(backend, "second")), tmp_path / "out")
     assert started == [backend, "second"]
     assert report["errors"].keys() == {backend}
     assert [one["backend"] for one in report["rows"]] == ["second"]
     assert json.loads((tmp_path / "out" / "compare.json").read_text()) == json.loads(json.dumps(report))
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert f"the {backend} process ended with exit code 3" in page
+    assert "second cached" in page
 
 
 def test_what_a_child_refuses_is_a_mistake(tmp_path: Path, backend: str) -> None:

@@ -21,12 +21,12 @@ from safetensors import safe_open
 
 import headstart as hs
 from headstart import backend as backends
-from headstart.compare import compare_modes
 from headstart.data import Arrays, Dataset
 from headstart.errors import BackendError, CutError, DataError, SettingError, WeightsError
 from headstart.features.keys import params_digest
 from headstart.models import Model
 from headstart.testing import relative_error
+from headstart.training.comparison import compare_modes
 from headstart.training.modes import MODES
 
 Fit = Callable[..., Any]
@@ -192,7 +192,7 @@ def test_a_saved_run_comes_back_with_its_module(
 
 def test_comparing_modes(own: ModuleType, data: tuple[Dataset, Dataset], backend: str, cache: Path) -> None:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 24, "device": "cpu", "cache": cache}
-    rows = compare_modes(wrapped(own), *data, ["cached", "frozen"], **settings)
+    rows = compare_modes(wrapped(own), *data, ["cached", "frozen"], **settings).rows
     assert [(row["backend"], row["mode"]) for row in rows] == [(backend, "cached"), (backend, "frozen")]
     assert rows[0]["speedup_over_frozen"] > 0
     assert rows[1]["speedup_over_frozen"] == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,23 @@ from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.keys import params_digest
 from headstart.graph import Graph
 from headstart.inference import fed, frozen, pixel_trunk
+from headstart.log import LOG
 from headstart.models import Model
+from headstart.models.model import count_params
+from headstart.tables import epoch_line
 from headstart.training import metrics
 from headstart.training.checks import check_sets, features_at
 from headstart.training.feeds import Feed, Images
 from headstart.training.history import History, Record
 from headstart.training.modes import Mode, default_optimizer
+from headstart.training.nans import SeenTrunk, WatchedExtractor, WatchedTrainer, check_weights, watched
 from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
 from headstart.training.rates import check_modules, rate_multiples
-from headstart.training.run import Run
-from headstart.training.settings import Settings
+from headstart.training.run import Run, data_facts
+from headstart.training.settings import Settings, checked_folder
+from headstart.training.tensorboard import Board
+from headstart.training.validation import Validation, validation_of
 
 OnEpoch = Callable[[str, Record], None]
 
@@ -68,6 +75,9 @@ def fit(
     views: int | None = None,
     memory: int | str | None = None,
     on_epoch: OnEpoch | None = None,
+    tensorboard: str | Path | None = None,
+    debug_nans: bool = False,
+    profile: str | Path | None = None,
 ) -> Run:
     """Train `model` on `train`, and evaluate it on `val` after every epoch. `model` is not changed.
 
@@ -96,9 +106,20 @@ def fit(
     latter in "scratch" only.
     `dtype`: of cached features. `precision`: of the arithmetic. `seed`: of everything drawn.
     `on_epoch`: called with the stage ("head" or "all") and the record after each epoch.
+    `tensorboard`: a folder for TensorBoard's files, complete after every epoch: the runs `train` and `validation`
+    with loss and accuracy, and in `train` learning rates, seconds, each step's loss, histograms of the trained
+    parameters and of how far they have moved, the model's graph and the settings. Where the folder holds a run
+    already, that one is left as it is, and `2`, `3` ... in the folder are written. Needs
+    `pip install 'headstart[tensorboard]'`.
+    `debug_nans`: go step by step, look at the losses and parameters after each, and at features and logits, and
+    stop with a NonFiniteError that names the node, epoch and batch of the first NaN or infinity. What is trained
+    is the same, and takes longer.
+    `profile`: a folder for a trace by the framework's own profiler, in `head` or `all` there, as TensorBoard or
+    torch's viewers show it: of the second epoch of each stage and its validation, as in the first things are
+    compiled, or of the only one.
 
-    Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, and whatever
-    `extract` raises.
+    Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, NonFiniteError and
+    ProfileError as said above, and whatever `extract` raises.
     """
     start = time.perf_counter()
     settings = Settings(
@@ -123,6 +144,8 @@ def fit(
         views=views,
         memory=memory,
     )
+    if not isinstance(debug_nans, bool):
+        raise SettingError(f"debug_nans={debug_nans!r}; expected True or False")
     row = settings.row
     if settings.augmentation is not None and isinstance(model.preprocess, Arrays):
         raise SettingError(f"augment= crops and flips images, and the model takes {model.preprocess}")
@@ -145,27 +168,35 @@ def fit(
         cache,
         on_epoch,
         model.fresh if row.pretrained else model.params.keys(),
+        debug_nans=debug_nans,
+        profile=None if profile is None else checked_folder("profile", profile),
     )
     head_history = History()
     params = dict(job.model.params)
-    if node is not None:
-        if row.cached:
-            feeds, trunk = job.cached(node)
-        else:
-            trunk = pixel_trunk(job.model, [node], chosen, job.place)
-            feeds = job.images(trunk, node)
-        head = job.model.graph.after(node, model.input_shape)
-        trained, history = job.stage("head", head, feeds, (head_epochs or epochs) if row.then_all else epochs)
-        params |= trained
-        check_trunk(job.model, node, params, trunk)
-        job.model = job.model.with_params(params)
-        if row.then_all:
-            head_history = history
-    if node is None or row.then_all:
-        graph = fed(job.model.graph, job.model)
-        feeds = job.cached(INPUT)[0] if cut == INPUT else job.images(None, None)
-        trained, history = job.stage("all", graph, feeds, epochs)
-        params |= trained
+    before = {name: params[name] for name in first_convolutions(job.model.graph)}
+    with nullcontext() if tensorboard is None else Board(tensorboard, val is not None) as job.board:
+        if job.board is not None:
+            job.board.picture(job.model, node)
+        if debug_nans:
+            check_weights(job.model, node, "all" if node is None else "head")
+        if node is not None:
+            if row.cached:
+                feeds, trunk = job.cached(node)
+            else:
+                trunk = pixel_trunk(job.model, [node], chosen, job.place)
+                feeds = job.images(trunk, node)
+            head = job.model.graph.after(node, model.input_shape)
+            trained, history = job.stage("head", head, feeds, (head_epochs or epochs) if row.then_all else epochs)
+            params |= trained
+            check_trunk(job.model, node, params, trunk)
+            job.model = job.model.with_params(params)
+            if row.then_all:
+                head_history = history
+        if node is None or row.then_all:
+            graph = fed(job.model.graph, job.model)
+            feeds = job.cached(INPUT)[0] if cut == INPUT else job.images(None, None)
+            trained, history = job.stage("all", graph, feeds, epochs)
+            params |= trained
     return Run(
         model=model.with_params(params),
         mode=mode,
@@ -176,6 +207,11 @@ def fit(
         extraction=job.extraction,
         seconds=time.perf_counter() - start,
         settings=job.record(),
+        data=data_facts(train, val),
+        trained=count_params(job.model.graph if node is None or row.then_all else head),
+        validation=job.validation,
+        before=before,
+        val=val,
     )
 
 
@@ -198,6 +234,12 @@ class Job:
     """stage -> what it was trained with"""
     extraction: ExtractionStats | None = None
     placement: Placement | None = None
+    validation: Validation | None = None
+    """of the last epoch so far"""
+    board: Board | None = None
+    debug_nans: bool = False
+    profile: Path | None = None
+    """the folder for traces"""
 
     def cached(self, node: str) -> tuple[tuple[Feed, Feed | None], Trunk | None]:
         """Feeds of features at a cut, extracted now unless they were given, and the trunk, if that was needed."""
@@ -223,7 +265,8 @@ class Job:
 
     def _extractor(self, node: str, views: bool = False) -> Extractor:
         s = self.settings
-        return Extractor(
+        kind = WatchedExtractor if self.debug_nans else Extractor
+        return kind(
             self.model,
             [node],
             backend=self.backend.name,
@@ -244,6 +287,8 @@ class Job:
             return Images(data, self.model.preprocess, s.batch_size, trunk, node, augment, s.seed, s.workers)
 
         assert isinstance(self.train, Dataset) and not isinstance(self.val, FeatureSet)
+        if self.debug_nans and trunk is not None and node is not None:
+            trunk = SeenTrunk(trunk, self.model, node)
         train = feed(self.train, self.settings.augmentation)
         return train, feed(self.val, None) if self.val is not None else None
 
@@ -259,16 +304,42 @@ class Job:
         params = {name: self.model.params[name] for name in graph.param_shapes()}
         multiples = rate_multiples(params, self.fresh, s.lr_scale)
         recipe = Recipe(optimizer, s.label_smoothing, s.train_statistics, s.seed, multiples)
+        LOG.debug(
+            "%s: training %d parameters with %s on %s, %s, %d threads",
+            stage, count_params(graph), optimizer, self.place.device, self.place.precision, self.backend.threads(),
+        )  # fmt: skip
         trainer = self.backend.trainer(graph, params, recipe, self.place)
+        if self.debug_nans:
+            trunk = train.trunk if isinstance(train, Images) and isinstance(train.trunk, SeenTrunk) else None
+            trainer = WatchedTrainer(
+                trainer, graph, params, recipe, self.backend, self.place, stage, self.train, trunk
+            )
+            train, val = watched(trainer, feeds, self.val)
+        if self.board is not None:
+            about = {"model": self.model.name, "mode": s.mode, "cut": s.cut, "backend": self.backend.name}
+            self.board.start(params, about | self.record())
         steps = len(self.train) // min(s.batch_size, len(self.train))
         rates = s.rates.rates(optimizer.lr, epochs * steps).reshape(epochs, -1)
-        records = []
+        records, logits = [], None
         for epoch, rate in enumerate(rates):
-            record = _epoch(trainer, train, val, train.order(s.batch_size, s.seed, epoch), rate, epoch)
+            with self._profiled(stage, epoch, epochs):
+                order = train.order(s.batch_size, s.seed, epoch)
+                record, logits = _epoch(trainer, train, val, order, rate, epoch)
             records.append(record)
+            if self.board is not None:
+                self.board.epoch(record, rate, trainer.params(), graph.outputs[1:])
+            LOG.info(epoch_line("head " if s.row.then_all and stage == "head" else "", record))
             if self.on_epoch is not None:
                 self.on_epoch(stage, record)
+        if logits is not None and self.val is not None:
+            self.validation = validation_of(logits, self.val)
         return trainer.params(), History(records)
+
+    def _profiled(self, stage: str, epoch: int, epochs: int) -> AbstractContextManager[None]:
+        """For the second epoch of a stage, or the only one, the framework's profiler."""
+        if self.profile is None or epoch != min(1, epochs - 1):
+            return nullcontext()
+        return self.backend.profile(checked_folder("profile", self.profile / stage))
 
     def record(self) -> dict[str, Any]:
         """JSON-able: enough to repeat the run."""
@@ -295,16 +366,17 @@ class Job:
 
 def _epoch(
     trainer: Trainer, train: Feed, val: Feed | None, order: np.ndarray, rates: np.ndarray, epoch: int
-) -> Record:
+) -> tuple[Record, np.ndarray | None]:
+    """The epoch's record, and the logits of the validation data after it."""
     result = train.train(trainer, order, rates, epoch)
-    seconds, val_loss, val_accuracy = result.seconds, None, None
+    seconds, val_loss, val_accuracy, logits = result.seconds, None, None, None
     if val is not None:
         logits, more = val.logits(trainer)
         seconds += more
         val_loss = float(metrics.cross_entropy(logits, val.labels).mean())
         val_accuracy = metrics.accuracy(logits, val.labels)
     means = result.losses.mean(0, dtype=np.float64).tolist()
-    return Record(
+    record = Record(
         epoch + 1,
         means[0],
         result.accuracy,
@@ -315,6 +387,12 @@ def _epoch(
         tuple(map(float, result.losses[:, 0])),
         tuple(means[1:]),
     )
+    return record, logits
+
+
+def first_convolutions(graph: Graph, count: int = 2) -> list[str]:
+    """The names of the weights of the first convolutions."""
+    return [f"{node.name}.weight" for node in graph.nodes if node.op == "conv"][:count]
 
 
 def initial(model: Model, mode: Mode, node: str | None, seed: int) -> dict[str, np.ndarray]:

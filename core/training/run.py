@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save as save_safetensors
@@ -33,6 +33,10 @@ from headstart.models.wrapped import restored
 from headstart.training.checks import check_labels, features_at
 from headstart.training.history import History
 from headstart.training.metrics import accuracy, cross_entropy, softmax
+from headstart.training.validation import Validation
+
+if TYPE_CHECKING:
+    from headstart.training.comparison import Comparison
 
 FORMAT = 1
 
@@ -66,6 +70,16 @@ class Run:
     """wall time of the whole call"""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """enough to repeat it: optimiser, schedule, seed, batch size, device, dtypes, versions"""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """name, numbers of samples, classes"""
+    trained: int | None = None
+    """the number of parameters that were trained"""
+    validation: Validation | None = None
+    """what was right and wrong after the last epoch; None where there were no validation data"""
+    before: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """the weights of the network's first two convolutions, `(out, in, h, w)`, as training began; not saved"""
+    val: Dataset | FeatureSet | None = field(default=None, repr=False)
+    """what it was validated on, for pictures in its report; not saved"""
 
     @cached_property
     def native(self) -> Any:
@@ -113,6 +127,29 @@ class Run:
             len(data), float(cross_entropy(logits, data.labels).mean()), accuracy(logits, data.labels)
         )
 
+    @cached_property
+    def kernels(self) -> dict[str, Any] | None:
+        """JSON-able: the first convolution's kernels before, after, and their difference, as pictures (data URIs);
+        None where there is none, or where the run was loaded from a file."""
+        from headstart.report.pictures import kernels
+
+        for name, before in self.before.items():
+            return kernels(name.removesuffix(".weight"), before, self.model.params[name])
+        return None
+
+    def report(self, path: str | Path) -> Path:
+        """Write the run as one HTML file that needs no network; returns its path. SettingError where it cannot be
+        written."""
+        return self._comparison().report(path)
+
+    def _repr_html_(self) -> str:
+        return self._comparison()._repr_html_()
+
+    def _comparison(self) -> Comparison:
+        from headstart.training.comparison import comparison
+
+        return comparison([self])
+
     def save(self, path: str | Path) -> Path:
         """Write the run to the folder `path` (made if need be; a run already there is replaced). Returns it."""
         folder = Path(path)
@@ -138,6 +175,9 @@ class Run:
             "extraction": vars(self.extraction) if self.extraction else None,
             "seconds": self.seconds,
             "settings": dict(self.settings),
+            "data": dict(self.data),
+            "trained": self.trained,
+            "validation": self.validation.as_dict() if self.validation else None,
         }
         metadata = {
             "format": "pt",
@@ -153,6 +193,17 @@ class Run:
         except OSError as error:
             raise SettingError(f"{folder}: the run cannot be written there ({error.strerror})") from error
         return folder
+
+
+def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) -> dict[str, Any]:
+    """JSON-able: what was trained on."""
+    return {
+        "name": train.name,
+        "train": len(train),
+        "val": 0 if val is None else len(val),
+        "classes": list(train.classes),
+        "skipped": [list(line) for line in train.skipped] if isinstance(train, Dataset) else [],
+    }
 
 
 def load(path: str | Path, backend: str | None = None, model: Model | None = None) -> Run:
@@ -186,6 +237,10 @@ def load(path: str | Path, backend: str | None = None, model: Model | None = Non
             ExtractionStats(**{**stats, "made_by": tuple(stats["made_by"])}) if stats else None,
             about["seconds"],
             about["settings"],
+            # runs of before there were reports have none of these
+            about.get("data", {}),
+            about.get("trained"),
+            Validation.from_dict(about["validation"]) if about.get("validation") else None,
         )
     except (KeyError, TypeError, AttributeError, SettingError) as error:
         raise WeightsError(f"{folder / 'run.json'}: not a saved run ({error!r})") from error

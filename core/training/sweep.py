@@ -20,19 +20,23 @@ from headstart.errors import SettingError
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
 from headstart.models import Model
+from headstart.models.model import count_params
 from headstart.progress import track
 from headstart.training import metrics
 from headstart.training.checks import check_sets
 from headstart.training.feeds import EpochResult, Feed
-from headstart.training.fit import Job, check_trunk, initial
+from headstart.training.fit import Job, check_trunk, first_convolutions, initial
 from headstart.training.heads import Chain, Heads, HeadsRecipe, chain_of
 from headstart.training.history import History, Record, Seconds
 from headstart.training.modes import default_optimizer
 from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
-from headstart.training.run import Run
+from headstart.training.run import Run, data_facts
 from headstart.training.settings import Settings
+from headstart.training.validation import Validation, validation_of
 
 AXES = ("lr", "weight_decay", "seed")
+Trained = tuple[dict[str, np.ndarray], History, Validation | None]
+"""what became of a head: its parameters, its records, its predictions after the last epoch"""
 MAX_NBYTES = 1 << 30  # of the parameters that are trained side by side; what an optimiser keeps comes to it
 
 
@@ -136,7 +140,7 @@ def sweep(
     chain = chain_of(graph)
     nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())
     room = 1 if chain is None else max(1, MAX_NBYTES // max(1, nbytes))
-    trained: dict[int, tuple[dict[str, np.ndarray], History]] = {}
+    trained: dict[int, Trained] = {}
     at_once = 1
     groups = list(_groups(each, room))
     with track("training heads", len(each) * epochs) as advance:
@@ -153,10 +157,24 @@ def sweep(
     seconds = time.perf_counter() - start
 
     def run(i: int) -> Run:
-        params, history = trained[i]
+        params, history, validation = trained[i]
         made = model.with_params({**dict(model.params), **params})
         record = replace(job, settings=each[i], optimizers={"head": as_dict(_of(each[i]))}).record()
-        return Run(made, "cached", node, name, history, History(), job.extraction, seconds / len(each), record)
+        return Run(
+            made,
+            "cached",
+            node,
+            name,
+            history,
+            extraction=job.extraction,
+            seconds=seconds / len(each),
+            settings=record,
+            data=data_facts(train, val),
+            trained=count_params(graph),
+            validation=validation,
+            before={name: model.params[name] for name in first_convolutions(model.graph)},
+            val=val,
+        )
 
     def rank(i: int) -> tuple[float, float]:
         last = trained[i][1][-1]
@@ -219,11 +237,12 @@ def _alone(
     node: str,
     settings: Settings,
     advance: Callable[..., None],
-) -> tuple[dict[str, np.ndarray], History]:
+) -> Trained:
     params = initial(job.model, settings.row, node, settings.seed)
     model = replace(job.model, params=params)
     own = replace(job, model=model, settings=settings, optimizers={}, on_epoch=lambda stage, record: advance())
-    return own.stage("head", graph, feeds, settings.epochs)
+    params, history = own.stage("head", graph, feeds, settings.epochs)
+    return params, history, own.validation
 
 
 def _side_by_side(
@@ -234,7 +253,7 @@ def _side_by_side(
     node: str,
     each: Sequence[Settings],
     advance: Callable[..., None],
-) -> list[tuple[dict[str, np.ndarray], History]] | None:
+) -> list[Trained] | None:
     """The parameters and records of heads that differ in learning rate and weight decay; None where the backend
     has no way to it."""
     one = each[0]
@@ -258,8 +277,13 @@ def _side_by_side(
             records[k].append(found)
         advance(len(each))
     params = heads.params()
+    assert job.val is not None
     return [
-        ({name: np.ascontiguousarray(values[k]) for name, values in params.items()}, History(records[k]))
+        (
+            {name: np.ascontiguousarray(values[k]) for name, values in params.items()},
+            History(records[k]),
+            validation_of(logits[:, k], job.val),
+        )
         for k in range(len(each))
     ]
 

@@ -2,7 +2,7 @@
 
 Frameworks fight over threads and GPU memory, so none is imported here: a child process is started for each
 backend, one after the other, and reports through its standard output, a JSON object a line. The child is this
-module too (`python -m headstart.compare`). What came out is written after every mode, so that a run that
+module too (`python -m headstart.training.compare`). What came out is written after every mode, so that a run that
 breaks off keeps what it has.
 """
 
@@ -10,27 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headstart import __version__
 from headstart import backend as backends
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
-from headstart.machine import machine_facts
+from headstart.outputs import write_json
+from headstart.training.comparison import (
+    Comparison,
+    Event,
+    Listener,
+    add_pictures,
+    add_row,
+    new_comparison,
+    row_of,
+)
 from headstart.training.modes import MODES
+from headstart.training.run import data_facts
 
-Event = dict[str, Any]
-Listener = Callable[[Event], None]
-
+FOLDERS = ("tensorboard", "profile")  # what is written while it trains
 DEFAULT_MODEL = "resnet18_half"
 
 
@@ -60,10 +65,14 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     from headstart.data import open_data
     from headstart.features.extract import cut_of
     from headstart.models import model
-    from headstart.training.settings import Settings
+    from headstart.training.settings import Settings, checked_folder
 
+    settings = {name: value for name, value in spec.fit.items() if name not in (*FOLDERS, "debug_nans")}
     for mode in spec.modes:
-        Settings(mode=mode, cut=spec.cut, seed=spec.seed, **spec.fit)
+        Settings(mode=mode, cut=spec.cut, seed=spec.seed, **settings)
+    for option in FOLDERS:
+        if spec.fit.get(option) is not None:
+            checked_folder(option, spec.fit[option])
     data = open_data(spec.data, on_error=spec.on_error)
     train, val = data.split(spec.split, spec.seed)
     made = model(
@@ -88,8 +97,51 @@ def chosen_weights(model: str, weights: str | None) -> str | None:
     return None if weights == "none" else weights
 
 
-def compare(spec: Spec, out: str | Path | None = None, listener: Listener = lambda event: None) -> dict[str, Any]:
-    """Run the comparison; returns what `compare.json` in the folder `out` then holds (None: no file).
+def compare(
+    data: str = "digits",
+    *,
+    out: str | Path | None = None,
+    listener: Listener = lambda event: None,
+    backends: Sequence[str] = (),
+    modes: Sequence[str] = tuple(MODES),
+    model: str = DEFAULT_MODEL,
+    weights: str | None = None,
+    size: int | None = None,
+    head: str | Sequence[int | float] = "linear",
+    cut: str | None = None,
+    split: float = 0.8,
+    seed: int = 0,
+    on_error: str = "raise",
+    **settings: Any,
+) -> Comparison:
+    """Compare modes in the installed backends, or in `backends`, each in a process of its own: what `headstart
+    compare` does. In a notebook, the result shows its report.
+
+    `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `weights`: None
+    for the model's first published ones, "none" for random ones. `settings`: of `hs.fit`: epochs, batch_size, lr,
+    device ... `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_spec`.
+    Raises SettingError and its kin before anything is started; what fails in a backend stands in `["errors"]`.
+    """
+    spec = Spec(
+        data=str(data),
+        model=model,
+        weights=weights,
+        size=size,
+        head=head if isinstance(head, str) else tuple(head),
+        cut=cut,
+        backends=tuple(backends),
+        modes=tuple(modes),
+        split=split,
+        seed=seed,
+        on_error=on_error,
+        fit=settings,
+    )
+    return run_spec(spec, out, listener)
+
+
+def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lambda event: None) -> Comparison:
+    """Run the comparison; returns what `compare.json` in the folder `out` then holds (None: no file). The report,
+    `report.html`, is written beside it at the end, also of a comparison that was broken off.
 
     `listener` is called with events: {"event": "backend" | "mode" | "epoch" | "progress" | "row", ...}.
     A backend that fails is reported under `errors`, with the end of its log, and the others go on.
@@ -105,76 +157,42 @@ def compare(spec: Spec, out: str | Path | None = None, listener: Listener = lamb
     if not spec.modes:
         raise UnknownNameError("mode", "", MODES)
     model, train, val = prepare(spec)
-    report: dict[str, Any] = {
-        "headstart": __version__,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "machine": machine_facts(),
-        "versions": {name: backends.versions(name) for name in chosen},
-        "data": {
-            "name": train.name,
-            "train": len(train),
-            "val": len(val),
-            "classes": list(train.classes),
-            "skipped": [list(line) for line in train.skipped],
-        },
-        "model": model.describe(),
-        "settings": {**asdict(spec), "backends": list(chosen)},
-        "rows": [],
-        "errors": {},
-    }
+    report = new_comparison(data_facts(train, val), model.describe(), {**asdict(spec), "backends": list(chosen)})
+    report["versions"] = {name: backends.versions(name) for name in chosen}
+
+    def add(row: dict[str, Any]) -> None:
+        add_row(report, row)
+        add_pictures(report, row, val)
+        save()
 
     def save() -> None:
         if out is not None:
             write_json(Path(out) / "compare.json", report)
 
     save()
-    for name in chosen:
-        listener({"event": "backend", "backend": name})
-        error = _run_child(spec, name, report["rows"], listener, save)
-        if error is not None:
-            report["errors"][name] = error
-        save()
+    try:
+        for name in chosen:
+            listener({"event": "backend", "backend": name})
+            error = _run_child(spec, name, add, listener)
+            if error is not None:
+                report["errors"][name] = error
+            save()
+    finally:
+        if out is not None and report.rows:
+            report.report(Path(out) / "report.html")
     return report
 
 
-def compare_modes(
-    model: Any,
-    train: Any,
-    val: Any,
-    modes: Sequence[str] = tuple(MODES),
-    *,
-    backend: str | None = None,
-    listener: Listener = lambda event: None,
-    **settings: Any,
-) -> list[dict[str, Any]]:
-    """The rows of a comparison for a model that is at hand, such as one that `hs.wrap` made, of which no other
-    process could be told: its modes one after the other, in this process, on one backend.
-
-    `settings`: of `hs.fit`. `listener`: as in `compare`.
-    """
-    from headstart.training.fit import fit
-
-    rows: list[dict[str, Any]] = []
-    for mode in modes:
-        run = fit(model, train, val, mode=mode, backend=backend, **settings)
-        row = row_of(run)
-        finish_row(row, rows)
-        rows.append(row)
-        listener({"event": "row", "row": row})
-    return rows
-
-
 def _run_child(
-    spec: Spec, name: str, rows: list[dict[str, Any]], listener: Listener, save: Callable[[], None]
+    spec: Spec, name: str, add: Callable[[dict[str, Any]], None], listener: Listener
 ) -> dict[str, str] | None:
-    """Run one backend's modes in a child; appends to `rows`. Returns what went wrong, if anything."""
+    """Run one backend's modes in a child; each row goes to `add`. Returns what went wrong, if anything."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
     error: dict[str, str] | None = None
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
             # -P: a folder called torch in the working directory must not be taken for the framework
-            [sys.executable, "-P", "-m", "headstart.compare"],
+            [sys.executable, "-P", "-m", "headstart.training.compare"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -189,9 +207,7 @@ def _run_child(
                 child.stdin.write(json.dumps({**asdict(spec), "backends": [name]}))
             for event in _events(child.stdout):
                 if event["event"] == "row":
-                    finish_row(event["row"], rows)
-                    rows.append(event["row"])
-                    save()
+                    add(event["row"])
                 elif event["event"] == "error":
                     error = {"type": event["type"], "message": event["message"]}
                 listener(event)
@@ -236,66 +252,6 @@ def _events(lines: Iterable[str]) -> Iterator[Event]:
             yield event
 
 
-def finish_row(row: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> None:
-    """Add what a row says in comparison with the `frozen` row of its backend, to it or, once `frozen` comes,
-    to the rows before it."""
-    own = [other for other in (*earlier, row) if other["backend"] == row["backend"]]
-    frozen = next((other for other in own if other["mode"] == "frozen"), None)
-    for other in own:
-        base = frozen["seconds_per_epoch"]["total"] if frozen else None
-        other["speedup_over_frozen"] = speedup(base, other["seconds_per_epoch"]["total"])
-        other["pays_off_after_epochs"] = (
-            pays_off_after(other["extraction_seconds"], other["seconds_per_epoch"]["total"], base)
-            if other["mode"] == "cached"
-            else None
-        )
-
-
-def speedup(frozen: float | None, seconds: float) -> float | None:
-    """How many times faster an epoch of `seconds` is than one of `frozen`; None where one is unknown."""
-    return frozen / seconds if frozen is not None and seconds > 0 else None
-
-
-def pays_off_after(extraction: float, cached: float, frozen: float | None) -> int | None:
-    """The number of epochs from which extraction and cached epochs together take no longer than frozen epochs,
-    at least 1; None where they never do, or where `frozen` is unknown. All in seconds."""
-    if frozen is None or cached >= frozen:
-        return None
-    return max(1, math.ceil(extraction / (frozen - cached)))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a report whole or not at all; SettingError where that folder cannot be written."""
-    from headstart.features.files import replace_whole
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_whole(path, [(json.dumps(content, indent=1) + "\n").encode()])
-    except OSError as error:
-        raise SettingError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def row_of(run: Any) -> dict[str, Any]:
-    """A run as a row of the report."""
-    last = run.history[-1]
-    return {
-        "backend": run.backend,
-        "mode": run.mode,
-        "cut": run.cut,
-        "val_accuracy": last.val_accuracy,
-        "val_loss": last.val_loss,
-        "history": run.history.as_list(),
-        "head_history": run.head_history.as_list(),
-        "seconds_per_epoch": run.history.seconds_per_epoch().as_dict(),
-        "extraction_seconds": run.extraction.seconds if run.extraction else 0.0,
-        "extracted": run.extraction.extracted if run.extraction else 0,
-        "reused": run.extraction.reused if run.extraction else 0,
-        "features_made_by": list(run.extraction.made_by) if run.extraction else [],
-        "total_seconds": run.seconds,
-        "settings": dict(run.settings),
-    }
-
-
 def _child() -> int:
     """What a child process does: read a spec, run one backend, report."""
     # Libraries print to standard output now and then; events get a copy of it that only we know.
@@ -305,8 +261,7 @@ def _child() -> int:
     def emit(event: Event) -> None:
         events.write(json.dumps(event) + "\n")
 
-    from headstart import progress
-    from headstart.training.fit import fit
+    from headstart import log, progress
 
     given = json.loads(sys.stdin.read())
     head = given["head"] if isinstance(given["head"], str) else tuple(given["head"])
@@ -315,6 +270,13 @@ def _child() -> int:
     progress.report_to(
         lambda what, done, total: emit({"event": "progress", "what": what, "done": done, "total": total})
     )
+    with log.handed_to(lambda level, line: emit({"event": "log", "level": level, "line": line})):
+        return _run_modes(spec, name, emit)
+
+
+def _run_modes(spec: Spec, name: str, emit: Listener) -> int:
+    from headstart.training.fit import fit
+
     try:
         model, train, val = prepare(spec)
         for mode in spec.modes:
@@ -325,6 +287,9 @@ def _child() -> int:
                 emit({"event": "epoch", "backend": name, "mode": mode, "stage": stage, "record": record})
 
             settings = {"mode": mode, "cut": spec.cut, "seed": spec.seed, **spec.fit}
+            for folder in FOLDERS:  # one for each run: their files would be taken for one run's
+                if settings.get(folder) is not None:
+                    settings[folder] = str(Path(settings[folder]) / f"{name}-{mode}")
             run = fit(model, train, val, backend=name, on_epoch=on_epoch, **settings)
             emit({"event": "row", "row": row_of(run)})
     except HeadstartError as error:

@@ -1,0 +1,235 @@
+"""A comparison of runs: one row a run, as JSON holds it, and the table and report that are made of that.
+
+It does not matter where the runs were made: in this process, or by a child for each backend (`headstart.training.
+compare`). Whatever a report shows is in the rows, so that it can be made again from the file alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart import __version__
+from headstart import backend as backends
+from headstart.errors import SettingError
+from headstart.machine import machine_facts
+from headstart.models import Model
+from headstart.outputs import write_text
+from headstart.training.modes import MODES
+
+if TYPE_CHECKING:
+    from headstart.data import Dataset
+    from headstart.features.feature_set import FeatureSet
+    from headstart.training.run import Run
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+
+class Comparison(dict[str, Any]):
+    """What `compare.json` holds, as a dict: machine, versions, data, model, and a row for each run. In a notebook
+    it shows its report."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each run: label, backend, mode, accuracies, losses, seconds by phase, history ..."""
+        rows: list[dict[str, Any]] = self["rows"]
+        return rows
+
+    def html(self) -> str:
+        """The report as one HTML page that needs no network."""
+        from headstart.report import page
+
+        return page(self)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report to `path`, whole or not at all; SettingError where it cannot be written."""
+        return write_text(Path(path), self.html())
+
+    def _repr_html_(self) -> str:
+        from headstart.report import frame
+
+        return frame(self.html())
+
+
+def new_comparison(data: Mapping[str, Any], model: Mapping[str, Any], settings: Mapping[str, Any]) -> Comparison:
+    """A comparison without a row yet."""
+    return Comparison(
+        headstart=__version__,
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        command=_command_line(),
+        machine=machine_facts(),
+        versions={},
+        data=dict(data),
+        model=dict(model),
+        settings=dict(settings),
+        rows=[],
+        errors={},
+        pictures={},
+    )
+
+
+def _command_line() -> list[str]:
+    """What this process was started with, as one would type it; nothing in a notebook."""
+    if "ipykernel" in sys.modules:
+        return []
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if module is None or not sys.argv:
+        return list(sys.argv)
+    # Of `python -m package` sys.argv has only the path of a file.
+    return ["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
+
+
+def comparison(runs: Mapping[str, Run] | Sequence[Run], title: str | None = None) -> Comparison:
+    """Runs side by side, of whatever models, modes, data and backends; `runs`: a dict from labels to runs, or a
+    list, whose labels are then backend and mode.
+
+    What is said of data and model is the first run's. Raises SettingError where there is no run.
+    """
+    given = list(runs.values()) if isinstance(runs, Mapping) else list(runs)
+    if not given:
+        raise SettingError("there are no runs to compare; expected a dict from labels to runs, or a list of runs")
+    first = given[0]
+    report = new_comparison(first.data, first.model.describe(), first.settings)
+    if title is not None:
+        report["title"] = title
+    for i, run in enumerate(given):
+        row = row_of(run)
+        if isinstance(runs, Mapping):
+            row["label"] = str(list(runs)[i])
+        add_row(report, row)
+        report["versions"][run.backend] = dict(run.settings.get("versions", {}))
+        add_pictures(report, row, run.val)
+    return report
+
+
+def read_comparison(path: str | Path) -> Comparison:
+    """The comparison that a `compare.json` holds. Raises SettingError for a file that cannot be read, or that is
+    none."""
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    needed = new_comparison({}, {}, {}).keys() - {"title"}
+    missing = sorted(needed - content.keys()) if isinstance(content, dict) else ["everything"]
+    if missing:
+        raise SettingError(
+            f"{path}: not the figures of a comparison ({', '.join(missing)} missing); expected the compare.json "
+            "that this version of `headstart compare` writes"
+        )
+    return Comparison(content)
+
+
+def compare_modes(
+    model: Model,
+    train: Dataset | FeatureSet,
+    val: Dataset | FeatureSet | None,
+    modes: Sequence[str] = tuple(MODES),
+    *,
+    backend: str | None = None,
+    listener: Listener = lambda event: None,
+    **settings: Any,
+) -> Comparison:
+    """Train `model` in these modes one after the other, in this process, on one backend.
+
+    The way for models that are at hand, such as one that `hs.wrap` made, of which no other process could be told.
+    `settings`: of `hs.fit`. `listener`: is called with {"event": "row", "row": ...} after each.
+    """
+    from headstart.training.fit import fit
+    from headstart.training.run import data_facts
+
+    name = backends.choose(backend, model.home)
+    report = new_comparison(data_facts(train, val), model.describe(), {"modes": list(modes), "backends": [name]})
+    for mode in modes:
+        run = fit(model, train, val, mode=mode, backend=name, **settings)
+        report["settings"] = {**run.settings, **report["settings"]}
+        report["versions"] = {name: dict(run.settings["versions"])}
+        row = row_of(run)
+        add_row(report, row)
+        add_pictures(report, row, run.val)
+        listener({"event": "row", "row": row})
+    return report
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    """A run as a row of the report."""
+    from headstart.models.model import count_params
+
+    last = run.history[-1]
+    everything = count_params(run.model.graph)
+    return {
+        "label": f"{run.backend} {run.mode}",
+        "backend": run.backend,
+        "mode": run.mode,
+        "cut": run.cut,
+        "val_accuracy": last.val_accuracy,
+        "val_loss": last.val_loss,
+        "history": run.history.as_list(),
+        "head_history": run.head_history.as_list(),
+        "seconds_per_epoch": run.history.seconds_per_epoch().as_dict(),
+        "extraction_seconds": run.extraction.seconds if run.extraction else 0.0,
+        "extracted": run.extraction.extracted if run.extraction else 0,
+        "reused": run.extraction.reused if run.extraction else 0,
+        "features_made_by": list(run.extraction.made_by) if run.extraction else [],
+        "total_seconds": run.seconds,
+        "parameters": {"trained": run.trained, "all": everything},
+        "validation": run.validation.as_dict() if run.validation else None,
+        "kernels": run.kernels,
+        "settings": dict(run.settings),
+        "speedup_over_frozen": None,
+        "pays_off_after_epochs": None,
+    }
+
+
+def add_row(report: Comparison, row: dict[str, Any]) -> None:
+    """Add a row, and what it says in comparison with the others; its label is made the only one of its kind."""
+    taken = {other["label"] for other in report.rows}
+    if row["label"] in taken:
+        row["label"] = next(
+            f"{row['label']} {i}" for i in range(2, len(taken) + 3) if f"{row['label']} {i}" not in taken
+        )
+    finish_row(row, report.rows)
+    report.rows.append(row)
+
+
+def add_pictures(report: Comparison, row: Mapping[str, Any], data: Dataset | FeatureSet | None) -> None:
+    """Add thumbnails of the row's worst mistakes, where the images are at hand."""
+    from headstart.data import Dataset
+    from headstart.report.pictures import thumbnails
+
+    if isinstance(data, Dataset) and row["validation"] is not None:
+        missing = [one["index"] for one in row["validation"]["worst"] if one["id"] not in report["pictures"]]
+        report["pictures"].update(thumbnails(data, missing))
+
+
+def finish_row(row: dict[str, Any], earlier: Iterable[dict[str, Any]]) -> None:
+    """Add what a row says in comparison with the `frozen` row of its backend, to it or, once `frozen` comes,
+    to the rows before it."""
+    own = [other for other in (*earlier, row) if other["backend"] == row["backend"]]
+    frozen = next((other for other in own if other["mode"] == "frozen"), None)
+    for other in own:
+        base = frozen["seconds_per_epoch"]["total"] if frozen else None
+        other["speedup_over_frozen"] = speedup(base, other["seconds_per_epoch"]["total"])
+        other["pays_off_after_epochs"] = (
+            pays_off_after(other["extraction_seconds"], other["seconds_per_epoch"]["total"], base)
+            if other["mode"] == "cached"
+            else None
+        )
+
+
+def speedup(frozen: float | None, seconds: float) -> float | None:
+    """How many times faster an epoch of `seconds` is than one of `frozen`; None where one is unknown."""
+    return frozen / seconds if frozen is not None and seconds > 0 else None
+
+
+def pays_off_after(extraction: float, cached: float, frozen: float | None) -> int | None:
+    """The number of epochs from which extraction and cached epochs together take no longer than frozen epochs,
+    at least 1; None where they never do, or where `frozen` is unknown. All in seconds."""
+    if frozen is None or cached >= frozen:
+        return None
+    return max(1, math.ceil(extraction / (frozen - cached)))

@@ -1,0 +1,91 @@
+"""What a run got right and wrong on the validation data: counted, and the worst of it by name.
+
+Small enough to be saved with the run and sent between processes, however many samples there were: cells of the
+confusion matrix that are zero are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from headstart.data import Dataset
+from headstart.errors import HeadstartError
+from headstart.features.feature_set import FeatureSet
+from headstart.training.metrics import cross_entropy, softmax
+
+WORST = 12
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A sample that was taken for another class."""
+
+    id: str
+    index: int
+    """in the validation data"""
+    label: int
+    predicted: int
+    probability: float
+    """that the model gives the class it predicted"""
+    loss: float
+    """cross-entropy"""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The last epoch's predictions on the validation data."""
+
+    samples: int
+    confusion: tuple[tuple[int, int, int], ...]
+    """(class, predicted class, number of samples), where that is not zero"""
+    worst: tuple[Mistake, ...]
+    """up to 12 mistakes, those of the largest loss first"""
+
+    def matrix(self, classes: int) -> np.ndarray:
+        """int64 `(classes, classes)`: rows are the true class, columns the predicted one."""
+        counts = np.zeros((classes, classes), np.int64)
+        for label, predicted, count in self.confusion:
+            counts[label, predicted] = count
+        return counts
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "samples": self.samples,
+            "confusion": [list(cell) for cell in self.confusion],
+            "worst": [asdict(mistake) for mistake in self.worst],
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Validation:
+        """The inverse of `as_dict`."""
+        cells = tuple((int(a), int(b), int(c)) for a, b, c in saved["confusion"])
+        return cls(saved["samples"], cells, tuple(Mistake(**mistake) for mistake in saved["worst"]))
+
+
+def validation_of(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
+    """`logits`: float32 `(n, classes)`, of the samples of `data` in their order."""
+    labels, predicted = data.labels, logits.argmax(1)
+    cells, counts = np.unique(np.stack([labels, predicted], 1), axis=0, return_counts=True)
+    losses = cross_entropy(logits, labels)
+    wrong = np.flatnonzero(predicted != labels)
+    # Of a model that has diverged the losses are not numbers: nothing is worse.
+    badness = np.nan_to_num(losses[wrong], nan=np.inf)
+    worst = wrong[np.argsort(-badness, kind="stable")[:WORST]]
+    try:
+        ids = data.subset(worst).ids if len(worst) else ()
+    except HeadstartError:  # a file that has gone meanwhile: no reason to lose what was trained
+        ids, worst = (), worst[:0]
+    sure = softmax(logits[worst])
+    return Validation(
+        len(labels),
+        tuple((int(a), int(b), int(n)) for (a, b), n in zip(cells, counts, strict=True)),
+        tuple(
+            Mistake(id, int(i), int(labels[i]), int(predicted[i]), float(row[predicted[i]]), float(losses[i]))
+            for id, i, row in zip(ids, worst, sure, strict=True)
+        ),
+    )
