@@ -1,0 +1,1 @@
+"""The final block of a residual network, trained on cached features."""

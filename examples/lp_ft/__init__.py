@@ -1,0 +1,1 @@
+"""LP-FT, in distribution and out of it."""

@@ -1,0 +1,1 @@
+"""Neural style transfer from a trunk's cuts."""

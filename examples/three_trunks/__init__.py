@@ -1,0 +1,1 @@
+"""Three pretrained trunks as bottlenecks, beside a small network trained from scratch."""

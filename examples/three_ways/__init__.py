@@ -1,0 +1,1 @@
+"""Three ways to use a pretrained AlexNet: as it is, its convolutions frozen, fine-tuned."""

@@ -1,0 +1,1 @@
+"""A Siamese verification head on cached features."""
