@@ -25,6 +25,7 @@ from headstart import backend as backends
 from headstart.errors import BackendError, CutError, DataError, SettingError, UnknownNameError
 from headstart.features import FeatureStore
 from headstart.training import compare as comparison
+from headstart.training import tensorboard
 from headstart.training.compare import Spec
 from headstart.training.comparison import finish_row, pays_off_after, speedup
 
@@ -296,6 +297,19 @@ def test_backends_named_wrongly(backend: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SettingError, match="cannot be written"):
         comparison.run_spec(Spec(backends=(backend,)), tmp_path / "file" / "out")
+
+
+@pytest.mark.usefixtures("no_children")
+def test_what_is_written_meanwhile_must_be_possible(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for option in ("tensorboard", "profile"):
+        with pytest.raises(SettingError, match=f"^{option}=.*nothing can be written there"):
+            comparison.run_spec(Spec(backends=(backend,), fit={option: str(tmp_path / "file")}))
+    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"pip install 'headstart\[tensorboard\]'"):
+        comparison.run_spec(Spec(backends=(backend,), fit={"tensorboard": str(tmp_path / "new")}))
 
 
 @pytest.mark.parametrize("option", ["--backends", "--modes", "--cut"])

@@ -66,6 +66,7 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     from headstart.features.extract import cut_of
     from headstart.models import model
     from headstart.training.settings import Settings, checked_folder
+    from headstart.training.tensorboard import require_writer
 
     settings = {name: value for name, value in spec.fit.items() if name not in (*FOLDERS, "debug_nans")}
     for mode in spec.modes:
@@ -73,6 +74,8 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     for option in FOLDERS:
         if spec.fit.get(option) is not None:
             checked_folder(option, spec.fit[option])
+    if spec.fit.get("tensorboard") is not None:
+        require_writer()
     data = open_data(spec.data, on_error=spec.on_error)
     train, val = data.split(spec.split, spec.seed)
     made = model(

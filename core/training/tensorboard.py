@@ -35,15 +35,20 @@ BINS = 30  # as many as TensorBoard shows
 Params = Mapping[str, np.ndarray]
 
 
+def require_writer() -> None:
+    """SettingError where the library is missing that writes the files."""
+    if find_spec(NEEDS) is None:
+        raise SettingError(
+            f"tensorboard= needs {NEEDS}, which is not installed: pip install 'headstart[tensorboard]'"
+        )
+
+
 class Board:
     """Writes one run. A context manager: leaving it closes the files."""
 
     def __init__(self, folder: str | Path, validation: bool) -> None:
         """SettingError where the library is missing or the folder cannot be written."""
-        if find_spec(NEEDS) is None:
-            raise SettingError(
-                f"tensorboard= needs {NEEDS}, which is not installed: pip install 'headstart[tensorboard]'"
-            )
+        require_writer()
         self.folder = _unused(checked_folder("tensorboard", folder))
         self._x = {name: import_module(f"{NEEDS}.{name}") for name in ("summary", "event_file_writer")}
         self._pb = {
