@@ -49,7 +49,7 @@ class GraphError(HeadstartError, ValueError):
 
 
 class WeightsError(HeadstartError):
-    """A weight file cannot be read, or its names or shapes do not fit the model."""
+    """A weight file cannot be read, its names or shapes do not fit the model, or a frozen trunk's hold NaN."""
 
 
 class DataError(HeadstartError):

@@ -16,9 +16,9 @@ from headstart.data.dataset import FileSource
 from headstart.data.decode import decode, read_file
 from headstart.data.loader import batches
 from headstart.data.rows import count, pad, window
-from headstart.errors import SettingError
+from headstart.errors import SettingError, WeightsError
 from headstart.features.feature_set import FeatureSet
-from headstart.graph import Graph, fold
+from headstart.graph import Graph, Node, fold
 from headstart.models import Model
 
 
@@ -171,9 +171,46 @@ def frozen(
 
 
 def pixel_trunk(model: Model, nodes: Sequence[str], backend: Backend, place: Place) -> Trunk:
-    """The frozen model up to `nodes`, folded, fed with what the loader gives, returning those nodes' outputs."""
-    graph, params = frozen(model.graph.upto(*nodes), model.params, nodes)
+    """The frozen model up to `nodes`, folded, fed with what the loader gives, returning those nodes' outputs.
+
+    WeightsError where a parameter is not finite, which the features would not show: a rectifier makes 0 of NaN.
+    """
+    trunk = model.graph.upto(*nodes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        graph, params = frozen(trunk, model.params, nodes)
+    if (found := unsound_node((trunk, model.params), (graph, params))) is not None:
+        weights = model.weights or "random"
+        raise WeightsError(
+            f"the frozen trunk of {model.name} (weights: {weights}): {found[1]}, and its features would mean "
+            "nothing. Load other weights"
+        )
     return backend.trunk(fed(graph, model), params, nodes, place)
+
+
+Weighted = tuple[Graph, Mapping[str, np.ndarray]]
+
+
+def unsound_node(own: Weighted, folded: Weighted | None = None) -> tuple[Node, str] | None:
+    """The first node with parameters that are not finite, and what to say of it: of a graph as the model has it
+    or, where all of that is finite, `folded`, as it is run."""
+    checked = [(own, "")] if folded is None else [(own, ""), (folded, ", with the batch norm folded in,")]
+    for (graph, params), how in checked:
+        for node in graph.nodes:
+            if names := unsound(node, params):
+                verb = "hold" if len(names) > 1 else "holds"
+                return node, f"{' and '.join(names)} of node {node.name!r} ({node.op}){how} {verb} NaN or infinity"
+    return None
+
+
+def unsound(node: Node, params: Mapping[str, np.ndarray]) -> list[str]:
+    """The node's parameters that are not finite. In what a wrapped module keeps and does not train infinity may be
+    meant: masks are made of it."""
+    masks = node.buffers() if node.op == "native" else frozenset()
+    return [
+        name
+        for name in node.param_shapes()
+        if (np.isnan(params[name]) if name in masks else ~np.isfinite(params[name])).any()
+    ]
 
 
 def fed(graph: Graph, model: Model) -> Graph:

@@ -274,3 +274,16 @@ class Hugging(nn.Module):
             x = x * attention_mask.unsqueeze(-1).float()
         x = self.fc(x)
         return {"last_hidden_state": x} if return_dict else x
+
+
+class Masked(nn.Module):
+    """Attention of a kind, with a causal mask among its buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 8)
+        self.register_buffer("mask", torch.full((5, 5), -torch.inf).triu(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.embed(x)
+        return ((h @ h.transpose(1, 2) + self.mask).softmax(-1) @ h).mean(1)

@@ -38,6 +38,7 @@ from headstart.errors import (
     ImageError,
     SettingError,
     UnknownNameError,
+    WeightsError,
 )
 from headstart.features import FeatureStore
 from headstart.features import extract as extraction
@@ -405,12 +406,17 @@ def test_overflow_is_refused_and_not_clipped(photos: Path, extract: Extract, mod
 
 
 def test_features_that_are_not_numbers(photos: Path, extract: Extract, model: Model) -> None:
-    weight = model.params["conv1.weight"].copy()
-    weight[0] = np.nan
-    broken = replace(model, params={**model.params, "conv1.weight": weight})
-    with pytest.raises(FeatureOverflowError, match="NaN or infinity as it computed them"):
-        extract(photos, "conv1", model=broken)
-    assert stored_rows() == 0
+    """Computed so from sound weights, or from weights that are none."""
+    for value, error, text in (
+        (3e38, FeatureOverflowError, "NaN or infinity as it computed them"),
+        (np.nan, WeightsError, r"conv1\.weight of node 'conv1' \(conv\) holds NaN"),
+    ):
+        weight = model.params["conv1.weight"].copy()
+        weight[0] = value
+        broken = replace(model, params={**model.params, "conv1.weight": weight})
+        with pytest.raises(error, match=text):
+            extract(photos, "conv1", model=broken)
+        assert stored_rows() == 0
 
 
 def test_a_cache_that_cannot_be(photos: Path, extract: Extract, tmp_path: Path) -> None:

@@ -602,3 +602,17 @@ def test_the_head_is_as_good_as_scikit_learns(fit: Fit, backend: str, cache: Pat
 def test_no_images_have_no_logits(run: Any) -> None:
     for nothing in ([], np.zeros((0, 9, 9, 3), np.uint8), np.zeros((0, 32, 32, 3), np.float32)):
         assert run.predict(nothing).shape == (0, len(run.model.classes))
+
+
+@pytest.mark.parametrize("mode", ["cached", "frozen"])
+def test_a_trunk_whose_weights_are_no_numbers_is_refused(mode: str, backend: str, tmp_path: Path) -> None:
+    """Its features would be finite: a rectifier makes 0 of NaN, in every backend."""
+    model = hs.model("resnet18_half", "tinyimagenet", 2, size=32)
+    broken = model.params["layer2.0.conv1.weight"].copy()
+    broken[3, 1, 0, 0] = np.nan
+    model = replace(model, params={**model.params, "layer2.0.conv1.weight": broken})
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    train, val = hs.data.arrays(images, np.arange(16) % 2).split(0.5)
+    with pytest.raises(WeightsError, match=r"layer2\.0\.conv1\.weight of node .* holds NaN"):
+        hs.fit(model, train, val, mode=mode, epochs=1, batch_size=4, backend=backend, device="cpu", cache=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))

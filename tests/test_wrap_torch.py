@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import headstart as hs
 from headstart import backend as backends
 from headstart.backend import Recipe
 from headstart.data import Dataset, Preprocess
-from headstart.errors import CutError, SettingError
+from headstart.errors import CutError, SettingError, WeightsError
 from headstart.features.keys import params_digest
 from headstart.inference import fed
 from headstart.testing import relative_error
@@ -247,3 +248,26 @@ def test_the_graph_is_fed_with_pixels(own: Any) -> None:
     graph = fed(model.graph, model)
     assert [node.op for node in graph.nodes] == ["input", "normalize", "native", "native"]
     assert graph.shapes((16, 16, 3))["trunk"] == (7, 7, 8)
+
+
+def test_infinities_of_a_mask_are_no_broken_weights(own: Any, tmp_path: Path) -> None:
+    """What a module keeps and does not train may be infinite; what it trains may not, nor anything be NaN."""
+    rng = np.random.default_rng(0)
+    train, val = hs.data.arrays(rng.normal(size=(24, 5, 3)).astype(np.float32), np.arange(24) % 2).split(0.7)
+    module = made(own, "Masked")
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "device": "cpu", "cache": tmp_path}
+
+    def wrapped() -> Any:
+        return hs.wrap(module, head="linear", classes=2, example=train)
+
+    for debug_nans in (False, True):
+        run = hs.fit(wrapped(), train, val, debug_nans=debug_nans, **settings)
+        assert np.isfinite(run.history["loss"]).all()
+    run = hs.fit(wrapped(), train, val, mode="full", debug_nans=True, **settings)
+    assert np.isfinite(run.history["loss"]).all()
+    model = wrapped()
+    (name,) = (name for name in model.params if name.endswith("embed.weight"))
+    for value in (np.inf, np.nan):
+        broken = {**model.params, name: np.full_like(model.params[name], value)}
+        with pytest.raises(WeightsError, match=r"embed\.weight"):
+            hs.fit(replace(model, params=broken), train, val, **settings)

@@ -29,7 +29,7 @@ from headstart.errors import NonFiniteError
 from headstart.features.extract import INPUT, Extractor
 from headstart.features.feature_set import FeatureSet
 from headstart.graph import Graph, Node
-from headstart.inference import fed, frozen
+from headstart.inference import fed, frozen, unsound, unsound_node
 from headstart.models import Model
 from headstart.training.feeds import EpochResult, Feed
 from headstart.training.history import Seconds
@@ -63,10 +63,6 @@ def _bad_rows(rows: Any) -> np.ndarray:
     found = [~_finite(array).reshape(len(array), -1).all(1) for array in arrays]
     bad: np.ndarray = np.any(found, axis=0)
     return bad
-
-
-def _bad_params(node: Node, params: Params) -> list[str]:
-    return [name for name in node.param_shapes() if not is_finite(params[name])]
 
 
 @dataclass(frozen=True)
@@ -142,24 +138,20 @@ def in_trunk(model: Model, cut: str, backend: Backend, place: Place, images: Any
 
 def check_weights(model: Model, cut: str | None, stage: str) -> None:
     """NonFiniteError unless all parameters are finite, and with a `cut` those of the trunk that is run."""
-    graphs = [(model.graph, dict(model.params), "")]
+    folded = None
     if cut is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             folded = frozen(model.graph.upto(cut), model.params, [cut])
-        graphs.append((*folded, ", with the batch norm folded in,"))
-    for graph, params, how in graphs:
-        for node in graph.nodes:
-            if names := _bad_params(node, params):
-                raise NonFiniteError(
-                    f"before training: {' and '.join(names)} of node {node.name!r} ({node.op}){how} "
-                    f"{'hold' if len(names) > 1 else 'holds'} NaN or infinity. Begin with other weights than "
-                    f"{model.weights or 'these'}",
-                    what="weights",
-                    stage=stage,
-                    node=node.name,
-                    epoch=None,
-                    batch=None,
-                )
+    if (found := unsound_node((model.graph, model.params), folded)) is not None:
+        node, said = found
+        raise NonFiniteError(
+            f"before training: {said}. Begin with other weights than {model.weights or 'these'}",
+            what="weights",
+            stage=stage,
+            node=node.name,
+            epoch=None,
+            batch=None,
+        )
 
 
 class SeenTrunk:
@@ -227,7 +219,7 @@ class WatchedTrainer:
         losses, right = self.trainer.step(inputs, labels, rate)
         after = self.trainer.params()
         given = inputs if self.trunk is None else self.trunk.images
-        if holds_nan(given) or not is_finite(losses) or not all(map(is_finite, after.values())):
+        if holds_nan(given) or not is_finite(losses) or any(unsound(node, after) for node in self.graph.nodes):
             raise self._step_error(self._numpy(inputs), np.asarray(losses), after, rate)
         self.before = after
         self.batch += 1
@@ -278,7 +270,7 @@ class WatchedTrainer:
             if not is_finite(loss):
                 return Found("loss", self.graph[name], none)
         # Gradients come from the loss: the last node is where it began.
-        last = next(node for node in reversed(self.graph.nodes) if _bad_params(node, after))
+        last = next(node for node in reversed(self.graph.nodes) if unsound(node, after))
         return Found("update", last, none)
 
     def _trunks_own(self, images: Any) -> Found | None:
