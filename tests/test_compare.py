@@ -158,7 +158,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, backend: str) -> dict[str
     arguments = ["--data", photos, "--backends", backend, "--size", 32, "--batch-size", 8, "--epochs"]
     environment = {"HEADSTART_CACHE": str(root / "cache")}
     found: dict[str, Any] = {"photos": photos, "root": root}
-    for name, more in (("first", [2, "--modes", "frozen,cached"]), ("second", [1])):
+    first = [2, "--modes", "frozen,cached", "--tensorboard", root / "board"]
+    for name, more in (("first", first), ("second", [1])):
         out, figures = root / name / "out", root / name / "figures.json"
         result = run(*arguments, *more, "--device", "cpu", "--out", out, "--json", figures, **environment)
         assert result.returncode == 0, result.stderr
@@ -246,6 +247,11 @@ def test_all_modes_run_with_one_epoch(finished: dict[str, Any]) -> None:
 
 
 # --- mistakes, before anything is started
+
+
+def test_each_run_has_a_folder_of_its_own_for_tensorboard(finished: dict[str, Any], backend: str) -> None:
+    folders = {path.name for path in (finished["root"] / "board").iterdir()}
+    assert folders == {f"{backend}-frozen", f"{backend}-cached"}
 
 
 @pytest.fixture

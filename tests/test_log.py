@@ -52,6 +52,7 @@ def test_handing_on_ends_where_it_should() -> None:
         log.LOG.info("said")
         log.LOG.debug("not said")
         log.set_level("error")
+        assert os.environ[log.VARIABLE] == "error", "child processes are told"
         log.LOG.warning("not said")
         log.LOG.error("%s", "said too")
     log.LOG.error("not said")

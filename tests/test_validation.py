@@ -56,6 +56,14 @@ def test_a_model_that_has_diverged(data: tuple[Dataset, Dataset]) -> None:
     assert len(found.worst) == 12
 
 
+def test_nothing_is_worse_than_no_number(data: tuple[Dataset, Dataset]) -> None:
+    val = data[1]
+    logits = np.random.default_rng(0).normal(size=(len(val), 10)).astype(np.float32)
+    last = int(np.flatnonzero(val.labels != 0)[-1])  # no number at all counts as class 0
+    logits[last] = np.nan
+    assert validation_of(logits, val).worst[0].index == last
+
+
 @pytest.mark.parametrize("mode", ["cached", "full", "staged"])
 def test_of_a_run(mode: str, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path) -> None:
     """It is the model as it is after the last epoch, and is saved with it."""
