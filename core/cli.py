@@ -227,41 +227,41 @@ def compare(
     Same weights, same data, same order, same start in each. Every backend runs in a process of its own.
     """
     from headstart.outputs import write_json
-    from headstart.training import compare as comparison
+    from headstart.training.compare import compare as run_compare
 
-    spec = comparison.Spec(
-        data=data,
-        model=model,
-        weights=weights,
-        size=size,
-        head=_head(head),
-        cut=cut,
-        backends=_names(backends) if backends is not None else (),
-        modes=_names(modes),
-        split=split,
-        seed=seed,
-        on_error=on_error,
-        fit={
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "optimizer": optimizer,
-            "lr": lr,
-            "lr_scale": _scale(lr_scale),
-            "schedule": schedule,
-            "warmup": warmup,
-            "label_smoothing": label_smoothing,
-            "device": device,
-            "precision": precision,
-            "dtype": dtype,
-            "workers": workers,
-            "tensorboard": None if tensorboard is None else str(tensorboard),
-            "debug_nans": debug_nans,
-            "profile": None if profile is None else str(profile),
-        },
-    )
+    head_widths, scale = _head(head), _scale(lr_scale)
     _note_random_weights(model, weights)
     with Live() as live:
-        report = comparison.run_spec(spec, out, live.listen)
+        report = run_compare(
+            data,
+            out=out,
+            listener=live.listen,
+            backends=_names(backends) if backends is not None else (),
+            modes=_names(modes),
+            model=model,
+            weights=weights,
+            size=size,
+            head=head_widths,
+            cut=cut,
+            split=split,
+            seed=seed,
+            on_error=on_error,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            lr_scale=scale,
+            schedule=schedule,
+            warmup=warmup,
+            label_smoothing=label_smoothing,
+            device=device,
+            precision=precision,
+            dtype=dtype,
+            workers=workers,
+            tensorboard=tensorboard,
+            debug_nans=debug_nans,
+            profile=profile,
+        )
     if json_file is not None:
         write_json(json_file, report)
     console = console_for_tables()

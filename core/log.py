@@ -27,10 +27,6 @@ def set_level(name: str) -> None:
     LOG.setLevel(name.upper())
 
 
-def wanted(level: int) -> bool:
-    return LOG.isEnabledFor(level)
-
-
 class _Calling(logging.Handler):
     """Hands lines on, with their levels."""
 

@@ -20,13 +20,13 @@ from headstart.report import figures
 from headstart.report.looks import looks
 from headstart.report.series import BreakEven, Point, Row, break_even, confused, finite, loss_limit, points
 from headstart.sizes import binary_size
+from headstart.training.history import PHASES
 
 FOLDER = Path(__file__).parent
 LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last rows first
 CLASSES_IN_A_MATRIX = 30
 CONFUSED_PAIRS = 20
 IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
-PHASES = ("data", "trunk", "head")
 PICTURES = "<!-- pictures -->"  # where they go once all else is there
 
 

@@ -27,7 +27,6 @@ from headstart.training.comparison import (
     Comparison,
     Event,
     Listener,
-    add_pictures,
     add_row,
     new_comparison,
     row_of,
@@ -137,7 +136,9 @@ def compare(
         split=split,
         seed=seed,
         on_error=on_error,
-        fit=settings,
+        fit={
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
+        },
     )
     return run_spec(spec, out, listener)
 
@@ -164,8 +165,7 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
     report["versions"] = {name: backends.versions(name) for name in chosen}
 
     def add(row: dict[str, Any]) -> None:
-        add_row(report, row)
-        add_pictures(report, row, val)
+        add_row(report, row, val)
         save()
 
     def save() -> None:

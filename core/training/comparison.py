@@ -91,20 +91,15 @@ def comparison(runs: Mapping[str, Run] | Sequence[Run], title: str | None = None
 
     What is said of data and model is the first run's. Raises SettingError where there is no run.
     """
-    given = list(runs.values()) if isinstance(runs, Mapping) else list(runs)
+    given = list(runs.items()) if isinstance(runs, Mapping) else [(None, run) for run in runs]
     if not given:
         raise SettingError("there are no runs to compare; expected a dict from labels to runs, or a list of runs")
-    first = given[0]
+    first = given[0][1]
     report = new_comparison(first.data, first.model.describe(), first.settings)
     if title is not None:
         report["title"] = title
-    for i, run in enumerate(given):
-        row = row_of(run)
-        if isinstance(runs, Mapping):
-            row["label"] = str(list(runs)[i])
-        add_row(report, row)
-        report["versions"][run.backend] = dict(run.settings.get("versions", {}))
-        add_pictures(report, row, run.val)
+    for label, run in given:
+        _add_run(report, run, label)
     return report
 
 
@@ -115,7 +110,7 @@ def read_comparison(path: str | Path) -> Comparison:
         content = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    needed = new_comparison({}, {}, {}).keys() - {"title"}
+    needed = new_comparison({}, {}, {}).keys()
     missing = sorted(needed - content.keys()) if isinstance(content, dict) else ["everything"]
     if missing:
         raise SettingError(
@@ -148,12 +143,18 @@ def compare_modes(
     for mode in modes:
         run = fit(model, train, val, mode=mode, backend=name, **settings)
         report["settings"] = {**run.settings, **report["settings"]}
-        report["versions"] = {name: dict(run.settings["versions"])}
-        row = row_of(run)
-        add_row(report, row)
-        add_pictures(report, row, run.val)
-        listener({"event": "row", "row": row})
+        listener({"event": "row", "row": _add_run(report, run)})
     return report
+
+
+def _add_run(report: Comparison, run: Run, label: str | None = None) -> dict[str, Any]:
+    """Add a run that is at hand; returns its row."""
+    row = row_of(run)
+    if label is not None:
+        row["label"] = str(label)
+    add_row(report, row, run.val)
+    report["versions"][run.backend] = dict(run.settings.get("versions", {}))
+    return row
 
 
 def row_of(run: Run) -> dict[str, Any]:
@@ -186,8 +187,9 @@ def row_of(run: Run) -> dict[str, Any]:
     }
 
 
-def add_row(report: Comparison, row: dict[str, Any]) -> None:
-    """Add a row, and what it says in comparison with the others; its label is made the only one of its kind."""
+def add_row(report: Comparison, row: dict[str, Any], val: Dataset | FeatureSet | None) -> None:
+    """Add a row, what it says in comparison with the others, and pictures of its mistakes on `val`; its label is
+    made the only one of its kind."""
     taken = {other["label"] for other in report.rows}
     if row["label"] in taken:
         row["label"] = next(
@@ -195,9 +197,10 @@ def add_row(report: Comparison, row: dict[str, Any]) -> None:
         )
     finish_row(row, report.rows)
     report.rows.append(row)
+    _add_pictures(report, row, val)
 
 
-def add_pictures(report: Comparison, row: Mapping[str, Any], data: Dataset | FeatureSet | None) -> None:
+def _add_pictures(report: Comparison, row: Mapping[str, Any], data: Dataset | FeatureSet | None) -> None:
     """Add thumbnails of the row's worst mistakes, where the images are at hand."""
     from headstart.data import Dataset
     from headstart.report.pictures import thumbnails
