@@ -36,9 +36,16 @@ def backend() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of one framework (`@pytest.mark.of`) belong to the environments that have chosen it."""
+    """Tests of one framework (`@pytest.mark.of`) belong to the environments that have chosen it. What needs no
+    framework (`@pytest.mark.neutral`) runs once, in the first one's, not three times."""
     named = os.environ.get(backends.VARIABLE) or next(iter(backends.installed()), None)
-    others = [item for item in items if (mark := item.get_closest_marker("of")) and mark.args != (named,)]
+    first = named in (None, backends.names()[0])
+    others = [
+        item
+        for item in items
+        if ((mark := item.get_closest_marker("of")) and mark.args != (named,))
+        or (item.get_closest_marker("neutral") and not first)
+    ]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]

@@ -6,6 +6,8 @@ import pytest
 
 from headstart.models.classes import imagenet
 
+pytestmark = pytest.mark.neutral
+
 
 def test_a_thousand_distinct_names() -> None:
     names = imagenet()

@@ -14,6 +14,8 @@ from PIL import Image
 from headstart import data
 from headstart.errors import DataError, SettingError
 
+pytestmark = pytest.mark.neutral
+
 
 def numbered(labels: list[int], classes: list[str] | None = None) -> data.Dataset:
     """Image i is 1 x 2 pixels that say i, so that a mixed-up row shows."""

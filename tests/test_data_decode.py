@@ -14,6 +14,8 @@ from PIL import Image, ImageFile
 from headstart.data import decode, read_file
 from headstart.errors import ImageError, SettingError
 
+pytestmark = pytest.mark.neutral
+
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     stream = io.BytesIO()

@@ -19,6 +19,8 @@ from headstart.data.download import fetch
 from headstart.errors import DownloadError, SettingError
 from headstart.progress import track
 
+pytestmark = pytest.mark.neutral
+
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 

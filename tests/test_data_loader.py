@@ -15,6 +15,8 @@ from PIL import Image
 from headstart import data
 from headstart.errors import ImageError, SettingError
 
+pytestmark = pytest.mark.neutral
+
 P = data.Preprocess(8, 8)
 
 

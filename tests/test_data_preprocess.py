@@ -15,6 +15,8 @@ from PIL import Image
 from headstart.data import Augment, Crop, Preprocess
 from headstart.errors import SettingError
 
+pytestmark = pytest.mark.neutral
+
 IDS = [f"{i:032x}" for i in range(200)]
 
 

@@ -20,6 +20,8 @@ from headstart import data
 from headstart.data import sources
 from headstart.errors import DataError, ImageError, UnknownNameError
 
+pytestmark = pytest.mark.neutral
+
 # Folders ---------------------------------------------------------------------------------------------------
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from headstart.graph import Graph, Node
 from headstart.graph.fuse import fused_steps
+
+pytestmark = pytest.mark.neutral
 
 
 def conv(name: str, x: str, **attrs: Any) -> Node:

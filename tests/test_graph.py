@@ -21,6 +21,8 @@ from headstart.graph.ops import REQUIRED, adaptive_weights, window_padding
 from headstart.models import ARCHITECTURES, architecture
 from headstart.models.model import count_params
 
+pytestmark = pytest.mark.neutral
+
 INPUT = Node("input", "input")
 CONV = {"in_channels": 3, "out_channels": 4, "kernel": (3, 3)}
 LINEAR = {"in_features": 4, "out_features": 2}

@@ -24,7 +24,10 @@ from headstart.data.dataset import sample_id
 from headstart.data.id_index import FILE, Hashed, IdIndex, stamp_of
 from headstart.errors import DataError, ImageError
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="without a ctime there is no index")
+pytestmark = [
+    pytest.mark.neutral,
+    pytest.mark.skipif(os.name == "nt", reason="without a ctime there is no index"),
+]
 
 COUNT = 6  # images
 

@@ -20,6 +20,8 @@ from headstart.models import architecture
 from headstart.models.layouts import SAME, by_rules, fitted, published, unwrapped
 from headstart.models.positions import resample
 
+pytestmark = pytest.mark.neutral
+
 Params = dict[str, np.ndarray]
 
 

@@ -27,6 +27,8 @@ from headstart.models.architecture import Shipped
 from headstart.models.initial import initial_params
 from headstart.models.weights import load_weights
 
+pytestmark = pytest.mark.neutral
+
 PREPROCESS = {
     "size": 32,
     "resize": 40,

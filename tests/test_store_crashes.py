@@ -32,6 +32,8 @@ from faults.workload import (
 from headstart.errors import CacheNotWritableError, DamagedShardError, DiskSpaceError, StoreError
 from headstart.features import FeatureStore, TrunkFolder, files
 
+pytestmark = pytest.mark.neutral
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:

@@ -19,6 +19,8 @@ from headstart.errors import DamagedShardError, SettingError, StoreError
 from headstart.features import FeatureStore, open_shard, shard
 from headstart.features.shard import MAX_FEATURES_NBYTES, MAX_ROWS, write_shard
 
+pytestmark = pytest.mark.neutral
+
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Stored:

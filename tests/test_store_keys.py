@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from headstart.errors import SettingError, UnknownNameError
 from headstart.features import array_to_ids, explain, ids_to_array, params_digest, trunk_key
 
+pytestmark = pytest.mark.neutral
+
 ARGUMENTS: dict[str, Any] = {
     "graph": [{"name": "conv1", "op": "conv", "stride": [2, 2]}, {"name": "relu", "op": "relu"}],
     "weights_digest": "0" * 32,

@@ -15,6 +15,8 @@ import pytest
 
 from headstart.models.structure import Teller, UnknownStructure, digest
 
+pytestmark = pytest.mark.neutral
+
 FACTOR = 2.0
 
 

@@ -22,6 +22,8 @@ from headstart.training.metrics import accuracy, cross_entropy, softmax
 from headstart.training.modes import MODES, default_optimizer, mode_of
 from headstart.training.optimizers import SGD, AdamW, Schedule, as_dict, optimizer_of, schedule_of
 
+pytestmark = pytest.mark.neutral
+
 # --- schedules
 
 

@@ -19,6 +19,8 @@ from headstart.models.architecture import Hub
 from headstart.models.layouts import published
 from headstart.models.positions import resample, resizable
 
+pytestmark = pytest.mark.neutral
+
 Save = Callable[..., Path]
 
 
