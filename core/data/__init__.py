@@ -2,13 +2,14 @@
 is decided here, once, so that every backend is fed the same bytes in the same order.
 """
 
+from headstart.data.arrays import arrays
 from headstart.data.augment import Augment
 from headstart.data.dataset import Dataset, Sample, Skipped
 from headstart.data.decode import decode, max_pixels, read_file
 from headstart.data.inputs import Arrays
 from headstart.data.loader import Batch, batches
 from headstart.data.preprocess import Crop, Preprocess
-from headstart.data.sources import arrays, cifar10, digits, flowers, folder, open_data
+from headstart.data.sources import cifar10, digits, flowers, folder, open_data
 
 __all__ = [
     "Arrays",
