@@ -19,7 +19,7 @@ OPEN = """
 import sys, time
 start = time.perf_counter()
 from headstart.features import FeatureStore
-from headstart.features.store import read_key
+from headstart.features.description import read_key
 (info,) = FeatureStore(sys.argv[1]).trunks()
 folder = FeatureStore(sys.argv[1]).trunk(read_key(info.path))
 assert len(folder.ids()) == int(sys.argv[2])

@@ -588,7 +588,7 @@ def test_an_interrupt_keeps_what_is_finished(
             super().add(ids, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr("headstart.features.store.ShardWriter", Interrupting)
+        patch.setattr("headstart.features.trunk_folder.ShardWriter", Interrupting)
         with pytest.raises(ExtractionInterrupted, match="the features of 4 of 15 images are kept"):
             extract(photos)
     again = extract(photos)

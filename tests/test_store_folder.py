@@ -30,7 +30,7 @@ from headstart.errors import (
 )
 from headstart.features import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key, writer
 from headstart.features.shard import Shard
-from headstart.features.store import READERS
+from headstart.features.snapshot import READERS
 
 N = 12
 

@@ -18,8 +18,7 @@ from faults.damage import Stored, store
 import headstart as hs
 from headstart import cli
 from headstart.errors import DiskSpaceError, SettingError
-from headstart.features import FeatureStore
-from headstart.features import store as store_module
+from headstart.features import FeatureStore, trunk_folder
 from headstart.sizes import binary_size, parse_nbytes
 
 HOUR = 3600.0
@@ -36,7 +35,7 @@ def aged(stored: Stored, seconds: float) -> None:
     at = time.time() - seconds
     for path in stored.folder.path.rglob("*"):
         os.utime(path, (at, at))
-    store_module._used_here.pop(stored.folder.path, None)
+    trunk_folder._used_here.pop(stored.folder.path, None)
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ def test_reading_goes_on_being_use(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stored.folder.read(stored.ids)
     (info,) = FeatureStore(tmp_path).trunks()
     assert time.time() - info.last_used > HOUR - 60  # not at every reading
-    monkeypatch.setattr(store_module, "TOUCH_SECONDS", 0.0)
+    monkeypatch.setattr(trunk_folder, "TOUCH_SECONDS", 0.0)
     stored.folder.read(stored.ids)
     (info,) = FeatureStore(tmp_path).trunks()
     assert time.time() - info.last_used < 60

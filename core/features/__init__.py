@@ -6,7 +6,9 @@ What leaves this package as a row has been verified against the checksum it was 
 from headstart.features.ids import array_to_ids, ids_to_array
 from headstart.features.keys import DTYPES, FORMAT_VERSION, TrunkKey, explain, params_digest, trunk_key
 from headstart.features.shard import Shard, open_shard
-from headstart.features.store import FeatureStore, GcPlan, TrunkFolder, TrunkInfo, VerifyReport
+from headstart.features.store import FeatureStore
+from headstart.features.trunk_folder import TrunkFolder
+from headstart.features.upkeep import GcPlan, TrunkInfo, VerifyReport
 from headstart.features.writer import ShardWriter
 
 __all__ = [

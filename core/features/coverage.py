@@ -17,7 +17,9 @@ from headstart.data.augment import Augment
 from headstart.errors import DamagedShardError, SettingError
 from headstart.features.extract import DTYPES, check_views, cut_of, key_of, view_spec
 from headstart.features.keys import TrunkKey, differences
-from headstart.features.store import FeatureStore, TrunkFolder, TrunkInfo
+from headstart.features.store import FeatureStore
+from headstart.features.trunk_folder import TrunkFolder
+from headstart.features.upkeep import TrunkInfo
 from headstart.models import Model
 
 EXAMPLES = 3  # samples that are named, of those that lack features

@@ -33,7 +33,7 @@ from headstart.features.saving import saving
 
 if TYPE_CHECKING:
     from headstart.features.feature_set import FeatureSet
-    from headstart.features.store import TrunkFolder
+    from headstart.features.trunk_folder import TrunkFolder
 
 ALIGNMENT = 64
 PIECE_NBYTES = 16 << 20

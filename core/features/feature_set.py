@@ -17,7 +17,7 @@ from headstart.data.splits import stratified
 from headstart.errors import SettingError
 from headstart.features import exports
 from headstart.features.keys import TrunkKey
-from headstart.features.store import TrunkFolder
+from headstart.features.trunk_folder import TrunkFolder
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,14 @@ from safetensors.numpy import save as save_tensors
 
 from headstart import __version__
 from headstart.errors import DamagedShardError, DiskSpaceError, SavedFeaturesError, SettingError, StoreError
+from headstart.features.description import read_key
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.files import free_space, make_folder, read_whole, replace_whole
 from headstart.features.ids import ID_NBYTES, array_to_ids, ids_to_array
 from headstart.features.keys import canonical_json
 from headstart.features.saving import saving
-from headstart.features.store import FeatureStore, TrunkFolder, read_key
+from headstart.features.store import FeatureStore
+from headstart.features.trunk_folder import TrunkFolder
 from headstart.sizes import binary_size
 
 DESCRIPTION = "features.json"
