@@ -42,10 +42,14 @@ class Sample(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A file that was left out, and why."""
+    """A file or folder that was left out, and why."""
 
     path: str
     reason: str
+
+
+class Unread(Skipped):
+    """One that could not be read: what it holds is not known, so nobody may take it for gone."""
 
 
 def sample_id(encoded: bytes) -> str:

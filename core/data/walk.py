@@ -1,0 +1,271 @@
+"""Which image files lie below a folder: the one walk, for training and for prediction.
+
+* Nothing is left out silently. What cannot be read (a link to a disk that is not mounted, a folder that may not
+  be opened) and what is no image raises, or with `on_error="skip"` is listed with the reason. Litter is logged at
+  debug.
+* Every folder is walked once, however many links lead to it. Real folders come before links to them, so a picture
+  belongs where it lies; a link that leads back, or up to a folder that holds it, is cut and listed.
+* A file's name is believed where it has an image's suffix, as decoding looks at the content anyway and a hundred
+  thousand files must not be opened; any other file is told by its first bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headstart.data.dataset import Skipped, Unread
+from headstart.data.litter import is_litter
+from headstart.data.signatures import HEAD_NBYTES, kind_of, no_image
+from headstart.errors import DataError, ImageError, UnknownNameError
+from headstart.log import LOG
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SHOWN = 5  # problems that an error names
+
+Key = tuple[int, int] | str
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What lies below a folder."""
+
+    files: tuple[str, ...]
+    """paths of image files: of each folder its files, sorted, then its folders"""
+    skipped: tuple[Skipped, ...]
+    """what was left out and why: links that lead back; with `on_error="skip"` also what is no image, and as
+    `Unread` what could not be read"""
+
+
+def walk(path: str | Path, on_error: str = "raise") -> Walk:
+    """The image files below a folder, at any depth; of a file's path just that file, whatever its name.
+
+    `on_error`: "raise", or "skip" for a list of what cannot be taken. No image is decoded: whether a file named
+    .jpg is one shows when it is loaded.
+
+    Raises DataError for a path that is not there, and for folders and links that cannot be read, ImageError for a
+    file that is no image, UnknownNameError for another `on_error`.
+    """
+    check_on_error(on_error)
+    top = str(Path(path).expanduser())
+    if not os.path.lexists(top):
+        raise DataError(f"{top}: there is no such file or folder; check the path")
+    if not _is_there(top):
+        if on_error == "raise":
+            raise DataError(named([broken(top)]))
+        return Walk((), (broken(top),))
+    if not Path(top).is_dir():
+        return Walk((top,), ())
+    walker = Walker(top)
+    walker.add({"": top})
+    walker.check(on_error)
+    return Walk(tuple(walker.files(top)), tuple(walker.left_out))
+
+
+def check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "skip"):
+        raise UnknownNameError("on_error", on_error, ("raise", "skip"))
+
+
+@dataclass
+class _Folder:
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+
+class Walker:
+    """A walk of several folders below one root, each under a label of its own: the classes of a data set."""
+
+    def __init__(self, root: str) -> None:
+        self.left_out: list[Skipped] = []
+        self.strays: list[Skipped] = []
+        """of `left_out`, files that are no images"""
+        self.doubles: list[Skipped] = []
+        """of `left_out`, folders under two labels"""
+        self._folders: dict[str, _Folder] = {}
+        self._seen: dict[Key, tuple[str | None, str]] = {}  # -> label, path
+        self._root = root
+        for above in Path(os.path.realpath(root)).parents:
+            self._see(str(above), None)
+
+    def add(self, tops: dict[str, str]) -> None:
+        """Walk these folders, label -> path: whatever is really there first, then what links lead to."""
+        is_link = {label: path != self._root and Path(path).is_symlink() for label, path in tops.items()}
+        links = deque((label, path) for label, path in tops.items() if is_link[label])
+        if self._root not in tops.values():
+            self._see(self._root, None)
+        for label, path in tops.items():
+            if not is_link[label]:
+                self._descend(label, path, links)
+        while links:
+            label, path = links.popleft()
+            if (above := _leads_up(path)) is None:
+                self._descend(label, path, links)
+            else:
+                self.left_out.append(Skipped(path, f"is a link that leads back to {above}, in which it lies"))
+
+    def files(self, top: str) -> Iterator[str]:
+        """The image files below a folder that was walked, in order."""
+        pending = [top]
+        while pending:
+            folder = self._folders.get(pending.pop())
+            if folder is not None:
+                yield from folder.files
+                pending += reversed(folder.folders)
+
+    def was_read(self, top: str) -> bool:
+        return top in self._folders
+
+    def check(self, on_error: str) -> None:
+        """With "raise", raise for what has to be left out though somebody may want it."""
+        if on_error == "skip":
+            return
+        skip = 'pass on_error="skip" (--on-error skip) to go on without'
+        if unread := [one for one in self.left_out if isinstance(one, Unread)]:
+            raise DataError(f"{named(unread)}. Mend that, or {skip}")
+        if self.doubles:
+            raise DataError(f"{named(self.doubles)}. Remove the link, or {skip}")
+        if self.strays:
+            more = f" (and {len(self.strays) - 1} more files are no images)" if len(self.strays) > 1 else ""
+            raise ImageError(
+                self.strays[0].path, f"{self.strays[0].reason}{more}. Move what is no image elsewhere, or {skip}"
+            )
+
+    def _descend(self, label: str, top: str, links: deque[tuple[str, str]]) -> None:
+        """Walk a folder and all real ones below; links to folders are put off."""
+        pending = [top]
+        while pending:
+            path = pending.pop()
+            if self._see(path, label):
+                below = self._scan(path, label, links)
+                pending += reversed(below)
+
+    def _see(self, path: str, label: str | None) -> bool:
+        """Whether the folder is new, and may be walked under this label."""
+        try:
+            status = os.stat(path)  # noqa: PTH116 - half the time of Path's on large trees
+        except OSError as error:
+            if label is not None:
+                self._unread(path, error)
+            return False
+        key: Key = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+        before = self._seen.get(key)
+        if before is None:
+            self._seen[key] = (label, path)
+            return True
+        if label is None:
+            return False
+        other, where = before
+        if other is None:
+            reason = f"leads back to {where}, which holds the data set"
+        elif other == label:
+            reason = f"is the same folder as {where}, which is walked already"
+        else:
+            reason = (
+                f"is the same folder as {where}: its pictures would be there twice, as {other!r} and as {label!r}"
+            )
+        double = Skipped(path, reason)
+        self.left_out.append(double)
+        if other not in (None, label):
+            self.doubles.append(double)
+        return False
+
+    def _scan(self, path: str, label: str, links: deque[tuple[str, str]]) -> list[str]:
+        """List one folder; returns the real folders in it."""
+        here = _Folder()
+        below: list[str] = []
+        try:
+            with os.scandir(path) as scan:
+                entries = sorted((entry for entry in scan), key=lambda entry: entry.name)
+        except OSError as error:
+            self._unread(path, error)
+            return below
+        self._folders[path] = here
+        for entry in entries:
+            name = entry.name
+            if is_litter(name):
+                LOG.debug("ignored: %s", entry.path)
+                continue
+            try:
+                is_folder = entry.is_dir()
+                is_link = entry.is_symlink()
+                is_file = not is_folder and entry.is_file()
+            except OSError as error:  # a link to itself; a disk that fails
+                self._unread(entry.path, error)
+                continue
+            if is_folder:
+                here.folders.append(entry.path)
+                if is_link:
+                    links.append((label, entry.path))
+                else:
+                    below.append(entry.path)
+            elif is_file:
+                if name.lower().endswith(SUFFIXES) or self._is_image(entry.path):
+                    here.files.append(entry.path)
+            elif is_link and not _is_there(entry.path):
+                self.left_out.append(broken(entry.path))
+            else:
+                self._stray(entry.path, "is a pipe, socket or device, and no regular file")
+        return below
+
+    def _is_image(self, path: str) -> bool:
+        """Look at a file whose name does not say that it is an image."""
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                head = file.read(HEAD_NBYTES)
+        except OSError as error:
+            self._unread(path, error)
+            return False
+        if kind_of(head) is not None:
+            return True
+        self._stray(path, no_image(head) if head else "is an empty file, and no image by its name")
+        return False
+
+    def _stray(self, path: str, reason: str) -> None:
+        stray = Skipped(path, reason)
+        self.left_out.append(stray)
+        self.strays.append(stray)
+
+    def _unread(self, path: str, error: OSError) -> None:
+        is_broken = Path(path).is_symlink() and not _is_there(path)
+        self.left_out.append(
+            broken(path) if is_broken else Unread(path, f"cannot be read: {error.strerror or error}")
+        )
+
+
+def broken(path: str) -> Unread:
+    """What to say of a link whose target cannot be reached."""
+    try:
+        target = os.readlink(path)  # noqa: PTH115 - as it was written, which Path would tidy
+        os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return Unread(path, f"is a link to {target}, which is not there (a disk that is not mounted?)")
+        if error.errno == errno.ELOOP:
+            return Unread(path, f"is a link to {target}, and these links lead in a circle")
+        return Unread(path, f"cannot be read: {error.strerror or error}")
+    return Unread(path, f"is a link to {target}, which came and went")
+
+
+def named(problems: Collection[Skipped]) -> str:
+    """The first few of them in one line."""
+    shown = "; ".join(f"{one.path} {one.reason}" for one in list(problems)[:SHOWN])
+    return shown + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
+
+
+def _leads_up(link: str) -> str | None:
+    """The folder that a link leads to, if the link itself lies in it or below."""
+    holder, target = os.path.realpath(Path(link).parent), os.path.realpath(link)
+    return target if holder == target or holder.startswith(target.rstrip(os.sep) + os.sep) else None
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116 - Path.exists raises where a folder above may not be entered
+    except OSError:
+        return False
+    return True
