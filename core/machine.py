@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
+from headstart import cgroups
 
-def cpus() -> int:
-    """The CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+
+def cpus(root: Path = cgroups.ROOT) -> int:
+    """The CPUs that this process may use: those it may run on, and no more than its control groups give it time
+    for. A quota of 1.5 is two: two threads for three quarters of the time are faster than one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroups.cpu_quota(root)
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
 
 
 def machine_facts() -> dict[str, Any]:
@@ -40,23 +44,18 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(info.read_text(errors="replace").split()) if info.exists() else frozenset()
 
 
-def available_memory() -> int:
+def available_memory(root: Path = cgroups.ROOT) -> int:
     """Bytes that this process could still take without pushing others out, as far as the system says."""
-    found = []
-    meminfo = Path("/proc/meminfo")
+    limits = []
+    meminfo = root / "proc/meminfo"
     if meminfo.exists():
         lines = meminfo.read_text(errors="replace").splitlines()
-        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")]
+        limits += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")]
     elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    group = Path("/sys/fs/cgroup")  # of a container
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(max(0, int(limit) - int((group / "memory.current").read_text())))
-    except (OSError, ValueError):
-        pass
-    return min(found, default=4 << 30)
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    if (left := cgroups.memory_left(root)) is not None:
+        limits.append(left)
+    return min(limits, default=4 << 30)
 
 
 def cache_root(root: Path | str | None = None) -> Path:

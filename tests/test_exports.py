@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import pickle
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,6 +76,26 @@ def test_tensors_of_any_number_of_rows_compute(tmp_path: Path, backend: str) -> 
         assert tuple(tensor.shape) == (count, 7)
         total = sum(float(value) for k in range(count) for value in tensor[k])
         assert total == pytest.approx(float(features.numpy()[:count].astype(np.float64).sum()), abs=0.1)
+
+
+def test_nothing_is_pickled_that_python_cannot_pickle(tmp_path: Path) -> None:
+    """Iterators: since Python 3.12 with a warning, from 3.14 on not at all."""
+    rows = exports.FeatureRows(made(tmp_path, {"fc": (7,)}), None, 0)
+
+    def order(rows: exports.FeatureRows) -> bytes:
+        return np.concatenate([features for features, _ in rows.batches(4, shuffle=True)]).tobytes()
+
+    passes = [order(rows) for _ in range(2)]
+    assert passes[0] != passes[1]
+
+    class Strict(pickle.Pickler):
+        def reducer_override(self, thing: Any) -> Any:
+            assert not isinstance(thing, Iterator), f"{type(thing).__name__} is an iterator"
+            return NotImplemented
+
+    stream = io.BytesIO()
+    Strict(stream).dump(rows)
+    assert order(pickle.loads(stream.getvalue())) == passes[0], "a copy begins at the first pass"
 
 
 def test_memory_begins_where_it_is_wanted() -> None:

@@ -79,6 +79,75 @@ def test_a_batch_goes_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(found[node], expected[node], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet18_half", "mobilenet_v2", "densenet121"])
+def test_maps_of_one_pixel(name: str) -> None:
+    """torch 2.11's oneDNN refuses sums of them where the summand is needed again."""
+    import torch
+
+    model = hs.model(name, classes=5, size=32)
+    outputs = [node.name for node in model.graph.nodes[1:]][-40:]
+    network, made = networks(*frozen(model.graph, model.params, outputs), outputs)
+    for n in (1, 3):
+        x = images(32, n)
+        with torch.no_grad():
+            expected, found = network(x), made(x)
+        assert any(tuple(y.shape[2:]) == (1, 1) for y in expected.values())
+        for node in outputs:
+            scale = expected[node].abs().max()
+            np.testing.assert_allclose(found[node] / scale, expected[node] / scale, atol=2e-5, err_msg=node)
+
+
+class Faulty:
+    """oneDNN's operators, of which the sum is at fault where the predicate says so of what it is given."""
+
+    def __init__(self, own: Any, fault: Any, how: str) -> None:
+        self.own, self.fault, self.how, self.calls = own, fault, how, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return self if name == "_convolution_pointwise" else getattr(self.own, name)
+
+    def binary(self, x: Any, other: Any, *rest: Any) -> Any:
+        self.calls += 1
+        if not self.fault(x):
+            return self.own._convolution_pointwise.binary(x, other, *rest)
+        if self.how == "refused":
+            raise RuntimeError("could not create a memory")
+        return self.own._convolution_pointwise.binary(x, other, *rest) + 1
+
+    def __call__(self, *given: Any) -> Any:
+        return self.own._convolution_pointwise(*given)
+
+
+@pytest.mark.parametrize("how", ["refused", "wrong"])
+def test_a_form_that_does_not_work_is_computed_layer_by_layer(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That form only, whichever it is: here a sum in maps of one pixel, or in larger ones."""
+    import torch
+
+    from headstart.backends.torch import fused
+
+    model = hs.model("resnet18_half", classes=5, size=64)
+    outputs = [node.name for node in model.graph.nodes if node.op in ("add", "relu")]
+    network, _ = networks(*frozen(model.graph, model.params, outputs), outputs)
+    # of the four sums whose summand is needed again: in larger maps at both sizes, and in maps of one pixel
+    for fault, made_so in ((lambda x: x.shape[2] == 1, [{3}, {4}]), (lambda x: x.shape[2] > 1, [{0, 1}, {0}])):
+        fused.works.cache_clear()
+        try:
+            with monkeypatch.context() as patch, torch.no_grad():
+                ops = Faulty(fused.ONEDNN, fault, how)
+                patch.setattr(fused, "ONEDNN", ops)
+                made = fused.FusedNetwork(network, torch.float32)
+                for size, possible in zip((32, 64), made_so, strict=True):
+                    x = images(size)
+                    expected = network(x)
+                    made(x)  # tries
+                    ops.calls = 0
+                    for node, y in made(x).items():
+                        np.testing.assert_allclose(y, expected[node], rtol=1e-3, atol=1e-5, err_msg=node)
+                    assert ops.calls in possible
+        finally:
+            fused.works.cache_clear()
+
+
 def test_bfloat16_is_near_float32() -> None:
     import torch
 

@@ -3,7 +3,9 @@ activation behind that are one call, so that no map is written and read again in
 out once and not for every batch; and a batch goes through a few images at a time, so that maps stay in the cache.
 
 The operators are those that torch's own compiler emits for frozen graphs. They are not among those that torch
-promises to keep: `available` tries them, and where they are not as they should be, a trunk runs layer by layer.
+promises to keep, and releases differ in what they take: torch 2.11 refuses sums of maps of one pixel. So each form
+in which a call comes is tried on a few numbers before it is used (`works`), and where it fails or computes
+something else, that call is made layer by layer.
 
 Invariant: what comes out is what `emit.Network` computes, within rounding, and what is given is not written to.
 """
@@ -13,17 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from headstart.backend import Place
-from headstart.backends.torch.emit import FUNCTIONS, MODULES, Network, PaddedConv2d
+from headstart.backends.torch.emit import FUNCTIONS, MODULES, LastLinear, Network, PaddedConv2d
 from headstart.backends.torch.products import prefers_onednn
-from headstart.graph import Graph
+from headstart.graph import Graph, Node
 from headstart.graph.fuse import Step, allowed, fused_steps
+from headstart.log import LOG
 
 # op -> oneDNN's name of it, its numbers, and which form of it
 ACTIVATIONS: Mapping[str, tuple[str, list[float], str]] = {
@@ -38,6 +43,7 @@ PLAIN: tuple[str, list[float], str] = ("none", [], "")
 TOO_COARSE = ("layer_norm",)
 CACHE_NBYTES = 16 << 20
 """of the largest map of the images that go through together: about what a few cores share"""
+ONEDNN: Any = torch.ops.mkldnn
 LEAST_ROWS = 8
 """that go through together however large they are: weights are read anew for each few"""
 
@@ -58,10 +64,8 @@ class FusedNetwork:
         self.calls: list[tuple[Step, Callable[..., torch.Tensor]]] = []
         for step in steps(self.graph, self.outputs, linear):
             node = step.node
-            if node.op == "conv":
-                call = _conv(step, layers.get_submodule(node.name))
-            elif node.op == "linear" and linear:
-                call = _linear(step, layers.get_submodule(node.name))
+            if node.op == "conv" or (node.op == "linear" and linear):
+                call = _tried(step, layers.get_submodule(node.name), dtype)
             elif node.op == "normalize":  # of pixels: exact, and rounded only then
                 call = _rounded(network.get_submodule(node.name), dtype)
             else:
@@ -93,26 +97,138 @@ class FusedNetwork:
         return self._rows[shape]
 
 
+@dataclass(frozen=True)
+class Form:
+    """What may make a difference to whether a call is possible, with sizes cut down to those that tell."""
+
+    op: str
+    shape: tuple[int, ...]
+    """of what it is given: `(n, c, h, w)`, or `(n, ..., c)` of a linear layer on anything but maps"""
+    width: int
+    """output channels"""
+    window: tuple[Any, ...]
+    """kernel, stride, padding, dilation and groups of a convolution"""
+    pads: tuple[int, ...]
+    """of a convolution whose padding differs by side"""
+    bias: bool
+    activation: str | None
+    added: bool
+    in_place: bool
+    dtype: torch.dtype
+
+
+def form_of(step: Step, layer: nn.Module, shape: Sequence[int], dtype: torch.dtype) -> Form:
+    """The form of a step's call on an input of this shape."""
+    tail = (step.activation, step.other is not None, step.in_place, dtype)
+    rows = min(shape[0], 2)
+    if isinstance(layer, nn.Linear):
+        inputs, width = min(layer.in_features, 4), min(layer.out_features, 4)
+        sides = tuple(min(side, 2) for side in shape[1:])
+        sides = (inputs, *sides[1:]) if len(shape) == 4 else (*sides[:-1], inputs)
+        return Form("linear", (rows, *sides), width, (), (), layer.bias is not None, *tail)
+    assert isinstance(layer, nn.Conv2d)
+    groups, pads = min(layer.groups, 4), layer.pads if isinstance(layer, PaddedConv2d) else ()
+    padding = [2 * pad for pad in layer.padding] if not pads else [pads[2] + pads[3], pads[0] + pads[1]]
+    # Two windows tell as much as many do; one does not.
+    sides = tuple(
+        min(side, max(1, d * (k - 1) + 1 - pad) + stride)
+        for side, k, d, pad, stride in zip(
+            shape[2:], layer.kernel_size, layer.dilation, padding, layer.stride, strict=True
+        )
+    )
+    window = (layer.kernel_size, layer.stride, tuple(layer.padding), layer.dilation, groups)
+    channels, width = (groups * min(count // layer.groups, 4) for count in (layer.in_channels, layer.out_channels))
+    return Form("conv", (rows, channels, *sides), width, window, pads, layer.bias is not None, *tail)
+
+
+@cache
+def works(form: Form) -> bool:
+    """Whether this torch makes calls of this form on this processor, and they compute what they should."""
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # layers draw weights
+        layer: nn.Module
+        if form.op == "linear":
+            maps = len(form.shape) == 4
+            layer = LastLinear(form.shape[1 if maps else -1], form.width, form.bias)
+        else:
+            kernel, stride, padding, dilation, groups = form.window
+            kind = PaddedConv2d if form.pads else nn.Conv2d
+            sizes = (form.shape[1], form.width, kernel, stride, padding, dilation, groups, form.bias)
+            layer = kind(*sizes).to(memory_format=torch.channels_last)
+            if isinstance(layer, PaddedConv2d):
+                layer.pads = tuple(form.pads)  # type: ignore[assignment]
+        for parameter in layer.parameters():
+            parameter.copy_(numbers(*parameter.shape) - 0.4)
+        layer = layer.to(form.dtype)
+        x = numbers(*form.shape).to(form.dtype)
+        x = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+        node = Node("trial", "relu", ("x",))  # of a step, only what follows its node matters to the call
+        step = Step(node, ("x",), "y", "other" if form.added else None, form.activation, (), form.in_place)
+        y = layer(x)
+        # what is overwritten is a call's own
+        others = [torch.full_like(y, 0.25, memory_format=torch.preserve_format) for _ in range(2 * form.added)]
+        expected = _by_layers(step, layer)(x, *others[:1])
+        try:
+            result = (_conv if form.op == "conv" else _linear)(step, layer)(x, *others[1:])
+        except (AttributeError, RuntimeError, TypeError) as error:
+            LOG.debug("torch %s makes no call of %s: %s", torch.__version__, form, error)
+            return False
+        near = 1e-4 if form.dtype == torch.float32 else 0.05
+        scale = expected.abs().max().clamp(min=1).float()
+        right = result.shape == expected.shape and bool(((result - expected).float().abs() <= near * scale).all())
+        if not right:
+            LOG.debug("torch %s computes something else by the call of %s", torch.__version__, form)
+        return right
+
+
+def _tried(step: Step, layer: nn.Module, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    """One call where that is possible, which the shape decides; else layer by layer."""
+    quick, slow = (_linear if isinstance(layer, nn.Linear) else _conv)(step, layer), _by_layers(step, layer)
+    by_shape: dict[torch.Size, Callable[..., torch.Tensor]] = {}
+
+    def call(x: torch.Tensor, *other: torch.Tensor) -> torch.Tensor:
+        if x.shape not in by_shape:
+            by_shape[x.shape] = quick if works(form_of(step, layer, x.shape, dtype)) else slow
+        return by_shape[x.shape](x, *other)
+
+    return call
+
+
+def _by_layers(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
+    activation = None if step.activation is None else FUNCTIONS[step.activation]({})
+
+    def call(x: torch.Tensor, *other: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = layer(x)
+        for summand in other:
+            y = y + summand
+        return y if activation is None else activation(y)
+
+    return call
+
+
 def _conv(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
     assert isinstance(layer, nn.Conv2d)
     weight, bias = layer.weight, layer.bias
     pads = layer.pads if isinstance(layer, PaddedConv2d) else None
     window = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
     name, numbers, form = PLAIN if step.activation is None else ACTIVATIONS[step.activation]
-    ops = torch.ops.mkldnn
 
     def alone(x: torch.Tensor) -> torch.Tensor:
         x = x if pads is None else F.pad(x, pads)
-        y: torch.Tensor = ops._convolution_pointwise(x, weight, bias, *window, name, numbers, form)
+        y: torch.Tensor = ONEDNN._convolution_pointwise(x, weight, bias, *window, name, numbers, form)
         return y
 
     def added(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         x = x if pads is None else F.pad(x, pads)
         tail = (weight, bias, *window, "add", 1.0, None if name == "none" else name, numbers, form)
         y: torch.Tensor = (
-            ops._convolution_pointwise_.binary(other, x, *tail)
+            ONEDNN._convolution_pointwise_.binary(other, x, *tail)
             if step.in_place
-            else ops._convolution_pointwise.binary(x, other, *tail)
+            else ONEDNN._convolution_pointwise.binary(x, other, *tail)
         )
         return y
 
@@ -127,7 +243,7 @@ def _linear(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
     def product(x: torch.Tensor) -> torch.Tensor:
         maps = x.ndim == 4
         x = x.permute(0, 2, 3, 1) if maps else x
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, *activation)
+        y: torch.Tensor = ONEDNN._linear_pointwise(x, weight, bias, *activation)
         return y.permute(0, 3, 1, 2) if maps else y
 
     return product
@@ -150,21 +266,10 @@ def fused(network: Network, place: Place) -> FusedNetwork | None:
 
 @cache
 def available(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the operators, for this type on this processor, as they are used here."""
+    """Whether this torch has oneDNN, for this type on this processor; which calls it takes, `works` says."""
     if not torch.backends.mkldnn.is_available():
         return False
     try:
-        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
-        with torch.no_grad():
-            x = torch.ones(1, 2, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
-            weight, bias = torch.full((2, 2, 1, 1), 2, dtype=dtype), torch.ones(2, dtype=dtype)
-            window = [0, 0], [1, 1], [1, 1], 1
-            five = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *window, *ACTIVATIONS["relu"])
-            tail = (weight, bias, *window, "add", 1.0, *ACTIVATIONS["relu"])
-            ten = torch.ops.mkldnn._convolution_pointwise.binary(x, five, *tail)
-            same = torch.ops.mkldnn._convolution_pointwise_.binary(five, x, *tail)
-            product = torch.ops.mkldnn._linear_pointwise(x[:, :, 0, 0], weight[:, :, 0, 0], bias, *PLAIN)
-        return bool((ten == 10).all() and (five == 10).all() and (same == 10).all() and (product == 5).all())
+        return dtype != torch.bfloat16 or bool(ONEDNN._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError, TypeError):
         return False

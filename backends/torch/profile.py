@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -25,5 +26,8 @@ def profile(folder: Path) -> Iterator[None]:
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
     handler = tensorboard_trace_handler(str(folder), use_gzip=True)
-    with torch.profiler.profile(activities=activities, on_trace_ready=handler):
+    # One cycle: there are no others to keep. Some versions warn of the difference unless this is said.
+    known = signature(torch.profiler.profile).parameters
+    more = {"acc_events": True} if "acc_events" in known else {}
+    with torch.profiler.profile(activities=activities, on_trace_ready=handler, **more):
         yield

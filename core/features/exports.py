@@ -17,7 +17,6 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ class FeatureRows:
         self.labels = features.labels  # (n,) int64
         # As bytes: a million strings would be pickled for every worker, and counted references to.
         self.ids = ids_to_array(features.ids)  # (n, 16) uint8
-        self._passes = count()
+        self._passes = 0
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -73,7 +72,7 @@ class FeatureRows:
         return len(self.labels)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_passes": count()}  # iterators can no longer be pickled from Python 3.14 on
+        return {**self.__dict__, "_passes": 0}  # a copy begins at the first pass
 
     def read(self, positions: Sequence[int] | NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Features `(k, *shape)` and labels `(k,)`. IndexError for a position that is none, and what
@@ -93,7 +92,8 @@ class FeatureRows:
         seed has."""
         from headstart.data.order import epoch_order  # training is built upon features
 
-        number = next(self._passes)
+        number = self._passes
+        self._passes += 1
         order = (
             epoch_order(len(self), 1, seed, number).reshape(-1) if shuffle and len(self) else np.arange(len(self))
         )
