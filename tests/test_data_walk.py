@@ -55,8 +55,8 @@ def test_what_is_no_image_is_named_with_what_it_is(root: Path) -> None:
     found = walk(root, "skip")
     assert len(found.files) == 2
     assert {Path(path).name: reason for path, reason in found.skipped} == {
-        "labels.csv": "is not a JPEG, PNG, WebP or BMP image but text",
-        "nothing": "is an empty file, and no image by its name",
+        "labels.csv": "is not an image that is read here (JPEG, PNG, WebP or BMP) but text",
+        "nothing": "is not an image: the file is empty",
         "x.tif": found.skipped[2].reason,
     }
     assert "TIFF" in found.skipped[2].reason

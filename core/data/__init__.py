@@ -6,10 +6,11 @@ from headstart.data.arrays import arrays
 from headstart.data.augment import Augment
 from headstart.data.dataset import Dataset, Sample, Skipped
 from headstart.data.decode import decode, max_pixels, read_file
+from headstart.data.folders import folder, images_at
 from headstart.data.inputs import Arrays
 from headstart.data.loader import Batch, batches
 from headstart.data.preprocess import Crop, Preprocess
-from headstart.data.sources import cifar10, digits, flowers, folder, open_data
+from headstart.data.sources import cifar10, digits, flowers, open_data
 
 __all__ = [
     "Arrays",
@@ -27,6 +28,7 @@ __all__ = [
     "digits",
     "flowers",
     "folder",
+    "images_at",
     "max_pixels",
     "open_data",
     "read_file",

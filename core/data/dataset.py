@@ -142,6 +142,10 @@ class FileSource(Source):
     def open(self, encoded: bytes, index: int) -> Image.Image:
         return decode(encoded, self.paths[index])
 
+    def was_read(self, index: int) -> bool:
+        """Whether the file's bytes were read, by `errors` or for its id."""
+        return self._ids[index] is not None
+
     def errors(self) -> dict[int, ImageError]:
         """Index -> what is wrong with that file, of those that do not decode. What is not known to decode is
         decoded once, in threads; the ids are found on the way."""

@@ -24,6 +24,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from headstart.data.signatures import HEAD_NBYTES, no_image
 from headstart.errors import ImageError, SettingError
 
 MAX_PIXELS = 50_000_000
@@ -109,7 +110,7 @@ def _open(encoded: bytes, source: str | Path) -> ImageFile.ImageFile:
         return WebPImageFile(stream)
     if encoded.startswith(b"BM"):
         return BmpImageFile(stream)
-    raise ImageError(source, "is not a JPEG, PNG, WebP or BMP image, whatever its name says")
+    raise ImageError(source, no_image(encoded[:HEAD_NBYTES]))
 
 
 def _scans(encoded: bytes) -> int:

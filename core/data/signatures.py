@@ -162,6 +162,16 @@ def _text(head: bytes) -> tuple[str, str]:
 
 def no_image(head: bytes) -> str:
     """Why a file with these first bytes, which is none of `READ`, cannot be read, and how to mend that."""
+    return f"is not a {READ} image{_but(head)}"
+
+
+def stray(head: bytes) -> str:
+    """The same for a file among images whose name does not say that it is one."""
+    if not head:
+        return "is not an image: the file is empty"
+    return f"is not an image that is read here ({READ}){_but(head)}"
+
+
+def _but(head: bytes) -> str:
     what, remedy = what_is(head)
-    but = f" but {what}" if what else ", whatever its name says"
-    return f"is not a {READ} image{but}" + (f": {remedy}" if remedy else "")
+    return (f" but {what}" if what else ", whatever its name says") + (f": {remedy}" if remedy else "")

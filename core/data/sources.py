@@ -1,25 +1,24 @@
-"""Where data sets come from: a folder a class, scikit-learn's digits, and two published ones (arrays: `arrays`).
+"""Data sets by name: what the command line calls one, scikit-learn's digits, and two published ones.
 
-Invariant: nothing is left out silently. A file that is not an image is an error, or with `on_error="skip"` a
-line in `Dataset.skipped`; a data set that cannot be trained on is refused when it is opened, not later.
+Invariant: a name means one thing. Where a folder here is called as a data set of ours, both are named and
+nothing is opened. (Folders of images: `folders`; arrays: `arrays`.)
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from headstart.data import cifar
-from headstart.data.dataset import ArraySource, Dataset, FileSource, Skipped
+from headstart.data.dataset import ArraySource, Dataset
 from headstart.data.download import fetch
-from headstart.errors import DataError, ImageError, UnknownNameError
+from headstart.data.folders import folder
+from headstart.data.walk import expanded
+from headstart.errors import DataError, UnknownNameError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave behind; dotfiles too
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 CIFAR10_NBYTES = 170_052_171
@@ -29,63 +28,32 @@ FLOWERS_NBYTES = 228_813_984
 MAX_UNPACKED_NBYTES = 1 << 30
 MAX_MEMBERS = 100_000  # the published archive has 3,677
 NAMES = ("digits", "cifar10", "flowers")
+BUILTIN = "builtin:"
 
 
 def open_data(text: str, on_error: str = "raise") -> Dataset:
-    """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder."""
-    if text in NAMES:
-        return {"digits": digits, "cifar10": cifar10, "flowers": flowers}[text]()
-    if Path(text).expanduser().exists() or os.sep in text or "/" in text:
-        return folder(text, on_error)
-    raise UnknownNameError("data set", text, NAMES, hint=" (and there is no folder of that name)")
+    """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder.
 
-
-def folder(path: str | Path, on_error: str = "raise") -> Dataset:
-    """Images in a folder a class: `path/<class>/**/<image>`, classes sorted by name.
-
-    JPEG, PNG, WebP and BMP; dotfiles, and files that lie beside the class folders, are ignored. Any other
-    file raises `ImageError`. With `on_error="skip"`, every file is decoded once at opening, and what fails is
-    left out and listed in `.skipped`. Raises `DataError` for a folder that cannot be trained on: missing, no
-    or just one class, an empty class.
+    Where a folder is called like one of the three, "./digits" is the folder and "builtin:digits" the data set, and
+    the bare name raises `DataError`. Else raises what `folder` and the data sets raise.
     """
-    if on_error not in ("raise", "skip"):
-        raise UnknownNameError("on_error", on_error, ("raise", "skip"))
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        found = "is a file: unpack it, or name the folder" if root.exists() else "does not exist: check the path"
-        raise DataError(f"the data folder {root} {found}; expected a folder that holds one folder a class")
-    try:
-        classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _litter(entry.name))
-    except OSError as error:
-        raise DataError(f"the data folder {root} cannot be read: {error.strerror}") from error
-    if len(classes) < 2:
-        count = f"only one class folder, {classes[0]!r}" if classes else "no class folders"
-        raise DataError(
-            f"{root} holds {count}; expected at least two, each with the images of one class. Is this the "
-            "folder above or below the right one?"
-        )
-    paths: list[str] = []
-    labels: list[int] = []
-    skipped: list[Skipped] = []
-    for label, name in enumerate(classes):
-        for file in _files(root / name):
-            if file.lower().endswith(SUFFIXES):
-                paths.append(file)
-                labels.append(label)
-                continue
-            reason = f"is not an image by its name; expected one of {' '.join(SUFFIXES)}"
-            if on_error == "raise":
-                raise ImageError(file, f'{reason}. Move it elsewhere, or pass on_error="skip"')
-            skipped.append(Skipped(file, reason))
-    _no_empty_class(root, classes, labels, skipped)
-    source = FileSource(paths, np.array(labels))
-    if on_error == "raise":
-        return Dataset(source, classes, root.resolve().name)
-    errors = source.errors()
-    sound = np.array([i for i in range(len(paths)) if i not in errors], np.int64)
-    skipped += [Skipped(error.source, error.reason) for error in errors.values()]
-    _no_empty_class(root, classes, source.labels[sound].tolist(), skipped)
-    return Dataset(source, classes, root.resolve().name, sound, skipped)
+    opened = {"digits": digits, "cifar10": cifar10, "flowers": flowers}
+    name = text.removeprefix(BUILTIN)
+    if name in opened and name != text:
+        return opened[name]()
+    if text in opened:
+        if Path(text).is_dir():
+            raise DataError(
+                f"{text!r} is a data set of headstart's, and there is a folder of that name here; write "
+                f"./{text} for the folder, or {BUILTIN}{text}"
+            )
+        return opened[text]()
+    path = expanded(text)
+    if os.path.lexists(path) or os.sep in text or "/" in text:
+        return folder(text, on_error)
+    if path.suffix:
+        raise DataError(f"there is no file or folder {text}; expected a folder that holds one folder a class")
+    raise UnknownNameError("data set", text, NAMES, hint=" (and there is no folder of that name)")
 
 
 def digits() -> Dataset:
@@ -156,40 +124,6 @@ def unpack(archive: Path, target: Path) -> None:
                     raise
     except OSError as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
-
-
-def _litter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LITTER
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """The paths of all files below, sorted. Links to folders are followed, each folder once, as they may go in
-    circles."""
-    seen: set[tuple[int, int]] = set()
-    pending = [str(folder)]
-    while pending:
-        here = pending.pop()
-        try:
-            stat = os.stat(here)  # noqa: PTH116 - with scandir, half the time of Path's on large folders
-            with os.scandir(here) as scan:
-                entries = sorted((e.name, e.path, e.is_dir()) for e in scan if not _litter(e.name))
-        except OSError as error:
-            raise DataError(f"{here} cannot be read: {error.strerror}") from error
-        if (stat.st_dev, stat.st_ino) in seen:
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        yield from (path for _, path, is_folder in entries if not is_folder)
-        pending += [path for _, path, is_folder in reversed(entries) if is_folder]
-
-
-def _no_empty_class(root: Path, classes: list[str], labels: list[int], skipped: list[Skipped]) -> None:
-    present = set(labels)
-    if empty := [name for label, name in enumerate(classes) if label not in present]:
-        left_out = f" {len(skipped)} files were skipped, the first: {skipped[0]}." if skipped else ""
-        raise DataError(
-            f"{root} has no usable image in {', '.join(map(repr, empty))}.{left_out} Expected at least one "
-            f"({' '.join(SUFFIXES)}) in every class folder; add images or remove the folder"
-        )
 
 
 def data_root(root: str | Path | None = None) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from headstart.data.dataset import Skipped, Unread
 from headstart.data.litter import is_litter
-from headstart.data.signatures import HEAD_NBYTES, kind_of, no_image
+from headstart.data.signatures import HEAD_NBYTES, kind_of, stray
 from headstart.errors import DataError, ImageError, UnknownNameError
 from headstart.log import LOG
 
@@ -51,7 +51,7 @@ def walk(path: str | Path, on_error: str = "raise") -> Walk:
     file that is no image, UnknownNameError for another `on_error`.
     """
     check_on_error(on_error)
-    top = str(Path(path).expanduser())
+    top = str(expanded(path))
     if not os.path.lexists(top):
         raise DataError(f"{top}: there is no such file or folder; check the path")
     if not _is_there(top):
@@ -64,6 +64,11 @@ def walk(path: str | Path, on_error: str = "raise") -> Walk:
     walker.add({"": top})
     walker.check(on_error)
     return Walk(tuple(walker.files(top)), tuple(walker.left_out))
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` for a home folder, where there is such a one."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises for a user who is not known
 
 
 def check_on_error(on_error: str) -> None:
@@ -119,6 +124,11 @@ class Walker:
 
     def was_read(self, top: str) -> bool:
         return top in self._folders
+
+    def below(self, top: str) -> list[str]:
+        """Names of the folders in a folder that was walked, if all of its images are in these; else none."""
+        folder = self._folders[top]
+        return [] if folder.files else [Path(path).name for path in folder.folders if path in self._folders]
 
     def check(self, on_error: str) -> None:
         """With "raise", raise for what has to be left out though somebody may want it."""
@@ -222,19 +232,22 @@ class Walker:
             return False
         if kind_of(head) is not None:
             return True
-        self._stray(path, no_image(head) if head else "is an empty file, and no image by its name")
+        self._stray(path, stray(head))
         return False
 
     def _stray(self, path: str, reason: str) -> None:
-        stray = Skipped(path, reason)
-        self.left_out.append(stray)
-        self.strays.append(stray)
+        self.strays.append(Skipped(path, reason))
+        self.left_out.append(self.strays[-1])
 
     def _unread(self, path: str, error: OSError) -> None:
-        is_broken = Path(path).is_symlink() and not _is_there(path)
-        self.left_out.append(
-            broken(path) if is_broken else Unread(path, f"cannot be read: {error.strerror or error}")
-        )
+        self.left_out.append(unread(path, error))
+
+
+def unread(path: str, error: OSError) -> Unread:
+    """What to say of a file or folder that cannot be read."""
+    if Path(path).is_symlink() and not _is_there(path):
+        return broken(path)
+    return Unread(path, f"cannot be read: {error.strerror or error}")
 
 
 def broken(path: str) -> Unread:

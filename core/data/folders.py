@@ -1,0 +1,198 @@
+"""Data sets of image files: a folder a class, and files or folders without labels.
+
+Invariant: nothing is left out silently. What cannot be read or is no image is an error, or with `on_error="skip"`
+a line in `Dataset.skipped`; a folder that cannot be trained on is refused when it is opened, not later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.dataset import Dataset, FileSource, Skipped, Unread
+from headstart.data.layouts import (
+    one_class_hint,
+    refuse_file,
+    refuse_layout,
+    refuse_layout_below,
+    refuse_url,
+)
+from headstart.data.litter import is_litter
+from headstart.data.names import class_list, normal, shown, twins
+from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread, walk
+from headstart.errors import DataError
+from headstart.log import LOG
+
+
+def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | None = None) -> Dataset:
+    """Images in a folder a class: `path/<class>/**/<image>`, classes sorted by name.
+
+    JPEG, PNG, WebP and BMP, by content where the name does not say it. What systems and programs leave behind
+    (dotfiles, Thumbs.db, @eaDir ...: `headstart.data.litter`) and files beside the class folders are ignored.
+    Links are followed, each folder once; a link that leads back is cut and listed in `.skipped`. Any other file
+    raises `ImageError`. With `on_error="skip"`, every file is decoded once at opening, and what fails is left out
+    and listed in `.skipped`, as are links and folders that cannot be read.
+
+    `classes`: names of the class folders, in the order in which they are numbered, such as `train.classes` for a
+    validation folder. A class without a folder or an image is fine then, a folder that is not named is an error
+    (with "skip": left out and listed), and names such as "train" and "val" are taken for the classes they are.
+
+    Class names are kept composed (NFC). Raises `DataError` for a folder that cannot be trained on: missing, no or
+    just one class, an empty class, the parts of a split or images beside masks in place of classes, links and
+    folders that cannot be read, one folder under two classes, two class names that look the same.
+    """
+    check_on_error(on_error)
+    asked = None if classes is None else class_list(classes)
+    root = _root(path)
+    folders, left_out = _class_folders(root, asked)
+    if asked is None:
+        refuse_layout(root, list(folders))
+    elif not_named := [name for name in folders if name not in asked]:
+        left_out += [Skipped(folders[name], "is not among classes=") for name in not_named]
+        if on_error == "raise":
+            raise DataError(
+                f"{root} holds folders that classes= does not name: {', '.join(map(shown, not_named))}; name "
+                f'them, remove them, or pass on_error="skip" to leave them out'
+            )
+        folders = {name: folders[name] for name in folders if name in asked}
+    walker = Walker(str(root))
+    walker.left_out += left_out
+    walker.add(folders)
+    walker.check(on_error)
+    folders = {name: top for name, top in folders.items() if walker.was_read(top)}
+    if asked is None:
+        _two_classes(root, list(folders), walker.left_out)
+        refuse_layout_below(root, {name: walker.below(top) for name, top in folders.items()})
+    names = list(folders) if asked is None else list(asked)
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        files = list(walker.files(folders[name])) if name in folders else []
+        paths += files
+        labels += [label] * len(files)
+    _no_empty_class(root, names, labels, walker.left_out, asked is not None)
+    data = _of_files(paths, np.array(labels, np.int64), names, root.resolve().name, walker.left_out, on_error)
+    _no_empty_class(root, names, data.labels.tolist(), list(data.skipped), asked is not None)
+    return data
+
+
+def images_at(paths: Sequence[str | Path], on_error: str = "raise") -> Dataset:
+    """Image files without labels: files, in any number, and folders, walked as `folder` walks a class.
+
+    Every label is 0, of the one class "0". A file that is named itself is taken whatever its name says. With
+    `on_error="skip"` every file is decoded once, and what fails is left out and listed in `.skipped`. Raises
+    `DataError` for a path that is not there, and where no image is left, and what `walk` raises.
+    """
+    files: list[str] = []
+    left_out: list[Skipped] = []
+    for path in paths:
+        below = walk(path, on_error)
+        files += below.files
+        left_out += below.skipped
+    data = _of_files(files, np.zeros(len(files), np.int64), ("0",), "files", left_out, on_error)
+    if not len(data):
+        left = f"; left out: {named(data.skipped)}" if data.skipped else ""
+        raise DataError(f"no image files in {', '.join(map(str, paths))}{left}")
+    return data
+
+
+def _of_files(
+    paths: list[str], labels: np.ndarray, classes: Sequence[str], name: str, left_out: list[Skipped], on_error: str
+) -> Dataset:
+    """The data set of these files; with "skip" without those that do not decode."""
+    source = FileSource(paths, labels)
+    if on_error == "raise":
+        return Dataset(source, classes, name, skipped=left_out)
+    errors = source.errors()
+    sound = np.array([i for i in range(len(paths)) if i not in errors], np.int64)
+    skipped = [
+        *left_out,
+        *((Skipped if source.was_read(i) else Unread)(error.source, error.reason) for i, error in errors.items()),
+    ]
+    return Dataset(source, classes, name, sound, skipped)
+
+
+def _root(path: str | Path) -> Path:
+    refuse_url(str(path))
+    root = expanded(path)
+    try:
+        if root.is_dir():
+            return root
+        if root.exists():
+            refuse_file(root)
+    except OSError as error:
+        raise DataError(f"the data folder {root} cannot be read: {error.strerror}") from error
+    if root.is_symlink():
+        raise DataError(f"the data folder {named([broken(str(root))])}")
+    raise DataError(
+        f"the data folder {root} does not exist: check the path; expected a folder that holds one folder a class"
+    )
+
+
+def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, str], list[Skipped]]:
+    """Class name -> path of its folder, sorted by name; and what lies beside them and is left out."""
+    found: list[tuple[str, str]] = []
+    left_out: list[Skipped] = []
+    loose = 0
+    try:
+        with os.scandir(root) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"the data folder {root} cannot be read: {error.strerror}") from error
+    for entry in entries:
+        if is_litter(entry.name) and normal(entry.name) not in (asked or ()):
+            LOG.debug("ignored: %s", entry.path)
+            continue
+        try:
+            if entry.is_dir():
+                found.append((entry.name, entry.path))
+            elif entry.is_symlink() and not entry.is_file():
+                left_out.append(broken(entry.path))
+            else:
+                loose += entry.name.lower().endswith(SUFFIXES)
+        except OSError as error:
+            left_out.append(unread(entry.path, error))
+    names = [name for name, _ in found]
+    # One normal form cannot hold both spellings; names that only look alike may be meant, where they are given.
+    same = twins(names) if asked is None else _spelt_twice(names)
+    if same:
+        raise DataError(
+            f"{root} holds class folders whose names look the same: {', '.join(map(ascii, same))}; rename or "
+            "merge them"
+        )
+    if loose:
+        files = "1 image lies" if loose == 1 else f"{loose:,} images lie"
+        left_out.append(Skipped(str(root), f"{files} beside the class folders, in no class"))
+    return dict(sorted((normal(name), path) for name, path in found)), left_out
+
+
+def _spelt_twice(names: Sequence[str]) -> list[str]:
+    normals = [normal(name) for name in names]
+    return [name for name, one in zip(names, normals, strict=True) if normals.count(one) > 1]
+
+
+def _two_classes(root: Path, names: list[str], left_out: list[Skipped]) -> None:
+    if len(names) > 1:
+        return
+    only = f"only one class folder, {shown(names[0])}" if names else "no class folders"
+    hint = one_class_hint(root, names[0]) if names else " Is this the folder above or below the right one?"
+    left = f" Left out: {named(left_out)}." if left_out else ""
+    raise DataError(f"{root} holds {only}; expected at least two, each with the images of one class.{hint}{left}")
+
+
+def _no_empty_class(
+    root: Path, names: Sequence[str], labels: list[int], skipped: list[Skipped], were_named: bool
+) -> None:
+    present = set(labels)
+    empty = [name for label, name in enumerate(names) if label not in present]
+    if not empty or (were_named and present):
+        return
+    left_out = f" {len(skipped)} files were skipped, the first: {named(skipped[:1])}." if skipped else ""
+    raise DataError(
+        f"{root} has no usable image in {', '.join(map(shown, empty[:10]))}"
+        f"{f' and {len(empty) - 10} more' if len(empty) > 10 else ''}.{left_out} Expected at least one "
+        f"({' '.join(SUFFIXES)}) in every class folder; add images or remove the folder"
+    )

@@ -1,0 +1,213 @@
+"""What people give for a data set that is none: the folder above a split, images beside masks, a table, a URL.
+
+Read as a folder a class these train without a word on nothing: a network that tells "train" from "val". So they
+are refused, with what they are and what works. Names decide, and only together: one class may be called "train".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from headstart.data.litter import is_litter
+from headstart.data.names import normal, shown
+from headstart.data.signatures import HEAD_NBYTES, UNPACK, kind_of, what_is
+from headstart.errors import DataError
+
+ROLES = {
+    "train": "train training trainset trainingset trn trainval traindata trainimages trainingimages",
+    "val": "val valid validation validate validationset valset dev devset development eval evaluation valdata",
+    "test": "test testing testset testingset tst holdout testdata testimages testdev",
+    "unlabeled": "unlabeled unlabelled unsup unlabeledset",
+}
+KINDS = {
+    "images": "images image imgs img pictures picture pics pic photos photo rgb frames jpegs imagestr imagests",
+    "targets": "masks mask labels label annotations annotation annots annot anns ann segmentations segmentation "
+    "segs seg segmaps trimaps trimap gt groundtruth imagesets bboxes bbox boxes boundingboxes depth depths "
+    "depthmaps disparity normals landmarks keypoints captions targets target jsons json xmls xml csv csvs txt "
+    "txts labelstr labelsts metadata meta",
+}
+ALSO = (
+    "data dataset set sets split splits class classes object objects instance jpeg jpg png raw left right bit "
+    "fine coarse all full part parts std files map maps color colour binary ground truth bounding tr ts a b"
+)
+ROLE_OF = {word: role for role, words in ROLES.items() for word in words.split()}
+FILLERS = frozenset(ALSO.split())
+KIND_OF = {word: kind for kind, words in KINDS.items() for word in words.split()}
+FOLD = re.compile(r"(?:k?-?folds?|cv|split)[ _-]*\d+", re.IGNORECASE)
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}")
+TABLES = {
+    ".csv": "CSV",
+    ".tsv": "TSV",
+    ".xlsx": "Excel",
+    ".xls": "Excel",
+    ".ods": "OpenDocument",
+    ".parquet": "Parquet",
+    ".feather": "Arrow",
+    ".arrow": "Arrow",
+    ".json": "JSON",
+    ".jsonl": "JSON",
+    ".ndjson": "JSON",
+    ".txt": "text",
+    ".lst": "text",
+}
+NO_TABLES = (
+    "tables of labels are not read so far. Sort the images, or links to them, into a folder a class, or in Python "
+    "give hs.data.arrays the images and the labels"
+)
+
+
+def layout_of(names: Sequence[str]) -> str | None:
+    """What folders of these names are together: "split", "folds" or "pairs" (images and what belongs to them).
+    None where they may be classes."""
+    words = {name: _words(name) for name in names}
+    layout = {name for name, about in words.items() if about is not None}
+    roles = {role for about in words.values() if about is not None for role in about[0]}
+    kinds = {kind for about in words.values() if about is not None for kind in about[1]}
+    divided = [name for name in layout if words[name][0]]  # type: ignore[index]
+    if len(names) > 1 and len(layout) == len(names) and kinds == {"images", "targets"}:
+        return "pairs"
+    if len(roles) > 1 and len(divided) >= len(names) - len(divided):
+        return "split"
+    if len(names) > 1 and len(divided) == len(names):
+        return "split"
+    if len(names) > 1 and all(FOLD.fullmatch(name.strip()) for name in names):
+        return "folds"
+    return None
+
+
+def role_of(name: str) -> str | None:
+    """ "train", "val", "test" or "unlabeled" for a folder that is called so; else None."""
+    about = _words(name)
+    return next(iter(sorted(about[0])), None) if about is not None else None
+
+
+def refuse_layout(root: Path, names: Sequence[str]) -> None:
+    """DataError where the folders in `root` are no classes by their names."""
+    layout = layout_of(names) or ("split" if _same_folders_in_parts(root, names) else None)
+    if layout is None:
+        return
+    are = f"{root} holds {_listed(names)}"
+    but = "If these are classes, say so: hs.data.folder(path, classes=[...])"
+    if layout == "pairs":
+        images = next((name for name in names if "images" in (_words(name) or ((), ()))[1]), names[0])
+        raise DataError(
+            f"{are}: images and what belongs to them, not a folder a class. headstart learns one class an image; "
+            f"if {root / images} holds a folder a class, name that, else sort the images into such folders. {but}"
+        )
+    if layout == "folds":
+        raise DataError(
+            f"{are}: parts of one data set, not classes. Name one of them, or the folder of all. {but}"
+        )
+    train = next((name for name in names if role_of(name) == "train"), names[0])
+    other = next((name for name in names if name != train and role_of(name) not in (None, "train")), None)
+    with_val = (
+        f"; in Python the other validates: hs.fit(model, hs.data.folder({str(root / train)!r}), "
+        f"hs.data.folder({str(root / other)!r}))"
+        if other is not None
+        else ""
+    )
+    raise DataError(
+        f"{are}: the parts of a split, not classes. Name the part to train on: --data {root / train}, of which a "
+        f"share is held out to validate (--split){with_val}. {but}"
+    )
+
+
+def refuse_layout_below(root: Path, below: dict[str, Sequence[str]]) -> None:
+    """The same for the folders in every class folder, class -> their names; empty where it holds images itself."""
+    layouts = {layout_of(names) for names in below.values()}
+    if not below or None in layouts:
+        return
+    name, inner = next(iter(below.items()))
+    what = "images and what belongs to them" if layouts == {"pairs"} else "the parts of a split"
+    raise DataError(
+        f"the class folders in {root} hold {what} ({', '.join(f'{name}/{part}' for part in inner)}), which would "
+        "be mixed. Put the classes below these, and name one: ROOT/train/CLASS. To take all of it, say so: "
+        "hs.data.folder(path, classes=[...])"
+    )
+
+
+def one_class_hint(root: Path, name: str) -> str:
+    """What to do about a root with one class folder."""
+    inner = _folders_in(root / name)
+    if len(inner) > 1 and layout_of(inner) == "split":
+        train = next((part for part in inner if role_of(part) == "train"), inner[0])
+        return f" That one holds a split: name the part to train on, {root / name / train}."
+    if len(inner) > 1:
+        return f" Do you mean {root / name}, which holds {_listed(inner)}?"
+    return " Is this the folder above or below the right one?"
+
+
+def refuse_url(text: str) -> None:
+    """DataError for an address in place of a path."""
+    address = URL.match(text)
+    if address is None or os.path.lexists(text):
+        return
+    scheme = address.group(1).lower()
+    fetch = {
+        "s3": "aws s3 sync",
+        "gs": "gcloud storage rsync -r",
+        "hf": "hf download --repo-type dataset",
+        "az": "azcopy sync",
+        "abfs": "azcopy sync",
+    }.get(scheme)
+    how = f" (such as `{fetch}`)" if fetch else ""
+    raise DataError(
+        f"{text} is an address; data sets are read from this machine only, so far. Download it{how} and name the "
+        "folder, which holds a folder a class"
+    )
+
+
+def refuse_file(path: Path) -> None:
+    """DataError for a file in place of a folder: what it is, and what works."""
+    expected = "expected a folder that holds one folder a class"
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_NBYTES)
+    except OSError as error:
+        raise DataError(f"{path} is no folder, and cannot be read: {error.strerror}; {expected}") from error
+    what, remedy = what_is(head)
+    if (image := kind_of(head)) is not None:
+        one = f"is one image ({image})"
+        raise DataError(f"{path} {one}; {expected}. `headstart predict` classifies single images")
+    table = TABLES.get(path.suffix.lower())
+    if table is not None and (remedy != UNPACK or table in ("Excel", "OpenDocument")):
+        raise DataError(f"{path} is a table or list ({table}); {expected}: {NO_TABLES}")
+    raise DataError(f"{path} is {what or 'a file'}; {expected}" + (f": {remedy}" if remedy else ""))
+
+
+def _words(name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The role ("train" ...) and the kinds ("images", "targets") that a folder's name says; None for any other."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", normal(name))
+    words = re.findall(r"[^\W\d_]+", spaced.casefold())
+    joined = "".join(words)
+    if joined in ROLE_OF or joined in KIND_OF:
+        words = [joined]
+    roles = tuple(ROLE_OF[word] for word in words if word in ROLE_OF)[:1]
+    kinds = tuple(KIND_OF[word] for word in words if word in KIND_OF)
+    known = all(word in ROLE_OF or word in KIND_OF or word in FILLERS for word in words)
+    return (roles, kinds) if known and (roles or kinds) else None
+
+
+def _same_folders_in_parts(root: Path, names: Sequence[str]) -> bool:
+    """Whether folders called as two parts of a split hold folders of the same names."""
+    parts = {name: role for name in names if (role := role_of(name)) is not None}
+    if len(set(parts.values())) < 2:
+        return False
+    inner = [set(_folders_in(root / name)) for name in parts]
+    return any(a & b for i, a in enumerate(inner) for b in inner[i + 1 :])
+
+
+def _folders_in(path: Path) -> list[str]:
+    try:
+        with os.scandir(path) as scan:
+            return sorted(entry.name for entry in scan if not is_litter(entry.name) and entry.is_dir())
+    except OSError:
+        return []
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more

@@ -1,0 +1,52 @@
+"""Class names in one normal form: macOS writes "é" as two characters where Linux and Windows write one, and a word
+must be one class on both. Names are kept and compared composed (NFC), wherever they come from.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from headstart.errors import DataError
+
+INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
+
+
+def normal(name: str) -> str:
+    """The name as it is compared and kept: composed (NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def alike(name: str) -> str:
+    """What can be seen of a name: without invisible characters, and without spaces at its ends or twice. A name of
+    which nothing can be seen comes with escapes."""
+    if name.isascii() and name.isprintable() and name == name.strip() and "  " not in name:
+        return name
+    seen = "".join(one for one in normal(name) if unicodedata.category(one) not in INVISIBLE)
+    return " ".join(seen.split()) or ascii(name)
+
+
+def shown(name: str) -> str:
+    """A name in quotes, with escapes for what is not plain: two names that look the same differ here."""
+    plain = name.isprintable() and name == alike(name)
+    return repr(name) if plain else ascii(name)
+
+
+def twins(names: Iterable[str]) -> list[str]:
+    """Names that look like another one of them, in pairs or more; empty where all can be told apart."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(alike(name), []).append(name)
+    return [name for group in groups.values() if len(group) > 1 for name in group]
+
+
+def class_list(classes: Sequence[str]) -> tuple[str, ...]:
+    """`classes=` as somebody gave it, in normal form. DataError for what is no list of names, each once."""
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise DataError(f"classes is {classes!r}; expected a list of names")
+    names = tuple(normal(name) for name in classes)
+    if not names:
+        raise DataError("classes is empty; expected at least one name")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"classes names {', '.join(map(shown, repeated))} twice; expected every name once")
+    return names
