@@ -240,7 +240,7 @@ class BackendConformance:
     @pytest.mark.parametrize(
         "optimizer",
         [
-            hs.SGD(lr=0.1, momentum=0.0),
+            hs.SGD(lr=0.1, momentum=0),
             hs.SGD(lr=0.1, momentum=0.9, weight_decay=0.01),
             hs.SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
             hs.AdamW(lr=0.05, weight_decay=0.1),
@@ -326,7 +326,7 @@ class BackendConformance:
         rows, labels = np.ones((12, 64), np.float32), np.zeros(12, np.int64)
 
         def losses(seed: int) -> list[float]:
-            trainer = chosen.trainer(graph, params, Recipe(hs.SGD(momentum=0.0), 0.0, False, seed), place)
+            trainer = chosen.trainer(graph, params, Recipe(hs.SGD(momentum=0), 0.0, False, seed), place)
             return [float(trainer.step(rows, labels, 1e-9)[0][0]) for _ in range(4)]
 
         first = losses(0)

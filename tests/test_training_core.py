@@ -4,7 +4,7 @@ recorded, and what the five modes are."""
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from headstart.training.history import History, Record, Seconds
 from headstart.training.metrics import accuracy, cross_entropy, softmax
 from headstart.training.modes import MODES, default_optimizer, mode_of
 from headstart.training.optimizers import SGD, AdamW, Schedule, as_dict, optimizer_of, schedule_of
+from headstart.training.settings import Settings
 
 pytestmark = pytest.mark.neutral
 
@@ -128,6 +129,24 @@ def test_rates_that_cannot_be(kind: type, setting: str, value: float) -> None:
 def test_settings_that_cannot_be(make: Any, text: str) -> None:
     with pytest.raises(SettingError, match=text):
         make()
+
+
+def test_numbers_of_any_type_are_pythons_own() -> None:
+    """Keras refuses an integer as a rate, and JSON numpy's numbers."""
+    given = AdamW(np.int64(1), np.float32(0.5), 0, 1, np.float64(0)), SGD(1, 0, np.False_, 1), SGD(lr=np.float16(2))
+    for optimizer in given:
+        settings = asdict(optimizer)
+        assert {type(value) for value in settings.values()} <= {float, bool}, settings
+        assert type(optimizer)(**json.loads(json.dumps(settings))) == optimizer
+    assert type(Schedule("cosine", np.float32(0.25)).warmup) is float
+    whole = Settings(epochs=np.int64(2), seed=np.uint8(3), batch_size=np.int32(4), label_smoothing=0)
+    assert {type(value) for value in (whole.epochs, whole.seed, whole.batch_size)} == {int}
+    assert type(whole.label_smoothing) is float
+    for make in (lambda: SGD(nesterov="no"), lambda: SGD(lr=np.array([0.1])), lambda: AdamW(beta1=np.True_)):
+        with pytest.raises(SettingError, match="expected"):
+            make()
+    with pytest.raises(SettingError, match="0 <= warmup < 1"):
+        Schedule(warmup="a tenth")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("optimizer", [SGD(), SGD(0.1, 0.0, False, 0.2), AdamW(), AdamW(0.1, 0.2, 0.3, 0.4, 0.5)])

@@ -146,7 +146,7 @@ def fit(
     )
     if not isinstance(debug_nans, bool):
         raise SettingError(f"debug_nans={debug_nans!r}; expected True or False")
-    row = settings.row
+    row, epochs, head_epochs, seed = settings.row, settings.epochs, settings.head_epochs, settings.seed
     if settings.augmentation is not None and isinstance(model.preprocess, Arrays):
         raise SettingError(f"augment= crops and flips images, and the model takes {model.preprocess}")
     if row.frozen and not row.then_all:

@@ -26,6 +26,11 @@ def _require(ok: bool, message: str) -> None:
         raise SettingError(message)
 
 
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
 @dataclass(frozen=True)
 class SGD:
     """Stochastic gradient descent."""
@@ -65,9 +70,13 @@ OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
 
 def _check_rates(optimizer: Any) -> None:
     for name, value in asdict(optimizer).items():
-        if name != "nesterov":
-            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            _require(number and math.isfinite(value), f"{name}={value!r}; expected a finite number")
+        if name == "nesterov":
+            _require(isinstance(value, bool | np.bool_), f"nesterov={value!r}; expected True or False")
+            object.__setattr__(optimizer, name, bool(value))
+        else:
+            _require(_is_number(value), f"{name}={value!r}; expected a finite number")
+            # of whatever type it came, Python's own: Keras refuses integers, and JSON numpy's numbers
+            object.__setattr__(optimizer, name, float(value))
     lr, decay = optimizer.lr, optimizer.weight_decay
     _require(lr > 0, f"lr={lr}; expected a positive number")
     _require(decay >= 0, f"weight_decay={decay}; expected 0 or a positive number")
@@ -101,7 +110,9 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
             raise UnknownNameError("schedule", self.kind, SCHEDULES)
-        _require(0 <= self.warmup < 1, f"warmup={self.warmup}; expected a share of the steps, 0 <= warmup < 1")
+        share = _is_number(self.warmup) and 0 <= self.warmup < 1
+        _require(share, f"warmup={self.warmup!r}; expected a share of the steps, 0 <= warmup < 1")
+        object.__setattr__(self, "warmup", float(self.warmup))
 
     def rates(self, lr: float, steps: int) -> np.ndarray:
         """float32 `(steps,)`: the learning rate of each step of the whole run."""

@@ -74,13 +74,15 @@ class Settings:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise SettingError(f"{name}={value!r}; expected an integer of {least} or more")
+            object.__setattr__(self, name, int(value))  # numpy's integers are none to JSON
         if self.seed >= 2**32:
             raise SettingError(f"seed={self.seed}; expected an integer below 2**32")
         if self.head_epochs is not None and not mode.then_all:
             raise SettingError(f"head_epochs goes with mode 'staged', not with {mode.name!r}")
-        number = isinstance(self.label_smoothing, int | float | np.number)
+        number = isinstance(self.label_smoothing, int | float | np.integer | np.floating)
         if not number or not 0 <= self.label_smoothing < 1:
             raise SettingError(f"label_smoothing={self.label_smoothing!r}; expected 0 <= label_smoothing < 1")
+        object.__setattr__(self, "label_smoothing", float(self.label_smoothing))
         for name, allowed in (("dtype", DTYPES), ("batch_norm", STATISTICS)):
             if getattr(self, name) not in allowed:
                 raise SettingError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(allowed)}")

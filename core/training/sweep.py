@@ -123,14 +123,14 @@ def sweep(
         workers=workers,
         memory=memory,
     )
-    points = list(_points(grid))
+    epochs, points = settings.epochs, list(_points(grid))
     model = model.without_auxiliary()
     cut = check_sets(model, settings, train, val)
     node = model.graph.check_cut(cut or model.default_cut)
     graph = model.graph.after(node, model.input_shape)
     default = optimizer_of(optimizer, default_optimizer(graph, False), None)
     each = [
-        replace(settings, optimizer=_optimizer(default, point), seed=int(point.get("seed", seed)))
+        replace(settings, optimizer=_optimizer(default, point), seed=int(point.get("seed", settings.seed)))
         for point in points
     ]
     name = backends.choose(backend, model.home)
@@ -204,7 +204,8 @@ def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
         if not whole or any(isinstance(value, bool) for value in values):
             raise SettingError(f"grid['seed']={values!r}; expected integers")
     for point in itertools.product(*grid.values()):
-        yield dict(zip(grid, point, strict=True))
+        # numpy's numbers as Python's, which can be written as JSON
+        yield {name: np.asarray(value).item() for name, value in zip(grid, point, strict=True)}
 
 
 def _optimizer(default: Optimizer, point: Mapping[str, float]) -> Optimizer:
