@@ -133,7 +133,11 @@ def test_settings_that_cannot_be(make: Any, text: str) -> None:
 
 def test_numbers_of_any_type_are_pythons_own() -> None:
     """Keras refuses an integer as a rate, and JSON numpy's numbers."""
-    given = AdamW(np.int64(1), np.float32(0.5), 0, 1, np.float64(0)), SGD(1, 0, np.False_, 1), SGD(lr=np.float16(2))
+    given = (
+        AdamW(np.int64(1), np.float32(0.5), 0, 1, np.float64(0)),
+        SGD(1, 0, np.False_, 1),
+        SGD(lr=np.float16(2)),
+    )
     for optimizer in given:
         settings = asdict(optimizer)
         assert {type(value) for value in settings.values()} <= {float, bool}, settings

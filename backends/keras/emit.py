@@ -14,6 +14,7 @@ from keras import layers
 
 from headstart.backends.keras import wrap
 from headstart.backends.keras.arrays import to_numpy
+from headstart.backends.keras.copying import settle
 from headstart.backends.keras.layers import (
     AdaptiveAveragePool,
     Attention,
@@ -223,6 +224,8 @@ def network(
     for node in graph.nodes:
         for name, variable in variables(node, model).items():
             variable.assign(_to_keras(node, np.asarray(params[name])))
+        if node.op == "native":
+            settle(model.get_layer(layer_name(node.name)))
     return model
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any
 
 import keras
@@ -84,6 +86,28 @@ class FrozenStatistics(layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         return super().call(inputs, training=False, mask=mask)
+
+
+def keep_statistics(layer: layers.Layer) -> None:
+    """Make a batch norm keep its statistics as `FrozenStatistics` does, whatever class of the user's it is of and
+    wherever it stands."""
+    kind = type(layer)
+    if not issubclass(kind, layers.BatchNormalization) or issubclass(kind, FrozenStatistics):
+        return
+    layer.__class__ = FrozenStatistics if kind is layers.BatchNormalization else _keeping(kind)
+
+
+@cache
+def _keeping(kind: type) -> type:
+    def call(self: Any, inputs: Any, *args: Any, **settings: Any) -> Any:
+        named = inspect.signature(kind.call).parameters  # type: ignore[attr-defined]
+        if "training" in named:
+            given = inspect.signature(kind.call).bind_partial(self, inputs, *args, **settings)  # type: ignore[attr-defined]
+            given.arguments["training"] = False
+            return kind.call(*given.args, **given.kwargs)  # type: ignore[attr-defined]
+        return kind.call(self, inputs, *args, **settings)  # type: ignore[attr-defined]
+
+    return type(kind.__name__, (kind,), {"call": call, "__module__": kind.__module__})
 
 
 @registered

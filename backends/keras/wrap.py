@@ -7,11 +7,8 @@ by their place among the part's weights, because Keras numbers layers anew whene
 
 from __future__ import annotations
 
-import random
-import types
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -19,7 +16,24 @@ import numpy as np
 
 from headstart.backend import Wrapping, WrapRequest
 from headstart.backends.keras.arrays import to_numpy
-from headstart.backends.keras.layers import FrozenStatistics
+from headstart.backends.keras.copying import (
+    anew,
+    calls,
+    carry,
+    cloned,
+    compare,
+    configured,
+    copied,
+    is_own_function,
+    layers_of,
+    one_or_all,
+    outputs,
+    seeded,
+    settings_of,
+    thawed,
+    told_state,
+)
+from headstart.backends.keras.layers import keep_statistics
 from headstart.data import Arrays
 from headstart.data.rows import ALONE
 from headstart.errors import CutError, SettingError
@@ -31,6 +45,7 @@ LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
 INPUT, OUTPUT = "input", "output"
 # settings that say how weights begin or are trained, and names that Keras numbers
 IRRELEVANT = ("_initializer", "_regularizer", "_constraint")
+NUMBERED, UNNAMED = re.compile(r"(?:jax_|nnx_)?variable(?:_\d+)?"), "variable"
 UNTOLD = ("name", "trainable", "seed", "registered_name", "build_config")
 
 
@@ -65,7 +80,9 @@ def wrap(request: WrapRequest) -> Wrapping:
 
     def again(seed: int) -> keras.Model:
         with seeded(seed):
-            return copied(request.init(seed)) if request.init is not None else _cloned(model, _anew)
+            return copied(request.init(seed)) if request.init is not None else _drawn(model)
+
+    compare(request.native, model, _rows(model, request.example))
 
     def trunk_anew(seed: int) -> keras.Model:
         fresh = again(seed)
@@ -97,97 +114,32 @@ def wrap(request: WrapRequest) -> Wrapping:
     return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason)
 
 
-# ---- cloning
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Keras draws the seeds of layers that have none from Python's own generator: lend it one."""
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-def copied(model: keras.Model) -> keras.Model:
-    """A functional model with layers and weights of its own, all of which may be trained."""
-    if not getattr(model, "inputs", None) or not (
-        isinstance(model, keras.Sequential) or hasattr(model, "operations")
-    ):
-        raise SettingError(
-            f"{type(model).__name__} is no functional keras.Model with known inputs: what it computes is in its "
-            "call() and cannot be cut. Make it of layers, keras.Model(inputs, outputs), or build the Sequential"
-        )
-    with seeded(0):
-        clone = _cloned(keras.Model(_one(model.inputs), _one(model.outputs)), _anew)
-    clone.set_weights(model.get_weights())
-    return _thawed(clone)
-
-
-def _thawed(model: keras.Model) -> keras.Model:
-    """The model with all of its layers trainable; a nested one's layers have to be told each."""
-    model.trainable = True
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _thawed(layer)
-        else:
-            layer.trainable = True
-    return model
-
-
-def _one(tensors: list[Any]) -> Any:
-    return tensors[0] if len(tensors) == 1 else tensors
-
-
-def _cloned(model: keras.Model, layer: Callable[[Any], Any]) -> keras.Model:
-    return keras.models.clone_model(model, clone_function=layer, recursive=True)
-
-
-def _anew(layer: Any) -> Any:
-    """A layer like this one, with weights of its own."""
-    if isinstance(layer, keras.layers.Lambda):  # its configuration would have to be unmarshalled
-        more = {"name": layer.name, "dtype": layer.dtype_policy}
-        return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **more)
-    return _configured(type(layer), layer, _config(layer))
-
-
-def _configured(kind: type, layer: Any, config: dict[str, Any]) -> Any:
-    """A layer from a configuration, with the functions of the user's own, which no configuration can hold."""
-    functions = {name: value for name, value in vars(layer).items() if _is_own(value) and name in config}
-    clone = kind.from_config({**config, **dict.fromkeys(functions)})  # type: ignore[attr-defined]
-    for name, value in functions.items():
-        setattr(clone, name, value)
+def _drawn(model: keras.Model) -> keras.Model:
+    """The model with weights drawn anew, and with the tables and statistics that were adapted to data."""
+    clone = cloned(model, anew)
+    carry(model, clone)
     return clone
 
 
-def _config(operation: Any) -> dict[str, Any]:
-    with warnings.catch_warnings(action="ignore"):  # of lambdas, which are not read from there
-        return operation.get_config()
-
-
-def _is_own(value: Any) -> bool:
-    return isinstance(value, types.FunctionType) and value.__module__.partition(".")[0] != "keras"
+# ---- what runs
 
 
 def build(part: NativePart, name: str, dtype: str, frozen_statistics: bool, seed: int) -> keras.Model:
-    """A model of its own for a part, called `name`, whose parameters are still to be given."""
+    """A model of its own for a part, called `name`, whose parameters are still to be given; then `settle` it."""
     part.require("keras")
 
     def layer(old: Any) -> Any:
         if not isinstance(old, keras.layers.Layer) or isinstance(old, keras.layers.Lambda):
-            return _anew(old)
-        kind, config = type(old), _config(old)
-        if kind is keras.layers.BatchNormalization and frozen_statistics:
-            kind = FrozenStatistics
-        if "dtype" in config and old.dtype_policy.name == "float32":
-            config["dtype"] = dtype
-        return _configured(kind, old, config)
+            return anew(old)
+        return configured(type(old), old, **({"dtype": dtype} if old.dtype_policy.name == "float32" else {}))
 
     with seeded(seed):
-        clone = _thawed(_cloned(part.native, layer))
-    return keras.Model(_one(clone.inputs), clone.outputs[0], name=name)
+        clone = thawed(cloned(part.native, layer))
+    carry(part.native, clone)
+    if frozen_statistics:
+        for one in layers_of(clone):
+            keep_statistics(one)
+    return keras.Model(one_or_all(clone.inputs), clone.outputs[0], name=name)
 
 
 def call(model: keras.Model, x: Any) -> Any:
@@ -201,12 +153,11 @@ def call(model: keras.Model, x: Any) -> Any:
 def _nodes(model: keras.Model) -> dict[str, Any]:
     """The calls of layers and operations in order, by the layer's name; a second call has a number behind it."""
     found: dict[str, Any] = {}
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            name, count = node.operation.name, 0
-            while (called := f"{name}_{count}" if count else name) in found:
-                count += 1
-            found[called] = node
+    for node in calls(model):
+        name, count = node.operation.name, 0
+        while (called := f"{name}_{count}" if count else name) in found:
+            count += 1
+        found[called] = node
     return found
 
 
@@ -261,11 +212,13 @@ def _ordered(model: keras.Model, example: Any) -> Any:
 # ---- making parts
 
 
+def _rows(model: keras.Model, example: Any) -> list[Any]:
+    """The example in the order of the model's inputs."""
+    return [example[x.name] for x in model.inputs] if isinstance(example, dict) else [example]
+
+
 def _run(model: keras.Model, example: Any) -> np.ndarray:
-    rows = [example[name] for name in sorted(example)] if isinstance(example, dict) else example
-    if isinstance(rows, list) and [x.name for x in model.inputs] != sorted(example):
-        rows = [example[x.name] for x in model.inputs]
-    return np.asarray(to_numpy(model(rows, training=False)), np.float32)
+    return outputs(model, _rows(model, example))[0].astype(np.float32)
 
 
 def _part(model: keras.Model, example: Any, structure: Any, fresh: Callable[[int], keras.Model]) -> NativePart:
@@ -295,7 +248,13 @@ def _entries(model: keras.Model, example: Any) -> tuple[tuple[str, tuple[int, ..
 
 def weight_names(model: keras.Model) -> list[str]:
     """A name for each of the model's weights: its place, and what it is in its layer."""
-    return [f"{place}.{weight.name}" for place, weight in enumerate(model.weights)]
+    return [f"{place}.{_weight_name(weight)}" for place, weight in enumerate(model.weights)]
+
+
+def _weight_name(weight: keras.Variable) -> str:
+    """What its layer calls it. One that was given no name Keras calls by its class and a number, anew in every
+    copy."""
+    return UNNAMED if NUMBERED.fullmatch(weight.name) else str(weight.name)
 
 
 def _params(model: keras.Model) -> dict[str, np.ndarray]:
@@ -359,9 +318,11 @@ def _operation(teller: Teller, operation: Any) -> Any:
     if isinstance(operation, keras.Sequential) or hasattr(operation, "operations"):
         inner = operation if not isinstance(operation, keras.Sequential) else operation._functional
         return ["model", _describe(teller, inner)]
-    functions = {name: value for name, value in vars(operation).items() if _is_own(value)}
-    config = {name: value for name, value in _config(operation).items() if name not in functions}
-    return [teller.code(type(operation)), teller.value(_settings(config)), teller.value(functions)]
+    config, called = settings_of(operation)
+    functions = {name: value for name, value in vars(operation).items() if is_own_function(value)} | called
+    config = {name: value for name, value in config.items() if name not in functions}
+    told = [teller.code(type(operation)), teller.value(_settings(config)), teller.value(functions)]
+    return told + told_state(operation)
 
 
 def _settings(config: Any) -> Any:

@@ -1,0 +1,344 @@
+"""A copy of a user's functional keras.Model that holds all that the model holds.
+
+Invariants: the user's model and its layers are never touched, since a layer that is called again remembers it. A
+copy computes what the model computes, or is refused: layers are made from their configuration, weights are set,
+and what a layer holds beside both (tables, statistics that were adapted) goes over as Keras itself saves and loads
+it. What is held in no such way (an attribute set afterwards, a call replaced) is found by comparing outputs.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from blake3 import blake3
+
+from headstart.backends.keras.arrays import to_numpy
+from headstart.errors import HeadstartError, SettingError
+
+# modules of layers whose `load_own_variables` sets weights and nothing else
+PLAIN = (
+    "keras.src.layers.layer",
+    "keras.src.layers.core.",
+    "keras.src.layers.convolutional.",
+    "keras.src.models.",
+)
+# Copies are the same operations on the same numbers; engines may still order sums otherwise from call to call.
+SAME_OUTPUT = 1e-4
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Keras draws the seeds of layers that have none from Python's own generator: lend it one."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def copied(model: keras.Model) -> keras.Model:
+    """A functional model with layers, weights and state of its own, all of which may be trained."""
+    check_functional(model)
+    with seeded(0):
+        clone = cloned(keras.Model(one_or_all(model.inputs), one_or_all(model.outputs)), anew)
+    before, after = model.weights, clone.weights
+    if [tuple(w.shape) for w in before] != [tuple(w.shape) for w in after]:
+        raise SettingError(
+            f"{model.name} cannot be copied: made again from the configuration of its layers, it has other "
+            "weights. A layer of your own must say all that it is made of in get_config"
+        )
+    clone.set_weights(model.get_weights())
+    carry(model, clone)
+    return thawed(clone)
+
+
+def check_functional(model: keras.Model) -> None:
+    """SettingError unless what the model computes is what its layers say."""
+    kind = type(model)
+    if not getattr(model, "inputs", None) or not (
+        isinstance(model, keras.Sequential) or hasattr(model, "operations")
+    ):
+        raise SettingError(
+            f"{kind.__name__} is no functional keras.Model with known inputs: what it computes is in its "
+            "call() and cannot be cut. Make it of layers, keras.Model(inputs, outputs), or build the Sequential"
+        )
+    for part in [model, *(layer for layer in layers_of(model) if is_functional(layer))]:
+        for name in ("call", "__call__"):
+            if name in vars(part) or not _is_keras(getattr(type(part), name)):
+                raise SettingError(
+                    f"{name}() of {part.name!r} ({type(part).__name__}) is not that of a functional keras.Model: "
+                    "what it computes is not what its layers say, so it cannot be cut. Put it into layers"
+                )
+
+
+def is_functional(layer: Any) -> bool:
+    return isinstance(layer, keras.Model) and (isinstance(layer, keras.Sequential) or hasattr(layer, "operations"))
+
+
+def _is_keras(code: Any) -> bool:
+    return str(getattr(code, "__module__", "")).partition(".")[0] == "keras"
+
+
+def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    """All layers, those inside of layers and models too, in an order that copies share."""
+    found: list[keras.layers.Layer] = model._flatten_layers(include_self=False, recursive=True)
+    return found
+
+
+def thawed(model: keras.Model) -> keras.Model:
+    """The model with all of its layers trainable; a nested one's layers have to be told each."""
+    model.trainable = True
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            thawed(layer)
+        else:
+            layer.trainable = True
+    return model
+
+
+def one_or_all(tensors: list[Any]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def cloned(model: keras.Model, layer: Callable[[Any], Any]) -> keras.Model:
+    return keras.models.clone_model(model, clone_function=layer, recursive=True)
+
+
+# ---- layers from their configuration
+
+
+def anew(layer: Any) -> Any:
+    """A layer like this one, with weights of its own."""
+    if isinstance(layer, keras.layers.Lambda):  # its configuration would have to be unmarshalled
+        more = {"name": layer.name, "dtype": layer.dtype_policy}
+        return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **more)
+    return configured(type(layer), layer)
+
+
+def configured(kind: type, layer: Any, **changes: Any) -> Any:
+    """A layer from another's configuration with some changes."""
+    config, functions = settings_of(layer)
+    config = {**config, **{name: value for name, value in changes.items() if name in config}}
+    try:
+        return _made(kind, config, functions)
+    except HeadstartError:
+        raise
+    except Exception as error:
+        raise _no_copy(layer, error) from error
+
+
+def _made(kind: Any, config: dict[str, Any], functions: dict[str, Any]) -> Any:
+    clone = kind.from_config({**config, **dict.fromkeys(functions)})
+    for name, value in functions.items():
+        setattr(clone, name, value)
+    return clone
+
+
+def settings_of(layer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A layer's configuration, and those of its settings that are functions of the user's own, which no
+    configuration can hold."""
+    functions = {name: value for name, value in vars(layer).items() if is_own_function(value)}
+    public = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
+    callables = {name: value for name, value in public.items() if _is_own_callable(value)}
+    try:
+        config = _config(layer)
+        if any(name in config for name in callables):
+            _made(type(layer), config, {name: value for name, value in functions.items() if name in config})
+    except Exception as error:
+        if not callables:
+            raise _no_copy(layer, error) from error
+        # A partial, a compiled function, an object that can be called: a shadow has others in their place.
+        functions |= callables
+        shadow = object.__new__(type(layer))
+        vars(shadow).update(vars(layer) | dict.fromkeys(callables, keras.activations.linear))
+        try:
+            config = _config(shadow)
+        except Exception:
+            raise _no_copy(layer, error) from error
+    return config, {name: value for name, value in functions.items() if name in config}
+
+
+def _config(operation: Any) -> dict[str, Any]:
+    with warnings.catch_warnings(action="ignore"):  # of lambdas, which are not read from there
+        config: dict[str, Any] = operation.get_config()
+    return config
+
+
+def _no_copy(layer: Any, error: Exception) -> SettingError:
+    said = str(error).partition("\n")[0][:200]
+    return SettingError(
+        f"layer {layer.name!r} ({type(layer).__name__}) cannot be made again from its configuration "
+        f"({type(error).__name__}: {said}). Let its get_config say all that its __init__ takes"
+    )
+
+
+def is_own_function(value: Any) -> bool:
+    return isinstance(value, types.FunctionType) and not _is_keras(value)
+
+
+def _is_own_callable(value: Any) -> bool:
+    return callable(value) and not (
+        isinstance(value, type | types.FunctionType | keras.Operation)
+        or _is_keras(type(value))
+        or _is_keras(value)
+    )
+
+
+# ---- what else layers hold
+
+
+def carry(model: keras.Model, clone: keras.Model) -> None:
+    """Give the clone's layers what the model's hold beside configuration and weights."""
+    pairs = list(zip(layers_of(model), layers_of(clone), strict=False))
+    alike = all(isinstance(after, type(before) | keras.Model) for before, after in pairs)
+    if not alike or len(layers_of(model)) != len(layers_of(clone)):
+        raise SettingError(
+            f"{model.name} cannot be copied: made again from the configuration of its layers, it has other layers "
+            "inside of them. A layer of your own must say all that it is made of in get_config"
+        )
+    for before, after in pairs:
+        if _has_state(before):
+            after.load_own_variables(_stored(before))
+        if (files := _assets(before)) and _assets(after) != files:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                    (Path(folder) / name).write_bytes(content)
+                after.load_assets(folder)
+
+
+def settle(model: keras.Model) -> None:
+    """To be called after weights were set: layers that keep something made of them make it again."""
+    for layer in layers_of(model):
+        if _has_state(layer):
+            layer.load_own_variables(_stored(layer))
+
+
+def _has_state(layer: Any) -> bool:
+    module = str(type(layer).load_own_variables.__module__)
+    return not module.startswith(PLAIN)
+
+
+def _stored(layer: Any) -> dict[str, np.ndarray]:
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    return {
+        name: np.array(to_numpy(value.value if isinstance(value, keras.Variable) else value))
+        for name, value in store.items()
+    }
+
+
+def _assets(layer: Any) -> dict[str, bytes]:
+    """File -> content, of what the layer would save beside its weights."""
+    if _is_plain_assets(layer):
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        layer.save_assets(folder)
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file()
+        }
+
+
+def _is_plain_assets(layer: Any) -> bool:
+    save = getattr(type(layer), "save_assets", None)
+    return save is None or str(save.__module__).startswith("keras.src.layers.layer")
+
+
+def told_state(layer: Any) -> list[Any]:
+    """JSON-able: what the key of features has to know of a layer beside its configuration and weights. Empty for
+    almost all."""
+    told: list[Any] = []
+    for inner in [layer, *layer._flatten_layers(include_self=False)] if isinstance(layer, keras.Layer) else []:
+        if files := _assets(inner):
+            told.append([[name, blake3(content).hexdigest(length=16)] for name, content in files.items()])
+        # Its weights are in the key as any other's. But copies used to have mean 0 and variance 1 in their place,
+        # and features made so must not be found.
+        if isinstance(inner, keras.layers.Normalization) and inner.input_mean is None and inner.built:
+            mean, variance = (np.asarray(to_numpy(w.value)) for w in (inner.adapt_mean, inner.adapt_variance))
+            if mean.any() or (variance != 1).any():
+                told.append("adapted")
+    return told
+
+
+# ---- the copy against the model
+
+
+def compare(model: keras.Model, clone: keras.Model, rows: list[Any]) -> None:
+    """SettingError unless both compute the same of `rows`, two samples for each input in the model's order; it
+    says which layer differs."""
+    first, again = outputs(model, rows), outputs(model, rows)
+    if any(_differ(a, b) for a, b in zip(first, again, strict=True)):
+        return  # the model's own outputs differ from run to run, which core has words for
+    pairs = zip(first, outputs(clone, rows), strict=True)
+    worst = max((difference for a, b in pairs if (difference := _differ(a, b))), default=0.0)
+    if worst:
+        name = _first_difference(functional(model), functional(clone), rows) or model.name
+        raise SettingError(
+            f"the copy that would be trained computes something else than {model.name}: its outputs differ by "
+            f"{worst:.3g} of the largest, and layer {name!r} is the first that does. It holds something that its "
+            "get_config does not say, such as an attribute that was set, or a method that was replaced, after it "
+            "was made: pass it to __init__, and let get_config return it"
+        )
+
+
+def outputs(model: keras.Model, rows: list[Any]) -> list[np.ndarray]:
+    """All outputs, in inference."""
+    found = model(one_or_all(rows), training=False)
+    return [np.asarray(to_numpy(one)) for one in keras.tree.flatten(found)]
+
+
+def functional(model: keras.Model) -> keras.Model:
+    """The graph of layers that a model is."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def _differ(one: np.ndarray, other: np.ndarray) -> float:
+    """By how much of the largest value two outputs differ; 0 where they do not."""
+    if one.shape != other.shape:
+        return float("inf")
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(one) & np.isfinite(other)
+    if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
+        return float("inf")
+    scale = float(np.abs(one[finite]).max(initial=0.0))
+    worst = float(np.abs(one - other)[finite].max(initial=0.0))
+    return worst / scale if worst > SAME_OUTPUT * scale else 0.0
+
+
+def _first_difference(model: keras.Model, clone: keras.Model, rows: list[Any]) -> str | None:
+    """The name of the first layer whose outputs differ, inside of a nested model the layer there."""
+    steps = list(zip(calls(model), calls(clone), strict=True))
+    theirs, ours = (
+        iter(outputs(keras.Model(one_or_all(m.inputs), [x for node in calls(m) for x in node.outputs]), rows))
+        for m in (model, clone)
+    )
+    made: dict[int, np.ndarray] = {}
+    for node, copy in steps:
+        layer, differs = node.operation, False
+        for tensor in node.outputs:
+            made[id(tensor)] = next(theirs)
+            differs |= _differ(made[id(tensor)], next(ours)) > 0
+        if differs and is_functional(layer):
+            given = [made[id(tensor)] for tensor in node.input_tensors]
+            return _first_difference(functional(layer), functional(copy.operation), given) or str(layer.name)
+        if differs:
+            return str(layer.name)
+    return None
+
+
+def calls(model: keras.Model) -> list[Any]:
+    """The calls of layers and operations in a functional model, in order, its inputs first."""
+    depths = model._nodes_by_depth
+    return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]

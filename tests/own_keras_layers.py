@@ -1,0 +1,207 @@
+"""Keras models whose layers hold more than weights and what their configuration says."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+NOISE = np.random.default_rng(5).standard_normal((6, 16, 16, 3)).astype(np.float32)
+
+
+def run(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    return ops.convert_to_numpy(model(x, training=False))
+
+
+def pooled(x: Any) -> Any:
+    return layers.GlobalAveragePooling2D()(x)
+
+
+class Inside(layers.Layer):
+    """A layer that has another one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.inner = layers.Normalization()
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x)
+
+
+class Palette(layers.Layer):
+    """Keeps a table that is no weight, and saves it as Keras offers."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.colors = np.zeros(3, np.float32)
+
+    def save_own_variables(self, store: Any) -> None:
+        store["colors"] = self.colors
+
+    def load_own_variables(self, store: Any) -> None:
+        self.colors = np.array(store["colors"])
+
+    def call(self, x: Any) -> Any:
+        return x * (1 + self.colors)
+
+
+def adapted(where: str, shift: float = 2) -> keras.Model:
+    """`shift`: of what the layer was adapted to."""
+    random.seed(0)
+    seen = NOISE * (1 + shift) + shift
+    x = inputs = keras.Input((16, 16, 3))
+    if where == "layer":
+        layer = layers.Normalization()
+        layer.adapt(seen)
+        x = layer(x)
+    elif where == "inside":
+        layer = Inside()
+        x = layer(x)
+        layer.inner.adapt(seen)
+    elif where == "nested":
+        layer = layers.Normalization()
+        x = keras.Sequential([keras.Input((16, 16, 3)), layer])(x)
+        layer.adapt(seen)
+    elif where == "discretization":
+        layer = layers.Discretization(num_bins=4)
+        layer.adapt(seen)
+        x = ops.cast(layer(x), "float32")
+    elif where == "table":
+        layer = layers.IntegerLookup()
+        layer.adapt(np.repeat(np.arange(4) + int(shift), np.arange(1, 5)))
+        x = ops.cast(layer(ops.cast(ops.round(x), "int64")), "float32")
+    else:
+        layer = Palette()
+        x = layer(x)
+        layer.colors = np.float32([1, 2, 3]) * shift
+    return keras.Model(inputs, pooled(layers.Conv2D(4, 3)(x)))
+
+
+class Secret(layers.Layer):
+    """Multiplies by something that its configuration does not say."""
+
+    def __init__(self, factor: float = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.factor = factor
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+class Hidden(Secret):
+    def get_config(self) -> Any:
+        return layers.Layer.get_config(self)
+
+
+def unsaid(how: str) -> keras.Model:
+    x = inputs = keras.Input((16, 16, 3))
+    layer = Hidden(3.0, name="secret") if how == "hidden" else Secret(name="secret")
+    if how == "inside":
+        inner = keras.Input((16, 16, 3))
+        x = keras.Model(inner, layer(layers.ReLU()(inner)), name="outer")(layers.ReLU()(x))
+    else:
+        x = layer(layers.ReLU()(x))
+    if how in ("set", "inside"):
+        layer.factor = 2.0
+    if how == "call":
+        layer.call = lambda x: x + 1
+    return keras.Model(inputs, pooled(x))
+
+
+class Needy(layers.Layer):
+    def __init__(self, factor: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.factor = factor
+
+    def get_config(self) -> Any:
+        return layers.Layer.get_config(self)
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+def needy() -> keras.Model:
+    x = keras.Input((16, 16, 3))
+    return keras.Model(x, pooled(Needy(2.0, name="needy")(x)))
+
+
+class Doubled(keras.Model):
+    def call(self, *args: Any, **settings: Any) -> Any:
+        return 2 * super().call(*args, **settings)
+
+
+def overridden(nested: bool = False) -> keras.Model:
+    x = inputs = keras.Input((16, 16, 3))
+    model = Doubled(x, pooled(layers.Conv2D(4, 3)(x)), name="doubled")
+    return keras.Model(inputs, layers.ReLU()(model(inputs))) if nested else model
+
+
+def times(x: Any, by: float) -> Any:
+    return x * by
+
+
+class Times:
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.by
+
+    def apply(self, x: Any) -> Any:
+        return x - self.by
+
+
+def active(function: Any) -> keras.Model:
+    random.seed(0)
+    x = keras.Input((16, 16, 3))
+    return keras.Model(x, pooled(layers.Activation(function)(layers.Conv2D(4, 3)(x))))
+
+
+class Nameless(layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.gamma = self.add_weight(shape=(shape[-1],), initializer="ones")
+        self.shift = self.add_weight(shape=(shape[-1],), initializer="ones", trainable=False)
+
+    def call(self, x: Any) -> Any:
+        return x * self.gamma + self.shift
+
+
+def nameless() -> keras.Model:
+    random.seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    x = Nameless()(layers.Conv2D(4, 3)(x))
+    return keras.Model(inputs, layers.Dense(10)(pooled(x)))
+
+
+class OwnNorm(layers.BatchNormalization):
+    pass
+
+
+class Block(layers.Layer):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.norm = layers.BatchNormalization()
+        self.more = keras.Sequential([layers.Conv2D(4, 3), OwnNorm()])
+
+    def build(self, shape: Any) -> None:
+        self.norm.build(shape)
+        self.more.build(shape)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.more(self.norm(x, training=training), training=training)
+
+
+def norms() -> keras.Model:
+    """Batch norms of a class of their own, in a layer, and in a model."""
+    random.seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    x = OwnNorm()(layers.Conv2D(4, 3, name="cut")(x))
+    inner = keras.Input((14, 14, 4))
+    x = keras.Model(inner, layers.BatchNormalization()(inner))(x)
+    return keras.Model(inputs, layers.Dense(10)(pooled(Block()(x))))
