@@ -98,14 +98,14 @@ def keep_statistics(layer: layers.Layer) -> None:
 
 
 @cache
-def _keeping(kind: type) -> type:
+def _keeping(kind: Any) -> Any:
     def call(self: Any, inputs: Any, *args: Any, **settings: Any) -> Any:
-        named = inspect.signature(kind.call).parameters  # type: ignore[attr-defined]
+        named = inspect.signature(kind.call).parameters
         if "training" in named:
-            given = inspect.signature(kind.call).bind_partial(self, inputs, *args, **settings)  # type: ignore[attr-defined]
+            given = inspect.signature(kind.call).bind_partial(self, inputs, *args, **settings)
             given.arguments["training"] = False
-            return kind.call(*given.args, **given.kwargs)  # type: ignore[attr-defined]
-        return kind.call(self, inputs, *args, **settings)  # type: ignore[attr-defined]
+            return kind.call(*given.args, **given.kwargs)
+        return kind.call(self, inputs, *args, **settings)
 
     return type(kind.__name__, (kind,), {"call": call, "__module__": kind.__module__})
 
