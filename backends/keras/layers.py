@@ -91,7 +91,7 @@ class FrozenStatistics(layers.BatchNormalization):
 def keep_statistics(layer: layers.Layer) -> None:
     """Make a batch norm keep its statistics as `FrozenStatistics` does, whatever class of the user's it is of and
     wherever it stands."""
-    kind = type(layer)
+    kind: Any = type(layer)
     if not issubclass(kind, layers.BatchNormalization) or issubclass(kind, FrozenStatistics):
         return
     layer.__class__ = FrozenStatistics if kind is layers.BatchNormalization else _keeping(kind)
