@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from headstart.training.fit import fit
     from headstart.training.optimizers import SGD, AdamW, Schedule
     from headstart.training.plan import plan
-    from headstart.training.run import Run, load
+    from headstart.training.run import Run
+    from headstart.training.saved import load, weights_file
     from headstart.training.sweep import sweep
 
 __version__ = "0.1.0"
@@ -51,8 +52,9 @@ _WHERE = {
     "Run": ("headstart.training.run", "Run"),
     "Schedule": ("headstart.training.optimizers", "Schedule"),
     "report": ("headstart.report", None),
-    "load": ("headstart.training.run", "load"),
+    "load": ("headstart.training.saved", "load"),
     "sweep": ("headstart.training.sweep", "sweep"),
+    "weights_file": ("headstart.training.saved", "weights_file"),
     "wrap": ("headstart.models.wrapped", "wrap"),
 }
 
@@ -80,6 +82,7 @@ __all__ = [
     "predict",
     "report",
     "sweep",
+    "weights_file",
     "wrap",
 ]
 

@@ -95,7 +95,7 @@ class Trainer(Protocol):
         gathering them: so they come from a thread that reads the next ones meanwhile. `labels` are int64
         `(n,)`. Returns the losses `(steps, outputs)`, the graph's output first and then its auxiliary ones,
         unweighted, and the number of samples that the output classified right, each before its step's
-        update."""
+        update; none of a step whose loss is not finite, since `argmax` gives class 0 for NaN."""
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         """One step on one batch: what `Trunk.run` takes, or a native array as it returns it. Losses

@@ -730,7 +730,7 @@ def predict(
     from headstart.outputs import write_json
     from headstart.training import compare as comparison
     from headstart.training.metrics import softmax
-    from headstart.training.run import load
+    from headstart.training.saved import load
 
     if (run is None) == (model is None):
         raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")

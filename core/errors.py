@@ -11,9 +11,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from headstart.redact import redacted
+
 
 class HeadstartError(Exception):
-    """Base of all errors that headstart raises on purpose."""
+    """Base of all errors that headstart raises on purpose. Its text holds no credentials."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class SettingError(HeadstartError, ValueError):
@@ -101,6 +106,10 @@ class DamagedShardError(StoreError):
 
 class StoreWarning(UserWarning):
     """Part of a shared cache cannot be used; what it would have given is computed instead."""
+
+
+class DivergedWarning(UserWarning):
+    """A model gives logits that are not finite: they name no class, and count as wrong."""
 
 
 class SavedFeaturesError(StoreError):

@@ -4,6 +4,7 @@ wants activations and no store."""
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from headstart.data.dataset import FileSource
 from headstart.data.decode import decode, read_file
 from headstart.data.loader import batches
 from headstart.data.rows import count, pad, window
-from headstart.errors import SettingError, WeightsError
+from headstart.errors import DivergedWarning, SettingError, WeightsError
 from headstart.features.feature_set import FeatureSet
 from headstart.graph import Graph, Node, fold
 from headstart.models import Model
@@ -58,7 +59,19 @@ def predict(
         return np.zeros((0, len(model.classes)), np.float32)
     trunk = chosen.trunk(graph, params, [output], chosen.place(device, "float32"))
     parts = [chosen.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
-    return np.concatenate(parts).astype(np.float32, copy=False)
+    return told(model, np.concatenate(parts).astype(np.float32, copy=False))
+
+
+def told(model: Model, logits: np.ndarray) -> np.ndarray:
+    """The logits `(n, classes)`, after a DivergedWarning where they name no class."""
+    if lost := int((~np.isfinite(logits.max(1, initial=-np.inf))).sum()):
+        warnings.warn(
+            f"{model.name} gives {lost} of {len(logits)} samples logits that are not finite: they name no class. "
+            "Its training has diverged (a lower learning rate mends that), or its weights are damaged",
+            DivergedWarning,
+            stacklevel=3,
+        )
+    return logits
 
 
 def _prepared(model: Model, images: Any) -> Any:
@@ -95,7 +108,7 @@ def predict_features(
     for start in range(0, len(features), size):
         rows = folder.read(features.ids[start : start + size])
         parts.append(chosen.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)])
-    return np.concatenate(parts).astype(np.float32, copy=False)
+    return told(model, np.concatenate(parts).astype(np.float32, copy=False))
 
 
 def forward(

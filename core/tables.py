@@ -130,7 +130,7 @@ def comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Mapp
         speedup, pays_off = row["speedup_over_frozen"], row["pays_off_after_epochs"]
         table.add_row(
             row["mode"],
-            "-" if row["val_accuracy"] is None else f"{row['val_accuracy']:.1%}",
+            accuracy_text(row, "val_accuracy"),
             *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in ("total", "data", "trunk", "head")),
             extraction,
             "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
@@ -140,6 +140,13 @@ def comparison_table(name: str, versions: Mapping[str, str], rows: Sequence[Mapp
     return table
 
 
+def accuracy_text(row: Mapping[str, Any], name: str) -> str:
+    """A share of right answers; of a run that diverged there is none to tell."""
+    if row.get("diverged"):
+        return "diverged"
+    return "-" if row[name] is None else f"{row[name]:.1%}"
+
+
 def sweep_table(rows: Sequence[Mapping[str, float]], top: int) -> Table:
     """The best `top` rows of `Sweep.table`."""
     axes = [name for name in ("lr", "weight_decay", "seed") if rows and name in rows[0]]
@@ -147,9 +154,9 @@ def sweep_table(rows: Sequence[Mapping[str, float]], top: int) -> Table:
     for row in rows[: max(1, top)]:
         table.add_row(
             *(f"{row[name]:g}" for name in axes),
-            f"{row['val_accuracy']:.1%}",
+            accuracy_text(row, "val_accuracy"),
             f"{row['val_loss']:.4f}",
-            f"{row['accuracy']:.1%}",
+            accuracy_text(row, "accuracy"),
             f"{row['loss']:.4f}",
         )
     return table

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
+from headstart.tables import accuracy_text
 
 
 def options(doc: str | None, name: str) -> argparse.ArgumentParser:
@@ -56,11 +57,12 @@ def start(main: Callable[[], object]) -> None:
 def finish(comparison: hs.Comparison, out: Path) -> None:
     """Print a line a run, and write the report to `out`/report.html."""
     width = max(len(row["label"]) for row in comparison.rows)
-    print(f"\n{'':{width}}  val acc   s/epoch   extract     total     trained")
+    print(f"\n{'':{width}}   val acc   s/epoch   extract     total     trained")
     for row in comparison.rows:
         seconds = row["seconds_per_epoch"]["total"], row["extraction_seconds"], row["total_seconds"]
         times = "".join(f"{value:9.3g}s" for value in seconds)
-        print(f"{row['label']:{width}}  {row['val_accuracy']:7.1%}{times}{row['parameters']['trained']:12,}")
+        right = accuracy_text(row, "val_accuracy")
+        print(f"{row['label']:{width}}  {right:>8}{times}{row['parameters']['trained']:12,}")
     print(f"\nreport: {comparison.report(out / 'report.html')}")
 
 

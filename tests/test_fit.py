@@ -452,8 +452,9 @@ def copied(saved: Path, tmp_path: Path) -> Path:
 
 
 def test_weights_have_torchvisions_names(saved: Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == ["run.json", "weights.safetensors"]
-    with safe_open(saved / "weights.safetensors", framework="numpy") as file:
+    weights = hs.weights_file(saved)
+    assert sorted(path.name for path in saved.iterdir()) == ["run.json", weights.name]
+    with safe_open(weights, framework="numpy") as file:
         assert set(file.keys()) == resnet18_names()
         assert file.get_tensor("fc.weight").shape == (10, 256)
         assert file.get_tensor("conv1.weight").shape == (32, 3, 7, 7)
@@ -487,7 +488,7 @@ def test_a_run_with_hidden_layers_and_named_classes_comes_back(
 ) -> None:
     model = hs.model("lenet", classes=data[0].classes, head=[20, 10])
     run = fit(model, mode="staged")
-    with safe_open(run.save(tmp_path / "run") / "weights.safetensors", framework="numpy") as file:
+    with safe_open(hs.weights_file(run.save(tmp_path / "run")), framework="numpy") as file:
         assert {name for name in file.keys() if name.startswith("fc3")} == {  # noqa: SIM118
             f"fc3.{i}.{part}" for i in (0, 2, 4) for part in ("weight", "bias")
         }
@@ -499,11 +500,11 @@ def test_a_run_with_hidden_layers_and_named_classes_comes_back(
     # What was saved is a model's weights, too.
     again = hs.model("resnet18_half", classes=10)
     with pytest.raises(WeightsError, match="does not fit"):
-        hs.model(again.name, weights=tmp_path / "run" / "weights.safetensors")
+        hs.model(again.name, weights=hs.weights_file(tmp_path / "run"))
 
 
 def test_saved_weights_are_a_models_weights(run: Any, saved: Path, backend: str) -> None:
-    model = hs.model("resnet18_half", weights=saved / "weights.safetensors")
+    model = hs.model("resnet18_half", weights=hs.weights_file(saved))
     assert model.classes == run.model.classes
     assert model.preprocess == run.model.preprocess
     assert params_digest(model.params) == params_digest(run.model.params)
@@ -514,7 +515,11 @@ def test_saving_again_replaces(run: Any, copied: Path, backend: str) -> None:
     other = replace(run, mode="frozen")
     other.save(copied)
     assert hs.load(copied, backend=backend).mode == "frozen"
-    assert sorted(path.name for path in copied.iterdir()) == ["notes.txt", "run.json", "weights.safetensors"]
+    assert sorted(path.name for path in copied.iterdir()) == [
+        "notes.txt",
+        "run.json",
+        hs.weights_file(copied).name,
+    ]
 
 
 def test_saving_where_a_file_is(run: Any, tmp_path: Path) -> None:
@@ -544,13 +549,13 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda f: edit(f, lambda a: a["history"][0].pop("loss")), "run.json: not a saved run"),
         (lambda f: edit(f, lambda a: a["model"]["preprocess"].update(size=-1)), "run.json"),
         (lambda f: edit(f, lambda a: a["model"].update(name="resnet9")), "run.json"),
-        (lambda f: edit(f, lambda a: a["model"].update(name="lenet")), "weights.safetensors"),
-        (lambda f: edit(f, lambda a: a["model"].update(classes=["a", "b"])), "weights.safetensors"),
-        (lambda f: (f / "weights.safetensors").unlink(), "weights.safetensors"),
-        (lambda f: (f / "weights.safetensors").write_bytes(b""), "weights.safetensors"),
+        (lambda f: edit(f, lambda a: a["model"].update(name="lenet")), "weights-"),
+        (lambda f: edit(f, lambda a: a["model"].update(classes=["a", "b"])), "weights-"),
+        (lambda f: hs.weights_file(f).unlink(), "weights-"),
+        (lambda f: hs.weights_file(f).write_bytes(b""), "weights-"),
         (
-            lambda f: (f / "weights.safetensors").write_bytes((f / "weights.safetensors").read_bytes()[:-1000]),
-            "weights.safetensors",
+            lambda f: hs.weights_file(f).write_bytes(hs.weights_file(f).read_bytes()[:-1000]),
+            "weights-",
         ),
     ],
     ids=[

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix
 import headstart as hs
 from headstart.data import Dataset
 from headstart.errors import SettingError, UnknownNameError
+from headstart.outputs import json_text
 from headstart.training.metrics import softmax
 from headstart.training.validation import Validation, validation_of
 
@@ -52,16 +53,20 @@ def test_without_a_mistake(data: tuple[Dataset, Dataset]) -> None:
 def test_a_model_that_has_diverged(data: tuple[Dataset, Dataset]) -> None:
     val = data[1]
     found = validation_of(np.full((len(val), 10), np.nan, np.float32), val)
-    assert sum(count for *_, count in found.confusion) == len(val)
-    assert len(found.worst) == 12
+    assert (found.samples, found.not_finite, found.confusion, found.worst) == (len(val), len(val), (), ())
 
 
-def test_nothing_is_worse_than_no_number(data: tuple[Dataset, Dataset]) -> None:
+def test_what_is_no_number_is_taken_for_no_class(data: tuple[Dataset, Dataset]) -> None:
+    """`argmax` of NaN is 0, so it would be right where the label is 0."""
     val = data[1]
     logits = np.random.default_rng(0).normal(size=(len(val), 10)).astype(np.float32)
-    last = int(np.flatnonzero(val.labels != 0)[-1])  # no number at all counts as class 0
-    logits[last] = np.nan
-    assert validation_of(logits, val).worst[0].index == last
+    lost = [int(np.flatnonzero(val.labels == k)[-1]) for k in (0, 1, 2)]
+    logits[lost[0]], logits[lost[1], 3], logits[lost[2], 4] = np.nan, np.nan, np.inf
+    found = validation_of(logits, val)
+    assert found.not_finite == 3
+    assert sum(count for *_, count in found.confusion) == len(val) - 3
+    assert not {mistake.index for mistake in found.worst} & set(lost)
+    assert Validation.from_dict(json.loads(json_text(found.as_dict()))) == found
 
 
 @pytest.mark.parametrize("mode", ["cached", "full", "staged"])

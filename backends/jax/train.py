@@ -106,7 +106,8 @@ class JaxTrainer:
         (_, (losses, logits, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
         updates, moments = self.update_rule.update(gradients, moments, weights)
         weights = jax.tree.map(lambda w, u, m: w - rate * m * u, weights, updates, self.multiples)
-        return (weights, rest, moments), (losses, (logits.argmax(1) == y).sum())
+        right = (logits.argmax(1) == y).sum() * jnp.isfinite(losses[0])  # argmax of NaN is 0
+        return (weights, rest, moments), (losses, right)
 
     def _whole_epoch(
         self, carry: Any, rows: jax.Array, labels: jax.Array, order: jax.Array | None, rates: jax.Array

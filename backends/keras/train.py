@@ -63,7 +63,8 @@ class KerasTrainer:
             # the weighted sum, with several outputs each one's loss, and the accuracy
             result = self.model.train_on_batch(inputs, [labels] * count if count > 1 else labels)
         losses = result[1 : 1 + count] if count > 1 else result[:1]
-        return np.array(losses, np.float32), round(float(result[-1]) * len(labels))
+        right = float(result[-1]) if np.isfinite(losses[0]) else 0.0  # the metric takes NaN for the first class
+        return np.array(losses, np.float32), round(right * len(labels))
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         with on(self.place):
@@ -116,7 +117,7 @@ class TensorFlowTrainer(KerasTrainer):
         self.optimizer.learning_rate.assign(rate)
         self.optimizer.apply(tape.gradient(loss, self.model.trainable_variables))
         correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(outputs[0], 1), y), tf.int64))
-        return losses, correct
+        return losses, correct * tf.cast(tf.math.is_finite(losses[0]), tf.int64)  # argmax of NaN is 0
 
     def _updates(self, rows: Any, labels: Any, order: Any, rates: Any) -> tuple[Any, Any]:
         import tensorflow as tf

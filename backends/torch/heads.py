@@ -43,7 +43,7 @@ class TorchHeads:
         size = len(rows) // len(rates)
         batches = None if order is None else from_numpy(order, device)
         losses = torch.empty(len(rates), len(self.lr), device=device)
-        correct = torch.zeros(len(self.lr), dtype=torch.int64, device=device)
+        correct = torch.empty(len(rates), len(self.lr), dtype=torch.int64, device=device)
         for i, rate in enumerate(rates.tolist()):
             if batches is None:
                 x, y = (a.narrow(0, i * size, size) for a in (rows, targets))
@@ -61,9 +61,10 @@ class TorchHeads:
             gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
             self._update(gradients, rate)
             losses[i] = loss.detach()
-            correct += (logits.argmax(2) == y[:, None]).sum(0)
+            correct[i] = (logits.argmax(2) == y[:, None]).sum(0)
+        right = (correct * losses.isfinite()).sum(0)  # argmax of NaN is 0
         synchronize(device)
-        return to_numpy(losses), to_numpy(correct)
+        return to_numpy(losses), to_numpy(right)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         with torch.inference_mode():

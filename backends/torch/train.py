@@ -58,13 +58,14 @@ class TorchTrainer:
                     x = torch.index_select(rows, 0, batches[i], out=chosen)
                     x = x if wide is None or wide is chosen else wide.copy_(x)
                 losses[i], predicted[i] = self._step(x, targets[i], rate)
-        return to_numpy(losses), int((predicted == targets).sum())
+        right = (predicted == targets).sum(1) * losses[:, 0].isfinite()  # argmax of NaN is 0
+        return to_numpy(losses), int(right.sum())
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         with self._training():
             targets = from_numpy(labels, self.place.device)
             loss, predicted = self._step(inputs, targets, rate)
-        return to_numpy(loss), int((predicted == targets).sum())
+        return to_numpy(loss), int((predicted == targets).sum() * loss[0].isfinite())
 
     def _step(self, x: Any, y: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses `(outputs,)`, and the classes that the output had predicted `(n,)`."""

@@ -18,7 +18,18 @@ from typing import Any
 
 from headstart.report import figures
 from headstart.report.looks import looks
-from headstart.report.series import BreakEven, Point, Row, break_even, confused, finite, loss_limit, points
+from headstart.report.series import (
+    BreakEven,
+    Point,
+    Row,
+    break_even,
+    confused,
+    diverged,
+    finite,
+    loss_limit,
+    lost,
+    points,
+)
 from headstart.sizes import binary_size
 from headstart.training.history import PHASES
 
@@ -67,7 +78,7 @@ def build(content: Mapping[str, Any]) -> str:
 
     known = figures.cleaned(content)
     # The order of the table at first, and of everything behind it: what is best comes first.
-    rows = sorted(known["rows"], key=lambda row: _last_if_none(row.get("val_accuracy")))
+    rows = sorted(known["rows"], key=lambda row: (diverged(row), *_last_if_none(row.get("val_accuracy"))))
     images = Images()
     kernels = _kernels(known["rows"], images)  # first, so that they are the last to be left out
     jinja = Environment(
@@ -144,7 +155,9 @@ def _summary(known: Mapping[str, Any], rows: Sequence[Row]) -> str:
     runs = f"{len(rows)} run{'' if len(rows) == 1 else 's'}{f' on {machine}' if machine else ''}"
     text = f"{data.get('name')}: {samples if counts else 'no samples'}. "
     text += f"Model {model.get('name')} ({', '.join(about)}). {runs}."
-    if rows and finite(rows[0].get("val_accuracy")) is not None:
+    if rows and diverged(rows[0]):
+        text += " Every run diverged: none is the most accurate." if len(rows) > 1 else " It diverged."
+    elif rows and finite(rows[0].get("val_accuracy")) is not None:
         accuracy = f"{figures.percent(rows[0]['val_accuracy'])} of the validation data right"
         text += f" The most accurate: {rows[0]['label']}, {accuracy}." if len(rows) > 1 else f" {accuracy}."
     faster = [
@@ -195,7 +208,7 @@ def _cells(row: Row) -> list[Cell]:
         text(row.get("backend")),
         text(row.get("mode")),
         text(row.get("cut")),
-        number(row.get("val_accuracy"), figures.percent),
+        Cell("diverged", None) if diverged(row) else number(row.get("val_accuracy"), figures.percent),
         number(row.get("val_loss"), figures.loss),
         number(row["seconds_per_epoch"]["total"], figures.seconds),
         extraction,
@@ -251,15 +264,10 @@ def _rounded(point: Point) -> list[Any]:
 
 def _diverged(rows: Sequence[Row]) -> list[str]:
     """The runs in which a loss was not finite, which no curve can show."""
-    names = ("loss", "val_loss")
     return [
         row["label"]
         for row in rows
-        if any(
-            record.get(name) is not None and finite(record[name]) is None
-            for record in (*(row.get("head_history") or ()), *(row.get("history") or ()))
-            for name in names
-        )
+        if diverged(row) or any(map(lost, (*(row.get("head_history") or ()), *(row.get("history") or ()))))
     ]
 
 
@@ -317,8 +325,9 @@ def _errors(row: Row, known: Mapping[str, Any], images: Images) -> dict[str, Any
         return str(classes[index] if known else index)
 
     cells = [(int(t), int(p), int(n)) for t, p, n in validation.get("confusion") or ()]
-    samples = sum(n for _, _, n in cells)
-    wrong = sum(n for t, p, n in cells if t != p)
+    lost_samples = int(finite(validation.get("not_finite")) or 0)  # taken for no class
+    samples = sum(n for _, _, n in cells) + lost_samples
+    wrong = sum(n for t, p, n in cells if t != p) + lost_samples
     of_class: dict[int, int] = {}
     for true, _, n in cells:
         of_class[true] = of_class.get(true, 0) + n

@@ -66,6 +66,21 @@ def finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def lost(record: Mapping[str, Any]) -> bool:
+    """Whether a loss of this epoch was not finite. In JSON it is null then, and only one of validation may be
+    missing."""
+    validated = record.get("val_loss") is not None or record.get("val_accuracy") is not None
+    names = [name for name, there in (("loss", "loss" in record), ("val_loss", validated)) if there]
+    return any(finite(record.get(name)) is None for name in names)
+
+
+def diverged(row: Row) -> bool:
+    """Whether a run's last loss or its weights were not finite: its accuracy says nothing then. Rows of earlier
+    versions have no mark that says so."""
+    mark, history = row.get("diverged"), row.get("history") or ()
+    return mark if isinstance(mark, bool) else any(map(lost, history[-1:]))
+
+
 def points(row: Row) -> list[Point]:
     """A row's epochs in the order in which they were trained; those of a staged run's first stage come first."""
     clock = finite(row.get("extraction_seconds")) or 0.0

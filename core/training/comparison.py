@@ -170,6 +170,7 @@ def row_of(run: Run) -> dict[str, Any]:
         "cut": run.cut,
         "val_accuracy": last.val_accuracy,
         "val_loss": last.val_loss,
+        "diverged": run.diverged,
         "history": run.history.as_list(),
         "head_history": run.head_history.as_list(),
         "seconds_per_epoch": run.history.seconds_per_epoch().as_dict(),

@@ -8,6 +8,7 @@ Invariant: a frozen trunk is bit-equal before and after, and that is checked on 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from headstart import backend as backends
 from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
-from headstart.errors import SettingError, TrunkChangedError
+from headstart.errors import DivergedWarning, SettingError, TrunkChangedError
 from headstart.features.extract import INPUT, Extractor, cut_of
 from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.keys import params_digest
@@ -197,7 +198,7 @@ def fit(
             feeds = job.cached(INPUT)[0] if cut == INPUT else job.images(None, None)
             trained, history = job.stage("all", graph, feeds, epochs)
             params |= trained
-    return Run(
+    run = Run(
         model=model.with_params(params),
         mode=mode,
         cut=node,
@@ -213,6 +214,14 @@ def fit(
         before=before,
         val=val,
     )
+    if run.diverged:
+        warnings.warn(
+            f"the training of {model.name} in mode {mode!r} has diverged: its last loss or its weights are not "
+            "finite. A lower learning rate mends that; debug_nans=True finds where it began",
+            DivergedWarning,
+            stacklevel=2,
+        )
+    return run
 
 
 @dataclass

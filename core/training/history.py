@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -104,6 +105,7 @@ class History(Sequence[Record]):
                 key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
             }
             fields["seconds"] = Seconds(**seconds)
+            _restore_nans(fields)
             records.append(Record(**fields))
         return cls(records)
 
@@ -114,6 +116,19 @@ class History(Sequence[Record]):
         return Seconds(
             *(median(getattr(r.seconds, phase) for r in records) if records else 0.0 for phase in PHASES)
         )
+
+
+def _restore_nans(fields: dict[str, Any]) -> None:
+    """JSON has null where a figure was not finite; only without validation data is there no figure."""
+    names = ["loss", "accuracy", "learning_rate"]
+    names += ["val_loss"] if fields.get("val_accuracy") is not None else []
+    names += ["val_accuracy"] if fields.get("val_loss") is not None else []
+    for name in names:
+        if name in fields and fields[name] is None:
+            fields[name] = math.nan
+    for name in ("step_losses", "auxiliary_losses"):
+        if name in fields:
+            fields[name] = tuple(math.nan if value is None else value for value in fields[name])
 
 
 PHASES = ("data", "trunk", "head")

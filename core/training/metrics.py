@@ -8,18 +8,27 @@ import numpy as np
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """float64 `(n,)`: the negative log likelihood of `labels` (int64 `(n,)`) under float `(n, classes)`."""
     z = logits.astype(np.float64)
-    z -= z.max(1, keepdims=True)
-    losses: np.ndarray = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels]
+    with np.errstate(invalid="ignore"):
+        z -= z.max(1, keepdims=True)
+        losses: np.ndarray = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels]
     return losses
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """float64 `(n, classes)` probabilities."""
-    z: np.ndarray = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    z /= z.sum(1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of logits that are not finite nothing is known: NaN
+        z: np.ndarray = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+        z /= z.sum(1, keepdims=True)
     return z
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of samples whose largest logit is their label's."""
-    return float((logits.argmax(1) == labels).mean())
+    """The share of samples whose largest logit is their label's. Logits that are not finite are never right."""
+    return float(((logits.argmax(1) == labels) & decided(logits)).mean())
+
+
+def decided(logits: np.ndarray) -> np.ndarray:
+    """bool `(n,)`: whether a row names a class. One that holds NaN does not, though `argmax` gives 0 for it, nor
+    one whose largest logit is infinite; minus infinity is a class that is ruled out."""
+    sure: np.ndarray = np.isfinite(logits.max(1))
+    return sure

@@ -1,35 +1,23 @@
 """What `fit` returns: the trained model, what was recorded on the way, and the ways to take it with you.
 
-A saved run is a folder: `weights.safetensors`, with torchvision's names and layout, so that torchvision's own
-models load it, and `run.json` with everything else. No pickle.
+How it is kept in a folder is in `headstart.training.saved`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import save as save_safetensors
 
-from headstart import __version__
 from headstart import backend as backends
-from headstart.data import Arrays, Dataset
-from headstart.data.preprocess import Preprocess
-from headstart.errors import SettingError, WeightsError
+from headstart.data import Dataset
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.features.files import replace_whole
-from headstart.features.keys import spec_digest
-from headstart.inference import predict, predict_features
-from headstart.models import Model, architecture
-from headstart.models.layouts import fitted, published
-from headstart.models.weights import read_weights
-from headstart.models.wrapped import restored
+from headstart.inference import predict, predict_features, unsound_node
+from headstart.models import Model
 from headstart.training.checks import check_labels, features_at
 from headstart.training.history import History
 from headstart.training.metrics import accuracy, cross_entropy, softmax
@@ -37,8 +25,6 @@ from headstart.training.validation import Validation
 
 if TYPE_CHECKING:
     from headstart.training.comparison import Comparison
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -80,6 +66,14 @@ class Run:
     """the weights of the network's first two convolutions, `(out, in, h, w)`, as training began; not saved"""
     val: Dataset | FeatureSet | None = field(default=None, repr=False)
     """what it was validated on, for pictures in its report; not saved"""
+
+    @cached_property
+    def diverged(self) -> bool:
+        """Whether its last loss or its parameters are not finite: it names no class then, and its accuracy says
+        nothing."""
+        last = self.history[-1:]
+        losses = [loss for record in last for loss in (record.loss, record.val_loss) if loss is not None]
+        return not np.isfinite(losses).all() or unsound_node((self.model.graph, self.model.params)) is not None
 
     @cached_property
     def native(self) -> Any:
@@ -151,48 +145,12 @@ class Run:
         return comparison([self])
 
     def save(self, path: str | Path) -> Path:
-        """Write the run to the folder `path` (made if need be; a run already there is replaced). Returns it."""
-        folder = Path(path)
-        m = self.model
-        about = {
-            "format": FORMAT,
-            "headstart": __version__,
-            "model": {
-                "name": m.name,
-                "classes": list(m.classes),
-                "named_classes": m.named_classes,
-                "head": m.head if isinstance(m.head, str) else list(m.head),
-                "preprocess": m.preprocess.as_dict(),
-                "weights": m.weights,
-                "auxiliary": bool(m.graph.auxiliary),
-                "wrapped": spec_digest({"graph": m.graph.spec()}) if m.home is not None else None,
-            },
-            "mode": self.mode,
-            "cut": self.cut,
-            "backend": self.backend,
-            "history": self.history.as_list(),
-            "head_history": self.head_history.as_list(),
-            "extraction": vars(self.extraction) if self.extraction else None,
-            "seconds": self.seconds,
-            "settings": dict(self.settings),
-            "data": dict(self.data),
-            "trained": self.trained,
-            "validation": self.validation.as_dict() if self.validation else None,
-        }
-        metadata = {
-            "format": "pt",
-            "architecture": m.name,
-            "preprocess": json.dumps(m.preprocess.as_dict()),
-            **({"classes": json.dumps(list(m.classes))} if m.named_classes else {}),
-        }
-        tensors = published(m.graph, m.params, m.layouts[0])
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_whole(folder / "weights.safetensors", [save_safetensors(tensors, metadata)])
-            replace_whole(folder / "run.json", [(json.dumps(about, indent=1) + "\n").encode()])
-        except OSError as error:
-            raise SettingError(f"{folder}: the run cannot be written there ({error.strerror})") from error
-        return folder
+        """Write the run to the folder `path` (made if need be; a run already there is replaced, at once). Returns
+        it. `hs.weights_file(path)` is the file there that torchvision's models load. SettingError where it cannot
+        be written, or another process is saving there."""
+        from headstart.training.saved import save
+
+        return save(self, path)
 
 
 def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) -> dict[str, Any]:
@@ -204,94 +162,3 @@ def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) ->
         "classes": list(train.classes),
         "skipped": [list(line) for line in train.skipped] if isinstance(train, Dataset) else [],
     }
-
-
-def load(path: str | Path, backend: str | None = None, model: Model | None = None) -> Run:
-    """The run that `Run.save` wrote to the folder `path`, ready to predict, in any backend: `backend`, else
-    HEADSTART_BACKEND, else the one that trained it if it is installed, else the only one installed.
-
-    `model`: for a run of a wrapped model, whose code is in no file: what `hs.wrap` makes of the same module, with
-    whatever weights. Raises WeightsError where the folder holds no complete run, or one of another model.
-    """
-    folder = Path(path)
-    try:
-        about = json.loads((folder / "run.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{folder}: no run is saved there (run.json is missing)") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / 'run.json'}: cannot be read ({error})") from error
-    try:
-        if about["format"] != FORMAT:
-            raise WeightsError(f"{folder}: saved in format {about['format']}, this headstart reads {FORMAT}")
-        spec = about["model"]
-        weights = folder / "weights.safetensors"
-        model = _known(spec, weights) if spec.get("wrapped") is None else _wrapped(spec, weights, model)
-        stats = about["extraction"]
-        run = Run(
-            model,
-            about["mode"],
-            about["cut"],
-            about["backend"],
-            History.from_list(about["history"]),
-            History.from_list(about["head_history"]),
-            ExtractionStats(**{**stats, "made_by": tuple(stats["made_by"])}) if stats else None,
-            about["seconds"],
-            about["settings"],
-            # runs of before there were reports have none of these
-            about.get("data", {}),
-            about.get("trained"),
-            Validation.from_dict(about["validation"]) if about.get("validation") else None,
-        )
-    except (KeyError, TypeError, AttributeError, SettingError) as error:
-        raise WeightsError(f"{folder / 'run.json'}: not a saved run ({error!r})") from error
-    if backend is None and not os.environ.get(backends.VARIABLE) and run.backend in backends.installed():
-        return run
-    return replace(run, backend=backends.choose(backend, model.home))
-
-
-def _known(spec: Mapping[str, Any], weights: Path) -> Model:
-    """The model of a saved run, by its architecture's name."""
-    head = spec["head"] if isinstance(spec["head"], str) else tuple(spec["head"])
-    arch = architecture(spec["name"])
-    preprocess = Preprocess.from_dict(spec["preprocess"])
-    graph = arch.graph(len(spec["classes"]), head, preprocess.size)
-    if not spec["auxiliary"]:
-        graph = graph.upto(graph.output)
-    file = read_weights(weights)
-    return Model(
-        spec["name"],
-        graph,
-        fitted(file.source, file.params, graph, arch.layouts),
-        preprocess,
-        tuple(spec["classes"]),
-        head,
-        spec["weights"],
-        frozenset(),
-        spec["named_classes"],
-    )
-
-
-def _wrapped(spec: Mapping[str, Any], weights: Path, model: Model | None) -> Model:
-    """The wrapped model of a saved run: `model` with the weights, classes and preprocessing that were saved."""
-    if model is None or model.home is None:
-        raise WeightsError(
-            f"{weights.parent}: the run of a wrapped model, {spec['name']}, whose code is not saved; pass "
-            "model=hs.wrap(...) of the same module, cut and head"
-        )
-    if spec_digest({"graph": model.graph.spec()}) != spec["wrapped"]:
-        raise WeightsError(
-            f"{weights.parent}: the run of another wrapped model than the one passed, {model.name}: its module, "
-            f"cut, head or number of classes differs from what was saved ({spec['name']}, {len(spec['classes'])} "
-            "classes)"
-        )
-    images = "arrays" not in spec["preprocess"]
-    return replace(
-        model,
-        name=spec["name"],
-        params=restored(model, weights),
-        preprocess=(Preprocess if images else Arrays).from_dict(spec["preprocess"]),
-        classes=tuple(spec["classes"]),
-        weights=spec["weights"],
-        fresh=frozenset(),
-        named_classes=spec["named_classes"],
-    )

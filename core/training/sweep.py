@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from headstart import backend as backends
 from headstart.data import Dataset
-from headstart.errors import SettingError
+from headstart.errors import DivergedWarning, SettingError
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
 from headstart.models import Model
@@ -34,6 +35,10 @@ from headstart.training.run import Run, data_facts
 from headstart.training.settings import Settings
 from headstart.training.validation import Validation, validation_of
 
+EVERY_HEAD = (
+    "every one of the {count} heads diverged: their losses or weights are not finite, and none is the best; try "
+    "lower learning rates"
+)
 AXES = ("lr", "weight_decay", "seed")
 Trained = tuple[dict[str, np.ndarray], History, Validation | None]
 """what became of a head: its parameters, its records, its predictions after the last epoch"""
@@ -42,7 +47,8 @@ MAX_NBYTES = 1 << 30  # of the parameters that are trained side by side; what an
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a grid, best first: by validation accuracy after the last epoch, then by validation loss."""
+    """The runs of a grid, best first: by validation accuracy after the last epoch, then by validation loss. Those
+    that diverged, whose accuracy says nothing, come last."""
 
     runs: tuple[Run, ...]
     points: tuple[Mapping[str, float], ...]
@@ -55,10 +61,14 @@ class Sweep:
 
     @property
     def best(self) -> Run:
+        """SettingError where every head diverged: none is better than another."""
+        if self.runs[0].diverged:
+            raise SettingError(EVERY_HEAD.format(count=len(self.runs)))
         return self.runs[0]
 
     def table(self) -> list[dict[str, float]]:
-        """A row for each run, best first: its point of the grid, loss, accuracy, val_loss, val_accuracy."""
+        """A row for each run, best first: its point of the grid, loss, accuracy, val_loss, val_accuracy, and
+        whether it diverged."""
         rows = []
         for run, point in zip(self.runs, self.points, strict=True):
             last = run.history[-1]
@@ -68,6 +78,7 @@ class Sweep:
                 "accuracy": last.accuracy,
                 "val_loss": last.val_loss,
                 "val_accuracy": last.val_accuracy,
+                "diverged": run.diverged,
             }
             rows.append({**point, **figures})
         return rows
@@ -176,14 +187,18 @@ def sweep(
             val=val,
         )
 
-    def rank(i: int) -> tuple[float, float]:
-        last = trained[i][1][-1]
+    runs = [run(i) for i in range(len(each))]
+
+    def rank(i: int) -> tuple[bool, float, float]:
+        last = runs[i].history[-1]
         assert last.val_loss is not None and last.val_accuracy is not None
-        loss = last.val_loss if np.isfinite(last.val_loss) else np.inf
-        return -last.val_accuracy, loss
+        # as numbers that are not finite sort nowhere, they are asked for first
+        return (True, 0.0, 0.0) if runs[i].diverged else (False, -last.val_accuracy, last.val_loss)
 
     order = sorted(range(len(each)), key=rank)
-    return Sweep(tuple(run(i) for i in order), tuple(points[i] for i in order), at_once, job.extraction, seconds)
+    if runs[order[0]].diverged:
+        warnings.warn(EVERY_HEAD.format(count=len(runs)), DivergedWarning, stacklevel=2)
+    return Sweep(tuple(runs[i] for i in order), tuple(points[i] for i in order), at_once, job.extraction, seconds)
 
 
 def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:

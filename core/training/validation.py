@@ -6,6 +6,7 @@ confusion matrix that are zero are left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from headstart.data import Dataset
 from headstart.errors import HeadstartError
 from headstart.features.feature_set import FeatureSet
-from headstart.training.metrics import cross_entropy, softmax
+from headstart.training.metrics import cross_entropy, decided, softmax
 
 WORST = 12
 
@@ -35,6 +36,9 @@ class Mistake:
     """cross-entropy"""
 
 
+FIELDS = tuple(Mistake.__dataclass_fields__)
+
+
 @dataclass(frozen=True)
 class Validation:
     """The last epoch's predictions on the validation data."""
@@ -44,6 +48,8 @@ class Validation:
     """(class, predicted class, number of samples), where that is not zero"""
     worst: tuple[Mistake, ...]
     """up to 12 mistakes, those of the largest loss first"""
+    not_finite: int = 0
+    """samples whose logits are not finite: they were taken for no class, and are in no cell and no mistake"""
 
     def matrix(self, classes: int) -> np.ndarray:
         """int64 `(classes, classes)`: rows are the true class, columns the predicted one."""
@@ -58,34 +64,39 @@ class Validation:
             "samples": self.samples,
             "confusion": [list(cell) for cell in self.confusion],
             "worst": [asdict(mistake) for mistake in self.worst],
+            "not_finite": self.not_finite,
         }
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Validation:
         """The inverse of `as_dict`."""
         cells = tuple((int(a), int(b), int(c)) for a, b, c in saved["confusion"])
-        return cls(saved["samples"], cells, tuple(Mistake(**mistake) for mistake in saved["worst"]))
+        worst: list[dict[str, Any]] = [
+            {name: math.nan if one[name] is None else one[name] for name in FIELDS} for one in saved["worst"]
+        ]
+        mistakes = tuple(Mistake(**one) for one in worst)
+        return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0)
 
 
 def validation_of(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
     """`logits`: float32 `(n, classes)`, of the samples of `data` in their order."""
     labels, predicted = data.labels, logits.argmax(1)
-    cells, counts = np.unique(np.stack([labels, predicted], 1), axis=0, return_counts=True)
+    sure = decided(logits)
+    cells, counts = np.unique(np.stack([labels, predicted], 1)[sure], axis=0, return_counts=True)
     losses = cross_entropy(logits, labels)
-    wrong = np.flatnonzero(predicted != labels)
-    # Of a model that has diverged the losses are not numbers: nothing is worse.
-    badness = np.nan_to_num(losses[wrong], nan=np.inf)
-    worst = wrong[np.argsort(-badness, kind="stable")[:WORST]]
+    wrong = np.flatnonzero((predicted != labels) & sure)
+    worst = wrong[np.argsort(-losses[wrong], kind="stable")[:WORST]]
     try:
         ids = data.subset(worst).ids if len(worst) else ()
     except HeadstartError:  # a file that has gone meanwhile: no reason to lose what was trained
         ids, worst = (), worst[:0]
-    sure = softmax(logits[worst])
+    probabilities = softmax(logits[worst])
     return Validation(
         len(labels),
         tuple((int(a), int(b), int(n)) for (a, b), n in zip(cells, counts, strict=True)),
         tuple(
             Mistake(id, int(i), int(labels[i]), int(predicted[i]), float(row[predicted[i]]), float(losses[i]))
-            for id, i, row in zip(ids, worst, sure, strict=True)
+            for id, i, row in zip(ids, worst, probabilities, strict=True)
         ),
+        int((~sure).sum()),
     )

@@ -22,6 +22,7 @@ from PIL import Image, ImageFilter
 
 import headstart as hs
 from examples.common import beyond, dots, options, part, percent, print_table, start, write_page
+from headstart.training import metrics
 
 FULL = {"model": "resnet50", "weights": "imagenet", "data": "cifar10", "samples": 1000, "size": None}
 SMALL = {"model": "resnet18_half", "weights": "tinyimagenet", "data": "digits", "samples": 120, "size": 64}
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def accuracy(run: Any, images: np.ndarray, labels: np.ndarray) -> float:
     """Of a trained run on images that are cut to size already."""
-    return float((run.predict(run.model.preprocess.normalise(images)).argmax(1) == labels).mean())
+    return metrics.accuracy(run.predict(run.model.preprocess.normalise(images)), labels)
 
 
 def verdict(found: Mapping[str, Mapping[str, Sequence[float]]], kind: str) -> str:

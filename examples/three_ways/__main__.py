@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         train, own = part(data, each, data.classes[:half], seed).split(0.8, seed=seed)
         fresh = hs.model("alexnet", classes=train.classes, head=[width, 0.5, width, 0.5], size=64)
         run = hs.fit(fresh, train, own, mode="scratch", epochs=epochs, lr=0.0005, **training)
-        source = run.save(args.out / "pretrained") / "weights.safetensors"
+        source = hs.weights_file(run.save(args.out / "pretrained"))
         pretrained = hs.load(args.out / "pretrained", backend=run.backend).model
         # The new classes have fewer images, and more of them are held out, for an accuracy worth a name.
         train, val = part(data, max(10, each // 5), data.classes[half:], seed).split(0.5, seed=seed)

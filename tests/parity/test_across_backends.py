@@ -122,7 +122,7 @@ def test_a_trained_network_loads_into_torchvision(data, tmp_path, backend) -> No
 
     model = hs.model("resnet18", classes=10, size=32)
     run = hs.fit(model, *data, mode="full", epochs=1, backend=backend, device="cpu")
-    state = load_file(run.save(tmp_path / "run") / "weights.safetensors")
+    state = load_file(hs.weights_file(run.save(tmp_path / "run")))
     theirs = torchvision.models.resnet18(num_classes=10).eval()
     missing, unexpected = theirs.load_state_dict(state, strict=False)
     assert not unexpected

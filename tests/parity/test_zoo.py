@@ -463,7 +463,7 @@ def test_cached_and_frozen_agree(training: Training, backend: str) -> None:
 
 def test_the_original_takes_back_what_was_trained(training: Training, tmp_path: Path) -> None:
     run = training.fit(training.model, training.data, "torch", training.rate)
-    state = load_file(run.save(tmp_path / "run") / "weights.safetensors")
+    state = load_file(hs.weights_file(run.save(tmp_path / "run")))
     name, original, size = training.row.name, training.original, training.model.preprocess.size
     names = layout(name, original.library)
     whole = {theirs for theirs, _ in names.names(architecture(name).graph(TRAINED_CLASSES, size=size)).values()}

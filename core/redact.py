@@ -1,0 +1,54 @@
+"""Secrets are taken out of whatever is written, raised or said: credentials in URLs, tokens, and what stands
+behind an option that is called a password. One function, so that a report, an error and a line of a log agree.
+
+Invariant: text without anything of the kind is returned as it is, the same object.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+HIDDEN = "***"
+VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "AWS_SECRET_ACCESS_KEY")
+LEAST = 8  # characters of a variable's value; a shorter one would be found in ordinary words
+
+_KINDS = r"token|secret|passw(?:or)?d|passphrase|api[_-]?key|(?:access|secret)[_-]?key|signature"
+_NAMES = rf"(?:[\w-]*[_-])?(?:{_KINDS})"
+_USERINFO = re.compile(r"(?<=://)[^\s/?#'\"<>]+@")
+_QUERY = re.compile(rf"([?&;]{_NAMES}=)[^\s&#'\"<>]+", re.IGNORECASE)
+_OPTION = re.compile(rf"((?:^|(?<=\s))--{_NAMES}[= ])(?!-)\S+", re.IGNORECASE)
+_ASSIGNED = re.compile(r"(\b[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY)=)[^\s'\"]+")  # variables
+_TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16}|sk-[A-Za-z0-9_-]{20,})")
+_BEARER = re.compile(r"(\bBearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_SIGNS = ("://", "=", "-", "hf_", "gh", "AKIA", "earer")
+_IS_OPTION = re.compile(rf"--{_NAMES}", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """The text with `***` in the place of each secret in it."""
+    for variable in VARIABLES:
+        value = os.environ.get(variable, "")
+        if len(value) >= LEAST and value in text:
+            text = text.replace(value, HIDDEN)
+    if not any(sign in text for sign in _SIGNS):
+        return text
+    text = _USERINFO.sub(f"{HIDDEN}@", text)
+    for pattern in (_QUERY, _OPTION, _ASSIGNED, _BEARER):
+        text = pattern.sub(rf"\g<1>{HIDDEN}", text)
+    return _TOKEN.sub(HIDDEN, text)
+
+
+def redacted_command(arguments: Iterable[str]) -> list[str]:
+    """A command line, in which the secret may be the argument behind the option."""
+    safe: list[str] = []
+    hide = False
+    for argument in arguments:
+        if hide and not argument.startswith("-"):
+            safe.append(HIDDEN)
+            hide = False
+            continue
+        hide = _IS_OPTION.fullmatch(argument) is not None
+        safe.append(redacted(argument))
+    return safe

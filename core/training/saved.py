@@ -1,0 +1,348 @@
+"""A run as a folder: `run.json`, and the weights it names, `weights-<digits of their sha256>.safetensors`, with
+torchvision's names and layout, so that torchvision's own models load them. No pickle.
+
+Invariant: `run.json` is the one point at which a save counts. It is written last and names its weights by their
+digest, so whatever moment a save is killed at, the folder holds the run of before or the new one, and never the
+weights of one with the record of the other. The weights of before and whatever killed saves left go after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.numpy import save as save_safetensors
+
+from headstart import __version__
+from headstart import backend as backends
+from headstart.data import Arrays
+from headstart.data.download import digest
+from headstart.data.preprocess import Preprocess
+from headstart.errors import HeadstartError, SettingError, WeightsError
+from headstart.features.feature_set import ExtractionStats
+from headstart.features.files import replace_whole
+from headstart.features.keys import spec_digest
+from headstart.models import Model, architecture
+from headstart.models.layouts import fitted, published
+from headstart.models.weights import read_weights
+from headstart.models.wrapped import restored
+from headstart.outputs import json_text, writing_into
+from headstart.reading import ANY, DictOf, ListOf, Number, Optional, check, expanded, read_json
+from headstart.training.history import History
+from headstart.training.validation import Validation
+
+if TYPE_CHECKING:
+    from headstart.training.run import Run
+
+FORMAT = 2
+BEFORE = 1  # the weights were always called so, and nothing tied them to their record:
+WEIGHTS_BEFORE = "weights.safetensors"
+RECORD = "run.json"
+WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+LARGEST = 256 << 20  # bytes of a run.json: twelve million steps
+READINGS = 5  # of a folder that is saved to while it is read
+
+RECORD_OF_EPOCH = {
+    "epoch": int,
+    "loss": Optional(Number),
+    "accuracy": Optional(Number),
+    "val_loss": Optional(Number),
+    "val_accuracy": Optional(Number),
+    "seconds": {"data": Number, "trunk": Number, "head": Number},
+    "learning_rate": Optional(Number),
+    "step_losses": ListOf(Optional(Number)),
+    "auxiliary_losses": ListOf(Optional(Number)),
+}
+VALIDATION = {
+    "samples": int,
+    "confusion": ListOf(ListOf(int, 3)),
+    "not_finite": Optional(int),
+    "worst": ListOf(
+        {
+            "id": str,
+            "index": int,
+            "label": int,
+            "predicted": int,
+            "probability": Optional(Number),
+            "loss": Optional(Number),
+        }
+    ),
+}
+SHAPE = {
+    "format": int,
+    "weights": Optional({"file": str, "sha256": str}),
+    "model": {
+        "name": str,
+        "classes": ListOf(str),
+        "named_classes": bool,
+        "head": ANY,
+        "preprocess": DictOf(ANY),
+        "weights": Optional(str),
+        "auxiliary": bool,
+        "wrapped": Optional(str),
+    },
+    "mode": str,
+    "cut": Optional(str),
+    "backend": str,
+    "history": ListOf(RECORD_OF_EPOCH),
+    "head_history": ListOf(RECORD_OF_EPOCH),
+    "extraction": Optional({"extracted": int, "reused": int, "seconds": Number, "made_by": ListOf(str)}),
+    "seconds": Number,
+    "settings": DictOf(ANY),
+    # runs of before there were reports have none of these
+    "data": Optional(DictOf(ANY)),
+    "trained": Optional(int),
+    "validation": Optional(VALIDATION),
+}
+
+
+def save(run: Run, path: str | Path) -> Path:
+    """See `Run.save`."""
+    folder = expanded(path)
+    m = run.model
+    metadata = {
+        "format": "pt",
+        "architecture": m.name,
+        "preprocess": json.dumps(m.preprocess.as_dict()),
+        **({"classes": json.dumps(list(m.classes))} if m.named_classes else {}),
+    }
+    data = save_safetensors(published(m.graph, m.params, m.layouts[0]), metadata)
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"weights-{sha256[:16]}.safetensors"
+    about = {
+        "format": FORMAT,
+        "headstart": __version__,
+        "weights": {"file": name, "sha256": sha256},
+        **_about(run),
+    }
+    text = json_text(about, indent=1) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing_into(folder, alone=True):
+            had_record = (folder / RECORD).is_file()
+            replace_whole(folder / name, [data])
+            replace_whole(folder / RECORD, [text.encode()])
+            _remove_weights(folder, name, had_record)
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"{folder}: the run cannot be written there ({getattr(error, 'strerror', None) or error})"
+        ) from error
+    return folder
+
+
+def _remove_weights(folder: Path, kept: str, had_record: bool) -> None:
+    """Remove the weights of earlier saves; of a file called as they once were, only where a run was there."""
+    for path in folder.iterdir():
+        ours = WEIGHTS.fullmatch(path.name) or (had_record and path.name == WEIGHTS_BEFORE)
+        if ours and path.name != kept and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # the run is saved; on Windows somebody may be reading this one
+                path.unlink()
+
+
+def _about(run: Run) -> dict[str, Any]:
+    m = run.model
+    return {
+        "model": {
+            "name": m.name,
+            "classes": list(m.classes),
+            "named_classes": m.named_classes,
+            "head": m.head if isinstance(m.head, str) else list(m.head),
+            "preprocess": m.preprocess.as_dict(),
+            "weights": m.weights,
+            "auxiliary": bool(m.graph.auxiliary),
+            "wrapped": spec_digest({"graph": m.graph.spec()}) if m.home is not None else None,
+        },
+        "mode": run.mode,
+        "cut": run.cut,
+        "backend": run.backend,
+        "history": run.history.as_list(),
+        "head_history": run.head_history.as_list(),
+        "extraction": vars(run.extraction) if run.extraction else None,
+        "seconds": run.seconds,
+        "settings": dict(run.settings),
+        "data": dict(run.data),
+        "trained": run.trained,
+        "validation": run.validation.as_dict() if run.validation else None,
+    }
+
+
+def load(path: str | Path, backend: str | None = None, model: Model | None = None) -> Run:
+    """The run that `Run.save` wrote to the folder `path`, ready to predict, in any backend: `backend`, else
+    HEADSTART_BACKEND, else the one that trained it if it is installed, else the only one installed.
+
+    `model`: for a run of a wrapped model, whose code is in no file: what `hs.wrap` makes of the same module, with
+    whatever weights. Raises WeightsError where the folder holds no complete run, or one of another model.
+    """
+    folder = expanded(path)
+    for left in reversed(range(READINGS)):
+        about = _record(folder)
+        try:
+            run = _run(folder, about, model)
+            break
+        except WeightsError:
+            # Saved to in this moment, its weights may be others by now.
+            if not left or _record(folder).get("weights") == about.get("weights"):
+                raise
+    if backend is None and not os.environ.get(backends.VARIABLE) and run.backend in backends.installed():
+        return run
+    return replace(run, backend=backends.choose(backend, run.model.home))
+
+
+def weights_file(path: str | Path) -> Path:
+    """The safetensors file with the weights of the run in the folder `path`, by torchvision's or timm's names:
+    `model.load_state_dict(safetensors.torch.load_file(hs.weights_file("out/")))`. WeightsError where no run is
+    saved there."""
+    folder = expanded(path)
+    about = _record(folder)
+    check_shape(folder, about, {name: SHAPE[name] for name in ("format", "weights")})
+    return _weights(folder, about)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    try:
+        about = read_json(path, LARGEST, "a saved run", {"format": int}, WeightsError)
+    except FileNotFoundError:
+        raise WeightsError(f"{folder}: no run is saved there (run.json is missing)") from None
+    if about["format"] not in (BEFORE, FORMAT):
+        raise WeightsError(
+            f"{folder}: saved in format {about['format']}, this headstart reads {BEFORE} and {FORMAT}"
+        )
+    content: dict[str, Any] = about
+    return content
+
+
+def check_shape(folder: Path, about: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
+    try:
+        check(about, shape)
+    except ValueError as error:
+        raise WeightsError(f"{folder / RECORD}: not a saved run ({error})") from error
+
+
+def _weights(folder: Path, about: Mapping[str, Any]) -> Path:
+    if about["format"] == BEFORE:
+        return folder / WEIGHTS_BEFORE
+    stated = about.get("weights")
+    if stated is None or not WEIGHTS.fullmatch(stated["file"]):
+        raise WeightsError(f"{folder / RECORD}: not a saved run (it names no weights of its own)")
+    return folder / str(stated["file"])
+
+
+def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
+    from headstart.training.run import Run
+
+    check_shape(folder, about, SHAPE)
+    weights = _weights(folder, about)
+    if about["format"] != BEFORE:
+        _verify(weights, about["weights"]["sha256"])
+    spec, stats = about["model"], about["extraction"]
+    try:
+        model = _known(spec, weights) if spec.get("wrapped") is None else _wrapped(spec, weights, model)
+        run = Run(
+            model,
+            about["mode"],
+            about["cut"],
+            about["backend"],
+            History.from_list(about["history"]),
+            History.from_list(about["head_history"]),
+            ExtractionStats(**{**stats, "made_by": tuple(stats["made_by"])}) if stats else None,
+            about["seconds"],
+            about["settings"],
+            about.get("data") or {},
+            about.get("trained"),
+            Validation.from_dict(about["validation"]) if about.get("validation") else None,
+        )
+        _check_sense(run)
+    except WeightsError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, HeadstartError) as error:
+        said = str(error) if isinstance(error, HeadstartError) else repr(error)
+        raise WeightsError(f"{folder / RECORD}: not a saved run ({said})") from error
+    return run
+
+
+def _check_sense(run: Run) -> None:
+    """ValueError for what has the right types and says what cannot be."""
+    if run.cut is not None:
+        run.model.graph.check_cut(run.cut)
+    classes = range(len(run.model.classes))
+    if run.validation is not None:
+        cells = [(label, predicted) for label, predicted, _ in run.validation.confusion]
+        cells += [(mistake.label, mistake.predicted) for mistake in run.validation.worst]
+        if any(one not in classes for cell in cells for one in cell):
+            raise ValueError(f"validation names a class beyond the {len(classes)} that there are")
+
+
+def _verify(weights: Path, sha256: str) -> None:
+    """WeightsError unless the file is the one that the record was saved with."""
+    try:
+        if not weights.is_file():
+            raise WeightsError(f"{weights}: no such weight file, and run.json names it; the run is not complete")
+        found = digest(weights)
+    except OSError as error:
+        raise WeightsError(f"{weights}: cannot be read ({error.strerror or error})") from error
+    if found != sha256:
+        raise WeightsError(
+            f"{weights}: not the weights that the run was saved with (sha256 {found[:16]}..., run.json says "
+            f"{sha256[:16]}...); is it complete?"
+        )
+
+
+def _known(spec: Mapping[str, Any], weights: Path) -> Model:
+    """The model of a saved run, by its architecture's name."""
+    head = spec["head"] if isinstance(spec["head"], str) else tuple(spec["head"])
+    arch = architecture(spec["name"])
+    preprocess = Preprocess.from_dict(spec["preprocess"])
+    file = read_weights(weights)  # before the graph: what it names may be many classes, and the file has few
+    graph = arch.graph(len(spec["classes"]), head, preprocess.size)
+    if not spec["auxiliary"]:
+        graph = graph.upto(graph.output)
+    return Model(
+        spec["name"],
+        graph,
+        fitted(file.source, file.params, graph, arch.layouts),
+        preprocess,
+        tuple(spec["classes"]),
+        head,
+        spec["weights"],
+        frozenset(),
+        spec["named_classes"],
+    )
+
+
+def _wrapped(spec: Mapping[str, Any], weights: Path, model: Model | None) -> Model:
+    """The wrapped model of a saved run: `model` with the weights, classes and preprocessing that were saved."""
+    if model is None or model.home is None:
+        raise WeightsError(
+            f"{weights.parent}: the run of a wrapped model, {spec['name']}, whose code is not saved; pass "
+            "model=hs.wrap(...) of the same module, cut and head"
+        )
+    if spec_digest({"graph": model.graph.spec()}) != spec["wrapped"]:
+        raise WeightsError(
+            f"{weights.parent}: the run of another wrapped model than the one passed, {model.name}: its module, "
+            f"cut, head or number of classes differs from what was saved ({spec['name']}, {len(spec['classes'])} "
+            "classes)"
+        )
+    if len(spec["classes"]) != len(model.classes):
+        raise WeightsError(
+            f"{weights.parent}: run.json names {len(spec['classes'])} classes, and the model has "
+            f"{len(model.classes)}"
+        )
+    images = "arrays" not in spec["preprocess"]
+    return replace(
+        model,
+        name=spec["name"],
+        params=restored(model, weights),
+        preprocess=(Preprocess if images else Arrays).from_dict(spec["preprocess"]),
+        classes=tuple(spec["classes"]),
+        weights=spec["weights"],
+        fresh=frozenset(),
+        named_classes=spec["named_classes"],
+    )
