@@ -67,7 +67,8 @@ class Recipe:
     seed: int
     """of dropout; its masks are the framework's own and differ between backends"""
     rates: Mapping[str, float] = field(default_factory=dict)
-    """parameter -> multiple of each step's learning rate; 1 where it is not named"""
+    """parameter -> multiple of each step's learning rate; 1 where it is not named. What has 0 is not trained: it
+    is bit-equal afterwards, weight decay or not"""
 
 
 class Trunk(Protocol):
@@ -123,6 +124,21 @@ class WrapRequest:
     """the parameters of functions, which hold none themselves"""
     init: Callable[[int], Any] | None
     """seed -> a module like `native`, or such `params`, drawn anew"""
+    logits: bool
+    """whether the end of `native` is the end of a head, which gives logits: what makes probabilities of them there
+    (softmax, log_softmax, sigmoid) is taken off and named in `Wrapping.ending`"""
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """What a user's own module gives for a batch, in core's layout and dtype (`Backend.numpy` of it)."""
+
+    cut: np.ndarray | None
+    """at the cut; None where the framework has no means to look there"""
+    end: np.ndarray | None
+    """at its end, probabilities where it makes such; None where that is not one array"""
+    rounding: float = 2.0**-23
+    """the relative distance between two numbers of the kind that it computed with: of float32, float16 ..."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +156,17 @@ class Wrapping:
     head_params: Mapping[str, np.ndarray] = field(default_factory=dict)
     reason: str = ""
     """why the trunk's structure cannot be known, where it cannot"""
+    ending: str = ""
+    """what was taken off the module's end so that the head gives logits: a name in `headstart.models.endings`"""
+    witness: Callable[[Any], Witnessed] | None = None
+    """a batch as core has it -> what the user's module itself, and no copy of it, gives when it is run as its
+    owner runs it in inference: by its own call, with its hooks. It is afterwards as it was: modes, buffers, hooks,
+    random state. An exception of its code is let through. None where the framework cannot run it"""
 
 
 class Backend(Protocol):
-    """A framework."""
+    """A framework. What the caller has set in it (gradients off, autocast, a default dtype or device, ...) neither
+    changes what a method here does, nor is it changed."""
 
     name: str
 
@@ -186,6 +209,10 @@ class Backend(Protocol):
 
     def wrap(self, request: WrapRequest) -> Wrapping:
         """Cut a user's module in two, or take it whole. It is copied, never changed."""
+
+    def attempt(self, native: Any, example: Any) -> None:
+        """Run a user's module itself on a batch, as its owner runs it in inference, and leave it as it was. What
+        its code raises is let through: it tells whose fault it is that `wrap` failed."""
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         """Record what the body does with the framework's own profiler, and write the trace to `folder`, in the

@@ -66,6 +66,9 @@ class JaxBackend:
     def wrap(self, request: WrapRequest) -> Wrapping:
         return wrap.wrap(request)
 
+    def attempt(self, native: Any, example: Any) -> None:
+        wrap.attempt(native, example)
+
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         return profile.profile(folder)
 

@@ -376,6 +376,10 @@ def _joined(path: Any) -> str:
     return ".".join(map(str, path))
 
 
+def attempt(native: Any, example: Any) -> None:
+    """Nothing yet: an NNX module or function is not run itself."""
+
+
 # ---- structure
 
 

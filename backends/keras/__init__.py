@@ -64,6 +64,9 @@ class KerasBackend:
     def wrap(self, request: WrapRequest) -> Wrapping:
         return wrap.wrap(request)
 
+    def attempt(self, native: Any, example: Any) -> None:
+        wrap.attempt(native, example)
+
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         return profile.profile(folder)
 

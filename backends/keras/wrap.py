@@ -114,6 +114,11 @@ def wrap(request: WrapRequest) -> Wrapping:
     return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason)
 
 
+def attempt(native: keras.Model, example: Any) -> None:
+    """Run the user's model itself."""
+    _run(native, example)
+
+
 def _drawn(model: keras.Model) -> keras.Model:
     """The model with weights drawn anew, and with the tables and statistics that were adapted to data."""
     clone = cloned(model, anew)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from headstart.backend import Place, Recipe, Wrapping, WrapRequest
-from headstart.backends.torch import profile, wrap
+from headstart.backends.torch import original, profile, wrap
 from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.heads import TorchHeads
@@ -63,6 +63,9 @@ class TorchBackend:
 
     def wrap(self, request: WrapRequest) -> Wrapping:
         return wrap.wrap(request)
+
+    def attempt(self, native: Any, example: Any) -> None:
+        original.attempt(native, example)
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         return profile.profile(folder)

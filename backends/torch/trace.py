@@ -31,6 +31,16 @@ def sharing(module: nn.Module, buffers: bool = True) -> nn.Module:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where in a module a value can be looked at."""
+
+    path: str
+    """of the submodule that gives it; "": the module itself"""
+    call: int
+    """the how-manieth of its calls; -1: the last"""
+
+
+@dataclass(frozen=True)
 class Call:
     """How a module's forward is given a batch."""
 
@@ -160,6 +170,15 @@ class Traced:
         aliases = {node.name: name for node, name in self.names.items()}
         aliases |= {path: self.names[node] for path, node in self.tracer.results.items() if node in self.names}
         return Paths(taken, output, {alias: name for alias, name in aliases.items() if alias not in taken})
+
+    def place(self, cut: str) -> Place | None:
+        """Where the value of a cut can be looked at in the module itself; None for an operation in between."""
+        node = self.nodes[cut]
+        if node.op == "call_module":
+            calls = [n for n in self.graph.nodes if n.op == "call_module" and n.target == node.target]
+            return Place(str(node.target), calls.index(node))
+        paths = [path for path, result in self.tracer.results.items() if result is node]
+        return Place(paths[0], -1) if paths else None
 
     def _taken(self, node: fx.Node) -> tuple[str, ...]:
         found = [INPUT if n in self.inputs else self.names.get(n) for n in node.all_input_nodes]

@@ -16,6 +16,7 @@ import math
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from torch import fx, nn
 
 from headstart.backend import Wrapping, WrapRequest
 from headstart.backends.torch.arrays import exact_numpy, from_native, to_native, to_numpy
-from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, Traced, attribute, sharing
+from headstart.backends.torch.original import Original
+from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, Place, Traced, attribute, sharing
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import each
 from headstart.errors import CutError, SettingError
@@ -61,19 +63,33 @@ def inputs(native: nn.Module) -> Preprocess | None:
 def wrap(request: WrapRequest) -> Wrapping:
     if request.params is not None:
         raise SettingError("params= goes with JAX functions; a torch module holds its parameters itself")
-    source = copied(request.native)
-    call = Call.of(source, request.example)
-    traced = Traced.of(source, call)
-    if request.cut is None and not request.rest:
-        return _whole(request, source, call, traced)
-    if traced is None:
-        return _stopped(request, source, call)
-    return _split(request, source, call, traced)
-
-
-def copied(native: nn.Module) -> nn.Module:
-    """A copy on the CPU, in inference mode, all of whose parameters may be trained."""
     memo: dict[int, Any] = {}
+    source = copied(request.native, memo)
+    call = Call.of(source, request.example)
+    original = Original(request.native, Call.of(request.native, request.example), memo)
+    traced = Traced.of(source, call)
+    place: Place | None
+    if request.cut is None and not request.rest:
+        wrapping = _whole(request, source, call, traced)
+        place = Place("", -1)
+    elif traced is None:
+        wrapping = _stopped(request, source, call)
+        place = Place(wrapping.cut, 0)
+    else:
+        wrapping = _split(request, source, call, traced)
+        place = traced.place(wrapping.cut)
+    return replace(wrapping, witness=original.witness(place, _as_core))
+
+
+def _as_core(value: Any) -> torch.Tensor | None:
+    """What a module gives, as the tensor that a part with the same end gives; None where there is none."""
+    return value if isinstance(value, torch.Tensor) and value.ndim > 1 else None
+
+
+def copied(native: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy on the CPU, in inference mode, all of whose parameters may be trained. `memo` is filled with the
+    copies, by the ids of what they are copies of."""
+    memo = {} if memo is None else memo
     # what a weight is computed from before every run, as weight_norm does it, hangs on its graph
     attributes = (value for module in native.modules() for value in vars(module).values())
     derived = (value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf)

@@ -64,6 +64,11 @@ class Node:
         kept = row.buffers(self.attrs)
         return frozenset(f"{self.name}.{key}" for key in row.params(self.attrs) if key in kept)
 
+    def fixed(self) -> frozenset[str]:
+        """The full names of the parameters that the owner of a wrapped module froze."""
+        part = self.attrs.get("part")
+        return frozenset(f"{self.name}.{key}" for key in part.fixed) if part is not None else frozenset()
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -210,6 +215,10 @@ class Graph:
     def buffers(self) -> frozenset[str]:
         """The parameters that are kept and not trained: statistics, counters."""
         return frozenset(name for node in self.nodes for name in node.buffers())
+
+    def fixed(self) -> frozenset[str]:
+        """The parameters that the owner of a wrapped module froze; `scratch` alone trains them."""
+        return frozenset(name for node in self.nodes for name in node.fixed())
 
     @property
     def backend(self) -> str | None:

@@ -37,6 +37,11 @@ class NativePart:
     """JSON-able: what it computes, weights aside; part of the key of stored features. None: it cannot be known"""
     initial: Callable[[int], Mapping[str, np.ndarray]] = field(repr=False)
     """seed -> fresh parameters; raises SettingError where the module cannot be drawn anew"""
+    fixed: frozenset[str] = field(default=frozenset(), repr=False)
+    """parameters that their owner froze before wrapping; no mode but `scratch` trains them. Not in keys"""
+    lone: bool = False
+    """whether a single sample loses its axis in it: then a backend runs it as two equal ones
+    and gives the first"""
 
     def __deepcopy__(self, memo: Any) -> NativePart:
         return self  # nothing in it is ever changed

@@ -23,15 +23,13 @@ from headstart.data import Arrays, Dataset, Preprocess
 from headstart.data.rows import count, each, window
 from headstart.errors import HeadstartError, SettingError, WeightsError
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
+from headstart.models.faithful import HEAD, TRUNK, check_against_original, checked_head, checked_trunk, trunk_nodes
 from headstart.models.heads import Head, check_head, classifier
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
 from headstart.models.model import Model, class_names
 
-TRUNK, POOL, HEAD = "trunk", "pool", "head"
-REST = "rest"
-# Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
-SAME_OUTPUT = 1e-4
+POOL, REST = "pool", "rest"
 ERROR_LENGTH = 500
 
 
@@ -96,22 +94,27 @@ def wrap(
             "'linear', a list of hidden widths, or such a module"
         )
     called = name or _called(module)
-    wrapping = _wrapped(chosen, called, inputs, WrapRequest(module, cut, rest, shown, params, init))
-    trunk = _known(wrapping.trunk, wrapping, name)
-    wrapping = replace(wrapping, trunk=trunk)
-    features = _checked_features(chosen, wrapping, inputs, shown)
+    wrapping = _wrapped(chosen, called, inputs, WrapRequest(module, cut, rest, shown, params, init, rest))
+    wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
+    wrapping, features = checked_trunk(chosen, wrapping, inputs, shown)
     if own is not None:
-        request = WrapRequest(own, None, False, features, None, None)
+        request = WrapRequest(own, None, False, features, None, None, True)
         other = _wrapped(chosen, _called(own), f"features of shape {features.shape}", request)
         wrapping = replace(wrapping, head=other.trunk, head_params=other.params)
+    logits = None
+    if wrapping.head is not None:
+        checked, logits = checked_head(chosen, wrapping.head, wrapping.head_params, features)
+        wrapping = replace(wrapping, head=checked)
+    check_against_original(wrapping, shown, features, logits if own is None else None)
+    trunk = wrapping.trunk
     if wrapping.head is None:
         assert classes is not None
         names, named = class_names(classes)
-        graph = _with_classifier(_trunk_nodes(inputs, trunk), trunk.output, len(names), head)
+        graph = _with_classifier(trunk_nodes(inputs, trunk), trunk.output, len(names), head)
     else:
         names, named = _outputs(wrapping.head, classes)
         part = _known(wrapping.head, wrapping, name or called)
-        graph = Graph((*_trunk_nodes(inputs, trunk), Node(HEAD, "native", (TRUNK,), {"part": part})), HEAD)
+        graph = Graph((*trunk_nodes(inputs, trunk), Node(HEAD, "native", (TRUNK,), {"part": part})), HEAD)
     given = {f"{TRUNK}.{key}": value for key, value in wrapping.params.items()}
     given |= {f"{HEAD}.{key}": value for key, value in wrapping.head_params.items()}
     fresh = frozenset(graph.param_shapes().keys() - given.keys())
@@ -222,11 +225,19 @@ def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) ->
         return chosen.wrap(request)
     except HeadstartError:
         raise
-    except Exception as error:  # of the user's own code
+    except Exception as error:  # of the user's own code, or of its copying
+        try:
+            chosen.attempt(request.native, request.example)
+        except Exception as its:
+            raise SettingError(
+                f"{called} could not be run on two samples of what it is said to take, {inputs}: "
+                f"{type(its).__name__}: {str(its)[:ERROR_LENGTH]}. If it takes something else, say so with "
+                "preprocess= or example="
+            ) from its
         raise SettingError(
-            f"{called} could not be run on two samples of what it is said to take, {inputs}: "
-            f"{type(error).__name__}: {str(error)[:ERROR_LENGTH]}. If it takes something else, say so with "
-            "preprocess= or example="
+            f"{called} runs on two samples of {inputs}, and its copy, cut at {request.cut!r}, does not: "
+            f"{type(error).__name__}: {str(error)[:ERROR_LENGTH]}. Cut it elsewhere, or wrap a module that can be "
+            "copied"
         ) from error
 
 
@@ -241,13 +252,6 @@ def _known(part: NativePart, wrapping: Wrapping, name: str | None) -> NativePart
         )
     about = {"backend": part.backend, "unknown": True, "name": name, "cut": wrapping.place}
     return replace(part, structure=about)
-
-
-def _trunk_nodes(inputs: Preprocess | Arrays, trunk: NativePart) -> tuple[Node, ...]:
-    return (
-        Node("input", "input", (), {"shape": inputs.shape or None}),
-        Node(TRUNK, "native", ("input",), {"part": trunk}),
-    )
 
 
 def _with_classifier(nodes: tuple[Node, ...], shape: Shape, classes: int, head: Head) -> Graph:
@@ -280,34 +284,3 @@ def _outputs(head: NativePart, classes: int | Sequence[str] | None) -> tuple[tup
             "head='linear' makes a fresh classifier behind the cut"
         )
     return names, named
-
-
-def _checked_features(chosen: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, shown: Any) -> np.ndarray:
-    """What the trunk gives for the two samples. Refused is one that gives two equal inputs two outputs: in two
-    runs, in two rows of a batch, or in the company of other samples."""
-    graph = Graph(_trunk_nodes(inputs, wrapping.trunk), TRUNK)
-    params = {f"{TRUNK}.{key}": value for key, value in wrapping.params.items()}
-    trunk = chosen.trunk(graph, params, [TRUNK], chosen.place("cpu", "float32"))
-
-    def run(rows: Any) -> np.ndarray:
-        return chosen.numpy(trunk.run(rows)[TRUNK]).astype(np.float64)
-
-    features = chosen.numpy(trunk.run(shown)[TRUNK])
-    first, again = features.astype(np.float64), run(shown)
-    twins = run(each(lambda array: np.stack([array[0], array[0]]), shown))
-    scale = float(np.abs(first).max(initial=0.0))
-    for one, other, where in (
-        (first, again, "when it ran a second time"),
-        (twins[0], twins[1], "in the next row of the same batch"),
-        (first[0], twins[0], "beside another sample"),
-    ):
-        both = np.isfinite(one) & np.isfinite(other)
-        if not both.all():
-            raise SettingError(f"the trunk up to {wrapping.cut!r} gives values that are not finite")
-        if (worst := float(np.abs(one - other).max(initial=0.0))) > SAME_OUTPUT * scale:
-            raise SettingError(
-                f"the trunk up to {wrapping.cut!r} is not deterministic in inference mode: the same sample gave "
-                f"outputs that differ by {worst:.3g} (of at most {scale:.3g}) {where}; features of it cannot be "
-                "kept. Look for dropout or noise that ignores inference mode, for batch norms without statistics"
-            )
-    return features

@@ -1,0 +1,138 @@
+"""A user's module itself, run as its owner runs it: by its own call, with its hooks, on its device, in inference.
+
+Invariant: it is afterwards as it was: modes, attributes, buffers, parameters, hooks and torch's random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.backend import Witnessed
+from headstart.backends.torch.arrays import from_native, to_native, to_numpy
+from headstart.backends.torch.trace import Call, Place
+from headstart.data.rows import each
+
+TF32 = 2.0**-10  # of the products that a GPU may take for those of float32
+
+
+@dataclass(frozen=True)
+class Original:
+    """A user's module, and how it is called."""
+
+    module: nn.Module
+    call: Call
+    copies: Mapping[int, torch.Tensor]
+    """id of a tensor of it -> its copy, which has the value that it is to have afterwards"""
+
+    def witness(
+        self, place: Place | None, as_core: Callable[[Any], torch.Tensor | None]
+    ) -> Callable[[Any], Witnessed]:
+        """What `Wrapping` asks for. `place`: of the cut; None: it cannot be looked at.
+        `as_core`: what a module gives as the tensor that a part with the same end gives."""
+
+        def run(batch: Any) -> Witnessed:
+            seen: list[Any] = []
+            with as_owned(self.module, self.copies):
+                end = _observed(self.module, self.call, batch, place, seen)
+            cut = None
+            if place is not None and place.path == "":
+                cut = as_core(end)
+            elif place is not None and len(seen) > place.call:
+                cut = as_core(seen[place.call])
+            last = as_core(end)
+            values = [value for value in (cut, last) if value is not None]
+            return Witnessed(_numpy(cut), _numpy(last), max(map(_rounding, values), default=2.0**-23))
+
+        return run
+
+
+def attempt(module: nn.Module, example: Any) -> None:
+    """Run the module itself; what it raises is let through."""
+    with as_owned(module, {id(tensor): tensor.detach().clone() for tensor in _tensors(module)}):
+        _observed(module, Call.of(module, example), example, None, [])
+
+
+def _observed(module: nn.Module, call: Call, batch: Any, place: Place | None, seen: list[Any]) -> Any:
+    handle = None
+    if place is not None and place.path:
+        # a copy: what comes behind may change it in place
+        handle = module.get_submodule(place.path).register_forward_hook(
+            lambda _m, _i, value: seen.append(_kept(value))
+        )
+    try:
+        return call(module, _on_device(module, batch))
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def _kept(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def _on_device(module: nn.Module, batch: Any) -> Any:
+    """A batch as the module's owner would give it."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return each(lambda tensor: tensor.contiguous(), to_native(batch))
+    return each(
+        lambda x: x.contiguous().to(like.device, like.dtype if x.is_floating_point() else x.dtype),
+        to_native(batch),
+    )
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+@contextmanager
+def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[None]:
+    """In inference mode; afterwards the module is as it was."""
+    modules = list(module.modules())
+    modes = [m.training for m in modules]
+    attributes = [dict(vars(m)) for m in modules]
+    buffers = {id(buffer): buffer.detach().clone() for buffer in module.buffers()}
+    tensors = [(tensor, _version(tensor)) for tensor in _tensors(module)]
+    try:
+        for m in modules:  # and not eval(), which a class may have replaced: what it does cannot be undone
+            m.training = False
+        with torch.no_grad(), torch.random.fork_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, version in tensors:
+                before = buffers.get(id(tensor), copies.get(id(tensor)))
+                if before is not None and (version is None or _version(tensor) != version):
+                    _restore(tensor, before)
+        for m, names, training in zip(modules, attributes, modes, strict=True):
+            for name in vars(m).keys() - names.keys():
+                del vars(m)[name]
+            vars(m).update(names)
+            m.training = training
+
+
+def _restore(tensor: torch.Tensor, before: torch.Tensor) -> None:
+    before = before.to(tensor.device)
+    if not torch.equal(tensor, before):
+        tensor.copy_(before)
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _numpy(value: torch.Tensor | None) -> np.ndarray | None:
+    return None if value is None else to_numpy(from_native(value).float())
+
+
+def _rounding(value: torch.Tensor) -> float:
+    if not value.is_floating_point():
+        return 2.0**-23
+    return max(torch.finfo(value.dtype).eps, TF32 if value.is_cuda else 0.0)

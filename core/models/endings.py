@@ -1,0 +1,45 @@
+"""What a classifier may end in behind its logits. Training and scores take logits; a module that ends in one of
+these has it taken off, and it is put back only to compare what is left with the module itself.
+
+Invariant: each keeps the order of the classes, so predictions stay what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    shares: np.ndarray = exponentials / exponentials.sum(-1, keepdims=True)
+    return shares
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    logs: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return logs
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    values: np.ndarray = 1 / (1 + np.exp(-logits))
+    return values
+
+
+ENDINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "": lambda logits: logits,
+    "softmax": _softmax,
+    "log_softmax": _log_softmax,
+    "sigmoid": _sigmoid,
+}
+SHARES = 1e-3  # of how far sums of probabilities are from 1 in half precision
+
+
+def are_shares(rows: np.ndarray) -> bool:
+    """Whether rows `(n, classes)` look like a softmax's: within [0, 1], with a sum of 1."""
+    if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
+        return False
+    inside = (rows >= 0).all() and (rows <= 1).all()
+    return bool(inside and (np.abs(rows.sum(1) - 1) < SHARES).all())

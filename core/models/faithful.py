@@ -1,0 +1,169 @@
+"""Whether what `wrap` has made computes what the user's module computes, and whether that may be kept.
+
+The copy is run on two samples in several ways, and the module itself as its owner runs it: what both give is
+compared at the cut, and at the end where the rest of the module is the head.
+
+Invariants: a trunk passes only if a sample's features depend on that sample alone, and are the module's own; a
+head only if it gives logits, the module's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from headstart.backend import Backend, Trunk, Witnessed, Wrapping
+from headstart.data import Arrays, Preprocess
+from headstart.data.rows import each
+from headstart.errors import SettingError
+from headstart.graph import Graph, NativePart, Node
+from headstart.models.endings import ENDINGS, are_shares
+
+TRUNK, HEAD = "trunk", "head"
+# Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
+SAME_OUTPUT = 1e-4
+ROUNDINGS = 8  # so many steps of the module's own numbers may its output differ from the copy's
+FAR = 8.0  # times as large are the numbers of a sample that must not matter to its neighbour
+
+
+def trunk_nodes(inputs: Preprocess | Arrays, trunk: NativePart) -> tuple[Node, ...]:
+    """The nodes up to the trunk."""
+    return (
+        Node("input", "input", (), {"shape": inputs.shape or None}),
+        Node(TRUNK, "native", ("input",), {"part": trunk}),
+    )
+
+
+def _built(chosen: Backend, graph: Graph, params: Mapping[str, np.ndarray]) -> Trunk:
+    prefixed = {f"{graph.output}.{key}": value for key, value in params.items()}
+    return chosen.trunk(graph, prefixed, [graph.output], chosen.place("cpu", "float32"))
+
+
+def checked_trunk(
+    chosen: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, shown: Any
+) -> tuple[Wrapping, np.ndarray]:
+    """The wrapping, told how a single sample has to be run, and what its trunk gives for the two samples. Refused
+    is a trunk that gives two equal inputs two outputs: in two runs, in two rows of a batch, in other company."""
+    graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK)
+    trunk = _built(chosen, graph, wrapping.params)
+    here = f"the trunk up to {wrapping.cut!r}"
+
+    def run(rows: Any) -> np.ndarray:
+        return chosen.numpy(trunk.run(rows)[TRUNK])
+
+    features = run(shown)
+    if not np.isfinite(features).all():
+        raise SettingError(f"{here} gives values that are not finite")
+    twins = run(each(lambda array: np.stack([array[0], array[0]]), shown))
+    beside = run(each(_beside_a_large_one, shown))
+    for values, others, where in (
+        (features, run(shown), "when it ran a second time"),
+        (twins[0], twins[1], "in the next row of the same batch"),
+        (features[0], twins[0], "beside another sample"),
+        (features[0], beside[0], "beside a sample with larger numbers"),
+    ):
+        _same(here, values, others, where)
+    first = each(lambda array: array[:1], shown)
+    if (alone := run(first)).shape != features[:1].shape:
+        wrapping = replace(wrapping, trunk=replace(wrapping.trunk, lone=True))
+        trunk = _built(chosen, Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK), wrapping.params)
+        if (kept := run(first)).shape != features[:1].shape:
+            raise SettingError(_lost_axis(here, alone, features))
+        alone = kept
+    _same(here, features[0], alone[0], "as the only sample of a batch")
+    return wrapping, features
+
+
+def checked_head(
+    chosen: Backend, head: NativePart, params: Mapping[str, np.ndarray], features: np.ndarray
+) -> tuple[NativePart, np.ndarray]:
+    """A head that is a module's own, told how a single sample has to be run, and its logits `(2, classes)`."""
+
+    def run(part: NativePart, rows: np.ndarray) -> np.ndarray:
+        nodes = (
+            Node("input", "input", (), {"shape": features.shape[1:]}),
+            Node(HEAD, "native", ("input",), {"part": part}),
+        )
+        return chosen.numpy(_built(chosen, Graph(nodes, HEAD), params).run(rows)[HEAD])
+
+    logits = run(head, features)
+    if (alone := run(head, features[:1])).shape != logits[:1].shape:
+        head = replace(head, lone=True)
+        if run(head, features[:1]).shape != logits[:1].shape:
+            raise SettingError(_lost_axis("the head", alone, logits))
+    if are_shares(logits):
+        raise SettingError(
+            "the head gives probabilities: rows within [0, 1] whose sum is 1. It is trained on logits, and the "
+            "softmax that makes these of them could not be taken off; let the module end before it"
+        )
+    return head, logits
+
+
+def check_against_original(
+    wrapping: Wrapping, shown: Any, features: np.ndarray, logits: np.ndarray | None
+) -> None:
+    """SettingError where the user's module itself gives something else than its copy, for the same samples."""
+    if wrapping.witness is None:
+        return
+    original = wrapping.witness(shown)
+    if original.cut is not None:
+        _compare(f"at the cut {wrapping.cut!r}", original.cut, features, original)
+    if original.end is not None and logits is not None:
+        end = ENDINGS[wrapping.ending](logits.astype(np.float64))
+        _compare(
+            "at its end",
+            original.end,
+            end.reshape(original.end.shape) if end.size == original.end.size else end,
+            original,
+        )
+
+
+CAUSES = (
+    "Likely causes: a forward, hook or submodule that was replaced from outside and refers to the module it came "
+    "from; a branch on the module's mode, device or on the values of a batch; state that a copy does not have. "
+    "Say what it computes in the class's own forward"
+)
+
+
+def _compare(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Witnessed) -> None:
+    if original.shape != copy.shape:
+        raise SettingError(
+            f"the copy that headstart runs is not what the module computes: {where} the module gives "
+            f"{original.shape} for two samples, and its copy {copy.shape}. {CAUSES}"
+        )
+    a, b = original.astype(np.float64), copy.astype(np.float64)
+    scale = float(np.abs(a).max(initial=0.0))
+    worst = float(np.abs(a - b).max(initial=0.0))
+    if not worst <= max(SAME_OUTPUT, ROUNDINGS * witnessed.rounding) * scale:
+        raise SettingError(
+            f"the copy that headstart runs is not what the module computes: {where} they differ by {worst:.3g} "
+            f"(of at most {scale:.3g}). {CAUSES}"
+        )
+
+
+def _same(here: str, values: np.ndarray, others: np.ndarray, where: str) -> None:
+    a, b = values.astype(np.float64), others.astype(np.float64)
+    scale = float(np.abs(a).max(initial=0.0))
+    if a.shape != b.shape:
+        raise SettingError(f"{here} gives {a.shape}, and {b.shape} {where}; expected a row for each sample")
+    if not (worst := float(np.abs(a - b).max(initial=0.0))) <= SAME_OUTPUT * scale:
+        raise SettingError(
+            f"{here} is not deterministic in inference mode: the same sample gave outputs that differ by "
+            f"{worst:.3g} (of at most {scale:.3g}) {where}; features of it cannot be kept. Look for dropout or "
+            "noise that ignores inference mode, for batch norms without statistics, for a branch on the values of "
+            "a batch"
+        )
+
+
+def _beside_a_large_one(array: np.ndarray) -> np.ndarray:
+    return np.stack([array[0], array[1] * array.dtype.type(FAR)]) if array.dtype.kind == "f" else array
+
+
+def _lost_axis(here: str, alone: np.ndarray, several: np.ndarray) -> str:
+    return (
+        f"{here} gives {alone.shape} for a batch of one, and {several.shape} for two samples: a single sample "
+        "loses its axis, as squeeze() without a dim does it. Name the axes that are to go"
+    )
