@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,30 +101,61 @@ def test_what_follows_a_convolution_is_part_of_its_call(fused: Any) -> None:
     assert not fused.only_pooled(g, steps["stem_relu"], ["stem_relu", "mean"])
 
 
-def test_nothing_is_called_that_was_not_tried(fused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def anew(fused: Any) -> Iterator[None]:
+    """Whether the calls are possible is asked again."""
+    fused.available.cache_clear()
+    yield
+    fused.available.cache_clear()
+
+
+def test_an_unknown_version_is_tried_in_another_process(
+    fused: Any, anew: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wrong call ends the process that makes it."""
     from headstart.backends.jax.trunk import JaxTrunk
 
     called: list[Any] = []
-    monkeypatch.setattr(fused, "convolution", lambda *a: called.append(a))
     monkeypatch.setattr(fused, "TRIED", ("0.0.",))
+    assert fused.available()
     fused.available.cache_clear()
-    try:
-        assert not fused.available()
-        g = graph()
-        params = {name: np.ones(shape, np.float32) for name, shape in g.param_shapes().items()}
-        trunk = JaxTrunk(g, params, ["mean"], Place("cpu", "float32"))
+    monkeypatch.setattr(fused, "convolution", lambda *a: called.append(a))
+    ends = {"dies": "kill -SEGV $$", "refuses": "exit 3", "hangs": "exec sleep 60", "is not there": None}
+    for name, script in ends.items():
+        program = tmp_path / name
+        if script is not None:
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o700)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(program))
+            patch.setattr(fused, "TRIAL_SECONDS", 0.3)
+            assert not fused.available(), name
+            g = graph()
+            params = {name: np.ones(shape, np.float32) for name, shape in g.param_shapes().items()}
+            trunk = JaxTrunk(g, params, ["mean"], Place("cpu", "float32"))
         assert trunk.fused is None
-        assert trunk.run(np.ones((1, 19, 23, 3), np.float32))["mean"].shape == (1, 24)
-    finally:
         fused.available.cache_clear()
+    assert trunk.run(np.ones((1, 19, 23, 3), np.float32))["mean"].shape == (1, 24)
     assert not called
 
 
-def test_wrong_numbers_are_noticed(fused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_keeps_to_the_cpu(fused: Any, anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU that is the first device, and has no such call."""
+    import jax
+
+    devices: set[Any] = set()
     own = fused.convolution
-    monkeypatch.setattr(fused, "convolution", lambda *a: own(*a) * 1.01)
-    fused.available.cache_clear()
-    try:
-        assert not fused.available()
-    finally:
-        fused.available.cache_clear()
+    monkeypatch.setattr(fused, "convolution", lambda *a: devices.add(jax.config.jax_default_device) or own(*a))
+    assert fused.available()
+    assert {device.platform for device in devices} == {"cpu"}
+
+
+@pytest.mark.parametrize("form", range(4))
+def test_wrong_numbers_are_noticed_in_every_form(
+    fused: Any, anew: None, monkeypatch: pytest.MonkeyPatch, form: int
+) -> None:
+    own, kernel = fused.convolution, fused.TRIALS[form][1]
+    monkeypatch.setattr(
+        fused, "convolution", lambda given, *a: own(given, *a) * (1.01 if given[1].shape == kernel else 1)
+    )
+    assert not fused.available()

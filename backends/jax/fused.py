@@ -5,9 +5,9 @@ XLA does not use a processor's bfloat16 units for its own convolutions, nor has 
 few channels or small maps. jaxlib is built with oneDNN, and its CPU runtime executes the custom call that XLA's
 pass for oneDNN emits; that pass is compiled out. So the call is written here as the pass would write it.
 
-JAX does not promise to keep it, and a call that is written wrongly ends the process. So it is used with those
-versions of jaxlib only that it was tried with, and after a trial on numbers; elsewhere layers compute as in
-`emit`.
+JAX does not promise to keep it, and a call that is written wrongly ends the process. So a trial on numbers
+decides, which with a version of jaxlib that nobody has tried runs in a process of its own; where it fails, layers
+compute as in `emit`.
 
 Invariant: what comes out is what `emit.Network` computes, within rounding.
 """
@@ -18,6 +18,8 @@ import json
 import math
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -33,11 +35,14 @@ from headstart.backends.jax.emit import FUNCTIONS, Layer, Network
 from headstart.graph import Graph
 from headstart.graph.fuse import Step, allowed, fused_steps
 from headstart.graph.ops import window_padding
+from headstart.log import LOG
 from headstart.machine import cpu_flags
 
 TARGET = "__onednn$convolution"
-TRIED = ("0.10.",)
-"""versions of jaxlib, by how they begin"""
+TRIED = ("0.10.", "0.11.", "0.12.")
+"""versions of jaxlib, by how they begin, in which the call ends no process"""
+TRIAL_SECONDS = 120
+"""that a process may take for the trial"""
 ACTIVATIONS = {"relu": "RELU", "relu6": "RELU6"}
 ROWS = 4
 """images whose maps are pooled together: about as many as stay in the cache"""
@@ -205,24 +210,72 @@ def bfloat16_units() -> bool:
 @cache
 def available() -> bool:
     """Whether jaxlib executes the call, and it computes what it should."""
-    if platform.machine() not in ("x86_64", "AMD64") or not version("jaxlib").startswith(TRIED):
+    if platform.machine() not in ("x86_64", "AMD64"):
         return False
-    rng = np.random.default_rng(0)
-    shapes = (2, 5, 7, 16), (3, 3, 8, 32), (32,), (2, 3, 6, 32)
-    given = [jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes]
-    stride, padding = (2, 1), ((1, 1), (1, 0))
-    x, kernel, bias, other = given
-    expected = jax.lax.conv_general_dilated(
-        x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
-    )
-    expected = np.asarray(jax.nn.relu(expected + bias + other))
-    after = ["BIAS", "BINARY_ADD", "RELU"]
+    return computes() if version("jaxlib").startswith(TRIED) else computes_elsewhere()
+
+
+def computes_elsewhere() -> bool:
+    """The trial in a process of its own."""
+    code = f"import sys; from {__name__} import computes; sys.exit(0 if computes() else 3)"
+    nowhere = subprocess.DEVNULL
     try:
-        for dtype in (jnp.float32, *([jnp.bfloat16] if bfloat16_units() else [])):
-            run = jax.jit(lambda *given: convolution(given, stride, padding, 2, after, jnp.float32))
-            found = np.asarray(run(*(array.astype(dtype) for array in given)))
-            if not np.abs(found - expected).max() < (1e-3 if dtype == jnp.float32 else 0.2):
-                return False
-    except jax.errors.JaxRuntimeError:
+        # -P: a folder called jax in the working directory must not be taken for the framework
+        ended = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdin=nowhere,
+            stdout=nowhere,
+            stderr=nowhere,
+            timeout=TRIAL_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        LOG.debug("jax: no trial of oneDNN's convolutions: %s", error)
         return False
-    return True
+    LOG.debug("jax: the trial of oneDNN's convolutions ended with exit code %d", ended.returncode)
+    return ended.returncode == 0
+
+
+# shape of the maps, of the kernel, stride, padding, groups, and what follows
+TRIALS: Sequence[tuple[Any, ...]] = (
+    ((2, 5, 7, 16), (3, 3, 8, 32), (2, 1), ((1, 1), (1, 0)), 2, ["BIAS", "BINARY_ADD", "RELU"]),
+    ((1, 6, 6, 8), (5, 3, 1, 8), (1, 1), ((2, 2), (1, 1)), 8, ["BIAS", "RELU6"]),
+    ((3, 1, 1, 8), (1, 1, 8, 4), (1, 1), ((0, 0), (0, 0)), 1, ["BINARY_ADD"]),
+    ((2, 4, 4, 3), (4, 4, 3, 8), (4, 4), ((0, 0), (0, 0)), 1, []),
+)
+
+
+def computes() -> bool:
+    """Whether calls in the forms that are used give what XLA's own convolutions give, on this processor."""
+    dtypes: list[tuple[Any, Any]] = [(jnp.float32, jnp.float32)]
+    if bfloat16_units():
+        dtypes += [(jnp.bfloat16, jnp.bfloat16), (jnp.bfloat16, jnp.float32)]
+    try:
+        # The first device may be a GPU, which has no such call.
+        with jax.default_device(jax.devices("cpu")[0]):
+            differences = jax.jit(lambda: [_difference(trial, *pair) for trial in TRIALS for pair in dtypes])()
+            limits = [1e-3 if inner == jnp.float32 else 0.2 for _ in TRIALS for inner, _ in dtypes]
+            return all(float(d) < limit for d, limit in zip(differences, limits, strict=True))
+    except (RuntimeError, TypeError, ValueError):  # JAX's own errors are RuntimeErrors
+        return False
+
+
+def _difference(trial: tuple[Any, ...], inner: Any, outer: Any) -> jax.Array:
+    """The largest difference between a call and the layers that it stands for."""
+    shape, kernel, stride, padding, groups, after = trial
+    rng = np.random.default_rng(0)
+    given = [jnp.asarray(rng.random(size, np.float32) - 0.3) for size in (shape, kernel)]
+    expected = jax.lax.conv_general_dilated(
+        *given, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )
+    for name in after:
+        if name in ("BIAS", "BINARY_ADD"):
+            size = expected.shape[3:] if name == "BIAS" else expected.shape
+            given.append(jnp.asarray(rng.random(size, np.float32) - 0.3))
+            expected = expected + given[-1]
+        else:
+            expected = jnp.clip(expected, 0, 6 if name == "RELU6" else None)
+    # Behind a barrier, since constants are computed while this is compiled.
+    given = [jax.lax.optimization_barrier(array.astype(inner)) for array in given]
+    found = convolution(given, stride, padding, groups, after, outer)
+    return jnp.abs(found.astype(jnp.float32) - expected).max()
