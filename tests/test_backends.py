@@ -11,6 +11,7 @@ import os
 import numpy as np
 import pytest
 import reference
+from families import SMALL
 
 from headstart import backend as backends
 from headstart.errors import UnsupportedOpError
@@ -39,6 +40,19 @@ class WithReference(BackendConformance):
         expected = reference.run(graph, params, x)
         for name in nodes:
             assert relative_error(chosen.numpy(found[name]), expected[name]) < 1e-5, name
+
+    @pytest.mark.parametrize("family", SMALL)
+    def test_every_family_equals_a_naive_reference(
+        self, chosen, family: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whole networks, whose maps and tokens have no fixed number when they are built."""
+        small = SMALL[family]
+        graph = small.graph(monkeypatch, family)
+        params = reference.random_params(graph, 0)
+        x = np.random.default_rng(0).standard_normal((2, small.size, small.size, 3)).astype(np.float32)
+        trunk = chosen.trunk(graph, params, [graph.output], chosen.place("cpu", "float32"))
+        expected = reference.run(graph, params, x)[graph.output]
+        assert relative_error(chosen.numpy(trunk.run(x)[graph.output]), expected) < 1e-4
 
     def test_an_op_without_a_layer_is_refused(self, chosen, monkeypatch) -> None:
         monkeypatch.setitem(OPS, "twirl", Op("twirl", lambda a, s: s[0]))
