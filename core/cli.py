@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -671,7 +670,6 @@ def extract(
     opened = open_data(data, on_error=on_error)
     # Features do not depend on the classifier, and some weights have none.
     made = make_model(model, comparison.chosen_weights(model, weights), opened.classes, size=size)
-    _report_skipped(opened)
     _import_quietly(name, device, precision)
     features = run_extract(
         made,
@@ -713,7 +711,7 @@ def extract(
     )
 )
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them, at any depth.")],
     run: Annotated[Path | None, typer.Option(help="Folder that `headstart fit --out` wrote.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Use a model as it is, without training.")] = None,
     weights: Weights = None,
@@ -721,10 +719,13 @@ def predict(
     backend: BackendName = None,
     device: Device = "auto",
     top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 1,
+    on_error: OnError = "raise",
     json_file: Json = None,
 ) -> None:
     """Classify images: with a model that was trained here, or with a published one as it is."""
     from headstart import backend as backends
+    from headstart.data import images_at
+    from headstart.data.summary import say
     from headstart.inference import predict as run_predict
     from headstart.models import model as make_model
     from headstart.outputs import write_json
@@ -745,17 +746,19 @@ def predict(
             raise SettingError(f"{model} has no weights to use as they are; pass --weights FILE.safetensors")
         name = backends.choose(backend)
         made = make_model(str(model), weights=chosen, size=size)
-    files = _image_files(images)
+    opened = images_at(images, on_error)
     _import_quietly(name, device, "float32")
-    probabilities = softmax(run_predict(made, [str(file) for file in files], backend=name, device=device))
+    if opened.skipped or any(path.is_dir() for path in images):
+        say(opened)
+    probabilities = softmax(run_predict(made, opened, backend=name, device=device))
     console = console_for_tables()
     table = table_of("image", "class", "probability", right=("probability",))
     figures = []
-    for file, row in zip(files, probabilities, strict=True):
-        best = row.argsort()[::-1][:top]
-        figures.append({"image": str(file), "classes": [[made.classes[k], float(row[k])] for k in best]})
+    for i, row in enumerate(probabilities):
+        file, best = opened.source_name(i), row.argsort()[::-1][:top]
+        figures.append({"image": file, "classes": [[made.classes[k], float(row[k])] for k in best]})
         for rank, k in enumerate(best):
-            table.add_row(cell(str(file) if rank == 0 else ""), cell(made.classes[k]), f"{row[k]:.1%}")
+            table.add_row(cell(file if rank == 0 else ""), cell(made.classes[k]), f"{row[k]:.1%}")
     console.print(table)
     if json_file is not None:
         write_json(json_file, figures)
@@ -1101,7 +1104,6 @@ def cache_explain(
 
     opened = open_data(data, on_error=on_error)
     made = make_model(model, comparison.chosen_weights(model, weights), opened.classes, size=size)
-    _report_skipped(opened)
     found = coverage(
         made,
         opened,
@@ -1319,9 +1321,7 @@ def _prepared(spec: Any, features: Path | None) -> tuple[Any, Any, Any]:
 
     if features is not None:
         return _saved(spec, features)
-    made, train, val = comparison.prepare(spec)
-    _report_skipped(train)
-    return made, train, val
+    return comparison.prepare(spec)
 
 
 def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:
@@ -1374,23 +1374,6 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
         return [float(part) for part in _names(text)] if text is not None else None
     except ValueError:
         raise SettingError(f"{option} {text!r}; expected three numbers with commas between them") from None
-
-
-def _report_skipped(data: Any) -> None:
-    for line in data.skipped:
-        typer.echo(f"skipped {printable(line.path)}: {printable(line.reason)}", err=True)
-
-
-def _image_files(paths: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        else:
-            files.append(path)
-    if not files:
-        raise SettingError(f"no image files in {', '.join(map(str, paths))}")
-    return files
 
 
 def _import_quietly(backend: str, device: str, precision: str) -> None:

@@ -41,8 +41,8 @@ def test_a_library_is_silent_until_it_is_asked(
     with caplog.at_level(logging.INFO, "headstart"):
         fit(backend)
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
-    assert [line.partition(":")[0] for line in lines] == ["head epoch 1", "epoch 1"]
-    assert "val_accuracy" in lines[0]
+    assert [line.partition(":")[0] for line in lines] == ["digits", "head epoch 1", "epoch 1"]
+    assert "10 classes" in lines[0] and "val_accuracy" in lines[1]
 
 
 def test_handing_on_ends_where_it_should() -> None:

@@ -25,6 +25,7 @@ from headstart.errors import DataError, ImageError, UnknownNameError
 from headstart.log import LOG
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+NO_FILE = "is a pipe, socket or device, and no regular file"
 SHOWN = 5  # problems that an error names
 
 Key = tuple[int, int] | str
@@ -59,11 +60,20 @@ def walk(path: str | Path, on_error: str = "raise") -> Walk:
             raise DataError(named([broken(top)]))
         return Walk((), (broken(top),))
     if not Path(top).is_dir():
-        return Walk((top,), ())
+        return _one_file(top, on_error)
     walker = Walker(top)
     walker.add({"": top})
     walker.check(on_error)
     return Walk(tuple(walker.files(top)), tuple(walker.left_out))
+
+
+def _one_file(path: str, on_error: str) -> Walk:
+    """A file that was named itself: its content decides alone, and a file that is no image is told at once."""
+    walker = Walker(path)
+    if walker.is_image(path):
+        return Walk((path,), ())
+    walker.check(on_error)
+    return Walk((), tuple(walker.left_out))
 
 
 def expanded(path: str | Path) -> Path:
@@ -214,17 +224,20 @@ class Walker:
                 else:
                     below.append(entry.path)
             elif is_file:
-                if name.lower().endswith(SUFFIXES) or self._is_image(entry.path):
+                if name.lower().endswith(SUFFIXES) or self.is_image(entry.path):
                     here.files.append(entry.path)
             elif is_link and not _is_there(entry.path):
                 self.left_out.append(broken(entry.path))
             else:
-                self._stray(entry.path, "is a pipe, socket or device, and no regular file")
+                self._stray(entry.path, NO_FILE)
         return below
 
-    def _is_image(self, path: str) -> bool:
-        """Look at a file whose name does not say that it is an image."""
+    def is_image(self, path: str) -> bool:
+        """Look at a file's first bytes; what is no image is left out."""
         try:
+            if not Path(path).is_file():
+                self._stray(path, NO_FILE)
+                return False
             with open(path, "rb") as file:  # noqa: PTH123
                 head = file.read(HEAD_NBYTES)
         except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from headstart import backend as backends
 from headstart.data import Dataset
 from headstart.data.augment import Augment
+from headstart.data.summary import say
 from headstart.errors import DamagedShardError, SettingError
 from headstart.features.extract import DTYPES, check_views, cut_of, key_of, view_spec
 from headstart.features.keys import TrunkKey, differences
@@ -106,7 +107,10 @@ def coverage(
     check_views(views, drawn)
     model.preprocess.check(data)
     names = [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts)
+    for cut in names:
+        cut_of(model, cut)
     store = FeatureStore(cache)
+    say(data)
     trunks: list[TrunkInfo] | None = None
     found: list[Coverage] = []
     for cut in names:

@@ -29,6 +29,7 @@ from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
+from headstart.data.summary import say
 from headstart.errors import CutError, ExtractionInterrupted, FeatureDriftError, SettingError
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.keys import TrunkKey, params_digest, trunk_key
@@ -353,7 +354,7 @@ def extract(
     Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, DiskSpaceError,
     CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what is finished.
     """
-    return Extractor(
+    extractor = Extractor(
         model,
         [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts),
         backend=backend,
@@ -366,4 +367,6 @@ def extract(
         augment=Augment.parse(augment),
         views=views,
         seed=seed,
-    )(data)
+    )
+    say(data)
+    return extractor(data)

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data import Dataset
-from headstart.errors import DamagedShardError
+from headstart.data.dataset import Unread
+from headstart.data.summary import say
+from headstart.data.walk import named
+from headstart.errors import DamagedShardError, DataError
 from headstart.features.files import storage_errors
 from headstart.features.ids import ID_NBYTES, ids_to_array, sort_keys
 from headstart.features.shard import SUFFIX, Shard, open_shard, write_shard
@@ -46,7 +49,8 @@ class Orphans:
 
 def find_orphans(store: FeatureStore, data: Iterable[Dataset]) -> list[Orphans]:
     """What each trunk of the own cache holds that is of no sample of these data sets, most bytes first. Damaged
-    shards are left out. Raises ImageError for a file that cannot be read."""
+    shards are left out. Raises ImageError for a file that cannot be read, DataError where one was skipped for
+    that."""
     wanted = _wanted(data)
     found = []
     for info in store.trunks():
@@ -108,7 +112,16 @@ def _rewrite(shard: Shard, rows: NDArray[np.intp]) -> int:
 
 
 def _wanted(data: Iterable[Dataset]) -> NDArray[np.bytes_]:
-    """`(n,)` ids of all samples, sorted, each once."""
+    """`(n,)` ids of all samples, sorted, each once. DataError where something could not be read: it would count as
+    gone."""
+    data = list(data)
+    if unread := [line for one in data for line in one.skipped if isinstance(line, Unread)]:
+        raise DataError(
+            f"{named(unread)}. What cannot be read is not gone, so no features are called orphans; mend that, or "
+            "remove it from the data"
+        )
+    for one in data:
+        say(one)
     ids = [ids_to_array(one.ids) for one in data]
     return np.unique(sort_keys(np.concatenate([np.empty((0, ID_NBYTES), np.uint8), *ids])))
 

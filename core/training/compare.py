@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import backend as backends
+from headstart.data.summary import mark, say
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.outputs import write_json
 from headstart.training.comparison import (
@@ -173,6 +174,7 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
             write_json(Path(out) / "compare.json", report)
 
     save()
+    say(train, val)
     try:
         for name in chosen:
             listener({"event": "backend", "backend": name})
@@ -282,6 +284,7 @@ def _run_modes(spec: Spec, name: str, emit: Listener) -> int:
 
     try:
         model, train, val = prepare(spec)
+        mark(train, val)  # the parent has spoken of them
         for mode in spec.modes:
             emit({"event": "mode", "backend": name, "mode": mode})
 

@@ -21,6 +21,7 @@ from headstart import backend as backends
 from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
+from headstart.data.summary import say
 from headstart.errors import DivergedWarning, SettingError, TrunkChangedError
 from headstart.features.extract import INPUT, Extractor, cut_of
 from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
@@ -172,6 +173,7 @@ def fit(
         debug_nans=debug_nans,
         profile=None if profile is None else checked_folder("profile", profile),
     )
+    say(train, val)
     head_history = History()
     params = dict(job.model.params)
     before = {name: params[name] for name in first_convolutions(job.model.graph)}

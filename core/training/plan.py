@@ -30,6 +30,7 @@ from headstart.backend import Backend, Place, Recipe, Trainer
 from headstart.data import Dataset
 from headstart.data.loader import batches
 from headstart.data.rows import pad
+from headstart.data.summary import say
 from headstart.errors import SettingError
 from headstart.features.extract import key_of
 from headstart.features.keys import TrunkKey, stored_dtype
@@ -214,6 +215,7 @@ def plan(
     named = [cuts] if isinstance(cuts, str) else list(cuts or ())
     name = backends.choose(backend, model.home)
     chosen = backends.load(name)
+    say(train, val)
     bench = Bench(model, train, val, settings, chosen, chosen.place(device, precision), Path(cache_root(cache)))
     if named:
         wanted = set(map(model.graph.check_cut, named))

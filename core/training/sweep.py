@@ -17,6 +17,7 @@ import numpy as np
 
 from headstart import backend as backends
 from headstart.data import Dataset
+from headstart.data.summary import say
 from headstart.errors import DivergedWarning, SettingError
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
@@ -139,6 +140,7 @@ def sweep(
     cut = check_sets(model, settings, train, val)
     node = model.graph.check_cut(cut or model.default_cut)
     graph = model.graph.after(node, model.input_shape)
+    say(train, val)
     default = optimizer_of(optimizer, default_optimizer(graph, False), None)
     each = [
         replace(settings, optimizer=_optimizer(default, point), seed=int(point.get("seed", settings.seed)))

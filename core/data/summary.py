@@ -1,0 +1,113 @@
+"""What is said of data before anything is computed on them: how many, of which classes, and what was left out.
+
+A folder one level too high, a class that is missing or doubled, and a disk that is not mounted show here, while
+nothing has been spent yet. The command and the library say the same lines, of each data set once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from headstart.data.names import alike, shown
+from headstart.log import LOG
+from headstart.tables import printable
+
+MOST_CHARACTERS = 180  # of the list of classes
+MOST_SKIPPED = 10
+
+_said: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # data -> the level at which it was said
+
+
+def data_lines(train: Any, val: Any = None) -> list[str]:
+    """Lines about a data set, or features; with `val` about both parts of a split, or of two data sets."""
+    if val is None:
+        return [_line(train.name, train)]
+    if train.name == val.name and train.classes == val.classes and _of_one(train) is _of_one(val):
+        counts = _counts(train) + _counts(val)
+        parts = f"{len(train):,} to train on, {len(val):,} to validate"
+        return [f"{_named(train, len(train) + len(val))}{_classes(train.classes, counts)}; {parts}"]
+    return [_line(f"training: {train.name}", train), _line(f"validation: {val.name}", val)]
+
+
+def skipped_lines(skipped: Sequence[tuple[str, str]]) -> list[str]:
+    """What was left out of a data set, a line each; of many the first ones."""
+    lines = [f"skipped {printable(path)}: {printable(reason)}" for path, reason in skipped[:MOST_SKIPPED]]
+    if len(skipped) > MOST_SKIPPED:
+        lines.append(f"skipped {len(skipped) - MOST_SKIPPED:,} more; .skipped of the data set lists them")
+    return lines
+
+
+def say(train: Any, val: Any = None) -> None:
+    """Log `data_lines` at info and `skipped_lines` as warnings, unless that was done of these data before."""
+    level = logging.INFO if LOG.isEnabledFor(logging.INFO) else logging.WARNING
+    parts = [data for data in (train, val) if data is not None]
+    if all(_said.get(data, logging.CRITICAL) <= level for data in parts):
+        return
+    if level == logging.INFO:
+        for line in data_lines(train, val):
+            LOG.info("%s", line)
+    skipped: dict[tuple[str, str], None] = {}
+    for data in parts:
+        if data not in _said:
+            skipped |= dict.fromkeys(tuple(one) for one in getattr(data, "skipped", ()))
+    for line in skipped_lines(list(skipped)):
+        LOG.warning("%s", line)
+    mark(*parts, level=level)
+
+
+def mark(*data: Any, level: int = logging.INFO) -> None:
+    """These have been spoken of, say by the process that started this one."""
+    for one in data:
+        if one is not None:
+            _said[one] = level
+
+
+def _of_one(data: Any) -> Any:
+    """What both parts of a split share; None for features."""
+    return getattr(data, "_source", None)
+
+
+def _line(name: str, data: Any) -> str:
+    return f"{_named(data, len(data), name)}{_classes(data.classes, _counts(data))}"
+
+
+def _named(data: Any, count: int, name: str | None = None) -> str:
+    kind = "sample" if getattr(data, "entries", ()) is not None else "image"
+    return f"{printable(data.name if name is None else name)}: {count:,} {kind}{'s' if count != 1 else ''}"
+
+
+def _counts(data: Any) -> np.ndarray:
+    return np.bincount(np.asarray(data.labels, np.int64), minlength=len(data.classes))
+
+
+def _classes(names: Sequence[str], counts: np.ndarray) -> str:
+    """ " in 2 classes: cat 633, dog 898"; of many the first ones, and how many images the others have."""
+    if tuple(names) == ("0",):  # no labels
+        return ""
+    texts, room = [], MOST_CHARACTERS
+    for name, count in zip(names, counts.tolist(), strict=False):
+        texts.append(f"{_plain(name)} {count:,}")
+        room -= len(texts[-1]) + 2
+        if room < 0 and len(texts) > 1:
+            break
+    line = f" in {len(names):,} class{'es' if len(names) != 1 else ''}: {', '.join(texts)}"
+    if len(texts) < len(names):
+        line += f" and {len(names) - len(texts):,} more, of {counts.min():,} to {counts.max():,} each"
+    lower: dict[str, str] = {}
+    for name in names:
+        if (other := lower.setdefault(name.casefold(), name)) != name:
+            line += f" (note: {shown(other)} and {shown(name)} differ in capitals only)"
+            break
+    return line
+
+
+def _plain(name: str) -> str:
+    """A class's name in a list: as it is, or in quotes with escapes where it could be misread."""
+    short = name if len(name) <= 40 else f"{name[:37]}..."
+    plain = short.isprintable() and short == alike(short) and not set(short) & set(",:;")
+    return short if plain else shown(short)
