@@ -127,6 +127,14 @@ class WrapRequest:
     logits: bool
     """whether the end of `native` is the end of a head, which gives logits: what makes probabilities of them there
     (softmax, log_softmax, sigmoid) is taken off and named in `Wrapping.ending`"""
+    fresh: bool
+    """whether a fresh classifier takes the trunk's features, averaged over maps and tokens: then the trunk ends
+    before the module's own classifier where no cut is named, padded tokens are left out, and which axis holds the
+    channels has to be known"""
+    layout: str | None
+    """how the module orders the features at the cut, where its user says it: nchw, nhwc, nlc or ncl"""
+    takes: str
+    """of a head: the `Wrapping.layout` of the trunk in front of it"""
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,9 @@ class Wrapping:
     """a batch as core has it -> what the user's module itself, and no copy of it, gives when it is run as its
     owner runs it in inference: by its own call, with its hooks. It is afterwards as it was: modes, buffers, hooks,
     random state. An exception of its code is let through. None where the framework cannot run it"""
+    layout: str = ""
+    """how the module orders the features at the cut, where that differs from its framework's way: the trunk then
+    gives them as core has them"""
 
 
 class Backend(Protocol):

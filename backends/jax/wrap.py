@@ -27,6 +27,7 @@ from headstart.data import Arrays
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
+from headstart.models.feature_layout import last_only
 from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
@@ -46,6 +47,7 @@ def _is_pair(native: Any) -> bool:
 
 
 def wrap(request: WrapRequest) -> Wrapping:
+    last_only(request.layout, "JAX")
     if _is_pair(request.native):
         return _functions(request)
     if request.params is not None:

@@ -39,6 +39,7 @@ from headstart.data.rows import ALONE
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
+from headstart.models.feature_layout import last_only
 from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
 
 LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
@@ -64,6 +65,7 @@ def inputs(native: keras.Model) -> Arrays | None:
 
 
 def wrap(request: WrapRequest) -> Wrapping:
+    last_only(request.layout, "Keras")
     if request.params is not None:
         raise SettingError("params= goes with JAX functions; a keras.Model holds its parameters itself")
     model = copied(request.native)

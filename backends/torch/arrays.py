@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from headstart.backend import Place, check_place
+from headstart.data.rows import each
 from headstart.errors import BackendError
 
 
@@ -62,6 +63,11 @@ def to_native(rows: Any, device: str = "cpu") -> Any:
         return {name: tensor(array) for name, array in rows.items()}
     x = tensor(rows)
     return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+def batch_of(example: Any) -> Any:
+    """An example as a module would get it from its user."""
+    return each(lambda tensor: tensor.contiguous(), to_native(example))
 
 
 def from_native(x: torch.Tensor) -> torch.Tensor:

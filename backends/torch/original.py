@@ -32,10 +32,13 @@ class Original:
     """id of a tensor of it -> its copy, which has the value that it is to have afterwards"""
 
     def witness(
-        self, place: Place | None, as_core: Callable[[Any], torch.Tensor | None]
+        self,
+        place: Place | None,
+        at_cut: Callable[[Any, Any], torch.Tensor | None],
+        at_end: Callable[[Any], torch.Tensor | None],
     ) -> Callable[[Any], Witnessed]:
         """What `Wrapping` asks for. `place`: of the cut; None: it cannot be looked at.
-        `as_core`: what a module gives as the tensor that a part with the same end gives."""
+        `at_cut`: what is there, and the batch -> the tensor that the trunk gives. `at_end`: the like of the end."""
 
         def run(batch: Any) -> Witnessed:
             seen: list[Any] = []
@@ -43,10 +46,10 @@ class Original:
                 end = _observed(self.module, self.call, batch, place, seen)
             cut = None
             if place is not None and place.path == "":
-                cut = as_core(end)
+                cut = at_cut(end, to_native(batch))
             elif place is not None and len(seen) > place.call:
-                cut = as_core(seen[place.call])
-            last = as_core(end)
+                cut = at_cut(seen[place.call], to_native(batch))
+            last = at_end(end)
             values = [value for value in (cut, last) if value is not None]
             return Witnessed(_numpy(cut), _numpy(last), max(map(_rounding, values), default=2.0**-23))
 

@@ -112,6 +112,8 @@ class Traced:
         else:
             self.inputs = self.inputs[:1]
         self.output = next(node for node in graph.nodes if node.op == "output")
+        if isinstance(given := self.output.args[0], dict) and isinstance(given.get("logits"), fx.Node):
+            self.output.args = (given["logits"],)  # as transformers' classifiers give them, beside other things
         self.names = self._named()
         self.nodes = {name: node for node, name in self.names.items()}
 

@@ -10,42 +10,60 @@ memory layout that it has there; parameters keep their names.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import itertools
 import math
-import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import fx, nn
 
 from headstart.backend import Wrapping, WrapRequest
-from headstart.backends.torch.arrays import exact_numpy, from_native, to_native, to_numpy
+from headstart.backends.torch import axes, forms, stopped
+from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
+from headstart.backends.torch.classifier import ends_in_classifier, is_projection
+from headstart.backends.torch.ending import (
+    BACK,
+    ORDERS,
+    TOKENS,
+    Ending,
+    Turned,
+    at_end,
+    chosen,
+    dotted,
+    entry_of,
+    has_class_token,
+    mask_of,
+    tensors,
+)
 from headstart.backends.torch.original import Original
-from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, Place, Traced, attribute, sharing
+from headstart.backends.torch.stopped import ByName
+from headstart.backends.torch.trace import OUTPUT, Call, Part, Place, Traced, attribute, sharing
 from headstart.data import Arrays, Preprocess
-from headstart.data.rows import each
+from headstart.data.rows import count
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
-from headstart.graph.cuts import Paths, listed
+from headstart.graph.cuts import Paths
+from headstart.models.feature_layout import FIRST, LAST, fitting, unknown
 from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
 
 LIBRARIES = ("torch", "_operator")
 # what nn.Module keeps for itself, none of which says what a module computes
 INTERNAL = frozenset(vars(nn.Module())) | {"forward"}
+OUR_HOOKS = (Ending, Turned, stopped.Stopping)
 
 
 def owns(native: Any) -> bool:
-    return isinstance(native, nn.Module)
+    return isinstance(native, nn.Module) or forms.is_exported(native)
 
 
 def inputs(native: nn.Module) -> Preprocess | None:
     """What timm says of its models."""
-    settings = getattr(native, "pretrained_cfg", None)
+    settings = getattr(forms.unwrapped(native)[0], "pretrained_cfg", None)
     if not isinstance(settings, Mapping) or "input_size" not in settings:
         return None
     channels, height, width = settings["input_size"]
@@ -63,27 +81,72 @@ def inputs(native: nn.Module) -> Preprocess | None:
 def wrap(request: WrapRequest) -> Wrapping:
     if request.params is not None:
         raise SettingError("params= goes with JAX functions; a torch module holds its parameters itself")
+    native, prefixes = forms.unwrapped(request.native)
+    request = replace(request, native=native, cut=forms.without(request.cut, prefixes))
     memo: dict[int, Any] = {}
-    source = copied(request.native, memo)
+    source = forms.to_float32(copied(native, memo))
     call = Call.of(source, request.example)
-    original = Original(request.native, Call.of(request.native, request.example), memo)
-    traced = Traced.of(source, call)
+    original = Original(native, Call.of(native, request.example), memo)
+    if request.takes in BACK:
+        source.register_forward_pre_hook(Turned(request.takes))
+    made = _made(request, source, call, Traced.of(source, call))
+    return replace(made.wrapping, witness=original.witness(made.place, made.ending.of, at_end))
+
+
+class Made(NamedTuple):
+    """A wrapping, and how its cut is looked at in the module itself."""
+
+    wrapping: Wrapping
     place: Place | None
-    if request.cut is None and not request.rest:
-        wrapping = _whole(request, source, call, traced)
-        place = Place("", -1)
-    elif traced is None:
-        wrapping = _stopped(request, source, call)
-        place = Place(wrapping.cut, 0)
-    else:
-        wrapping = _split(request, source, call, traced)
-        place = traced.place(wrapping.cut)
-    return replace(wrapping, witness=original.witness(place, _as_core))
+    ending: Ending = Ending()
 
 
-def _as_core(value: Any) -> torch.Tensor | None:
-    """What a module gives, as the tensor that a part with the same end gives; None where there is none."""
-    return value if isinstance(value, torch.Tensor) and value.ndim > 1 else None
+def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None) -> Made:
+    if request.cut is not None:
+        return _at(request, source, call, traced)
+    if traced is None:
+        return _stopped_before_classifier(request, source, call) or _whole(request, source, call, None)
+    if request.rest:
+        return _split(request, source, call, traced, _before_classifier(source, traced, traced.paths))
+    if request.fresh and ends_in_classifier(source, traced):
+        return _split(request, source, call, traced, _before_classifier(source, traced, traced.paths))
+    return _whole(request, source, call, traced)
+
+
+def _at(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None) -> Made:
+    """At a cut that was asked for: of what was traced, of a submodule that was not, of what the module gives."""
+    cut = request.cut
+    assert cut is not None
+    if traced is not None:
+        paths = traced.paths
+        try:
+            node = paths.resolve(cut)
+        except CutError:
+            node = None
+        if node == paths.input:
+            paths.check(cut)
+        if node is not None and (request.rest or node != OUTPUT):
+            return _split(request, source, call, traced, paths.check(cut) if request.rest else node)
+    run = stopped.watched(source, call, request.example, None)
+    at = stopped.path_of(cut, source)
+    if request.rest:
+        if traced is not None and at is None:
+            traced.paths.check(cut)
+        what = type(source).__name__ if traced is None or at is None else f"what {at[0]!r} is in"
+        raise CutError(
+            f"torch.fx cannot trace {what}, so the rest behind a cut cannot be had; pass head='linear', a list of "
+            "hidden widths such as [256], or a module"
+        )
+    there = {dotted(entry) for entry, _ in tensors(run.output)} - {""}
+    if at is not None:
+        stopped.check_called(at[0], run, type(source).__name__)
+        return _stopped(request, source, call, *at)
+    if any(name == cut or name.startswith(f"{cut}.") for name in there):
+        return _whole(request, source, call, traced, cut)
+    if traced is not None:
+        traced.paths.check(cut)
+    stopped.no_such_cut(cut, run)
+    raise CutError(f"{cut!r} is the end of {type(source).__name__}; leave cut= away for that")
 
 
 def copied(native: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
@@ -101,123 +164,68 @@ def copied(native: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     return copy.deepcopy(native, memo).eval()
 
 
-def _by_name(self: nn.Module, batch: Mapping[str, torch.Tensor]) -> Any:
-    return type(self).forward(self, **batch)
-
-
 # ---- stopping
 
 
-class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _raise(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    raise Stop(type(self).forward(self, *args, **kwargs))
-
-
-def _until_stop(self: nn.Module, batch: Any) -> Any:
-    try:
-        type(self).forward(self, batch)
-    except Stop as stop:
-        return stop.value
-    raise SettingError("the module ended without coming to its cut; it must come there with every input")
-
-
-def _until_stop_by_name(self: nn.Module, batch: Mapping[str, torch.Tensor]) -> Any:
-    try:
-        type(self).forward(self, **batch)
-    except Stop as stop:
-        return stop.value
-    raise SettingError("the module ended without coming to its cut; it must come there with every input")
-
-
-def _stopped(request: WrapRequest, source: nn.Module, call: Call) -> Wrapping:
+def _stopped(request: WrapRequest, source: nn.Module, call: Call, path: str, entry: str) -> Made:
     """A trunk that runs the module itself, and stops at a submodule."""
-    kind = type(source).__name__
-    if request.rest:
-        raise CutError(
-            f"torch.fx cannot trace {kind}, so the rest behind a cut cannot be had; pass head='linear', a list of "
-            "hidden widths such as [256], or a module"
-        )
-    assert request.cut is not None
-    submodules = {name: module for name, module in source.named_modules() if name}
     pristine = sharing(source)
-    ran, entered = _watched(source, call, request.example, request.cut, submodules)
-    if request.cut not in ran:
-        if request.cut in submodules:
-            raise CutError(f"{request.cut!r} is not called when {kind} runs; called are {listed(ran)}")
-        chain = {name: (before,) for before, name in itertools.pairwise((INPUT, *ran, OUTPUT))}
-        Paths({INPUT: (), **chain}, OUTPUT).check(request.cut)
-    stop = submodules[request.cut]
-    stop.forward = types.MethodType(_raise, stop)
-    source.forward = types.MethodType(_until_stop_by_name if call.by_name else _until_stop, source)
-    _prune(source, request, ran[: ran.index(request.cut) + 1], entered)
-    structure, reason = _told(source, lambda teller: [request.cut, call.by_name, teller.value(source)])
+    run = stopped.watched(source, call, request.example, path)
+
+    def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
+        marked: list[tuple[int | None, str]] = []
+        shell = sharing(pristine, buffers=False)
+
+        def mark(_module: nn.Module, _args: Any, value: Any) -> None:
+            if not marked:
+                marked.append(watching.mark(entry_of(value, entries)))
+
+        shell.get_submodule(path).register_forward_hook(mark)
+        call(shell, batch_of(request.example))
+        return marked[0]
+
+    stopped.stop(source, call, request.example, path, run)
+    cut = f"{path}.{entry}" if entry else path
+    ending = _ending(request, source, cut, entry, f"{path!r}", axis)
+    structure, reason = _told(source, lambda teller: [path, call.by_name, teller.value(source)])
+    part = _part(request, request.example, source, structure, pristine, ending)
+    wrapping = Wrapping(cut, cut, part, _params(source, source), reason=reason, layout=ending.layout)
+    return Made(wrapping, Place(path, 0), ending)
+
+
+def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Call) -> Made | None:
+    """Cut before the linear layer at the end of a module that cannot be traced; None where there is no such layer
+    and none is needed."""
+    if not (request.rest or request.fresh):
+        return None
+    run = stopped.watched(source, call, request.example, None)
+    path = stopped.classifier_at_end(run, source)
+    if path is None or (not request.rest and isinstance(run.output, torch.Tensor) and is_projection(path)):
+        if not request.rest:
+            return None
+        raise CutError(
+            f"torch.fx cannot trace {type(source).__name__}, and it does not end in a linear layer, so the rest "
+            "behind a cut cannot be had; pass head='linear', a list of hidden widths such as [256], or a module"
+        )
+    pristine = sharing(source)
+    head = stopped.alone(pristine, path)
+    stopped.stop(source, call, request.example, path, run, before=True)
+    cut = f"before {path}"
+    structure, reason = _told(source, lambda teller: [cut, call.by_name, teller.value(source)])
     part = _part(request, request.example, source, structure, pristine)
-    return Wrapping(request.cut, request.cut, part, _params(source, source), reason=reason)
-
-
-def _watched(
-    source: nn.Module, call: Call, example: Any, cut: str, submodules: Mapping[str, nn.Module]
-) -> tuple[list[str], set[str]]:
-    """The submodules in the order in which they finish, and those that are running when `cut` finishes."""
-    ran: list[str] = []
-    running: list[str] = []
-    entered: set[str] = set()
-
-    def before(name: str) -> Any:
-        return lambda *_: running.append(name)
-
-    def after(name: str) -> Any:
-        def note(*_: Any) -> None:
-            running.remove(name)
-            if name not in ran:
-                ran.append(name)
-            if name == cut:
-                entered.update(running)
-
-        return note
-
-    handles = [m.register_forward_pre_hook(before(name)) for name, m in submodules.items()]
-    handles += [m.register_forward_hook(after(name)) for name, m in submodules.items()]
-    try:
-        with torch.no_grad():
-            call(source, _batch(example))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return ran, entered
-
-
-def _prune(source: nn.Module, request: WrapRequest, ran: Collection[str], entered: Collection[str]) -> None:
-    """Take away the submodules that the cut comes before. What is never called may yet be used, as the projection
-    inside of nn.MultiheadAttention is: the gradient shows it."""
-    parameters = dict(source.named_parameters())
-    with torch.enable_grad():
-        value = source(_batch(request.example))
-        used: set[str] = set()
-        if isinstance(value, torch.Tensor) and value.requires_grad:
-            trained = {name: p for name, p in parameters.items() if p.requires_grad}
-            gradients = torch.autograd.grad(value.sum(), list(trained.values()), allow_unused=True)
-            used = {name for name, g in zip(trained, gradients, strict=True) if g is not None}
-    kept = {*ran, *entered}
-
-    def needed(name: str) -> bool:
-        inside = any(name == one or name.startswith(f"{one}.") for one in ran)
-        around = any(one == name or one.startswith(f"{name}.") for one in kept)
-        return inside or around or any(p.startswith(f"{name}.") for p in used)
-
-    for name in [name for name, _ in source.named_modules() if name and not needed(name)]:
-        parent, _, last = name.rpartition(".")
-        source.get_submodule(parent)._modules[last] = nn.Identity()
+    if not request.rest:
+        return Made(Wrapping(cut, cut, part, _params(source, source), reason=reason), None)
+    _check_apart(source, head, cut)
+    head_structure, _ = _told(pristine, lambda teller: [path, teller.value(pristine.get_submodule(path))])
+    head_part = _part(request, _features(part, request.example), head, head_structure, pristine)
+    params = _params(source, source)
+    return Made(Wrapping(cut, cut, part, params, head_part, _params(head, pristine), reason), None)
 
 
 # ---- making parts
 
 
-def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None) -> Wrapping:
+def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None, entry: str = "") -> Made:
     """All of the module as the trunk, run as it is."""
     pristine = sharing(source)
 
@@ -226,17 +234,23 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
             return _describe(teller, source, traced.slice(None, traced.result))
         return [call.by_name, teller.value(source)]
 
+    def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
+        return watching.mark(entry_of(call(sharing(pristine), batch_of(request.example)), entries))
+
     structure, reason = _told(source, tell)
     if call.by_name:
-        source.forward = types.MethodType(_by_name, source)
-    part = _part(request, request.example, source, structure, pristine)
-    return Wrapping("its end", "its end", part, _params(source, source), reason=reason)
+        source.forward = ByName(source.forward)
+    cut = entry or "its end"
+    ending = _ending(request, source, cut, entry, type(source).__name__, axis)
+    if ending.entry and not entry:
+        cut = dotted(ending.entry)
+    part = _part(request, request.example, source, structure, pristine, ending)
+    wrapping = Wrapping(cut, cut, part, _params(source, source), reason=reason, layout=ending.layout)
+    return Made(wrapping, Place("", -1), ending)
 
 
-def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced) -> Wrapping:
+def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, cut: str) -> Made:
     """Trunk, and rest if it is wanted, from the graphs that were traced."""
-    paths = traced.paths
-    cut = _before_classifier(source, traced, paths) if request.cut is None else _checked(paths, request)
     node = traced.nodes[cut]
     learning = Traced.of(source, call, training=True)
     trunk_graphs = {False: traced.slice(None, node)}
@@ -257,23 +271,68 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced) 
         except CutError:  # in training it goes other ways, which are not followed
             trunk_graphs.pop(True, None)
     trunk = Part(source, trunk_graphs, call.names if call.by_name else ()).eval()
+
+    def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
+        marked: list[tuple[int | None, str]] = []
+        shell = sharing(source, buffers=False)
+        walk = axes.Walk(shell, traced.graph, node, lambda x: marked.append(watching.mark(entry_of(x, entries))))
+        with contextlib.suppress(Exception):  # what comes behind need not run
+            walk.given(traced.inputs, batch_of(request.example))
+        return marked[0]
+
+    ending = _ending(request, trunk, cut, "", repr(cut), axis)
     structure, reason = _told(source, lambda teller: _describe(teller, source, trunk_graphs[False]))
-    part = _part(request, request.example, trunk, structure, source)
+    part = _part(request, request.example, trunk, structure, source, ending)
     if not request.rest:
-        return Wrapping(cut, cut, part, _params(trunk, source), reason=reason)
+        wrapping = Wrapping(cut, cut, part, _params(trunk, source), reason=reason, layout=ending.layout)
+        return Made(wrapping, traced.place(cut), ending)
     head = Part(source, head_graphs).eval()
     _check_apart(trunk, head, cut)
     head_structure, _ = _told(source, lambda teller: _describe(teller, source, head_graphs[False]))
+    if ending.layout in BACK:
+        head.register_forward_pre_hook(Turned(ending.layout))
     features = _features(part, request.example)
     head_part = _part(request, features, head, head_structure, source)
-    return Wrapping(cut, cut, part, _params(trunk, source), head_part, _params(head, source), reason)
+    ours, theirs, layout = _params(trunk, source), _params(head, source), ending.layout
+    wrapping = Wrapping(cut, cut, part, ours, head_part, theirs, reason, layout=layout)
+    return Made(wrapping, traced.place(cut), ending)
 
 
-def _checked(paths: Paths, request: WrapRequest) -> str:
-    assert request.cut is not None
-    if not request.rest and paths.resolve(request.cut) == paths.output and paths.output != OUTPUT:
-        return paths.output
-    return paths.check(request.cut)
+def _ending(
+    request: WrapRequest,
+    module: nn.Module,
+    cut: str,
+    wanted: str,
+    where: str,
+    axis: Callable[[axes.Watched, Any], tuple[int | None, str]],
+) -> Ending:
+    """What has to be done with what the trunk `module` gives. `axis`: runs the whole, marks what is at the cut."""
+    with torch.no_grad():
+        value = module(batch_of(request.example))
+    entry = chosen(value, wanted, count(request.example), where) if not isinstance(value, torch.Tensor) else ()
+    if entry and request.rest:
+        raise CutError(
+            f"{where} gives a {type(value).__name__} and not one tensor, of which there is no rest; cut elsewhere"
+        )
+    x = entry_of(value, entry)
+    ending = Ending(entry, dequantized=x.is_quantized)
+    layout = fitting(request.layout, tuple(x.shape), cut)
+    if layout is None and request.fresh and (mask := mask_of(request.example, x)):
+        return replace(ending, mask=mask)
+    by_itself = layout is None and request.fresh and entry == (TOKENS,) and not wanted
+    if by_itself and x.ndim == 3 and has_class_token(module):
+        return replace(ending, first=True)
+    if layout is None and (x.ndim == 4 or (x.ndim == 3 and request.fresh)):
+        watching = axes.Watched()
+        made: tuple[int | None, str] = (None, axes.WEAK)
+        with contextlib.suppress(Exception), torch.no_grad(), watching:
+            made = axis(watching, entry)
+        known = axes.channels(watching, made)
+        if known in (1, x.ndim - 1):
+            layout = (FIRST if known == 1 else LAST)[x.ndim]
+        elif x.ndim == 4 and request.fresh:
+            raise unknown(tuple(x.shape), cut)
+    return replace(ending, layout=layout if layout in ORDERS else "")
 
 
 def _before_classifier(source: nn.Module, traced: Traced, paths: Paths) -> str:
@@ -315,14 +374,9 @@ def _features(part: NativePart, example: Any) -> np.ndarray:
     return to_numpy(from_native(_run(part.native, example)).float())
 
 
-def _batch(example: Any) -> Any:
-    """The example as a module would get it from its user."""
-    return each(lambda tensor: tensor.contiguous(), to_native(example))
-
-
 def _run(module: nn.Module, example: Any) -> torch.Tensor:
     with torch.no_grad():
-        value = module(_batch(example))
+        value = module(batch_of(example))
     if not isinstance(value, torch.Tensor):
         raise CutError(
             f"the part gives a {type(value).__name__} and not one tensor; cut it elsewhere, or wrap a module of "
@@ -336,7 +390,17 @@ def _run(module: nn.Module, example: Any) -> torch.Tensor:
     return value
 
 
-def _part(request: WrapRequest, example: Any, module: nn.Module, structure: Any, source: nn.Module) -> NativePart:
+def _part(
+    request: WrapRequest,
+    example: Any,
+    module: nn.Module,
+    structure: Any,
+    source: nn.Module,
+    ending: Ending = Ending(),  # noqa: B008 - it is frozen
+) -> NativePart:
+    if told := ending.told():
+        module.register_forward_hook(ending)
+        structure = structure and digest([structure, told])
     value = _run(module, example)
     tensors = _state(module, source)
     trained = {name for name, p in module.named_parameters() if p.is_floating_point()}
@@ -436,6 +500,7 @@ def _told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None,
 def _module(teller: Teller, module: nn.Module) -> Any:
     """A module that runs whole: its class, its settings, its submodules."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    hooks = [hook for hook in hooks if not isinstance(hook, OUR_HOOKS)]
     settings = {name: value for name, value in vars(module).items() if name not in INTERNAL}
     return [
         "module",

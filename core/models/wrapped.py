@@ -24,6 +24,7 @@ from headstart.data.rows import count, each, window
 from headstart.errors import HeadstartError, SettingError, WeightsError
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
 from headstart.models.faithful import HEAD, TRUNK, check_against_original, checked_head, checked_trunk, trunk_nodes
+from headstart.models.feature_layout import checked as checked_layout
 from headstart.models.heads import Head, check_head, classifier
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
@@ -45,6 +46,7 @@ def wrap(
     params: Any = None,
     init: Callable[[int], Any] | None = None,
     seed: int = 0,
+    layout: str | None = None,
 ) -> Model:
     """Make a model of your own module, which all modes work on, in the framework that it is written in.
 
@@ -94,11 +96,13 @@ def wrap(
             "'linear', a list of hidden widths, or such a module"
         )
     called = name or _called(module)
-    wrapping = _wrapped(chosen, called, inputs, WrapRequest(module, cut, rest, shown, params, init, rest))
+    fresh = own is None and not rest
+    request = WrapRequest(module, cut, rest, shown, params, init, rest, fresh, checked_layout(layout), "")
+    wrapping = _wrapped(chosen, called, inputs, request)
     wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
     wrapping, features = checked_trunk(chosen, wrapping, inputs, shown)
     if own is not None:
-        request = WrapRequest(own, None, False, features, None, None, True)
+        request = WrapRequest(own, None, False, features, None, None, True, False, None, wrapping.layout)
         other = _wrapped(chosen, _called(own), f"features of shape {features.shape}", request)
         wrapping = replace(wrapping, head=other.trunk, head_params=other.params)
     logits = None
@@ -117,8 +121,8 @@ def wrap(
         graph = Graph((*trunk_nodes(inputs, trunk), Node(HEAD, "native", (TRUNK,), {"part": part})), HEAD)
     given = {f"{TRUNK}.{key}": value for key, value in wrapping.params.items()}
     given |= {f"{HEAD}.{key}": value for key, value in wrapping.head_params.items()}
-    fresh = frozenset(graph.param_shapes().keys() - given.keys())
-    made = initial_params(graph, seed, fresh) | given
+    drawn = frozenset(graph.param_shapes().keys() - given.keys())
+    made = initial_params(graph, seed, drawn) | given
     return Model(
         called,
         graph,
@@ -127,7 +131,7 @@ def wrap(
         names,
         head if own is None else "module",
         f"its own, cut at {wrapping.cut}",
-        fresh,
+        drawn,
         named,
         POOL if POOL in graph else TRUNK,
     )

@@ -44,12 +44,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from census_models import LIBRARIES, Case, Made  # noqa: E402
+from census_models import LIBRARIES, Case, Made
 
 WAYS = ("default", "fresh", "middle", "rest")
 VERDICTS = ("usable", "refused", "wrong", "failed")
 TOLERANCE = 1e-3
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 # ---- what a model computes itself
@@ -203,7 +203,9 @@ def check_pooled(pooled: np.ndarray, features: np.ndarray, given: list[np.ndarra
             if len(odd) == 1:
                 expected = value.mean(tuple({1, 2, 3} - set(odd)))
                 if not close(pooled, expected):
-                    raise Wrong(f"pooled features {pooled.shape} of maps {value.shape}: the wrong axes are averaged")
+                    raise Wrong(
+                        f"pooled features {pooled.shape} of maps {value.shape}: the wrong axes are averaged"
+                    )
                 return
 
 
@@ -230,7 +232,9 @@ def check_features(model: Any, inputs: Any, watched: Watched, cut: str | None, h
 
 def check_predictions(model: Any, inputs: Any, watched: Watched, hs: Any) -> None:
     logits = hs.forward(model, inputs, ["logits"])["logits"]
-    if not any(close(logits, theirs) or close(softmax(logits), theirs) for theirs in entries(watched.output).values()):
+    if not any(
+        close(logits, theirs) or close(softmax(logits), theirs) for theirs in entries(watched.output).values()
+    ):
         raise Wrong(f"predictions {logits.shape} are not the module's")
 
 
@@ -263,7 +267,11 @@ def counted(case: Case) -> dict[str, Any]:
     def model(module: Any, cut: str | None, fresh: bool) -> Any:
         images = isinstance(made.inputs, np.ndarray) and made.inputs.ndim == 4
         settings: dict[str, Any] = dict(made.settings)
-        settings |= {"preprocess": hs.Preprocess(made.inputs.shape[1], made.inputs.shape[1])} if images else {"example": made.inputs}
+        settings |= (
+            {"preprocess": hs.Preprocess(made.inputs.shape[1], made.inputs.shape[1])}
+            if images
+            else {"example": made.inputs}
+        )
         return hs.wrap(module, cut, **settings, **({"head": "linear", "classes": 3} if fresh else {}))
 
     def trained(wrapped: Any) -> None:
@@ -276,7 +284,9 @@ def counted(case: Case) -> dict[str, Any]:
         else:
             data = hs.data.arrays(made.inputs, labels, classes=names)
         with tempfile.TemporaryDirectory() as cache:
-            run = hs.fit(wrapped, data, mode="cached", epochs=1, batch_size=3, device="cpu", cache=cache, dtype="float32")
+            run = hs.fit(
+                wrapped, data, mode="cached", epochs=1, batch_size=3, device="cpu", cache=cache, dtype="float32"
+            )
         if not np.isfinite(run.history["loss"]).all():
             raise Wrong("the loss is not finite")
 
@@ -402,7 +412,7 @@ class Worker:
             self.close()
             why = "took too long" if line is None else "the process died"
             failed = {"verdict": "failed", "text": why, "seconds": seconds}
-            return {"model": family, **{way: failed for way in WAYS}}
+            return {"model": family, **dict.fromkeys(WAYS, failed)}
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -474,14 +484,21 @@ def table(found: dict[str, Any]) -> str:
             if "error" not in line and line[way]["verdict"] != "usable":
                 words = line[way]["text"].replace("|", "\\|").replace("\n", " ")[:300]
                 text.append(f"| {key} | {line['model']} | {way} | {line[way]['verdict']} | {words} |")
-    text += ["", "All of them, and where a fresh classifier sits without `cut=`:", "", "| family | model | fresh | middle |"]
+    text += [
+        "",
+        "All of them, and where a fresh classifier sits without `cut=`:",
+        "",
+        "| family | model | fresh | middle |",
+    ]
     text.append("|---|---|---|---|")
     for key, line in found.items():
         if "error" in line:
             text.append(f"| {key} | {line['model']} | does not run: {line['error'][:80]} | |")
         else:
             words = [line[way]["text"] if line[way]["verdict"] == "usable" else "-" for way in ("fresh", "middle")]
-            text.append(f"| {key} | {line['model']} | " + " | ".join(word.replace("|", "\\|") for word in words) + " |")
+            text.append(
+                f"| {key} | {line['model']} | " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+            )
     return "\n".join(text) + "\n"
 
 
@@ -496,7 +513,9 @@ def main() -> None:
     parser.add_argument("--library", nargs="+", choices=list(LIBRARIES), default=list(LIBRARIES))
     parser.add_argument("--only", default=".*", help="a pattern of library/family")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds a model")
-    parser.add_argument("--out", type=Path, default=Path("census.json"), help="what was found, and is taken up again")
+    parser.add_argument(
+        "--out", type=Path, default=Path("census.json"), help="what was found, and is taken up again"
+    )
     parser.add_argument("--again", action="store_true", help="count anew what is there already")
     parser.add_argument("--table", type=Path, help="write the whole as markdown to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

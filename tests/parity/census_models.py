@@ -12,8 +12,9 @@ import numpy as np
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 384, 448, 512)
 # what names of small models hold, the smallest first
 SMALL = (
-    "test_", "atto", "femto", "pico", "nano", "xxt", "xxs", "xx_small", "_m0", "_s050", "_050", "_035", "_xs", "_b0",
-    "_s0", "tiny", "_5m", "_002", "10t", "18_small", "18", "_s", "small", "_m1", "_0", "_a", "_l1", "11", "19b_slim",
+    "test_", "atto", "femto", "pico", "nano", "xxt", "xxs", "xx_small", "_m0", "_s050", "_050", "_035", "_xs",
+    "_b0", "_s0", "tiny", "_5m", "_002", "10t", "18_small", "18", "_s", "small", "_m1", "_0", "_a", "_l1", "11",
+    "19b_slim",
 )  # fmt: skip
 
 
@@ -128,7 +129,8 @@ def stirred(module: Any) -> Any:
 # ---- torchvision
 
 TORCHVISION = {
-    "alexnet": "alexnet", "convnext": "convnext_tiny", "densenet": "densenet121", "efficientnet": "efficientnet_b0",
+    "alexnet": "alexnet", "convnext": "convnext_tiny", "densenet": "densenet121",
+    "efficientnet": "efficientnet_b0",
     "googlenet": "googlenet", "inception": "inception_v3", "maxvit": "maxvit_t", "mnasnet": "mnasnet0_5",
     "mobilenetv2": "mobilenet_v2", "mobilenetv3": "mobilenet_v3_small", "regnet": "regnet_y_400mf",
     "resnet": "resnet18", "shufflenetv2": "shufflenet_v2_x0_5", "squeezenet": "squeezenet1_1",
@@ -250,7 +252,9 @@ VISION: dict[str, Callable[[], Made]] = {
     "ViT": _vision("ViT", **VIT),
     "DeiT": _vision("DeiT", **VIT),
     "Beit": _vision("Beit", **VIT),
-    "Swin": _vision("Swin", image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
+    "Swin": _vision(
+        "Swin", image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
+    ),
     "Swinv2": _vision(
         "Swinv2", image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
     ),
@@ -258,8 +262,8 @@ VISION: dict[str, Callable[[], Made]] = {
     "ConvNextV2": _vision("ConvNextV2", **STAGES),
     "ResNet": _vision("ResNet", embedding_size=16, layer_type="basic", **STAGES),
     "MobileViT": _vision(
-        "MobileViT", hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 24, 32], image_size=64, size=64,
-        num_attention_heads=2, patch_size=2,
+        "MobileViT", hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 24, 32], image_size=64,
+        size=64, num_attention_heads=2, patch_size=2,
     ),
     "MobileNetV2": _vision("MobileNetV2", depth_multiplier=0.35, image_size=64, size=64),
     "Dinov2": _vision("Dinov2", **{**VIT, "mlp_ratio": 2}),
@@ -278,7 +282,9 @@ VISION: dict[str, Callable[[], Made]] = {
         decoder_hidden_size=16,
     ),
     "PoolFormer": _vision("PoolFormer", size=64, **STAGES),
-    "FocalNet": _vision("FocalNet", image_size=32, embed_dim=16, depths=[1, 1], focal_levels=[1, 1], focal_windows=[3, 3]),
+    "FocalNet": _vision(
+        "FocalNet", image_size=32, embed_dim=16, depths=[1, 1], focal_levels=[1, 1], focal_windows=[3, 3]
+    ),
     "RegNet": _vision("RegNet", embedding_size=16, groups_width=8, layer_type="x", **STAGES),
     "EfficientNet": _vision(
         "EfficientNet", size=64, image_size=64, width_coefficient=0.25, depth_coefficient=0.5, hidden_dim=1280

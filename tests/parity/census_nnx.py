@@ -1,4 +1,4 @@
-"""NNX modules as people write them from flax's examples: a convolutional net, a residual one, a vision transformer."""
+"""NNX modules as people write them from flax's examples: a convolutional net, a residual one, a transformer."""
 
 from __future__ import annotations
 

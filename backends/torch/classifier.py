@@ -1,0 +1,65 @@
+"""Whether a traced module ends in a classifier, so that a fresh one comes in its place and not behind it.
+
+Invariant: a classifier is a linear layer (or a convolution of 1x1 that is called so) whose numbers the module
+gives as they are, or after what has no parameters; a projection, as encoders end in, is none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from headstart.backends.torch.trace import Traced
+
+CALLED = ("classifier", "head", "fc", "logits", "conv")
+PROJECTIONS = ("proj", "embed", "neck", "bottleneck")
+# what may stand between the classifier and the end
+PASSING = (
+    "flatten", "squeeze", "view", "reshape", "softmax", "log_softmax", "sigmoid", "logsigmoid", "dropout", "relu",
+    "mean", "add", "truediv", "div", "mul", "contiguous", "float", "adaptive_avg_pool2d", "avg_pool2d", "size",
+    "getitem", "getattr", "clone", "alias", "stack",
+)  # fmt: skip
+LAYERS = (
+    nn.Flatten, nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU,
+    nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Unflatten,
+)  # fmt: skip
+
+
+def is_projection(name: str) -> bool:
+    return any(word in name.lower() for word in PROJECTIONS)
+
+
+def ends_in_classifier(source: nn.Module, traced: Traced) -> bool:
+    """Whether all that the module gives comes from linear layers that are no projections."""
+    result = traced.result
+    return result is not None and _is_rank(result, source, traced, set())
+
+
+def _is_rank(node: fx.Node, source: nn.Module, traced: Traced, seen: set[fx.Node]) -> bool:
+    if node in seen:
+        return True
+    seen.add(node)
+    if node.op == "call_module":
+        module = source.get_submodule(str(node.target))
+        if _is_last(module, str(node.target)):
+            return True
+        if next(module.parameters(), None) is not None or not isinstance(module, LAYERS):
+            return False
+    elif node.op == "call_function" and node.target is torch.nn.functional.linear:
+        return not is_projection(traced.names.get(node, ""))
+    elif node.op not in ("call_function", "call_method"):
+        return False
+    else:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if name.strip("_") not in PASSING:
+            return False
+    inputs = [one for one in node.all_input_nodes if one in traced.names]
+    return bool(inputs) and all(_is_rank(one, source, traced, seen) for one in inputs)
+
+
+def _is_last(module: nn.Module, path: str) -> bool:
+    if isinstance(module, nn.Linear):
+        return not is_projection(path)
+    if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+        return any(word in path.rpartition(".")[2] or word in path.partition(".")[0] for word in CALLED[:4])
+    return False

@@ -1,0 +1,156 @@
+"""What is done with what a module, or a part of it, gives until it is features as core has them: one tensor is
+taken of several, quantized numbers become floats, padded tokens are left out of a mean, axes are ordered.
+
+Invariant: what needs nothing done has no ending, and the structure that its key holds says nothing of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from headstart.errors import CutError
+from headstart.graph.cuts import listed
+
+ORDERS = {"nhwc": (0, 3, 1, 2), "ncl": (0, 2, 1)}
+"""layout of a module's features -> how they are turned into what torch's layers take"""
+BACK = {"nhwc": (0, 2, 3, 1), "ncl": (0, 2, 1)}
+MASKS = ("attention_mask", "mask")
+"""what an array of a dict is called that says which tokens count"""
+POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """A forward hook, which also can be asked what it makes of a value."""
+
+    entry: tuple[str | int, ...] = ()
+    """where in a dict, tuple or the like the tensor is"""
+    dequantized: bool = False
+    first: bool = False
+    """of tokens, the first"""
+    mask: str = ""
+    """of tokens, the mean of those that this array of the batch counts"""
+    layout: str = ""
+    """of a module whose axes are in an order of its own"""
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], value: Any) -> torch.Tensor:
+        return self.of(value, args[0] if args else None)
+
+    def of(self, value: Any, batch: Any) -> torch.Tensor:
+        """`batch`: what the module took; a dict where a mask is needed."""
+        x: torch.Tensor = entry_of(value, self.entry)
+        if self.dequantized:
+            x = x.dequantize()
+        if self.first:
+            x = x[:, 0]
+        if self.mask:
+            counted = batch[self.mask].to(x).unsqueeze(-1)
+            x = (x * counted).sum(1) / counted.sum(1).clamp(min=1)
+        if self.layout in ORDERS:
+            x = x.permute(ORDERS[self.layout])
+        return x
+
+    def told(self) -> list[Any]:
+        """For the structure; [] where nothing is done."""
+        done = [[key, value] for key, value in dataclasses.asdict(self).items() if value]
+        return [[key, list(value) if isinstance(value, tuple) else value] for key, value in done]
+
+
+@dataclasses.dataclass(frozen=True)
+class Turned:
+    """A forward pre-hook of a head: its features in the order in which its trunk's module has them."""
+
+    layout: str
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].permute(BACK[self.layout]), *args[1:])
+
+
+OWN = (Ending, Turned)
+
+
+def at_end(value: Any) -> torch.Tensor | None:
+    """What a module gives at its end, where that is one tensor, or logits among other things."""
+    if isinstance(value, Mapping) and LOGITS in value:
+        value = value[LOGITS]
+    return value if isinstance(value, torch.Tensor) and value.ndim > 1 else None
+
+
+def entry_of(value: Any, entry: tuple[str | int, ...]) -> Any:
+    """What is at `entry` in nested dicts, tuples and objects."""
+    for key in entry:
+        value = getattr(value, key) if isinstance(key, str) and not isinstance(value, Mapping) else value[key]
+    return value
+
+
+def tensors(
+    value: Any, before: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], torch.Tensor]]:
+    """Where tensors are in what a module gave."""
+    if isinstance(value, torch.Tensor):
+        yield before, value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from tensors(one, (*before, key))
+    elif isinstance(value, list | tuple):
+        names = getattr(value, "_fields", range(len(value)))
+        for key, one in zip(names, value, strict=True):
+            yield from tensors(one, (*before, key))
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from tensors(getattr(value, field.name), (*before, field.name))
+
+
+def dotted(entry: tuple[str | int, ...]) -> str:
+    """An entry as it is said in `cut=`."""
+    return ".".join(map(str, entry))
+
+
+def chosen(value: Any, wanted: str, samples: int, where: str) -> tuple[str | int, ...]:
+    """The entry that `wanted` names; without a name the only one, or what libraries give for features. Raises
+    CutError that lists what there is."""
+    there = {dotted(entry): entry for entry, x in tensors(value)}
+    fitting = [dotted(e) for e, x in tensors(value) if x.ndim > 1 and len(x) == samples and not x.is_complex()]
+    if wanted:
+        if wanted in there:
+            return there[wanted]
+        matching = [name for name in fitting if name.startswith(f"{wanted}.")]
+        if len(matching) == 1:
+            return there[matching[0]]
+    elif len(fitting) == 1:
+        return there[fitting[0]]
+    else:
+        for name in (POOLED, TOKENS, LOGITS):
+            if name in fitting:
+                return there[name]
+    kind = type(value).__name__
+    shapes = [f"{dotted(e)!r} {tuple(x.shape[1:])}" for e, x in tensors(value) if dotted(e) in fitting]
+    if not shapes:
+        raise CutError(
+            f"{where} gives a {kind} without a tensor that has a row for each sample; cut it elsewhere, or wrap a "
+            "module of yours that calls it and returns one tensor"
+        )
+    said = f"no {wanted!r} is in it; " if wanted else "which of them are the features? "
+    raise CutError(
+        f"{where} gives a {kind} and not one tensor; {said}choose with cut=: {listed(shapes)} (shapes of a "
+        "sample). Behind the name of a submodule it stands with a dot before it"
+    )
+
+
+def mask_of(example: Any, tokens: torch.Tensor) -> str:
+    """The name of the array that says which of the tokens count, if the example has one."""
+    if isinstance(example, dict) and tokens.ndim == 3:
+        for name in MASKS:
+            if name in example and tuple(example[name].shape) == tuple(tokens.shape[:2]):
+                return name
+    return ""
+
+
+def has_class_token(module: nn.Module) -> bool:
+    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in module.named_parameters())

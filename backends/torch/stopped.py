@@ -1,0 +1,194 @@
+"""A module that torch.fx cannot trace, or a submodule of one: it is run as it is and stopped at a submodule.
+Behind the last linear layer there is nothing to be traced, so before it a module can be cut in two.
+
+Invariant: what runs until the stop is the module's own code, with its hooks; what cannot have run is taken away.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from headstart.backends.torch.arrays import batch_of
+from headstart.backends.torch.ending import LOGITS, dotted, tensors
+from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part
+from headstart.errors import CutError, SettingError
+from headstart.graph.cuts import Paths, listed
+
+
+class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Stopping:
+    """A forward hook, or pre-hook, that ends the run with what the submodule gives, or takes."""
+
+    def __init__(self, before: bool) -> None:
+        self.before = before
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], value: Any = None) -> Any:
+        raise Stop(args[0] if self.before else value)
+
+
+class Until:
+    """A module's forward that gives what it was stopped with."""
+
+    def __init__(self, forward: Any, by_name: bool) -> None:
+        self.forward, self.by_name = forward, by_name
+
+    def __call__(self, batch: Any) -> Any:
+        try:
+            self.forward(**batch) if self.by_name else self.forward(batch)
+        except Stop as stop:
+            return stop.value
+        raise SettingError("the module ended without coming to its cut; it must come there with every input")
+
+
+class ByName:
+    """A module's forward that takes a dict of its arguments."""
+
+    def __init__(self, forward: Any) -> None:
+        self.forward = forward
+
+    def __call__(self, batch: Mapping[str, Any]) -> Any:
+        return self.forward(**batch)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was seen of a run."""
+
+    ran: list[str]
+    """submodules in the order in which they finish"""
+    entered: set[str]
+    """those that are running when the cut finishes"""
+    values: Mapping[str, tuple[Any, Any]]
+    """submodule -> what its last call took, if that was one tensor, and gave"""
+    output: Any
+
+
+def path_of(cut: str, source: nn.Module) -> tuple[str, str] | None:
+    """The submodule that a cut names, and what is named behind it: an entry of what it gives."""
+    submodules = {name for name, _ in source.named_modules() if name}
+    parts = cut.split(".")
+    for length in range(len(parts), 0, -1):
+        if (path := ".".join(parts[:length])) in submodules:
+            return path, ".".join(parts[length:])
+    return None
+
+
+def watched(source: nn.Module, call: Call, example: Any, cut: str | None) -> Run:
+    """Run the module, and see what its submodules do."""
+    ran: list[str] = []
+    running: list[str] = []
+    entered: set[str] = set()
+    values: dict[str, tuple[Any, Any]] = {}
+    submodules = {name: module for name, module in source.named_modules() if name}
+
+    def before(name: str) -> Any:
+        return lambda *_: running.append(name)
+
+    def after(name: str) -> Any:
+        def note(_module: nn.Module, args: Any, value: Any) -> None:
+            running.remove(name)
+            if name not in ran:
+                ran.append(name)
+            values[name] = (args[0] if len(args) == 1 else None, value)
+            if name == cut:
+                entered.update(running)
+
+        return note
+
+    handles = [m.register_forward_pre_hook(before(name)) for name, m in submodules.items()]
+    handles += [m.register_forward_hook(after(name)) for name, m in submodules.items()]
+    try:
+        with torch.no_grad():
+            output = call(source, batch_of(example))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Run(ran, entered, values, output)
+
+
+def check_called(cut: str, run: Run, kind: str) -> None:
+    """Raise CutError unless the submodule was called."""
+    if cut not in run.ran:
+        raise CutError(f"{cut!r} is not called when {kind} runs; called are {listed(run.ran)}")
+
+
+def no_such_cut(cut: str, run: Run) -> None:
+    """Raise CutError for a name that is none, with near ones."""
+    chain = {name: (before,) for before, name in itertools.pairwise((INPUT, *run.ran, OUTPUT))}
+    Paths({INPUT: (), **chain}, OUTPUT).check(cut)
+
+
+def stop(source: nn.Module, call: Call, example: Any, cut: str, run: Run, before: bool = False) -> None:
+    """Make of the module one that is stopped at `cut`, or before it, and holds nothing that comes behind."""
+    place = source.get_submodule(cut)
+    if before:
+        parent, _, last = cut.rpartition(".")
+        source.get_submodule(parent)._modules[last] = place = nn.Identity()
+        place.register_forward_pre_hook(Stopping(True), prepend=True)
+    else:
+        place.register_forward_hook(Stopping(False))
+    for hooks in (source._forward_hooks, source._forward_hooks_with_kwargs, source._forward_hooks_always_called):
+        hooks.clear()  # which get the end, where it never comes
+    source.forward = Until(source.forward, call.by_name)
+    _prune(source, example, run.ran[: run.ran.index(cut) + (not before)], {*run.entered, cut})
+
+
+def _prune(source: nn.Module, example: Any, ran: Collection[str], entered: Collection[str]) -> None:
+    """Take away the submodules that the cut comes before. What is never called may yet be used, as the projection
+    inside of nn.MultiheadAttention is: the gradient shows it."""
+    parameters = dict(source.named_parameters())
+    with torch.enable_grad():
+        value = source(batch_of(example))
+        used: set[str] = set()
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        for _, tensor in tensors(value):
+            if tensor.requires_grad:
+                total = tensor.abs().sum() if tensor.is_complex() else tensor.sum()
+                gradients = torch.autograd.grad(
+                    total, list(trained.values()), allow_unused=True, retain_graph=True
+                )
+                used |= {name for name, g in zip(trained, gradients, strict=True) if g is not None}
+    kept = {*ran, *entered}
+
+    def needed(name: str) -> bool:
+        inside = any(name == one or name.startswith(f"{one}.") for one in ran)
+        around = any(one == name or one.startswith(f"{name}.") for one in kept)
+        return inside or around or any(p.startswith(f"{name}.") for p in used)
+
+    for name in [name for name, _ in source.named_modules() if name and not needed(name)]:
+        parent, _, last = name.rpartition(".")
+        source.get_submodule(parent)._modules[last] = nn.Identity()
+
+
+# ---- before the classifier
+
+
+def classifier_at_end(run: Run, source: nn.Module) -> str | None:
+    """The linear layer whose very output the module gives, or gives as its logits; None where there is none."""
+    found = {dotted(entry): tensor for entry, tensor in tensors(run.output)}
+    end = found.get("", found.get(LOGITS))
+    if end is None or end.ndim != 2:
+        return None
+    for name in run.ran:
+        taken, given = run.values[name]
+        module = source.get_submodule(name)
+        if given is end and isinstance(module, nn.Linear) and isinstance(taken, torch.Tensor) and taken.ndim == 2:
+            return name
+    return None
+
+
+def alone(source: nn.Module, path: str) -> nn.Module:
+    """One submodule, under its own name."""
+    graph = fx.Graph()
+    graph.output(graph.call_module(path, (graph.placeholder("x"),)))
+    return Part(source, {False: graph}).eval()

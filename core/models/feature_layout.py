@@ -1,0 +1,54 @@
+"""How a wrapped module's own features are ordered: which axis of a map, or of tokens, holds the channels. Core has
+`(n, h, w, c)` and `(n, t, c)`; a backend turns what a module gives into that.
+
+Invariant: the order is known, or said by the user; a fresh classifier never averages over axes by a guess.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headstart.errors import SettingError
+from headstart.graph import Shape
+
+LAYOUTS = {"nchw": "nchw", "nhwc": "nhwc", "nlc": "nlc", "tokens": "nlc", "ncl": "ncl"}
+FIRST = {4: "nchw", 3: "ncl"}
+"""number of axes -> the layout with the channels before all other axes of a sample"""
+LAST = {4: "nhwc", 3: "nlc"}
+
+
+def checked(layout: Any) -> str | None:
+    """The `layout=` of `hs.wrap` by its one name; SettingError where it is none."""
+    if layout is None:
+        return None
+    if not isinstance(layout, str) or layout.lower() not in LAYOUTS:
+        raise SettingError(f"layout={layout!r}; expected one of {', '.join(LAYOUTS)}, or None")
+    return LAYOUTS[layout.lower()]
+
+
+def fitting(layout: str | None, shape: Shape, cut: str) -> str | None:
+    """The layout, if it has as many axes as features of `shape` (samples' axis included); else SettingError."""
+    if layout is not None and len(layout) != len(shape):
+        raise SettingError(
+            f"layout={layout!r} has {len(layout)} axes, and the trunk gives {shape} at {cut!r}; layout= is for "
+            "maps (nchw, nhwc) and tokens (nlc, ncl)"
+        )
+    return layout
+
+
+def last_only(layout: str | None, home: str) -> None:
+    """Of a framework whose modules have the channels last: SettingError for a layout that says otherwise."""
+    if layout is not None and layout not in LAST.values():
+        raise SettingError(
+            f"layout={layout!r} is for torch modules; features of a {home} module have the channels last "
+            "(nhwc, nlc). Move them in the module"
+        )
+
+
+def unknown(shape: Shape, cut: str) -> SettingError:
+    """Nothing tells where the channels are."""
+    return SettingError(
+        f"the trunk gives maps of shape {shape[1:]} a sample at {cut!r}, and neither what makes them nor what "
+        "takes them says which axis holds the channels, over which a fresh classifier must not average; pass "
+        "layout='nchw' or layout='nhwc' to hs.wrap"
+    )

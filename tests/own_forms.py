@@ -1,0 +1,157 @@
+"""Torch modules in forms that libraries have them in: maps with the channels last, several outputs, parts that
+cannot be traced."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+def no_trace(x: torch.Tensor) -> torch.Tensor:
+    """torch.fx cannot follow this."""
+    return -x if x.sum() > 1e9 else x
+
+
+class Windows(nn.Module):
+    """A block on maps `(n, h, w, c)`: attention inside of windows of 2x2, as Swin has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.proj = nn.LayerNorm(channels), nn.Linear(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, h, w, c = x.shape
+        y = self.norm(x).view(n, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, c)
+        y = self.proj(torch.softmax(y @ y.transpose(1, 2), -1) @ y)
+        y = y.view(n, h // 2, w // 2, 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, c)
+        return x + y
+
+
+class Last(nn.Module):
+    """Maps with the channels last from `blocks` on, which a convolution gave with the channels first."""
+
+    def __init__(self, traceable: bool = True) -> None:
+        super().__init__()
+        self.traceable = traceable
+        self.stem = nn.Conv2d(3, 12, 4, 4)
+        self.blocks = nn.Sequential(Windows(12), Windows(12))
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.traceable:
+            x = no_trace(x)
+        return self.fc(self.blocks(self.stem(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+class Mixer(nn.Module):
+    """Linear layers over tokens and over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 4, 4)
+        self.norm1, self.tokens = nn.LayerNorm(12), nn.Linear(16, 16)
+        self.norm2, self.channels = nn.LayerNorm(12), nn.Linear(12, 12)
+        self.end = nn.Identity()
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = x + self.tokens(self.norm1(x).transpose(1, 2)).transpose(1, 2)
+        x = self.end(x + self.channels(self.norm2(x)))
+        return self.fc(x.mean(1))
+
+
+class Series(nn.Module):
+    """One-dimensional convolutions: `(n, c, t)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(2, 12, 9, 4), nn.BatchNorm1d(12)
+        self.fc = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.norm(self.conv(x)).amax(2))
+
+
+class Silent(nn.Module):
+    """Nothing says what its axes are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.Tanh()
+        self.fc = nn.Linear(16 * 16 * 3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.act(x).flatten(1))
+
+
+class Pyramid(nn.Module):
+    """Levels of which each goes on and out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 2, 1)
+        self.side = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        one = torch.relu(self.one(x))
+        return {"side": self.side(one), "top": torch.relu(self.two(one))}
+
+
+class Inner(nn.Module):
+    """A stack of blocks that cannot be traced, in a module that can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.encoder(self.stem(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+class Output(NamedTuple):
+    last_hidden_state: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...]
+    pooler_output: torch.Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """As transformers' encoders are: several outputs, tokens of which the first may stand for all."""
+
+    def __init__(self, pooler: bool, first: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        if first:
+            self.cls_token = nn.Parameter(torch.randn(1, 1, 8))
+        self.block, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+        self.pooler = nn.Linear(8, 8) if pooler else None
+        self.first = first
+
+    def forward(self, pixel_values: torch.Tensor) -> Output:
+        x = no_trace(self.stem(pixel_values)).flatten(2).transpose(1, 2)
+        if self.first:
+            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
+        y = self.norm(x + torch.tanh(self.block(x)))
+        return Output(y, (x, y), None if self.pooler is None else torch.tanh(self.pooler(y[:, 0])))
+
+
+class Classifier(nn.Module):
+    """The encoder and a classifier, whose logits are one of several outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder(True, True)
+        self.drop, self.classifier = nn.Dropout(0.1), nn.Linear(8, 5)
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, Any]:
+        found = self.encoder(no_trace(pixel_values))
+        return {
+            "loss": None,
+            "logits": self.classifier(self.drop(found.pooler_output)),
+            "all": found.hidden_states,
+        }
