@@ -38,7 +38,8 @@ class Original:
         at_end: Callable[[Any], torch.Tensor | None],
     ) -> Callable[[Any], Witnessed]:
         """What `Wrapping` asks for. `place`: of the cut; None: it cannot be looked at.
-        `at_cut`: what is there, and the batch -> the tensor that the trunk gives. `at_end`: the like of the end."""
+        `at_cut`: what is there, and the batch -> the tensor that the trunk gives. `at_end`: the same of the
+        end."""
 
         def run(batch: Any) -> Witnessed:
             seen: list[Any] = []

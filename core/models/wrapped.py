@@ -54,8 +54,9 @@ def wrap(
     `(trunk, head)` of `(params, x)` with `params=(trunk_params, head_params)`, any pytrees of arrays. It is copied
     and never changed; what runs frozen runs in inference mode.
     `cut`: the last thing in the trunk, by the module's own names: of a submodule or a traced operation in torch
-    ("layer3.1", "layer3.1.add"), of a layer in Keras, of a submodule in NNX. Default: before the classifier, or
-    with another `head` the module's end.
+    ("layer3.1", "layer3.1.add"), of a layer in Keras, of a submodule in NNX; in torch also of one of several
+    tensors that a module gives ("last_hidden_state"). Default: before the classifier at the module's end, where
+    there is one and `head` is no module; else the end.
     `head`: "rest" (the rest of the module), "linear" or a list such as [256, 0.5] (a fresh classifier on the
     pooled features, see `hs.model`), or a module of the same framework that takes the features. Where torch.fx
     cannot trace a module, and inside of NNX modules other than nnx.Sequential, there is no rest to be had.
@@ -71,6 +72,9 @@ def wrap(
     layer ...), without which its features could not be told from another's.
     `init`: seed -> a module like `module` drawn anew (for functions: such `params`), for mode "scratch" where the
     framework has no word for it.
+    `layout`: how a torch module orders the features at the cut, "nchw", "nhwc", "nlc" (or "tokens") or "ncl".
+    Default: as the layers around the cut say; a fresh classifier refuses maps of which they say nothing. Core has
+    `(n, h, w, c)` or `(n, t, c)` in any case.
 
     Raises SettingError and its kin: CutError, UnknownNameError.
     """
