@@ -430,7 +430,7 @@ def test_what_a_child_refuses_is_a_mistake(tmp_path: Path, backend: str) -> None
     result = run("--data", photos, "--backends", backend, "--modes", "cached", "--out", tmp_path / "out")
     assert result.returncode == 2
     assert result.stderr.splitlines()[1].startswith(f"error: {backend}: {broken}: ")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.count("\n") == 2
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["errors"][backend]["type"] == "ImageError"
 
 
