@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headstart.errors import HeadstartError
     from headstart.features.extract import extract
     from headstart.features.packed import load_features
+    from headstart.features.recompute import verify
     from headstart.inference import forward, native, predict
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
@@ -55,6 +56,7 @@ _WHERE = {
     "load": ("headstart.training.saved", "load"),
     "sweep": ("headstart.training.sweep", "sweep"),
     "weights_file": ("headstart.training.saved", "weights_file"),
+    "verify": ("headstart.features.recompute", "verify"),
     "wrap": ("headstart.models.wrapped", "wrap"),
 }
 
@@ -82,6 +84,7 @@ __all__ = [
     "predict",
     "report",
     "sweep",
+    "verify",
     "weights_file",
     "wrap",
 ]

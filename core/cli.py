@@ -1121,16 +1121,90 @@ def cache_explain(
         write_json(json_file, {"data": opened.name, "model": model, "cuts": [r.as_dict() for r in found]})
 
 
-@cache_app.command("verify", epilog=_examples("headstart cache verify", "headstart cache verify --repair"))
+@cache_app.command(
+    "verify",
+    epilog=_examples(
+        "headstart cache verify",
+        "headstart cache verify --repair",
+        "headstart cache verify --recompute 100 --data flower_photos --model resnet50",
+    ),
+)
 def cache_verify(
     key: Annotated[str | None, typer.Argument(help="Only this trunk. (default: all)")] = None,
     repair: Annotated[bool, typer.Option(help="Set damaged shards aside, to be computed again.")] = False,
+    recompute: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead, draw so many samples of --data, compute their features again with --model and compare. "
+            "The other options are those of `headstart extract`.",
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="With --recompute: the data set.")] = None,
+    model: Annotated[str | None, typer.Option(help="With --recompute: the architecture.")] = None,
+    weights: Weights = None,
+    size: Size = None,
+    cuts: Annotated[
+        str | None, typer.Option(help="Comma-separated cuts. (default: what the classifier takes)")
+    ] = None,
+    precision: Precision = "float32",
+    dtype: Dtype = "float16",
+    augment: AugmentText = None,
+    views: Annotated[int, typer.Option(help="Augmented views of every sample.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the augmentation.")] = 0,
+    batch_size: BatchSize = 64,
+    backend: BackendName = None,
+    device: Device = "auto",
+    on_error: OnError = "raise",
     json_file: Json = None,
 ) -> None:
-    """Read every row and check it; exit code 1 where something is damaged."""
+    """Read every row and check it; exit code 1 where something is damaged.
+
+    Checksums find damage, not malice: whoever may write a cache can write wrong rows under right checksums.
+    --recompute tells such rows.
+    """
     from headstart.features.store import FeatureStore
     from headstart.outputs import write_json
 
+    if recompute is not None:
+        from headstart.data import open_data
+        from headstart.features.recompute import verify
+        from headstart.models import model as make_model
+        from headstart.training import compare as comparison
+
+        if data is None or model is None or key is not None or repair:
+            raise SettingError(
+                "--recompute compares a data set's features with what a model computes; expected --data and "
+                "--model with it, and neither a key nor --repair"
+            )
+        opened = open_data(data, on_error=on_error)
+        compared = verify(
+            make_model(model, comparison.chosen_weights(model, weights), opened.classes, size=size),
+            opened,
+            _names(cuts) if cuts is not None else None,
+            samples=recompute,
+            backend=backend,
+            device=device,
+            precision=precision,
+            dtype=dtype,
+            batch_size=batch_size,
+            augment=augment,
+            views=views,
+            seed=seed,
+        )
+        for one in compared.differing:
+            typer.echo(f"differs: {printable(str(one))}")
+        typer.echo(
+            f"{compared.compared:,} stored rows computed again, {len(compared.differing)} differ; "
+            f"{compared.without_features:,} samples have no features"
+        )
+        if json_file is not None:
+            write_json(json_file, compared.as_dict())
+        if not compared:
+            raise typer.Exit(1)
+        return
+    if data is not None or model is not None:
+        raise SettingError("--data and --model are for --recompute N; expected that with them")
     report = FeatureStore().verify(repair=repair, prefix=key)
     for path, reason in report.damaged:
         typer.echo(f"damaged: {path}: {reason}")

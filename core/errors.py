@@ -89,19 +89,31 @@ class DiskSpaceError(StoreError):
     """The features would not fit on the disk. Says how much is needed and how much is free."""
 
 
+class MissingFeaturesError(StoreError):
+    """Samples have no features in the store, or have none any more."""
+
+
 class DamagedShardError(StoreError):
     """A shard's bytes are not what was written. `path` names it; none of its rows is used."""
 
+    cure = (
+        "`headstart cache verify --repair` sets damaged shards aside, and the next extraction computes just "
+        "their rows"
+    )
+
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(
-            f"{path}: {reason}; none of its rows was used. `headstart cache verify --repair` sets damaged "
-            "shards aside, and the next extraction computes just their rows"
-        )
+        super().__init__(f"{path}: {reason}; none of its rows was used. {self.cure}")
         self.path = Path(path)
         self.reason = reason
 
     def __reduce__(self) -> tuple[type, tuple[Path, str]]:
         return (type(self), (self.path, self.reason))
+
+
+class UnreadableShardError(DamagedShardError):
+    """The disk does not give a shard's bytes back. They may be what was written, so nothing moves the file."""
+
+    cure = "Try again; where it stays so, delete that file, and the next extraction computes just its rows"
 
 
 class StoreWarning(UserWarning):

@@ -101,7 +101,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, dtype: str) -> None:
 def test_makers_are_kept(tmp_path: Path, features: FeatureSet) -> None:
     def by_maker(features: FeatureSet, cut: str) -> dict[str, list[str]]:
         sources = features.folder(cut).sources(features.ids)
-        return {made["backend"]: sorted(features.ids[i] for i in places) for _, made, places in sources}
+        return {made.maker: sorted(features.ids[i] for i in places) for made, _, places in sources}
 
     loaded = hs.load_features(features.save(tmp_path / "saved"))
     assert loaded.stats.made_by == ("jax", "torch")

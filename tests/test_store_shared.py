@@ -82,8 +82,8 @@ def test_rows_of_a_shared_cache_count_as_present(shared: Stored, own: Path) -> N
     (info,) = FeatureStore(own).trunks()
     assert (info.rows, info.shared) == (1, False)
     for shard, _, _ in folder.sources(shared.ids):
-        folder.mark_checked(shard, "somebody")
-        assert reader(shared, own).is_checked(shard, "somebody")
+        folder.mark_checked(shard.path.stem, "somebody")
+        assert reader(shared, own).is_checked(shard.path.stem, "somebody")
     folder.touch()
     folder.require_writable()
     assert contents(root_of(shared)) == before

@@ -1,6 +1,7 @@
 """Features kept on disk: the key that addresses a trunk, and the store that holds its rows.
 
-What leaves this package as a row has been verified against the checksum it was written with.
+What leaves this package as a row has been verified against the checksum it was written with: damage is found, and
+not what somebody wrote there on purpose, for which `headstart.verify` draws rows and computes them again.
 """
 
 from headstart.features.ids import array_to_ids, ids_to_array

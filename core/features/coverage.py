@@ -111,6 +111,7 @@ def coverage(
         cut_of(model, cut)
     store = FeatureStore(cache)
     say(data)
+    shapes = model.graph.shapes(model.input_shape)
     trunks: list[TrunkInfo] | None = None
     found: list[Coverage] = []
     for cut in names:
@@ -118,7 +119,7 @@ def coverage(
         for view in range(views):
             spec = None if drawn is None else view_spec(drawn, seed, view)
             key = key_of(model, node, precision=precision, dtype=dtype, views=spec)
-            lacking, damaged = _lacking(store.trunk(key), data.ids)
+            lacking, damaged = _lacking(store.trunk(key, shapes[node]), data.ids)
             present = len(set(data.ids)) - len(lacking)
             if lacking and not present and trunks is None:
                 trunks = store.trunks()

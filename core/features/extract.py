@@ -9,13 +9,14 @@ what lies side by side on the disk is a fair sample of it, so that reading in la
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,16 @@ from headstart.data.augment import Augment
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
-from headstart.errors import CutError, ExtractionInterrupted, FeatureDriftError, SettingError
+from headstart.errors import (
+    CutError,
+    ExtractionInterrupted,
+    FeatureDriftError,
+    MissingFeaturesError,
+    SettingError,
+)
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.keys import TrunkKey, params_digest, trunk_key
+from headstart.features.recompute import distances, drawn, wrong_rows
 from headstart.features.store import FeatureStore
 from headstart.inference import pixel_trunk
 from headstart.models import Model
@@ -44,6 +52,7 @@ DTYPES = ("float16", "float32", "bfloat16")
 CHECKED_ROWS = 4
 # Two backends' float32 sums differ by about 1e-6; bfloat16 arithmetic by about 1e-2. More is another function.
 DRIFT_LIMIT = 0.05
+ROUNDS = 5  # so often rows may go between being found and being read
 
 
 class Extractor:
@@ -81,9 +90,12 @@ class Extractor:
         self.shapes = model.graph.shapes(model.input_shape)
         self.store = FeatureStore(cache)
         self.folders = {
-            node: tuple(self.store.trunk(self._key(node, view)) for view in range(views))
+            node: tuple(self.store.trunk(self._key(node, view), self._shape(node)) for view in range(views))
             for node in self.nodes.values()
         }
+
+    def _shape(self, node: str) -> tuple[int, ...]:
+        return tuple(self.shapes[node])
 
     def _key(self, node: str, view: int) -> TrunkKey:
         return key_of(
@@ -127,18 +139,33 @@ class Extractor:
         self.model.preprocess.check(data)
         ids = data.ids
         views = range(len(next(iter(self.folders.values()))))
-        lacking = [{node: folders[view].missing(ids) for node, folders in self.folders.items()} for view in views]
-        wanted = [sorted({id for missing in of_view.values() for id in missing}) for of_view in lacking]
-        extracted = sum(map(len, wanted))
-        if extracted:
-            self._prepare(lacking)
-            self._extract(data, lacking, wanted)
-        for view in views:
-            self._check_drift(data, view, frozenset(wanted[view]))
+        computed: list[set[str]] = [set() for _ in views]
+        rounds = ROUNDS
+        while True:
+            lacking = [
+                {node: folders[view].missing(ids) for node, folders in self.folders.items()} for view in views
+            ]
+            wanted = [sorted({id for missing in of_view.values() for id in missing}) for of_view in lacking]
+            if any(wanted):
+                self._prepare(lacking)
+                self._extract(data, lacking, wanted)
+            for done, of_view in zip(computed, wanted, strict=True):
+                done.update(of_view)
+            try:
+                right = [self._check_drift(data, view, computed[view]) for view in views]
+                if all(right):
+                    break
+            except MissingFeaturesError:  # a shared cache went away under the comparison
+                rounds -= 1
+                if not rounds:
+                    raise
+        extracted = sum(map(len, computed))
         folders = [folder for of_node in self.folders.values() for folder in of_node]
         for folder in folders:
             folder.touch()
-        makers = {str(p.get("backend")) for folder in folders for p in folder.provenances()}
+            if folder.shared:
+                folder.restore_with(data, partial(self._again, data))
+        makers = {maker for folder in folders for maker in folder.makers()}
         stats = ExtractionStats(
             extracted,
             len(set(ids)) * len(views) - extracted,
@@ -147,6 +174,12 @@ class Extractor:
         )
         by_cut = {cut: self.folders[node] for cut, node in self.nodes.items()}
         return FeatureSet(data.name, ids, data.labels, data.classes, by_cut, stats)
+
+    def _again(self, data: Dataset) -> None:
+        """Compute what shared caches do not give any more."""
+        spare = copy.copy(self)  # whose trunk is dropped when this is done
+        spare.__dict__.pop("trunk", None)
+        spare(data)
 
     def _prepare(self, lacking: Sequence[Mapping[str, Sequence[str]]]) -> None:
         """Before anything is computed: the store must take what comes."""
@@ -229,44 +262,65 @@ class Extractor:
             rows |= {node: backend.numpy(outputs[node])[: len(batch.ids)] for node in nodes if node != INPUT}
         return rows
 
-    def _check_drift(self, data: Dataset, view: int, extracted: Collection[str]) -> None:
-        """Compare features that were made by another backend, version or device with what this one computes:
-        a few rows of each such provenance, and each shard once."""
+    def recomputed(
+        self, data: Dataset, node: str, view: int, sample: np.ndarray
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Batches of these samples of the data set, and their features `(b, ...)` at a node, computed now and not
+        stored."""
+        size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
+        for batch in self._batches(data, view, sample, size, 1):
+            yield batch, np.asarray(self._rows(batch, size, [node])[node])[: len(batch.ids)]
+
+    def _check_drift(self, data: Dataset, view: int, extracted: Collection[str]) -> bool:
+        """Compare features that this machine may not have made with what it computes: those of another backend,
+        version or device, and all in shared caches, whoever they say made them. Of each maker a few rows, and each
+        shard once. False where shared ones are wrong, which are refused then: their rows are missing now.
+
+        Raises FeatureDriftError for the own cache's.
+        """
         reused = np.array([i for i, id in enumerate(data.ids) if id not in extracted], np.int64)
         if not len(reused):
-            return
+            return True
+        right = True
         for node, folders in self.folders.items():
             folder = folders[view]
             mine = self.provenance(node)
             by = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:16]
-            unchecked: dict[str, list[tuple[str, np.ndarray]]] = {}
-            for shard, provenance, places in folder.sources([data.ids[i] for i in reused]):
-                if provenance != mine and not folder.is_checked(shard, by):
-                    made_by = f"{provenance.get('backend')} {provenance.get('versions')}"
-                    unchecked.setdefault(made_by, []).append((shard, reused[places]))
-            for made_by, shards in unchecked.items():
+            unchecked: dict[tuple[bool, str], list[tuple[str, np.ndarray]]] = {}
+            for shard, shared, places in folder.sources([data.ids[i] for i in reused]):
+                if (shared or shard.provenance != mine) and not folder.is_checked(shard.path.stem, by):
+                    made_by = f"{shard.maker} {str(shard.provenance.get('versions'))[:200]!a}"
+                    unchecked.setdefault((shared, made_by), []).append((shard.path.stem, reused[places]))
+            for (shared, made_by), shards in unchecked.items():
                 rows = np.concatenate([places for _, places in shards])
-                chosen = np.linspace(0, len(rows) - 1, min(CHECKED_ROWS, len(rows))).astype(int)
-                self._compare(data, node, view, rows[chosen], made_by)
-                for shard, _ in shards:
-                    folder.mark_checked(shard, by)
+                names = [name for name, _ in shards]
+                drift = self._drift(data, node, view, rows[drawn(len(rows), CHECKED_ROWS)], made_by)
+                if drift is None:
+                    for name in names:
+                        folder.mark_checked(name, by)
+                elif shared:
+                    folder.refuse_shared(names, drift)
+                    right = False
+                else:
+                    raise FeatureDriftError(
+                        f"{folder.path}: {drift}. Extract into another cache (HEADSTART_CACHE), or remove this "
+                        "folder"
+                    )
+        return right
 
-    def _compare(self, data: Dataset, node: str, view: int, sample: np.ndarray, made_by: str) -> None:
-        """Raise FeatureDriftError unless the stored rows of these samples are what is computed now."""
+    def _drift(self, data: Dataset, node: str, view: int, sample: np.ndarray, made_by: str) -> str | None:
+        """How the stored rows of these samples differ from what is computed now; None where they do not."""
         folder = self.folders[node][view]
-        size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
-        for batch in self._batches(data, view, sample, size, 1):
-            count = len(batch.ids)
-            fresh = self._rows(batch, size, [node])[node].reshape(count, -1).astype(np.float64)
-            stored = folder.read(batch.ids).astype(np.float64).reshape(count, -1)
-            drift = np.linalg.norm(fresh - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-6)
-            if not (drift <= DRIFT_LIMIT).all():
-                worst = int(drift.argmax())
-                raise FeatureDriftError(
-                    f"{folder.path}: the features of {data.source_name(int(batch.indices[worst]))} differ by "
-                    f"{drift[worst]:.1%} from what {self.provenance(node)['backend']} computes here; they were "
-                    f"made by {made_by}. Extract into another cache (HEADSTART_CACHE), or remove this folder"
+        for batch, fresh in self.recomputed(data, node, view, sample):
+            stored = folder.read(batch.ids, restore=False)
+            if wrong_rows(fresh, stored, DRIFT_LIMIT, folder.dtype_name, self.precision).any():
+                far = distances(fresh, stored)
+                worst = int(far.argmax())
+                return (
+                    f"the features of {data.source_name(int(batch.indices[worst]))} differ by {far[worst]:.1%} "
+                    f"from what {self.provenance(node)['backend']} computes here; they were made by {made_by}"
                 )
+        return None
 
 
 def key_of(

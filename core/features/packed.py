@@ -133,7 +133,7 @@ def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
         for digest in views:
             if digest not in opened:
                 opened[digest] = _open(root, digest, ids)
-    made_by = {str(made.get("backend")) for one in opened.values() for made in one.provenances()}
+    made_by = {maker for one in opened.values() for maker in one.makers()}
     stats = ExtractionStats(0, len(set(ids)), 0.0, tuple(sorted(made_by)))
     folders = {cut: [opened[digest] for digest in views] for cut, views in about.cuts}
     return FeatureSet(about.name, ids, labels, about.classes, folders, stats)
@@ -161,8 +161,8 @@ def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Pa
         )
     # Shards say what computed their rows, so those of one maker go together.
     made: dict[str, tuple[dict[str, Any], list[NDArray[np.intp]]]] = {}
-    for _, provenance, places in source.sources(lacking):
-        made.setdefault(canonical_json(provenance), (provenance, []))[1].append(places)
+    for shard, _, places in source.sources(lacking):
+        made.setdefault(canonical_json(shard.provenance), (shard.provenance, []))[1].append(places)
     for provenance, parts in made.values():
         with target.writer(shape, source.dtype_name, provenance) as writer:
             of_maker = [lacking[place] for place in np.concatenate(parts)]

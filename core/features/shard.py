@@ -4,7 +4,8 @@ Layout: 8 bytes of length and a JSON header, padded by spaces to a multiple of 4
 `(n, *row_shape)`, `checksums` `(n,)` U64, `ids` `(n, 16)` U8. The features so begin at a page, for whoever
 maps them. The safetensors library packs its headers tightly, hence our own writer; it reads the result.
 
-Invariants: no bit can change unnoticed. The file's name is the digest of header, ids and checksums, tested
+Invariants: no bit is damaged unnoticed (by accident: whoever can write a shard can write right checksums for other
+rows, see `recompute`). The file's name is the digest of header, ids and checksums, tested
 when a shard is opened; the checksums (xxh3, one a row) cover the features, tested whenever a row is read.
 And no file, whoever made it, costs more than it says: what a header claims is held against the limits below
 and the file's size before anything is made from it.
@@ -28,7 +29,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from headstart.errors import DamagedShardError, StoreError
+from headstart.errors import DamagedShardError, StoreError, UnreadableShardError
 from headstart.features.files import opened, read_at, write_atomically
 from headstart.features.ids import ID_NBYTES
 from headstart.features.keys import DTYPES, FORMAT_VERSION
@@ -47,6 +48,7 @@ FORMAT = f"headstart-features/{FORMAT_VERSION}"
 _TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
 _NAMES = {tag: name for name, tag in _TAGS.items()}
 _CHECKSUM = np.dtype("<u8")
+_UNFIT = re.compile(r"[^A-Za-z0-9_ .+-]")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _PIECE_NBYTES = 4 << 20  # rows are read and verified in pieces of about this, to stay in the processor's cache
 _ADVISABLE = hasattr(os, "posix_fadvise")
@@ -54,10 +56,12 @@ _GAP_NBYTES = 16 << 10  # reading so much for nothing costs less than another ca
 # Twice as many buffers are within every system's limit for one call; and with many more of them at once Python's
 # garbage collector would come by, and look at all that the process holds.
 _ROWS_AT_ONCE = 256
-# Media errors, what file systems with checksums of their own say of theirs, and what is no file at all.
+# What file systems with checksums of their own say of theirs, and what is no file at all.
 _DAMAGE = {errno.EISDIR, errno.ELOOP} | {
-    getattr(errno, name, errno.EIO) for name in ("EIO", "EBADMSG", "ENODATA", "EREMOTEIO", "EUCLEAN")
+    getattr(errno, name, errno.EISDIR) for name in ("EBADMSG", "ENODATA", "EUCLEAN")
 }
+# Media errors. A cable may be loose, or a server away: the bytes may be there.
+_UNREADABLE = {errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +92,11 @@ class Shard:
     @property
     def dtype(self) -> np.dtype[Any]:
         return DTYPES[self.dtype_name]
+
+    @property
+    def maker(self) -> str:
+        """By which backend the rows were made, as the shard says: a stranger's word, made fit for a table."""
+        return _UNFIT.sub("?", str(self.provenance.get("backend")))[:40]
 
     @property
     def row_nbytes(self) -> int:
@@ -132,17 +141,20 @@ class Shard:
                 intact[piece] = checksums == self.checksums[wanted]
         return intact
 
-    def damaged_rows(self) -> int:
-        """Read all rows, and count those that are not what was written. Raises as `read_into` does."""
+    def damaged_rows(self) -> tuple[int, int]:
+        """Read all rows, and count those that differ from their checksums, and those that do not and yet hold NaN
+        or infinity, which no writer stores. Raises as `read_into` does."""
         step = max(1, _PIECE_NBYTES // self.row_nbytes)
         scratch = np.empty((min(step, len(self)), self.row_nbytes), np.uint8)
-        damaged = 0
+        damaged = not_finite = 0
         with self._reading() as handle:
             for start in range(0, len(self), step):
                 copied = scratch[: len(self) - start]
                 read_at(handle, self.data_start + start * self.row_nbytes, [copied.reshape(-1).data])
-                damaged += int(np.count_nonzero(row_checksums(copied) != self.checksums[start : start + step]))
-        return damaged
+                wrong = row_checksums(copied) != self.checksums[start : start + step]
+                damaged += int(np.count_nonzero(wrong))
+                not_finite += int(np.count_nonzero(~wrong & ~finite_rows(copied.view(self.dtype))))
+        return damaged, not_finite
 
     @contextmanager
     def _reading(self) -> Iterator[int]:
@@ -156,6 +168,19 @@ class Shard:
             raise DamagedShardError(self.path, f"{error} on reading, had {self.stamp[1]} when opened") from error
         except OSError as error:
             raise_unreadable(self.path, error)
+
+
+def finite_rows(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """`(n,)` bool: which rows `(n, k)` of a stored dtype hold neither NaN nor infinity. Read off the exponents'
+    bits: several times faster than isfinite on 16-bit floats."""
+    if rows.dtype == np.uint8 or not rows.size:
+        return np.ones(len(rows), np.bool_)
+    unsigned = np.dtype(f"u{rows.dtype.itemsize}")
+    infinity = np.array(np.inf, rows.dtype).view(unsigned)
+    magnitude = rows.view(unsigned) & np.array((1 << (8 * rows.dtype.itemsize - 1)) - 1, unsigned)
+    if magnitude.max() < infinity:
+        return np.ones(len(rows), np.bool_)
+    return np.asarray((magnitude < infinity).all(axis=1))
 
 
 def row_checksums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -201,9 +226,11 @@ def open_shard(path: Path) -> Shard:
 
 
 def raise_unreadable(path: Path, error: OSError) -> NoReturn:
-    """A file that has gone is FileNotFoundError; one that the disk cannot give back is damaged."""
+    """A file that has gone is FileNotFoundError; one that the disk cannot give back is of no use, either."""
     if has_gone(error):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+    if error.errno in _UNREADABLE:
+        raise UnreadableShardError(path, f"cannot be read ({error.strerror})") from error
     if error.errno in _DAMAGE:
         raise DamagedShardError(path, f"cannot be read ({error.strerror})") from error
     # Anything else (no permission, too many open files) says nothing against the shard.

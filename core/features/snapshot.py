@@ -19,7 +19,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from headstart.errors import DamagedShardError, SettingError, StoreError
+from headstart.errors import DamagedShardError, MissingFeaturesError, SettingError, StoreError
 from headstart.features.description import read_description
 from headstart.features.ids import array_to_ids, sort_keys
 from headstart.features.shard import MAX_ROWS, SUFFIX, Shard, open_shard, raise_unreadable
@@ -72,9 +72,10 @@ def scan(
     last: Snapshot | None,
     dtype_name: str | None = None,
     is_refused: Callable[[Shard], bool] = lambda shard: False,
+    row_shape: tuple[int, ...] | None = None,
 ) -> Snapshot:
     """The shards of a trunk now: those in its own folder, then those in shared ones. What has not changed since
-    the last snapshot is not read again."""
+    the last snapshot is not read again. `row_shape`: what the trunk gives; of shared shards no other is taken."""
     known = {(shard.path, shard.stamp): shard for shard in last.shards} if last else {}
     shards: list[Shard] = []
     damaged: list[DamagedShardError] = []
@@ -89,11 +90,15 @@ def scan(
                 try:
                     shard = known.get((path, _stamp(path))) or open_shard(path)
                     _check_fit(shard, folder.name, dtype_name, shards[0] if shards else None)
+                    if shared and row_shape is not None and shard.row_shape != row_shape:
+                        raise DamagedShardError(
+                            path, f"its rows are {shard.row_shape}, those of this trunk {row_shape}"
+                        )
                 except FileNotFoundError:
                     continue
                 except DamagedShardError as error:
                     # Another one, as this one's traceback holds on to all that was read.
-                    (passed_over if shared else damaged).append(DamagedShardError(error.path, error.reason))
+                    (passed_over if shared else damaged).append(type(error)(error.path, error.reason))
                 except StoreError as error:
                     if not shared:
                         raise
@@ -120,11 +125,15 @@ def scan(
 
 def _shard_paths(folder: Path) -> list[Path]:
     """Whatever is neither a file nor a link to one is left alone."""
-    return sorted(
-        Path(entry.path)
-        for entry in listing(folder)
-        if entry.name.endswith(SUFFIX) and (entry.is_symlink() or entry.is_file())
-    )
+    return sorted(Path(entry.path) for entry in listing(folder) if entry.name.endswith(SUFFIX) and _is_file(entry))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file or a link. What cannot be told is said to be one: reading it says what is wrong."""
+    try:
+        return entry.is_symlink() or entry.is_file()
+    except OSError:
+        return True
 
 
 def _check_fit(shard: Shard, trunk: str, dtype_name: str | None, first: Shard | None) -> None:
@@ -140,9 +149,13 @@ def _check_fit(shard: Shard, trunk: str, dtype_name: str | None, first: Shard | 
 
 
 def raise_if_damaged(shard: Shard) -> None:
-    """Read all rows: DamagedShardError unless each is what was written."""
-    if bad := shard.damaged_rows():
+    """Read all rows: DamagedShardError unless each is what was written, and can have been."""
+    bad, not_finite = shard.damaged_rows()
+    if bad:
         raise DamagedShardError(shard.path, f"{bad} of {len(shard)} rows differ from their checksums")
+    if not_finite:
+        reason = f"{not_finite} of {len(shard)} rows hold NaN or infinity, which no writer stores"
+        raise DamagedShardError(shard.path, reason)
 
 
 def identity_of(shard: Shard) -> str:
@@ -165,10 +178,12 @@ def gather_rows(
     dtype: np.dtype[Any],
     folder: Path,
     out: NDArray[Any] | None,
+    row_shape: tuple[int, ...] | None,
     refuse: Callable[[Shard, StoreError], None],
 ) -> NDArray[Any]:
     """`TrunkFolder.read` from one snapshot. Damage in a shared shard is told to `refuse`, and passed over."""
-    row_shape = snapshot.shards[0].row_shape if snapshot.shards else ()
+    if row_shape is None:
+        row_shape = snapshot.shards[0].row_shape if snapshot.shards else ()
     if out is not None and snapshot.shards:
         shape = (len(wanted), *row_shape)
         if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
@@ -190,7 +205,7 @@ def gather_rows(
             if damage is not None:
                 raise damage
             first = array_to_ids(wanted[left[~found]][:1].view(np.uint8))[0]
-            raise StoreError(
+            raise MissingFeaturesError(
                 f"{np.count_nonzero(~found)} of {len(wanted)} samples have no features in {folder}, "
                 f"{first} among them; extract them first"
             )

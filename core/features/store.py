@@ -81,9 +81,11 @@ class FeatureStore:
         others = [one for one in shared if not self._is_own(one)]
         self.shared = tuple(dict.fromkeys(self._shared_root(one, named) for one in others))
 
-    def trunk(self, key: TrunkKey) -> TrunkFolder:
-        """The folder of one trunk key, which need not exist yet."""
-        return TrunkFolder(self.folder / key.digest, key, [root / "features" / key.digest for root in self.shared])
+    def trunk(self, key: TrunkKey, row_shape: Sequence[int] | None = None) -> TrunkFolder:
+        """The folder of one trunk key, which need not exist yet. `row_shape`: of the features that the trunk
+        gives, where it is known."""
+        shared = [root / "features" / key.digest for root in self.shared]
+        return TrunkFolder(self.folder / key.digest, key, shared, row_shape)
 
     def trunks(self) -> list[TrunkInfo]:
         """All trunks with anything stored, by key, the own cache's before the same one in shared caches. Damage is

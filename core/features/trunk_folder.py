@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import DamagedShardError, DiskSpaceError, SettingError, StoreError, StoreWarning
+from headstart.errors import (
+    DamagedShardError,
+    DiskSpaceError,
+    FeatureDriftError,
+    MissingFeaturesError,
+    SettingError,
+    StoreError,
+    StoreWarning,
+    UnreadableShardError,
+)
 from headstart.features.description import DESCRIPTION, MAX_DESCRIPTION_NBYTES, description_of, read_description
 from headstart.features.files import (
     despite_evictions,
@@ -40,6 +49,7 @@ from headstart.features.writer import ShardWriter
 from headstart.sizes import binary_size
 
 TOUCH_SECONDS = 60.0  # reading is noted as use so often
+RESTORES = 3  # so often one reading has rows computed anew
 
 Ids = Sequence[str] | NDArray[np.uint8]
 """32 hex digits each, or their bytes `(n, 16)`"""
@@ -48,6 +58,7 @@ Ids = Sequence[str] | NDArray[np.uint8]
 _open_folders: weakref.WeakSet[TrunkFolder] = weakref.WeakSet()
 _open_lock = threading.Lock()
 _used_here: dict[Path, float] = {}
+_restore_lock = threading.RLock()  # one extraction at a time, whatever threads miss rows
 
 
 def is_open(path: Path) -> bool:
@@ -64,9 +75,17 @@ def used_here(path: Path) -> float:
 class TrunkFolder:
     """The features of one trunk: which samples have them, and the rows themselves."""
 
-    def __init__(self, path: Path, key: TrunkKey, shared: Sequence[Path] = ()) -> None:
-        """`shared`: the same trunk's folders in shared caches. They are only read, and need not exist."""
+    def __init__(
+        self,
+        path: Path,
+        key: TrunkKey,
+        shared: Sequence[Path] = (),
+        row_shape: Sequence[int] | None = None,
+    ) -> None:
+        """`shared`: the same trunk's folders in shared caches. They are only read, and need not exist.
+        `row_shape`: what the trunk gives, where it is known: shared shards of other rows are passed over."""
         self.path = path
+        self._expected = None if row_shape is None else tuple(int(one) for one in row_shape)
         self.key = key
         self.shared = tuple(shared)
         self.dtype_name: str = key.spec["dtype"]
@@ -77,12 +96,23 @@ class TrunkFolder:
         # Identities of shared shards, beside the marks in the own cache, which may be unwritable.
         self._sound: set[str] = set()
         self._refused: set[str] = set()
+        self._approved: set[str] | None = None
+        """identities of the shared shards that an extraction has looked at; no other is read from then on"""
+        self._unsaid: list[StoreError] = []
+        """what was found wrong with shared shards in a call that still goes on: one warning, however many"""
+        self._doubted = False
+        """whether a shared shard that had been found sound was not so when it was read"""
+        self._restorers: dict[int, Callable[[], object]] = {}
+        self._restoring_in = os.getpid()
+        self._restoring = False
         with _open_lock:
             _open_folders.add(self)
 
     @property
     def row_shape(self) -> tuple[int, ...] | None:
-        """Shape of one row, or None while there are none."""
+        """Shape of one row, or None while there are none and the trunk's is not known."""
+        if self._expected is not None:
+            return self._expected
         snapshot = self._snapshot
         if snapshot is None or not snapshot.shards:  # rows may have come since
             snapshot = self._refresh()
@@ -97,19 +127,23 @@ class TrunkFolder:
         """Those of the ids that have no features yet, each once, in the order of their first occurrence.
 
         Raises DamagedShardError where some are missing and a shard of the own cache that may hold them is damaged:
-        whether to compute them again is the user's decision. StoreError where trunk.json describes another trunk.
+        whether to compute them again is the user's decision. StoreError where trunk.json describes another trunk,
+        FeatureDriftError where the own cache's rows have another shape than the trunk gives.
         Damage in a shared cache makes its rows missing, with a StoreWarning; a shared shard is read in full for
         that when it is first needed.
         """
         wanted = sort_keys(ids_to_array(ids))
         unique, places = np.unique(wanted, return_index=True)
+        self._approved = None
         while True:
             snapshot = self._refresh()
+            self._check_shape(snapshot)
             place = snapshot.first(unique)
             there = snapshot.stands_at(place, unique)
             used = np.unique(snapshot.shard_of[place[there]])
             # Damage in shared shards must show now, while the rows can still be computed.
             sound = [self._is_sound(snapshot.shards[k]) for k in used[used >= snapshot.own].tolist()]
+            self._say()
             if all(sound):
                 break
         absent = np.sort(places[~there])
@@ -119,25 +153,75 @@ class TrunkFolder:
                 raise snapshot.damaged[0]
         return [ids[place] for place in absent]
 
-    def read(self, ids: Ids, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def read(self, ids: Ids, out: NDArray[Any] | None = None, restore: bool = True) -> NDArray[Any]:
         """The rows of these samples, `(n, *row_shape)` in the stored dtype, in the order of the ids, which
         may come twice; in `out`, a contiguous array of this shape and dtype, where one is given.
 
-        Every row is verified. Where one is damaged, another shard's copy is taken, if there is one. Raises
-        DamagedShardError where there is none, StoreError where a sample has no features.
+        Every row is verified. Where one is damaged, another shard's copy is taken, if there is one. What a shared
+        cache does not give any more is computed into the own one, if `restore_with` said how; `restore=False`
+        leaves that out. Raises DamagedShardError where there is no copy, MissingFeaturesError where a sample has
+        no features.
         """
         wanted = sort_keys(ids_to_array(ids))
         if time.monotonic() - self._touched > TOUCH_SECONDS:
             self._touched = time.monotonic()
             self.touch()
         gather = partial(
-            gather_rows, wanted=wanted, dtype=self.dtype, folder=self.path, out=out, refuse=self._refuse
+            gather_rows,
+            wanted=wanted,
+            dtype=self.dtype,
+            folder=self.path,
+            out=out,
+            row_shape=self._expected,
+            refuse=self._doubt,
         )
+        for left in reversed(range(RESTORES if restore and self._can_restore() else 1)):
+            try:
+                return self._read(gather)
+            except MissingFeaturesError:
+                self._say()
+                if not left:
+                    raise
+                self._restore()
+            finally:
+                self._say()
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read(self, gather: Callable[[Snapshot], NDArray[Any]]) -> NDArray[Any]:
         if self._snapshot is not None:
             # Rows may have come, gone or been repaired since that listing: on failure, look again.
             with contextlib.suppress(StoreError):
                 return gather(self._snapshot)
         return gather(self._refresh())
+
+    def restore_with(self, owner: object, extract: Callable[[], object]) -> None:
+        """How to compute rows anew, into the own cache, that shared caches do not give any more. `owner`: what
+        they are computed from, such as a data set; one that comes twice counts once. `extract` keeps it alive.
+
+        From now on no shared shard is read that is not there yet: what comes is for `extract` to look at first."""
+        self._approved = set(self._sound)
+        self._restorers[id(owner)] = extract
+
+    def _can_restore(self) -> bool:
+        """Not in a process forked from the one that said how: a framework's threads are not in it."""
+        return bool(self._restorers) and not self._restoring and os.getpid() == self._restoring_in
+
+    def _restore(self) -> None:
+        self._pass_over_text(
+            f"{self.path.name}: features that a shared cache had are not there any more, or cannot be read: "
+            "it has gone, or was changed. They are computed into the own cache, and the work goes on"
+        )
+        with _restore_lock:
+            self._restoring = True
+            try:
+                for extract in list(self._restorers.values()):
+                    extract()
+            finally:
+                self._restoring = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process cannot restore: it has no trunk."""
+        return {**self.__dict__, "_restorers": {}}
 
     def disk_order(self, ids: Ids) -> NDArray[np.intp]:
         """The places in `ids` in the order in which their rows lie on the disk, shard by shard; samples without
@@ -164,23 +248,62 @@ class TrunkFolder:
             raise SettingError(f"received rows of shape {tuple(row_shape)}; {self.path} holds rows of {present}")
         return ShardWriter(self.path, self.key.digest, row_shape, dtype, provenance, self._prepare)
 
+    def makers(self) -> set[str]:
+        """By which backends the rows of the intact shards were made."""
+        return {shard.maker for shard in self._refresh().shards}
+
     def provenances(self) -> list[dict[str, Any]]:
         """The different provenances of the intact shards: backend, device, versions."""
         found = {canonical_json(shard.provenance): shard.provenance for shard in self._refresh().shards}
         return [found[text] for text in sorted(found)]
 
-    def sources(self, ids: Sequence[str]) -> list[tuple[str, dict[str, Any], NDArray[np.intp]]]:
-        """The shards that these samples are read from: name, provenance, and the places in `ids` of its
-        samples. Samples without features are in none."""
+    def sources(self, ids: Sequence[str]) -> list[tuple[Shard, bool, NDArray[np.intp]]]:
+        """The shards that these samples are read from, whether each lies in a shared cache, and the places in
+        `ids` of its samples. Samples without features are in none."""
         wanted = sort_keys(ids_to_array(ids))
         snapshot = self._refresh()
         place = snapshot.first(wanted)
         there = np.flatnonzero(snapshot.stands_at(place, wanted))
         owner = snapshot.shard_of[place[there]]
-        return [
-            (snapshot.shards[k].path.stem, snapshot.shards[k].provenance, there[owner == k])
-            for k in np.unique(owner).tolist()
-        ]
+        return [(snapshot.shards[k], k >= snapshot.own, there[owner == k]) for k in np.unique(owner).tolist()]
+
+    def copies(self, ids: Sequence[str]) -> Iterator[tuple[Shard, NDArray[np.intp], NDArray[Any]]]:
+        """Every stored copy of these samples' rows, verified: the shard, places in `ids` `(k,)`, and rows
+        `(k, *row_shape)`. DamagedShardError for the own cache's; what a shared one cannot give is passed over."""
+        wanted = sort_keys(ids_to_array(ids))
+        snapshot = self._refresh()
+        held: dict[int, list[tuple[int, int]]] = {}
+        place, left = snapshot.first(wanted), np.arange(len(wanted))
+        while len(left := left[snapshot.stands_at(place[left], wanted[left])]):
+            for i in left.tolist():
+                held.setdefault(int(snapshot.shard_of[place[i]]), []).append((int(snapshot.row_of[place[i]]), i))
+            place[left] += 1
+        for k, pairs in sorted(held.items()):
+            shard = snapshot.shards[k]
+            rows, places = np.array(sorted(pairs), np.intp).T
+            out = np.empty((len(rows), *shard.row_shape), shard.dtype)
+            try:
+                bad = len(rows) - np.count_nonzero(shard.read_into(out, np.arange(len(rows)), rows))
+                if bad:
+                    raise DamagedShardError(
+                        shard.path, f"{bad} of {len(rows)} rows read differ from their checksums"
+                    )
+            except FileNotFoundError:
+                continue
+            except StoreError as error:
+                if k < snapshot.own:
+                    raise
+                self._refuse(shard, error)
+                self._say()
+            else:
+                yield shard, places, out
+
+    def refuse_shared(self, names: Collection[str], reason: str) -> None:
+        """Have this process use no shard of these names (`Shard.path.stem`) in a shared cache any more."""
+        snapshot = self._snapshot or self._refresh()
+        shards = [shard for shard in snapshot.shards[snapshot.own :] if shard.path.stem in names]
+        self._refused.update(map(identity_of, shards))
+        self._pass_over([DamagedShardError(shard.path, reason) for shard in shards])
 
     def is_checked(self, shard: str, by: str) -> bool:
         """Whether `mark_checked` was called with the same arguments."""
@@ -232,27 +355,53 @@ class TrunkFolder:
 
     def _refresh(self) -> Snapshot:
         read_description(self.path)
-        self._snapshot = scan([self.path, *self.shared], self._snapshot, self.dtype_name, self._is_refused)
+        self._snapshot = scan(
+            [self.path, *self.shared], self._snapshot, self.dtype_name, self._is_refused, self._expected
+        )
         return self._snapshot
 
+    def _check_shape(self, snapshot: Snapshot) -> None:
+        if snapshot.own and self._expected is not None and snapshot.shards[0].row_shape != self._expected:
+            raise FeatureDriftError(
+                f"{self.path}: the stored rows have the shape {snapshot.shards[0].row_shape}, and this trunk "
+                f"gives {self._expected}: they are another trunk's. Extract into another cache (HEADSTART_CACHE), "
+                "or remove this folder"
+            )
+
     def _is_refused(self, shard: Shard) -> bool:
-        """Whether this shared shard has been found damaged, by this process or an earlier one."""
+        """Whether this shared shard has been found damaged, by this process or an earlier one, or has come after
+        shards were looked at."""
         mark = identity_of(shard)
+        if self._approved is not None and mark not in self._approved:
+            return True
         return mark in self._refused or self.is_checked(shard.path.stem, f"damaged-{mark}")
 
     def _refuse(self, shard: Shard, error: StoreError) -> None:
         """Never use a shared shard again, as long as it is the same file."""
         mark = identity_of(shard)
         self._refused.add(mark)
-        if isinstance(error, DamagedShardError):
+        # What the disk does not give now it may give another time.
+        if isinstance(error, DamagedShardError) and not isinstance(error, UnreadableShardError):
             self.mark_checked(shard.path.stem, f"damaged-{mark}")
-        self._pass_over([error])
+        self._unsaid.append(error)
+
+    def _say(self) -> None:
+        errors, self._unsaid = self._unsaid, []
+        self._pass_over(errors)
+
+    def _doubt(self, shard: Shard, error: StoreError) -> None:
+        """A shard turns out bad on reading. If it was sound when it was looked at, others may have rotted as well:
+        before any is believed again it is looked at anew."""
+        self._sound.clear()
+        self._doubted = True
+        self._refuse(shard, error)
 
     def _is_sound(self, shard: Shard) -> bool:
-        """Whether all rows of a shared shard are what was written. It is read for that once, and the result noted
-        in the own cache."""
+        """Whether all rows of a shared shard are what was written, and finite. It is read for that once, and the
+        result noted in the own cache."""
         mark = identity_of(shard)
-        if mark in self._sound or self.is_checked(shard.path.stem, f"sound-{mark}"):
+        if mark in self._sound or (not self._doubted and self.is_checked(shard.path.stem, f"whole-{mark}")):
+            self._sound.add(mark)
             return True
         try:
             raise_if_damaged(shard)
@@ -263,7 +412,7 @@ class TrunkFolder:
             self._refuse(shard, error)
             return False
         self._sound.add(mark)
-        self.mark_checked(shard.path.stem, f"sound-{mark}")
+        self.mark_checked(shard.path.stem, f"whole-{mark}")
         return True
 
     def _pass_over(self, errors: Iterable[StoreError]) -> None:
@@ -272,11 +421,16 @@ class TrunkFolder:
         self._warned.update(news)
         if news:
             more = f" (and {len(news) - 1} more like it)" if len(news) > 1 else ""
-            warn(
+            self._pass_over_text(
                 f"in a shared cache, {news[0]}{more}. It is passed over, and the features that it should hold "
                 "count as missing: an extraction computes them into the own cache. Only the shared cache's owner "
                 "can mend it, by `headstart cache verify --repair` there"
             )
+
+    def _pass_over_text(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            warn(text)
 
 
 def _without_cure(error: StoreError) -> str:

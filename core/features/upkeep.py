@@ -111,7 +111,7 @@ def info_of(folder: Path) -> TrunkInfo | None:
     if all(path.name == LAST_USED or path.parent.name == CHECKED for path in files):
         return None  # nothing but marks, of what is read from a shared cache
     problems.extend(str(error) for error in snapshot.damaged)
-    backends = {str(shard.provenance["backend"]) for shard in snapshot.shards if "backend" in shard.provenance}
+    backends = {shard.maker for shard in snapshot.shards if "backend" in shard.provenance}
     return TrunkInfo(
         key=folder.name,
         label=label,

@@ -24,6 +24,7 @@ from headstart.data.loader import batches
 from headstart.data.order import block_order, epoch_order
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import pad
+from headstart.errors import MissingFeaturesError
 from headstart.features.exports import aligned_empty, all_rows
 from headstart.features.feature_set import FeatureSet
 from headstart.features.ids import ids_to_array
@@ -117,21 +118,25 @@ class Pools:
         self._buffers: list[np.ndarray] = []
 
     def read(
-        self, pools: Sequence[np.ndarray], read: Callable[[np.ndarray, np.ndarray], Any]
+        self, pools: Sequence[np.ndarray], read: Callable[[np.ndarray, np.ndarray, bool], Any]
     ) -> Iterator[np.ndarray]:
         """A buffer for each of `pools`, positions `(k,)` of at most `rows` samples, filled by `read(positions,
-        out)`. It is valid until the next one is asked for."""
+        out, restore)`. It is valid until the next one is asked for. Rows that are missing are computed anew, with
+        `restore`, in this thread: it is the one that the framework works in."""
         if not self._buffers:
             self._buffers = [aligned_empty((self.rows, *self._shape), self._dtype) for _ in range(2)]
         with ThreadPoolExecutor(1, thread_name_prefix="headstart-reader") as thread:
 
             def begin(k: int) -> Future[Any]:
-                return thread.submit(read, pools[k], self._buffers[k % 2][: len(pools[k])])
+                return thread.submit(read, pools[k], self._buffers[k % 2][: len(pools[k])], False)
 
             coming = begin(0) if pools else None
             for k in range(len(pools)):
                 assert coming is not None
-                coming.result()
+                try:
+                    coming.result()
+                except MissingFeaturesError:
+                    read(pools[k], self._buffers[k % 2][: len(pools[k])], True)
                 coming = begin(k + 1) if k + 1 < len(pools) else None
                 yield self._buffers[k % 2][: len(pools[k])]
 
@@ -205,11 +210,11 @@ class _Source:
         self.on_disk = np.arange(count) if in_memory else self._folder.disk_order(self._ids)
         """positions in the order in which their rows are read fastest"""
 
-    def read(self, positions: np.ndarray, out: np.ndarray) -> None:
+    def read(self, positions: np.ndarray, out: np.ndarray, restore: bool) -> None:
         if self._rows is not None:
             np.take(self._rows, positions, axis=0, out=out)
         else:
-            self._folder.read(self._ids[positions], out)
+            self._folder.read(self._ids[positions], out, restore)
 
 
 def evaluated(trainer: Trainer, rows: Any, count: int) -> np.ndarray:

@@ -442,7 +442,7 @@ class Bench:
         s = self.settings
         train, val = len(self.train), len(self.val) if self.val else 0
         row_nbytes = self._row_nbytes(cut)
-        missing = len(self.store.trunk(self._key(cut)).missing(self.ids))
+        missing = len(self.store.trunk(self._key(cut), self.shapes[cut]).missing(self.ids))
         nbytes = len(self.ids) * row_nbytes
 
         def through(images: float, padded: float) -> float:

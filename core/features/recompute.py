@@ -1,0 +1,184 @@
+"""Stored rows beside rows computed anew: the one way to tell a row that belongs to another sample, or to other
+weights, from a right one. Checksums find damage, not malice: whoever can write a shard can write right checksums.
+
+Invariant: which rows are looked at is drawn from the system's random numbers, so nobody who writes a cache can
+know it beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.data import Dataset
+from headstart.data.augment import Augment
+from headstart.data.summary import say
+from headstart.errors import SettingError
+from headstart.models import Model
+
+if TYPE_CHECKING:
+    from headstart.features.extract import Extractor
+
+# Relative distances of a row from the one computed anew. Two backends' float32 sums differ by about 1e-6,
+# convolutions on a GPU's tensor cores by about 1e-3, bfloat16 arithmetic by about 1e-2.
+STRICT_LIMITS = {"float32": 5e-3, "float16": 5e-3, "bfloat16": 1e-2, "uint8": 2e-2}
+# Below these a row is right: rounding to the stored type gives as much.
+ROUNDING = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 8e-3, "uint8": 5e-3}
+COARSE_LIMIT = 0.05  # of trunks that compute in bfloat16
+
+
+def drawn(count: int, samples: int) -> NDArray[np.intp]:
+    """Which of `count` things to look at, at most `samples`, ascending `(k,)`; nobody can foretell it."""
+    return np.array(sorted(SystemRandom().sample(range(count), min(count, samples))), np.intp)
+
+
+def distances(fresh: NDArray[Any], stored: NDArray[Any]) -> NDArray[np.float64]:
+    """`(n,)`: how far each stored row is from the one computed anew, as a share of its length. Not a number counts
+    as infinitely far."""
+    fresh, stored = _flat(fresh), _flat(stored)
+    length = np.maximum(np.linalg.norm(fresh, axis=1), 1e-6)
+    return np.asarray(np.nan_to_num(np.linalg.norm(fresh - stored, axis=1) / length, nan=np.inf), np.float64)
+
+
+def wrong_rows(
+    fresh: NDArray[Any], stored: NDArray[Any], limit: float, dtype: str, precision: str
+) -> NDArray[np.bool_]:
+    """`(n,)` bool: which stored rows are not those of their samples. Wrong is a row farther than `limit`; or one
+    that rounding does not explain and that is as far from its own sample's as other samples' rows are: some trunks
+    give all images nearly the same features."""
+    far = distances(fresh, stored)
+    fresh, stored = _flat(fresh), _flat(stored)
+    wrong = ~(far <= limit)
+    if len(fresh) > 1:
+        apart = np.linalg.norm(fresh[:, None] - fresh[None], axis=2)[np.triu_indices(len(fresh), 1)]
+        explained = COARSE_LIMIT / 2 if precision == "bfloat16" else ROUNDING[dtype]
+        wrong |= (far > explained) & (np.linalg.norm(fresh - stored, axis=1) > np.median(apart) / 2)
+    return wrong
+
+
+def _flat(rows: NDArray[Any]) -> NDArray[np.float64]:
+    return rows.reshape(len(rows), -1).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A stored row that is not what the trunk gives for its sample."""
+
+    sample: str
+    """path, or e.g. "image 3 of arrays" """
+    cut: str
+    view: int
+    shard: Path
+    distance: float
+    """from the row computed anew, as a share of its length"""
+
+    def __str__(self) -> str:
+        view = f", view {self.view}" if self.view else ""
+        return f"{self.sample} at {self.cut}{view}: {self.distance:.1%} off in {self.shard}"
+
+
+@dataclass(frozen=True)
+class RecomputeReport:
+    """What `verify` found."""
+
+    compared: int
+    """stored rows; of a sample that several shards hold, each"""
+    without_features: int
+    """samples of the data set that a cut or view has no features of, summed over these"""
+    differing: tuple[Difference, ...]
+
+    def __bool__(self) -> bool:
+        """Whether all that was compared is right."""
+        return not self.differing
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        differing = [{**asdict(one), "shard": str(one.shard)} for one in self.differing]
+        return {"compared": self.compared, "without_features": self.without_features, "differing": differing}
+
+
+def verify(
+    model: Model,
+    data: Dataset,
+    cuts: str | Sequence[str] | None = None,
+    *,
+    samples: int = 32,
+    backend: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    dtype: str = "float16",
+    batch_size: int = 64,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    augment: str | Augment | None = None,
+    views: int = 1,
+    seed: int = 0,
+) -> RecomputeReport:
+    """Draw `samples` of `data` for each cut and view, unpredictably, from those that have features in the store,
+    and compare every stored copy of them, in shared caches as well, with what the trunk computes now. Nothing is
+    stored.
+
+    The other arguments are `extract`'s; so are the errors. Samples are computed in batches of others than at
+    first, by another machine perhaps: a row may be off by 0.5 % of its length (1 % in bfloat16, 2 % of decoded
+    images; 5 % where the trunk computes in bfloat16), and less where samples differ by less.
+    """
+    from headstart.features.extract import Extractor
+
+    if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 1:
+        raise SettingError(f"samples={samples!r}; expected an integer of 1 or more")
+    extractor = Extractor(
+        model,
+        [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts),
+        backend=backend,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        batch_size=batch_size,
+        workers=workers,
+        cache=cache,
+        augment=Augment.parse(augment),
+        views=views,
+        seed=seed,
+    )
+    model.preprocess.check(data)
+    say(data)
+    place = {id: i for i, id in reversed(list(enumerate(data.ids)))}
+    compared = without = 0
+    differing: list[Difference] = []
+    for node, folders in extractor.folders.items():
+        for view, folder in enumerate(folders):
+            stored = set(folder.ids())
+            present = np.array([i for id, i in place.items() if id in stored], np.intp)
+            without += len(place) - len(present)
+            chosen = present[drawn(len(present), int(samples))]
+            count, found = _compared(extractor, data, node, view, chosen)
+            compared += count
+            differing += found
+    return RecomputeReport(compared, without, tuple(differing))
+
+
+def _compared(
+    extractor: Extractor, data: Dataset, node: str, view: int, chosen: NDArray[np.intp]
+) -> tuple[int, list[Difference]]:
+    """How many stored rows of these samples were compared, and which are wrong."""
+    if not len(chosen):
+        return 0, []
+    folder = extractor.folders[node][view]
+    fresh = np.concatenate([rows for _, rows in extractor.recomputed(data, node, view, chosen)])
+    limit = COARSE_LIMIT if extractor.precision == "bfloat16" else STRICT_LIMITS[folder.dtype_name]
+    count, found = 0, []
+    for shard, places, rows in folder.copies([data.ids[i] for i in chosen]):
+        count += len(places)
+        wrong = wrong_rows(fresh[places], rows, limit, folder.dtype_name, extractor.precision)
+        far = distances(fresh[places], rows)
+        found += [
+            Difference(data.source_name(int(chosen[places[k]])), node, view, shard.path, float(far[k]))
+            for k in np.flatnonzero(wrong).tolist()
+        ]
+    return count, found
