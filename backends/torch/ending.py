@@ -19,8 +19,6 @@ from headstart.graph.cuts import listed
 ORDERS = {"nhwc": (0, 3, 1, 2), "ncl": (0, 2, 1)}
 """layout of a module's features -> how they are turned into what torch's layers take"""
 BACK = {"nhwc": (0, 2, 3, 1), "ncl": (0, 2, 1)}
-MASKS = ("attention_mask", "mask")
-"""what an array of a dict is called that says which tokens count"""
 POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
@@ -50,9 +48,10 @@ class Ending:
         if self.first:
             x = x[:, 0]
         if self.mask:
+            x = x.transpose(1, 2) if self.layout == "ncl" else x
             counted = batch[self.mask].to(x).unsqueeze(-1)
             x = (x * counted).sum(1) / counted.sum(1).clamp(min=1)
-        if self.layout in ORDERS:
+        elif self.layout in ORDERS:
             x = x.permute(ORDERS[self.layout])
         return x
 
@@ -141,15 +140,6 @@ def chosen(value: Any, wanted: str, samples: int, where: str) -> tuple[str | int
         f"{where} gives a {kind} and not one tensor; {said}choose with cut=: {listed(shapes)} (shapes of a "
         "sample). Behind the name of a submodule it stands with a dot before it"
     )
-
-
-def mask_of(example: Any, tokens: torch.Tensor) -> str:
-    """The name of the array that says which of the tokens count, if the example has one."""
-    if isinstance(example, dict) and tokens.ndim == 3:
-        for name in MASKS:
-            if name in example and tuple(example[name].shape) == tuple(tokens.shape[:2]):
-                return name
-    return ""
 
 
 def has_class_token(module: nn.Module) -> bool:

@@ -37,7 +37,6 @@ from headstart.backends.torch.ending import (
     dotted,
     entry_of,
     has_class_token,
-    mask_of,
     tensors,
 )
 from headstart.backends.torch.original import Original
@@ -48,7 +47,7 @@ from headstart.data.rows import count
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
-from headstart.models.feature_layout import FIRST, LAST, fitting, unknown
+from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
 from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
 
 LIBRARIES = ("torch", "_operator")
@@ -317,8 +316,6 @@ def _ending(
     x = entry_of(value, entry)
     ending = Ending(entry, dequantized=x.is_quantized)
     layout = fitting(request.layout, tuple(x.shape), cut)
-    if layout is None and request.fresh and (mask := mask_of(request.example, x)):
-        return replace(ending, mask=mask)
     by_itself = layout is None and request.fresh and entry == (TOKENS,) and not wanted
     if by_itself and x.ndim == 3 and has_class_token(module):
         return replace(ending, first=True)
@@ -332,7 +329,11 @@ def _ending(
             layout = (FIRST if known == 1 else LAST)[x.ndim]
         elif x.ndim == 4 and request.fresh:
             raise unknown(tuple(x.shape), cut)
-    return replace(ending, layout=layout if layout in ORDERS else "")
+    mask = ""
+    if request.fresh and x.ndim == 3 and isinstance(request.example, dict):
+        shapes = {name: tuple(array.shape[1:]) for name, array in request.example.items()}
+        mask = mask_of(shapes, x.shape[2 if layout == "ncl" else 1])
+    return replace(ending, layout=layout if layout in ORDERS else "", mask=mask)
 
 
 def _before_classifier(source: nn.Module, traced: Traced, paths: Paths) -> str:

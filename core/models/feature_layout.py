@@ -6,12 +6,15 @@ Invariant: the order is known, or said by the user; a fresh classifier never ave
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from headstart.errors import SettingError
 from headstart.graph import Shape
 
 LAYOUTS = {"nchw": "nchw", "nhwc": "nhwc", "nlc": "nlc", "tokens": "nlc", "ncl": "ncl"}
+MASKS = ("attention_mask", "mask")
+"""what an array of a dict is called that says which tokens count: true, or 1, for those that do"""
 FIRST = {4: "nchw", 3: "ncl"}
 """number of axes -> the layout with the channels before all other axes of a sample"""
 LAST = {4: "nhwc", 3: "nlc"}
@@ -34,6 +37,20 @@ def fitting(layout: str | None, shape: Shape, cut: str) -> str | None:
             "maps (nchw, nhwc) and tokens (nlc, ncl)"
         )
     return layout
+
+
+def mask_of(shapes: Mapping[str, Shape], tokens: int) -> str:
+    """The name of the array that says which of so many tokens count, by the shapes of a sample's arrays; ""."""
+    return next((name for name in MASKS if tuple(shapes.get(name, ())) == (tokens,)), "")
+
+
+def refuse_padding(mask: str, shape: Shape) -> None:
+    """Raise SettingError for a mean over tokens of which an array says that not all count."""
+    if mask:
+        raise SettingError(
+            f"the trunk gives tokens of shape {shape}, over which a fresh classifier averages, and {mask!r} says "
+            "that some are padding: end the module in the mean of those that count, or pass a module as head"
+        )
 
 
 def last_only(layout: str | None, home: str) -> None:

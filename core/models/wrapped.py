@@ -25,6 +25,7 @@ from headstart.errors import HeadstartError, SettingError, WeightsError
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
 from headstart.models.faithful import HEAD, TRUNK, check_against_original, checked_head, checked_trunk, trunk_nodes
 from headstart.models.feature_layout import checked as checked_layout
+from headstart.models.feature_layout import mask_of, refuse_padding
 from headstart.models.heads import Head, check_head, classifier
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
@@ -118,6 +119,9 @@ def wrap(
     if wrapping.head is None:
         assert classes is not None
         names, named = class_names(classes)
+        if isinstance(inputs, Arrays) and len(trunk.output) == 2:
+            mask = mask_of({key: shape for key, shape, _ in inputs.entries}, trunk.output[0])
+            refuse_padding(mask, trunk.output)
         graph = _with_classifier(trunk_nodes(inputs, trunk), trunk.output, len(names), head)
     else:
         names, named = _outputs(wrapping.head, classes)
