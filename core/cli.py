@@ -915,7 +915,9 @@ def weights_import(
     ] = False,
     classes: Annotated[
         str | None,
-        typer.Option(help="Names of the classifier's outputs: a,b,c, or a file with one a line or a JSON list."),
+        typer.Option(
+            help="Names of the classifier's outputs: a,b,c, or a file with one a line, a JSON list or a JSON map."
+        ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side in pixels they were trained with. (default: usual)")
@@ -934,6 +936,7 @@ def weights_import(
 
     What does not fit the model exactly is refused, with a list of what differs.
     """
+    from headstart.data.class_files import class_names_of
     from headstart.models.imported import import_weights
 
     settings = {"size": size, "resize": resize, "interpolation": interpolation}
@@ -942,7 +945,7 @@ def weights_import(
         model,
         name,
         allow_pickle=allow_pickle,
-        classes=_class_names(classes),
+        classes=None if classes is None else class_names_of(classes),
         preprocess={**settings, "mean": _numbers("--mean", mean), "std": _numbers("--std", std)},
         replace=replace,
     )
@@ -1428,19 +1431,6 @@ def _published(model: str, weights: str | None) -> Any:
     if not rows or (weights is not None and weights not in rows):
         raise UnknownNameError("published weights", weights, rows, f" for {model}")
     return rows[weights] if weights is not None else next(iter(rows.values()))
-
-
-def _class_names(text: str | None) -> list[str] | None:
-    """Names with commas between them, or those in a file: a JSON list, or one a line."""
-    if text is None or not Path(text).is_file():
-        return list(_names(text)) if text is not None else None
-    content = Path(text).read_text("utf-8")
-    if not content.lstrip().startswith("["):
-        return [line.strip() for line in content.splitlines() if line.strip()]
-    try:
-        return [str(name) for name in json.loads(content)]
-    except ValueError as error:
-        raise SettingError(f"--classes {text}: not a JSON list of names ({error})") from error
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

@@ -22,6 +22,7 @@ from PIL import Image
 from headstart.data.decode import decode, read_file
 from headstart.data.id_index import Hashed, IdIndex, settled, stamp_of
 from headstart.data.loader import CHUNK, default_workers
+from headstart.data.names import normal, normal_all
 from headstart.data.rows import ALONE, Entries, each, entries_of
 from headstart.data.splits import stratified
 from headstart.errors import DataError, ImageError, SettingError, UnknownNameError
@@ -276,7 +277,7 @@ class Dataset:
         self._numbers = numbers
         self._indices = np.arange(len(source.labels)) if indices is None else indices
         self._ids: tuple[str, ...] | None = None
-        self.classes = tuple(classes)
+        self.classes = normal_all(classes)
         self.name = name
         self.skipped = tuple(skipped)
         self.labels: np.ndarray = source.labels[self._indices]  # (n,) int64
@@ -345,6 +346,7 @@ class Dataset:
 
         Raises UnknownNameError for a class that the data set has not, SettingError for one that is named twice.
         """
+        classes = [normal(name) for name in classes]
         for name in classes:
             if name not in self.classes:
                 raise UnknownNameError("class", str(name), self.classes)

@@ -17,6 +17,16 @@ def normal(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def normal_all(names: Iterable[str]) -> tuple[str, ...]:
+    """All of them in normal form. DataError where two spellings of one name are among them."""
+    names = tuple(names)
+    composed = tuple(map(normal, names))
+    if len(set(composed)) < len(set(names)):
+        twice = [name for name, one in zip(names, composed, strict=True) if composed.count(one) > 1]
+        raise DataError(f"the classes {', '.join(map(ascii, twice))} are one name in two spellings; expected one")
+    return composed
+
+
 def alike(name: str) -> str:
     """What can be seen of a name: without invisible characters, and without spaces at its ends or twice. A name of
     which nothing can be seen comes with escapes."""

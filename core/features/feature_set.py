@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.data.names import normal_all
 from headstart.data.splits import stratified
 from headstart.errors import SettingError
 from headstart.features import exports
@@ -61,7 +62,7 @@ class FeatureSet:
         self.ids = tuple(ids)
         self.labels: np.ndarray = np.array(labels, np.int64)  # (n,)
         self.labels.setflags(write=False)
-        self.classes = tuple(classes)
+        self.classes = normal_all(classes)
         self.stats = stats
         self._folders = {cut: tuple(views) for cut, views in folders.items()}
 

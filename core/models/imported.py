@@ -18,6 +18,7 @@ import numpy as np
 from safetensors.numpy import save as save_safetensors
 
 from headstart.data.download import digest
+from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
 from headstart.data.sources import data_root
 from headstart.errors import SettingError, UnknownNameError, WeightsError
@@ -78,7 +79,10 @@ def import_weights(
     settings = _preprocess(file.preprocess or arch.preprocess, preprocess or {})
     graph, params = fit_to(arch, str(path), file.params, settings.size)
     graph.main.shapes((settings.size, settings.size, 3))
-    names, count = tuple(classes) if classes is not None else file.classes, count_outputs(arch, file.params)
+    if isinstance(classes, str):
+        raise SettingError(f"classes={classes!r}; expected a list of names")
+    names = file.classes if classes is None else tuple(normal(str(name)) for name in classes)
+    count = count_outputs(arch, file.params)
     if names is not None and len(names) != count:
         raise SettingError(
             f"{len(names)} classes are named, and the classifier in {path} has {count or 'no'} outputs"

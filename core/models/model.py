@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data.inputs import Arrays
+from headstart.data.names import normal, shown
 from headstart.data.preprocess import Preprocess
 from headstart.errors import GraphError, SettingError
 from headstart.graph import Graph
@@ -197,12 +198,13 @@ def class_names(classes: int | Sequence[str]) -> tuple[tuple[str, ...], bool]:
     elif not isinstance(classes, Iterable):
         raise SettingError(f"classes={classes!r}; expected a number or a list of names")
     else:
-        names, named = tuple(map(str, classes)), True
+        names, named = tuple(normal(str(name)) for name in classes), True
         count = len(names)
     if count < 2:
         raise SettingError(f"classes={classes!r}; a classifier needs at least two classes")
     if len(set(names)) != count:
-        raise SettingError(f"class names stand twice in {list(names)}")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise SettingError(f"class names stand twice: {', '.join(map(shown, twice[:5]))}")
     return names, named
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
 from headstart.errors import SettingError, UnknownNameError, WeightsError
 from headstart.graph import Graph
@@ -102,7 +103,7 @@ def read_weights(path: Path) -> WeightFile:
             str(path),
             unwrapped(params),
             Preprocess.from_dict(preprocess) if preprocess is not None else None,
-            tuple(map(str, classes)) if classes is not None else None,
+            tuple(normal(str(name)) for name in classes) if classes is not None else None,
         )
     except (ValueError, TypeError, SettingError) as error:
         raise WeightsError(f"{path}: its metadata cannot be read ({error})") from error
