@@ -131,6 +131,9 @@ def test_a_table_an_address_or_a_file_is_said_to_be_one(tmp_path: Path, monkeypa
         if "gone" not in text:
             with pytest.raises(DataError, match=reason):
                 data.folder(text)
+    for other in (None, 3, ["a", "b"]):
+        with pytest.raises(DataError, match="expected a path"):
+            data.folder(other)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="is an address"):
         data.folder(Path("s3://bucket/pets"))
 
@@ -272,6 +275,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
     opened = data.images_at([root, loose], "skip")
     assert len(opened) == 6 and opened.classes == ("0",) and not opened.labels.any()
     assert {Path(one.path).name for one in opened.skipped} == {"cut.jpg", "notes.txt"}
+    assert len(data.images_at(root / "dog")) == len(data.images_at(str(root / "dog" / "0.png"))) + 1 == 2
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"no image files in .*none"):
         data.images_at([tmp_path / "none"])

@@ -112,6 +112,13 @@ def test_litter_is_ignored_at_every_level(root: Path, name: str, below: str) -> 
     assert walk(root).skipped == ()
 
 
+def test_what_is_in_a_cloud_only_is_not_left_out_without_a_word(root: Path) -> None:
+    (root / ".c.jpg.icloud").write_bytes(b"bplist00")
+    with pytest.raises(DataError, match=r"c\.jpg\.icloud stands for a file that is in iCloud only"):
+        walk(root)
+    assert [type(one) for one in walk(root, "skip").skipped] == [Unread]
+
+
 def test_only_what_is_not_named_as_an_image_is_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(root / "x", kind="PNG")
     opened = []

@@ -79,13 +79,14 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
     return data
 
 
-def images_at(paths: Sequence[str | Path], on_error: str = "raise") -> Dataset:
-    """Image files without labels: files, in any number, and folders, walked as `folder` walks a class.
+def images_at(paths: str | Path | Sequence[str | Path], on_error: str = "raise") -> Dataset:
+    """Image files without labels: files and folders, one or more, walked as `folder` walks a class.
 
     Every label is 0, of the one class "0". A file that is named itself is taken whatever its name says. With
     `on_error="skip"` every file is decoded once, and what fails is left out and listed in `.skipped`. Raises
     `DataError` for a path that is not there, and where no image is left, and what `walk` raises.
     """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files: list[str] = []
     left_out: list[Skipped] = []
     for path in paths:
@@ -116,6 +117,8 @@ def _of_files(
 
 
 def _root(path: str | Path) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(f"the data folder is {type(path).__name__} {path!r:.80}; expected a path")
     refuse_url(str(path))
     root = expanded(path)
     try:

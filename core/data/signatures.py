@@ -76,6 +76,8 @@ TABLE: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"OggS", "a video or sound (Ogg)", FRAMES),
     (0, b"ID3", "a sound (MP3)", ""),
     (0, b"fLaC", "a sound (FLAC)", ""),
+    (0, b"L\0\0\0\x01\x14\x02\0", "a shortcut of Windows", "put the file that it stands for in its place"),
+    (0, b"book\0\0\0\0mark", "an alias of macOS", "put the file that it stands for in its place"),
     (0, b"\x7fELF", "a program", ""),
     (0, b"MZ", "a program", ""),
 )

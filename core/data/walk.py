@@ -26,6 +26,7 @@ from headstart.log import LOG
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NO_FILE = "is a pipe, socket or device, and no regular file"
+IN_ICLOUD = "stands for a file that is in iCloud only; download it"
 SHOWN = 5  # problems that an error names
 
 Key = tuple[int, int] | str
@@ -208,6 +209,8 @@ class Walker:
         for entry in entries:
             name = entry.name
             if is_litter(name):
+                if name.endswith(".icloud"):
+                    self.left_out.append(Unread(entry.path, IN_ICLOUD))
                 LOG.debug("ignored: %s", entry.path)
                 continue
             try:
