@@ -20,6 +20,7 @@ from PIL import Image
 
 import headstart as hs
 from headstart.data import dataset, id_index
+from headstart.data import index_file as index_door
 from headstart.data.dataset import sample_id
 from headstart.data.id_index import FILE, Hashed, IdIndex, stamp_of
 from headstart.errors import DataError, ImageError
@@ -394,6 +395,7 @@ def test_something_else(indexed: Path, reads: list[str], other: bytes) -> None:
     "table",
     ["files (name TEXT)", "files (path TEXT, entry TEXT, seen TEXT)", "other (a)"],
 )
+@pytest.mark.filterwarnings("ignore::headstart.errors.StoreWarning")
 def test_another_database(indexed: Path, reads: list[str], table: str) -> None:
     index_file().unlink()
     with closing(sqlite3.connect(index_file())) as connection:
@@ -411,6 +413,7 @@ def test_values_of_other_types(indexed: Path, reads: list[str]) -> None:
     assert_mended(indexed, reads)
 
 
+@pytest.mark.filterwarnings("ignore::headstart.errors.StoreWarning")
 def test_no_flipped_bit_makes_a_wrong_id(indexed: Path, reads: list[str]) -> None:
     right, whole = truth(indexed), index_file().read_bytes()
     rng, lost = random.Random(0), 0
@@ -446,7 +449,7 @@ def test_an_entry_serves_its_own_path_only(indexed: Path) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(id_index, "BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(index_door, "BUSY_SECONDS", 0.02)
 
 
 def test_locked(indexed: Path, reads: list[str], impatient: None) -> None:
@@ -471,8 +474,8 @@ def broken_connections(monkeypatch: pytest.MonkeyPatch, *settings: str) -> None:
     """Writing connections that are limited by these settings."""
     real = IdIndex._connect
 
-    def limited(self: IdIndex, write: bool) -> sqlite3.Connection:
-        connection = real(self, write)
+    def limited(self: IdIndex, write: bool, seconds: float) -> sqlite3.Connection:
+        connection = real(self, write, seconds)
         for setting in settings if write else ():
             connection.execute(setting)
         return connection
@@ -496,6 +499,7 @@ def test_a_full_disk_and_one_that_cannot_be_written(
     assert_mended(indexed, reads)
 
 
+@pytest.mark.filterwarnings("ignore::headstart.errors.StoreWarning")
 @pytest.mark.parametrize("place", ["a file", "below a file", "nowhere", "a folder", "a pipe"])
 def test_where_there_can_be_no_index(
     photos: Path, quick: None, reads: list[str], place: str, tmp_path: Path, monkeypatch: Any
@@ -636,9 +640,9 @@ def test_a_clock_that_was_wrong_leaves_nothing_for_ever(days: list[int]) -> None
 def test_looking_up_writes_nothing(indexed: Path, monkeypatch: Any) -> None:
     real, writing = IdIndex._connect, []
 
-    def connect(self: IdIndex, write: bool) -> sqlite3.Connection:
+    def connect(self: IdIndex, write: bool, seconds: float) -> sqlite3.Connection:
         writing.append(write)
-        return real(self, write)
+        return real(self, write, seconds)
 
     monkeypatch.setattr(IdIndex, "_connect", connect)
     ids(indexed)

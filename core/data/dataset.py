@@ -20,7 +20,7 @@ from blake3 import blake3
 from PIL import Image
 
 from headstart.data.decode import decode, read_file
-from headstart.data.id_index import Hashed, IdIndex, settled, stamp_of
+from headstart.data.id_index import Hashed, IdIndex, believed, settled, stamp_of
 from headstart.data.loader import CHUNK, default_workers
 from headstart.data.names import normal, normal_all
 from headstart.data.rows import ALONE, Entries, each, entries_of
@@ -162,6 +162,7 @@ class FileSource(Source):
         paths = [self.paths[i] for i in indices]
         stamps: list[bytes | None] = []
         in_threads(stamp_of, paths, "looking for changes", lambda _, stamp: stamps.append(stamp), at_once=256)
+        stamps = believed(paths, stamps)
         unknown: list[tuple[int, bytes | None]] = []
         for i, stamp, known in zip(indices, stamps, index.look_up(paths, stamps), strict=True):
             if known is not None:

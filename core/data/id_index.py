@@ -11,7 +11,10 @@ Invariant: an id from here is that of the bytes that are in the file. What could
 * A file written to again within one tick of its clock: what was changed less than two seconds before it was
   read is hashed each time, until it has grown older.
 * A file changed while it was read: the stat before and the one after must agree.
+  What passes off the time of modification itself, and where that cannot be ruled out, `change_times` tells.
 * A damaged index: every entry has a checksum over itself and its path. One that fails is no entry.
+* A forged index: a checksum can be computed by anybody, so the file is only used if nobody else can have written
+  it, and if it is what is written here, see `index_file`.
 
 The device is left out, as in git: NFS, btrfs and overlays get another number at every mount, and each machine that
 shares a cache sees its own. For the same path to lead to another file of the same inode, size and ctime, a copy
@@ -33,6 +36,7 @@ import os
 import stat
 import struct
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -40,7 +44,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import PIL
 from xxhash import xxh3_64_intdigest
 
+from headstart.data import change_times
 from headstart.data.decode import max_pixels
+from headstart.data.index_file import DEADLINE_SECONDS, TABLE, NotOurs, connect, private_path, set_aside
+from headstart.errors import StoreWarning
 from headstart.machine import cache_root
 
 if TYPE_CHECKING:
@@ -51,7 +58,7 @@ T = TypeVar("T")
 FILE = "ids.sqlite3"
 RACY_NS = 2_000_000_000  # the coarsest file system's clock ticks every two seconds
 COARSE_NS = 10_000_000
-BUSY_SECONDS = 1.0
+SECONDS_A_PATH = 0.002  # more than a busy disk needs
 PATHS_A_QUERY = 500  # SQLite has taken 999 since ever
 SEEN_AGAIN_DAYS = 30  # so old a note of when an entry was last of use is written anew
 KEPT_DAYS = 180
@@ -60,11 +67,7 @@ PRUNED_EVERY_DAYS = 7
 
 _STAMP = struct.Struct("<QqqQ")  # size, mtime and ctime in ns, inode: SQLite's own integers end at 63 bits
 _ENTRY = struct.Struct("<32s16sQQ")  # stamp, id, by what it was decoded (0: it was not), checksum
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS files "
-    "(path BLOB PRIMARY KEY, entry BLOB NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID"
-)
-_ERROR, _CORRUPT, _FORMAT, _NOT_A_DATABASE = 1, 11, 24, 26  # SQLite's codes
+_ERROR, _INTERRUPT, _CORRUPT, _TOO_BIG, _FORMAT, _NOT_A_DATABASE = 1, 9, 11, 18, 24, 26  # SQLite's codes
 
 
 class Known(NamedTuple):
@@ -96,6 +99,14 @@ def stamp_of(path: str) -> bytes | None:
         return None
 
 
+def believed(paths: Sequence[str], stamps: Sequence[bytes | None]) -> list[bytes | None]:
+    """The stamps, without those of files whose file system may not tell when they were changed."""
+    times = [None if stamp is None else _STAMP.unpack(stamp)[1:3] for stamp in stamps]
+    return [
+        stamp if good else None for stamp, good in zip(stamps, change_times.believed(paths, times), strict=True)
+    ]
+
+
 def settled(stamp: bytes, now_ns: int) -> bool:
     """Whether a file with this stamp, read from `now_ns` on, cannot change any more without another stamp."""
     _, mtime, ctime, _ = _STAMP.unpack(stamp)
@@ -107,7 +118,7 @@ class IdIndex:
     threads, processes and machines may use one file."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = cache_root() / FILE if path is None else path.absolute()
+        self.path = private_path(cache_root() / FILE if path is None else path.absolute())
         self._damaged = False
 
     def look_up(self, paths: Sequence[str], stamps: Sequence[bytes | None]) -> list[Known | None]:
@@ -135,7 +146,7 @@ class IdIndex:
                         if not isinstance(seen, int) or abs(day - seen) >= SEEN_AGAIN_DAYS:
                             unseen.append(key)
 
-        self._attempt(find, write=False)
+        self._attempt(find, write=False, paths=len(wanted))
         if unseen:
             self._attempt(
                 lambda connection: connection.executemany(
@@ -164,15 +175,15 @@ class IdIndex:
 
     def forget(self, paths: Sequence[str]) -> None:
         """Drop what is known of these files."""
-        if self.path.exists():
+        if os.path.lexists(self.path):
             keys = [(key,) for key in _keys(paths)]
             self._attempt(
                 lambda connection: connection.executemany("DELETE FROM files WHERE path = ?", keys), write=True
             )
 
-    def _attempt(self, action: Callable[[Connection], T], write: bool) -> None:
+    def _attempt(self, action: Callable[[Connection], T], write: bool, paths: int = 0) -> None:
         """Run an action in a transaction of its own. What fails is left undone, and a damaged file replaced before
-        the next writing."""
+        the next writing. What is no index of ours is said, and set aside if it is a file of this user's."""
         try:
             import sqlite3
         except ImportError:  # a Python built without it
@@ -182,10 +193,11 @@ class IdIndex:
                 self._remove()
                 self._damaged = False
             try:
-                with contextlib.closing(self._connect(write)) as connection:
+                with contextlib.closing(self._connect(write, paths * SECONDS_A_PATH)) as connection:
                     if write:
                         connection.execute("BEGIN IMMEDIATE")
-                        connection.execute(_TABLE)
+                        if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                            connection.execute(TABLE)
                     action(connection)
                     if write:
                         connection.execute("COMMIT")
@@ -193,35 +205,27 @@ class IdIndex:
             except sqlite3.Error as error:
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
                 # A missing table is no damage to a reader: another process may just have made the file.
-                self._damaged = code in (_CORRUPT, _FORMAT, _NOT_A_DATABASE) or (write and code == _ERROR)
+                self._damaged = code in (_INTERRUPT, _CORRUPT, _TOO_BIG, _FORMAT, _NOT_A_DATABASE)
+                self._damaged |= write and code == _ERROR
                 if not (write and self._damaged and may_replace):
+                    return
+            except NotOurs as error:
+                warnings.warn(
+                    f"{self.path} is not used as index of ids: {error}; ids are computed from the images. "
+                    + ("It is set aside" if error.ours else "Remove it to have an index again"),
+                    StoreWarning,
+                    stacklevel=2,
+                )
+                if not error.ours:
+                    return
+                set_aside(self.path)
+                if not (write and may_replace):
                     return
             except (OSError, ValueError, OverflowError, MemoryError):
                 return
 
-    def _connect(self, write: bool) -> Connection:
-        import sqlite3
-
-        if write:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        if (self.path.exists() or not write) and not self.path.is_file():  # opening a pipe would wait for ever
-            raise FileNotFoundError(self.path)
-        connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={'rwc' if write else 'ro'}",
-            uri=True,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-        )
-        try:
-            connection.text_factory = bytes
-            # A lost index costs hashing, and a torn one is found out: there is no need to wait for the disk.
-            # Mapped, a file that shrinks would end the process.
-            for setting in ("synchronous = OFF", "mmap_size = 0", "cell_size_check = ON", "trusted_schema = OFF"):
-                connection.execute(f"PRAGMA {setting}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def _connect(self, write: bool, seconds: float = 0.0) -> Connection:
+        return connect(self.path, write, DEADLINE_SECONDS + seconds)
 
     def _remove(self) -> None:
         for suffix in ("", "-journal", "-wal", "-shm"):
