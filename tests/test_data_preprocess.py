@@ -65,6 +65,17 @@ def test_endless_strip_needs_no_endless_memory() -> None:
     assert Preprocess(56, 64).apply(strip).shape == (56, 56, 3)
 
 
+@pytest.mark.parametrize("size", [(700, 20), (20, 700), (1003, 7), (7, 1003), (5, 41), (3000, 1), (257, 32)])
+def test_strips_are_resized_whole(size: tuple[int, int]) -> None:
+    """As torchvision does it: the shorter side to `resize`, the longer in proportion, truncated; the middle."""
+    image, short = noise(*size), min(size)
+    width, height = (24 if side == short else int(24 * side / short) for side in size)
+    for name, method in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
+        left, top = round((width - 20) / 2), round((height - 20) / 2)
+        expected = image.resize((width, height), method).crop((left, top, left + 20, top + 20))
+        np.testing.assert_array_equal(Preprocess(20, 24, name).apply(image), np.asarray(expected))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 40),

@@ -1,8 +1,9 @@
 """From an image of any size to the square of pixels a trunk expects: one implementation for all backends.
 
 The result is that of torchvision's `Resize` + `CenterCrop` on Pillow images (antialiased), to the bit, since
-that is what published weights were evaluated with. It stays uint8; `affine` gives the two vectors with which
-a backend normalises on its device, so images travel as bytes.
+that is what published weights were evaluated with. The one exception are endless strips, whose resized form would
+have more than 16 million pixels (at a shorter side of 256 pixels: longer than 256:1). It stays uint8;
+`affine` gives the two vectors with which a backend normalises on its device, so images travel as bytes.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# An image of 1 x 10,000,000 pixels, its shorter side resized to 256, would be 2.5 billion pixels wide. Of so
-# long an image, only the middle of this aspect can reach the central crop.
+# An image of 1 x 10,000,000 pixels, its shorter side resized to 256, would be 2.5 billion pixels wide. Where the
+# whole would have more pixels than that, only the middle of this aspect, all that reaches the central crop, is
+# resized; which moves it by up to half a pixel.
+MAX_RESIZED = 1 << 24  # 48 MB
 MAX_ASPECT = 8
 LARGE = 50_000_000  # pixels; below Pillow's own limit
 
@@ -98,7 +101,7 @@ class Preprocess:
 
     def _center(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
         short = min(image.size)
-        if max(image.size) > MAX_ASPECT * short:
+        if max(image.size) > MAX_ASPECT * short and self.resize**2 * max(image.size) > MAX_RESIZED * short:
             width, height = (min(side, MAX_ASPECT * short) for side in image.size)
             image = _central(image, width, height)
         # torchvision: the longer side is truncated, not rounded

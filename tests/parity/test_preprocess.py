@@ -15,7 +15,9 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
 
 
-@pytest.mark.parametrize("size", [(300, 200), (200, 301), (256, 256), (57, 33), (33, 58), (17, 120), (640, 479)])
+@pytest.mark.parametrize(
+    "size", [(300, 200), (200, 301), (256, 256), (57, 33), (33, 58), (17, 120), (640, 479), (900, 11), (3, 2000)]
+)
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 def test_same_as_torchvision_to_the_bit(size: tuple[int, int], interpolation: str) -> None:
     image = noise(*size)
