@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from headstart.features.extract import extract
     from headstart.features.packed import load_features
     from headstart.features.recompute import verify
-    from headstart.inference import forward, native, predict
+    from headstart.inference import forward, native
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
+    from headstart.prediction import predict
     from headstart.training.compare import compare
     from headstart.training.comparison import Comparison, compare_modes, comparison
     from headstart.training.fit import fit
@@ -46,7 +47,7 @@ _WHERE = {
     "model": ("headstart.models.model", "model"),
     "native": ("headstart.inference", "native"),
     "plan": ("headstart.training.plan", "plan"),
-    "predict": ("headstart.inference", "predict"),
+    "predict": ("headstart.prediction", "predict"),
     "fit": ("headstart.training.fit", "fit"),
     "SGD": ("headstart.training.optimizers", "SGD"),
     "AdamW": ("headstart.training.optimizers", "AdamW"),

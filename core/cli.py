@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headstart.errors import HeadstartError, SettingError, StoreWarning
+from headstart.errors import DataWarning, HeadstartError, SettingError, StoreWarning
 from headstart.log import LOG, handed_to, set_level, to_stderr
 from headstart.sizes import parse_nbytes
 from headstart.tables import (
@@ -129,6 +129,13 @@ SavedFeatures = Annotated[
     ),
 ]
 Split = Annotated[float, typer.Option(help="Share of the data to train on; the rest validates.")]
+SplitBy = Annotated[
+    str,
+    typer.Option(
+        help="id: a picture's side goes by its content, and stays as the data grow; position: exact shares of "
+        "every class, as in earlier versions."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of split, order, initial weights, dropout and augmentation.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="Of the arithmetic: float32 or bfloat16.")]
@@ -207,6 +214,7 @@ def compare(
     warmup: Warmup = 0.0,
     label_smoothing: Smoothing = 0.0,
     split: Split = 0.8,
+    split_by: SplitBy = "id",
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -243,6 +251,7 @@ def compare(
             head=head_widths,
             cut=cut,
             split=split,
+            split_by=split_by,
             seed=seed,
             on_error=on_error,
             epochs=epochs,
@@ -324,6 +333,7 @@ def fit(
     memory: Memory = None,
     features: SavedFeatures = None,
     split: Split = 0.8,
+    split_by: SplitBy = "id",
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -346,7 +356,9 @@ def fit(
     from headstart.training.fit import fit as run_fit
 
     name = backends.choose(backend)
-    spec = comparison.Spec(data, model, weights, size, _head(head), cut, (name,), (mode,), split, seed, on_error)
+    spec = comparison.Spec(
+        data, model, weights, size, _head(head), cut, (name,), (mode,), split, seed, on_error, split_by
+    )
     _note_random_weights(model, weights)
     made, train, val = _prepared(spec, features)
 
@@ -440,6 +452,7 @@ def plan(
     optimizer: OptimizerName = None,
     memory: Memory = None,
     split: Split = 0.8,
+    split_by: SplitBy = "id",
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -459,7 +472,7 @@ def plan(
     name = backends.choose(backend)
     allowed = Budget.parse(budget)
     spec = comparison.Spec(
-        data, model, weights, size, _head(head), None, (name,), ("cached",), split, seed, on_error
+        data, model, weights, size, _head(head), None, (name,), ("cached",), split, seed, on_error, split_by
     )
     _note_random_weights(model, weights)
     made, train, val = _prepared(spec, None)
@@ -548,6 +561,7 @@ def sweep(
     memory: Memory = None,
     features: SavedFeatures = None,
     split: Split = 0.8,
+    split_by: SplitBy = "id",
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -572,7 +586,7 @@ def sweep(
     grid = {name: _tried(name, text) for name, text in texts.items() if text is not None}
     name = backends.choose(backend)
     spec = comparison.Spec(
-        data, model, weights, size, _head(head), cut, (name,), ("cached",), split, seed, on_error
+        data, model, weights, size, _head(head), cut, (name,), ("cached",), split, seed, on_error, split_by
     )
     _note_random_weights(model, weights)
     made, train, val = _prepared(spec, features)
@@ -726,9 +740,9 @@ def predict(
     from headstart import backend as backends
     from headstart.data import images_at
     from headstart.data.summary import say
-    from headstart.inference import predict as run_predict
     from headstart.models import model as make_model
     from headstart.outputs import write_json
+    from headstart.prediction import predict as run_predict
     from headstart.training import compare as comparison
     from headstart.training.metrics import softmax
     from headstart.training.saved import load
@@ -1407,7 +1421,7 @@ def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:
     from headstart.models import model
     from headstart.training.compare import chosen_weights
 
-    train, val = load_features(folder).split(spec.split, spec.seed)
+    train, val = load_features(folder).split(spec.split, spec.seed, spec.split_by)
     weights = chosen_weights(spec.model, spec.weights)
     return model(spec.model, weights=weights, classes=train.classes, head=spec.head, size=spec.size), train, val
 
@@ -1464,7 +1478,7 @@ def _tell_warnings_in_one_line() -> None:
     show = warnings.showwarning
 
     def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, StoreWarning):
+        if issubclass(category, StoreWarning | DataWarning):
             LOG.warning("%s", message)
         else:
             show(message, category, *place, **more)

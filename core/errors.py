@@ -73,6 +73,11 @@ class ImageError(DataError):
         return (type(self), (self.source, self.reason))
 
 
+class DataWarning(UserWarning):
+    """Data that can be trained on give figures that may mean little: equal pictures in training and validation,
+    one picture under two labels."""
+
+
 class DownloadError(DataError):
     """A download failed, or what came does not have the published checksum."""
 

@@ -1,10 +1,8 @@
-"""Running a model as it is: on images, for their classes, and on arrays that are already preprocessed, for whoever
-wants activations and no store."""
+"""Running a model as it is on arrays that are already preprocessed, for whoever wants activations and no store;
+and the frozen graphs that extraction and prediction run."""
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,103 +10,12 @@ import numpy as np
 
 from headstart import backend as backends
 from headstart.backend import Backend, Place, Trunk
-from headstart.data import Arrays, Dataset, arrays
-from headstart.data.dataset import FileSource
-from headstart.data.decode import decode, read_file
-from headstart.data.loader import batches
-from headstart.data.rows import count, pad, window
-from headstart.errors import DivergedWarning, SettingError, WeightsError
-from headstart.features.feature_set import FeatureSet
+from headstart.data import Arrays
+from headstart.data.arrays import as_array
+from headstart.data.ranges import check_normalised
+from headstart.errors import SettingError, WeightsError
 from headstart.graph import Graph, Node, fold
 from headstart.models import Model
-
-
-def predict(
-    model: Model,
-    images: Dataset | np.ndarray | Sequence[Any],
-    *,
-    backend: str | None = None,
-    batch_size: int = 64,
-    device: str = "auto",
-    workers: int | None = None,
-) -> np.ndarray:
-    """float32 logits `(n, classes)` of `model` as it is; `model.classes` names their columns.
-
-    `images`: a data set; uint8 `(n, h, w, 3)`; a list of paths, Pillow images or uint8 arrays of any size, all
-    of which are preprocessed as the model needs; or float32 `(n, h, w, 3)`, taken as preprocessed already. For a
-    wrapped model without preprocessing: a data set, or the arrays it takes. Raises ImageError for a file that
-    cannot be decoded, SettingError for anything else.
-    """
-    chosen = backends.load(backend, model.home)
-    output = model.graph.output
-    graph, params = frozen(model.graph.upto(output), model.params, [output])
-    ready = _prepared(model, images)
-    if ready is not None:
-        total = count(ready)
-        size = min(batch_size, max(1, total))
-        source = (window(ready, start, start + size) for start in range(0, total, size))
-    else:
-        if not len(images):
-            return np.zeros((0, len(model.classes)), np.float32)
-        data = as_dataset(images)
-        total, size = len(data), min(batch_size, max(1, len(data)))
-        graph = fed(graph, model)
-        loaded = batches(data, model.preprocess, np.arange(total), size, workers=workers)
-        source = (batch.images for batch in loaded)
-    if not total:
-        return np.zeros((0, len(model.classes)), np.float32)
-    trunk = chosen.trunk(graph, params, [output], chosen.place(device, "float32"))
-    parts = [chosen.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
-    return told(model, np.concatenate(parts).astype(np.float32, copy=False))
-
-
-def told(model: Model, logits: np.ndarray) -> np.ndarray:
-    """The logits `(n, classes)`, after a DivergedWarning where they name no class."""
-    if lost := int((~np.isfinite(logits.max(1, initial=-np.inf))).sum()):
-        warnings.warn(
-            f"{model.name} gives {lost} of {len(logits)} samples logits that are not finite: they name no class. "
-            "Its training has diverged (a lower learning rate mends that), or its weights are damaged",
-            DivergedWarning,
-            stacklevel=3,
-        )
-    return logits
-
-
-def _prepared(model: Model, images: Any) -> Any:
-    """The samples, if they come as the model itself takes them; None where they have to be loaded."""
-    if isinstance(model.preprocess, Arrays):
-        return None if isinstance(images, Dataset) else model.preprocess.prepared(images)
-    if not isinstance(images, np.ndarray) or not np.issubdtype(images.dtype, np.floating):
-        return None
-    if images.ndim != 4 or images.shape[3] != 3:
-        raise SettingError(f"expected float32 images (n, h, w, 3), received {images.dtype} {images.shape}")
-    return images.astype(np.float32, copy=False)
-
-
-def predict_features(
-    model: Model,
-    features: FeatureSet,
-    cut: str,
-    *,
-    backend: str | None = None,
-    batch_size: int = 512,
-    device: str = "auto",
-) -> np.ndarray:
-    """float32 logits `(n, classes)` of what stands behind `cut`, a node of the model, from features there: no
-    image is needed, and no trunk. Read in bounded memory. Raises SettingError for features of another cut."""
-    chosen = backends.load(backend, model.home)
-    graph = model.graph.main.after(cut, model.input_shape)
-    params = {name: model.params[name] for name in graph.param_shapes()}
-    if not len(features):
-        return np.zeros((0, len(model.classes)), np.float32)
-    size = min(batch_size, len(features))
-    trunk = chosen.trunk(graph, params, [graph.output], chosen.place(device, "float32"))
-    folder = features.folder(cut)
-    parts = []
-    for start in range(0, len(features), size):
-        rows = folder.read(features.ids[start : start + size])
-        parts.append(chosen.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)])
-    return told(model, np.concatenate(parts).astype(np.float32, copy=False))
 
 
 def forward(
@@ -128,18 +35,10 @@ def forward(
     cuts; `logits` is the output. `folded=False` keeps batch norms as layers. Returns a dict from the names
     as they were given to float32 arrays `(n, h, w, c)` or `(n, c)`.
 
-    Raises CutError for a name that is no node, SettingError for an `x` of another shape or dtype.
+    Raises CutError for a name that is no node, SettingError for an `x` of another shape or dtype, or that was
+    clearly not preprocessed for this model.
     """
-    if isinstance(model.preprocess, Arrays):
-        x = model.preprocess.prepared(x)
-    else:
-        x = np.asarray(x)
-        if x.ndim != 4 or x.shape[3] != 3 or not np.issubdtype(x.dtype, np.floating):
-            raise SettingError(
-                f"forward takes preprocessed float32 images (n, h, w, 3), received {x.dtype} {x.shape}; "
-                "model.preprocess.normalise turns uint8 images into such"
-            )
-        x = x.astype(np.float32, copy=False)
+    x = model.preprocess.prepared(x) if isinstance(model.preprocess, Arrays) else normalised(model, x)
     wanted = [cuts] if isinstance(cuts, str) else list(cuts)
     nodes = {cut: model.graph.resolve(cut) for cut in wanted}
     chosen = backends.load(backend, model.home)
@@ -170,6 +69,25 @@ def native(model: Model, cuts: str | Sequence[str] | None = None, *, backend: st
     nodes = [model.graph.resolve(cut) for cut in ([cuts] if isinstance(cuts, str) else cuts)]
     graph = model.graph.upto(*nodes)
     return chosen.native(graph, {name: model.params[name] for name in graph.param_shapes()}, nodes)
+
+
+def normalised(model: Model, images: Any) -> np.ndarray:
+    """Images that come as preprocessed, float `(n, h, w, 3)`, as float32; SettingError where they are not that, or
+    cannot have been preprocessed for this model."""
+    x = as_array(images, "images")
+    if x.ndim != 4 or x.shape[3] != 3 or not np.issubdtype(x.dtype, np.floating):
+        first = x.ndim == 4 and x.shape[1] == 3
+        raise SettingError(
+            f"expected preprocessed float32 images (n, h, w, 3), received {x.dtype} {x.shape}; "
+            + (
+                "the channels come last: np.moveaxis(images, 1, -1)"
+                if first
+                else "model.preprocess.normalise turns uint8 images into such"
+            )
+        )
+    assert not isinstance(model.preprocess, Arrays)
+    check_normalised(x, model.preprocess.affine())
+    return x.astype(np.float32, copy=False)
 
 
 def frozen(
@@ -231,26 +149,3 @@ def fed(graph: Graph, model: Model) -> Graph:
     normalised first, other inputs come as they are."""
     affine = model.preprocess.affine()
     return graph if affine is None else graph.normalized(*affine)
-
-
-def as_dataset(images: Dataset | np.ndarray | Sequence[Any]) -> Dataset:
-    """Images of any accepted kind as a data set without meaningful labels."""
-    if isinstance(images, Dataset):
-        return images
-    if isinstance(images, np.ndarray):
-        if images.ndim == 3 and images.shape[2] in (1, 3, 4):
-            raise SettingError(f"expected a batch of images (n, h, w, 3), received one of shape {images.shape}")
-        return arrays(images, np.zeros(len(images), np.int64))
-    labels = np.zeros(len(images), np.int64)
-    if all(isinstance(item, str | os.PathLike) for item in images):
-        # left where they are, to be decoded in threads, a batch at a time
-        return Dataset(FileSource([str(item) for item in images], labels), ("0",), "files")
-    loaded = [
-        np.asarray(decode(read_file(str(item)), str(item)))
-        if isinstance(item, str | os.PathLike)
-        else np.asarray(item)
-        if isinstance(item, np.ndarray)
-        else np.asarray(item.convert("RGB"))
-        for item in images
-    ]
-    return arrays(loaded, labels)

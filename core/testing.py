@@ -36,7 +36,7 @@ BLOCK_CUT = "layer4.0"
 
 def small_data(count: int = 160) -> tuple[Dataset, Dataset]:
     """The first digits, split in two."""
-    return hs.data.digits().subset(np.arange(count)).split(0.75, seed=0)
+    return hs.data.digits().subset(np.arange(count)).split(0.75, seed=0, by="position")
 
 
 def small_model(**settings: Any) -> Model:

@@ -152,7 +152,7 @@ class Configuration:
             kind = rng.choice(["split", "subset", "shuffled", "repeated"])
             everything = list(range(len(data)))
             if kind == "split" and max(np.bincount(data.labels)) > 1:
-                data = data.split(rng.choice([0.5, 0.8]), seed=rng.randint(0, 9))[rng.randint(0, 1)]
+                data = data.split(rng.choice([0.5, 0.8]), seed=rng.randint(0, 9), by="position")[rng.randint(0, 1)]
             elif kind == "subset":
                 data = data.subset(sorted(rng.sample(everything, rng.randint(1, len(data)))))
             elif kind == "shuffled":

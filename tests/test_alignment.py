@@ -52,7 +52,7 @@ def test_in_the_real_framework(tmp_path: Path, backend: str, monkeypatch: pytest
 
     settings: Any = {"backend": backend, "device": "cpu", "dtype": "float32", "batch_size": 4, "workers": 2}
     shuffled = data.subset(np.random.default_rng(0).permutation(len(data)))
-    train, val = shuffled.split(0.6, seed=1)
+    train, val = shuffled.split(0.6, seed=1, by="position")
     for part in (train, val, shuffled):
         added = 0
         with monkeypatch.context() as patch:

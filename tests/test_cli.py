@@ -275,7 +275,7 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     result = shell(
         "fit", "--data", photos, "--size", 32, "--epochs", 3, "--batch-size", 4, "--backend", backend,
         "--device", "cpu", "--out", tmp_path / "run", "--json", tmp_path / "fit.json", "--dtype", "float32",
-        "--split", 0.75, "--lr", 0.02,
+        "--split", 0.75, "--split-by", "position", "--lr", 0.02,
     )  # fmt: skip
     assert result.code == 0, result.err
     lines = result.err.splitlines()
@@ -289,7 +289,9 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     assert figures["val_accuracy"] == figures["history"][-1]["val_accuracy"]
     assert (figures["extracted"], figures["reused"], figures["features_made_by"]) == (16, 0, [backend])
     assert figures["data"] == {
-        "name": "photos", "train": 12, "val": 4, "classes": ["dark", "light"], "skipped": []
+        "name": "photos", "train": 12, "val": 4, "classes": ["dark", "light"], "skipped": [],
+        "named_classes": True,
+        "split": [{"by": "position", "fraction": 0.75, "seed": 0, "side": "first"}],
     }  # fmt: skip
     assert figures["settings"]["optimizer"]["head"]["lr"] == 0.02
     assert figures["model"]["preprocess"]["size"] == 32

@@ -36,14 +36,14 @@ def numbers(dataset: data.Dataset) -> list[int]:
     st.floats(0.01, 0.99),
     st.integers(0, 2**32),
 )
-def test_split_is_disjoint_stratified_and_repeats(labels: list[int], fraction: float, seed: int) -> None:
+def test_split_by_position_is_stratified_and_repeats(labels: list[int], fraction: float, seed: int) -> None:
     whole = numbered(labels, list("abcde"))
     counts = np.bincount(labels, minlength=5)
     if counts.max() < 2:
         with pytest.raises(DataError, match="cannot be split"):
-            whole.split(fraction, seed)
+            whole.split(fraction, seed, by="position")
         return
-    train, val = whole.split(fraction, seed)
+    train, val = whole.split(fraction, seed, by="position")
     assert sorted(numbers(train) + numbers(val)) == list(range(len(labels)))
     assert numbers(train) == sorted(numbers(train))
     for part in (train, val):
@@ -53,12 +53,12 @@ def test_split_is_disjoint_stratified_and_repeats(labels: list[int], fraction: f
     for n, k in zip(counts, taken, strict=True):
         assert k == n if n < 2 else 1 <= k <= n - 1
         assert n < 2 or abs(k - n * fraction) <= 1
-    assert numbers(whole.split(fraction, seed)[0]) == numbers(train)
+    assert numbers(whole.split(fraction, seed, by="position")[0]) == numbers(train)
 
 
-def test_split_is_pinned() -> None:
+def test_split_by_position_is_pinned() -> None:
     # Users compare runs across versions: this split must never change.
-    train, val = numbered([0, 1] * 10).split(0.7, seed=3)
+    train, val = numbered([0, 1] * 10).split(0.7, seed=3, by="position")
     assert numbers(val) == [4, 6, 11, 16, 17, 19]
     assert len(train) == 14
 

@@ -76,7 +76,7 @@ def numbers() -> tuple[Dataset, Dataset]:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((160, 5)).astype(np.float32), np.arange(160) % 3
     x[np.arange(160), y] += 2
-    return hs.data.arrays(x, y).split(0.75, seed=0)
+    return hs.data.arrays(x, y).split(0.75, seed=0, by="position")
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def data() -> tuple[Dataset, Dataset]:
     images = rng.integers(0, 160, (60, 40, 44, 3), np.uint8)
     labels = np.arange(60) % 2
     images[labels == 1, :, :, 0] += 90
-    return hs.data.arrays(images, labels, classes=["dim", "red"]).split(0.7)
+    return hs.data.arrays(images, labels, classes=["dim", "red"]).split(0.7, by="position")
 
 
 @pytest.fixture(scope="module")
@@ -326,5 +326,5 @@ def test_features_of_another_trunk_are_refused(
     with pytest.raises(SettingError, match="another trunk"):
         full.predict(features[1])
     unlike = hs.model("lenet", classes=["a", "b"])
-    with pytest.raises(DataError, match="make the model with classes="):
+    with pytest.raises(DataError, match="Make the model with classes="):
         hs.fit(unlike, *features, backend=backend, cut=CUT)

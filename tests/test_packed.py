@@ -509,7 +509,9 @@ def test_the_page_is_right_about_files(tmp_path: Path) -> None:
     description = json.loads((saved / "features.json").read_text())
     checksum = description.pop("checksum")
     assert checksum == digest(canonical(description))
-    assert set(description) == {"format", "headstart", "name", "classes", "model", "samples", "cuts"}
+    assert set(description) == {
+        "format", "headstart", "name", "classes", "named_classes", "splits", "model", "samples", "cuts"
+    }  # fmt: skip
     samples = saved / description["samples"]["file"]
     assert samples.name == f"samples-{digest(samples.read_bytes())}.safetensors"
 

@@ -40,7 +40,7 @@ def own(backend: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def data() -> tuple[Dataset, Dataset]:
-    return hs.data.digits().subset(np.arange(120)).split(0.75, seed=0)
+    return hs.data.digits().subset(np.arange(120)).split(0.75, seed=0, by="position")
 
 
 @pytest.fixture(scope="module")

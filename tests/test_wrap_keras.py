@@ -26,7 +26,7 @@ def own(backend: str) -> Any:
 
 @pytest.fixture(scope="module")
 def data() -> tuple[Dataset, Dataset]:
-    return hs.data.digits().subset(np.arange(64)).split(0.75, seed=0)
+    return hs.data.digits().subset(np.arange(64)).split(0.75, seed=0, by="position")
 
 
 def test_a_model_inside_of_a_model(own: Any, data: Any, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def own(backend: str) -> Any:
 
 @pytest.fixture(scope="module")
 def data() -> tuple[Dataset, Dataset]:
-    return hs.data.digits().subset(np.arange(64)).split(0.75, seed=0)
+    return hs.data.digits().subset(np.arange(64)).split(0.75, seed=0, by="position")
 
 
 def made(own: Any, kind: str, *arguments: Any) -> Any:

@@ -5,77 +5,103 @@ Invariant: what comes in is checked here, once; behind this door every image is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from headstart.data.dataset import ArraySource, Dataset, ValueSource
+from headstart.data.decode import pixels_of
+from headstart.data.labels import labels_of
 from headstart.data.rows import ALONE, count
 from headstart.errors import DataError
 
 
-def arrays(
-    images: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray],
-    labels: Sequence[int] | np.ndarray,
-    classes: Sequence[str] | None = None,
-) -> Dataset:
-    """Images in memory: uint8 `(n, h, w)` or `(n, h, w, c)` with 1, 3 or 4 channels, or a list of such images
-    of differing sizes. Alpha is dropped. Or the inputs of a wrapped model, see `hs.wrap`: an array `(n, ...)` of
-    other numbers than uint8, or a dict of arrays `(n, ...)` of any numbers, such as token ids and their mask.
+def arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> Dataset:
+    """Images in memory: uint8 `(n, h, w)` or `(n, h, w, c)` with 1, 3 or 4 channels, or a list of such images and
+    of Pillow images, of differing sizes. Alpha is dropped. A Pillow image of any mode is read as its file would
+    be: in RGB, upright. Tensors of torch, TensorFlow and JAX are taken as the arrays they hold.
+    Or the inputs of a wrapped model, see `hs.wrap`: an array `(n, ...)` of other numbers than uint8, or a dict of
+    arrays `(n, ...)` of any numbers, such as token ids and their mask.
 
-    `labels` are n integers, positions in `classes` (default: "0", "1", ... up to the largest label). The
-    arrays are not copied; changing a pixel later is an error when the image is next loaded. Raises
-    `DataError` for anything else.
+    `labels`: n integers, positions in `classes` (default: "0", "1", ... up to the largest label); or n names, to
+    be numbered as in `classes` (default: sorted). Arrays are not copied; changing a pixel later is an error when
+    the image is next loaded. Raises `DataError` for anything else.
     """
-    values: Any = None
-    if isinstance(images, Mapping):
-        values, what = _values({str(name): np.asarray(value) for name, value in images.items()}), "sample"
-    elif isinstance(images, np.ndarray) and images.dtype != np.uint8:
-        values, what = _values({ALONE: images})[ALONE], "sample"
-    else:
-        values, what = _images(images), "image"
-    given = count(values)
-    targets = np.asarray(labels)
-    if targets.ndim != 1 or (targets.size and targets.dtype.kind not in "iu"):
-        raise DataError(
-            f"labels are {targets.dtype} of shape {targets.shape}; expected one integer for each {what}"
-            + (" (for one-hot labels, labels.argmax(axis=1))" if targets.ndim == 2 else "")
-        )
-    if len(targets) != given:
-        raise DataError(f"there are {given} {what}s and {len(targets)} labels; expected as many of each")
-    if not given:
-        raise DataError(f"there are no {what}s; expected at least one")
-    if isinstance(classes, str):
-        raise DataError(f"classes is the string {classes!r}; expected a list of names")
-    names = [str(i) for i in range(int(targets.max()) + 1)] if classes is None else [str(c) for c in classes]
-    if len(set(names)) != len(names):
-        raise DataError(f"classes {names} name one twice; expected every name once")
-    wrong = np.flatnonzero((targets < 0) | (targets >= len(names)))
-    if wrong.size:
-        raise DataError(
-            f"label {targets[wrong[0]]} of {what} {wrong[0]} is out of range; allowed are "
-            f"0 to {len(names) - 1} ({len(names)} classes)"
-        )
+    values, what = samples_of(images)
+    found = labels_of(labels, classes, count(values), what)
     source = ArraySource if what == "image" else ValueSource
-    return Dataset(source(values, targets, "arrays"), names, "arrays")
+    return Dataset(source(values, found.numbers, "arrays"), found.classes, "arrays", named=found.named)
 
 
-def _images(given: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
-    """Images, checked; not copied."""
-    if not isinstance(given, np.ndarray):
-        images = [np.asarray(image) for image in given]
-        for i, image in enumerate(images):
-            _check_image(image, f"image {i}")
-        return images
-    if given.ndim not in (3, 4):
+def samples_of(images: Any) -> tuple[Any, str]:
+    """Samples in memory, checked, and what one of them is called: uint8 images as an array or a list, or else an
+    array or a dict of arrays. Arrays are not copied."""
+    if isinstance(images, Mapping):
+        named = {str(name): as_array(value, f"the inputs {name!r}") for name, value in images.items()}
+        return _values(named), "sample"
+    if isinstance(images, str | bytes | PathLike | Image.Image) or images is None or not _holds_many(images):
+        kind = type(images).__name__
+        mend = {"str": "; hs.data.folder opens a folder of images", "Image": "; of one image make a list"}
+        mend["PosixPath"] = mend["WindowsPath"] = mend["str"]
+        how = mend["Image"] if isinstance(images, Image.Image) else mend.get(kind, "")
+        raise DataError(f"images are a {kind}; expected an array (n, h, w, c) or a list of images{how}")
+    if not isinstance(images, list | tuple) and hasattr(images, "__array__"):
+        array = as_array(images, "images")
+        if array.dtype.kind not in "OUS":
+            return (
+                (_images(array), "image")
+                if array.dtype == np.uint8
+                else (_values({ALONE: array})[ALONE], "sample")
+            )
+        images = array.tolist() if array.ndim == 1 else array
+    pictures = [pixels(image, f"image {i}") for i, image in enumerate(images)]
+    for i, image in enumerate(pictures):
+        _check_image(image, f"image {i}")
+    return pictures, "image"
+
+
+def pixels(image: Any, what: str) -> np.ndarray:
+    """One image in memory as an array, not checked yet; errors call it `what`."""
+    if isinstance(image, Image.Image):
+        return pixels_of(image, what)
+    if isinstance(image, str | bytes | PathLike):
         raise DataError(
-            f"images have the shape {given.shape}; expected (n, h, w) or (n, h, w, channels), for one image "
+            f"{what} is a {type(image).__name__}; expected an array or a Pillow image (files in a folder a class: "
+            "hs.data.folder)"
+        )
+    return as_array(image, what)
+
+
+def as_array(value: Any, what: str) -> np.ndarray:
+    """The array that a tensor, column or list holds; not copied where it is in this memory. DataError where it
+    cannot be had."""
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        return np.asarray(value)
+    except Exception as error:  # ragged lists, a tensor on a GPU or one that needs its gradient
+        raise DataError(
+            f"{what}: a {type(value).__name__} that is no array ({' '.join(str(error).split())}); expected an "
+            "array in the machine's memory (of a torch tensor: x.detach().cpu().numpy())"
+        ) from None
+
+
+def _holds_many(images: Any) -> bool:
+    return hasattr(images, "__array__") or isinstance(images, Iterable)
+
+
+def _images(images: np.ndarray) -> np.ndarray:
+    if images.ndim not in (3, 4):
+        raise DataError(
+            f"images have the shape {images.shape}; expected (n, h, w) or (n, h, w, channels), for one image "
             "(1, h, w, channels); other inputs of a wrapped model as a dict"
         )
-    if len(given):
-        _check_image(given[0], "images")
-    return given
+    if len(images):
+        _check_image(images[0], "images")
+    return images
 
 
 def _values(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -98,7 +124,12 @@ def _values(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _check_image(image: np.ndarray, what: str) -> None:
     if image.dtype != np.uint8:
-        mend = " (floats of 0 to 1: (255 * images).round().astype('uint8'))" if image.dtype.kind == "f" else ""
+        mend = {
+            "f": " (floats of 0 to 1: (255 * images).round().astype('uint8'); of 0 to 255: "
+            "images.round().clip(0, 255).astype('uint8'))",
+            "u": " (of 16 bits: (images / 257).round().astype('uint8'))",
+            "b": " (of black and white: 255 * images.astype('uint8'))",
+        }.get(image.dtype.kind, "")
         raise DataError(f"{what}: the pixels are {image.dtype}; expected uint8, 0 to 255{mend}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         first = image.ndim == 3 and image.shape[0] in (1, 3, 4)

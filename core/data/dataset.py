@@ -24,7 +24,7 @@ from headstart.data.id_index import Hashed, IdIndex, believed, settled, stamp_of
 from headstart.data.loader import CHUNK, default_workers
 from headstart.data.names import normal, normal_all
 from headstart.data.rows import ALONE, Entries, each, entries_of
-from headstart.data.splits import stratified
+from headstart.data.splits import Part, sides
 from headstart.errors import DataError, ImageError, SettingError, UnknownNameError
 from headstart.progress import track
 
@@ -272,13 +272,19 @@ class Dataset:
         indices: np.ndarray | None = None,
         skipped: Sequence[Skipped] = (),
         numbers: np.ndarray | None = None,
+        named: bool = True,
+        splits: Sequence[Part] = (),
     ) -> None:
-        """`numbers`: the class number here of each of the source's; None: the same."""
+        """`numbers`: the class number here of each of the source's; None: the same. `named`: see
+        `named_classes`. `splits`: what it is a part of, the first split first."""
         self._source = source
         self._numbers = numbers
         self._indices = np.arange(len(source.labels)) if indices is None else indices
         self._ids: tuple[str, ...] | None = None
         self.classes = normal_all(classes)
+        self.named_classes = named
+        """False where the class names are only numbers that nobody chose"""
+        self.splits = tuple(splits)
         self.name = name
         self.skipped = tuple(skipped)
         self.labels: np.ndarray = source.labels[self._indices]  # (n,) int64
@@ -339,8 +345,18 @@ class Dataset:
             raise SettingError(
                 f"indices reach from {chosen.min()} to {chosen.max()}; allowed are 0 to {len(self) - 1}"
             )
-        rows = self._indices[chosen.astype(np.int64)]
-        return Dataset(self._source, self.classes, self.name, rows, self.skipped, self._numbers)
+        return self._rows(self._indices[chosen.astype(np.int64)], self.splits)
+
+    def _rows(self, rows: np.ndarray, splits: Sequence[Part]) -> Dataset:
+        return Dataset(
+            self._source, self.classes, self.name, rows, self.skipped, self._numbers, self.named_classes, splits
+        )
+
+    def renumbered(self, classes: Sequence[str], numbers: np.ndarray, named: bool) -> Dataset:
+        """The same samples under other names: what is class k here is class `numbers[k]` of `classes`, or none
+        (-1) where no sample has it."""
+        mine = numbers if self._numbers is None else np.where(self._numbers < 0, -1, numbers[self._numbers])
+        return Dataset(self._source, classes, self.name, self._indices, self.skipped, mine, named, self.splits)
 
     def only(self, classes: Sequence[str]) -> Dataset:
         """The samples of these classes, which are numbered from 0 in the order given.
@@ -358,16 +374,27 @@ class Dataset:
         rows = self._indices[here[self.labels] >= 0]
         # The source's own classes may be more than the ones here: what `only` left out is at -1.
         numbers = here if self._numbers is None else np.where(self._numbers < 0, -1, here[self._numbers])
-        return Dataset(self._source, classes, self.name, rows, self.skipped, numbers)
+        return Dataset(self._source, classes, self.name, rows, self.skipped, numbers, splits=self.splits)
 
-    def split(self, fraction: float = 0.8, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """Two disjoint data sets that together are this one, each in its order; stratified.
+    def split(self, fraction: float = 0.8, seed: int = 0, by: str = "id") -> tuple[Dataset, Dataset]:
+        """Two disjoint data sets that together are this one, each in its order. The same arguments give the same
+        split everywhere.
 
-        Of every class the share `fraction`, rounded, goes to the first; a class of two samples or more is in
-        both, a single sample goes to the first. The same arguments give the same split everywhere.
+        `by="id"`: a sample's side is a digest of its id and `seed`, so data that grow never move a sample across,
+        and equal pictures stand on one side. About the share `fraction` goes to the first part, of small classes
+        roughly. Of every class there is a sample in the first part, and the second is never empty; a class that
+        has few samples may for that give one to the other side, which it can leave as the data grow. The ids are
+        computed. `by="position"`: the share of every class, rounded, drawn by place: stratified, but one sample
+        more moves others across.
+
+        Raises SettingError for arguments, DataError where nothing would be left for the second part.
         """
-        first, second = stratified(self.labels, fraction, seed, self.name)
-        return self.subset(first), self.subset(second)
+        first, second = sides(lambda: self.ids, self.labels, fraction, seed, by, self.name, len(self.splits))
+        parts = [Part(by, float(fraction), int(seed), side) for side in ("first", "second")]
+        return (
+            self._rows(self._indices[first], (*self.splits, parts[0])),
+            self._rows(self._indices[second], (*self.splits, parts[1])),
+        )
 
     def _at(self, index: int) -> int:
         n = len(self)

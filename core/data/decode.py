@@ -1,4 +1,5 @@
-"""Encoded bytes become an upright 8-bit RGB image, or an `ImageError`: nothing else ever leaves this module.
+"""Encoded bytes, or a Pillow image, become an upright 8-bit RGB image, or an `ImageError`: nothing else ever
+leaves this module. There is one way for both, so that a picture is the same however it came.
 
 * The formats are a closed table, found by signature: a file's name is not believed, and Pillow's many other
   parsers are never reached. Its classes are called directly because `Image.open` compares with Pillow's own
@@ -15,6 +16,8 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,12 @@ MAX_SCANS = 100  # progressive JPEGs have about ten
 ORIENTATION = 0x0112  # the EXIF tag
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of JPEG: neither a byte of data, nor filling, nor a restart
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+STEP = {"RGBa": "RGBA", "La": "LA"}  # premultiplied: Pillow has no direct way
+NOT_PIXELS = {
+    "F": "its pixels are floats (mode F), whose range nobody knows; convert it, e.g. of 0 to 1: "
+    "Image.fromarray((255 * np.asarray(image)).round().astype('uint8'))",
+    "LAB": "is in LAB colours, which need a colour profile to become RGB; convert it with PIL.ImageCms",
+}
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,31 +79,70 @@ def decode(encoded: bytes, source: str | Path) -> Image.Image:
     Grey of 16 bits is scaled to 8, not clipped. `source` names the image in errors. Raises `ImageError` for
     everything that is wrong with the image, `SettingError` for a limit that makes no sense.
     """
-    limit = max_pixels()
+    _forbid_half_pictures()
+    if not encoded:
+        raise ImageError(source, "the file is empty")
+    with _as_image_errors(source):
+        return _upright(_open(encoded, source), source)
+
+
+def pixels_of(image: Image.Image, source: str | Path) -> np.ndarray:
+    """The pixels of a Pillow image of any mode, opened from a file or made in memory, turned as its EXIF
+    orientation says: uint8 `(h, w, 3)`; grey ones as `(h, w)` and those with alpha as `(h, w, 4)` where that is
+    what the image holds.
+
+    RGB pixels are those that `decode` gives of the same picture's file, to the bit. Of several frames, the one at
+    which the image stands. The image is loaded where it was not, and not changed otherwise. Raises as `decode`.
+    """
+    _forbid_half_pictures()
+    with _as_image_errors(source):
+        if image.mode not in ("L", "RGB", "RGBA"):
+            return np.asarray(_upright(image, source))
+        turn = UPRIGHT.get(_load(image, source))
+        return np.asarray(image if turn is None else image.transpose(turn))
+
+
+def _forbid_half_pictures() -> None:
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise SettingError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damaged images would be taken for sound ones; "
             "set it to False (some library may have set it on import)"
         )
-    if not encoded:
-        raise ImageError(source, "the file is empty")
+
+
+@contextmanager
+def _as_image_errors(source: str | Path) -> Iterator[None]:
     try:
-        image = _open(encoded, source)
-        width, height = image.size
-        if width * height > limit:
-            raise ImageError(
-                source,
-                f"{width} x {height} is {width * height:,} pixels, allowed are {limit:,}; scale the image "
-                "down, or raise HEADSTART_MAX_PIXELS",
-            )
-        image.load()
-        turn = UPRIGHT.get(_orientation(image))
-        rgb = _to_rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
-    except ImageError:
+        yield
+    except (ImageError, SettingError):
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, zlib.error and more
         raise ImageError(source, f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _upright(image: Image.Image, source: str | Path) -> Image.Image:
+    turn = UPRIGHT.get(_load(image, source))
+    rgb = _to_rgb(image, source)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _load(image: Image.Image, source: str | Path) -> int:
+    """Decode the pixels, if there are not too many; returns the EXIF orientation."""
+    limit = max_pixels()
+    width, height = image.size
+    if width * height > limit:
+        raise ImageError(
+            source,
+            f"{width} x {height} is {width * height:,} pixels, allowed are {limit:,}; scale the image "
+            "down, or raise HEADSTART_MAX_PIXELS",
+        )
+    try:
+        image.load()
+    except ValueError as error:
+        if "closed" in str(error):
+            raise ImageError(source, "the image was closed before its pixels were read; open it again") from error
+        raise
+    return _orientation(image)
 
 
 def _open(encoded: bytes, source: str | Path) -> ImageFile.ImageFile:
@@ -132,10 +180,23 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, source: str | Path) -> Image.Image:
     if image.mode.startswith("I"):  # "I;16" and its kin; before Pillow 11 also "I". convert() would clip
-        grey = np.asarray(image).astype(np.uint32)
+        grey = np.asarray(image)
+        if image.mode == "I" and not 0 <= grey.min() <= grey.max() <= 65535:
+            raise ImageError(
+                source,
+                f"its pixels reach from {grey.min()} to {grey.max()} (mode I); expected grey of 16 bits, "
+                "0 to 65535",
+            )
+        grey = grey.astype(np.uint32)
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
-    # Pillow warns where it converts a transparent palette, and the transparency is not used anyway.
-    image.info.pop("transparency", None)
+    if image.mode in NOT_PIXELS:
+        raise ImageError(source, NOT_PIXELS[image.mode])
+    if "transparency" in image.info:
+        # Pillow warns where it converts a transparent palette, and the transparency is not used anyway.
+        image = image.copy()
+        del image.info["transparency"]
+    if image.mode in STEP:
+        image = image.convert(STEP[image.mode])
     return image.convert("RGB")

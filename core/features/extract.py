@@ -28,6 +28,7 @@ from headstart import backend as backends
 from headstart.backend import Place, Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
+from headstart.data.door import check_data_set
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
@@ -173,7 +174,9 @@ class Extractor:
             tuple(sorted(makers)),
         )
         by_cut = {cut: self.folders[node] for cut, node in self.nodes.items()}
-        return FeatureSet(data.name, ids, data.labels, data.classes, by_cut, stats)
+        return FeatureSet(
+            data.name, ids, data.labels, data.classes, by_cut, stats, data.named_classes, data.splits
+        )
 
     def _again(self, data: Dataset) -> None:
         """Compute what shared caches do not give any more."""
@@ -408,6 +411,7 @@ def extract(
     Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, DiskSpaceError,
     CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what is finished.
     """
+    check_data_set(data, "data")
     extractor = Extractor(
         model,
         [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts),

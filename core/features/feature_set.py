@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data.names import normal_all
-from headstart.data.splits import stratified
+from headstart.data.splits import Part, sides
 from headstart.errors import SettingError
 from headstart.features import exports
 from headstart.features.keys import TrunkKey
@@ -56,13 +56,19 @@ class FeatureSet:
         classes: Sequence[str],
         folders: Mapping[str, Sequence[TrunkFolder]],
         stats: ExtractionStats,
+        named: bool = True,
+        splits: Sequence[Part] = (),
     ) -> None:
-        """`folders`: cut -> where its features are, one folder a view."""
+        """`folders`: cut -> where its features are, one folder a view. `named`, `splits`: as of the data set."""
         self.name = name
         self.ids = tuple(ids)
         self.labels: np.ndarray = np.array(labels, np.int64)  # (n,)
         self.labels.setflags(write=False)
         self.classes = normal_all(classes)
+        self.named_classes = named
+        """False where the class names are only numbers that nobody chose"""
+        self.splits = tuple(splits)
+        """what it is a part of, the first split first"""
         self.stats = stats
         self._folders = {cut: tuple(views) for cut, views in folders.items()}
 
@@ -96,7 +102,9 @@ class FeatureSet:
     def at(self, cut: str, name: str | None = None) -> FeatureSet:
         """The same samples with the features of one cut only, which is then called `name`."""
         folders = {name or cut: self._folders[self._cut(cut)]}
-        return FeatureSet(self.name, self.ids, self.labels, self.classes, folders, self.stats)
+        return FeatureSet(
+            self.name, self.ids, self.labels, self.classes, folders, self.stats, self.named_classes, self.splits
+        )
 
     def shape(self, cut: str | None = None) -> tuple[int, ...]:
         """Of one sample's features, `(h, w, c)` or `(c,)`."""
@@ -114,16 +122,26 @@ class FeatureSet:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> FeatureSet:
         """The samples at these positions, in this order."""
-        chosen = np.asarray(indices, np.int64)
+        return self._rows(np.asarray(indices, np.int64), self.splits)
+
+    def _rows(self, rows: np.ndarray, splits: Sequence[Part]) -> FeatureSet:
+        ids = [self.ids[i] for i in rows]
+        labels = self.labels[rows]
         return FeatureSet(
-            self.name, [self.ids[i] for i in chosen], self.labels[chosen], self.classes, self._folders, self.stats
+            self.name, ids, labels, self.classes, self._folders, self.stats, self.named_classes, splits
         )
 
-    def split(self, fraction: float = 0.8, seed: int = 0) -> tuple[FeatureSet, FeatureSet]:
+    def renumbered(self, classes: Sequence[str], numbers: np.ndarray, named: bool) -> FeatureSet:
+        """As of the data set: what is class k here is class `numbers[k]` of `classes`, or none (-1)."""
+        labels = numbers[self.labels]
+        return FeatureSet(self.name, self.ids, labels, classes, self._folders, self.stats, named, self.splits)
+
+    def split(self, fraction: float = 0.8, seed: int = 0, by: str = "id") -> tuple[FeatureSet, FeatureSet]:
         """Two disjoint feature sets that together are this one: exactly the samples, in the order, that
         `Dataset.split` of the same arguments gives of the data set itself. SettingError, DataError as there."""
-        first, second = stratified(self.labels, fraction, seed, self.name)
-        return self.subset(first), self.subset(second)
+        first, second = sides(lambda: self.ids, self.labels, fraction, seed, by, self.name, len(self.splits))
+        parts = [Part(by, float(fraction), int(seed), side) for side in ("first", "second")]
+        return self._rows(first, (*self.splits, parts[0])), self._rows(second, (*self.splits, parts[1]))
 
     # --- for other programs. Rows are verified as they are read, here as in `numpy`, and come in the stored dtype.
 

@@ -28,6 +28,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from headstart import __version__
+from headstart.data.splits import Part
 from headstart.errors import DamagedShardError, DiskSpaceError, SavedFeaturesError, SettingError, StoreError
 from headstart.features.description import read_key
 from headstart.features.feature_set import ExtractionStats, FeatureSet
@@ -58,6 +59,10 @@ class _Description:
     samples: str
     """Digest of the samples' file."""
     count: int
+    named: bool
+    """Whether somebody chose the classes' names."""
+    splits: list[Part]
+    """What the samples are a part of."""
     cuts: list[tuple[str, list[str]]]
     """Cut, and the digest of each view's trunk key."""
 
@@ -94,6 +99,8 @@ def save(features: FeatureSet, folder: str | os.PathLike[str], replace: bool = F
         "headstart": __version__,
         "name": features.name,
         "classes": list(features.classes),
+        "named_classes": features.named_classes,
+        "splits": [part.as_dict() for part in features.splits],
         "model": {k: v for k, v in features.key(features.cuts[0]).label.items() if k in ("model", "weights")},
         "samples": {"file": _samples_file(digest), "count": len(features), "blake3": digest},
         "cuts": [
@@ -136,7 +143,7 @@ def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
     made_by = {maker for one in opened.values() for maker in one.makers()}
     stats = ExtractionStats(0, len(set(ids)), 0.0, tuple(sorted(made_by)))
     folders = {cut: [opened[digest] for digest in views] for cut, views in about.cuts}
-    return FeatureSet(about.name, ids, labels, about.classes, folders, stats)
+    return FeatureSet(about.name, ids, labels, about.classes, folders, stats, about.named, about.splits)
 
 
 def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Path) -> None:
@@ -235,6 +242,9 @@ def _describe(root: Path) -> _Description:
             [_typed(one, str) for one in _typed(content["classes"], list)],
             _digest(samples["blake3"]),
             _typed(samples["count"], int),
+            # sets of earlier versions do not say
+            _typed(content.get("named_classes", not _numbers(content["classes"])), bool),
+            [Part.from_dict(part) for part in _typed(content.get("splits", []), list)],
             [
                 (_typed(one["cut"], str), [_digest(view) for view in _typed(one["views"], list)])
                 for one in _typed(content["cuts"], list)
@@ -336,6 +346,10 @@ def _digest(value: Any) -> str:
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
         raise ValueError(f"expected 32 hex digits, received {ascii(value)[:80]}")
     return value
+
+
+def _numbers(names: Sequence[str]) -> bool:
+    return list(names) == [str(k) for k in range(len(names))]
 
 
 def _typed(value: Any, kind: type) -> Any:

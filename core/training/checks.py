@@ -3,12 +3,15 @@ trunk."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from headstart.data import Dataset
+from headstart.data.classes import Classes, aligned
+from headstart.data.door import check_data_set
 from headstart.errors import CutError, DataError, SettingError
 from headstart.features.extract import INPUT, key_of
 from headstart.features.feature_set import FeatureSet
@@ -30,18 +33,63 @@ def check_given(settings: Settings, train: Any, val: Any) -> None:
         raise SettingError(f"train is a {kinds[0]} and val a {kinds[1]}; expected data sets, or features of both")
 
 
-def check_sets(
-    model: Model, settings: Settings, train: Dataset | FeatureSet, val: Dataset | FeatureSet | None
-) -> str | None:
-    """Check both; returns the cut asked for, or where none was, the only one that given features have."""
+class Sets(NamedTuple):
+    """What is trained and validated on, checked, its labels numbered as the model's classes are."""
+
+    train: Dataset | FeatureSet
+    val: Dataset | FeatureSet | None
+    cut: str | None
+    """the cut asked for, or where none was, the only one that given features have"""
+
+
+def check_sets(model: Model, settings: Settings, train: Any, val: Any) -> Sets:
+    """Check both, whatever came, and number their labels alike.
+
+    Raises SettingError for what is neither data set nor features, or does not go with the settings; DataError for
+    data that cannot be trained on, and for classes that differ.
+    """
+    kinds = (Dataset, FeatureSet) if settings.mode == "cached" else (Dataset,)
+    for argument, data in (("train", train), ("val", val)):
+        if not isinstance(data, FeatureSet) and not (data is None and argument == "val"):
+            check_data_set(data, argument, kinds)
     cut = settings.cut
     if isinstance(train, FeatureSet) or isinstance(val, FeatureSet):
         check_given(settings, train, val)
         cut = cut or (train.cuts[0] if isinstance(train, FeatureSet) and len(train.cuts) == 1 else None)
+    train, val = alike(model, train, val)
     check_data(model, train, "train")
     if val is not None:
         check_data(model, val, "val")
-    return cut
+    return Sets(train, val, cut)
+
+
+def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
+    """Both with their labels numbered as the model's classes are: by name where the model's were named, else as
+    the training data have them. DataError where the classes differ."""
+    train = aligned(train, "the training data", _of_model(model)) if model.named_classes else train
+    return train, None if val is None else aligned(val, "the validation data", reference(model, train))
+
+
+def reference(model: Model, train: Any) -> Classes:
+    """The classes by which other data than `train` are numbered."""
+    if model.named_classes or not train.named_classes:
+        return _of_model(model)
+    return Classes(train.classes, True, "the training data")
+
+
+def trained_classes(model: Model, facts: Mapping[str, Any]) -> Classes:
+    """The classes of a finished run: the model's, or those of its training data, which the run's facts name."""
+    names = facts.get("classes")
+    if model.named_classes or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return _of_model(model)
+    # runs of earlier versions do not say whether somebody chose the names
+    if not facts.get("named_classes", names != [str(k) for k in range(len(names))]):
+        return _of_model(model)
+    return Classes(tuple(names), True, "the training data")
+
+
+def _of_model(model: Model) -> Classes:
+    return Classes(model.classes, model.named_classes, "the model")
 
 
 def features_at(model: Model, features: FeatureSet, node: str) -> FeatureSet:
@@ -87,7 +135,7 @@ def check_data(model: Model, data: Dataset | FeatureSet, what: str) -> None:
 
 
 def check_labels(model: Model, data: Dataset | FeatureSet, what: str) -> None:
-    """DataError unless there are samples, and their labels and classes are the model's."""
+    """DataError unless there are samples, and the model has so many classes."""
     if not len(data):
         raise DataError(f"the {what} data set {data.name!r} is empty")
     labels = np.unique(data.labels)
@@ -97,12 +145,3 @@ def check_labels(model: Model, data: Dataset | FeatureSet, what: str) -> None:
             f"{len(model.classes)} classes, so labels are 0 to {len(model.classes) - 1}. Make the model with "
             "classes=data.classes"
         )
-    if model.named_classes and data.classes != model.classes:
-        raise DataError(
-            f"the {what} data's classes {_few(data.classes)} are not the model's {_few(model.classes)}; "
-            "make the model with classes=data.classes"
-        )
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return f"[{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}]"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import backend as backends
+from headstart.data.door import described
 from headstart.data.summary import mark, say
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.outputs import write_json
@@ -32,6 +33,7 @@ from headstart.training.comparison import (
     new_comparison,
     row_of,
 )
+from headstart.training.copies import warn_of_copies
 from headstart.training.modes import MODES
 from headstart.training.run import data_facts
 
@@ -56,6 +58,7 @@ class Spec:
     split: float = 0.8
     seed: int = 0
     on_error: str = "raise"
+    split_by: str = "id"
     fit: Mapping[str, Any] = field(default_factory=dict)
     """further arguments of `hs.fit`: epochs, batch_size, optimizer, device ..."""
 
@@ -77,7 +80,7 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     if spec.fit.get("tensorboard") is not None:
         require_writer()
     data = open_data(spec.data, on_error=spec.on_error)
-    train, val = data.split(spec.split, spec.seed)
+    train, val = data.split(spec.split, spec.seed, spec.split_by)
     made = model(
         spec.model,
         weights=chosen_weights(spec.model, spec.weights),
@@ -115,6 +118,7 @@ def compare(
     split: float = 0.8,
     seed: int = 0,
     on_error: str = "raise",
+    split_by: str = "id",
     **settings: Any,
 ) -> Comparison:
     """Compare modes in the installed backends, or in `backends`, each in a process of its own: what `headstart
@@ -122,11 +126,19 @@ def compare(
 
     `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `weights`: None
     for the model's first published ones, "none" for random ones. `settings`: of `hs.fit`: epochs, batch_size, lr,
-    device ... `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_spec`.
+    device ... `split`, `split_by`: see `Dataset.split`. `out`: a folder for `compare.json` and `report.html`.
+    `listener`: see `run_spec`.
     Raises SettingError and its kin before anything is started; what fails in a backend stands in `["errors"]`.
     """
+    given: Any = data
+    if not isinstance(given, str | os.PathLike):
+        what, _ = described(given, "data")
+        raise SettingError(
+            f"data is {what}; expected the name of a data set or the path of a folder, as every backend runs in a "
+            "process of its own. hs.compare_modes(model, train, val) compares modes on data that are at hand"
+        )
     spec = Spec(
-        data=str(data),
+        data=os.fspath(given),
         model=model,
         weights=weights,
         size=size,
@@ -137,6 +149,7 @@ def compare(
         split=split,
         seed=seed,
         on_error=on_error,
+        split_by=split_by,
         fit={
             name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
         },
@@ -162,6 +175,7 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
     if not spec.modes:
         raise UnknownNameError("mode", "", MODES)
     model, train, val = prepare(spec)
+    warn_of_copies(train, val)
     report = new_comparison(data_facts(train, val), model.describe(), {**asdict(spec), "backends": list(chosen)})
     report["versions"] = {name: backends.versions(name) for name in chosen}
 

@@ -135,10 +135,18 @@ def compare_modes(
     The way for models that are at hand, such as one that `hs.wrap` made, of which no other process could be told.
     `settings`: of `hs.fit`. `listener`: is called with {"event": "row", "row": ...} after each.
     """
+    from headstart.data import Dataset
+    from headstart.data.door import check_data_set
+    from headstart.features.feature_set import FeatureSet
+    from headstart.training.checks import alike
     from headstart.training.fit import fit
     from headstart.training.run import data_facts
 
     name = backends.choose(backend, model.home)
+    for argument, data in (("train", train), ("val", val)):
+        if data is not None or argument == "train":
+            check_data_set(data, argument, (Dataset, FeatureSet))
+    train, val = alike(model, train, val)
     report = new_comparison(data_facts(train, val), model.describe(), {"modes": list(modes), "backends": [name]})
     for mode in modes:
         run = fit(model, train, val, mode=mode, backend=name, **settings)

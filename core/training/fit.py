@@ -34,6 +34,7 @@ from headstart.models.model import count_params
 from headstart.tables import epoch_line
 from headstart.training import metrics
 from headstart.training.checks import check_sets, features_at
+from headstart.training.copies import warn_of_copies
 from headstart.training.feeds import Feed, Images
 from headstart.training.history import History, Record
 from headstart.training.modes import Mode, default_optimizer
@@ -154,7 +155,8 @@ def fit(
     if row.frozen and not row.then_all:
         model = model.without_auxiliary()
     check_modules(model.params, settings.lr_scale)
-    cut = check_sets(model, settings, train, val)
+    train, val, cut = check_sets(model, settings, train, val)
+    warn_of_copies(train, val)
     node = model.graph.check_cut(cut or model.default_cut) if row.frozen else None
     if cut is not None and node is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same

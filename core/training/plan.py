@@ -28,6 +28,7 @@ import numpy as np
 from headstart import backend as backends
 from headstart.backend import Backend, Place, Recipe, Trainer
 from headstart.data import Dataset
+from headstart.data.door import check_data_set
 from headstart.data.loader import batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
@@ -211,6 +212,9 @@ def plan(
         memory=memory,
     )
     model = model.without_auxiliary()
+    for argument, data in (("train", train), ("val", val)):
+        if data is not None or argument == "train":
+            check_data_set(data, argument)
     check_sets(model, settings, train, val)
     named = [cuts] if isinstance(cuts, str) else list(cuts or ())
     name = backends.choose(backend, model.home)

@@ -5,7 +5,7 @@ How it is kept in a folder is in `headstart.training.saved`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,13 @@ import numpy as np
 
 from headstart import backend as backends
 from headstart.data import Dataset
+from headstart.data.classes import aligned
+from headstart.data.door import check_data_set
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.inference import predict, predict_features, unsound_node
+from headstart.inference import unsound_node
 from headstart.models import Model
-from headstart.training.checks import check_labels, features_at
+from headstart.prediction import predict, predict_features
+from headstart.training.checks import check_labels, features_at, trained_classes
 from headstart.training.history import History
 from headstart.training.metrics import accuracy, cross_entropy, softmax
 from headstart.training.validation import Validation
@@ -84,7 +87,7 @@ class Run:
 
     def predict(
         self,
-        images: Dataset | FeatureSet | np.ndarray | Sequence[Any],
+        images: Any,
         *,
         batch_size: int = 64,
         device: str = "auto",
@@ -92,10 +95,9 @@ class Run:
     ) -> np.ndarray:
         """float32 logits `(n, classes)`.
 
-        `images`: a data set; uint8 `(n, h, w, 3)`; a list of paths, Pillow images or uint8 arrays of any size,
-        all of which are preprocessed as the model needs; or float32 `(n, h, w, 3)`, taken as preprocessed
-        already. Or features of this model's trunk at the cut behind which it was trained: then no image is needed.
-        Raises ImageError for a file that cannot be decoded, SettingError for features of another trunk.
+        `images`: whatever `hs.predict` takes: a data set, a path, a folder, a Pillow image, arrays, a list ...; or
+        features of this model's trunk at the cut behind which it was trained: then no image is needed.
+        Raises what `hs.predict` does, and SettingError for features of another trunk.
         """
         if isinstance(images, FeatureSet):
             here = features_at(self.model, images, self.cut or self.model.default_cut)
@@ -106,15 +108,19 @@ class Run:
             self.model, images, backend=self.backend, batch_size=batch_size, device=device, workers=workers
         )
 
-    def probabilities(self, images: Dataset | np.ndarray | Sequence[Any], **settings: Any) -> np.ndarray:
+    def probabilities(self, images: Any, **settings: Any) -> np.ndarray:
         """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments."""
         return softmax(self.predict(images, **settings))
 
     def evaluate(self, data: Dataset | FeatureSet, **settings: Any) -> Evaluation:
         """Loss and accuracy on labelled samples, or on features of this model's trunk. `settings`: of `predict`.
 
-        Raises DataError where the data's classes are not the model's.
+        Labels are compared by the names of their classes, with the model's or, where it has none, with those that
+        the run was trained on. Raises DataError for a class that is not among them, SettingError for what is
+        neither data set nor features.
         """
+        check_data_set(data, "data", (Dataset, FeatureSet))
+        data = aligned(data, "the given data", trained_classes(self.model, self.data))
         check_labels(self.model, data, "given")
         logits = self.predict(data, **settings)
         return Evaluation(
@@ -160,5 +166,7 @@ def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) ->
         "train": len(train),
         "val": 0 if val is None else len(val),
         "classes": list(train.classes),
+        "named_classes": train.named_classes,
+        "split": [part.as_dict() for part in train.splits],
         "skipped": [list(line) for line in train.skipped] if isinstance(train, Dataset) else [],
     }

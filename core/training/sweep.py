@@ -26,6 +26,7 @@ from headstart.models.model import count_params
 from headstart.progress import track
 from headstart.training import metrics
 from headstart.training.checks import check_sets
+from headstart.training.copies import warn_of_copies
 from headstart.training.feeds import EpochResult, Feed
 from headstart.training.fit import Job, check_trunk, first_convolutions, initial
 from headstart.training.heads import Chain, Heads, HeadsRecipe, chain_of
@@ -137,7 +138,10 @@ def sweep(
     )
     epochs, points = settings.epochs, list(_points(grid))
     model = model.without_auxiliary()
-    cut = check_sets(model, settings, train, val)
+    sets = check_sets(model, settings, train, val)
+    assert sets.val is not None
+    train, val, cut = sets.train, sets.val, sets.cut
+    warn_of_copies(train, val)
     node = model.graph.check_cut(cut or model.default_cut)
     graph = model.graph.after(node, model.input_shape)
     say(train, val)

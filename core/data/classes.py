@@ -1,0 +1,91 @@
+"""What two data sets, or a data set and a model, call their classes. Labels are compared by name, and numbered
+anew where the names are in another order or some are missing, so that no accuracy is of shifted labels.
+
+Invariant: numbers are no names. The classes "0", "1", ... of labels to which nobody gave names are positions among
+the other side's names if both have as many, and an error otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headstart.errors import DataError
+
+SHOWN = 5
+NAME_THEM = "hs.data.arrays(x, y, classes=[...])"
+
+
+class Classes(NamedTuple):
+    """Names of classes, in the order of their numbers."""
+
+    names: tuple[str, ...]
+    named: bool  # False where they are only numbers that nobody chose
+    owner: str  # whose they are, for messages: "the model", "the training data"
+
+
+def aligned(data: Any, what: str, to: Classes) -> Any:
+    """`data`, a Dataset or a FeatureSet, with its labels numbered as in `to`; itself where they are
+    already. `what` names it in messages, e.g. "the validation data".
+
+    A class that has no sample is no matter. Raises DataError for one that `to` does not have, and where names
+    stand against numbers.
+    """
+    mine = Classes(data.classes, data.named_classes, what)
+    if mine.names == to.names or not len(data):
+        return data
+    used = np.unique(data.labels)
+    if mine.named == to.named:
+        if not mine.named:
+            return data  # whether there are so many classes is the model's to say
+        return data.renumbered(to.names, _by_name(mine, to, used), True)
+    if len(mine.names) == len(to.names):
+        if set(mine.names) != set(to.names):
+            return data.renumbered(to.names, np.arange(len(to.names)), to.named)
+        raise DataError(
+            f"{_differ(mine, to, used)}: the same numbers in another order, once as names and once as positions. "
+            f"{_mend(mine, to)}"
+        )
+    # Names that are numbers, of folders "1" and "2", say the same as numbers do.
+    place = {name: k for k, name in enumerate(to.names)}
+    numbers = np.array([place.get(name, -1) for name in mine.names])
+    if all(str(numbers[k]) == mine.names[k] for k in used.tolist()):
+        return data.renumbered(to.names, numbers, to.named)
+    raise DataError(
+        f"{_differ(mine, to, used)}: numbers are no names, and there are {len(mine.names)} and {len(to.names)} of "
+        f"them. {_mend(mine, to)}"
+    )
+
+
+def _by_name(mine: Classes, to: Classes, used: np.ndarray) -> np.ndarray:
+    """For each class of `mine` its number in `to`, -1 where it has none."""
+    place = {name: k for k, name in enumerate(to.names)}
+    numbers = np.array([place.get(name, -1) for name in mine.names])
+    if (numbers[used] < 0).any():
+        raise DataError(f"{_differ(mine, to, used)}. {_mend(mine, to)}")
+    return numbers
+
+
+def _differ(mine: Classes, to: Classes, used: np.ndarray) -> str:
+    """What only one of them has."""
+    here = [mine.names[k] for k in used.tolist() if mine.names[k] not in set(to.names)]
+    there = [name for name in to.names if name not in set(mine.names)]
+    return (
+        f"{mine.owner}'s classes {few(mine.names)} are not {to.owner}'s {few(to.names)}: "
+        f"only here {few(here) if here else 'none'}, only there {few(there) if there else 'none'}"
+    )
+
+
+def _mend(mine: Classes, to: Classes) -> str:
+    if not mine.named or not to.named:
+        return f"Name the classes of labels that are numbers: {NAME_THEM}"
+    if to.owner == "the model":
+        return "Make the model with classes=data.classes, or rename the folders"
+    return "Rename or leave out what the other does not have, e.g. with data.only([...])"
+
+
+def few(names: Collection[str] | Sequence[str]) -> str:
+    """Names in brackets, the first few of many."""
+    return f"[{', '.join(list(names)[:SHOWN])}{', ...' if len(names) > SHOWN else ''}]"

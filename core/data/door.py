@@ -1,0 +1,83 @@
+"""The door for data sets: what is none is refused with what it is, and the line of code that makes one of it.
+
+Other libraries' objects are told by the names of their types, so nothing is imported to recognise them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from headstart.data.dataset import Dataset
+from headstart.errors import SettingError
+
+PAIRS = "hs.data.arrays([image for image, _ in {0}], [label for _, label in {0}])"
+ARRAYS = "hs.data.arrays(images, labels)"
+
+
+def check_data_set(thing: Any, argument: str, kinds: tuple[type, ...] = (Dataset,)) -> None:
+    """SettingError unless `thing` is of one of `kinds`; `argument` is what the caller calls it."""
+    if isinstance(thing, kinds):
+        return
+    allowed = " or ".join("features (a FeatureSet)" if kind is not Dataset else "a data set" for kind in kinds)
+    what, mend = described(thing, argument)
+    raise SettingError(f"{argument} is {what}; expected {allowed}{mend and ': ' + mend}")
+
+
+def described(thing: Any, argument: str) -> tuple[str, str]:
+    """What something is that is no data set, and what to write to get one of it ("" where nothing is known)."""
+    name = type(thing).__name__
+    if thing is None:
+        return "None", "hs.data.folder(path) or " + ARRAYS
+    if isinstance(thing, str | os.PathLike):
+        return f"the path {str(thing)!r}", f"hs.data.folder({str(thing)!r})"
+    types = [(kind.__module__, kind.__name__) for kind in type(thing).__mro__]
+    modules = {module.split(".")[0] for module, _ in types}
+    of = f"a {types[0][0].split('.')[0]} {name}"
+    if "headstart" in modules:
+        kind = {"FeatureSet": "a FeatureSet", "Run": "a Run", "Model": "a model"}.get(name, f"a {name}")
+        return kind, "data come second, after the model" if name == "Model" else ""
+    if modules & {"torchvision", "torch"}:
+        return of, _of_torch(thing, argument, types)
+    if modules & {"tensorflow", "keras", "jax", "jaxlib", "numpy"} and hasattr(thing, "__array__"):
+        return of, f"{ARRAYS}, of uint8 images (n, h, w, 3)"
+    if "tensorflow" in modules:
+        return of, (
+            f"images, labels = zip(*{argument}.unbatch().as_numpy_iterator()), then {ARRAYS}, of uint8 images"
+        )
+    if "datasets" in modules:
+        if isinstance(thing, Mapping):
+            return of, f"take one of its splits, {argument}[{next(iter(thing), 'train')!r}]"
+        return of, (
+            f"hs.data.arrays({argument}['image'], {argument}['label'], classes={argument}.features['label'].names)"
+        )
+    if "pandas" in modules:
+        return of, "hs.data.arrays(list(table['image']), table['label']), of columns with images and labels"
+    if isinstance(thing, Iterator):
+        return f"a {name}, which can be read once only", f"make lists of images and labels, then {ARRAYS}"
+    if isinstance(thing, tuple) and len(thing) == 2:
+        return "a tuple of two", f"hs.data.arrays(*{argument}), of images and labels"
+    if isinstance(thing, Sequence) and len(thing) and isinstance(thing[0], tuple | list) and len(thing[0]) == 2:
+        return f"a {name} of pairs", PAIRS.format(argument)
+    return f"a {name}", ARRAYS
+
+
+def _of_torch(thing: Any, argument: str, types: list[tuple[str, str]]) -> str:
+    names = {name for _, name in types}
+    if "DataLoader" in names:
+        inner = getattr(thing, "dataset", None)
+        inner_types = [(kind.__module__, kind.__name__) for kind in type(inner).__mro__]
+        return _of_torch(inner, f"{argument}.dataset", inner_types)
+    if names & {"ImageFolder", "DatasetFolder"}:
+        return f"hs.data.folder({str(getattr(thing, 'root', 'path'))!r})"
+    if "Tensor" in names:
+        return f"{ARRAYS}, of uint8 images (n, h, w, 3)"
+    if "TensorDataset" in names:
+        return (
+            f"images, labels = {argument}.tensors, then {ARRAYS}, of uint8 images (n, h, w, 3) "
+            "(of (n, 3, h, w): images.permute(0, 2, 3, 1))"
+        )
+    if "IterableDataset" in names:
+        return f"images, labels = zip(*{argument}), then {ARRAYS}"
+    return f"{PAIRS.format(argument)}, of Pillow images or uint8 arrays, without a transform to floats"

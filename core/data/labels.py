@@ -1,0 +1,167 @@
+"""Labels as people have them, lists, columns and tensors of numbers or names, become one class number a sample.
+
+Invariant: no label is guessed. What could mean two things (floats, several classes a sample, ids) is refused with
+what to write instead, and no advice loses a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headstart.errors import DataError
+
+UNSEEN = 1000
+"""classes that there may be without a sample; with many samples, ten times as many as those"""
+SHOWN = 5
+
+
+class Labels(NamedTuple):
+    """Which class each sample is of."""
+
+    numbers: np.ndarray  # (n,) int64, positions in `classes`
+    classes: tuple[str, ...]
+    named: bool  # False where the names are only numbers that nobody chose
+
+
+def labels_of(labels: Any, classes: Any, count: int, what: str) -> Labels:
+    """The labels of `count` samples, which errors call e.g. "image".
+
+    `labels`: integers from 0, positions in `classes` (None: "0", "1", ... up to the largest), or booleans for 0
+    and 1; or names, which are numbered as in `classes` (None: the names that are there, sorted). Raises DataError
+    for anything else.
+    """
+    values = _flat(labels, what)
+    names = None if classes is None else _names(classes)
+    if len(values) != count:
+        raise DataError(f"there are {count} {what}s and {len(values)} labels; expected as many of each")
+    if not count:
+        raise DataError(f"there are no {what}s; expected at least one")
+    if values.dtype.kind == "U":
+        return _by_name(values, names)
+    if values.dtype == bool:
+        values = values.astype(np.int64)
+        largest = 1
+    else:
+        largest = max(int(values.max()), 0)
+    if names is not None:
+        return Labels(_in_range(values, names, what), names, True)
+    if largest >= max(UNSEEN, 10 * count):
+        raise DataError(
+            f"the largest label is {largest}, so there would be {largest + 1} classes for {count} {what}s; labels "
+            "are the numbers of classes, from 0. Of ids make such: names, numbers = "
+            "np.unique(labels, return_inverse=True), and pass numbers with classes=[str(name) for name in names]"
+        )
+    names = tuple(map(str, range(largest + 1)))
+    return Labels(_in_range(values, names, what), names, False)
+
+
+def _in_range(values: np.ndarray, names: tuple[str, ...], what: str) -> np.ndarray:
+    wrong = np.flatnonzero((values < 0) | (values >= len(names)))
+    if wrong.size:
+        raise DataError(
+            f"label {values[wrong[0]]} of {what} {wrong[0]} is out of range; allowed are "
+            f"0 to {len(names) - 1} ({len(names)} classes)"
+        )
+    return values.astype(np.int64)
+
+
+def _by_name(values: np.ndarray, names: tuple[str, ...] | None) -> Labels:
+    present, numbers = np.unique(values, return_inverse=True)
+    if names is None:
+        names = tuple(map(str, present))
+    place = {name: k for k, name in enumerate(names)}
+    if unknown := [str(name) for name in present if str(name) not in place]:
+        raise DataError(
+            f"labels {_few(unknown)} are not in classes {_few(names)}; add them there, or leave classes= out"
+        )
+    return Labels(np.array([place[str(name)] for name in present], np.int64)[numbers.reshape(-1)], names, True)
+
+
+def _flat(labels: Any, what: str) -> np.ndarray:
+    """One array `(n,)` of integers, booleans or strings."""
+    wanted = f"expected one class for each {what}, as an integer or a name"
+    if labels is None or isinstance(labels, str | bytes | Mapping):
+        raise DataError(f"labels are a {type(labels).__name__}; {wanted}")
+    try:
+        values = np.asarray(labels if hasattr(labels, "__array__") else list(labels))
+    except ValueError:
+        raise DataError(
+            f"labels are lists of differing lengths; {wanted}. Several classes a {what} (multi-label) cannot be "
+            "trained on"
+        ) from None
+    except Exception as error:  # a tensor on a GPU, or one that needs its gradient
+        raise DataError(f"labels are a {type(labels).__name__} that is no array ({error}); {wanted}") from None
+    if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iub":
+        values = values[:, 0]
+    if values.dtype.kind in "OSU" and values.ndim == 1:
+        return _names_or_numbers(values, what, wanted)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iub"):
+        raise DataError(f"labels are {values.dtype} of shape {values.shape}; {wanted}{_mend(values, what)}")
+    return values
+
+
+def _names_or_numbers(values: np.ndarray, what: str, wanted: str) -> np.ndarray:
+    """Of a column of strings, or of objects such as pandas has them."""
+    if values.dtype.kind == "U":
+        return values
+    items = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in values.tolist()]
+    for kind, dtype in ((str, np.str_), (bool, np.bool_), (int, np.int64)):
+        if all(isinstance(item, kind) for item in items):
+            try:
+                return np.array(items, dtype)
+            except OverflowError:
+                break
+    odd = (i for i, item in enumerate(items) if not isinstance(item, type(items[0])) or _missing(item))
+    first = next(odd, 0)
+    raise DataError(
+        f"label {first} is {items[first]!r}, a {type(items[first]).__name__}; {wanted}, all of one kind "
+        "and none missing"
+    )
+
+
+def _missing(item: Any) -> bool:
+    return not isinstance(item, str) and not (isinstance(item, int) and abs(item) < 1 << 63)
+
+
+def _mend(values: np.ndarray, what: str) -> str:
+    """What to do about it, where that is known."""
+    many = f". Several classes a {what} (multi-label) cannot be trained on"
+    if values.dtype.kind == "f" and values.ndim == 1:
+        if (bad := np.flatnonzero(~np.isfinite(values))).size:
+            return f". Label {bad[0]} is {values[bad[0]]}: leave out what has no label"
+        if (values == values.round()).all():
+            return ". They are whole numbers: if they are classes, labels.astype(int)"
+        return ". Numbers with a fraction are no classes: regression cannot be trained"
+    if values.ndim != 2 or values.dtype.kind not in "iubf":
+        return ""
+    if np.isin(values, (0, 1)).all():
+        ones = values.astype(np.int64).sum(1)
+        if (ones == 1).all():
+            return ". They are one-hot, exactly one class a row: labels.argmax(axis=1)"
+        row = int(np.flatnonzero(ones != 1)[0])
+        return f"; row {row} names {ones[row]} classes, and no single number holds that{many}"
+    return (
+        f". Shares or scores of several classes cannot be trained on{many}" if values.dtype.kind == "f" else many
+    )
+
+
+def _names(classes: Any) -> tuple[str, ...]:
+    if isinstance(classes, str | bytes):
+        raise DataError(f"classes is the string {classes!r}; expected a list of names")
+    if not isinstance(classes, Iterable) or isinstance(classes, Mapping):
+        raise DataError(f"classes is {classes!r}; expected a list of names")
+    names = tuple(map(str, classes))
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"classes {_few(names)} name {_few(twice)} twice; expected every name once")
+    if not names:
+        raise DataError("classes is empty; expected at least one name")
+    return names
+
+
+def _few(names: Iterable[str]) -> str:
+    every = list(names)
+    return f"[{', '.join(map(repr, every[:SHOWN]))}{', ...' if len(every) > SHOWN else ''}]"
