@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from headstart import data
-from headstart.data.dataset import Unread
+from headstart.data import read_file
+from headstart.data.dataset import Skipped, Unread
 from headstart.data.layouts import layout_of
 from headstart.errors import DataError, ImageError
 
@@ -162,6 +163,22 @@ def test_a_class_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
     assert [(Path(one.path).name, type(one)) for one in opened.skipped] == [("owl", Unread), ("9.png", Unread)]
     named = data.folder(root, on_error="skip", classes=["cat", "dog", "owl"])
     assert named.classes == ("cat", "dog", "owl") and len(named) == 4
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    (root / "cat" / "0.png").write_bytes(b"damaged")
+
+    def failing(path: str) -> bytes:
+        if path.endswith("dog/1.png"):
+            raise ImageError(path, "cannot be read: Input/output error")
+        return read_file(path)
+
+    monkeypatch.setattr("headstart.data.dataset.read_file", failing)
+    skipped = data.folder(root, on_error="skip").skipped
+    assert [(Path(one.path).name, type(one)) for one in skipped] == [("0.png", Skipped), ("1.png", Unread)]
 
 
 def test_links_up_do_not_give_every_picture_again(tmp_path: Path) -> None:

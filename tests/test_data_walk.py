@@ -95,6 +95,15 @@ def test_a_linked_folder_is_walked_once_in_its_place(root: Path, tmp_path: Path)
     assert [Path(file).name for file in walk(tmp_path / "entry").files] == ["a.png", "e.png", "b.JPG"]
 
 
+def test_a_linked_folder_does_not_lead_up_either(root: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "disk" / "pictures" / "e.png")
+    picture(tmp_path / "disk" / "private.png")
+    (tmp_path / "disk" / "pictures" / "up").symlink_to("..")
+    (root / "more").symlink_to(tmp_path / "disk" / "pictures")
+    assert names(root) == ["a.png", "below/b.JPG", "more/e.png"]
+    assert [Path(one.path).name for one in walk(root).skipped] == ["up"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
