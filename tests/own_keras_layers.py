@@ -205,3 +205,59 @@ def norms() -> keras.Model:
     inner = keras.Input((14, 14, 4))
     x = keras.Model(inner, layers.BatchNormalization()(inner))(x)
     return keras.Model(inputs, layers.Dense(10)(pooled(Block()(x))))
+
+
+def ending(how: str, name: str = "softmax") -> keras.Model:
+    """Ten numbers, which something makes probabilities of; "none": what they are made of."""
+    random.seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    x = pooled(layers.Conv2D(4, 3, activation="relu")(x))
+    if how == "none":
+        return keras.Model(inputs, x)
+    if how == "dense":
+        return keras.Model(inputs, layers.Dense(10, activation=name)(x))
+    y = given = keras.Input((4,)) if how in ("nested", "model") else x
+    y = layers.Dense(10)(y)
+    if how == "operation":
+        y = ops.softmax(y)
+    elif how in ("layer", "nested"):
+        y = layers.Softmax()(y)
+    elif how == "hand-made":
+        y = ops.exp(y) / ops.sum(ops.exp(y), -1, keepdims=True)
+    else:
+        y = layers.Activation(name)(y)
+    if how == "twice":
+        y = layers.Softmax()(y)
+    if how == "handed":
+        y = layers.Activation("linear", dtype="float32")(y)
+    return keras.Model(inputs, keras.Model(given, y)(x) if given is not x else y)
+
+
+def frozen(how: str) -> keras.Model:
+    random.seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    made = {"trainable": False} if how == "made so" else {}
+    x = layers.Conv2D(4, 3, name="cut")(x)
+    conv, norm = layers.Conv2D(4, 3, 2, **made), layers.BatchNormalization(**made)
+    if how == "inside":
+        given = keras.Input((14, 14, 4))
+        x = keras.Model(given, conv(given))(x)
+        conv.trainable = False
+    else:
+        x = conv(x)
+    x = norm(x)
+    if how == "layer":
+        conv.trainable = norm.trainable = False
+    if how == "weight":
+        conv.kernel.trainable = False
+    return keras.Model(inputs, layers.Dense(10)(pooled(x)))
+
+
+def branched() -> keras.Model:
+    """Two outputs, one of each of two maps."""
+    random.seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    up = layers.Conv2D(4, 3, 2, "same", name="up")(x)
+    deep = layers.Conv2D(4, 3, 2, "same", name="deep")(up)
+    first = layers.Dense(10, name="first")(pooled(up))
+    return keras.Model(inputs, [first, layers.Dense(2)(pooled(deep))])

@@ -278,12 +278,9 @@ def told_state(layer: Any) -> list[Any]:
 def compare(model: keras.Model, clone: keras.Model, rows: list[Any]) -> None:
     """SettingError unless both compute the same of `rows`, two samples for each input in the model's order; it
     says which layer differs."""
-    first, again = outputs(model, rows), outputs(model, rows)
-    if any(_differ(a, b) for a, b in zip(first, again, strict=True)):
-        return  # the model's own outputs differ from run to run, which core has words for
-    pairs = zip(first, outputs(clone, rows), strict=True)
-    worst = max((difference for a, b in pairs if (difference := _differ(a, b))), default=0.0)
-    if worst:
+    first = outputs(model, rows)
+    worst = max(map(_differ, first, outputs(clone, rows)))
+    if worst and not any(map(_differ, first, outputs(model, rows))):  # else it differs from itself: core says so
         name = _first_difference(functional(model), functional(clone), rows) or model.name
         raise SettingError(
             f"the copy that would be trained computes something else than {model.name}: its outputs differ by "

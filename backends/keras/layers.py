@@ -111,6 +111,14 @@ def _keeping(kind: Any) -> Any:
 
 
 @registered
+class NoSoftmax(layers.Softmax):
+    """In the place of a softmax that was taken off the end of a model."""
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        return inputs
+
+
+@registered
 class Scale(layers.Layer):
     """A factor for each channel."""
 

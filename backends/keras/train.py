@@ -11,8 +11,10 @@ import numpy as np
 
 from headstart.backend import Place, Recipe, Trainer
 from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_numpy
+from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.emit import Style, network, numpy_params, variables
 from headstart.backends.keras.heads import ChainTrainer, compiles
+from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.optimizers import optimizer_of
 from headstart.data.rows import window
 from headstart.graph import Graph
@@ -30,6 +32,7 @@ class KerasTrainer:
             if graph.auxiliary:  # the same layers, without those that only training needs
                 self.inference = keras.Model(self.model.input, self.model.outputs[0])
             multiples = _multiples(recipe, graph, self.model)
+            _keep_frozen_statistics(self.model, multiples)
             decays = [recipe.optimizer.weight_decay] * len(multiples)
             self.optimizer = optimizer_of(recipe.optimizer, multiples, decays)
             self.optimizer.build(self.model.trainable_variables)
@@ -152,3 +155,11 @@ def _multiples(recipe: Recipe, graph: Graph, model: keras.Model) -> list[float]:
     # by identity: in a wrapped module two variables may have one path
     named = {id(v): name for node in graph.nodes for name, v in variables(node, model).items()}
     return [recipe.rates.get(named[id(v)], 1.0) for v in model.trainable_variables]
+
+
+def _keep_frozen_statistics(model: keras.Model, multiples: list[float]) -> None:
+    """A batch norm that its owner froze keeps its statistics, too, as it does in Keras."""
+    fixed = {id(v) for v, multiple in zip(model.trainable_variables, multiples, strict=True) if multiple == 0}
+    for layer in layers_of(model) if fixed else []:
+        if layer.trainable_weights and all(id(v) in fixed for v in layer.trainable_weights):
+            keep_statistics(layer)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 
-from headstart.backend import Wrapping, WrapRequest
+from headstart.backend import Witnessed, Wrapping, WrapRequest
 from headstart.backends.keras.arrays import to_numpy
 from headstart.backends.keras.copying import (
     anew,
@@ -33,6 +35,7 @@ from headstart.backends.keras.copying import (
     thawed,
     told_state,
 )
+from headstart.backends.keras.endings import take_off
 from headstart.backends.keras.layers import keep_statistics
 from headstart.data import Arrays
 from headstart.data.rows import ALONE
@@ -69,6 +72,12 @@ def wrap(request: WrapRequest) -> Wrapping:
     if request.params is not None:
         raise SettingError("params= goes with JAX functions; a keras.Model holds its parameters itself")
     model = copied(request.native)
+    _ordered(model, request.example)  # which checks the names
+    compare(request.native, model, _rows(model, request.example))
+    fixed = _fixed(request.native, model)
+    ending = ""
+    if request.logits:
+        model, ending = take_off(model)
     nodes = _nodes(model)
     paths = _paths(model, nodes)
     if request.cut is None and not request.rest:
@@ -78,13 +87,16 @@ def wrap(request: WrapRequest) -> Wrapping:
         stop, place = nodes[cut].outputs, f"node {list(nodes).index(cut)}"
     if len(stop) != 1:
         raise CutError(f"{cut!r} gives {len(stop)} tensors; cut where there is one")
+    if not request.rest and not request.logits and getattr(stop[0], "_keras_mask", None) is not None:
+        raise CutError(
+            f"{cut!r} gives a mask with its output, which a fresh classifier would not see: padded steps would "
+            "count. Cut behind the layer that heeds the mask, or keep the rest of the model as head"
+        )
     trunk = keras.Model(_ordered(model, request.example), stop[0])
 
     def again(seed: int) -> keras.Model:
         with seeded(seed):
             return copied(request.init(seed)) if request.init is not None else _drawn(model)
-
-    compare(request.native, model, _rows(model, request.example))
 
     def trunk_anew(seed: int) -> keras.Model:
         fresh = again(seed)
@@ -92,9 +104,10 @@ def wrap(request: WrapRequest) -> Wrapping:
         return keras.Model(_ordered(fresh, request.example), outputs[0])
 
     structure, reason = _told(trunk)
-    part = _part(trunk, request.example, structure, trunk_anew)
+    part = _part(trunk, request.example, structure, fixed, trunk_anew)
+    witness = partial(_witnessed, request.native, None if cut == "its end" else cut)
     if not request.rest:
-        return Wrapping(cut, place, part, _params(trunk), reason=reason)
+        return Wrapping(cut, place, part, _params(trunk), reason=reason, ending=ending, witness=witness)
     if len(model.outputs) != 1:
         raise SettingError(
             f"{request.native.name} has {len(model.outputs)} outputs, so its rest is no head; head='linear' makes "
@@ -111,14 +124,41 @@ def wrap(request: WrapRequest) -> Wrapping:
         head,
         np.zeros((2, *part.output), np.float32),
         _told(head)[0],
+        fixed,
         lambda seed: keras.Model(_nodes(fresh := again(seed))[cut].outputs[0], fresh.outputs[0]),
     )
-    return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason)
+    return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason, ending, witness)
 
 
 def attempt(native: keras.Model, example: Any) -> None:
     """Run the user's model itself."""
-    _run(native, example)
+    outputs(native, _rows(native, example))
+
+
+def _witnessed(native: keras.Model, cut: str | None, batch: Any) -> Witnessed:
+    """What the user's model itself gives; a cut of None is its end."""
+    rows = _rows(native, batch)
+    ends = outputs(native, rows)
+    end = ends[0] if len(ends) == 1 else None
+    if cut is None:
+        return Witnessed(ends[0], end, _rounding(native))
+    # a view of the same layers: none of them is called again
+    whole = keras.Model(one_or_all(native.inputs), one_or_all(native.outputs))
+    upto = keras.Model(one_or_all(native.inputs), _nodes(whole)[cut].outputs[0])
+    return Witnessed(outputs(upto, rows)[0], end, _rounding(native))
+
+
+def _rounding(model: keras.Model) -> float:
+    kinds = {str(layer.compute_dtype) for layer in layers_of(model)}
+    return float(max(ml_dtypes.finfo(kind).eps for kind in {"float32", *kinds} if "float" in kind))
+
+
+def _fixed(model: keras.Model, copy: keras.Model) -> frozenset[int]:
+    """The weights of the copy, by identity, that their owner has frozen in the model."""
+    trained = {id(weight) for weight in model.trainable_weights}
+    pairs = zip(model.weights, copy.weights, strict=True)
+    ours = {id(weight) for weight in copy.trainable_weights}
+    return frozenset(id(copied) for own, copied in pairs if id(own) not in trained and id(copied) in ours)
 
 
 def _drawn(model: keras.Model) -> keras.Model:
@@ -183,9 +223,11 @@ def _paths(model: keras.Model, nodes: Mapping[str, Any]) -> Paths:
 
 def _checked(paths: Paths, request: WrapRequest) -> str:
     assert request.cut is not None
-    if not request.rest and paths.resolve(request.cut) == paths.output and paths.output != OUTPUT:
-        return paths.output
-    return paths.check(request.cut)
+    if request.rest:
+        return paths.check(request.cut)
+    # What stands behind it or beside it is thrown away, so it need not be on every path.
+    cut = paths.resolve(request.cut)
+    return paths.check(cut) if cut in (INPUT, OUTPUT) else cut
 
 
 def _before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths) -> str:
@@ -228,7 +270,13 @@ def _run(model: keras.Model, example: Any) -> np.ndarray:
     return outputs(model, _rows(model, example))[0].astype(np.float32)
 
 
-def _part(model: keras.Model, example: Any, structure: Any, fresh: Callable[[int], keras.Model]) -> NativePart:
+def _part(
+    model: keras.Model,
+    example: Any,
+    structure: Any,
+    fixed: frozenset[int],
+    fresh: Callable[[int], keras.Model],
+) -> NativePart:
     output = _run(model, example)
     if output.ndim < 2 or len(output) != 2:
         raise CutError(f"the part gives {output.shape} for two samples; expected a row for each. Cut elsewhere")
@@ -243,6 +291,7 @@ def _part(model: keras.Model, example: Any, structure: Any, fresh: Callable[[int
         frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) not in trained),
         structure,
         lambda seed: _params(fresh(seed)),
+        frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) in fixed),
     )
 
 
