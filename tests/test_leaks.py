@@ -10,7 +10,7 @@ import numpy as np
 import headstart as hs
 
 WARM, MORE = 4, 3
-# JAX keeps a few things of every program that it has compiled, up to a number; a training that is kept is thousands.
+# JAX keeps a few things of each program that it compiles, up to a number; what a training makes is thousands.
 OBJECTS = 400
 
 
