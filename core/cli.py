@@ -1224,10 +1224,14 @@ def cache_verify(
         raise SettingError("--data and --model are for --recompute N; expected that with them")
     report = FeatureStore().verify(repair=repair, prefix=key)
     for path, reason in report.damaged:
-        typer.echo(f"damaged: {path}: {reason}")
+        typer.echo(f"damaged: {printable(str(path))}: {printable(reason)}")
     typer.echo(f"{report.rows:,} rows in {report.shards:,} shards verified, {len(report.damaged)} damaged")
+    for path, reason in report.unreadable:
+        typer.echo(f"cannot be read, and left as it is: {printable(str(path))}: {printable(reason)}")
     for path in report.set_aside:
-        typer.echo(f"set aside: {path}")
+        typer.echo(f"set aside: {printable(str(path))}")
+    for path, reason in report.not_moved:
+        typer.echo(f"not set aside: {printable(str(path))}: {printable(reason)}", err=True)
     if report.shared:
         typer.echo(
             f"{len(report.shared)} of the damaged files are in a shared cache and cannot be mended from here; "
@@ -1243,12 +1247,14 @@ def cache_verify(
                 "damaged": [[str(path), reason] for path, reason in report.damaged],
                 "set_aside": [str(path) for path in report.set_aside],
                 "shared": [str(path) for path in report.shared],
+                "unreadable": [[str(path), reason] for path, reason in report.unreadable],
+                "not_moved": [[str(path), reason] for path, reason in report.not_moved],
             },
         )
     own = len(report.damaged) - len(report.shared)
     if own and not repair:
         typer.echo("`headstart cache verify --repair` sets them aside", err=True)
-    if report.shared or (own and not repair):
+    if report.shared or report.unreadable or report.not_moved or (own and not repair):
         raise typer.Exit(1)
 
 

@@ -115,6 +115,10 @@ class DamagedShardError(StoreError):
         return (type(self), (self.path, self.reason))
 
 
+class DamagedDescriptionError(StoreError):
+    """A trunk.json is not as it was written, or another trunk's."""
+
+
 class UnreadableShardError(DamagedShardError):
     """The disk does not give a shard's bytes back. They may be what was written, so nothing moves the file."""
 

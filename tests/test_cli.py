@@ -439,7 +439,15 @@ def stored(photos: Path, backend: str) -> list[Any]:
 def test_an_empty_cache(here: Cli, tmp_path: Path) -> None:
     for command in ("ls", "verify"):
         assert here("cache", command, "--json", tmp_path / "out.json").code == 0
-    assert load(tmp_path / "out.json") == {"shards": 0, "rows": 0, "damaged": [], "set_aside": [], "shared": []}
+    assert load(tmp_path / "out.json") == {
+        "shards": 0,
+        "rows": 0,
+        "damaged": [],
+        "set_aside": [],
+        "shared": [],
+        "unreadable": [],
+        "not_moved": [],
+    }
     result = here("cache", "gc", "--max-size", "0", "--yes")
     assert result.code == 0
     assert not FeatureStore().root.exists(), "looking creates nothing"
@@ -471,7 +479,15 @@ def test_cache_verify_and_repair(here: Cli, stored: list[Any], tmp_path: Path) -
     sound = here("cache", "verify", "--json", tmp_path / "v.json")
     assert sound.code == 0
     assert "32 rows in 2 shards verified, 0 damaged" in sound.out
-    assert load(tmp_path / "v.json") == {"shards": 2, "rows": 32, "damaged": [], "set_aside": [], "shared": []}
+    assert load(tmp_path / "v.json") == {
+        "shards": 2,
+        "rows": 32,
+        "damaged": [],
+        "set_aside": [],
+        "shared": [],
+        "unreadable": [],
+        "not_moved": [],
+    }
     key = stored[0].key().digest
     (shard,) = (FeatureStore().folder / key).glob("*.safetensors")
     content = bytearray(shard.read_bytes())

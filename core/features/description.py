@@ -13,7 +13,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from headstart.errors import StoreError
+from headstart.errors import DamagedDescriptionError
 from headstart.features.files import read_whole
 from headstart.features.keys import TrunkKey, canonical_json, spec_digest
 from headstart.features.shard import has_gone, raise_unreadable
@@ -59,7 +59,9 @@ def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | No
     except (ValueError, KeyError, TypeError, RecursionError):
         same = False
     if not same:
-        raise StoreError(f"{path} is not as it was written: damaged, or edited; {cure}")
+        raise DamagedDescriptionError(f"{path} is not as it was written: damaged, or edited; {cure}")
     if content["digest"] != folder.name:
-        raise StoreError(f"{path} describes the trunk {content['digest']}, its folder is {folder.name}; {cure}")
+        raise DamagedDescriptionError(
+            f"{path} describes the trunk {content['digest']}, its folder is {folder.name}; {cure}"
+        )
     return spec, label

@@ -22,6 +22,7 @@ from headstart.data.walk import named
 from headstart.errors import DamagedShardError, DataError
 from headstart.features.files import storage_errors
 from headstart.features.ids import ID_NBYTES, ids_to_array, sort_keys
+from headstart.features.removal import delete, require_no_link
 from headstart.features.shard import SUFFIX, Shard, open_shard, write_shard
 from headstart.features.store import FeatureStore
 from headstart.progress import track
@@ -78,6 +79,7 @@ def drop_orphans(store: FeatureStore, found: Iterable[Orphans], data: Iterable[D
     for orphans in found:
         if any(info.path == orphans.path and info.last_used > orphans.last_used for info in store.trunks()):
             continue
+        require_no_link(store.root, orphans.path)
         shards = [shard for shard in _shards(orphans.path) if not _is_wanted(shard, wanted).all()]
         with track(f"rewriting {orphans.key[:8]}", len(shards)) as advance:
             for shard in shards:
@@ -106,8 +108,7 @@ def _rewrite(shard: Shard, rows: NDArray[np.intp]) -> int:
             provenance=shard.provenance,
         )
         after = open_shard(new).path.stat().st_size
-    with storage_errors(shard.path, "delete"):
-        shard.path.unlink(missing_ok=True)
+    delete(shard.path, shard.path.parent.parent.parent)
     return before - after
 
 

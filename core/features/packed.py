@@ -38,6 +38,7 @@ from headstart.features.keys import canonical_json
 from headstart.features.saving import saving
 from headstart.features.store import FeatureStore
 from headstart.features.trunk_folder import TrunkFolder
+from headstart.outputs import writing_into
 from headstart.sizes import binary_size
 
 DESCRIPTION = "features.json"
@@ -108,7 +109,7 @@ def save(features: FeatureSet, folder: str | os.PathLike[str], replace: bool = F
             for cut in features.cuts
         ],
     }
-    with saving(target):
+    with saving(target), writing_into(target):
         replace_whole(target / _samples_file(digest), [samples])
         replace_whole(target / DESCRIPTION, [_text(content)])
         _clear(target, earlier - set(folders), digest)
@@ -118,6 +119,12 @@ def save(features: FeatureSet, folder: str | os.PathLike[str], replace: bool = F
 def check_free(folder: str | os.PathLike[str], replace: bool) -> Path:
     """The folder's absolute path; SettingError where a saved set is there that is not to be replaced."""
     target = Path(folder).expanduser().absolute()
+    for place in (target / "features", *(target / "features").glob("*")):
+        if place.is_symlink():
+            raise SettingError(
+                f"{place} is a link, and what is replaced in a saved set would be deleted behind it; remove the "
+                "link, or choose another folder"
+            )
     if not replace and os.path.lexists(target / DESCRIPTION):
         raise SettingError(
             f"{target} holds a saved feature set already; replace it (replace=True, or --replace), or choose "

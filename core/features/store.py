@@ -6,9 +6,9 @@
   gone is a miss, never an error.
 * The index from ids to rows is derived from the shards whenever they change, and lives in memory only.
 * No row is handed out that has not been verified on this very reading.
-* Nothing is deleted but by `gc`, and there only what its preview listed, and by `make_room` where a limit asks
-  for it.
-* Links are followed to read, never to delete what they lead to.
+* Nothing is deleted but by `gc`, and there only what its preview listed, by `make_room` where a limit asks for it,
+  and what killed writers left a day ago.
+* Links are followed to read, never to delete or move what they lead to (`removal`).
 * Shared caches are laid out alike, and only ever read. What is wrong with them stops nobody: their rows are
   missing, and computed into the own cache. What is wrong with the own cache is an error, for its owner to decide.
 """
@@ -18,29 +18,38 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from headstart.errors import DamagedShardError, DiskSpaceError, SettingError, StoreError
+from headstart.errors import (
+    CacheNotWritableError,
+    DamagedDescriptionError,
+    DamagedShardError,
+    DiskSpaceError,
+    SettingError,
+    StoreError,
+    UnreadableShardError,
+)
 from headstart.features.description import DESCRIPTION, read_description
 from headstart.features.files import EVICTIONS
 from headstart.features.keys import TrunkKey
+from headstart.features.removal import delete, move_into, require_no_link
+from headstart.features.shard import Shard, open_shard
 from headstart.features.snapshot import raise_if_damaged, scan
 from headstart.features.trunk_folder import TrunkFolder, is_open, used_here, warn
 from headstart.features.upkeep import (
+    DAMAGED,
     DIGEST,
     GcPlan,
     TrunkInfo,
     VerifyReport,
-    delete,
     evict,
     files_of,
     info_of,
     last_used,
     leftovers_of,
     listed,
-    set_aside,
     the_one,
     trunk_folders,
 )
@@ -121,43 +130,84 @@ class FeatureStore:
         Raises CacheNotWritableError or StoreError where a file cannot be moved; `info`'s errors for a prefix.
         """
         report = VerifyReport(0, 0, [], [])
-        shards = rows = 0
         own, shared = self._folders(), self._shared_folders()
         if prefix is not None:
             key = the_one(prefix, sorted({folder.name for folder in [*own, *shared]}))
             own, shared = ([folder for folder in folders if folder.name == key] for folders in (own, shared))
+        shards = rows = 0
         for folder in [*own, *shared]:
             before = len(report.damaged)
-            try:
-                read_description(folder)
-            except StoreError as error:
-                report.damaged.append((folder / DESCRIPTION, str(error)))
-            try:
-                snapshot = scan([folder], None)
-            except StoreError as error:
-                if folder not in shared:
-                    raise
-                report.damaged.append((folder, str(error)))
-                report.shared.append(folder)
-                continue
-            report.damaged.extend((error.path, error.reason) for error in snapshot.damaged)
-            with track(f"verifying {folder.name[:8]}", len(snapshot.shards)) as advance:
-                for shard in snapshot.shards:
-                    advance()
-                    try:
-                        raise_if_damaged(shard)
-                    except FileNotFoundError:
-                        continue
-                    except DamagedShardError as error:
-                        report.damaged.append((error.path, error.reason))
-                    else:
-                        shards, rows = shards + 1, rows + len(shard)
+            for shard in self._look_at(folder, report):
+                shards, rows = shards + 1, rows + len(shard)
             if folder in shared:
                 report.shared.extend(path for path, _ in report.damaged[before:])
-        if repair:
-            mendable = [path for path, _ in report.damaged if path not in report.shared]
-            report.set_aside.extend(moved for path in mendable if (moved := set_aside(path)) is not None)
+        for path, _ in report.damaged if repair else ():
+            if path in report.shared or not self._is_still_damaged(path):
+                continue
+            try:
+                moved = move_into(path, DAMAGED, self.root)
+            except CacheNotWritableError:
+                raise
+            except StoreError as error:
+                report.not_moved.append((path, str(error)))
+            else:
+                report.set_aside.extend([] if moved is None else [moved])
         return replace(report, shards=shards, rows=rows)
+
+    @staticmethod
+    def _look_at(folder: Path, report: VerifyReport) -> Iterator[Shard]:
+        """Read all of a trunk's folder: its intact shards; what is wrong goes into the report."""
+
+        def tell(error: StoreError, path: Path) -> None:
+            if isinstance(error, DamagedShardError):
+                wrong = report.unreadable if isinstance(error, UnreadableShardError) else report.damaged
+                wrong.append((error.path, error.reason))
+            elif isinstance(error, DamagedDescriptionError):
+                report.damaged.append((path, str(error)))
+            else:
+                report.unreadable.append((path, str(error)))
+
+        try:
+            read_description(folder)
+        except StoreError as error:
+            tell(error, folder / DESCRIPTION)
+        try:
+            snapshot = scan([folder], None)
+        except StoreError as error:
+            tell(error, folder)
+            return
+        for damage in snapshot.damaged:
+            tell(damage, damage.path)
+        with track(f"verifying {folder.name[:8]}", len(snapshot.shards)) as advance:
+            for shard in snapshot.shards:
+                advance()
+                try:
+                    raise_if_damaged(shard)
+                except FileNotFoundError:
+                    continue
+                except StoreError as error:
+                    tell(error, shard.path)
+                else:
+                    yield shard
+
+    @staticmethod
+    def _is_still_damaged(path: Path) -> bool:
+        """Whether a file is damaged when it is read once more. A sound one may have taken its place, and what
+        cannot be read now is not known to be damaged."""
+        try:
+            if path.name == DESCRIPTION:
+                read_description(path.parent)
+            else:
+                raise_if_damaged(open_shard(path))
+                # Sound by itself; perhaps another trunk's, or of other rows than its neighbours.
+                return any(error.path == path for error in scan([path.parent], None).damaged)
+        except UnreadableShardError:
+            return False
+        except (DamagedShardError, DamagedDescriptionError):
+            return True
+        except (FileNotFoundError, StoreError):
+            return False
+        return False
 
     def gc_plan(self, max_nbytes: int) -> GcPlan:
         """What to delete so that the features take at most `max_nbytes`: whole trunks of the own cache, least
@@ -238,7 +288,9 @@ class FeatureStore:
         return None
 
     def gc(self, plan: GcPlan | Iterable[TrunkInfo]) -> int:
-        """Delete what the plan lists, and return the bytes freed. A trunk used since the plan stays."""
+        """Delete what the plan lists, and return the bytes freed. A trunk used since the plan stays. StoreError
+        where `features` is a link: nothing is deleted behind links."""
+        require_no_link(self.root, self.folder)
         freed = 0
         for info in plan:
             named = info.path.parent == self.folder and DIGEST.fullmatch(info.path.name)
@@ -250,7 +302,7 @@ class FeatureStore:
                 continue
             freed += evict(info.path)
         for path in plan.leftovers if isinstance(plan, GcPlan) else ():
-            freed += delete(path)
+            freed += delete(path, self.root)
         return freed
 
     def _is_own(self, root: Path | str) -> bool:

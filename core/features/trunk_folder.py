@@ -44,7 +44,7 @@ from headstart.features.ids import array_to_ids, ids_to_array, sort_keys
 from headstart.features.keys import TrunkKey, canonical_json, stored_dtype
 from headstart.features.shard import MAX_ROWS, Shard
 from headstart.features.snapshot import Snapshot, gather_rows, identity_of, raise_if_damaged, scan
-from headstart.features.upkeep import CHECKED, LAST_USED
+from headstart.features.upkeep import CHECKED, LAST_USED, clear_leftovers
 from headstart.features.writer import ShardWriter
 from headstart.sizes import binary_size
 
@@ -246,6 +246,7 @@ class TrunkFolder:
         if snapshot.own and snapshot.shards[0].row_shape != tuple(row_shape):
             present = snapshot.shards[0].row_shape
             raise SettingError(f"received rows of shape {tuple(row_shape)}; {self.path} holds rows of {present}")
+        clear_leftovers(self.path)
         return ShardWriter(self.path, self.key.digest, row_shape, dtype, provenance, self._prepare)
 
     def makers(self) -> set[str]:

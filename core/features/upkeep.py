@@ -20,7 +20,8 @@ import numpy as np
 
 from headstart.errors import SettingError, StoreError, UnknownNameError
 from headstart.features.description import DESCRIPTION, read_description
-from headstart.features.files import PARTIAL_PREFIX, make_folder, storage_errors
+from headstart.features.files import PARTIAL_PREFIX
+from headstart.features.removal import delete, remove_folder
 from headstart.features.shard import SUFFIX
 from headstart.features.snapshot import listing, scan
 from headstart.sizes import binary_size
@@ -29,6 +30,7 @@ LAST_USED = "last_used"
 DAMAGED = "damaged"
 CHECKED = "checked"
 LEFTOVER_SECONDS = 24 * 3600.0
+SKEW_SECONDS = 3600.0
 LIVING_SECONDS = 60.0  # an unfinished file that was written to since then is some writer's, at work
 
 DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -96,6 +98,10 @@ class VerifyReport:
     """Where repair has moved them."""
     shared: list[Path] = field(default_factory=list)
     """Those of the damaged files that lie in shared caches. They are never moved; their owner can mend them."""
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    """Files and folders that could not be read, and why. They may be sound, so they are never moved."""
+    not_moved: list[tuple[Path, str]] = field(default_factory=list)
+    """Those of the damaged files that repair could not move, and why: those behind a link."""
 
 
 def info_of(folder: Path) -> TrunkInfo | None:
@@ -147,7 +153,25 @@ def files_of(folder: Path) -> dict[Path, os.stat_result]:
 
 def last_used(folder: Path, files: Mapping[Path, os.stat_result]) -> float:
     """Writing is use, too; being set aside is not."""
-    return max((status.st_mtime for path, status in files.items() if path.parent == folder), default=0.0)
+    return max((_time(status) for path, status in files.items() if path.parent == folder), default=0.0)
+
+
+def _time(status: os.stat_result) -> float:
+    """When a file was modified, in seconds since the epoch. A time that is yet to come was made up, and says
+    nothing: when the file was changed counts then, and where that is yet to come as well, it is of any age."""
+    now = time.time()
+    for said in (status.st_mtime, status.st_ctime):
+        if said <= now + SKEW_SECONDS:  # a server's clock may be ahead
+            return min(said, now)
+    return 0.0
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete the unfinished files of writers that died more than a day ago. What cannot be deleted stays."""
+    with contextlib.suppress(StoreError):
+        for path, _ in leftovers_of(folder):
+            with contextlib.suppress(StoreError):
+                delete(path, folder.parent.parent)
 
 
 def leftovers_of(folder: Path) -> list[tuple[Path, int]]:
@@ -155,7 +179,7 @@ def leftovers_of(folder: Path) -> list[tuple[Path, int]]:
     return sorted(
         (path, status.st_size)
         for path, status in files_of(folder).items()
-        if path.name.startswith(PARTIAL_PREFIX) and status.st_mtime < old
+        if path.name.startswith(PARTIAL_PREFIX) and _time(status) < old
     )
 
 
@@ -168,44 +192,17 @@ def evict(folder: Path) -> int:
     files = [
         path
         for path, status in files_of(folder).items()
-        if not path.name.startswith(PARTIAL_PREFIX) or status.st_mtime < young
+        if not path.name.startswith(PARTIAL_PREFIX) or _time(status) < young
     ]
-    freed = sum(delete(path) for path in sorted(files) if path.name != DESCRIPTION)
+    root = folder.parent.parent
+    freed = sum(delete(path, root) for path in sorted(files) if path.name != DESCRIPTION)
     # The description goes last, and not at all if a writer has added to the folder meanwhile: what is left of
     # an eviction still says what it is.
     if not any(entry.name.endswith(SUFFIX) for entry in listing(folder)):
-        freed += sum(delete(path) for path in files if path.name == DESCRIPTION)
+        freed += sum(delete(path, root) for path in files if path.name == DESCRIPTION)
     for place in (folder / DAMAGED, folder / CHECKED, folder):
-        with contextlib.suppress(OSError):
-            place.rmdir()
+        remove_folder(place, root)
     return freed
-
-
-def delete(path: Path) -> int:
-    with storage_errors(path, "delete"):
-        try:
-            nbytes = path.lstat().st_size
-            path.unlink()
-        except FileNotFoundError:
-            return 0
-        return nbytes
-
-
-def set_aside(path: Path) -> Path | None:
-    """Move a file into `damaged` beside it, under a free name; None where it has gone. What was set aside earlier
-    is kept."""
-    folder = path.parent / DAMAGED
-    if folder.is_symlink():
-        raise StoreError(f"cannot set aside {path}: {folder} is a link, and may lead out of the store; remove it")
-    make_folder(folder)
-    with storage_errors(path, "set aside"):
-        names = (f"{path.name}{f'.{i}' if i else ''}" for i in range(1_000_000))
-        target = next(target for name in names if not os.path.lexists(target := folder / name))
-        try:
-            path.replace(target)
-        except FileNotFoundError:
-            return None
-    return target
 
 
 def trunk_folders(root: Path) -> list[Path]:
