@@ -21,6 +21,7 @@ from headstart.data.decode import decode, read_file
 from headstart.data.door import described
 from headstart.data.loader import batches
 from headstart.data.rows import count, pad, window
+from headstart.data.summary import say
 from headstart.errors import DivergedWarning, SettingError
 from headstart.features.feature_set import FeatureSet
 from headstart.inference import fed, frozen, normalised
@@ -141,7 +142,10 @@ def as_dataset(images: Any) -> Dataset:
     if isinstance(images, Dataset):
         return images
     if isinstance(images, str | os.PathLike):
-        return images_at([os.fspath(images)])
+        data = images_at(os.fspath(images))
+        if len(data) != 1 or data.skipped:
+            say(data)
+        return data
     if isinstance(images, Image.Image | bytes | bytearray | memoryview):
         images = [images]
     elif isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":

@@ -14,6 +14,7 @@ import headstart as hs
 from headstart import cli
 from headstart.data.class_files import MAX_NBYTES, class_names_of
 from headstart.errors import DataError, SettingError, UnknownNameError
+from headstart.training.checks import trained_classes
 
 pytestmark = pytest.mark.neutral
 
@@ -115,5 +116,7 @@ def test_one_spelling_everywhere(tmp_path: Path) -> None:
         hs.model("lenet", classes=[DECOMPOSED, COMPOSED])
     with pytest.raises(DataError, match=r"'cafe\\u0301', 'caf\\xe9' are one name in two spellings"):
         hs.data.arrays(values, [0, 1], [DECOMPOSED, COMPOSED])
+    unnamed = hs.model("lenet", classes=2)
+    assert trained_classes(unnamed, {"classes": [DECOMPOSED, "dog"]}).names == data.classes, "of an earlier run"
     with pytest.raises(UnknownNameError):
         data.only(["cafe"])

@@ -93,7 +93,7 @@ def images_at(paths: str | Path | Sequence[str | Path], on_error: str = "raise")
         below = walk(path, on_error)
         files += below.files
         left_out += below.skipped
-    data = _of_files(files, np.zeros(len(files), np.int64), ("0",), "files", left_out, on_error)
+    data = _of_files(files, np.zeros(len(files), np.int64), ("0",), "files", left_out, on_error, named=False)
     if not len(data):
         left = f"; left out: {named(data.skipped)}" if data.skipped else ""
         raise DataError(f"no image files in {', '.join(map(str, paths))}{left}")
@@ -101,19 +101,25 @@ def images_at(paths: str | Path | Sequence[str | Path], on_error: str = "raise")
 
 
 def _of_files(
-    paths: list[str], labels: np.ndarray, classes: Sequence[str], name: str, left_out: list[Skipped], on_error: str
+    paths: list[str],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    name: str,
+    left_out: list[Skipped],
+    on_error: str,
+    named: bool = True,
 ) -> Dataset:
     """The data set of these files; with "skip" without those that do not decode."""
     source = FileSource(paths, labels)
     if on_error == "raise":
-        return Dataset(source, classes, name, skipped=left_out)
+        return Dataset(source, classes, name, skipped=left_out, named=named)
     errors = source.errors()
     sound = np.array([i for i in range(len(paths)) if i not in errors], np.int64)
     skipped = [
         *left_out,
         *((Skipped if source.was_read(i) else Unread)(error.source, error.reason) for i, error in errors.items()),
     ]
-    return Dataset(source, classes, name, sound, skipped)
+    return Dataset(source, classes, name, sound, skipped, named=named)
 
 
 def _root(path: str | Path) -> Path:

@@ -87,7 +87,7 @@ def _counts(data: Any) -> np.ndarray:
 
 def _classes(names: Sequence[str], counts: np.ndarray) -> str:
     """ " in 2 classes: cat 633, dog 898"; of many the first ones, and how many images the others have."""
-    if tuple(names) == ("0",):  # no labels
+    if tuple(names) == ("0",):  # images without labels
         return ""
     texts, room = [], MOST_CHARACTERS
     for name, count in zip(names, counts.tolist(), strict=False):

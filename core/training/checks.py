@@ -12,6 +12,7 @@ import numpy as np
 from headstart.data import Dataset
 from headstart.data.classes import Classes, aligned
 from headstart.data.door import check_data_set
+from headstart.data.names import normal
 from headstart.errors import CutError, DataError, SettingError
 from headstart.features.extract import INPUT, key_of
 from headstart.features.feature_set import FeatureSet
@@ -85,7 +86,7 @@ def trained_classes(model: Model, facts: Mapping[str, Any]) -> Classes:
     # runs of earlier versions do not say whether somebody chose the names
     if not facts.get("named_classes", names != [str(k) for k in range(len(names))]):
         return _of_model(model)
-    return Classes(tuple(names), True, "the training data")
+    return Classes(tuple(map(normal, names)), True, "the training data")
 
 
 def _of_model(model: Model) -> Classes:

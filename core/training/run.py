@@ -17,6 +17,7 @@ from headstart import backend as backends
 from headstart.data import Dataset
 from headstart.data.classes import aligned
 from headstart.data.door import check_data_set
+from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.inference import unsound_node
 from headstart.models import Model
@@ -122,6 +123,7 @@ class Run:
         check_data_set(data, "data", (Dataset, FeatureSet))
         data = aligned(data, "the given data", trained_classes(self.model, self.data))
         check_labels(self.model, data, "given")
+        say(data)
         logits = self.predict(data, **settings)
         return Evaluation(
             len(data), float(cross_entropy(logits, data.labels).mean()), accuracy(logits, data.labels)
