@@ -6,7 +6,6 @@ to standard output, everything about progress to standard error.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -16,9 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from headstart.errors import DataWarning, HeadstartError, SettingError, StoreWarning
+from headstart.errors import HeadstartError, SettingError
 from headstart.log import LOG, handed_to, set_level, to_stderr
 from headstart.sizes import parse_nbytes
+from headstart.streams import UNPRINTED, quietly, standard_streams, unprinted
 from headstart.tables import (
     LEGEND,
     PLAN_LEGEND,
@@ -31,6 +31,7 @@ from headstart.tables import (
     placement_line,
     plan_table,
     printable,
+    say,
     shape_text,
     sweep_table,
     table_of,
@@ -167,7 +168,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from headstart import __version__
 
-        typer.echo(f"headstart {__version__}")
+        print(f"headstart {__version__}")
         raise typer.Exit
 
 
@@ -280,16 +281,16 @@ def compare(
         f"at {report['model']['preprocess']['size']} px"
     )
     for line in about["skipped"]:
-        console.print(f"skipped {printable(line[0])}: {printable(line[1])}", markup=False)
+        console.print(f"skipped {printable(line[0])}: {printable(line[1])}")
     for name in report["settings"]["backends"]:
         if rows := [row for row in report["rows"] if row["backend"] == name]:
             console.print(comparison_table(name, report["versions"][name], rows))
     if report["rows"]:
         console.print(LEGEND, style="dim")
     files = ["compare.json", *(["report.html"] if report["rows"] else [])]
-    console.print(f"written to {' and '.join(str(out / file) for file in files)}", markup=False)
+    console.print(f"written to {' and '.join(str(out / file) for file in files)}")
     for name, error in report["errors"].items():
-        typer.echo(f"error: {name}: {error['message']}", err=True)
+        say(f"error: {name}: {error['message']}", err=True)
     if report["errors"]:
         mistakes = all(error["type"] != "crash" for error in report["errors"].values())
         raise typer.Exit(2 if mistakes else 1)
@@ -394,18 +395,22 @@ def fit(
     )
     report = one_run([run])
     (row,) = report.rows
+    # Saved first: printing may fail, and what was trained must not depend on it.
+    written = []
+    if out is not None:
+        written.append(f"saved to {run.save(out)}, with {report.report(out / 'report.html').name}")
+    if json_file is not None:
+        facts = {key: report[key] for key in ("machine", "data", "model")}
+        write_json(json_file, {**facts, "versions": backends.versions(name), **row})
+        if out is None and json_file.suffix:
+            written.append(f"written to {report.report(json_file.with_suffix('.html'))}")
     console = console_for_tables()
     console.print(comparison_table(name, backends.versions(name), [row]))
     if run.extraction is not None:
         console.print(extraction_line(run.extraction))
         console.print(placement_line(run.settings["features"]))
-    if out is not None:
-        console.print(f"saved to {run.save(out)}, with {report.report(out / 'report.html').name}", markup=False)
-    if json_file is not None:
-        facts = {key: report[key] for key in ("machine", "data", "model")}
-        write_json(json_file, {**facts, "versions": backends.versions(name), **row})
-        if out is None:
-            console.print(f"written to {report.report(json_file.with_suffix('.html'))}", markup=False)
+    for line in written:
+        console.print(line)
 
 
 @app.command(
@@ -423,7 +428,7 @@ def report(
 
     console = console_for_tables()
     path = read_comparison(figures).report(out or figures.parent / "report.html")
-    console.print(f"written to {path}", markup=False)
+    console.print(f"written to {path}")
 
 
 @app.command(
@@ -493,16 +498,26 @@ def plan(
         workers=workers,
         memory=memory,
     )
-    console = console_for_tables()
     facts = found.facts
+    if json_file is not None:
+        report = {
+            "machine": machine_facts(),
+            "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
+            "model": made.describe(),
+            "epochs": epochs,
+            "facts": dict(facts),
+            "best": None if found.best is None else found.best.cut,
+            "rows": found.table(),
+        }
+        write_json(json_file, report)
+    console = console_for_tables()
     console.print(
         f"{printable(train.name)}: {facts['samples']} images; {made.name} at {made.preprocess.size} px; {name} on "
         f"{facts['device']}, {facts['precision']}; decoding {facts['decode_images_per_second']:.0f} images/s",
-        markup=False,
         highlight=False,
     )
     console.print(plan_table(found.table(), epochs))
-    console.print(PLAN_LEGEND, markup=False, highlight=False)
+    console.print(PLAN_LEGEND, highlight=False)
     if budget is not None:
         best = found.best
         if best is None:
@@ -516,18 +531,7 @@ def plan(
                 f"within {budget}, --cut {best.cut} trains the most: {nbytes_text(best.nbytes)}, {epochs} epochs "
                 f"in {time_text(best.total_seconds)} instead of {time_text(best.uncached_total_seconds)}"
             )
-        console.print(line, markup=False, highlight=False)
-    if json_file is not None:
-        report = {
-            "machine": machine_facts(),
-            "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
-            "model": made.describe(),
-            "epochs": epochs,
-            "facts": dict(facts),
-            "best": None if found.best is None else found.best.cut,
-            "rows": found.table(),
-        }
-        write_json(json_file, report)
+        console.print(line, highlight=False)
 
 
 @app.command(
@@ -611,27 +615,31 @@ def sweep(
         workers=workers,
         memory=memory,
     )
-    console = console_for_tables()
-    console.print(sweep_table(found.table(), top))
-    if found.extraction is not None:
-        console.print(extraction_line(found.extraction))
-    how = f"{found.at_once} at once" if found.at_once > 1 else "one after the other"
-    console.print(f"{len(found.runs)} heads, {how}; {found.seconds:.1f} s")
-    if out is not None:
-        console.print(f"the best is saved to {found.best.save(out)}", markup=False)
+    every_head_diverged = found.runs[0].diverged
+    saved = found.best.save(out) if out is not None and not every_head_diverged else None
     if json_file is not None:
         report = {
             "machine": machine_facts(),
             "versions": backends.versions(name),
             "data": {"name": train.name, "train": len(train), "val": len(val), "classes": list(train.classes)},
             "model": made.describe(),
-            "cut": found.best.cut,
-            "settings": dict(found.best.settings),
+            "cut": found.runs[0].cut,
+            "settings": dict(found.runs[0].settings),
             "at_once": found.at_once,
             "seconds": found.seconds,
             "rows": found.table(),
         }
         write_json(json_file, report)
+    console = console_for_tables()
+    console.print(sweep_table(found.table(), top))
+    if found.extraction is not None:
+        console.print(extraction_line(found.extraction))
+    how = f"{found.at_once} at once" if found.at_once > 1 else "one after the other"
+    console.print(f"{len(found.runs)} heads, {how}; {found.seconds:.1f} s")
+    if saved is not None:
+        console.print(f"the best is saved to {saved}")
+    if every_head_diverged and out is not None:
+        raise SettingError(f"nothing is saved to {out}: every head diverged; try lower learning rates")
 
 
 @app.command(
@@ -705,16 +713,17 @@ def extract(
         {"cut": cut, "shape": list(shapes[made.graph.resolve(cut)]), "key": features.key(cut).digest}
         for cut in features.cuts
     ]
+    saved = features.save(save, replace=replace) if save is not None else None
+    if json_file is not None:
+        write_json(json_file, {"data": opened.name, "model": model, "cuts": figures, **vars(stats)})
     console = console_for_tables()
     table = table_of("cut", "shape", "key", right=("shape",))
     for row in figures:
         table.add_row(row["cut"], shape_text(row["shape"]), row["key"])
     console.print(table)
     console.print(extraction_line(stats))
-    if save is not None:
-        console.print(f"saved to {features.save(save, replace=replace)}", markup=False)
-    if json_file is not None:
-        write_json(json_file, {"data": opened.name, "model": model, "cuts": figures, **vars(stats)})
+    if saved is not None:
+        console.print(f"saved to {saved}")
 
 
 @app.command(
@@ -773,9 +782,9 @@ def predict(
         figures.append({"image": file, "classes": [[made.classes[k], float(row[k])] for k in best]})
         for rank, k in enumerate(best):
             table.add_row(cell(file if rank == 0 else ""), cell(made.classes[k]), f"{row[k]:.1%}")
-    console.print(table)
     if json_file is not None:
         write_json(json_file, figures)
+    console.print(table)
 
 
 @app.command(epilog=_examples("headstart models", "headstart models resnet18_half --size 128"))
@@ -840,9 +849,9 @@ def models(
             table.add_row(
                 node.name, shape_text(shapes[node.name]), f"{nbytes / 1000:,.1f}", f"{before / total:.1%}"
             )
-    console_for_tables().print(table)
     if json_file is not None:
         write_json(json_file, figures)
+    console_for_tables().print(table)
 
 
 # ---- weights
@@ -875,9 +884,9 @@ def weights_ls(
         table.add_row(
             row["model"], row["weights"], row["from"], "yes" if row["here"] else "-", row["pinned"] or "-"
         )
-    console_for_tables().print(table)
     if json_file is not None:
         write_json(json_file, figures)
+    console_for_tables().print(table)
 
 
 @weights_app.command(
@@ -888,7 +897,7 @@ def weights_fetch(model: OneModel, weights: OneWeights = None) -> None:
     """Download published weights now, for a machine or a time without a network; prints where they are."""
     from headstart.models.weights import published_file
 
-    typer.echo(published_file(_published(model, weights)))
+    say(published_file(_published(model, weights)))
 
 
 @weights_app.command("update", epilog=_examples("headstart weights update resnet50"))
@@ -902,9 +911,9 @@ def weights_update(model: OneModel, weights: OneWeights = None) -> None:
         raise SettingError(f"these weights of {model} are not from the hub; they cannot change")
     before, after = hub.update(row)
     if before == after:
-        typer.echo(f"{row.repo} is up to date: {after.revision}")
+        say(f"{row.repo} is up to date: {after.revision}")
     else:
-        typer.echo(f"{row.repo}: {before.revision or 'nothing'} -> {after.revision} (sha256 {after.sha256})")
+        say(f"{row.repo}: {before.revision or 'nothing'} -> {after.revision} (sha256 {after.sha256})")
 
 
 @weights_app.command(
@@ -963,7 +972,7 @@ def weights_import(
         preprocess={**settings, "mean": _numbers("--mean", mean), "std": _numbers("--std", std)},
         replace=replace,
     )
-    typer.echo(f"kept as {kept}; use it with --model {model} --weights {kept.name.removesuffix('.safetensors')}")
+    say(f"kept as {kept}; use it with --model {model} --weights {kept.name.removesuffix('.safetensors')}")
 
 
 @weights_app.command("rm", epilog=_examples("headstart weights rm mine --model resnet50"))
@@ -981,9 +990,9 @@ def weights_rm(
     if path is None:
         raise UnknownNameError("imported weights", name, names(model), f" for {model}")
     if not yes and not (sys.stdin.isatty() and typer.confirm(f"remove {path}?", err=True)):
-        typer.echo(f"would remove {path}; nothing was removed, add --yes to do it")
+        say(f"would remove {path}; nothing was removed, add --yes to do it")
         return
-    typer.echo(f"removed {remove(model, name)}")
+    say(f"removed {remove(model, name)}")
 
 
 @weights_app.command(
@@ -1016,11 +1025,9 @@ def weights_pin(
             except HeadstartError as error:
                 failed[name] = error
     hub.write_pins(path, pins)
-    typer.echo(
-        f"{len(pins)} files are pinned in {path}; {sum(pins[n] != known.get(n) for n in pins)} are new or moved"
-    )
+    say(f"{len(pins)} files are pinned in {path}; {sum(pins[n] != known.get(n) for n in pins)} are new or moved")
     for name, why in failed.items():
-        typer.echo(f"failed: {name}: {why}", err=True)
+        say(f"failed: {name}: {why}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -1058,7 +1065,7 @@ def cache_ls(json_file: Json = None) -> None:
     for root in (store.root, *store.shared):
         here = sum(info.nbytes for info in trunks if info.path.parent.parent == root)
         shared = ", shared" if root != store.root else ""
-        console.print(f"{nbytes_text(here)} in {root}{shared}", markup=False)
+        console.print(f"{nbytes_text(here)} in {root}{shared}")
     if json_file is not None:
         write_json(json_file, [_trunk_figures(info) for info in trunks])
 
@@ -1133,7 +1140,7 @@ def cache_explain(
     )
     for row in found:
         view = "" if row.view is None else f", view {row.view}"
-        typer.echo(f"{row.cut}{view} ({row.key[:12]}): {row}")
+        say(f"{row.cut}{view} ({row.key[:12]}): {row}")
     if json_file is not None:
         write_json(json_file, {"data": opened.name, "model": model, "cuts": [r.as_dict() for r in found]})
 
@@ -1210,8 +1217,8 @@ def cache_verify(
             seed=seed,
         )
         for one in compared.differing:
-            typer.echo(f"differs: {printable(str(one))}")
-        typer.echo(
+            say(f"differs: {printable(str(one))}")
+        say(
             f"{compared.compared:,} stored rows computed again, {len(compared.differing)} differ; "
             f"{compared.without_features:,} samples have no features"
         )
@@ -1224,16 +1231,16 @@ def cache_verify(
         raise SettingError("--data and --model are for --recompute N; expected that with them")
     report = FeatureStore().verify(repair=repair, prefix=key)
     for path, reason in report.damaged:
-        typer.echo(f"damaged: {printable(str(path))}: {printable(reason)}")
-    typer.echo(f"{report.rows:,} rows in {report.shards:,} shards verified, {len(report.damaged)} damaged")
+        say(f"damaged: {printable(str(path))}: {printable(reason)}")
+    say(f"{report.rows:,} rows in {report.shards:,} shards verified, {len(report.damaged)} damaged")
     for path, reason in report.unreadable:
-        typer.echo(f"cannot be read, and left as it is: {printable(str(path))}: {printable(reason)}")
+        say(f"cannot be read, and left as it is: {printable(str(path))}: {printable(reason)}")
     for path in report.set_aside:
-        typer.echo(f"set aside: {printable(str(path))}")
+        say(f"set aside: {printable(str(path))}")
     for path, reason in report.not_moved:
-        typer.echo(f"not set aside: {printable(str(path))}: {printable(reason)}", err=True)
+        say(f"not set aside: {printable(str(path))}: {printable(reason)}", err=True)
     if report.shared:
-        typer.echo(
+        say(
             f"{len(report.shared)} of the damaged files are in a shared cache and cannot be mended from here; "
             "their rows are passed over, and computed into the own cache when they are needed",
             err=True,
@@ -1253,7 +1260,7 @@ def cache_verify(
         )
     own = len(report.damaged) - len(report.shared)
     if own and not repair:
-        typer.echo("`headstart cache verify --repair` sets them aside", err=True)
+        say("`headstart cache verify --repair` sets them aside", err=True)
     if report.shared or report.unreadable or report.not_moved or (own and not repair):
         raise typer.Exit(1)
 
@@ -1305,20 +1312,20 @@ def cache_gc(
     plan = store.gc_plan(limit)
     for info in plan:
         label = info.label
-        typer.echo(
+        say(
             f"{'deleting' if yes else 'would delete'} {info.key[:12]}  {label.get('model', '?')} at "
             f"{label.get('cut', '?')}, {info.rows:,} rows, {nbytes_text(info.nbytes)}, "
             f"last used {when(info.last_used)}"
         )
     if plan.leftovers:
-        typer.echo(f"{'deleting' if yes else 'would delete'} {len(plan.leftovers)} unfinished files")
+        say(f"{'deleting' if yes else 'would delete'} {len(plan.leftovers)} unfinished files")
     freed = store.gc(plan) if yes else 0
     if yes:
-        typer.echo(f"{nbytes_text(freed)} freed")
+        say(f"{nbytes_text(freed)} freed")
     elif plan:
-        typer.echo("nothing was deleted; add --yes to do it")
+        say("nothing was deleted; add --yes to do it")
     else:
-        typer.echo("nothing to delete")
+        say("nothing to delete")
     if json_file is not None:
         write_json(
             json_file, {"trunks": [_trunk_figures(info) for info in plan], "deleted": yes, "freed_bytes": freed}
@@ -1334,17 +1341,17 @@ def _gc_orphans(names: list[str], on_error: str, yes: bool, json_file: Path | No
     store, opened = FeatureStore(), [open_data(name, on_error=on_error) for name in names]
     found = find_orphans(store, opened)
     for one in found:
-        typer.echo(
+        say(
             f"{'deleting' if yes else 'would delete'} {one.rows:,} orphans ({nbytes_text(one.nbytes)}) of "
             f"{one.key[:12]}  {one.label.get('model', '?')} at {one.label.get('cut', '?')}; {one.kept:,} rows stay"
         )
     freed = drop_orphans(store, found, opened) if yes else 0
     if yes:
-        typer.echo(f"{nbytes_text(freed)} freed")
+        say(f"{nbytes_text(freed)} freed")
     elif found:
-        typer.echo("nothing was deleted; add --yes to do it. Data sets that are not named count as removed")
+        say("nothing was deleted; add --yes to do it. Data sets that are not named count as removed")
     else:
-        typer.echo("there are no orphans")
+        say("there are no orphans")
     if json_file is not None:
         write_json(json_file, {"orphans": [one.as_dict() for one in found], "deleted": yes, "freed_bytes": freed})
 
@@ -1466,17 +1473,8 @@ def _import_quietly(backend: str, device: str, precision: str) -> None:
     from headstart import backend as backends
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    with quietly(watched=not any(module in sys.modules for module in backends.REQUIRES[backend][0])):
         backends.load(backend).place(device, precision)
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _tell_warnings_in_one_line() -> None:
@@ -1484,7 +1482,7 @@ def _tell_warnings_in_one_line() -> None:
     show = warnings.showwarning
 
     def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, StoreWarning | DataWarning):
+        if category.__module__ == HeadstartError.__module__:
             LOG.warning("%s", message)
         else:
             show(message, category, *place, **more)
@@ -1494,10 +1492,19 @@ def _tell_warnings_in_one_line() -> None:
 
 def main() -> None:
     """The console script."""
-    arguments = sys.argv[1:]
+    with standard_streams() as (out, _):
+        code = _run(sys.argv[1:])
+        out.flush()
+        if (lost := unprinted(out)) is not None:
+            say(lost, err=True)
+    code = code or (UNPRINTED if out.failure is not None else 0)
+    if code:
+        sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command with these arguments."""
     debug = "--debug" in arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a path may hold any bytes
     command = typer.main.get_command(app)
     try:
         # Not command.main(): it turns an interrupt into a bare exit code, and what was kept would go unsaid.
@@ -1509,21 +1516,18 @@ def main() -> None:
             _tell_warnings_in_one_line()
             command.invoke(context)
     except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        return leave.exit_code
     except (HeadstartError, KeyboardInterrupt, typer.Abort) as error:
         if debug:
             raise
         cause = error.__cause__ if isinstance(error, typer.Abort) else error
         interrupted = isinstance(cause, KeyboardInterrupt) or cause is None
         message = str(cause) if isinstance(cause, HeadstartError) else "interrupted"
-        lines = "\n".join(map(printable, message.split("\n")))
-        sys.stderr.write(f"{'' if interrupted else 'error: '}{lines}\n")
-        sys.exit(130 if interrupted else 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more to say to it
-        sys.exit(1)
+        say(f"{'' if interrupted else 'error: '}{message}", err=True)
+        return 130 if interrupted else 2
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):
             raise
         error.show()  # the option parser's own errors know how to say what was wrong
-        sys.exit(error.exit_code)
+        return int(error.exit_code)
+    return 0

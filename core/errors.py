@@ -129,6 +129,10 @@ class StoreWarning(UserWarning):
     """Part of a shared cache cannot be used; what it would have given is computed instead."""
 
 
+class WatchingWarning(UserWarning):
+    """What watches a training, TensorBoard's files or a profiler, cannot go on; the training does."""
+
+
 class DivergedWarning(UserWarning):
     """A model gives logits that are not finite: they name no class, and count as wrong."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -63,8 +62,7 @@ def handed_to(tell: Callable[[int, str], None]) -> Iterator[None]:
 
 def to_stderr(level: int, line: str) -> None:
     """A plain line; warnings and worse say that they are."""
-    from headstart.tables import printable
+    from headstart.tables import say
 
     prefix = f"{logging.getLevelName(level).lower()}: " if level != logging.INFO else ""
-    text = "\n".join(map(printable, line.split("\n")))
-    print(f"{prefix}{text}", file=sys.stderr, flush=True)
+    say(f"{prefix}{line}", err=True)

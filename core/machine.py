@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import cgroups
+from headstart.reading import expanded, user_cache
 
 
 def cpus(root: Path = cgroups.ROOT) -> int:
@@ -62,8 +63,4 @@ def cache_root(root: Path | str | None = None) -> Path:
     """The cache folder: that given, else HEADSTART_CACHE, else the user's. It need not exist."""
     if root is None:
         root = os.environ.get("HEADSTART_CACHE") or None
-    if root is None:
-        from platformdirs import user_cache_path  # only here: importing headstart should cost nothing
-
-        root = user_cache_path("headstart")
-    return Path(root).expanduser().absolute()
+    return (user_cache() if root is None else expanded(root)).absolute()

@@ -45,12 +45,20 @@ def track(description: str, total: int | None) -> Iterator[Callable[..., None]]:
         yield _silent
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from headstart.tables import printable
+
+    columns = (
+        TextColumn("{task.description}", markup=False),  # names of files come from anywhere
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     _showing = True
     try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(description, total=total)
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(printable(description), total=total)
 
             def advance(n: int = 1) -> None:
                 progress.advance(task, n)

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from headstart.errors import HeadstartError, SettingError
 from headstart.sizes import binary_size
@@ -49,9 +49,10 @@ class DictOf:
 
 
 ANY = object()
+_TOO_LARGE = "it has more than {}, too many for such a file"
 
 
-def expanded(path: str | Path) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with `~` as the user's home folder. SettingError where there is none to be found."""
     try:
         return Path(path).expanduser()
@@ -61,19 +62,32 @@ def expanded(path: str | Path) -> Path:
         ) from None
 
 
+def user_cache(appauthor: str | Literal[False] | None = None) -> Path:
+    """The user's folder for what headstart keeps. SettingError where the user has no home folder."""
+    from platformdirs import user_cache_path  # only here: importing headstart should cost nothing
+
+    try:
+        return user_cache_path("headstart", appauthor)
+    except RuntimeError:
+        raise SettingError(
+            "there is no home folder to keep anything in; set HEADSTART_CACHE and HEADSTART_DATA, or HOME"
+        ) from None
+
+
 def read_bytes(path: Path, limit: int, error: type[HeadstartError] = SettingError) -> bytes:
     """The content of a regular file of at most `limit` bytes; `error` for anything else. FileNotFoundError passes,
     since what a missing file means differs."""
     from headstart.features.files import read_whole
 
     try:
-        data = read_whole(path, limit)
+        large = path.is_file() and path.stat().st_size > limit
+        data = b"" if large else read_whole(path, limit)  # it may be another one by now
     except FileNotFoundError:
         raise
     except (OSError, EOFError, ValueError) as reason:  # ValueError: a NUL in the name
         raise error(f"{path}: cannot be read ({_said(reason)})") from reason
-    if len(data) > limit:
-        raise error(f"{path}: cannot be read (it has more than {binary_size(limit)}, too many for such a file)")
+    if large or len(data) > limit:
+        raise error(f"{path}: cannot be read ({_TOO_LARGE.format(binary_size(limit))})")
     return data
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headstart.log import LOG
+from headstart.redact import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +41,17 @@ def printable(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode("ascii") for one in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """`printable`, with the ends of lines left as they are."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print a line, without what would steer a terminal and without secrets: to standard output, or to standard
+    error."""
+    print(printable_lines(redacted(str(text))), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def cell(text: str) -> Text:
@@ -80,8 +92,30 @@ def epoch_line(what: str, record: Any) -> str:
 def console_for_tables() -> Console:
     from rich.console import Console
 
-    # Tables keep their columns in logs and pipes, where no terminal says how wide it is.
-    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+    # Tables keep their columns in logs and pipes, where no terminal says how wide it is. Names come from anywhere:
+    # nothing in them is markup, or an emoji's name.
+    width = None if sys.stdout.isatty() else 120
+    console = Console(soft_wrap=False, width=width, markup=False, emoji=False)
+    console.push_render_hook(_Printable())  # type: ignore[arg-type] # a subclass would import rich at once
+    return console
+
+
+class _Printable:
+    """Makes whatever a console is to show printable, as it comes out of tables and lines."""
+
+    def process_renderables(self, renderables: Sequence[Any]) -> list[Any]:
+        return [_Cleaned(renderable) for renderable in renderables]
+
+
+class _Cleaned:
+    def __init__(self, renderable: Any) -> None:
+        self.renderable = renderable
+
+    def __rich_console__(self, console: Console, options: Any) -> Iterator[Any]:
+        from rich.segment import Segment
+
+        for segment in console.render(self.renderable, options):
+            yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
 
 
 def table_of(*columns: str, right: Sequence[str | int] = ()) -> Table:
@@ -213,7 +247,10 @@ class Live:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True)
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
             )
             self.bar.start()
             self.task = self.bar.add_task("starting", total=None)
@@ -237,7 +274,7 @@ class Live:
         if self.bar is not None and kind == "progress":
             self.bar.update(
                 self.task,
-                description=f"{self.what}: {event['what']}",
+                description=printable(f"{self.what}: {event['what']}"),
                 total=event["total"],
                 completed=event["done"],
             )

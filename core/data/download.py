@@ -14,13 +14,13 @@ BLOCK = 1 << 20
 TIMEOUT_SECONDS = 30.0
 
 
-def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None) -> Path:
+def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None, limit: int | None = None) -> Path:
     """Download `url` to `target`, unless that exists with this checksum; returns `target`.
 
     `sha256`: the digest, or as many of its first digits as are published.
-    An earlier attempt is resumed where the server can. At most `nbytes` are accepted, where given. Raises
-    `DownloadError` if the network fails (what came is kept for the next attempt), or if what came, or what
-    lies at `target`, has another checksum.
+    An earlier attempt is resumed where the server can. At most `nbytes`, or `limit` where that is not known, are
+    accepted. Raises `DownloadError` if the network fails (what came is kept for the next attempt), or if what
+    came, or what lies at `target`, has another checksum.
     """
     if not url.startswith(("http://", "https://")):
         raise SettingError(f"cannot download {url!r}; expected an http:// or https:// address")
@@ -36,7 +36,7 @@ def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None) -> Pat
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not (nbytes is not None and partial.exists() and partial.stat().st_size == nbytes):
-            _transfer(url, partial, nbytes)
+            _transfer(url, partial, nbytes, limit)
         found = digest(partial)
         if not found.startswith(sha256):
             size = partial.stat().st_size
@@ -63,7 +63,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _transfer(url: str, partial: Path, nbytes: int | None) -> None:
+def _transfer(url: str, partial: Path, nbytes: int | None, limit: int | None = None) -> None:
     import http.client
     import urllib.error
     import urllib.request
@@ -79,7 +79,7 @@ def _transfer(url: str, partial: Path, nbytes: int | None) -> None:
         if error.code != 416 or not have:
             raise OSError(f"the server answered {error.code} {error.reason}") from error
         partial.unlink()  # 416: the server's file ends before our partial does
-        return _transfer(url, partial, nbytes)
+        return _transfer(url, partial, nbytes, limit)
     except http.client.HTTPException as error:
         raise OSError(f"the server's answer is not HTTP: {error!r}") from error
     with answer:
@@ -95,8 +95,9 @@ def _transfer(url: str, partial: Path, nbytes: int | None) -> None:
             advance(have)
             try:
                 while block := answer.read(BLOCK):
-                    if nbytes is not None and have + len(block) > nbytes:
-                        raise OSError(f"it is larger than the {nbytes} bytes published")
+                    if (most := nbytes or limit) is not None and have + len(block) > most:
+                        what = f"the {nbytes} bytes published" if nbytes else f"{limit} bytes"
+                        raise OSError(f"it is larger than {what}")
                     out.write(block)
                     have += len(block)
                     advance(len(block))

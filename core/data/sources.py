@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart import reading
 from headstart.data import cifar
 from headstart.data.dataset import ArraySource, Dataset
 from headstart.data.download import fetch
@@ -131,10 +132,8 @@ def data_root(root: str | Path | None = None) -> Path:
     if root is None:
         root = os.environ.get("HEADSTART_DATA") or None
     if root is not None:
-        return Path(root).expanduser()
-    from platformdirs import user_cache_path
-
-    return Path(user_cache_path("headstart", appauthor=False)) / "data"
+        return reading.expanded(root)
+    return reading.user_cache(appauthor=False) / "data"
 
 
 def _may_download(download: bool, what: str, place: Path, url: str) -> None:

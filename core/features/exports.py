@@ -29,6 +29,7 @@ from headstart.errors import ExportError, SettingError
 from headstart.features.files import PARTIAL_PREFIX, make_folder, replace_whole, sync_folder
 from headstart.features.ids import ids_to_array
 from headstart.features.saving import saving
+from headstart.reading import expanded
 
 if TYPE_CHECKING:
     from headstart.features.feature_set import FeatureSet
@@ -161,7 +162,7 @@ def save_npy(
     features: FeatureSet, folder: str | os.PathLike[str], cut: str | None, view: int, dtype: str | None
 ) -> Path:
     """See `FeatureSet.save_npy`."""
-    target = Path(folder).expanduser().absolute()
+    target = expanded(folder).absolute()
     wanted = _dtype_for(".npy", "save_npy", features, cut, dtype)
     rows = FeatureRows(features, cut, view)
     if target.exists() and not (target.is_dir() and next(target.iterdir(), None) is None):

@@ -39,6 +39,7 @@ from headstart.features.saving import saving
 from headstart.features.store import FeatureStore
 from headstart.features.trunk_folder import TrunkFolder
 from headstart.outputs import writing_into
+from headstart.reading import expanded
 from headstart.sizes import binary_size
 
 DESCRIPTION = "features.json"
@@ -118,7 +119,7 @@ def save(features: FeatureSet, folder: str | os.PathLike[str], replace: bool = F
 
 def check_free(folder: str | os.PathLike[str], replace: bool) -> Path:
     """The folder's absolute path; SettingError where a saved set is there that is not to be replaced."""
-    target = Path(folder).expanduser().absolute()
+    target = expanded(folder).absolute()
     for place in (target / "features", *(target / "features").glob("*")):
         if place.is_symlink():
             raise SettingError(
@@ -139,7 +140,7 @@ def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
 
     Raises SavedFeaturesError where the folder holds none, or not all of it as it was saved; it names the file.
     """
-    root = Path(folder).expanduser().absolute()
+    root = expanded(folder).absolute()
     about = _describe(root)
     ids, labels = _samples(root, about)
     opened: dict[str, TrunkFolder] = {}

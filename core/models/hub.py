@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import re
 import shutil
 import time
@@ -27,12 +26,15 @@ from typing import TypeVar
 from headstart.data.download import digest
 from headstart.data.sources import data_root
 from headstart.errors import DownloadError, HeadstartError, SettingError, WeightsError
-from headstart.features.files import replace_whole
 from headstart.models.architecture import Hub
+from headstart.outputs import json_text, written_whole
 from headstart.progress import track
+from headstart.reading import DictOf, Optional, expanded, read_json
 from headstart.sizes import binary_size
 
 MAIN = "main"
+LARGEST_TABLE = 16 << 20  # bytes
+PIN = {"revision": Optional(str), "sha256": Optional(str)}
 HEX = re.compile("[0-9a-f]+")
 # Answers of a hub that is busy or broken, which may be better a moment later.
 PASSING = (408, 429, 500, 502, 503, 504)
@@ -158,18 +160,18 @@ def own_pins() -> Path:
 def read_pins(path: Path) -> dict[str, Pin]:
     """The table in a file: none is an empty one. Raises WeightsError where it cannot be read."""
     try:
-        return {name: Pin(**row) for name, row in json.loads(path.read_text("utf-8")).items()}
+        table = read_json(path, LARGEST_TABLE, "a table of pinned weights", DictOf(PIN), WeightsError)
+        return {name: Pin(**row) for name, row in table.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (SettingError, WeightsError, TypeError) as error:
         raise WeightsError(f"{path}: not a table of pinned weights ({error}); repair or remove it") from error
 
 
 def write_pins(path: Path, pins: Mapping[str, Pin]) -> None:
     """Write a table of pins, whole or not at all. Raises OSError."""
     table = {name: asdict(pins[name]) for name in sorted(pins)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_whole(path, [(json.dumps(table, indent=1) + "\n").encode()])
+    written_whole(path, [(json_text(table, indent=1) + "\n").encode()])
 
 
 def stated(row: Hub) -> Pin:
@@ -199,9 +201,7 @@ def _folder(row: Hub) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    return Path(constants.HF_HUB_CACHE).expanduser().resolve() / repo_folder_name(
-        repo_id=row.repo, repo_type="model"
-    )
+    return expanded(constants.HF_HUB_CACHE).resolve() / repo_folder_name(repo_id=row.repo, repo_type="model")
 
 
 def _places(row: Hub, pin: Pin) -> list[Path]:

@@ -22,7 +22,9 @@ from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
 from headstart.data.sources import data_root
 from headstart.errors import SettingError, UnknownNameError, WeightsError
-from headstart.features.files import replace_whole
+from headstart.outputs import written_whole
+from headstart.reading import check_regular, expanded
+from headstart.redact import redacted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 SUFFIX = ".safetensors"
@@ -51,7 +53,7 @@ def import_weights(
     from headstart.models.weights import count_outputs, fit_to, read_weights
     from headstart.models.zoo import architecture
 
-    arch, path = architecture(model), Path(path).expanduser()
+    arch, path = architecture(model), expanded(path)
     name = name if name is not None else path.stem
     if not NAME.fullmatch(name):
         raise SettingError(f"name {name!r}: expected letters, digits and . _ + -, of which the first is no sign")
@@ -65,6 +67,7 @@ def import_weights(
         )
     if not path.is_file():
         raise WeightsError(f"{path}: no such weight file")
+    check_regular(path, WeightsError)
     source_sha256 = digest(path)
     if is_pickle(path):
         if not allow_pickle:
@@ -93,7 +96,7 @@ def import_weights(
         "format": "pt",
         "architecture": arch.name,
         "preprocess": json.dumps(settings.as_dict()),
-        "source": str(path.absolute()),
+        "source": redacted(str(path.absolute())),
         "source_sha256": source_sha256,
         **({"classes": json.dumps(list(names))} if names is not None else {}),
     }
@@ -104,7 +107,7 @@ def import_weights(
     }
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        replace_whole(target, [save_safetensors(tensors, metadata)])
+        written_whole(target, [save_safetensors(tensors, metadata)])
     except OSError as error:
         raise WeightsError(
             f"{target}: cannot be written ({error.strerror or error}); set HEADSTART_DATA to a folder that can be"

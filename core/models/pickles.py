@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -38,6 +42,7 @@ SECONDS = 120.0  # for torch's import; reading has as long again for each `BYTES
 BYTES_PER_TURN = 1 << 30
 # A file's tensors are as many bytes as the file, twice that where they were halves; some are copied on the way.
 MEMORY_PER_BYTE, MEMORY_BESIDES = 6, 512 << 20
+LARGEST = 4 << 30  # bytes of a published pickle: the largest has 1.3 GB
 BLOCK = 1 << 22
 CHILD = "from headstart.models.pickles import main; main()"
 
@@ -58,7 +63,7 @@ def fetch_pickled(row: Pickled) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(target.with_suffix(".lock")):
             if not here(row):  # else another process has made it meanwhile
-                fetch(row.url, download, row.sha256)
+                fetch(row.url, download, row.sha256, limit=LARGEST)
                 convert(download, target, {"source": row.url})
     except OSError as error:
         raise WeightsError(
@@ -130,13 +135,13 @@ def check_torch(path: Path) -> None:
 
 def _ask_child(job: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """What a process of its own answers to the job."""
-    command = [sys.executable, "-P", "-c", CHILD]
-    try:
-        done = subprocess.run(
-            command, input=json.dumps({**job, "seconds": seconds}), capture_output=True, text=True, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {seconds:.0f} seconds"}
+    with _lifeline() as (options, arguments):
+        command = [sys.executable, "-P", "-c", CHILD, *arguments]
+        text = json.dumps({**job, "seconds": seconds})
+        try:
+            done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=seconds, **options)
+        except subprocess.TimeoutExpired:
+            return {"error": f"not done after {seconds:.0f} seconds"}
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
@@ -145,17 +150,57 @@ def _ask_child(job: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return answer
 
 
+@contextlib.contextmanager
+def _lifeline() -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Options and arguments for a child that ends with this process, whatever ends it: a pipe that nobody writes
+    to, and that is closed when this process is gone."""
+    if os.name == "nt":
+        yield {}, []
+        return
+    receive, send = os.pipe()
+    try:
+        yield {"pass_fds": (receive,)}, [str(receive)]
+    finally:
+        os.close(receive)
+        os.close(send)
+
+
 # ---- in the child
+
+
+def _end_with_parent() -> None:
+    if len(sys.argv) > 1:
+        pipe = int(sys.argv[1])
+
+        def watch() -> None:
+            os.read(pipe, 1)
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _clock(seconds: float) -> Iterator[None]:
+    """Within it, this process lives no longer than that, also where its parent, which would end it, is gone."""
+    if not hasattr(signal, "alarm"):
+        yield
+        return
+    signal.alarm(math.ceil(seconds) + 1)  # nobody handles it, so it ends the process
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def main() -> None:
     """Answer the jobs that come on standard input, one a line, with one line of JSON each."""
+    _end_with_parent()
     torch = import_module("torch")
     torch.set_num_threads(1)
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            with _limits(job["size"], job["seconds"]):
+            with _limits(job["size"], job["seconds"]), _clock(job["seconds"]):
                 _convert(torch, job)
             answer = {}
         except Exception as error:

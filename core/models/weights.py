@@ -6,7 +6,6 @@ Invariant: whatever `weights=` names is either read whole, or nothing of it is u
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
@@ -25,6 +23,8 @@ from headstart.graph import Graph
 from headstart.models import hub, imported, pickles
 from headstart.models.architecture import Architecture, Hub, Pickled, Published, Shipped
 from headstart.models.layouts import fitted, unwrapped
+from headstart.models.tensors import as_float32, read_tensors
+from headstart.reading import check_regular, expanded, parse_json
 
 # What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")
@@ -56,7 +56,8 @@ def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
         return file if isinstance(entry, Shipped) else _as_stated(arch, entry, file)
     if (own := imported.find(arch.name, str(weights))) is not None:
         return read_weights(own)
-    path = Path(weights).expanduser()
+    path = expanded(weights)
+    check_regular(path, WeightsError)
     if path.is_file():
         return read_weights(path)
     if path.suffix or len(path.parts) > 1:
@@ -85,18 +86,11 @@ def read_weights(path: Path) -> WeightFile:
         )
     if path.suffix in UNFINISHED:
         raise WeightsError(f"{path}: by its name a download that was not finished; is it complete?")
+    tensors, metadata = read_tensors(path)
+    params = {name: as_float32(path, name, array) for name, array in tensors.items()}
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            params = {
-                key: file.get_tensor(key).astype(np.float32, copy=False)
-                for key in file.keys()  # noqa: SIM118
-            }
-    except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error}); is it complete?") from error
-    try:
-        preprocess = json.loads(metadata["preprocess"]) if "preprocess" in metadata else None
-        classes = json.loads(metadata["classes"]) if "classes" in metadata else None
+        preprocess = parse_json(metadata["preprocess"]) if "preprocess" in metadata else None
+        classes = parse_json(metadata["classes"]) if "classes" in metadata else None
         if classes is not None and not (isinstance(classes, list) and len(set(map(str, classes))) == len(classes)):
             raise ValueError("classes is no list of distinct names")
         return WeightFile(
@@ -105,7 +99,7 @@ def read_weights(path: Path) -> WeightFile:
             Preprocess.from_dict(preprocess) if preprocess is not None else None,
             tuple(normal(str(name)) for name in classes) if classes is not None else None,
         )
-    except (ValueError, TypeError, SettingError) as error:
+    except (ValueError, TypeError, AttributeError, SettingError) as error:
         raise WeightsError(f"{path}: its metadata cannot be read ({error})") from error
 
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from headstart import backend as backends
 from headstart.backend import Backend, Wrapping, WrapRequest
 from headstart.data import Arrays, Dataset, Preprocess
 from headstart.data.rows import count, each, window
-from headstart.errors import HeadstartError, SettingError, WeightsError
+from headstart.errors import HeadstartError, SettingError
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
 from headstart.models.faithful import HEAD, TRUNK, check_against_original, checked_head, checked_trunk, trunk_nodes
 from headstart.models.feature_layout import checked as checked_layout
@@ -30,6 +29,7 @@ from headstart.models.heads import Head, check_head, classifier
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
 from headstart.models.model import Model, class_names
+from headstart.models.tensors import read_tensors
 
 POOL, REST = "pool", "rest"
 ERROR_LENGTH = 500
@@ -148,11 +148,7 @@ def wrap(
 def restored(model: Model, path: Path) -> dict[str, np.ndarray]:
     """The parameters of a wrapped model from a file that `Run.save` wrote: every name, shape and dtype as they are
     in the model, or WeightsError."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error}); is it complete?") from error
+    found, _ = read_tensors(path)
     names = model.layouts[0].names(model.graph)
     wanted = {theirs: (tuple(shape), model.params[ours].dtype) for ours, (theirs, shape) in names.items()}
     misfit(

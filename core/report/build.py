@@ -74,21 +74,12 @@ class Images:
 
 def build(content: Mapping[str, Any]) -> str:
     """See `headstart.report.page`."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     known = figures.cleaned(content)
     # The order of the table at first, and of everything behind it: what is best comes first.
     rows = sorted(known["rows"], key=lambda row: (diverged(row), *_last_if_none(row.get("val_accuracy"))))
     images = Images()
     kernels = _kernels(known["rows"], images)  # first, so that they are the last to be left out
-    jinja = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = jinja.get_template("page.html").render(
+    html: str = _template().render(
         title=known.get("title") or f"headstart on {known['data'].get('name')}",
         created=known.get("created"),
         summary=_summary(known, rows),
@@ -120,6 +111,20 @@ def script_json(value: Any) -> str:
     for one in "<>&":
         text = text.replace(one, f"\\u{ord(one):04x}")
     return text
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    jinja = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return jinja.get_template("page.html")
 
 
 @cache
@@ -210,7 +215,7 @@ def _cells(row: Row) -> list[Cell]:
         text(row.get("cut")),
         Cell("diverged", None) if diverged(row) else number(row.get("val_accuracy"), figures.percent),
         number(row.get("val_loss"), figures.loss),
-        number(row["seconds_per_epoch"]["total"], figures.seconds),
+        number(row["seconds_per_epoch"].get("total"), figures.seconds),
         extraction,
         number(row.get("total_seconds"), figures.seconds),
         number(row.get("speedup_over_frozen"), figures.times),
@@ -273,7 +278,7 @@ def _diverged(rows: Sequence[Row]) -> list[str]:
 
 def _bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Bars in percent of the longest."""
-    totals = [finite(row["seconds_per_epoch"]["total"]) or 0.0 for row in rows]
+    totals = [finite(row["seconds_per_epoch"].get("total")) or 0.0 for row in rows]
     longest = max(totals, default=0.0) or 1.0
     bars = []
     for row, total in zip(rows, totals, strict=True):
@@ -367,7 +372,7 @@ def _lines(
         line = []
         for predicted in range(classes):
             n = counts.get((true, predicted), 0)
-            share = n / of_class[true] if n else 0.0
+            share = min(1.0, max(0.0, n / of_class[true])) if n and of_class[true] else 0.0
             tenths = round(10 * share) if true == predicted else round(1.5 + 8.5 * share)
             line.append({"n": n, "style": f"{'r' if true == predicted else 'w'}{tenths}"})
         yield line

@@ -45,6 +45,8 @@ def seconds(value: Any) -> str:
         return "0"
     if 0 < x < 1e-4:
         return "<0.0001"
+    if x < 0:  # of a clock that was set back, or of figures that somebody edited
+        return f"{x:.3g}"
     return f"{x:.{1 - math.floor(math.log10(x))}f}"
 
 

@@ -37,7 +37,7 @@ def thumbnails(dataset: Dataset, indices: Iterable[int]) -> dict[str, str]:
     for index in indices:
         try:
             image, id = dataset.load(int(index))
-        except DataError:
+        except (DataError, OSError):
             continue
         found[id] = _thumbnail(image)
     return found

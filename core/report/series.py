@@ -97,7 +97,7 @@ def break_even(row: Row) -> BreakEven | str:
     """Of a cached row; a sentence where there is nothing to draw. The frozen epoch is the one that the row's
     speed-up was taken over, so that the figure and the table cannot disagree."""
     label = row["label"]
-    cached = finite(row["seconds_per_epoch"]["total"])
+    cached = finite(row["seconds_per_epoch"].get("total"))
     speedup, after = finite(row.get("speedup_over_frozen")), row.get("pays_off_after_epochs")
     extraction = finite(row.get("extraction_seconds"))
     if cached is None or speedup is None or extraction is None:

@@ -6,7 +6,6 @@ compare`). Whatever a report shows is in the rows, so that it can be made again 
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -20,7 +19,10 @@ from headstart.errors import SettingError
 from headstart.machine import machine_facts
 from headstart.models import Model
 from headstart.outputs import write_text
+from headstart.reading import check, expanded, read_json
+from headstart.redact import redacted_command
 from headstart.training.modes import MODES
+from headstart.training.shapes import COMPARISON, LARGEST
 
 if TYPE_CHECKING:
     from headstart.data import Dataset
@@ -80,9 +82,9 @@ def _command_line() -> list[str]:
         return []
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     if module is None or not sys.argv:
-        return list(sys.argv)
+        return redacted_command(sys.argv)
     # Of `python -m package` sys.argv has only the path of a file.
-    return ["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
+    return redacted_command(["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]])
 
 
 def comparison(runs: Mapping[str, Run] | Sequence[Run], title: str | None = None) -> Comparison:
@@ -106,10 +108,11 @@ def comparison(runs: Mapping[str, Run] | Sequence[Run], title: str | None = None
 def read_comparison(path: str | Path) -> Comparison:
     """The comparison that a `compare.json` holds. Raises SettingError for a file that cannot be read, or that is
     none."""
+    path = expanded(path)
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        content = read_json(path, LARGEST, "the figures of a comparison")
+    except FileNotFoundError:
+        raise SettingError(f"{path}: cannot be read (there is no such file)") from None
     needed = new_comparison({}, {}, {}).keys()
     missing = sorted(needed - content.keys()) if isinstance(content, dict) else ["everything"]
     if missing:
@@ -117,6 +120,10 @@ def read_comparison(path: str | Path) -> Comparison:
             f"{path}: not the figures of a comparison ({', '.join(missing)} missing); expected the compare.json "
             "that this version of `headstart compare` writes"
         )
+    try:
+        check(content, COMPARISON)
+    except ValueError as error:
+        raise SettingError(f"{path}: not the figures of a comparison ({error})") from error
     return Comparison(content)
 
 

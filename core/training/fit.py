@@ -7,10 +7,11 @@ Invariant: a frozen trunk is bit-equal before and after, and that is checked on 
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
 from headstart.data.summary import say
-from headstart.errors import DivergedWarning, SettingError, TrunkChangedError
+from headstart.errors import DivergedWarning, SettingError, TrunkChangedError, WatchingWarning
 from headstart.features.extract import INPUT, Extractor, cut_of
 from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.keys import params_digest
@@ -181,7 +182,7 @@ def fit(
     before = {name: params[name] for name in first_convolutions(job.model.graph)}
     with nullcontext() if tensorboard is None else Board(tensorboard, val is not None) as job.board:
         if job.board is not None:
-            job.board.picture(job.model, node)
+            job.watch(lambda board: board.picture(job.model, node))
         if debug_nans:
             check_weights(job.model, node, "all" if node is None else "head")
         if node is not None:
@@ -330,7 +331,7 @@ class Job:
             train, val = watched(trainer, feeds, self.val)
         if self.board is not None:
             about = {"model": self.model.name, "mode": s.mode, "cut": s.cut, "backend": self.backend.name}
-            self.board.start(params, about | self.record())
+            self.watch(lambda board: board.start(params, about | self.record()))
         steps = len(self.train) // min(s.batch_size, len(self.train))
         rates = s.rates.rates(optimizer.lr, epochs * steps).reshape(epochs, -1)
         records, logits = [], None
@@ -340,7 +341,8 @@ class Job:
                 record, logits = _epoch(trainer, train, val, order, rate, epoch)
             records.append(record)
             if self.board is not None:
-                self.board.epoch(record, rate, trainer.params(), graph.outputs[1:])
+                now, auxiliary = trainer.params(), graph.outputs[1:]
+                self.watch(lambda board: board.epoch(record, rate, now, auxiliary))  # noqa: B023 - called at once
             LOG.info(epoch_line("head " if s.row.then_all and stage == "head" else "", record))
             if self.on_epoch is not None:
                 self.on_epoch(stage, record)
@@ -348,11 +350,22 @@ class Job:
             self.validation = validation_of(logits, self.val)
         return trainer.params(), History(records)
 
+    def watch(self, note: Callable[[Board], None]) -> None:
+        """Have TensorBoard's files written; where that fails, on a full disk for one, the training goes on without
+        them."""
+        if self.board is None:
+            return
+        try:
+            note(self.board)
+        except Exception as error:
+            board, self.board = self.board, None
+            _unwatched(f"TensorBoard's files in {board.folder}", error)
+
     def _profiled(self, stage: str, epoch: int, epochs: int) -> AbstractContextManager[None]:
         """For the second epoch of a stage, or the only one, the framework's profiler."""
         if self.profile is None or epoch != min(1, epochs - 1):
             return nullcontext()
-        return self.backend.profile(checked_folder("profile", self.profile / stage))
+        return _surviving(self.backend, self.profile / stage, begun=epoch > 0)
 
     def record(self) -> dict[str, Any]:
         """JSON-able: enough to repeat the run."""
@@ -375,6 +388,37 @@ class Job:
             "threads": self.backend.threads(),
             "versions": backends.versions(self.backend.name),
         }
+
+
+@contextmanager
+def _surviving(backend: Backend, folder: Path, begun: bool) -> Iterator[None]:
+    """The framework's profiler around an epoch, which goes on where the profiler cannot. Only where nothing has
+    been trained yet is it an error that it cannot be started."""
+    try:
+        profiler = backend.profile(checked_folder("profile", folder))
+        profiler.__enter__()
+    except Exception as error:
+        if not begun:
+            raise
+        _unwatched(f"the profiler's trace in {folder}", error)
+        yield
+        return
+    try:
+        yield
+    except BaseException:
+        profiler.__exit__(*sys.exc_info())
+        raise
+    try:
+        profiler.__exit__(None, None, None)
+    except Exception as error:
+        _unwatched(f"the profiler's trace in {folder}", error)
+
+
+def _unwatched(what: str, error: Exception) -> None:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    warnings.warn(
+        f"{what} cannot be written ({reason}); the training goes on without", WatchingWarning, stacklevel=4
+    )
 
 
 def _epoch(

@@ -34,8 +34,9 @@ from headstart.models.layouts import fitted, published
 from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
 from headstart.outputs import json_text, writing_into
-from headstart.reading import ANY, DictOf, ListOf, Number, Optional, check, expanded, read_json
+from headstart.reading import check, expanded, read_json
 from headstart.training.history import History
+from headstart.training.shapes import LARGEST, RUN
 from headstart.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -46,61 +47,7 @@ BEFORE = 1  # the weights were always called so, and nothing tied them to their 
 WEIGHTS_BEFORE = "weights.safetensors"
 RECORD = "run.json"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
-LARGEST = 256 << 20  # bytes of a run.json: twelve million steps
 READINGS = 5  # of a folder that is saved to while it is read
-
-RECORD_OF_EPOCH = {
-    "epoch": int,
-    "loss": Optional(Number),
-    "accuracy": Optional(Number),
-    "val_loss": Optional(Number),
-    "val_accuracy": Optional(Number),
-    "seconds": {"data": Number, "trunk": Number, "head": Number},
-    "learning_rate": Optional(Number),
-    "step_losses": ListOf(Optional(Number)),
-    "auxiliary_losses": ListOf(Optional(Number)),
-}
-VALIDATION = {
-    "samples": int,
-    "confusion": ListOf(ListOf(int, 3)),
-    "not_finite": Optional(int),
-    "worst": ListOf(
-        {
-            "id": str,
-            "index": int,
-            "label": int,
-            "predicted": int,
-            "probability": Optional(Number),
-            "loss": Optional(Number),
-        }
-    ),
-}
-SHAPE = {
-    "format": int,
-    "weights": Optional({"file": str, "sha256": str}),
-    "model": {
-        "name": str,
-        "classes": ListOf(str),
-        "named_classes": bool,
-        "head": ANY,
-        "preprocess": DictOf(ANY),
-        "weights": Optional(str),
-        "auxiliary": bool,
-        "wrapped": Optional(str),
-    },
-    "mode": str,
-    "cut": Optional(str),
-    "backend": str,
-    "history": ListOf(RECORD_OF_EPOCH),
-    "head_history": ListOf(RECORD_OF_EPOCH),
-    "extraction": Optional({"extracted": int, "reused": int, "seconds": Number, "made_by": ListOf(str)}),
-    "seconds": Number,
-    "settings": DictOf(ANY),
-    # runs of before there were reports have none of these
-    "data": Optional(DictOf(ANY)),
-    "trained": Optional(int),
-    "validation": Optional(VALIDATION),
-}
 
 
 def save(run: Run, path: str | Path) -> Path:
@@ -201,7 +148,7 @@ def weights_file(path: str | Path) -> Path:
     saved there."""
     folder = expanded(path)
     about = _record(folder)
-    check_shape(folder, about, {name: SHAPE[name] for name in ("format", "weights")})
+    check_shape(folder, about, {name: RUN[name] for name in ("format", "weights")})
     return _weights(folder, about)
 
 
@@ -238,11 +185,11 @@ def _weights(folder: Path, about: Mapping[str, Any]) -> Path:
 def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
     from headstart.training.run import Run
 
-    check_shape(folder, about, SHAPE)
+    check_shape(folder, about, RUN)
     weights = _weights(folder, about)
     if about["format"] != BEFORE:
         _verify(weights, about["weights"]["sha256"])
-    spec, stats = about["model"], about["extraction"]
+    spec, stats = about["model"], about.get("extraction")
     try:
         model = _known(spec, weights) if spec.get("wrapped") is None else _wrapped(spec, weights, model)
         run = Run(
@@ -270,6 +217,8 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
 
 def _check_sense(run: Run) -> None:
     """ValueError for what has the right types and says what cannot be."""
+    if not run.history:
+        raise ValueError("history is empty")
     if run.cut is not None:
         run.model.graph.check_cut(run.cut)
     classes = range(len(run.model.classes))

@@ -13,6 +13,7 @@ not added to, since TensorBoard would draw both as one line: the next one goes t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -72,7 +73,8 @@ class Board:
 
     def close(self) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # a full disk, of which has been warned; what was trained stays
+                file.close()
 
     def picture(self, model: Model, cut: str | None) -> None:
         """The model as TensorBoard's graph, trunk and head apart."""

@@ -1,0 +1,48 @@
+"""Safetensors files are read here, and only here: regular files, whole, of number types that mean what they say.
+
+Invariant: whatever a file holds, its reader gets arrays that numpy can compute with, or one WeightsError.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from headstart.errors import WeightsError
+from headstart.reading import check_regular
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Name -> array as it is stored, and the file's metadata. WeightsError for what cannot be read."""
+    check_regular(path, WeightsError)
+    name = ""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118
+                tensors[name] = file.get_tensor(name)
+    except (
+        AttributeError
+    ) as error:  # numpy has no such type: eight bits, mostly, with a scale that stands elsewhere
+        kind = str(error).rpartition("attribute ")[2].strip("'")
+        raise WeightsError(
+            f"{path}: {name} is stored as {kind}, which cannot be computed with as it is; save the weights as "
+            "float32, float16 or bfloat16"
+        ) from error
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError, OverflowError, MemoryError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors ({error}); is it complete?") from error
+    return tensors, metadata
+
+
+def as_float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """A parameter as float32. WeightsError for weights of whole or complex numbers: those are quantized, and their
+    scale is not known."""
+    if array.dtype.kind in "iubc" and name.rpartition(".")[2] in ("weight", "bias"):
+        raise WeightsError(
+            f"{path}: {name} is stored as {array.dtype}, so it is quantized or no weight at all; save the weights "
+            "as float32, float16 or bfloat16"
+        )
+    return np.real(array).astype(np.float32, copy=False)

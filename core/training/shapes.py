@@ -1,0 +1,140 @@
+"""What run.json and compare.json hold, for whoever reads them: they may come from anywhere.
+
+`headstart.reading.check` holds a file to them; names that are not here are left alone.
+"""
+
+from __future__ import annotations
+
+from headstart.reading import ANY, DictOf, ListOf, Number, Optional
+
+LARGEST = 256 << 20  # bytes of such a file: twelve million steps
+DATA = {
+    **{name: Optional(str) for name in ("name",)},
+    **{name: Optional(int) for name in ("train", "val")},
+    "classes": Optional(ListOf(str)),
+    "skipped": Optional(ListOf(ListOf(str, 2))),
+}
+RECORD_OF_EPOCH = {
+    "epoch": int,
+    "loss": Optional(Number),
+    "accuracy": Optional(Number),
+    "val_loss": Optional(Number),
+    "val_accuracy": Optional(Number),
+    "seconds": {"data": Number, "trunk": Number, "head": Number},
+    "learning_rate": Optional(Number),
+    "step_losses": ListOf(Optional(Number)),
+    "auxiliary_losses": ListOf(Optional(Number)),
+}
+VALIDATION = {
+    "samples": int,
+    "confusion": ListOf(ListOf(int, 3)),
+    "not_finite": Optional(int),
+    "worst": ListOf(
+        {
+            "id": str,
+            "index": int,
+            "label": int,
+            "predicted": int,
+            "probability": Optional(Number),
+            "loss": Optional(Number),
+        }
+    ),
+}
+RUN = {
+    "format": int,
+    "weights": Optional({"file": str, "sha256": str}),
+    "model": {
+        "name": str,
+        "classes": ListOf(str),
+        "named_classes": bool,
+        "head": ANY,
+        "preprocess": DictOf(ANY),
+        "weights": Optional(str),
+        "auxiliary": bool,
+        "wrapped": Optional(str),
+    },
+    "mode": str,
+    "cut": Optional(str),
+    "backend": str,
+    "history": ListOf(RECORD_OF_EPOCH),
+    "head_history": ListOf(RECORD_OF_EPOCH),
+    "extraction": Optional({"extracted": int, "reused": int, "seconds": Number, "made_by": ListOf(str)}),
+    "seconds": Number,
+    "settings": {"versions": Optional(DictOf(str))},
+    # runs of before there were reports have none of these
+    "data": Optional(DATA),
+    "trained": Optional(int),
+    "validation": Optional(VALIDATION),
+}
+"""run.json"""
+
+EPOCH = {
+    "epoch": Optional(int),
+    **{name: Optional(Number) for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")},
+    "seconds": {name: Optional(Number) for name in ("data", "trunk", "head", "total")},
+}
+NUMBERS = ("val_accuracy", "val_loss", "extraction_seconds", "total_seconds", "speedup_over_frozen")
+ROW = {
+    "label": str,
+    **{name: Optional(str) for name in ("backend", "mode", "cut")},
+    **{name: Optional(Number) for name in NUMBERS},
+    **{name: Optional(int) for name in ("extracted", "reused", "pays_off_after_epochs")},
+    "diverged": Optional(bool),
+    "history": Optional(ListOf(EPOCH)),
+    "head_history": Optional(ListOf(EPOCH)),
+    "seconds_per_epoch": {
+        "total": Optional(Number),
+        **{name: Optional(Number) for name in ("data", "trunk", "head")},
+    },
+    "features_made_by": Optional(ListOf(str)),
+    "parameters": Optional({"trained": Optional(int), "all": Optional(int)}),
+    "validation": Optional(
+        {
+            "samples": Optional(int),
+            "confusion": Optional(ListOf(ListOf(int, 3))),
+            "not_finite": Optional(int),
+            "worst": Optional(
+                ListOf(
+                    {
+                        "id": Optional(str),
+                        "label": Optional(int),
+                        "predicted": Optional(int),
+                        "probability": Optional(Number),
+                    }
+                )
+            ),
+        }
+    ),
+    "kernels": Optional(
+        {
+            **{name: Optional(str) for name in ("node", "before", "after", "difference")},
+            **{name: Optional(int) for name in ("shown", "of")},
+            "max_difference": Optional(Number),
+        }
+    ),
+    "settings": Optional(DictOf(ANY)),
+}
+COMPARISON = {
+    "headstart": Optional(str),
+    "created": Optional(str),
+    "title": Optional(str),
+    "command": Optional(ListOf(str)),
+    "machine": Optional(
+        {
+            **{name: Optional(str) for name in ("cpu", "system", "python")},
+            **{name: Optional(Number) for name in ("cores", "memory_bytes")},
+        }
+    ),
+    "versions": Optional(DictOf(Optional(DictOf(str)))),
+    "data": DATA,
+    "model": {
+        **{name: Optional(str) for name in ("name", "weights")},
+        "parameters": Optional(int),
+        "preprocess": Optional({"size": Optional(int)}),
+    },
+    "settings": Optional(DictOf(ANY)),
+    "rows": ListOf(ROW),
+    "errors": Optional(DictOf({"type": str, "message": str})),
+    "pictures": Optional(DictOf(str)),
+}
+"""compare.json: what a report is made of; whatever else a file holds is left alone"""

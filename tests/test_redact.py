@@ -1,0 +1,65 @@
+"""Secrets stand in nothing that is written, raised or said."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from headstart.errors import DownloadError, HeadstartError
+from headstart.outputs import write_json
+from headstart.redact import redacted, redacted_command
+from headstart.tables import say
+from headstart.training.comparison import new_comparison
+
+pytestmark = pytest.mark.neutral
+
+SECRET = "s3cr3t-W0rd"
+SAID = (
+    f"cannot reach https://user:{SECRET}@hub.example:8080/models?x=1",
+    f"cannot reach https://{SECRET}@hub.example",
+    f"https://hub.example/file?token={SECRET}&x=1",
+    f"https://hub.example/file?X-Amz-Signature={SECRET}",
+    f"ran with --hf-token {SECRET} and --api-key={SECRET}",
+    f"HF_TOKEN={SECRET} headstart fit",
+    f"Authorization: Bearer {SECRET}",
+)
+HARMLESS = (
+    "blocks.0.cls_token: shape (1, 1, 192)",
+    "expected one of token, mean; received tokens=3",
+    "a@b.example wrote to me about --tokenizer bert",
+    "see https://hub.example/models?x=1#token",
+    "photos/secret garden/1.jpg",
+)
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_secrets_go(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "***" in redacted(text) and SECRET not in redacted(text)
+    assert SECRET not in str(DownloadError(text)) + repr(str(HeadstartError(text)))
+    write_json(tmp_path / "a.json", {"message": text, text: [text]})
+    say(text)
+    assert SECRET not in (tmp_path / "a.json").read_text() + capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_nothing_else_goes(text: str) -> None:
+    assert redacted(text) is text
+
+
+def test_the_token_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert redacted(f"401 for {SECRET}") == "401 for ***"
+    assert "hf_" not in redacted("it is hf_" + "a" * 34)
+
+
+def test_the_command_of_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["headstart", "fit", "--token", SECRET, "--data", f"https://u:{SECRET}@h/x", "--seed", "1"]
+    )
+    command = new_comparison({}, {}, {})["command"]
+    assert SECRET not in json.dumps(command)
+    assert command[-2:] == ["--seed", "1"]
+    assert redacted_command(["--token", "--seed", "1"]) == ["--token", "--seed", "1"]
