@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headstart.environment import for_frameworks
 from headstart.errors import HeadstartError, SettingError
 from headstart.log import LOG, handed_to, set_level, to_stderr
 from headstart.sizes import parse_nbytes
@@ -1505,6 +1506,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     """The exit code of a command with these arguments."""
     debug = "--debug" in arguments
+    os.environ.update(for_frameworks(os.environ))  # before a command imports one
     command = typer.main.get_command(app)
     try:
         # Not command.main(): it turns an interrupt into a bare exit code, and what was kept would go unsaid.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,36 @@ from headstart import cgroups
 from headstart.reading import expanded, user_cache
 
 
-def cpus(root: Path = cgroups.ROOT) -> int:
-    """The CPUs that this process may use: those it may run on, and no more than its control groups give it time
-    for. A quota of 1.5 is two: two threads for three quarters of the time are faster than one."""
+@dataclass(frozen=True)
+class Cpus:
+    """The CPUs that this process may use."""
+
+    count: int
+    limited: bool
+    """whether that is fewer than it may run on, which is what frameworks count"""
+
+
+def cpus_allowed(root: Path = cgroups.ROOT) -> Cpus:
+    """Those that the process may run on, and no more than its control groups give it time for. A quota of 1.5 is
+    two: two threads for three quarters of the time are faster than one."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroups.cpu_quota(root)
-    return count if quota is None else max(1, min(count, math.ceil(quota)))
+    allowed = count if quota is None else max(1, min(count, math.ceil(quota)))
+    return Cpus(allowed, allowed < count)
+
+
+def cpus(root: Path = cgroups.ROOT) -> int:
+    """The number of CPUs that this process may use."""
+    return cpus_allowed(root).count
+
+
+LEAST_SHARED = 3 << 20
+"""multiplications; with fewer, threads take longer to find together than one takes to compute"""
+
+
+def threads_for(multiplications: float) -> int:
+    """As many threads as such a piece of work is worth: one, or all."""
+    return 1 if multiplications < LEAST_SHARED else cpus()
 
 
 def machine_facts() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,7 +20,7 @@ from headstart.backends.jax.heads import JaxHeads
 from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
 from headstart.graph import Graph
-from headstart.machine import cpus
+from headstart.machine import cpus, cpus_allowed
 from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
@@ -73,4 +74,8 @@ class JaxBackend:
         return profile.profile(folder)
 
 
+# XLA counts the CPUs that it may run on when it first computes, not the time that control groups give it on them.
+allowed = cpus_allowed()
+if allowed.limited and not os.environ.get("NPROC"):
+    os.environ.setdefault("PJRT_NPROC", str(allowed.count))
 BACKEND = JaxBackend()

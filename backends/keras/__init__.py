@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,8 +19,9 @@ from headstart.backends.keras.heads import TensorFlowHeads, heads
 from headstart.backends.keras.train import trainer
 from headstart.backends.keras.trunk import KerasTrunk
 from headstart.data import Arrays
+from headstart.environment import COUNTS
 from headstart.graph import Graph
-from headstart.machine import cpus
+from headstart.machine import cpus, cpus_allowed
 from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
@@ -71,4 +73,10 @@ class KerasBackend:
         return profile.profile(folder)
 
 
+# Engines count the CPUs that they may run on when they first compute, not the time that control groups give them.
+allowed = cpus_allowed()
+if allowed.limited:
+    for variable, others in COUNTS.items():
+        if not any(os.environ.get(name) for name in others):
+            os.environ.setdefault(variable, str(allowed.count))
 BACKEND = KerasBackend()

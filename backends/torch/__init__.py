@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +20,7 @@ from headstart.backends.torch.train import TorchTrainer
 from headstart.backends.torch.trunk import TorchTrunk
 from headstart.data import Preprocess
 from headstart.graph import Graph
+from headstart.machine import cpus_allowed
 from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
@@ -71,4 +73,12 @@ class TorchBackend:
         return profile.profile(folder)
 
 
+def keep_to_quota() -> None:
+    """torch counts the CPUs that it may run on, not the time that control groups give it on them."""
+    allowed = cpus_allowed()
+    if allowed.limited and torch.get_num_threads() > allowed.count and not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(allowed.count)
+
+
+keep_to_quota()
 BACKEND = TorchBackend()

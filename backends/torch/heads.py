@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ from headstart.backend import Place
 from headstart.backends.torch.arrays import from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.products import linear
-from headstart.backends.torch.train import optimizer_of
+from headstart.backends.torch.train import STEP, optimizer_of, threads
 from headstart.data.rows import window
+from headstart.machine import threads_for
 from headstart.training.heads import Chain, HeadsRecipe
 from headstart.training.optimizers import SGD
 
@@ -44,31 +46,36 @@ class TorchHeads:
         batches = None if order is None else from_numpy(order, device)
         losses = torch.empty(len(rates), len(self.lr), device=device)
         correct = torch.empty(len(rates), len(self.lr), dtype=torch.int64, device=device)
-        for i, rate in enumerate(rates.tolist()):
-            if batches is None:
-                x, y = (a.narrow(0, i * size, size) for a in (rows, targets))
-            else:
-                x, y = (a.index_select(0, batches[i]) for a in (rows, targets))
-            logits = self._forward(x)
-            smoothing = self.recipe.label_smoothing
-            each = F.cross_entropy(
-                logits.flatten(0, 1),
-                y.repeat_interleave(len(self.lr)),
-                reduction="none",
-                label_smoothing=smoothing,
-            )
-            loss = each.view(len(x), -1).mean(0)
-            gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
-            self._update(gradients, rate)
-            losses[i] = loss.detach()
-            correct[i] = (logits.argmax(2) == y[:, None]).sum(0)
+        with threads(self._threads(rows, size * STEP)):
+            for i, rate in enumerate(rates.tolist()):
+                if batches is None:
+                    x, y = (a.narrow(0, i * size, size) for a in (rows, targets))
+                else:
+                    x, y = (a.index_select(0, batches[i]) for a in (rows, targets))
+                logits = self._forward(x)
+                smoothing = self.recipe.label_smoothing
+                each = F.cross_entropy(
+                    logits.flatten(0, 1),
+                    y.repeat_interleave(len(self.lr)),
+                    reduction="none",
+                    label_smoothing=smoothing,
+                )
+                loss = each.view(len(x), -1).mean(0)
+                gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
+                self._update(gradients, rate)
+                losses[i] = loss.detach()
+                correct[i] = (logits.argmax(2) == y[:, None]).sum(0)
         right = (correct * losses.isfinite()).sum(0)  # argmax of NaN is 0
         synchronize(device)
         return to_numpy(losses), to_numpy(right)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), threads(self._threads(inputs, stop - start)):
             return to_numpy(self._forward(window(inputs, start, stop)))
+
+    def _threads(self, rows: Any, count: int) -> int:
+        """That so many rows are worth."""
+        return threads_for(count * (math.prod(rows.shape[1:]) + sum(w.numel() for w in self.weights.values())))
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: to_numpy(w).copy() for name, w in self.weights.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.products import linear
 from headstart.data.rows import window
 from headstart.graph import Graph
+from headstart.machine import threads_for
 from headstart.training.heads import RANDOM
 from headstart.training.optimizers import SGD, Optimizer
 
@@ -33,6 +35,7 @@ class TorchTrainer:
         self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=place.device)
         self.has_dropout = any(node.op in RANDOM for node in graph.nodes)
         self.random_state = _seeded_state(recipe.seed, place.device)
+        self.effort = Effort(graph)
 
     def put(self, rows: np.ndarray) -> torch.Tensor:
         return from_numpy(rows, self.place.device)
@@ -50,7 +53,9 @@ class TorchTrainer:
         # One batch's memory for all of them: fresh pages take longer than what is copied into them.
         chosen = None if batches is None else rows.new_empty(size, *rows.shape[1:])
         wide = None if chosen is None or not chosen.is_floating_point() else chosen.float()
-        with self._training(), _threads(torch.get_num_threads() - (order is None)):
+        # a core is left to whoever reads what comes without an order
+        count = min(self.effort.threads(rows, size, STEP), torch.get_num_threads() - (order is None))
+        with self._training(), threads(count):
             for i, rate in enumerate(rates.tolist()):
                 if batches is None:
                     x = rows.narrow(0, i * size, size)
@@ -62,7 +67,7 @@ class TorchTrainer:
         return to_numpy(losses), int(right.sum())
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
-        with self._training():
+        with self._training(), threads(self.effort.threads(inputs, len(labels), STEP)):
             targets = from_numpy(labels, self.place.device)
             loss, predicted = self._step(inputs, targets, rate)
         return to_numpy(loss), int((predicted == targets).sum() * loss[0].isfinite())
@@ -81,7 +86,7 @@ class TorchTrainer:
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         self.network.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), threads(self.effort.threads(inputs, stop - start)):
             return to_numpy(self._forward(window(inputs, start, stop))[0])
 
     def params(self) -> dict[str, np.ndarray]:
@@ -128,12 +133,34 @@ def optimizer_of(o: Optimizer, params: Any, lr: float, weight_decay: float) -> t
     return torch.optim.AdamW(params, lr, (o.beta1, o.beta2), o.epsilon, weight_decay, fused=True)
 
 
+class Effort:
+    """How much there is to compute of a graph, and so with how many threads: those that have to find together for
+    a few microseconds' work cost more than they bring, and a hundred times as much on a machine in use."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._work: dict[tuple[int, ...], float] = {}
+
+    def threads(self, inputs: Any, rows: int, passes: int = 1) -> int:
+        """For so many rows of what `inputs` is a batch of, `passes` times what going forward is."""
+        if isinstance(inputs, dict):
+            return threads_for(math.inf)
+        shape = tuple(inputs.shape[1:])
+        if shape not in self._work:
+            self._work[shape] = self.graph.work(shape)
+        return threads_for(self._work[shape] * rows * passes)
+
+
+STEP = 3  # forward, and backward twice as much
+
+
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with so many threads, at least one: a core is left to whoever reads. With more threads than cores
-    each small operation waits for the slowest."""
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, if that is fewer than now, and at least one. With more threads than cores each
+    small operation waits for the slowest."""
     before = torch.get_num_threads()
-    if count >= before or before == 1:
+    count = max(1, count)
+    if count >= before:
         yield
         return
     torch.set_num_threads(count)

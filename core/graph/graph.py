@@ -7,6 +7,7 @@ and attribute is in the table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -207,6 +208,14 @@ class Graph:
             node.name: OPS[node.op].macs(node.attrs, [shapes[i] for i in node.inputs], shapes[node.name])
             for node in self.nodes
         }
+
+    def work(self, input_shape: Shape) -> float:
+        """What there is to do for one sample, forward: multiply-adds, and numbers that are written. Infinite where
+        a native part does not say."""
+        if any(node.op == "native" for node in self.nodes):
+            return math.inf
+        written = sum(map(math.prod, self.shapes(input_shape).values()))
+        return float(sum(self.macs(input_shape).values()) + written)
 
     def param_shapes(self) -> dict[str, Shape]:
         """Parameter name -> shape (statistics included), in the nodes' order."""

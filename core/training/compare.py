@@ -23,6 +23,7 @@ from typing import Any
 from headstart import backend as backends
 from headstart.data.door import described
 from headstart.data.summary import mark, say
+from headstart.environment import for_frameworks
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.outputs import write_json
 from headstart.training.comparison import (
@@ -206,7 +207,7 @@ def _run_child(
     spec: Spec, name: str, add: Callable[[dict[str, Any]], None], listener: Listener
 ) -> dict[str, str] | None:
     """Run one backend's modes in a child; each row goes to `add`. Returns what went wrong, if anything."""
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **for_frameworks(os.environ)}
     error: dict[str, str] | None = None
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(

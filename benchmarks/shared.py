@@ -1,0 +1,108 @@
+"""Epochs of the modes in one framework, and a training loop that disturbs them, in processes of their own:
+
+`shared.py BACKEND CACHE` reads a request a line and answers a line, both JSON.
+{"do": "prepare"}              fill the cache, build trunk, trainers and feeds; facts about the setting
+{"do": "epochs", "mode": MODE, "count": N}   [wall-clock seconds, CPU seconds] of each of N epochs
+
+`shared.py neighbour` is what somebody else runs on the machine: a convolutional network in plain torch, with as
+many threads as the machine has CPUs and everything as torch has it. It prints a line when it has begun, and never
+ends.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from children import serve
+
+import headstart as hs
+from headstart import backend as backends
+from headstart.backend import Recipe
+from headstart.data.order import epoch_order
+from headstart.graph import Graph
+from headstart.inference import fed, pixel_trunk
+from headstart.machine import cpus
+from headstart.training.feeds import Images, Resident
+
+SIZE, BATCH, IMAGES = 48, 64, 512
+BLOCK = "layer4.0"
+# the last two of cached features: a linear head, whose steps are tiny, and a block, whose steps are not
+MODES = ("scratch", "full", "frozen", "cached", "cached block")
+
+
+class Setting:
+    """The digits at a low resolution, so that an epoch takes a part of a second."""
+
+    def __init__(self, name: str, cache: str) -> None:
+        self.name, self.cache = name, cache
+
+    def prepare(self) -> dict[str, Any]:
+        self.backend = backends.load(self.name)
+        self.place = self.backend.place("auto", "float32")
+        self.train = hs.data.digits().subset(range(IMAGES))
+        self.model = model = hs.model("resnet18_half", weights="tinyimagenet", classes=10, size=SIZE)
+        cuts = {mode: model.graph.check_cut(BLOCK if "block" in mode else "avgpool") for mode in MODES[2:]}
+        features = hs.extract(model, self.train, [*{*cuts.values()}], backend=self.name, cache=self.cache)
+        trunk = pixel_trunk(model, [cuts["frozen"]], self.backend, self.place)
+        self.trainers, self.feeds = {}, {}
+        for mode in MODES:
+            if mode in cuts:
+                graph = model.graph.after(cuts[mode], model.input_shape)
+            else:
+                graph = fed(model.graph, model)
+            self.trainers[mode] = self.trainer(graph, mode == "scratch")
+            through = (trunk, cuts[mode]) if mode == "frozen" else (None, None)
+            self.feeds[mode] = (
+                Resident(features, cuts[mode])
+                if "cached" in mode
+                else Images(self.train, model.preprocess, BATCH, *through, augment=None, seed=0, workers=None)
+            )
+        self.done = dict.fromkeys(MODES, 0)
+        for mode in MODES:  # compilers run in the first
+            self.epochs(mode, 2)
+        return {"threads": self.backend.threads(), "cpus": cpus(), "versions": backends.versions(self.name)}
+
+    def trainer(self, graph: Graph, train_statistics: bool) -> Any:
+        params = {name: self.model.params[name] for name in graph.param_shapes()}
+        return self.backend.trainer(graph, params, Recipe(hs.AdamW(1e-4), 0.0, train_statistics, 0), self.place)
+
+    def epochs(self, mode: str, count: int) -> list[tuple[float, float]]:
+        seconds = []
+        for _ in range(count):
+            order = epoch_order(IMAGES, BATCH, 0, self.done[mode])
+            rates = hs.Schedule().rates(1e-4, len(order))
+            wall, cpu = time.perf_counter(), time.process_time()
+            self.feeds[mode].train(self.trainers[mode], order, rates, self.done[mode])
+            seconds.append((time.perf_counter() - wall, time.process_time() - cpu))
+            self.done[mode] += 1
+        return seconds
+
+
+def neighbour() -> None:
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(cpus())
+    layers: list[nn.Module] = []
+    for before, after in ((3, 32), (32, 64), (64, 64), (64, 64)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    x, y = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
+    step = 0
+    while True:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        step += 1
+        if step == 3:
+            print("training", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["neighbour"]:
+        neighbour()
+    else:
+        serve(lambda: Setting(*sys.argv[1:]))

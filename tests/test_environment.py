@@ -1,0 +1,97 @@
+"""What frameworks are told of waiting and of numbers of threads, by whom, and that the user's word stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstart import environment
+from headstart.environment import for_frameworks
+from headstart.machine import Cpus
+
+pytestmark = pytest.mark.neutral
+
+ALL, FEWER = Cpus(8, False), Cpus(3, True)
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+COUNTS = dict.fromkeys(environment.COUNTS, "3")
+
+
+@pytest.mark.parametrize(
+    ("said", "added"),
+    [
+        ({}, PASSIVE),
+        ({"OMP_WAIT_POLICY": "", "HOME": "/"}, PASSIVE),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {}),
+        ({"GOMP_SPINCOUNT": "infinity"}, {}),
+        ({"KMP_BLOCKTIME": "200"}, {}),
+        ({"KMP_LIBRARY": "turnaround"}, {}),
+        ({"OMP_NUM_THREADS": "7"}, PASSIVE),
+        (PASSIVE, {}),
+    ],
+)
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(said: dict[str, str], added: dict[str, str]) -> None:
+    assert for_frameworks(said, ALL) == added
+
+
+def test_counts_are_said_where_frameworks_would_count_too_many() -> None:
+    assert for_frameworks(PASSIVE, FEWER) == COUNTS
+    said = {"MKL_NUM_THREADS": "2", "NPROC": "1", "TF_NUM_INTEROP_THREADS": "9"}
+    assert for_frameworks(PASSIVE | said, FEWER) == {"TF_NUM_INTRAOP_THREADS": "3"}
+
+
+SHOW = "import json, os; open(os.environ['TOLD'], 'w').write(json.dumps(dict(os.environ))); os._exit(3)"
+
+
+@pytest.mark.parametrize("policy", [None, "ACTIVE"])
+def test_children_of_compare_are_told(policy: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from headstart.training import compare
+
+    for name in (*environment.WAITING, *environment.COUNTS):
+        monkeypatch.delenv(name, raising=False)
+    if policy is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    seen: list[dict[str, str]] = []
+    own = subprocess.Popen
+
+    def popen(command: list[str], **more: Any) -> Any:
+        seen.append(more["env"])
+        return own([sys.executable, "-c", "raise SystemExit(3)"], **more)
+
+    monkeypatch.setattr(compare.subprocess, "Popen", popen)
+    error = compare._run_child(compare.Spec(), "torch", lambda row: None, lambda event: None)
+    assert error is not None and error["type"] == "crash"
+    (told,) = seen
+    assert told["OMP_WAIT_POLICY"] == (policy or "PASSIVE")
+    assert told.get("KMP_BLOCKTIME") == (None if policy else "0")
+    assert "OMP_WAIT_POLICY" not in os.environ or policy
+
+
+@pytest.mark.parametrize("policy", [None, "ACTIVE"])
+def test_the_command_is_told_before_it_imports_a_framework(policy: str | None, tmp_path: Path) -> None:
+    """By a framework that is not one: it shows what it finds when it is imported."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(SHOW)
+    kept = {name: text for name, text in os.environ.items() if name not in environment.WAITING}
+    if policy is not None:
+        kept["OMP_WAIT_POLICY"] = policy
+    ended = subprocess.run(
+        [sys.executable, "-c", "from headstart.cli import main; main()", "extract", "--backend", "torch"],
+        env={
+            **kept,
+            "PYTHONPATH": str(tmp_path),
+            "HEADSTART_CACHE": str(tmp_path / "cache"),
+            "TOLD": str(tmp_path / "told"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 3, ended.stderr
+    told = json.loads((tmp_path / "told").read_text())
+    assert told["OMP_WAIT_POLICY"] == (policy or "PASSIVE")
