@@ -113,12 +113,16 @@ def test_a_linked_folder_does_not_lead_up_either(root: Path, tmp_path: Path) -> 
     ],
 )
 @pytest.mark.parametrize("below", ["", "below"])
-def test_litter_is_ignored_at_every_level(root: Path, name: str, below: str) -> None:
+def test_litter_is_ignored_at_every_level(
+    root: Path, name: str, below: str, caplog: pytest.LogCaptureFixture
+) -> None:
     before = names(root)
+    caplog.set_level("DEBUG", "headstart")
     picture(root / below / name / "thumb.png")
     (root / below / name.upper()).mkdir(exist_ok=True)
     assert names(root) == before
     assert walk(root).skipped == ()
+    assert f"ignored: {root / below / name}" in [record.getMessage() for record in caplog.records]
 
 
 def test_what_is_in_a_cloud_only_is_not_left_out_without_a_word(root: Path) -> None:

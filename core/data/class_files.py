@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from headstart.data.names import normal, shown
+from headstart.data.names import normal, shown, twice
 from headstart.data.walk import expanded
 from headstart.errors import SettingError
 
@@ -55,8 +55,10 @@ def class_names_of(text: str, option: str = "--classes") -> list[str]:
     names = [normal(name) for name in stripped if name]
     if not names:
         raise SettingError(f"{option} {text}: no names; {EXPECTED}")
-    if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
-        raise SettingError(f"{option} {text}: {', '.join(map(shown, twice[:5]))} stands twice; expected each once")
+    if repeated := twice(names):
+        raise SettingError(
+            f"{option} {text}: {', '.join(map(shown, repeated[:5]))} stands twice; expected each once"
+        )
     return names
 
 

@@ -21,7 +21,7 @@ from headstart.data.layouts import (
     refuse_url,
 )
 from headstart.data.litter import is_litter
-from headstart.data.names import class_list, normal, shown, twins
+from headstart.data.names import class_list, normal, shown, twice, twins
 from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread, walk
 from headstart.errors import DataError
 from headstart.log import LOG
@@ -50,14 +50,14 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
     folders, left_out = _class_folders(root, asked)
     if asked is None:
         refuse_layout(root, list(folders))
-    elif not_named := [name for name in folders if name not in asked]:
+    elif not_named := sorted(folders.keys() - set(asked)):
         left_out += [Skipped(folders[name], "is not among classes=") for name in not_named]
         if on_error == "raise":
             raise DataError(
                 f"{root} holds folders that classes= does not name: {', '.join(map(shown, not_named))}; name "
                 f'them, remove them, or pass on_error="skip" to leave them out'
             )
-        folders = {name: folders[name] for name in folders if name in asked}
+        folders = {name: top for name, top in folders.items() if name not in set(not_named)}
     walker = Walker(str(root))
     walker.left_out += left_out
     walker.add(folders)
@@ -179,8 +179,8 @@ def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, s
 
 
 def _spelt_twice(names: Sequence[str]) -> list[str]:
-    normals = [normal(name) for name in names]
-    return [name for name, one in zip(names, normals, strict=True) if normals.count(one) > 1]
+    doubled = set(twice(map(normal, names)))
+    return [name for name in names if normal(name) in doubled]
 
 
 def _two_classes(root: Path, names: list[str], left_out: list[Skipped]) -> None:
@@ -203,5 +203,6 @@ def _no_empty_class(
     raise DataError(
         f"{root} has no usable image in {', '.join(map(shown, empty[:10]))}"
         f"{f' and {len(empty) - 10} more' if len(empty) > 10 else ''}.{left_out} Expected at least one "
-        f"({' '.join(SUFFIXES)}) in every class folder; add images or remove the folder"
+        f"({' '.join(SUFFIXES)}) in every class folder; add images or remove the folder, or name the "
+        "classes, of which some may be empty: hs.data.folder(path, classes=[...])"
     )

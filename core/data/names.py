@@ -5,6 +5,7 @@ must be one class on both. Names are kept and compared composed (NFC), wherever 
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from headstart.errors import DataError
@@ -22,8 +23,9 @@ def normal_all(names: Iterable[str]) -> tuple[str, ...]:
     names = tuple(names)
     composed = tuple(map(normal, names))
     if len(set(composed)) < len(set(names)):
-        twice = [name for name, one in zip(names, composed, strict=True) if composed.count(one) > 1]
-        raise DataError(f"the classes {', '.join(map(ascii, twice))} are one name in two spellings; expected one")
+        doubled = set(twice(composed))
+        spellings = [ascii(name) for name, one in zip(names, composed, strict=True) if one in doubled]
+        raise DataError(f"the classes {', '.join(spellings)} are one name in two spellings; expected one")
     return composed
 
 
@@ -50,6 +52,11 @@ def twins(names: Iterable[str]) -> list[str]:
     return [name for group in groups.values() if len(group) > 1 for name in group]
 
 
+def twice(names: Iterable[str]) -> list[str]:
+    """The names that are among them more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
 def class_list(classes: Sequence[str]) -> tuple[str, ...]:
     """`classes=` as somebody gave it, in normal form. DataError for what is no list of names, each once."""
     if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
@@ -57,6 +64,6 @@ def class_list(classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(normal(name) for name in classes)
     if not names:
         raise DataError("classes is empty; expected at least one name")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    if repeated := twice(names):
         raise DataError(f"classes names {', '.join(map(shown, repeated))} twice; expected every name once")
     return names

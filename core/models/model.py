@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data.inputs import Arrays
-from headstart.data.names import normal, shown
+from headstart.data.names import normal, shown, twice
 from headstart.data.preprocess import Preprocess
 from headstart.errors import GraphError, SettingError
 from headstart.graph import Graph
@@ -203,8 +203,7 @@ def class_names(classes: int | Sequence[str]) -> tuple[tuple[str, ...], bool]:
     if count < 2:
         raise SettingError(f"classes={classes!r}; a classifier needs at least two classes")
     if len(set(names)) != count:
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise SettingError(f"class names stand twice: {', '.join(map(shown, twice[:5]))}")
+        raise SettingError(f"class names stand twice: {', '.join(map(shown, twice(names)[:5]))}")
     return names, named
 
 
