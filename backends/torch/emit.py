@@ -13,6 +13,7 @@ from torch import nn
 
 from headstart.backends.torch.arrays import from_numpy
 from headstart.backends.torch.wrap import build
+from headstart.data.rows import count, each
 from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 from headstart.graph.ops import window_padding
@@ -194,6 +195,15 @@ FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
 }
 
 
+def _is_lone(node: Node, x: Any) -> bool:
+    """Whether it is a single sample, which would lose its axis."""
+    return node.op == "native" and node.attrs["part"].lone and count(x) == 1
+
+
+def _alone(layer: nn.Module, x: Any) -> torch.Tensor:
+    return layer(each(lambda tensor: torch.cat((tensor, tensor)), x))[:1]
+
+
 class Network(nn.Module):
     """A graph as a torch module: `(n, c, h, w)` in, `(n, c, h, w)`, `(n, t, c)` or `(n, c)` out, uint8 or float
     as the graph's first node has it; a dict of tensors where a native part takes one. With `outputs` it returns a
@@ -239,7 +249,7 @@ class Network(nn.Module):
             given = [values[name] for name in node.inputs]
             if node.op == "native" and isinstance(given[0], torch.Tensor):
                 given[0] = given[0].contiguous()
-            values[node.name] = layer(*given)
+            values[node.name] = _alone(layer, given[0]) if _is_lone(node, given[0]) else layer(*given)
             for name in done:
                 del values[name]
         if self.outputs:

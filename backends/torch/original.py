@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.backend import Witnessed
 from headstart.backends.torch.arrays import from_native, to_native, to_numpy
@@ -55,6 +57,28 @@ class Original:
             return Witnessed(_numpy(cut), _numpy(last), max(map(_rounding, values), default=2.0**-23))
 
         return run
+
+
+class Touched(TorchDispatchMode):
+    """Notes which of some tensors are computed with, by where they lie in memory."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.places = {p: name for name, tensor in tensors.items() if (p := _place_of(tensor))}
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in pytree.tree_leaves((args, kwargs)):
+            if isinstance(value, torch.Tensor) and (name := self.places.get(_place_of(value))):
+                self.names.add(name)
+        return function(*args, **(kwargs or {}))
+
+
+def _place_of(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # some kinds have none
+        return 0
 
 
 def attempt(module: nn.Module, example: Any) -> None:
@@ -102,7 +126,7 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
     modules = list(module.modules())
     modes = [m.training for m in modules]
     attributes = [dict(vars(m)) for m in modules]
-    buffers = {id(buffer): buffer.detach().clone() for buffer in module.buffers()}
+    buffers = {id(tensor): tensor.detach().clone() for tensor in (*module.buffers(), *_renormed(modules))}
     tensors = [(tensor, _version(tensor)) for tensor in _tensors(module)]
     try:
         for m in modules:  # and not eval(), which a class may have replaced: what it does cannot be undone
@@ -120,6 +144,12 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
                 del vars(m)[name]
             vars(m).update(names)
             m.training = training
+
+
+def _renormed(modules: list[nn.Module]) -> list[torch.Tensor]:
+    """Weights that are written to when they are looked up."""
+    tables = [m for m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None]
+    return [table.weight for table in tables]
 
 
 def _restore(tensor: torch.Tensor, before: torch.Tensor) -> None:

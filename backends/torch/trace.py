@@ -61,6 +61,66 @@ class Call:
         return forward(**batch) if self.by_name else forward(batch)
 
 
+@dataclass(frozen=True)
+class Activation:
+    """What makes probabilities of logits at a module's end."""
+
+    name: str
+    """as `headstart.models.endings` has it"""
+    node: fx.Node
+
+
+SOFTMAX, LOG_SOFTMAX, SIGMOID = "softmax", "log_softmax", "sigmoid"
+# torch's modules, functions and methods -> the ending
+ENDINGS: Mapping[str, str] = {
+    **dict.fromkeys(("Softmax", "Softmax2d", "softmax", "_softmax", "special_softmax"), SOFTMAX),
+    **dict.fromkeys(("LogSoftmax", "log_softmax", "special_log_softmax"), LOG_SOFTMAX),
+    **dict.fromkeys(("Sigmoid", "sigmoid", "sigmoid_", "special_expit", "expit"), SIGMOID),
+}
+RESHAPING = frozenset(
+    [
+        "Flatten",
+        "Unflatten",
+        "Identity",
+        "Dropout",
+        "flatten",
+        "squeeze",
+        "squeeze_",
+        "reshape",
+        "view",
+        "view_as",
+        "reshape_as",
+        "contiguous",
+        "float",
+        "to",
+        "getitem",
+        "dropout",
+        "double",
+        "type",
+        "type_as",
+        "clone",
+        "detach",
+    ]
+)
+
+TRACED = "headstart_traced"
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether its call does more than the forward of its class."""
+    changed = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+    return bool(changed) or type(module).__call__ is not nn.Module.__call__
+
+
+def _calling(kind: type, call: Call) -> type:
+    """The same kind of module, with a function to trace that calls it as its user does."""
+    scope: dict[str, Any] = {}
+    parameters = list(call.names) if call.by_name else ["given"]
+    passed = [f"{name}={name}" for name in parameters] if call.by_name else parameters
+    exec(f"def {TRACED}(self, {', '.join(parameters)}):\n    return self({', '.join(passed)})", scope)
+    return type(kind)(kind.__name__, (kind,), {TRACED: scope[TRACED], "__module__": kind.__module__})
+
+
 class Tracer(fx.Tracer):
     """Symbolic tracing that leaves whole what it cannot trace, and remembers where a value was made."""
 
@@ -73,6 +133,8 @@ class Tracer(fx.Tracer):
         """submodule -> what its last call gave"""
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        if not path:  # the module itself, which is called where its call does more than its class's forward
+            return False
         # A batch norm of any kind changes its buffers as it runs, which a trace would leave out.
         return isinstance(module, _BatchNorm) or super().is_leaf_module(module, path)
 
@@ -88,7 +150,7 @@ class Tracer(fx.Tracer):
         try:
             value = super().call_module(module, forward, args, kwargs)
         except Exception:
-            if self.is_leaf_module(module, path):
+            if not path or self.is_leaf_module(module, path):
                 raise
             for node in reversed(list(self.graph.nodes)[before:]):
                 if node.op != "get_attr":  # which fx keeps for whoever takes the same parameter next
@@ -96,7 +158,7 @@ class Tracer(fx.Tracer):
             value = self.create_proxy("call_module", path, args, kwargs)
         finally:
             self.paths.pop()
-        if isinstance(value, fx.Proxy):
+        if path and isinstance(value, fx.Proxy):
             self.results[path] = value.node
         return value
 
@@ -129,6 +191,10 @@ class Traced:
             given = argument.name in call.names if call.by_name else place == 0
             if not given and argument.default is not argument.empty:
                 fixed[argument.name] = argument.default
+        if _is_changed(shell):
+            fixed = {}
+            shell.__class__ = _calling(type(shell), call)
+            tracer.traced_func_name = TRACED
         try:
             with warnings.catch_warnings(action="ignore"):  # of arguments that are fixed to their defaults
                 graph = tracer.trace(shell, fixed or None)
@@ -186,8 +252,28 @@ class Traced:
         found = [INPUT if n in self.inputs else self.names.get(n) for n in node.all_input_nodes]
         return tuple(dict.fromkeys(name for name in found if name is not None))
 
-    def slice(self, start: fx.Node | None, stop: fx.Node) -> fx.Graph:
-        """What computes `stop`, from the inputs or from `start`."""
+    def activation(self, stop: fx.Node) -> Activation | None:
+        """What makes probabilities of logits at the end, behind which only the shape changes; None: nothing."""
+        node: fx.Node | None = stop
+        while node is not None:
+            operation = self._operation(node)
+            if operation in ENDINGS:
+                return Activation(ENDINGS[operation], node)
+            if operation not in RESHAPING:
+                return None
+            node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        return None
+
+    def _operation(self, node: fx.Node) -> str:
+        """A name for what a node does; "" where it is no operation of torch's own."""
+        if node.op == "call_module":
+            module = self.tracer.root.get_submodule(str(node.target))
+            own = type(module).__module__.startswith("torch.nn.modules")
+            return type(module).__name__ if own and not _is_changed(module) else ""
+        return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+    def slice(self, start: fx.Node | None, stop: fx.Node, activation: Activation | None = None) -> fx.Graph:
+        """What computes `stop`, from the inputs or from `start`; without `activation`, where there is one."""
         needed = {stop}
         for node in reversed(list(self.graph.nodes)):
             if node in needed and node is not start:
@@ -202,7 +288,10 @@ class Traced:
             if node in needed and node not in made:
                 if node.op == "placeholder":
                     raise CutError(f"{self.names[stop]!r} takes {node}, which the example does not hold")
-                made[node] = graph.node_copy(node, lambda n: made[n])
+                if activation is not None and node is activation.node:
+                    made[node] = made[node.all_input_nodes[0]]
+                else:
+                    made[node] = graph.node_copy(node, lambda n: made[n])
         graph.output(made[stop])
         return graph
 

@@ -121,6 +121,9 @@ class TorchTrainer:
 def _optimizer(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
     by_multiple: dict[float, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
+        if recipe.rates.get(name) == 0:
+            parameter.requires_grad_(False)
+            continue
         by_multiple.setdefault(recipe.rates.get(name, 1.0), []).append(parameter)
     groups = [{"params": params, "multiple": multiple} for multiple, params in by_multiple.items()]
     return optimizer_of(recipe.optimizer, groups, recipe.optimizer.lr, recipe.optimizer.weight_decay)

@@ -39,21 +39,19 @@ from headstart.backends.torch.ending import (
     has_class_token,
     tensors,
 )
-from headstart.backends.torch.original import Original
+from headstart.backends.torch.original import Original, Touched
+from headstart.backends.torch.rebinding import rebind
 from headstart.backends.torch.stopped import ByName
-from headstart.backends.torch.trace import OUTPUT, Call, Part, Place, Traced, attribute, sharing
+from headstart.backends.torch.telling import describe, told
+from headstart.backends.torch.telling import tensors as state_of
+from headstart.backends.torch.trace import OUTPUT, Activation, Call, Part, Place, Traced, sharing
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import count
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
-from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
-
-LIBRARIES = ("torch", "_operator")
-# what nn.Module keeps for itself, none of which says what a module computes
-INTERNAL = frozenset(vars(nn.Module())) | {"forward"}
-OUR_HOOKS = (Ending, Turned, stopped.Stopping)
+from headstart.models.structure import Teller, digest
 
 
 def owns(native: Any) -> bool:
@@ -83,13 +81,48 @@ def wrap(request: WrapRequest) -> Wrapping:
     native, prefixes = forms.unwrapped(request.native)
     request = replace(request, native=native, cut=forms.without(request.cut, prefixes))
     memo: dict[int, Any] = {}
-    source = forms.to_float32(copied(native, memo))
+    beside: list[nn.Parameter] = []
+    source = forms.to_float32(copied(native, memo, beside))
+    # before anything runs, since what counts its calls writes to them
+    buffers = {name: exact_numpy(buffer.clone()) for name, buffer in source.named_buffers()}
     call = Call.of(source, request.example)
     original = Original(native, Call.of(native, request.example), memo)
     if request.takes in BACK:
         source.register_forward_pre_hook(Turned(request.takes))
     made = _made(request, source, call, Traced.of(source, call))
-    return replace(made.wrapping, witness=original.witness(made.place, made.ending.of, at_end))
+    _check_separate(request, made.wrapping, beside)
+    return replace(
+        made.wrapping,
+        params={name: buffers.get(name, value) for name, value in made.wrapping.params.items()},
+        head_params={name: buffers.get(name, value) for name, value in made.wrapping.head_params.items()},
+        witness=original.witness(made.place, made.ending.of, at_end),
+    )
+
+
+def _check_separate(request: WrapRequest, wrapping: Wrapping, beside: Collection[nn.Parameter]) -> None:
+    """SettingError where a part computes with tensors of the module that it was copied from, or a head with
+    parameters that nobody would train."""
+    theirs = Touched(dict(request.native.named_parameters()))
+    with theirs:
+        features = _features(wrapping.trunk, request.example)
+        if wrapping.head is not None:
+            _run(wrapping.head.native, features)
+    if theirs.names:
+        raise SettingError(
+            f"the copy that headstart runs computes with {sorted(theirs.names)[0]!r} of the module itself, which "
+            "something on it holds (an attribute, a function): it would change with the module. Let it take what "
+            "it needs from self"
+        )
+    loose = Touched({str(place): one for place, one in enumerate(beside)})
+    if beside and request.logits:
+        head, given = (wrapping.head, features) if wrapping.head is not None else (wrapping.trunk, request.example)
+        with loose:
+            _run(head.native, given)
+    if loose.names:
+        raise SettingError(
+            "the head computes with parameters that are none of the module's own: a function on it (a hook, a "
+            "forward) holds them, and they would not be trained. Make what holds them a submodule"
+        )
 
 
 class Made(NamedTuple):
@@ -148,9 +181,11 @@ def _at(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | No
     raise CutError(f"{cut!r} is the end of {type(source).__name__}; leave cut= away for that")
 
 
-def copied(native: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+def copied(
+    native: nn.Module, memo: dict[int, Any] | None = None, beside: list[nn.Parameter] | None = None
+) -> nn.Module:
     """A copy on the CPU, in inference mode, all of whose parameters may be trained. `memo` is filled with the
-    copies, by the ids of what they are copies of."""
+    copies, by the ids of what they are copies of; `beside` with parameters that only functions hold."""
     memo = {} if memo is None else memo
     # what a weight is computed from before every run, as weight_norm does it, hangs on its graph
     attributes = (value for module in native.modules() for value in vars(module).values())
@@ -160,7 +195,24 @@ def copied(native: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             trained = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(own, own.is_floating_point()) if trained else own
-    return copy.deepcopy(native, memo).eval()
+    copied = copy.deepcopy(native, memo).eval()
+    loose = rebind(copied, memo)
+    if beside is not None:
+        beside += loose
+    for module in copied.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            _normed(module)
+    return copied
+
+
+def _normed(module: nn.Embedding | nn.EmbeddingBag) -> None:
+    """Do with the whole table at once what the module does with the rows it looks up: it writes to its weight."""
+    rows, norm, most = torch.arange(len(module.weight)), module.norm_type, float(module.max_norm or 0)
+    with torch.no_grad():
+        for _ in range(4):  # a rounding away from the limit it would be done again
+            torch.embedding_renorm_(module.weight, rows, most, norm)
+        over = torch.linalg.vector_norm(module.weight, norm, dim=1, keepdim=True) > most
+        module.weight.mul_(torch.where(over, 1 - 1e-6, 1.0))
 
 
 # ---- stopping
@@ -186,7 +238,7 @@ def _stopped(request: WrapRequest, source: nn.Module, call: Call, path: str, ent
     stopped.stop(source, call, request.example, path, run)
     cut = f"{path}.{entry}" if entry else path
     ending = _ending(request, source, cut, entry, f"{path!r}", axis)
-    structure, reason = _told(source, lambda teller: [path, call.by_name, teller.value(source)])
+    structure, reason = told(source, lambda teller: [path, call.by_name, teller.value(source)])
     part = _part(request, request.example, source, structure, pristine, ending)
     wrapping = Wrapping(cut, cut, part, _params(source, source), reason=reason, layout=ending.layout)
     return Made(wrapping, Place(path, 0), ending)
@@ -210,12 +262,12 @@ def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Ca
     head = stopped.alone(pristine, path)
     stopped.stop(source, call, request.example, path, run, before=True)
     cut = f"before {path}"
-    structure, reason = _told(source, lambda teller: [cut, call.by_name, teller.value(source)])
+    structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
     part = _part(request, request.example, source, structure, pristine)
     if not request.rest:
         return Made(Wrapping(cut, cut, part, _params(source, source), reason=reason), None)
     _check_apart(source, head, cut)
-    head_structure, _ = _told(pristine, lambda teller: [path, teller.value(pristine.get_submodule(path))])
+    head_structure, _ = told(pristine, lambda teller: [path, teller.value(pristine.get_submodule(path))])
     head_part = _part(request, _features(part, request.example), head, head_structure, pristine)
     params = _params(source, source)
     return Made(Wrapping(cut, cut, part, params, head_part, _params(head, pristine), reason), None)
@@ -228,15 +280,26 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
     """All of the module as the trunk, run as it is."""
     pristine = sharing(source)
 
+    graph = last = None
+    if traced is not None and traced.result is not None:
+        last = traced.activation(traced.result) if request.logits else None
+        graph = traced.slice(None, traced.result, last)
+
     def tell(teller: Teller) -> Any:
-        if traced is not None and traced.result is not None:
-            return _describe(teller, source, traced.slice(None, traced.result))
-        return [call.by_name, teller.value(source)]
+        return [call.by_name, teller.value(source)] if graph is None else describe(teller, source, graph)
 
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
         return watching.mark(entry_of(call(sharing(pristine), batch_of(request.example)), entries))
 
-    structure, reason = _told(source, tell)
+    structure, reason = told(source, tell)
+    if last is not None and graph is not None:  # without what makes probabilities at its end
+        learning = Traced.of(source, call, training=True)
+        graphs = {False: graph}
+        if learning is not None and learning.result is not None:
+            graphs[True] = learning.slice(None, learning.result, learning.activation(learning.result))
+        part = _part(request, request.example, Part(source, graphs, _names(call)).eval(), structure, source)
+        params = _params(part.native, source)
+        return Made(Wrapping("its end", "its end", part, params, reason=reason, ending=last.name), None)
     if call.by_name:
         source.forward = ByName(source.forward)
     cut = entry or "its end"
@@ -254,22 +317,24 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
     learning = Traced.of(source, call, training=True)
     trunk_graphs = {False: traced.slice(None, node)}
     head_graphs = {}
+    last: Activation | None = None
     if request.rest:
         if traced.result is None:
             raise SettingError(
                 f"{type(source).__name__} does not give one tensor, so its rest is no head; head='linear' makes a "
                 "fresh classifier behind the cut"
             )
-        head_graphs[False] = traced.slice(node, traced.result)
+        last = traced.activation(traced.result)
+        head_graphs[False] = traced.slice(node, traced.result, last)
     if learning is not None and cut in learning.nodes:
         there = learning.nodes[cut]
         try:
             trunk_graphs[True] = learning.slice(None, there)
             if request.rest and learning.result is not None:
-                head_graphs[True] = learning.slice(there, learning.result)
+                head_graphs[True] = learning.slice(there, learning.result, learning.activation(learning.result))
         except CutError:  # in training it goes other ways, which are not followed
             trunk_graphs.pop(True, None)
-    trunk = Part(source, trunk_graphs, call.names if call.by_name else ()).eval()
+    trunk = Part(source, trunk_graphs, _names(call)).eval()
 
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
         marked: list[tuple[int | None, str]] = []
@@ -280,21 +345,26 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
         return marked[0]
 
     ending = _ending(request, trunk, cut, "", repr(cut), axis)
-    structure, reason = _told(source, lambda teller: _describe(teller, source, trunk_graphs[False]))
+    structure, reason = told(source, lambda teller: describe(teller, source, trunk_graphs[False]))
     part = _part(request, request.example, trunk, structure, source, ending)
     if not request.rest:
         wrapping = Wrapping(cut, cut, part, _params(trunk, source), reason=reason, layout=ending.layout)
         return Made(wrapping, traced.place(cut), ending)
     head = Part(source, head_graphs).eval()
     _check_apart(trunk, head, cut)
-    head_structure, _ = _told(source, lambda teller: _describe(teller, source, head_graphs[False]))
+    head_structure, _ = told(source, lambda teller: describe(teller, source, head_graphs[False]))
     if ending.layout in BACK:
         head.register_forward_pre_hook(Turned(ending.layout))
     features = _features(part, request.example)
     head_part = _part(request, features, head, head_structure, source)
     ours, theirs, layout = _params(trunk, source), _params(head, source), ending.layout
-    wrapping = Wrapping(cut, cut, part, ours, head_part, theirs, reason, layout=layout)
+    named = "" if last is None else last.name
+    wrapping = Wrapping(cut, cut, part, ours, head_part, theirs, reason, named, layout=layout)
     return Made(wrapping, traced.place(cut), ending)
+
+
+def _names(call: Call) -> tuple[str, ...]:
+    return call.names if call.by_name else ()
 
 
 def _ending(
@@ -399,32 +469,30 @@ def _part(
     source: nn.Module,
     ending: Ending = Ending(),  # noqa: B008 - it is frozen
 ) -> NativePart:
-    if told := ending.told():
+    if said := ending.told():
         module.register_forward_hook(ending)
-        structure = structure and digest([structure, told])
+        structure = structure and digest([structure, said])
     value = _run(module, example)
-    tensors = _state(module, source)
+    state = _state(module, source)
+    frozen = {name for name, p in request.native.named_parameters(remove_duplicate=False) if not p.requires_grad}
     trained = {name for name, p in module.named_parameters() if p.is_floating_point()}
     return NativePart(
         "torch",
         module,
         Arrays.like(example).entries,
         tuple(from_native(value).shape[1:]),
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        frozenset(tensors.keys() - trained),
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        frozenset(state.keys() - trained),
         structure,
-        lambda seed: _initial(source, request.init, tensors.keys(), seed),
+        lambda seed: _initial(source, request.init, state.keys(), seed),
+        frozenset(state.keys() & trained & frozen),
     )
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _state(module: nn.Module, source: nn.Module) -> dict[str, torch.Tensor]:
     """A part's parameters: those that the source has too, and no tensors which its code holds besides."""
-    names = _tensors(source).keys()
-    return {name: tensor for name, tensor in _tensors(module).items() if name in names}
+    names = state_of(source).keys()
+    return {name: tensor for name, tensor in state_of(module).items() if name in names}
 
 
 def _params(module: nn.Module, source: nn.Module) -> dict[str, np.ndarray]:
@@ -467,79 +535,7 @@ def _initial(
                     )
                 with torch.no_grad():
                     module.reset_parameters()
-    found = _tensors(fresh)
+    found = state_of(fresh)
     if missing := [name for name in names if name not in found]:
         raise SettingError(f"the module that init= has made lacks {', '.join(missing[:5])}")
     return {name: exact_numpy(found[name]) for name in names}
-
-
-# ---- structure
-
-
-def _told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, str]:
-    """A digest of what is told, or None and the reason."""
-    paths = {id(tensor): name for name, tensor in _tensors(source).items()}
-
-    def special(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            return _module(teller, value)
-        if isinstance(value, torch.Tensor):
-            return ["parameter", paths[id(value)]] if id(value) in paths else array_digest(exact_numpy(value))
-        if isinstance(value, torch.dtype | torch.device | torch.Size | torch.layout | torch.memory_format):
-            return [type(value).__name__, str(value)]
-        return None
-
-    teller = Teller(LIBRARIES, special)
-    try:
-        return digest(tell(teller)), ""
-    except UnknownStructure as error:
-        return None, str(error)
-    except RecursionError:
-        return None, f"{type(source).__name__} refers to itself"
-
-
-def _module(teller: Teller, module: nn.Module) -> Any:
-    """A module that runs whole: its class, its settings, its submodules."""
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    hooks = [hook for hook in hooks if not isinstance(hook, OUR_HOOKS)]
-    settings = {name: value for name, value in vars(module).items() if name not in INTERNAL}
-    return [
-        "module",
-        teller.code(type(module)),
-        module.extra_repr(),
-        teller.attributes(settings, type(module).__module__.partition(".")[0] == "torch"),
-        [[name, _module(teller, child)] for name, child in module._modules.items() if child is not None],
-        [teller.value(hook) for hook in hooks],
-        sorted(name for name, tensor in module._parameters.items() if tensor is not None),
-    ]
-
-
-def _describe(teller: Teller, source: nn.Module, graph: fx.Graph) -> list[Any]:
-    """A graph as JSON: what every node does, and what it takes, by number."""
-    number: dict[fx.Node, int] = {}
-    told = []
-    state = _tensors(source)
-
-    def argument(value: Any) -> Any:
-        if isinstance(value, fx.Node):
-            return ["node", number[value]]
-        if isinstance(value, list | tuple):
-            return ["list", *map(argument, value)]
-        if isinstance(value, dict):
-            return ["dict", [[key, argument(one)] for key, one in sorted(value.items())]]
-        if isinstance(value, slice):
-            return ["slice", *map(argument, (value.start, value.stop, value.step))]
-        return teller.value(value)
-
-    for node in graph.nodes:
-        number[node] = len(number)
-        if node.op == "call_module":
-            target = [node.target, _module(teller, source.get_submodule(node.target))]
-        elif node.op == "get_attr":
-            target = [node.target if node.target in state else teller.value(attribute(source, node.target))]
-        elif node.op == "call_function":
-            target = [teller.value(node.target)]
-        else:
-            target = [node.target if node.op == "call_method" else ""]
-        told.append([node.op, target, argument(node.args), argument(node.kwargs)])
-    return told

@@ -155,7 +155,7 @@ class Teller:
                 found[name] = cell.cell_contents
             except ValueError:  # not filled yet
                 continue
-        for path in sorted(_lookups(function.__code__)):
+        for path in sorted(lookups(function.__code__)):
             if path[0] not in function.__globals__:
                 continue
             value = function.__globals__[path[0]]
@@ -204,7 +204,7 @@ def _lambda_source(function: Any) -> str:
     raise OSError("a lambda that is not in its file")
 
 
-def _lookups(code: types.CodeType) -> set[tuple[str, ...]]:
+def lookups(code: types.CodeType) -> set[tuple[str, ...]]:
     """The globals that code, and the functions inside it, look up, each with the attributes taken from it at once:
     ("mymodule", "helper")."""
     found: set[tuple[str, ...]] = set()
@@ -219,7 +219,7 @@ def _lookups(code: types.CodeType) -> set[tuple[str, ...]]:
             path = ()
         if path:
             found.add(path)
-    return found.union(*(_lookups(one) for one in code.co_consts if isinstance(one, types.CodeType)))
+    return found.union(*(lookups(one) for one in code.co_consts if isinstance(one, types.CodeType)))
 
 
 def _slots(kind: type) -> list[str]:

@@ -1,0 +1,121 @@
+"""What a module or a traced graph computes, told as JSON for the keys of features.
+
+Invariant: whatever runs when the module is called is told: classes, settings, replaced functions, hooks, and the
+contents of tensors and modules that are held beside the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from headstart.backends.torch.arrays import exact_numpy
+from headstart.backends.torch.ending import Ending, Turned
+from headstart.backends.torch.stopped import ByName, Stopping, Until
+from headstart.backends.torch.trace import attribute
+from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
+
+LIBRARIES = ("torch", "_operator")
+# what nn.Module keeps for itself, none of which says what a module computes
+INTERNAL = frozenset(vars(nn.Module())) | {"forward"}
+OUR_HOOKS = (Ending, Turned, Stopping)
+# which of the hooks are called otherwise than they usually are
+MANNERS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+
+
+def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, str]:
+    """A digest of what is told, or None and the reason."""
+    paths = {id(tensor): name for name, tensor in tensors(source).items()}
+    inside = {id(module) for module in source.modules()}
+    telling: list[int] = []
+
+    def special(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            if id(value) in telling:  # a function of the module that holds it
+                return ["module around", len(telling) - telling.index(id(value))]
+            telling.append(id(value))
+            try:
+                about = _module(teller, value)
+            finally:
+                telling.pop()
+            if id(value) in inside:
+                return about
+            # none of the module's own: no parameter of it stands in the key otherwise
+            return [*about, [[name, array_digest(exact_numpy(t))] for name, t in tensors(value).items()]]
+        if isinstance(value, torch.Tensor):
+            return ["parameter", paths[id(value)]] if id(value) in paths else array_digest(exact_numpy(value))
+        if isinstance(value, torch.dtype | torch.device | torch.Size | torch.layout | torch.memory_format):
+            return [type(value).__name__, str(value)]
+        return None
+
+    teller = Teller(LIBRARIES, special)
+    try:
+        return digest(tell(teller)), ""
+    except UnknownStructure as error:
+        return None, str(error)
+    except RecursionError:
+        return None, f"{type(source).__name__} refers to itself"
+
+
+def _module(teller: Teller, module: nn.Module) -> Any:
+    """A module that runs whole: its class, its settings, its submodules, and what was put on it from outside."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    hooks = [hook for hook in hooks if not isinstance(hook, OUR_HOOKS)]
+    settings = {name: value for name, value in vars(module).items() if name not in INTERNAL}
+    about = [
+        "module",
+        teller.code(type(module)),
+        module.extra_repr(),
+        teller.attributes(settings, type(module).__module__.partition(".")[0] == "torch"),
+        [[name, teller.value(child)] for name, child in module._modules.items() if child is not None],
+        [teller.value(hook) for hook in hooks],
+        sorted(name for name, tensor in module._parameters.items() if tensor is not None),
+    ]
+    forward = vars(module).get("forward")
+    while isinstance(forward, Until | ByName):
+        forward = forward.forward
+    if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
+        about.append(["forward", teller.value(forward)])
+    manners = {name: list(getattr(module, name, {}).values()) for name in MANNERS}
+    if hooks and any(manners.values()):
+        about.append(["manners", len(module._forward_pre_hooks), [[name, kept] for name, kept in manners.items()]])
+    return about
+
+
+def describe(teller: Teller, source: nn.Module, graph: fx.Graph) -> list[Any]:
+    """A graph as JSON: what every node does, and what it takes, by number."""
+    number: dict[fx.Node, int] = {}
+    steps = []
+    state = tensors(source)
+
+    def argument(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return ["node", number[value]]
+        if isinstance(value, list | tuple):
+            return ["list", *map(argument, value)]
+        if isinstance(value, dict):
+            return ["dict", [[key, argument(one)] for key, one in sorted(value.items())]]
+        if isinstance(value, slice):
+            return ["slice", *map(argument, (value.start, value.stop, value.step))]
+        return teller.value(value)
+
+    for node in graph.nodes:
+        number[node] = len(number)
+        if node.op == "call_module":
+            target = [node.target, teller.value(source.get_submodule(node.target))]
+        elif node.op == "get_attr":
+            target = [node.target if node.target in state else teller.value(attribute(source, node.target))]
+        elif node.op == "call_function":
+            target = [teller.value(node.target)]
+        else:
+            target = [node.target if node.op == "call_method" else ""]
+        steps.append([node.op, target, argument(node.args), argument(node.kwargs)])
+    return steps
