@@ -137,6 +137,10 @@ class DivergedWarning(UserWarning):
     """A model gives logits that are not finite: they name no class, and count as wrong."""
 
 
+class FrozenWarning(UserWarning):
+    """A mode that trains everything leaves a wrapped module's trunk as it is, since its owner froze it."""
+
+
 class SavedFeaturesError(StoreError):
     """A folder is no saved feature set, or no longer the one that was saved."""
 

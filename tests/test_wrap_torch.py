@@ -229,14 +229,6 @@ def test_the_native_module_can_be_copied(own: Any, data: Any, tmp_path: Path) ->
     assert {name.partition(".")[0] for name, _ in run.native.named_parameters()} == {"trunk", "head"}
 
 
-def test_frozen_parameters_train_in_full(own: Any, data: Any, tmp_path: Path) -> None:
-    module = own.small().requires_grad_(False)
-    model = hs.wrap(module, "block", preprocess=P)
-    run = fit(model, data, tmp_path, mode="full")
-    assert not np.array_equal(run.model.params["trunk.stem.weight"], model.params["trunk.stem.weight"])
-    assert not any(p.requires_grad for p in module.parameters())
-
-
 def test_a_wrapped_trunk_runs_in_low_precision(own: Any) -> None:
     model = hs.wrap(own.small(), "block", preprocess=P)
     low = hs.forward(model, X, "trunk", precision="bfloat16")["trunk"]

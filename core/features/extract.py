@@ -39,6 +39,7 @@ from headstart.errors import (
     MissingFeaturesError,
     SettingError,
 )
+from headstart.features.company import GROUP, check_company, check_shape, is_compared, note_compared
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.keys import TrunkKey, params_digest, trunk_key
 from headstart.features.recompute import distances, drawn, wrong_rows
@@ -140,6 +141,9 @@ class Extractor:
         self.model.preprocess.check(data)
         ids = data.ids
         views = range(len(next(iter(self.folders.values()))))
+        for node, of_node in self.folders.items():
+            for folder in of_node:
+                check_shape(folder, self.shapes[node])
         computed: list[set[str]] = [set() for _ in views]
         rounds = ROUNDS
         while True:
@@ -148,6 +152,7 @@ class Extractor:
             ]
             wanted = [sorted({id for missing in of_view.values() for id in missing}) for of_view in lacking]
             if any(wanted):
+                self._check_company(data)
                 self._prepare(lacking)
                 self._extract(data, lacking, wanted)
             for done, of_view in zip(computed, wanted, strict=True):
@@ -183,6 +188,20 @@ class Extractor:
         spare = copy.copy(self)  # whose trunk is dropped when this is done
         spare.__dict__.pop("trunk", None)
         spare(data)
+
+    def _check_company(self, data: Dataset) -> None:
+        """Of a wrapped module, a few real samples in several batches."""
+        nodes = [node for node in self.folders if node != INPUT]
+        if self.model.home is None or not nodes:
+            return
+        backend = backends.load(self.backend_name)
+        order = drawn(len(data), GROUP)
+        for batch in self._batches(data, 0, order, len(order), 1):
+            check_company(
+                batch,
+                lambda rows: {node: backend.numpy(value) for node, value in self.trunk.run(rows).items()},
+                self.place,
+            )
 
     def _prepare(self, lacking: Sequence[Mapping[str, Sequence[str]]]) -> None:
         """Before anything is computed: the store must take what comes."""
@@ -289,9 +308,11 @@ class Extractor:
             folder = folders[view]
             mine = self.provenance(node)
             by = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:16]
+            again = node != INPUT and not is_compared(self.model, node, folder)
             unchecked: dict[tuple[bool, str], list[tuple[str, np.ndarray]]] = {}
             for shard, shared, places in folder.sources([data.ids[i] for i in reused]):
-                if (shared or shard.provenance != mine) and not folder.is_checked(shard.path.stem, by):
+                other = (shared or shard.provenance != mine) and not folder.is_checked(shard.path.stem, by)
+                if other or again:
                     made_by = f"{shard.maker} {str(shard.provenance.get('versions'))[:200]!a}"
                     unchecked.setdefault((shared, made_by), []).append((shard.path.stem, reused[places]))
             for (shared, made_by), shards in unchecked.items():
@@ -309,6 +330,8 @@ class Extractor:
                         f"{folder.path}: {drift}. Extract into another cache (HEADSTART_CACHE), or remove this "
                         "folder"
                     )
+            if again:
+                note_compared(self.model, node, folder)
         return right
 
     def _drift(self, data: Dataset, node: str, view: int, sample: np.ndarray, made_by: str) -> str | None:
@@ -316,6 +339,11 @@ class Extractor:
         folder = self.folders[node][view]
         for batch, fresh in self.recomputed(data, node, view, sample):
             stored = folder.read(batch.ids, restore=False)
+            if stored.shape != fresh.shape:
+                return (
+                    f"stored rows have the shape {stored.shape[1:]}, and what {self.provenance(node)['backend']} "
+                    f"computes here {fresh.shape[1:]}; they were made by {made_by}"
+                )
             if wrong_rows(fresh, stored, DRIFT_LIMIT, folder.dtype_name, self.precision).any():
                 far = distances(fresh, stored)
                 worst = int(far.argmax())

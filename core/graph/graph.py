@@ -225,6 +225,11 @@ class Graph:
         """The parameters that are kept and not trained: statistics, counters."""
         return frozenset(name for node in self.nodes for name in node.buffers())
 
+    def volatile(self) -> frozenset[str]:
+        """The counters of wrapped modules, which move as these run, and matter to nothing."""
+        parts = {node.name: node.attrs["part"] for node in self.nodes if node.op == "native"}
+        return frozenset(f"{name}.{key}" for name, part in parts.items() for key in part.volatile)
+
     def fixed(self) -> frozenset[str]:
         """The parameters that the owner of a wrapped module froze; `scratch` alone trains them."""
         return frozenset(name for node in self.nodes for name in node.fixed())

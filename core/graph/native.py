@@ -39,6 +39,8 @@ class NativePart:
     """seed -> fresh parameters; raises SettingError where the module cannot be drawn anew"""
     fixed: frozenset[str] = field(default=frozenset(), repr=False)
     """parameters that their owner froze before wrapping; no mode but `scratch` trains them. Not in keys"""
+    volatile: frozenset[str] = field(default=frozenset(), repr=False)
+    """buffers that move as it runs, without a bearing on what it gives: counters"""
     lone: bool = False
     """whether a single sample loses its axis in it: then a backend runs it as two equal ones
     and gives the first"""

@@ -74,7 +74,23 @@ def checked_trunk(
             raise SettingError(_lost_axis(here, alone, features))
         alone = kept
     _same(here, features[0], alone[0], "as the only sample of a batch")
-    return wrapping, features
+    moved = _moved(wrapping, trunk)
+    if trained := sorted(moved - wrapping.trunk.buffers):
+        raise SettingError(
+            f"{here} writes to its parameter {trained[0]!r} as it runs, so it would be another trunk after every "
+            "batch. Do once, before hs.wrap, what it does there, and take it out of its forward"
+        )
+    return replace(wrapping, trunk=replace(wrapping.trunk, volatile=moved)), features
+
+
+def _moved(wrapping: Wrapping, trunk: Trunk) -> frozenset[str]:
+    """The parameters and buffers that are other ones since the trunk ran."""
+    now = trunk.params()
+    return frozenset(
+        name
+        for name, value in wrapping.params.items()
+        if not np.array_equal(now[f"{TRUNK}.{name}"], value, equal_nan=value.dtype.kind == "f")
+    )
 
 
 def checked_head(

@@ -58,6 +58,7 @@ class Teller:
         self.libraries = LIBRARIES | frozenset(libraries)
         self.special = special
         self._told: dict[int, int] = {}
+        self._patched: dict[type, list[Any]] = {}
         self._alive: list[Any] = []  # so that no two objects have the same id
 
     def value(self, value: Any) -> Any:
@@ -134,16 +135,43 @@ class Teller:
     def code(self, code: Any) -> Any:
         """A class or function: its name where it belongs to a library, else its source and what that refers to."""
         if self._is_library(code):
-            return ["library", self._library_name(code)]
+            return ["library", self._library_name(code), *self._patches(code)]
         if isinstance(code, type):
             classes = [one for one in code.__mro__ if not self._is_library(one)]
             bases = [self._library_name(one) for one in code.__mro__ if self._is_library(one)]
             sources = [source_of(one) for one in classes]
             if not _is_installed(code):
                 members = [m for one in classes for m in vars(one).values() if _is_code(m)]
-                return ["class", sources, bases, [self._references(_function(m)) for m in members]]
-            return ["class", sources, bases]
+                references = [self._references(_function(m)) for m in members]
+                return ["class", sources, bases, references, *self._patches(code)]
+            return ["class", sources, bases, *self._patches(code)]
         return ["function", source_of(code), [] if _is_installed(code) else self._references(code)]
+
+    def _patches(self, kind: Any) -> list[Any]:
+        """What was put on a class from outside of its text, as a program that changes libraries does it."""
+        if not isinstance(kind, type):
+            return []
+        if kind not in self._patched:
+            self._patched[kind] = []  # a function may refer to its class
+            self._patched[kind] = [
+                [one.__name__, name, self.value(_function(member))]
+                for one in kind.__mro__
+                for name, member in sorted(vars(one).items())
+                if _is_code(member) and self._is_foreign(_function(member), one)
+            ]
+        return [["patched", *self._patched[kind]]] if self._patched[kind] else []
+
+    def _is_foreign(self, function: Any, kind: type) -> bool:
+        if self._is_library(function) or function.__code__.co_filename.startswith("<"):
+            return False
+        if self._is_library(kind) or _is_installed(kind):
+            return not _is_installed(function)
+        try:
+            lines, start = inspect.getsourcelines(kind)
+            here = inspect.getsourcefile(kind) == inspect.getsourcefile(function)
+        except (OSError, TypeError):
+            return False
+        return not here or not start <= function.__code__.co_firstlineno < start + len(lines)
 
     def _references(self, function: Any) -> Any:
         """What a function's code finds outside of itself."""
@@ -195,13 +223,29 @@ def source_of(code: Any) -> str:
 def _lambda_source(function: Any) -> str:
     """A lambda alone, without the rest of its line: there may be a second one."""
     lines, _ = inspect.findsource(function)
+    text = "".join(lines)
     places = set(function.__code__.co_positions())
-    for node in ast.walk(ast.parse("".join(lines))):
-        if isinstance(node, ast.Lambda):
-            body = (node.body.lineno, node.body.end_lineno, node.body.col_offset, node.body.end_col_offset)
-            if body in places:
-                return ast.get_source_segment("".join(lines), node) or ""
+    lambdas = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
+    for node in lambdas:
+        body = (node.body.lineno, node.body.end_lineno, node.body.col_offset, node.body.end_col_offset)
+        if body in places:
+            return ast.get_source_segment(text, node) or ""
+    # No step is the whole of a body such as `a if b else c`: it is the innermost lambda around all of them.
+    steps = [place for place in places if None not in place and place[2:] != (0, 0)]
+    around = [node for node in lambdas if all(_lies_in(step, node.body) for step in steps)]
+    if steps and around:
+        return ast.get_source_segment(text, min(around, key=_extent)) or ""
     raise OSError("a lambda that is not in its file")
+
+
+def _lies_in(step: tuple[Any, ...], node: ast.expr) -> bool:
+    begin, end = (step[0], step[2]), (step[1], step[3])
+    return (node.lineno, node.col_offset) <= begin and end <= (node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def _extent(node: ast.Lambda) -> tuple[int, int]:
+    body = node.body
+    return (body.end_lineno or 0) - body.lineno, (body.end_col_offset or 0) - body.col_offset
 
 
 def lookups(code: types.CodeType) -> set[tuple[str, ...]]:

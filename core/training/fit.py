@@ -42,7 +42,14 @@ from headstart.training.modes import Mode, default_optimizer
 from headstart.training.nans import SeenTrunk, WatchedExtractor, WatchedTrainer, check_weights, watched
 from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
-from headstart.training.rates import check_modules, rate_multiples
+from headstart.training.rates import (
+    check_kept,
+    check_modules,
+    kept_by_owner,
+    rate_multiples,
+    trained_count,
+    warn_frozen,
+)
 from headstart.training.run import Run, data_facts
 from headstart.training.settings import Settings, checked_folder
 from headstart.training.tensorboard import Board
@@ -161,6 +168,7 @@ def fit(
     node = model.graph.check_cut(cut or model.default_cut) if row.frozen else None
     if cut is not None and node is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
+    warn_frozen(model, row)
     name = backends.choose(backend, model.home)
     chosen = backends.load(name)
     job = Job(
@@ -214,7 +222,7 @@ def fit(
         seconds=time.perf_counter() - start,
         settings=job.record(),
         data=data_facts(train, val),
-        trained=count_params(job.model.graph if node is None or row.then_all else head),
+        trained=trained_count(job.model.graph if node is None or row.then_all else head, not row.pretrained),
         validation=job.validation,
         before=before,
         val=val,
@@ -316,7 +324,8 @@ class Job:
         optimizer = optimizer_of(s.optimizer, default, s.lr)
         self.optimizers[stage] = as_dict(optimizer)
         params = {name: self.model.params[name] for name in graph.param_shapes()}
-        multiples = rate_multiples(params, self.fresh, s.lr_scale)
+        kept = kept_by_owner(graph, not s.row.pretrained)
+        multiples = rate_multiples(params, self.fresh, s.lr_scale, kept)
         recipe = Recipe(optimizer, s.label_smoothing, s.train_statistics, s.seed, multiples)
         LOG.debug(
             "%s: training %d parameters with %s on %s, %s, %d threads",
@@ -348,7 +357,9 @@ class Job:
                 self.on_epoch(stage, record)
         if logits is not None and self.val is not None:
             self.validation = validation_of(logits, self.val)
-        return trainer.params(), History(records)
+        trained = trainer.params()
+        check_kept(kept, params, trained)
+        return trained, History(records)
 
     def watch(self, note: Callable[[Board], None]) -> None:
         """Have TensorBoard's files written; where that fails, on a full disk for one, the training goes on without
@@ -469,7 +480,18 @@ def check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trunk
         raise TrunkChangedError(f"training changed weights of the frozen trunk up to {node!r}; this is a bug")
     if trunk is not None:
         folded = frozen(model.graph.upto(node), model.params, [node])[1]
-        if params_digest(trunk.params()) != params_digest(folded):
-            raise TrunkChangedError(
-                f"the device's copy of the frozen trunk up to {node!r} is not what it was given; this is a bug"
+        now, counters = trunk.params(), model.graph.volatile()
+        if moved := sorted(n for n in folded if n not in counters and _digest(now, n) != _digest(folded, n)):
+            why = (
+                "this is a bug"
+                if model.home is None
+                else "the module itself writes to it as it runs, or it is a bug"
             )
+            raise TrunkChangedError(
+                f"the device's copy of the frozen trunk up to {node!r} is not what it was given: {moved[0]!r} is "
+                f"another one ({len(moved)} of {len(folded)} in all); {why}"
+            )
+
+
+def _digest(params: Mapping[str, np.ndarray], name: str) -> str:
+    return params_digest({name: params[name]})

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from headstart.errors import SettingError
+from headstart.errors import FrozenWarning, SettingError, TrunkChangedError
+from headstart.graph import Graph
+from headstart.models import Model
+from headstart.models.model import count_params
+from headstart.training.modes import Mode
 
 PRETRAINED = "pretrained"
 Scale = float | Mapping[str, float] | None
@@ -53,11 +58,14 @@ def check_modules(params: Iterable[str], scale: Scale) -> None:
             )
 
 
-def rate_multiples(params: Iterable[str], fresh: Collection[str], scale: Scale) -> dict[str, float]:
+def rate_multiples(
+    params: Iterable[str], fresh: Collection[str], scale: Scale, kept: Collection[str] = ()
+) -> dict[str, float]:
     """Parameter -> multiple, of those whose multiple is not 1. The innermost module that `scale` names counts;
-    "pretrained", or a plain number, is for those that are not in `fresh` and that no module is named for."""
+    "pretrained", or a plain number, is for those that are not in `fresh` and that no module is named for. Those
+    that are `kept` have 0, whatever `scale` says."""
     if scale is None:
-        return {}
+        return dict.fromkeys(kept, 0.0)
     table = scale if isinstance(scale, Mapping) else {PRETRAINED: scale}
     found = {}
     for name in params:
@@ -68,4 +76,48 @@ def rate_multiples(params: Iterable[str], fresh: Collection[str], scale: Scale) 
             named = PRETRAINED if PRETRAINED in table else None
         if named is not None and table[named] != 1:
             found[name] = table[named]
-    return found
+    return found | dict.fromkeys(kept, 0.0)
+
+
+def kept_by_owner(graph: Graph, scratch: bool) -> frozenset[str]:
+    """Those of a wrapped module's parameters that its owner froze before wrapping, of a graph that is to be
+    trained: they stay as they are in every mode that starts from weights. SettingError where nothing else is
+    left."""
+    kept = frozenset() if scratch else graph.fixed()
+    if kept and not graph.param_shapes().keys() - graph.buffers() - kept:
+        raise SettingError(
+            f"all {len(kept)} parameters that would be trained are frozen in the wrapped module, as "
+            f"{sorted(kept)[0]!r} is, and stay so. Thaw what is to be trained before hs.wrap, or pass head= for a "
+            "fresh one"
+        )
+    return kept
+
+
+def trained_count(graph: Graph, scratch: bool) -> int:
+    """How many numbers are trained of a graph, without those that their owner froze."""
+    shapes = graph.param_shapes()
+    return count_params(graph) - (0 if scratch else sum(math.prod(shapes[name]) for name in graph.fixed()))
+
+
+def check_kept(kept: Collection[str], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> None:
+    """TrunkChangedError where training has moved what its owner froze."""
+    for name in sorted(kept):
+        if not np.array_equal(before[name], after[name], equal_nan=before[name].dtype.kind == "f"):
+            raise TrunkChangedError(
+                f"training changed {name!r}, which is frozen in the wrapped module; this is a bug"
+            )
+
+
+def warn_frozen(model: Model, row: Mode) -> None:
+    """Say it where a mode that trains everything finds all of a wrapped trunk frozen by its owner."""
+    if not row.pretrained or (row.frozen and not row.then_all) or not (fixed := model.graph.fixed()):
+        return
+    trunk = model.graph.upto(model.default_cut)
+    trained = trunk.param_shapes().keys() - trunk.buffers()
+    if trained and trained <= fixed:
+        warnings.warn(
+            f"mode {row.name!r} trains everything, but all of the wrapped trunk's parameters are frozen in the "
+            "module itself, and stay as they are. Thaw them before hs.wrap if they are to be trained",
+            FrozenWarning,
+            stacklevel=3,
+        )
