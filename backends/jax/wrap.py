@@ -379,7 +379,14 @@ def _joined(path: Any) -> str:
 
 
 def attempt(native: Any, example: Any) -> None:
-    """Nothing yet: an NNX module or function is not run itself."""
+    """Run the user's module, on shapes: it says as much of what cannot be run."""
+    if _is_pair(native):  # whose parameters are not in them; they are not copied, so it is they that failed
+        raise SettingError("a function fails as it is")
+    module = copied(native)
+    rows = jax.tree.map(jnp.asarray, example)
+    jax.eval_shape(
+        lambda x: nnx.clone(module)(**x) if _takes_names(module, example) else nnx.clone(module)(x), rows
+    )
 
 
 # ---- structure

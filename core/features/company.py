@@ -18,7 +18,7 @@ import numpy as np
 from headstart.backend import Place
 from headstart.data.loader import Batch
 from headstart.data.rows import each
-from headstart.errors import FeatureDriftError, SettingError
+from headstart.errors import SettingError
 from headstart.features.trunk_folder import TrunkFolder
 from headstart.graph import NativePart
 from headstart.models import Model
@@ -53,17 +53,6 @@ def check_company(batch: Batch, run: Callable[[object], Mapping[str, np.ndarray]
                     f"{scale:.3g}), so they cannot be kept. Look for a branch on the values of a batch, for "
                     "statistics of the batch"
                 )
-
-
-def check_shape(folder: TrunkFolder, shape: tuple[int, ...]) -> None:
-    """FeatureDriftError where the stored rows have another shape than the trunk's. What a shared cache holds is
-    its owners' matter."""
-    if not folder.shared and folder.row_shape is not None and tuple(folder.row_shape) != tuple(shape):
-        raise FeatureDriftError(
-            f"{folder.path}: the rows there have the shape {tuple(folder.row_shape)}, and the trunk gives "
-            f"{tuple(shape)}: they are another trunk's. Remove this folder, or extract into another cache "
-            "(HEADSTART_CACHE)"
-        )
 
 
 _compared: WeakKeyDictionary[NativePart, set[str]] = WeakKeyDictionary()

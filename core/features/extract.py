@@ -39,7 +39,7 @@ from headstart.errors import (
     MissingFeaturesError,
     SettingError,
 )
-from headstart.features.company import GROUP, check_company, check_shape, is_compared, note_compared
+from headstart.features.company import GROUP, check_company, is_compared, note_compared
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.keys import TrunkKey, params_digest, trunk_key
 from headstart.features.recompute import distances, drawn, wrong_rows
@@ -141,9 +141,6 @@ class Extractor:
         self.model.preprocess.check(data)
         ids = data.ids
         views = range(len(next(iter(self.folders.values()))))
-        for node, of_node in self.folders.items():
-            for folder in of_node:
-                check_shape(folder, self.shapes[node])
         computed: list[set[str]] = [set() for _ in views]
         rounds = ROUNDS
         while True:

@@ -237,6 +237,7 @@ def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) ->
         try:
             chosen.attempt(request.native, request.example)
         except Exception as its:
+            its = error if isinstance(its, HeadstartError) else its
             raise SettingError(
                 f"{called} could not be run on two samples of what it is said to take, {inputs}: "
                 f"{type(its).__name__}: {str(its)[:ERROR_LENGTH]}. If it takes something else, say so with "
