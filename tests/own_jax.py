@@ -158,6 +158,9 @@ def text_features(module: Text, batch: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(identity(**batch))
 
 
+MLP_END = None  # where a trunk ends that is the whole of it
+
+
 def mlp(inputs: int, outputs: int, seed: int = 0) -> nnx.Module:
     r, rng = nnx.Rngs(seed), np.random.default_rng(seed)
     first, last = (nnx.Linear(*sides, rngs=r, **drawn(rng)) for sides in ((inputs, 6), (6, outputs)))

@@ -154,6 +154,9 @@ def text_features(module: nn.Module, batch: dict[str, np.ndarray]) -> np.ndarray
     return found[0].numpy()
 
 
+MLP_END = "2"  # where a trunk ends that is the whole of it
+
+
 def mlp(inputs: int, outputs: int, seed: int = 0) -> nn.Module:
     """For vectors; usable as a head."""
     seeded(seed)

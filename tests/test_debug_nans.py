@@ -84,7 +84,12 @@ def mlp(backend: str, numbers: tuple[Dataset, Dataset]) -> Callable[[Any], Model
     """A small module of the backend's own, which takes no time to compile, with a head."""
     own = import_module(f"own_{backend}")
     return lambda head: hs.wrap(
-        own.mlp(5, 4), head=head, classes=3, example=numbers[0], init=lambda seed: own.mlp(5, 4, seed)
+        own.mlp(5, 4),
+        cut=own.MLP_END,  # the whole of it is the trunk: its last layer is no classifier here
+        head=head,
+        classes=3,
+        example=numbers[0],
+        init=lambda seed: own.mlp(5, 4, seed),
     )
 
 
