@@ -1052,13 +1052,13 @@ def cache_ls(json_file: Json = None) -> None:
         label = info.label
         table.add_row(
             info.key[:12],
-            f"{label.get('model', '?')} ({label.get('weights', '?')})",
-            str(label.get("cut", "?")),
-            _view(info),
+            cell(f"{_hint(label, 'model')} ({_hint(label, 'weights')})"),
+            cell(_hint(label, "cut")),
+            cell(_view(info)),
             f"{info.rows:,}",
             nbytes_text(info.nbytes),
             when(info.last_used),
-            info.made_by,
+            cell(info.made_by),
             "shared" if info.shared else "own",
         )
     console = console_for_tables()
@@ -1082,10 +1082,12 @@ def cache_info(
     infos = FeatureStore().infos(key)
     for info in infos:
         spec = {name: value for name, value in info.spec.items() if name != "graph"}
-        facts = {**_trunk_figures(info), **spec, "nodes": len(info.spec.get("graph", []))}
+        graph = info.spec.get("graph")
+        facts = {**spec, **_trunk_figures(info), "nodes": len(graph) if isinstance(graph, list) else 0}
         table = table_of("field", "value")
         for name, value in facts.items():
-            table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+            table.add_row(cell(name), cell(text if len(text) <= 1000 else text[:997] + "..."))
         console_for_tables().print(table)
     if json_file is not None:
         others = [_trunk_figures(info) for info in infos[1:]]
@@ -1314,8 +1316,8 @@ def cache_gc(
     for info in plan:
         label = info.label
         say(
-            f"{'deleting' if yes else 'would delete'} {info.key[:12]}  {label.get('model', '?')} at "
-            f"{label.get('cut', '?')}, {info.rows:,} rows, {nbytes_text(info.nbytes)}, "
+            f"{'deleting' if yes else 'would delete'} {info.key[:12]}  {_hint(label, 'model')} at "
+            f"{_hint(label, 'cut')}, {info.rows:,} rows, {nbytes_text(info.nbytes)}, "
             f"last used {when(info.last_used)}"
         )
     if plan.leftovers:
@@ -1344,7 +1346,7 @@ def _gc_orphans(names: list[str], on_error: str, yes: bool, json_file: Path | No
     for one in found:
         say(
             f"{'deleting' if yes else 'would delete'} {one.rows:,} orphans ({nbytes_text(one.nbytes)}) of "
-            f"{one.key[:12]}  {one.label.get('model', '?')} at {one.label.get('cut', '?')}; {one.kept:,} rows stay"
+            f"{one.key[:12]}  {_hint(one.label, 'model')} at {_hint(one.label, 'cut')}; {one.kept:,} rows stay"
         )
     freed = drop_orphans(store, found, opened) if yes else 0
     if yes:
@@ -1360,10 +1362,16 @@ def _gc_orphans(names: list[str], on_error: str, yes: bool, json_file: Path | No
 # ---- helpers
 
 
+def _hint(label: dict[str, Any], name: str) -> str:
+    """What a trunk's label says, a stranger's word perhaps, fit for a terminal."""
+    text = printable(str(label.get(name, "?")))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _trunk_figures(info: Any) -> dict[str, Any]:
     return {
-        "key": info.key,
         **info.label,
+        "key": info.key,
         "views": info.spec.get("views"),
         "rows": info.rows,
         "bytes": info.nbytes,

@@ -37,19 +37,12 @@ def believed(paths: Sequence[str], stamps: Sequence[tuple[int, int] | None]) -> 
                 devices[folder] = None
         return devices[folder]
 
-    equal: list[int] = []
-    result = [stamp is not None for stamp in stamps]
-    seen: set[int | None] = set()
-    for i, stamp in enumerate(stamps):
-        if stamp is None:
-            continue
-        mtime, ctime = stamp
-        if mtime == ctime:
-            equal.append(i)
-        elif ctime < mtime:  # a time that does not move with every change; or a file dated ahead
-            result[i] = False
-        else:
-            seen.add(device(paths[i]))
+    # ctime before mtime: a time that does not move with every change; or a file dated ahead.
+    result = [stamp is not None and stamp[0] <= stamp[1] for stamp in stamps]
+    equal = [i for i, stamp in enumerate(stamps) if stamp is not None and stamp[0] == stamp[1]]
+    if not equal:
+        return result
+    seen = {device(path) for path, stamp in zip(paths, stamps, strict=True) if stamp and stamp[0] < stamp[1]}
     for i in equal:
         number = device(paths[i])
         result[i] = number in seen or (number is not None and _probed(number, paths[i]))

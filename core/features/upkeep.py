@@ -228,7 +228,7 @@ def the_one(prefix: str, keys: Sequence[str]) -> str:
 def listed(infos: Sequence[TrunkInfo], staying: Mapping[str, str]) -> str:
     """Which trunks stay, and why: for a message."""
     lines = [
-        f"{info.key[:12]}, {info.label.get('model', '?')} at {info.label.get('cut', '?')} "
+        f"{info.key[:12]}, {str(info.label.get('model', '?'))[:80]} at {str(info.label.get('cut', '?'))[:80]} "
         f"({binary_size(info.nbytes)}, {staying[info.key]})"
         for info in infos
         if info.key in staying
