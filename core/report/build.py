@@ -322,7 +322,7 @@ def _paying(row: Row, number: int) -> dict[str, Any]:
 def _errors(row: Row, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
     """A row's confusion matrix, or the pairs of classes confused most, and its worst errors."""
     validation = row["validation"]
-    classes = (known.get("data") or {}).get("classes") or ()
+    classes = row.get("classes") or (known.get("data") or {}).get("classes") or ()
     pictures = known.get("pictures") or {}
 
     def name(index: Any) -> str:

@@ -25,6 +25,7 @@ from headstart.data.door import described
 from headstart.data.summary import mark, say
 from headstart.environment import for_frameworks
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
+from headstart.log import LOG
 from headstart.outputs import write_json
 from headstart.training.comparison import (
     Comparison,
@@ -35,6 +36,7 @@ from headstart.training.comparison import (
     row_of,
 )
 from headstart.training.copies import warn_of_copies
+from headstart.training.crossing import BESIDE, packed, unpacked
 from headstart.training.modes import MODES
 from headstart.training.run import data_facts
 
@@ -72,7 +74,7 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     from headstart.training.settings import Settings, checked_folder
     from headstart.training.tensorboard import require_writer
 
-    settings = {name: value for name, value in spec.fit.items() if name not in (*FOLDERS, "debug_nans")}
+    settings = {name: value for name, value in unpacked(spec.fit).items() if name not in BESIDE}
     for mode in spec.modes:
         Settings(mode=mode, cut=spec.cut, seed=spec.seed, **settings)
     for option in FOLDERS:
@@ -127,8 +129,8 @@ def compare(
 
     `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `weights`: None
     for the model's first published ones, "none" for random ones. `settings`: of `hs.fit`: epochs, batch_size, lr,
-    device ... `split`, `split_by`: see `Dataset.split`. `out`: a folder for `compare.json` and `report.html`.
-    `listener`: see `run_spec`.
+    optimizer=hs.SGD(...) ... `split`, `split_by`: see `Dataset.split`. `out`: a folder for `compare.json` and
+    `report.html`. `listener`: see `run_spec`.
     Raises SettingError and its kin before anything is started; what fails in a backend stands in `["errors"]`.
     """
     given: Any = data
@@ -151,9 +153,7 @@ def compare(
         seed=seed,
         on_error=on_error,
         split_by=split_by,
-        fit={
-            name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()
-        },
+        fit=packed(settings),
     )
     return run_spec(spec, out, listener)
 
@@ -182,7 +182,10 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
 
     def add(row: dict[str, Any]) -> None:
         add_row(report, row, val)
-        save()
+        try:
+            save()
+        except SettingError as error:  # a full disk, say: the figures are here, and written at the end
+            LOG.warning("%s", error)
 
     def save() -> None:
         if out is not None:
@@ -279,7 +282,7 @@ def _child() -> int:
     os.dup2(2, 1)
 
     def emit(event: Event) -> None:
-        events.write(json.dumps(event) + "\n")
+        events.write(json.dumps(event) + "\n")  # NaN stays one between our processes
 
     from headstart import log, progress
 
@@ -307,7 +310,7 @@ def _run_modes(spec: Spec, name: str, emit: Listener) -> int:
                 record = {key: value for key, value in record.as_dict().items() if key != "step_losses"}
                 emit({"event": "epoch", "backend": name, "mode": mode, "stage": stage, "record": record})
 
-            settings = {"mode": mode, "cut": spec.cut, "seed": spec.seed, **spec.fit}
+            settings = {"mode": mode, "cut": spec.cut, "seed": spec.seed, **unpacked(spec.fit)}
             for folder in FOLDERS:  # one for each run: their files would be taken for one run's
                 if settings.get(folder) is not None:
                     settings[folder] = str(Path(settings[folder]) / f"{name}-{mode}")

@@ -167,6 +167,8 @@ def _add_run(report: Comparison, run: Run, label: str | None = None) -> dict[str
     row = row_of(run)
     if label is not None:
         row["label"] = str(label)
+    if (classes := run.data.get("classes")) and list(classes) != list(report["data"].get("classes") or ()):
+        row["classes"] = list(classes)  # its own, not the first run's
     add_row(report, row, run.val)
     report["versions"][run.backend] = dict(run.settings.get("versions", {}))
     return row

@@ -87,6 +87,7 @@ ROW = {
         **{name: Optional(Number) for name in ("data", "trunk", "head")},
     },
     "features_made_by": Optional(ListOf(str)),
+    "classes": Optional(ListOf(str)),
     "parameters": Optional({"trained": Optional(int), "all": Optional(int)}),
     "validation": Optional(
         {
