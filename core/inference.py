@@ -147,5 +147,6 @@ def unsound(node: Node, params: Mapping[str, np.ndarray]) -> list[str]:
 def fed(graph: Graph, model: Model) -> Graph:
     """A graph that begins with the model's input, fed with what the loader gives instead: uint8 images are
     normalised first, other inputs come as they are."""
-    affine = model.preprocess.affine()
-    return graph if affine is None else graph.normalized(*affine)
+    if isinstance(model.preprocess, Arrays):
+        return graph
+    return graph.normalized(*model.preprocess.affine(), model.preprocess.reverse)

@@ -204,13 +204,15 @@ class BackendConformance:
 
     # ---- the graph's meaning
 
-    def test_pixels_are_normalized_on_the_device(self, chosen: Backend) -> None:
+    @pytest.mark.parametrize("channels", ["rgb", "bgr"])
+    def test_pixels_are_normalized_on_the_device(self, chosen: Backend, channels: str) -> None:
         place = chosen.place("cpu", "float32")
         model = shaken(small_model())
-        graph = model.graph.normalized(*images_of(model).affine())
+        preprocess = replace(images_of(model), channels=channels)
+        graph = model.graph.normalized(*preprocess.affine(), preprocess.reverse)
         trunk = chosen.trunk(graph, model.params, [graph.output], place)
         pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-        fed = images_of(model).normalise(pixels)
+        fed = preprocess.normalise(pixels)
         plain = chosen.trunk(model.graph, model.params, [graph.output], place)
         found = chosen.numpy(trunk.run(pixels)[graph.output])
         expected = chosen.numpy(plain.run(fed)[graph.output])

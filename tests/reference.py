@@ -49,6 +49,7 @@ def apply(node: Node, w: Mapping[str, np.ndarray], xs: Sequence[np.ndarray]) -> 
     a, x = node.attrs, xs[0]
     match node.op:
         case "normalize":
+            x = x[..., ::-1] if a["reverse"] else x
             return x * np.asarray(a["scale"], np.float64) + np.asarray(a["shift"], np.float64)
         case "conv":
             return _conv(a, w, x)

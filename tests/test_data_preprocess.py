@@ -51,6 +51,42 @@ def test_affine_maps_bytes_to_normalised() -> None:
         p.normalise(np.zeros((1, 2, 2, 3), np.float32))
 
 
+def test_channels_in_reverse_scaled_and_shifted() -> None:
+    """Keras' "caffe": blue first, its mean taken away, and nothing divided."""
+    means = (103.939, 116.779, 123.68)
+    p = Preprocess(2, 2, mean=means, std=(1, 1, 1), channels="bgr", scale=1)
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3) * 10
+    expected = pixels[..., ::-1].astype(np.float32) - np.float32(means)
+    np.testing.assert_allclose(p.normalise(pixels), expected, atol=1e-5)
+    np.testing.assert_array_equal(p.apply(Image.fromarray(pixels[0])), pixels[0])  # images stay R, G, B
+    assert Preprocess(2, 2, scale=1 / 255) == Preprocess(2, 2)
+
+
+def test_padding_is_torchvisions() -> None:
+    """A resized side below the crop's is surrounded with black, an odd pixel more right and below."""
+    values = np.random.default_rng(0).integers(1, 256, (5, 20, 3), np.uint8)
+    made = Preprocess(8, 5, pad=True).apply(Image.fromarray(values))
+    np.testing.assert_array_equal(made[1:6], values[:, 6:14])
+    assert not made[:1].any() and not made[6:].any()
+    narrow = Preprocess(8, 5, pad=True).apply(Image.fromarray(values[:, :6]))
+    np.testing.assert_array_equal(narrow[1:6, 1:7], values[:, :6])
+    assert narrow.sum() == values[:, :6].sum()
+    with pytest.raises(SettingError, match="pad=True"):
+        Preprocess(8, 5)
+    assert Preprocess(8, 5, pad=True).with_size(16) == Preprocess(16, 10, pad=True)
+
+
+def test_what_is_usual_is_not_written() -> None:
+    """Keys and records of before stay what they were."""
+    usual = {"size", "resize", "interpolation", "mean", "std"}
+    assert Preprocess(8, 8).as_dict().keys() == usual
+    assert repr(Preprocess(8, 8)).endswith("std=(0.229, 0.224, 0.225))")
+    p = Preprocess(8, 6, channels="bgr", scale=2, pad=True)
+    assert p.as_dict().keys() == usual | {"channels", "scale", "pad"}
+    assert Preprocess.from_dict(json.loads(json.dumps(p.as_dict()))) == p
+    assert "channels='bgr', scale=2.0, pad=True" in repr(p)
+
+
 def test_large_crops_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     image, p, crop = noise(60, 40), Preprocess(16, 20), Crop(5, 6, 50, 39, False)
     usual = p.apply(image), p.apply(image, crop)
@@ -126,6 +162,12 @@ def test_with_size_scales_in_proportion() -> None:
         {"resize": 7},
         {"interpolation": "cubic"},
         {"mean": (0.5,)},
+        {"channels": "rbg"},
+        {"channels": "BGR"},
+        {"scale": 0},
+        {"scale": True},
+        {"scale": "1/255"},
+        {"pad": 1},
         {"mean": 0.5},
         {"std": (0.1, 0.0, 0.1)},
         {"std": (0.1, float("nan"), 0.1)},

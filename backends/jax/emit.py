@@ -182,7 +182,8 @@ def _attention(a: Mapping[str, Any]) -> Layer:
 
 def _normalize(a: Mapping[str, Any]) -> Layer:
     scale, shift = np.float32(a["scale"]), np.float32(a["shift"])
-    return lambda x: x.astype(jnp.float32) * scale + shift
+    order = slice(None, None, -1 if a["reverse"] else None)
+    return lambda x: x[..., order].astype(jnp.float32) * scale + shift
 
 
 # layers with state: (attributes, parameters by suffix, dtype of the arithmetic, random streams) -> module

@@ -139,7 +139,7 @@ def _flatten(node: Node, style: Style, x: Any) -> Any:
 EMIT: Mapping[str, Callable[..., Any]] = {
     "normalize": lambda node, style, x: layers.Rescaling(
         list(node.attrs["scale"]), list(node.attrs["shift"]), name=layer_name(node.name), dtype="float32"
-    )(x),
+    )(keras.ops.flip(x, 3) if node.attrs["reverse"] else x),
     "conv": _conv,
     "batch_norm": _batch_norm,
     "layer_norm": lambda node, style, x: layers.LayerNormalization(

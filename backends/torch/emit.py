@@ -23,12 +23,14 @@ Layer = Callable[..., torch.Tensor]
 
 
 class Normalize(nn.Module):
-    def __init__(self, scale: Sequence[float], shift: Sequence[float]) -> None:
+    def __init__(self, scale: Sequence[float], shift: Sequence[float], reverse: bool) -> None:
         super().__init__()
+        self.reverse = reverse
         self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
         self.register_buffer("shift", torch.tensor(shift)[:, None, None], persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flip(1) if self.reverse else x
         return x.float() * self.scale + self.shift
 
 
@@ -160,7 +162,7 @@ def _attention(a: Attributes) -> Layer:
 
 # layers with state: attributes -> module
 MODULES: Mapping[str, Callable[[Attributes], nn.Module]] = {
-    "normalize": lambda a: Normalize(a["scale"], a["shift"]),
+    "normalize": lambda a: Normalize(a["scale"], a["shift"], a["reverse"]),
     "conv": _conv,
     "batch_norm": lambda a: nn.BatchNorm2d(a["channels"], a["epsilon"], a["momentum"]),
     "layer_norm": lambda a: LastNorm(a["channels"], a["epsilon"]),

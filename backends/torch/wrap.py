@@ -72,7 +72,8 @@ def inputs(native: nn.Module) -> Preprocess | None:
         )
     resize = math.floor(height / (settings.get("crop_pct") or 1.0))
     interpolation = settings.get("interpolation") or "bilinear"
-    return Preprocess(height, max(height, resize), interpolation, settings["mean"], settings["std"])
+    # a crop_pct above 1: timm pads what it has resized
+    return Preprocess(height, resize, interpolation, settings["mean"], settings["std"], pad=resize < height)
 
 
 def wrap(request: WrapRequest) -> Wrapping:

@@ -8,7 +8,7 @@ have more than 16 million pixels (at a shorter side of 256 pixels: longer than 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,9 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+LATER = ("channels", "scale", "pad")
+CHANNELS = ("rgb", "bgr")
+UNIT = 1 / 255
 # An image of 1 x 10,000,000 pixels, its shorter side resized to 256, would be 2.5 billion pixels wide. Where the
 # whole would have more pixels than that, only the middle of this aspect, all that reaches the central crop, is
 # resized; which moves it by up to half a pixel.
@@ -52,21 +55,33 @@ class Preprocess:
     """How a trunk wants its images."""
 
     size: int  # side of the final square crop, pixels
-    resize: int  # what the shorter side is resized to before it, pixels; at least `size`
+    resize: int  # what the shorter side is resized to before it, pixels; at least `size`, unless `pad`
     interpolation: str = "bilinear"  # nearest | bilinear | bicubic | lanczos
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of R, G, B in 0..1
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the scaled channels, in the order of `channels`
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channels: str = "rgb"  # rgb | bgr: the order in which the trunk takes them
+    scale: float = UNIT  # what pixels of 0..255 are multiplied by before mean and std; by default to 0..1
+    pad: bool = False  # let `resize` be smaller than `size`, and surround the image with black
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
                 raise SettingError(f"preprocess.{name} is {value!r}; expected an integer from 1 to 8192 (pixels)")
-        if self.resize < self.size:
+        if not isinstance(self.pad, bool):
+            raise SettingError(f"preprocess.pad is {self.pad!r}; expected True or False")
+        if self.resize < self.size and not self.pad:
             raise SettingError(
                 f"preprocess.resize is {self.resize}, smaller than size {self.size}: the crop would "
-                "reach beyond the image; resize must be at least size"
+                "reach beyond the image; resize must be at least size, or pad=True surrounds the image with black"
             )
+        if self.channels not in CHANNELS:
+            raise UnknownNameError("channels", self.channels, CHANNELS)
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < np.inf:
+            raise SettingError(
+                f"preprocess.scale is {self.scale!r}; expected a positive number, such as 1 or 1 / 255"
+            )
+        object.__setattr__(self, "scale", float(self.scale))
         if self.interpolation not in INTERPOLATIONS:
             raise UnknownNameError("interpolation", self.interpolation, INTERPOLATIONS)
         for name in ("mean", "std"):
@@ -77,7 +92,7 @@ class Preprocess:
             if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
                 allowed = "three positive numbers" if name == "std" else "three finite numbers"
                 raise SettingError(
-                    f"preprocess.{name} is {getattr(self, name)!r}; expected {allowed}, for R, G, B in 0..1"
+                    f"preprocess.{name} is {getattr(self, name)!r}; expected {allowed}, one for each channel"
                 )
             object.__setattr__(self, name, values)  # lists become tuples: equal settings compare equal
 
@@ -108,6 +123,10 @@ class Preprocess:
         width, height = (self.resize if side == short else int(self.resize * side / short) for side in image.size)
         if image.size != (width, height):
             image = image.resize((width, height), method)
+        if min(image.size) < self.size:  # as torchvision's CenterCrop: an odd pixel goes to the right and below
+            whole = Image.new("RGB", (max(width, self.size), max(height, self.size)))
+            whole.paste(image, (max(0, self.size - width) // 2, max(0, self.size - height) // 2))
+            image = whole
         return _central(image, self.size, self.size)
 
     @property
@@ -142,7 +161,18 @@ class Preprocess:
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
+            **{name: getattr(self, name) for name in self._unusual()},
         }
+
+    def _unusual(self) -> list[str]:
+        """Which of the settings that most trunks do without are not as usual. The others are left out of keys and
+        records, where these settings once were not."""
+        fields = self.__dataclass_fields__
+        return [name for name in LATER if getattr(self, name) != fields[name].default]
+
+    def __repr__(self) -> str:
+        names = [name for name in self.__dataclass_fields__ if name not in LATER] + self._unusual()
+        return f"Preprocess({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Preprocess:
@@ -151,7 +181,7 @@ class Preprocess:
         for key in settings:
             if key not in names:
                 raise UnknownNameError("preprocess setting", key, names)
-        if missing := [name for name in names if name not in settings]:
+        if missing := [name for name in names if name not in settings and name not in LATER]:
             raise SettingError(
                 f"preprocess settings lack {', '.join(missing)}; expected all of {', '.join(names)}"
             )
@@ -161,22 +191,29 @@ class Preprocess:
         """The same preprocessing for another crop size; `resize` is scaled in proportion and rounded."""
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise SettingError(f"size is {size!r}; expected a positive integer (pixels)")
-        resize = max(size, round(self.resize * size / self.size))
-        return Preprocess(size, resize, self.interpolation, self.mean, self.std)
+        resize = round(self.resize * size / self.size)
+        return replace(self, size=size, resize=max(1 if self.pad else size, resize))
 
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(scale, shift)`, each `(3,)` float32: the normalised pixel is `uint8 * scale + shift`."""
+        """`(scale, shift)`, each `(3,)` float32: the normalised pixel is `uint8 * scale + shift`, its channels in
+        the trunk's order."""
         mean, std = np.asarray(self.mean), np.asarray(self.std)
-        return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+        scale = 1 / (255 * std) if self.scale == UNIT else self.scale / std
+        return scale.astype(np.float32), (-mean / std).astype(np.float32)
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the trunk takes the channels of an RGB image in reverse."""
+        return self.channels == "bgr"
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
-        """`(n, h, w, 3)` float32 of `(n, h, w, 3)` uint8: what the trunk sees."""
+        """`(n, h, w, 3)` float32 of `(n, h, w, 3)` uint8, R, G, B: what the trunk sees."""
         if images.dtype != np.uint8 or images.shape[-1:] != (3,):
             raise SettingError(
                 f"images to normalise are {images.dtype} of shape {images.shape}; expected uint8 (n, h, w, 3)"
             )
         scale, shift = self.affine()
-        normalised: np.ndarray = images * scale + shift
+        normalised: np.ndarray = (images[..., ::-1] if self.reverse else images) * scale + shift
         return normalised
 
 

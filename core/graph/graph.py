@@ -177,15 +177,16 @@ class Graph:
         shape = self.shapes(input_shape)[cut]
         return Graph((Node(cut, "input", (), {"shape": shape}), *rest[start + 1 :]), self.output)
 
-    def normalized(self, scale: Iterable[float], shift: Iterable[float]) -> Graph:
-        """The same graph fed with uint8 pixels: `x * scale + shift` per channel comes first.
+    def normalized(self, scale: Iterable[float], shift: Iterable[float], reverse: bool = False) -> Graph:
+        """The same graph fed with uint8 pixels: `x * scale + shift` per channel comes first, of channels that are
+        turned from RGB to BGR with `reverse`.
 
         The new input is called `pixels`, the normalising node keeps the old input's name."""
         first = Node(
             self.input,
             "normalize",
             ("pixels",),
-            {"scale": tuple(map(float, scale)), "shift": tuple(map(float, shift))},
+            {"scale": tuple(map(float, scale)), "shift": tuple(map(float, shift)), "reverse": reverse},
         )
         pixels = Node("pixels", "input", (), self.nodes[0].attrs)
         return Graph((pixels, first, *self.nodes[1:]), self.output, self.auxiliary)

@@ -231,7 +231,7 @@ OPS: Mapping[str, Op] = {
         # shape None: a map of any size with three channels
         Op("input", _input_shape, {"shape": None}, inputs=0),
         # uint8 pixels (or any numbers) to float32: x * scale + shift, per channel
-        Op("normalize", _same, {"scale": REQUIRED, "shift": REQUIRED}),
+        Op("normalize", _same, {"scale": REQUIRED, "shift": REQUIRED, "reverse": False}),
         Op(
             "conv",
             _conv_shape,
