@@ -77,7 +77,7 @@ class Watched(TorchFunctionMode):
             return
         x = tensors[0]
         labels = labels_of(x)
-        name = name.removesuffix("_")
+        name = name if name.startswith("__") else name.removesuffix("_")  # in place
         if name in SECOND and x.ndim > 1:
             self._used(labels, 1, STRONG)
             if name.startswith(("conv", "pixel")):

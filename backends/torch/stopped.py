@@ -165,9 +165,39 @@ def _prune(source: nn.Module, example: Any, ran: Collection[str], entered: Colle
         around = any(one == name or one.startswith(f"{name}.") for one in kept)
         return inside or around or any(p.startswith(f"{name}.") for p in used)
 
-    for name in [name for name, _ in source.named_modules() if name and not needed(name)]:
+    spare: list[str] = []
+    for name, _ in source.named_modules():
+        if name and not needed(name) and not any(name.startswith(f"{one}.") for one in spare):
+            spare.append(name)
+    _take_away(source, example, spare)
+
+
+def _take_away(source: nn.Module, example: Any, names: Collection[str]) -> None:
+    """Those of the submodules without which it runs: others' methods or settings may be used, with no call."""
+
+    def swap(name: str, module: nn.Module) -> nn.Module:
         parent, _, last = name.rpartition(".")
-        source.get_submodule(parent)._modules[last] = nn.Identity()
+        modules = source.get_submodule(parent)._modules
+        before, modules[last] = modules[last], module
+        assert before is not None
+        return before
+
+    def runs() -> bool:
+        try:
+            with torch.no_grad():
+                source(batch_of(example))
+        except Exception:
+            return False
+        return True
+
+    taken = {name: swap(name, nn.Identity()) for name in names}
+    if not runs():
+        for name, module in taken.items():
+            swap(name, module)
+        for name, module in taken.items():
+            swap(name, nn.Identity())
+            if not runs():
+                swap(name, module)
 
 
 # ---- before the classifier

@@ -385,6 +385,11 @@ def _ending(
             f"{where} gives a {type(value).__name__} and not one tensor, of which there is no rest; cut elsewhere"
         )
     x = entry_of(value, entry)
+    if x.is_quantized and request.rest:
+        raise CutError(
+            f"{where} gives quantized numbers, stored as floats, and its rest takes quantized ones; pass "
+            "head='linear', or cut where numbers are floats"
+        )
     ending = Ending(entry, dequantized=x.is_quantized)
     layout = fitting(request.layout, tuple(x.shape), cut)
     by_itself = layout is None and request.fresh and entry == (TOKENS,) and not wanted

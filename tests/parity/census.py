@@ -4,9 +4,10 @@ tiny transformers and NNX modules, each wrapped in four ways and compared with w
     default   no cut, the rest as head (a fresh classifier where the module has no classifier)
     fresh     no cut, a fresh classifier
     middle    cut half way, a fresh classifier
-    rest      cut half way, the rest as head (transformers: their classifiers, as far as they are)
+    rest      cut half way, the rest as head (transformers: as far as they are classifiers)
 
-    usable    features and predictions are the module's own (1e-3), pooled over the right axes, and an epoch runs
+    usable    features and predictions are its own (1e-3), pooled over the right axes, and (default, middle)
+              an epoch of training runs
     refused   a HeadstartError, with its text
     wrong     something differs
     failed    any other exception, or too long
@@ -49,6 +50,7 @@ from census_models import LIBRARIES, Case, Made
 WAYS = ("default", "fresh", "middle", "rest")
 VERDICTS = ("usable", "refused", "wrong", "failed")
 TOLERANCE = 1e-3
+TOO_LONG = "took too long"  # and is counted again the next time
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -216,7 +218,10 @@ def check_features(model: Any, inputs: Any, watched: Watched, cut: str | None, h
     if not np.isfinite(features).all():
         raise Wrong("features are not finite")
     if cut is not None:
-        if not same(features, watched.inside[cut]):
+        expected = watched.inside[cut]
+        if isinstance(inputs, dict) and (mask := inputs.get("attention_mask")) is not None:
+            expected = [*expected, *(masked_mean(array, mask) for array in expected if array.ndim == 3)]
+        if not same(features, expected):
             raise Wrong(f"features {features.shape} are not what {cut} gives")
         if "pool" in found:
             check_pooled(found["pool"], features, watched.inside[cut][-1:])
@@ -224,7 +229,7 @@ def check_features(model: Any, inputs: Any, watched: Watched, cut: str | None, h
     for name, array in [*entries(watched.output).items(), *((n, a) for n, v in watched.inside.items() for a in v)]:
         tokens = [array[:, 0], array.mean(1)] if array.ndim == 3 else []
         if isinstance(inputs, dict) and array.ndim == 3 and (mask := inputs.get("attention_mask")) is not None:
-            tokens.append((array * mask[..., None]).sum(1) / mask.sum(1)[:, None])
+            tokens.append(masked_mean(array, mask))
         if same(features, [array, *tokens]):
             return f"{name or 'output'} {features.shape}"
     raise Wrong(f"features {features.shape} are nothing that the module computes")
@@ -236,6 +241,11 @@ def check_predictions(model: Any, inputs: Any, watched: Watched, hs: Any) -> Non
         close(logits, theirs) or close(softmax(logits), theirs) for theirs in entries(watched.output).values()
     ):
         raise Wrong(f"predictions {logits.shape} are not the module's")
+
+
+def masked_mean(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Of tokens `(n, t, c)`, of those that the mask `(n, t)` counts."""
+    return np.asarray((x * mask[..., None]).sum(1) / mask.sum(1)[:, None])
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -292,7 +302,10 @@ def counted(case: Case) -> dict[str, Any]:
 
     def default() -> str:
         if headless:
-            return fresh_of(made.module)
+            wrapped = model(made.module, None, True)
+            where = check_features(wrapped, made.inputs, watched(made.module), None, hs)
+            trained(wrapped)
+            return f"{wrapped.weights} = {where}"
         wrapped = model(whole, None, False)
         check_predictions(wrapped, made.inputs, watched(whole), hs)
         trained(wrapped)
@@ -301,7 +314,6 @@ def counted(case: Case) -> dict[str, Any]:
     def fresh_of(module: Any) -> str:
         wrapped = model(module, None, True)
         where = check_features(wrapped, made.inputs, watched(module), None, hs)
-        trained(wrapped)
         return f"{wrapped.weights} = {where}"
 
     def middle() -> str:
@@ -333,7 +345,6 @@ def counted(case: Case) -> dict[str, Any]:
                 raise refusal
             check_features(wrapped, made.inputs, watched(whole), cut, hs)
         check_predictions(wrapped, made.inputs, watched(whole), hs)
-        trained(wrapped)
         return str(wrapped.weights)
 
     for way, run in zip(WAYS, (default, lambda: fresh_of(whole), middle, rest), strict=True):
@@ -410,7 +421,7 @@ class Worker:
         line = self._line(seconds)
         if not line:
             self.close()
-            why = "took too long" if line is None else "the process died"
+            why = TOO_LONG if line is None else "the process died"
             failed = {"verdict": "failed", "text": why, "seconds": seconds}
             return {"model": family, **dict.fromkeys(WAYS, failed)}
         found: dict[str, Any] = json.loads(line)
@@ -432,7 +443,8 @@ def census(libraries: list[str], only: str, limit: float, path: Path, again: boo
         running = Worker(library)
         for family in running.families:
             key = f"{library}/{family}"
-            if not re.fullmatch(only, key) or (key in found and not again):
+            done = key in found and found[key].get("default", {}).get("text") != TOO_LONG
+            if not re.fullmatch(only, key) or (done and not again):
                 continue
             if running.dead:
                 running = Worker(library)

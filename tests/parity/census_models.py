@@ -3,6 +3,7 @@ is shown. Nothing here is downloaded; weights are drawn."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,10 +76,10 @@ def _timm(names: list[str]) -> Made:
 def _created(name: str, size: int) -> Any:
     import timm
 
-    try:
-        return timm.create_model(name, img_size=size)
-    except TypeError:
-        return timm.create_model(name)
+    for settings in ({"img_size": size, "depth": 4}, {"img_size": size}):
+        with contextlib.suppress(TypeError):
+            return timm.create_model(name, **settings)
+    return timm.create_model(name)
 
 
 def _size_of(make: Callable[[], Any]) -> int:
@@ -287,7 +288,7 @@ VISION: dict[str, Callable[[], Made]] = {
     ),
     "RegNet": _vision("RegNet", embedding_size=16, groups_width=8, layer_type="x", **STAGES),
     "EfficientNet": _vision(
-        "EfficientNet", size=64, image_size=64, width_coefficient=0.25, depth_coefficient=0.5, hidden_dim=1280
+        "EfficientNet", size=64, image_size=64, width_coefficient=0.25, depth_coefficient=0.5, hidden_dim=320
     ),
 }  # fmt: skip
 TEXT: dict[str, Callable[[], Made]] = {
