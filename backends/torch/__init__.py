@@ -14,6 +14,7 @@ import torch
 from headstart.backend import Place, Recipe, Wrapping, WrapRequest
 from headstart.backends.torch import original, profile, wrap
 from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
+from headstart.backends.torch.door import behind_door
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.heads import TorchHeads
 from headstart.backends.torch.train import TorchTrainer
@@ -26,6 +27,7 @@ from headstart.training.heads import Chain, HeadsRecipe
 Params = Mapping[str, np.ndarray]
 
 
+@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt")
 class TorchBackend:
     name = "torch"
 

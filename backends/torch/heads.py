@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from headstart.backend import Place
 from headstart.backends.torch.arrays import from_numpy, synchronize, to_native, to_numpy
+from headstart.backends.torch.door import behind_door
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.train import STEP, optimizer_of, threads
@@ -21,6 +22,7 @@ from headstart.training.heads import Chain, HeadsRecipe
 from headstart.training.optimizers import SGD
 
 
+@behind_door("__init__", "put", "epoch", "logits", "params")
 class TorchHeads:
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place

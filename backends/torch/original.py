@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.backend import Witnessed
 from headstart.backends.torch.arrays import from_native, to_native, to_numpy
+from headstart.backends.torch.door import global_hooks
 from headstart.backends.torch.trace import Call, Place
 from headstart.data.rows import each
 
@@ -131,7 +132,7 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
     try:
         for m in modules:  # and not eval(), which a class may have replaced: what it does cannot be undone
             m.training = False
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(), global_hooks():
             yield
     finally:
         with torch.no_grad():
@@ -155,7 +156,8 @@ def _renormed(modules: list[nn.Module]) -> list[torch.Tensor]:
 def _restore(tensor: torch.Tensor, before: torch.Tensor) -> None:
     before = before.to(tensor.device)
     if not torch.equal(tensor, before):
-        tensor.copy_(before)
+        with torch.inference_mode(tensor.is_inference()):
+            tensor.copy_(before)
 
 
 def _version(tensor: torch.Tensor) -> int | None:

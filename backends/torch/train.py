@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backend import Place, Recipe
 from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize, to_native, to_numpy
+from headstart.backends.torch.door import behind_door
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.products import linear
 from headstart.data.rows import window
@@ -24,6 +25,7 @@ from headstart.training.heads import RANDOM
 from headstart.training.optimizers import SGD, Optimizer
 
 
+@behind_door("__init__", "put", "epoch", "step", "logits", "params")
 class TorchTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe

@@ -12,11 +12,13 @@ import torch
 
 from headstart.backend import Place
 from headstart.backends.torch.arrays import exact_numpy, from_native, synchronize, to_native
+from headstart.backends.torch.door import behind_door
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.fused import fused
 from headstart.graph import Graph
 
 
+@behind_door("__init__", "run", "params")
 class TorchTrunk:
     def __init__(
         self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place

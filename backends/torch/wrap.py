@@ -26,6 +26,7 @@ from headstart.backend import Wrapping, WrapRequest
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
 from headstart.backends.torch.classifier import ends_in_classifier, is_projection
+from headstart.backends.torch.door import settled
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
@@ -523,6 +524,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@settled
 def _initial(
     source: nn.Module, init: Callable[[int], Any] | None, names: Collection[str], seed: int
 ) -> dict[str, np.ndarray]:

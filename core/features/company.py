@@ -11,6 +11,7 @@ row is served only if a few of its kind were computed again by the very module.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,7 +24,7 @@ from headstart.features.trunk_folder import TrunkFolder
 from headstart.graph import NativePart
 from headstart.models import Model
 
-GROUP, APART = 8, 4  # so many samples are run together, and so many of them in pairs
+GROUP, APART = 16, 6  # so many samples are run together, and so many of them apart
 # What sums in another order may move: float32's, the shortened products of a GPU, bfloat16's.
 EXACT, GPU, COARSE = 1e-4, 1e-2, 0.05
 
@@ -35,24 +36,32 @@ def check_company(batch: Batch, run: Callable[[object], Mapping[str, np.ndarray]
     a batch as core has it -> node -> features."""
     allowed = COARSE if place.precision != "float32" else EXACT if place.device == "cpu" else GPU
     together = run(batch.images)
-    count = min(APART, len(batch.ids))
-    for first in range(count):
-        second = (first + len(batch.ids) - 1) % len(batch.ids)
-        # the last pair is a sample and nothing
-        with_zeros = first == count - 1
-        pair = each(lambda a: np.stack([a[second], a[first]]), batch.images)  # noqa: B023
-        if with_zeros:
-            pair = each(lambda a: np.stack([np.zeros_like(a[0]), a[1]]), pair)
-        for node, rows in run(pair).items():
-            a, b = together[node][first].astype(np.float64), rows[1].astype(np.float64)
+    for place_in_batch in _apart(batch):
+        for node, rows in run(_beside_nothing(batch, place_in_batch)).items():
+            a, b = together[node][place_in_batch].astype(np.float64), rows[1].astype(np.float64)
             scale = max(float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0)))
             if not (worst := float(np.abs(a - b).max(initial=0.0))) <= allowed * scale:
                 raise SettingError(
-                    f"the features of sample {batch.ids[first]} at {node!r} depend on what else is in its batch: "
-                    f"in a batch of {len(batch.ids)} and in one of 2 they differ by {worst:.3g} (of at most "
-                    f"{scale:.3g}), so they cannot be kept. Look for a branch on the values of a batch, for "
-                    "statistics of the batch"
+                    f"the features of sample {batch.ids[place_in_batch]} at {node!r} depend on what else is in "
+                    f"its batch: beside {len(batch.ids) - 1} others and beside none they differ by {worst:.3g} "
+                    f"(of at most {scale:.3g}), so they cannot be kept. Look for a branch on the values of a "
+                    "batch, for statistics of the batch"
                 )
+
+
+def _beside_nothing(batch: Batch, k: int) -> Any:
+    return each(lambda array: np.stack([np.zeros_like(array[k]), array[k]]), batch.images)
+
+
+def _apart(batch: Batch) -> list[int]:
+    """Which samples of a batch are run apart: those with the smallest and the largest numbers, on which branches
+    turn, and some others."""
+    arrays = list(batch.images.values()) if isinstance(batch.images, dict) else [batch.images]
+    flat = np.concatenate([array.reshape(len(array), -1).astype(np.float32) for array in arrays], axis=1)
+    order = np.lexsort((flat.mean(axis=1), flat.max(axis=1))).tolist()
+    ends = [*order[:2], *order[-2:]]
+    rest = [k for k in np.random.default_rng().permutation(len(order)).tolist() if k not in ends]
+    return list(dict.fromkeys([*ends, *rest[: APART - len(ends)]]))
 
 
 _compared: WeakKeyDictionary[NativePart, set[str]] = WeakKeyDictionary()

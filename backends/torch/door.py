@@ -1,0 +1,93 @@
+"""What a caller may have set in torch for all of a program: gradients off, inference mode, autocast, another
+default dtype or device, hooks on every module. Nothing of it holds in here, and all of it holds again outside.
+
+Invariant: what a backend's method gives depends on its arguments alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.modules import module as modules
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Kind = TypeVar("Kind", bound=type)
+HOOKS = (
+    modules._global_forward_hooks,
+    modules._global_forward_pre_hooks,
+    modules._global_backward_hooks,
+    modules._global_backward_pre_hooks,
+)
+AUTOCAST = ("cpu", "cuda")
+CPU = torch.device("cpu")
+
+
+outside: dict[int, dict[int, Any]] = {}
+"""of hooks on every module, those that the caller has and that are away for now"""
+
+
+@contextmanager
+def global_hooks() -> Iterator[None]:
+    """With the caller's hooks on every module, for a module that is run as its owner runs it."""
+    with ExitStack() as stack:
+        for hooks in HOOKS:
+            if kept := outside.get(id(hooks)):
+                stack.callback(_put_back, hooks, dict(hooks))
+                hooks.update(kept)
+        yield
+
+
+@contextmanager
+def door() -> Iterator[None]:
+    """torch's own settings."""
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            stack.enter_context(torch.enable_grad())
+        if torch.get_default_dtype() is not torch.float32:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+        if torch.get_default_device() != CPU:
+            stack.enter_context(CPU)
+        for device in AUTOCAST:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        for hooks in HOOKS:
+            if hooks:
+                outside.setdefault(id(hooks), dict(hooks))
+                stack.callback(_put_back, hooks, dict(hooks))
+                stack.callback(outside.pop, id(hooks))
+                hooks.clear()
+        yield
+
+
+def _put_back(hooks: dict[int, Any], kept: dict[int, Any]) -> None:
+    hooks.clear()
+    hooks.update(kept)
+
+
+def settled(method: Decorated) -> Decorated:
+    """The method behind the door."""
+
+    @functools.wraps(method)
+    def behind(*args: Any, **kwargs: Any) -> Any:
+        with door():
+            return method(*args, **kwargs)
+
+    return behind  # type: ignore[return-value]
+
+
+def behind_door(*names: str) -> Callable[[Kind], Kind]:
+    """A class whose methods called so are settled."""
+
+    def change(kind: Kind) -> Kind:
+        for name in names:
+            setattr(kind, name, settled(vars(kind)[name]))
+        return kind
+
+    return change
