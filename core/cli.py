@@ -352,11 +352,12 @@ def fit(
 ) -> None:
     """Train a model on a folder of images, and say how well it does."""
     from headstart import backend as backends
-    from headstart.outputs import write_json
+    from headstart.outputs import check_outputs, write_json
     from headstart.training import compare as comparison
     from headstart.training.comparison import comparison as one_run
     from headstart.training.fit import fit as run_fit
 
+    check_outputs(out, json_file)  # now, and not after the training
     name = backends.choose(backend)
     spec = comparison.Spec(
         data, model, weights, size, _head(head), cut, (name,), (mode,), split, seed, on_error, split_by
@@ -583,12 +584,13 @@ def sweep(
     """
     from headstart import backend as backends
     from headstart.machine import machine_facts
-    from headstart.outputs import write_json
+    from headstart.outputs import check_outputs, write_json
     from headstart.training import compare as comparison
     from headstart.training.sweep import sweep as run_sweep
 
     texts = {"lr": lr, "weight_decay": weight_decay, "seed": seeds}
     grid = {name: _tried(name, text) for name, text in texts.items() if text is not None}
+    check_outputs(out, json_file)
     name = backends.choose(backend)
     spec = comparison.Spec(
         data, model, weights, size, _head(head), cut, (name,), ("cached",), split, seed, on_error, split_by
@@ -747,6 +749,8 @@ def predict(
     json_file: Json = None,
 ) -> None:
     """Classify images: with a model that was trained here, or with a published one as it is."""
+    import numpy as np
+
     from headstart import backend as backends
     from headstart.data import images_at
     from headstart.data.summary import say
@@ -777,9 +781,13 @@ def predict(
     probabilities = softmax(run_predict(made, opened, backend=name, device=device))
     console = console_for_tables()
     table = table_of("image", "class", "probability", right=("probability",))
-    figures = []
+    figures: list[dict[str, Any]] = []
     for i, row in enumerate(probabilities):
         file, best = opened.source_name(i), row.argsort()[::-1][:top]
+        if not np.isfinite(row).all():  # of a model that has diverged; a warning has said so
+            figures.append({"image": file, "classes": []})
+            table.add_row(cell(file), "-", "not finite")
+            continue
         figures.append({"image": file, "classes": [[made.classes[k], float(row[k])] for k in best]})
         for rank, k in enumerate(best):
             table.add_row(cell(file if rank == 0 else ""), cell(made.classes[k]), f"{row[k]:.1%}")

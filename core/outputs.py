@@ -47,6 +47,23 @@ def json_text(content: Any, indent: int | None = None) -> str:
     return json.dumps(_plain(content), indent=indent, allow_nan=False)
 
 
+def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
+    """SettingError where the folder, or the file, could not be written, as far as can be known without writing:
+    what takes long to compute should not be lost for a mistyped path."""
+    for path, parent in ((folder, folder), (file, None if file is None else file.parent)):
+        if path is None or parent is None:
+            continue
+        nearest = expanded(parent).absolute()
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise SettingError(f"{path}: cannot be written ({nearest} is no folder)")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise SettingError(f"{path}: cannot be written (no permission to write into {nearest})")
+    if file is not None and file.is_dir():
+        raise SettingError(f"{file}: cannot be written (it is a folder); expected the path of a file")
+
+
 def write_bytes(path: Path, chunks: Sequence[bytes]) -> Path:
     """Write a file; see `write_text`."""
     path = expanded(path)

@@ -126,6 +126,19 @@ def test_a_terminal_keeps_its_colours_and_nothing_else() -> None:
     assert shown.getvalue() == "\x1b[31mred\x1b[0m\r\x1b[2K\\x07\\x1b]0;title\\x9b"
 
 
+@pytest.mark.parametrize("command", [("fit",), ("sweep", "--lr", "0.1")])
+def test_where_nothing_can_be_written_is_said_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Before anything is trained, or even read: there are no such data."""
+    (tmp_path / "file").write_text("mine")
+    for option, path in (("--out", "file"), ("--out", "file/run"), ("--json", "file/a.json"), ("--json", "")):
+        got, err = run(monkeypatch, io.StringIO(), *command, "--data", "none", option, tmp_path / path)
+        assert (got, err.count("\n")) == (2, 1)
+        assert "cannot be written" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 # --- files that are none
 
 

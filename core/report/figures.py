@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from headstart.redact import redacted
 from headstart.report.series import finite
 from headstart.tables import printable
 
@@ -17,6 +18,7 @@ def cleaned(value: Any) -> Any:
     """`value` with every text in it fit for a page: what is not printable (control characters, marks that turn the
     direction of writing, halves of characters) comes as an escape sequence; ends of lines and tabs stay."""
     if isinstance(value, str):
+        value = value if value.startswith("data:") else redacted(value)
         if value.isascii() and value.isprintable():
             return value
         return "".join(one if one in "\n\t" else printable(one) for one in value)
