@@ -19,7 +19,7 @@ from faults.users import as_nobody
 
 import headstart as hs
 from headstart import cli
-from headstart.errors import DamagedShardError, SettingError, StoreError, StoreWarning
+from headstart.errors import DamagedShardError, FeatureDriftError, SettingError, StoreError, StoreWarning
 from headstart.features import FeatureStore, TrunkFolder, array_to_ids, open_shard
 
 
@@ -303,6 +303,21 @@ def test_the_own_cache_is_as_strict_as_ever(shared: Stored, own: Path) -> None:
     (folder.path / TRUNK).write_text("{}")
     with pytest.raises(StoreError, match="not as it was written"):
         reader(shared, own).missing(shared.ids)
+
+
+@pytest.mark.parametrize("shape", [(4,), (5, 1), (), (2, 3)])
+def test_rows_of_another_than_the_known_shape_are_missing(
+    shared: Stored, own: Path, shape: tuple[int, ...]
+) -> None:
+    cache = FeatureStore(own, shared=[root_of(shared)])
+    folder = cache.trunk(shared.folder.key, shape)
+    assert folder.row_shape == shape
+    with pytest.warns(StoreWarning, match=r"its rows are \(5,\), those of this trunk"):
+        assert folder.missing(shared.ids) == shared.ids
+    assert cache.trunk(shared.folder.key, (5,)).missing(shared.ids) == []
+    fill(cache.trunk(shared.folder.key), shared, shared.ids)  # and in the own cache that is an error
+    with pytest.raises(FeatureDriftError, match="this trunk gives"):
+        cache.trunk(shared.folder.key, shape).missing(shared.ids)
 
 
 def test_a_shard_of_another_shape_does_not_decide(shared: Stored, own: Path) -> None:
