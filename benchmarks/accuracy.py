@@ -21,7 +21,7 @@ def mean_accuracy(model: Model, data: Any, seeds: int, epochs: int, **settings: 
     """Percent, and its standard error."""
     found = []
     for seed in range(seeds):
-        train, val = data.split(0.8, seed=seed)
+        train, val = data.split(0.8, seed=seed, by="position")
         run = hs.fit(model, train, val, epochs=epochs, seed=seed, schedule="cosine", **settings)
         found.append(np.mean([record.val_accuracy for record in run.history[-(epochs // 4) :]]))
     return 100 * float(np.mean(found)), 100 * float(np.std(found, ddof=1) / np.sqrt(seeds))

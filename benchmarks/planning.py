@@ -25,7 +25,7 @@ class Setting:
     def __init__(self, name: str, folder: str, cache: str) -> None:
         self.name, self.cache = name, Path(cache)
         data = hs.data.folder(folder)
-        self.train, self.val = data.split(0.8, seed=0)
+        self.train, self.val = data.split(0.8, seed=0, by="position")
         self.model = hs.model(MODEL, classes=data.classes, size=SIZE)
         self.common: dict[str, Any] = {"batch_size": BATCH, "backend": name, "epochs": EPOCHS}
 

@@ -42,7 +42,7 @@ class Setting:
         self.batch = batch
         self.model = hs.model(model, weights=weights, classes=data.classes)
         self.cut = self.model.graph.check_cut(cut)
-        self.train = data.split(images / len(data) if images else 0.8, seed=0)[0]
+        self.train = data.split(images / len(data) if images else 0.8, seed=0, by="position")[0]
         self.features = hs.extract(self.model, self.train, self.cut, backend=name, batch_size=batch, cache=cache)
         trunk = pixel_trunk(self.model, [self.cut], self.backend, self.place)
         self.feeds = {

@@ -142,13 +142,17 @@ def as_dataset(images: Any) -> Dataset:
     if isinstance(images, Dataset):
         return images
     if isinstance(images, str | os.PathLike):
-        data = images_at(os.fspath(images))
+        data = images_at(_path(images))
         if len(data) != 1 or data.skipped:
             say(data)
         return data
+    if hasattr(images, "read") and not isinstance(images, Image.Image):
+        raise SettingError(f"images is an open file ({type(images).__name__}); pass its bytes: images.read()")
     if isinstance(images, Image.Image | bytes | bytearray | memoryview):
         images = [images]
     elif isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":
+        if images.ndim < 3:
+            raise SettingError(f"images are {images.dtype} of shape {images.shape}; expected (n, h, w, 3)")
         if images.ndim == 3 and images.shape[2] in (1, 3, 4):
             raise SettingError(
                 f"expected a batch of images (n, h, w, 3), received one of shape {images.shape}: images[None]"
@@ -165,7 +169,7 @@ def as_dataset(images: Any) -> Dataset:
         what, mend = described(images, "images")
         raise SettingError(f"images is {what}; expected {IMAGES}{mend and ': ' + mend}")
     if all(isinstance(item, str | os.PathLike) for item in images):
-        return _of_files([os.fspath(item) for item in images])
+        return _of_files([_path(item) for item in images])
     loaded = [_loaded(item, f"image {i}") for i, item in enumerate(images)]
     return arrays(loaded, np.zeros(len(loaded), np.int64))
 
@@ -175,9 +179,18 @@ def _of_files(paths: Sequence[str]) -> Dataset:
     return Dataset(FileSource(paths, np.zeros(len(paths), np.int64)), ("0",), "files", named=False)
 
 
+def _path(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if not text:
+        raise SettingError('images is "", which names no file; expected the path of an image or of a folder')
+    if isinstance(path, str) and "://" in text:
+        raise SettingError(f"images is the address {text!r}; expected a path: nothing is downloaded here")
+    return text
+
+
 def _loaded(item: Any, what: str) -> np.ndarray:
     if isinstance(item, str | os.PathLike):
-        return np.asarray(decode(read_file(os.fspath(item)), os.fspath(item)))
+        return np.asarray(decode(read_file(_path(item)), _path(item)))
     if isinstance(item, bytes | bytearray | memoryview):
         return np.asarray(decode(bytes(item), what))
     return pixels(item, what)

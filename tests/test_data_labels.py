@@ -70,6 +70,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "a hole": ([0.0, 1.0, float("nan"), 0.0], "Label 2 is nan: leave out", "astype"),
     "a hole among names": (["cat", "dog", None, "cat"], "label 2 is None, a NoneType", "argmax"),
     "a hole as pandas has it": (Column("cat", float("nan"), "dog", "cat"), "label 1 is nan, a float", "argmax"),
+    "a hole in a list": (["cat", float("nan"), "dog", "cat"], "label 1 is nan, a float", "argmax"),
+    "words and numbers": ([0, "dog", "cat", 1], "label 1 is 'dog', a str", "argmax"),
     "objects": (Column("cat", 1, "dog", "cat"), "label 1 is 1, a int", "argmax"),
     "negative": ([0, -1, 1, 0], "label -1 of image 1 is out of range", "argmax"),
     "a date": ([20240101, 20240102, 20240101, 20240103], r"20240104 classes for 4 images.*np.unique", "argmax"),

@@ -3,6 +3,7 @@ copies, where training and validation data meet."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -205,7 +206,7 @@ def test_what_is_no_data_set(kind: str, run: hs.Run, train: Dataset, backend: st
             hs.predict(model, thing, backend=backend)
 
 
-def test_predictions_of_what_is_not_there(run: hs.Run, tmp_path: Path) -> None:
+def test_predictions_of_what_is_not_there(run: hs.Run, train: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image files in"):
         run.predict(tmp_path)
     with pytest.raises(DataError, match="no such file or folder"):
@@ -214,3 +215,8 @@ def test_predictions_of_what_is_not_there(run: hs.Run, tmp_path: Path) -> None:
         run.predict([tmp_path])
     with pytest.raises(ImageError, match="image 0"):
         run.predict(b"text")
+    for wrong, reason in (("", "names no file"), ("https://example.org/a.png", "nothing is downloaded"),
+                          (io.BytesIO(b"text"), "images.read"), (np.uint8(3), "shape"), ([None], "is a NoneType"),
+                          ((train, train), "a tuple of data sets")):  # fmt: skip
+        with pytest.raises((SettingError, DataError), match=reason):
+            hs.fit(run.model, wrong, None) if isinstance(wrong, tuple) else run.predict(wrong)

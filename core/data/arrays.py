@@ -72,7 +72,10 @@ def pixels(image: Any, what: str) -> np.ndarray:
             f"{what} is a {type(image).__name__}; expected an array or a Pillow image (files in a folder a class: "
             "hs.data.folder)"
         )
-    return as_array(image, what)
+    array = as_array(image, what)
+    if array.dtype == object:
+        raise DataError(f"{what} is a {type(image).__name__}; expected an array or a Pillow image")
+    return array
 
 
 def as_array(value: Any, what: str) -> np.ndarray:

@@ -56,6 +56,8 @@ def described(thing: Any, argument: str) -> tuple[str, str]:
         return of, "hs.data.arrays(list(table['image']), table['label']), of columns with images and labels"
     if isinstance(thing, Iterator):
         return f"a {name}, which can be read once only", f"make lists of images and labels, then {ARRAYS}"
+    if isinstance(thing, tuple | list) and thing and all(isinstance(part, Dataset) for part in thing):
+        return f"a {name} of data sets", f"pass its parts one by one, such as *{argument}"
     if isinstance(thing, tuple) and len(thing) == 2:
         return "a tuple of two", f"hs.data.arrays(*{argument}), of images and labels"
     if isinstance(thing, Sequence) and len(thing) and isinstance(thing[0], tuple | list) and len(thing[0]) == 2:

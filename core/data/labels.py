@@ -89,11 +89,13 @@ def _flat(labels: Any, what: str) -> np.ndarray:
         values = np.asarray(labels if hasattr(labels, "__array__") else list(labels))
     except ValueError:
         raise DataError(
-            f"labels are lists of differing lengths; {wanted}. Several classes a {what} (multi-label) cannot be "
-            "trained on"
+            f"labels are lists of differing lengths; {wanted}. Several classes for one {what} (multi-label) "
+            "cannot be trained on"
         ) from None
     except Exception as error:  # a tensor on a GPU, or one that needs its gradient
         raise DataError(f"labels are a {type(labels).__name__} that is no array ({error}); {wanted}") from None
+    if values.dtype.kind == "U" and isinstance(labels, list | tuple):
+        values = np.array(labels, object)  # numpy makes words of numbers and of what is missing
     if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iub":
         values = values[:, 0]
     if values.dtype.kind in "OSU" and values.ndim == 1:
@@ -128,7 +130,7 @@ def _missing(item: Any) -> bool:
 
 def _mend(values: np.ndarray, what: str) -> str:
     """What to do about it, where that is known."""
-    many = f". Several classes a {what} (multi-label) cannot be trained on"
+    many = f". Several classes for one {what} (multi-label) cannot be trained on"
     if values.dtype.kind == "f" and values.ndim == 1:
         if (bad := np.flatnonzero(~np.isfinite(values))).size:
             return f". Label {bad[0]} is {values[bad[0]]}: leave out what has no label"

@@ -147,7 +147,11 @@ class Preprocess:
         if data.entries is None:
             return
         shape, dtype = data.entries.get(ALONE, ((), ""))
-        mend = " (floats of 0 to 1: (255 * images).round().astype('uint8'))" if "float" in dtype else ""
+        mend = {
+            "float": " (floats of 0 to 1: (255 * images).round().astype('uint8'); of 0 to 255: "
+            "images.round().clip(0, 255).astype('uint8'))",
+            "uint16": " (of 16 bits: (images / 257).round().astype('uint8'))",
+        }.get(dtype if dtype == "uint16" else dtype.rstrip("0123456789"), "")
         raise DataError(
             f"the data set {data.name!r} yields {described(data.entries)} a sample, and the model takes images; "
             + (f"images are uint8, 0 to 255{mend}" if len(shape) in (2, 3) else "see hs.wrap for other inputs")

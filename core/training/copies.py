@@ -18,23 +18,30 @@ SHOWN = 3
 def warn_of_copies(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) -> None:
     """A DataWarning, with number and examples, for samples of `val` that are in `train`, and one for samples that
     have more than one label. Both number their classes alike."""
-    sets = [train] if val is None else [train, val]
-    first: dict[str, tuple[Dataset | FeatureSet, int]] = {}
+    first: dict[str, int] = {}  # place among the training samples, then the validation samples
     at_odds: dict[str, str] = {}
     leaked: list[str] = []
-    for data in sets:
+
+    def place(k: int) -> tuple[Dataset | FeatureSet, int]:
+        return (train, k) if val is None or k < len(train) else (val, k - len(train))
+
+    for start, data in ((0, train), (len(train), val)):
+        if data is None:
+            continue
         labels = data.labels.tolist()
         for i, id in enumerate(data.ids):
-            if id not in first:
-                first[id] = (data, i)
+            k = first.setdefault(id, start + i)
+            if k == start + i:
                 continue
-            other, k = first[id]
-            if data is val and other is train:
-                leaked.append(f"{_name(data, i)} is {_name(other, k)}")
-            if other.labels[k] != labels[i] and id not in at_odds:
+            other, at = place(k)
+            if k < start:
+                leaked.append(f"{_name(data, i)} is {_name(other, at)}" if len(leaked) < SHOWN else "")
+            if id not in at_odds and (label := int(other.labels[at])) != labels[i]:
                 at_odds[id] = (
-                    f"{_name(other, k)} as {other.classes[other.labels[k]]!r}, {_name(data, i)} as "
-                    f"{data.classes[labels[i]]!r}"
+                    f"{_name(other, at)} as {other.classes[label]!r}, "
+                    f"{_name(data, i)} as {data.classes[labels[i]]!r}"
+                    if len(at_odds) < SHOWN
+                    else ""
                 )
     if leaked and val is not None:
         _warn(

@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> hs.Comparison:
 
     # Both train the block with the same batches, seed and learning rate, which are fit's defaults.
     training = {"cut": cut, "epochs": args.epochs or 3, "batch_size": 64, "seed": seed}
-    train, val = data.split(0.8, seed=seed)
+    train, val = data.split(0.8, seed=seed, by="position")
     uncached = hs.fit(model, train, val, mode="frozen", **training, **where)
 
     # A cache of its own, empty at first, so that filling it is timed whatever was extracted before.
     with TemporaryDirectory() as cache:
         features = hs.extract(model, data, cuts=[cut], batch_size=32, cache=cache, **where)
-        train_features, val_features = features.split(0.8, seed=seed)  # the samples of data.split
+        train_features, val_features = features.split(0.8, seed=seed, by="position")  # the samples of data.split
         cached = hs.fit(model, train_features, val_features, mode="cached", **training, **where)
     # fit was given features and counts no extraction; here it belongs to the account.
     cached = replace(cached, extraction=features.stats, seconds=cached.seconds + features.stats.seconds, val=val)

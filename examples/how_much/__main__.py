@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             found[quadrant] = {way: [] for way in WAYS}
             first: dict[str, Any] = {}
             for seed in range(args.seed, args.seed + args.seeds):
-                train, test = data.split(0.7, seed)
+                train, test = data.split(0.7, seed, by="position")
                 train, test = part(train, each, seed=seed), part(test, 30, seed=seed)
                 for way, settings in WAYS.items():
                     run = hs.fit(

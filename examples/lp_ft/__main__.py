@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found: dict[str, dict[str, list[float]]] = {mode: {kind: [] for kind in kinds} for mode in MODES}
     first: dict[str, Any] = {}
     for seed in range(args.seed, args.seed + args.seeds):
-        train, test = part(everything, samples, seed=seed).split(0.75, seed)
+        train, test = part(everything, samples, seed=seed).split(0.75, seed, by="position")
         images = np.stack([model.preprocess.apply(test.load(i)[0]) for i in range(len(test))])
         for mode in MODES:
             run = hs.fit(

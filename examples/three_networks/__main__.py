@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if args.small:
         name, weights = "resnet18_half", "tinyimagenet"
         data = part(hs.data.open_data(args.data or "digits"), args.samples or 250, seed=seed)
-        train, val = data.split(0.8, seed=seed)
+        train, val = data.split(0.8, seed=seed, by="position")
         print(f"scaled down: {name} ({weights}, 96 px) instead of Inception v3 (ImageNet, 299 px); {data}")
     else:
         name, weights = "inception_v3", "imagenet"
         if args.data in (None, "cifar10"):
             train, val = (hs.data.cifar10(split=split) for split in ("train", "test"))
         else:
-            train, val = hs.data.open_data(args.data).split(0.8, seed=seed)
+            train, val = hs.data.open_data(args.data).split(0.8, seed=seed, by="position")
         train, val = (part(data, args.samples, seed=seed) for data in (train, val))
     model = hs.model(name, weights=weights, classes=train.classes)
 

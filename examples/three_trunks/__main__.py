@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> hs.Comparison:
 
     if args.small:
         data = part(hs.data.open_data(args.data or "digits"), args.samples or 250, seed=seed)
-        train, val = data.split(0.8, seed=seed)
+        train, val = data.split(0.8, seed=seed, by="position")
         print(f"scaled down: one trunk, resnet18_half (tinyimagenet), three times; {data}")
         trunks = {
             f"resnet18_half, {size} px": hs.model(
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> hs.Comparison:
         if args.data in (None, "cifar10"):
             train, val = (hs.data.cifar10(split=split) for split in ("train", "test"))
         else:
-            train, val = hs.data.open_data(args.data).split(0.8, seed=seed)
+            train, val = hs.data.open_data(args.data).split(0.8, seed=seed, by="position")
         train, val = (part(data, args.samples, seed=seed) for data in (train, val))
         trunks = {
             name: hs.model(name, weights="imagenet", classes=train.classes)

@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(
             f"scaled down: AlexNet at 64 px, layers of {width}, trained here on {', '.join(data.classes[:half])}"
         )
-        train, own = part(data, each, data.classes[:half], seed).split(0.8, seed=seed)
+        train, own = part(data, each, data.classes[:half], seed).split(0.8, seed=seed, by="position")
         fresh = hs.model("alexnet", classes=train.classes, head=[width, 0.5, width, 0.5], size=64)
         run = hs.fit(fresh, train, own, mode="scratch", epochs=epochs, lr=0.0005, **training)
         source = hs.weights_file(run.save(args.out / "pretrained"))
         pretrained = hs.load(args.out / "pretrained", backend=run.backend).model
         # The new classes have fewer images, and more of them are held out, for an accuracy worth a name.
-        train, val = part(data, max(10, each // 5), data.classes[half:], seed).split(0.5, seed=seed)
+        train, val = part(data, max(10, each // 5), data.classes[half:], seed).split(0.5, seed=seed, by="position")
     else:
         epochs, width = args.epochs or 10, 4096
         data = part(hs.data.open_data(args.data or "flowers"), args.samples, seed=seed)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 f"none of {', '.join(data.classes)} is one of ImageNet's classes: headstart knows 'daisy'"
             )
         own = data.only(known)
-        train, val = data.split(0.8, seed=seed)
+        train, val = data.split(0.8, seed=seed, by="position")
 
     # 1. As it is. Its classes are numbered in another way than the data's: by name.
     numbers = np.array([pretrained.classes.index(name) for name in own.classes])[own.labels]
