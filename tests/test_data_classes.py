@@ -65,3 +65,11 @@ def test_refused(labels: list[int], classes: list[str] | None, to: Classes, reas
     with pytest.raises(DataError, match=re.escape(reason)) as caught:
         aligned(labelled(labels, classes), "the validation data", to)
     assert str(caught.value).startswith("the validation data's classes [")
+
+
+def test_some_classes_of_a_set_are_numbered_by_name_too() -> None:
+    some = labelled([0, 1, 2, 3, 1], ["ant", "bee", "cow", "dog"]).only(["cow", "bee"])
+    found = aligned(some, "the validation data", TRAIN)
+    assert found.labels.tolist() == [1, 2, 1]
+    assert found.only(["cow"]).ids == some.only(["cow"]).ids
+    assert [part.classes for part in found.split(0.5)] == [TRAIN.names] * 2
