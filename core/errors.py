@@ -153,6 +153,14 @@ class FeatureOverflowError(StoreError):
     """A feature is not finite in the stored dtype. Refused, never clipped."""
 
 
+class FeatureUnderflowError(StoreError):
+    """Features are so small that the stored dtype makes zeros, or a few digits, of most of them."""
+
+
+class UnderflowWarning(UserWarning):
+    """Some channels of the features became zero in the stored dtype."""
+
+
 class FeatureDriftError(StoreError):
     """Stored features differ from what this machine's trunk computes for the same samples."""
 

@@ -151,6 +151,39 @@ class Counting(Small):
         return super().forward(x if x.sum() < 1e9 else -x)
 
 
+class Norm(nn.Module):
+    """A batch norm of somebody's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(8))
+        self.register_buffer("running_var", torch.ones(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.running_mean.mul_(0.9).add_(0.1 * x.detach().mean((0, 2, 3)))
+            x = x - x.mean((0, 2, 3), keepdim=True)
+        return (x - self.running_mean[:, None, None]) / self.running_var[:, None, None].sqrt()
+
+
+class Subclassed(nn.BatchNorm2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 2
+
+
+class Within(nn.Module):
+    """A leaf, as it looks at values, with norms inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([Norm(), Subclassed(8)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for norm in self.norms:
+            x = norm(x)
+        return x if x.sum() < 1e9 else -x
+
+
 class Limited(nn.Module):
     """A table whose rows are made shorter when they are looked up."""
 

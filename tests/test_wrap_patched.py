@@ -262,6 +262,51 @@ def test_what_the_owner_froze_stays(own: Any, data: Any, tmp_path: Path) -> None
     assert not net.conv.weight.requires_grad and net.fc.weight.requires_grad
 
 
+def test_statistics_in_the_head_stay_unless_they_are_to_follow(
+    own: Any, patched: Any, data: Any, tmp_path: Path
+) -> None:
+    from torch import nn
+
+    own.seeded(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), patched.Within(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+    model = hs.wrap(net.eval(), "0", P)
+    kept = [name for name in model.params if "running" in name]
+    assert len(kept) == 4
+    for batch_norm, moves in (("frozen", 0), ("train", 3)):
+        run = fit(model, data, tmp_path, mode="cached", epochs=1, batch_norm=batch_norm)
+        moved = sum(not np.array_equal(run.model.params[name], model.params[name]) for name in kept)
+        assert moved == moves, batch_norm
+
+
+def test_who_fails_is_named(own: Any) -> None:
+    """Preprocessing is blamed for nothing that it has not done."""
+
+    class Uncopied(own.Small):  # type: ignore[misc, name-defined]
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise RuntimeError("not me")
+
+    with pytest.raises(SettingError, match=r"its copy.*does not: RuntimeError: not me") as caught:
+        hs.wrap(Uncopied().eval(), "block", P)
+    assert "preprocess" not in str(caught.value)
+    with pytest.raises(SettingError, match=r"could not be run on two samples.*preprocess= or example="):
+        hs.wrap(own.mlp(7, 3), head="linear", classes=2, preprocess=P)
+
+
+def test_a_cut_between_modules_is_compared_at_the_end(own: Any) -> None:
+    class Later(own.Small):  # type: ignore[misc, name-defined]
+        def __deepcopy__(self, memo: Any) -> Any:
+            copy = own.small()
+            copy.conv.bias.data += 1
+            return copy
+
+    net = Later().eval()
+    net.load_state_dict(own.small().state_dict())
+    with pytest.raises(SettingError, match="behind the cut, at its end, they differ"):
+        hs.wrap(net, "relu", P, 3, "linear")
+
+
 def test_nothing_left_to_train_is_said(own: Any, data: Any, tmp_path: Path) -> None:
     net = own.small().requires_grad_(False)
     with pytest.raises(SettingError, match="frozen in the wrapped module"):

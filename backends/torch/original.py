@@ -21,6 +21,7 @@ from headstart.backends.torch.arrays import from_native, to_native, to_numpy
 from headstart.backends.torch.door import global_hooks
 from headstart.backends.torch.trace import Call, Place
 from headstart.data.rows import each
+from headstart.models.faithful import compare
 
 TF32 = 2.0**-10  # of the products that a GPU may take for those of float32
 
@@ -39,10 +40,12 @@ class Original:
         place: Place | None,
         at_cut: Callable[[Any, Any], torch.Tensor | None],
         at_end: Callable[[Any], torch.Tensor | None],
+        whole: Callable[[Any], torch.Tensor | None] | None = None,
     ) -> Callable[[Any], Witnessed]:
         """What `Wrapping` asks for. `place`: of the cut; None: it cannot be looked at.
         `at_cut`: what is there, and the batch -> the tensor that the trunk gives. `at_end`: the same of the
-        end."""
+        end. `whole`: of the copy, all of what was traced, which is compared at the end where the cut is an
+        operation between modules that nobody can look at."""
 
         def run(batch: Any) -> Witnessed:
             seen: list[Any] = []
@@ -55,7 +58,12 @@ class Original:
                 cut = at_cut(seen[place.call], to_native(batch))
             last = at_end(end)
             values = [value for value in (cut, last) if value is not None]
-            return Witnessed(_numpy(cut), _numpy(last), max(map(_rounding, values), default=2.0**-23))
+            witnessed = Witnessed(_numpy(cut), _numpy(last), max(map(_rounding, values), default=2.0**-23))
+            if place is None and whole is not None and witnessed.end is not None:
+                copy = _numpy(whole(batch))
+                if copy is not None:
+                    compare("behind the cut, at its end,", witnessed.end, copy, witnessed)
+            return witnessed
 
         return run
 

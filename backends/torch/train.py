@@ -107,7 +107,7 @@ class TorchTrainer:
         self.network.train()
         if not self.recipe.train_statistics:
             for module in self.network.modules():
-                if isinstance(module, _BatchNorm):
+                if keeps_statistics(module):
                     module.eval()
         if self.has_dropout:
             # Dropout draws from torch's global generator: lend it ours, and give the caller's back.
@@ -118,6 +118,11 @@ class TorchTrainer:
         else:
             yield
         synchronize(self.place.device)
+
+
+def keeps_statistics(module: nn.Module) -> bool:
+    """Whether it is a batch norm of any make: torch's, one derived from these, or a user's own."""
+    return isinstance(module, _BatchNorm) or {"running_mean", "running_var"} <= module._buffers.keys()
 
 
 def _optimizer(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:

@@ -97,7 +97,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         made.wrapping,
         params={name: buffers.get(name, value) for name, value in made.wrapping.params.items()},
         head_params={name: buffers.get(name, value) for name, value in made.wrapping.head_params.items()},
-        witness=original.witness(made.place, made.ending.of, at_end),
+        witness=original.witness(made.place, made.ending.of, at_end, made.whole),
     )
 
 
@@ -133,6 +133,8 @@ class Made(NamedTuple):
     wrapping: Wrapping
     place: Place | None
     ending: Ending = Ending()
+    whole: Callable[[Any], torch.Tensor | None] | None = None
+    """all of what was traced, where nothing else shows whether the trunk is right"""
 
 
 def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None) -> Made:
@@ -351,7 +353,9 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
     part = _part(request, request.example, trunk, structure, source, ending)
     if not request.rest:
         wrapping = Wrapping(cut, cut, part, _params(trunk, source), reason=reason, layout=ending.layout)
-        return Made(wrapping, traced.place(cut), ending)
+        place = traced.place(cut)
+        whole = None if place is not None or traced.result is None else _all_of(source, call, traced)
+        return Made(wrapping, place, ending, whole)
     head = Part(source, head_graphs).eval()
     _check_apart(trunk, head, cut)
     head_structure, _ = told(source, lambda teller: describe(teller, source, head_graphs[False]))
@@ -363,6 +367,17 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
     named = "" if last is None else last.name
     wrapping = Wrapping(cut, cut, part, ours, head_part, theirs, reason, named, layout=layout)
     return Made(wrapping, traced.place(cut), ending)
+
+
+def _all_of(source: nn.Module, call: Call, traced: Traced) -> Callable[[Any], torch.Tensor | None]:
+    assert traced.result is not None
+    module = Part(source, {False: traced.slice(None, traced.result)}, _names(call)).eval()
+
+    def run(batch: Any) -> torch.Tensor | None:
+        with torch.no_grad():
+            return at_end(module(batch_of(batch)))
+
+    return run
 
 
 def _names(call: Call) -> tuple[str, ...]:

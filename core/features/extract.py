@@ -433,8 +433,9 @@ def extract(
     `views`: how many augmented copies of every sample, view v drawn by `augment` ("flip", "crop", "flip,crop" or
     an `hs.Augment`) from (`seed`, v, the sample's id): what an uncached run with that seed draws in epoch v.
 
-    Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, DiskSpaceError,
-    CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what is finished.
+    Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, FeatureUnderflowError,
+    DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what
+    is finished.
     """
     check_data_set(data, "data")
     extractor = Extractor(

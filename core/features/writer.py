@@ -32,6 +32,7 @@ from headstart.features.shard import (
     row_checksums,
     write_shard,
 )
+from headstart.features.underflow import Underflow
 from headstart.sizes import binary_size
 
 SHARD_NBYTES = 64 << 20
@@ -80,6 +81,7 @@ class ShardWriter:
         self._pending: list[tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]] = []
         self._pending_rows = 0
         self._first_added = 0.0
+        self._underflow = Underflow()
 
     def add(self, ids: Sequence[str], rows: NDArray[Any]) -> None:
         """Take rows `(n, *row_shape)` in float32 or the stored dtype, row i being that of sample `ids[i]`.
@@ -111,9 +113,11 @@ class ShardWriter:
         """Write the rows that are not in a shard yet. May be called again after an error, once it is mended.
 
         Raises DiskSpaceError, CacheNotWritableError or StoreError; what was stored before is intact.
+        FeatureUnderflowError where most of what was added is too small for the stored dtype.
         """
         if self._pending:
             self._flush()
+            self._underflow.tell()
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -130,6 +134,7 @@ class ShardWriter:
             error.add_note(f"{self._pending_rows} finished rows could not be stored either: {second}")
 
     def _flush(self) -> None:
+        self._underflow.check()
         despite_evictions(self._store)
         # Forgotten only now that they are stored: `close` can try again.
         self.rows_written += self._pending_rows
@@ -165,6 +170,8 @@ class ShardWriter:
         if magnitude.max() >= infinity:
             row = int(np.argmax((magnitude >= infinity).reshape(len(rows), -1).any(axis=1)))
             self._refuse(ids[row], rows[row].astype(np.float32))
+        if self.dtype == np.float16 and rows.dtype == np.float32:
+            self._underflow.see(rows, magnitude)
         return stored
 
     def _refuse(self, sample: str, row: NDArray[np.float32]) -> None:

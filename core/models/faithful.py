@@ -126,10 +126,10 @@ def check_against_original(
         return
     original = wrapping.witness(shown)
     if original.cut is not None:
-        _compare(f"at the cut {wrapping.cut!r}", original.cut, features, original)
+        compare(f"at the cut {wrapping.cut!r}", original.cut, features, original)
     if original.end is not None and logits is not None:
         end = ENDINGS[wrapping.ending](logits.astype(np.float64))
-        _compare(
+        compare(
             "at its end",
             original.end,
             end.reshape(original.end.shape) if end.size == original.end.size else end,
@@ -144,7 +144,8 @@ CAUSES = (
 )
 
 
-def _compare(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Witnessed) -> None:
+def compare(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Witnessed) -> None:
+    """SettingError where the module itself and its copy gave different things."""
     if original.shape != copy.shape:
         raise SettingError(
             f"the copy that headstart runs is not what the module computes: {where} the module gives "
