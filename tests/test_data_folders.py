@@ -135,6 +135,11 @@ def test_a_table_an_address_or_a_file_is_said_to_be_one(tmp_path: Path, monkeypa
     for other in (None, 3, ["a", "b"]):
         with pytest.raises(DataError, match="expected a path"):
             data.folder(other)  # type: ignore[arg-type]
+    os.mkfifo("pipe")
+    with pytest.raises(DataError, match="neither a folder nor a regular file"):
+        data.folder("pipe")
+    with pytest.raises(DataError, match="path of the data folder is empty"):
+        data.open_data("")
     with pytest.raises(DataError, match="is an address"):
         data.folder(Path("s3://bucket/pets"))
 
@@ -253,7 +258,14 @@ def test_folders_that_classes_does_not_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("named", "message"),
-    [("ab", "list of names"), ([1, 2], "list of names"), (["a", "a"], "twice"), ([], "empty"), (["x"], "'x'")],
+    [
+        ("ab", "list of names"),
+        ([1, 2], "list of names"),
+        (["a", "a"], "twice"),
+        ([], "empty"),
+        (3, "list of"),
+        (["x"], "'x'"),
+    ],
 )
 def test_classes_that_are_none(tmp_path: Path, named: object, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -125,6 +125,8 @@ def _of_files(
 def _root(path: str | Path) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise DataError(f"the data folder is {type(path).__name__} {path!r:.80}; expected a path")
+    if not os.fspath(path):
+        raise DataError("the path of the data folder is empty; expected a path (a variable of the shell not set?)")
     refuse_url(str(path))
     root = expanded(path)
     try:

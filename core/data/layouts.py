@@ -163,6 +163,8 @@ def refuse_url(text: str) -> None:
 def refuse_file(path: Path) -> None:
     """DataError for a file in place of a folder: what it is, and what works."""
     expected = "expected a folder that holds one folder a class"
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise DataError(f"{path} is neither a folder nor a regular file; {expected}")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_NBYTES)

@@ -59,9 +59,10 @@ def twice(names: Iterable[str]) -> list[str]:
 
 def class_list(classes: Sequence[str]) -> tuple[str, ...]:
     """`classes=` as somebody gave it, in normal form. DataError for what is no list of names, each once."""
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
-        raise DataError(f"classes is {classes!r}; expected a list of names")
-    names = tuple(normal(name) for name in classes)
+    listed = isinstance(classes, Iterable) and not isinstance(classes, str)
+    if not listed or not all(isinstance(name, str) for name in classes):
+        raise DataError(f"classes is {classes!r:.200}; expected a list of names")
+    names = tuple(normal(str(name)) for name in classes)
     if not names:
         raise DataError("classes is empty; expected at least one name")
     if repeated := twice(names):

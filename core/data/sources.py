@@ -50,7 +50,7 @@ def open_data(text: str, on_error: str = "raise") -> Dataset:
             )
         return opened[text]()
     path = expanded(text)
-    if os.path.lexists(path) or os.sep in text or "/" in text:
+    if not text or os.path.lexists(path) or os.sep in text or "/" in text:
         return folder(text, on_error)
     if path.suffix:
         raise DataError(f"there is no file or folder {text}; expected a folder that holds one folder a class")
