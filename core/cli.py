@@ -352,7 +352,7 @@ def fit(
 ) -> None:
     """Train a model on a folder of images, and say how well it does."""
     from headstart import backend as backends
-    from headstart.outputs import check_outputs, write_json
+    from headstart.outputs import check_outputs, outdated, write_json
     from headstart.training import compare as comparison
     from headstart.training.comparison import comparison as one_run
     from headstart.training.fit import fit as run_fit
@@ -400,6 +400,7 @@ def fit(
     # Saved first: printing may fail, and what was trained must not depend on it.
     written = []
     if out is not None:
+        outdated(out / "report.html")
         written.append(f"saved to {run.save(out)}, with {report.report(out / 'report.html').name}")
     if json_file is not None:
         facts = {key: report[key] for key in ("machine", "data", "model")}

@@ -47,6 +47,14 @@ def json_text(content: Any, indent: int | None = None) -> str:
     return json.dumps(_plain(content), indent=indent, allow_nan=False)
 
 
+def outdated(path: Path) -> None:
+    """Remove a file that is made of figures which are about to be others: where the process is killed before it
+    has written it anew, none is better than one that says something else than what it stands beside."""
+    if path.is_file() and not path.is_symlink():
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
     """SettingError where the folder, or the file, could not be written, as far as can be known without writing:
     what takes long to compute should not be lost for a mistyped path."""

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from headstart.redact import redacted
 from headstart.tables import printable_lines
 
 # What rich sends to a terminal: colours, and the moves of its bars.
@@ -67,7 +68,8 @@ class Stream(io.TextIOBase):
                 self.inner.flush()
 
     def _fit(self, text: str) -> str:
-        """Without control characters, and in characters that the stream's encoding has."""
+        """Without control characters and secrets, and in characters that the stream's encoding has."""
+        text = redacted(text)  # libraries print, too
         if not (text.isascii() and text.replace("\n", "").isprintable()):
             if self.isatty():
                 text = "".join(

@@ -16,7 +16,7 @@ import pytest
 
 from headstart import cli, streams, tables
 from headstart.errors import SettingError
-from headstart.outputs import write_json, write_text
+from headstart.outputs import outdated, write_json, write_text
 
 pytestmark = pytest.mark.neutral
 
@@ -137,6 +137,16 @@ def test_where_nothing_can_be_written_is_said_first(
         assert (got, err.count("\n")) == (2, 1)
         assert "cannot be written" in err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_made_of_other_figures_goes(tmp_path: Path) -> None:
+    """A report that stands beside new figures says something else than they do."""
+    for name in ("report.html", "target.html"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "link.html").symlink_to("target.html")
+    for name in ("report.html", "link.html", "missing.html"):
+        outdated(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.html", "target.html"]
 
 
 # --- files that are none

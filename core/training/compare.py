@@ -26,7 +26,7 @@ from headstart.data.summary import mark, say
 from headstart.environment import for_frameworks
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.log import LOG
-from headstart.outputs import write_json
+from headstart.outputs import outdated, write_json
 from headstart.training.comparison import (
     Comparison,
     Event,
@@ -191,6 +191,8 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
         if out is not None:
             write_json(Path(out) / "compare.json", report)
 
+    if out is not None and (Path(out) / "compare.json").is_file():
+        outdated(Path(out) / "report.html")
     save()
     say(train, val)
     try:
