@@ -28,7 +28,7 @@ def write(folder: Path, rows: np.ndarray, dtype: str = "float16") -> int:
     [
         FEATURES * 1e-9,
         -np.abs(FEATURES) * 1e-9,  # which become negative zeros
-        FEATURES * 1e-6,  # a few digits are left
+        FEATURES * 1e-7,  # a few digits are left
         FEATURES * np.where(np.arange(50) < 30, 1e-9, 1).astype(np.float32),
         np.maximum(FEATURES, 0) * 1e-9,
     ],
@@ -38,6 +38,11 @@ def test_features_too_small_are_refused(rows: np.ndarray, tmp_path: Path) -> Non
         write(tmp_path / "low", rows)
     assert not list(tmp_path.rglob("*.safetensors"))
     assert write(tmp_path / "high", rows, "float32") == write(tmp_path / "wide", rows, "bfloat16") == 20
+
+
+def test_features_with_few_digits_are_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(UnderflowWarning, match="all features are below 6e-05"):
+        write(tmp_path, FEATURES * 5e-6)
 
 
 def test_some_channels_lost_are_a_warning(tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ class Underflow:
     def check(self) -> None:
         """FeatureUnderflowError where so much is lost that the features would mean little."""
         alive, lost = self._lost()
-        if alive and self._largest < SMALLEST_NORMAL:
+        if alive and self._largest < BARELY_THERE:
             raise FeatureUnderflowError(
-                f"all features are smaller than {np.finfo(np.float16).tiny:.1g}, where float16 has few digits and "
+                f"all features are below {BARELY_THERE * STEP:.0e}, of which float16 holds next to nothing: it "
                 f"ends at 6e-08. {ADVICE}"
             )
         if alive and lost >= SERIOUS * alive:
@@ -70,7 +70,13 @@ class Underflow:
     def tell(self) -> None:
         """Warn of what was lost."""
         alive, lost = self._lost()
-        if lost > FEW * alive:
+        if alive and self._largest < SMALLEST_NORMAL:
+            warnings.warn(
+                f"all features are below 6e-05, where float16 has fewer digits the smaller they are. {ADVICE}",
+                UnderflowWarning,
+                stacklevel=2,
+            )
+        elif lost > FEW * alive:
             warnings.warn(
                 f"{lost} of {alive} channels of the features became zero in float16, which ends at 6e-08. "
                 f"{ADVICE}",
@@ -79,4 +85,6 @@ class Underflow:
             )
 
 
+STEP = float(np.finfo(np.float16).smallest_subnormal)
+BARELY_THERE = 16  # steps above zero: four binary digits of the largest number
 SMALLEST_NORMAL = int(np.array(np.finfo(np.float16).tiny, np.float16).view(np.uint16))
