@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headstart import backend as backends
@@ -18,9 +18,13 @@ BACKENDS = (asked_for,) if asked_for else backends.installed()
 class Child:
     """A process with one framework in it, that answers requests."""
 
-    def __init__(self, backend: str, command: list[str]) -> None:
+    facts: dict[str, Any]
+
+    def __init__(self, backend: str, command: list[str], env: Mapping[str, str] | None = None) -> None:
+        """`env`: its environment, None for this process's."""
         self.backend = backend
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)
         self.medians: dict[str, float] = {}
 
     def ask(self, **request: Any) -> Any:

@@ -83,6 +83,9 @@ TARGETS: Mapping[str, Target] = {
     "memory of an epoch": Target("cost", 1.3),
     # of bytes and seconds, too high or too low
     "prediction": Target("near", 0.25),
+    # threads that wait asleep, beside such that spin; beside others, of a fair share of the cores
+    "asleep alone": Target("cost", 1.03),
+    "beside others": Target("cost", 1.5),
     # the store
     "opening a million rows": Target("own", 1.0),
     "overhead of extraction": Target("cost", 0.05),

@@ -21,10 +21,11 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from headstart.checked import CheckedBackend
 from headstart.errors import BackendError, UnknownNameError
 from headstart.graph import Graph, NativePart
 from headstart.graph.native import require_home
@@ -282,7 +283,7 @@ def choose(name: str | None = None, home: str | None = None) -> str:
 
 @cache
 def _load(name: str) -> Backend:
-    return import_module(f"headstart.backends.{name}").BACKEND  # type: ignore[no-any-return]
+    return cast("Backend", CheckedBackend(import_module(f"headstart.backends.{name}").BACKEND))
 
 
 def load(name: str | None = None, home: str | None = None) -> Backend:
