@@ -297,6 +297,18 @@ class BackendConformance:
         assert params_digest(trainer.params()) == params_digest(model.params)
         assert params_digest(trunk.params()) == params_digest(model.params)
 
+    def test_parameters_of_every_op_come_back_as_they_went_in(self, chosen: Backend) -> None:
+        """Of every shape: a square weight that comes back the other way round is as large as before."""
+        graph, rng = every_op(), np.random.default_rng(5)
+        params = {name: rng.random(shape).astype(np.float32) for name, shape in graph.param_shapes().items()}
+        place = chosen.place("cpu", "float32")
+        trainer = chosen.trainer(graph, params, Recipe(hs.SGD(), 0.0, False, 0), place)
+        trunk = chosen.trunk(graph, params, [graph.output], place)
+        for returned in (trainer.params(), trunk.params()):
+            assert returned.keys() == params.keys()
+            for name, value in params.items():
+                np.testing.assert_array_equal(returned[name], value, err_msg=name)
+
     def test_statistics_move_only_when_trained(self, chosen: Backend) -> None:
         model = shaken(small_model())
         place = chosen.place("cpu", "float32")
