@@ -51,7 +51,7 @@ def test_paths_are_named(tmp_path: Path) -> None:
 
 def test_under_two_labels() -> None:
     odd = of([0, 1, 2, 0, 1], [0, 1, 2, 1, 1])
-    with pytest.warns(DataWarning, match="1 pictures have more than one label, .*0 of arrays as 'ant', .* 'bee'"):
+    with pytest.warns(DataWarning, match="1 picture has more than one label, .*0 of arrays as 'ant', .* 'bee'"):
         warn_of_copies(odd, None)
     with pytest.warns(DataWarning) as said:
         warn_of_copies(of([0, 1, 2], [0, 1, 2]), of([2, 5], [0, 1]))

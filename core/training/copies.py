@@ -50,7 +50,8 @@ def warn_of_copies(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None
         )
     if at_odds:
         _warn(
-            f"{len(at_odds)} pictures have more than one label, which no model can learn: "
+            f"{len(at_odds)} {'picture has' if len(at_odds) == 1 else 'pictures have'} more than one label, which "
+            "no model can learn: "
             f"{_few(list(at_odds.values()))}. Keep one of each"
         )
 

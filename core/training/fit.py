@@ -93,7 +93,8 @@ def fit(
     """Train `model` on `train`, and evaluate it on `val` after every epoch. `model` is not changed.
 
     `train`, `val`: data sets; or, for mode "cached", features that `extract` or `load_features` gave, where the
-    images need not be at hand.
+    images need not be at hand. Their labels are compared by the names of their classes, with each other and with
+    the model's: `val` may lack some. DataWarning for copies in both, and for pictures with more than one label.
 
     `mode`: "cached" (the trunk runs once, its features are stored and the head is trained on them), "frozen"
     (the same head, with the trunk run in every epoch), "full" (everything is trained from the weights),
