@@ -22,14 +22,11 @@ pytestmark = pytest.mark.neutral
 
 HOSTILE: list[Any] = [
     "[/x]",
-    "[bold]",
     "\x1b[2J\x1b]0;title\x07",
-    "\u202egpj",
     "\ud800",
-    "m" * 20_000,
+    "m" * 3_000,
     {"a": [1, {"[/]": None}]},
     [[], 7],
-    3.5,
     None,
 ]
 
