@@ -197,7 +197,7 @@ def _locked(folder: Path, alone: bool) -> Iterator[Callable[[], bool] | None]:
 def _remove_unfinished(folder: Path, age: float) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if UNFINISHED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            if UNFINISHED.fullmatch(entry.name) and (entry.is_symlink() or entry.is_file(follow_symlinks=False)):
                 with contextlib.suppress(OSError):
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime >= age:
                         Path(entry.path).unlink()

@@ -69,7 +69,7 @@ def test_killed_between_its_two_files(tmp_path: Path, call: int) -> None:
     assert any(name.startswith(".partial-") for name in names(folder))
     other.save(folder)
     assert assert_whole(folder, (1, 2)) == 2
-    assert names(folder) == ["run.json", hs.weights_file(folder).name]
+    assert names(folder) == ["run.json", hs.weights_file(folder).name, "weights.safetensors"]
 
 
 def in_old_format(folder: Path) -> None:
@@ -87,7 +87,7 @@ def test_runs_of_the_old_format(tmp_path: Path) -> None:
     assert hs.weights_file(folder).name == "weights.safetensors"
     run_of(2).save(folder)
     assert assert_whole(folder, (2,)) == 2
-    assert names(folder) == ["run.json", hs.weights_file(folder).name]
+    assert names(folder) == ["run.json", hs.weights_file(folder).name, "weights.safetensors"]
 
 
 def test_what_is_not_ours_stays(tmp_path: Path) -> None:
@@ -96,6 +96,7 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "weights.safetensors").write_bytes(b"mine")
     (folder / "weights-mine.safetensors").write_bytes(b"mine")
+    (folder / ".partial-mine").symlink_to(tmp_path)
     (tmp_path / "elsewhere").write_bytes(b"mine")
     (folder / f"weights-{'0' * 16}.safetensors").symlink_to(tmp_path / "elsewhere")
     before = names(folder)
@@ -107,6 +108,7 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
 def test_torchvisions_names_are_found(tmp_path: Path) -> None:
     run = run_of(1)
     tensors = load_file(hs.weights_file(run.save(tmp_path / "run")))
+    assert load_file(tmp_path / "run" / "weights.safetensors").keys() == tensors.keys(), "by the name of before"
     assert {name for name in tensors if name.startswith("conv1")} == {"conv1.weight", "conv1.bias"}
     with pytest.raises(WeightsError, match="no run is saved there"):
         hs.weights_file(tmp_path)

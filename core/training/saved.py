@@ -1,6 +1,9 @@
 """A run as a folder: `run.json`, and the weights it names, `weights-<digits of their sha256>.safetensors`, with
 torchvision's names and layout, so that torchvision's own models load them. No pickle.
 
+`weights.safetensors`, as the file was called before, is a link to it where links can be made: for people and
+other programs, and never read here.
+
 Invariant: `run.json` is the one point at which a save counts. It is written last and names its weights by their
 digest, so whatever moment a save is killed at, the folder holds the run of before or the new one, and never the
 weights of one with the record of the other. The weights of before and whatever killed saves left go after that.
@@ -17,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from safetensors.numpy import save as save_safetensors
 
@@ -27,7 +31,7 @@ from headstart.data.download import digest
 from headstart.data.preprocess import Preprocess
 from headstart.errors import HeadstartError, SettingError, WeightsError
 from headstart.features.feature_set import ExtractionStats
-from headstart.features.files import replace_whole
+from headstart.features.files import PARTIAL_PREFIX, replace_whole
 from headstart.features.keys import spec_digest
 from headstart.models import Model, architecture
 from headstart.models.layouts import fitted, published
@@ -75,13 +79,27 @@ def save(run: Run, path: str | Path) -> Path:
         with writing_into(folder, alone=True):
             had_record = (folder / RECORD).is_file()
             replace_whole(folder / name, [data])
+            link = folder / WEIGHTS_BEFORE
+            if link.is_symlink() and WEIGHTS.fullmatch(str(link.readlink())):
+                link.unlink()  # missing for a moment is better than leading to the weights of another record
             replace_whole(folder / RECORD, [text.encode()])
+            _link(link, name, had_record)
             _remove_weights(folder, name, had_record)
     except (OSError, ValueError) as error:
         raise SettingError(
             f"{folder}: the run cannot be written there ({getattr(error, 'strerror', None) or error})"
         ) from error
     return folder
+
+
+def _link(link: Path, name: str, had_record: bool) -> None:
+    """Make the link to the weights, unless something stands there that is no file of an earlier run."""
+    is_earlier = had_record and link.is_file() and not link.is_symlink()
+    if is_earlier or not os.path.lexists(link):
+        made = link.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
+        with contextlib.suppress(OSError):  # some file systems know no links, and nothing depends on this one
+            made.symlink_to(name)
+            made.replace(link)
 
 
 def _remove_weights(folder: Path, kept: str, had_record: bool) -> None:
