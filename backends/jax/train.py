@@ -37,7 +37,7 @@ class JaxTrainer:
             lambda path, _: recipe.rates.get(names.get(tuple(step.key for step in path[:-1]), ""), 1.0), weights
         )
         # what a step changes: parameters, statistics and random streams, the optimiser's moments
-        self.carry = from_numpy((weights, rest, self.update_rule.init(weights)), place.device)
+        self.carry = from_numpy((weights, rest, self.update_rule.init(_as_float(weights))), place.device)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
         self.scans = place.device != "cpu" or not any(map(_convolves, graph.nodes))
         self._step = jax.jit(self._one_step)
@@ -104,8 +104,12 @@ class JaxTrainer:
             return losses @ self.output_weights, (losses, logits[0], new_rest)
 
         (_, (losses, logits, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
-        updates, moments = self.update_rule.update(gradients, moments, weights)
-        weights = jax.tree.map(lambda w, u, m: w - rate * m * u, weights, updates, self.multiples)
+        # in half precision the moments would come to nothing
+        updates, moments = self.update_rule.update(_as_float(gradients), moments, weights)
+        # in half precision a parameter stays what it is, though the rate is float32
+        weights = jax.tree.map(
+            lambda w, u, m: (w - rate * m * u).astype(w.dtype), weights, updates, self.multiples
+        )
         right = (logits.argmax(1) == y).sum() * jnp.isfinite(losses[0])  # argmax of NaN is 0
         return (weights, rest, moments), (losses, right)
 

@@ -10,8 +10,11 @@ Invariants: the module is cloned and never touched; parameters are named by thei
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
+import sys
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backend import Wrapping, WrapRequest
+from headstart.backend import Witnessed, Wrapping, WrapRequest
 from headstart.data import Arrays
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
@@ -36,7 +39,12 @@ Path = tuple[Any, ...]
 
 
 def owns(native: Any) -> bool:
-    return isinstance(native, nnx.Module) or _is_pair(native)
+    return isinstance(native, nnx.Module) or _is_pair(native) or _is_linen(native)
+
+
+def _is_linen(native: Any) -> bool:
+    linen = sys.modules.get("flax.linen")  # where it was not imported, there can be no such module
+    return linen is not None and isinstance(native, linen.Module)
 
 
 def _is_pair(native: Any) -> bool:
@@ -48,6 +56,12 @@ def _is_pair(native: Any) -> bool:
 
 def wrap(request: WrapRequest) -> Wrapping:
     last_only(request.layout, "JAX")
+    if _is_linen(request.native):
+        raise SettingError(
+            f"{type(request.native).__name__} is a flax.linen module, which holds no parameters. Pass two "
+            "functions and what they take: hs.wrap((lambda p, x: trunk.apply(p, x), None), params=(variables, None), "
+            "head='linear', classes=...), or with a second function as head; or bridge it to flax.nnx"
+        )
     if _is_pair(request.native):
         return _functions(request)
     if request.params is not None:
@@ -171,13 +185,18 @@ def _functions(request: WrapRequest) -> Wrapping:
         structure, reason = _told(lambda teller: teller.value(function))
         return *_part(request, module, named, example, structure, fresh), reason
 
+    def witness(batch: Any) -> Witnessed:
+        value = functions[0](request.params[0], _put(batch))
+        end = functions[1](request.params[1], value) if request.rest else None
+        return _witnessed(value, end, request.params)
+
     trunk, params, reason = part(0, request.example)
     if not request.rest:
-        return Wrapping("its end", "its end", trunk, params, reason=reason)
+        return Wrapping("its end", "its end", trunk, params, reason=reason, witness=witness)
     if functions[1] is None:
         raise SettingError("the pair has no second function; head='linear' makes a classifier behind the first")
     head, head_params, _ = part(1, _features(trunk))
-    return Wrapping("between the functions", "functions", trunk, params, head, head_params, reason)
+    return Wrapping("between the functions", "functions", trunk, params, head, head_params, reason, "", witness)
 
 
 def _sequential(request: WrapRequest) -> Wrapping:
@@ -187,7 +206,9 @@ def _sequential(request: WrapRequest) -> Wrapping:
             f"of {type(request.native).__name__}, the rest behind a cut cannot be had, as of an nnx.Sequential or "
             "two JAX functions; pass head='linear', a list of hidden widths such as [256], or a module"
         )
-    module = copied(request.native)
+    module, ending = copied(request.native), ""
+    if request.logits:
+        module, ending = _without_ending(module)
     layers = list(module.layers)
     names = [f"layers.{place}" for place in range(len(layers))]
     taken = {INPUT: ()} | {name: (before,) for before, name in itertools.pairwise((INPUT, *names))}
@@ -209,11 +230,31 @@ def _sequential(request: WrapRequest) -> Wrapping:
 
         return *_part(request, some, named, example, structure, fresh), reason
 
+    def witness(batch: Any) -> Witnessed:
+        whole = copied(request.native)
+        return _witnessed(slice(whole, 0, end)(_put(batch)), whole(_put(batch)), nnx.state(whole))
+
     trunk, params, reason = part(0, end, request.example)
     if not request.rest:
-        return Wrapping(cut, cut, trunk, params, reason=reason)
+        return Wrapping(cut, cut, trunk, params, reason=reason, witness=witness)
     head, head_params, _ = part(end, len(layers), _features(trunk))
-    return Wrapping(cut, cut, trunk, params, head, head_params, reason)
+    return Wrapping(cut, cut, trunk, params, head, head_params, reason, ending, witness)
+
+
+ENDINGS = ("softmax", "log_softmax", "sigmoid")
+
+
+def _without_ending(module: nnx.Module) -> tuple[nnx.Module, str]:
+    """An nnx.Sequential without what makes probabilities at its end, and what that was."""
+    if type(module) is not nnx.Sequential or len(module.layers) < 2:
+        return module, ""
+    *layers, last = module.layers
+    if isinstance(last, functools.partial):
+        last = last.func if not last.args and last.keywords in ({}, {"axis": -1}, {"axis": 1}) else None
+    name = str(getattr(last, "__name__", ""))
+    if name not in ENDINGS or str(getattr(last, "__module__", "")).partition(".")[0] not in LIBRARIES:
+        return module, ""
+    return nnx.Sequential(*layers), name
 
 
 def _before_classifier(layers: list[Any], paths: Paths) -> str:
@@ -232,16 +273,13 @@ def _has_params(module: nnx.Module) -> bool:
 
 def _module(request: WrapRequest) -> Wrapping:
     """A module as it is, all of it or up to a submodule."""
-    module = copied(request.native)
+    module, ending = copied(request.native), ""
+    if request.logits:
+        module, ending = _without_ending(module)
     by_name = _takes_names(module, request.example)
     structure, reason = _told(lambda teller: [request.cut, by_name, teller.value(module)])
     if request.cut is not None:
-        submodules = {_joined(path): one for path, one in nnx.iter_modules(module) if path and callable(one)}
-        if request.cut not in submodules:
-            taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
-            Paths({INPUT: (), **taken}, OUTPUT).check(request.cut)
-        stop: Any = submodules[request.cut]
-        object.__setattr__(stop, "__class__", _stopping(type(stop)))  # type: ignore[arg-type]
+        _stop(module, request.cut)
     whole = Whole(module, by_name, request.cut is not None)
     if request.cut is not None:
         _prune(whole, request.example)
@@ -250,14 +288,55 @@ def _module(request: WrapRequest) -> Wrapping:
         assert request.init is not None
         return Whole(copied(request.init(seed)), by_name, False)
 
+    def witness(batch: Any) -> Witnessed:
+        upto = copied(request.native)
+        end = _array(Whole(upto, by_name, False)(_put(batch)))
+        if request.cut is None:
+            return _witnessed(end, end, nnx.state(upto))
+        _stop(upto, request.cut)
+        return _witnessed(Whole(upto, by_name, True)(_put(batch)), end, nnx.state(upto))
+
     named = {path: _joined(path[1:]) for path, variable in variables(whole).items() if variable.shape != PRUNED}
     part, params = _part(request, whole, named, request.example, structure, fresh)
     cut = request.cut or "its end"
-    return Wrapping(cut, cut, part, params, reason=reason)
+    return Wrapping(cut, cut, part, params, reason=reason, ending=ending, witness=witness)
+
+
+def _stop(module: nnx.Module, cut: str) -> None:
+    """Let a call of the module end with what its submodule at the cut gives."""
+    submodules = {_joined(path): one for path, one in nnx.iter_modules(module) if path and callable(one)}
+    if cut not in submodules:
+        taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
+        Paths({INPUT: (), **taken}, OUTPUT).check(cut)
+    stop: Any = submodules[cut]
+    object.__setattr__(stop, "__class__", _stopping(type(stop)))
+
+
+def _put(batch: Any) -> Any:
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def _array(value: Any) -> Any:
+    return value if isinstance(value, jax.Array) else None
+
+
+def _witnessed(cut: Any, end: Any, params: Any) -> Witnessed:
+    kinds = [leaf.dtype for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
+    eps = [float(jnp.finfo(kind).eps) for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
+    arrays = [None if _array(one) is None else np.asarray(one, np.float32) for one in (cut, end)]
+    return Witnessed(arrays[0], arrays[1], max([2.0**-23, *eps]))
 
 
 def copied(module: nnx.Module) -> nnx.Module:
-    """A clone in inference mode."""
+    """A clone in inference mode. SettingError where a method was set on an object, since that would go on using
+    the parameters of the module it was taken from."""
+    for path, one in nnx.iter_modules(module):
+        for name, value in vars(one).items():
+            if isinstance(value, types.MethodType) and isinstance(value.__self__, nnx.Module):
+                raise SettingError(
+                    f"{_joined((*path, name))} is a method that was set on an object; a copy would go on "
+                    "using the parameters of the module that it belongs to. Write it into the class"
+                )
     clone = nnx.clone(module)
     clone.eval()
     return clone
