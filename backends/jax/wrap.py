@@ -59,8 +59,8 @@ def wrap(request: WrapRequest) -> Wrapping:
     if _is_linen(request.native):
         raise SettingError(
             f"{type(request.native).__name__} is a flax.linen module, which holds no parameters. Pass two "
-            "functions with them: hs.wrap((lambda p, x: trunk.apply(p, x), None), params=(variables, None), head='linear', "
-            "classes=...), or a second function as head; or bridge it to flax.nnx"
+            "functions with them: hs.wrap((lambda p, x: trunk.apply(p, x), None), params=(variables, None), "
+            "head='linear', classes=...), or a second function as head; or bridge it to flax.nnx"
         )
     if _is_pair(request.native):
         return _functions(request)
