@@ -309,7 +309,7 @@ def _stop(module: nnx.Module, cut: str) -> None:
         taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
         Paths({INPUT: (), **taken}, OUTPUT).check(cut)
     stop: Any = submodules[cut]
-    object.__setattr__(stop, "__class__", _stopping(type(stop)))
+    object.__setattr__(stop, "__class__", _stopping(type(stop)))  # type: ignore[arg-type]
 
 
 def _put(batch: Any) -> Any:
