@@ -164,7 +164,8 @@ def _renormed(modules: list[nn.Module]) -> list[torch.Tensor]:
 def _restore(tensor: torch.Tensor, before: torch.Tensor) -> None:
     before = before.to(tensor.device)
     if not torch.equal(tensor, before):
-        with torch.inference_mode(tensor.is_inference()):
+        # inference_mode(False) would turn gradients on
+        with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
             tensor.copy_(before)
 
 
