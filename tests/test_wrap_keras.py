@@ -11,7 +11,7 @@ from own import P, X, fit, key, sentences
 
 import headstart as hs
 from headstart.data import Dataset
-from headstart.errors import CutError, SettingError
+from headstart.errors import CutError, FrozenWarning, SettingError
 from headstart.testing import relative_error
 
 pytestmark = pytest.mark.of("keras")
@@ -37,8 +37,12 @@ def test_a_model_inside_of_a_model(own: Any, data: Any, tmp_path: Path) -> None:
     assert relative_error(outputs["trunk"], own.logits(model.get_layer("base"), X)) < 1e-5
     assert relative_error(outputs["logits"], own.logits(model, X)) < 1e-5
     assert hs.wrap(model, preprocess=P).weights.startswith("its own, cut at pool"), "before the dropout"
-    run = fit(wrapped, data, tmp_path, mode="full")
-    kept = wrapped.graph.buffers()
+    with pytest.warns(FrozenWarning, match="mode 'full' trains everything"):
+        run = fit(wrapped, data, tmp_path, mode="full")
+    kept, trunk = wrapped.graph.buffers(), wrapped.graph.upto("trunk").param_shapes().keys()
+    moved = {name for name in wrapped.params if not np.array_equal(run.model.params[name], wrapped.params[name])}
+    assert moved == wrapped.params.keys() - trunk, "what its owner froze stays"
+    run = fit(hs.wrap(own.nested(), "base", preprocess=P), data, tmp_path, mode="full")
     moved = {name for name in wrapped.params if not np.array_equal(run.model.params[name], wrapped.params[name])}
     assert moved == wrapped.params.keys() - kept, "all that can be trained is, the statistics are kept"
     assert len(kept) == 2
