@@ -158,7 +158,7 @@ def text_features(module: Text, batch: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(identity(**batch))
 
 
-MLP_END = None  # where a trunk ends that is the whole of it
+MLP_END = "layers.2"  # where a trunk ends that is the whole of it
 
 
 def mlp(inputs: int, outputs: int, seed: int = 0) -> nnx.Module:
@@ -230,3 +230,14 @@ class Deep(nnx.Module):
 def deep_features(module: Deep, x: np.ndarray) -> np.ndarray:
     """At `blocks.0`."""
     return np.asarray(nnx.view(module, use_running_average=True).blocks[0](module.stem(x)))
+
+
+class Then(nnx.Module):
+    """A module, and something behind it."""
+
+    def __init__(self, after: Any, name: str = "inner") -> None:
+        setattr(self, name, Deep())
+        self.name, self.after = name, after
+
+    def __call__(self, x: jax.Array) -> Any:
+        return self.after(getattr(self, self.name)(x))

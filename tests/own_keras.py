@@ -115,12 +115,12 @@ def text_features(model: keras.Model, batch: dict[str, np.ndarray]) -> np.ndarra
     return ops.convert_to_numpy(part([batch["ids"], batch["mask"]], training=False))
 
 
-MLP_END = None  # where a trunk ends that is the whole of it
+MLP_END = "end"  # where a trunk ends that is the whole of it
 
 
 @seeded(0)
 def mlp(inputs: int, outputs: int, seed: int = 0) -> keras.Model:
-    return keras.Sequential([keras.Input((inputs,)), layers.Dense(6, "relu"), layers.Dense(outputs)])
+    return keras.Sequential([keras.Input((inputs,)), layers.Dense(6, "relu"), layers.Dense(outputs, name=MLP_END)])
 
 
 init = None

@@ -233,6 +233,17 @@ def ending(how: str, name: str = "softmax") -> keras.Model:
     return keras.Model(inputs, keras.Model(given, y)(x) if given is not x else y)
 
 
+def end(how: str) -> keras.Model:
+    """Ends that are no classifiers."""
+    if how in ("none", "hand-made"):
+        return ending(how)
+    random.seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    x = layers.Dense(10, name="proj" if how == "proj" else None)(pooled(layers.Conv2D(4, 3)(x)))
+    x = {"tanh": layers.Activation("tanh"), "norm": layers.LayerNormalization()}.get(how, layers.Identity())(x)
+    return keras.Model(inputs, x)
+
+
 def frozen(how: str) -> keras.Model:
     random.seed(0)
     x = inputs = keras.Input((16, 16, 3))

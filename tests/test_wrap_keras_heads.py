@@ -17,6 +17,7 @@ from headstart.models.endings import ENDINGS
 from headstart.testing import relative_error
 
 pytestmark = pytest.mark.of("keras")
+FRESH: dict[str, Any] = {"preprocess": P, "head": "linear", "classes": 3}
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,34 @@ def test_a_fresh_head_inside_of_a_branch(kinds: Any) -> None:
         hs.wrap(model, "up", preprocess=P)
     with pytest.raises(CutError, match="a cut at the input"):
         hs.wrap(model, "input", preprocess=P, head="linear", classes=3)
+
+
+@pytest.mark.parametrize(
+    "how", ["dense", "activation", "layer", "operation", "nested", "model", "handed", "twice"]
+)
+def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(kinds: Any, how: str) -> None:
+    model = hs.wrap(kinds.ending(how), **FRESH)
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], kinds.run(kinds.ending("none"), X)) < 1e-5
+    assert model.graph.shapes((16, 16, 3))["trunk"] == (4,)
+
+
+@pytest.mark.parametrize("how", ["none", "hand-made", "tanh", "proj", "norm"])
+def test_a_model_that_ends_in_no_classifier_is_taken_whole(kinds: Any, how: str) -> None:
+    model = kinds.end(how)
+    made = hs.wrap(model, **FRESH)
+    assert made.weights == "its own, cut at its end"
+    assert relative_error(hs.forward(made, X, "trunk")["trunk"], kinds.run(model, X)) < 1e-5
+
+
+def test_the_end_is_a_cut_where_a_head_comes_behind_it(kinds: Any) -> None:
+    import keras
+
+    model = kinds.ending("dense", "linear")
+    end = model.layers[-1].name
+    for head in ("linear", keras.Sequential([keras.Input((10,)), keras.layers.Dense(3)])):
+        made = hs.wrap(model, end, preprocess=P, head=head, classes=3)
+        assert relative_error(hs.forward(made, X, "trunk")["trunk"], kinds.run(model, X)) < 1e-5
+    with pytest.raises(CutError, match="leaves nothing to train"):
+        hs.wrap(model, end, preprocess=P)
+    with pytest.raises(CutError, match="the model gives 2 tensors; a fresh classifier takes one"):
+        hs.wrap(kinds.branched(), "output", **FRESH)

@@ -26,6 +26,7 @@ import numpy as np
 from flax import nnx
 
 from headstart.backend import Witnessed, Wrapping, WrapRequest
+from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
 from headstart.data import Arrays
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
@@ -67,6 +68,9 @@ def wrap(request: WrapRequest) -> Wrapping:
     if request.params is not None:
         raise SettingError("params= goes with JAX functions; an NNX module holds its parameters itself")
     layers = isinstance(request.native, nnx.Sequential) and str(request.cut).removeprefix("layers.").isdigit()
+    replaced = request.fresh and request.cut is None and type(request.native) is nnx.Sequential
+    if replaced and len(request.native.layers) > 1 and ends_in_classifier(list(request.native.layers)):
+        layers = True
     return _sequential(request) if request.rest or layers else _module(request)
 
 
@@ -90,11 +94,11 @@ class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
 
 
 @cache
-def _stopping(kind: Any) -> type:
-    """The same kind of module, whose call ends everything with its result."""
+def _stopping(kind: Any, before: bool) -> type:
+    """The same kind of module, whose call ends everything with its result, or with what it takes."""
 
     def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise Stop(kind.__call__(self, *args, **kwargs))
+        raise Stop(next(iter((*args, *kwargs.values()))) if before else kind.__call__(self, *args, **kwargs))
 
     return type(kind)(kind.__name__, (kind,), {"__call__": stop, "__module__": kind.__module__})
 
@@ -213,7 +217,9 @@ def _sequential(request: WrapRequest) -> Wrapping:
     names = [f"layers.{place}" for place in range(len(layers))]
     taken = {INPUT: ()} | {name: (before,) for before, name in itertools.pairwise((INPUT, *names))}
     paths = Paths(taken, names[-1], {str(place): name for place, name in enumerate(names)})
-    cut = _before_classifier(layers, paths) if request.cut is None else paths.check(request.cut)
+    cut = _before_classifier(layers, paths) if request.cut is None else paths.resolve(request.cut)
+    if request.rest or cut != names[-1]:
+        cut = paths.check(cut)
     end = names.index(cut) + 1
 
     def slice(whole: nnx.Module, start: int, stop: int) -> nnx.Module:
@@ -277,11 +283,15 @@ def _module(request: WrapRequest) -> Wrapping:
     if request.logits:
         module, ending = _without_ending(module)
     by_name = _takes_names(module, request.example)
-    structure, reason = _told(lambda teller: [request.cut, by_name, teller.value(module)])
-    if request.cut is not None:
-        _stop(module, request.cut)
-    whole = Whole(module, by_name, request.cut is not None)
-    if request.cut is not None:
+    at, cut, before = request.cut, request.cut, False
+    if request.fresh and at is None:
+        at = classifier_of(module, request.example, lambda one, x: Whole(one, by_name, False)(x))
+        cut, before = (None, False) if at is None else (f"before {at}", True)
+    structure, reason = _told(lambda teller: [cut, by_name, teller.value(module)])
+    if at is not None:
+        _stop(module, at, before)
+    whole = Whole(module, by_name, at is not None)
+    if at is not None:
         _prune(whole, request.example)
 
     def fresh(seed: int) -> nnx.Module:
@@ -291,25 +301,25 @@ def _module(request: WrapRequest) -> Wrapping:
     def witness(batch: Any) -> Witnessed:
         upto = copied(request.native)
         end = _array(Whole(upto, by_name, False)(_put(batch)))
-        if request.cut is None:
+        if at is None:
             return _witnessed(end, end, nnx.state(upto))
-        _stop(upto, request.cut)
+        _stop(upto, at, before)
         return _witnessed(Whole(upto, by_name, True)(_put(batch)), end, nnx.state(upto))
 
     named = {path: _joined(path[1:]) for path, variable in variables(whole).items() if variable.shape != PRUNED}
     part, params = _part(request, whole, named, request.example, structure, fresh)
-    cut = request.cut or "its end"
-    return Wrapping(cut, cut, part, params, reason=reason, ending=ending, witness=witness)
+    place = cut or "its end"
+    return Wrapping(place, place, part, params, reason=reason, ending=ending, witness=witness)
 
 
-def _stop(module: nnx.Module, cut: str) -> None:
-    """Let a call of the module end with what its submodule at the cut gives."""
+def _stop(module: nnx.Module, cut: str, before: bool = False) -> None:
+    """Let a call of the module end with what its submodule at the cut gives, or takes."""
     submodules = {_joined(path): one for path, one in nnx.iter_modules(module) if path and callable(one)}
     if cut not in submodules:
         taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
         Paths({INPUT: (), **taken}, OUTPUT).check(cut)
     stop: Any = submodules[cut]
-    object.__setattr__(stop, "__class__", _stopping(type(stop)))  # type: ignore[arg-type]
+    object.__setattr__(stop, "__class__", _stopping(type(stop), before))  # type: ignore[arg-type]
 
 
 def _put(batch: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 
 from headstart.backend import Witnessed, Wrapping, WrapRequest
 from headstart.backends.keras.arrays import to_numpy
+from headstart.backends.keras.classifier import ends_in_classifier
 from headstart.backends.keras.copying import (
     anew,
     calls,
@@ -80,7 +81,8 @@ def wrap(request: WrapRequest) -> Wrapping:
         model, ending = take_off(model)
     nodes = _nodes(model)
     paths = _paths(model, nodes)
-    if request.cut is None and not request.rest:
+    replaced = request.rest or (request.fresh and bool(paths.cuts) and ends_in_classifier(model))
+    if request.cut is None and not replaced:
         stop, cut, place = model.outputs, "its end", "its end"
     else:
         cut = _before_classifier(model, nodes, paths) if request.cut is None else _checked(paths, request)
@@ -227,7 +229,12 @@ def _checked(paths: Paths, request: WrapRequest) -> str:
         return paths.check(request.cut)
     # What stands behind it or beside it is thrown away, so it need not be on every path.
     cut = paths.resolve(request.cut)
-    return paths.check(cut) if cut in (INPUT, OUTPUT) else cut
+    if cut == OUTPUT:
+        raise CutError(
+            f"cut={request.cut!r}: the model gives {len(paths.inputs[cut])} tensors; a fresh classifier takes one of "
+            f"them, such as {paths.inputs[cut][0]!r}"
+        )
+    return paths.check(cut) if cut == INPUT else cut
 
 
 def _before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths) -> str:

@@ -10,9 +10,8 @@ import torch
 from torch import fx, nn
 
 from headstart.backends.torch.trace import Traced
+from headstart.models.endings import is_projection, is_ranking
 
-CALLED = ("classifier", "head", "fc", "logits", "conv")
-PROJECTIONS = ("proj", "embed", "neck", "bottleneck")
 # what may stand between the classifier and the end
 PASSING = (
     "flatten", "squeeze", "view", "reshape", "softmax", "log_softmax", "sigmoid", "logsigmoid", "dropout", "relu",
@@ -23,10 +22,6 @@ LAYERS = (
     nn.Flatten, nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU,
     nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Unflatten,
 )  # fmt: skip
-
-
-def is_projection(name: str) -> bool:
-    return any(word in name.lower() for word in PROJECTIONS)
 
 
 def ends_in_classifier(source: nn.Module, traced: Traced) -> bool:
@@ -61,5 +56,5 @@ def _is_last(module: nn.Module, path: str) -> bool:
     if isinstance(module, nn.Linear):
         return not is_projection(path)
     if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-        return any(word in path.rpartition(".")[2] or word in path.partition(".")[0] for word in CALLED[:4])
+        return is_ranking(path)
     return False

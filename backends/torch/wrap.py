@@ -25,7 +25,7 @@ from torch import fx, nn
 from headstart.backend import Wrapping, WrapRequest
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
-from headstart.backends.torch.classifier import ends_in_classifier, is_projection
+from headstart.backends.torch.classifier import ends_in_classifier
 from headstart.backends.torch.door import settled
 from headstart.backends.torch.ending import (
     BACK,
@@ -51,6 +51,7 @@ from headstart.data.rows import count
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
+from headstart.models.endings import is_projection
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
 from headstart.models.structure import Teller, digest
 

@@ -43,3 +43,19 @@ def are_shares(rows: np.ndarray) -> bool:
         return False
     inside = (rows >= 0).all() and (rows <= 1).all()
     return bool(inside and (np.abs(rows.sum(1) - 1) < SHARES).all())
+
+
+# What people call a linear layer at a module's end: the classifier, or a projection that encoders end in.
+RANKINGS = ("classifier", "head", "fc", "logits")
+PROJECTIONS = ("proj", "embed", "neck", "bottleneck")
+
+
+def is_projection(path: str) -> bool:
+    """Whether a layer is called like a projection, as the end of an encoder, which is no classifier."""
+    return any(word in path.lower() for word in PROJECTIONS)
+
+
+def is_ranking(path: str) -> bool:
+    """Whether a layer is called like a classifier."""
+    first, last = path.partition(".")[0], path.rpartition(".")[2]
+    return any(word in last or word in first for word in RANKINGS)

@@ -1,0 +1,62 @@
+"""Whether a functional keras.Model ends in a classifier, so that a fresh one comes in its place and not behind it.
+
+Invariant: a classifier is a dense layer (or a convolution of 1x1 that is called so) whose numbers the model gives
+as they are, or after what has no weights; a projection, as encoders end in, is none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from headstart.backends.keras.copying import calls, functional, is_functional
+from headstart.models.endings import is_projection, is_ranking
+
+# what may stand between the classifier and the end
+PASSING = (
+    layers.Softmax, layers.ReLU, layers.Identity, layers.Dropout, layers.Flatten, layers.Reshape, layers.Average,
+    layers.Add, layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.AveragePooling2D, layers.Rescaling,
+)  # fmt: skip
+OPERATIONS = (
+    "Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid", "Relu", "Reshape", "Squeeze", "Cast", "Mean", "Add", "Divide",
+    "TrueDivide", "Multiply",
+)  # fmt: skip
+PREDICTIONS = "conv_preds"  # of MobileNet
+ACTIVATIONS = ("linear", "softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu")
+
+
+def ends_in_classifier(model: keras.Model) -> bool:
+    """Whether all that the model gives comes from dense layers that are no projections."""
+    made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
+    return all(_is_rank(made[id(tensor)], made) for tensor in model.outputs)
+
+
+def _is_rank(node: Any, made: dict[int, Any]) -> bool:
+    layer = node.operation
+    if node.is_input:
+        return False
+    if _is_last(layer):
+        return True
+    if isinstance(layer, keras.layers.Layer):
+        passing = isinstance(layer, PASSING) or (type(layer) is layers.Activation and _passes(layer.activation))
+    else:
+        passing = type(layer).__module__.startswith("keras.src.ops.") and type(layer).__name__ in OPERATIONS
+    return passing and all(_is_rank(made[id(tensor)], made) for tensor in node.input_tensors)
+
+
+def _is_last(layer: Any) -> bool:
+    if is_functional(layer):  # a head of its own, of which no more has weights than a classifier
+        inside = [node.operation for node in calls(functional(layer)) if getattr(node.operation, "weights", None)]
+        return len(inside) == 1 and ends_in_classifier(functional(layer))
+    name = str(getattr(layer, "name", ""))
+    if type(layer) is layers.Dense:
+        return _passes(layer.activation) and not is_projection(name)
+    if type(layer) is layers.Conv2D and tuple(layer.kernel_size) == (1, 1):
+        return _passes(layer.activation) and (is_ranking(name) or name == PREDICTIONS)
+    return False
+
+
+def _passes(function: Any) -> bool:
+    return str(getattr(function, "__name__", "")).removesuffix("_v2") in ACTIVATIONS
