@@ -1,7 +1,7 @@
 """Whether an NNX module ends in a classifier, so that a fresh one comes in its place and not behind it.
 
-Invariant: a classifier is a linear layer (or a convolution of 1x1 that is called so) whose numbers the module gives
-as they are, or after what has no parameters; a projection, as encoders end in, is none.
+Invariant: a classifier is a linear layer (or a convolution of 1x1 that is called so) whose numbers the module
+gives as they are, or after what has no parameters; a projection, as encoders end in, is none.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _sides(size: Any) -> tuple[int, ...]:
 
 
 def classifier_of(module: nnx.Module, example: Any, call: Callable[[nnx.Module, Any], Any]) -> str | None:
-    """The path of the submodule that is the classifier at the module's end, told by a program of its run; None where
-    there is none, or more than one. `call`: how the module takes a batch."""
+    """The path of the submodule that is the classifier at the module's end, told by a program of its run; None
+    where there is none, or more than one. `call`: how the module takes a batch."""
     paths: list[str] = []
 
     def run(x: Any) -> Any:

@@ -17,11 +17,12 @@ from headstart.models.endings import is_projection, is_ranking
 # what may stand between the classifier and the end
 PASSING = (
     layers.Softmax, layers.ReLU, layers.Identity, layers.Dropout, layers.Flatten, layers.Reshape, layers.Average,
-    layers.Add, layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.AveragePooling2D, layers.Rescaling,
+    layers.Add, layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.AveragePooling2D,
+    layers.Rescaling,
 )  # fmt: skip
 OPERATIONS = (
-    "Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid", "Relu", "Reshape", "Squeeze", "Cast", "Mean", "Add", "Divide",
-    "TrueDivide", "Multiply",
+    "Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid", "Relu", "Reshape", "Squeeze", "Cast", "Mean", "Add",
+    "Divide", "TrueDivide", "Multiply",
 )  # fmt: skip
 PREDICTIONS = "conv_preds"  # of MobileNet
 ACTIVATIONS = ("linear", "softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu")

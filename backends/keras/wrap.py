@@ -231,8 +231,8 @@ def _checked(paths: Paths, request: WrapRequest) -> str:
     cut = paths.resolve(request.cut)
     if cut == OUTPUT:
         raise CutError(
-            f"cut={request.cut!r}: the model gives {len(paths.inputs[cut])} tensors; a fresh classifier takes one of "
-            f"them, such as {paths.inputs[cut][0]!r}"
+            f"cut={request.cut!r}: the model gives {len(paths.inputs[cut])} tensors; a fresh classifier takes one "
+            f"of them, such as {paths.inputs[cut][0]!r}"
         )
     return paths.check(cut) if cut == INPUT else cut
 
