@@ -90,7 +90,7 @@ def classifier_of(module: nnx.Module, example: Any, call: Callable[[nnx.Module, 
 
 def watch(part: Any, path: str, made: list[Any]) -> None:
     """Note what the submodule gives and takes."""
-    kind = type(part)
+    kind: Any = type(part)
 
     def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
         value = kind.__call__(self, *args, **kwargs)
