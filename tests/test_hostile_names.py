@@ -19,6 +19,8 @@ from headstart import cli
 from headstart.features import FeatureStore
 from headstart.outputs import write_json
 
+pytestmark = pytest.mark.neutral
+
 NAMES = ("\x1b[31mred\x1b[0m", "[red][bold]b", "bell\x07\x9b2J", "\u202egnp.exe", ":smile: é \u2028 x")
 Result = tuple[int, str, str]
 UNDECODABLE = os.fsdecode(b"caf\xe9\xff.png")  # half of a character, as Python has it

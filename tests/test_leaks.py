@@ -9,7 +9,7 @@ import numpy as np
 
 import headstart as hs
 
-WARM, MORE = 4, 3
+WARM, MORE = 3, 2
 # JAX keeps a few things of each program that it compiles, up to a number; what a training makes is thousands.
 OBJECTS = 400
 

@@ -21,6 +21,8 @@ from headstart.features import recompute
 from headstart.features.recompute import drawn, wrong_rows
 from headstart.models import Model
 
+pytestmark = pytest.mark.neutral
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: Any) -> Path:
