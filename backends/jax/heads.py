@@ -13,6 +13,7 @@ from flax import nnx
 
 from headstart.backend import Place
 from headstart.backends.jax.arrays import from_numpy, to_numpy
+from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import FUNCTIONS, Network
 from headstart.backends.jax.train import direction_of
 from headstart.data.rows import window
@@ -20,6 +21,7 @@ from headstart.training.heads import Chain, HeadsRecipe
 from headstart.training.optimizers import SGD
 
 
+@behind_door("__init__", "put", "epoch", "logits", "params")
 class JaxHeads:
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place

@@ -13,12 +13,14 @@ from flax import nnx
 
 from headstart.backend import Place, Recipe
 from headstart.backends.jax.arrays import from_numpy, to_numpy
+from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.data.rows import window
 from headstart.graph import Graph, Node
 from headstart.training.optimizers import SGD, Optimizer
 
 
+@behind_door("__init__", "put", "epoch", "step", "logits", "params")
 class JaxTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe

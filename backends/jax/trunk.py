@@ -12,11 +12,13 @@ from flax import nnx
 
 from headstart.backend import Place
 from headstart.backends.jax.arrays import from_numpy
+from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.fused import fused
 from headstart.graph import Graph
 
 
+@behind_door("__init__", "run", "params")
 class JaxTrunk:
     def __init__(
         self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place

@@ -27,6 +27,7 @@ from flax import nnx
 
 from headstart.backend import Witnessed, Wrapping, WrapRequest
 from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
+from headstart.backends.jax.door import as_its_owner, settled
 from headstart.data import Arrays
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
@@ -189,6 +190,7 @@ def _functions(request: WrapRequest) -> Wrapping:
         structure, reason = _told(lambda teller: teller.value(function))
         return *_part(request, module, named, example, structure, fresh), reason
 
+    @as_its_owner
     def witness(batch: Any) -> Witnessed:
         value = functions[0](request.params[0], _put(batch))
         end = functions[1](request.params[1], value) if request.rest else None
@@ -236,6 +238,7 @@ def _sequential(request: WrapRequest) -> Wrapping:
 
         return *_part(request, some, named, example, structure, fresh), reason
 
+    @as_its_owner
     def witness(batch: Any) -> Witnessed:
         whole = copied(request.native)
         return _witnessed(slice(whole, 0, end)(_put(batch)), whole(_put(batch)), nnx.state(whole))
@@ -298,6 +301,7 @@ def _module(request: WrapRequest) -> Wrapping:
         assert request.init is not None
         return Whole(copied(request.init(seed)), by_name, False)
 
+    @as_its_owner
     def witness(batch: Any) -> Witnessed:
         upto = copied(request.native)
         end = _array(Whole(upto, by_name, False)(_put(batch)))
@@ -416,6 +420,7 @@ def _part(
     }
     value = _output(module, example)
 
+    @settled
     def initial(seed: int) -> dict[str, np.ndarray]:
         if request.init is None:
             raise SettingError(

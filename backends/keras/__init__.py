@@ -14,6 +14,7 @@ import numpy as np
 from headstart.backend import Place, Recipe, Trainer, Wrapping, WrapRequest
 from headstart.backends.keras import profile, wrap
 from headstart.backends.keras.arrays import decide, to_numpy
+from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.heads import TensorFlowHeads, heads
 from headstart.backends.keras.train import trainer
@@ -27,6 +28,7 @@ from headstart.training.heads import Chain, HeadsRecipe
 Params = Mapping[str, np.ndarray]
 
 
+@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt")
 class KerasBackend:
     name = "keras"
 

@@ -44,6 +44,9 @@ class Style:
     """keep batch norms' statistics in training too, while their scale and offset are trained"""
     seed: int = 0
     """of dropout"""
+    learns: bool = False
+    """it is trained: then what a wrapped module holds in half precision is float32 meanwhile, since the moments of
+    its gradients would come to nothing"""
 
 
 def layer_name(node: str) -> str:
@@ -182,7 +185,15 @@ EMIT: Mapping[str, Callable[..., Any]] = {
         node.attrs["rate"], seed=style.seed, name=layer_name(node.name), dtype=style.dtype
     )(x),
     "native": lambda node, style, x: wrap.call(
-        wrap.build(node.attrs["part"], layer_name(node.name), style.dtype, style.frozen_statistics, style.seed), x
+        wrap.build(
+            node.attrs["part"],
+            layer_name(node.name),
+            style.dtype,
+            style.frozen_statistics,
+            style.seed,
+            style.learns,
+        ),
+        x,
     ),
 }
 # suffix of a parameter -> attribute of the Keras layer, where the two differ
@@ -217,8 +228,7 @@ def network(
         found: Any = {name: keras.ops.cast(values[name], "float32") for name in outputs}
     else:
         results = [values[name] for name in graph.outputs]
-        if style.dtype != "float32":
-            results = [keras.ops.cast(result, "float32") for result in results]
+        results = [x if x.dtype == "float32" else keras.ops.cast(x, "float32") for x in results]
         found = results if len(results) > 1 else results[0]
     model = keras.Model(x, found)
     for node in graph.nodes:

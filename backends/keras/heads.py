@@ -16,6 +16,7 @@ import numpy as np
 
 from headstart.backend import Place, Recipe
 from headstart.backends.keras.arrays import from_numpy, on, to_numpy
+from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.layers import quick_gelu
 from headstart.backends.keras.optimizers import optimizer_of
@@ -44,6 +45,7 @@ def compiles(chain: Chain, place: Place) -> bool:
     return place == Place("cpu", "float32") and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
 
 
+@behind_door("__init__", "put", "epoch", "logits", "params")
 class TensorFlowHeads:
     def __init__(
         self,

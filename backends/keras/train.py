@@ -12,6 +12,7 @@ import numpy as np
 from headstart.backend import Place, Recipe, Trainer
 from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_numpy
 from headstart.backends.keras.copying import layers_of
+from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params, variables
 from headstart.backends.keras.heads import ChainTrainer, compiles
 from headstart.backends.keras.layers import keep_statistics
@@ -21,10 +22,12 @@ from headstart.graph import Graph
 from headstart.training.heads import chain_of
 
 
+@behind_door("__init__", "put", "epoch", "step", "logits", "params")
 class KerasTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.graph, self.recipe, self.place = graph, recipe, place
-        style = Style(dtype_policy(place), not recipe.train_statistics, recipe.seed)
+        self.kinds = {name: value.dtype for name, value in params.items()}
+        style = Style(dtype_policy(place), not recipe.train_statistics, recipe.seed, True)
         with on(place):
             self.model = network(graph, params, (), style)
             self.inference = self.model
@@ -74,7 +77,8 @@ class KerasTrainer:
             return to_numpy(self.inference.predict_on_batch(window(inputs, start, stop)))
 
     def params(self) -> dict[str, np.ndarray]:
-        return numpy_params(self.graph, self.model)
+        found = numpy_params(self.graph, self.model)
+        return {name: value.astype(self.kinds[name], copy=False) for name, value in found.items()}
 
     def _loss(self, labels: Any, logits: Any) -> Any:
         classes, smoothing = logits.shape[-1], self.recipe.label_smoothing
@@ -84,6 +88,7 @@ class KerasTrainer:
         return keras.ops.categorical_crossentropy(targets, logits, from_logits=True)
 
 
+@behind_door("__init__", "epoch", "step", "logits")
 class TensorFlowTrainer(KerasTrainer):
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         import tensorflow as tf

@@ -9,10 +9,12 @@ import numpy as np
 
 from headstart.backend import Place
 from headstart.backends.keras.arrays import dtype_policy, on
+from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params
 from headstart.graph import Graph
 
 
+@behind_door("__init__", "run", "params")
 class KerasTrunk:
     def __init__(
         self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place

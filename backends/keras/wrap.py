@@ -36,6 +36,7 @@ from headstart.backends.keras.copying import (
     thawed,
     told_state,
 )
+from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
 from headstart.backends.keras.layers import keep_statistics
 from headstart.data import Arrays
@@ -173,14 +174,20 @@ def _drawn(model: keras.Model) -> keras.Model:
 # ---- what runs
 
 
-def build(part: NativePart, name: str, dtype: str, frozen_statistics: bool, seed: int) -> keras.Model:
+OTHER = ("float16", "bfloat16", "float64")
+
+
+def build(
+    part: NativePart, name: str, dtype: str, frozen_statistics: bool, seed: int, learns: bool
+) -> keras.Model:
     """A model of its own for a part, called `name`, whose parameters are still to be given; then `settle` it."""
     part.require("keras")
 
     def layer(old: Any) -> Any:
         if not isinstance(old, keras.layers.Layer) or isinstance(old, keras.layers.Lambda):
             return anew(old)
-        return configured(type(old), old, **({"dtype": dtype} if old.dtype_policy.name == "float32" else {}))
+        changes = old.dtype_policy.name == "float32" or (learns and old.dtype_policy.name in OTHER)
+        return configured(type(old), old, **({"dtype": dtype} if changes else {}))
 
     with seeded(seed):
         clone = thawed(cloned(part.native, layer))
@@ -297,7 +304,7 @@ def _part(
         {name: tuple(weight.shape) for name, weight in zip(names, model.weights, strict=True)},
         frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) not in trained),
         structure,
-        lambda seed: _params(fresh(seed)),
+        settled(lambda seed: _params(fresh(seed))),
         frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) in fixed),
     )
 

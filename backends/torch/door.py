@@ -7,15 +7,15 @@ Invariant: what a backend's method gives depends on its arguments alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.nn.modules import module as modules
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-Kind = TypeVar("Kind", bound=type)
+from headstart import settled as doors
+
 HOOKS = (
     modules._global_forward_hooks,
     modules._global_forward_pre_hooks,
@@ -71,23 +71,5 @@ def _put_back(hooks: dict[int, Any], kept: dict[int, Any]) -> None:
     hooks.update(kept)
 
 
-def settled(method: Decorated) -> Decorated:
-    """The method behind the door."""
-
-    @functools.wraps(method)
-    def behind(*args: Any, **kwargs: Any) -> Any:
-        with door():
-            return method(*args, **kwargs)
-
-    return behind  # type: ignore[return-value]
-
-
-def behind_door(*names: str) -> Callable[[Kind], Kind]:
-    """A class whose methods called so are settled."""
-
-    def change(kind: Kind) -> Kind:
-        for name in names:
-            setattr(kind, name, settled(vars(kind)[name]))
-        return kind
-
-    return change
+settled = functools.partial(doors.settled, door)
+behind_door = functools.partial(doors.behind, door)
