@@ -78,3 +78,19 @@ def test_half_precision(tmp_path: Path) -> None:
     run = fit(hs.wrap(module, preprocess=P), data, tmp_path, epochs=1)
     assert np.isfinite(run.history["loss"]).all()
     assert {value.dtype for value in run.model.params.values()} == {np.dtype(np.float16)}
+
+
+def test_a_branch_on_values_is_named() -> None:
+    import jax.numpy as jnp
+    from flax import nnx
+
+    def branch(x: Any) -> Any:
+        return x if x.mean() > 0 else -x
+
+    for look in (branch, lambda x: jnp.asarray(np.asarray(x)), lambda x: x[: int(x.sum())], lambda x: x[x > 0]):
+        net = nnx.Sequential(look, *layers().layers)
+        with pytest.raises(
+            SettingError, match=r"looks at the values of its batch in .*, test_wrap_jax_copies"
+        ) as told:
+            hs.wrap(net, preprocess=P, name="it")
+        assert "preprocess" not in str(told.value)

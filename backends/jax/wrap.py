@@ -28,6 +28,7 @@ from flax import nnx
 from headstart.backend import Witnessed, Wrapping, WrapRequest
 from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
 from headstart.backends.jax.door import as_its_owner, settled
+from headstart.backends.jax.traced import compilable
 from headstart.data import Arrays
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
@@ -64,6 +65,11 @@ def wrap(request: WrapRequest) -> Wrapping:
             "functions with them: hs.wrap((lambda p, x: trunk.apply(p, x), None), params=(variables, None), "
             "head='linear', classes=...), or a second function as head; or bridge it to flax.nnx"
         )
+    with compilable("a function" if _is_pair(request.native) else type(request.native).__name__):
+        return _cut(request)
+
+
+def _cut(request: WrapRequest) -> Wrapping:
     if _is_pair(request.native):
         return _functions(request)
     if request.params is not None:
@@ -212,7 +218,7 @@ def _sequential(request: WrapRequest) -> Wrapping:
             f"of {type(request.native).__name__}, the rest behind a cut cannot be had, as of an nnx.Sequential or "
             "two JAX functions; pass head='linear', a list of hidden widths such as [256], or a module"
         )
-    module, ending = copied(request.native), ""
+    module, ending = _narrow(copied(request.native)), ""
     if request.logits:
         module, ending = _without_ending(module)
     layers = list(module.layers)
@@ -234,7 +240,7 @@ def _sequential(request: WrapRequest) -> Wrapping:
 
         def fresh(seed: int) -> nnx.Module:
             assert request.init is not None
-            return slice(copied(request.init(seed)), start, stop)
+            return slice(_narrow(copied(request.init(seed))), start, stop)
 
         return *_part(request, some, named, example, structure, fresh), reason
 
@@ -282,7 +288,7 @@ def _has_params(module: nnx.Module) -> bool:
 
 def _module(request: WrapRequest) -> Wrapping:
     """A module as it is, all of it or up to a submodule."""
-    module, ending = copied(request.native), ""
+    module, ending = _narrow(copied(request.native)), ""
     if request.logits:
         module, ending = _without_ending(module)
     by_name = _takes_names(module, request.example)
@@ -299,7 +305,7 @@ def _module(request: WrapRequest) -> Wrapping:
 
     def fresh(seed: int) -> nnx.Module:
         assert request.init is not None
-        return Whole(copied(request.init(seed)), by_name, False)
+        return Whole(_narrow(copied(request.init(seed))), by_name, False)
 
     @as_its_owner
     def witness(batch: Any) -> Witnessed:
@@ -354,6 +360,22 @@ def copied(module: nnx.Module) -> nnx.Module:
     clone = nnx.clone(module)
     clone.eval()
     return clone
+
+
+def _narrow(module: nnx.Module) -> nnx.Module:
+    """The module, which is a copy, with numbers of 32 bits, as core has them."""
+    for variable in variables(module).values():
+        value = variable.get_value()
+        if kind := WIDE.get(str(getattr(value, "dtype", ""))):
+            variable.set_value(jnp.asarray(np.asarray(value), kind))
+    for _, one in nnx.iter_modules(module):
+        dtype = getattr(one, "dtype", None)
+        if kind := WIDE.get(getattr(dtype, "__name__", str(dtype))):
+            one.dtype = jnp.dtype(kind)
+    return module
+
+
+WIDE = {"float64": "float32", "int64": "int32", "uint64": "uint32", "complex128": "complex64"}
 
 
 def _takes_names(module: nnx.Module, example: Any) -> bool:
