@@ -48,7 +48,7 @@ class Palette(layers.Layer):
         self.colors = np.array(store["colors"])
 
     def call(self, x: Any) -> Any:
-        return x * (1 + self.colors)
+        return x * (1 + ops.convert_to_tensor(self.colors))
 
 
 def adapted(where: str, shift: float = 2) -> keras.Model:
@@ -75,7 +75,7 @@ def adapted(where: str, shift: float = 2) -> keras.Model:
     elif where == "table":
         layer = layers.IntegerLookup()
         layer.adapt(np.repeat(np.arange(4) + int(shift), np.arange(1, 5)))
-        x = ops.cast(layer(ops.cast(ops.round(x), "int64")), "float32")
+        x = ops.cast(layer(ops.cast(ops.round(x), "int32")), "float32")
     else:
         layer = Palette()
         x = layer(x)
