@@ -28,7 +28,7 @@ def stored(tmp_path: Path) -> Stored:
 
 
 def test_fuzzed_shards_and_descriptions(tmp_path: Path) -> None:
-    found = campaign("fuzz", tmp_path, seconds=2, seed=0)
+    found = campaign("fuzz", tmp_path, seconds=4, seed=0)
     assert found["cases"] > 200 and len(found["outcomes"]) > 8
 
 
