@@ -18,21 +18,21 @@ from headstart.machine import Cpus
 pytestmark = pytest.mark.neutral
 
 ALL, FEWER = Cpus(8, False), Cpus(3, True)
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+SOON_ASLEEP = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 COUNTS = dict.fromkeys(environment.COUNTS, "3")
 
 
 @pytest.mark.parametrize(
     ("said", "added"),
     [
-        ({}, PASSIVE),
-        ({"OMP_WAIT_POLICY": "", "HOME": "/"}, PASSIVE),
+        ({}, SOON_ASLEEP),
+        ({"OMP_WAIT_POLICY": "", "HOME": "/"}, SOON_ASLEEP),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, {}),
         ({"GOMP_SPINCOUNT": "infinity"}, {}),
         ({"KMP_BLOCKTIME": "200"}, {}),
         ({"KMP_LIBRARY": "turnaround"}, {}),
-        ({"OMP_NUM_THREADS": "7"}, PASSIVE),
-        (PASSIVE, {}),
+        ({"OMP_NUM_THREADS": "7"}, SOON_ASLEEP),
+        (SOON_ASLEEP, {}),
     ],
 )
 def test_waiting_threads_sleep_unless_the_user_says_otherwise(said: dict[str, str], added: dict[str, str]) -> None:
@@ -40,9 +40,9 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(said: dict[str, st
 
 
 def test_counts_are_said_where_frameworks_would_count_too_many() -> None:
-    assert for_frameworks(PASSIVE, FEWER) == COUNTS
+    assert for_frameworks(SOON_ASLEEP, FEWER) == COUNTS
     said = {"MKL_NUM_THREADS": "2", "NPROC": "1", "TF_NUM_INTEROP_THREADS": "9"}
-    assert for_frameworks(PASSIVE | said, FEWER) == {"TF_NUM_INTRAOP_THREADS": "3"}
+    assert for_frameworks(SOON_ASLEEP | said, FEWER) == {"TF_NUM_INTRAOP_THREADS": "3"}
 
 
 SHOW = "import json, os; open(os.environ['TOLD'], 'w').write(json.dumps(dict(os.environ))); os._exit(3)"
@@ -52,7 +52,7 @@ SHOW = "import json, os; open(os.environ['TOLD'], 'w').write(json.dumps(dict(os.
 def test_children_of_compare_are_told(policy: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from headstart.training import compare
 
-    for name in (*environment.WAITING, *environment.COUNTS):
+    for name in ("OMP_WAIT_POLICY", *environment.WAITING, *environment.COUNTS):
         monkeypatch.delenv(name, raising=False)
     if policy is not None:
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
@@ -67,9 +67,9 @@ def test_children_of_compare_are_told(policy: str | None, monkeypatch: pytest.Mo
     error = compare._run_child(compare.Spec(), "torch", lambda row: None, lambda event: None)
     assert error is not None and error["type"] == "crash"
     (told,) = seen
-    assert told["OMP_WAIT_POLICY"] == (policy or "PASSIVE")
+    assert told.get("GOMP_SPINCOUNT") == (None if policy else "3000")
     assert told.get("KMP_BLOCKTIME") == (None if policy else "0")
-    assert "OMP_WAIT_POLICY" not in os.environ or policy
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 @pytest.mark.parametrize("policy", [None, "ACTIVE"])
@@ -77,7 +77,9 @@ def test_the_command_is_told_before_it_imports_a_framework(policy: str | None, t
     """By a framework that is not one: it shows what it finds when it is imported."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(SHOW)
-    kept = {name: text for name, text in os.environ.items() if name not in environment.WAITING}
+    kept = {
+        name: text for name, text in os.environ.items() if name not in (*environment.WAITING, "OMP_WAIT_POLICY")
+    }
     if policy is not None:
         kept["OMP_WAIT_POLICY"] = policy
     ended = subprocess.run(
@@ -94,4 +96,4 @@ def test_the_command_is_told_before_it_imports_a_framework(policy: str | None, t
     )
     assert ended.returncode == 3, ended.stderr
     told = json.loads((tmp_path / "told").read_text())
-    assert told["OMP_WAIT_POLICY"] == (policy or "PASSIVE")
+    assert told.get("GOMP_SPINCOUNT") == (None if policy else "3000")

@@ -29,11 +29,6 @@ def results(own: Any, net: Any, cache: Path) -> dict[str, np.ndarray]:
     found = {"features": hs.extract(model, DATA, cache=cache, device="cpu").numpy("trunk")}
     run = fit(model, (DATA, None), cache, mode="scratch", epochs=1)
     found |= {**run.model.params, "predictions": run.predict(X)}
-    zoo = hs.model("lenet", classes=10, size=32)
-    digits = hs.data.digits().subset(np.arange(16))
-    found["zoo"] = fit(zoo, (digits, None), cache, mode="cached", cut="conv1", epochs=1, backend="jax").predict(
-        digits
-    )
     return found
 
 
