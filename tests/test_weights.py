@@ -387,6 +387,32 @@ def test_a_snapshot_that_lies_is_not_used(server: HubServer, tmp_path: Path) -> 
     assert path.read_bytes() == published(seed=1)
 
 
+def test_what_hub_files_link_to_is_neither_removed_nor_written(server: HubServer, tmp_path: Path) -> None:
+    """A damaged copy that stands elsewhere, a link in a partial's place, and a folder that is a link."""
+    load()
+    snapshot = cache(tmp_path) / "snapshots" / server.repos[REPO].main / FILE
+    blob = cache(tmp_path) / "blobs" / sha256(published())
+    elsewhere = tmp_path / "elsewhere" / blob.name
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(b"damaged")
+    for link in (snapshot, blob):
+        blob.unlink(missing_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(elsewhere)
+        partial = blob.with_name(f"{blob.name}.headstart.incomplete")
+        partial.symlink_to(elsewhere)
+        assert same(load().params, state_dict())
+        assert blob.is_file() and not blob.is_symlink() and elsewhere.read_bytes() == b"damaged"
+    behind = tmp_path / "behind"
+    blob.parent.rename(behind)
+    blob.parent.symlink_to(behind)
+    blob.write_bytes(b"damaged")
+    before = sorted(behind.iterdir())
+    with pytest.raises(DownloadError, match="blobs is a link, and nothing behind links is deleted"):
+        load()
+    assert sorted(behind.iterdir()) == before and blob.read_bytes() == b"damaged"
+
+
 # --- pins
 
 
@@ -903,6 +929,31 @@ def test_commands_for_ones_own(console: Console, mine: Path, tmp_path: Path) -> 
     assert imported.names("lenet") == ["b", "c", "mine"]
     console("weights", "rm", "mine", "--model", "lenet", "--yes")
     assert imported.names("lenet") == ["b", "c"]
+
+
+def test_imported_weights_behind_links_stay(console: Console, mine: Path, tmp_path: Path) -> None:
+    kept = import_weights(mine, "lenet")
+    elsewhere = tmp_path / "elsewhere"
+    kept.parent.rename(elsewhere)
+    kept.parent.symlink_to(elsewhere)
+    before = (elsewhere / kept.name).read_bytes()
+    err = console("weights", "rm", "mine", "--model", "lenet", "--yes", code=2)
+    assert "lenet is a link" in err and len(err.splitlines()) == 1
+    with pytest.raises(WeightsError, match=r"cannot be written: .*lenet is a link"):
+        import_weights(mine, "lenet", classes=[str(i) for i in range(10)], replace=True)
+    assert (elsewhere / kept.name).read_bytes() == before
+    kept.parent.unlink()
+    kept.parent.mkdir()
+    for replaced in (True, False):
+        kept.unlink(missing_ok=True)
+        kept.symlink_to(elsewhere / kept.name)
+        if replaced:
+            import_weights(mine, "lenet", classes=[str(i) for i in range(10)], replace=True)
+            assert not kept.is_symlink()
+        else:
+            console("weights", "rm", "mine", "--model", "lenet", "--yes")
+            assert not kept.exists()
+        assert (elsewhere / kept.name).read_bytes() == before
 
 
 # --- pickles, without torch

@@ -9,6 +9,7 @@ from typing import Any
 
 from headstart.errors import DownloadError, SettingError
 from headstart.progress import track
+from headstart.removal import begun, continued
 
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 30.0
@@ -35,7 +36,7 @@ def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None, limit:
     partial = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not (nbytes is not None and partial.exists() and partial.stat().st_size == nbytes):
+        if nbytes is None or begun(partial) != nbytes:
             _transfer(url, partial, nbytes, limit)
         found = digest(partial)
         if not found.startswith(sha256):
@@ -68,7 +69,7 @@ def _transfer(url: str, partial: Path, nbytes: int | None, limit: int | None = N
     import urllib.error
     import urllib.request
 
-    have = partial.stat().st_size if partial.exists() else 0
+    have = begun(partial)
     headers = {"User-Agent": "headstart", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -89,9 +90,10 @@ def _transfer(url: str, partial: Path, nbytes: int | None, limit: int | None = N
         total = have + int(length) if length.isdecimal() else nbytes
         with (
             track(f"downloading {url.rsplit('/', 1)[-1]}", total) as advance,
-            partial.open("r+b" if have else "wb") as out,
+            continued(partial) as out,
         ):
             out.seek(have)
+            out.truncate()
             advance(have)
             try:
                 while block := answer.read(BLOCK):

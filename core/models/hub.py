@@ -30,6 +30,7 @@ from headstart.models.architecture import Hub
 from headstart.outputs import json_text, written_whole
 from headstart.progress import track
 from headstart.reading import DictOf, Optional, expanded, read_json
+from headstart.removal import BehindLinkError, begun, continued, delete
 from headstart.sizes import binary_size
 
 MAIN = "main"
@@ -227,13 +228,31 @@ def _cached(row: Hub, pin: Pin) -> tuple[Path | None, str]:
             continue
         if (found := digest(path)) == pin.sha256:
             return path, note
-        blob = path.parent / path.readlink() if path.is_symlink() else path
-        if path.is_symlink() and blob.name != pin.sha256:
+        blob = _folder(row) / "blobs" / pin.sha256
+        if path.is_symlink() and path.readlink().name != pin.sha256:
             raise DownloadError(_not_pinned(row, path, found, pin))
-        for damaged in {path, blob}:
-            damaged.unlink(missing_ok=True)
+        for damaged in (path, blob) if blob.exists() and blob.samefile(path) else (path,):
+            _delete(damaged)  # of links themselves, where they lead out of the cache
         note = f"{path} was damaged (sha256 {found}, not {pin.sha256}) and is removed; "
     return None, note
+
+
+def _delete(path: Path) -> None:
+    """Delete a file of the cache; DownloadError where it lies behind a link, or cannot be deleted."""
+    from huggingface_hub import constants
+
+    try:
+        delete(path, expanded(constants.HF_HUB_CACHE).resolve())
+    except BehindLinkError as error:
+        raise DownloadError(
+            f"{path} is not what it should be, and stays: {error.filename} is a link, and nothing behind links is "
+            "deleted. Remove it by hand, or name the place that the link leads to (HF_HUB_CACHE)"
+        ) from error
+    except OSError as error:
+        raise DownloadError(
+            f"{path} is not what it should be, and cannot be deleted ({error.strerror or error}); remove it by "
+            "hand"
+        ) from error
 
 
 def _not_pinned(row: Hub, path: Path, found: str, pin: Pin) -> str:
@@ -312,7 +331,7 @@ def _obtain(row: Hub, pin: Pin, nbytes: int) -> Path:
                 _transfer(hf_hub_url(row.repo, row.file, revision=pin.revision), partial, nbytes, row.repo)
                 if (found := digest(partial)) != pin.sha256:
                     size = partial.stat().st_size
-                    partial.unlink()
+                    _delete(partial)
                     raise DownloadError(
                         f"{row.repo}: {size} bytes came with sha256 {found}, expected {pin.sha256}; they were "
                         f"removed and nothing of them is used. Try again{_by_hand(row, pin.revision)}"
@@ -323,7 +342,7 @@ def _obtain(row: Hub, pin: Pin, nbytes: int) -> Path:
         if (found := digest(path)) != pin.sha256:
             raise DownloadError(_not_pinned(row, path, found, pin))
         if not path.is_symlink():
-            blob.unlink(missing_ok=True)  # without symbolic links the cache made a copy: one is enough
+            _delete(blob)  # without symbolic links the cache made a copy: one is enough
     return path
 
 
@@ -332,16 +351,18 @@ def _transfer(url: str, partial: Path, nbytes: int, what: str) -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    if partial.exists() and partial.stat().st_size > nbytes:
-        partial.unlink()
-    have = partial.stat().st_size if partial.exists() else 0
+    have = begun(partial)
+    if have > nbytes:
+        _delete(partial)
+        have = 0
     if (free := shutil.disk_usage(partial.parent).free) < nbytes - have:
         raise DownloadError(
             f"{what}: {binary_size(nbytes - have)} are to come, and {binary_size(free)} are free in "
             f"{partial.parent}; free some space or set HF_HOME to another disk"
         )
     failures, reached = 0, have
-    with track(f"downloading {what}", nbytes) as advance, partial.open("ab") as out:
+    with track(f"downloading {what}", nbytes) as advance, continued(partial) as out:
+        out.seek(have)
         advance(have)
         while have < nbytes:
             headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
@@ -360,7 +381,8 @@ def _transfer(url: str, partial: Path, nbytes: int, what: str) -> None:
                     if have and answer.status_code != 206:  # the whole file: the server knows no ranges
                         advance(-have)
                         have = 0
-                        out.truncate(0)
+                        out.seek(0)
+                        out.truncate()
                     # as the bytes come: what is collected to larger blocks would be lost with the connection
                     for block in answer.iter_bytes():
                         if have + len(block) > nbytes:

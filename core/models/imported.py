@@ -7,10 +7,12 @@ classes in it, and where it came from. Invariant: it fits its architecture, sinc
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
 from headstart.data.sources import data_root
 from headstart.errors import SettingError, UnknownNameError, WeightsError
-from headstart.outputs import written_whole
+from headstart.outputs import writing_into
 from headstart.reading import check_regular, expanded
 from headstart.redact import redacted
+from headstart.removal import BehindLinkError, delete, require_no_link
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 SUFFIX = ".safetensors"
@@ -50,6 +53,7 @@ def import_weights(
 
     Raises WeightsError (not readable, does not fit), SettingError, UnknownNameError, BackendError (no torch).
     """
+    from headstart.features.files import replace_whole
     from headstart.models.weights import count_outputs, fit_to, read_weights
     from headstart.models.zoo import architecture
 
@@ -105,13 +109,12 @@ def import_weights(
         for ours, (theirs, shape) in arch.layouts[0].names(graph).items()
         if ours in params
     }
-    try:
+    with _replacing(target, "written"):
+        if os.path.lexists(target):
+            require_no_link(data_root(), target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        written_whole(target, [save_safetensors(tensors, metadata)])
-    except OSError as error:
-        raise WeightsError(
-            f"{target}: cannot be written ({error.strerror or error}); set HEADSTART_DATA to a folder that can be"
-        ) from error
+        with writing_into(target.parent):
+            replace_whole(target, [save_safetensors(tensors, metadata)])  # a link of that name, not its target
     return target
 
 
@@ -127,12 +130,30 @@ def find(model: str, name: str) -> Path | None:
 
 
 def remove(model: str, name: str) -> Path:
-    """Remove imported weights; returns the path of the file that was. UnknownNameError where there are none."""
+    """Remove imported weights; returns the path of the file that was. UnknownNameError where there are none,
+    WeightsError where they cannot be removed, or lie behind a link."""
     path = find(model, name)
     if path is None:
         raise UnknownNameError("imported weights", name, names(model), f" for {model}")
-    path.unlink()
+    with _replacing(path, "removed"):
+        delete(path, data_root())
     return path
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except BehindLinkError as error:
+        raise WeightsError(
+            f"{path}: cannot be {what}: {error.filename} is a link, and nothing behind links is replaced or "
+            "removed. Name the place that it leads to (HEADSTART_DATA), or replace the link by a folder"
+        ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be {what} ({error.strerror or error}); set HEADSTART_DATA to a folder that can be "
+            "written"
+        ) from error
 
 
 def is_pickle(path: Path) -> bool:
