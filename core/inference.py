@@ -15,7 +15,7 @@ from headstart.data.arrays import as_array
 from headstart.data.ranges import check_normalised
 from headstart.errors import SettingError, WeightsError
 from headstart.graph import Graph, Node, fold
-from headstart.models import Model
+from headstart.models import Model, check_model
 
 
 def forward(
@@ -38,6 +38,7 @@ def forward(
     Raises CutError for a name that is no node, SettingError for an `x` of another shape or dtype, or that was
     clearly not preprocessed for this model.
     """
+    check_model(model)
     x = model.preprocess.prepared(x) if isinstance(model.preprocess, Arrays) else normalised(model, x)
     wanted = [cuts] if isinstance(cuts, str) else list(cuts)
     nodes = {cut: model.graph.resolve(cut) for cut in wanted}
@@ -63,6 +64,7 @@ def native(model: Model, cuts: str | Sequence[str] | None = None, *, backend: st
     nothing behind the last of them is computed. Its parameters are copies.
     Raises CutError for a name that is no node.
     """
+    check_model(model)
     chosen = backends.load(backend, model.home)
     if cuts is None:
         return chosen.native(model.graph, model.params)

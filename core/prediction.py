@@ -19,13 +19,14 @@ from headstart.data.arrays import as_array, pixels
 from headstart.data.dataset import FileSource
 from headstart.data.decode import decode, read_file
 from headstart.data.door import described
-from headstart.data.loader import batches
+from headstart.data.loader import batches, check_counts
 from headstart.data.rows import count, pad, window
 from headstart.data.summary import say
+from headstart.data.walk import expanded
 from headstart.errors import DivergedWarning, SettingError
 from headstart.features.feature_set import FeatureSet
 from headstart.inference import fed, frozen, normalised
-from headstart.models import Model
+from headstart.models import Model, check_model
 from headstart.training.checks import features_at
 
 IMAGES = (
@@ -56,6 +57,8 @@ def predict(
     that holds none, SettingError for anything else, and for floats that cannot have been preprocessed for this
     model (pixels from 0 to 255 or from 0 to 1, NaN).
     """
+    check_model(model)
+    check_counts(batch_size=batch_size)
     if isinstance(images, FeatureSet):
         features = features_at(model, images, model.default_cut)
         return predict_features(
@@ -157,6 +160,11 @@ def as_dataset(images: Any) -> Dataset:
             raise SettingError(
                 f"expected a batch of images (n, h, w, 3), received one of shape {images.shape}: images[None]"
             )
+        if images.ndim == 3 and images.shape[0] == 3:
+            raise SettingError(
+                f"images of shape {images.shape} could be one with its channels first, or three grey ones: of one "
+                "np.moveaxis(images, 0, -1)[None], of grey ones images[..., None]"
+            )
         if images.dtype != np.uint8:
             wide = ": (images / 257).round().astype('uint8')" if images.dtype == np.uint16 else ""
             raise SettingError(f"the pixels are {images.dtype}; expected uint8, 0 to 255{wide}")
@@ -185,7 +193,7 @@ def _path(path: str | os.PathLike[str]) -> str:
         raise SettingError('images is "", which names no file; expected the path of an image or of a folder')
     if isinstance(path, str) and "://" in text:
         raise SettingError(f"images is the address {text!r}; expected a path: nothing is downloaded here")
-    return text
+    return str(expanded(text))
 
 
 def _loaded(item: Any, what: str) -> np.ndarray:

@@ -53,7 +53,10 @@ _TOO_LARGE = "it has more than {}, too many for such a file"
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` as the user's home folder. SettingError where there is none to be found."""
+    """The path with `~` as the user's home folder. SettingError where there is none to be found, and for what is
+    no path: an empty one, of a variable that is not set, would be the folder one is in."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise SettingError(f"the path is {path!r:.80}; expected that of a file or folder")
     try:
         return Path(path).expanduser()
     except RuntimeError:

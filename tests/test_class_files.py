@@ -112,7 +112,7 @@ def test_one_spelling_everywhere(tmp_path: Path) -> None:
     assert data.classes == (COMPOSED, "dog")
     assert data.only([DECOMPOSED]).classes == (COMPOSED,)
     assert hs.model("lenet", classes=[DECOMPOSED, "dog"]).classes == data.classes
-    with pytest.raises(SettingError, match="stand twice"):
+    with pytest.raises(SettingError, match="two spellings"):
         hs.model("lenet", classes=[DECOMPOSED, COMPOSED])
     with pytest.raises(DataError, match=r"'cafe\\u0301', 'caf\\xe9' are one name in two spellings"):
         hs.data.arrays(values, [0, 1], [DECOMPOSED, COMPOSED])

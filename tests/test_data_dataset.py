@@ -80,6 +80,14 @@ def test_wrong_fraction(fraction: float) -> None:
         numbered([0, 1, 0, 1]).split(fraction)
 
 
+def test_classes_of_which_there_are_none() -> None:
+    some = numbered([0, 1])
+    assert some.only([1]).classes == ("1",)  # type: ignore[list-item]
+    for wrong in (None, "01", {"0", "1"}, [], ["0", "0"], [None]):
+        with pytest.raises(SettingError, match="classes"):
+            some.only(wrong)  # type: ignore[arg-type]
+
+
 def test_wrong_seed() -> None:
     with pytest.raises(SettingError, match="seed is -1"):
         numbered([0, 1, 0, 1]).split(seed=-1)

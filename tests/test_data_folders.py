@@ -13,7 +13,7 @@ from headstart import data
 from headstart.data import read_file
 from headstart.data.dataset import Skipped, Unread
 from headstart.data.layouts import layout_of
-from headstart.errors import DataError, ImageError
+from headstart.errors import DataError, DataWarning, ImageError
 
 pytestmark = pytest.mark.neutral
 
@@ -45,6 +45,13 @@ def classes(root: Path, *names: str, count: int = 2) -> Path:
         ("Training Set", "Test Set"),
         ("train", "valid", "docs"),
         ("fold1", "fold2", "fold3"),
+        ("Fold A", "Fold B"),
+        ("x_images_part_1", "x_images_part_2"),
+        ("batch_0", "batch_1"),
+        ("Trainingsdaten", "Testdaten"),
+        ("entraînement", "validation"),
+        ("训练集", "测试集"),
+        ("train", "extra"),
     ],
 )
 def test_the_parts_of_a_split_are_no_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
@@ -53,7 +60,7 @@ def test_the_parts_of_a_split_are_no_classes(tmp_path: Path, parts: tuple[str, .
     with pytest.raises(DataError, match=r"not classes.*classes=\[") as caught:
         data.folder(tmp_path)
     assert all(repr(part) in str(caught.value) for part in parts)
-    if not parts[0].startswith("fold"):
+    if layout_of(parts) != "folds":
         assert f"--data {tmp_path / parts[0]}" in str(caught.value)
     assert data.folder(tmp_path / parts[0]).classes == ("cat", "dog")
     assert data.folder(tmp_path, classes=parts).classes == parts
@@ -80,6 +87,10 @@ def test_images_beside_their_masks_are_no_classes(tmp_path: Path, parts: tuple[s
         ("drawings", "photos"),
         ("red label", "white label"),
         ("bus", "test-dev"),
+        ("batch_1", "hatch_1"),
+        ("class_1", "class_2"),
+        ("steam train", "toy train"),
+        ("depart1", "depart2"),
     ],
 )
 def test_classes_may_be_called_so(tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -95,6 +106,27 @@ def test_a_split_is_told_by_the_classes_in_its_parts(tmp_path: Path) -> None:
         classes(tmp_path / part, "cat", "dog")
     with pytest.raises(DataError, match="parts of a split"):
         data.folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts", [("cats_train", "cats_val", "dogs_train", "dogs_val"), ("cars_test", "cars_train"),
+              ("bounding_box_test", "bounding_box_train", "gallery", "query")]
+)  # fmt: skip
+def test_a_split_in_the_names_of_the_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="split in their names"):
+        data.folder(classes(tmp_path, *parts))
+    assert data.folder(tmp_path, classes=parts).classes == parts
+
+
+def test_the_same_folders_in_every_class_are_warned_of(tmp_path: Path) -> None:
+    """Years, or the classes themselves, below the cameras that saw them."""
+    for name in ("amazon", "webcam"):
+        classes(tmp_path / name, "bike", "mug")
+    with pytest.warns(DataWarning, match=r"classes 'amazon', 'webcam'.*same folders, 'bike', 'mug'"):
+        assert data.folder(tmp_path).classes == ("amazon", "webcam")
+    assert len(data.folder(tmp_path, classes=["amazon", "webcam"])) == 8
+    picture(tmp_path / "amazon" / "more" / "0.png")
+    assert data.folder(tmp_path).classes == ("amazon", "webcam")
 
 
 def test_a_level_above_and_a_level_below(tmp_path: Path) -> None:
@@ -260,7 +292,11 @@ def test_folders_that_classes_does_not_name(tmp_path: Path) -> None:
     ("named", "message"),
     [
         ("ab", "list of names"),
-        ([1, 2], "list of names"),
+        ([1.5, 2], "list of names"),
+        ({"ant": 0}, r"dict; expected a list of names, in the order.*\.values\(\)"),
+        ({"ant", "bee"}, r"set; expected.*in the order of their numbers: sorted\(classes\)"),
+        ([None, "ant"], "holds None; .*none missing"),
+        (["ant", ""], "holds ''"),
         (["a", "a"], "twice"),
         ([], "empty"),
         (3, "list of"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.errors import DataError
+from headstart.errors import DataError, DataWarning
 
 pytestmark = pytest.mark.neutral
 
@@ -82,6 +82,13 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "a word": ("cats", "labels are a str", "argmax"),
     "too few": ([0, 1], "4 images and 2 labels", "argmax"),
     "one alone": (3, "labels are a int", "argmax"),
+    "masked": (np.ma.array([0, 1, 1, 0], mask=[0, 0, 1, 0]), r"labels: 1 of 4 values are masked", "argmax"),
+    "masked names": (np.ma.array(list("abab"), mask=[0, 0, 1, 1]), r"labels: 2 of 4 values are masked", "argmax"),
+    "other bytes": ([b"caf\xe9", b"caf\xe8", b"cat", b"cat"], r"label 0 is b'caf\\xe9', no text", "argmax"),
+    "no text": (["cat", "", "cat", "dog"], "label 1 is empty text", "argmax"),
+    "no text as bytes": ([b"cat", b"", b"cat", b"dog"], "label 1 is empty text", "argmax"),
+    "a space": (["cat", "cat ", "dog", "dog"], r"'cat', 'cat ' look the same; .*strip", "argmax"),
+    "two spellings": (["caf\u00e9", "cafe\u0301", "a", "a"], "in two spellings", "argmax"),
 }  # fmt: skip
 
 
@@ -99,7 +106,47 @@ def test_many_classes_with_many_samples_are_fine() -> None:
     assert hs.data.arrays(x, np.arange(200) * 90, classes=[f"c{k}" for k in range(20000)]).labels[-1] == 17910
 
 
-@pytest.mark.parametrize("classes", ["cat", 3, {"a": 1}, [], ["a", "a"]])
+def test_what_masks_nothing_is_what_it_holds() -> None:
+    data = hs.data.arrays(np.ma.array(X), np.ma.array([0, 1, 1, 0]))
+    assert data.labels.tolist() == [0, 1, 1, 0] and type(data.labels) is np.ndarray
+    with pytest.raises(DataError, match="images: 3 of 48 values are masked"):
+        hs.data.arrays(np.ma.array(X, mask=X < 3), [0, 1, 1, 0])
+
+
+def test_names_in_one_column_of_a_table() -> None:
+    assert hs.data.arrays(X, np.array([["b"], ["a"], ["a"], ["b"]], object)).labels.tolist() == [1, 0, 0, 1]
+
+
+def test_one_spelling_in_labels_and_classes() -> None:
+    labels = ["cafe\u0301", "tea", "caf\u00e9", "tea"]
+    for classes in (["tea", "caf\u00e9"], ["tea", "cafe\u0301"]):
+        data = hs.data.arrays(X, labels, classes=classes)
+        assert (data.classes, data.labels.tolist()) == (("tea", "caf\u00e9"), [1, 0, 1, 0])
+
+
+def test_names_that_look_alike_may_be_meant() -> None:
+    assert hs.data.arrays(X, ["a", "a ", "a", "a "], classes=["a ", "a"]).labels.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("missing", ["nan", "None", "<NA>"])
+def test_what_is_missing_as_text(missing: str) -> None:
+    with pytest.warns(DataWarning, match=f"called '{missing}'"):
+        hs.data.arrays(X, ["cat", missing, "dog", "cat"])
+    assert hs.data.arrays(X, ["cat", missing, "dog", "cat"], classes=["cat", "dog", missing]).labels[1] == 2
+
+
+def test_numbers_for_numbers() -> None:
+    """Positions or names: what could be either is refused."""
+    with pytest.raises(DataError, match="label 1 could be either"):
+        hs.data.arrays(X, [1, 2, 2, 1], classes=[1, 2, 3])
+    assert hs.data.arrays(X, [0, 2, 2, 1], classes=[1, 2, 3]).labels.tolist() == [0, 2, 2, 1]
+    assert hs.data.arrays(X, [1, 2, 2, 1], classes=np.arange(3)).labels.tolist() == [1, 2, 2, 1]
+    assert hs.data.arrays(X, [1, 2, 2, 1], classes=["1", "2", "3"]).classes == ("1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    "classes", ["cat", 3, {"a": 1}, {"a", "b"}, [], ["a", "a"], ["a", None], [b"a"], ["a", ""]]
+)
 def test_classes_that_are_none(classes: Any) -> None:
     with pytest.raises(DataError, match="classes"):
         hs.data.arrays(X, [0, 0, 0, 0], classes=classes)

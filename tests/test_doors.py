@@ -216,7 +216,43 @@ def test_predictions_of_what_is_not_there(run: hs.Run, train: Dataset, tmp_path:
     with pytest.raises(ImageError, match="image 0"):
         run.predict(b"text")
     for wrong, reason in (("", "names no file"), ("https://example.org/a.png", "nothing is downloaded"),
-                          (io.BytesIO(b"text"), "images.read"), (np.uint8(3), "shape"), ([None], "is a NoneType"),
+                          (io.BytesIO(b"text"), "images.read"), (str(tmp_path / "*.png"), r"sorted\(glob"),
+                          (np.zeros((3, 8, 8), np.uint8), "channels first, or three grey ones"),
+                          (np.ma.array(np.zeros((1, 2, 2, 3), np.uint8), mask=True), "12 of 12 values are masked"),
+                          (np.uint8(3), "shape"), ([None], "is a NoneType"),
                           ((train, train), "a tuple of data sets")):  # fmt: skip
         with pytest.raises((SettingError, DataError), match=reason):
             hs.fit(run.model, wrong, None) if isinstance(wrong, tuple) else run.predict(wrong)
+
+
+def test_what_is_no_model(train: Dataset) -> None:
+    wrong = {
+        "the name 'lenet'; .*hs.model": "lenet",
+        "None": None,
+        "type ImageFolder; .*call it": ImageFolder,
+        "a torchvision ImageFolder; .*hs.wrap": ImageFolder(),
+        "a data set; .*comes first": train,
+    }
+    for said, thing in wrong.items():
+        doors: list[Callable[[Any], Any]] = [
+            lambda model: hs.fit(model, train),
+            lambda model: hs.sweep(model, train, train, grid={"lr": [1.0]}),
+            lambda model: hs.compare_modes(model, train, None),
+            lambda model: hs.plan(model, train),
+            lambda model: hs.extract(model, train),
+            lambda model: hs.verify(model, train),
+            lambda model: hs.predict(model, train),
+            lambda model: hs.forward(model, np.zeros((1, 8, 8, 3), np.float32)),
+            hs.native,
+        ]
+        for door in doors:
+            with pytest.raises(SettingError, match=f"model is {said}"):
+                door(thing)
+
+
+def test_a_run_is_no_model(run: hs.Run, train: Dataset) -> None:
+    with pytest.raises(SettingError, match=r"model is a Run; .*: its \.model"):
+        hs.predict(run, train)  # type: ignore[arg-type]
+    for size in (0, "8", 2.5):
+        with pytest.raises(SettingError, match="batch_size is"):
+            run.predict(np.zeros((1, 32, 32, 3), np.float32), batch_size=size)  # type: ignore[arg-type]

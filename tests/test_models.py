@@ -143,7 +143,30 @@ def test_classes(classes: Any, names: tuple[str, ...], named: bool) -> None:
     assert model.params["fc3.weight"].shape == (len(names), 84)
 
 
-@pytest.mark.parametrize("classes", [0, 1, -3, True, "rose", 2.0, [], ["one"], ["a", "b", "a"], [1, "1"]])
+@pytest.mark.parametrize(
+    "classes",
+    [
+        0,
+        1,
+        -3,
+        True,
+        "rose",
+        2.0,
+        [],
+        ["one"],
+        ["a", "b", "a"],
+        [1, "1"],
+        {"a", "b"},
+        {"a": 0, "b": 1},
+        {0: "a", 1: "b"},
+        ["a", None],
+        [b"a", b"b"],
+        ["a", ""],
+        [0.5, 1.5],
+        None.__class__,
+        10**9,
+    ],
+)
 def test_classes_that_cannot_be(classes: Any) -> None:
     with pytest.raises(SettingError, match="class"):
         hs.model("lenet", classes=classes)

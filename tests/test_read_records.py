@@ -192,6 +192,14 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             call()
 
 
+@pytest.mark.parametrize("path", ["", None, 3])
+def test_what_is_no_path(path: Any) -> None:
+    """An empty one, of a variable that is not set, is not the folder one is in."""
+    for call in (hs.load, hs.load_features, hs.weights_file, run_of(1).save, read_comparison):
+        with pytest.raises(HeadstartError, match="expected that of a file or folder"):
+            call(path)
+
+
 def test_no_home_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(*_: object, **__: object) -> Path:
         raise RuntimeError("could not determine the home directory")

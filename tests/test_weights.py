@@ -826,7 +826,7 @@ def test_preprocessing_and_classes_of_ones_own(mine: Path) -> None:
     ("settings", "text"),
     [
         ({"classes": ["a", "b"]}, r"2 classes are named, and the classifier in .* has 10 outputs"),
-        ({"classes": ["a"] * 10}, "named twice"),
+        ({"classes": ["a"] * 10}, "'a' twice"),
         ({"preprocess": {"size": 64}}, "one size"),
         ({"preprocess": {"std": [0, 0, 0]}}, "std"),
         ({"preprocess": {"interpolation": "cubic"}}, "interpolation 'cubic'"),

@@ -15,7 +15,7 @@ from PIL import Image
 from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
 from headstart.data.labels import labels_of
-from headstart.data.rows import ALONE, count
+from headstart.data.rows import ALONE, count, unmasked
 from headstart.errors import DataError
 
 
@@ -82,7 +82,8 @@ def as_array(value: Any, what: str) -> np.ndarray:
     """The array that a tensor, column or list holds; not copied where it is in this memory. DataError where it
     cannot be had."""
     if isinstance(value, np.ndarray):
-        return value
+        array: np.ndarray = unmasked(value, what)
+        return array
     try:
         return np.asarray(value)
     except Exception as error:  # ragged lists, a tensor on a GPU or one that needs its gradient

@@ -22,7 +22,7 @@ from PIL import Image
 from headstart.data.decode import decode, read_file
 from headstart.data.id_index import Hashed, IdIndex, believed, settled, stamp_of
 from headstart.data.loader import CHUNK, default_workers
-from headstart.data.names import normal, normal_all
+from headstart.data.names import class_list, normal_all
 from headstart.data.rows import ALONE, Entries, each, entries_of
 from headstart.data.splits import Part, sides
 from headstart.errors import DataError, ImageError, SettingError, UnknownNameError
@@ -363,12 +363,10 @@ class Dataset:
 
         Raises UnknownNameError for a class that the data set has not, SettingError for one that is named twice.
         """
-        classes = [normal(name) for name in classes]
+        classes = class_list(classes, SettingError)
         for name in classes:
             if name not in self.classes:
-                raise UnknownNameError("class", str(name), self.classes)
-        if len(set(classes)) < len(classes) or not classes:
-            raise SettingError(f"classes={list(classes)!r}; expected at least one class, and each once")
+                raise UnknownNameError("class", name, self.classes)
         here = np.full(len(self.classes), -1, np.int64)
         here[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
         rows = self._indices[here[self.labels] >= 0]

@@ -67,7 +67,12 @@ def read_file(path: str | Path) -> bytes:
     path = Path(path)
     try:
         if not path.is_file():  # opening a pipe would wait for ever
-            raise ImageError(path, "there is no such file, or it is not a regular one")
+            what = (
+                "is a folder, and no image"
+                if path.is_dir()
+                else "there is no such file, or it is not a regular one"
+            )
+            raise ImageError(path, what)
         return path.read_bytes()
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror or error}") from error

@@ -21,7 +21,7 @@ from headstart.data.layouts import (
     refuse_url,
 )
 from headstart.data.litter import is_litter
-from headstart.data.names import class_list, normal, shown, twice, twins
+from headstart.data.names import class_list, normal, shown, spelt_twice, twins
 from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread, walk
 from headstart.errors import DataError
 from headstart.log import LOG
@@ -168,7 +168,7 @@ def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, s
             left_out.append(unread(entry.path, error))
     names = [name for name, _ in found]
     # One normal form cannot hold both spellings; names that only look alike may be meant, where they are given.
-    same = twins(names) if asked is None else _spelt_twice(names)
+    same = twins(names) if asked is None else spelt_twice(names)
     if same:
         raise DataError(
             f"{root} holds class folders whose names look the same: {', '.join(map(ascii, same))}; rename or "
@@ -178,11 +178,6 @@ def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, s
         files = "1 image lies" if loose == 1 else f"{loose:,} images lie"
         left_out.append(Skipped(str(root), f"{files} beside the class folders, in no class"))
     return dict(sorted((normal(name), path) for name, path in found)), left_out
-
-
-def _spelt_twice(names: Sequence[str]) -> list[str]:
-    doubled = set(twice(map(normal, names)))
-    return [name for name in names if normal(name) in doubled]
 
 
 def _two_classes(root: Path, names: list[str], left_out: list[Skipped]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.data.rows import ALONE, Rows, described, entries_of
+from headstart.data.rows import ALONE, Rows, described, entries_of, unmasked
 from headstart.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Arrays:
         named = rows if isinstance(rows, Mapping) else {ALONE: rows}
         made = []
         for name, value in sorted(named.items()):
-            array = np.asarray(value)
+            array = np.asarray(unmasked(value, "the inputs"))
             if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
                 raise SettingError(f"inputs are {array.dtype}{_of(name)}; expected numbers or booleans")
             if array.ndim < (2 if name == ALONE else 1) or not len(array):
@@ -74,7 +74,7 @@ class Arrays:
     def prepared(self, rows: Any) -> Rows:
         """A batch that a caller gave, as the model takes it; SettingError where it is another."""
         if isinstance(rows, Mapping):
-            rows = {str(name): np.asarray(array) for name, array in rows.items()}
+            rows = {str(name): np.asarray(unmasked(array, "the inputs")) for name, array in rows.items()}
         elif not isinstance(rows, np.ndarray):
             raise SettingError(f"received {type(rows).__name__}; the model takes {self}: arrays of n samples each")
         try:
@@ -85,7 +85,7 @@ class Arrays:
             lengths = {name: len(array) for name, array in rows.items()}
             raise SettingError(f"the arrays hold differing numbers of samples: {lengths}")
         if self.alone:
-            return np.asarray(rows, self.entries[0][2])
+            return np.asarray(unmasked(rows, "the inputs"), self.entries[0][2])
         return {name: rows[name].astype(dtype, copy=False) for name, _, dtype in self.entries}
 
     def _fit(self, given: Any, what: str) -> None:

@@ -6,13 +6,18 @@ what to write instead, and no advice loses a label.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.errors import DataError
+from headstart.data.names import class_list, normal, normal_all, twins
+from headstart.data.rows import unmasked
+from headstart.errors import DataError, DataWarning
 
+MISSING = ("nan", "NaN", "None", "<NA>", "NaT")
 UNSEEN = 1000
 """classes that there may be without a sample; with many samples, ten times as many as those"""
 SHOWN = 5
@@ -34,7 +39,12 @@ def labels_of(labels: Any, classes: Any, count: int, what: str) -> Labels:
     for anything else.
     """
     values = _flat(labels, what)
-    names = None if classes is None else _names(classes)
+    if classes is None:
+        names, numbers = None, False
+    else:
+        classes = list(classes) if isinstance(classes, Iterator) else classes
+        names = class_list(classes)
+        numbers = all(isinstance(name, Integral) for name in classes)
     if len(values) != count:
         raise DataError(f"there are {count} {what}s and {len(values)} labels; expected as many of each")
     if not count:
@@ -47,6 +57,8 @@ def labels_of(labels: Any, classes: Any, count: int, what: str) -> Labels:
     else:
         largest = max(int(values.max()), 0)
     if names is not None:
+        if numbers and len(values):
+            _not_both(values, names)
         return Labels(_in_range(values, names, what), names, True)
     if largest >= max(UNSEEN, 10 * count):
         raise DataError(
@@ -56,6 +68,20 @@ def labels_of(labels: Any, classes: Any, count: int, what: str) -> Labels:
         )
     names = tuple(map(str, range(largest + 1)))
     return Labels(_in_range(values, names, what), names, False)
+
+
+def _not_both(values: np.ndarray, names: tuple[str, ...]) -> None:
+    """DataError where numbers as labels may be positions in `names`, which are numbers too, and may be names."""
+    present = set(map(str, np.unique(values).tolist()))
+    positions = tuple(map(str, range(len(names))))
+    if names != positions and present <= set(names):
+        as_text = (
+            "name them in text: labels [str(label) for label in labels], classes [str(name) for name in classes]"
+        )
+        raise DataError(
+            f"labels are positions in classes, and the classes {_few(names)} are numbers as well: label "
+            f"{min(present)} could be either; {as_text}"
+        )
 
 
 def _in_range(values: np.ndarray, names: tuple[str, ...], what: str) -> np.ndarray:
@@ -69,15 +95,34 @@ def _in_range(values: np.ndarray, names: tuple[str, ...], what: str) -> np.ndarr
 
 
 def _by_name(values: np.ndarray, names: tuple[str, ...] | None) -> Labels:
-    present, numbers = np.unique(values, return_inverse=True)
+    spelt, numbers = np.unique(values, return_inverse=True)
+    present = [normal(str(name)) for name in spelt]
     if names is None:
-        names = tuple(map(str, present))
+        names = _names_among(spelt.tolist())
     place = {name: k for k, name in enumerate(names)}
-    if unknown := [str(name) for name in present if str(name) not in place]:
+    if unknown := [name for name in present if name not in place]:
         raise DataError(
             f"labels {_few(unknown)} are not in classes {_few(names)}; add them there, or leave classes= out"
         )
-    return Labels(np.array([place[str(name)] for name in present], np.int64)[numbers.reshape(-1)], names, True)
+    return Labels(np.array([place[name] for name in present], np.int64)[numbers.reshape(-1)], names, True)
+
+
+def _names_among(labels: list[str]) -> tuple[str, ...]:
+    """The classes that labels name, where nobody said which there are."""
+    names = normal_all(labels)
+    if same := twins(names):
+        raise DataError(
+            f"the labels {', '.join(map(ascii, same[:SHOWN]))} look the same; make them one, e.g. with "
+            "label.strip(), or name both: classes=[...]"
+        )
+    if missing := [name for name in names if name in MISSING]:
+        warnings.warn(
+            f"a class is called {missing[0]!r}, which is what a missing label becomes as text: leave out what has "
+            "no label, or name the classes: classes=[...]",
+            DataWarning,
+            stacklevel=5,
+        )
+    return names
 
 
 def _flat(labels: Any, what: str) -> np.ndarray:
@@ -85,6 +130,7 @@ def _flat(labels: Any, what: str) -> np.ndarray:
     wanted = f"expected one class for each {what}, as an integer or a name"
     if labels is None or isinstance(labels, str | bytes | Mapping):
         raise DataError(f"labels are a {type(labels).__name__}; {wanted}")
+    labels = unmasked(labels, "the labels")
     try:
         values = np.asarray(labels if hasattr(labels, "__array__") else list(labels))
     except ValueError:
@@ -96,7 +142,7 @@ def _flat(labels: Any, what: str) -> np.ndarray:
         raise DataError(f"labels are a {type(labels).__name__} that is no array ({error}); {wanted}") from None
     if values.dtype.kind == "U" and isinstance(labels, list | tuple):
         values = np.array(labels, object)  # numpy makes words of numbers and of what is missing
-    if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iub":
+    if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iubOSU":
         values = values[:, 0]
     if values.dtype.kind in "OSU" and values.ndim == 1:
         return _names_or_numbers(values, what, wanted)
@@ -107,9 +153,15 @@ def _flat(labels: Any, what: str) -> np.ndarray:
 
 def _names_or_numbers(values: np.ndarray, what: str, wanted: str) -> np.ndarray:
     """Of a column of strings, or of objects such as pandas has them."""
-    if values.dtype.kind == "U":
-        return values
-    items = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in values.tolist()]
+    items = values.tolist()
+    for i, item in enumerate(items):
+        if isinstance(item, bytes):
+            try:
+                items[i] = item.decode()
+            except UnicodeDecodeError:
+                raise DataError(f"label {i} is {item!r:.80}, no text in UTF-8; decode the labels") from None
+        if isinstance(item, str | bytes) and not item:
+            raise DataError(f"label {i} is empty text; {wanted}, none missing")
     for kind, dtype in ((str, np.str_), (bool, np.bool_), (int, np.int64)):
         if all(isinstance(item, kind) for item in items):
             try:
@@ -148,20 +200,6 @@ def _mend(values: np.ndarray, what: str) -> str:
     return (
         f". Shares or scores of several classes cannot be trained on{many}" if values.dtype.kind == "f" else many
     )
-
-
-def _names(classes: Any) -> tuple[str, ...]:
-    if isinstance(classes, str | bytes):
-        raise DataError(f"classes is the string {classes!r}; expected a list of names")
-    if not isinstance(classes, Iterable) or isinstance(classes, Mapping):
-        raise DataError(f"classes is {classes!r}; expected a list of names")
-    names = tuple(map(str, classes))
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"classes {_few(names)} name {_few(twice)} twice; expected every name once")
-    if not names:
-        raise DataError("classes is empty; expected at least one name")
-    return names
 
 
 def _few(names: Iterable[str]) -> str:

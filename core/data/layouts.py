@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.data.litter import is_litter
 from headstart.data.names import normal, shown
 from headstart.data.signatures import HEAD_NBYTES, UNPACK, kind_of, what_is
-from headstart.errors import DataError
+from headstart.errors import DataError, DataWarning
 
 ROLES = {
-    "train": "train training trainset trainingset trn trainval traindata trainimages trainingimages",
-    "val": "val valid validation validate validationset valset dev devset development eval evaluation valdata",
-    "test": "test testing testset testingset tst holdout testdata testimages testdev",
+    "train": "train training trainset trainingset trn trainval traindata trainimages trainingimages "
+    "entrainement entraînement apprentissage trainingsdaten trainingsbilder entrenamiento treino treinamento "
+    "addestramento eğitim обучение 训练 训练集 訓練 學習 学習",
+    "val": "val valid validation validate validationset valset dev devset development eval evaluation valdata "
+    "validierung validierungsdaten validacion validación validacao validação convalida валидация 验证 验证集 検証",
+    "test": "test testing testset testingset tst holdout testdata testimages testdev "
+    "testdaten testbilder prueba pruebas teste тест 测试 测试集 テスト",
     "unlabeled": "unlabeled unlabelled unsup unlabeledset",
 }
 KINDS = {
@@ -36,7 +41,12 @@ ALSO = (
 ROLE_OF = {word: role for role, words in ROLES.items() for word in words.split()}
 FILLERS = frozenset(ALSO.split())
 KIND_OF = {word: kind for kind, words in KINDS.items() for word in words.split()}
-FOLD = re.compile(r"(?:k?-?folds?|cv|split)[ _-]*\d+", re.IGNORECASE)
+PIECE = re.compile(
+    r"(.*?(?<![^\W\d_])(?:k?-?folds?|cv|split|part|batch|chunk|shard|subset|partition))"
+    r"[ _-]*(?:\d+|(?<=[ _-])[a-z])",
+    re.IGNORECASE,
+)
+"""one of the pieces that a data set comes in: fold_0, HAM10000_images_part_1, "Fold A"; group 1: what all share"""
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}")
 TABLES = {
     ".csv": "CSV",
@@ -60,7 +70,8 @@ NO_TABLES = (
 
 
 def layout_of(names: Sequence[str]) -> str | None:
-    """What folders of these names are together: "split", "folds" or "pairs" (images and what belongs to them).
+    """What folders of these names are together: "split", "folds", "sides" (of a split, in the classes'
+    names: cats_train) or "pairs" (images and what belongs to them).
     None where they may be classes."""
     words = {name: _words(name) for name in names}
     layout = {name for name, about in words.items() if about is not None}
@@ -73,9 +84,9 @@ def layout_of(names: Sequence[str]) -> str | None:
         return "split"
     if len(names) > 1 and len(divided) == len(names):
         return "split"
-    if len(names) > 1 and all(FOLD.fullmatch(name.strip()) for name in names):
+    if len(names) > 1 and _are_pieces(names):
         return "folds"
-    return None
+    return "sides" if 2 * len(_same_in_roles(names)) >= len(names) > 1 else None
 
 
 def role_of(name: str) -> str | None:
@@ -101,6 +112,11 @@ def refuse_layout(root: Path, names: Sequence[str]) -> None:
         raise DataError(
             f"{are}: parts of one data set, not classes. Name one of them, or the folder of all. {but}"
         )
+    if layout == "sides":
+        raise DataError(
+            f"{are}: parts of a split in their names. Put the classes below the parts, such as train/cat and "
+            f"val/cat, and name the part to train on. {but}"
+        )
     train = next((name for name in names if role_of(name) == "train"), names[0])
     other = next((name for name in names if name != train and role_of(name) not in (None, "train")), None)
     with_val = (
@@ -116,9 +132,19 @@ def refuse_layout(root: Path, names: Sequence[str]) -> None:
 
 
 def refuse_layout_below(root: Path, below: dict[str, Sequence[str]]) -> None:
-    """The same for the folders in every class folder, class -> their names; empty where it holds images itself."""
+    """The same for the folders in every class folder, class -> their names; empty where it holds images itself.
+    DataWarning where all hold the same folders, which may be the classes (of several cameras, or years)."""
     layouts = {layout_of(names) for names in below.values()}
     if not below or None in layouts:
+        inner_names = {tuple(sorted(names)) for names in below.values()}
+        if len(inner_names) == 1 and len(below) > 1 and len(same := inner_names.pop()) > 1:
+            warnings.warn(
+                f"{root} is read as the classes {_listed(sorted(below))}, and all of them hold the same folders, "
+                f"{_listed(same)}: if these are the classes, there should be one folder of each. To have it as it "
+                "is read, say so: hs.data.folder(path, classes=[...])",
+                DataWarning,
+                stacklevel=3,
+            )
         return
     name, inner = next(iter(below.items()))
     what = "images and what belongs to them" if layouts == {"pairs"} else "the parts of a split"
@@ -182,8 +208,7 @@ def refuse_file(path: Path) -> None:
 
 def _words(name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """The role ("train" ...) and the kinds ("images", "targets") that a folder's name says; None for any other."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", normal(name))
-    words = re.findall(r"[^\W\d_]+", spaced.casefold())
+    words = _split(name)
     joined = "".join(words)
     if joined in ROLE_OF or joined in KIND_OF:
         words = [joined]
@@ -193,13 +218,43 @@ def _words(name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     return (roles, kinds) if known and (roles or kinds) else None
 
 
+def _split(name: str) -> list[str]:
+    """The words of a name, in small letters."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", normal(name))
+    return re.findall(r"[^\W\d_]+", spaced.casefold())
+
+
+def _are_pieces(names: Sequence[str]) -> bool:
+    pieces = [PIECE.fullmatch(name.strip()) for name in names]
+    return all(pieces) and len({piece[1].casefold() for piece in pieces if piece is not None}) == 1
+
+
+def _same_in_roles(names: Sequence[str]) -> list[str]:
+    """Names of one thing in two roles or more: cats_train and cats_val."""
+    roles: dict[str, dict[str, str]] = {}
+    for name in names:
+        words = _split(name)
+        for at, rest in ((0, words[1:]), (-1, words[:-1])):
+            if rest and words[at] in ROLE_OF:
+                roles.setdefault(" ".join(rest), {})[name] = ROLE_OF[words[at]]
+    return [name for of in roles.values() if len(set(of.values())) > 1 for name in of]
+
+
 def _same_folders_in_parts(root: Path, names: Sequence[str]) -> bool:
-    """Whether folders called as two parts of a split hold folders of the same names."""
+    """Whether folders called as two parts of a split hold folders of the same names; or one is called so, and all
+    the others hold the same folders as it."""
     parts = {name: role for name in names if (role := role_of(name)) is not None}
     if len(set(parts.values())) < 2:
-        return False
+        return bool(parts) and bool(_same_folders(root, names))
     inner = [set(_folders_in(root / name)) for name in parts]
     return any(a & b for i, a in enumerate(inner) for b in inner[i + 1 :])
+
+
+def _same_folders(root: Path, names: Sequence[str]) -> list[str]:
+    """The folders, two or more, that lie in every one of the folders `names`, which hold no others; else none."""
+    first = _folders_in(root / names[0]) if len(names) > 1 else []
+    same = len(first) > 1 and all(_folders_in(root / name) == first for name in names[1:])
+    return first if same else []
 
 
 def _folders_in(path: Path) -> list[str]:

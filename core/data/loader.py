@@ -73,10 +73,15 @@ def batches(
     if augment is not None and isinstance(preprocess, Arrays):
         raise SettingError(f"augment= crops and flips images; the model takes {preprocess}")
     workers = default_workers() if workers is None else workers
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
+    check_counts(batch_size=batch_size, workers=workers)
+    return _generate(data, preprocess, positions.astype(np.int64), batch_size, workers, augment, seed, epoch)
+
+
+def check_counts(**settings: object) -> None:
+    """SettingError for a setting, name=value, that is no integer of 1 or more."""
+    for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise SettingError(f"{name} is {value!r}; expected an integer of 1 or more")
-    return _generate(data, preprocess, positions.astype(np.int64), batch_size, workers, augment, seed, epoch)
 
 
 def _generate(

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
+from numbers import Integral
+from typing import Any
 
-from headstart.errors import DataError
+from headstart.errors import DataError, HeadstartError
 
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
 
@@ -57,14 +59,33 @@ def twice(names: Iterable[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def class_list(classes: Sequence[str]) -> tuple[str, ...]:
-    """`classes=` as somebody gave it, in normal form. DataError for what is no list of names, each once."""
-    listed = isinstance(classes, Iterable) and not isinstance(classes, str)
-    if not listed or not all(isinstance(name, str) for name in classes):
-        raise DataError(f"classes is {classes!r:.200}; expected a list of names")
-    names = tuple(normal(str(name)) for name in classes)
+def spelt_twice(names: Sequence[str]) -> list[str]:
+    """The names that are one in normal form, and so two spellings of it, or stand twice."""
+    doubled = set(twice(map(normal, names)))
+    return [name for name in names if normal(name) in doubled]
+
+
+def class_list(classes: Any, error: type[HeadstartError] = DataError) -> tuple[str, ...]:
+    """`classes=` as somebody gave it, in normal form: names, or whole numbers as names, in an order. `error` is
+    raised for what is no such list, of each name once: a set, whose order is another one in every process, a
+    dict, and None or bytes among the names."""
+    if isinstance(classes, Set | Mapping) and not isinstance(classes, KeysView):
+        kind, mend = type(classes).__name__, "sorted(classes)"
+        if isinstance(classes, Mapping):
+            mend = "list(names.values()) of {number: name}, sorted(numbers, key=numbers.get) of {name: number}"
+        raise error(f"classes is a {kind}; expected a list of names, in the order of their numbers: {mend}")
+    if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+        raise error(f"classes is {classes!r:.200}; expected a list of names")
+    listed = list(classes)
+    for name in listed:
+        if isinstance(name, bool) or not isinstance(name, str | Integral) or name == "":
+            raise error(f"classes holds {name!r:.80}; expected a list of names, none missing")
+    given = list(map(str, listed))
+    names = tuple(map(normal, given))
     if not names:
-        raise DataError("classes is empty; expected at least one name")
+        raise error("classes is empty; expected at least one name")
+    if spelt := [name for name in spelt_twice(given) if given.count(name) == 1]:
+        raise error(f"the classes {', '.join(map(ascii, spelt))} are one name in two spellings; expected one")
     if repeated := twice(names):
-        raise DataError(f"classes names {', '.join(map(shown, repeated))} twice; expected every name once")
+        raise error(f"classes names {', '.join(map(shown, repeated[:5]))} twice; expected every name once")
     return names

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from headstart.errors import DataError
+
 Rows = np.ndarray | dict[str, np.ndarray]
 Entries = Mapping[str, tuple[tuple[int, ...], str]]
 """name -> shape and dtype of one sample's array; the name "" stands for the only one, which is in no dict"""
@@ -39,6 +41,20 @@ def pad(rows: Any, size: int) -> Any:
         return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
 
     return each(fill, rows)
+
+
+def unmasked(values: Any, what: str) -> Any:
+    """The values as they came, but of a masked array that masks nothing the array in it. DataError where it masks
+    something: what is behind a mask must not be taken for a value."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if np.ma.is_masked(values):
+        masked = int(np.ma.getmaskarray(values).sum())
+        raise DataError(
+            f"{what}: {masked} of {values.size} values are masked; leave those samples out, or fill them: "
+            "values.filled(...)"
+        )
+    return np.ma.getdata(values)
 
 
 def entries_of(rows: Any) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -45,7 +45,7 @@ from headstart.features.keys import TrunkKey, params_digest, trunk_key
 from headstart.features.recompute import distances, drawn, wrong_rows
 from headstart.features.store import FeatureStore
 from headstart.inference import pixel_trunk
-from headstart.models import Model
+from headstart.models import Model, check_model
 from headstart.progress import track
 
 INPUT = "input"
@@ -437,6 +437,7 @@ def extract(
     DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what
     is finished.
     """
+    check_model(model)
     check_data_set(data, "data")
     extractor = Extractor(
         model,

@@ -20,7 +20,7 @@ from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.summary import say
 from headstart.errors import SettingError
-from headstart.models import Model
+from headstart.models import Model, check_model
 
 if TYPE_CHECKING:
     from headstart.features.extract import Extractor
@@ -130,6 +130,7 @@ def verify(
     """
     from headstart.features.extract import Extractor
 
+    check_model(model)
     if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 1:
         raise SettingError(f"samples={samples!r}; expected an integer of 1 or more")
     extractor = Extractor(

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.numpy import save as save_safetensors
 
 from headstart.data.download import digest
-from headstart.data.names import normal
+from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
 from headstart.data.sources import data_root
 from headstart.errors import SettingError, UnknownNameError, WeightsError
@@ -86,16 +86,12 @@ def import_weights(
     settings = _preprocess(file.preprocess or arch.preprocess, preprocess or {})
     graph, params = fit_to(arch, str(path), file.params, settings.size)
     graph.main.shapes((settings.size, settings.size, 3))
-    if isinstance(classes, str):
-        raise SettingError(f"classes={classes!r}; expected a list of names")
-    names = file.classes if classes is None else tuple(normal(str(name)) for name in classes)
+    names = file.classes if classes is None else class_list(classes, SettingError)
     count = count_outputs(arch, file.params)
     if names is not None and len(names) != count:
         raise SettingError(
             f"{len(names)} classes are named, and the classifier in {path} has {count or 'no'} outputs"
         )
-    if names is not None and len(set(names)) != len(names):
-        raise SettingError("a class is named twice")
     metadata = {
         "format": "pt",
         "architecture": arch.name,

@@ -10,12 +10,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from headstart.data.inputs import Arrays
-from headstart.data.names import normal, shown, twice
+from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
 from headstart.errors import GraphError, SettingError
 from headstart.graph import Graph
@@ -25,6 +26,9 @@ from headstart.models.initial import initial_params
 from headstart.models.layouts import Layout, fitted, own_names
 from headstart.models.weights import WeightFile, count_outputs, load_weights
 from headstart.models.zoo import architecture
+
+MOST_CLASSES = 1_000_000
+"""that may be asked for by their number: more are a slip, and their names alone would fill the memory"""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,26 @@ class Model:
             "multiply_adds": sum(macs.values()) if self.home is None else None,  # a module's own are not counted
             "preprocess": self.preprocess.as_dict(),
         }
+
+
+def check_model(thing: Any) -> None:
+    """SettingError unless `thing` is a model: what else people pass first, and what to write in its place."""
+    if isinstance(thing, Model):
+        return
+    kind = type(thing).__name__
+    if thing is None:
+        what, mend = "None", "hs.model(name, ...)"
+    elif isinstance(thing, str | Path):
+        what, mend = f"the name {str(thing)!r:.200}", f"hs.model({str(thing)!r:.200}, ...), or hs.load(path).model"
+    elif isinstance(getattr(thing, "model", None), Model):
+        what, mend = f"a {kind}", "its .model"
+    elif kind == "Dataset":
+        what, mend = "a data set", "the model comes first, then the data"
+    elif isinstance(thing, type | FunctionType):
+        what, mend = f"{kind} {thing.__name__}", "call it"
+    else:
+        what, mend = f"a {type(thing).__module__.split('.')[0]} {kind}", "hs.wrap makes a model of a module"
+    raise SettingError(f"model is {what}; expected what hs.model, hs.wrap or hs.load(path).model gives: {mend}")
 
 
 def count_params(graph: Graph) -> int:
@@ -190,20 +214,17 @@ def _is_part(param: str, module: str) -> bool:
 
 def class_names(classes: int | Sequence[str]) -> tuple[tuple[str, ...], bool]:
     """The names of the classes, and whether somebody chose them."""
-    if isinstance(classes, bool | str):
-        raise SettingError(f"classes={classes!r}; expected a number or a list of names")
+    if isinstance(classes, bool | str) or not isinstance(classes, int | np.integer | Iterable):
+        raise SettingError(f"classes={classes!r:.200}; expected a number or a list of names")
     if isinstance(classes, int | np.integer):
-        count, named = int(classes), False
-        names = tuple(map(str, range(count)))
-    elif not isinstance(classes, Iterable):
-        raise SettingError(f"classes={classes!r}; expected a number or a list of names")
+        if not 2 <= classes <= MOST_CLASSES:
+            least = "; a classifier needs at least two classes"
+            raise SettingError(f"classes={classes}{least if classes < 2 else f'; at most {MOST_CLASSES:,}'}")
+        names, named = tuple(map(str, range(int(classes)))), False
     else:
-        names, named = tuple(normal(str(name)) for name in classes), True
-        count = len(names)
-    if count < 2:
-        raise SettingError(f"classes={classes!r}; a classifier needs at least two classes")
-    if len(set(names)) != count:
-        raise SettingError(f"class names stand twice: {', '.join(map(shown, twice(names)[:5]))}")
+        names, named = class_list(classes, SettingError), True
+        if len(names) < 2:
+            raise SettingError(f"classes={list(names)}; a classifier needs at least two classes")
     return names, named
 
 

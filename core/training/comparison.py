@@ -17,7 +17,7 @@ from headstart import __version__
 from headstart import backend as backends
 from headstart.errors import SettingError
 from headstart.machine import machine_facts
-from headstart.models import Model
+from headstart.models import Model, check_model
 from headstart.outputs import write_text
 from headstart.reading import check, expanded, read_json
 from headstart.redact import redacted_command
@@ -149,6 +149,7 @@ def compare_modes(
     from headstart.training.fit import fit
     from headstart.training.run import data_facts
 
+    check_model(model)
     name = backends.choose(backend, model.home)
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":

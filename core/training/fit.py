@@ -30,7 +30,7 @@ from headstart.features.keys import params_digest
 from headstart.graph import Graph
 from headstart.inference import fed, frozen, pixel_trunk
 from headstart.log import LOG
-from headstart.models import Model
+from headstart.models import Model, check_model
 from headstart.models.model import count_params
 from headstart.tables import epoch_line
 from headstart.training import metrics
@@ -156,6 +156,7 @@ def fit(
         views=views,
         memory=memory,
     )
+    check_model(model)
     if not isinstance(debug_nans, bool):
         raise SettingError(f"debug_nans={debug_nans!r}; expected True or False")
     row, epochs, head_epochs, seed = settings.row, settings.epochs, settings.head_epochs, settings.seed

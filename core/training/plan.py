@@ -38,7 +38,7 @@ from headstart.features.keys import TrunkKey, stored_dtype
 from headstart.features.store import FeatureStore
 from headstart.inference import pixel_trunk
 from headstart.machine import cache_root
-from headstart.models import Model
+from headstart.models import Model, check_model
 from headstart.progress import track
 from headstart.sizes import parse_nbytes
 from headstart.training.checks import check_sets
@@ -199,6 +199,7 @@ def plan(
 
     Raises CutError, SettingError and its kin, ImageError for an image that cannot be decoded.
     """
+    check_model(model)
     allowed = Budget.parse(budget)
     settings = Settings(
         mode="cached",

@@ -21,7 +21,7 @@ from headstart.data.summary import say
 from headstart.errors import DivergedWarning, SettingError
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
-from headstart.models import Model
+from headstart.models import Model, check_model
 from headstart.models.model import count_params
 from headstart.progress import track
 from headstart.training import metrics
@@ -137,6 +137,7 @@ def sweep(
         memory=memory,
     )
     epochs, points = settings.epochs, list(_points(grid))
+    check_model(model)
     model = model.without_auxiliary()
     sets = check_sets(model, settings, train, val)
     assert sets.val is not None
