@@ -137,6 +137,17 @@ class Swayed(Small):
         return super().forward(x / 10 if x.max() > 40 else x)
 
 
+class SwayedHead(nn.Module):
+    """The same, behind a cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc((x / 10 if x.max() > 30 else x).mean((2, 3)))
+
+
 class Counting(Small):
     """Its buffer counts the batches; nothing depends on it."""
 

@@ -16,9 +16,10 @@ from test_shared_failures import forge
 import headstart as hs
 from headstart import cli
 from headstart.data import Dataset
+from headstart.data.draws import drawn
 from headstart.errors import SettingError
 from headstart.features import recompute
-from headstart.features.recompute import drawn, wrong_rows
+from headstart.features.recompute import wrong_rows
 from headstart.models import Model
 
 pytestmark = pytest.mark.neutral

@@ -203,14 +203,32 @@ def test_features_that_depend_on_the_batch_are_not_kept(own: Any, patched: Any, 
     pixels = np.random.default_rng(0).integers(0, 60, (12, 16, 16, 3)).astype(np.uint8)
     pixels[::2, 4, 4] = 255
     data = hs.data.arrays(pixels, np.arange(12) % 2)
-    preprocess = hs.Preprocess(16, 16, mean=(0, 0, 0), std=(0.02, 0.02, 0.02))
+    preprocess = hs.Preprocess(16, 16, mean=(0, 0, 0), std=(0.01, 0.01, 0.01))
     net = patched.Swayed().eval()
     model = hs.wrap(net, "block", preprocess, 2, "linear")
-    with pytest.raises(SettingError, match="depend on what else is in its batch"):
+    with pytest.raises(SettingError, match="depends on what else is in its batch"):
         hs.extract(model, data, cache=tmp_path, batch_size=3, device="cpu")
     assert not list(tmp_path.rglob("*.safetensors"))
     fine = hs.wrap(own.small(), "block", preprocess, 2, "linear")
     assert len(hs.extract(fine, data, cache=tmp_path, batch_size=3, device="cpu")) == 12
+    head = hs.wrap(own.small(), "block", preprocess, 2, patched.SwayedHead().eval())
+    for other, modes in ((model, ("frozen", "full")), (head, ("frozen", "cached", "full"))):
+        for mode in modes:
+            with pytest.raises(SettingError, match="depends on what else is in its batch"):
+                fit(other, (data, None), tmp_path, mode=mode)
+    fit(fine, (data.subset(range(8)), data.subset(range(8, 12))), tmp_path, mode="frozen", epochs=1, batch_size=3)
+
+
+def test_a_head_that_depends_on_the_batch_is_refused(own: Any) -> None:
+    class Contrast(type(own.mlp(1, 1))):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            x = super().forward(x.mean((2, 3)))
+            return x - x.mean(0)
+
+    head = own.mlp(8, 2)
+    head.__class__ = Contrast
+    with pytest.raises(SettingError, match=r"the head is not deterministic .* in the next row of the same batch"):
+        hs.wrap(own.small(), "block", P, 2, head, name="contrast")
 
 
 def test_rows_that_the_module_does_not_give_are_not_served(
@@ -305,6 +323,36 @@ def test_a_cut_between_modules_is_compared_at_the_end(own: Any) -> None:
     net.load_state_dict(own.small().state_dict())
     with pytest.raises(SettingError, match="behind the cut, at its end, they differ"):
         hs.wrap(net, "relu", P, 3, "linear")
+
+
+def test_of_a_data_set_real_samples_are_compared(own: Any) -> None:
+    """The copy differs on bright images only, and made-up ones are not that bright."""
+
+    class Dazzled(own.Small):  # type: ignore[misc, name-defined]
+        limit = 40.0
+
+        def forward(self, x: Any) -> Any:
+            bright = x.amax((1, 2, 3), keepdim=True) > self.limit
+            return super().forward(x / (1 + 9 * bright))
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            copy = Dazzled().eval()
+            copy.load_state_dict(self.state_dict())
+            copy.limit = 1e9
+            return copy
+
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3)).astype(np.uint8)
+    preprocess = hs.Preprocess(16, 16, mean=(0, 0, 0), std=(0.01, 0.01, 0.01))
+    net = Dazzled().eval()
+    for arguments in ({"head": "linear", "classes": 2}, {}):
+        hs.wrap(net, "block", preprocess, **arguments)
+        with pytest.raises(SettingError, match="not what the module computes: at the cut 'block"):
+            hs.wrap(net, "block", preprocess, example=hs.data.arrays(pixels, np.arange(6) % 2), **arguments)
+    rows = preprocess.normalise(pixels).transpose(0, 3, 1, 2)
+    with pytest.raises(SettingError, match="not what the module computes"):
+        hs.wrap(net, "block", example=hs.data.arrays(np.concatenate([rows[:2] / 100, rows]), np.arange(8) % 2))
+    fine = hs.wrap(own.small(), "block", preprocess, example=hs.data.arrays(pixels, np.arange(6) % 2))
+    assert len(fine.classes) == 10
 
 
 def test_nothing_left_to_train_is_said(own: Any, data: Any, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ company these are in?
 `wrap` asks that with two samples, made up if nothing better is at hand. What branches on the values of a batch
 shows itself on real ones only. The zoo's trunks are known graphs, and are not asked.
 
+What is trained on images, and never kept, is asked the same before its first step (`training.company`).
+
 Invariant: a row is kept only if the trunk gave it for its sample in batches of two sizes and orders, and a stored
 row is served only if a few of its kind were computed again by the very module.
 """
@@ -18,7 +20,7 @@ import numpy as np
 
 from headstart.backend import Place
 from headstart.data.loader import Batch
-from headstart.data.rows import each
+from headstart.data.rows import each, pad
 from headstart.errors import SettingError
 from headstart.features.trunk_folder import TrunkFolder
 from headstart.graph import NativePart
@@ -31,37 +33,57 @@ EXACT, GPU, COARSE = 1e-4, 1e-2, 0.05
 Run = Callable[[Batch], Mapping[str, np.ndarray]]
 
 
-def check_company(batch: Batch, run: Callable[[object], Mapping[str, np.ndarray]], place: Place) -> None:
-    """SettingError where the features of a sample depend on the others in its batch. `batch`: real samples; `run`:
-    a batch as core has it -> node -> features."""
+def check_company(
+    batch: Batch,
+    run: Callable[[Any], Mapping[str, np.ndarray]],
+    place: Place,
+    size: int | None = None,
+    apart: int = APART,
+) -> None:
+    """SettingError where what is computed for a sample depends on the others in its batch. `batch`: real samples;
+    `run`: a batch as core has it -> node -> rows. `size`: so many rows are run at once, filled up with zeros, for
+    code that is compiled for one shape; without it all are run together, and each that is run apart in a batch of
+    two. `apart`: how many are."""
     allowed = COARSE if place.precision != "float32" else EXACT if place.device == "cpu" else GPU
-    together = run(batch.images)
-    for place_in_batch in _apart(batch):
-        for node, rows in run(_beside_nothing(batch, place_in_batch)).items():
-            a, b = together[node][place_in_batch].astype(np.float64), rows[1].astype(np.float64)
+    inputs = batch.images if size is None else pad(batch.images, size)
+    together = run(inputs)
+    for k in _apart(batch, apart):
+        alone, at = (_beside_nothing(inputs, k), 1) if size is None else (_without_others(inputs, k), k)
+        for node, rows in run(alone).items():
+            a, b = together[node][k].astype(np.float64), rows[at].astype(np.float64)
+            if not np.isfinite(a).all() and not np.isfinite(b).all():
+                continue  # of which others have more to say
             scale = max(float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0)))
             if not (worst := float(np.abs(a - b).max(initial=0.0))) <= allowed * scale:
                 raise SettingError(
-                    f"the features of sample {batch.ids[place_in_batch]} at {node!r} depend on what else is in "
-                    f"its batch: beside {len(batch.ids) - 1} others and beside none they differ by {worst:.3g} "
-                    f"(of at most {scale:.3g}), so they cannot be kept. Look for a branch on the values of a "
-                    "batch, for statistics of the batch"
+                    f"what the wrapped module gives for sample {batch.ids[k]} at {node!r} depends on what else is "
+                    f"in its batch: beside {len(batch.ids) - 1} others and beside none it differs by {worst:.3g} "
+                    f"(of at most {scale:.3g}), so neither features nor predictions would be the sample's own. "
+                    "Look for a branch on the values of a batch, for statistics of the batch"
                 )
 
 
-def _beside_nothing(batch: Batch, k: int) -> Any:
-    return each(lambda array: np.stack([np.zeros_like(array[k]), array[k]]), batch.images)
+def _beside_nothing(inputs: Any, k: int) -> Any:
+    return each(lambda array: np.stack([np.zeros_like(array[k]), array[k]]), inputs)
 
 
-def _apart(batch: Batch) -> list[int]:
+def _without_others(inputs: Any, k: int) -> Any:
+    def emptied(array: np.ndarray) -> np.ndarray:
+        rows = np.zeros_like(array)
+        rows[k] = array[k]
+        return rows
+
+    return each(emptied, inputs)
+
+
+def _apart(batch: Batch, count: int) -> list[int]:
     """Which samples of a batch are run apart: those with the smallest and the largest numbers, on which branches
     turn, and some others."""
     arrays = list(batch.images.values()) if isinstance(batch.images, dict) else [batch.images]
     flat = np.concatenate([array.reshape(len(array), -1).astype(np.float32) for array in arrays], axis=1)
     order = np.lexsort((flat.mean(axis=1), flat.max(axis=1))).tolist()
-    ends = [*order[:2], *order[-2:]]
-    rest = [k for k in np.random.default_rng().permutation(len(order)).tolist() if k not in ends]
-    return list(dict.fromkeys([*ends, *rest[: APART - len(ends)]]))
+    others = np.random.default_rng().permutation(len(order)).tolist()
+    return list(dict.fromkeys([order[0], order[-1], *order[1:2], *order[-2:-1], *others]))[:count]
 
 
 _compared: WeakKeyDictionary[NativePart, set[str]] = WeakKeyDictionary()

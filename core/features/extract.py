@@ -29,6 +29,7 @@ from headstart.backend import Place, Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
 from headstart.data.door import check_data_set
+from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
@@ -42,7 +43,7 @@ from headstart.errors import (
 from headstart.features.company import GROUP, check_company, is_compared, note_compared
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.keys import TrunkKey, params_digest, trunk_key
-from headstart.features.recompute import distances, drawn, wrong_rows
+from headstart.features.recompute import distances, wrong_rows
 from headstart.features.store import FeatureStore
 from headstart.inference import pixel_trunk
 from headstart.models import Model, check_model

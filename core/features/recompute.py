@@ -1,8 +1,8 @@
 """Stored rows beside rows computed anew: the one way to tell a row that belongs to another sample, or to other
 weights, from a right one. Checksums find damage, not malice: whoever can write a shard can write right checksums.
 
-Invariant: which rows are looked at is drawn from the system's random numbers, so nobody who writes a cache can
-know it beforehand.
+Invariant: which rows are looked at is drawn so that nobody who writes a cache can know it beforehand
+(`headstart.data.draws`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from headstart.data import Dataset
 from headstart.data.augment import Augment
+from headstart.data.draws import drawn
 from headstart.data.summary import say
 from headstart.errors import SettingError
 from headstart.models import Model, check_model
@@ -31,11 +31,6 @@ STRICT_LIMITS = {"float32": 5e-3, "float16": 5e-3, "bfloat16": 1e-2, "uint8": 2e
 # Below these a row is right: rounding to the stored type gives as much.
 ROUNDING = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 8e-3, "uint8": 5e-3}
 COARSE_LIMIT = 0.05  # of trunks that compute in bfloat16
-
-
-def drawn(count: int, samples: int) -> NDArray[np.intp]:
-    """Which of `count` things to look at, at most `samples`, ascending `(k,)`; nobody can foretell it."""
-    return np.array(sorted(SystemRandom().sample(range(count), min(count, samples))), np.intp)
 
 
 def distances(fresh: NDArray[Any], stored: NDArray[Any]) -> NDArray[np.float64]:

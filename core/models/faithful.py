@@ -9,7 +9,7 @@ head only if it gives logits, the module's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from headstart.backend import Backend, Trunk, Witnessed, Wrapping
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import each
 from headstart.errors import SettingError
-from headstart.graph import Graph, NativePart, Node
+from headstart.graph import Graph, NativePart, Node, Shape
 from headstart.models.endings import ENDINGS, are_shares
 
 TRUNK, HEAD = "trunk", "head"
@@ -98,24 +98,36 @@ def checked_head(
 ) -> tuple[NativePart, np.ndarray]:
     """A head that is a module's own, told how a single sample has to be run, and its logits `(2, classes)`."""
 
-    def run(part: NativePart, rows: np.ndarray) -> np.ndarray:
-        nodes = (
-            Node("input", "input", (), {"shape": features.shape[1:]}),
-            Node(HEAD, "native", ("input",), {"part": part}),
-        )
-        return chosen.numpy(_built(chosen, Graph(nodes, HEAD), params).run(rows)[HEAD])
-
-    logits = run(head, features)
-    if (alone := run(head, features[:1])).shape != logits[:1].shape:
+    shape = features.shape[1:]
+    run = _head(chosen, head, params, shape)
+    logits = run(features)
+    if (alone := run(features[:1])).shape != logits[:1].shape:
         head = replace(head, lone=True)
-        if run(head, features[:1]).shape != logits[:1].shape:
+        if (kept := _head(chosen, head, params, shape)(features[:1])).shape != logits[:1].shape:
             raise SettingError(_lost_axis("the head", alone, logits))
+        alone = kept
+    if np.isfinite(logits).all():
+        for values, others, where in (
+            (logits[0], run(np.stack([features[0], features[0]]))[1], "in the next row of the same batch"),
+            (logits[0], run(_beside_a_large_one(features))[0], "beside a sample with larger numbers"),
+            (logits[0], alone[0], "as the only sample of a batch"),
+        ):
+            _same("the head", values, others, where)
     if are_shares(logits):
         raise SettingError(
             "the head gives probabilities: rows within [0, 1] whose sum is 1. It is trained on logits, and the "
             "softmax that makes these of them could not be taken off; let the module end before it"
         )
     return head, logits
+
+
+def _head(
+    chosen: Backend, part: NativePart, params: Mapping[str, np.ndarray], shape: Shape
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Features `(n, *shape)` -> logits."""
+    nodes = (Node("input", "input", (), {"shape": shape}), Node(HEAD, "native", ("input",), {"part": part}))
+    network = _built(chosen, Graph(nodes, HEAD), params)
+    return lambda rows: chosen.numpy(network.run(rows)[HEAD])
 
 
 def check_against_original(
@@ -135,6 +147,20 @@ def check_against_original(
             end.reshape(original.end.shape) if end.size == original.end.size else end,
             original,
         )
+
+
+def check_real(
+    chosen: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, pair: Any, with_end: bool
+) -> None:
+    """`check_against_original` for two real samples. `with_end`: whether the head is the module's own rest."""
+    if wrapping.witness is None:
+        return
+    graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK)
+    features = chosen.numpy(_built(chosen, graph, wrapping.params).run(pair)[TRUNK])
+    logits = None
+    if with_end and wrapping.head is not None:
+        logits = _head(chosen, wrapping.head, wrapping.head_params, features.shape[1:])(features)
+    check_against_original(wrapping, pair, features, logits)
 
 
 CAUSES = (
@@ -169,9 +195,9 @@ def _same(here: str, values: np.ndarray, others: np.ndarray, where: str) -> None
     if not (worst := float(np.abs(a - b).max(initial=0.0))) <= SAME_OUTPUT * scale:
         raise SettingError(
             f"{here} is not deterministic in inference mode: the same sample gave outputs that differ by "
-            f"{worst:.3g} (of at most {scale:.3g}) {where}; features of it cannot be kept. Look for dropout or "
-            "noise that ignores inference mode, for batch norms without statistics, for a branch on the values of "
-            "a batch"
+            f"{worst:.3g} (of at most {scale:.3g}) {where}; what it gives is not the sample's own. Look for "
+            "dropout or noise that ignores inference mode, for batch norms without statistics, for a branch on "
+            "the values of a batch"
         )
 
 

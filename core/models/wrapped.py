@@ -19,10 +19,20 @@ import numpy as np
 from headstart import backend as backends
 from headstart.backend import Backend, Wrapping, WrapRequest
 from headstart.data import Arrays, Dataset, Preprocess
+from headstart.data.draws import drawn
+from headstart.data.loader import batches
 from headstart.data.rows import count, each, window
 from headstart.errors import HeadstartError, SettingError
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
-from headstart.models.faithful import HEAD, TRUNK, check_against_original, checked_head, checked_trunk, trunk_nodes
+from headstart.models.faithful import (
+    HEAD,
+    TRUNK,
+    check_against_original,
+    check_real,
+    checked_head,
+    checked_trunk,
+    trunk_nodes,
+)
 from headstart.models.feature_layout import checked as checked_layout
 from headstart.models.feature_layout import mask_of, refuse_padding
 from headstart.models.heads import Head, check_head, classifier
@@ -33,6 +43,7 @@ from headstart.models.tensors import read_tensors
 
 POOL, REST = "pool", "rest"
 ERROR_LENGTH = 500
+PAIRS = 4  # of real samples, on which a module and its copy are compared
 
 
 def wrap(
@@ -68,7 +79,8 @@ def wrap(
     `hs.data.arrays(x, y)`: one array (if it is `(n, h, w, c)`, torch modules get it as `(n, c, h, w)`), or a dict
     of arrays, which a torch or NNX module is called with as keyword arguments if its signature has these names,
     else as one dict; a Keras model by the names of its inputs.
-    `example`: a batch of such inputs, or a data set; Keras models need none.
+    `example`: a batch of such inputs, or a data set; Keras models, and modules that take images, need none. Of a
+    data set the module and its copy are compared on a few real samples.
     `name`: for listings; and the identity of a module whose code cannot be seen (defined in `exec`, a Keras Lambda
     layer ...), without which its features could not be told from another's.
     `init`: seed -> a module like `module` drawn anew (for functions: such `params`), for mode "scratch" where the
@@ -115,6 +127,8 @@ def wrap(
         checked, logits = checked_head(chosen, wrapping.head, wrapping.head_params, features)
         wrapping = replace(wrapping, head=checked)
     check_against_original(wrapping, shown, features, logits if own is None else None)
+    for pair in _real_pairs(inputs, example):
+        check_real(chosen, wrapping, inputs, pair, own is None)
     trunk = wrapping.trunk
     if wrapping.head is None:
         assert classes is not None
@@ -208,6 +222,20 @@ def _rows(example: Any) -> Any:
     if isinstance(example, Mapping):
         return {str(key): np.asarray(value) for key, value in example.items()}
     return np.asarray(example)
+
+
+def _real_pairs(inputs: Preprocess | Arrays, example: Any) -> list[Any]:
+    """Of a data set, pairs of samples drawn from all of it, as the graph's input has them: two at a time, since
+    code may have been compiled for two."""
+    if not isinstance(example, Dataset) or len(example) < 2:
+        return []
+    inputs.check(example)
+    order = drawn(len(example), 2 * PAIRS)
+    pairs = []
+    for batch in batches(example, inputs, order[: len(order) // 2 * 2], 2, workers=1):
+        images = batch.images
+        pairs.append(inputs.normalise(images) if isinstance(inputs, Preprocess) else images)
+    return pairs
 
 
 def _shown(inputs: Preprocess | Arrays, example: Any) -> Any:

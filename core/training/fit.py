@@ -35,6 +35,7 @@ from headstart.models.model import count_params
 from headstart.tables import epoch_line
 from headstart.training import metrics
 from headstart.training.checks import check_sets, features_at
+from headstart.training.company import check_trained
 from headstart.training.copies import warn_of_copies
 from headstart.training.feeds import Feed, Images
 from headstart.training.history import History, Record
@@ -334,6 +335,8 @@ class Job:
             stage, count_params(graph), optimizer, self.place.device, self.place.precision, self.backend.threads(),
         )  # fmt: skip
         trainer = self.backend.trainer(graph, params, recipe, self.place)
+        if self.model.home is not None and not (s.row.then_all and stage == "all"):
+            check_trained(graph, trainer, feeds, self.backend, self.place)
         if self.debug_nans:
             trunk = train.trunk if isinstance(train, Images) and isinstance(train.trunk, SeenTrunk) else None
             trainer = WatchedTrainer(

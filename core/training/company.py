@@ -1,0 +1,63 @@
+"""Before a network with a user's own module in it is trained: does it give a sample the same in any company?
+
+Where features are extracted that is asked of the trunk (`features.company`). Here it is asked of what no
+extraction sees: a trunk that runs in every epoch, a module that is trained as a whole, a module that is the head.
+
+Invariant: nothing is trained by it, and no random number of the training is drawn. It costs four batches of
+evaluation, of the shape that the evaluation has, so that nothing is compiled twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from headstart.backend import Backend, Place, Trainer
+from headstart.data.draws import drawn
+from headstart.data.loader import Batch, batches
+from headstart.features.company import GROUP, check_company
+from headstart.graph import Graph
+from headstart.training.feeds import EVALUATION_ROWS, Feed, Images, Resident, Streamed
+
+APART = 3
+LARGEST = 4 * GROUP  # where the evaluation's batches are larger, those here are GROUP
+
+
+def check_trained(
+    graph: Graph, trainer: Trainer, feeds: tuple[Feed, Feed | None], backend: Backend, place: Place
+) -> None:
+    """SettingError where what `graph`, as it is before its first step, or the trunk in front of it gives for a
+    sample depends on the others in its batch. The zoo's networks are known, and are not asked."""
+    feed, val = feeds
+    native = any(node.op == "native" for node in graph.nodes)
+    if isinstance(feed, Images):
+        trunk, cut = feed.trunk, feed.cut
+        size = _size(feed, val, feed.batch_size)
+        order = drawn(len(feed.labels), size)
+        batch = next(batches(feed.data, feed.preprocess, order, size, workers=1))
+
+        def run(rows: Any) -> dict[str, np.ndarray]:
+            if trunk is None or cut is None:
+                return {"logits": trainer.logits(rows, 0, size)}
+            features = trunk.run(rows)[cut]
+            logits = {"logits": trainer.logits(features, 0, size)} if native else {}
+            return {cut: backend.numpy(features), **logits}
+
+    elif native and isinstance(feed, Resident | Streamed):
+        size = _size(feed, val, EVALUATION_ROWS)
+        order = drawn(len(feed.labels), size)
+        ids = [feed.features.ids[i] for i in order]
+        batch = Batch(feed.features.folder(feed.cut).read(ids), feed.labels[order], ids, order)
+
+        def run(rows: Any) -> dict[str, np.ndarray]:
+            return {"logits": trainer.logits(trainer.put(rows), 0, size)}
+
+    else:
+        return
+    check_company(batch, run, place, size, APART)
+
+
+def _size(feed: Feed, val: Feed | None, most: int) -> int:
+    size = max(2, min(most, len((val or feed).labels)))
+    return size if size <= LARGEST else GROUP
