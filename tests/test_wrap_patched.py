@@ -348,7 +348,7 @@ def test_of_a_data_set_real_samples_are_compared(own: Any) -> None:
         hs.wrap(net, "block", preprocess, **arguments)
         with pytest.raises(SettingError, match="not what the module computes: at the cut 'block"):
             hs.wrap(net, "block", preprocess, example=hs.data.arrays(pixels, np.arange(6) % 2), **arguments)
-    rows = preprocess.normalise(pixels).transpose(0, 3, 1, 2)
+    rows = preprocess.normalise(pixels)
     with pytest.raises(SettingError, match="not what the module computes"):
         hs.wrap(net, "block", example=hs.data.arrays(np.concatenate([rows[:2] / 100, rows]), np.arange(8) % 2))
     fine = hs.wrap(own.small(), "block", preprocess, example=hs.data.arrays(pixels, np.arange(6) % 2))
