@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headstart.arguments import attempt, check_arguments, failures_told_last
 from headstart.environment import for_frameworks
 from headstart.errors import HeadstartError, SettingError
 from headstart.log import LOG, handed_to, set_level, to_stderr
@@ -273,7 +274,7 @@ def compare(
             profile=profile,
         )
     if json_file is not None:
-        write_json(json_file, report)
+        attempt(lambda: write_json(json_file, report))
     console = console_for_tables()
     about = report["data"]
     console.print(
@@ -401,11 +402,12 @@ def fit(
     written = []
     if out is not None:
         outdated(out / "report.html")
-        written.append(f"saved to {run.save(out)}, with {report.report(out / 'report.html').name}")
+        saved = attempt(lambda: f"saved to {run.save(out)}, with {report.report(out / 'report.html').name}")
+        written += [saved] if saved else []
     if json_file is not None:
         facts = {key: report[key] for key in ("machine", "data", "model")}
-        write_json(json_file, {**facts, "versions": backends.versions(name), **row})
-        if out is None and json_file.suffix:
+        figures = {**facts, "versions": backends.versions(name), **row}
+        if attempt(lambda: write_json(json_file, figures)) and out is None and json_file.suffix:
             written.append(f"written to {report.report(json_file.with_suffix('.html'))}")
     console = console_for_tables()
     console.print(comparison_table(name, backends.versions(name), [row]))
@@ -512,7 +514,7 @@ def plan(
             "best": None if found.best is None else found.best.cut,
             "rows": found.table(),
         }
-        write_json(json_file, report)
+        attempt(lambda: write_json(json_file, report))
     console = console_for_tables()
     console.print(
         f"{printable(train.name)}: {facts['samples']} images; {made.name} at {made.preprocess.size} px; {name} on "
@@ -620,7 +622,7 @@ def sweep(
         memory=memory,
     )
     every_head_diverged = found.runs[0].diverged
-    saved = found.best.save(out) if out is not None and not every_head_diverged else None
+    saved = attempt(lambda: found.best.save(out)) if out is not None and not every_head_diverged else None
     if json_file is not None:
         report = {
             "machine": machine_facts(),
@@ -633,7 +635,7 @@ def sweep(
             "seconds": found.seconds,
             "rows": found.table(),
         }
-        write_json(json_file, report)
+        attempt(lambda: write_json(json_file, report))
     console = console_for_tables()
     console.print(sweep_table(found.table(), top))
     if found.extraction is not None:
@@ -793,7 +795,7 @@ def predict(
         for rank, k in enumerate(best):
             table.add_row(cell(file if rank == 0 else ""), cell(made.classes[k]), f"{row[k]:.1%}")
     if json_file is not None:
-        write_json(json_file, figures)
+        attempt(lambda: write_json(json_file, figures))
     console.print(table)
 
 
@@ -1526,11 +1528,13 @@ def _run(arguments: list[str]) -> int:
     os.environ.update(for_frameworks(os.environ))  # before a command imports one
     command = typer.main.get_command(app)
     try:
+        check_arguments(arguments)
         # Not command.main(): it turns an interrupt into a bare exit code, and what was kept would go unsaid.
         with (
             command.make_context("headstart", [a for a in arguments if a != "--debug"]) as context,
             warnings.catch_warnings(),
             handed_to(to_stderr),
+            failures_told_last(),
         ):
             _tell_warnings_in_one_line()
             command.invoke(context)

@@ -357,7 +357,8 @@ def test_predict_with_a_saved_run(here: Cli, saved: tuple[Path, Path], tmp_path:
         assert row["classes"][0][1] >= row["classes"][1][1]
     right = [row["classes"][0][0] == Path(row["image"]).parent.name for row in figures]
     assert np.mean(right) > 0.9
-    single = here("predict", "--run", run, files[0], "--backend", backend)
+    single = here("predict", "--run", run, files[0], "--backend", backend, "--json", tmp_path)
+    assert single.code == 2 and single.err.startswith("error: ") and "cannot be written" in single.err
     assert figures[0]["classes"][0][0] in single.out
     assert "light" not in single.out
 

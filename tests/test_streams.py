@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from headstart import cli, streams, tables
+from headstart.arguments import attempt, failures_told_last
 from headstart.errors import SettingError
 from headstart.outputs import outdated, write_json, write_text
 
@@ -238,3 +239,52 @@ def test_last_words_are_shown(body: str, shown: bool) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ("last words" in done.stderr) == shown
     assert (done.returncode == 0) == (body == "pass")
+
+
+# Arguments, and results that cannot be written -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "--out", ""], "error: the value of --out is empty; is a variable of the shell not set?"),
+        (["fit", "--out="], "error: the value of --out is empty"),
+        (["predict", "--run", "run", ""], "error: an argument is empty"),
+        (["models", "--json", "-"], "error: --json -: - stands for no file here: /dev/stdout is"),
+        (["predict", "--run", "run", "-"], "error: - stands for no file here"),
+    ],
+)
+def test_arguments_that_no_command_can_mean(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    """An empty path would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    code, err = run(monkeypatch, io.StringIO(), *arguments)
+    assert code == 2 and err.startswith(said) and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_current_folder_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, err = run(monkeypatch, io.StringIO(), "cache", "ls")
+    monkeypatch.chdir(tmp_path)
+    assert code == 2 and err.startswith("error: the current folder cannot be found") and err.count("\n") == 1
+
+
+def test_what_cannot_be_written_is_told_last() -> None:
+    def fails() -> int:
+        raise SettingError("the first")
+
+    said = []
+    with pytest.raises(SettingError, match="the first"), failures_told_last():
+        assert attempt(lambda: 3) == 3 and attempt(fails) is None
+        said.append("all")
+    assert said == ["all"]
+    with pytest.raises(KeyError), failures_told_last():
+        attempt(fails)
+        raise KeyError
+    with failures_told_last():
+        pass
