@@ -29,6 +29,8 @@ def data() -> tuple[Dataset, Dataset]:
     return hs.data.digits().subset(np.arange(64)).split(0.75, seed=0, by="position")
 
 
+# Keras on torch, in its own code; pytest.warns tells it anew as of here
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_a_model_inside_of_a_model(own: Any, data: Any, tmp_path: Path) -> None:
     model = own.nested(trainable=False)
     flags = [layer.trainable for layer in model.layers]

@@ -46,6 +46,15 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
+def reproducible(model: keras.Model) -> None:
+    """Let layers draw from their own seeds. On torch Keras lets a dropout that was given no seed draw from torch's
+    global generator, whatever seed it was lent."""
+    for layer in layers_of(model):
+        for generator in layer._seed_generators:
+            if generator._initial_seed is None:
+                generator._initial_seed = 0  # it draws from its state
+
+
 def copied(model: keras.Model) -> keras.Model:
     """A functional model with layers, weights and state of its own, all of which may be trained."""
     check_functional(model)

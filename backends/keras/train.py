@@ -39,13 +39,24 @@ class KerasTrainer:
             decays = [recipe.optimizer.weight_decay] * len(multiples)
             self.optimizer = optimizer_of(recipe.optimizer, multiples, decays)
             self.optimizer.build(self.model.trainable_variables)
-            count = len(self.weights)
-            self.model.compile(
-                self.optimizer,
-                [self._loss] * count,
-                loss_weights=self.weights,
-                metrics=[["sparse_categorical_accuracy"], *[[]] * (count - 1)],
-            )
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """For steps of Keras's own."""
+        count = len(self.weights)
+        self.model.compile(
+            self.optimizer,
+            [self._loss] * count,
+            loss_weights=self.weights,
+            metrics=[["sparse_categorical_accuracy"], *[[]] * (count - 1)],
+        )
+        # Left to its first step, Keras traces the whole model for the shapes of what it gives. That takes long, and
+        # fails on JAX where a layer looks something up in a table of TensorFlow's.
+        logits = [keras.ops.zeros((1, *output.shape[1:])) for output in self.model.outputs]
+        labels = [keras.ops.zeros((1,), "int32")] * count
+        shown = (labels, logits) if count > 1 else (labels[0], logits[0])
+        self.model.compute_loss(None, *shown)
+        self.model.compute_metrics(None, *shown)
 
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)
@@ -88,12 +99,11 @@ class KerasTrainer:
         return keras.ops.categorical_crossentropy(targets, logits, from_logits=True)
 
 
-@behind_door("__init__", "epoch", "step", "logits")
+@behind_door("epoch", "step", "logits")
 class TensorFlowTrainer(KerasTrainer):
-    def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
+    def _prepare(self) -> None:
         import tensorflow as tf
 
-        super().__init__(graph, params, recipe, place)
         self._one_step = tf.function(self._update, reduce_retracing=True)
         self._whole_epoch = tf.function(self._updates, reduce_retracing=True)
         self._forward = tf.function(lambda x: self.inference(x, training=False), reduce_retracing=True)

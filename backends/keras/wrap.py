@@ -31,6 +31,7 @@ from headstart.backends.keras.copying import (
     layers_of,
     one_or_all,
     outputs,
+    reproducible,
     seeded,
     settings_of,
     thawed,
@@ -192,6 +193,7 @@ def build(
     with seeded(seed):
         clone = thawed(cloned(part.native, layer))
     carry(part.native, clone)
+    reproducible(clone)
     if frozen_statistics:
         for one in layers_of(clone):
             keep_statistics(one)
