@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,46 @@ def test_what_the_caller_has_set_changes_nothing(
     assert found.keys() == expected.keys()
     for what, value in expected.items():
         np.testing.assert_allclose(found[what], value, rtol=1e-6, atol=1e-7, err_msg=f"{what} under {changed}")
+
+
+@contextmanager
+def engine_changed() -> Iterator[Any]:
+    """What a caller may have set in JAX or torch below Keras; yields a function that says what is set."""
+    import keras
+
+    with ExitStack() as stack:
+        if keras.backend.backend() == "jax":
+            import jax
+
+            stack.enter_context(jax.enable_x64(True))
+            stack.enter_context(jax.numpy_rank_promotion("raise"))
+            stack.enter_context(jax.transfer_guard("disallow"))
+            yield lambda: (jax.config.jax_enable_x64, jax.config.jax_numpy_rank_promotion)
+        else:
+            import torch
+
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+            stack.enter_context(torch.device("meta"))
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float64)
+            yield lambda: (torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device())
+
+
+def test_what_the_caller_has_set_in_the_engine_changes_nothing(
+    own: Any, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("has no such settings")
+    net = own.mlp(5, 4)
+    with engine_changed() as told:
+        before = told()
+        found = results(own, net, tmp_path)
+        assert told() == before
+    for what, value in expected.items():
+        np.testing.assert_allclose(found[what], value, rtol=1e-6, atol=1e-7, err_msg=what)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "float16", "float64"])

@@ -27,7 +27,7 @@ from flax import nnx
 
 from headstart.backend import Witnessed, Wrapping, WrapRequest
 from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
-from headstart.backends.jax.door import as_its_owner, settled
+from headstart.backends.doors.jax import as_its_owner, settled
 from headstart.backends.jax.traced import compilable
 from headstart.data import Arrays
 from headstart.errors import CutError, SettingError

@@ -7,12 +7,13 @@ Invariant: what a backend's method gives depends on its arguments alone.
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-from keras import config
+from keras import backend, config
 from keras.src.backend.common import global_state
 
 from headstart import settled as doors
@@ -24,12 +25,19 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (
     (config.epsilon, config.set_epsilon, 1e-7),
 )
 POLICY = "float32"
+ENGINE = backend.backend()
+# Whatever engine Keras runs on, TensorFlow may be imported and keep a setting of its own.
+engine_door: Callable[[], AbstractContextManager[Any]] | None = (
+    importlib.import_module(f"headstart.backends.doors.{ENGINE}").door if ENGINE in ("jax", "torch") else None
+)
 
 
 @contextmanager
 def door() -> Iterator[None]:
-    """Keras's own settings."""
+    """Keras's own settings, and its engine's."""
     with ExitStack() as stack:
+        if engine_door is not None:
+            stack.enter_context(engine_door())
         policy = global_state.get_global_attribute("dtype_policy")  # None: made of floatx when it is first needed
         if policy is None or policy.name != POLICY:
             stack.callback(global_state.set_global_attribute, "dtype_policy", policy)

@@ -109,7 +109,7 @@ def wrap(request: WrapRequest) -> Wrapping:
 
     structure, reason = _told(trunk)
     part = _part(trunk, request.example, structure, fixed, trunk_anew)
-    witness = partial(_witnessed, request.native, None if cut == "its end" else cut)
+    witness = settled(partial(_witnessed, request.native, None if cut == "its end" else cut))
     if not request.rest:
         return Wrapping(cut, place, part, _params(trunk), reason=reason, ending=ending, witness=witness)
     if len(model.outputs) != 1:

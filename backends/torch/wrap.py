@@ -26,7 +26,7 @@ from headstart.backend import Wrapping, WrapRequest
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
 from headstart.backends.torch.classifier import ends_in_classifier
-from headstart.backends.torch.door import settled
+from headstart.backends.doors.torch import settled
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
