@@ -107,7 +107,7 @@ def engine_changed() -> Iterator[Any]:
             stack.enter_context(torch.device("meta"))
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float64)
-            yield lambda: (torch.is_inference_mode_enabled(), torch.get_default_dtype(), torch.get_default_device())
+            yield lambda: (torch.is_inference_mode_enabled(), torch.get_default_dtype())
 
 
 def test_what_the_caller_has_set_in_the_engine_changes_nothing(

@@ -13,9 +13,9 @@ import numpy as np
 from flax import nnx
 
 from headstart.backend import Place, Recipe, Wrapping, WrapRequest
+from headstart.backends.doors.jax import behind_door
 from headstart.backends.jax import profile, wrap
 from headstart.backends.jax.arrays import decide, free_memory, from_numpy, to_numpy
-from headstart.backends.doors.jax import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.heads import JaxHeads
 from headstart.backends.jax.train import JaxTrainer

@@ -12,8 +12,8 @@ import optax
 from flax import nnx
 
 from headstart.backend import Place
-from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.doors.jax import behind_door
+from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.jax.emit import FUNCTIONS, Network
 from headstart.backends.jax.train import direction_of
 from headstart.data.rows import window

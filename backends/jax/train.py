@@ -12,8 +12,8 @@ import optax
 from flax import nnx
 
 from headstart.backend import Place, Recipe
-from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.doors.jax import behind_door
+from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
 from headstart.data.rows import window
 from headstart.graph import Graph, Node

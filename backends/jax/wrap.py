@@ -26,8 +26,8 @@ import numpy as np
 from flax import nnx
 
 from headstart.backend import Witnessed, Wrapping, WrapRequest
-from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
 from headstart.backends.doors.jax import as_its_owner, settled
+from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
 from headstart.backends.jax.traced import compilable
 from headstart.data import Arrays
 from headstart.errors import CutError, SettingError

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from headstart.backend import Place, Recipe, Wrapping, WrapRequest
+from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch import original, profile, wrap
 from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
-from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.heads import TorchHeads
 from headstart.backends.torch.train import TorchTrainer

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from headstart.backend import Place
-from headstart.backends.torch.arrays import from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.doors.torch import behind_door
+from headstart.backends.torch.arrays import from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.train import STEP, optimizer_of, threads

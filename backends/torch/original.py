@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.backend import Witnessed
-from headstart.backends.torch.arrays import from_native, to_native, to_numpy
 from headstart.backends.doors.torch import global_hooks
+from headstart.backends.torch.arrays import from_native, to_native, to_numpy
 from headstart.backends.torch.trace import Call, Place
 from headstart.data.rows import each
 from headstart.models.faithful import compare

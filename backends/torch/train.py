@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backend import Place, Recipe
-from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.doors.torch import behind_door
+from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.products import linear
 from headstart.data.rows import window

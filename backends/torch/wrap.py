@@ -23,10 +23,10 @@ import torch
 from torch import fx, nn
 
 from headstart.backend import Wrapping, WrapRequest
+from headstart.backends.doors.torch import settled
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
 from headstart.backends.torch.classifier import ends_in_classifier
-from headstart.backends.doors.torch import settled
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
