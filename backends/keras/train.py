@@ -50,8 +50,8 @@ class KerasTrainer:
             loss_weights=self.weights,
             metrics=[["sparse_categorical_accuracy"], *[[]] * (count - 1)],
         )
-        # Left to its first step, Keras traces the whole model for the shapes of what it gives. That takes long, and
-        # fails on JAX where a layer looks something up in a table of TensorFlow's.
+        # Left to its first step, Keras traces the whole model for the shapes of what it gives. That takes long,
+        # and fails on JAX where a layer looks something up in a table of TensorFlow's.
         logits = [keras.ops.zeros((1, *output.shape[1:])) for output in self.model.outputs]
         labels = [keras.ops.zeros((1,), "int32")] * count
         shown = (labels, logits) if count > 1 else (labels[0], logits[0])
