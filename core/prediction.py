@@ -25,7 +25,8 @@ from headstart.data.summary import say
 from headstart.data.walk import expanded
 from headstart.errors import DivergedWarning, SettingError
 from headstart.features.feature_set import FeatureSet
-from headstart.inference import fed, frozen, normalised
+from headstart.graph import Node
+from headstart.inference import fed, frozen, normalised, unsound_node
 from headstart.models import Model, check_model
 from headstart.training.checks import features_at
 
@@ -66,7 +67,8 @@ def predict(
         )
     chosen = backends.load(backend, model.home)
     output = model.graph.output
-    graph, params = frozen(model.graph.upto(output), model.params, [output])
+    with np.errstate(over="ignore", invalid="ignore"):
+        graph, params = frozen(model.graph.upto(output), model.params, [output])
     ready = _prepared(model, images)
     if isinstance(ready, Dataset):
         total, size = len(ready), min(batch_size, max(1, len(ready)))
@@ -79,17 +81,25 @@ def predict(
         source = (window(ready, start, start + size) for start in range(0, total, size))
     if not total:
         return np.zeros((0, len(model.classes)), np.float32)
+    unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))
     trunk = chosen.trunk(graph, params, [output], chosen.place(device, "float32"))
     parts = [chosen.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
-    return told(model, np.concatenate(parts).astype(np.float32, copy=False))
+    return told(model, np.concatenate(parts).astype(np.float32, copy=False), unsound)
 
 
-def told(model: Model, logits: np.ndarray) -> np.ndarray:
-    """The logits `(n, classes)`, after a DivergedWarning where they name no class."""
-    if lost := int((~np.isfinite(logits.max(1, initial=-np.inf))).sum()):
+def told(model: Model, logits: np.ndarray, unsound: tuple[Node, str] | None) -> np.ndarray:
+    """The logits `(n, classes)`, after a DivergedWarning where they mean nothing: those that name no class, and
+    those of parameters that are not finite, which look sound, since a rectifier makes 0 of NaN."""
+    lost = int((~np.isfinite(logits.max(1, initial=-np.inf))).sum())
+    if lost or unsound is not None:
+        what = (
+            f"gives {lost} of {len(logits)} samples logits that are not finite: they name no class"
+            if lost or unsound is None
+            else f"gives logits that mean nothing: {unsound[1]}"
+        )
         warnings.warn(
-            f"{model.name} gives {lost} of {len(logits)} samples logits that are not finite: they name no class. "
-            "Its training has diverged (a lower learning rate mends that), or its weights are damaged",
+            f"{model.name} {what}. Its training has diverged (a lower learning rate mends that), or its weights "
+            "are damaged",
             DivergedWarning,
             stacklevel=3,
         )
@@ -119,7 +129,8 @@ def predict_features(
     for start in range(0, len(features), size):
         rows = folder.read(features.ids[start : start + size])
         parts.append(chosen.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)])
-    return told(model, np.concatenate(parts).astype(np.float32, copy=False))
+    logits = np.concatenate(parts).astype(np.float32, copy=False)
+    return told(model, logits, unsound_node((graph, params)))
 
 
 def _prepared(model: Model, images: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import headstart as hs
 from headstart.data import Dataset
 from headstart.errors import DivergedWarning, SettingError
+from headstart.prediction import told
 from headstart.report.build import build
 from headstart.training import metrics
 
@@ -88,6 +90,18 @@ def test_a_run_says_it(lost: Any, data: tuple[Dataset, Dataset], tmp_path: Path,
         assert again.evaluate(data[1]).accuracy == 0
     with pytest.warns(DivergedWarning, match=f"of {len(data[1])} samples"):
         assert np.isnan(again.probabilities(data[1])).all()
+
+
+def test_trunks_that_look_sound(data: tuple[Dataset, Dataset], backend: str) -> None:
+    """A rectifier may make 0 of NaN, and the logits be as those of any other model."""
+    model = hs.model("lenet", classes=data[0].classes, size=32)
+    params = dict(model.params)
+    params["conv1.bias"] = np.full_like(params["conv1.bias"], np.nan)
+    with pytest.warns(DivergedWarning, match=r"conv1.bias of node 'conv1' \(conv\) holds NaN|not finite"):
+        hs.predict(replace(model, params=params), data[1], backend=backend)
+    text = told(model, np.zeros((1, 2)), None)
+    with pytest.warns(DivergedWarning, match="lenet gives logits that mean nothing: bias holds NaN. Its training"):
+        assert told(model, text, (model.graph.nodes[0], "bias holds NaN")) is text
 
 
 def test_a_report_says_it(swept: Any, lost: Any) -> None:

@@ -97,6 +97,27 @@ def test_runs_that_were_edited(tmp_path: Path) -> None:
     assert COUNT // 20 < refused < COUNT
 
 
+def test_classes_of_a_saved_run(tmp_path: Path) -> None:
+    """Of an earlier version they are composed now; two that are one name are refused."""
+    folder = whole_run().save(tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    names = about["model"]["classes"]
+    cases = [
+        (["cafe\u0301", *names[1:]], None),
+        ([names[1], *names[1:]], "twice"),
+        (["caf\u00e9", "cafe\u0301", *names[2:]], "two spellings"),
+        (["", *names[1:]], "holds ''"),
+    ]
+    for changed, said in cases:
+        about["model"]["classes"] = changed
+        (folder / "run.json").write_text(json.dumps(about))
+        if said is None:
+            assert hs.load(folder).model.classes[0] == "caf\u00e9"
+        else:
+            with pytest.raises(WeightsError, match=said):
+                hs.load(folder)
+
+
 READERS: dict[str, tuple[str, Callable[[Path], Any], type[HeadstartError]]] = {
     "comparison": ("compare.json", lambda folder: read_comparison(folder / "compare.json"), SettingError),
     "run": ("run.json", hs.load, WeightsError),

@@ -28,6 +28,7 @@ from headstart import __version__
 from headstart import backend as backends
 from headstart.data import Arrays
 from headstart.data.download import digest
+from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
 from headstart.errors import HeadstartError, SettingError, WeightsError
 from headstart.features.feature_set import ExtractionStats
@@ -276,7 +277,7 @@ def _known(spec: Mapping[str, Any], weights: Path) -> Model:
         graph,
         fitted(file.source, file.params, graph, arch.layouts),
         preprocess,
-        tuple(spec["classes"]),
+        class_list(spec["classes"], WeightsError),
         head,
         spec["weights"],
         frozenset(),
@@ -308,7 +309,7 @@ def _wrapped(spec: Mapping[str, Any], weights: Path, model: Model | None) -> Mod
         name=spec["name"],
         params=restored(model, weights),
         preprocess=(Preprocess if images else Arrays).from_dict(spec["preprocess"]),
-        classes=tuple(spec["classes"]),
+        classes=class_list(spec["classes"], WeightsError),
         weights=spec["weights"],
         fresh=frozenset(),
         named_classes=spec["named_classes"],
