@@ -110,13 +110,21 @@ class Trainer(Protocol):
         """All parameters as they are now, statistics included, in torchvision's layout."""
 
 
+# Cuts that are no name of a module's: with a space in them they cannot be one, so whatever `Wrapping.cut` says can
+# be asked for.
+END = "its end"
+BEFORE = "before "
+"""and the path of the module's classifier, where nothing in front of it has a name"""
+
+
 @dataclass(frozen=True)
 class WrapRequest:
     """What a backend's `wrap` is asked for."""
 
     native: Any
     cut: str | None
-    """where its trunk ends, by the module's own names; None: at its end, or with `rest` before its classifier"""
+    """where its trunk ends, by the module's own names; or `END`, or what `Wrapping.cut` said of it. None: at its
+    end, or with `rest` before its classifier"""
     rest: bool
     """whether the rest of the module is wanted, as the head"""
     example: Any
@@ -155,7 +163,7 @@ class Wrapping:
     """What a backend's `wrap` has made of a module."""
 
     cut: str
-    """the last thing in the trunk, by the module's own names"""
+    """the last thing in the trunk, by the module's own names; asked for, it makes the same cut"""
     place: str
     """the same, where the framework numbers names anew each time a module is built: as it stays"""
     trunk: NativePart

@@ -241,3 +241,24 @@ class Then(nnx.Module):
 
     def __call__(self, x: jax.Array) -> Any:
         return self.after(getattr(self, self.name)(x))
+
+
+def times(params: Any, x: jax.Array) -> jax.Array:
+    return x @ params
+
+
+class Pair(nnx.Module):
+    """Two layers that are in no list."""
+
+    def __init__(self) -> None:
+        self.first, self.fc = (nnx.Linear(*sides, rngs=nnx.Rngs(0)) for sides in ((4, 3), (3, 2)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc(jax.nn.relu(self.first(x)))
+
+
+def cuts() -> list[tuple[Any, Any, dict[str, Any]]]:
+    """See `own_torch`."""
+    example = {"example": np.zeros((2, 4), np.float32)}
+    functions = {"params": (np.ones((4, 8), np.float32), pair_params()[1]), **example}
+    return [(Pair(), None, {"head": "linear", "classes": 3, **example}), ((times, head), None, functions)]

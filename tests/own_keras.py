@@ -184,3 +184,9 @@ class Subclassed(keras.Model):
 
     def call(self, x: Any) -> Any:
         return self.dense(x)
+
+
+def cuts() -> list[tuple[keras.Model, Any, dict[str, Any]]]:
+    """See `own_torch`."""
+    example = {"example": np.zeros((2, 16, 16, 3), np.float32)}
+    return [(small(), None, example), (small(), CUT, {"head": "linear", "classes": 3, **example})]

@@ -290,3 +290,13 @@ class Masked(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.embed(x)
         return ((h @ h.transpose(1, 2) + self.mask).softmax(-1) @ h).mean(1)
+
+
+def cuts() -> list[tuple[nn.Module, Any, dict[str, Any]]]:
+    """Modules, cuts and further settings of all kinds: also where a cut has no name of the module's."""
+    example = {"example": np.zeros((2, 16, 16, 3), np.float32)}
+    fresh = {"head": "linear", "classes": 3, **example}
+    seeded(0)
+    return [
+        (net, cut, how) for net in (small(), Branching().eval()) for cut, how in ((None, example), (None, fresh))
+    ]

@@ -68,6 +68,24 @@ def runs(own: ModuleType, fit: Fit) -> dict[str, Any]:
 # ---- what it computes
 
 
+def test_the_cut_that_is_said_can_be_asked_for(own: ModuleType) -> None:
+    """Whichever it is, and with whatever head."""
+    net, rest = own.mlp(4, 3), {"example": np.zeros((2, 4), np.float32)}
+    fresh = {"head": "linear", "classes": 3, **rest}
+    for module, cut, settings in [(net, "its end", fresh), *own.cuts()]:
+        model = hs.wrap(module, cut, **settings)
+        again = hs.wrap(module, model.module_cut, **settings)
+        assert again.weights == model.weights and str(model.weights).endswith(str(model.module_cut))
+        assert key(again).digest == key(model).digest
+        if cut == "its end":
+            assert model.graph["trunk"].attrs["part"].output == (3,)
+    for wrong in (3, ("a", "b")):
+        with pytest.raises(CutError, match="expected a name"):
+            hs.wrap(net, wrong, **rest)  # type: ignore[arg-type]
+    with pytest.raises(CutError, match="its end"):
+        hs.wrap(net, "its end", **rest)
+
+
 def test_features_and_logits_are_the_modules_own(own: ModuleType) -> None:
     module = own.small()
     outputs = hs.forward(wrapped(own, module), X, ["trunk", "logits"])

@@ -155,7 +155,7 @@ def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(forms: Any, own: A
     for untraced in (made(own, "Branching"), made(forms, "Last", False)):
         fresh = hs.wrap(untraced, **FRESH)
         rest = hs.wrap(untraced, preprocess=P)
-        assert fresh.weights == rest.weights == "its own, cut at before fc"
+        assert fresh.weights == rest.weights == "its own, cut before fc"
         assert relative_error(hs.forward(rest, X)["logits"], own.logits(untraced, X)) < 1e-5
         assert {name for name in rest.params if name.startswith("head.")} == {"head.fc.weight", "head.fc.bias"}
         assert key(fresh).digest == key(rest).digest
@@ -198,7 +198,7 @@ def test_one_of_several_outputs(forms: Any, own: Any, data: Any, tmp_path: Path)
         logits = whole(own.nchw(X))["logits"].numpy()
     rest = hs.wrap(whole, preprocess=P)
     assert relative_error(hs.forward(rest, X)["logits"], logits) < 1e-5
-    assert hs.wrap(whole, **FRESH).weights == "its own, cut at before classifier"
+    assert hs.wrap(whole, **FRESH).weights == "its own, cut before classifier"
     inside = hs.forward(hs.wrap(whole, "encoder.pooler_output", **FRESH), X, "trunk")["trunk"]
     assert relative_error(inside, hooked(whole, "drop", own.nchw(X))) < 1e-5
     assert hs.wrap(whole, "logits", **FRESH).weights == "its own, cut at logits"

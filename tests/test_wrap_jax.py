@@ -102,7 +102,10 @@ def test_mistakes_with_functions(own: Any) -> None:
 
 
 def test_a_module_is_stopped_at_a_submodule(own: Any, data: Any, tmp_path: Path) -> None:
+    from flax import nnx
+
     module = own.Deep()
+    module.stem.bias = nnx.Param(module.stem.bias.get_value(), trainable=False)
     before = own.state(module)
     settings = {"preprocess": P, "head": "linear", "classes": 10, "init": own.Deep}
     model = hs.wrap(module, "blocks.0", **settings)
@@ -112,6 +115,9 @@ def test_a_module_is_stopped_at_a_submodule(own: Any, data: Any, tmp_path: Path)
     runs = {mode: fit(model, data, tmp_path, mode=mode) for mode in ("frozen", "cached", "full", "scratch")}
     np.testing.assert_allclose(runs["frozen"].history["loss"], runs["cached"].history["loss"], rtol=1e-3)
     assert not np.array_equal(runs["full"].model.params["trunk.stem.kernel"], model.params["trunk.stem.kernel"])
+    kept = {mode: run.model.params["trunk.stem.bias"] for mode, run in runs.items()}
+    assert np.array_equal(kept["full"], model.params["trunk.stem.bias"]), "its owner froze it"
+    assert not np.array_equal(kept["scratch"], own.Deep(0).stem.bias.get_value())
     assert key(hs.wrap(module, "stem", **settings)).digest != key(model).digest
     for one, other in zip(own.state(module), before, strict=True):
         np.testing.assert_equal(one, other)

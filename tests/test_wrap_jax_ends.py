@@ -42,7 +42,7 @@ def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(own: Any, how: str
         "scaled": (lambda: own.Then(lambda x: x.reshape(-1, 10) / 2), "inner.fc"),
     }[how]
     model = hs.wrap(made(), **FRESH)
-    assert model.weights == f"its own, cut at before {cut}"
+    assert model.weights == f"its own, cut before {cut}"
     assert relative_error(hs.forward(model, X, "trunk")["trunk"], before_fc(own)) < 1e-5
     assert not [name for name in model.params if "fc" in name]
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backend import Witnessed, Wrapping, WrapRequest
+from headstart.backend import BEFORE, END, Witnessed, Wrapping, WrapRequest
 from headstart.backends.doors.jax import as_its_owner, settled
 from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
 from headstart.backends.jax.traced import compilable
@@ -38,6 +38,7 @@ from headstart.models.structure import Teller, UnknownStructure, array_digest, d
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 INPUT, OUTPUT = "input", "output"
+BETWEEN = "between the functions"
 Path = tuple[Any, ...]
 
 
@@ -178,7 +179,7 @@ def build(part: NativePart, params: Mapping[str, np.ndarray], dtype: Any, seed: 
 
 def _functions(request: WrapRequest) -> Wrapping:
     functions = request.native
-    if request.cut is not None:
+    if request.cut not in (None, BETWEEN if request.rest else END):
         raise CutError(f"cut={request.cut!r}: two functions are cut between them, and nowhere else")
     if not isinstance(request.params, list | tuple) or len(request.params) != 2:
         raise SettingError("two JAX functions need params=(trunk_params, head_params), any pytrees of arrays")
@@ -204,11 +205,11 @@ def _functions(request: WrapRequest) -> Wrapping:
 
     trunk, params, reason = part(0, request.example)
     if not request.rest:
-        return Wrapping("its end", "its end", trunk, params, reason=reason, witness=witness)
+        return Wrapping(END, END, trunk, params, reason=reason, witness=witness)
     if functions[1] is None:
         raise SettingError("the pair has no second function; head='linear' makes a classifier behind the first")
     head, head_params, _ = part(1, _features(trunk))
-    return Wrapping("between the functions", "functions", trunk, params, head, head_params, reason, "", witness)
+    return Wrapping(BETWEEN, "functions", trunk, params, head, head_params, reason, "", witness)
 
 
 def _sequential(request: WrapRequest) -> Wrapping:
@@ -293,9 +294,13 @@ def _module(request: WrapRequest) -> Wrapping:
         module, ending = _without_ending(module)
     by_name = _takes_names(module, request.example)
     at, cut, before = request.cut, request.cut, False
-    if request.fresh and at is None:
+    if at == END:
+        at = cut = None
+    elif at is not None and at.startswith(BEFORE):
+        at, before = at.removeprefix(BEFORE), True
+    elif request.fresh and at is None:
         at = classifier_of(module, request.example, lambda one, x: Whole(one, by_name, False)(x))
-        cut, before = (None, False) if at is None else (f"before {at}", True)
+        cut, before = (None, False) if at is None else (f"{BEFORE}{at}", True)
     structure, reason = _told(lambda teller: [cut, by_name, teller.value(module)])
     if at is not None:
         _stop(module, at, before)
@@ -318,7 +323,7 @@ def _module(request: WrapRequest) -> Wrapping:
 
     named = {path: _joined(path[1:]) for path, variable in variables(whole).items() if variable.shape != PRUNED}
     part, params = _part(request, whole, named, request.example, structure, fresh)
-    place = cut or "its end"
+    place = cut or END
     return Wrapping(place, place, part, params, reason=reason, ending=ending, witness=witness)
 
 
@@ -440,6 +445,8 @@ def _part(
         for path, name in names.items()
         if isinstance(found[path], nnx.Param) and jnp.issubdtype(params[name].dtype, jnp.floating)
     }
+    # Freezing is the optimiser's matter in NNX, which is not seen; this is how a parameter itself may say it.
+    fixed = {name for path, name in names.items() if found[path].get_metadata().get("trainable", True) is False}
     value = _output(module, example)
 
     @settled
@@ -464,6 +471,7 @@ def _part(
         frozenset(params.keys() - trained),
         structure,
         initial,
+        frozenset(trained & fixed),
     )
     return part, params
 

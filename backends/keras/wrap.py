@@ -16,7 +16,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from headstart.backend import Witnessed, Wrapping, WrapRequest
+from headstart.backend import END, Witnessed, Wrapping, WrapRequest
 from headstart.backends.keras.arrays import to_numpy
 from headstart.backends.keras.classifier import ends_in_classifier
 from headstart.backends.keras.copying import (
@@ -84,8 +84,8 @@ def wrap(request: WrapRequest) -> Wrapping:
     nodes = _nodes(model)
     paths = _paths(model, nodes)
     replaced = request.rest or (request.fresh and bool(paths.cuts) and ends_in_classifier(model))
-    if request.cut is None and not replaced:
-        stop, cut, place = model.outputs, "its end", "its end"
+    if (request.cut == END and not request.rest) or (request.cut is None and not replaced):
+        stop, cut, place = model.outputs, END, END
     else:
         cut = _before_classifier(model, nodes, paths) if request.cut is None else _checked(paths, request)
         stop, place = nodes[cut].outputs, f"node {list(nodes).index(cut)}"
@@ -104,12 +104,12 @@ def wrap(request: WrapRequest) -> Wrapping:
 
     def trunk_anew(seed: int) -> keras.Model:
         fresh = again(seed)
-        outputs = fresh.outputs if cut == "its end" else _nodes(fresh)[cut].outputs
+        outputs = fresh.outputs if cut == END else _nodes(fresh)[cut].outputs
         return keras.Model(_ordered(fresh, request.example), outputs[0])
 
     structure, reason = _told(trunk)
     part = _part(trunk, request.example, structure, fixed, trunk_anew)
-    witness = settled(partial(_witnessed, request.native, None if cut == "its end" else cut))
+    witness = settled(partial(_witnessed, request.native, None if cut == END else cut))
     if not request.rest:
         return Wrapping(cut, place, part, _params(trunk), reason=reason, ending=ending, witness=witness)
     if len(model.outputs) != 1:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from headstart.backend import Wrapping, WrapRequest
+from headstart.backend import BEFORE, END, Wrapping, WrapRequest
 from headstart.backends.doors.torch import settled
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
@@ -139,6 +139,12 @@ class Made(NamedTuple):
 
 
 def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None) -> Made:
+    if request.cut == END and not request.rest:
+        return _whole(request, source, call, traced)
+    if traced is None and request.cut is not None and request.cut.startswith(BEFORE):
+        made = _stopped_before_classifier(request, source, call)
+        if made is not None and made.wrapping.cut == request.cut:
+            return made
     if request.cut is not None:
         return _at(request, source, call, traced)
     if traced is None:
@@ -266,7 +272,7 @@ def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Ca
     pristine = sharing(source)
     head = stopped.alone(pristine, path)
     stopped.stop(source, call, request.example, path, run, before=True)
-    cut = f"before {path}"
+    cut = f"{BEFORE}{path}"
     structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
     part = _part(request, request.example, source, structure, pristine)
     if not request.rest:
@@ -304,10 +310,10 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
             graphs[True] = learning.slice(None, learning.result, learning.activation(learning.result))
         part = _part(request, request.example, Part(source, graphs, _names(call)).eval(), structure, source)
         params = _params(part.native, source)
-        return Made(Wrapping("its end", "its end", part, params, reason=reason, ending=last.name), None)
+        return Made(Wrapping(END, END, part, params, reason=reason, ending=last.name), None)
     if call.by_name:
         source.forward = ByName(source.forward)
-    cut = entry or "its end"
+    cut = entry or END
     ending = _ending(request, source, cut, entry, type(source).__name__, axis)
     if ending.entry and not entry:
         cut = dotted(ending.entry)

@@ -51,6 +51,8 @@ class Model:
     """False where the class names are only numbers that nobody chose"""
     cut: str | None = None
     """where the trunk ends if nobody says; None: before the architecture's classifier"""
+    module_cut: str | None = None
+    """of a wrapped module, where its trunk ends by the module's own names: `hs.wrap(..., cut=)` takes it"""
 
     @property
     def input_shape(self) -> tuple[int, ...]:

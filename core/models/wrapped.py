@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from headstart import backend as backends
-from headstart.backend import Backend, Wrapping, WrapRequest
+from headstart.backend import BEFORE, Backend, Wrapping, WrapRequest
 from headstart.data import Arrays, Dataset, Preprocess
 from headstart.data.draws import drawn
 from headstart.data.loader import batches
 from headstart.data.rows import count, each, window
-from headstart.errors import HeadstartError, SettingError
+from headstart.errors import CutError, HeadstartError, SettingError
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
 from headstart.models.faithful import (
     HEAD,
@@ -67,7 +67,8 @@ def wrap(
     and never changed; what runs frozen runs in inference mode.
     `cut`: the last thing in the trunk, by the module's own names: of a submodule or a traced operation in torch
     ("layer3.1", "layer3.1.add"), of a layer in Keras, of a submodule in NNX; in torch also of one of several
-    tensors that a module gives ("last_hidden_state"). Default: before the classifier at the module's end, where
+    tensors that a module gives ("last_hidden_state"). "its end": all of the module. What the model's `module_cut`
+    says makes the same cut again. Default: before the classifier at the module's end, where
     there is one and `head` is no module; else the end.
     `head`: "rest" (the rest of the module), "linear" or a list such as [256, 0.5] (a fresh classifier on the
     pooled features, see `hs.model`), or a module of the same framework that takes the features. Where torch.fx
@@ -93,6 +94,8 @@ def wrap(
     """
     if name is not None and (not isinstance(name, str) or not name):
         raise SettingError(f"name={name!r}; expected a text, such as 'my-encoder-v2'")
+    if cut is not None and not isinstance(cut, str):
+        raise CutError(f"cut={cut!r}; expected a name, such as 'layer3.1', or None")
     chosen = backends.owner(module)
     if chosen is None:
         raise SettingError(
@@ -152,10 +155,11 @@ def wrap(
         inputs,
         names,
         head if own is None else "module",
-        f"its own, cut at {wrapping.cut}",
+        f"its own, cut {'' if wrapping.cut.startswith((BEFORE, 'between ')) else 'at '}{wrapping.cut}",
         drawn,
         named,
         POOL if POOL in graph else TRUNK,
+        wrapping.cut,
     )
 
 
