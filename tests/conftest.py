@@ -11,9 +11,9 @@ from headstart import backend as backends
 
 
 def pytest_configure() -> None:
-    """Workers of pytest-xdist keep to a core each, before any framework counts them: two pools of threads that
-    spin on the same cores slow each other down many times over."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    """Workers of pytest-xdist, and environments that run side by side, keep to a core each, before any framework
+    counts them: two pools of threads that spin on the same cores slow each other down many times over."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER") or os.environ.get("HEADSTART_TEST_CORE")
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
