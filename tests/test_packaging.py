@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.neutral
 ROOT = Path(__file__).parent.parent
 
 

@@ -14,6 +14,7 @@ from headstart import backend as backends
 from headstart.backend import Recipe
 from headstart.errors import SettingError
 from headstart.graph import Builder, Graph
+from headstart.models import googlenet
 from headstart.models.initial import initial_params
 from headstart.testing import linear_gradient, reference_update, small_data, small_model
 from headstart.training.rates import check_modules, rate_multiples
@@ -170,7 +171,15 @@ def tiny() -> tuple[Any, Any]:
     return hs.data.arrays(rng.integers(0, 256, (20, 48, 48, 3), np.uint8), np.arange(20) % 2).split(0.8)
 
 
-def test_auxiliary_heads_are_there_in_training_from_pixels_only(backend: str, tiny: Any, tmp_path: Path) -> None:
+def test_auxiliary_heads_are_there_in_training_from_pixels_only(
+    backend: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GoogLeNet of three blocks: all eleven take compilers most of a minute."""
+    channels = (4, 4, 4, 4, 4, 4)
+    blocks = {"inception3a": channels, "maxpool3": (3,), "inception4a": channels, "inception4d": channels}
+    monkeypatch.setattr(googlenet, "BLOCKS", blocks)
+    auxiliary = {"aux1": ("inception4a", 16, 0.3), "aux2": ("inception4d", 16, 0.3)}
+    monkeypatch.setattr(googlenet, "AUXILIARY", auxiliary)
     model = hs.model("googlenet", classes=2, size=48)
     assert [name for name, _ in model.graph.auxiliary] == ["aux1.fc2", "aux2.fc2"]
     settings = {"epochs": 1, "batch_size": 8, "backend": backend, "device": "cpu"}
