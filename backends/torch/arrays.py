@@ -66,8 +66,8 @@ def to_native(rows: Any, device: str = "cpu") -> Any:
 
 
 def batch_of(example: Any) -> Any:
-    """An example as a module would get it from its user."""
-    return each(lambda tensor: tensor.contiguous(), to_native(example))
+    """An example as a module would get it from its user, who has his own: it may write to it."""
+    return each(lambda tensor: tensor.clone(memory_format=torch.contiguous_format), to_native(example))
 
 
 def from_native(x: torch.Tensor) -> torch.Tensor:

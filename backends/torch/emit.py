@@ -206,6 +206,12 @@ def _alone(layer: nn.Module, x: Any) -> torch.Tensor:
     return layer(each(lambda tensor: torch.cat((tensor, tensor)), x))[:1]
 
 
+def _as_features(x: torch.Tensor) -> torch.Tensor:
+    """What a user's module gives in another precision, as what comes behind it expects it."""
+    low = x.dtype is not torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    return x.float() if low else x
+
+
 class Network(nn.Module):
     """A graph as a torch module: `(n, c, h, w)` in, `(n, c, h, w)`, `(n, t, c)` or `(n, c)` out, uint8 or float
     as the graph's first node has it; a dict of tensors where a native part takes one. With `outputs` it returns a
@@ -251,7 +257,8 @@ class Network(nn.Module):
             given = [values[name] for name in node.inputs]
             if node.op == "native" and isinstance(given[0], torch.Tensor):
                 given[0] = given[0].contiguous()
-            values[node.name] = _alone(layer, given[0]) if _is_lone(node, given[0]) else layer(*given)
+            value = _alone(layer, given[0]) if _is_lone(node, given[0]) else layer(*given)
+            values[node.name] = _as_features(value) if node.op == "native" else value
             for name in done:
                 del values[name]
         if self.outputs:

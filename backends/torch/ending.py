@@ -71,7 +71,17 @@ class Turned:
         return (args[0].permute(BACK[self.layout]), *args[1:])
 
 
-OWN = (Ending, Turned)
+@dataclasses.dataclass(frozen=True)
+class Cast:
+    """A forward pre-hook of a head: its features in the precision in which its trunk's module has them."""
+
+    dtype: torch.dtype
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].to(self.dtype), *args[1:])
+
+
+OWN = (Cast, Ending, Turned)
 
 
 def at_end(value: Any) -> torch.Tensor | None:

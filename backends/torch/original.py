@@ -1,10 +1,11 @@
 """A user's module itself, run as its owner runs it: by its own call, with its hooks, on its device, in inference.
 
-Invariant: it is afterwards as it was: modes, attributes, buffers, parameters, hooks and torch's random state.
+Invariant: it is afterwards as it was: modes, attributes, buffers, parameters, hooks and the random generators.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.backend import Witnessed
 from headstart.backends.doors.torch import global_hooks
-from headstart.backends.torch.arrays import from_native, to_native, to_numpy
+from headstart.backends.torch.arrays import batch_of, from_native, to_native, to_numpy
+from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.trace import Call, Place
 from headstart.data.rows import each
 from headstart.models.faithful import compare
@@ -118,10 +120,10 @@ def _on_device(module: nn.Module, batch: Any) -> Any:
     """A batch as the module's owner would give it."""
     like = next((p for p in module.parameters() if p.is_floating_point()), None)
     if like is None:
-        return each(lambda tensor: tensor.contiguous(), to_native(batch))
+        return batch_of(batch)
     return each(
-        lambda x: x.contiguous().to(like.device, like.dtype if x.is_floating_point() else x.dtype),
-        to_native(batch),
+        lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype),
+        batch_of(batch),
     )
 
 
@@ -135,12 +137,13 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
     modules = list(module.modules())
     modes = [m.training for m in modules]
     attributes = [dict(vars(m)) for m in modules]
+    containers = [(one, copy.copy(one)) for m in modules for one in vars(m).values() if _holds(one)]
     buffers = {id(tensor): tensor.detach().clone() for tensor in (*module.buffers(), *_renormed(modules))}
     tensors = [(tensor, _version(tensor)) for tensor in _tensors(module)]
     try:
         for m in modules:  # and not eval(), which a class may have replaced: what it does cannot be undone
             m.training = False
-        with torch.no_grad(), torch.random.fork_rng(), global_hooks():
+        with torch.no_grad(), undrawn(2), global_hooks():
             yield
     finally:
         with torch.no_grad():
@@ -148,11 +151,29 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
                 before = buffers.get(id(tensor), copies.get(id(tensor)))
                 if before is not None and (version is None or _version(tensor) != version):
                     _restore(tensor, before)
+        for container, before in containers:
+            _refill(container, before)
         for m, names, training in zip(modules, attributes, modes, strict=True):
             for name in vars(m).keys() - names.keys():
                 del vars(m)[name]
             vars(m).update(names)
             m.training = training
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, dict | list | set)
+
+
+def _refill(container: Any, before: Any) -> None:
+    """What a module has put into its dicts and lists, or taken out of them, is undone."""
+    now, then = ((one.items() if isinstance(one, dict) else one) for one in (container, before))
+    if [*map(_identity, now)] != [*map(_identity, then)]:
+        container.clear()
+        container.extend(before) if isinstance(container, list) else container.update(before)
+
+
+def _identity(value: Any) -> Any:
+    return tuple(map(id, value)) if isinstance(value, tuple) else id(value)
 
 
 def _renormed(modules: list[nn.Module]) -> list[torch.Tensor]:

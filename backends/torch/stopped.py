@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from headstart.backends.torch.arrays import batch_of
 from headstart.backends.torch.ending import LOGITS, dotted, tensors
-from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part
+from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
 from headstart.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
 
@@ -148,7 +148,8 @@ def _prune(source: nn.Module, example: Any, ran: Collection[str], entered: Colle
     inside of nn.MultiheadAttention is: the gradient shows it."""
     parameters = dict(source.named_parameters())
     with torch.enable_grad():
-        value = source(batch_of(example))
+        # a copy, since what a module keeps of this run hangs on the gradient's graph and could not be copied
+        value = sharing(source)(batch_of(example))
         used: set[str] = set()
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         for _, tensor in tensors(value):

@@ -6,6 +6,8 @@ contents of tensors and modules that are held beside the parameters.
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +15,16 @@ import torch
 from torch import fx, nn
 
 from headstart.backends.torch.arrays import exact_numpy
-from headstart.backends.torch.ending import Ending, Turned
+from headstart.backends.torch.ending import OWN
 from headstart.backends.torch.stopped import ByName, Stopping, Until
 from headstart.backends.torch.trace import attribute
+from headstart.backends.torch.writing import Apart
 from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
 
 LIBRARIES = ("torch", "_operator")
 # what nn.Module keeps for itself, none of which says what a module computes
 INTERNAL = frozenset(vars(nn.Module())) | {"forward"}
-OUR_HOOKS = (Ending, Turned, Stopping)
+OUR_HOOKS = (Apart, Stopping, *OWN)
 # which of the hooks are called otherwise than they usually are
 MANNERS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
 
@@ -70,24 +73,50 @@ def _module(teller: Teller, module: nn.Module) -> Any:
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     hooks = [hook for hook in hooks if not isinstance(hook, OUR_HOOKS)]
     settings = {name: value for name, value in vars(module).items() if name not in INTERNAL}
+    library = type(module).__module__.partition(".")[0] == "torch"
+    forward = _forward(module)
     about = [
         "module",
         teller.code(type(module)),
         module.extra_repr(),
-        teller.attributes(settings, type(module).__module__.partition(".")[0] == "torch"),
+        teller.attributes(settings, library),
         [[name, teller.value(child)] for name, child in module._modules.items() if child is not None],
         [teller.value(hook) for hook in hooks],
         sorted(name for name, tensor in module._parameters.items() if tensor is not None),
     ]
-    forward = vars(module).get("forward")
-    while isinstance(forward, Until | ByName):
-        forward = forward.forward
-    if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
+    if forward is not None:
         about.append(["forward", teller.value(forward)])
+    # a library's private attributes are left out, so those that were put on by whoever put on code are told here
+    private = _attributes_of([*hooks, forward]) & settings.keys() if library else set()
+    if private := {name for name in private if name.startswith("_")}:
+        about.append(["private", teller.attributes({name: settings[name] for name in private}, False)])
     manners = {name: list(getattr(module, name, {}).values()) for name in MANNERS}
     if hooks and any(manners.values()):
         about.append(["manners", len(module._forward_pre_hooks), [[name, kept] for name, kept in manners.items()]])
     return about
+
+
+def _forward(module: nn.Module) -> Any:
+    """What was put in the place of its class's forward; None: nothing."""
+    forward = vars(module).get("forward")
+    while isinstance(forward, Until | ByName):
+        forward = forward.forward
+    return None if getattr(forward, "__func__", None) is type(module).forward else forward
+
+
+def _attributes_of(functions: list[Any]) -> set[str]:
+    """The names of attributes that functions may look up."""
+    names: set[str] = set()
+    for function in functions:
+        while isinstance(function, functools.partial):
+            function = function.func
+        function = getattr(function, "function", getattr(function, "__func__", function))
+        names.update(_names(code)) if (code := getattr(function, "__code__", None)) else None
+    return names
+
+
+def _names(code: types.CodeType) -> set[str]:
+    return set(code.co_names).union(*(_names(one) for one in code.co_consts if isinstance(one, types.CodeType)))
 
 
 def describe(teller: Teller, source: nn.Module, graph: fx.Graph) -> list[Any]:

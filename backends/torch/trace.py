@@ -6,6 +6,7 @@ share the submodules and parameters of the module that they are of, under the sa
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import operator
@@ -17,7 +18,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
+from headstart.backends.torch.chance import drawn, undrawn
+from headstart.backends.torch.door import AUTOCAST
 from headstart.errors import CutError
 from headstart.graph.cuts import Paths
 
@@ -121,11 +125,27 @@ def _calling(kind: type, call: Call) -> type:
     return type(kind)(kind.__name__, (kind,), {TRACED: scope[TRACED], "__module__": kind.__module__})
 
 
+IN_PLACE = (
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem,
+)  # fmt: skip
+
+
+class Untraceable(Exception):  # noqa: N818 - it is always caught
+    """A trace would not hold what the code does."""
+
+
+UNGRADED = "headstart_ungraded"
+"""in a node's meta: it was made under torch.no_grad(), of which a trace knows nothing"""
+
+
 class Tracer(fx.Tracer):
     """Symbolic tracing that leaves whole what it cannot trace, and remembers where a value was made."""
 
-    def __init__(self) -> None:
+    def __init__(self, draws: bool = False) -> None:
+        """`draws`: the code is known to draw random numbers by itself, which a trace would take for constants; so
+        whatever module does it is left whole."""
         super().__init__()
+        self.draws = draws
         self.proxy_buffer_attributes = True
         self.paths: list[str] = []
         self.made_in: dict[fx.Node, str] = {}
@@ -139,7 +159,11 @@ class Tracer(fx.Tracer):
         return isinstance(module, _BatchNorm) or super().is_leaf_module(module, path)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if any(torch.is_autocast_enabled(device) for device in AUTOCAST):
+            raise Untraceable("a trace does not hold autocast")
         node = super().create_node(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            node.meta[UNGRADED] = True
         self.made_in[node] = self.paths[-1] if self.paths else ""
         return node
 
@@ -148,7 +172,13 @@ class Tracer(fx.Tracer):
         before = len(self.graph.nodes)
         self.paths.append(path)
         try:
-            value = super().call_module(module, forward, args, kwargs)
+            with contextlib.ExitStack() as stack:
+                if self.draws:
+                    stack.enter_context(undrawn(1))
+                    random = drawn()
+                value = super().call_module(module, forward, args, kwargs)
+                if self.draws and path and drawn() != random:
+                    raise Untraceable("a trace takes what is drawn for a constant")
         except Exception:
             if not path or self.is_leaf_module(module, path):
                 raise
@@ -181,10 +211,22 @@ class Traced:
 
     @classmethod
     def of(cls, source: nn.Module, call: Call, training: bool = False) -> Traced | None:
-        """None where the module's own forward cannot be traced."""
+        """None where the module's own forward cannot be traced: it looks at values, it sets autocast, in training
+        it draws numbers that a trace would take for constants."""
+        with undrawn(1):
+            random = drawn()
+            traced = cls._of(source, call, training, Tracer())
+            # In inference it can have no bearing, or a comparison with the module itself will show it.
+            if training and drawn() != random:
+                random = drawn()
+                traced = cls._of(source, call, training, Tracer(draws=True))
+                traced = traced if drawn() == random else None
+            return traced
+
+    @classmethod
+    def _of(cls, source: nn.Module, call: Call, training: bool, tracer: Tracer) -> Traced | None:
         # Traced with the same parameters but other buffers and attributes: forward may write to them.
         shell = sharing(source, buffers=False).train(training)
-        tracer = Tracer()
         arguments = list(inspect.signature(shell.forward).parameters.values())
         fixed = {}
         for place, argument in enumerate(arguments):
@@ -274,10 +316,7 @@ class Traced:
 
     def slice(self, start: fx.Node | None, stop: fx.Node, activation: Activation | None = None) -> fx.Graph:
         """What computes `stop`, from the inputs or from `start`; without `activation`, where there is one."""
-        needed = {stop}
-        for node in reversed(list(self.graph.nodes)):
-            if node in needed and node is not start:
-                needed.update(node.all_input_nodes)
+        needed = self._needed(start, stop)
         if start is not None and (missed := [n for n in self.inputs if n in needed]):
             raise CutError(f"{self.names[stop]!r} takes {missed[0]} directly, past the cut")
         graph = fx.Graph()
@@ -294,6 +333,31 @@ class Traced:
                     made[node] = graph.node_copy(node, lambda n: made[n])
         graph.output(made[stop])
         return graph
+
+    def _needed(self, start: fx.Node | None, stop: fx.Node) -> set[fx.Node]:
+        """What `stop` is computed from, until `start`: also what is written to such a value on the way, of which
+        nothing else may be taken."""
+        order = list(self.graph.nodes)
+        upto = order[: order.index(stop) + 1]
+        writing = [node for node in upto if node is not start and self._writes(node)]
+        needed, before = {stop}, 0
+        while len(needed) != before:
+            before = len(needed)
+            for node in reversed(upto):
+                if node in needed and node is not start:
+                    needed.update(node.all_input_nodes)
+            needed.update(node for node in writing if node.all_input_nodes and node.all_input_nodes[0] in needed)
+        return needed
+
+    def _writes(self, node: fx.Node) -> bool:
+        """Whether it changes the first thing that it takes."""
+        if node.op == "call_module":
+            return bool(getattr(self.tracer.root.get_submodule(str(node.target)), "inplace", False))
+        if node.op not in ("call_method", "call_function"):
+            return False
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        in_place = name.endswith("_") and not name.endswith("__")
+        return in_place or node.target in IN_PLACE or node.kwargs.get("inplace") is True
 
     @property
     def result(self) -> fx.Node | None:
@@ -344,10 +408,28 @@ def _graft(source: nn.Module, target: nn.Module, path: Sequence[str]) -> None:
 
 
 def _compiled(graph: fx.Graph) -> Callable[..., Any]:
-    code = graph.python_code("self")
+    code = _with_grad_modes(graph).python_code("self")
     scope: dict[str, Any] = dict(code.globals)
     exec(code.src, scope)
     return scope["forward"]
+
+
+def _with_grad_modes(graph: fx.Graph) -> fx.Graph:
+    """The graph, in which no gradient goes through what was made under torch.no_grad()."""
+    if not any(node.meta.get(UNGRADED) for node in graph.nodes):
+        return graph
+    made: dict[fx.Node, fx.Node] = {}
+    changed = fx.Graph()
+    for node in graph.nodes:
+        made[node] = changed.node_copy(node, lambda n: made[n])
+        if node.meta.get(UNGRADED) and node.op.startswith("call_"):
+            made[node] = changed.call_function(detached, (made[node],))
+    return changed
+
+
+def detached(value: Any) -> Any:
+    """Tensors, in whatever holds them, without a gradient."""
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, value)
 
 
 def attribute(module: nn.Module, path: str) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,11 +27,13 @@ from headstart.backend import BEFORE, END, Wrapping, WrapRequest
 from headstart.backends.doors.torch import settled
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
+from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.classifier import ends_in_classifier
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
     TOKENS,
+    Cast,
     Ending,
     Turned,
     at_end,
@@ -46,6 +49,7 @@ from headstart.backends.torch.stopped import ByName
 from headstart.backends.torch.telling import describe, told
 from headstart.backends.torch.telling import tensors as state_of
 from headstart.backends.torch.trace import OUTPUT, Activation, Call, Part, Place, Traced, sharing
+from headstart.backends.torch.writing import keep_apart
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import count
 from headstart.errors import CutError, SettingError
@@ -92,6 +96,9 @@ def wrap(request: WrapRequest) -> Wrapping:
     original = Original(native, Call.of(native, request.example), memo)
     if request.takes in BACK:
         source.register_forward_pre_hook(Turned(request.takes))
+    with torch.no_grad(), undrawn(0):
+        # What it keeps of its first run, in a global or a cache, is to be tensors, and not what a trace has.
+        call(sharing(source), batch_of(request.example))
     made = _made(request, source, call, Traced.of(source, call))
     _check_separate(request, made.wrapping, beside)
     return replace(
@@ -345,6 +352,12 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
                 head_graphs[True] = learning.slice(there, learning.result, learning.activation(learning.result))
         except CutError:  # in training it goes other ways, which are not followed
             trunk_graphs.pop(True, None)
+    else:
+        warnings.warn(
+            f"in training {type(source).__name__} does at {cut!r} what torch.fx cannot follow, such as skipping "
+            "layers at random: what is trained of it runs as in inference. Put that into a submodule of its own",
+            stacklevel=2,
+        )
     trunk = Part(source, trunk_graphs, _names(call)).eval()
 
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
@@ -368,6 +381,8 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
     head_structure, _ = told(source, lambda teller: describe(teller, source, head_graphs[False]))
     if ending.layout in BACK:
         head.register_forward_pre_hook(Turned(ending.layout))
+    if (kind := _run(trunk, request.example).dtype) is not torch.float32:
+        head.register_forward_pre_hook(Cast(kind))
     features = _features(part, request.example)
     head_part = _part(request, features, head, head_structure, source)
     ours, theirs, layout = _params(trunk, source), _params(head, source), ending.layout
@@ -438,6 +453,8 @@ def _ending(
 def _before_classifier(source: nn.Module, traced: Traced, paths: Paths) -> str:
     """The last cut that has trained parameters behind it, before the dropout that may stand there."""
     parameters = dict(source.named_parameters())
+    if ends_in_classifier(source, traced):  # behind which a temperature or an offset may come, which is no layer
+        parameters = {name: p for name, p in parameters.items() if p.ndim > 1}
     needing: set[str] = set()
     for node in traced.graph.nodes:
         own = [name for name in parameters if str(node.target) == name or name.startswith(f"{node.target}.")]
@@ -482,10 +499,10 @@ def _run(module: nn.Module, example: Any) -> torch.Tensor:
             f"the part gives a {type(value).__name__} and not one tensor; cut it elsewhere, or wrap a module of "
             "yours that calls it and returns one tensor"
         )
-    if value.ndim < 2 or len(value) != 2 or value.is_complex():
+    if value.ndim < 2 or len(value) != 2 or not value.is_floating_point():
         raise CutError(
-            f"the part gives {value.dtype} of shape {tuple(value.shape)} for two samples; expected real numbers, "
-            "a row for each sample. Cut it elsewhere"
+            f"the part gives {value.dtype} of shape {tuple(value.shape)} for two samples; expected floating-point "
+            "numbers, a row for each sample: features are stored, and trained on, as such. Cut it elsewhere"
         )
     return value
 
@@ -501,6 +518,7 @@ def _part(
     if said := ending.told():
         module.register_forward_hook(ending)
         structure = structure and digest([structure, said])
+    keep_apart(module, example)
     value = _run(module, example)
     state = _state(module, source)
     frozen = {name for name, p in request.native.named_parameters(remove_duplicate=False) if not p.requires_grad}

@@ -25,6 +25,7 @@ from headstart.errors import SettingError
 from headstart.features.trunk_folder import TrunkFolder
 from headstart.graph import NativePart
 from headstart.models import Model
+from headstart.models.alike import excess
 
 GROUP, APART = 16, 6  # so many samples are run together, and so many of them apart
 # What sums in another order may move: float32's, the shortened products of a GPU, bfloat16's.
@@ -53,8 +54,8 @@ def check_company(
             a, b = together[node][k].astype(np.float64), rows[at].astype(np.float64)
             if not np.isfinite(a).all() and not np.isfinite(b).all():
                 continue  # of which others have more to say
-            scale = max(float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0)))
-            if not (worst := float(np.abs(a - b).max(initial=0.0))) <= allowed * scale:
+            if (worst := excess(a, b, allowed)) is not None:
+                scale = float(np.abs(a).max(initial=0.0))
                 raise SettingError(
                     f"what the wrapped module gives for sample {batch.ids[k]} at {node!r} depends on what else is "
                     f"in its batch: beside {len(batch.ids) - 1} others and beside none it differs by {worst:.3g} "

@@ -45,6 +45,13 @@ def are_shares(rows: np.ndarray) -> bool:
     return bool(inside and (np.abs(rows.sum(1) - 1) < SHARES).all())
 
 
+def are_bounded(*runs: np.ndarray) -> bool:
+    """Whether all rows lie within [0, 1], and are not the same for all samples, as a head that begins at zero
+    has them."""
+    rows = np.concatenate(runs)
+    return bool((rows >= 0).all() and (rows <= 1).all() and np.ptp(rows, axis=0).max(initial=0) > 0)
+
+
 # What people call a linear layer at a module's end: the classifier, or a projection that encoders end in.
 RANKINGS = ("classifier", "head", "fc", "logits")
 PROJECTIONS = ("proj", "embed", "neck", "bottleneck")

@@ -20,12 +20,14 @@ from headstart.data import Arrays, Preprocess
 from headstart.data.rows import each
 from headstart.errors import SettingError
 from headstart.graph import Graph, NativePart, Node, Shape
-from headstart.models.endings import ENDINGS, are_shares
+from headstart.models.alike import excess
+from headstart.models.endings import ENDINGS, are_bounded, are_shares
 
 TRUNK, HEAD = "trunk", "head"
 # Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
 SAME_OUTPUT = 1e-4
 ROUNDINGS = 8  # so many steps of the module's own numbers may its output differ from the copy's
+FARTHER = (1e3, -1e3)  # times as large are features of which logits lie far apart
 FAR = 8.0  # times as large are the numbers of a sample that must not matter to its neighbour
 
 
@@ -118,6 +120,16 @@ def checked_head(
             "the head gives probabilities: rows within [0, 1] whose sum is 1. It is trained on logits, and the "
             "softmax that makes these of them could not be taken off; let the module end before it"
         )
+    if not np.isfinite(logits).all():
+        raise SettingError(
+            "the head gives values that are not finite, which name no class. Where a mask of -inf takes classes "
+            "out, let the module end before it, or use a large negative number such as -1e4"
+        )
+    if are_bounded(logits) and are_bounded(*(run(head, features * factor) for factor in FARTHER)):
+        raise SettingError(
+            "the head gives numbers within [0, 1] whatever its features are, as a sigmoid does. It is trained on "
+            "logits, and what makes these numbers of them could not be taken off; let the module end before it"
+        )
     return head, logits
 
 
@@ -178,9 +190,9 @@ def compare(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Witne
             f"{original.shape} for two samples, and its copy {copy.shape}. {CAUSES}"
         )
     a, b = original.astype(np.float64), copy.astype(np.float64)
-    scale = float(np.abs(a).max(initial=0.0))
-    worst = float(np.abs(a - b).max(initial=0.0))
-    if not worst <= max(SAME_OUTPUT, ROUNDINGS * witnessed.rounding) * scale:
+    worst = excess(a, b, max(SAME_OUTPUT, ROUNDINGS * witnessed.rounding))
+    if worst is not None:
+        scale = float(np.abs(a).max(initial=0.0))
         raise SettingError(
             f"the copy that headstart runs is not what the module computes: {where} they differ by {worst:.3g} "
             f"(of at most {scale:.3g}). {CAUSES}"
@@ -189,10 +201,10 @@ def compare(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Witne
 
 def _same(here: str, values: np.ndarray, others: np.ndarray, where: str) -> None:
     a, b = values.astype(np.float64), others.astype(np.float64)
-    scale = float(np.abs(a).max(initial=0.0))
     if a.shape != b.shape:
         raise SettingError(f"{here} gives {a.shape}, and {b.shape} {where}; expected a row for each sample")
-    if not (worst := float(np.abs(a - b).max(initial=0.0))) <= SAME_OUTPUT * scale:
+    if (worst := excess(a, b, SAME_OUTPUT)) is not None:
+        scale = float(np.abs(a).max(initial=0.0))
         raise SettingError(
             f"{here} is not deterministic in inference mode: the same sample gave outputs that differ by "
             f"{worst:.3g} (of at most {scale:.3g}) {where}; what it gives is not the sample's own. Look for "

@@ -21,7 +21,7 @@ import logging
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -140,12 +140,22 @@ class Teller:
             classes = [one for one in code.__mro__ if not self._is_library(one)]
             bases = [self._library_name(one) for one in code.__mro__ if self._is_library(one)]
             sources = [source_of(one) for one in classes]
+            changed = self._settings(classes)
             if not _is_installed(code):
                 members = [m for one in classes for m in vars(one).values() if _is_code(m)]
                 references = [self._references(_function(m)) for m in members]
-                return ["class", sources, bases, references, *self._patches(code)]
-            return ["class", sources, bases, *self._patches(code)]
+                return ["class", sources, bases, references, *changed, *self._patches(code)]
+            return ["class", sources, bases, *changed, *self._patches(code)]
         return ["function", source_of(code), [] if _is_installed(code) else self._references(code)]
+
+    def _settings(self, classes: list[type]) -> list[Any]:
+        """The settings of classes that are not as their text says: those that were set from outside."""
+        told = [
+            [one.__name__, name, self.value(value)]
+            for one in classes
+            for name, value in sorted(_set_from_outside(one).items())
+        ]
+        return [["set", *told]] if told else []
 
     def _patches(self, kind: Any) -> list[Any]:
         """What was put on a class from outside of its text, as a program that changes libraries does it."""
@@ -264,6 +274,38 @@ def lookups(code: types.CodeType) -> set[tuple[str, ...]]:
         if path:
             found.add(path)
     return found.union(*(lookups(one) for one in code.co_consts if isinstance(one, types.CodeType)))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
+
+
+def _set_from_outside(kind: type) -> dict[str, Any]:
+    """The plain values among a class's attributes that its text does not give it: of other values, or of names
+    that it does not assign. What its text computes from names is told by the values that it came to."""
+    (written,) = ast.parse(source_of(kind)).body
+    literals: dict[str, ast.expr | None] = {}
+    for node in getattr(written, "body", ()):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name):
+                literals[target.id] = getattr(node, "value", None)
+    plain = {n: v for n, v in vars(kind).items() if _is_plain(v) and not n.startswith(("__", "_abc_"))}
+    return {name: value for name, value in plain.items() if not _is_as_written(value, name, literals)}
+
+
+def _is_as_written(value: Any, name: str, literals: Mapping[str, ast.expr | None]) -> bool:
+    written = literals.get(name)
+    if written is None:
+        return False
+    try:
+        literal = ast.literal_eval(written)
+    except (ValueError, TypeError, SyntaxError):
+        # a call, such as dataclasses.field(...), stands for itself
+        return any(isinstance(node, ast.Call) for node in ast.walk(written))
+    return type(literal) is type(value) and bool(literal == value)
 
 
 def _slots(kind: type) -> list[str]:

@@ -263,7 +263,7 @@ def _shown(inputs: Preprocess | Arrays, example: Any) -> Any:
 def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) -> Wrapping:
     try:
         return chosen.wrap(request)
-    except HeadstartError:
+    except (HeadstartError, Warning):  # a warning that is to be an error is no fault of the module's
         raise
     except Exception as error:  # of the user's own code, or of its copying
         try:
