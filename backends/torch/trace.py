@@ -146,6 +146,8 @@ class Tracer(fx.Tracer):
         whatever module does it is left whole."""
         super().__init__()
         self.draws = draws
+        self.drew = False
+        """whether any were drawn, apart from those in modules that are left whole"""
         self.proxy_buffer_attributes = True
         self.paths: list[str] = []
         self.made_in: dict[fx.Node, str] = {}
@@ -214,13 +216,13 @@ class Traced:
         """None where the module's own forward cannot be traced: it looks at values, it sets autocast, in training
         it draws numbers that a trace would take for constants."""
         with undrawn(1):
-            random = drawn()
-            traced = cls._of(source, call, training, Tracer())
+            tracer = Tracer()
+            traced = cls._of(source, call, training, tracer)
             # In inference it can have no bearing, or a comparison with the module itself will show it.
-            if training and drawn() != random:
-                random = drawn()
-                traced = cls._of(source, call, training, Tracer(draws=True))
-                traced = traced if drawn() == random else None
+            if training and tracer.drew:
+                tracer = Tracer(draws=True)
+                traced = cls._of(source, call, training, tracer)
+                return None if tracer.drew else traced
             return traced
 
     @classmethod
@@ -239,7 +241,9 @@ class Traced:
             tracer.traced_func_name = TRACED
         try:
             with warnings.catch_warnings(action="ignore"):  # of arguments that are fixed to their defaults
+                random = drawn()
                 graph = tracer.trace(shell, fixed or None)
+                tracer.drew = drawn() != random
         except Exception:  # whatever a proxy may raise in the user's code
             return None
         for node in graph.nodes:  # tensors that forward made, which hang on the copy

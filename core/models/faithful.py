@@ -125,7 +125,7 @@ def checked_head(
             "the head gives values that are not finite, which name no class. Where a mask of -inf takes classes "
             "out, let the module end before it, or use a large negative number such as -1e4"
         )
-    if are_bounded(logits) and are_bounded(*(run(head, features * factor) for factor in FARTHER)):
+    if are_bounded(logits) and are_bounded(*(run(features * factor) for factor in FARTHER)):
         raise SettingError(
             "the head gives numbers within [0, 1] whatever its features are, as a sigmoid does. It is trained on "
             "logits, and what makes these numbers of them could not be taken off; let the module end before it"
