@@ -20,8 +20,8 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from headstart.backends.torch.chance import drawn, undrawn
 from headstart.backends.doors.torch import AUTOCAST
+from headstart.backends.torch.chance import drawn, undrawn
 from headstart.errors import CutError
 from headstart.graph.cuts import Paths
 
