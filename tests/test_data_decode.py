@@ -128,6 +128,27 @@ def test_truncated_files_are_errors(format: str, share: float) -> None:
         decode(content[: int(share * len(content))], Path("holiday.jpg"))
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_files_of_which_the_rest_is_still_zeros_are_errors(format: str, share: float) -> None:
+    """As copying and downloads leave them that were broken off: whole by their size."""
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    content = encoded(Image.fromarray(noise), format, quality=100)
+    for filling in (b"\0", b"A" if format == "JPEG" else b"\0"):
+        half = content[: int(share * len(content))].ljust(len(content), filling)
+        with pytest.raises(ImageError, match=r"holiday\.jpg: (breaks off|cannot be decoded)"):
+            decode(half, Path("holiday.jpg"))
+
+
+def test_what_follows_a_pictures_end_does_not_matter() -> None:
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8))
+    for format in ("JPEG", "WEBP"):
+        content = encoded(picture, format, quality=90)
+        for more in (bytes(1000), b"PK\x03\x04", content[:100]):
+            assert (pixels(content + more) == pixels(content)).all()
+        assert pixels(encoded(Image.new("RGB", (300, 300)), format)).max() == 0
+
+
 def test_truncated_files_are_refused_where_a_library_allowed_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(SettingError, match="LOAD_TRUNCATED_IMAGES"):

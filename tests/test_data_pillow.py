@@ -113,6 +113,13 @@ def test_turned_as_by_its_path(orientation: int, mode: str, tmp_path: Path) -> N
         np.testing.assert_array_equal(through(turned), expected)
 
 
+def test_eight_bits_in_thirty_two_are_not_taken_for_sixteen() -> None:
+    with pytest.raises(ImageError, match=r"from 0 to 200 .*black; of 8 bits make"):
+        pixels_of(Image.fromarray(np.array([[0, 200]], np.int32)), "it")
+    assert not pixels_of(Image.fromarray(np.zeros((2, 2), np.int32)), "it").any()
+    assert pixels_of(Image.fromarray(np.array([[0, 65535]], np.int32)), "it").max() == 255
+
+
 def test_other_modes_are_converted_or_refused() -> None:
     rgb = np.asarray(picture())
     for mode in ("HSV", "YCbCr"):

@@ -35,6 +35,8 @@ MAX_SCANS = 100  # progressive JPEGs have about ten
 ORIENTATION = 0x0112  # the EXIF tag
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of JPEG: neither a byte of data, nor filling, nor a restart
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+BLANK = 256  # zero bytes in a row, which compressed pixels never end in
+HALF = "breaks off: {}. It was not copied or downloaded whole; get it again"
 STEP = {"RGBa": "RGBA", "La": "LA"}  # premultiplied: Pillow has no direct way
 NOT_PIXELS = {
     "F": "its pixels are floats (mode F), whose range nobody knows; convert it, e.g. of 0 to 1: "
@@ -156,14 +158,44 @@ def _open(encoded: bytes, source: str | Path) -> ImageFile.ImageFile:
         # The count tells little, as metadata may hold these bytes; it spares sound files the closer look.
         if encoded.count(bytes([0xFF, START_OF_SCAN])) > MAX_SCANS and (scans := _scans(encoded)) > MAX_SCANS:
             raise ImageError(source, f"has {scans} scans, a sound JPEG about ten; {MAX_SCANS} are allowed")
+        if _never_ends(encoded):
+            raise ImageError(source, HALF.format("no mark of its end"))
         return JpegImageFile(stream)
     if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImageFile(stream)
     if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
+        if _ends_in_zeros(encoded):
+            raise ImageError(source, HALF.format(f"its pixels end in {BLANK} zero bytes or more"))
         return WebPImageFile(stream)
     if encoded.startswith(b"BM"):
         return BmpImageFile(stream)
     raise ImageError(source, no_image(encoded[:HEAD_NBYTES]))
+
+
+def _never_ends(encoded: bytes) -> bool:
+    """Whether a JPEG has no end behind its first scan. What copying left to be filled in, zeros for example, the
+    decoder reads as pixels, and the picture has a grey bottom."""
+    end = bytes([0xFF, END_OF_IMAGE])
+    if encoded.endswith(end):  # as nearly all do; to search takes a twentieth of decoding
+        return False
+    place = 2
+    while (marker := MARKER.search(encoded, place)) is not None:
+        if encoded[marker.end() - 1] == START_OF_SCAN:
+            return encoded.find(end, marker.end()) < 0
+        place = marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2], "big")
+    return False  # there is no scan, and the decoder says so
+
+
+def _ends_in_zeros(encoded: bytes) -> bool:
+    """The same of a WebP, which has no such mark: its compressed pixels end in zeros."""
+    place = 12
+    while place + 8 <= len(encoded):
+        end = place + 8 + int.from_bytes(encoded[place + 4 : place + 8], "little")
+        is_pixels = encoded[place : place + 4] in (b"VP8 ", b"VP8L", b"ANMF") and end - place > 2 * BLANK
+        if is_pixels and not any(encoded[end - BLANK : end]):
+            return True
+        place = end + end % 2
+    return False
 
 
 def _scans(encoded: bytes) -> int:
@@ -188,6 +220,12 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image, source: str | Path) -> Image.Image:
     if image.mode.startswith("I"):  # "I;16" and its kin; before Pillow 11 also "I". convert() would clip
         grey = np.asarray(image)
+        if image.mode == "I" and image.format is None and 0 < grey.max() <= 255 and grey.min() >= 0:
+            raise ImageError(
+                source,
+                f"its pixels reach from {grey.min()} to {grey.max()} and are of 32 bits (mode I), read as grey of "
+                "16 they would be black; of 8 bits make Image.fromarray(np.asarray(image).astype('uint8'))",
+            )
         if image.mode == "I" and not 0 <= grey.min() <= grey.max() <= 65535:
             raise ImageError(
                 source,
