@@ -288,8 +288,8 @@ def compare(model: keras.Model, clone: keras.Model, rows: list[Any]) -> None:
     """SettingError unless both compute the same of `rows`, two samples for each input in the model's order; it
     says which layer differs."""
     first = outputs(model, rows)
-    worst = max(map(_differ, first, outputs(clone, rows)))
-    if worst and not any(map(_differ, first, outputs(model, rows))):  # else it differs from itself: core says so
+    worst = max(map(differ, first, outputs(clone, rows)))
+    if worst and not any(map(differ, first, outputs(model, rows))):  # else it differs from itself: core says so
         name = _first_difference(functional(model), functional(clone), rows) or model.name
         raise SettingError(
             f"the copy that would be trained computes something else than {model.name}: its outputs differ by "
@@ -310,7 +310,7 @@ def functional(model: keras.Model) -> keras.Model:
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
-def _differ(one: np.ndarray, other: np.ndarray) -> float:
+def differ(one: np.ndarray, other: np.ndarray) -> float:
     """By how much of the largest value two outputs differ; 0 where they do not."""
     if one.shape != other.shape:
         return float("inf")
@@ -335,7 +335,7 @@ def _first_difference(model: keras.Model, clone: keras.Model, rows: list[Any]) -
         layer, differs = node.operation, False
         for tensor in node.outputs:
             made[id(tensor)] = next(theirs)
-            differs |= _differ(made[id(tensor)], next(ours)) > 0
+            differs |= differ(made[id(tensor)], next(ours)) > 0
         if differs and is_functional(layer):
             given = [made[id(tensor)] for tensor in node.input_tensors]
             return _first_difference(functional(layer), functional(copy.operation), given) or str(layer.name)

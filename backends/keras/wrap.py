@@ -21,7 +21,6 @@ from headstart.backends.keras.arrays import to_numpy
 from headstart.backends.keras.classifier import ends_in_classifier
 from headstart.backends.keras.copying import (
     anew,
-    calls,
     carry,
     cloned,
     compare,
@@ -37,19 +36,27 @@ from headstart.backends.keras.copying import (
     thawed,
     told_state,
 )
+from headstart.backends.keras.cuts import (
+    before_classifier,
+    check_single,
+    checked,
+    is_inside,
+    nodes_of,
+    numbered,
+    paths_of,
+)
 from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
 from headstart.backends.keras.layers import keep_statistics
+from headstart.backends.keras.nested import inner_calls, run_to, unfolded
 from headstart.data import Arrays
 from headstart.data.rows import ALONE
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
-from headstart.graph.cuts import Paths
 from headstart.models.feature_layout import last_only
 from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
 
 LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
-INPUT, OUTPUT = "input", "output"
 # settings that say how weights begin or are trained, and names that Keras numbers
 IRRELEVANT = ("_initializer", "_regularizer", "_constraint")
 NUMBERED, UNNAMED = re.compile(r"(?:jax_|nnx_)?variable(?:_\d+)?"), "variable"
@@ -78,17 +85,21 @@ def wrap(request: WrapRequest) -> Wrapping:
     _ordered(model, request.example)  # which checks the names
     compare(request.native, model, _rows(model, request.example))
     fixed = _fixed(request.native, model)
-    ending = ""
+    ending, shown, numbers = "", {}, "node"
+    if inside := is_inside(model, request):
+        model, after, shown = unfolded(model, _rows(model, request.example))
+        fixed, numbers = frozenset(after[weight] for weight in fixed), "inner node"
     if request.logits:
         model, ending = take_off(model)
-    nodes = _nodes(model)
-    paths = _paths(model, nodes)
+    nodes = nodes_of(model, shown)
+    paths = paths_of(model, nodes)
     replaced = request.rest or (request.fresh and bool(paths.cuts) and ends_in_classifier(model))
     if (request.cut == END and not request.rest) or (request.cut is None and not replaced):
         stop, cut, place = model.outputs, END, END
     else:
-        cut = _before_classifier(model, nodes, paths) if request.cut is None else _checked(paths, request)
-        stop, place = nodes[cut].outputs, f"node {list(nodes).index(cut)}"
+        cut = before_classifier(model, nodes, paths) if request.cut is None else checked(paths, request)
+        check_single(nodes, cut)
+        stop, place = nodes[cut].outputs, f"{numbers} {list(nodes).index(cut)}"
     if len(stop) != 1:
         raise CutError(f"{cut!r} gives {len(stop)} tensors; cut where there is one")
     if not request.rest and not request.logits and getattr(stop[0], "_keras_mask", None) is not None:
@@ -100,11 +111,14 @@ def wrap(request: WrapRequest) -> Wrapping:
 
     def again(seed: int) -> keras.Model:
         with seeded(seed):
-            return copied(request.init(seed)) if request.init is not None else _drawn(model)
+            if request.init is None:
+                return _drawn(model)
+            fresh = copied(request.init(seed))
+            return unfolded(fresh, _rows(fresh, request.example))[0] if inside else fresh
 
     def trunk_anew(seed: int) -> keras.Model:
         fresh = again(seed)
-        outputs = fresh.outputs if cut == END else _nodes(fresh)[cut].outputs
+        outputs = fresh.outputs if cut == END else nodes_of(fresh, shown)[cut].outputs
         return keras.Model(_ordered(fresh, request.example), outputs[0])
 
     structure, reason = _told(trunk)
@@ -129,7 +143,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         np.zeros((2, *part.output), np.float32),
         _told(head)[0],
         fixed,
-        lambda seed: keras.Model(_nodes(fresh := again(seed))[cut].outputs[0], fresh.outputs[0]),
+        lambda seed: keras.Model(nodes_of(fresh := again(seed), shown)[cut].outputs[0], fresh.outputs[0]),
     )
     return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason, ending, witness)
 
@@ -148,8 +162,9 @@ def _witnessed(native: keras.Model, cut: str | None, batch: Any) -> Witnessed:
         return Witnessed(ends[0], end, _rounding(native))
     # a view of the same layers: none of them is called again
     whole = keras.Model(one_or_all(native.inputs), one_or_all(native.outputs))
-    upto = keras.Model(one_or_all(native.inputs), _nodes(whole)[cut].outputs[0])
-    return Witnessed(outputs(upto, rows)[0], end, _rounding(native))
+    nodes = nodes_of(whole)
+    chain = (nodes[cut],) if cut in nodes else dict(numbered(inner_calls(whole)))[cut]
+    return Witnessed(run_to(whole, chain, rows), end, _rounding(native))
 
 
 def _rounding(model: keras.Model) -> float:
@@ -205,60 +220,7 @@ def call(model: keras.Model, x: Any) -> Any:
     return model([x[name] for name in sorted(x)] if isinstance(x, dict) else x)
 
 
-# ---- where it can be cut
-
-
-def _nodes(model: keras.Model) -> dict[str, Any]:
-    """The calls of layers and operations in order, by the layer's name; a second call has a number behind it."""
-    found: dict[str, Any] = {}
-    for node in calls(model):
-        name, count = node.operation.name, 0
-        while (called := f"{name}_{count}" if count else name) in found:
-            count += 1
-        found[called] = node
-    return found
-
-
-def _paths(model: keras.Model, nodes: Mapping[str, Any]) -> Paths:
-    names = {id(node): INPUT if node.is_input else name for name, node in nodes.items()}
-    taken: dict[str, tuple[str, ...]] = {INPUT: ()}
-    for name, node in nodes.items():
-        if not node.is_input:
-            taken[name] = tuple(dict.fromkeys(names[id(parent)] for parent in node.parent_nodes))
-    made = {id(tensor): name for name, node in nodes.items() for tensor in node.outputs}
-    ends = tuple(dict.fromkeys(made[id(tensor)] for tensor in model.outputs))
-    if len(ends) > 1:
-        taken[OUTPUT] = ends
-    return Paths(taken, ends[0] if len(ends) == 1 else OUTPUT)
-
-
-def _checked(paths: Paths, request: WrapRequest) -> str:
-    assert request.cut is not None
-    if request.rest:
-        return paths.check(request.cut)
-    # What stands behind it or beside it is thrown away, so it need not be on every path.
-    cut = paths.resolve(request.cut)
-    if cut == OUTPUT:
-        raise CutError(
-            f"cut={request.cut!r}: the model gives {len(paths.inputs[cut])} tensors; a fresh classifier takes one "
-            f"of them, such as {paths.inputs[cut][0]!r}"
-        )
-    return paths.check(cut) if cut == INPUT else cut
-
-
-def _before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths) -> str:
-    """The last cut that has trained weights behind it, before the dropout that may stand there."""
-    order = list(nodes)
-    last = max(
-        (order.index(name) for name, node in nodes.items() if getattr(node.operation, "trainable_weights", None)),
-        default=-1,
-    )
-    legal = [cut for cut in paths.cuts if order.index(cut) < last]
-    if not legal:
-        raise CutError(f"{model.name} has no place before its last layer where it can be cut")
-    while len(legal) > 1 and isinstance(nodes[legal[-1]].operation, keras.layers.Dropout):
-        legal.pop()
-    return legal[-1]
+# ---- what it takes
 
 
 def _ordered(model: keras.Model, example: Any) -> Any:
@@ -361,7 +323,7 @@ def _told(model: keras.Model) -> tuple[str | None, str]:
 
 def _describe(teller: Teller, model: keras.Model) -> list[Any]:
     """Every call in order: what is called, and what it takes, by number."""
-    nodes = list(_nodes(model).values())
+    nodes = list(nodes_of(model).values())
     made = {id(x): [place, i] for place, node in enumerate(nodes) for i, x in enumerate(node.outputs)}
 
     def argument(value: Any) -> Any:

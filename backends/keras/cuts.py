@@ -1,0 +1,127 @@
+"""Where a functional keras.Model may be cut: its calls by name, and the paths between them.
+
+Invariant: a name means the same call in a model and in its copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+from headstart.backend import END, WrapRequest
+from headstart.backends.keras.classifier import ends_in_classifier
+from headstart.backends.keras.copying import calls, functional, is_functional
+from headstart.backends.keras.nested import SEPARATOR, has_models
+from headstart.errors import CutError
+from headstart.graph.cuts import Paths
+
+INPUT, OUTPUT = "input", "output"
+
+
+def numbered(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """With a number behind a name that comes again."""
+    taken: set[str] = set()
+    for name, call in named:
+        count = 0
+        while (called := f"{name}_{count}" if count else name) in taken:
+            count += 1
+        taken.add(called)
+        yield called, call
+
+
+def nodes_of(model: keras.Model, shown: Mapping[str, str] = {}) -> dict[str, Any]:
+    """The calls of layers and operations in order, by the layer's name, or as `shown` has it."""
+    return dict(numbered((shown.get(node.operation.name, node.operation.name), node) for node in calls(model)))
+
+
+def paths_of(model: keras.Model, nodes: Mapping[str, Any]) -> Paths:
+    names = {id(node): INPUT if node.is_input else name for name, node in nodes.items()}
+    taken: dict[str, tuple[str, ...]] = {INPUT: ()}
+    for name, node in nodes.items():
+        if not node.is_input:
+            taken[name] = tuple(dict.fromkeys(names[id(parent)] for parent in node.parent_nodes))
+    made = {id(tensor): name for name, node in nodes.items() for tensor in node.outputs}
+    ends = tuple(dict.fromkeys(made[id(tensor)] for tensor in model.outputs))
+    if len(ends) > 1:
+        taken[OUTPUT] = ends
+    return Paths(taken, ends[0] if len(ends) == 1 else OUTPUT, _short(taken))
+
+
+def _short(taken: Mapping[str, Any]) -> dict[str, str]:
+    """Layers inside of models by their own names, where only one is called so."""
+    names: dict[str, list[str]] = {}
+    for name in taken:
+        if SEPARATOR in name:
+            names.setdefault(name.rpartition(SEPARATOR)[2], []).append(name)
+    return {short: paths[0] for short, paths in names.items() if len(paths) == 1 and short not in taken}
+
+
+def checked(paths: Paths, request: WrapRequest) -> str:
+    assert request.cut is not None
+    if request.rest:
+        return paths.check(request.cut)
+    # What stands behind it or beside it is thrown away, so it need not be on every path.
+    cut = paths.resolve(request.cut)
+    if cut == OUTPUT:
+        raise CutError(
+            f"cut={request.cut!r}: the model gives {len(paths.inputs[cut])} tensors; a fresh classifier takes one "
+            f"of them, such as {paths.inputs[cut][0]!r}"
+        )
+    return paths.check(cut) if cut == INPUT else cut
+
+
+def check_single(nodes: Mapping[str, Any], cut: str) -> None:
+    """CutError where a layer inside of a model is called again: which call is meant could not be said."""
+    layer = nodes[cut].operation
+    if SEPARATOR in cut and sum(node.operation is layer for node in nodes.values()) > 1:
+        around, _, name = cut.rpartition(SEPARATOR)
+        raise CutError(
+            f"{name!r} inside of {around!r} is called more than once, so it cannot be cut at; cut outside of "
+            f"{around!r}"
+        )
+
+
+def before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths) -> str:
+    """The last cut that has trained weights behind it, before the dropout that may stand there."""
+    order = list(nodes)
+    last = max((order.index(name) for name, node in nodes.items() if _is_trained(node)), default=-1)
+    legal = [cut for cut in paths.cuts if order.index(cut) < last]
+    if not legal:
+        raise CutError(f"{model.name} has no place before its last layer where it can be cut")
+    while len(legal) > 1 and isinstance(nodes[legal[-1]].operation, keras.layers.Dropout):
+        legal.pop()
+    return legal[-1]
+
+
+def _is_trained(node: Any) -> bool:
+    return bool(getattr(node.operation, "trainable_weights", None))
+
+
+def is_inside(model: keras.Model, request: WrapRequest) -> bool:
+    """Whether the place to cut at is inside of a model that is a layer of this one."""
+    if request.cut == END or not has_models(model):
+        return False
+    nodes = nodes_of(model)
+    if request.cut is not None:
+        try:
+            paths_of(model, nodes).resolve(request.cut)
+        except CutError:
+            return True
+        return False
+    trained = [node for node in nodes.values() if _is_trained(node)]
+    if not trained or not is_functional(trained[-1].operation):
+        return False
+    last = functional(trained[-1].operation)
+    if sum(map(_is_trained, calls(last))) == 1:
+        return False
+    if request.fresh:  # behind a classifier that stands in there, a fresh one would see its numbers
+        return not ends_in_classifier(model) and _hands_on(model, trained[-1]) and ends_in_classifier(last)
+    # The rest would be all that has weights.
+    return request.rest and len(trained) == 1
+
+
+def _hands_on(model: keras.Model, node: Any) -> bool:
+    """Whether the model gives what this call gives."""
+    return len(model.outputs) == 1 == len(node.outputs) and model.outputs[0] is node.outputs[0]
