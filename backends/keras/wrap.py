@@ -85,7 +85,8 @@ def wrap(request: WrapRequest) -> Wrapping:
     _ordered(model, request.example)  # which checks the names
     compare(request.native, model, _rows(model, request.example))
     fixed = _fixed(request.native, model)
-    ending, shown, numbers = "", {}, "node"
+    shown: dict[str, str] = {}
+    ending, numbers = "", "node"
     if inside := is_inside(model, request):
         model, after, shown = unfolded(model, _rows(model, request.example))
         fixed, numbers = frozenset(after[weight] for weight in fixed), "inner node"
