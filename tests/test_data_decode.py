@@ -124,7 +124,7 @@ def test_broken_exif_does_not_cost_the_image() -> None:
 def test_truncated_files_are_errors(format: str, share: float) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
     content = encoded(Image.fromarray(noise), format)
-    with pytest.raises(ImageError, match=r"holiday\.jpg"):
+    with pytest.raises(ImageError, match=r"holiday\.jpg: breaks off: .*get it again"):
         decode(content[: int(share * len(content))], Path("holiday.jpg"))
 
 

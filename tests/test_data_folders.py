@@ -218,6 +218,19 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_a_damaged_one(
     assert [(Path(one.path).name, type(one)) for one in skipped] == [("0.png", Skipped), ("1.png", Unread)]
 
 
+def test_a_picture_that_breaks_off_can_be_left_out(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    cut = root / "dog" / "1.png"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    opened = data.folder(root)
+    with pytest.raises(
+        ImageError, match=r'1\.png: .*breaks off.*or leave out.*on_error="skip" \(--on-error skip\)'
+    ):
+        opened[3]
+    ((path, reason),) = data.folder(root, on_error="skip").skipped
+    assert path == str(cut) and "breaks off" in reason and "skip" not in reason
+
+
 def test_links_up_do_not_give_every_picture_again(tmp_path: Path) -> None:
     root = classes(tmp_path / "root", "ant", "bee")
     (root / "all").symlink_to(".")

@@ -225,6 +225,14 @@ def test_nothing_that_was_passed_is_changed(fit: Fit, data: tuple[Dataset, Datas
     assert params_digest(trained.model.params) != digest
 
 
+def test_a_run_is_shown_in_a_line(run: Any) -> None:
+    """Weights, records and mistakes are not printed."""
+    for shown in (run, run.model):
+        text = repr(shown)
+        assert len(text) < 200 and "\n" not in text and repr(run.model.name) in text
+    assert f"mode {run.mode!r}" in repr(run) and "confusion" not in repr(run.validation)
+
+
 def test_training_goes_on_from_a_run(fit: Fit, run: Any) -> None:
     """A run's model is a model: nothing of it is drawn anew."""
     more = fit(run.model, mode="cached", epochs=1)

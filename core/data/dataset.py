@@ -31,6 +31,7 @@ from headstart.progress import track
 T = TypeVar("T")
 R = TypeVar("R")
 
+SKIP = '; or leave out what cannot be read as the data are opened: on_error="skip" (--on-error skip)'
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
 
@@ -142,6 +143,12 @@ class FileSource(Source):
 
     def open(self, encoded: bytes, index: int) -> Image.Image:
         return decode(encoded, self.paths[index])
+
+    def load(self, index: int) -> tuple[Any, str]:
+        try:
+            return super().load(index)
+        except ImageError as error:
+            raise ImageError(error.source, f"{error.reason}{SKIP}") from error
 
     def was_read(self, index: int) -> bool:
         """Whether the file's bytes were read, by `errors` or for its id."""

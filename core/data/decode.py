@@ -124,7 +124,10 @@ def _as_image_errors(source: str | Path) -> Iterator[None]:
     except (ImageError, SettingError):
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, zlib.error and more
-        raise ImageError(source, f"cannot be decoded: {error or type(error).__name__}") from error
+        said = str(error) or type(error).__name__
+        if "truncated" in said.lower():
+            raise ImageError(source, HALF.format("bytes are missing")) from error
+        raise ImageError(source, f"cannot be decoded: {said}") from error
 
 
 def _upright(image: Image.Image, source: str | Path) -> Image.Image:
@@ -164,6 +167,8 @@ def _open(encoded: bytes, source: str | Path) -> ImageFile.ImageFile:
     if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImageFile(stream)
     if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
+        if int.from_bytes(encoded[4:8], "little") + 8 > len(encoded):
+            raise ImageError(source, HALF.format("bytes are missing"))
         if _ends_in_zeros(encoded):
             raise ImageError(source, HALF.format(f"its pixels end in {BLANK} zero bytes or more"))
         return WebPImageFile(stream)

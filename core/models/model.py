@@ -54,6 +54,11 @@ class Model:
     module_cut: str | None = None
     """of a wrapped module, where its trunk ends by the module's own names: `hs.wrap(..., cut=)` takes it"""
 
+    def __repr__(self) -> str:
+        classes = f"{len(self.classes)} class{'' if len(self.classes) == 1 else 'es'}"
+        weights = self.weights or "random"
+        return f"Model({self.name!r}, weights {weights!r}, {classes}, {count_params(self.graph):,} parameters)"
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of one sample; () where a wrapped module takes several arrays."""

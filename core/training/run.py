@@ -71,6 +71,16 @@ class Run:
     val: Dataset | FeatureSet | None = field(default=None, repr=False)
     """what it was validated on, for pictures in its report; not saved"""
 
+    def __repr__(self) -> str:
+        last = self.history[-1] if len(self.history) else None
+        score = "" if last is None or last.val_accuracy is None else f", val_accuracy {last.val_accuracy:.4f}"
+        cut = "" if self.cut is None else f", cut {self.cut!r}"
+        epochs = len(self.head_history) + len(self.history)
+        return (
+            f"Run({self.model.name!r}, mode {self.mode!r}{cut}, backend {self.backend!r}: {epochs} epochs{score}, "
+            f"{self.seconds:.1f} s)"
+        )
+
     @cached_property
     def diverged(self) -> bool:
         """Whether its last loss or its parameters are not finite: it names no class then, and its accuracy says

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,9 @@ class Validation:
     """The last epoch's predictions on the validation data."""
 
     samples: int
-    confusion: tuple[tuple[int, int, int], ...]
+    confusion: tuple[tuple[int, int, int], ...] = field(repr=False)
     """(class, predicted class, number of samples), where that is not zero"""
-    worst: tuple[Mistake, ...]
+    worst: tuple[Mistake, ...] = field(repr=False)
     """up to 12 mistakes, those of the largest loss first"""
     not_finite: int = 0
     """samples whose logits are not finite: they were taken for no class, and are in no cell and no mistake"""
