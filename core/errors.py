@@ -7,15 +7,21 @@ Anything that is *not* a `HeadstartError` and reaches a user is a bug of ours.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from headstart.redact import redacted
+from headstart.redact import redact_raised, redacted
 
 
 class HeadstartError(Exception):
-    """Base of all errors that headstart raises on purpose. Its text holds no credentials."""
+    """Base of all errors that headstart raises on purpose. Its text holds no credentials, nor do the texts of what
+    it is raised from, which stand in the same traceback."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(one) if isinstance(one, str) else one for one in args))
+        redact_raised(sys.exception())
 
     def __str__(self) -> str:
         return redacted(super().__str__())

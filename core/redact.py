@@ -6,6 +6,7 @@ Invariant: text without anything of the kind is returned as it is, the same obje
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -52,3 +53,36 @@ def redacted_command(arguments: Iterable[str]) -> list[str]:
         hide = _IS_OPTION.fullmatch(argument) is not None
         safe.append(redacted(argument))
     return safe
+
+
+def redact_raised(error: BaseException | None) -> None:
+    """Take the secrets out of an exception, and out of those that it came from: a traceback shows them all. What
+    holds none is not touched."""
+    seen: set[int] = set()
+    chain = [error]
+    while chain:
+        raised = chain.pop()
+        if raised is None or id(raised) in seen:
+            continue
+        seen.add(id(raised))
+        chain += [raised.__cause__, raised.__context__, *getattr(raised, "exceptions", ())]
+        with contextlib.suppress(Exception):  # what cannot be said cannot be read in a traceback, either
+            _redact(raised)
+
+
+def _redact(error: BaseException) -> None:
+    notes = getattr(error, "__notes__", [])
+    if all(redacted(text) == text for text in (str(error), repr(error), *notes)):
+        return
+    notes[:] = map(redacted, notes)
+    error.args = tuple(redacted(one) if isinstance(one, str) else one for one in error.args)
+    for name in ("filename", "filename2", "strerror"):
+        if isinstance(value := getattr(error, name, None), str):
+            setattr(error, name, redacted(value))
+    kind = type(error)
+    if redacted(str(error)) != str(error):  # its class makes the text of something else
+        error.__class__ = type(kind.__name__, (kind,), {"__str__": _said, "__module__": kind.__module__})
+
+
+def _said(self: BaseException) -> str:
+    return redacted(super(type(self), self).__str__())

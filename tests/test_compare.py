@@ -348,6 +348,10 @@ fit, calls = module.fit, []
 def crashing(*args, **settings):
     calls.append(settings["mode"])
     if len(calls) == 2:
+        import warnings
+        from headstart import errors
+        warnings.warn("the weights have left", errors.DivergedWarning)
+        warnings.warn("as the parent has said", errors.DataWarning)
         os.write(2, b"the last words")
         os.abort()
     return fit(*args, **settings)
@@ -366,6 +370,7 @@ module.fit = crashing
     assert f"the {backend} process ended with signal {int(signal.SIGABRT)}" in error["message"]
     assert "the last words" in error["message"]
     assert f"error: {backend}: the {backend} process ended" in result.stderr
+    assert "warning: the weights have left\n" in result.stderr and "as the parent has said" not in result.stderr
     assert any(line.split()[:1] == ["cached"] for line in result.stdout.splitlines())
 
 

@@ -223,9 +223,7 @@ def test_a_picture_that_breaks_off_can_be_left_out(tmp_path: Path) -> None:
     cut = root / "dog" / "1.png"
     cut.write_bytes(cut.read_bytes()[:-30])
     opened = data.folder(root)
-    with pytest.raises(
-        ImageError, match=r'1\.png: .*breaks off.*or leave out.*on_error="skip" \(--on-error skip\)'
-    ):
+    with pytest.raises(ImageError, match=r'1\.png: .*breaks off.*leave out.*on_error="skip" \(--on-error skip\)'):
         opened[3]
     ((path, reason),) = data.folder(root, on_error="skip").skipped
     assert path == str(cut) and "breaks off" in reason and "skip" not in reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,46 @@ HARMLESS = (
 @pytest.mark.parametrize("text", SAID)
 def test_secrets_go(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "***" in redacted(text) and SECRET not in redacted(text)
-    assert SECRET not in str(DownloadError(text)) + repr(str(HeadstartError(text)))
+    assert SECRET not in str(DownloadError(text)) + repr(HeadstartError(text))
     write_json(tmp_path / "a.json", {"message": text, text: [text]})
     say(text)
     assert SECRET not in (tmp_path / "a.json").read_text() + capsys.readouterr().out
+
+
+class OddError(Exception):
+    """As HTTP libraries have them: the text is made of an attribute."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address = address
+
+    def __str__(self) -> str:
+        return f"no answer from {self.address}"
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_what_an_error_came_from_is_in_the_traceback(text: str) -> None:
+    def fail(*causes: BaseException) -> None:
+        if not causes:
+            raise DownloadError(text)
+        try:
+            fail(*causes[1:])
+        except Exception as error:
+            if len(causes) % 2:
+                raise causes[0] from error
+            raise causes[0]  # noqa: B904 - what is shown as the context
+
+    noted = ValueError("it")
+    noted.add_note(text)
+    causes = (KeyError(text), OSError(2, "none", text), OddError(text), noted, RuntimeError("plain", 3))
+    with pytest.raises(DownloadError) as caught:
+        try:
+            fail(*causes)
+        except Exception as error:
+            raise DownloadError("it cannot be had") from error
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown + repr(caught.value) and shown.count("direct cause") == 4
+    assert all(type(cause).__name__ in shown for cause in causes) and causes[-1].args == ("plain", 3)
 
 
 @pytest.mark.parametrize("text", HARMLESS)

@@ -15,12 +15,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headstart import backend as backends
+from headstart import errors
 from headstart.data.door import described
 from headstart.data.summary import mark, say
 from headstart.environment import for_frameworks
@@ -235,6 +237,9 @@ def _run_child(
                     add(event["row"])
                 elif event["event"] == "error":
                     error = {"type": event["type"], "message": event["message"]}
+                elif event["event"] == "warning":
+                    _warn(event)
+                    continue
                 listener(event)
             child.wait()
         except KeyboardInterrupt:
@@ -250,6 +255,32 @@ def _run_child(
             how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
             error = {"type": "crash", "message": f"the {name} process ended with {how}; its last words:\n{tail}"}
     return error
+
+
+def _warn(event: Event) -> None:
+    """Give in this process a warning of ours that the child has given."""
+    category = getattr(errors, str(event.get("category")), None)
+    if isinstance(category, type) and issubclass(category, Warning):
+        warnings.warn(str(event.get("message")), category, stacklevel=4)
+
+
+@contextlib.contextmanager
+def _warnings_told(emit: Listener) -> Iterator[None]:
+    """In a child: have warnings of ours told to the parent, which has given those of the data itself; those of
+    libraries go to the log."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category is errors.DataWarning:
+                return
+            if category.__module__ == errors.__name__:
+                emit({"event": "warning", "category": category.__name__, "message": str(message)})
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = tell
+        yield
 
 
 def _interrupted(child: subprocess.Popen[str]) -> KeyboardInterrupt:
@@ -295,7 +326,10 @@ def _child() -> int:
     progress.report_to(
         lambda what, done, total: emit({"event": "progress", "what": what, "done": done, "total": total})
     )
-    with log.handed_to(lambda level, line: emit({"event": "log", "level": level, "line": line})):
+    with (
+        log.handed_to(lambda level, line: emit({"event": "log", "level": level, "line": line})),
+        _warnings_told(emit),
+    ):
         return _run_modes(spec, name, emit)
 
 
