@@ -102,7 +102,7 @@ def test_some_classes_only() -> None:
     assert [sample.label for sample in some][:20] == list(some.labels[:20])
     with pytest.raises(UnknownNameError, match="unknown class 'eleven'"):
         digits.only(["eleven"])
-    with pytest.raises(SettingError, match="each once"):
+    with pytest.raises(SettingError, match="'1' twice; expected every name once"):
         digits.only(["1", "1"])
     with pytest.raises(SettingError, match="at least one"):
         digits.only([])

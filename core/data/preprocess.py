@@ -3,10 +3,11 @@
 The result is that of torchvision's `Resize` + `CenterCrop` on Pillow images (antialiased), to the bit, since
 that is what published weights were evaluated with. The one exception are endless strips, whose resized form would
 have more than 16 million pixels (at a shorter side of 256 pixels: longer than 256:1). It stays uint8;
-Rows that earlier versions stored of images longer than 8:1 were up to half a pixel off, and their key is the same: the
-id of a sample is the digest of bytes that need not be decoded, or even read, for it, so no key can tell them apart
-without opening every file of every warm cache. `cache verify --recompute` names them.
 `affine` gives the two vectors with which a backend normalises on its device, so images travel as bytes.
+
+Rows that earlier versions stored of images longer than 8:1 are up to half a pixel off, under the same key. A
+sample's id is the digest of bytes, which need not be decoded for it, nor even read, and is the same whatever the trunk: so a
+warm cache cannot tell these rows without opening every image.
 """
 
 from __future__ import annotations
