@@ -6,8 +6,8 @@ have more than 16 million pixels (at a shorter side of 256 pixels: longer than 2
 `affine` gives the two vectors with which a backend normalises on its device, so images travel as bytes.
 
 Rows that earlier versions stored of images longer than 8:1 are up to half a pixel off, under the same key. A
-sample's id is the digest of bytes, which need not be decoded for it, nor even read, and is the same whatever the trunk: so a
-warm cache cannot tell these rows without opening every image.
+sample's id is the digest of bytes, which need not be decoded for it, nor even read, and is the same whatever the
+trunk: so a warm cache cannot tell these rows without opening every image.
 """
 
 from __future__ import annotations
