@@ -243,6 +243,28 @@ class Then(nnx.Module):
         return self.after(getattr(self, self.name)(x))
 
 
+class Tempered(Then):
+    """Its logits are divided by what is learned, and clipped."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x: jnp.clip(x, -1, 1))
+        self.temperature = nnx.Param(jnp.array(2.0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.after(self.inner(x) / self.temperature[...])
+
+
+class Codes(Deep):
+    """Of what it gives at `codes`, float16 would not hold the numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = nnx.Sequential(lambda x: (1e4 * x.sum(-1)).astype(jnp.int32).reshape(len(x), -1))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.codes(self.stem(x)).astype(jnp.float32)
+
+
 def times(params: Any, x: jax.Array) -> jax.Array:
     return x @ params
 

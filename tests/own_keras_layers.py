@@ -244,6 +244,34 @@ def end(how: str) -> keras.Model:
     return keras.Model(inputs, x)
 
 
+class Temperature(layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.weight = self.add_weight((), "ones", name="weight")
+
+    def call(self, x: Any) -> Any:
+        return x / self.weight
+
+
+def behind(how: str) -> keras.Model:
+    """Ends with something behind the classifier that is no layer."""
+    x = inputs = keras.Input((16, 16, 3))
+    x = pooled(layers.Conv2D(4, 3)(x))
+    x = layers.Dense(10, "hard_sigmoid" if how == "bounded" else None)(x)
+    if how == "temperature":
+        x = Temperature()(x)
+    if how == "clipped":
+        x = ops.clip(layers.ActivityRegularization(l2=0.1)(x), -1, 1)
+    return keras.Model(inputs, x)
+
+
+def codes() -> keras.Model:
+    """Of what it gives at "codes", float16 would not hold the numbers."""
+    x = inputs = keras.Input((16, 16, 3))
+    x = ops.sum(layers.Reshape((-1, 4))(layers.Conv2D(4, 3)(x)), -1)
+    x = layers.Discretization(list(np.linspace(-3, 3, 4000)), name="codes")(x)
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(layers.Embedding(4001, 4)(x))))
+
+
 def frozen(how: str) -> keras.Model:
     random.seed(0)
     x = inputs = keras.Input((16, 16, 3))

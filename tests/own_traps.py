@@ -217,6 +217,16 @@ class Set(Small):
 FACTOR = 1.0
 
 
+class Numbered(Small):
+    """It counts the runs of all modules of its kind."""
+
+    runs = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Numbered.runs += 1
+        return super().forward(x if x.sum() < 1e9 else -x)
+
+
 def scaled(module: Any, _given: Any, value: torch.Tensor) -> torch.Tensor:
     return value * module._factor
 

@@ -30,7 +30,7 @@ def before_fc(own: Any) -> np.ndarray:
     return np.asarray(last(own.deep_features(own.Deep(), X))).mean((1, 2))
 
 
-@pytest.mark.parametrize("how", ["plain", "softmax", "inside", "dropout", "scaled"])
+@pytest.mark.parametrize("how", ["plain", "softmax", "inside", "dropout", "scaled", "tempered"])
 def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(own: Any, how: str) -> None:
     from flax import nnx
 
@@ -39,12 +39,18 @@ def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(own: Any, how: str
         "softmax": (lambda: own.Then(nnx.softmax), "inner.fc"),
         "inside": (lambda: nnx.Sequential(own.Then(nnx.log_softmax)), "layers.0.inner.fc"),
         "dropout": (lambda: own.Then(nnx.Dropout(0.1, rngs=nnx.Rngs(0))), "inner.fc"),
+        "tempered": (own.Tempered, "inner.fc"),
         "scaled": (lambda: own.Then(lambda x: x.reshape(-1, 10) / 2), "inner.fc"),
     }[how]
     model = hs.wrap(made(), **FRESH)
     assert model.weights == f"its own, cut before {cut}"
     assert relative_error(hs.forward(model, X, "trunk")["trunk"], before_fc(own)) < 1e-5
     assert not [name for name in model.params if "fc" in name]
+
+
+def test_codes_are_no_features(own: Any) -> None:
+    with pytest.raises(CutError, match=r"gives int32 .* expected one array of floating-point numbers"):
+        hs.wrap(own.Codes(), "codes", **FRESH)
 
 
 def test_of_layers_in_a_row(own: Any) -> None:

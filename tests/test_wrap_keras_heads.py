@@ -96,6 +96,24 @@ def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(kinds: Any, how: s
     assert model.graph.shapes((16, 16, 3))["trunk"] == (4,)
 
 
+@pytest.mark.parametrize("how", ["temperature", "clipped", "bounded"])
+def test_what_learns_single_numbers_is_no_classifier(kinds: Any, how: str) -> None:
+    model = kinds.behind(how)
+    assert hs.wrap(model, **FRESH).graph.shapes((16, 16, 3))["trunk"] == (4,)
+    if how == "bounded":
+        with pytest.raises(SettingError, match=r"within \[0, 1\] whatever its features"):
+            hs.wrap(model, preprocess=P)
+    else:
+        rest = hs.wrap(model, preprocess=P)
+        assert rest.graph.shapes((16, 16, 3))["trunk"] == (4,)
+        assert relative_error(hs.predict(rest, X), kinds.run(model, X)) < 1e-5
+
+
+def test_codes_are_no_features(kinds: Any) -> None:
+    with pytest.raises(CutError, match=r"gives int.* expected floating-point numbers"):
+        hs.wrap(kinds.codes(), "codes", **FRESH)
+
+
 @pytest.mark.parametrize("how", ["none", "hand-made", "tanh", "proj", "norm"])
 def test_a_model_that_ends_in_no_classifier_is_taken_whole(kinds: Any, how: str) -> None:
     model = kinds.end(how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import types
@@ -13,8 +14,11 @@ import pytest
 from own import P, X, fit, key
 
 import headstart as hs
+from headstart.backend import Place
 from headstart.data import Dataset
+from headstart.data.loader import Batch
 from headstart.errors import CutError, SettingError
+from headstart.features.company import check_company
 from headstart.testing import relative_error
 
 pytestmark = pytest.mark.of("torch")
@@ -155,6 +159,21 @@ def test_noise_beside_large_numbers_is_seen(own: Any, traps: Any) -> None:
         hs.wrap(made(own, traps.Beside), None, P, 3, "linear")
 
 
+def test_modules_of_coarser_numbers_may_round_more() -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 6))
+    batch = Batch(np.zeros((4, 2, 2, 3), np.float32), np.zeros(4), list("abcd"), np.arange(4))
+
+    def run(images: Any) -> dict[str, np.ndarray]:
+        return {"trunk": rows if len(images) == 4 else np.repeat(rows[:1] * 1.001, 2, 0)}
+
+    rows[:] = rows[:1]
+    for rounding in (2.0**-8, 2.0**-23):
+        part = types.SimpleNamespace(op="native", attrs={"part": types.SimpleNamespace(rounding=rounding)})
+        graph: Any = types.SimpleNamespace(nodes=[part])
+        with pytest.raises(SettingError) if rounding < 1e-4 else contextlib.nullcontext():
+            check_company(batch, run, Place("cpu", "float32"), graph=graph)
+
+
 def test_codes_are_no_features(own: Any, traps: Any) -> None:
     with pytest.raises(CutError, match=r"gives torch.int64 .* expected floating-point numbers"):
         hs.wrap(made(own, traps.Codes), "codes", P, 3, "linear")
@@ -177,10 +196,15 @@ def test_what_is_bounded_is_no_logits(own: Any, traps: Any) -> None:
 
 
 def test_a_temperature_is_no_classifier(own: Any, traps: Any) -> None:
+    import torch
+    from own_patched import Ends
+
     net = made(own, traps.Scaled)
     for settings in ({}, {"head": "linear", "classes": 3}):
         model = hs.wrap(net, None, P, **settings)
         assert model.weights == "its own, cut at head.mean"
+    bounded = Ends(lambda x: torch.sigmoid(x).clamp(1e-4, 0.9999)).eval()
+    assert hs.wrap(bounded, None, P, 3, "linear").graph.shapes((16, 16, 3))["trunk"] == (12,)
     assert relative_error(hs.predict(hs.wrap(net, None, P), X), own.logits(net, X)) < 1e-5
 
 
@@ -202,6 +226,27 @@ def test_what_a_module_keeps_of_a_run(own: Any, traps: Any, data: Any, tmp_path:
 
 
 # ---- settings that a key must hold
+
+
+def test_what_was_changed_since_is_not_stored_under_the_old_key(
+    own: Any, traps: Any, data: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def extracted(model: Any) -> Any:
+        return hs.extract(model, data[0], cuts=["trunk"], cache=tmp_path, device="cpu")
+
+    model = hs.wrap(made(own, traps.Set), "block", P, 3, "linear")
+    plain = extracted(model).numpy("trunk")
+    for holder, name, what in ((traps, "FACTOR", "FACTOR was 1.0"), (traps.Set, "factor", "Set.factor was 2.0")):
+        with monkeypatch.context() as patch:
+            patch.setattr(holder, name, 5.0)
+            with pytest.raises(SettingError, match=f"{what} when Set was wrapped, and is 5.0 now.*hs.wrap again"):
+                extracted(model)
+            other = extracted(hs.wrap(made(own, traps.Set), "block", P, 3, "linear"))
+            assert not np.array_equal(other.numpy("trunk"), plain)
+        np.testing.assert_array_equal(extracted(model).numpy("trunk"), plain)
+    counting = hs.wrap(made(own, traps.Numbered), "block", P, 3, "linear")
+    for _ in range(2):
+        extracted(counting)  # it counts its runs, which is its own matter
 
 
 def test_settings_of_classes_and_of_layers_are_in_the_key(

@@ -16,11 +16,15 @@ from flax import nnx
 from headstart.models.endings import is_projection, is_ranking
 
 # what may stand between the classifier and the end: functions, and what programs of them are made of
-FUNCTIONS = ("softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu")
+FUNCTIONS = ("softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu", "hard_sigmoid", "clip")
 PRIMITIVES = (
     "reduce_max", "max", "broadcast_in_dim", "stop_gradient", "sub", "exp", "reduce_sum", "div", "log", "logistic",
-    "reshape", "squeeze", "convert_element_type", "copy", "mul", "add", "neg",
+    "reshape", "squeeze", "convert_element_type", "copy", "mul", "add", "neg", "min",
+    "clamp",
 )  # fmt: skip
+
+
+MISSING = object()
 
 
 def ends_in_classifier(layers: list[Any]) -> bool:
@@ -81,6 +85,8 @@ def classifier_of(module: nnx.Module, example: Any, call: Callable[[nnx.Module, 
     taken = dict(zip(paths, others[len(paths) :], strict=True))
     makers = {id(variable): equation for equation in program.eqns for variable in equation.outvars}
     found: set[str] = set()
+    for constant in program.constvars:  # a temperature, an offset: not of the batch
+        makers[id(constant)] = None
     if not _is_rank(end, given, makers, found) or len(found) != 1:
         return None
     path = found.pop()
@@ -105,8 +111,9 @@ def _is_rank(variable: Any, given: dict[int, str], makers: dict[int, Any], found
     if id(variable) in given:
         found.add(given[id(variable)])
         return True
-    maker = makers.get(id(variable))
-    if maker is None or not _is_passing(maker):
+    if (maker := makers.get(id(variable), MISSING)) is None:
+        return True
+    if maker is MISSING or not _is_passing(maker):
         return False
     inputs = [one for one in maker.invars if not hasattr(one, "val")]  # literals aside
     return all(_is_rank(one, given, makers, found) for one in inputs)

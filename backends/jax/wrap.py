@@ -34,7 +34,7 @@ from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.feature_layout import last_only
-from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
+from headstart.models.structure import Structure, Teller, UnknownStructure, array_digest
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 INPUT, OUTPUT = "input", "output"
@@ -484,12 +484,12 @@ def _features(part: NativePart) -> np.ndarray:
 def _output(module: nnx.Module, example: Any) -> jax.ShapeDtypeStruct:
     """What the module gives for the example, without computing it."""
     value: Any = jax.eval_shape(lambda x: nnx.clone(module)(x), jax.tree.map(jnp.asarray, example))
-    if not isinstance(value, jax.ShapeDtypeStruct) or value.ndim < 2 or value.shape[0] != 2:
-        array = isinstance(value, jax.ShapeDtypeStruct)
+    array = isinstance(value, jax.ShapeDtypeStruct)
+    if not array or value.ndim < 2 or value.shape[0] != 2 or not jnp.issubdtype(value.dtype, jnp.floating):
         given = f"{value.dtype} of shape {value.shape}" if array else type(value).__name__
         raise CutError(
-            f"the part gives {given} for two samples; expected one array with a row for each sample. Cut it "
-            "elsewhere, or wrap a module of yours that calls it and returns such an array"
+            f"the part gives {given} for two samples; expected one array of floating-point numbers with a row for "
+            "each sample. Cut it elsewhere, or wrap a module of yours that calls it and returns such an array"
         )
     return value
 
@@ -538,7 +538,7 @@ def _told(tell: Callable[[Teller], Any]) -> tuple[str | None, str]:
 
     teller = Teller(LIBRARIES, special)
     try:
-        return digest(tell(teller)), ""
+        return Structure.of(tell(teller), teller.lookups), ""
     except UnknownStructure as error:
         return None, str(error)
     except RecursionError:

@@ -18,14 +18,14 @@ from headstart.models.endings import is_projection, is_ranking
 PASSING = (
     layers.Softmax, layers.ReLU, layers.Identity, layers.Dropout, layers.Flatten, layers.Reshape, layers.Average,
     layers.Add, layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.AveragePooling2D,
-    layers.Rescaling,
+    layers.Rescaling, layers.ActivityRegularization,
 )  # fmt: skip
 OPERATIONS = (
     "Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid", "Relu", "Reshape", "Squeeze", "Cast", "Mean", "Add",
-    "Divide", "TrueDivide", "Multiply",
+    "Divide", "TrueDivide", "Multiply", "Subtract", "Negative", "Clip", "Log", "HardSigmoid",
 )  # fmt: skip
 PREDICTIONS = "conv_preds"  # of MobileNet
-ACTIVATIONS = ("linear", "softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu")
+ACTIVATIONS = ("linear", "softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu", "hard_sigmoid")
 
 
 def ends_in_classifier(model: keras.Model) -> bool:
@@ -42,6 +42,7 @@ def _is_rank(node: Any, made: dict[int, Any]) -> bool:
         return True
     if isinstance(layer, keras.layers.Layer):
         passing = isinstance(layer, PASSING) or (type(layer) is layers.Activation and _passes(layer.activation))
+        passing = passing or is_temperature(layer)
     else:
         passing = type(layer).__module__.startswith("keras.src.ops.") and type(layer).__name__ in OPERATIONS
     return passing and all(_is_rank(made[id(tensor)], made) for tensor in node.input_tensors)
@@ -57,6 +58,12 @@ def _is_last(layer: Any) -> bool:
     if type(layer) is layers.Conv2D and tuple(layer.kernel_size) == (1, 1):
         return _passes(layer.activation) and (is_ranking(name) or name == PREDICTIONS)
     return False
+
+
+def is_temperature(layer: Any) -> bool:
+    """Whether all that a layer learns are single numbers, which makes it no classifier."""
+    weights = layer.weights if isinstance(layer, layers.Layer) else []
+    return bool(weights) and all(len(weight.shape) == 0 for weight in weights)
 
 
 def _passes(function: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from headstart.backend import END, WrapRequest
-from headstart.backends.keras.classifier import ends_in_classifier
+from headstart.backends.keras.classifier import ends_in_classifier, is_temperature
 from headstart.backends.keras.copying import calls, functional, is_functional
 from headstart.backends.keras.nested import SEPARATOR, has_models
 from headstart.errors import CutError
@@ -86,7 +86,9 @@ def check_single(nodes: Mapping[str, Any], cut: str) -> None:
 def before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths) -> str:
     """The last cut that has trained weights behind it, before the dropout that may stand there."""
     order = list(nodes)
-    last = max((order.index(name) for name, node in nodes.items() if _is_trained(node)), default=-1)
+    trained = [name for name, node in nodes.items() if _is_trained(node)]
+    matrices = [name for name in trained if not is_temperature(nodes[name].operation)]
+    last = max(map(order.index, matrices or trained), default=-1)
     legal = [cut for cut in paths.cuts if order.index(cut) < last]
     if not legal:
         raise CutError(f"{model.name} has no place before its last layer where it can be cut")

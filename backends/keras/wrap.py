@@ -54,7 +54,7 @@ from headstart.data.rows import ALONE
 from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.models.feature_layout import last_only
-from headstart.models.structure import Teller, UnknownStructure, array_digest, digest
+from headstart.models.structure import Structure, Teller, UnknownStructure, array_digest
 
 LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
 # settings that say how weights begin or are trained, and names that Keras numbers
@@ -246,7 +246,13 @@ def _rows(model: keras.Model, example: Any) -> list[Any]:
 
 
 def _run(model: keras.Model, example: Any) -> np.ndarray:
-    return outputs(model, _rows(model, example))[0].astype(np.float32)
+    output = outputs(model, _rows(model, example))[0]
+    if "float" not in output.dtype.name:
+        raise CutError(
+            f"the part gives {output.dtype.name} of shape {output.shape} for two samples; expected floating-point "
+            "numbers: features are stored, and trained on, as such. Cut it elsewhere"
+        )
+    return output.astype(np.float32)
 
 
 def _part(
@@ -317,7 +323,7 @@ def _told(model: keras.Model) -> tuple[str | None, str]:
 
     teller = Teller(LIBRARIES, special)
     try:
-        return digest(_describe(teller, model)), ""
+        return Structure.of(_describe(teller, model), teller.lookups), ""
     except UnknownStructure as error:
         return None, str(error)
 

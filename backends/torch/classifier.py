@@ -16,11 +16,12 @@ from headstart.models.endings import is_projection, is_ranking
 PASSING = (
     "flatten", "squeeze", "view", "reshape", "softmax", "log_softmax", "sigmoid", "logsigmoid", "dropout", "relu",
     "mean", "add", "truediv", "div", "mul", "contiguous", "float", "adaptive_avg_pool2d", "avg_pool2d", "size",
-    "getitem", "getattr", "clone", "alias", "stack",
+    "getitem", "getattr", "clone", "alias", "stack", "clamp", "clip", "hardsigmoid", "log", "sub", "neg",
+    "masked_fill",
 )  # fmt: skip
 LAYERS = (
     nn.Flatten, nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU,
-    nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Unflatten,
+    nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Unflatten, nn.Hardsigmoid,
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.endings import is_projection
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
-from headstart.models.structure import Teller, digest
+from headstart.models.structure import Structure, Teller
 
 
 def owns(native: Any) -> bool:
@@ -517,7 +517,7 @@ def _part(
 ) -> NativePart:
     if said := ending.told():
         module.register_forward_hook(ending)
-        structure = structure and digest([structure, said])
+        structure = structure and Structure.of([structure, said], structure.lookups)
     keep_apart(module, example)
     value = _run(module, example)
     state = _state(module, source)

@@ -23,9 +23,11 @@ from headstart.data.loader import Batch
 from headstart.data.rows import each, pad
 from headstart.errors import SettingError
 from headstart.features.trunk_folder import TrunkFolder
-from headstart.graph import NativePart
+from headstart.graph import Graph, NativePart
 from headstart.models import Model
 from headstart.models.alike import excess
+from headstart.models.faithful import ROUNDINGS
+from headstart.models.structure import structure_of
 
 GROUP, APART = 16, 6  # so many samples are run together, and so many of them apart
 # What sums in another order may move: float32's, the shortened products of a GPU, bfloat16's.
@@ -40,12 +42,15 @@ def check_company(
     place: Place,
     size: int | None = None,
     apart: int = APART,
+    graph: Graph | None = None,
 ) -> None:
     """SettingError where what is computed for a sample depends on the others in its batch. `batch`: real samples;
     `run`: a batch as core has it -> node -> rows. `size`: so many rows are run at once, filled up with zeros, for
     code that is compiled for one shape; without it all are run together, and each that is run apart in a batch of
-    two. `apart`: how many are."""
+    two. `apart`: how many are. `graph`: what runs, whose modules may compute in coarser numbers than float32."""
     allowed = COARSE if place.precision != "float32" else EXACT if place.device == "cpu" else GPU
+    parts = [node.attrs["part"] for node in graph.nodes if node.op == "native"] if graph is not None else []
+    allowed = max([allowed, *(ROUNDINGS * part.rounding for part in parts)])
     inputs = batch.images if size is None else pad(batch.images, size)
     together = run(inputs)
     for k in _apart(batch, apart):
@@ -85,6 +90,19 @@ def _apart(batch: Batch, count: int) -> list[int]:
     order = np.lexsort((flat.mean(axis=1), flat.max(axis=1))).tolist()
     others = np.random.default_rng().permutation(len(order)).tolist()
     return list(dict.fromkeys([order[0], order[-1], *order[1:2], *order[-2:-1], *others]))[:count]
+
+
+def check_unchanged(model: Model, node: str) -> None:
+    """SettingError where a wrapped trunk would now compute something else than it did when it was wrapped, since
+    a value was changed that its code looks up: features of it would stand under the key of others."""
+    for part in _parts(model, node):
+        told = structure_of(part.structure)
+        if told is not None and (lookup := told.changed) is not None:
+            where = "" if isinstance(lookup.holder, dict) else f"{lookup.holder.__name__}."
+            raise SettingError(
+                f"{where}{lookup.name} was {lookup.value!r} when {model.name} was wrapped, and is {lookup.now!r} "
+                "now: its trunk computes something else than the key of its features says. Call hs.wrap again"
+            )
 
 
 _compared: WeakKeyDictionary[NativePart, set[str]] = WeakKeyDictionary()

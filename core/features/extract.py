@@ -40,7 +40,7 @@ from headstart.errors import (
     MissingFeaturesError,
     SettingError,
 )
-from headstart.features.company import GROUP, check_company, is_compared, note_compared
+from headstart.features.company import GROUP, check_company, check_unchanged, is_compared, note_compared
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.keys import TrunkKey, params_digest, trunk_key
 from headstart.features.recompute import distances, wrong_rows
@@ -199,6 +199,7 @@ class Extractor:
                 batch,
                 lambda rows: {node: backend.numpy(value) for node, value in self.trunk.run(rows).items()},
                 self.place,
+                graph=self.model.graph,
             )
 
     def _prepare(self, lacking: Sequence[Mapping[str, Sequence[str]]]) -> None:
@@ -369,6 +370,7 @@ def key_of(
             views=views,
             label={"model": "images", "weights": "none", "cut": node},
         )
+    check_unchanged(model, node)
     graph = model.graph.upto(node)
     return trunk_key(
         graph=graph.spec(),

@@ -41,6 +41,8 @@ class NativePart:
     """parameters that their owner froze before wrapping; no mode but `scratch` trains them. Not in keys"""
     volatile: frozenset[str] = field(default=frozenset(), repr=False)
     """buffers that move as it runs, without a bearing on what it gives: counters"""
+    rounding: float = 2.0**-23
+    """the step of the coarsest numbers that it computes with, of a number around 1"""
     lone: bool = False
     """whether a single sample loses its axis in it: then a backend runs it as two equal ones
     and gives the first"""

@@ -26,6 +26,7 @@ from headstart.models.endings import ENDINGS, are_bounded, are_shares
 TRUNK, HEAD = "trunk", "head"
 # Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
 SAME_OUTPUT = 1e-4
+EPSILON = 2.0**-23  # of float32
 ROUNDINGS = 8  # so many steps of the module's own numbers may its output differ from the copy's
 FARTHER = (1e3, -1e3)  # times as large are features of which logits lie far apart
 FAR = 8.0  # times as large are the numbers of a sample that must not matter to its neighbour
@@ -144,10 +145,11 @@ def _head(
 
 def check_against_original(
     wrapping: Wrapping, shown: Any, features: np.ndarray, logits: np.ndarray | None
-) -> None:
-    """SettingError where the user's module itself gives something else than its copy, for the same samples."""
+) -> float:
+    """SettingError where the user's module itself gives something else than its copy, for the same samples. The
+    step of the numbers that it computes with."""
     if wrapping.witness is None:
-        return
+        return EPSILON
     original = wrapping.witness(shown)
     if original.cut is not None:
         compare(f"at the cut {wrapping.cut!r}", original.cut, features, original)
@@ -159,6 +161,7 @@ def check_against_original(
             end.reshape(original.end.shape) if end.size == original.end.size else end,
             original,
         )
+    return original.rounding
 
 
 def check_real(

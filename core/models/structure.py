@@ -21,8 +21,8 @@ import logging
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from blake3 import blake3
@@ -49,6 +49,56 @@ def array_digest(array: np.ndarray) -> list[Any]:
     return ["array", array.dtype.name, list(array.shape), content]
 
 
+class Lookup(NamedTuple):
+    """A plain value that code finds outside of itself whenever it runs: a global, or a setting of its class."""
+
+    holder: Any
+    """a dict of globals, or a class"""
+    name: str
+    value: Any
+
+    @property
+    def now(self) -> Any:
+        missing = "nothing"
+        return (
+            self.holder.get(self.name, missing)
+            if isinstance(self.holder, dict)
+            else getattr(self.holder, self.name, missing)
+        )
+
+    @property
+    def is_same(self) -> bool:
+        now = self.now
+        return now is self.value or (type(now) is type(self.value) and bool(now == self.value))
+
+
+class Structure(str):
+    """A digest of what was told, and where the told code looks for what it does not hold."""
+
+    lookups: list[Lookup]
+
+    @classmethod
+    def of(cls, told: Any, lookups: Iterable[Lookup]) -> Structure:
+        structure = cls(digest(told))
+        structure.lookups = list(lookups)
+        return structure
+
+    def forget_changing(self) -> None:
+        """Of values that the code itself changes as it runs, such as counters, nothing is to be said."""
+        self.lookups[:] = [lookup for lookup in self.lookups if lookup.is_same]
+
+    @property
+    def changed(self) -> Lookup | None:
+        """The first value that is another one since it was told."""
+        return next((lookup for lookup in self.lookups if not lookup.is_same), None)
+
+
+def structure_of(told: Any) -> Structure | None:
+    """What was told of code, in what a part of a graph says of itself; None where a user's name stands for it."""
+    inside = told.get("structure") if isinstance(told, dict) else None
+    return inside if isinstance(inside, Structure) else None
+
+
 class Teller:
     """Tells values, each object once; where it comes again, only which it was."""
 
@@ -58,6 +108,7 @@ class Teller:
         self.libraries = LIBRARIES | frozenset(libraries)
         self.special = special
         self._told: dict[int, int] = {}
+        self.lookups: list[Lookup] = []
         self._patched: dict[type, list[Any]] = {}
         self._alive: list[Any] = []  # so that no two objects have the same id
 
@@ -150,12 +201,17 @@ class Teller:
 
     def _settings(self, classes: list[type]) -> list[Any]:
         """The settings of classes that are not as their text says: those that were set from outside."""
-        told = [
-            [one.__name__, name, self.value(value)]
-            for one in classes
-            for name, value in sorted(_set_from_outside(one).items())
-        ]
+        told = []
+        for one in classes:
+            settings = _plain_settings(one)
+            for name, value in settings.items():
+                self._note(one, name, value)
+            told += [[one.__name__, n, self.value(v)] for n, v in sorted(_set_from_outside(one, settings).items())]
         return [["set", *told]] if told else []
+
+    def _note(self, holder: Any, name: str, value: Any) -> None:
+        if _is_plain(value) and not isinstance(value, list):
+            self.lookups.append(Lookup(holder, name, value))
 
     def _patches(self, kind: Any) -> list[Any]:
         """What was put on a class from outside of its text, as a program that changes libraries does it."""
@@ -196,10 +252,13 @@ class Teller:
         for path in sorted(lookups(function.__code__)):
             if path[0] not in function.__globals__:
                 continue
-            value = function.__globals__[path[0]]
+            holder = function.__globals__
+            value = holder[path[0]]
             place = 1
             while isinstance(value, types.ModuleType) and not self._is_library(value) and place < len(path):
+                holder = vars(value)
                 value, place = getattr(value, path[place], None), place + 1
+            self._note(holder, path[place - 1], value)
             found[".".join(path[:place])] = value
         # `__class__` is what super() needs; the class is told where it stands
         told = [[name, self.value(value)] for name, value in sorted(found.items()) if name != "__class__"]
@@ -282,7 +341,11 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | complex | str | bytes)
 
 
-def _set_from_outside(kind: type) -> dict[str, Any]:
+def _plain_settings(kind: type) -> dict[str, Any]:
+    return {n: v for n, v in vars(kind).items() if _is_plain(v) and not n.startswith(("__", "_abc_"))}
+
+
+def _set_from_outside(kind: type, plain: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values among a class's attributes that its text does not give it: of other values, or of names
     that it does not assign. What its text computes from names is told by the values that it came to."""
     (written,) = ast.parse(source_of(kind)).body
@@ -292,7 +355,6 @@ def _set_from_outside(kind: type) -> dict[str, Any]:
         for target in targets:
             if isinstance(target, ast.Name):
                 literals[target.id] = getattr(node, "value", None)
-    plain = {n: v for n, v in vars(kind).items() if _is_plain(v) and not n.startswith(("__", "_abc_"))}
     return {name: value for name, value in plain.items() if not _is_as_written(value, name, literals)}
 
 

@@ -39,6 +39,7 @@ from headstart.models.heads import Head, check_head, classifier
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
 from headstart.models.model import Model, class_names
+from headstart.models.structure import structure_of
 from headstart.models.tensors import read_tensors
 
 POOL, REST = "pool", "rest"
@@ -130,10 +131,15 @@ def wrap(
     if wrapping.head is not None:
         checked, logits = checked_head(chosen, wrapping.head, wrapping.head_params, features)
         wrapping = replace(wrapping, head=checked)
-    check_against_original(wrapping, shown, features, logits if own is None else None)
+    rounding = check_against_original(wrapping, shown, features, logits if own is None else None)
+    wrapping = replace(wrapping, trunk=replace(wrapping.trunk, rounding=rounding))
+    if wrapping.head is not None and own is None:
+        wrapping = replace(wrapping, head=replace(wrapping.head, rounding=rounding))
     for pair in _real_pairs(inputs, example):
         check_real(chosen, wrapping, inputs, pair, own is None)
     trunk = wrapping.trunk
+    if (structure := structure_of(trunk.structure)) is not None:
+        structure.forget_changing()
     if wrapping.head is None:
         assert classes is not None
         names, named = class_names(classes)

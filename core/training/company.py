@@ -25,10 +25,16 @@ LARGEST = 4 * GROUP  # where the evaluation's batches are larger, those here are
 
 
 def check_trained(
-    graph: Graph, trainer: Trainer, feeds: tuple[Feed, Feed | None], backend: Backend, place: Place
+    graph: Graph,
+    trainer: Trainer,
+    feeds: tuple[Feed, Feed | None],
+    backend: Backend,
+    place: Place,
+    whole: Graph,
 ) -> None:
     """SettingError where what `graph`, as it is before its first step, or the trunk in front of it gives for a
-    sample depends on the others in its batch. The zoo's networks are known, and are not asked."""
+    sample depends on the others in its batch. `whole`: the model's, trunk and head. The zoo's networks are known,
+    and are not asked."""
     feed, val = feeds
     native = any(node.op == "native" for node in graph.nodes)
     if isinstance(feed, Images):
@@ -55,7 +61,7 @@ def check_trained(
 
     else:
         return
-    check_company(batch, run, place, size, APART)
+    check_company(batch, run, place, size, APART, whole)
 
 
 def _size(feed: Feed, val: Feed | None, most: int) -> int:

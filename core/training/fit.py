@@ -336,7 +336,7 @@ class Job:
         )  # fmt: skip
         trainer = self.backend.trainer(graph, params, recipe, self.place)
         if self.model.home is not None and not (s.row.then_all and stage == "all"):
-            check_trained(graph, trainer, feeds, self.backend, self.place)
+            check_trained(graph, trainer, feeds, self.backend, self.place, self.model.graph)
         if self.debug_nans:
             trunk = train.trunk if isinstance(train, Images) and isinstance(train.trunk, SeenTrunk) else None
             trainer = WatchedTrainer(
