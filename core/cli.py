@@ -408,7 +408,8 @@ def fit(
         facts = {key: report[key] for key in ("machine", "data", "model")}
         figures = {**facts, "versions": backends.versions(name), **row}
         if attempt(lambda: write_json(json_file, figures)) and out is None and json_file.suffix:
-            written.append(f"written to {report.report(json_file.with_suffix('.html'))}")
+            shown = attempt(lambda: f"written to {report.report(json_file.with_suffix('.html'))}")
+            written += [shown] if shown else []
     console = console_for_tables()
     console.print(comparison_table(name, backends.versions(name), [row]))
     if run.extraction is not None:

@@ -105,6 +105,12 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere").read_bytes() == b"mine"
 
 
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(WeightsError, match=rf"is a file; expected the folder .*, such as {tmp_path}"):
+        hs.load(tmp_path / "run.json")
+
+
 def test_torchvisions_names_are_found(tmp_path: Path) -> None:
     run = run_of(1)
     tensors = load_file(hs.weights_file(run.save(tmp_path / "run")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from faults.damage import Stored, flip, store
 from feature_sets import made
 
 from headstart import cli
-from headstart.errors import DiskSpaceError, SettingError, StoreError
+from headstart.errors import DiskSpaceError, SettingError, StoreError, StoreWarning
 from headstart.features import FeatureStore, array_to_ids, description, open_shard, shard, trunk_folder, upkeep
 from headstart.features.orphans import Orphans, drop_orphans
 
@@ -37,6 +38,35 @@ def shards(stored: Stored) -> list[Path]:
 
 def snapshot(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+# ----------------------------------------------------------------------------------------------- strangers
+
+
+def test_another_users_folder_stops_nothing(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a cache of several users one may be closed to the others: it is named, and the rest listed and tidied."""
+    closed = stored.folder.path.with_name("0" * 32)
+    shutil.copytree(stored.folder.path, closed)
+
+    def denying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def denied(path: Any = ".", *rest: Any, **options: Any) -> Any:
+            inside = str(path).startswith(str(closed) + os.sep) or (call is scandir and str(path) == str(closed))
+            if inside:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return call(path, *rest, **options)
+
+        return denied
+
+    scandir = os.scandir
+    for name in ("scandir", "stat", "lstat", "open"):
+        monkeypatch.setattr(os, name, denying(getattr(os, name)))
+    opened = FeatureStore(stored.folder.path.parents[1])
+    with pytest.warns(StoreWarning, match=r"cannot read .*0000.*Permission denied. It is passed over"):
+        assert [info.key for info in opened.trunks()] == [stored.folder.path.name]
+    with pytest.warns(StoreWarning, match="passed over"):
+        assert [info.key for info in opened.gc_plan(0)] == [stored.folder.path.name]
 
 
 # ----------------------------------------------------------------------------------------------- repair

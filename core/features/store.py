@@ -98,15 +98,12 @@ class FeatureStore:
 
     def trunks(self) -> list[TrunkInfo]:
         """All trunks with anything stored, by key, the own cache's before the same one in shared caches. Damage is
-        listed, not raised."""
-        found = [info_of(folder) for folder in self._folders()]
-        for folder in self._shared_folders():
-            try:
-                info = info_of(folder)
-            except StoreError as error:
-                warn(str(error))
-            else:
-                found.append(None if info is None else replace(info, shared=True))
+        listed, not raised; a folder that cannot be read, another user's in a cache of several, is warned of."""
+        found = []
+        own = self._folders()
+        for folder in [*own, *self._shared_folders()]:
+            info = _info_if_readable(folder)
+            found.append(info if info is None or folder in own else replace(info, shared=True))
         return sorted((info for info in found if info is not None), key=lambda info: info.key)
 
     def info(self, prefix: str) -> TrunkInfo:
@@ -252,7 +249,7 @@ class FeatureStore:
 
     def _evictable(self) -> list[TrunkInfo]:
         """Trunks of the own cache, least recently used first."""
-        infos = [info_of(folder) for folder in self._folders() if not folder.is_symlink()]
+        infos = [_info_if_readable(folder) for folder in self._folders() if not folder.is_symlink()]
         return sorted((info for info in infos if info is not None), key=lambda info: (info.last_used, info.key))
 
     def _plan(
@@ -331,3 +328,12 @@ class FeatureStore:
             except StoreError as error:
                 warn(f"the shared cache {root} is left out: {error}")
         return found
+
+
+def _info_if_readable(folder: Path) -> TrunkInfo | None:
+    """What the folder holds; None, and a warning, where it cannot be read."""
+    try:
+        return info_of(folder)
+    except StoreError as error:
+        warn(f"{error}. It is passed over")
+        return None

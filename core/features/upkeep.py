@@ -135,7 +135,7 @@ def info_of(folder: Path) -> TrunkInfo | None:
 def files_of(folder: Path) -> dict[Path, os.stat_result]:
     """The store's own files in a trunk's folder, those set aside included; other files are left alone."""
     found: dict[Path, os.stat_result] = {}
-    inner = [place for place in (folder / DAMAGED, folder / CHECKED) if not place.is_symlink()]
+    inner = [place for place in (folder / DAMAGED, folder / CHECKED) if not os.path.islink(place)]  # noqa: PTH114
     for place in [folder, *inner]:
         for entry in listing(place):
             ours = entry.name.endswith(SUFFIX) or entry.name.startswith(PARTIAL_PREFIX)

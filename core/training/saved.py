@@ -173,6 +173,9 @@ def weights_file(path: str | Path) -> Path:
 
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
+    if folder.is_file():
+        beside = f", such as {folder.parent}" if folder.name == RECORD else ""
+        raise WeightsError(f"{folder} is a file; expected the folder that Run.save wrote{beside}")
     try:
         about = read_json(path, LARGEST, "a saved run", {"format": int}, WeightsError)
     except FileNotFoundError:
