@@ -11,12 +11,15 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from threading import Lock
 from typing import Any
 
 from keras import backend, config
+from keras.src.backend import nn
 from keras.src.backend.common import global_state
 
 from headstart import settled as doors
+from headstart.backends.keras.layers import silu
 
 # of Keras's settings: how each is read and set, and what it is in here
 SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (
@@ -30,6 +33,26 @@ ENGINE = backend.backend()
 engine_door: Callable[[], AbstractContextManager[Any]] | None = (
     importlib.import_module(f"headstart.backends.doors.{ENGINE}").door if ENGINE in ("jax", "torch") else None
 )
+
+
+SILU = nn.silu
+lock, inside = Lock(), 0
+
+
+@contextmanager
+def _plain_silu() -> Iterator[None]:
+    """What is traced in here calls ours, until the last thread has left."""
+    global inside
+    with lock:
+        inside += 1
+        nn.silu = silu
+    try:
+        yield
+    finally:
+        with lock:
+            inside -= 1
+            if not inside:
+                nn.silu = SILU
 
 
 @contextmanager
@@ -46,6 +69,8 @@ def door() -> Iterator[None]:
             if (theirs := read()) != ours:
                 stack.callback(put, theirs)
                 put(ours)
+        if ENGINE == "tensorflow":
+            stack.enter_context(_plain_silu())
         tf: Any = sys.modules.get("tensorflow")
         if tf is not None and tf.config.functions_run_eagerly():
             stack.callback(tf.config.run_functions_eagerly, True)

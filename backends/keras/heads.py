@@ -18,6 +18,7 @@ from headstart.backend import Place, Recipe
 from headstart.backends.keras.arrays import from_numpy, on, to_numpy
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import network
+from headstart.backends.keras.functions import compiled
 from headstart.backends.keras.layers import quick_gelu
 from headstart.backends.keras.optimizers import optimizer_of
 from headstart.data.rows import window
@@ -56,8 +57,6 @@ class TensorFlowHeads:
         multiples: Mapping[str, float] | None = None,
     ) -> None:
         """`multiples` of the learning rate: 1 for a parameter that is not named."""
-        import tensorflow as tf
-
         self.chain, self.recipe, self.place = chain, recipe, place
         with on(place):
             self.before = network(chain.before, {}) if chain.before else None
@@ -74,9 +73,9 @@ class TensorFlowHeads:
             self.optimizer.build(list(self.weights.values()))
         self.may_compile = compiles(chain, place)
         self.products = sum(w.size for w in params.values())  # of a row
-        self._epoch = tf.function(self._updates, reduce_retracing=True)
-        self._compiled_epoch = tf.function(self._updates, reduce_retracing=True, jit_compile=True)
-        self._logits = tf.function(self._forward, reduce_retracing=True)
+        self._epoch = compiled(self._updates)
+        self._compiled_epoch = compiled(self._updates, jit_compile=True)
+        self._logits = compiled(self._forward)
 
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)

@@ -18,6 +18,12 @@ def quick_gelu(x: Any) -> Any:
     return x * ops.sigmoid(1.702 * x)
 
 
+def silu(x: Any) -> Any:
+    """The same numbers as TensorFlow's, of which the gradient is a function that it registers for ever whenever it
+    is traced, and with it all that was traced."""
+    return x * ops.sigmoid(x)
+
+
 class Configured(layers.Layer):
     """A layer that can be made again from the keyword arguments it names in `SETTINGS`."""
 

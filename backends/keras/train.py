@@ -14,6 +14,7 @@ from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_num
 from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params, variables
+from headstart.backends.keras.functions import compiled
 from headstart.backends.keras.heads import ChainTrainer, compiles
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.optimizers import optimizer_of
@@ -102,11 +103,9 @@ class KerasTrainer:
 @behind_door("epoch", "step", "logits")
 class TensorFlowTrainer(KerasTrainer):
     def _prepare(self) -> None:
-        import tensorflow as tf
-
-        self._one_step = tf.function(self._update, reduce_retracing=True)
-        self._whole_epoch = tf.function(self._updates, reduce_retracing=True)
-        self._forward = tf.function(lambda x: self.inference(x, training=False), reduce_retracing=True)
+        self._one_step = compiled(self._update)
+        self._whole_epoch = compiled(self._updates)
+        self._forward = compiled(lambda x: self.inference(x, training=False))
 
     def epoch(
         self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray

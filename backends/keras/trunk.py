@@ -11,6 +11,7 @@ from headstart.backend import Place
 from headstart.backends.keras.arrays import dtype_policy, on
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params
+from headstart.backends.keras.functions import counted_alone
 from headstart.graph import Graph
 
 
@@ -21,7 +22,7 @@ class KerasTrunk:
     ) -> None:
         self.graph, self.place = graph, place
         with on(place):
-            self.model = network(graph, params, outputs, Style(dtype_policy(place)))
+            self.model = counted_alone(network(graph, params, outputs, Style(dtype_policy(place))))
 
     def run(self, images: Any) -> dict[str, Any]:
         with on(self.place):
