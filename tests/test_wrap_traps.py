@@ -110,6 +110,17 @@ def test_what_runs_without_gradients_is_not_trained(own: Any, traps: Any, data: 
     assert moved == {f"head.head.{name}.{what}" for name in ("conv", "fc") for what in ("weight", "bias")}
 
 
+def test_hooks_on_gradients_are_told_of(own: Any) -> None:
+    for name in ("conv.weight", "block"):
+        net = own.small()
+        if name == "block":
+            net.block.register_full_backward_hook(lambda *_: None)
+        else:
+            net.conv.weight.register_hook(lambda gradient: gradient * 0)
+        with pytest.warns(UserWarning, match=f"'{name}' has a hook on its gradients"):
+            hs.wrap(net, "block", P)
+
+
 def test_layers_that_are_skipped_at_random_are_drawn_anew(own: Any, traps: Any) -> None:
     from headstart import backend as backends
     from headstart.backend import Recipe

@@ -84,6 +84,22 @@ def _check(native: Any) -> None:
             )
 
 
+def tell_of_gradient_hooks(native: nn.Module) -> None:
+    """Warn of hooks on gradients, which a copy of a parameter, or a traced part, does not have."""
+    parameters = (name for name, p in native.named_parameters() if getattr(p, "_backward_hooks", None))
+    modules = (
+        name or type(native).__name__
+        for name, m in native.named_modules()
+        if next(m.children(), None) is not None and (m._backward_hooks or m._backward_pre_hooks)
+    )
+    if names := [*parameters, *modules]:
+        warnings.warn(
+            f"{names[0]!r} has a hook on its gradients, and {len(names) - 1} others; headstart trains a copy without "
+            "them. To freeze a parameter use requires_grad_(False)",
+            stacklevel=2,
+        )
+
+
 def to_float32(copied: nn.Module) -> nn.Module:
     """The copy of a module in another precision, in float32: in what headstart feeds and trains. It is said.
     Single tensors in another dtype beside float32 ones are the module's own matter."""

@@ -87,6 +87,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         raise SettingError("params= goes with JAX functions; a torch module holds its parameters itself")
     native, prefixes = forms.unwrapped(request.native)
     request = replace(request, native=native, cut=forms.without(request.cut, prefixes))
+    forms.tell_of_gradient_hooks(native)
     memo: dict[int, Any] = {}
     beside: list[nn.Parameter] = []
     source = forms.to_float32(copied(native, memo, beside))
