@@ -94,8 +94,8 @@ def tell_of_gradient_hooks(native: nn.Module) -> None:
     )
     if names := [*parameters, *modules]:
         warnings.warn(
-            f"{names[0]!r} has a hook on its gradients, and {len(names) - 1} others; headstart trains a copy without "
-            "them. To freeze a parameter use requires_grad_(False)",
+            f"{names[0]!r} has a hook on its gradients, and {len(names) - 1} others; headstart trains a copy "
+            "without them. To freeze a parameter use requires_grad_(False)",
             stacklevel=2,
         )
 
