@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headstart.data import Augment, Crop, Preprocess
-from headstart.errors import SettingError
+from headstart.errors import DataWarning, SettingError
 
 pytestmark = pytest.mark.neutral
 
@@ -76,15 +77,40 @@ def test_padding_is_torchvisions() -> None:
     assert Preprocess(8, 5, pad=True).with_size(16) == Preprocess(16, 10, pad=True)
 
 
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "divide both by 255"),
+        ({"mean": (0, 0, 0), "std": (58.4, 57.1, 57.4)}, "divide both by 255"),
+        ({"mean": (0.485, 0.456, 0.406), "scale": 1}, "multiply both by 255"),
+    ],
+)
+def test_mean_and_deviation_of_other_units_are_warned_of(said: dict[str, Any], mend: str) -> None:
+    with pytest.warns(DataWarning, match=mend):
+        Preprocess(32, 32, **said)
+
+
+def test_mean_and_deviation_that_are_meant() -> None:
+    for mean, std, scale in (
+        (0, 1, 1),
+        (103.9, 1, 1),
+        (123.7, 58.4, 1),
+        (0, 1, 1 / 255),
+        (1, 1, 1 / 127.5),
+        (0.5, 0.5, 1 / 255),
+    ):
+        Preprocess(32, 32, mean=(mean,) * 3, std=(std,) * 3, scale=scale)
+
+
 def test_what_is_usual_is_not_written() -> None:
     """Keys and records of before stay what they were."""
     usual = {"size", "resize", "interpolation", "mean", "std"}
     assert Preprocess(8, 8).as_dict().keys() == usual
     assert repr(Preprocess(8, 8)).endswith("std=(0.229, 0.224, 0.225))")
-    p = Preprocess(8, 6, channels="bgr", scale=2, pad=True)
+    p = Preprocess(8, 6, channels="bgr", scale=0.02, pad=True)
     assert p.as_dict().keys() == usual | {"channels", "scale", "pad"}
     assert Preprocess.from_dict(json.loads(json.dumps(p.as_dict()))) == p
-    assert "channels='bgr', scale=2.0, pad=True" in repr(p)
+    assert "channels='bgr', scale=0.02, pad=True" in repr(p)
 
 
 def test_large_crops_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,6 +355,12 @@ def test_modes(name: str, pretrained: bool, frozen: bool, cached: bool, then_all
     assert (mode.pretrained, mode.frozen, mode.cached, mode.then_all) == (pretrained, frozen, cached, then_all)
 
 
+@pytest.mark.parametrize("wrong", [{"mode": None}, {"mode": ["cached"]}, {"cut": ""}, {"cut": ["conv1"]}])
+def test_modes_and_cuts_are_names(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match="expected a name"):
+        Settings(**wrong)
+
+
 def test_an_unknown_mode_lists_the_five() -> None:
     with pytest.raises(UnknownNameError) as caught:
         mode_of("cache")

@@ -12,6 +12,7 @@ trunk: so a warm cache cannot tell these rows without opening every image.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.data.rows import ALONE, described
-from headstart.errors import DataError, SettingError, UnknownNameError
+from headstart.errors import DataError, DataWarning, SettingError, UnknownNameError
 
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
@@ -99,6 +100,22 @@ class Preprocess:
                     f"preprocess.{name} is {getattr(self, name)!r}; expected {allowed}, one for each channel"
                 )
             object.__setattr__(self, name, values)  # lists become tuples: equal settings compare equal
+        self._warn_of_other_units()
+
+    def _warn_of_other_units(self) -> None:
+        """Mean and deviation of 0..255 with pixels of 0..1, or the other way round, make every picture alike. A
+        warning only, since whoever trained so may have to go on."""
+        reach = 255 * self.scale
+        high = max(self.mean) > 1.01 * reach or min(self.std) > 16 * reach
+        low = reach > 16 and 0 < max(self.mean) <= 1 and max(self.std) < 1
+        if high or low:
+            mend = "divide both by 255, or pass scale=1" if high else "multiply both by 255, or leave scale= out"
+            warnings.warn(
+                f"preprocess: mean {self.mean} and std {self.std} are not of pixels of 0 to {reach:.4g}, which "
+                f"scale={self.scale:.4g} makes of 0 to 255: {mend}",
+                DataWarning,
+                stacklevel=4,
+            )
 
     def apply(self, image: Image.Image, crop: Crop | None = None) -> np.ndarray:
         """`(size, size, 3)` uint8 of an image of any size.

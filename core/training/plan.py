@@ -116,6 +116,8 @@ class Budget:
         """ "2GB", "10min", or both with a comma between them; SettingError otherwise."""
         if text is None or isinstance(text, Budget):
             return text
+        if not isinstance(text, str):
+            raise SettingError(f"budget={text!r}; expected a text such as '2GB', '10min' or '2GB,10min'")
         found: dict[str, float] = {}
         for part in text.split(","):
             time_of = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|h)\s*", part)

@@ -67,6 +67,10 @@ class Settings:
     memory: int | str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("mode", "cut"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value) and (name == "mode" or value is not None):
+                raise SettingError(f"{name}={value!r}; expected a name")
         mode = self.row
         for name in ("epochs", "batch_size", "head_epochs", "workers", "views", "seed"):
             value, least = getattr(self, name), 0 if name == "seed" else 1
