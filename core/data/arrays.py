@@ -28,7 +28,8 @@ def arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> Da
 
     `labels`: n integers, positions in `classes` (default: "0", "1", ... up to the largest label); or n names, to
     be numbered as in `classes` (default: sorted). Arrays are not copied; changing a pixel later is an error when
-    the image is next loaded. Raises `DataError` for anything else.
+    the image is next loaded. Raises `DataError` for anything else: what is masked or missing, bytes that are no
+    UTF-8, two names that look the same. A `DataWarning` names classes such as "nan", of missing labels as text.
     """
     values, what = samples_of(images)
     found = labels_of(labels, classes, count(values), what)

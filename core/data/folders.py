@@ -42,7 +42,8 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
 
     Class names are kept composed (NFC). Raises `DataError` for a folder that cannot be trained on: missing, no or
     just one class, an empty class, the parts of a split or images beside masks in place of classes, links and
-    folders that cannot be read, one folder under two classes, two class names that look the same.
+    folders that cannot be read, one folder under two classes, two class names that look the same. Where all class
+    folders hold the same folders, which may be the classes, a `DataWarning` says so.
     """
     check_on_error(on_error)
     asked = None if classes is None else class_list(classes)
