@@ -174,7 +174,7 @@ def masked() -> keras.Model:
     x = inputs = keras.Input((12,), dtype="int32")
     x = layers.Embedding(20, 6, mask_zero=True)(x)
     x = layers.Dense(5, name="dense")(x)
-    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D(name="pool")(x)))
+    return keras.Model(inputs, layers.Dense(2, name="last")(layers.GlobalAveragePooling1D(name="pool")(x)))
 
 
 class Subclassed(keras.Model):

@@ -89,6 +89,24 @@ def test_a_function_of_a_dict(own: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(runs[0].history["loss"], runs[1].history["loss"], rtol=1e-3)
 
 
+def test_padded_tokens_are_not_averaged_in(own: Any) -> None:
+    """Of functions nobody knows what they do with a mask."""
+
+    def tokens(params: Any, batch: Any) -> Any:
+        return params["embed"][batch["ids"]]
+
+    embed = np.ones((20, 6), np.float32)
+    with pytest.raises(SettingError, match=r"tokens of shape \(12, 6\).* and 'mask' says that some are padding"):
+        hs.wrap(
+            (tokens, None),
+            params=({"embed": embed}, None),
+            example=sentences(),
+            head="linear",
+            classes=2,
+            name="t",
+        )
+
+
 def test_mistakes_with_functions(own: Any) -> None:
     for settings, kind, text in (
         ({"params": None}, SettingError, r"need params=\(trunk_params, head_params\)"),

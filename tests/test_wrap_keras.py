@@ -83,6 +83,18 @@ def test_a_mask_that_passes_the_cut_is_seen(own: Any) -> None:
     assert relative_error(hs.forward(model, ids)["logits"], own.logits(own.masked(), ids)) < 1e-5
 
 
+def test_padded_tokens_are_not_averaged_in(own: Any) -> None:
+    import keras
+
+    fresh: dict[str, Any] = {"head": "linear", "classes": 2}
+    with pytest.raises(CutError, match=r"'dense' gives a mask with its output.* padded steps would count"):
+        hs.wrap(own.masked(), "dense", example=sentences()["ids"], **fresh)
+    net = own.text()
+    tokens = [layer.name for layer in net.layers if isinstance(layer, keras.layers.LayerNormalization)][-2]
+    with pytest.raises(SettingError, match=r"tokens of shape \(12, 16\).* and 'mask' says that some are padding"):
+        hs.wrap(net, tokens, example=sentences(), **fresh)
+
+
 def test_models_that_are_no_graphs(own: Any) -> None:
     import keras
 

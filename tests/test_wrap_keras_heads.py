@@ -134,3 +134,22 @@ def test_the_end_is_a_cut_where_a_head_comes_behind_it(kinds: Any) -> None:
         hs.wrap(model, end, preprocess=P)
     with pytest.raises(CutError, match="the model gives 2 tensors; a fresh classifier takes one"):
         hs.wrap(kinds.branched(), "output", **FRESH)
+
+
+def test_quantized_layers_stay_what_they_are(backend: str) -> None:
+    """They run frozen; what cannot be drawn or trained is refused."""
+    import keras
+
+    x = keras.Input((5,))
+    dense = [keras.layers.Dense(4, "relu", name=name) for name in ("first", "cut", "last")]
+    net = keras.Model(x, keras.layers.Dense(3)(dense[2](dense[1](dense[0](x)))))
+    for layer in (dense[0], dense[2]):
+        layer.quantize("int8")
+    rows = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    made = hs.wrap(net, "cut", head="linear", classes=3)
+    expected = keras.Model(x, dense[1].output)(rows, training=False)
+    assert relative_error(hs.forward(made, rows, "trunk")["trunk"], keras.ops.convert_to_numpy(expected)) < 1e-5
+    with pytest.raises(SettingError, match=r"layer 'first' \(int8\) is quantized, so its weights cannot be drawn"):
+        made.graph["trunk"].attrs["part"].initial(0)
+    with pytest.raises(SettingError, match=r"layer 'last' \(int8\) behind the cut 'cut' is quantized"):
+        hs.wrap(net, "cut")

@@ -104,6 +104,14 @@ def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
     return found
 
 
+def quantized_layer(model: keras.Model) -> str:
+    """The name and kind of the first layer whose weights are integers that stand for others; "" without one."""
+    for layer in layers_of(model):
+        if kind := getattr(layer.dtype_policy, "quantization_mode", None):
+            return f"{layer.name!r} ({kind})"
+    return ""
+
+
 def thawed(model: keras.Model) -> keras.Model:
     """The model with all of its layers trainable; a nested one's layers have to be told each."""
     model.trainable = True

@@ -30,6 +30,7 @@ from headstart.backends.keras.copying import (
     layers_of,
     one_or_all,
     outputs,
+    quantized_layer,
     reproducible,
     seeded,
     settings_of,
@@ -139,6 +140,11 @@ def wrap(request: WrapRequest) -> Wrapping:
             f"layer {shared[0]!r} is used on both sides of the cut {cut!r}, so it cannot be frozen on one and "
             "trained on the other; cut elsewhere"
         )
+    if quantized := quantized_layer(head):
+        raise SettingError(
+            f"layer {quantized} behind the cut {cut!r} is quantized, so the rest as head could not be trained; "
+            "head='linear' makes a fresh classifier. Or wrap the model before model.quantize()"
+        )
     head_part = _part(
         head,
         np.zeros((2, *part.output), np.float32),
@@ -183,6 +189,11 @@ def _fixed(model: keras.Model, copy: keras.Model) -> frozenset[int]:
 
 def _drawn(model: keras.Model) -> keras.Model:
     """The model with weights drawn anew, and with the tables and statistics that were adapted to data."""
+    if quantized := quantized_layer(model):
+        raise SettingError(
+            f"layer {quantized} is quantized, so its weights cannot be drawn anew; wrap the model before "
+            "model.quantize()"
+        )
     clone = cloned(model, anew)
     carry(model, clone)
     return clone
