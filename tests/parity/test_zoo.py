@@ -428,50 +428,52 @@ def training(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Training(request.param, tmp_path_factory.mktemp(request.param.name))
 
 
-def test_gradients_of_the_head_agree_across_backends(training: Training) -> None:
-    first, *others = (training.first_step(name)[1] for name in BACKENDS)
-    assert len(first) >= 4
-    for other in others:
-        errors = {name: np.linalg.norm(other[name] - g) / np.linalg.norm(g) for name, g in first.items()}
-        assert {name: error for name, error in errors.items() if not error < 1e-3} == {}
-
-
 def losses(run: Run) -> np.ndarray:
     """Of each step."""
     return np.concatenate([record.step_losses for record in run.history])
 
 
-def test_losses_agree_across_backends_over_ten_steps(training: Training) -> None:
-    first, *others = (
-        losses(training.fit(training.certain, training.data, name, training.rate)) for name in BACKENDS
-    )
-    assert len(first) == 10
-    assert first[-2:].mean() < 0.9 * first[:2].mean(), "nothing was learnt that could differ"
-    for other in others:
-        np.testing.assert_allclose(other, first, rtol=1e-2)
+class TestTraining:
+    """A class, so that a worker of its own has them: together they take as long as all else here."""
 
+    def test_gradients_of_the_head_agree_across_backends(self, training: Training) -> None:
+        first, *others = (training.first_step(name)[1] for name in BACKENDS)
+        assert len(first) >= 4
+        for other in others:
+            errors = {name: np.linalg.norm(other[name] - g) / np.linalg.norm(g) for name, g in first.items()}
+            assert {name: error for name, error in errors.items() if not error < 1e-3} == {}
 
-@each_backend
-def test_cached_and_frozen_agree(training: Training, backend: str) -> None:
-    cached, frozen = (
-        losses(training.fit(training.model, training.data, backend, training.rate, mode))
-        for mode in ("cached", "frozen")
-    )
-    assert len(cached) == 10
-    np.testing.assert_allclose(cached, frozen, rtol=1e-3)
+    def test_losses_agree_across_backends_over_ten_steps(self, training: Training) -> None:
+        first, *others = (
+            losses(training.fit(training.certain, training.data, name, training.rate)) for name in BACKENDS
+        )
+        assert len(first) == 10
+        assert first[-2:].mean() < 0.9 * first[:2].mean(), "nothing was learnt that could differ"
+        for other in others:
+            np.testing.assert_allclose(other, first, rtol=1e-2)
 
+    @each_backend
+    def test_cached_and_frozen_agree(self, training: Training, backend: str) -> None:
+        cached, frozen = (
+            losses(training.fit(training.model, training.data, backend, training.rate, mode))
+            for mode in ("cached", "frozen")
+        )
+        assert len(cached) == 10
+        np.testing.assert_allclose(cached, frozen, rtol=1e-3)
 
-def test_the_original_takes_back_what_was_trained(training: Training, tmp_path: Path) -> None:
-    run = training.fit(training.model, training.data, "torch", training.rate)
-    state = load_file(hs.weights_file(run.save(tmp_path / "run")))
-    name, original, size = training.row.name, training.original, training.model.preprocess.size
-    names = layout(name, original.library)
-    whole = {theirs for theirs, _ in names.names(architecture(name).graph(TRAINED_CLASSES, size=size)).values()}
-    auxiliary = frozenset(whole - {theirs for theirs, _ in names.names(run.model.graph).values()})
-    network = loaded(made(original, TRAINED_CLASSES, size), state, auxiliary)
-    x = training.model.preprocess.normalise(training.images)
-    with torch.inference_mode():
-        wanted = network(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
-    assert relative_error(run.predict(x, device="cpu"), wanted) < TOLERANCE
-    before = hs.forward(training.model, x, backend="torch", device="cpu")["logits"]
-    assert relative_error(before, wanted) > 10 * TOLERANCE
+    def test_the_original_takes_back_what_was_trained(self, training: Training, tmp_path: Path) -> None:
+        run = training.fit(training.model, training.data, "torch", training.rate)
+        state = load_file(hs.weights_file(run.save(tmp_path / "run")))
+        name, original, size = training.row.name, training.original, training.model.preprocess.size
+        names = layout(name, original.library)
+        whole = {
+            theirs for theirs, _ in names.names(architecture(name).graph(TRAINED_CLASSES, size=size)).values()
+        }
+        auxiliary = frozenset(whole - {theirs for theirs, _ in names.names(run.model.graph).values()})
+        network = loaded(made(original, TRAINED_CLASSES, size), state, auxiliary)
+        x = training.model.preprocess.normalise(training.images)
+        with torch.inference_mode():
+            wanted = network(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
+        assert relative_error(run.predict(x, device="cpu"), wanted) < TOLERANCE
+        before = hs.forward(training.model, x, backend="torch", device="cpu")["logits"]
+        assert relative_error(before, wanted) > 10 * TOLERANCE
