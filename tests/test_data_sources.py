@@ -111,7 +111,7 @@ def test_skip_lists_what_it_leaves_out(photos: Path) -> None:
     reasons = {Path(path).name: reason for path, reason in dataset.skipped}
     assert set(reasons) == {"notes.txt", "text.jpg", "cut.jpg", "gone.png"}
     assert "not a JPEG" in reasons["text.jpg"]
-    assert "runcated" in reasons["cut.jpg"]
+    assert "breaks off" in reasons["cut.jpg"]
     assert "not there" in reasons["gone.png"]
     assert dataset.split(0.5)[0].skipped == dataset.skipped
 
