@@ -1,6 +1,7 @@
 """Epochs of the modes in one framework, and a training loop that disturbs them, in processes of their own:
 
-`shared.py BACKEND CACHE` reads a request a line and answers a line, both JSON.
+`shared.py BACKEND CACHE` reads a request a line and answers a line, both JSON. With `short` behind it, it takes
+short turns on the CPU, as what `compare` starts does.
 {"do": "prepare"}              fill the cache, build trunk, trainers and feeds; facts about the setting
 {"do": "epochs", "mode": MODE, "count": N}   [wall-clock seconds, CPU seconds] of each of N epochs
 
@@ -24,6 +25,7 @@ from headstart.data.order import epoch_order
 from headstart.graph import Graph
 from headstart.inference import fed, pixel_trunk
 from headstart.machine import cpus
+from headstart.scheduling import take_short_turns
 from headstart.training.feeds import Images, Resident
 
 SIZE, BATCH, IMAGES = 48, 64, 512
@@ -105,4 +107,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["neighbour"]:
         neighbour()
     else:
-        serve(lambda: Setting(*sys.argv[1:]))
+        backend, folder, *turns = sys.argv[1:]
+        if turns == ["short"]:
+            take_short_turns()
+        serve(lambda: Setting(backend, folder))

@@ -76,7 +76,10 @@ def pair(
     """A process as `compare` starts it, and one that was told nothing."""
     cache = tmp_path_factory.mktemp("cache")
     command = [sys.executable, str(SCRIPT), request.param, str(cache)]
-    started = [Child(request.param, command, env=env) for env in (plain() | for_frameworks(plain()), plain())]
+    started = [
+        Child(request.param, [*command, "short"], env=plain() | for_frameworks(plain())),
+        Child(request.param, command, env=plain()),
+    ]
     for child in started:
         child.facts = child.ask(do="prepare")
     yield started[0], started[1]

@@ -19,6 +19,7 @@ from headstart.arguments import attempt, check_arguments, failures_told_last
 from headstart.environment import for_frameworks
 from headstart.errors import HeadstartError, SettingError
 from headstart.log import LOG, handed_to, set_level, to_stderr
+from headstart.scheduling import take_short_turns
 from headstart.sizes import parse_nbytes
 from headstart.streams import UNPRINTED, quietly, standard_streams, unprinted
 from headstart.tables import (
@@ -1527,6 +1528,7 @@ def _run(arguments: list[str]) -> int:
     """The exit code of a command with these arguments."""
     debug = "--debug" in arguments
     os.environ.update(for_frameworks(os.environ))  # before a command imports one
+    take_short_turns()
     command = typer.main.get_command(app)
     try:
         check_arguments(arguments)

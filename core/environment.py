@@ -2,11 +2,11 @@
 itself, by `compare` for its children.
 
 Threads that compute together wait for each other, and by default OpenMP's do so by spinning. Alone that spares a
-few microseconds a time. On a machine that others use too it takes the very core that the thread waited for needs,
-and training becomes many times slower. So threads are told to sleep soon. Not at once: `PASSIVE` makes torch's
-training alone 10 to 25 % slower, where a few thousand turns, some ten microseconds, cost nothing and harm nobody.
-And there are no more threads than the CPUs that affinity and control groups leave, of which frameworks see the
-affinity only.
+few microseconds a time. On a machine that others use too it takes the very core that the thread waited for
+needs, and training becomes many times slower. So threads are told to sleep soon. Not at once: `PASSIVE` makes
+torch's training alone 10 to 25 % slower, where a few thousand turns, some ten microseconds, cost up to 5 % and
+harm nobody. And there are no more threads than the CPUs that affinity and control groups leave, of which
+frameworks see the affinity only.
 
 Invariant: whatever the user has said of it stands.
 """

@@ -29,6 +29,7 @@ from headstart.environment import for_frameworks
 from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.log import LOG
 from headstart.outputs import outdated, write_json
+from headstart.scheduling import take_short_turns
 from headstart.training.comparison import (
     Comparison,
     Event,
@@ -359,4 +360,5 @@ def _run_modes(spec: Spec, name: str, emit: Listener) -> int:
 
 
 if __name__ == "__main__":
+    take_short_turns()  # before a framework starts threads
     sys.exit(_child())
