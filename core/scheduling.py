@@ -31,4 +31,5 @@ def take_short_turns() -> bool:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, TURN, 0, 0)
-    return ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0
+    failed: int = ctypes.CDLL(None).syscall(number, 0, attributes, 0)
+    return failed == 0
