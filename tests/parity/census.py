@@ -110,14 +110,13 @@ def keras_watched(module: Any, inputs: Any) -> Watched:
 
     wide = [layer for layer in module.layers[1:] if len(getattr(layer.output, "shape", ())) in (3, 4)]
     ours = [layer for layer in wide if layer.__class__.__name__ in ("Add", "Concatenate", "Activation", "ReLU")]
-    layers = ours or wide
-    inner = keras.Model(module.input, [layer.output for layer in layers])
+    inner = keras.Model(module.input, [layer.output for layer in wide])
     values = [np.asarray(value) for value in inner.predict_on_batch(inputs)]
-    inside = {layer.name: [value] for layer, value in zip(layers, values, strict=True)}
+    inside = {layer.name: [value] for layer, value in zip(wide, values, strict=True)}
     last = module.layers[-1]
     before = keras.Model(module.input, last.input).predict_on_batch(inputs)
     inside[f"before {last.name}"] = [np.asarray(before)]
-    return Watched(np.asarray(module.predict_on_batch(inputs)), inside, [layer.name for layer in layers])
+    return Watched(np.asarray(module.predict_on_batch(inputs)), inside, [layer.name for layer in ours or wide])
 
 
 def nnx_watched(module: Any, inputs: Any) -> Watched:
