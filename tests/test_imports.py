@@ -18,9 +18,8 @@ import headstart
 
 FRAMEWORKS = {"torch", "torchvision", "keras", "tensorflow", "jax", "jaxlib", "flax", "optax"}
 SLOW = {*FRAMEWORKS, "sklearn", "scipy", "pandas", "bokeh", "jinja2", "tensorboardX"}
+DOORS = "doors"  # a file a framework, for those of several backends
 # backend -> what it may import of the frameworks
-# a file a framework, for those of several backends
-DOORS = "doors"
 OWN = {"torch": {"torch"}, "keras": {"keras", "tensorflow"}, "jax": {"jax", "flax", "optax"}}
 
 CORE = Path(headstart.__file__).parent
