@@ -201,7 +201,8 @@ NEUTRAL_JSON = {
     "cache verify --repair, damaged": "cache verify --repair",
     "cache gc": "cache gc --max-size 0",
     "cache gc --yes": "cache gc --max-size 0 --yes",
-    "cache gc --data": "cache gc --data {made}/light --data digits",
+    "cache gc --data": "cache gc --data {made}/light",
+    "cache gc --data, twice": "cache gc --data {made}/images --data digits",
     "cache gc --data --yes": "cache gc --data {made}/images --yes",
 }
 """Every command with --json that needs no framework. Words before a comma are the command's."""
@@ -333,6 +334,7 @@ MISTAKES_OF_PARSING = {
     "an option's value": ("fit --epochs many", "--epochs"),
     "a number": ("fit --lr fast", "--lr"),
     "a range": ("predict --model lenet --top 0 x.jpg", "--top"),
+    "another range": ("cache verify --recompute 0 --data digits --model lenet", "--recompute"),
     "no value": ("fit --epochs", "--epochs"),
     "a command": ("trian", "trian"),
     "a command of a group": ("cache delete", "delete"),

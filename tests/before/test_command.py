@@ -144,6 +144,20 @@ def test_numbers_are_numbers(command: str, tmp_path: Path, monkeypatch: Any) -> 
             assert refused(command, option, "0"), option
 
 
+@pytest.mark.neutral
+def test_an_option_that_may_be_given_often(made: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Both data sets' features stay."""
+    _, figures = run_json("cache gc --data, twice", made, tmp_path, monkeypatch.setenv)
+    wrapped = [key for name, (key, *_) in recorded("expected.json")["keys"].items() if "wrapped" in name]
+    assert sorted(orphans["key"] for orphans in figures["orphans"]) == sorted(wrapped)
+
+
+@pytest.mark.neutral
+def test_the_variable_of_an_option(monkeypatch: Any) -> None:
+    monkeypatch.setenv("HEADSTART_LOG_LEVEL", "loud")
+    assert answer("models") == answer("--log-level loud models") == recorded("mistakes.json")["a level"][1:]
+
+
 # --- mistakes
 
 
