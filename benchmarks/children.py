@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headstart import backend as backends
+from headstart.contract import registry
 
-asked_for = os.environ.get(backends.VARIABLE)
-BACKENDS = (asked_for,) if asked_for else backends.installed()
+asked_for = os.environ.get(registry.VARIABLE)
+BACKENDS = (asked_for,) if asked_for else registry.installed()
 
 
 class Child:

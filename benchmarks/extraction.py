@@ -19,8 +19,8 @@ import numpy as np
 from children import serve
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.inference import pixel_trunk
+from headstart.contract import registry
+from headstart.features.inference import pixel_trunk
 
 BATCH, SIZE, CUT = 32, 224, "avgpool"
 SIDE = 2048
@@ -28,7 +28,7 @@ SIDE = 2048
 
 class Setting:
     def __init__(self, backend: str, name: str) -> None:
-        self.backend = backends.load(backend)
+        self.backend = registry.load(backend)
         model = hs.model(name, classes=10)
         self.macs = BATCH * sum(model.graph.upto(CUT).macs(model.input_shape).values())
         self.product = {"torch": torch_product, "keras": keras_product, "jax": jax_product}[backend]
@@ -68,7 +68,7 @@ class Setting:
         return {
             "device": self.backend.place("auto", "float32").device,
             "threads": self.backend.threads(),
-            "versions": backends.versions(self.backend.name),
+            "versions": registry.versions(self.backend.name),
             "batch": [BATCH, SIZE, SIZE, 3],
         }
 

@@ -25,10 +25,10 @@ from children import serve
 from PIL import Image
 
 import headstart as hs
-from headstart import backend as backends
+from headstart.common.machine import cpus
+from headstart.contract import registry
 from headstart.data.loader import batches
 from headstart.features.extract import Extractor
-from headstart.machine import cpus
 
 MODEL, CUT, BATCH, SIZE, RESIZE = "resnet18", "avgpool", 32, 224, 256
 
@@ -38,7 +38,7 @@ Peer = Callable[[], np.ndarray]
 class Setting:
     def __init__(self, name: str, photographs: str, cache: str, precision: str) -> None:
         self.name, self.photographs, self.cache, self.precision = name, photographs, Path(cache), precision
-        self.backend = backends.load(name)
+        self.backend = registry.load(name)
         data = hs.data.folder(photographs)
         self.model = hs.model(MODEL, classes=data.classes)
         self.trunk = self._extractor().trunk
@@ -105,7 +105,7 @@ class Setting:
             "cores": cpus(),
             "device": self.backend.place("auto", "float32").device,
             "threads": self.backend.threads(),
-            "versions": backends.versions(self.name),
+            "versions": registry.versions(self.name),
         }
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from headstart import backend as backends
-from headstart.backend import Recipe
+from headstart.contract import registry
+from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.optimizers import AdamW
+from headstart.contract.recipe import Recipe
 from headstart.graph import Graph, Node
-from headstart.training.heads import HeadsRecipe, chain_of
-from headstart.training.optimizers import AdamW
 
 HEADS = 64
 SAMPLES = 12_800
@@ -30,7 +30,7 @@ LR = 1e-3
 class Setting:
     def __init__(self, name: str) -> None:
         self.name = name
-        self.backend = backends.load(name)
+        self.backend = registry.load(name)
         self.place = self.backend.place("auto", "float32")
 
     def prepare(self, columns: int, classes: int, batch: int) -> None:
@@ -70,7 +70,7 @@ class Setting:
             "heads": HEADS,
             "device": self.place.device,
             "threads": self.backend.threads(),
-            "versions": backends.versions(self.name),
+            "versions": registry.versions(self.name),
         }
 
 

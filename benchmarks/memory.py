@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.features import FeatureStore, array_to_ids
+from headstart.contract import registry
 from headstart.features.extract import key_of
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.models import Model
+from headstart.store import FeatureStore, array_to_ids
 
 BATCH, CUT = 32, "avgpool"
 ROWS, COLUMNS, CLASSES = 200_000, 2048, 10
@@ -97,7 +97,7 @@ def epochs(backend: str, cache: str) -> dict[str, Any]:
 
 def begin(name: str) -> int:
     """Import the framework, and tell what is held then."""
-    backends.load(name).place("auto", "float32")
+    registry.load(name).place("auto", "float32")
     forget_the_peak()
     return held("VmRSS")
 
@@ -109,9 +109,9 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         found = {"extract": extract, "epochs": epochs}[request.pop("do")](name, **request)
-        chosen = backends.load(name)
+        chosen = registry.load(name)
         found["device"] = chosen.place("auto", "float32").device
-        found |= {"threads": chosen.threads(), "versions": backends.versions(name)}
+        found |= {"threads": chosen.threads(), "versions": registry.versions(name)}
         answers.write(json.dumps(found) + "\n")
 
 

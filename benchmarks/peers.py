@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from headstart import backend as backends
-from headstart.backend import Recipe
+from headstart.contract import registry
+from headstart.contract.optimizers import AdamW
+from headstart.contract.recipe import Recipe
 from headstart.data.order import epoch_order
 from headstart.graph import Graph, Node
-from headstart.training.optimizers import AdamW
 
 SAMPLES, COLUMNS, CLASSES, BATCH, LR = 50_000, 2048, 10, 256, 1e-3
 STEPS = SAMPLES // BATCH
@@ -47,7 +47,7 @@ class Ours:
             Node("fc", "linear", ("x",), {"in_features": COLUMNS, "out_features": CLASSES}),
         )
         params = {"fc.weight": np.zeros((CLASSES, COLUMNS), np.float32), "fc.bias": np.zeros(CLASSES, np.float32)}
-        backend = backends.load(name)
+        backend = registry.load(name)
         recipe = Recipe(AdamW(lr=LR), 0.0, False, 0)
         self.trainer = backend.trainer(Graph(nodes, "fc"), params, recipe, backend.place("auto", "float32"))
         self.rows, self.labels = self.trainer.put(x.astype(np.float16)), labels
@@ -199,11 +199,11 @@ def main() -> None:
         epochs |= sklearn_peers(x, labels)
     for line in sys.stdin:
         request = json.loads(line)
-        backend = backends.load(name)
+        backend = registry.load(name)
         answer: Any = {
             "device": backend.place("auto", "float32").device,
             "threads": backend.threads(),
-            "versions": backends.versions(name),
+            "versions": registry.versions(name),
         }
         if request["do"] == "run":
             answer = epochs[request["which"]]()

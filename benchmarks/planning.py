@@ -16,7 +16,7 @@ from typing import Any
 from children import serve
 
 import headstart as hs
-from headstart import backend as backends
+from headstart.contract import registry
 
 MODEL, SIZE, BATCH, EPOCHS = "resnet18", 160, 32, 3
 
@@ -50,11 +50,11 @@ class Setting:
         return {"uncached_epoch_seconds": run.history.seconds_per_epoch().total}
 
     def facts(self) -> dict[str, Any]:
-        backend = backends.load(self.name)
+        backend = registry.load(self.name)
         return {
             "device": backend.place("auto", "float32").device,
             "threads": backend.threads(),
-            "versions": backends.versions(self.name),
+            "versions": registry.versions(self.name),
         }
 
 

@@ -19,13 +19,13 @@ from typing import Any
 from children import serve
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.backend import Recipe
+from headstart.common.machine import cpus
+from headstart.common.scheduling import take_short_turns
+from headstart.contract import registry
+from headstart.contract.recipe import Recipe
 from headstart.data.order import epoch_order
+from headstart.features.inference import fed, pixel_trunk
 from headstart.graph import Graph
-from headstart.inference import fed, pixel_trunk
-from headstart.machine import cpus
-from headstart.scheduling import take_short_turns
 from headstart.training.feeds import Images, Resident
 
 SIZE, BATCH, IMAGES = 48, 64, 512
@@ -41,7 +41,7 @@ class Setting:
         self.name, self.cache = name, cache
 
     def prepare(self) -> dict[str, Any]:
-        self.backend = backends.load(self.name)
+        self.backend = registry.load(self.name)
         self.place = self.backend.place("auto", "float32")
         self.train = hs.data.digits().subset(range(IMAGES))
         self.model = model = hs.model("resnet18_half", weights="tinyimagenet", classes=10, size=SIZE)
@@ -64,7 +64,7 @@ class Setting:
         self.done = dict.fromkeys(MODES, 0)
         for mode in MODES:  # compilers run in the first
             self.epochs(mode, 2)
-        return {"threads": self.backend.threads(), "cpus": cpus(), "versions": backends.versions(self.name)}
+        return {"threads": self.backend.threads(), "cpus": cpus(), "versions": registry.versions(self.name)}
 
     def trainer(self, graph: Graph, train_statistics: bool) -> Any:
         params = {name: self.model.params[name] for name in graph.param_shapes()}

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from children import serve
 
-from headstart import backend as backends
-from headstart.backend import Recipe
-from headstart.features import FeatureStore, array_to_ids, trunk_key
+from headstart.common.sizes import parse_nbytes
+from headstart.contract import registry
+from headstart.contract.optimizers import AdamW
+from headstart.contract.recipe import Recipe
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph, Node
-from headstart.sizes import parse_nbytes
-from headstart.training.optimizers import AdamW
+from headstart.store import FeatureStore, array_to_ids, trunk_key
 from headstart.training.placement import feeds_of, place_features
 
 COLUMNS, CLASSES, BATCH = 2048, 10, 256  # a ResNet-50's features
@@ -60,7 +60,7 @@ class Setting:
         features = FeatureSet("noise", ids, labels, names, {"x": [folder]}, ExtractionStats(0, rows, 0.0, ()))
         self.placement = place_features([features], "x", BATCH, parse_nbytes(memory), None)
         (self.feed,) = feeds_of([features], "x", self.placement)
-        chosen = self.backend = backends.load(backend)
+        chosen = self.backend = registry.load(backend)
         attributes = {"in_features": COLUMNS, "out_features": CLASSES}
         graph = Graph(
             (Node("x", "input", (), {"shape": (COLUMNS,)}), Node("fc", "linear", ("x",), attributes)), "fc"
@@ -101,7 +101,7 @@ class Setting:
             "cores_busy": self.busy,
             "device": "cpu",
             "threads": self.backend.threads(),
-            "versions": backends.versions(self.backend.name),
+            "versions": registry.versions(self.backend.name),
         }
 
     def _forget(self) -> None:

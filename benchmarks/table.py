@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import headstart
-from headstart.machine import cpu_flags, machine_facts
-from headstart.tables import nbytes_text
+from headstart.common.machine import cpu_flags, machine_facts
+from headstart.common.text import nbytes_text
 
 NO_GPU = "no GPU on this machine: no column for one"
 

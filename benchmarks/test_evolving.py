@@ -19,11 +19,11 @@ from PIL import Image
 from table import table
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.features import FeatureStore
+from headstart.contract import registry
 from headstart.features.coverage import coverage
 from headstart.features.extract import key_of
 from headstart.models import Model
+from headstart.store import FeatureStore
 
 COUNT = 50_000
 ADDED = COUNT // 100
@@ -31,7 +31,7 @@ CLASSES = 10
 CAPABILITY = f"a data set of {COUNT:,} images that grows by {ADDED}"
 LIMIT_SECONDS = 2.0  # for all parts together
 SETTLED_SECONDS = 2.5  # so old a file must be before the index of ids believes what stat says
-BACKEND = os.environ.get(backends.VARIABLE) or next(iter(backends.installed()), "torch")
+BACKEND = os.environ.get(registry.VARIABLE) or next(iter(registry.installed()), "torch")
 
 medians: dict[str, float] = {}
 
@@ -148,12 +148,14 @@ def test_the_command(benchmark: Any, photos: Path, tmp_path: Path) -> None:
     whole = benchmark.pedantic(process, args=extraction(photos, "--json", str(figures)), rounds=1)
     found = json.loads(figures.read_text())
     assert (found["extracted"], found["reused"]) == (ADDED, COUNT)
-    framework = process("-c", f"from headstart import backend; backend.load({BACKEND!r}).place('auto', 'float32')")
+    framework = process(
+        "-c", f"from headstart.contract import registry; registry.load({BACKEND!r}).place('auto', 'float32')"
+    )
     again = process(*extraction(photos, "--json", str(figures)))
     assert json.loads(figures.read_text())["extracted"] == 0
     benchmark.extra_info.update(
         backend=BACKEND,
-        versions=backends.versions(BACKEND),
+        versions=registry.versions(BACKEND),
         seconds=whole,
         framework_seconds=framework,
         rest_seconds=whole - framework,
@@ -170,7 +172,7 @@ def test_the_command(benchmark: Any, photos: Path, tmp_path: Path) -> None:
             peer="importing the framework",
             peers=framework,
             cost=True,
-            facts={"versions": backends.versions(BACKEND)},
+            facts={"versions": registry.versions(BACKEND)},
         )
     table.record(
         CAPABILITY,
@@ -178,6 +180,6 @@ def test_the_command(benchmark: Any, photos: Path, tmp_path: Path) -> None:
         again - framework,
         backend=BACKEND,
         target="evolving data",
-        facts={"versions": backends.versions(BACKEND)},
+        facts={"versions": registry.versions(BACKEND)},
     )
     assert again - framework <= LIMIT_SECONDS

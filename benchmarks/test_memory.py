@@ -14,7 +14,7 @@ from children import BACKENDS, Child
 from memory import BATCH, COLUMNS, ROWS, write_features
 from table import TARGETS, table
 
-from headstart.machine import available_memory
+from headstart.common.machine import available_memory
 
 LIMIT, SHARE = "memory of extraction", "memory of an epoch"
 

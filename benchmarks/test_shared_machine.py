@@ -23,7 +23,7 @@ from children import BACKENDS, Child
 from shared import MODES
 from table import table
 
-from headstart.environment import COUNTS, WAITING, for_frameworks
+from headstart.common.environment import COUNTS, WAITING, for_frameworks
 
 SCRIPT = Path(__file__).with_name("shared.py")
 FAIR = 1.5

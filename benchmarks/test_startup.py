@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from table import table
 
-from headstart.features import FeatureStore, array_to_ids, trunk_key
+from headstart.store import FeatureStore, array_to_ids, trunk_key
 
 ROWS = 50_000
 OPEN = """
 import sys, time
 start = time.perf_counter()
-from headstart.features import FeatureStore
-from headstart.features.description import read_key
+from headstart.store import FeatureStore
+from headstart.store.description import read_key
 (info,) = FeatureStore(sys.argv[1]).trunks()
 folder = FeatureStore(sys.argv[1]).trunk(read_key(info.path))
 assert len(folder.ids()) == int(sys.argv[2])

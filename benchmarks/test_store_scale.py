@@ -13,7 +13,7 @@ import pytest
 from faults.campaigns import campaign, scaled, scaled_ids
 from table import table
 
-from headstart import backend as backends
+from headstart.contract import registry
 
 COLUMNS = 2048  # float16, 4 KiB a row: a ResNet-50's features
 ROWS = (1 << 30) // (2 * COLUMNS)
@@ -131,7 +131,7 @@ def test_extraction(benchmark: Any, tmp_path: Path, cut: str) -> None:
     """A resnet18 over JPEG files made for it; `own_share` is what is neither decoding nor the trunk: hashing, ids,
     checksums, casting, writing. The benchmark's seconds include making the files and starting the framework."""
     benchmark.group = "extraction"
-    backend = os.environ.get("HEADSTART_BACKEND") or backends.installed()[0]
+    backend = os.environ.get("HEADSTART_BACKEND") or registry.installed()[0]
     settings = {"images": 128, "cut": cut, "backend": backend}
     found = benchmark.pedantic(lambda: campaign("measure_overhead", tmp_path, **settings), rounds=1, iterations=1)
     share = found["own"] / found["seconds"]
@@ -144,7 +144,7 @@ def test_extraction(benchmark: Any, tmp_path: Path, cut: str) -> None:
         peers=found["seconds"],
         target=None if cut == "layer1" else "overhead of extraction",
         cost=True,
-        facts={"versions": backends.versions(backend)},
+        facts={"versions": registry.versions(backend)},
     )
     benchmark.extra_info.update(found, backend=backend, own_share=share)
     assert cut == "layer1" or share < 0.05  # there a row is 400 kB, and the disk decides

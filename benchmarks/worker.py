@@ -14,10 +14,10 @@ import sys
 from typing import Any
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.backend import Recipe
+from headstart.contract import registry
+from headstart.contract.recipe import Recipe
 from headstart.data.order import epoch_order
-from headstart.inference import pixel_trunk
+from headstart.features.inference import pixel_trunk
 from headstart.training.feeds import Images, Resident
 
 
@@ -36,7 +36,7 @@ class Setting:
         images: int | None = None,
         batch: int = 64,
     ) -> None:
-        self.backend = backends.load(name)
+        self.backend = registry.load(name)
         self.place = self.backend.place("auto", "float32")
         data = hs.data.folder(photographs) if photographs else hs.data.digits()
         self.batch = batch
@@ -77,7 +77,7 @@ class Setting:
             "batch": self.batch,
             "device": self.place.device,
             "threads": self.backend.threads(),
-            "versions": backends.versions(name),
+            "versions": registry.versions(name),
             "fill_seconds": self.features.stats.seconds,
             "trunk_multiply_adds": trunk,
             "head_multiply_adds": head,

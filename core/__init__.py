@@ -9,50 +9,50 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headstart.common.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from headstart import data, report
+    from headstart.common.errors import HeadstartError
+    from headstart.contract.optimizers import SGD, AdamW, Schedule
     from headstart.data.augment import Augment
     from headstart.data.preprocess import Preprocess
-    from headstart.errors import HeadstartError
     from headstart.features.extract import extract
+    from headstart.features.inference import forward, native
     from headstart.features.packed import load_features
     from headstart.features.recompute import verify
-    from headstart.inference import forward, native
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
-    from headstart.prediction import predict
     from headstart.training.compare import compare
     from headstart.training.comparison import Comparison, compare_modes, comparison
     from headstart.training.fit import fit
-    from headstart.training.optimizers import SGD, AdamW, Schedule
     from headstart.training.plan import plan
+    from headstart.training.prediction import predict
     from headstart.training.run import Run
     from headstart.training.saved import load, weights_file
     from headstart.training.sweep import sweep
-
-__version__ = "0.1.0"
 
 _WHERE = {
     "data": ("headstart.data", None),
     "Augment": ("headstart.data.augment", "Augment"),
     "Preprocess": ("headstart.data.preprocess", "Preprocess"),
-    "HeadstartError": ("headstart.errors", "HeadstartError"),
+    "HeadstartError": ("headstart.common.errors", "HeadstartError"),
     "Comparison": ("headstart.training.comparison", "Comparison"),
     "compare": ("headstart.training.compare", "compare"),
     "compare_modes": ("headstart.training.comparison", "compare_modes"),
     "comparison": ("headstart.training.comparison", "comparison"),
     "extract": ("headstart.features.extract", "extract"),
     "load_features": ("headstart.features.packed", "load_features"),
-    "forward": ("headstart.inference", "forward"),
+    "forward": ("headstart.features.inference", "forward"),
     "model": ("headstart.models.model", "model"),
-    "native": ("headstart.inference", "native"),
+    "native": ("headstart.features.inference", "native"),
     "plan": ("headstart.training.plan", "plan"),
-    "predict": ("headstart.prediction", "predict"),
+    "predict": ("headstart.training.prediction", "predict"),
     "fit": ("headstart.training.fit", "fit"),
-    "SGD": ("headstart.training.optimizers", "SGD"),
-    "AdamW": ("headstart.training.optimizers", "AdamW"),
+    "SGD": ("headstart.contract.optimizers", "SGD"),
+    "AdamW": ("headstart.contract.optimizers", "AdamW"),
     "Run": ("headstart.training.run", "Run"),
-    "Schedule": ("headstart.training.optimizers", "Schedule"),
+    "Schedule": ("headstart.contract.optimizers", "Schedule"),
     "report": ("headstart.report", None),
     "load": ("headstart.training.saved", "load"),
     "sweep": ("headstart.training.sweep", "sweep"),

@@ -19,17 +19,18 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.backend import Backend, Recipe
+from headstart.common.errors import BackendError
+from headstart.contract import registry
+from headstart.contract.optimizers import Optimizer
+from headstart.contract.protocol import Backend
+from headstart.contract.recipe import Recipe
 from headstart.data import Dataset, Preprocess
-from headstart.errors import BackendError
-from headstart.features.keys import params_digest
+from headstart.features.inference import frozen
 from headstart.graph import Builder, Graph
-from headstart.inference import frozen
 from headstart.models import Model
 from headstart.models.initial import initial_params
+from headstart.store.keys import params_digest
 from headstart.training.modes import MODES
-from headstart.training.optimizers import Optimizer
 
 BLOCK_CUT = "layer4.0"
 
@@ -143,7 +144,7 @@ def _averages(b: Builder, x: str) -> str:
 def reference_update(
     optimizer: Optimizer, gradients: list[np.ndarray], rates: np.ndarray, start: np.ndarray
 ) -> np.ndarray:
-    """The optimisers' update rules, as `headstart.training.optimizers` states them, in float64."""
+    """The optimisers' update rules, as `headstart.contract.optimizers` states them, in float64."""
     p = start.astype(np.float64)
     if isinstance(optimizer, hs.SGD):
         velocity = np.zeros_like(p)
@@ -183,7 +184,7 @@ class BackendConformance:
     @pytest.fixture(scope="class")
     @classmethod
     def chosen(cls) -> Backend:
-        return backends.load(cls.backend)
+        return registry.load(cls.backend)
 
     @pytest.fixture(scope="class")
     @classmethod

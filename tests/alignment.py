@@ -19,18 +19,18 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.backend import Place
+from headstart.common.errors import ExtractionInterrupted
+from headstart.contract import registry
+from headstart.contract.recipe import Place
 from headstart.data import Dataset, Preprocess, id_index
 from headstart.data.augment import Augment
 from headstart.data.dataset import sample_id
-from headstart.errors import ExtractionInterrupted
-from headstart.features import FeatureStore, open_shard
 from headstart.features import extract as extraction
-from headstart.features import writer as shard_writer
 from headstart.graph import Builder
 from headstart.models import Model
 from headstart.models.initial import initial_params
+from headstart.store import FeatureStore, open_shard
+from headstart.store import writer as shard_writer
 
 SIZE = 4
 CUTS = ("map", "a", "b")
@@ -93,9 +93,9 @@ class Known:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Known:
     """A backend that takes the place of the one that is asked for."""
     made = Known()
-    monkeypatch.setattr(backends, "load", lambda *_: made)
-    monkeypatch.setattr(backends, "choose", lambda name, home=None: name)
-    monkeypatch.setattr(backends, "versions", lambda name: {name: "1.0"})
+    monkeypatch.setattr(registry, "load", lambda *_: made)
+    monkeypatch.setattr(registry, "choose", lambda name, home=None: name)
+    monkeypatch.setattr(registry, "versions", lambda name: {name: "1.0"})
     monkeypatch.setattr(extraction, "pixel_trunk", made.trunk)
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # nothing crashes here
     monkeypatch.setattr(id_index, "RACY_NS", 0)  # every file is written once, so the index may be of use at once

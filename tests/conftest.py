@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart import backend as backends
+from headstart.contract import registry
 
 
 def pytest_configure() -> None:
@@ -29,17 +29,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def backend() -> str:
     """The one that HEADSTART_BACKEND names, else the first installed. Named and missing is a failure."""
-    named = os.environ.get(backends.VARIABLE)
-    if named is None and not backends.installed():
+    named = os.environ.get(registry.VARIABLE)
+    if named is None and not registry.installed():
         pytest.skip("no backend is installed")
-    return backends.choose(named or backends.installed()[0])
+    return registry.choose(named or registry.installed()[0])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of one framework (`@pytest.mark.of`) belong to the environments that have chosen it. What needs no
     framework (`@pytest.mark.neutral`) runs once, in the first one's, not three times."""
-    named = os.environ.get(backends.VARIABLE) or next(iter(backends.installed()), None)
-    first = named in (None, backends.names()[0])
+    named = os.environ.get(registry.VARIABLE) or next(iter(registry.installed()), None)
+    first = named in (None, registry.names()[0])
     others = [
         item
         for item in items

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.features import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key
 from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key
 
 CLASSES = ("daisy", "rose", "tulip")
 

@@ -11,8 +11,8 @@ import numpy as np
 import headstart as hs
 from headstart.data import Dataset, Preprocess
 from headstart.features.extract import Extractor
-from headstart.features.keys import TrunkKey
 from headstart.models import Model
+from headstart.store.keys import TrunkKey
 
 P = Preprocess(16, 16)
 X = np.random.default_rng(1).standard_normal((5, 16, 16, 3)).astype(np.float32)

@@ -54,7 +54,7 @@ def test_every_module_is_in_the_wheel(wheel: list[str]) -> None:
 
 
 def test_weights_format_and_type_marker_are_in_the_wheel(wheel: list[str]) -> None:
-    assert "headstart/features/FORMAT.md" in wheel
+    assert "headstart/store/FORMAT.md" in wheel
     assert "headstart/models/resnet18_half-tinyimagenet.safetensors" in wheel
     assert "headstart/py.typed" in wheel
     assert any(name.endswith("entry_points.txt") for name in wheel)

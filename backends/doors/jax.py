@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import jax
 
-from headstart import settled as doors
+from headstart.common import settled as doors
 
 SIXTY_FOUR = "jax_enable_x64"
 # the settings by their names, the context that sets each, and what it is in here

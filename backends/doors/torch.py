@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.modules import module as modules
 
-from headstart import settled as doors
+from headstart.common import settled as doors
 
 HOOKS = (
     modules._global_forward_hooks,

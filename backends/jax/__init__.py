@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from headstart.backend import Place, Recipe, Wrapping, WrapRequest
 from headstart.backends.doors.jax import behind_door
 from headstart.backends.jax import profile, wrap
 from headstart.backends.jax.arrays import decide, free_memory, from_numpy, to_numpy
@@ -20,9 +19,11 @@ from headstart.backends.jax.emit import Network
 from headstart.backends.jax.heads import JaxHeads
 from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
+from headstart.common.machine import cpus, cpus_allowed
+from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.wrapping import Wrapping, WrapRequest
 from headstart.graph import Graph
-from headstart.machine import cpus, cpus_allowed
-from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from headstart.backend import Place, check_place
-from headstart.errors import BackendError
+from headstart.common.errors import BackendError
+from headstart.contract.recipe import Place, check_place
 
 
 def decide(device: str, precision: str) -> Place:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.jax import wrap
-from headstart.errors import UnsupportedOpError
+from headstart.common.errors import UnsupportedOpError
 from headstart.graph import OPS, Graph
 from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import adaptive_weights, window_padding

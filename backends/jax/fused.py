@@ -30,13 +30,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backend import Place
 from headstart.backends.jax.emit import FUNCTIONS, Layer, Network
+from headstart.common.log import LOG
+from headstart.common.machine import cpu_flags
+from headstart.contract.recipe import Place
 from headstart.graph import Graph
 from headstart.graph.fuse import Step, allowed, fused_steps
 from headstart.graph.ops import window_padding
-from headstart.log import LOG
-from headstart.machine import cpu_flags
 
 TARGET = "__onednn$convolution"
 TRIED = ("0.10.", "0.11.", "0.12.")

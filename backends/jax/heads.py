@@ -11,14 +11,14 @@ import numpy as np
 import optax
 from flax import nnx
 
-from headstart.backend import Place
 from headstart.backends.doors.jax import behind_door
 from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.jax.emit import FUNCTIONS, Network
 from headstart.backends.jax.train import direction_of
+from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.optimizers import SGD
+from headstart.contract.recipe import Place
 from headstart.data.rows import window
-from headstart.training.heads import Chain, HeadsRecipe
-from headstart.training.optimizers import SGD
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params")

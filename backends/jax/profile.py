@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from headstart.errors import ProfileError
+from headstart.common.errors import ProfileError
 
 
 @contextmanager

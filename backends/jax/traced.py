@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from headstart.errors import SettingError
+from headstart.common.errors import SettingError
 
 LOOKS = (
     jax.errors.ConcretizationTypeError,

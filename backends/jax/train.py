@@ -11,13 +11,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from headstart.backend import Place, Recipe
 from headstart.backends.doors.jax import behind_door
 from headstart.backends.jax.arrays import from_numpy, to_numpy
 from headstart.backends.jax.emit import Network
+from headstart.contract.optimizers import SGD, Optimizer
+from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph, Node
-from headstart.training.optimizers import SGD, Optimizer
 
 
 @behind_door("__init__", "put", "epoch", "step", "logits", "params")

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backend import Place
 from headstart.backends.doors.jax import behind_door
 from headstart.backends.jax.arrays import from_numpy
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.fused import fused
+from headstart.contract.recipe import Place
 from headstart.graph import Graph
 
 

@@ -25,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backend import BEFORE, END, Witnessed, Wrapping, WrapRequest
 from headstart.backends.doors.jax import as_its_owner, settled
 from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
 from headstart.backends.jax.traced import compilable
+from headstart.common.errors import CutError, SettingError
+from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRequest
 from headstart.data import Arrays
-from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.feature_layout import last_only

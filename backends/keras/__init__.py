@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backend import Place, Recipe, Trainer, Wrapping, WrapRequest
 from headstart.backends.keras import profile, wrap
 from headstart.backends.keras.arrays import decide, to_numpy
 from headstart.backends.keras.door import behind_door
@@ -19,11 +18,14 @@ from headstart.backends.keras.emit import network
 from headstart.backends.keras.heads import TensorFlowHeads, heads
 from headstart.backends.keras.train import trainer
 from headstart.backends.keras.trunk import KerasTrunk
+from headstart.common.environment import COUNTS
+from headstart.common.machine import cpus, cpus_allowed
+from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.running import Trainer
+from headstart.contract.wrapping import Wrapping, WrapRequest
 from headstart.data import Arrays
-from headstart.environment import COUNTS
 from headstart.graph import Graph
-from headstart.machine import cpus, cpus_allowed
-from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
 

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backend import Place, check_place
-from headstart.errors import BackendError
+from headstart.common.errors import BackendError
+from headstart.contract.recipe import Place, check_place
 from headstart.features.exports import ALIGNMENT
 
 

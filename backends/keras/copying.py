@@ -22,7 +22,7 @@ import numpy as np
 from blake3 import blake3
 
 from headstart.backends.keras.arrays import to_numpy
-from headstart.errors import HeadstartError, SettingError
+from headstart.common.errors import HeadstartError, SettingError
 
 # modules of layers whose `load_own_variables` sets weights and nothing else
 PLAIN = (

@@ -10,11 +10,11 @@ from typing import Any
 
 import keras
 
-from headstart.backend import END, WrapRequest
 from headstart.backends.keras.classifier import ends_in_classifier, is_temperature
 from headstart.backends.keras.copying import calls, functional, is_functional
 from headstart.backends.keras.nested import SEPARATOR, has_models
-from headstart.errors import CutError
+from headstart.common.errors import CutError
+from headstart.contract.wrapping import END, WrapRequest
 from headstart.graph.cuts import Paths
 
 INPUT, OUTPUT = "input", "output"

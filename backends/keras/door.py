@@ -18,8 +18,8 @@ from keras import backend, config
 from keras.src.backend import nn
 from keras.src.backend.common import global_state
 
-from headstart import settled as doors
 from headstart.backends.keras.layers import silu
+from headstart.common import settled as doors
 
 # of Keras's settings: how each is read and set, and what it is in here
 SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (

@@ -27,8 +27,8 @@ from headstart.backends.keras.layers import (
     Scale,
     quick_gelu,
 )
+from headstart.common.errors import UnsupportedOpError
 from headstart.data.rows import ALONE
-from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import window_padding

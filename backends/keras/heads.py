@@ -14,15 +14,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backend import Place, Recipe
 from headstart.backends.keras.arrays import from_numpy, on, to_numpy
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.functions import compiled
 from headstart.backends.keras.layers import quick_gelu
 from headstart.backends.keras.optimizers import optimizer_of
+from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
-from headstart.training.heads import Chain, HeadsRecipe
 
 ACTIVATIONS = {
     "relu": keras.ops.relu,

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from headstart.backends.keras.copying import calls, copied, differ, functional, is_functional, one_or_all, outputs
-from headstart.errors import CutError
+from headstart.common.errors import CutError
 
 SEPARATOR = "/"
 # Keras allows no slash in names.

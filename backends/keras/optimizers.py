@@ -1,4 +1,4 @@
-"""Keras's optimisers by the rules of `headstart.training.optimizers`, with a learning rate and a weight decay for
+"""Keras's optimisers by the rules of `headstart.contract.optimizers`, with a learning rate and a weight decay for
 each variable, or each part of one."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from headstart.training.optimizers import SGD, Optimizer
+from headstart.contract.optimizers import SGD, Optimizer
 
 
 class Alone:
@@ -23,7 +23,7 @@ class Alone:
 
 
 class Momentum(Alone, keras.optimizers.SGD):
-    """SGD as `headstart.training.optimizers` has it: the learning rate outside the velocity, and the weight decay
+    """SGD as `headstart.contract.optimizers` has it: the learning rate outside the velocity, and the weight decay
     inside the gradient. Keras's own keeps `rate * gradient` in the velocity, which takes other steps as soon as
     the rate changes, and its `weight_decay` is decoupled."""
 

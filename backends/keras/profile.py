@@ -8,14 +8,14 @@ from pathlib import Path
 
 import keras
 
-from headstart import backend as backends
-from headstart.errors import ProfileError
+from headstart.common.errors import ProfileError
+from headstart.contract import registry
 
 
 def profile(folder: Path) -> AbstractContextManager[None]:
     """On TensorFlow its own profiler; on another engine that one's, as its own backend has it."""
     engine = keras.backend.backend()
-    return _tensorflow(folder) if engine == "tensorflow" else backends.load(engine).profile(folder)
+    return _tensorflow(folder) if engine == "tensorflow" else registry.load(engine).profile(folder)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backend import Place, Recipe, Trainer
 from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_numpy
 from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.door import behind_door
@@ -18,9 +17,11 @@ from headstart.backends.keras.functions import compiled
 from headstart.backends.keras.heads import ChainTrainer, compiles
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.optimizers import optimizer_of
+from headstart.contract.heads import chain_of
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.running import Trainer
 from headstart.data.rows import window
 from headstart.graph import Graph
-from headstart.training.heads import chain_of
 
 
 @behind_door("__init__", "put", "epoch", "step", "logits", "params")

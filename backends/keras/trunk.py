@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from headstart.backend import Place
 from headstart.backends.keras.arrays import dtype_policy, on
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params
 from headstart.backends.keras.functions import counted_alone
+from headstart.contract.recipe import Place
 from headstart.graph import Graph
 
 

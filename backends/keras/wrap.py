@@ -16,7 +16,6 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from headstart.backend import END, Witnessed, Wrapping, WrapRequest
 from headstart.backends.keras.arrays import to_numpy
 from headstart.backends.keras.classifier import ends_in_classifier
 from headstart.backends.keras.copying import (
@@ -50,9 +49,10 @@ from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.nested import inner_calls, run_to, unfolded
+from headstart.common.errors import CutError, SettingError
+from headstart.contract.wrapping import END, Witnessed, Wrapping, WrapRequest
 from headstart.data import Arrays
 from headstart.data.rows import ALONE
-from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.models.feature_layout import last_only
 from headstart.models.structure import Structure, Teller, UnknownStructure, array_digest

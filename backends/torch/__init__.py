@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.backend import Place, Recipe, Wrapping, WrapRequest
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch import original, profile, wrap
 from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
@@ -19,10 +18,12 @@ from headstart.backends.torch.emit import Network
 from headstart.backends.torch.heads import TorchHeads
 from headstart.backends.torch.train import TorchTrainer
 from headstart.backends.torch.trunk import TorchTrunk
+from headstart.common.machine import cpus_allowed
+from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.wrapping import Wrapping, WrapRequest
 from headstart.data import Preprocess
 from headstart.graph import Graph
-from headstart.machine import cpus_allowed
-from headstart.training.heads import Chain, HeadsRecipe
 
 Params = Mapping[str, np.ndarray]
 

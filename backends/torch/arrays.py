@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from headstart.backend import Place, check_place
+from headstart.common.errors import BackendError
+from headstart.contract.recipe import Place, check_place
 from headstart.data.rows import each
-from headstart.errors import BackendError
 
 
 def decide(device: str, precision: str) -> Place:

@@ -13,8 +13,8 @@ from torch import nn
 
 from headstart.backends.torch.arrays import from_numpy
 from headstart.backends.torch.wrap import build
+from headstart.common.errors import UnsupportedOpError
 from headstart.data.rows import count, each
-from headstart.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 from headstart.graph.ops import window_padding
 

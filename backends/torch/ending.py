@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.errors import CutError
+from headstart.common.errors import CutError
 from headstart.graph.cuts import listed
 
 ORDERS = {"nhwc": (0, 3, 1, 2), "ncl": (0, 2, 1)}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.errors import SettingError
+from headstart.common.errors import SettingError
 
 COMPILED = "_orig_mod"
 WRAPPERS = {

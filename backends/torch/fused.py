@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from headstart.backend import Place
 from headstart.backends.torch.emit import FUNCTIONS, MODULES, LastLinear, Network, PaddedConv2d
 from headstart.backends.torch.products import prefers_onednn
+from headstart.common.log import LOG
+from headstart.contract.recipe import Place
 from headstart.graph import Graph, Node
 from headstart.graph.fuse import Step, allowed, fused_steps
-from headstart.log import LOG
 
 # op -> oneDNN's name of it, its numbers, and which form of it
 ACTIVATIONS: Mapping[str, tuple[str, list[float], str]] = {

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from headstart.backend import Place
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.train import STEP, optimizer_of, threads
+from headstart.common.machine import threads_for
+from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.optimizers import SGD
+from headstart.contract.recipe import Place
 from headstart.data.rows import window
-from headstart.machine import threads_for
-from headstart.training.heads import Chain, HeadsRecipe
-from headstart.training.optimizers import SGD
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params")

@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headstart.backend import Witnessed
 from headstart.backends.doors.torch import global_hooks
 from headstart.backends.torch.arrays import batch_of, from_native, to_native, to_numpy
 from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.trace import Call, Place
+from headstart.contract.wrapping import Witnessed
 from headstart.data.rows import each
 from headstart.models.faithful import compare
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from headstart.machine import machine_facts
+from headstart.common.machine import machine_facts
 
 LEAST = 1 << 20  # multiplications; below, a call costs more than its arithmetic
 

@@ -12,7 +12,7 @@ import torch
 from torch.autograd import profiler as legacy
 from torch.profiler import ProfilerActivity, tensorboard_trace_handler
 
-from headstart.errors import ProfileError
+from headstart.common.errors import ProfileError
 
 
 @contextmanager

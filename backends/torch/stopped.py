@@ -17,7 +17,7 @@ from torch import fx, nn
 from headstart.backends.torch.arrays import batch_of
 from headstart.backends.torch.ending import LOGITS, dotted, tensors
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
-from headstart.errors import CutError, SettingError
+from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
 
 

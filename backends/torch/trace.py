@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from headstart.backends.doors.torch import AUTOCAST
 from headstart.backends.torch.chance import drawn, undrawn
-from headstart.errors import CutError
+from headstart.common.errors import CutError
 from headstart.graph.cuts import Paths
 
 INPUT, OUTPUT = "input", "output"

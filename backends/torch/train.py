@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.backend import Place, Recipe
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize, to_native, to_numpy
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.products import linear
+from headstart.common.machine import threads_for
+from headstart.contract.heads import RANDOM
+from headstart.contract.optimizers import SGD, Optimizer
+from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph
-from headstart.machine import threads_for
-from headstart.training.heads import RANDOM
-from headstart.training.optimizers import SGD, Optimizer
 
 
 @behind_door("__init__", "put", "epoch", "step", "logits", "params")

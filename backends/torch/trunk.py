@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from headstart.backend import Place
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import exact_numpy, from_native, synchronize, to_native
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.fused import fused
+from headstart.contract.recipe import Place
 from headstart.graph import Graph
 
 

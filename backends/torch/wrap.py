@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from headstart.backend import BEFORE, END, Wrapping, WrapRequest
 from headstart.backends.doors.torch import settled
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
@@ -50,9 +49,10 @@ from headstart.backends.torch.telling import describe, told
 from headstart.backends.torch.telling import tensors as state_of
 from headstart.backends.torch.trace import OUTPUT, Activation, Call, Part, Place, Traced, sharing
 from headstart.backends.torch.writing import keep_apart
+from headstart.common.errors import CutError, SettingError
+from headstart.contract.wrapping import BEFORE, END, Wrapping, WrapRequest
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import count
-from headstart.errors import CutError, SettingError
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.endings import is_projection

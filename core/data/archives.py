@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tarfile import TarError, TarFile, TarInfo
 
-from headstart.errors import DataError
+from headstart.common.errors import DataError
 
 BLOCK = 1 << 20  # nothing is read in larger pieces, headers included
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from headstart.common.errors import DataError
 from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
 from headstart.data.labels import labels_of
 from headstart.data.rows import ALONE, count, unmasked
-from headstart.errors import DataError
 
 
 def arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> Dataset:

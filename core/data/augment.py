@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from headstart.common.errors import SettingError, UnknownNameError
 from headstart.data.preprocess import Crop
-from headstart.errors import SettingError, UnknownNameError
 
 ATTEMPTS = 10
 LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))

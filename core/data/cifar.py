@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import DataError
+from headstart.common.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32  # a record: all red, then all green, then all blue

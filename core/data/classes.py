@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.errors import DataError
+from headstart.common.errors import DataError
 
 SHOWN = 5
 NAME_THEM = "hs.data.arrays(x, y, classes=[...])"

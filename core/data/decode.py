@@ -27,8 +27,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from headstart.common.errors import ImageError, SettingError
 from headstart.data.signatures import HEAD_NBYTES, no_image
-from headstart.errors import ImageError, SettingError
 
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 100  # progressive JPEGs have about ten

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from headstart.common.errors import SettingError
 from headstart.data.dataset import Dataset
-from headstart.errors import SettingError
 
 PAIRS = "hs.data.arrays([image for image, _ in {0}], [label for _, label in {0}])"
 ARRAYS = "hs.data.arrays(images, labels)"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart.common.errors import DataError
+from headstart.common.log import LOG
 from headstart.data.dataset import Dataset, FileSource, Skipped, Unread
 from headstart.data.layouts import (
     one_class_hint,
@@ -23,8 +25,6 @@ from headstart.data.layouts import (
 from headstart.data.litter import is_litter
 from headstart.data.names import class_list, normal, shown, spelt_twice, twins
 from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread, walk
-from headstart.errors import DataError
-from headstart.log import LOG
 
 
 def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | None = None) -> Dataset:

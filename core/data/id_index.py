@@ -44,11 +44,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import PIL
 from xxhash import xxh3_64_intdigest
 
+from headstart.common.errors import StoreWarning
+from headstart.common.machine import cache_root
 from headstart.data import change_times
 from headstart.data.decode import max_pixels
 from headstart.data.index_file import DEADLINE_SECONDS, TABLE, NotOurs, connect, private_path, set_aside
-from headstart.errors import StoreWarning
-from headstart.machine import cache_root
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.common.errors import DataError, SettingError
 from headstart.data.rows import ALONE, Rows, described, entries_of, unmasked
-from headstart.errors import DataError, SettingError
 
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headstart.common.errors import DataError, DataWarning
 from headstart.data.names import class_list, normal, normal_all, twins
 from headstart.data.rows import unmasked
-from headstart.errors import DataError, DataWarning
 
 MISSING = ("nan", "NaN", "None", "<NA>", "NaT")
 UNSEEN = 1000

@@ -12,10 +12,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from headstart.common.errors import DataError, DataWarning
 from headstart.data.litter import is_litter
 from headstart.data.names import normal, shown
 from headstart.data.signatures import HEAD_NBYTES, UNPACK, kind_of, what_is
-from headstart.errors import DataError, DataWarning
 
 ROLES = {
     "train": "train training trainset trainingset trn trainval traindata trainimages trainingimages "

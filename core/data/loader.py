@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from headstart.common.errors import SettingError
+from headstart.common.machine import cpus
 from headstart.data.augment import Augment
 from headstart.data.inputs import Arrays
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import pad as pad
-from headstart.errors import SettingError
-from headstart.machine import cpus
 
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset

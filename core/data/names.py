@@ -10,7 +10,7 @@ from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
-from headstart.errors import DataError, HeadstartError
+from headstart.common.errors import DataError, HeadstartError
 
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
 from headstart.data.rows import ALONE, described
-from headstart.errors import DataError, DataWarning, SettingError, UnknownNameError
 
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset

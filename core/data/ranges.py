@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import SettingError
+from headstart.common.errors import SettingError
 
 Levels = tuple[np.ndarray, np.ndarray]
 """(scale, shift), each of 3: pixel values are `level * scale + shift`, of levels 0 to 255"""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import DataError
+from headstart.common.errors import DataError
 
 Rows = np.ndarray | dict[str, np.ndarray]
 Entries = Mapping[str, tuple[tuple[int, ...], str]]

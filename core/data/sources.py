@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart import reading
+from headstart.common.download import fetch
+from headstart.common.errors import DataError, UnknownNameError
+from headstart.common.places import data_root
 from headstart.data import cifar
 from headstart.data.dataset import ArraySource, Dataset
-from headstart.data.download import fetch
 from headstart.data.folders import folder
 from headstart.data.walk import expanded
-from headstart.errors import DataError, UnknownNameError
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -125,15 +125,6 @@ def unpack(archive: Path, target: Path) -> None:
                     raise
     except OSError as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
-
-
-def data_root(root: str | Path | None = None) -> Path:
-    """Where downloads are kept: `root`, else `HEADSTART_DATA`, else in the user's cache directory."""
-    if root is None:
-        root = os.environ.get("HEADSTART_DATA") or None
-    if root is not None:
-        return reading.expanded(root)
-    return reading.user_cache(appauthor=False) / "data"
 
 
 def _may_download(download: bool, what: str, place: Path, url: str) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from headstart.errors import DataError, DataWarning, SettingError, UnknownNameError
+from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
 
 WAYS = ("id", "position")
 SURPRISING = 6

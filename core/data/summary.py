@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from headstart.common.log import LOG
+from headstart.common.text import printable
 from headstart.data.names import alike, shown
-from headstart.log import LOG
-from headstart.tables import printable
 
 MOST_CHARACTERS = 180  # of the list of classes
 MOST_SKIPPED = 10

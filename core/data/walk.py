@@ -18,11 +18,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headstart.common.errors import DataError, ImageError, UnknownNameError
+from headstart.common.log import LOG
 from headstart.data.dataset import Skipped, Unread
 from headstart.data.litter import is_litter
 from headstart.data.signatures import HEAD_NBYTES, kind_of, stray
-from headstart.errors import DataError, ImageError, UnknownNameError
-from headstart.log import LOG
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NO_FILE = "is a pipe, socket or device, and no regular file"

@@ -18,16 +18,16 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from headstart.backend import Place
+from headstart.common.errors import SettingError
+from headstart.contract.recipe import Place
 from headstart.data.loader import Batch
 from headstart.data.rows import each, pad
-from headstart.errors import SettingError
-from headstart.features.trunk_folder import TrunkFolder
 from headstart.graph import Graph, NativePart
 from headstart.models import Model
 from headstart.models.alike import excess
 from headstart.models.faithful import ROUNDINGS
 from headstart.models.structure import structure_of
+from headstart.store.trunk_folder import TrunkFolder
 
 GROUP, APART = 16, 6  # so many samples are run together, and so many of them apart
 # What sums in another order may move: float32's, the shortened products of a GPU, bfloat16's.

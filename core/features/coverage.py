@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart import backend as backends
+from headstart.common.errors import DamagedShardError, SettingError
+from headstart.contract.recipe import check_place
 from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.summary import say
-from headstart.errors import DamagedShardError, SettingError
 from headstart.features.extract import DTYPES, check_views, cut_of, key_of, view_spec
-from headstart.features.keys import TrunkKey, differences
-from headstart.features.store import FeatureStore
-from headstart.features.trunk_folder import TrunkFolder
-from headstart.features.upkeep import TrunkInfo
 from headstart.models import Model
+from headstart.store.feature_store import FeatureStore
+from headstart.store.keys import TrunkKey, differences
+from headstart.store.trunk_folder import TrunkFolder
+from headstart.store.upkeep import TrunkInfo
 
 EXAMPLES = 3  # samples that are named, of those that lack features
 
@@ -102,7 +102,7 @@ def coverage(
     """
     if dtype not in DTYPES:
         raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
-    backends.check_place("auto", precision)
+    check_place("auto", precision)
     drawn = Augment.parse(augment)
     check_views(views, drawn)
     model.preprocess.check(data)

@@ -24,16 +24,17 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart import backend as backends
-from headstart.errors import ExportError, SettingError
-from headstart.features.files import PARTIAL_PREFIX, make_folder, replace_whole, sync_folder
-from headstart.features.ids import ids_to_array
+from headstart.common.errors import ExportError, SettingError
+from headstart.common.files import PARTIAL_PREFIX, replace_whole, sync_folder
+from headstart.common.places import expanded
+from headstart.contract import registry
 from headstart.features.saving import saving
-from headstart.reading import expanded
+from headstart.store.files import make_folder
+from headstart.store.ids import ids_to_array
 
 if TYPE_CHECKING:
     from headstart.features.feature_set import FeatureSet
-    from headstart.features.trunk_folder import TrunkFolder
+    from headstart.store.trunk_folder import TrunkFolder
 
 ALIGNMENT = 64
 PIECE_NBYTES = 16 << 20
@@ -105,12 +106,12 @@ class FeatureRows:
 
 def tensor(features: FeatureSet, framework: str, cut: str | None, view: int) -> Any:
     """All features of a cut and view in the memory that they were read into, as the framework's tensor."""
-    module = backends.exports(framework)  # first: it may be missing
+    module = registry.exports(framework)  # first: it may be missing
     return module.tensor(all_rows(features, cut, view))
 
 
 def torch_dataset(features: FeatureSet, cut: str | None, view: int) -> Any:
-    return backends.exports("torch").dataset(FeatureRows(features, cut, view))
+    return registry.exports("torch").dataset(FeatureRows(features, cut, view))
 
 
 def tf_dataset(
@@ -126,7 +127,7 @@ def tf_dataset(
         _check_integer("batch_size", batch_size, 1)
     _check_integer("seed", seed, 0)
     rows = FeatureRows(features, cut, view)
-    return backends.exports("keras").dataset(rows, batch_size, shuffle, seed, drop_remainder)
+    return registry.exports("keras").dataset(rows, batch_size, shuffle, seed, drop_remainder)
 
 
 def arrow(features: FeatureSet, cut: str | None, view: int, dtype: str | None) -> Any:

@@ -23,9 +23,18 @@ from typing import Any
 
 import numpy as np
 
-from headstart import __version__
-from headstart import backend as backends
-from headstart.backend import Place, Trunk
+from headstart.common.errors import (
+    CutError,
+    ExtractionInterrupted,
+    FeatureDriftError,
+    MissingFeaturesError,
+    SettingError,
+)
+from headstart.common.progress import track
+from headstart.common.version import __version__
+from headstart.contract import registry
+from headstart.contract.recipe import Place, check_place
+from headstart.contract.running import Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
 from headstart.data.door import check_data_set
@@ -33,21 +42,13 @@ from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
-from headstart.errors import (
-    CutError,
-    ExtractionInterrupted,
-    FeatureDriftError,
-    MissingFeaturesError,
-    SettingError,
-)
 from headstart.features.company import GROUP, check_company, check_unchanged, is_compared, note_compared
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.features.keys import TrunkKey, params_digest, trunk_key
+from headstart.features.inference import pixel_trunk
 from headstart.features.recompute import distances, wrong_rows
-from headstart.features.store import FeatureStore
-from headstart.inference import pixel_trunk
 from headstart.models import Model, check_model
-from headstart.progress import track
+from headstart.store.feature_store import FeatureStore
+from headstart.store.keys import TrunkKey, params_digest, trunk_key
 
 INPUT = "input"
 """the cut that keeps decoded images"""
@@ -81,12 +82,12 @@ class Extractor:
             raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
         if not cuts:
             raise SettingError("cuts is empty; name at least one, such as 'avgpool'")
-        backends.check_place(device, precision)
+        check_place(device, precision)
         check_views(views, augment)
         self.model, self.dtype, self.batch_size, self.workers = model, dtype, batch_size, workers
         self.precision = precision
         self.device = device
-        self.backend_name = backends.choose(backend, model.home)
+        self.backend_name = registry.choose(backend, model.home)
         self.augment, self.seed = augment, seed
         # the name as the user wrote it -> node
         self.nodes = {cut: cut_of(model, cut) for cut in cuts}
@@ -111,13 +112,13 @@ class Extractor:
 
     @cached_property
     def place(self) -> Place:
-        return backends.load(self.backend_name).place(self.device, self.precision)
+        return registry.load(self.backend_name).place(self.device, self.precision)
 
     @cached_property
     def trunk(self) -> Trunk:
         """Folded, and fed with what the loader gives."""
         nodes = [node for node in self.folders if node != INPUT]
-        return pixel_trunk(self.model, nodes, backends.load(self.backend_name), self.place)
+        return pixel_trunk(self.model, nodes, registry.load(self.backend_name), self.place)
 
     @property
     def built_trunk(self) -> Trunk | None:
@@ -132,7 +133,7 @@ class Extractor:
         return {
             "headstart": __version__,
             "backend": self.backend_name,
-            "versions": backends.versions(self.backend_name),
+            "versions": registry.versions(self.backend_name),
             "device": self.place.device,
         }
 
@@ -192,7 +193,7 @@ class Extractor:
         nodes = [node for node in self.folders if node != INPUT]
         if self.model.home is None or not nodes:
             return
-        backend = backends.load(self.backend_name)
+        backend = registry.load(self.backend_name)
         order = drawn(len(data), GROUP)
         for batch in self._batches(data, 0, order, len(order), 1):
             check_company(
@@ -279,7 +280,7 @@ class Extractor:
             rows[INPUT] = batch.images
         if any(node != INPUT for node in nodes):
             outputs = self.trunk.run(pad(batch.images, size))
-            backend = backends.load(self.backend_name)
+            backend = registry.load(self.backend_name)
             rows |= {node: backend.numpy(outputs[node])[: len(batch.ids)] for node in nodes if node != INPUT}
         return rows
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from headstart.common.errors import SettingError
 from headstart.data.names import normal_all
 from headstart.data.splits import Part, sides
-from headstart.errors import SettingError
 from headstart.features import exports
-from headstart.features.keys import TrunkKey
-from headstart.features.trunk_folder import TrunkFolder
+from headstart.store.keys import TrunkKey
+from headstart.store.trunk_folder import TrunkFolder
 
 
 @dataclass(frozen=True)

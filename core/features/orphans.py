@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.common.errors import DamagedShardError, DataError
+from headstart.common.progress import track
 from headstart.data import Dataset
 from headstart.data.dataset import Unread
 from headstart.data.summary import say
 from headstart.data.walk import named
-from headstart.errors import DamagedShardError, DataError
-from headstart.features.files import storage_errors
-from headstart.features.ids import ID_NBYTES, ids_to_array, sort_keys
-from headstart.features.removal import delete, require_no_link
-from headstart.features.shard import SUFFIX, Shard, open_shard, write_shard
-from headstart.features.store import FeatureStore
-from headstart.progress import track
+from headstart.store.feature_store import FeatureStore
+from headstart.store.files import storage_errors
+from headstart.store.ids import ID_NBYTES, ids_to_array, sort_keys
+from headstart.store.removal import delete, require_no_link
+from headstart.store.shard import SUFFIX, Shard, open_shard, write_shard
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,21 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from headstart import __version__
+from headstart.common.errors import DamagedShardError, DiskSpaceError, SavedFeaturesError, SettingError, StoreError
+from headstart.common.files import read_whole, replace_whole
+from headstart.common.outputs import writing_into
+from headstart.common.places import expanded
+from headstart.common.sizes import binary_size
+from headstart.common.version import __version__
 from headstart.data.splits import Part
-from headstart.errors import DamagedShardError, DiskSpaceError, SavedFeaturesError, SettingError, StoreError
-from headstart.features.description import read_key
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.features.files import free_space, make_folder, read_whole, replace_whole
-from headstart.features.ids import ID_NBYTES, array_to_ids, ids_to_array
-from headstart.features.keys import canonical_json
 from headstart.features.saving import saving
-from headstart.features.store import FeatureStore
-from headstart.features.trunk_folder import TrunkFolder
-from headstart.outputs import writing_into
-from headstart.reading import expanded
-from headstart.sizes import binary_size
+from headstart.store.description import read_key
+from headstart.store.feature_store import FeatureStore
+from headstart.store.files import free_space, make_folder
+from headstart.store.ids import ID_NBYTES, array_to_ids, ids_to_array
+from headstart.store.keys import canonical_json
+from headstart.store.trunk_folder import TrunkFolder
 
 DESCRIPTION = "features.json"
 FORMAT = "headstart-saved-features/1"

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.common.errors import SettingError
 from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.draws import drawn
 from headstart.data.summary import say
-from headstart.errors import SettingError
 from headstart.models import Model, check_model
 
 if TYPE_CHECKING:

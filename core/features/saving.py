@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from headstart.errors import CacheNotWritableError, DiskSpaceError, StoreError
-from headstart.features.files import storage_errors
+from headstart.common.errors import CacheNotWritableError, DiskSpaceError, StoreError
+from headstart.store.files import storage_errors
 
 _MEND: dict[type[StoreError], str] = {
     DiskSpaceError: "free some space there, or save to another disk",

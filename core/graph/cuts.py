@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from headstart.errors import CutError
+from headstart.common.errors import CutError
 
 LOGITS = "logits"
 LISTED = 60

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from headstart.errors import GraphError
+from headstart.common.errors import GraphError
 from headstart.graph.cuts import Paths
 from headstart.graph.native import NativePart
 from headstart.graph.ops import OPS, REQUIRED, Shape

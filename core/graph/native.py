@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import BackendError, GraphError
+from headstart.common.errors import BackendError, GraphError
 
 Shape = tuple[int, ...]
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import GraphError
+from headstart.common.errors import GraphError
 
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]

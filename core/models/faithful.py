@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from headstart.backend import Backend, Trunk, Witnessed, Wrapping
+from headstart.common.errors import SettingError
+from headstart.contract.protocol import Backend
+from headstart.contract.running import Trunk
+from headstart.contract.wrapping import Witnessed, Wrapping
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import each
-from headstart.errors import SettingError
 from headstart.graph import Graph, NativePart, Node, Shape
 from headstart.models.alike import excess
 from headstart.models.endings import ENDINGS, are_bounded, are_shares

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headstart.errors import SettingError
+from headstart.common.errors import SettingError
 from headstart.graph import Shape
 
 LAYOUTS = {"nchw": "nchw", "nhwc": "nhwc", "nlc": "nlc", "tokens": "nlc", "ncl": "ncl"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headstart.errors import SettingError
+from headstart.common.errors import SettingError
 from headstart.graph import Builder
 
 Head = str | Sequence[int | float]

@@ -23,15 +23,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
-from headstart.data.download import digest
-from headstart.data.sources import data_root
-from headstart.errors import DownloadError, HeadstartError, SettingError, WeightsError
+from headstart.common.download import digest
+from headstart.common.errors import DownloadError, HeadstartError, SettingError, WeightsError
+from headstart.common.outputs import json_text, written_whole
+from headstart.common.places import data_root, expanded
+from headstart.common.progress import track
+from headstart.common.reading import DictOf, Optional, read_json
+from headstart.common.removal import BehindLinkError, begun, continued, delete
+from headstart.common.sizes import binary_size
 from headstart.models.architecture import Hub
-from headstart.outputs import json_text, written_whole
-from headstart.progress import track
-from headstart.reading import DictOf, Optional, expanded, read_json
-from headstart.removal import BehindLinkError, begun, continued, delete
-from headstart.sizes import binary_size
 
 MAIN = "main"
 LARGEST_TABLE = 16 << 20  # bytes

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as save_safetensors
 
-from headstart.data.download import digest
+from headstart.common.download import digest
+from headstart.common.errors import SettingError, UnknownNameError, WeightsError
+from headstart.common.outputs import writing_into
+from headstart.common.places import data_root, expanded
+from headstart.common.reading import check_regular
+from headstart.common.redact import redacted
+from headstart.common.removal import BehindLinkError, delete, require_no_link
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
-from headstart.data.sources import data_root
-from headstart.errors import SettingError, UnknownNameError, WeightsError
-from headstart.outputs import writing_into
-from headstart.reading import check_regular, expanded
-from headstart.redact import redacted
-from headstart.removal import BehindLinkError, delete, require_no_link
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 SUFFIX = ".safetensors"
@@ -53,7 +53,7 @@ def import_weights(
 
     Raises WeightsError (not readable, does not fit), SettingError, UnknownNameError, BackendError (no torch).
     """
-    from headstart.features.files import replace_whole
+    from headstart.common.files import replace_whole
     from headstart.models.weights import count_outputs, fit_to, read_weights
     from headstart.models.zoo import architecture
 

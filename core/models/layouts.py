@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.errors import WeightsError
+from headstart.common.errors import WeightsError
 from headstart.graph import Graph, Shape
 from headstart.models.positions import resample, resizable
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from headstart.common.errors import GraphError, SettingError
 from headstart.data.inputs import Arrays
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
-from headstart.errors import GraphError, SettingError
 from headstart.graph import Graph
 from headstart.models.architecture import Architecture
 from headstart.models.heads import Head, check_head

@@ -27,10 +27,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from headstart.data.download import digest, fetch
-from headstart.data.sources import data_root
-from headstart.errors import BackendError, WeightsError
-from headstart.features.files import replace_whole
+from headstart.common.download import digest, fetch
+from headstart.common.errors import BackendError, WeightsError
+from headstart.common.files import replace_whole
+from headstart.common.places import data_root
 from headstart.models.architecture import Pickled
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")

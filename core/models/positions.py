@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from headstart.errors import WeightsError
+from headstart.common.errors import WeightsError
 from headstart.graph import Shape
 
 

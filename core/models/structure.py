@@ -37,7 +37,7 @@ class UnknownStructure(Exception):  # noqa: N818 - it asks for a name, and is ne
 
 def digest(told: Any) -> str:
     """32 hex digits of what was told."""
-    from headstart.features.keys import canonical_json
+    from headstart.store.keys import canonical_json
 
     return blake3(canonical_json(told).encode("ascii")).hexdigest(length=16)
 

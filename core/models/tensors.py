@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from headstart.errors import WeightsError
-from headstart.reading import check_regular
+from headstart.common.errors import WeightsError
+from headstart.common.reading import check_regular
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

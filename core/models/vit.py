@@ -19,8 +19,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from headstart.common.errors import SettingError
 from headstart.data.preprocess import Preprocess
-from headstart.errors import SettingError
 from headstart.graph import Builder, Graph, Shape
 from headstart.models.architecture import Architecture, Hub, Pickled, imagenet
 from headstart.models.heads import Head, classifier

@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from headstart.common.errors import SettingError, UnknownNameError, WeightsError
+from headstart.common.places import expanded
+from headstart.common.reading import check_regular, parse_json
 from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
-from headstart.errors import SettingError, UnknownNameError, WeightsError
 from headstart.graph import Graph
 from headstart.models import hub, imported, pickles
 from headstart.models.architecture import Architecture, Hub, Pickled, Published, Shipped
 from headstart.models.layouts import fitted, unwrapped
 from headstart.models.tensors import as_float32, read_tensors
-from headstart.reading import check_regular, expanded, parse_json
 
 # What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from headstart import backend as backends
-from headstart.backend import BEFORE, Backend, Wrapping, WrapRequest
+from headstart.common.errors import CutError, HeadstartError, SettingError
+from headstart.contract import registry
+from headstart.contract.protocol import Backend
+from headstart.contract.wrapping import BEFORE, Wrapping, WrapRequest
 from headstart.data import Arrays, Dataset, Preprocess
 from headstart.data.draws import drawn
 from headstart.data.loader import batches
 from headstart.data.rows import count, each, window
-from headstart.errors import CutError, HeadstartError, SettingError
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
 from headstart.models.faithful import (
     HEAD,
@@ -98,7 +99,7 @@ def wrap(
         raise SettingError(f"name={name!r}; expected a text, such as 'my-encoder-v2'")
     if cut is not None and not isinstance(cut, str):
         raise CutError(f"cut={cut!r}; expected a name, such as 'layer3.1', or None")
-    chosen = backends.owner(module)
+    chosen = registry.owner(module)
     if chosen is None:
         raise SettingError(
             f"cannot wrap {_kind(module)}; expected a torch.nn.Module, a functional keras.Model, a "
@@ -112,7 +113,7 @@ def wrap(
         check_head(head)
         if classes is None:
             raise SettingError(f"head={head!r} makes a fresh classifier and needs classes=, their number or names")
-    elif own is not None and backends.owner(own) is not chosen:
+    elif own is not None and registry.owner(own) is not chosen:
         raise SettingError(
             f"head={_kind(own)} is no module of {chosen.name}, which {_kind(module)} belongs to; expected 'rest', "
             "'linear', a list of hidden widths, or such a module"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headstart.errors import UnknownNameError
+from headstart.common.errors import UnknownNameError
 from headstart.models import (
     alexnet,
     convnext,

@@ -16,9 +16,11 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
+from headstart.common.sizes import binary_size
 from headstart.report import figures
 from headstart.report.looks import looks
 from headstart.report.series import (
+    PHASES,
     BreakEven,
     Point,
     Row,
@@ -30,8 +32,6 @@ from headstart.report.series import (
     lost,
     points,
 )
-from headstart.sizes import binary_size
-from headstart.training.history import PHASES
 
 FOLDER = Path(__file__).parent
 LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last rows first

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from headstart.redact import redacted
+from headstart.common.redact import redacted
+from headstart.common.text import printable
 from headstart.report.series import finite
-from headstart.tables import printable
 
 NONE = "–"
 SPACE = "\N{NO-BREAK SPACE}"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from headstart.common.errors import DataError
 from headstart.data import Dataset
-from headstart.errors import DataError
 
 LONGEST = 112  # pixels of a thumbnail's longer side
 TINY = 64  # up to so many, a picture is kept as it is

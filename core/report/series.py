@@ -13,6 +13,9 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+PHASES = ("data", "trunk", "head")
+"""what an epoch's seconds are spent on: waiting for images, the frozen part, what is trained"""
+
 
 @dataclass(frozen=True)
 class Point:

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headstart.common.errors import CutError, DataError, SettingError
 from headstart.data import Dataset
 from headstart.data.classes import Classes, aligned
 from headstart.data.door import check_data_set
 from headstart.data.names import normal
-from headstart.errors import CutError, DataError, SettingError
 from headstart.features.extract import INPUT, key_of
 from headstart.features.feature_set import FeatureSet
-from headstart.features.keys import explain
 from headstart.models import Model
+from headstart.store.keys import explain
 from headstart.training.settings import Settings
 
 

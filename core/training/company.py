@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from headstart.backend import Backend, Place, Trainer
+from headstart.contract.protocol import Backend
+from headstart.contract.recipe import Place
+from headstart.contract.running import Trainer
 from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.features.company import GROUP, check_company

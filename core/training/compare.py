@@ -21,15 +21,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headstart import backend as backends
-from headstart import errors
+from headstart.common import errors
+from headstart.common.environment import for_frameworks
+from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
+from headstart.common.log import LOG
+from headstart.common.outputs import outdated, write_json
+from headstart.common.scheduling import take_short_turns
+from headstart.contract import registry
 from headstart.data.door import described
 from headstart.data.summary import mark, say
-from headstart.environment import for_frameworks
-from headstart.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
-from headstart.log import LOG
-from headstart.outputs import outdated, write_json
-from headstart.scheduling import take_short_turns
 from headstart.training.comparison import (
     Comparison,
     Event,
@@ -169,19 +169,19 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
     A backend that fails is reported under `errors`, with the end of its log, and the others go on.
     Raises SettingError and its kin before anything is started.
     """
-    chosen = spec.backends or backends.installed()
+    chosen = spec.backends or registry.installed()
     if not chosen:
-        backends.choose(None)  # says that none is installed
+        registry.choose(None)  # says that none is installed
     if repeated := sorted({name for name in chosen if chosen.count(name) > 1}):
         raise SettingError(f"backends named twice: {', '.join(repeated)}")
     for name in chosen:
-        backends.choose(name)
+        registry.choose(name)
     if not spec.modes:
         raise UnknownNameError("mode", "", MODES)
     model, train, val = prepare(spec)
     warn_of_copies(train, val)
     report = new_comparison(data_facts(train, val), model.describe(), {**asdict(spec), "backends": list(chosen)})
-    report["versions"] = {name: backends.versions(name) for name in chosen}
+    report["versions"] = {name: registry.versions(name) for name in chosen}
 
     def add(row: dict[str, Any]) -> None:
         add_row(report, row, val)
@@ -318,7 +318,7 @@ def _child() -> int:
     def emit(event: Event) -> None:
         events.write(json.dumps(event) + "\n")  # NaN stays one between our processes
 
-    from headstart import log, progress
+    from headstart.common import log, progress
 
     given = json.loads(sys.stdin.read())
     head = given["head"] if isinstance(given["head"], str) else tuple(given["head"])

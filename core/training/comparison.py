@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart import __version__
-from headstart import backend as backends
-from headstart.errors import SettingError
-from headstart.machine import machine_facts
+from headstart.common.errors import SettingError
+from headstart.common.machine import machine_facts
+from headstart.common.outputs import write_text
+from headstart.common.places import expanded
+from headstart.common.reading import check, read_json
+from headstart.common.redact import redacted_command
+from headstart.common.version import __version__
+from headstart.contract import registry
 from headstart.models import Model, check_model
-from headstart.outputs import write_text
-from headstart.reading import check, expanded, read_json
-from headstart.redact import redacted_command
 from headstart.training.modes import MODES
 from headstart.training.shapes import COMPARISON, LARGEST
 
@@ -150,7 +151,7 @@ def compare_modes(
     from headstart.training.run import data_facts
 
     check_model(model)
-    name = backends.choose(backend, model.home)
+    name = registry.choose(backend, model.home)
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":
             check_data_set(data, argument, (Dataset, FeatureSet))

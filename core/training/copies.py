@@ -8,8 +8,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from headstart.common.errors import DataWarning
 from headstart.data import Dataset
-from headstart.errors import DataWarning
 from headstart.features.feature_set import FeatureSet
 
 SHOWN = 3

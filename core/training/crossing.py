@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from headstart.common.errors import SettingError, UnknownNameError
+from headstart.contract.optimizers import OPTIMIZERS, Optimizer, Schedule, as_dict
 from headstart.data.augment import Augment
-from headstart.errors import SettingError, UnknownNameError
-from headstart.training.optimizers import OPTIMIZERS, Optimizer, Schedule, as_dict
 from headstart.training.settings import Settings
 
 OWN = ("mode", "cut", "seed")  # of the comparison itself

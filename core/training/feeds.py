@@ -16,7 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headstart.backend import Trainer, Trunk
+from headstart.common.errors import MissingFeaturesError
+from headstart.common.progress import track
+from headstart.contract.running import Trainer, Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.inputs import Arrays
@@ -24,11 +26,9 @@ from headstart.data.loader import batches
 from headstart.data.order import block_order, epoch_order
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import pad
-from headstart.errors import MissingFeaturesError
 from headstart.features.exports import aligned_empty, all_rows
 from headstart.features.feature_set import FeatureSet
-from headstart.features.ids import ids_to_array
-from headstart.progress import track
+from headstart.store.ids import ids_to_array
 from headstart.training.history import Seconds
 
 EVALUATION_ROWS = 512

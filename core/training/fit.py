@@ -18,21 +18,24 @@ from typing import Any
 
 import numpy as np
 
-from headstart import backend as backends
-from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
+from headstart.common.errors import DivergedWarning, SettingError, TrunkChangedError, WatchingWarning
+from headstart.common.log import LOG
+from headstart.common.text import epoch_line
+from headstart.contract import registry
+from headstart.contract.optimizers import Optimizer, Schedule, as_dict, optimizer_of
+from headstart.contract.protocol import Backend
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.running import Trainer, Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
 from headstart.data.summary import say
-from headstart.errors import DivergedWarning, SettingError, TrunkChangedError, WatchingWarning
 from headstart.features.extract import INPUT, Extractor, cut_of
 from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
-from headstart.features.keys import params_digest
+from headstart.features.inference import fed, frozen, pixel_trunk
 from headstart.graph import Graph
-from headstart.inference import fed, frozen, pixel_trunk
-from headstart.log import LOG
 from headstart.models import Model, check_model
 from headstart.models.model import count_params
-from headstart.tables import epoch_line
+from headstart.store.keys import params_digest
 from headstart.training import metrics
 from headstart.training.checks import check_sets, features_at
 from headstart.training.company import check_trained
@@ -41,7 +44,6 @@ from headstart.training.feeds import Feed, Images
 from headstart.training.history import History, Record
 from headstart.training.modes import Mode, default_optimizer
 from headstart.training.nans import SeenTrunk, WatchedExtractor, WatchedTrainer, check_weights, watched
-from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
 from headstart.training.rates import (
     check_kept,
@@ -172,8 +174,8 @@ def fit(
     if cut is not None and node is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
     warn_frozen(model, row)
-    name = backends.choose(backend, model.home)
-    chosen = backends.load(name)
+    name = registry.choose(backend, model.home)
+    chosen = registry.load(name)
     job = Job(
         replace(model, params=initial(model, row, node, seed)),
         train,
@@ -402,7 +404,7 @@ class Job:
             "views": s.views,
             "features": None if self.placement is None else self.placement.as_dict(),
             "threads": self.backend.threads(),
-            "versions": backends.versions(self.backend.name),
+            "versions": registry.versions(self.backend.name),
         }
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, overload
 
+from headstart.report.series import PHASES
+
 
 @dataclass(frozen=True)
 class Seconds:
@@ -129,6 +131,3 @@ def _restore_nans(fields: dict[str, Any]) -> None:
     for name in ("step_losses", "auxiliary_losses"):
         if name in fields:
             fields[name] = tuple(math.nan if value is None else value for value in fields[name])
-
-
-PHASES = ("data", "trunk", "head")

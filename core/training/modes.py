@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headstart.errors import UnknownNameError
+from headstart.common.errors import UnknownNameError
+from headstart.contract.optimizers import AdamW, Optimizer
 from headstart.graph import Graph, Node
-from headstart.training.optimizers import AdamW, Optimizer
 
 
 @dataclass(frozen=True)

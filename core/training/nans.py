@@ -21,15 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from headstart.backend import Backend, Place, Recipe, Trainer, Trunk
+from headstart.common.errors import NonFiniteError
+from headstart.contract.protocol import Backend
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.running import Trainer, Trunk
 from headstart.data import Dataset
 from headstart.data.loader import Batch
 from headstart.data.rows import count, each, pad, window
-from headstart.errors import NonFiniteError
 from headstart.features.extract import INPUT, Extractor
 from headstart.features.feature_set import FeatureSet
+from headstart.features.inference import fed, frozen, unsound, unsound_node
 from headstart.graph import Graph, Node
-from headstart.inference import fed, frozen, unsound, unsound_node
 from headstart.models import Model
 from headstart.training.feeds import EpochResult, Feed
 from headstart.training.history import Seconds
@@ -365,9 +367,9 @@ class WatchedExtractor(Extractor):
 
     @cached_property
     def _backend(self) -> Backend:
-        from headstart import backend as backends
+        from headstart.contract import registry
 
-        return backends.load(self.backend_name)
+        return registry.load(self.backend_name)
 
     def _error(self, node: str, rows: np.ndarray, batch: Batch) -> NonFiniteError:
         bad = np.flatnonzero(_bad_rows(rows))

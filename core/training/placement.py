@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headstart.errors import SettingError
+from headstart.common.errors import SettingError
+from headstart.common.machine import available_memory
+from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.features.feature_set import FeatureSet
-from headstart.machine import available_memory
-from headstart.sizes import binary_size, parse_nbytes
 from headstart.training.feeds import Feed, Pools, Resident, Streamed
 
 BLOCK_NBYTES = 1 << 20  # reading this much at once costs a disk little more than its seek

@@ -25,26 +25,28 @@ from typing import Any
 
 import numpy as np
 
-from headstart import backend as backends
-from headstart.backend import Backend, Place, Recipe, Trainer
+from headstart.common.errors import SettingError
+from headstart.common.machine import cache_root
+from headstart.common.progress import track
+from headstart.common.sizes import parse_nbytes
+from headstart.contract import registry
+from headstart.contract.optimizers import Optimizer, optimizer_of
+from headstart.contract.protocol import Backend
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.running import Trainer
 from headstart.data import Dataset
 from headstart.data.door import check_data_set
 from headstart.data.loader import batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
-from headstart.errors import SettingError
 from headstart.features.extract import key_of
-from headstart.features.keys import TrunkKey, stored_dtype
-from headstart.features.store import FeatureStore
-from headstart.inference import pixel_trunk
-from headstart.machine import cache_root
+from headstart.features.inference import pixel_trunk
 from headstart.models import Model, check_model
-from headstart.progress import track
-from headstart.sizes import parse_nbytes
+from headstart.store.feature_store import FeatureStore
+from headstart.store.keys import TrunkKey, stored_dtype
 from headstart.training.checks import check_sets
 from headstart.training.feeds import EVALUATION_ROWS, evaluated
 from headstart.training.modes import default_optimizer
-from headstart.training.optimizers import Optimizer, optimizer_of
 from headstart.training.placement import held, memory_limit
 from headstart.training.settings import Settings
 
@@ -220,8 +222,8 @@ def plan(
             check_data_set(data, argument)
     check_sets(model, settings, train, val)
     named = [cuts] if isinstance(cuts, str) else list(cuts or ())
-    name = backends.choose(backend, model.home)
-    chosen = backends.load(name)
+    name = registry.choose(backend, model.home)
+    chosen = registry.load(name)
     say(train, val)
     bench = Bench(model, train, val, settings, chosen, chosen.place(device, precision), Path(cache_root(cache)))
     if named:
@@ -322,7 +324,7 @@ class Bench:
         samples = len(self.train) + (len(self.val) if self.val else 0)
         facts = {
             "backend": self.backend.name,
-            "versions": backends.versions(self.backend.name),
+            "versions": registry.versions(self.backend.name),
             "device": self.place.device,
             "precision": self.place.precision,
             "threads": self.backend.threads(),

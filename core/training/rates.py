@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from headstart.errors import FrozenWarning, SettingError, TrunkChangedError
+from headstart.common.errors import FrozenWarning, SettingError, TrunkChangedError
 from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart import backend as backends
+from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.data.classes import aligned
 from headstart.data.door import check_data_set
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.inference import unsound_node
+from headstart.features.inference import unsound_node
 from headstart.models import Model
-from headstart.prediction import predict, predict_features
 from headstart.training.checks import check_labels, features_at, trained_classes
 from headstart.training.history import History
 from headstart.training.metrics import accuracy, cross_entropy, softmax
+from headstart.training.prediction import predict, predict_features
 from headstart.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Run:
         """The backend's own model, trunk and head joined, in inference mode: a torch.nn.Module that takes
         `(n, 3, h, w)`, a keras.Model or a flax.nnx.Module that take `(n, h, w, 3)`, preprocessed float32. Of a
         wrapped model, what the module itself takes, a dict of arrays as a dict."""
-        return backends.load(self.backend).native(self.model.graph, self.model.params)
+        return registry.load(self.backend).native(self.model.graph, self.model.params)
 
     def predict(
         self,

@@ -24,22 +24,23 @@ from uuid import uuid4
 
 from safetensors.numpy import save as save_safetensors
 
-from headstart import __version__
-from headstart import backend as backends
+from headstart.common.download import digest
+from headstart.common.errors import HeadstartError, SettingError, WeightsError
+from headstart.common.files import PARTIAL_PREFIX, replace_whole
+from headstart.common.outputs import json_text, writing_into
+from headstart.common.places import expanded
+from headstart.common.reading import check, read_json
+from headstart.common.version import __version__
+from headstart.contract import registry
 from headstart.data import Arrays
-from headstart.data.download import digest
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
-from headstart.errors import HeadstartError, SettingError, WeightsError
 from headstart.features.feature_set import ExtractionStats
-from headstart.features.files import PARTIAL_PREFIX, replace_whole
-from headstart.features.keys import spec_digest
 from headstart.models import Model, architecture
 from headstart.models.layouts import fitted, published
 from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
-from headstart.outputs import json_text, writing_into
-from headstart.reading import check, expanded, read_json
+from headstart.store.keys import spec_digest
 from headstart.training.history import History
 from headstart.training.shapes import LARGEST, RUN
 from headstart.training.validation import Validation
@@ -156,9 +157,9 @@ def load(path: str | Path, backend: str | None = None, model: Model | None = Non
             # Saved to in this moment, its weights may be others by now.
             if not left or _record(folder).get("weights") == about.get("weights"):
                 raise
-    if backend is None and not os.environ.get(backends.VARIABLE) and run.backend in backends.installed():
+    if backend is None and not os.environ.get(registry.VARIABLE) and run.backend in registry.installed():
         return run
-    return replace(run, backend=backends.choose(backend, run.model.home))
+    return replace(run, backend=registry.choose(backend, run.model.home))
 
 
 def weights_file(path: str | Path) -> Path:

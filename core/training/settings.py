@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.backend import check_place
+from headstart.common.errors import SettingError
+from headstart.contract.optimizers import SGD, Optimizer, Schedule, optimizer_of, schedule_of
+from headstart.contract.recipe import check_place
 from headstart.data.augment import Augment
-from headstart.errors import SettingError
 from headstart.features.extract import DTYPES, INPUT
 from headstart.training.modes import MODES, Mode, mode_of
-from headstart.training.optimizers import SGD, Optimizer, Schedule, optimizer_of, schedule_of
 from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
 

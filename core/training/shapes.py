@@ -1,11 +1,11 @@
 """What run.json and compare.json hold, for whoever reads them: they may come from anywhere.
 
-`headstart.reading.check` holds a file to them; names that are not here are left alone.
+`headstart.common.reading.check` holds a file to them; names that are not here are left alone.
 """
 
 from __future__ import annotations
 
-from headstart.reading import ANY, DictOf, ListOf, Number, Optional
+from headstart.common.reading import ANY, DictOf, ListOf, Number, Optional
 
 LARGEST = 256 << 20  # bytes of such a file: twelve million steps
 DATA = {

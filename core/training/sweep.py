@@ -15,24 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart import backend as backends
+from headstart.common.errors import DivergedWarning, SettingError
+from headstart.common.progress import track
+from headstart.contract import registry
+from headstart.contract.heads import Chain, Heads, HeadsRecipe, chain_of
+from headstart.contract.optimizers import Optimizer, Schedule, as_dict, optimizer_of
 from headstart.data import Dataset
 from headstart.data.summary import say
-from headstart.errors import DivergedWarning, SettingError
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
 from headstart.models import Model, check_model
 from headstart.models.model import count_params
-from headstart.progress import track
 from headstart.training import metrics
 from headstart.training.checks import check_sets
 from headstart.training.copies import warn_of_copies
 from headstart.training.feeds import EpochResult, Feed
 from headstart.training.fit import Job, check_trunk, first_convolutions, initial
-from headstart.training.heads import Chain, Heads, HeadsRecipe, chain_of
 from headstart.training.history import History, Record, Seconds
 from headstart.training.modes import default_optimizer
-from headstart.training.optimizers import Optimizer, Schedule, as_dict, optimizer_of
 from headstart.training.run import Run, data_facts
 from headstart.training.settings import Settings
 from headstart.training.validation import Validation, validation_of
@@ -151,8 +151,8 @@ def sweep(
         replace(settings, optimizer=_optimizer(default, point), seed=int(point.get("seed", settings.seed)))
         for point in points
     ]
-    name = backends.choose(backend, model.home)
-    chosen = backends.load(name)
+    name = registry.choose(backend, model.home)
+    chosen = registry.load(name)
     job = Job(model, train, val, settings, chosen, chosen.place(device, precision), cache, None, model.fresh)
     feeds, trunk = job.cached(node)
     chain = chain_of(graph)

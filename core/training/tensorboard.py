@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import SettingError
+from headstart.common.errors import SettingError
 from headstart.graph import NativePart
 from headstart.models import Model
 from headstart.training.history import Record

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from headstart.common.errors import HeadstartError
 from headstart.data import Dataset
-from headstart.errors import HeadstartError
 from headstart.features.feature_set import FeatureSet
 from headstart.training.metrics import cross_entropy, decided, softmax
 

@@ -43,8 +43,8 @@ from faults.workload import (
     system,
 )
 
-from headstart.errors import DamagedShardError, DiskSpaceError, StoreError
-from headstart.features import FeatureStore, TrunkFolder, array_to_ids, open_shard, writer
+from headstart.common.errors import DamagedShardError, DiskSpaceError, StoreError
+from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard, writer
 
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(__file__).parents[1]),

@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 from faults.workload import Array, system
 
-from headstart.errors import DamagedShardError, StoreError
-from headstart.features import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key
+from headstart.common.errors import DamagedShardError, StoreError
+from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "uint8": np.uint8}
 

@@ -25,9 +25,9 @@ from blake3 import blake3
 from faults.damage import several
 from faults.workload import peak_nbytes
 
-from headstart.errors import DamagedShardError, HeadstartError, StoreError
-from headstart.features import FeatureStore, open_shard
-from headstart.features.shard import FORMAT
+from headstart.common.errors import DamagedShardError, HeadstartError, StoreError
+from headstart.store import FeatureStore, open_shard
+from headstart.store.shard import FORMAT
 
 MEMORY_NBYTES = 256 << 20  # above what the process holds before the first case
 SECONDS_A_CASE = 10.0

@@ -24,8 +24,8 @@ from faults.workload import peak_nbytes
 from PIL import Image
 
 from headstart import data as datasets
+from headstart.common.errors import DataError, ImageError
 from headstart.data import cifar, decode, sources
-from headstart.errors import DataError, ImageError
 
 MEMORY_NBYTES = 768 << 20  # above what the process holds before the first case; 50 million pixels take 350 MB
 SECONDS_A_CASE = 20.0

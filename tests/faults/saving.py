@@ -11,7 +11,7 @@ from pathlib import Path
 from faults.campaigns import fork
 
 import headstart as hs
-from headstart.features.keys import params_digest
+from headstart.store.keys import params_digest
 from headstart.training.history import History, Record, Seconds
 from headstart.training.run import Run
 

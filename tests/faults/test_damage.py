@@ -14,7 +14,7 @@ from faults import damage
 from faults.campaigns import campaign
 
 import headstart as hs
-from headstart.features import FeatureStore, writer
+from headstart.store import FeatureStore, writer
 
 
 def test_flipped_bits(tmp_path: Path, figure: Any) -> None:

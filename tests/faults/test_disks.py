@@ -23,7 +23,7 @@ from faults.workload import (
     system,
 )
 
-from headstart.errors import CacheNotWritableError, DamagedShardError, DiskSpaceError, StoreError
+from headstart.common.errors import CacheNotWritableError, DamagedShardError, DiskSpaceError, StoreError
 
 CODES: dict[int, type[StoreError]] = {
     errno.ENOSPC: DiskSpaceError,

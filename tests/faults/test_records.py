@@ -1,4 +1,4 @@
-"""Two thousand edited comparisons and runs: `tests/test_read_records.py` at length."""
+"""Two thousand edited comparisons and runs: `tests/common/test_read_records.py` at length."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from test_shared_failures import AT_REST, CUT, SETTINGS, STREAMED, data, made, m
 
 import headstart as hs
 from headstart.data import Dataset
-from headstart.features import snapshot
 from headstart.models import Model
+from headstart.store import snapshot
 
 FAULTS = [name for name in AT_REST if name not in ("another trunk",)]
 

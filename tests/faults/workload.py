@@ -20,14 +20,18 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.backend import Place
-from headstart.errors import StoreError
-from headstart.features import FeatureStore, TrunkFolder, array_to_ids, files, ids_to_array, trunk_key, writer
+from headstart.common import files
+from headstart.common.errors import StoreError
+from headstart.contract import registry
+from headstart.contract.recipe import Place
+from headstart.store import FeatureStore, TrunkFolder, array_to_ids, ids_to_array, shard, trunk_key, writer
+from headstart.store import files as store_files
 
 ROW = (3, 5)
 ROWS_PER_SHARD = 4
 
+HANDLING_FILES: tuple[Any, ...] = (files, store_files, shard)
+"""the modules through which the store handles its files"""
 # All that an extraction asks of the system for its files.
 OPERATIONS = ("mkdir", "open", "fstat", "preadv", "write", "fsync", "close", "replace", "utime")
 
@@ -160,7 +164,7 @@ class NumpyBackend:
 
 def install_numpy_backend() -> None:
     """From now on, in this process, there is a backend called numpy."""
-    backends.REQUIRES["numpy"] = (("numpy",), ("numpy",))  # type: ignore[index]
+    registry.REQUIRES["numpy"] = (("numpy",), ("numpy",))  # type: ignore[index]
     sys.modules["headstart.backends.numpy"] = SimpleNamespace(BACKEND=NumpyBackend())  # type: ignore[assignment]
 
 
@@ -276,14 +280,14 @@ class Failing:
 @contextmanager
 def system(replacement: Any) -> Iterator[None]:
     """Let the store's files be handled by another `os`."""
-    from headstart.features import shard
-
-    before = files.os, shard.os
-    files.os = shard.os = replacement
+    before = [module.os for module in HANDLING_FILES]
+    for module in HANDLING_FILES:
+        module.os = replacement
     try:
         yield
     finally:
-        files.os, shard.os = before
+        for module, kept in zip(HANDLING_FILES, before, strict=True):
+            module.os = kept
 
 
 def attempt(folder: TrunkFolder, ids: Sequence[str]) -> StoreError | None:

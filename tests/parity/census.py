@@ -258,7 +258,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 def counted(case: Case) -> dict[str, Any]:
     """All four ways of one model."""
     import headstart as hs
-    from headstart.errors import HeadstartError
+    from headstart.common.errors import HeadstartError
 
     made: Made = case.make()
     watch = WATCHED.get(case.library, torch_watched)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart import backend as backends
-from headstart.features.store import FeatureStore
+from headstart.contract import registry
+from headstart.store.feature_store import FeatureStore
 from headstart.testing import BLOCK_CUT, relative_error, shaken, small_data, small_model
 
-BACKENDS = backends.names()
+BACKENDS = registry.names()
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from torch import nn
 from torchvision import models as tv
 
 import headstart as hs
+from headstart.common.errors import BackendError, CutError
 from headstart.data import Dataset, Preprocess
-from headstart.errors import BackendError, CutError
-from headstart.features.keys import params_digest
+from headstart.store.keys import params_digest
 from headstart.testing import relative_error
 
 # name, how it is made, side, cut, the submodule (or layer) whose output the cut is

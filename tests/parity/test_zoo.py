@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import headstart as hs
-from headstart import backend as backends
+from headstart.contract import registry
 from headstart.data import Dataset, Preprocess
 from headstart.graph import Graph, fold
 from headstart.models import ARCHITECTURES, Model, architecture
@@ -39,7 +39,7 @@ CLASSES = 11
 TOLERANCE = 1e-4  # of the largest absolute value
 COUNTERS = "num_batches_tracked"
 TRAINED_CLASSES, IMAGES, BATCH, EPOCHS = 5, 8, 4, 5
-BACKENDS = backends.names()
+BACKENDS = registry.names()
 RANDOM = ("dropout", "drop_path")
 CORNERS = {"relu": (0.0,), "relu6": (0.0, 6.0)}  # op -> where it has no derivative
 

@@ -1,0 +1,43 @@
+"""What frameworks are told through the environment, where they have not read it yet: by the command line for
+itself, by `compare` for its children.
+
+Threads that compute together wait for each other, and by default OpenMP's do so by spinning. Alone that spares a
+few microseconds a time. On a machine that others use too it takes the very core that the thread waited for
+needs, and training becomes many times slower. So threads are told to sleep soon. Not at once: `PASSIVE` makes
+torch's training alone 10 to 25 % slower, where a few thousand turns, some ten microseconds, cost up to 5 % and
+harm nobody. And there are no more threads than the CPUs that affinity and control groups leave, of which
+frameworks see the affinity only.
+
+Invariant: whatever the user has said of it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headstart.common.machine import Cpus, cpus_allowed
+
+WAITING: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    # The GNU library, which torch brings, reads the first; LLVM's and Intel's the second.
+    "GOMP_SPINCOUNT": ("3000", ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY")),
+    "KMP_BLOCKTIME": ("0", ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_LIBRARY")),
+}
+"""variable -> what it is set to, and the others that say the same"""
+COUNTS: Mapping[str, tuple[str, ...]] = {
+    "OMP_NUM_THREADS": ("MKL_NUM_THREADS",),
+    "TF_NUM_INTRAOP_THREADS": (),
+    "TF_NUM_INTEROP_THREADS": (),
+    "PJRT_NPROC": ("NPROC",),  # XLA's in JAX
+}
+"""variables that hold a number of threads, and others that do"""
+
+
+def for_frameworks(environment: Mapping[str, str], cpus: Cpus | None = None) -> dict[str, str]:
+    """What to add to `environment` before a framework is imported in it."""
+    cpus = cpus_allowed() if cpus is None else cpus
+    counts = {name: (str(cpus.count), others) for name, others in COUNTS.items()} if cpus.limited else {}
+    return {
+        name: value
+        for name, (value, others) in {**WAITING, **counts}.items()
+        if not {name, *others} & {said for said, text in environment.items() if text}
+    }

@@ -1,0 +1,229 @@
+"""Every mistake a user can make has a type here, so that callers can tell them apart and the command line
+can answer with one line and exit code 2. A message says what came, what is allowed, and how to mend it.
+
+Anything that is *not* a `HeadstartError` and reaches a user is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from headstart.common.redact import redact_raised, redacted
+
+
+class HeadstartError(Exception):
+    """Base of all errors that headstart raises on purpose. Its text holds no credentials, nor do the texts of what
+    it is raised from, which stand in the same traceback."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(one) if isinstance(one, str) else one for one in args))
+        redact_raised(sys.exception())
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
+
+
+class SettingError(HeadstartError, ValueError):
+    """An argument, option or environment variable has a value that is not allowed."""
+
+
+class UnknownNameError(SettingError):
+    """A name (backend, model, mode, optimiser ...) is not one of the known ones."""
+
+    def __init__(self, kind: str, received: object, allowed: Iterable[str], hint: str = "") -> None:
+        allowed = list(allowed)
+        near = difflib.get_close_matches(str(received), allowed, n=1)
+        guess = f"; did you mean {near[0]!r}?" if near else ""
+        super().__init__(
+            f"unknown {kind} {received!r}{hint}; expected one of {', '.join(allowed) or 'none'}{guess}"
+        )
+
+
+class BackendError(HeadstartError):
+    """No backend could be chosen, or the chosen one's framework is not installed."""
+
+
+class UnsupportedOpError(HeadstartError):
+    """A graph holds an op that a backend has no translation for."""
+
+
+class CutError(SettingError):
+    """The cut does not exist, or not every path through the graph passes through it."""
+
+
+class GraphError(HeadstartError, ValueError):
+    """A graph is malformed: a shape rule fails, an input is missing, a name stands twice."""
+
+
+class WeightsError(HeadstartError):
+    """A weight file cannot be read, its names or shapes do not fit the model, or a frozen trunk's hold NaN."""
+
+
+class DataError(HeadstartError):
+    """A data set cannot be used as it is: empty class, one class only, label out of range, bad archive."""
+
+
+class ImageError(DataError):
+    """One image cannot be decoded, or is larger than allowed. `source` names it."""
+
+    def __init__(self, source: str | Path, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = str(source)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (type(self), (self.source, self.reason))
+
+
+class DataWarning(UserWarning):
+    """Data that can be trained on give figures that may mean little: equal pictures in training and validation,
+    one picture under two labels."""
+
+
+class DownloadError(DataError):
+    """A download failed, or what came does not have the published checksum."""
+
+
+class StoreError(HeadstartError):
+    """The feature store cannot do what was asked; what it already holds is intact."""
+
+
+class CacheNotWritableError(StoreError):
+    """The cache folder cannot be created or written."""
+
+
+class DiskSpaceError(StoreError):
+    """The features would not fit on the disk. Says how much is needed and how much is free."""
+
+
+class MissingFeaturesError(StoreError):
+    """Samples have no features in the store, or have none any more."""
+
+
+class DamagedShardError(StoreError):
+    """A shard's bytes are not what was written. `path` names it; none of its rows is used."""
+
+    cure = (
+        "`headstart cache verify --repair` sets damaged shards aside, and the next extraction computes just "
+        "their rows"
+    )
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; none of its rows was used. {self.cure}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return (type(self), (self.path, self.reason))
+
+
+class DamagedDescriptionError(StoreError):
+    """A trunk.json is not as it was written, or another trunk's."""
+
+
+class UnreadableShardError(DamagedShardError):
+    """The disk does not give a shard's bytes back. They may be what was written, so nothing moves the file."""
+
+    cure = "Try again; where it stays so, delete that file, and the next extraction computes just its rows"
+
+
+class StoreWarning(UserWarning):
+    """Part of a shared cache cannot be used; what it would have given is computed instead."""
+
+
+class WatchingWarning(UserWarning):
+    """What watches a training, TensorBoard's files or a profiler, cannot go on; the training does."""
+
+
+class DivergedWarning(UserWarning):
+    """A model gives logits that are not finite: they name no class, and count as wrong."""
+
+
+class FrozenWarning(UserWarning):
+    """A mode that trains everything leaves a wrapped module's trunk as it is, since its owner froze it."""
+
+
+class SavedFeaturesError(StoreError):
+    """A folder is no saved feature set, or no longer the one that was saved."""
+
+
+class ExportError(HeadstartError):
+    """Features cannot be handed over in this form: a package for it is missing, or it has no such dtype."""
+
+
+class FeatureOverflowError(StoreError):
+    """A feature is not finite in the stored dtype. Refused, never clipped."""
+
+
+class FeatureUnderflowError(StoreError):
+    """Features are so small that the stored dtype makes zeros, or a few digits, of most of them."""
+
+
+class UnderflowWarning(UserWarning):
+    """Some channels of the features became zero in the stored dtype."""
+
+
+class FeatureDriftError(StoreError):
+    """Stored features differ from what this machine's trunk computes for the same samples."""
+
+
+class TrunkChangedError(HeadstartError):
+    """A frozen trunk's weights were not the same after training as before it: a bug, never served."""
+
+
+class NonFiniteError(HeadstartError):
+    """NaN or infinity came up in training, where `debug_nans` was asked for."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        what: str,
+        stage: str,
+        node: str | None,
+        epoch: int | None,
+        batch: int | None,
+        samples: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.what = what
+        """where it came up first: "input", "output" (of the node), "loss" or "update" (of the node's parameters);
+        "weights": in the parameters that training was to begin with"""
+        self.stage = stage
+        """as `on_epoch` is told, "head" or "all"; or "extraction" """
+        self.node = node
+        self.epoch = epoch
+        """from 1, as in the records; None in an extraction"""
+        self.batch = batch
+        """of the epoch, from 1; None in validation and extraction"""
+        self.samples = tuple(samples)
+        """the samples concerned: paths, or e.g. "image 3 of arrays"; empty where it is no matter of samples"""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_non_finite, (str(self), dict(vars(self))))
+
+
+def _non_finite(message: str, about: dict[str, Any]) -> NonFiniteError:
+    return NonFiniteError(message, **about)
+
+
+class ProfileError(HeadstartError):
+    """A framework's profiler could not be started."""
+
+    def __init__(self, framework: str, reason: str) -> None:
+        super().__init__(
+            f"the profiler of {framework} cannot be started: {reason}. End the other one, or leave out profile="
+        )
+        self.framework = framework
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (type(self), (self.framework, self.reason))
+
+
+class ExtractionInterrupted(HeadstartError, KeyboardInterrupt):  # noqa: N818 - it is an interrupt
+    """Ctrl-C came during extraction; what was finished is kept, and the message says how much."""

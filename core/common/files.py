@@ -1,0 +1,141 @@
+"""Files come into being here, and only here: whole under their final name, or not at all.
+
+Invariant: at any instant, also one at which the power fails, a final name is absent or holds all its bytes.
+Hence no locks: writers never see each other's unfinished files, and readers see none.
+
+They are read here, too, and never mapped: a mapped file that shrinks, or a disk that fails under it, kills the
+process by a signal; a read that comes back short is an error that can be told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PARTIAL_PREFIX = ".partial-"
+
+
+def replace_whole(path: Path, chunks: Iterable[bytes | NDArray[Any]]) -> None:
+    """Write the chunks to `path`, so that the name holds either all of them, durably, or what it held before.
+
+    Raises OSError; the unfinished file is removed where possible.
+    """
+    partial = path.parent / f"{PARTIAL_PREFIX}{uuid.uuid4().hex}"
+    try:
+        # O_EXCL: the name is ours alone even if two machines draw the same one.
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            for chunk in chunks:
+                _write_all(handle, chunk)
+            # The bytes must be on the disk before the name is: after a crash a journal may keep the
+            # rename and lose the data, which would leave a final name with a hole in it.
+            os.fsync(handle)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                os.close(handle)
+            raise
+        os.close(handle)  # here a file server may tell that it could not store what it took
+        os.replace(partial, path)  # noqa: PTH105 - the file operations stand together, as os has them
+    except BaseException:  # an interrupt, too, leaves nothing behind
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    # Only now does the name itself survive a crash.
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A handle to read a regular file from. OSError for anything else: a pipe or a device that somebody put
+    under the name would block, or never end."""
+    # O_NONBLOCK: opening a pipe must not wait for its other end.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EISDIR, "not a regular file", str(path))
+        yield handle
+    finally:
+        with contextlib.suppress(OSError):  # what was read is verified by itself
+            os.close(handle)
+
+
+def read_at(handle: int, start: int, views: Sequence[memoryview]) -> None:
+    """Fill the views, one after the other, with the file's bytes from `start` on. EOFError at the file's end."""
+    read = getattr(os, "preadv", _seek_and_read)
+    left = read(handle, views, start)
+    if left == sum(map(len, views)):
+        return
+    for view in views:  # less than asked: signals, network file systems, 2 GiB limit; or the file's end
+        count = min(left, len(view))
+        left -= count
+        while count < len(view):
+            more = read(handle, [view[count:]], start + count)
+            if not more:
+                raise EOFError(f"ends at byte {start + count}")
+            count += more
+        start += len(view)
+
+
+def _seek_and_read(handle: int, views: Sequence[memoryview], start: int) -> int:
+    """`os.preadv` where there is none; it may fill less than all."""
+    os.lseek(handle, start, os.SEEK_SET)
+    data = os.read(handle, len(views[0]))
+    views[0][: len(data)] = data
+    return len(data)
+
+
+def touch(path: Path) -> None:
+    """Create an empty file, or set its time to now. OSError for a link, which could lead out of the store."""
+    safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | safe, 0o666)
+    try:
+        os.utime(handle if os.utime in os.supports_fd else path)
+    finally:
+        os.close(handle)
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """A file's bytes; of a file larger than `limit` the first `limit + 1`. OSError; EOFError where it shrinks."""
+    with opened(path) as handle:
+        buffer = bytearray(min(os.fstat(handle).st_size, limit + 1))
+        read_at(handle, 0, [memoryview(buffer)])
+    return bytes(buffer)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable, where the system can."""
+    if os.name == "nt":  # folders cannot be opened there; a rename is journalled
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a parent above the cache that may be passed but not read
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
+    finally:
+        os.close(handle)
+
+
+def _write_all(handle: int, chunk: bytes | NDArray[Any]) -> None:
+    if not isinstance(chunk, bytes):
+        # numpy offers no buffer for bfloat16, hence the bytes' view.
+        view = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
+    else:
+        view = memoryview(chunk)
+    while view:
+        count = os.write(handle, view)  # may be less than asked: nearly full disks, 2 GiB limit
+        if count <= 0:
+            raise OSError(errno.EIO, "nothing was written")
+        view = view[count:]

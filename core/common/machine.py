@@ -1,0 +1,91 @@
+"""What is known of the machine without a framework."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.common import cgroups
+from headstart.common.places import expanded, user_cache
+
+
+@dataclass(frozen=True)
+class Cpus:
+    """The CPUs that this process may use."""
+
+    count: int
+    limited: bool
+    """whether that is fewer than it may run on, which is what frameworks count"""
+
+
+def cpus_allowed(root: Path = cgroups.ROOT) -> Cpus:
+    """Those that the process may run on, and no more than its control groups give it time for. A quota of 1.5 is
+    two: two threads for three quarters of the time are faster than one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroups.cpu_quota(root)
+    allowed = count if quota is None else max(1, min(count, math.ceil(quota)))
+    return Cpus(allowed, allowed < count)
+
+
+def cpus(root: Path = cgroups.ROOT) -> int:
+    """The number of CPUs that this process may use."""
+    return cpus_allowed(root).count
+
+
+LEAST_SHARED = 3 << 20
+"""multiplications; with fewer, threads take longer to find together than one takes to compute"""
+
+
+def threads_for(multiplications: float) -> int:
+    """As many threads as such a piece of work is worth: one, or all."""
+    return 1 if multiplications < LEAST_SHARED else cpus()
+
+
+def machine_facts() -> dict[str, Any]:
+    """The machine a report was made on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(errors="replace").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    memory = None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": cpu,
+        "cores": cpus(),
+        "memory_bytes": memory,
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, by Linux's names such as "avx512_bf16"; empty where the system does not say."""
+    info = Path("/proc/cpuinfo")
+    return frozenset(info.read_text(errors="replace").split()) if info.exists() else frozenset()
+
+
+def available_memory(root: Path = cgroups.ROOT) -> int:
+    """Bytes that this process could still take without pushing others out, as far as the system says."""
+    limits = []
+    meminfo = root / "proc/meminfo"
+    if meminfo.exists():
+        lines = meminfo.read_text(errors="replace").splitlines()
+        limits += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")]
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    if (left := cgroups.memory_left(root)) is not None:
+        limits.append(left)
+    return min(limits, default=4 << 30)
+
+
+def cache_root(root: Path | str | None = None) -> Path:
+    """The cache folder: that given, else HEADSTART_CACHE, else the user's. It need not exist."""
+    if root is None:
+        root = os.environ.get("HEADSTART_CACHE") or None
+    return (user_cache() if root is None else expanded(root)).absolute()

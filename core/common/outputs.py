@@ -1,0 +1,220 @@
+"""Files that are written for people and other programs: whole or not at all; a wrong path is one line.
+
+* What stands under the name and is no regular file, a device or a pipe, is written to and never replaced. A link
+  is followed: its target is replaced, and the link stays.
+* JSON is valid JSON: what is not finite is null. Secrets are taken out of it.
+* Invariant: what is left of a writer that was killed is removed by the next one that writes into the folder, and
+  no unfinished file of a writer that still runs ever is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headstart.common.errors import SettingError
+from headstart.common.places import expanded
+from headstart.common.redact import redacted
+
+UNFINISHED = re.compile(r"\.partial-[0-9a-f]{32}")
+LOCK_SECONDS = 30.0
+STALE_SECONDS = 3600.0  # where folders cannot be locked, older unfinished files are nobody's any more
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file whole or not at all, and its folder if need be; SettingError where it cannot be written.
+    Halves of characters, in names of files, are escaped."""
+    return write_bytes(path, [text.encode("utf-8", "backslashreplace")])
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write `content` as indented JSON; see `write_text` and `json_text`."""
+    return write_text(path, json_text(content, indent=1) + "\n")
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """`content` as JSON that every reader takes: ASCII, null for what is not finite, and no secrets."""
+    return json.dumps(_plain(content), indent=indent, allow_nan=False)
+
+
+def outdated(path: Path) -> None:
+    """Remove a file that is made of figures which are about to be others: where the process is killed before it
+    has written it anew, none is better than one that says something else than what it stands beside."""
+    if path.is_file() and not path.is_symlink():
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
+    """SettingError where the folder, or the file, could not be written, as far as can be known without writing:
+    what takes long to compute should not be lost for a mistyped path."""
+    for path, parent in ((folder, folder), (file, None if file is None else file.parent)):
+        if path is None or parent is None:
+            continue
+        nearest = expanded(parent).absolute()
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise SettingError(f"{path}: cannot be written ({nearest} is no folder)")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise SettingError(f"{path}: cannot be written (no permission to write into {nearest})")
+    if file is not None and file.is_dir():
+        raise SettingError(f"{file}: cannot be written (it is a folder); expected the path of a file")
+
+
+def write_bytes(path: Path, chunks: Sequence[bytes]) -> Path:
+    """Write a file; see `write_text`."""
+    path = expanded(path)
+    try:
+        written_whole(path, chunks)
+    except OSError as error:
+        raise SettingError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except ValueError as error:  # a NUL in the name
+        raise SettingError(f"{path}: cannot be written ({error})") from error
+    return path
+
+
+def written_whole(path: Path, chunks: Sequence[bytes]) -> None:
+    """`write_bytes`, with OSErrors as they are."""
+    from headstart.common.files import replace_whole
+
+    if (stream := _standard_stream(path)) is not None:
+        for held in (sys.stdout, sys.stderr):
+            if held is not None:
+                held.flush()
+        _write_all(stream, chunks)
+        return
+    if _special(path):
+        _write_into(path, chunks)
+        return
+    target = Path(os.path.realpath(path))  # of a link, also of one whose target is not there yet
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing_into(target.parent):
+        replace_whole(target, chunks)
+
+
+def _special(path: Path) -> bool:
+    """Whether something is there, links followed, that is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _standard_stream(path: Path) -> int | None:
+    """1 or 2 where the path is what that stream goes to, /dev/stdout for one: the file must not be replaced under
+    it."""
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(stream)):
+                return stream
+    return None
+
+
+def _write_into(path: Path, chunks: Sequence[bytes]) -> None:
+    # O_NONBLOCK: a pipe that nobody reads is an error, and not a wait without end.
+    handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    try:
+        os.set_blocking(handle, True)
+        _write_all(handle, chunks)
+    finally:
+        os.close(handle)
+
+
+def _write_all(handle: int, chunks: Sequence[bytes]) -> None:
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(handle, view) :]
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path, alone: bool = False) -> Iterator[None]:
+    """While the body writes files into a folder, under a lock on the folder itself, which leaves no file and ends
+    with the process. Afterwards what killed writers left there is removed, where nobody else is writing.
+
+    `alone`: nobody else may write meanwhile; OSError (EBUSY) where somebody does for half a minute."""
+    with _locked(folder, alone) as held:
+        try:
+            yield
+        finally:
+            if held is None:
+                _remove_unfinished(folder, STALE_SECONDS)
+            elif held():
+                _remove_unfinished(folder, 0.0)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, alone: bool) -> Iterator[Callable[[], bool] | None]:
+    """Yields whether this process is the only one that holds it, to be asked; None where that cannot be known."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows; a folder that may be written and not read
+        yield None
+        return
+    try:
+        mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        end, known = time.monotonic() + LOCK_SECONDS, False
+        while True:
+            try:
+                fcntl.flock(handle, mode | fcntl.LOCK_NB)
+                known = True
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    break  # a file system without such locks
+                if time.monotonic() > end:
+                    if alone:
+                        raise OSError(errno.EBUSY, "another process has been writing there") from None
+                    break
+                time.sleep(0.01)
+
+        def only() -> bool:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            return True
+
+        yield only if known else None
+    finally:
+        os.close(handle)
+
+
+def _remove_unfinished(folder: Path, age: float) -> None:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if UNFINISHED.fullmatch(entry.name) and (entry.is_symlink() or entry.is_file(follow_symlinks=False)):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime >= age:
+                        Path(entry.path).unlink()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, bool) or value is None or isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {redacted(name) if isinstance(name, str) else name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return _plain(value.tolist())
+    return value

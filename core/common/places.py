@@ -1,0 +1,43 @@
+"""Where files are: paths as people write them, and the folders of a user's that headstart keeps things in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from headstart.common.errors import SettingError
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` as the user's home folder. SettingError where there is none to be found, and for what is
+    no path: an empty one, of a variable that is not set, would be the folder one is in."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise SettingError(f"the path is {path!r:.80}; expected that of a file or folder")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SettingError(
+            f"{path}: there is no home folder that '~' could mean; pass the path in full, or set HOME"
+        ) from None
+
+
+def user_cache(appauthor: str | Literal[False] | None = None) -> Path:
+    """The user's folder for what headstart keeps. SettingError where the user has no home folder."""
+    from platformdirs import user_cache_path  # only here: importing headstart should cost nothing
+
+    try:
+        return user_cache_path("headstart", appauthor)
+    except RuntimeError:
+        raise SettingError(
+            "there is no home folder to keep anything in; set HEADSTART_CACHE and HEADSTART_DATA, or HOME"
+        ) from None
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Where downloads are kept: `root`, else `HEADSTART_DATA`, else in the user's cache directory."""
+    if root is None:
+        root = os.environ.get("HEADSTART_DATA") or None
+    if root is not None:
+        return expanded(root)
+    return user_cache(appauthor=False) / "data"

@@ -1,0 +1,93 @@
+"""How figures and names are put into words, for terminals, logs and reports alike.
+
+Invariant: text from elsewhere, names of files and classes, steers no terminal, and is no secret.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headstart.common.redact import redacted
+
+
+def nbytes_text(nbytes: float) -> str:
+    """Bytes for people: 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    raise AssertionError
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere, names of files and classes, so that it steers no terminal and can be encoded: what is
+    not printable comes as an escape sequence of Python's."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode("ascii") for one in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """`printable`, with the ends of lines left as they are."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print a line, without what would steer a terminal and without secrets: to standard output, or to standard
+    error."""
+    print(printable_lines(redacted(str(text))), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def seconds_text(value: float) -> str:
+    return f"{value:.4f}" if value < 0.1 else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
+
+
+def time_text(seconds: float) -> str:
+    """A time for people: 0.0123 s, 4.5 s, 3.2 min, 1.5 h."""
+    if seconds < 0.1:
+        return f"{seconds:.4f} s"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def extraction_line(stats: Any) -> str:
+    made = f", made by {' and '.join(stats.made_by)}" if stats.reused else ""
+    return (
+        f"features: {stats.extracted} extracted, {stats.reused} reused from the cache{made}; {stats.seconds:.2f} s"
+    )
+
+
+def placement_line(features: Mapping[str, Any]) -> str:
+    """Where the features of a run were; `features` as in its settings."""
+    size = nbytes_text(features["nbytes"])
+    if features["where"] == "device":
+        return f"{size} of features, all on the device"
+    pools, limit = nbytes_text(features["pool_nbytes"]), nbytes_text(features["limit"])
+    return f"{size} of features, streamed from {features['where']} in pools of {pools}: {limit} may be held"
+
+
+def epoch_line(what: str, record: Any) -> str:
+    value = record if isinstance(record, Mapping) else record.as_dict()
+    line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}, accuracy {value['accuracy']:.1%}"
+    if value["val_accuracy"] is not None:
+        line += f", val_loss {value['val_loss']:.4f}, val_accuracy {value['val_accuracy']:.1%}"
+    return f"{line}, {value['seconds']['total']:.2f} s"
+
+
+def accuracy_text(row: Mapping[str, Any], name: str) -> str:
+    """A share of right answers; of a run that diverged there is none to tell."""
+    if row.get("diverged"):
+        return "diverged"
+    return "-" if row[name] is None else f"{row[name]:.1%}"

@@ -1,0 +1,172 @@
+"""What a backend returns is checked where it enters core: names, shapes and kinds of numbers, never values, which
+may be anything that training gives.
+
+What a backend forgets, or hands back the other way round, would else be saved as it is and read as something else
+much later. So `headstart.contract.registry.load` returns backends behind this door. Whatever else a backend, a
+trunk or a trainer has is passed through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import BackendError
+from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.running import Trainer, Trunk
+from headstart.graph import Graph
+
+Expected = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""parameter -> shape and dtype"""
+
+
+class Passing:
+    """What is behind the door, but for what a subclass looks at."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_inner":  # not there yet, while it is unpickled
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+class CheckedBackend(Passing):
+    """A backend whose trunks and trainers are checked."""
+
+    def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
+        return CheckedTrunk(
+            self._inner.trunk(graph, params, outputs, place), self._inner.name, graph, params, outputs
+        )
+
+    def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
+        inner = self._inner.trainer(graph, params, recipe, place)
+        return CheckedTrainer(inner, self._inner.name, _expected(graph, params), (len(graph.outputs),), ())
+
+    def heads(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> Any:
+        inner = self._inner.heads(chain, params, recipe, place)
+        if inner is None:
+            return None
+        count = len(recipe.lr)
+        stacked = {name: (value.shape, value.dtype) for name, value in params.items()}
+        return CheckedTrainer(inner, self._inner.name, stacked, (count,), (count,))
+
+
+class CheckedTrunk(Passing):
+    def __init__(
+        self, inner: Any, backend: str, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str]
+    ) -> None:
+        super().__init__(inner)
+        self._backend, self._graph, self._outputs = backend, graph, tuple(outputs)
+        self._expected = _expected(graph, params)
+        # What a user's own part gives need not be as it was with the example.
+        self._known = not any(node.op == "native" for node in graph.nodes)
+        self._shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+
+    def run(self, images: Any) -> dict[str, Any]:
+        outputs: dict[str, Any] = self._inner.run(images)
+        if set(outputs) != set(self._outputs):
+            raise _wrong(self._backend, "the trunk's outputs", sorted(outputs), sorted(self._outputs))
+        if not self._known or isinstance(images, dict):
+            return outputs
+        shape = tuple(images.shape)
+        if shape not in self._shapes:
+            shapes = self._graph.shapes(shape[1:])
+            self._shapes[shape] = [(shape[0], *shapes[name]) for name in self._outputs]
+        for name, expected in zip(self._outputs, self._shapes[shape], strict=True):
+            if tuple(outputs[name].shape) != expected:
+                raise _wrong(self._backend, f"the trunk's output {name!r}", tuple(outputs[name].shape), expected)
+        return outputs
+
+    def params(self) -> dict[str, np.ndarray]:
+        return checked_params(self._backend, self._inner.params(), self._expected)
+
+
+class CheckedTrainer(Passing):
+    """Of one head, or of many side by side."""
+
+    def __init__(
+        self, inner: Any, backend: str, expected: Expected, losses: tuple[int, ...], heads: tuple[int, ...]
+    ) -> None:
+        """`losses`: shape of a step's; `heads`: of what there is one of a head."""
+        super().__init__(inner)
+        self._backend, self._expected, self._losses, self._heads = backend, expected, losses, heads
+
+    def epoch(self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray) -> Any:
+        size = len(labels) if order is None else order.size
+        result = self._inner.epoch(rows, labels, order, rates)
+        return self._checked(result, (len(rates), *self._losses), size)
+
+    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> Any:
+        return self._checked(self._inner.step(inputs, labels, rate), self._losses, len(labels))
+
+    def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
+        logits = self._inner.logits(inputs, start, stop)
+        size = len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
+        rows = len(range(*slice(start, stop).indices(size)))
+        if not (
+            isinstance(logits, np.ndarray)
+            and logits.dtype == np.float32
+            and logits.ndim == 2 + len(self._heads)
+            and logits.shape[:-1] == (rows, *self._heads)
+        ):
+            raise _wrong(self._backend, "logits", _about(logits), f"float32 {(rows, *self._heads)} + (classes,)")
+        return logits
+
+    def params(self) -> dict[str, np.ndarray]:
+        return checked_params(self._backend, self._inner.params(), self._expected)
+
+    def _checked(self, result: Any, shape: tuple[int, ...], size: int) -> Any:
+        losses, right = result
+        if np.shape(losses) != shape or np.asarray(losses).dtype.kind != "f":
+            raise _wrong(self._backend, "losses", _about(losses), f"floats {shape}")
+        counts = np.asarray(right)
+        if (
+            counts.shape != self._heads
+            or counts.dtype.kind not in "iu"
+            or not ((counts >= 0) & (counts <= size)).all()
+        ):
+            raise _wrong(
+                self._backend,
+                "the number of samples classified right",
+                right,
+                f"0 to {size}, integers {self._heads}",
+            )
+        return result
+
+
+def checked_params(backend: str, params: Mapping[str, np.ndarray], expected: Expected) -> dict[str, np.ndarray]:
+    """The parameters that a backend has returned. BackendError names the first that is missing, that nobody knows,
+    or that has another shape or dtype than it was given with."""
+    for name, (shape, dtype) in expected.items():
+        what = f"parameter {name!r}"
+        if name not in params:
+            raise _wrong(backend, what, "nothing", f"{dtype} {shape}")
+        value = params[name]
+        if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
+            raise _wrong(backend, what, _about(value), f"{dtype} {shape}")
+    if unknown := params.keys() - expected.keys():
+        raise _wrong(
+            backend, f"parameter {min(unknown)!r}", _about(params[min(unknown)]), "no parameter of that name"
+        )
+    return dict(params)
+
+
+def _expected(graph: Graph, params: Mapping[str, np.ndarray]) -> Expected:
+    return {name: (tuple(shape), np.asarray(params[name]).dtype) for name, shape in graph.param_shapes().items()}
+
+
+def _about(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return repr(value)[:100] if shape is None else f"{getattr(value, 'dtype', '')} {tuple(shape)}"
+
+
+def _wrong(backend: str, what: str, received: Any, expected: Any) -> BackendError:
+    return BackendError(
+        f"backend {backend!r} returned {what} as {received}; expected {expected}. This is a bug of the "
+        "backend; nothing was saved"
+    )

@@ -1,0 +1,67 @@
+"""Many heads side by side on the same rows: which heads can be, and what a backend is told of them.
+
+A head of linear layers and activations is a few matrix products, too small to keep a processor busy. Heads that
+see the same rows in the same order are one larger product, as their weights can be laid one beside the other. What
+draws random numbers, keeps statistics or convolves is trained as `fit` does it, one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from headstart.contract.optimizers import Optimizer
+from headstart.contract.running import Trainer
+from headstart.graph import Graph, Node
+
+ACTIVATIONS = ("relu", "relu6", "silu", "sigmoid", "gelu", "quick_gelu")
+RANDOM = ("dropout", "drop_path", "native")
+"""ops that draw from a random generator in training, or may"""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A head as `layers(before(x))`."""
+
+    before: Graph | None
+    """nodes without parameters, the same for all heads, such as a pooling; None where there are none"""
+    layers: tuple[Node, ...]
+    """linear layers and activations, one after the other, a linear one first"""
+
+
+def chain_of(graph: Graph) -> Chain | None:
+    """The head as a chain; None where it is none, and has to be trained by itself."""
+    if graph.auxiliary:
+        return None
+    nodes = {node.name: node for node in graph.nodes}
+    layers: list[Node] = []
+    node = nodes[graph.output]
+    while node.op == "linear" or node.op in ACTIVATIONS:
+        layers.insert(0, node)
+        node = nodes[node.inputs[0]]
+    while layers and layers[0].op != "linear":
+        node = layers.pop(0)
+    before = graph.upto(node.name)
+    if not layers or before.param_shapes() or any(one.op in RANDOM for one in before.nodes):
+        return None
+    return Chain(None if node.name == graph.input else before, tuple(layers))
+
+
+@dataclass(frozen=True)
+class HeadsRecipe:
+    """How a backend updates `h` heads. The rates that come with each step are shares of `lr`."""
+
+    optimizer: Optimizer
+    """kind and settings that all heads share; its learning rate and weight decay do not count"""
+    lr: np.ndarray
+    """float32 `(h,)`"""
+    weight_decay: np.ndarray
+    """float32 `(h,)`"""
+    label_smoothing: float
+
+
+class Heads(Trainer, Protocol):
+    """A trainer of `h` heads at once. As `Trainer`, but losses are `(steps, h)`, the numbers of samples classified
+    right int64 `(h,)`, logits `(n, h, classes)`, and every parameter has a first axis of `h`."""

@@ -1,0 +1,46 @@
+"""What a backend makes of a graph: a trunk that runs, a trainer that updates. Their arrays are numpy's, or native
+ones under an opaque handle."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Trunk(Protocol):
+    """A frozen graph in inference mode, ready to run."""
+
+    def run(self, images: Any) -> dict[str, Any]:
+        """`(n, h, w, c)` images, or a wrapped module's inputs as core has them (an array or a dict of arrays) ->
+        node name -> native array of its output, computed when this returns."""
+
+    def params(self) -> dict[str, np.ndarray]:
+        """The parameters as they are on the device now, by the names they came with."""
+
+
+class Trainer(Protocol):
+    """A graph whose parameters are all trained, on mini-batches or on whole epochs of resident rows."""
+
+    def put(self, rows: np.ndarray) -> Any:
+        """Copy feature rows `(n, ...)` to the device, once."""
+
+    def epoch(
+        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """Train on resident `rows`: step i on the rows `order[i]` (int64 `(steps, batch)`) at learning rate
+        `rates[i]`; without `order` on batch after batch as they lie, `steps * batch` rows, which spares
+        gathering them: so they come from a thread that reads the next ones meanwhile. `labels` are int64
+        `(n,)`. Returns the losses `(steps, outputs)`, the graph's output first and then its auxiliary ones,
+        unweighted, and the number of samples that the output classified right, each before its step's
+        update; none of a step whose loss is not finite, since `argmax` gives class 0 for NaN."""
+
+    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
+        """One step on one batch: what `Trunk.run` takes, or a native array as it returns it. Losses
+        `(outputs,)`."""
+
+    def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
+        """Inference on the rows `start:stop` of `put`'s handle or of a batch; float32 `(n, classes)`."""
+
+    def params(self) -> dict[str, np.ndarray]:
+        """All parameters as they are now, statistics included, in torchvision's layout."""

@@ -1,0 +1,67 @@
+"""trunk.json: what a trunk's features depend on, beside them.
+
+Invariant: a description that differs by one byte from what a writer writes, or stands in another trunk's folder,
+is never taken for one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from headstart.common.errors import DamagedDescriptionError
+from headstart.common.files import read_whole
+from headstart.store.keys import TrunkKey, canonical_json, spec_digest
+from headstart.store.shard import has_gone, raise_unreadable
+
+DESCRIPTION = "trunk.json"
+MAX_DESCRIPTION_NBYTES = 2 << 20  # a graph of ten thousand nodes; read, it takes up to thirty times as much memory
+
+
+def description_of(spec: Mapping[str, Any], label: Mapping[str, Any]) -> bytes:
+    """The bytes of trunk.json. Its checksum covers the label, which the digest leaves out."""
+    content = {"digest": spec_digest(spec), "label": label, "spec": spec}
+    checksum = blake3(canonical_json(content).encode("ascii")).hexdigest(length=16)
+    return (json.dumps(content | {"checksum": checksum}, indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def read_key(folder: Path) -> TrunkKey | None:
+    """The key of the trunk that a folder is for; None where it has no description. StoreError for a wrong one."""
+    found = read_description(folder)
+    return None if found is None else TrunkKey(folder.name, *found)
+
+
+def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Spec and label from a folder's trunk.json; None where there is none. StoreError for a wrong one."""
+    path = folder / DESCRIPTION
+    cure = (
+        "no features were used. `headstart cache verify --repair` sets it aside, and the next extraction "
+        "writes it anew"
+    )
+    try:
+        data = read_whole(path, MAX_DESCRIPTION_NBYTES)
+    except EOFError:
+        data = b""
+    except OSError as error:
+        if has_gone(error) or isinstance(error, NotADirectoryError):
+            return None
+        raise_unreadable(path, error)
+    try:
+        if len(data) > MAX_DESCRIPTION_NBYTES:
+            raise ValueError
+        content = json.loads(data.decode("ascii"))
+        spec, label = dict(content["spec"]), dict(content["label"])
+        same = description_of(spec, label) == data
+    except (ValueError, KeyError, TypeError, RecursionError):
+        same = False
+    if not same:
+        raise DamagedDescriptionError(f"{path} is not as it was written: damaged, or edited; {cure}")
+    if content["digest"] != folder.name:
+        raise DamagedDescriptionError(
+            f"{path} describes the trunk {content['digest']}, its folder is {folder.name}; {cure}"
+        )
+    return spec, label

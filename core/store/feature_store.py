@@ -1,0 +1,339 @@
+"""The store: a folder a trunk key, in it immutable shards. That is all the state there is.
+
+    <root>/features/<digest>/trunk.json, <digest of shard>.safetensors ..., last_used
+
+* A listing is a snapshot: other writers' shards may appear, and evicted ones vanish, at any time. What has
+  gone is a miss, never an error.
+* The index from ids to rows is derived from the shards whenever they change, and lives in memory only.
+* No row is handed out that has not been verified on this very reading.
+* Nothing is deleted but by `gc`, and there only what its preview listed, by `make_room` where a limit asks for it,
+  and what killed writers left a day ago.
+* Links are followed to read, never to delete or move what they lead to (`removal`).
+* Shared caches are laid out alike, and only ever read. What is wrong with them stops nobody: their rows are
+  missing, and computed into the own cache. What is wrong with the own cache is an error, for its owner to decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from headstart.common.errors import (
+    CacheNotWritableError,
+    DamagedDescriptionError,
+    DamagedShardError,
+    DiskSpaceError,
+    SettingError,
+    StoreError,
+    UnreadableShardError,
+)
+from headstart.common.machine import cache_root
+from headstart.common.progress import track
+from headstart.common.sizes import binary_size, parse_nbytes
+from headstart.store.description import DESCRIPTION, read_description
+from headstart.store.files import EVICTIONS
+from headstart.store.keys import TrunkKey
+from headstart.store.removal import delete, move_into, require_no_link
+from headstart.store.shard import Shard, open_shard
+from headstart.store.snapshot import raise_if_damaged, scan
+from headstart.store.trunk_folder import TrunkFolder, is_open, used_here, warn
+from headstart.store.upkeep import (
+    DAMAGED,
+    DIGEST,
+    GcPlan,
+    TrunkInfo,
+    VerifyReport,
+    evict,
+    files_of,
+    info_of,
+    last_used,
+    leftovers_of,
+    listed,
+    the_one,
+    trunk_folders,
+)
+
+SHARED_VARIABLE = "HEADSTART_CACHE_SHARED"
+MAX_VARIABLE = "HEADSTART_CACHE_MAX"
+RECENT_SECONDS = 600.0  # what another process has used since then, it may want again; no room is made of it
+
+
+def cache_limit() -> int | None:
+    """Bytes that HEADSTART_CACHE_MAX allows the own cache; None where it is not set. SettingError for no size."""
+    text = os.environ.get(MAX_VARIABLE, "").strip()
+    try:
+        return parse_nbytes(text) if text else None
+    except SettingError as error:
+        raise SettingError(f"{MAX_VARIABLE}: {error}") from None
+
+
+class FeatureStore:
+    """All features under one root: that given, else HEADSTART_CACHE, else the user's cache folder.
+
+    Opening it creates nothing, and reading never needs permission to write.
+    """
+
+    def __init__(self, root: Path | str | None = None, shared: Iterable[Path | str] | None = None) -> None:
+        """`shared`: further caches, on any file system, that are only read; by default the folders in
+        HEADSTART_CACHE_SHARED, with `os.pathsep` between them. StoreWarning for one that does not exist: a
+        share may be away for a time, and its features can be computed."""
+        self.root = cache_root(root)
+        self.folder = self.root / "features"
+        named = "the argument shared"
+        if shared is None:
+            named = SHARED_VARIABLE
+            shared = [part for part in os.environ.get(SHARED_VARIABLE, "").split(os.pathsep) if part]
+        others = [one for one in shared if not self._is_own(one)]
+        self.shared = tuple(dict.fromkeys(self._shared_root(one, named) for one in others))
+
+    def trunk(self, key: TrunkKey, row_shape: Sequence[int] | None = None) -> TrunkFolder:
+        """The folder of one trunk key, which need not exist yet. `row_shape`: of the features that the trunk
+        gives, where it is known."""
+        shared = [root / "features" / key.digest for root in self.shared]
+        return TrunkFolder(self.folder / key.digest, key, shared, row_shape)
+
+    def trunks(self) -> list[TrunkInfo]:
+        """All trunks with anything stored, by key, the own cache's before the same one in shared caches. Damage is
+        listed, not raised; a folder that cannot be read, another user's in a cache of several, is warned of."""
+        found = []
+        own = self._folders()
+        for folder in [*own, *self._shared_folders()]:
+            info = _info_if_readable(folder)
+            found.append(info if info is None or folder in own else replace(info, shared=True))
+        return sorted((info for info in found if info is not None), key=lambda info: info.key)
+
+    def info(self, prefix: str) -> TrunkInfo:
+        """The one trunk whose key begins so, in the own cache if it is there. UnknownNameError for none,
+        SettingError for several."""
+        return self.infos(prefix)[0]
+
+    def infos(self, prefix: str) -> list[TrunkInfo]:
+        """The one trunk whose key begins so, wherever it is stored, the own cache first. `info`'s errors."""
+        trunks = self.trunks()
+        keys = sorted({info.key for info in trunks})
+        key = the_one(prefix, keys)
+        return [info for info in trunks if info.key == key]
+
+    def verify(self, repair: bool = False, prefix: str | None = None) -> VerifyReport:
+        """Read every byte of every shard, or of one trunk's, in shared caches, too. With `repair`, damaged files
+        of the own cache are moved to the folder `damaged` beside them, where nothing reads them: the next
+        extraction computes just their rows. Nothing is moved in a shared cache, whose damaged shards are passed
+        over anyhow.
+
+        Raises CacheNotWritableError or StoreError where a file cannot be moved; `info`'s errors for a prefix.
+        """
+        report = VerifyReport(0, 0, [], [])
+        own, shared = self._folders(), self._shared_folders()
+        if prefix is not None:
+            key = the_one(prefix, sorted({folder.name for folder in [*own, *shared]}))
+            own, shared = ([folder for folder in folders if folder.name == key] for folders in (own, shared))
+        shards = rows = 0
+        for folder in [*own, *shared]:
+            before = len(report.damaged)
+            for shard in self._look_at(folder, report):
+                shards, rows = shards + 1, rows + len(shard)
+            if folder in shared:
+                report.shared.extend(path for path, _ in report.damaged[before:])
+        for path, _ in report.damaged if repair else ():
+            if path in report.shared or not self._is_still_damaged(path):
+                continue
+            try:
+                moved = move_into(path, DAMAGED, self.root)
+            except CacheNotWritableError:
+                raise
+            except StoreError as error:
+                report.not_moved.append((path, str(error)))
+            else:
+                report.set_aside.extend([] if moved is None else [moved])
+        return replace(report, shards=shards, rows=rows)
+
+    @staticmethod
+    def _look_at(folder: Path, report: VerifyReport) -> Iterator[Shard]:
+        """Read all of a trunk's folder: its intact shards; what is wrong goes into the report."""
+
+        def tell(error: StoreError, path: Path) -> None:
+            if isinstance(error, DamagedShardError):
+                wrong = report.unreadable if isinstance(error, UnreadableShardError) else report.damaged
+                wrong.append((error.path, error.reason))
+            elif isinstance(error, DamagedDescriptionError):
+                report.damaged.append((path, str(error)))
+            else:
+                report.unreadable.append((path, str(error)))
+
+        try:
+            read_description(folder)
+        except StoreError as error:
+            tell(error, folder / DESCRIPTION)
+        try:
+            snapshot = scan([folder], None)
+        except StoreError as error:
+            tell(error, folder)
+            return
+        for damage in snapshot.damaged:
+            tell(damage, damage.path)
+        with track(f"verifying {folder.name[:8]}", len(snapshot.shards)) as advance:
+            for shard in snapshot.shards:
+                advance()
+                try:
+                    raise_if_damaged(shard)
+                except FileNotFoundError:
+                    continue
+                except StoreError as error:
+                    tell(error, shard.path)
+                else:
+                    yield shard
+
+    @staticmethod
+    def _is_still_damaged(path: Path) -> bool:
+        """Whether a file is damaged when it is read once more. A sound one may have taken its place, and what
+        cannot be read now is not known to be damaged."""
+        try:
+            if path.name == DESCRIPTION:
+                read_description(path.parent)
+            else:
+                raise_if_damaged(open_shard(path))
+                # Sound by itself; perhaps another trunk's, or of other rows than its neighbours.
+                return any(error.path == path for error in scan([path.parent], None).damaged)
+        except UnreadableShardError:
+            return False
+        except (DamagedShardError, DamagedDescriptionError):
+            return True
+        except (FileNotFoundError, StoreError):
+            return False
+        return False
+
+    def gc_plan(self, max_nbytes: int) -> GcPlan:
+        """What to delete so that the features take at most `max_nbytes`: whole trunks of the own cache, least
+        recently used first, and unfinished files older than a day in those that stay. Deletes nothing."""
+        if max_nbytes < 0:
+            raise SettingError(f"the store cannot shrink to {max_nbytes} bytes; expected 0 or more")
+        return self._plan(self._evictable(), max_nbytes)[0]
+
+    def make_room(self, nbytes: int, keep: Collection[str] = ()) -> GcPlan | None:
+        """Where HEADSTART_CACHE_MAX sets a limit, delete what was not used for longest until `nbytes` more keep
+        within it. Returns what was deleted, None where there was no need.
+
+        What is in use stays: trunks whose keys' digests are in `keep`, those that this process has open (a feature
+        set, a writer), and those that another process has used within the last ten minutes.
+
+        Raises DiskSpaceError, and deletes nothing, where that is too little; SettingError for a limit that is no
+        size.
+        """
+        limit = cache_limit()
+        if limit is None:
+            return None
+        trunks: list[TrunkInfo] = []
+        leftovers: list[Path] = []
+        freed = 0
+        tries = EVICTIONS
+        while True:
+            infos = self._evictable()
+            if sum(info.nbytes for info in infos) + nbytes <= limit:
+                return GcPlan(tuple(trunks), tuple(leftovers), freed) if freed else None
+            staying = {info.key: why for info in infos if (why := self._why_it_stays(info, keep))}
+            plan, left = self._plan(infos, max(0, limit - nbytes), staying)
+            if left + nbytes > limit or tries == 0:
+                raise DiskSpaceError(
+                    f"the features need {binary_size(nbytes)}; {MAX_VARIABLE} allows {binary_size(limit)} at "
+                    f"{self.root}, and what must stay there takes {binary_size(left)}{listed(infos, staying)}. "
+                    f"Raise {MAX_VARIABLE}, or cut later in the model, where features are smaller"
+                )
+            trunks += plan.trunks
+            leftovers += plan.leftovers
+            freed += self.gc(plan)  # what was used in between stays; then look again
+            tries -= 1
+
+    def _evictable(self) -> list[TrunkInfo]:
+        """Trunks of the own cache, least recently used first."""
+        infos = [_info_if_readable(folder) for folder in self._folders() if not folder.is_symlink()]
+        return sorted((info for info in infos if info is not None), key=lambda info: (info.last_used, info.key))
+
+    def _plan(
+        self, infos: Sequence[TrunkInfo], max_nbytes: int, staying: Collection[str] = ()
+    ) -> tuple[GcPlan, int]:
+        """What to delete, and the bytes that are left then."""
+        leftovers = {info.path: leftovers_of(info.path) for info in infos}
+        freed = sum(size for files in leftovers.values() for _, size in files)
+        left = sum(info.nbytes for info in infos) - freed
+        evicted: list[TrunkInfo] = []
+        for info in infos:
+            if left <= max_nbytes:
+                break
+            if info.key in staying:
+                continue
+            gain = info.nbytes - sum(size for _, size in leftovers[info.path])
+            evicted.append(info)
+            left -= gain
+            freed += gain
+        gone = {info.path for info in evicted}
+        kept = tuple(path for folder, files in leftovers.items() if folder not in gone for path, _ in files)
+        return GcPlan(tuple(evicted), kept, freed), left
+
+    @staticmethod
+    def _why_it_stays(info: TrunkInfo, keep: Collection[str]) -> str | None:
+        if info.key in keep:
+            return "wanted now"
+        if is_open(info.path):
+            return "in use by this process"
+        recently = time.time() - info.last_used < RECENT_SECONDS
+        if recently and used_here(info.path) < info.last_used:
+            return f"used by another process in the last {RECENT_SECONDS / 60:.0f} minutes"
+        return None
+
+    def gc(self, plan: GcPlan | Iterable[TrunkInfo]) -> int:
+        """Delete what the plan lists, and return the bytes freed. A trunk used since the plan stays. StoreError
+        where `features` is a link: nothing is deleted behind links."""
+        require_no_link(self.root, self.folder)
+        freed = 0
+        for info in plan:
+            named = info.path.parent == self.folder and DIGEST.fullmatch(info.path.name)
+            if not named or info.path.is_symlink():
+                raise SettingError(
+                    f"{info.path} is no trunk of the store at {self.root}; nothing of it was deleted"
+                )
+            if last_used(info.path, files_of(info.path)) > info.last_used:
+                continue
+            freed += evict(info.path)
+        for path in plan.leftovers if isinstance(plan, GcPlan) else ():
+            freed += delete(path, self.root)
+        return freed
+
+    def _is_own(self, root: Path | str) -> bool:
+        with contextlib.suppress(OSError):
+            return self.root.samefile(root)
+        return cache_root(root) == self.root
+
+    @staticmethod
+    def _shared_root(root: Path | str, named: str) -> Path:
+        path = cache_root(root)
+        if not os.path.isdir(path):  # noqa: PTH112 - never an error
+            warn(
+                f"the shared cache {path} (from {named}) is no folder that can be reached; it is left out, and "
+                "what it holds is computed anew. Mount it, or correct the path"
+            )
+        return path
+
+    def _folders(self) -> list[Path]:
+        return trunk_folders(self.folder)
+
+    def _shared_folders(self) -> list[Path]:
+        found: list[Path] = []
+        for root in self.shared:
+            try:
+                found += trunk_folders(root / "features")
+            except StoreError as error:
+                warn(f"the shared cache {root} is left out: {error}")
+        return found
+
+
+def _info_if_readable(folder: Path) -> TrunkInfo | None:
+    """What the folder holds; None, and a warning, where it cannot be read."""
+    try:
+        return info_of(folder)
+    except StoreError as error:
+        warn(f"{error}. It is passed over")
+        return None

@@ -1,0 +1,345 @@
+"""One shard: a safetensors file of some rows of features, never changed once it has its name.
+
+Layout: 8 bytes of length and a JSON header, padded by spaces to a multiple of 4096; then `features`
+`(n, *row_shape)`, `checksums` `(n,)` U64, `ids` `(n, 16)` U8. The features so begin at a page, for whoever
+maps them. The safetensors library packs its headers tightly, hence our own writer; it reads the result.
+
+Invariants: no bit is damaged unnoticed (by accident: whoever can write a shard can write right checksums for other
+rows, see `recompute`). The file's name is the digest of header, ids and checksums, tested
+when a shard is opened; the checksums (xxh3, one a row) cover the features, tested whenever a row is read.
+And no file, whoever made it, costs more than it says: what a header claims is held against the limits below
+and the file's size before anything is made from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from headstart.common.errors import DamagedShardError, StoreError, UnreadableShardError
+from headstart.common.files import opened, read_at
+from headstart.store.files import write_atomically
+from headstart.store.ids import ID_NBYTES
+from headstart.store.keys import DTYPES, FORMAT_VERSION
+
+ALIGNMENT = 4096
+MAX_DIMENSIONS = 32
+MAX_ROWS = 1 << 20
+MAX_FEATURES_NBYTES = 1 << 30
+MAX_PROVENANCE_NBYTES = 64 << 10
+# Quoting can double the provenance. A longer header would only cost memory: Python's values take up to thirty
+# times the bytes of their JSON.
+MAX_HEADER_NBYTES = 2 * MAX_PROVENANCE_NBYTES + (16 << 10)
+SUFFIX = ".safetensors"
+FORMAT = f"headstart-features/{FORMAT_VERSION}"
+
+_TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
+_NAMES = {tag: name for name, tag in _TAGS.items()}
+_CHECKSUM = np.dtype("<u8")
+_UNFIT = re.compile(r"[^A-Za-z0-9_ .+-]")
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+_PIECE_NBYTES = 4 << 20  # rows are read and verified in pieces of about this, to stay in the processor's cache
+_ADVISABLE = hasattr(os, "posix_fadvise")
+_GAP_NBYTES = 16 << 10  # reading so much for nothing costs less than another call
+# Twice as many buffers are within every system's limit for one call; and with many more of them at once Python's
+# garbage collector would come by, and look at all that the process holds.
+_ROWS_AT_ONCE = 256
+# What file systems with checksums of their own say of theirs, and what is no file at all.
+_DAMAGE = {errno.EISDIR, errno.ELOOP} | {
+    getattr(errno, name, errno.EISDIR) for name in ("EBADMSG", "ENODATA", "EUCLEAN")
+}
+# Media errors. A cable may be loose, or a server away: the bytes may be there.
+_UNREADABLE = {errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A shard whose header, ids and checksums have been verified. Its rows are verified as they are read.
+
+    No file stays open: thousands of shards would use up the process's allowance.
+    """
+
+    path: Path
+    trunk: str
+    """Digest of the trunk key that the rows belong to."""
+    dtype_name: str
+    row_shape: tuple[int, ...]
+    ids: NDArray[np.uint8]
+    """`(n, 16)` uint8"""
+    checksums: NDArray[np.uint64]
+    """`(n,)` uint64"""
+    provenance: dict[str, Any]
+    data_start: int
+    """Where the features begin, in bytes; a multiple of 4096."""
+    stamp: tuple[int, int, int]
+    """Inode, size in bytes and modification time in ns: another stamp is another file."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return DTYPES[self.dtype_name]
+
+    @property
+    def maker(self) -> str:
+        """By which backend the rows were made, as the shard says: a stranger's word, made fit for a table."""
+        return _UNFIT.sub("?", str(self.provenance.get("backend")))[:40]
+
+    @property
+    def row_nbytes(self) -> int:
+        return math.prod(self.row_shape) * self.dtype.itemsize
+
+    def read_into(self, out: NDArray[Any], places: NDArray[np.intp], rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Copy rows to `out[places]`, and tell for each, `(k,)` bool, whether it is what was written. The file is
+        read forwards if the rows ascend.
+
+        Verified is the copy: what is tested is what is used. Raises FileNotFoundError where the shard has gone,
+        DamagedShardError where the file is shorter than it was or the disk cannot give it back.
+        """
+        intact = np.empty(len(rows), np.bool_)
+        nbytes = self.row_nbytes
+        target = out.reshape(-1).view(np.uint8).data
+        gap = memoryview(bytearray(_GAP_NBYTES))
+        step = max(1, min(_ROWS_AT_ONCE, _PIECE_NBYTES // nbytes))
+        with self._reading() as handle:
+            if _ADVISABLE:  # what is read ahead unasked, as much again as a block, is not used
+                with suppress(OSError):
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+            for start in range(0, len(rows), step):
+                piece = slice(start, start + step)
+                wanted = rows[piece]
+                views = [target[place : place + nbytes] for place in (places[piece] * nbytes).tolist()]
+                gaps = (np.diff(wanted) - 1) * nbytes
+                apart = np.flatnonzero(gaps)  # few, where whole blocks are read
+                # Rows that are near each other are read by one call, straight to their places.
+                near: list[memoryview] = []
+                first = done = 0
+                for k, nothing in zip((apart + 1).tolist(), gaps[apart].tolist(), strict=True):
+                    near += views[done:k]
+                    done = k
+                    if 0 < nothing <= _GAP_NBYTES:
+                        near.append(gap[:nothing])
+                    else:
+                        read_at(handle, self.data_start + int(wanted[first]) * nbytes, near)
+                        near, first = [], k
+                near += views[done:]
+                read_at(handle, self.data_start + int(wanted[first]) * nbytes, near)
+                checksums = np.fromiter(map(xxh3_64_intdigest, views), _CHECKSUM, len(views))
+                intact[piece] = checksums == self.checksums[wanted]
+        return intact
+
+    def damaged_rows(self) -> tuple[int, int]:
+        """Read all rows, and count those that differ from their checksums, and those that do not and yet hold NaN
+        or infinity, which no writer stores. Raises as `read_into` does."""
+        step = max(1, _PIECE_NBYTES // self.row_nbytes)
+        scratch = np.empty((min(step, len(self)), self.row_nbytes), np.uint8)
+        damaged = not_finite = 0
+        with self._reading() as handle:
+            for start in range(0, len(self), step):
+                copied = scratch[: len(self) - start]
+                read_at(handle, self.data_start + start * self.row_nbytes, [copied.reshape(-1).data])
+                wrong = row_checksums(copied) != self.checksums[start : start + step]
+                damaged += int(np.count_nonzero(wrong))
+                not_finite += int(np.count_nonzero(~wrong & ~finite_rows(copied.view(self.dtype))))
+        return damaged, not_finite
+
+    @contextmanager
+    def _reading(self) -> Iterator[int]:
+        try:
+            with opened(self.path) as handle:
+                size = os.fstat(handle).st_size
+                if size != self.stamp[1]:
+                    raise DamagedShardError(self.path, f"has {size} bytes, had {self.stamp[1]} when opened")
+                yield handle
+        except EOFError as error:
+            raise DamagedShardError(self.path, f"{error} on reading, had {self.stamp[1]} when opened") from error
+        except OSError as error:
+            raise_unreadable(self.path, error)
+
+
+def finite_rows(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """`(n,)` bool: which rows `(n, k)` of a stored dtype hold neither NaN nor infinity. Read off the exponents'
+    bits: several times faster than isfinite on 16-bit floats."""
+    if rows.dtype == np.uint8 or not rows.size:
+        return np.ones(len(rows), np.bool_)
+    unsigned = np.dtype(f"u{rows.dtype.itemsize}")
+    infinity = np.array(np.inf, rows.dtype).view(unsigned)
+    magnitude = rows.view(unsigned) & np.array((1 << (8 * rows.dtype.itemsize - 1)) - 1, unsigned)
+    if magnitude.max() < infinity:
+        return np.ones(len(rows), np.bool_)
+    return np.asarray((magnitude < infinity).all(axis=1))
+
+
+def row_checksums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """xxh3 of each row of bytes: `(n, row_nbytes)` uint8, contiguous -> `(n,)` uint64."""
+    view, step = rows.reshape(-1).data, rows.shape[1]
+    digests = (xxh3_64_intdigest(view[i : i + step]) for i in range(0, len(view), step))
+    return np.fromiter(digests, _CHECKSUM, len(rows))
+
+
+def write_shard(
+    folder: Path,
+    *,
+    trunk: str,
+    ids: NDArray[np.uint8],
+    checksums: NDArray[np.uint64],
+    blocks: Sequence[NDArray[Any]],
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Write one shard durably, and return its path. The folder must exist.
+
+    `ids` is `(n, 16)` uint8, `checksums` `(n,)` uint64; the blocks, `(k, *row_shape)` each and of one stored
+    dtype, hold n rows together. Raises DiskSpaceError, CacheNotWritableError or StoreError.
+    """
+    header = _header(blocks[0].dtype.name, (len(ids), *blocks[0].shape[1:]), trunk, provenance)
+    path = folder / (_digest(header, ids.tobytes(), checksums.tobytes()) + SUFFIX)
+    write_atomically(path, [header, *blocks, checksums, ids])
+    return path
+
+
+def open_shard(path: Path) -> Shard:
+    """Open a shard, and verify all of it but the rows.
+
+    Raises DamagedShardError for anything that the writer cannot have written under this name,
+    FileNotFoundError for a shard that has gone, StoreError for one that may not be read.
+    """
+    try:
+        with opened(path) as handle:
+            return _parse(path, handle)
+    except EOFError as error:
+        raise DamagedShardError(path, f"{error} on reading") from error
+    except OSError as error:
+        raise_unreadable(path, error)
+
+
+def raise_unreadable(path: Path, error: OSError) -> NoReturn:
+    """A file that has gone is FileNotFoundError; one that the disk cannot give back is of no use, either."""
+    if has_gone(error):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+    if error.errno in _UNREADABLE:
+        raise UnreadableShardError(path, f"cannot be read ({error.strerror})") from error
+    if error.errno in _DAMAGE:
+        raise DamagedShardError(path, f"cannot be read ({error.strerror})") from error
+    # Anything else (no permission, too many open files) says nothing against the shard.
+    raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def has_gone(error: OSError) -> bool:
+    """Whether there is no such file (any more): deleted, also on its server while it was open here."""
+    return error.errno in (errno.ENOENT, errno.ESTALE)
+
+
+def _header(dtype_name: str, shape: tuple[int, ...], trunk: str, provenance: Mapping[str, Any]) -> bytes:
+    """Length and JSON, padded so that the data begins at a multiple of 4096."""
+    metadata = {
+        "format": FORMAT,
+        "trunk": trunk,
+        "checksums": "xxh3_64 of each row's bytes",
+        "name": "blake3, 16 bytes, of header, ids and checksums",
+        "provenance": json.dumps(provenance, sort_keys=True, allow_nan=False),
+    }
+    n = shape[0]
+    features = math.prod(shape) * DTYPES[dtype_name].itemsize
+    checksums = features + n * _CHECKSUM.itemsize
+    entries = {
+        "__metadata__": metadata,
+        "features": _entry(_TAGS[dtype_name], shape, 0, features),
+        "checksums": _entry("U64", (n,), features, checksums),
+        "ids": _entry("U8", (n, ID_NBYTES), checksums, checksums + n * ID_NBYTES),
+    }
+    text = json.dumps(entries, separators=(",", ":")).encode("ascii")
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)  # safetensors allows trailing spaces
+    return len(text).to_bytes(8, "little") + text
+
+
+def _entry(tag: str, shape: Iterable[int], start: int, end: int) -> dict[str, Any]:
+    return {"dtype": tag, "shape": list(shape), "data_offsets": [start, end]}
+
+
+def _digest(header: bytes, ids: bytes, checksums: bytes) -> str:
+    return blake3(header).update(ids).update(checksums).hexdigest(length=16)
+
+
+def _parse(path: Path, handle: int) -> Shard:
+    status = os.fstat(handle)
+    stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+    size = status.st_size
+    start = _read(handle, 0, 8)
+    length = int.from_bytes(start, "little")
+    if length > MAX_HEADER_NBYTES or 8 + length > size:
+        raise DamagedShardError(path, f"is cut short or has a wrong header length ({size} bytes)")
+    header = start + _read(handle, 8, length)
+    stranger = DamagedShardError(path, "its header is not that of a feature shard")
+    try:
+        entries = json.loads(header[8:].decode("ascii"))
+        metadata, entry = entries["__metadata__"], entries["features"]
+        found = metadata["format"]
+        dtype_name, shape = _NAMES[entry["dtype"]], tuple(entry["shape"])
+        provenance = json.loads(metadata["provenance"])
+        trunk = metadata["trunk"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise stranger from error
+    if found != FORMAT:
+        raise DamagedShardError(path, f"its format is {_short(found)}, this version reads {FORMAT!r}")
+    # From here on shape and trunk are of a kind that the next lines, and whoever reads the shard, can use.
+    dimensions = all(type(one) is int and 0 < one <= size for one in shape)
+    if not dimensions or not 1 <= len(shape) <= MAX_DIMENSIONS or not isinstance(provenance, dict):
+        raise stranger
+    if not isinstance(trunk, str) or not _DIGEST.fullmatch(trunk):
+        raise stranger
+    n, features = shape[0], math.prod(shape) * DTYPES[dtype_name].itemsize
+    if n > MAX_ROWS or features > MAX_FEATURES_NBYTES:
+        raise DamagedShardError(
+            path, f"claims {n} rows and {features} bytes of features, at most {MAX_ROWS} and {MAX_FEATURES_NBYTES}"
+        )
+    # One test for offsets, shapes, padding and stray fields: it is what the writer would write, or it is not.
+    try:
+        same = _header(dtype_name, shape, trunk, provenance) == header
+    except (ValueError, RecursionError):  # NaN; nested as deep as only reading bears
+        same = False
+    if not same:
+        raise DamagedShardError(path, "its header is not what a writer of feature shards writes")
+    expected = len(header) + features + n * (_CHECKSUM.itemsize + ID_NBYTES)
+    if size != expected:
+        raise DamagedShardError(path, f"has {size} bytes instead of {expected}")
+    checksums = _read(handle, len(header) + features, n * _CHECKSUM.itemsize)
+    ids = _read(handle, size - n * ID_NBYTES, n * ID_NBYTES)
+    if _digest(header, ids, checksums) != path.name.removesuffix(SUFFIX):
+        raise DamagedShardError(path, "its header, ids and checksums do not give its name")
+    return Shard(
+        path=path,
+        trunk=trunk,
+        dtype_name=dtype_name,
+        row_shape=shape[1:],
+        ids=np.frombuffer(ids, np.uint8).reshape(n, ID_NBYTES),
+        checksums=np.frombuffer(checksums, _CHECKSUM),
+        provenance=provenance,
+        data_start=len(header),
+        stamp=stamp,
+    )
+
+
+def _read(handle: int, start: int, nbytes: int) -> bytes:
+    buffer = bytearray(nbytes)
+    read_at(handle, start, [memoryview(buffer)])
+    return bytes(buffer)
+
+
+def _short(value: Any) -> str:
+    """For a message: a stranger's value, of any kind and length, without characters that steer a terminal."""
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."

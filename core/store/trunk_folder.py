@@ -1,0 +1,436 @@
+"""One trunk's features: which samples have them, and the rows, from the own cache and from shared ones.
+
+Invariant: what is wrong with a shared cache stops nobody: its rows are missing, and computed into the own cache.
+What is wrong with the own cache is an error, for its owner to decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.common.errors import (
+    DamagedShardError,
+    DiskSpaceError,
+    FeatureDriftError,
+    MissingFeaturesError,
+    SettingError,
+    StoreError,
+    StoreWarning,
+    UnreadableShardError,
+)
+from headstart.common.files import touch
+from headstart.common.sizes import binary_size
+from headstart.store.description import DESCRIPTION, MAX_DESCRIPTION_NBYTES, description_of, read_description
+from headstart.store.files import despite_evictions, free_space, make_folder, probe_folder, write_atomically
+from headstart.store.ids import array_to_ids, ids_to_array, sort_keys
+from headstart.store.keys import TrunkKey, canonical_json, stored_dtype
+from headstart.store.shard import MAX_ROWS, Shard
+from headstart.store.snapshot import Snapshot, gather_rows, identity_of, raise_if_damaged, scan
+from headstart.store.upkeep import CHECKED, LAST_USED, clear_leftovers
+from headstart.store.writer import ShardWriter
+
+TOUCH_SECONDS = 60.0  # reading is noted as use so often
+RESTORES = 3  # so often one reading has rows computed anew
+
+Ids = Sequence[str] | NDArray[np.uint8]
+"""32 hex digits each, or their bytes `(n, 16)`"""
+
+# What this process has open or has used: it makes no room of the one, and the other is not another process's.
+_open_folders: weakref.WeakSet[TrunkFolder] = weakref.WeakSet()
+_open_lock = threading.Lock()
+_used_here: dict[Path, float] = {}
+_restore_lock = threading.RLock()  # one extraction at a time, whatever threads miss rows
+
+
+def is_open(path: Path) -> bool:
+    """Whether this process has a trunk's folder open."""
+    with _open_lock:
+        return any(folder.path == path for folder in _open_folders)
+
+
+def used_here(path: Path) -> float:
+    """When this process noted its use of a trunk's folder last, in seconds since the epoch; 0.0 for never."""
+    return _used_here.get(path, 0.0)
+
+
+class TrunkFolder:
+    """The features of one trunk: which samples have them, and the rows themselves."""
+
+    def __init__(
+        self,
+        path: Path,
+        key: TrunkKey,
+        shared: Sequence[Path] = (),
+        row_shape: Sequence[int] | None = None,
+    ) -> None:
+        """`shared`: the same trunk's folders in shared caches. They are only read, and need not exist.
+        `row_shape`: what the trunk gives, where it is known: shared shards of other rows are passed over."""
+        self.path = path
+        self._expected = None if row_shape is None else tuple(int(one) for one in row_shape)
+        self.key = key
+        self.shared = tuple(shared)
+        self.dtype_name: str = key.spec["dtype"]
+        self.dtype = stored_dtype(self.dtype_name)
+        self._snapshot: Snapshot | None = None
+        self._touched = -math.inf
+        self._warned: set[str] = set()
+        # Identities of shared shards, beside the marks in the own cache, which may be unwritable.
+        self._sound: set[str] = set()
+        self._refused: set[str] = set()
+        self._approved: set[str] | None = None
+        """identities of the shared shards that an extraction has looked at; no other is read from then on"""
+        self._unsaid: list[StoreError] = []
+        """what was found wrong with shared shards in a call that still goes on: one warning, however many"""
+        self._doubted = False
+        """whether a shared shard that had been found sound was not so when it was read"""
+        self._restorers: dict[int, Callable[[], object]] = {}
+        self._restoring_in = os.getpid()
+        self._restoring = False
+        with _open_lock:
+            _open_folders.add(self)
+
+    @property
+    def row_shape(self) -> tuple[int, ...] | None:
+        """Shape of one row, or None while there are none and the trunk's is not known."""
+        if self._expected is not None:
+            return self._expected
+        snapshot = self._snapshot
+        if snapshot is None or not snapshot.shards:  # rows may have come since
+            snapshot = self._refresh()
+        return snapshot.shards[0].row_shape if snapshot.shards else None
+
+    def ids(self) -> list[str]:
+        """The samples that have features in an intact shard, sorted."""
+        unique = np.unique(self._refresh().keys)
+        return array_to_ids(unique.view(np.uint8))
+
+    def missing(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids that have no features yet, each once, in the order of their first occurrence.
+
+        Raises DamagedShardError where some are missing and a shard of the own cache that may hold them is damaged:
+        whether to compute them again is the user's decision. StoreError where trunk.json describes another trunk,
+        FeatureDriftError where the own cache's rows have another shape than the trunk gives.
+        Damage in a shared cache makes its rows missing, with a StoreWarning; a shared shard is read in full for
+        that when it is first needed.
+        """
+        wanted = sort_keys(ids_to_array(ids))
+        unique, places = np.unique(wanted, return_index=True)
+        self._approved = None
+        while True:
+            snapshot = self._refresh()
+            self._check_shape(snapshot)
+            place = snapshot.first(unique)
+            there = snapshot.stands_at(place, unique)
+            used = np.unique(snapshot.shard_of[place[there]])
+            # Damage in shared shards must show now, while the rows can still be computed.
+            sound = [self._is_sound(snapshot.shards[k]) for k in used[used >= snapshot.own].tolist()]
+            self._say()
+            if all(sound):
+                break
+        absent = np.sort(places[~there])
+        if len(absent):
+            self._pass_over(snapshot.passed_over)
+            if snapshot.damaged:
+                raise snapshot.damaged[0]
+        return [ids[place] for place in absent]
+
+    def read(self, ids: Ids, out: NDArray[Any] | None = None, restore: bool = True) -> NDArray[Any]:
+        """The rows of these samples, `(n, *row_shape)` in the stored dtype, in the order of the ids, which
+        may come twice; in `out`, a contiguous array of this shape and dtype, where one is given.
+
+        Every row is verified. Where one is damaged, another shard's copy is taken, if there is one. What a shared
+        cache does not give any more is computed into the own one, if `restore_with` said how; `restore=False`
+        leaves that out. Raises DamagedShardError where there is no copy, MissingFeaturesError where a sample has
+        no features.
+        """
+        wanted = sort_keys(ids_to_array(ids))
+        if time.monotonic() - self._touched > TOUCH_SECONDS:
+            self._touched = time.monotonic()
+            self.touch()
+        gather = partial(
+            gather_rows,
+            wanted=wanted,
+            dtype=self.dtype,
+            folder=self.path,
+            out=out,
+            row_shape=self._expected,
+            refuse=self._doubt,
+        )
+        for left in reversed(range(RESTORES if restore and self._can_restore() else 1)):
+            try:
+                return self._read(gather)
+            except MissingFeaturesError:
+                self._say()
+                if not left:
+                    raise
+                self._restore()
+            finally:
+                self._say()
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read(self, gather: Callable[[Snapshot], NDArray[Any]]) -> NDArray[Any]:
+        if self._snapshot is not None:
+            # Rows may have come, gone or been repaired since that listing: on failure, look again.
+            with contextlib.suppress(StoreError):
+                return gather(self._snapshot)
+        return gather(self._refresh())
+
+    def restore_with(self, owner: object, extract: Callable[[], object]) -> None:
+        """How to compute rows anew, into the own cache, that shared caches do not give any more. `owner`: what
+        they are computed from, such as a data set; one that comes twice counts once. `extract` keeps it alive.
+
+        From now on no shared shard is read that is not there yet: what comes is for `extract` to look at first."""
+        self._approved = set(self._sound)
+        self._restorers[id(owner)] = extract
+
+    def _can_restore(self) -> bool:
+        """Not in a process forked from the one that said how: a framework's threads are not in it."""
+        return bool(self._restorers) and not self._restoring and os.getpid() == self._restoring_in
+
+    def _restore(self) -> None:
+        self._pass_over_text(
+            f"{self.path.name}: features that a shared cache had are not there any more, or cannot be read: "
+            "it has gone, or was changed. They are computed into the own cache, and the work goes on"
+        )
+        with _restore_lock:
+            self._restoring = True
+            try:
+                for extract in list(self._restorers.values()):
+                    extract()
+            finally:
+                self._restoring = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process cannot restore: it has no trunk."""
+        return {**self.__dict__, "_restorers": {}}
+
+    def disk_order(self, ids: Ids) -> NDArray[np.intp]:
+        """The places in `ids` in the order in which their rows lie on the disk, shard by shard; samples without
+        features come first."""
+        wanted = sort_keys(ids_to_array(ids))
+        snapshot = self._snapshot or self._refresh()
+        place = snapshot.first(wanted)
+        there = snapshot.stands_at(place, wanted)
+        lies_at = np.full(len(wanted), -1, np.int64)
+        lies_at[there] = (
+            snapshot.shard_of[place[there]].astype(np.int64) * MAX_ROWS + snapshot.row_of[place[there]]
+        )
+        return np.argsort(lies_at, kind="stable")
+
+    def writer(self, row_shape: Sequence[int], dtype: str, provenance: Mapping[str, Any]) -> ShardWriter:
+        """A writer of rows of this shape; `dtype` must be the key's. Its first shard creates the folder."""
+        if dtype != self.dtype_name:
+            raise SettingError(f"received feature dtype {dtype!r}; this trunk key says {self.dtype_name!r}")
+        snapshot = self._snapshot
+        if snapshot is None or not snapshot.own:  # rows may have come since
+            snapshot = self._refresh()
+        if snapshot.own and snapshot.shards[0].row_shape != tuple(row_shape):
+            present = snapshot.shards[0].row_shape
+            raise SettingError(f"received rows of shape {tuple(row_shape)}; {self.path} holds rows of {present}")
+        clear_leftovers(self.path)
+        return ShardWriter(self.path, self.key.digest, row_shape, dtype, provenance, self._prepare)
+
+    def makers(self) -> set[str]:
+        """By which backends the rows of the intact shards were made."""
+        return {shard.maker for shard in self._refresh().shards}
+
+    def provenances(self) -> list[dict[str, Any]]:
+        """The different provenances of the intact shards: backend, device, versions."""
+        found = {canonical_json(shard.provenance): shard.provenance for shard in self._refresh().shards}
+        return [found[text] for text in sorted(found)]
+
+    def sources(self, ids: Sequence[str]) -> list[tuple[Shard, bool, NDArray[np.intp]]]:
+        """The shards that these samples are read from, whether each lies in a shared cache, and the places in
+        `ids` of its samples. Samples without features are in none."""
+        wanted = sort_keys(ids_to_array(ids))
+        snapshot = self._refresh()
+        place = snapshot.first(wanted)
+        there = np.flatnonzero(snapshot.stands_at(place, wanted))
+        owner = snapshot.shard_of[place[there]]
+        return [(snapshot.shards[k], k >= snapshot.own, there[owner == k]) for k in np.unique(owner).tolist()]
+
+    def copies(self, ids: Sequence[str]) -> Iterator[tuple[Shard, NDArray[np.intp], NDArray[Any]]]:
+        """Every stored copy of these samples' rows, verified: the shard, places in `ids` `(k,)`, and rows
+        `(k, *row_shape)`. DamagedShardError for the own cache's; what a shared one cannot give is passed over."""
+        wanted = sort_keys(ids_to_array(ids))
+        snapshot = self._refresh()
+        held: dict[int, list[tuple[int, int]]] = {}
+        place, left = snapshot.first(wanted), np.arange(len(wanted))
+        while len(left := left[snapshot.stands_at(place[left], wanted[left])]):
+            for i in left.tolist():
+                held.setdefault(int(snapshot.shard_of[place[i]]), []).append((int(snapshot.row_of[place[i]]), i))
+            place[left] += 1
+        for k, pairs in sorted(held.items()):
+            shard = snapshot.shards[k]
+            rows, places = np.array(sorted(pairs), np.intp).T
+            out = np.empty((len(rows), *shard.row_shape), shard.dtype)
+            try:
+                bad = len(rows) - np.count_nonzero(shard.read_into(out, np.arange(len(rows)), rows))
+                if bad:
+                    raise DamagedShardError(
+                        shard.path, f"{bad} of {len(rows)} rows read differ from their checksums"
+                    )
+            except FileNotFoundError:
+                continue
+            except StoreError as error:
+                if k < snapshot.own:
+                    raise
+                self._refuse(shard, error)
+                self._say()
+            else:
+                yield shard, places, out
+
+    def refuse_shared(self, names: Collection[str], reason: str) -> None:
+        """Have this process use no shard of these names (`Shard.path.stem`) in a shared cache any more."""
+        snapshot = self._snapshot or self._refresh()
+        shards = [shard for shard in snapshot.shards[snapshot.own :] if shard.path.stem in names]
+        self._refused.update(map(identity_of, shards))
+        self._pass_over([DamagedShardError(shard.path, reason) for shard in shards])
+
+    def is_checked(self, shard: str, by: str) -> bool:
+        """Whether `mark_checked` was called with the same arguments."""
+        return os.path.exists(self.path / CHECKED / f"{shard}-{by}")  # noqa: PTH110 - never an error
+
+    def mark_checked(self, shard: str, by: str) -> None:
+        """Note in the own cache that a shard's rows were compared with those that `by` computes. Failure is
+        ignored: a read-only store is compared anew each time."""
+        with contextlib.suppress(OSError):
+            (self.path / CHECKED).mkdir(exist_ok=True, parents=bool(self.shared))
+            if not (self.path / CHECKED).is_symlink():
+                touch(self.path / CHECKED / f"{shard}-{by}")
+
+    def touch(self) -> None:
+        """Record in the own cache that the features are in use. Failure is ignored: read-only stores must work."""
+        with contextlib.suppress(OSError):
+            touch(self.path / LAST_USED)
+            _used_here[self.path] = (self.path / LAST_USED).lstat().st_mtime
+
+    def require_space(self, nbytes: int) -> None:
+        """Raise DiskSpaceError unless so many bytes are free where the features go."""
+        free = free_space(self.path)
+        if nbytes > free:
+            raise DiskSpaceError(
+                f"the features need {binary_size(nbytes)}, and {binary_size(free)} are free at {self.path}; "
+                "free some space (`headstart cache gc --max-size` shows what could go), set HEADSTART_CACHE "
+                "to another disk, or cut later in the model, where features are smaller"
+            )
+
+    def require_writable(self) -> None:
+        """Raise CacheNotWritableError unless files can be created in the folder; creates it if need be."""
+        despite_evictions(self._probe)
+
+    def _probe(self) -> None:
+        make_folder(self.path)
+        probe_folder(self.path)
+
+    def _prepare(self) -> None:
+        """Around every shard, as an eviction may have removed the folder since the last one."""
+        make_folder(self.path)
+        if read_description(self.path) is None:
+            description = description_of(self.key.spec, self.key.label)
+            if len(description) > MAX_DESCRIPTION_NBYTES:
+                raise SettingError(
+                    f"the trunk's description takes {binary_size(len(description))} of JSON, at most "
+                    f"{binary_size(MAX_DESCRIPTION_NBYTES)} can be stored"
+                )
+            write_atomically(self.path / DESCRIPTION, [description])
+
+    def _refresh(self) -> Snapshot:
+        read_description(self.path)
+        self._snapshot = scan(
+            [self.path, *self.shared], self._snapshot, self.dtype_name, self._is_refused, self._expected
+        )
+        return self._snapshot
+
+    def _check_shape(self, snapshot: Snapshot) -> None:
+        if snapshot.own and self._expected is not None and snapshot.shards[0].row_shape != self._expected:
+            raise FeatureDriftError(
+                f"{self.path}: the stored rows have the shape {snapshot.shards[0].row_shape}, and this trunk "
+                f"gives {self._expected}: they are another trunk's. Extract into another cache (HEADSTART_CACHE), "
+                "or remove this folder"
+            )
+
+    def _is_refused(self, shard: Shard) -> bool:
+        """Whether this shared shard has been found damaged, by this process or an earlier one, or has come after
+        shards were looked at."""
+        mark = identity_of(shard)
+        if self._approved is not None and mark not in self._approved:
+            return True
+        return mark in self._refused or self.is_checked(shard.path.stem, f"damaged-{mark}")
+
+    def _refuse(self, shard: Shard, error: StoreError) -> None:
+        """Never use a shared shard again, as long as it is the same file."""
+        mark = identity_of(shard)
+        self._refused.add(mark)
+        # What the disk does not give now it may give another time.
+        if isinstance(error, DamagedShardError) and not isinstance(error, UnreadableShardError):
+            self.mark_checked(shard.path.stem, f"damaged-{mark}")
+        self._unsaid.append(error)
+
+    def _say(self) -> None:
+        errors, self._unsaid = self._unsaid, []
+        self._pass_over(errors)
+
+    def _doubt(self, shard: Shard, error: StoreError) -> None:
+        """A shard turns out bad on reading. If it was sound when it was looked at, others may have rotted as well:
+        before any is believed again it is looked at anew."""
+        self._sound.clear()
+        self._doubted = True
+        self._refuse(shard, error)
+
+    def _is_sound(self, shard: Shard) -> bool:
+        """Whether all rows of a shared shard are what was written, and finite. It is read for that once, and the
+        result noted in the own cache."""
+        mark = identity_of(shard)
+        if mark in self._sound or (not self._doubted and self.is_checked(shard.path.stem, f"whole-{mark}")):
+            self._sound.add(mark)
+            return True
+        try:
+            raise_if_damaged(shard)
+        except FileNotFoundError:
+            self._refused.add(mark)
+            return False
+        except StoreError as error:
+            self._refuse(shard, error)
+            return False
+        self._sound.add(mark)
+        self.mark_checked(shard.path.stem, f"whole-{mark}")
+        return True
+
+    def _pass_over(self, errors: Iterable[StoreError]) -> None:
+        """Say, once, what of the shared caches is not used."""
+        news = [text for error in errors if (text := _without_cure(error)) not in self._warned]
+        self._warned.update(news)
+        if news:
+            more = f" (and {len(news) - 1} more like it)" if len(news) > 1 else ""
+            self._pass_over_text(
+                f"in a shared cache, {news[0]}{more}. It is passed over, and the features that it should hold "
+                "count as missing: an extraction computes them into the own cache. Only the shared cache's owner "
+                "can mend it, by `headstart cache verify --repair` there"
+            )
+
+    def _pass_over_text(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            warn(text)
+
+
+def _without_cure(error: StoreError) -> str:
+    return f"{error.path}: {error.reason}" if isinstance(error, DamagedShardError) else str(error)
+
+
+def warn(text: str) -> None:
+    warnings.warn(text, StoreWarning, stacklevel=3)

@@ -1,0 +1,237 @@
+"""What a trunk's folder takes, and how files leave it: by eviction, or set aside by a repair.
+
+Invariant: nothing goes that is not the store's own file in the trunk's own folder; links are never followed to
+delete or to move what they lead to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import SettingError, StoreError, UnknownNameError
+from headstart.common.files import PARTIAL_PREFIX
+from headstart.common.sizes import binary_size
+from headstart.store.description import DESCRIPTION, read_description
+from headstart.store.removal import delete, remove_folder
+from headstart.store.shard import SUFFIX
+from headstart.store.snapshot import listing, scan
+
+LAST_USED = "last_used"
+DAMAGED = "damaged"
+CHECKED = "checked"
+LEFTOVER_SECONDS = 24 * 3600.0
+SKEW_SECONDS = 3600.0
+LIVING_SECONDS = 60.0  # an unfinished file that was written to since then is some writer's, at work
+
+DIGEST = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class TrunkInfo:
+    """One trunk's folder, as a listing found it."""
+
+    key: str
+    """The trunk key's digest."""
+    label: dict[str, Any]
+    """Hints for people; empty where trunk.json is missing or damaged."""
+    spec: dict[str, Any]
+    """What the features depend on; empty where trunk.json is missing or damaged."""
+    rows: int
+    """Samples with features in an intact shard."""
+    nbytes: int
+    """Bytes of all the folder's files."""
+    shards: int
+    """Intact shards."""
+    last_used: float
+    """Seconds since the epoch."""
+    made_by: str
+    """The backends that extracted, joined by ", "."""
+    path: Path
+    damaged: tuple[str, ...]
+    """A line for each file that cannot be used."""
+    shared: bool = False
+    """Whether it lies in a shared cache, which is only read."""
+
+
+@dataclass(frozen=True)
+class GcPlan:
+    """What `gc` would delete. Iterates over the trunks."""
+
+    trunks: tuple[TrunkInfo, ...]
+    """Whole trunks, least recently used first."""
+    leftovers: tuple[Path, ...]
+    """Unfinished files of writers that died more than a day ago."""
+    nbytes: int
+    """Bytes that both free."""
+
+    def __iter__(self) -> Iterator[TrunkInfo]:
+        return iter(self.trunks)
+
+    def __len__(self) -> int:
+        return len(self.trunks)
+
+    def __bool__(self) -> bool:
+        return bool(self.trunks or self.leftovers)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The outcome of reading every byte of every shard."""
+
+    shards: int
+    """Intact shards."""
+    rows: int
+    """Rows in them."""
+    damaged: list[tuple[Path, str]]
+    """Damaged files and what is wrong with each."""
+    set_aside: list[Path]
+    """Where repair has moved them."""
+    shared: list[Path] = field(default_factory=list)
+    """Those of the damaged files that lie in shared caches. They are never moved; their owner can mend them."""
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    """Files and folders that could not be read, and why. They may be sound, so they are never moved."""
+    not_moved: list[tuple[Path, str]] = field(default_factory=list)
+    """Those of the damaged files that repair could not move, and why: those behind a link."""
+
+
+def info_of(folder: Path) -> TrunkInfo | None:
+    files = files_of(folder)
+    problems: list[str] = []
+    spec: dict[str, Any] = {}
+    label: dict[str, Any] = {}
+    try:
+        spec, label = read_description(folder) or (spec, label)
+    except StoreError as error:
+        problems.append(str(error))
+    snapshot = scan([folder], None)
+    if all(path.name == LAST_USED or path.parent.name == CHECKED for path in files):
+        return None  # nothing but marks, of what is read from a shared cache
+    problems.extend(str(error) for error in snapshot.damaged)
+    backends = {shard.maker for shard in snapshot.shards if "backend" in shard.provenance}
+    return TrunkInfo(
+        key=folder.name,
+        label=label,
+        spec=spec,
+        rows=len(np.unique(snapshot.keys)),
+        nbytes=sum(status.st_size for status in files.values()),
+        shards=len(snapshot.shards),
+        last_used=last_used(folder, files),
+        made_by=", ".join(sorted(backends)),
+        path=folder,
+        damaged=tuple(problems),
+    )
+
+
+def files_of(folder: Path) -> dict[Path, os.stat_result]:
+    """The store's own files in a trunk's folder, those set aside included; other files are left alone."""
+    found: dict[Path, os.stat_result] = {}
+    inner = [place for place in (folder / DAMAGED, folder / CHECKED) if not os.path.islink(place)]  # noqa: PTH114
+    for place in [folder, *inner]:
+        for entry in listing(place):
+            ours = entry.name.endswith(SUFFIX) or entry.name.startswith(PARTIAL_PREFIX)
+            if ours or entry.name in (DESCRIPTION, LAST_USED) or place is not folder:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise StoreError(f"cannot read {entry.path}: {error.strerror}") from error
+                if stat.S_ISREG(status.st_mode):
+                    found[Path(entry.path)] = status
+    return found
+
+
+def last_used(folder: Path, files: Mapping[Path, os.stat_result]) -> float:
+    """Writing is use, too; being set aside is not."""
+    return max((_time(status) for path, status in files.items() if path.parent == folder), default=0.0)
+
+
+def _time(status: os.stat_result) -> float:
+    """When a file was modified, in seconds since the epoch. A time that is yet to come was made up, and says
+    nothing: when the file was changed counts then, and where that is yet to come as well, it is of any age."""
+    now = time.time()
+    for said in (status.st_mtime, status.st_ctime):
+        if said <= now + SKEW_SECONDS:  # a server's clock may be ahead
+            return min(said, now)
+    return 0.0
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete the unfinished files of writers that died more than a day ago. What cannot be deleted stays."""
+    with contextlib.suppress(StoreError):
+        for path, _ in leftovers_of(folder):
+            with contextlib.suppress(StoreError):
+                delete(path, folder.parent.parent)
+
+
+def leftovers_of(folder: Path) -> list[tuple[Path, int]]:
+    old = time.time() - LEFTOVER_SECONDS
+    return sorted(
+        (path, status.st_size)
+        for path, status in files_of(folder).items()
+        if path.name.startswith(PARTIAL_PREFIX) and _time(status) < old
+    )
+
+
+def evict(folder: Path) -> int:
+    """Delete a trunk's files, and its folders where nothing else lies in them. Returns bytes.
+
+    Unfinished files of living writers stay: an eviction costs features that are stored, never work under way.
+    """
+    young = time.time() - LIVING_SECONDS
+    files = [
+        path
+        for path, status in files_of(folder).items()
+        if not path.name.startswith(PARTIAL_PREFIX) or _time(status) < young
+    ]
+    root = folder.parent.parent
+    freed = sum(delete(path, root) for path in sorted(files) if path.name != DESCRIPTION)
+    # The description goes last, and not at all if a writer has added to the folder meanwhile: what is left of
+    # an eviction still says what it is.
+    if not any(entry.name.endswith(SUFFIX) for entry in listing(folder)):
+        freed += sum(delete(path, root) for path in files if path.name == DESCRIPTION)
+    for place in (folder / DAMAGED, folder / CHECKED, folder):
+        remove_folder(place, root)
+    return freed
+
+
+def trunk_folders(root: Path) -> list[Path]:
+    return sorted(
+        Path(entry.path)
+        for entry in listing(root)
+        if DIGEST.fullmatch(entry.name) and os.path.isdir(entry.path)  # noqa: PTH112 - never an error
+    )
+
+
+def the_one(prefix: str, keys: Sequence[str]) -> str:
+    """The key that begins so. UnknownNameError for none, SettingError for several."""
+    found = [key for key in keys if prefix and key.startswith(prefix)]
+    if not found:
+        raise UnknownNameError("trunk key", prefix, keys)
+    if len(found) > 1:
+        raise SettingError(
+            f"trunk key {prefix!r} is the beginning of several: {', '.join(found)}; give more digits"
+        )
+    return found[0]
+
+
+def listed(infos: Sequence[TrunkInfo], staying: Mapping[str, str]) -> str:
+    """Which trunks stay, and why: for a message."""
+    lines = [
+        f"{info.key[:12]}, {str(info.label.get('model', '?'))[:80]} at {str(info.label.get('cut', '?'))[:80]} "
+        f"({binary_size(info.nbytes)}, {staying[info.key]})"
+        for info in infos
+        if info.key in staying
+    ]
+    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+    return f": {'; '.join(lines[:5])}{more}" if lines else ""

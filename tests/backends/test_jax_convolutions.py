@@ -1,0 +1,161 @@
+"""Frozen convolutions in JAX by another library than XLA: the same numbers, whatever stands around them."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart.contract.recipe import Place
+from headstart.graph import Graph, Node
+from headstart.testing import relative_error
+
+pytestmark = pytest.mark.of("jax")
+
+
+@pytest.fixture(scope="module")
+def fused(backend: str) -> Any:
+    from headstart.backends.jax import fused
+
+    if not fused.available():
+        pytest.skip("this jaxlib has no oneDNN, or is one that it was not tried with")
+    return fused
+
+
+def conv(name: str, source: str, cin: int, cout: int, **attrs: Any) -> Node:
+    given = {"kernel": (3, 3), "stride": (1, 1), "padding": ((1, 1), (1, 1)), **attrs}
+    return Node(name, "conv", (source,), {"in_channels": cin, "out_channels": cout, **given})
+
+
+def graph() -> Graph:
+    """Groups, uneven windows, sums of two convolutions, of one and of none, and what ends in no convolution."""
+    window = {"kernel": (3, 3), "stride": (2, 2), "padding": ((1, 1), (1, 1))}
+    nodes = [
+        Node("input", "input"),
+        conv("stem", "input", 3, 16, kernel=(5, 3), stride=(2, 1), padding=((2, 1), (0, 1)), bias=False),
+        Node("stem_relu", "relu", ("stem",)),
+        Node("pool", "max_pool", ("stem_relu",), {**window, "ceil": True}),
+        conv("a", "pool", 16, 16, groups=4),
+        Node("a_relu", "relu6", ("a",)),
+        conv("b", "a_relu", 16, 24, stride=(2, 2)),
+        conv("beside", "pool", 16, 24, kernel=(1, 1), stride=(2, 2), padding=((0, 0), (0, 0))),
+        Node("sum", "add", ("b", "beside")),
+        Node("sum_relu", "relu", ("sum",)),
+        conv("deep", "sum_relu", 24, 24, groups=24),
+        Node("sum2", "add", ("sum_relu", "deep")),
+        Node("silu", "silu", ("sum2",)),
+        conv("shared", "silu", 24, 24),
+        Node("shared_relu", "relu", ("shared",)),
+        Node("sum3", "add", ("shared", "shared_relu")),
+        Node("mean", "global_avg_pool", ("sum3",)),
+    ]
+    return Graph(nodes, "mean")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("units", [True, False])
+def test_outputs_are_those_of_the_layers(
+    fused: Any, precision: str, units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.backends.jax.emit import Network
+    from headstart.backends.jax.trunk import JaxTrunk
+
+    given: set[str] = set()
+    own = fused.convolution
+    monkeypatch.setattr(
+        fused, "convolution", lambda a, *more: given.update(str(x.dtype) for x in a) or own(a, *more)
+    )
+    units = units and fused.bfloat16_units()
+    monkeypatch.setattr(fused, "bfloat16_units", lambda: units)
+    g, rng = graph(), np.random.default_rng(0)
+    params = {
+        name: rng.standard_normal(shape, np.float32) * np.float32(math.prod(shape[1:]) ** -0.5)
+        for name, shape in g.param_shapes().items()
+    }
+    images = rng.standard_normal((6, 19, 23, 3), np.float32)
+    for outputs in (["mean"], ["pool", "b", "sum", "sum2", "shared", "mean"]):
+        trunk = JaxTrunk(g, params, outputs, Place("cpu", precision))
+        assert isinstance(trunk.fused, fused.FusedNetwork)
+        found, expected = trunk.run(images), Network(g, params, outputs)(images)
+        assert set(found) == set(outputs)
+        for name in outputs:
+            assert relative_error(found[name], expected[name]) < (1e-5 if precision == "float32" else 0.03)
+        for name, value in trunk.params().items():
+            np.testing.assert_array_equal(value, params[name])
+    assert given == {precision if units else "float32"}
+
+
+def test_what_follows_a_convolution_is_part_of_its_call(fused: Any) -> None:
+    g = graph()
+    steps = {step.output: step for step in fused.steps(g, ["mean"])}
+    expected = "stem_relu pool a_relu beside sum_relu sum2 silu shared shared_relu sum3 mean"
+    assert [*steps] == expected.split()
+    assert (steps["sum_relu"].node.name, steps["sum_relu"].other) == ("b", "beside")
+    assert (steps["sum2"].node.name, steps["sum2"].other) == ("deep", "sum_relu")
+    assert [name for name, step in steps.items() if fused.only_pooled(g, step, ["mean"])] == ["stem_relu"]
+    assert not fused.only_pooled(g, steps["stem_relu"], ["stem_relu", "mean"])
+
+
+@pytest.fixture
+def anew(fused: Any) -> Iterator[None]:
+    """Whether the calls are possible is asked again."""
+    fused.available.cache_clear()
+    yield
+    fused.available.cache_clear()
+
+
+def test_an_unknown_version_is_tried_in_another_process(
+    fused: Any, anew: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wrong call ends the process that makes it."""
+    from headstart.backends.jax.trunk import JaxTrunk
+
+    called: list[Any] = []
+    monkeypatch.setattr(fused, "TRIED", ("0.0.",))
+    assert fused.available()
+    fused.available.cache_clear()
+    monkeypatch.setattr(fused, "convolution", lambda *a: called.append(a))
+    ends = {"dies": "kill -SEGV $$", "refuses": "exit 3", "hangs": "exec sleep 60", "is not there": None}
+    for name, script in ends.items():
+        program = tmp_path / name
+        if script is not None:
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o700)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(program))
+            patch.setattr(fused, "TRIAL_SECONDS", 0.3)
+            assert not fused.available(), name
+            g = graph()
+            params = {name: np.ones(shape, np.float32) for name, shape in g.param_shapes().items()}
+            trunk = JaxTrunk(g, params, ["mean"], Place("cpu", "float32"))
+        assert trunk.fused is None
+        fused.available.cache_clear()
+    assert trunk.run(np.ones((1, 19, 23, 3), np.float32))["mean"].shape == (1, 24)
+    assert not called
+
+
+def test_the_trial_keeps_to_the_cpu(fused: Any, anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU that is the first device, and has no such call."""
+    import jax
+
+    devices: set[Any] = set()
+    own = fused.convolution
+    monkeypatch.setattr(fused, "convolution", lambda *a: devices.add(jax.config.jax_default_device) or own(*a))
+    assert fused.available()
+    assert {device.platform for device in devices} == {"cpu"}
+
+
+@pytest.mark.parametrize("form", range(4))
+def test_wrong_numbers_are_noticed_in_every_form(
+    fused: Any, anew: None, monkeypatch: pytest.MonkeyPatch, form: int
+) -> None:
+    own, kernel = fused.convolution, fused.TRIALS[form][1]
+    monkeypatch.setattr(
+        fused, "convolution", lambda given, *a: own(given, *a) * (1.01 if given[1].shape == kernel else 1)
+    )
+    assert not fused.available()

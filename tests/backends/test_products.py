@@ -1,0 +1,65 @@
+"""Matrix products by another library than torch's own: the same numbers, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.of("torch")
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_are_those_of_float64(bias: bool, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from headstart.backends.torch import products
+
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(products, "LEAST", 1)
+    called: list[Any] = []
+    monkeypatch.setattr(products, "onednn", lambda *a, own=products.onednn: called.append(a) or own(*a))
+    rng = np.random.default_rng(0)
+    shapes = {"x": (65, 130), "weight": (7, 130), "bias": (7,), "above": (65, 7)}
+    values = {
+        name: torch.tensor(rng.standard_normal(shape), dtype=torch.float64) for name, shape in shapes.items()
+    }
+
+    def results(dtype: Any, product: Any) -> list[Any]:
+        x, weight, offset = (values[name].to(dtype).requires_grad_() for name in ("x", "weight", "bias"))
+        leaves = [x, weight, offset] if bias else [x, weight]
+        given = x.T.contiguous().T if transposed else x  # other strides, as a slice of columns has
+        y = product(given, weight, offset if bias else None)
+        above = values["above"].to(dtype)
+        above = above.T.contiguous().T if transposed else above
+        return [y, *torch.autograd.grad(y, leaves, above)]
+
+    expected = results(torch.float64, torch.nn.functional.linear)
+    found = results(torch.float32, products.linear)
+    assert len(called) == 3
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=2e-4)
+
+
+def test_what_users_take_away_computes_as_torch_does() -> None:
+    pytest.importorskip("torch")
+    import torch.nn.functional as F
+
+    import headstart as hs
+    from headstart.backends.torch.emit import LastLinear
+    from headstart.backends.torch.products import linear
+    from headstart.contract.recipe import Place, Recipe
+    from headstart.contract.registry import load
+
+    model = hs.model("lenet", classes=["a", "b"])
+    native = load("torch").native(model.graph, model.params)
+    trainer = load("torch").trainer(
+        model.graph, model.params, Recipe(hs.SGD(), 0.0, False, 0), Place("cpu", "float32")
+    )
+    for network, product in ((native, F.linear), (trainer.network, linear)):
+        layers = [module for module in network.modules() if isinstance(module, LastLinear)]
+        assert layers
+        assert all(layer.product is product for layer in layers)

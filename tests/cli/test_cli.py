@@ -1,0 +1,586 @@
+"""The command line: what it prints, what it writes as JSON, and how it ends.
+
+Commands that need a framework run in this process, where it is loaded once; whatever concerns the process
+itself (exit codes, standard error, interrupts) runs in one of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.cli import main as cli
+from headstart.common.errors import SettingError
+from headstart.models import ARCHITECTURES
+from headstart.store import FeatureStore
+
+COMMANDS = (
+    *("compare", "fit", "extract", "predict", "models", "cache ls", "cache info", "cache verify", "cache gc"),
+    *(f"weights {name}" for name in ("ls", "fetch", "update", "import", "rm", "pin")),
+)
+MODES = "scratch, full, frozen, cached, staged"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+def shell(*arguments: object, cwd: Path | None = None, **environment: str) -> Result:
+    """`python -m headstart` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "headstart", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The console script's function, in this process."""
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as leave:
+            code = leave.code
+        out, err = capsys.readouterr()
+        return Result(code or 0, out, err)
+
+    return call
+
+
+def make_images(root: Path) -> Path:
+    """16 images in 2 classes: dark and light."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 0), ("light", 150)):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(level, level + 100, (24, 30, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_images(tmp_path / "photos")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, backend: str) -> tuple[Path, Path]:
+    """Images, and a run that was trained on them."""
+    root = tmp_path_factory.mktemp("saved")
+    data = hs.data.folder(make_images(root / "photos"))
+    model = hs.model("resnet18_half", weights="tinyimagenet", classes=data.classes, size=32)
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "cache": root / "cache", "batch_size": 8}
+    run = hs.fit(model, data, None, epochs=8, **settings)
+    return root / "photos", run.save(root / "run")
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def shards() -> set[Path]:
+    return set(FeatureStore().folder.glob("*/*.safetensors"))
+
+
+# --- help
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_shows_examples(here: Cli, command: str) -> None:
+    result = here(*command.split(), "--help")
+    assert result.code == 0
+    assert "Usage: headstart" in result.out
+    if command:
+        assert "Examples:" in result.out
+        assert f"headstart {command}" in result.out.partition("Examples:")[2]
+    assert result.err == ""
+
+
+def test_help_lists_every_command(here: Cli) -> None:
+    out = here("--help").out + here("cache", "--help").out + here("weights", "--help").out
+    assert all(command.split()[-1] in out for command in COMMANDS)
+    assert "Examples:" in out
+
+
+def test_help_imports_no_framework_and_is_quick(tmp_path: Path) -> None:
+    """Measured by what is imported, not by a clock."""
+    code = (
+        "import sys; sys.argv = ['headstart', 'fit', '--help']\nfrom headstart.cli.main import main\ntry: main()\n"
+    )
+    code += "except SystemExit: pass\n"
+    code += "print(sorted({'torch', 'tensorflow', 'keras', 'jax', 'sklearn'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version_and_no_arguments() -> None:
+    assert shell("--version").out == f"headstart {hs.__version__}\n"
+    result = shell()
+    assert result.code == 2
+    assert "Usage: headstart" in result.out + result.err
+
+
+# --- mistakes
+
+MISTAKES = {
+    "mode": (["fit", "--mode", "cashed"], ["mode 'cashed'", MODES]),
+    "data": (["fit", "--data", "flours"], ["data set 'flours'", "digits, cifar10, flowers"]),
+    "folder": (["extract", "--data", "no/such"], ["no/such", "does not exist"]),
+    "model": (["extract", "--model", "resnet9"], ["model 'resnet9'", "resnet18_half", "lenet"]),
+    "models": (["models", "resnet9"], ["model 'resnet9'", "lenet"]),
+    "backend": (["fit", "--backend", "tf"], ["backend 'tf'", "torch, keras, jax"]),
+    "weights": (["extract", "--weights", "w.safetensors"], ["w.safetensors", "no such weight file"]),
+    "cut": (["fit", "--cut", "layer9"], ["'layer9'", "layer4"]),
+    "head": (["fit", "--head", "a,b"], ["head 'a,b'", "linear"]),
+    "head-zero": (["fit", "--head", "0"], ["(0,)"]),
+    "size": (["fit", "--size", "-3"], ["size is -3"]),
+    "split": (["fit", "--split", "1.5"], ["1.5", "between 0 and 1"]),
+    "run": (["predict", "--run", "nowhere", "x.jpg"], ["nowhere", "no run is saved there"]),
+    "run-and-model": (["predict", "--run", "a", "--model", "b", "x.jpg"], ["--run FOLDER", "--model NAME"]),
+    "neither": (["predict", "x.jpg"], ["--run FOLDER", "--model NAME"]),
+    "no-weights": (["predict", "--model", "lenet", "x.jpg"], ["lenet has no weights"]),
+    "on-error": (["extract", "--data", "{photos}", "--on-error", "ignore"], ["'ignore'", "raise, skip"]),
+    "info": (["cache", "info", "ffff"], ["'ffff'"]),
+    "verify": (["cache", "verify", "ffff"], ["'ffff'"]),
+    "gc": (["cache", "gc", "--max-size", "huge"], ["'huge' is no size", "500MB"]),
+    "compare-mode": (["compare", "--modes", "cached,cashed"], ["mode 'cashed'", MODES]),
+    "compare-no-mode": (["compare", "--modes", ","], ["mode", MODES]),
+    "compare-optimizer": (["compare", "--optimizer", "adam"], ["optimizer 'adam'", "sgd, adamw"]),
+    "compare-schedule": (["compare", "--schedule", "step"], ["schedule 'step'", "constant, cosine"]),
+    "compare-backend": (["compare", "--backends", "tf"], ["backend 'tf'", "torch, keras, jax"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(
+    here: Cli, photos: Path, tmp_path: Path, backend: str, monkeypatch: Any, mistake: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADSTART_BACKEND", backend)
+    before = sorted(tmp_path.iterdir())
+    arguments, texts = MISTAKES[mistake]
+    result = here(*(argument.format(photos=photos) for argument in arguments))
+    assert result.code == 2
+    assert result.out == ""
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: ")
+    for text in texts:
+        assert text in line
+    assert sorted(tmp_path.iterdir()) == before, "nothing is written before a mistake is noticed"
+
+
+@pytest.mark.parametrize("mistake", ["mode", "run", "gc", "compare-mode"])
+def test_a_mistake_is_one_line_of_the_process(tmp_path: Path, backend: str, mistake: str) -> None:
+    arguments, texts = MISTAKES[mistake]
+    result = shell(*arguments, cwd=tmp_path, HEADSTART_BACKEND=backend)
+    assert result.code == 2
+    assert result.out == ""
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in line
+    assert all(text in line for text in texts)
+
+
+def test_a_traceback_comes_when_asked_for(backend: str) -> None:
+    for arguments in (["--debug", "fit", "--mode", "x"], ["fit", "--mode", "x", "--debug"]):
+        result = shell(*arguments, HEADSTART_BACKEND=backend)
+        assert result.code != 0
+        assert "Traceback" in result.err
+        assert "UnknownNameError" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["fit", "--epoch-count", "3"], "--epoch-count"),
+        (["fit", "--epochs", "many"], "--epochs"),
+        (["trian"], "trian"),
+        (["cache", "delete"], "delete"),
+        (["cache", "gc"], "--max-size"),
+        (["predict"], "images"),
+        (["predict", "--model", "lenet", "--top", "0", "x.jpg"], "--top"),
+    ],
+)
+def test_options_that_do_not_exist(here: Cli, arguments: list[str], text: str) -> None:
+    result = here(*arguments)
+    assert result.code == 2
+    assert text.lower() in result.err.lower()
+    assert "Traceback" not in result.err
+
+
+def test_unknown_option_of_the_process() -> None:
+    result = shell("fit", "--nope")
+    assert (result.code, result.out) == (2, "")
+    assert "--nope" in result.err
+
+
+def test_a_mistake_that_training_finds_is_one_line(here: Cli, photos: Path, backend: str) -> None:
+    for option, value, text in (
+        ("--epochs", 0, "epochs=0"),
+        ("--batch-size", 0, "batch_size=0"),
+        ("--device", "gpu", "device 'gpu'"),
+        ("--precision", "half", "precision 'half'"),
+        ("--dtype", "float8", "dtype='float8'"),
+        ("--augment", "flip", "augment= with mode 'cached'"),
+    ):
+        result = here("fit", "--data", photos, "--size", 32, "--backend", backend, option, value)
+        assert (result.code, result.out) == (2, ""), result.err
+        assert text in result.err
+        assert len(result.err.splitlines()) == 1
+        assert result.err.startswith("error: ")
+    assert not shards()
+
+
+def test_a_broken_image_is_named(here: Cli, photos: Path, backend: str) -> None:
+    bad = photos / "dark/3.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    arguments = ["extract", "--data", photos, "--size", 32, "--backend", backend, "--device", "cpu"]
+    result = here(*arguments)
+    assert result.code == 2
+    assert result.err.splitlines()[-1].startswith(f"error: {bad}: ")
+    skipped = here(*arguments, "--on-error", "skip", "--json", photos.parent / "figures.json")
+    assert skipped.code == 0
+    assert f"skipped {bad}: " in skipped.err
+    figures = load(photos.parent / "figures.json")
+    assert figures["extracted"] + figures["reused"] == 15
+
+
+# --- commands and their figures
+
+
+def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str) -> None:
+    result = shell(
+        "fit", "--data", photos, "--size", 32, "--epochs", 3, "--batch-size", 4, "--backend", backend,
+        "--device", "cpu", "--out", tmp_path / "run", "--json", tmp_path / "fit.json", "--dtype", "float32",
+        "--split", 0.75, "--split-by", "position", "--lr", 0.02,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    lines = result.err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["photos", "epoch 1", "epoch 2", "epoch 3"]
+    assert lines[0] == "photos: 16 images in 2 classes: dark 8, light 8; 12 to train on, 4 to validate"
+    assert "features: 16 extracted, 0 reused" in result.out
+    assert f"saved to {tmp_path / 'run'}" in result.out.replace("\n", "")
+    figures = load(tmp_path / "fit.json")
+    assert (figures["backend"], figures["mode"], figures["cut"]) == (backend, "cached", "avgpool")
+    assert len(figures["history"]) == 3
+    assert figures["val_accuracy"] == figures["history"][-1]["val_accuracy"]
+    assert (figures["extracted"], figures["reused"], figures["features_made_by"]) == (16, 0, [backend])
+    assert figures["data"] == {
+        "name": "photos", "train": 12, "val": 4, "classes": ["dark", "light"], "skipped": [],
+        "named_classes": True,
+        "split": [{"by": "position", "fraction": 0.75, "seed": 0, "side": "first"}],
+    }  # fmt: skip
+    assert figures["settings"]["optimizer"]["head"]["lr"] == 0.02
+    assert figures["model"]["preprocess"]["size"] == 32
+    assert figures["versions"]
+    assert figures["machine"]["cores"] >= 1
+    assert figures["history"][0]["learning_rate"] == pytest.approx(0.02)
+    run = hs.load(tmp_path / "run", backend=backend)
+    assert run.history.as_list() == figures["history"]
+    assert run.model.classes == ("dark", "light")
+
+
+def test_fit_with_images(here: Cli, photos: Path, tmp_path: Path, backend: str) -> None:
+    result = here(
+        "fit", "--data", photos, "--model", "lenet", "--mode", "full", "--epochs", 1, "--batch-size", 4,
+        "--augment", "flip,crop", "--schedule", "cosine", "--head", "8,4", "--backend", backend, "--device", "cpu",
+        "--json", tmp_path / "fit.json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "note: lenet has no weights in this package" in result.err
+    figures = load(tmp_path / "fit.json")
+    assert (figures["mode"], figures["cut"], figures["extraction_seconds"]) == ("full", None, 0.0)
+    assert figures["model"]["head"] == [8, 4]
+    assert figures["settings"]["augment"]["flip"] is True
+    assert figures["settings"]["schedule"]["kind"] == "cosine"
+
+
+def test_extract(here: Cli, photos: Path, tmp_path: Path, backend: str) -> None:
+    arguments: list[object] = ["extract", "--data", photos, "--size", 32, "--cuts", "layer4.0,avgpool"]
+    arguments += ["--backend", backend, "--device", "cpu", "--json", tmp_path / "extract.json"]
+    first = here(*arguments)
+    assert first.code == 0, first.err
+    assert "features: 16 extracted, 0 reused" in first.out
+    figures = load(tmp_path / "extract.json")
+    assert (figures["data"], figures["model"]) == ("photos", "resnet18_half")
+    assert [(row["cut"], row["shape"]) for row in figures["cuts"]] == [
+        ("layer4.0", [1, 1, 256]),
+        ("avgpool", [256]),
+    ]
+    assert {row["key"] for row in figures["cuts"]} == {info.key for info in FeatureStore().trunks()}
+    assert (figures["extracted"], figures["reused"], figures["made_by"]) == (16, 0, [backend])
+    second = here(*arguments)
+    assert f"features: 0 extracted, 16 reused from the cache, made by {backend}" in second.out
+    figures = load(tmp_path / "extract.json")
+    assert (figures["extracted"], figures["reused"]) == (0, 16)
+
+
+def test_predict_with_a_saved_run(here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str) -> None:
+    photos, run = saved
+    result = here(
+        "predict", "--run", run, photos, "--top", 2, "--json", tmp_path / "p.json", "--backend", backend,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    figures = load(tmp_path / "p.json")
+    data = hs.data.folder(photos)
+    files = sorted(photos.rglob("*.png"))
+    assert [row["image"] for row in figures] == [str(file) for file in files]
+    expected = hs.load(run, backend=backend).probabilities(data)
+    for row, probabilities in zip(figures, expected, strict=True):
+        assert dict(map(tuple, row["classes"])) == pytest.approx(
+            dict(zip(("dark", "light"), probabilities, strict=True)), abs=1e-5
+        )
+        assert row["classes"][0][1] >= row["classes"][1][1]
+    right = [row["classes"][0][0] == Path(row["image"]).parent.name for row in figures]
+    assert np.mean(right) > 0.9
+    single = here("predict", "--run", run, files[0], "--backend", backend, "--json", tmp_path)
+    assert single.code == 2 and single.err.startswith("error: ") and "cannot be written" in single.err
+    assert figures[0]["classes"][0][0] in single.out
+    assert "light" not in single.out
+
+
+def test_predict_with_a_model_as_it_is(photos: Path, tmp_path: Path, backend: str) -> None:
+    figures = tmp_path / "p.json"
+    result = shell(
+        "predict", "--model", "resnet18_half", "--top", 3, photos / "dark/0.png", "--json", figures,
+        HEADSTART_BACKEND=backend,
+    )  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    (row,) = load(figures)
+    assert len(row["classes"]) == 3
+    known = hs.model("resnet18_half", weights="tinyimagenet").classes
+    assert len(known) == 200
+    assert {name for name, _ in row["classes"]} <= set(known)
+
+
+def test_predict_what_is_no_image(here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, text in ((tmp_path / "empty", "no image files in"), (tmp_path / "missing.jpg", "missing.jpg")):
+        result = here("predict", "--run", saved[1], path, "--backend", backend)
+        assert result.code == 2
+        assert len(result.err.splitlines()) == 1
+        assert text in result.err
+
+
+def test_models(here: Cli, tmp_path: Path) -> None:
+    result = here("models", "--json", tmp_path / "models.json")
+    assert result.code == 0
+    rows = {row["model"]: row for row in load(tmp_path / "models.json")}
+    assert rows.keys() == ARCHITECTURES.keys()
+    assert rows["resnet50"]["parameters"] == 25_557_032
+    assert rows["resnet18"]["multiply_adds"] == pytest.approx(1.814e9, rel=1e-3)
+    assert rows["resnet18_half"]["weights"] == ["tinyimagenet"]
+    assert "25,557,032" in result.out
+    result = here("models", "resnet50", "--json", tmp_path / "cuts.json")
+    cuts = {row["cut"]: row for row in load(tmp_path / "cuts.json")}
+    assert rows["googlenet"]["multiply_adds"] == pytest.approx(1.498e9, rel=1e-3), "without auxiliary heads"
+    assert cuts["layer4.2"]["shape"] == [7, 7, 2048]
+    assert cuts["layer4.2"]["bytes_per_sample_float16"] == 2 * 7 * 7 * 2048
+    assert "layer4.2.conv1" not in cuts
+    shares = [row["flops_share_before"] for row in cuts.values()]
+    assert shares == sorted(shares)
+    assert 0.999 < shares[-1] < 1  # the classifier is all that is left
+    assert "layer4.2" in result.out
+    assert [row["shape"] for row in load(tmp_path / "cuts.json") if row["cut"] == "layer1.0"] == [[56, 56, 256]]
+    here("models", "resnet50", "--size", 64, "--json", tmp_path / "cuts.json")
+    assert [row["shape"] for row in load(tmp_path / "cuts.json") if row["cut"] == "layer1.0"] == [[16, 16, 256]]
+
+
+def test_a_report_that_cannot_be_written(here: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    result = here("models", "--json", tmp_path / "file" / "models.json")
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert "cannot be written" in result.err
+
+
+# --- the cache
+
+
+@pytest.fixture
+def stored(photos: Path, backend: str) -> list[Any]:
+    """Two trunks of 16 rows; the second was used last."""
+    data = hs.data.folder(photos)
+    found = []
+    for i, cut in enumerate(("relu3", "relu4")):
+        features = hs.extract(
+            hs.model("lenet", classes=2), data, cut, backend=backend, device="cpu", dtype="float32"
+        )
+        found.append(features)
+        folder = FeatureStore().folder / features.key().digest
+        for path in folder.rglob("*"):
+            os.utime(path, (time.time() - 1000 + 100 * i,) * 2)
+    return found
+
+
+def test_an_empty_cache(here: Cli, tmp_path: Path) -> None:
+    for command in ("ls", "verify"):
+        assert here("cache", command, "--json", tmp_path / "out.json").code == 0
+    assert load(tmp_path / "out.json") == {
+        "shards": 0,
+        "rows": 0,
+        "damaged": [],
+        "set_aside": [],
+        "shared": [],
+        "unreadable": [],
+        "not_moved": [],
+    }
+    result = here("cache", "gc", "--max-size", "0", "--yes")
+    assert result.code == 0
+    assert not FeatureStore().root.exists(), "looking creates nothing"
+
+
+def test_cache_ls_and_info(here: Cli, stored: list[Any], tmp_path: Path, backend: str) -> None:
+    result = here("cache", "ls", "--json", tmp_path / "ls.json")
+    assert result.code == 0
+    rows = {row["cut"]: row for row in load(tmp_path / "ls.json")}
+    assert rows.keys() == {"relu3", "relu4"}
+    assert [rows[cut]["key"] for cut in ("relu3", "relu4")] == [features.key().digest for features in stored]
+    row = rows["relu4"]
+    assert (row["model"], row["weights"], row["rows"], row["shards"], row["made_by"]) == (
+        "lenet", "random", 16, 1, backend
+    )  # fmt: skip
+    files = [path for path in Path(row["path"]).iterdir() if path.is_file()]
+    assert row["bytes"] == sum(path.stat().st_size for path in files)
+    assert row["key"][:12] in result.out
+    info = here("cache", "info", row["key"][:10], "--json", tmp_path / "info.json")
+    assert info.code == 0
+    facts = load(tmp_path / "info.json")
+    assert facts["key"] == stored[1].key().digest
+    assert facts["spec"] == stored[1].key().spec
+    assert facts["spec"]["preprocess"]["size"] == 32
+    assert row["key"] in info.out
+
+
+def test_cache_verify_and_repair(here: Cli, stored: list[Any], tmp_path: Path) -> None:
+    sound = here("cache", "verify", "--json", tmp_path / "v.json")
+    assert sound.code == 0
+    assert "32 rows in 2 shards verified, 0 damaged" in sound.out
+    assert load(tmp_path / "v.json") == {
+        "shards": 2,
+        "rows": 32,
+        "damaged": [],
+        "set_aside": [],
+        "shared": [],
+        "unreadable": [],
+        "not_moved": [],
+    }
+    key = stored[0].key().digest
+    (shard,) = (FeatureStore().folder / key).glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[5000] ^= 1
+    shard.write_bytes(content)
+    result = here("cache", "verify", "--json", tmp_path / "v.json")
+    assert result.code == 1
+    assert f"damaged: {shard}: 1 of 16 rows differ" in result.out
+    assert "--repair" in result.err
+    assert shard.exists()
+    assert [path for path, _ in load(tmp_path / "v.json")["damaged"]] == [str(shard)]
+    assert here("cache", "verify", stored[1].key().digest).code == 0
+    process = shell("cache", "verify")
+    assert process.code == 1
+    assert str(shard) in process.out
+    repaired = here("cache", "verify", "--repair", "--json", tmp_path / "v.json")
+    assert repaired.code == 0
+    (aside,) = load(tmp_path / "v.json")["set_aside"]
+    assert f"set aside: {aside}" in repaired.out
+    assert Path(aside).read_bytes() == content
+    assert not shard.exists()
+    assert here("cache", "verify").code == 0
+
+
+def test_cache_gc_shows_first_and_deletes_when_told(here: Cli, stored: list[Any], tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in FeatureStore().folder.rglob("*") if path.is_file()}
+    sizes = {info.key: info.nbytes for info in FeatureStore().trunks()}
+    old, new = (features.key().digest for features in stored)
+    preview = here("cache", "gc", "--max-size", sizes[new], "--json", tmp_path / "gc.json")
+    assert preview.code == 0
+    assert f"would delete {old[:12]}  lenet at relu3, 16 rows" in preview.out
+    assert new[:12] not in preview.out
+    assert "nothing was deleted; add --yes" in preview.out
+    figures = load(tmp_path / "gc.json")
+    assert ([row["key"] for row in figures["trunks"]], figures["deleted"], figures["freed_bytes"]) == (
+        [old],
+        False,
+        0,
+    )
+    assert {path: path.read_bytes() for path in FeatureStore().folder.rglob("*") if path.is_file()} == before
+    done = here("cache", "gc", "--max-size", sizes[new], "--yes", "--json", tmp_path / "gc.json")
+    assert done.code == 0
+    figures = load(tmp_path / "gc.json")
+    assert ([row["key"] for row in figures["trunks"]], figures["deleted"]) == ([old], True)
+    assert figures["freed_bytes"] == sizes[old]
+    assert [info.key for info in FeatureStore().trunks()] == [new]
+    assert "nothing to delete" in here("cache", "gc", "--max-size", "1GB").out
+    assert here("cache", "gc", "--max-size", "0", "--yes").code == 0
+    assert FeatureStore().trunks() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("0", 0), ("17", 17), ("17B", 17), ("500MB", 500_000_000), ("500 mb", 500_000_000),
+        ("1.5GiB", 1_610_612_736), ("2k", 2000), ("2KiB", 2048), ("1TB", 10**12), (" 3G ", 3 * 10**9),
+        ("1e3", 1000), (".5kB", 500),
+    ],
+)  # fmt: skip
+def test_sizes(text: str, nbytes: int) -> None:
+    assert cli.parse_nbytes(text) == nbytes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "huge", "MB", "-1", "-1GB", "5 apples", "1.2.3GB", "nan", "inf", "5PB", "5BB", "5bi"]
+)
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(SettingError, match="is no size; expected a number with a unit"):
+        cli.parse_nbytes(text)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1_500_000, "1.5 MB"),
+        (2 * 10**9, "2.0 GB"),
+        (10**13, "10000.0 GB"),
+    ],
+)
+def test_sizes_for_people(nbytes: int, text: str) -> None:
+    assert cli.nbytes_text(nbytes) == text
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    """`headstart models | head -1`: no traceback."""
+    done = subprocess.run(
+        f'"{sys.executable}" -m headstart models | head -1; exit ${{PIPESTATUS[0]}}',
+        shell=True, executable="/bin/bash", capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,194 @@
+"""Which backend is meant: the argument, else the variable, else the only one installed; never a guess."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import BackendError, HeadstartError, SettingError, UnknownNameError
+from headstart.contract import recipe, registry
+
+MODULES = {"torch": ["torch"], "keras": ["keras"], "jax": ["jax", "flax", "optax"]}
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Make it seem that just these modules are installed; the variable is unset."""
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+
+    def seem(*modules: str) -> None:
+        monkeypatch.setattr(registry, "find_spec", lambda name: SimpleNamespace() if name in modules else None)
+
+    seem()
+    return seem
+
+
+def everything() -> list[str]:
+    return [module for modules in MODULES.values() for module in modules]
+
+
+def test_the_names() -> None:
+    assert registry.names() == ("torch", "keras", "jax")
+    assert {name: list(modules) for name, (modules, _) in registry.REQUIRES.items()} == MODULES
+
+
+def test_what_is_installed(install: Install) -> None:
+    assert registry.installed() == ()
+    install("jax", "flax", "keras")
+    assert registry.installed() == ("keras",)
+    install(*everything())
+    assert registry.installed() == ("torch", "keras", "jax")
+
+
+@pytest.mark.parametrize("name", ["tf", "pytorch", "", "Torch", "numpy"])
+def test_a_wrong_name_lists_the_names(install: Install, name: str) -> None:
+    install("torch")  # what is installed is no reason to fall back to it
+    with pytest.raises(UnknownNameError) as caught:
+        registry.choose(name)
+    assert str(caught.value).startswith(f"unknown backend {name!r}; expected one of torch, keras, jax")
+    assert registry.VARIABLE not in str(caught.value)
+    assert isinstance(caught.value, SettingError)
+
+
+def test_a_wrong_name_in_the_variable_says_where_it_came_from(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("torch")
+    monkeypatch.setenv("HEADSTART_BACKEND", "tf")
+    with pytest.raises(UnknownNameError) as caught:
+        registry.choose()
+    assert str(caught.value) == "unknown backend 'tf' (from HEADSTART_BACKEND); expected one of torch, keras, jax"
+
+
+def test_a_near_miss_is_guessed(install: Install) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'keras'"):
+        registry.choose("kears")
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "missing"),
+    [
+        ("torch", [], "torch"),
+        ("keras", ["torch"], "keras"),
+        ("jax", ["jax", "optax"], "flax"),
+        ("jax", ["jax"], "flax and optax"),
+        ("jax", [], "jax and flax and optax"),
+    ],
+)
+def test_a_missing_framework_is_named_with_the_way_to_install_it(
+    install: Install, monkeypatch: pytest.MonkeyPatch, name: str, there: list[str], missing: str
+) -> None:
+    install(*there)
+    wanted = f"needs {missing}, which is not installed: pip install 'headstart[{name}]'"
+    with pytest.raises(BackendError) as caught:
+        registry.choose(name)
+    assert str(caught.value) == f"backend {name!r} {wanted}"
+    monkeypatch.setenv("HEADSTART_BACKEND", name)
+    with pytest.raises(BackendError) as caught:
+        registry.choose()
+    assert str(caught.value) == f"backend {name!r} (from HEADSTART_BACKEND) {wanted}"
+
+
+def test_none_installed(install: Install) -> None:
+    with pytest.raises(BackendError, match="no backend is installed") as caught:
+        registry.choose()
+    for text in ("pip install 'headstart[torch]'", "[keras]", "[jax]"):
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_only_one_installed_is_chosen(install: Install, name: str) -> None:
+    install(*MODULES[name])
+    assert registry.choose() == name
+
+
+def test_several_installed_and_none_named_lists_them(install: Install) -> None:
+    install("torch", "jax", "flax", "optax")
+    with pytest.raises(BackendError) as caught:
+        registry.choose()
+    for text in ("(torch, jax)", "backend=", "HEADSTART_BACKEND"):
+        assert text in str(caught.value)
+    assert "keras" not in str(caught.value)
+
+
+def test_the_variable_decides_where_nothing_is_named(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(*everything())
+    for name in MODULES:
+        monkeypatch.setenv("HEADSTART_BACKEND", name)
+        assert registry.choose() == name
+
+
+def test_the_argument_beats_the_variable(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(*everything())
+    for value in ("jax", "tf"):
+        monkeypatch.setenv("HEADSTART_BACKEND", value)
+        assert registry.choose("keras") == "keras"
+
+
+def test_an_empty_variable_is_none(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("keras")
+    monkeypatch.setenv("HEADSTART_BACKEND", "")
+    assert registry.choose() == "keras"
+
+
+def test_choosing_imports_nothing(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(*everything())
+    monkeypatch.setattr(registry, "import_module", lambda name: pytest.fail(f"{name} was imported"))
+    monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"{name} was imported"))
+    assert registry.choose("jax") == "jax"
+    assert registry.installed() == ("torch", "keras", "jax")
+
+
+def test_loading_asks_first_and_imports_once(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    imports: list[str] = []
+
+    def import_module(name: str) -> SimpleNamespace:
+        imports.append(name)
+        return SimpleNamespace(BACKEND=f"the {name}")
+
+    monkeypatch.setattr(registry, "import_module", import_module)
+    # the cache is the module's own; one of this test's leaves that as it was
+    monkeypatch.setattr(registry, "_load", registry.cache(registry._load.__wrapped__))
+    with pytest.raises(BackendError):
+        registry.load("torch")
+    assert imports == []
+    install("torch")
+    assert registry.load("torch") is registry.load()
+    assert registry.load()._inner == "the headstart.backends.torch"  # type: ignore[attr-defined]
+    assert imports == ["headstart.backends.torch"]
+
+
+def test_versions_of_what_is_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "flax":
+            raise registry.PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr(registry, "version", version)
+    assert registry.versions("jax") == {"jax": "1.2", "optax": "1.2"}
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "text"),
+    [
+        ("gpu", "float32", "unknown device 'gpu'; expected one of auto, cpu, cuda"),
+        ("cpu", "float16", "unknown precision 'float16'; expected one of float32, bfloat16"),
+    ],
+)
+def test_an_unknown_place(device: str, precision: str, text: str) -> None:
+    with pytest.raises(UnknownNameError, match=text):
+        recipe.check_place(device, precision)
+    for device in recipe.DEVICES:
+        for precision in recipe.PRECISIONS:
+            recipe.check_place(device, precision)
+
+
+def test_forward_says_so_too(install: Install) -> None:
+    with pytest.raises(HeadstartError, match=r"headstart\[torch\]"):
+        hs.forward(hs.model("lenet", classes=3), np.zeros((1, 32, 32, 3), np.float32), backend="torch")

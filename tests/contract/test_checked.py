@@ -1,0 +1,171 @@
+"""A backend that returns something else than it owes is named, with what it was: nothing of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import BackendError
+from headstart.contract.checked import CheckedBackend
+from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.recipe import Place, Recipe
+from headstart.graph import Graph, Node
+
+pytestmark = pytest.mark.neutral
+
+PLACE = Place("cpu", "float32")
+GRAPH = Graph(
+    (
+        Node("x", "input", (), {"shape": (5,)}),
+        Node("fc", "linear", ("x",), {"in_features": 5, "out_features": 3}),
+    ),
+    "fc",
+)
+PARAMS = {"fc.weight": np.ones((3, 5), np.float32), "fc.bias": np.zeros(3, np.float32)}
+ROWS, LABELS = np.ones((8, 5), np.float32), np.zeros(8, np.int64)
+ORDER, RATES = np.arange(8).reshape(2, 4), np.ones(2)
+
+
+class Answers:
+    """A backend, its trunk and its trainer in one, that says what a test has it say."""
+
+    name, extra = "odd", "of its own"
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def trunk(self, *given: Any) -> Answers:
+        return self
+
+    trainer = heads = trunk
+
+    def run(self, images: Any) -> Any:
+        return self.answers.get("run", {"fc": np.ones((len(images), 3))})
+
+    def params(self) -> Any:
+        return self.answers.get("params", PARAMS)
+
+    def epoch(self, *given: Any) -> Any:
+        return self.answers.get("epoch", (np.ones((2, 1), np.float32), 8))
+
+    def step(self, *given: Any) -> Any:
+        return self.answers.get("step", (np.ones(1, np.float32), 0))
+
+    def logits(self, inputs: Any, start: int, stop: int) -> Any:
+        return self.answers.get("logits", np.ones((stop - start, 3), np.float32))
+
+
+def trained(**answers: Any) -> Any:
+    return CheckedBackend(Answers(**answers)).trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), PLACE)
+
+
+def test_what_is_right_passes() -> None:
+    trainer = trained()
+    assert trainer.params() == PARAMS
+    assert trainer.epoch(ROWS, LABELS, ORDER, RATES)[1] == trainer.epoch(ROWS, LABELS, None, RATES)[1] == 8
+    assert trainer.step(ROWS, LABELS, 0.1)[1] == 0
+    assert trainer.logits(ROWS, 6, 8).shape == (2, 3)
+    assert trainer.extra == "of its own"
+    diverged = trained(params={**PARAMS, "fc.bias": np.full(3, np.nan, np.float32)})
+    assert np.isnan(diverged.params()["fc.bias"]).all(), "values are anybody's"
+    trunk = CheckedBackend(Answers()).trunk(GRAPH, PARAMS, ["fc"], PLACE)
+    assert trunk.run(ROWS)["fc"].shape == (8, 3)
+    assert trunk.params() == PARAMS
+    with pytest.raises(AttributeError):
+        _ = trunk.nothing
+
+
+PARAMETERS = {
+    "parameter 'fc.bias' as nothing; expected float32 (3,)": {"fc.weight": PARAMS["fc.weight"]},
+    "parameter 'fc.weight' as float32 (5, 3); expected float32 (3, 5)": {
+        **PARAMS,
+        "fc.weight": np.ones((5, 3), "f"),
+    },
+    "parameter 'fc.weight' as float64 (3, 5)": {**PARAMS, "fc.weight": np.ones((3, 5))},
+    "parameter 'fc.more' as float32 (1,); expected no parameter": {**PARAMS, "fc.more": np.ones(1, "f")},
+    "parameter 'fc.bias' as [0, 0, 0]": {**PARAMS, "fc.bias": [0, 0, 0]},
+}
+ONE = np.ones(1, np.float32)
+WRONG: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
+    **{said: ({"params": params}, lambda t: t.params()) for said, params in PARAMETERS.items()},
+    "losses as float32 (2,); expected floats (2, 1)": (
+        {"epoch": (np.ones(2, np.float32), 8)},
+        lambda t: t.epoch(ROWS, LABELS, ORDER, RATES),
+    ),
+    "losses as int64 (1,)": ({"step": (np.ones(1, np.int64), 0)}, lambda t: t.step(ROWS, LABELS, 0.1)),
+    "classified right as 9; expected 0 to 8": ({"step": (ONE, 9)}, lambda t: t.step(ROWS, LABELS, 0.1)),
+    "classified right as 0.5": ({"step": (ONE, 0.5)}, lambda t: t.step(ROWS, LABELS, 0.1)),
+    "logits as float32 (8, 3); expected float32 (2,)": (
+        {"logits": np.ones((8, 3), np.float32)},
+        lambda t: t.logits(ROWS, 6, 8),
+    ),
+    "logits as float64 (2, 3)": ({"logits": np.ones((2, 3))}, lambda t: t.logits(ROWS, 6, 8)),
+    "logits as float32 (2, 1, 3)": (
+        {"logits": np.ones((2, 1, 3), np.float32)},
+        lambda t: t.logits(ROWS, 6, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_what_is_wrong_is_named(said: str) -> None:
+    answers, ask = WRONG[said]
+    with pytest.raises(BackendError) as caught:
+        ask(trained(**answers))
+    assert "backend 'odd' returned" in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ({}, "the trunk's outputs as []; expected ['fc']"),
+        ({"fc": np.ones((8, 4))}, "the trunk's output 'fc' as (8, 4); expected (8, 3)"),
+        ({"fc": np.ones((7, 3))}, "the trunk's output 'fc' as (7, 3); expected (8, 3)"),
+    ],
+)
+def test_a_trunk_is_checked(outputs: Any, said: str) -> None:
+    trunk = CheckedBackend(Answers(run=outputs)).trunk(GRAPH, PARAMS, ["fc"], PLACE)
+    with pytest.raises(BackendError) as caught:
+        trunk.run(ROWS)
+    assert said in str(caught.value)
+
+
+def test_heads_side_by_side_are_checked() -> None:
+    chain = chain_of(GRAPH)
+    recipe = HeadsRecipe(hs.SGD(), np.ones(2, np.float32), np.zeros(2, np.float32), 0.0)
+    stacked = {name: np.repeat(value[None], 2, 0) for name, value in PARAMS.items()}
+    right = {
+        "params": stacked,
+        "epoch": (np.ones((2, 2), np.float32), np.array([8, 0])),
+        "logits": np.ones((8, 2, 3), np.float32),
+    }
+    for answers in (right, {}):
+        heads = CheckedBackend(Answers(**answers)).heads(chain, stacked, recipe, PLACE)
+        for ask in (
+            heads.params,
+            lambda h=heads: h.epoch(ROWS, LABELS, ORDER, RATES),
+            lambda h=heads: h.logits(ROWS, 0, 8),
+        ):
+            if answers:
+                ask()
+            else:
+                with pytest.raises(BackendError):
+                    ask()
+
+
+def test_nothing_of_it_is_saved(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """The whole way: a weight that comes back transposed ends `fit`."""
+    from headstart.contract import registry
+
+    chosen = registry.load(backend)
+    trainer = type(chosen._inner.trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), PLACE))
+    own = trainer.params
+    monkeypatch.setattr(trainer, "params", lambda self: {name: value.T for name, value in own(self).items()})
+    data = hs.data.digits().subset(range(16))
+    with pytest.raises(BackendError, match=rf"backend '{backend}' returned parameter '\w+\.weight'"):
+        hs.fit(hs.model("lenet", classes=10), data, epochs=1, backend=backend, device="cpu")

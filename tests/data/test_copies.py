@@ -1,0 +1,67 @@
+"""Equal pictures in training and validation data, and under two labels, are said with number and examples."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.common.errors import DataWarning
+from headstart.data import Dataset
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.training.copies import warn_of_copies
+
+pytestmark = pytest.mark.neutral
+
+
+def of(keys: list[int], labels: list[int]) -> Dataset:
+    """A picture a key; equal keys are equal pictures."""
+    images = np.stack([np.full((3, 3, 3), 10 * key, np.uint8) for key in keys])
+    return hs.data.arrays(images, labels, classes=["ant", "bee", "cow"])
+
+
+def features(data: Dataset) -> FeatureSet:
+    return FeatureSet("saved", data.ids, data.labels, data.classes, {}, ExtractionStats(0, 0, 0.0, ()))
+
+
+@pytest.mark.parametrize("kind", [lambda data: data, features])
+def test_in_both_parts(kind: Callable[[Dataset], Dataset | FeatureSet]) -> None:
+    train, val = of([0, 1, 2, 3, 4], [0, 1, 2, 0, 1]), of([9, 4, 3, 2, 1], [0, 1, 0, 2, 1])
+    leak = "4 of 5 validation samples are exact copies of training samples.*and 1 more"
+    with pytest.warns(DataWarning, match=leak) as said:
+        warn_of_copies(kind(train), kind(val))
+    assert len(said) == 1
+
+
+def test_paths_are_named(tmp_path: Path) -> None:
+    for part, name in (("train", "a"), ("train", "b"), ("val", "a"), ("val", "b")):
+        for i in range(2):
+            file = tmp_path / part / name / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), 60 * i + 7 * (name == "b") + 20 * (part == "val" and i == 0)).save(file)
+    train, val = (hs.data.folder(tmp_path / part) for part in ("train", "val"))
+    with pytest.warns(DataWarning, match=r"2 of 4 .*: \S+val/a/1.png is \S+train/a/1.png; \S+val/b/1.png is"):
+        warn_of_copies(train, val)
+
+
+def test_under_two_labels() -> None:
+    odd = of([0, 1, 2, 0, 1], [0, 1, 2, 1, 1])
+    with pytest.warns(DataWarning, match="1 picture has more than one label, .*0 of arrays as 'ant', .* 'bee'"):
+        warn_of_copies(odd, None)
+    with pytest.warns(DataWarning) as said:
+        warn_of_copies(of([0, 1, 2], [0, 1, 2]), of([2, 5], [0, 1]))
+    assert ["exact copies" in str(one.message) for one in said] == [True, False]
+    assert "image 2 of arrays as 'cow', image 0 of arrays as 'ant'" in str(said[1].message)
+
+
+def test_nothing_is_said_of_sound_data() -> None:
+    twice = of([0, 1, 2, 3, 4, 5, 0, 1, 2], [0, 1, 2, 0, 1, 2, 0, 1, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_copies(*twice.split(0.5))  # copies stay on one side
+        warn_of_copies(of([0, 1], [0, 1]), of([2, 3], [0, 1]))

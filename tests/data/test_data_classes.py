@@ -1,0 +1,75 @@
+"""Labels are compared by the names of their classes: between two data sets, and between data and a model."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import DataError
+from headstart.data import Dataset
+from headstart.data.classes import Classes, aligned
+
+pytestmark = pytest.mark.neutral
+
+TRAIN = Classes(("ant", "bee", "cow"), True, "the training data")
+NUMBERS = Classes(("0", "1", "2"), False, "the training data")
+
+
+def labelled(labels: list[int], classes: list[str] | None) -> Dataset:
+    images = np.arange(len(labels) * 12, dtype=np.uint8).reshape(-1, 2, 2, 3)
+    return hs.data.arrays(images, labels, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "to", "expected"),
+    [
+        ([0, 1, 1], ["bee", "cow"], TRAIN, [1, 2, 2]),  # one lacks
+        ([0, 1, 2], ["cow", "ant", "bee"], TRAIN, [2, 0, 1]),  # another order
+        ([2, 0], ["cow", "dog", "ant"], TRAIN, [0, 2]),  # a class more, and no sample of it
+        ([0, 1, 2], None, TRAIN, [0, 1, 2]),  # numbers of as many classes are positions
+        ([1, 2], ["ant", "bee", "cow"], NUMBERS, [1, 2]),
+        ([0, 3], None, NUMBERS, [0, 3]),  # too many: the model's to say
+        ([0, 1], ["2", "1"], NUMBERS, [2, 1]),  # folders named by numbers
+        ([0, 1], None, Classes(("0", "1", "10"), True, "the model"), [0, 1]),
+    ],
+)
+def test_numbered_as_there(labels: list[int], classes: list[str] | None, to: Classes, expected: list[int]) -> None:
+    data = labelled(labels, classes)
+    found = aligned(data, "the validation data", to)
+    assert found.labels.tolist() == [sample.label for sample in found] == expected
+    assert found.ids == data.ids
+    assert data.labels.tolist() == labels, "what was given is not changed"
+    assert found.subset([1, 0]).labels.tolist() == [expected[1], expected[0]]
+    if found is not data:
+        assert found.classes == to.names and found.named_classes == to.named
+        back = found.only([to.names[expected[0]]])
+        assert len(back) == expected.count(expected[0]) and set(back.labels) == {0}
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "to", "reason"),
+    [
+        ([0, 1], ["bee", "dog"], TRAIN, "only here [dog], only there [ant, cow]"),
+        ([0, 1], ["Bee", "cow"], TRAIN, "only here [Bee], only there [ant, bee]"),
+        ([0, 1], None, TRAIN, "numbers are no names, and there are 2 and 3"),
+        ([0, 3], None, TRAIN, "there are 4 and 3"),
+        ([0, 1], ["bee", "cow"], NUMBERS, "numbers are no names"),
+        ([0, 1, 2], ["0", "2", "1"], NUMBERS, "the same numbers in another order"),
+        ([0, 1, 2, 3], None, Classes(("0", "1", "10", "2", "3"), True, "the model"), "numbers are no names"),
+    ],
+)
+def test_refused(labels: list[int], classes: list[str] | None, to: Classes, reason: str) -> None:
+    with pytest.raises(DataError, match=re.escape(reason)) as caught:
+        aligned(labelled(labels, classes), "the validation data", to)
+    assert str(caught.value).startswith("the validation data's classes [")
+
+
+def test_some_classes_of_a_set_are_numbered_by_name_too() -> None:
+    some = labelled([0, 1, 2, 3, 1], ["ant", "bee", "cow", "dog"]).only(["cow", "bee"])
+    found = aligned(some, "the validation data", TRAIN)
+    assert found.labels.tolist() == [1, 2, 1]
+    assert found.only(["cow"]).ids == some.only(["cow"]).ids
+    assert [part.classes for part in found.split(0.5)] == [TRAIN.names] * 2

@@ -1,0 +1,357 @@
+"""Folders as people have them: splits and masks in place of classes, names in two spellings, links."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart import data
+from headstart.common.errors import DataError, DataWarning, ImageError
+from headstart.data import read_file
+from headstart.data.dataset import Skipped, Unread
+from headstart.data.layouts import layout_of
+
+pytestmark = pytest.mark.neutral
+
+
+def picture(path: Path, grey: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 5), (grey, grey, grey)).save(path)
+    return path
+
+
+def classes(root: Path, *names: str, count: int = 2) -> Path:
+    for k, name in enumerate(names):
+        for i in range(count):
+            picture(root / name / f"{i}.png", 20 * k + i)
+    return root
+
+
+# What is no folder of classes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train", "val"),
+        ("Train", "Test"),
+        ("training", "validation", "testing"),
+        ("train2017", "val2017", "annotations"),
+        ("trainA", "trainB", "testA", "testB"),
+        ("Training Set", "Test Set"),
+        ("train", "valid", "docs"),
+        ("fold1", "fold2", "fold3"),
+        ("Fold A", "Fold B"),
+        ("x_images_part_1", "x_images_part_2"),
+        ("batch_0", "batch_1"),
+        ("Trainingsdaten", "Testdaten"),
+        ("entraînement", "validation"),
+        ("训练集", "测试集"),
+        ("train", "extra"),
+    ],
+)
+def test_the_parts_of_a_split_are_no_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        classes(tmp_path / part, "cat", "dog")
+    with pytest.raises(DataError, match=r"not classes.*classes=\[") as caught:
+        data.folder(tmp_path)
+    assert all(repr(part) in str(caught.value) for part in parts)
+    if layout_of(parts) != "folds":
+        assert f"--data {tmp_path / parts[0]}" in str(caught.value)
+    assert data.folder(tmp_path / parts[0]).classes == ("cat", "dog")
+    assert data.folder(tmp_path, classes=parts).classes == parts
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("images", "masks"), ("imgs", "labels"), ("JPEGImages", "Annotations", "ImageSets"), ("rgb", "depth")],
+)
+def test_images_beside_their_masks_are_no_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="images and what belongs to them"):
+        data.folder(classes(tmp_path, *parts))
+    assert data.folder(tmp_path, classes=parts).classes == parts
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("bus", "plane", "train"),
+        ("plane", "train"),
+        ("control", "test"),
+        ("invalid", "valid"),
+        ("mask", "no mask"),
+        ("drawings", "photos"),
+        ("red label", "white label"),
+        ("bus", "test-dev"),
+        ("batch_1", "hatch_1"),
+        ("class_1", "class_2"),
+        ("steam train", "toy train"),
+        ("depart1", "depart2"),
+    ],
+)
+def test_classes_may_be_called_so(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert data.folder(classes(tmp_path, *names)).classes == names
+
+
+def test_a_split_is_told_by_the_classes_in_its_parts(tmp_path: Path) -> None:
+    """However many other folders lie beside."""
+    extra = [f"other{i}" for i in range(5)]
+    classes(tmp_path, *extra)
+    assert layout_of([*extra, "train", "val"]) is None
+    for part in ("train", "val"):
+        classes(tmp_path / part, "cat", "dog")
+    with pytest.raises(DataError, match="parts of a split"):
+        data.folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts", [("cats_train", "cats_val", "dogs_train", "dogs_val"), ("cars_test", "cars_train"),
+              ("bounding_box_test", "bounding_box_train", "gallery", "query")]
+)  # fmt: skip
+def test_a_split_in_the_names_of_the_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="split in their names"):
+        data.folder(classes(tmp_path, *parts))
+    assert data.folder(tmp_path, classes=parts).classes == parts
+
+
+def test_the_same_folders_in_every_class_are_warned_of(tmp_path: Path) -> None:
+    """Years, or the classes themselves, below the cameras that saw them."""
+    for name in ("amazon", "webcam"):
+        classes(tmp_path / name, "bike", "mug")
+    with pytest.warns(DataWarning, match=r"classes 'amazon', 'webcam'.*same folders, 'bike', 'mug'"):
+        assert data.folder(tmp_path).classes == ("amazon", "webcam")
+    assert len(data.folder(tmp_path, classes=["amazon", "webcam"])) == 8
+    picture(tmp_path / "amazon" / "more" / "0.png")
+    assert data.folder(tmp_path).classes == ("amazon", "webcam")
+
+
+def test_a_level_above_and_a_level_below(tmp_path: Path) -> None:
+    classes(tmp_path / "set" / "images" / "train", "cat", "dog")
+    classes(tmp_path / "set" / "images" / "val", "cat", "dog")
+    with pytest.raises(DataError, match=r"only one class folder, 'images'.*holds a split.*images/train"):
+        data.folder(tmp_path / "set")
+    with pytest.raises(DataError, match=r"only one class folder, 'set'"):
+        data.folder(tmp_path)
+    for name in ("cat", "dog"):
+        classes(tmp_path / "mixed" / name, "train", "test")
+    with pytest.raises(DataError, match=r"parts of a split \(cat/test, cat/train\)"):
+        data.folder(tmp_path / "mixed")
+    assert len(data.folder(tmp_path / "mixed", classes=["cat", "dog"])) == 8
+
+
+def test_a_table_an_address_or_a_file_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text("file,label\na.png,cat\n")
+    Path("photos.zip").write_bytes(b"PK\x03\x04" + bytes(30))
+    picture(Path("a.png"))
+    for text, reason in {
+        "labels.csv": r"is a table or list \(CSV\).*hs\.data\.arrays",
+        "./labels.csv": "is a table or list",
+        "photos.zip": "ZIP archive.*unpack it",
+        "a.png": "is one image",
+        "hf://pets": "is an address.*hf download",
+        "s3://bucket/pets": "is an address.*aws s3 sync",
+        "https://example.org/pets.zip": "is an address",
+        "gone.csv": "there is no file or folder",
+        "./gone": "does not exist",
+    }.items():
+        with pytest.raises(DataError, match=reason):
+            data.open_data(text)
+        if "gone" not in text:
+            with pytest.raises(DataError, match=reason):
+                data.folder(text)
+    for other in (None, 3, ["a", "b"]):
+        with pytest.raises(DataError, match="expected a path"):
+            data.folder(other)  # type: ignore[arg-type]
+    os.mkfifo("pipe")
+    with pytest.raises(DataError, match="neither a folder nor a regular file"):
+        data.folder("pipe")
+    with pytest.raises(DataError, match="path of the data folder is empty"):
+        data.open_data("")
+    with pytest.raises(DataError, match="is an address"):
+        data.folder(Path("s3://bucket/pets"))
+
+
+def test_a_folder_called_like_a_data_set_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert data.open_data("digits").name == "digits"
+    classes(Path("digits"), "one", "two")
+    with pytest.raises(DataError, match=r"write \./digits for the folder, or builtin:digits"):
+        data.open_data("digits")
+    assert data.open_data("./digits").classes == ("one", "two")
+    assert len(data.open_data("builtin:digits")) == 1797
+
+
+# Links ------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
+    root = classes(tmp_path / "root", "cat", "dog")
+    (root / "owl").symlink_to(tmp_path / "disk" / "owl")
+    (root / "cat" / "9.png").symlink_to(tmp_path / "disk" / "9.png")
+    with pytest.raises(DataError, match=r"root/owl is a link to .*not mounted.*cat/9\.png is a link"):
+        data.folder(root)
+    opened = data.folder(root, on_error="skip")
+    assert opened.classes == ("cat", "dog") and len(opened) == 4
+    assert [(Path(one.path).name, type(one)) for one in opened.skipped] == [("owl", Unread), ("9.png", Unread)]
+    named = data.folder(root, on_error="skip", classes=["cat", "dog", "owl"])
+    assert named.classes == ("cat", "dog", "owl") and len(named) == 4
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    (root / "cat" / "0.png").write_bytes(b"damaged")
+
+    def failing(path: str) -> bytes:
+        if path.endswith("dog/1.png"):
+            raise ImageError(path, "cannot be read: Input/output error")
+        return read_file(path)
+
+    monkeypatch.setattr("headstart.data.dataset.read_file", failing)
+    skipped = data.folder(root, on_error="skip").skipped
+    assert [(Path(one.path).name, type(one)) for one in skipped] == [("0.png", Skipped), ("1.png", Unread)]
+
+
+def test_a_picture_that_breaks_off_can_be_left_out(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    cut = root / "dog" / "1.png"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    opened = data.folder(root)
+    with pytest.raises(ImageError, match=r'1\.png: .*breaks off.*leave out.*on_error="skip" \(--on-error skip\)'):
+        opened[3]
+    ((path, reason),) = data.folder(root, on_error="skip").skipped
+    assert path == str(cut) and "breaks off" in reason and "skip" not in reason
+
+
+def test_links_up_do_not_give_every_picture_again(tmp_path: Path) -> None:
+    root = classes(tmp_path / "root", "ant", "bee")
+    (root / "all").symlink_to(".")
+    (root / "ant" / "up").symlink_to(tmp_path)
+    opened = data.folder(root)
+    assert opened.classes == ("ant", "bee") and len(opened) == 4
+    assert {os.path.relpath(one.path, root) for one in opened.skipped} == {"all", "ant/up"}
+
+
+def test_one_folder_under_two_classes(tmp_path: Path) -> None:
+    root = classes(tmp_path / "root", "cat", "dog")
+    (root / "ant").symlink_to(root / "dog")
+    with pytest.raises(
+        DataError, match=r"root/ant is the same folder as .*root/dog.*twice, as 'dog' and as 'ant'"
+    ):
+        data.folder(root)
+    opened = data.folder(root, on_error="skip")
+    assert opened.classes == ("cat", "dog")
+    (root / "ant").unlink()
+    (root / "cat" / "more").symlink_to(root / "dog")
+    with pytest.raises(DataError, match="as 'dog' and as 'cat'"):
+        data.folder(root)
+    opened = data.folder(root, on_error="skip")
+    assert np.bincount(opened.labels).tolist() == [2, 2]
+
+
+# Names ------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_kept_composed_and_two_spellings_are_refused(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cafe\u0301", "dog")
+    assert data.folder(root).classes == ("caf\xe9", "dog")
+    assert data.folder(root, classes=["dog", "caf\xe9"]).classes == ("dog", "caf\xe9")
+    assert data.folder(root, classes=["dog", "cafe\u0301"]).labels.tolist() == [0, 0, 1, 1]
+    classes(root, "caf\xe9")
+    for named in (None, ["dog", "caf\xe9"]):
+        with pytest.raises(DataError, match=r"look the same: 'cafe\\u0301', 'caf\\xe9'"):
+            data.folder(root, classes=named)
+
+
+@pytest.mark.parametrize("twin", ["cat ", " cat", "cat\u200b", "\ufeffcat"])
+def test_names_that_look_the_same_are_refused_unless_both_are_named(tmp_path: Path, twin: str) -> None:
+    root = classes(tmp_path, "cat", "dog", twin)
+    with pytest.raises(DataError, match="look the same") as caught:
+        data.folder(root)
+    assert ascii(twin) in str(caught.value)
+    assert data.folder(root, classes=["cat", "dog", twin]).classes == ("cat", "dog", twin)
+
+
+# classes= ---------------------------------------------------------------------------------------------------
+
+
+def test_classes_in_the_order_given_and_some_without_a_folder(tmp_path: Path) -> None:
+    root = classes(tmp_path, "bee", "ant")
+    (root / "empty").mkdir()
+    opened = data.folder(root, classes=["owl", "bee", "empty", "ant"])
+    assert opened.classes == ("owl", "bee", "empty", "ant")
+    assert opened.labels.tolist() == [1, 1, 3, 3]
+    assert Path(opened.source_name(0)).parent.name == "bee"
+
+
+def test_folders_that_classes_does_not_name(tmp_path: Path) -> None:
+    root = classes(tmp_path, "bee", "ant", "owl")
+    with pytest.raises(DataError, match="classes= does not name: 'owl'"):
+        data.folder(root, classes=["ant", "bee"])
+    opened = data.folder(root, on_error="skip", classes=["ant", "bee"])
+    assert len(opened) == 4 and [Path(one.path).name for one in opened.skipped] == ["owl"]
+    assert data.folder(root, "skip", classes=["ant"]).classes == ("ant",)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("ab", "list of names"),
+        ([1.5, 2], "list of names"),
+        ({"ant": 0}, r"dict; expected a list of names, in the order.*\.values\(\)"),
+        ({"ant", "bee"}, r"set; expected.*in the order of their numbers: sorted\(classes\)"),
+        ([None, "ant"], "holds None; .*none missing"),
+        (["ant", ""], "holds ''"),
+        (["a", "a"], "twice"),
+        ([], "empty"),
+        (3, "list of"),
+        (["x"], "'x'"),
+    ],
+)
+def test_classes_that_are_none(tmp_path: Path, named: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        data.folder(classes(tmp_path, "ant"), "skip", classes=named)  # type: ignore[arg-type]
+
+
+# What is left out -------------------------------------------------------------------------------------------
+
+
+def test_litter_is_no_class_unless_it_is_named(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    for litter in ("@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "cat/@eaDir/0.png"):
+        picture(root / litter / "SYNOPHOTO_THUMB_M.jpg")
+    opened = data.folder(root)
+    assert opened.classes == ("cat", "dog") and len(opened) == 4 and opened.skipped == ()
+    assert "lost+found" in data.folder(root, classes=["cat", "dog", "lost+found"]).classes
+
+
+def test_images_beside_the_classes_are_said(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    (root / "LICENSE.txt").write_text("free")
+    assert data.folder(root).skipped == ()
+    picture(root / "loose.png")
+    assert [one.reason for one in data.folder(root).skipped] == [
+        "1 image lies beside the class folders, in no class"
+    ]
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    (root / "cat" / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    (root / "cat" / "notes.txt").write_text("two cats")
+    loose = picture(tmp_path / "x.png").rename(tmp_path / "x")
+    with pytest.raises(ImageError, match=r"notes\.txt"):
+        data.images_at([root])
+    opened = data.images_at([root, loose], "skip")
+    assert len(opened) == 6 and opened.classes == ("0",) and not opened.labels.any()
+    assert {Path(one.path).name for one in opened.skipped} == {"cut.jpg", "notes.txt"}
+    assert len(data.images_at(root / "dog")) == len(data.images_at(str(root / "dog" / "0.png"))) + 1 == 2
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"no image files in .*none"):
+        data.images_at([tmp_path / "none"])

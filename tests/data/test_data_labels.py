@@ -1,0 +1,152 @@
+"""Labels as people have them: what is clear works, and what is not is refused without advice that loses any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import DataError, DataWarning
+
+pytestmark = pytest.mark.neutral
+
+X = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
+
+
+class Column:
+    """A column of a table, as pandas has it: an object with `__array__`."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = np.array(values, object)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.values
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["owl", "cat", "owl", "bat"],
+        np.array(["owl", "cat", "owl", "bat"]),
+        Column("owl", "cat", "owl", "bat"),
+        [b"owl", b"cat", b"owl", b"bat"],
+    ],
+)
+def test_names(labels: Any) -> None:
+    data = hs.data.arrays(X, labels)
+    assert (data.classes, data.labels.tolist(), data.named_classes) == (("bat", "cat", "owl"), [2, 1, 2, 0], True)
+    data = hs.data.arrays(X, labels, classes=["owl", "emu", "cat", "bat"])
+    assert (data.classes[1], data.labels.tolist()) == ("emu", [0, 2, 0, 3])
+    with pytest.raises(DataError, match=r"labels \['bat'\] are not in classes \['cat', 'owl'\]; add them"):
+        hs.data.arrays(X, labels, classes=["cat", "owl"])
+
+
+@pytest.mark.parametrize(
+    "labels", [[2, 0, 1, 2], np.array([2, 0, 1, 2], np.uint8), Column(2, 0, 1, 2), np.array([[2], [0], [1], [2]]),
+               (label for label in (2, 0, 1, 2)), range(4)]
+)  # fmt: skip
+def test_numbers(labels: Any) -> None:
+    data = hs.data.arrays(X, labels)
+    assert not data.named_classes and data.labels.dtype == np.int64
+    assert data.classes == tuple(map(str, range(data.labels.max() + 1)))
+
+
+def test_booleans_are_two_classes() -> None:
+    data = hs.data.arrays(X, np.array([False, False, False, False]))
+    assert (data.classes, data.labels.tolist()) == (("0", "1"), [0, 0, 0, 0])
+
+
+REFUSED: dict[str, tuple[Any, str, str]] = {
+    "ragged": ([[0], [0, 1], [1], [2]], "lists of differing lengths", "argmax"),
+    "one-hot": (np.eye(4)[[0, 3, 1, 1]], r"one-hot, exactly one class a row: labels.argmax\(axis=1\)", "multi"),
+    "multi-hot": (np.array([[1, 0], [0, 1], [1, 1], [1, 0]]), "row 2 names 2 classes", "argmax"),
+    "of no class": (np.array([[1, 0], [0, 0], [0, 1], [1, 0]], bool), "row 1 names 0 classes", "argmax"),
+    "shares": (np.full((4, 2), 0.5), "Shares or scores", "argmax"),
+    "numbers of several": (np.arange(8).reshape(4, 2), "multi-label", "argmax"),
+    "fractions": ([0.1, 0.7, 0.2, 1.5], "regression cannot be trained", "astype"),
+    "whole floats": ([0.0, 1.0, 1.0, 0.0], r"labels.astype\(int\)", "regression"),
+    "a hole": ([0.0, 1.0, float("nan"), 0.0], "Label 2 is nan: leave out", "astype"),
+    "a hole among names": (["cat", "dog", None, "cat"], "label 2 is None, a NoneType", "argmax"),
+    "a hole as pandas has it": (Column("cat", float("nan"), "dog", "cat"), "label 1 is nan, a float", "argmax"),
+    "a hole in a list": (["cat", float("nan"), "dog", "cat"], "label 1 is nan, a float", "argmax"),
+    "words and numbers": ([0, "dog", "cat", 1], "label 1 is 'dog', a str", "argmax"),
+    "objects": (Column("cat", 1, "dog", "cat"), "label 1 is 1, a int", "argmax"),
+    "negative": ([0, -1, 1, 0], "label -1 of image 1 is out of range", "argmax"),
+    "a date": ([20240101, 20240102, 20240101, 20240103], r"20240104 classes for 4 images.*np.unique", "argmax"),
+    "an id": ([2**40, 1, 0, 0], "the largest label is 1099511627776", "argmax"),
+    "a huge id": (np.array([2**63, 1, 0, 0], np.uint64), "9223372036854775808", "argmax"),
+    "an id beyond": (Column(2**70, 1, 0, 0), "all of one kind", "argmax"),
+    "none": (None, "labels are a NoneType", "argmax"),
+    "a word": ("cats", "labels are a str", "argmax"),
+    "too few": ([0, 1], "4 images and 2 labels", "argmax"),
+    "one alone": (3, "labels are a int", "argmax"),
+    "masked": (np.ma.array([0, 1, 1, 0], mask=[0, 0, 1, 0]), r"labels: 1 of 4 values are masked", "argmax"),
+    "masked names": (np.ma.array(list("abab"), mask=[0, 0, 1, 1]), r"labels: 2 of 4 values are masked", "argmax"),
+    "other bytes": ([b"caf\xe9", b"caf\xe8", b"cat", b"cat"], r"label 0 is b'caf\\xe9', no text", "argmax"),
+    "no text": (["cat", "", "cat", "dog"], "label 1 is empty text", "argmax"),
+    "no text as bytes": ([b"cat", b"", b"cat", b"dog"], "label 1 is empty text", "argmax"),
+    "a space": (["cat", "cat ", "dog", "dog"], r"'cat', 'cat ' look the same; .*strip", "argmax"),
+    "two spellings": (["caf\u00e9", "cafe\u0301", "a", "a"], "in two spellings", "argmax"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused(kind: str) -> None:
+    labels, reason, unsaid = REFUSED[kind]
+    with pytest.raises(DataError, match=reason) as caught:
+        hs.data.arrays(X, labels)
+    assert unsaid not in str(caught.value)
+
+
+def test_many_classes_with_many_samples_are_fine() -> None:
+    x = np.zeros((200, 1, 1, 3), np.uint8)
+    assert len(hs.data.arrays(x, np.arange(200) * 9).classes) == 199 * 9 + 1
+    assert hs.data.arrays(x, np.arange(200) * 90, classes=[f"c{k}" for k in range(20000)]).labels[-1] == 17910
+
+
+def test_what_masks_nothing_is_what_it_holds() -> None:
+    data = hs.data.arrays(np.ma.array(X), np.ma.array([0, 1, 1, 0]))
+    assert data.labels.tolist() == [0, 1, 1, 0] and type(data.labels) is np.ndarray
+    with pytest.raises(DataError, match="images: 3 of 48 values are masked"):
+        hs.data.arrays(np.ma.array(X, mask=X < 3), [0, 1, 1, 0])
+
+
+def test_names_in_one_column_of_a_table() -> None:
+    assert hs.data.arrays(X, np.array([["b"], ["a"], ["a"], ["b"]], object)).labels.tolist() == [1, 0, 0, 1]
+
+
+def test_one_spelling_in_labels_and_classes() -> None:
+    labels = ["cafe\u0301", "tea", "caf\u00e9", "tea"]
+    for classes in (["tea", "caf\u00e9"], ["tea", "cafe\u0301"]):
+        data = hs.data.arrays(X, labels, classes=classes)
+        assert (data.classes, data.labels.tolist()) == (("tea", "caf\u00e9"), [1, 0, 1, 0])
+
+
+def test_names_that_look_alike_may_be_meant() -> None:
+    assert hs.data.arrays(X, ["a", "a ", "a", "a "], classes=["a ", "a"]).labels.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("missing", ["nan", "None", "<NA>"])
+def test_what_is_missing_as_text(missing: str) -> None:
+    with pytest.warns(DataWarning, match=f"called '{missing}'"):
+        hs.data.arrays(X, ["cat", missing, "dog", "cat"])
+    assert hs.data.arrays(X, ["cat", missing, "dog", "cat"], classes=["cat", "dog", missing]).labels[1] == 2
+
+
+def test_numbers_for_numbers() -> None:
+    """Positions or names: what could be either is refused."""
+    with pytest.raises(DataError, match="label 1 could be either"):
+        hs.data.arrays(X, [1, 2, 2, 1], classes=[1, 2, 3])
+    assert hs.data.arrays(X, [0, 2, 2, 1], classes=[1, 2, 3]).labels.tolist() == [0, 2, 2, 1]
+    assert hs.data.arrays(X, [1, 2, 2, 1], classes=np.arange(3)).labels.tolist() == [1, 2, 2, 1]
+    assert hs.data.arrays(X, [1, 2, 2, 1], classes=["1", "2", "3"]).classes == ("1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    "classes", ["cat", 3, {"a": 1}, {"a", "b"}, [], ["a", "a"], ["a", None], [b"a"], ["a", ""]]
+)
+def test_classes_that_are_none(classes: Any) -> None:
+    with pytest.raises(DataError, match="classes"):
+        hs.data.arrays(X, [0, 0, 0, 0], classes=classes)

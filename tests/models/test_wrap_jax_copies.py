@@ -1,0 +1,96 @@
+"""NNX modules and functions beside their copies: what makes probabilities at the end comes off, and what a copy
+would not compute is refused."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from own import P, X, fit
+
+import headstart as hs
+from headstart.common.errors import SettingError
+from headstart.models.endings import ENDINGS
+from headstart.testing import relative_error
+
+pytestmark = pytest.mark.of("jax")
+
+
+def layers(*more: Any, kind: Any = None, **settings: Any) -> Any:
+    from flax import nnx
+
+    rngs = nnx.Rngs(0)
+    first, last = nnx.Conv(3, 4, (3, 3), rngs=rngs, **settings), nnx.Linear(4, 10, rngs=rngs, **settings)
+    return (kind or nnx.Sequential)(first, nnx.relu, lambda x: x.mean((1, 2)), last, *more)
+
+
+def test_a_softmax_at_the_end_comes_off() -> None:
+    import jax
+    from flax import nnx
+
+    functions = {
+        "softmax": (jax.nn.softmax, partial(nnx.softmax, axis=-1)),
+        "log_softmax": (jax.nn.log_softmax,),
+        "sigmoid": (jax.nn.sigmoid,),
+    }
+    for name, kinds in functions.items():
+        for function in kinds:
+            module = layers(function)
+            logits = hs.forward(hs.wrap(module, preprocess=P), X)["logits"]
+            assert relative_error(ENDINGS[name](logits), np.asarray(module(X))) < 1e-5
+    with pytest.raises(SettingError, match="the head gives probabilities"):
+        hs.wrap(layers(lambda x: jax.nn.softmax(x)), preprocess=P)
+
+
+def test_a_call_of_its_own_is_compared() -> None:
+    from flax import nnx
+
+    class Doubled(nnx.Sequential):
+        def __call__(self, x: Any) -> Any:
+            return 2 * super().__call__(x)
+
+    with pytest.raises(SettingError, match="at its end they differ"):
+        hs.wrap(layers(kind=Doubled), preprocess=P)
+
+
+def test_a_method_that_was_set_is_refused() -> None:
+    module, other = layers(), layers()
+    module.layers[0].shown = other.layers[3].__call__
+    with pytest.raises(SettingError, match=r"layers\.0\.shown is a method that was set on an object"):
+        hs.wrap(module, preprocess=P)
+
+
+def test_linen_is_told_the_way() -> None:
+    from flax import linen
+
+    with pytest.raises(SettingError, match=r"Dense is a flax\.linen module.*two functions"):
+        hs.wrap(linen.Dense(3), preprocess=P, head="linear", classes=3)
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    import jax.numpy as jnp
+
+    module = layers(dtype=jnp.float16, param_dtype=jnp.float16)
+    data = hs.data.digits().subset(np.arange(24)).split(0.75, seed=0)
+    run = fit(hs.wrap(module, preprocess=P), data, tmp_path, epochs=1)
+    assert np.isfinite(run.history["loss"]).all()
+    assert {value.dtype for value in run.model.params.values()} == {np.dtype(np.float16)}
+
+
+def test_a_branch_on_values_is_named() -> None:
+    import jax.numpy as jnp
+    from flax import nnx
+
+    def branch(x: Any) -> Any:
+        return x if x.mean() > 0 else -x
+
+    for look in (branch, lambda x: jnp.asarray(np.asarray(x)), lambda x: x[: int(x.sum())], lambda x: x[x > 0]):
+        net = nnx.Sequential(look, *layers().layers)
+        with pytest.raises(
+            SettingError, match=r"looks at the values of its batch in .*, test_wrap_jax_copies"
+        ) as told:
+            hs.wrap(net, preprocess=P, name="it")
+        assert "preprocess" not in str(told.value)

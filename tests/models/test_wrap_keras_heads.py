@@ -1,0 +1,155 @@
+"""The rest of a Keras model as head: the softmax at its end comes off, what its owner froze stays; and fresh heads
+inside of branches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from own import P, X
+
+import headstart as hs
+from headstart.common.errors import CutError, SettingError
+from headstart.contract import registry
+from headstart.contract.recipe import Place, Recipe
+from headstart.models.endings import ENDINGS
+from headstart.testing import relative_error
+
+pytestmark = pytest.mark.of("keras")
+FRESH: dict[str, Any] = {"preprocess": P, "head": "linear", "classes": 3}
+
+
+@pytest.fixture(scope="module")
+def kinds(backend: str) -> Any:
+    import own_keras_layers
+
+    return own_keras_layers
+
+
+@pytest.mark.parametrize("how", ["dense", "activation", "layer", "operation", "nested", "model", "handed"])
+def test_a_softmax_at_the_end_comes_off(kinds: Any, how: str) -> None:
+    model = kinds.ending(how)
+    before = model.get_config()
+    made = hs.wrap(model, preprocess=P)
+    logits, probabilities = hs.forward(made, X)["logits"], kinds.run(model, X)
+    assert np.abs(logits.sum(1) - 1).max() > 0.01
+    assert relative_error(ENDINGS["softmax"](logits), probabilities) < 1e-5
+    assert relative_error(hs.forward(made, X, "trunk")["trunk"], kinds.run(kinds.ending("none"), X)) < 1e-5
+    assert model.get_config() == before
+    np.testing.assert_array_equal(kinds.run(model, X), probabilities)
+
+
+@pytest.mark.parametrize("name", ["log_softmax", "sigmoid"])
+def test_other_endings(kinds: Any, name: str) -> None:
+    model = kinds.ending("activation", name)
+    assert (
+        relative_error(ENDINGS[name](hs.forward(hs.wrap(model, preprocess=P), X)["logits"]), kinds.run(model, X))
+        < 1e-5
+    )
+
+
+def test_a_softmax_that_cannot_be_taken_off_is_refused(kinds: Any) -> None:
+    for how in ("hand-made", "twice"):
+        with pytest.raises(SettingError, match="the head gives probabilities"):
+            hs.wrap(kinds.ending(how), preprocess=P, name="it")
+
+
+@pytest.mark.parametrize("how", ["layer", "weight", "made so", "inside"])
+def test_what_its_owner_froze_stays(kinds: Any, how: str) -> None:
+    made = hs.wrap(kinds.frozen(how), "cut", preprocess=P)
+    part = made.graph["head"].attrs["part"]
+    names = {"weight": ["0.kernel"], "inside": ["0.kernel", "1.bias"]}
+    expected = names.get(how, ["0.kernel", "1.bias", "2.gamma", "3.beta"])
+    assert sorted(part.fixed) == expected
+    backend = registry.load("keras")
+    graph = made.graph.after("trunk", (16, 16, 3))
+    params = {name: made.params[name] for name in graph.param_shapes()}
+    rates = {f"head.{name}": 0.0 for name in part.fixed}
+    for optimizer in (hs.AdamW(lr=0.1, weight_decay=0.1), hs.SGD(lr=0.1, weight_decay=0.1)):
+        trainer = backend.trainer(graph, params, Recipe(optimizer, 0.0, True, 0, rates), Place("cpu", "float32"))
+        trainer.step(np.float32(hs.forward(made, X, "trunk")["trunk"]), np.arange(5), 0.1)
+        after = trainer.params()
+        moved = {name.removeprefix("head.") for name in params if not np.array_equal(after[name], params[name])}
+        # with its scale and offset, a frozen batch norm keeps its statistics, though others follow the batch
+        kept = {"4.moving_mean", "5.moving_variance"} if how in ("layer", "made so") else set()
+        assert moved == part.shapes.keys() - part.fixed - kept, how
+
+
+def test_a_fresh_head_inside_of_a_branch(kinds: Any) -> None:
+    model = kinds.branched()
+    for cut, shape in (("up", (8, 8, 4)), ("deep", (4, 4, 4)), ("first", (10,))):
+        made = hs.wrap(model, cut, preprocess=P, head="linear", classes=3)
+        assert made.graph.shapes((16, 16, 3))["trunk"] == shape
+    with pytest.raises(SettingError, match="has 2 outputs, so its rest is no head"):
+        hs.wrap(model, "up", preprocess=P)
+    with pytest.raises(CutError, match="a cut at the input"):
+        hs.wrap(model, "input", preprocess=P, head="linear", classes=3)
+
+
+@pytest.mark.parametrize(
+    "how", ["dense", "activation", "layer", "operation", "nested", "model", "handed", "twice"]
+)
+def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(kinds: Any, how: str) -> None:
+    model = hs.wrap(kinds.ending(how), **FRESH)
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], kinds.run(kinds.ending("none"), X)) < 1e-5
+    assert model.graph.shapes((16, 16, 3))["trunk"] == (4,)
+
+
+@pytest.mark.parametrize("how", ["temperature", "clipped", "bounded"])
+def test_what_learns_single_numbers_is_no_classifier(kinds: Any, how: str) -> None:
+    model = kinds.behind(how)
+    assert hs.wrap(model, **FRESH).graph.shapes((16, 16, 3))["trunk"] == (4,)
+    if how == "bounded":
+        with pytest.raises(SettingError, match=r"within \[0, 1\] whatever its features"):
+            hs.wrap(model, preprocess=P)
+    else:
+        rest = hs.wrap(model, preprocess=P)
+        assert rest.graph.shapes((16, 16, 3))["trunk"] == (4,)
+        assert relative_error(hs.predict(rest, X), kinds.run(model, X)) < 1e-5
+
+
+def test_codes_are_no_features(kinds: Any) -> None:
+    with pytest.raises(CutError, match=r"gives int.* expected floating-point numbers"):
+        hs.wrap(kinds.codes(), "codes", **FRESH)
+
+
+@pytest.mark.parametrize("how", ["none", "hand-made", "tanh", "proj", "norm"])
+def test_a_model_that_ends_in_no_classifier_is_taken_whole(kinds: Any, how: str) -> None:
+    model = kinds.end(how)
+    made = hs.wrap(model, **FRESH)
+    assert made.weights == "its own, cut at its end"
+    assert relative_error(hs.forward(made, X, "trunk")["trunk"], kinds.run(model, X)) < 1e-5
+
+
+def test_the_end_is_a_cut_where_a_head_comes_behind_it(kinds: Any) -> None:
+    import keras
+
+    model = kinds.ending("dense", "linear")
+    end = model.layers[-1].name
+    for head in ("linear", keras.Sequential([keras.Input((10,)), keras.layers.Dense(3)])):
+        made = hs.wrap(model, end, preprocess=P, head=head, classes=3)
+        assert relative_error(hs.forward(made, X, "trunk")["trunk"], kinds.run(model, X)) < 1e-5
+    with pytest.raises(CutError, match="leaves nothing to train"):
+        hs.wrap(model, end, preprocess=P)
+    with pytest.raises(CutError, match="the model gives 2 tensors; a fresh classifier takes one"):
+        hs.wrap(kinds.branched(), "output", **FRESH)
+
+
+def test_quantized_layers_stay_what_they_are(backend: str) -> None:
+    """They run frozen; what cannot be drawn or trained is refused."""
+    import keras
+
+    x = keras.Input((5,))
+    dense = [keras.layers.Dense(4, "relu", name=name) for name in ("first", "cut", "last")]
+    net = keras.Model(x, keras.layers.Dense(3)(dense[2](dense[1](dense[0](x)))))
+    for layer in (dense[0], dense[2]):
+        layer.quantize("int8")
+    rows = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    made = hs.wrap(net, "cut", head="linear", classes=3)
+    expected = keras.Model(x, dense[1].output)(rows, training=False)
+    assert relative_error(hs.forward(made, rows, "trunk")["trunk"], keras.ops.convert_to_numpy(expected)) < 1e-5
+    with pytest.raises(SettingError, match=r"layer 'first' \(int8\) is quantized, so its weights cannot be drawn"):
+        made.graph["trunk"].attrs["part"].initial(0)
+    with pytest.raises(SettingError, match=r"layer 'last' \(int8\) behind the cut 'cut' is quantized"):
+        hs.wrap(net, "cut")

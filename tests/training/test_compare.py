@@ -1,0 +1,522 @@
+"""The comparison: its arithmetic, its report, and what becomes of it when a child or the user breaks it off.
+
+A child is a new process that starts its framework, which takes seconds: these are few tests, of whole runs.
+Children are disturbed through a `sitecustomize` on their path, since they take no orders but a `Spec`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart.common.errors import BackendError, CutError, DataError, SettingError, UnknownNameError
+from headstart.contract import registry
+from headstart.store import FeatureStore
+from headstart.training import compare as comparison
+from headstart.training import tensorboard
+from headstart.training.compare import Spec
+from headstart.training.comparison import finish_row, pays_off_after, speedup
+
+MODES = ["scratch", "full", "frozen", "cached", "staged"]
+
+
+def make_images(root: Path, count: int = 20) -> Path:
+    """Two classes of `count` images: dark and light."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 0), ("light", 150)):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(level, level + 100, (24, 30, 3), np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "headstart", "compare", *map(str, arguments)]
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+
+
+def disturbed(folder: Path, code: str) -> dict[str, str]:
+    """An environment in which `code` runs at the start of every child, and of nothing else."""
+    folder.mkdir(exist_ok=True)
+    only_children = 'import sys\nif "headstart.training.compare" in sys.orig_argv:\n'
+    lines = ["import os, resource", "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))", *code.strip().splitlines()]
+    (folder / "sitecustomize.py").write_text(only_children + "\n".join(f"    {line}" for line in lines) + "\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# --- arithmetic
+
+
+@pytest.mark.parametrize(
+    ("extraction", "cached", "frozen", "epochs"),
+    [
+        (10.0, 1.0, 6.0, 2),  # 10 + 2 * 1 = 2 * 6
+        (10.1, 1.0, 6.0, 3),
+        (9.9, 1.0, 6.0, 2),
+        (4.0, 1.0, 6.0, 1),
+        (0.0, 1.0, 6.0, 1),  # found in the cache
+        (10.0, 6.0, 6.0, None),  # never
+        (0.0, 7.0, 6.0, None),
+        (10.0, 1.0, None, None),  # nothing to compare with
+        (1000.0, 0.0, 1.0, 1000),
+    ],
+)
+def test_when_a_cache_has_paid_for_itself(
+    extraction: float, cached: float, frozen: float | None, epochs: int | None
+) -> None:
+    assert pays_off_after(extraction, cached, frozen) == epochs
+    if epochs is not None and frozen is not None:
+        assert extraction + epochs * cached <= epochs * frozen
+        assert epochs == 1 or extraction + (epochs - 1) * cached > (epochs - 1) * frozen
+
+
+@pytest.mark.parametrize(
+    ("frozen", "seconds", "factor"), [(6.0, 2.0, 3.0), (1.0, 4.0, 0.25), (None, 2.0, None), (6.0, 0.0, None)]
+)
+def test_speedup(frozen: float | None, seconds: float, factor: float | None) -> None:
+    assert speedup(frozen, seconds) == factor
+
+
+def row(backend: str, mode: str, seconds: float, extraction: float = 0.0) -> dict[str, Any]:
+    return {
+        "backend": backend, "mode": mode, "extraction_seconds": extraction, "seconds_per_epoch": {"total": seconds}
+    }  # fmt: skip
+
+
+def whole_row(backend: str, mode: str, seconds: float) -> dict[str, Any]:
+    """With all that a report is made of."""
+    phases = {"data": 0.0, "trunk": 0.0, "head": seconds, "total": seconds}
+    accuracies = {"accuracy": 0.5, "val_accuracy": 0.5, "val_loss": 1.0}
+    record = {"epoch": 1, "loss": 1.0, "seconds": phases, "learning_rate": 0.1, "auxiliary_losses": []}
+    return {
+        **row(backend, mode, seconds), **accuracies, "label": f"{backend} {mode}", "cut": None,
+        "history": [record | accuracies], "head_history": [], "seconds_per_epoch": phases, "extracted": 0,
+        "reused": 0, "features_made_by": [], "total_seconds": seconds, "parameters": {"trained": 10, "all": 20},
+        "validation": None, "kernels": None, "settings": {"seed": 0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [["frozen", "cached", "full"], ["cached", "full", "frozen"]])
+def test_rows_are_compared_with_their_own_backends_frozen_row(order: list[str]) -> None:
+    """In whichever order the modes come."""
+    mine = {
+        "frozen": row("a", "frozen", 6.0),
+        "cached": row("a", "cached", 1.0, 9.0),
+        "full": row("a", "full", 12.0),
+    }
+    rows = [row("b", "frozen", 100.0), row("b", "cached", 1.0)]
+    for mode in order:
+        finish_row(mine[mode], rows)
+        rows.append(mine[mode])
+    assert [mine[mode]["speedup_over_frozen"] for mode in ("frozen", "cached", "full")] == [1.0, 6.0, 0.5]
+    assert [mine[mode]["pays_off_after_epochs"] for mode in ("frozen", "cached", "full")] == [None, 2, None]
+
+
+def test_without_a_frozen_row_nothing_is_claimed() -> None:
+    cached = row("a", "cached", 1.0, 9.0)
+    finish_row(cached, [row("b", "frozen", 6.0)])
+    assert (cached["speedup_over_frozen"], cached["pays_off_after_epochs"]) == (None, None)
+
+
+# --- a whole comparison
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, backend: str) -> dict[str, Any]:
+    """Two modes, then all five on the same cache."""
+    root = tmp_path_factory.mktemp("compare")
+    photos = make_images(root / "photos")
+    arguments = ["--data", photos, "--backends", backend, "--size", 32, "--batch-size", 8, "--epochs"]
+    environment = {"HEADSTART_CACHE": str(root / "cache")}
+    found: dict[str, Any] = {"photos": photos, "root": root}
+    first = [2, "--modes", "frozen,cached", "--tensorboard", root / "board"]
+    for name, more in (("first", first), ("second", [1])):
+        out, figures = root / name / "out", root / name / "figures.json"
+        result = run(*arguments, *more, "--device", "cpu", "--out", out, "--json", figures, **environment)
+        assert result.returncode == 0, result.stderr
+        shards = {path: path.stat().st_mtime_ns for path in (root / "cache").rglob("*.safetensors")}
+        written = [json.loads(path.read_text()) for path in (out / "compare.json", figures)]
+        assert written[0] == written[1]
+        found[name] = {"report": written[0], "out": result.stdout, "err": result.stderr, "shards": shards}
+    return found
+
+
+def test_the_report_says_everything(finished: dict[str, Any], backend: str) -> None:
+    report = finished["first"]["report"]
+    assert [(row["backend"], row["mode"]) for row in report["rows"]] == [(backend, "frozen"), (backend, "cached")]
+    for row in report["rows"]:
+        assert row["cut"] == "avgpool"
+        assert 0 <= row["val_accuracy"] <= 1
+        assert row["val_accuracy"] == row["history"][-1]["val_accuracy"]
+        assert len(row["history"]) == 2
+        seconds = row["seconds_per_epoch"]
+        assert seconds.keys() == {"data", "trunk", "head", "total"}
+        assert seconds["total"] == pytest.approx(seconds["data"] + seconds["trunk"] + seconds["head"])
+        assert row["total_seconds"] > seconds["total"]
+    frozen, cached = report["rows"]
+    assert frozen["seconds_per_epoch"]["trunk"] > 0
+    assert cached["seconds_per_epoch"]["trunk"] == 0
+    assert (frozen["extraction_seconds"], frozen["speedup_over_frozen"]) == (0.0, 1.0)
+    assert frozen["pays_off_after_epochs"] is None
+    assert cached["extraction_seconds"] > 0
+    assert (cached["extracted"], cached["reused"], cached["features_made_by"]) == (40, 0, [backend])
+    ratio = frozen["seconds_per_epoch"]["total"] / cached["seconds_per_epoch"]["total"]
+    assert cached["speedup_over_frozen"] == pytest.approx(ratio)
+    assert cached["pays_off_after_epochs"] == pays_off_after(
+        cached["extraction_seconds"], cached["seconds_per_epoch"]["total"], frozen["seconds_per_epoch"]["total"]
+    )
+    np.testing.assert_allclose(
+        frozen["history"][-1]["step_losses"], cached["history"][-1]["step_losses"], rtol=2e-2
+    )
+    assert report["machine"]["cores"] >= 1
+    assert report["machine"]["cpu"]
+    assert report["versions"] == {backend: registry.versions(backend)}
+    assert report["data"] == {
+        "name": "photos", "train": 32, "val": 8, "classes": ["dark", "light"], "skipped": [],
+        "named_classes": True,
+        "split": [{"by": "id", "fraction": 0.8, "seed": 0, "side": "first"}],
+    }  # fmt: skip
+    assert (report["model"]["name"], report["model"]["weights"]) == ("resnet18_half", "tinyimagenet")
+    assert report["model"]["preprocess"]["size"] == 32
+    assert report["settings"]["fit"]["epochs"] == 2
+    assert report["settings"]["backends"] == [backend]
+    assert report["errors"] == {}
+
+
+def test_the_table_has_a_line_a_mode(finished: dict[str, Any], backend: str) -> None:
+    for name, modes in (("first", ["frozen", "cached"]), ("second", MODES)):
+        out = finished[name]["out"]
+        lines = [line.split() for line in out.splitlines()]
+        assert [words[0] for words in lines if words and words[0] in MODES] == modes
+        assert "32 training and 8 validation images, 2 classes; resnet18_half (tinyimagenet) at 32 px" in out
+        assert f"{backend} (" in out
+        assert "compare.json" in out
+    err = finished["first"]["err"].splitlines()
+    assert [line.partition(":")[0] for line in err] == [
+        "photos",
+        *(f"{backend} {mode} epoch {i}" for mode in ("frozen", "cached") for i in (1, 2)),
+    ], "the data once, a line an epoch, and no chatter of frameworks"
+
+
+def test_a_second_comparison_extracts_nothing(finished: dict[str, Any]) -> None:
+    rows = {row["mode"]: row for row in finished["second"]["report"]["rows"]}
+    for mode in ("cached", "staged"):
+        assert (rows[mode]["extracted"], rows[mode]["reused"]) == (0, 40)
+    assert finished["second"]["shards"] == finished["first"]["shards"]
+    assert len(finished["first"]["shards"]) == 2  # training and validation
+    (line,) = (line for line in finished["second"]["out"].splitlines() if line.split()[:1] == ["cached"])
+    assert line.split()[6].endswith("*"), "the table marks features that were there already"
+
+
+def test_all_modes_run_with_one_epoch(finished: dict[str, Any]) -> None:
+    report = finished["second"]["report"]
+    assert [row["mode"] for row in report["rows"]] == MODES
+    for row in report["rows"]:
+        assert len(row["history"]) == 1
+        assert len(row["head_history"]) == (row["mode"] == "staged")
+        assert (row["cut"] is None) == (row["mode"] in ("scratch", "full"))
+        assert (row["pays_off_after_epochs"] is None) or row["mode"] == "cached"
+        assert row["speedup_over_frozen"] > 0
+        assert row["features_made_by"] == ([row["backend"]] if row["mode"] in ("cached", "staged") else [])
+
+
+# --- mistakes, before anything is started
+
+
+def test_each_run_has_a_folder_of_its_own_for_tensorboard(finished: dict[str, Any], backend: str) -> None:
+    folders = {path.name for path in (finished["root"] / "board").iterdir()}
+    assert folders == {f"{backend}-frozen", f"{backend}-cached"}
+
+
+@pytest.fixture
+def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **settings: Any) -> None:
+        pytest.fail("a child was started")
+
+    monkeypatch.setattr(comparison, "_run_child", refuse)
+
+
+@pytest.mark.usefixtures("no_children")
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"backends": ("tf",)}, UnknownNameError, "backend 'tf'; expected one of torch, keras, jax"),
+        ({"modes": ("cached", "cashed")}, UnknownNameError, "mode 'cashed'"),
+        ({"modes": ()}, UnknownNameError, "scratch, full, frozen, cached, staged"),
+        ({"cut": "layer9"}, CutError, "layer9"),
+        ({"cut": "layer4.0.conv1"}, CutError, "layer4.0"),
+        ({"model": "resnet9"}, UnknownNameError, "resnet9"),
+        ({"data": "flours"}, UnknownNameError, "flours"),
+        ({"data": "no/such"}, DataError, "no/such"),
+        ({"split": 2.0}, SettingError, "between 0 and 1"),
+        ({"size": 0}, SettingError, "size"),
+        ({"head": ()}, SettingError, "head"),
+        ({"fit": {"epochs": 0}}, SettingError, "epochs=0; expected an integer of 1 or more"),
+        ({"fit": {"optimizer": "adam"}}, UnknownNameError, "optimizer 'adam'"),
+        ({"fit": {"dtype": "float64"}}, SettingError, "dtype='float64'"),
+        ({"fit": {"device": "tpu"}}, UnknownNameError, "device 'tpu'; expected one of auto, cpu, cuda"),
+    ],
+)
+def test_a_mistake_is_found_first(
+    tmp_path: Path, backend: str, change: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    spec = Spec(**{"data": "digits", "backends": (backend,), **change})
+    with pytest.raises(error) as caught:
+        comparison.run_spec(spec, tmp_path / "out")
+    assert text in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_children")
+def test_backends_named_wrongly(backend: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=f"named twice: {backend}"):
+        comparison.run_spec(Spec(backends=(backend, backend)))
+    for missing in set(registry.names()) - set(registry.installed()):
+        with pytest.raises(BackendError, match=rf"pip install 'headstart\[{missing}\]'"):
+            comparison.run_spec(Spec(backends=(backend, missing)))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingError, match="cannot be written"):
+        comparison.run_spec(Spec(backends=(backend,)), tmp_path / "file" / "out")
+
+
+@pytest.mark.usefixtures("no_children")
+def test_what_is_written_meanwhile_must_be_possible(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for option in ("tensorboard", "profile"):
+        with pytest.raises(SettingError, match=f"^{option}=.*nothing can be written there"):
+            comparison.run_spec(Spec(backends=(backend,), fit={option: str(tmp_path / "file")}))
+    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"pip install 'headstart\[tensorboard\]'"):
+        comparison.run_spec(Spec(backends=(backend,), fit={"tensorboard": str(tmp_path / "new")}))
+
+
+@pytest.mark.parametrize("option", ["--backends", "--modes", "--cut"])
+def test_a_mistake_ends_the_command_with_2(tmp_path: Path, backend: str, option: str) -> None:
+    arguments = {"--backends": backend, "--out": tmp_path / "out", option: "nonsense"}
+    result = run(*(part for pair in arguments.items() for part in pair))
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "nonsense" in line
+    assert not (tmp_path / "out").exists()
+
+
+# --- children that fail
+
+
+def test_a_child_that_crashes_is_reported_and_the_rows_are_kept(
+    finished: dict[str, Any], tmp_path: Path, backend: str
+) -> None:
+    """The second mode ends the process without a word to Python."""
+    environment = disturbed(
+        tmp_path / "site",
+        """
+import importlib
+module = importlib.import_module("headstart.training.fit")
+fit, calls = module.fit, []
+def crashing(*args, **settings):
+    calls.append(settings["mode"])
+    if len(calls) == 2:
+        import warnings
+        from headstart.common import errors
+        warnings.warn("the weights have left", errors.DivergedWarning)
+        warnings.warn("as the parent has said", errors.DataWarning)
+        os.write(2, b"the last words")
+        os.abort()
+    return fit(*args, **settings)
+module.fit = crashing
+""",
+    )
+    result = run(
+        "--data", finished["photos"], "--backends", backend, "--modes", "cached,frozen,full", "--epochs", 1,
+        "--size", 32, "--batch-size", 8, "--device", "cpu", "--out", tmp_path / "out", **environment,
+    )  # fmt: skip
+    assert result.returncode == 1
+    report = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [row["mode"] for row in report["rows"]] == ["cached"]
+    error = report["errors"][backend]
+    assert error["type"] == "crash"
+    assert f"the {backend} process ended with signal {int(signal.SIGABRT)}" in error["message"]
+    assert "the last words" in error["message"]
+    assert f"error: {backend}: the {backend} process ended" in result.stderr
+    assert "warning: the weights have left\n" in result.stderr and "as the parent has said" not in result.stderr
+    assert any(line.split()[:1] == ["cached"] for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("os.abort()", f"signal {int(signal.SIGABRT)}"),
+        ("os._exit(7)", "exit code 7"),
+        ("sys.exit('no framework today')", "exit code 1"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1 << 20], ids=["small", "larger-than-a-pipe"])
+def test_a_child_that_never_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, code: str, how: str, size: int
+) -> None:
+    """It has not even read what it is to do; with much to read, writing to it fails."""
+    if code.startswith("sys.exit"):
+        # An exception in sitecustomize is ignored; one in the module is not.
+        code = f"import headstart.progress\nheadstart.progress.report_to = lambda f: {code}"
+    for name, value in disturbed(tmp_path / "site", code).items():
+        monkeypatch.setenv(name, value)
+    events: list[Any] = []
+    rows: list[dict[str, Any]] = []
+    spec = Spec(data="x" * size, backends=(backend,))
+    error = comparison._run_child(spec, backend, rows.append, events.append)
+    assert error is not None
+    assert error["type"] == "crash"
+    assert f"ended with {how}" in error["message"]
+    assert (rows, events) == ([], [])
+
+
+def test_the_other_backends_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """The first backend's child dies; the second one, under another name for lack of a second framework, runs."""
+    real = comparison._run_child
+    started = []
+
+    def run_child(spec: Spec, name: str, *more: Any) -> Any:
+        started.append(name)
+        if name == "second":
+            more[0](whole_row("second", "cached", 1.0))
+            return None
+        return real(spec, name, *more)
+
+    monkeypatch.setattr(comparison, "_run_child", run_child)
+    monkeypatch.setattr(comparison.backends, "choose", lambda name: name)
+    monkeypatch.setattr(comparison.backends, "versions", lambda name: {})
+    for name, value in disturbed(tmp_path / "site", "os._exit(3)").items():
+        monkeypatch.setenv(name, value)
+    report = comparison.run_spec(Spec(backends=(backend, "second")), tmp_path / "out")
+    assert started == [backend, "second"]
+    assert report["errors"].keys() == {backend}
+    assert [one["backend"] for one in report["rows"]] == ["second"]
+    assert json.loads((tmp_path / "out" / "compare.json").read_text()) == json.loads(json.dumps(report))
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert f"the {backend} process ended with exit code 3" in page
+    assert "second cached" in page
+
+
+def test_what_a_child_refuses_is_a_mistake(tmp_path: Path, backend: str) -> None:
+    """Images are decoded by the children alone."""
+    photos = make_images(tmp_path / "photos")
+    broken = photos / "dark" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    result = run("--data", photos, "--backends", backend, "--modes", "cached", "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[1].startswith(f"error: {backend}: {broken}: ")
+    assert result.stderr.count("\n") == 2
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["errors"][backend]["type"] == "ImageError"
+
+
+# --- Ctrl-C
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+
+
+def interrupt(arguments: list[str], environment: dict[str, str], ready: Callable[[], bool]) -> tuple[int, str]:
+    """Start a comparison, send SIGINT to it alone as soon as `ready()`, and see that both processes end.
+    Returns exit code and standard error."""
+    with subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    ) as parent:
+        deadline = time.monotonic() + 120
+        while not ready() and parent.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        started = children(parent.pid)
+        parent.send_signal(signal.SIGINT)
+        _, err = parent.communicate(timeout=60)
+    assert len(started) == 1, err
+    assert not any(map(is_running, started))
+    return parent.returncode, err
+
+
+@needs_proc
+def test_ctrl_c_in_extraction_keeps_the_features(tmp_path: Path, backend: str) -> None:
+    photos = make_images(tmp_path / "photos", 120)
+    # Shards of seven rows, written slowly.
+    environment = disturbed(
+        tmp_path / "site",
+        """
+import time
+from headstart.store import writer
+writer.SHARD_NBYTES = 7 * 84 * 2
+flush = writer.ShardWriter._flush
+def slow(self):
+    time.sleep(0.05)
+    flush(self)
+writer.ShardWriter._flush = slow
+""",
+    )
+    arguments = command(
+        "--data", photos, "--backends", backend, "--modes", "cached", "--model", "lenet", "--batch-size", 3,
+        "--device", "cpu", "--out", tmp_path / "out",
+    )  # fmt: skip
+    code, err = interrupt(
+        arguments, environment, lambda: len(list(FeatureStore().folder.glob("*/*.safetensors"))) >= 3
+    )
+    assert code == 130, err
+    assert "Traceback" not in err
+    said = re.match(r"interrupted: the features of (\d+) of \d+ images are kept; ", err.splitlines()[-1])
+    assert said, err
+    kept = int(said[1])
+    assert kept >= 21 - 3  # the batch that completed the third shard may not be counted yet
+    assert FeatureStore().trunks()[0].rows >= kept
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"] == []
+
+
+@needs_proc
+def test_ctrl_c_in_training_ends_both_processes(finished: dict[str, Any], tmp_path: Path, backend: str) -> None:
+    environment = disturbed(
+        tmp_path / "site",
+        f"""
+import importlib
+fit = importlib.import_module("headstart.training.fit")
+epoch = fit._epoch
+def noted(*args):
+    record = epoch(*args)
+    open({str(tmp_path / "epoch")!r}, "w").close()
+    return record
+fit._epoch = noted
+""",
+    )
+    arguments = command(
+        "--data", finished["photos"], "--backends", backend, "--modes", "frozen", "--size", 32, "--batch-size", 8,
+        "--epochs", 5000, "--device", "cpu", "--out", tmp_path / "out",
+    )  # fmt: skip
+    code, err = interrupt(arguments, environment, (tmp_path / "epoch").exists)
+    assert code == 130, err
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err

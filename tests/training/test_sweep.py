@@ -1,0 +1,216 @@
+"""A grid of heads on one cache: each is the head that `fit` trains alone, ranked by what it reaches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from typer.testing import CliRunner
+
+import headstart as hs
+from headstart.cli.main import app
+from headstart.common.errors import SettingError
+from headstart.contract.heads import chain_of
+from headstart.data import Dataset
+from headstart.graph import Builder
+from headstart.models import Model
+from headstart.training import sweep as sweeping
+
+CLASSES = ["dim", "red", "green"]
+GRID: dict[str, Any] = {"lr": [0.003, 0.03], "weight_decay": [0.0, 0.3], "seed": [0, 4]}
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Dataset, Dataset]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 160, (70, 32, 32, 3), np.uint8)
+    labels = np.arange(70) % 3
+    for k in (1, 2):
+        images[labels == k, :, :, k - 1] += 60
+    return hs.data.arrays(images, labels, classes=CLASSES).split(0.7)
+
+
+def made(head: Any = "linear") -> Model:
+    return hs.model("resnet18_half", classes=CLASSES, size=32, head=head)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return made()
+
+
+@pytest.fixture(scope="module")
+def deep() -> Model:
+    """With three linear layers behind the trunk."""
+    return made([12, 10])
+
+
+# Behind "layer4.1", where features are maps, there is a pooling first.
+@pytest.mark.parametrize(
+    ("cut", "kind", "settings"),
+    [
+        ("avgpool", hs.AdamW(), {"schedule": "cosine", "label_smoothing": 0.1}),
+        ("avgpool", hs.SGD(nesterov=True), {"warmup": 0.3}),
+        ("layer4.1", hs.AdamW(beta1=0.8), {}),
+        ("layer4.1", hs.SGD(momentum=0.0), {}),
+        ("avgpool", hs.AdamW(), {"memory": 256 * 4 * 8 * 8}),
+    ],
+)
+def test_each_head_is_the_one_trained_alone(
+    model: Model,
+    deep: Model,
+    data: tuple[Dataset, Dataset],
+    backend: str,
+    cut: str,
+    kind: Any,
+    settings: dict[str, Any],
+) -> None:
+    model = model if cut == "avgpool" else deep
+    common: dict[str, Any] = {"cut": cut, "epochs": 3, "batch_size": 8, "backend": backend, "dtype": "float32"}
+    common |= settings
+    found = hs.sweep(model, *data, grid=GRID, optimizer=kind, **common)
+    assert len(found.runs) == 8
+    assert found.at_once == 4  # those of one seed
+    for run, point in list(zip(found.runs, found.points, strict=True))[::3]:
+        optimizer = type(kind)(**{**vars(kind), "lr": point["lr"], "weight_decay": point["weight_decay"]})
+        alone = hs.fit(model, *data, optimizer=optimizer, seed=int(point["seed"]), **common)
+        for record, expected in zip(run.history, alone.history, strict=True):
+            assert_allclose(record.step_losses, expected.step_losses, rtol=2e-4)
+            assert_allclose(record.val_loss, expected.val_loss, rtol=2e-4)
+            assert_allclose(record.learning_rate, expected.learning_rate, rtol=1e-6)
+            assert abs(record.accuracy - expected.accuracy) <= 1 / 40  # a sample on the border
+        for name, value in alone.model.params.items():
+            scale = np.abs(value).max()
+            assert_allclose(run.model.params[name], value, atol=3e-3 * scale, err_msg=name)
+        repeated = {key for key in alone.settings if key != "features"}
+        assert {key: run.settings[key] for key in repeated} == {key: alone.settings[key] for key in repeated}
+
+
+def test_the_ranking(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
+    found = hs.sweep(model, *data, grid={"lr": [1e-6, 1e-4, 0.01]}, epochs=2, batch_size=8, backend=backend)
+    rows = found.table()
+    keys = [(-row["val_accuracy"], row["val_loss"]) for row in rows]
+    assert keys == sorted(keys)
+    assert sorted(row["lr"] for row in rows) == [1e-6, 1e-4, 0.01]
+    assert rows[0]["lr"] == 0.01 == found.best.settings["optimizer"]["head"]["lr"]
+    for run, row in zip(found.runs, rows, strict=True):
+        evaluation = run.evaluate(data[1])
+        assert evaluation.accuracy == row["val_accuracy"]
+        assert_allclose(evaluation.loss, row["val_loss"], rtol=1e-2)  # the features were stored as float16
+    trunk = [name for name in model.params if not name.startswith("fc.")]
+    assert len(trunk) == len(model.params) - 2
+    assert all(np.array_equal(found.best.model.params[name], model.params[name]) for name in trunk)
+
+
+def test_one_that_diverges_comes_last(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
+    settings: dict[str, Any] = {"optimizer": hs.SGD(), "epochs": 4, "batch_size": 8, "backend": backend}
+    with np.errstate(all="ignore"):
+        found = hs.sweep(model, *data, grid={"lr": [1e30, 0.01]}, **settings)
+        alone = hs.fit(model, *data, lr=0.01, **settings)
+    assert found.points[0] == {"lr": 0.01}
+    assert_allclose(found.best.history[-1].loss, alone.history[-1].loss, rtol=2e-4)  # its neighbour does no harm
+
+
+def test_heads_that_cannot_be_side_by_side(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
+    """A convolution behind the cut, and dropout: one after the other, and the same as alone."""
+    grid = {"lr": [0.001, 0.01]}
+    for one, cut in ((model, "layer4.0"), (made([8, 0.5]), None)):
+        settings: dict[str, Any] = {"cut": cut, "epochs": 2, "batch_size": 8, "backend": backend, "seed": 3}
+        found = hs.sweep(one, *data, grid=grid, optimizer="sgd", **settings)
+        assert found.at_once == 1
+        alone = hs.fit(one, *data, optimizer="sgd", lr=found.points[1]["lr"], **settings)
+        assert_allclose(
+            [record.loss for record in found.runs[1].history], [record.loss for record in alone.history], rtol=1e-5
+        )
+
+
+def test_groups_of_as_many_as_there_is_room_for(
+    model: Model, data: tuple[Dataset, Dataset], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"grid": {"lr": [0.001, 0.003, 0.01]}, "epochs": 1, "backend": backend}
+    whole = hs.sweep(model, *data, **settings)
+    monkeypatch.setattr(sweeping, "MAX_NBYTES", 2 * 4 * (256 * 3 + 3))
+    halves = hs.sweep(model, *data, **settings)
+    assert (whole.at_once, halves.at_once) == (3, 2)
+    assert whole.points == halves.points
+    for a, b in zip(whole.table(), halves.table(), strict=True):
+        assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
+
+
+def test_which_heads_are_chains() -> None:
+    b = Builder()
+    x = b.add("fc1", "linear", b.add("flat", "flatten", "input", features=12), in_features=12, out_features=4)
+    chain = chain_of(b.graph(b.add("fc2", "linear", b.add("act", "gelu", x), in_features=4, out_features=2)))
+    assert chain is not None and chain.before is not None
+    assert [node.name for node in chain.layers] == ["fc1", "act", "fc2"]
+    assert chain.before.output == "flat"
+    b = Builder()
+    chain = chain_of(b.graph(b.add("fc", "linear", b.add("act", "relu", "input"), in_features=4, out_features=2)))
+    assert chain is not None and chain.before is not None and chain.before.output == "act"
+    b = Builder()
+    chain = chain_of(b.graph(b.add("fc", "linear", "input", in_features=4, out_features=2)))
+    assert chain is not None and chain.before is None
+    b = Builder()
+    x = b.add("fc", "linear", b.add("drop", "dropout", "input", rate=0.5), in_features=4, out_features=2)
+    assert chain_of(b.graph(x)) is None
+    b = Builder()
+    assert chain_of(b.graph(b.add("norm", "layer_norm", "input", channels=4))) is None
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({}, "any of lr, weight_decay, seed"),
+        ({"momentum": [0.9]}, "any of lr, weight_decay, seed"),
+        ({"lr": 0.1}, "expected a list"),
+        ({"lr": []}, "expected a list"),
+        ({"lr": [0.1, 0.1]}, "a value twice"),
+        ({"lr": [-0.1]}, "lr=-0.1"),
+        ({"weight_decay": [-1.0]}, "weight_decay=-1.0"),
+        ({"seed": [0.5]}, "expected integers"),
+        ({"seed": [-1]}, "seed=-1"),
+    ],
+)
+def test_grids_that_are_none(
+    model: Model, data: tuple[Dataset, Dataset], backend: str, grid: Any, message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        hs.sweep(model, *data, grid=grid, backend=backend)
+    with pytest.raises(SettingError, match="val=None"):
+        hs.sweep(model, data[0], None, grid={"lr": [0.1]}, backend=backend)  # type: ignore[arg-type]
+
+
+def test_on_features_without_images(
+    model: Model, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path
+) -> None:
+    whole = [hs.extract(model, one, backend=backend) for one in data]
+    saved = [hs.load_features(one.save(tmp_path / str(k))) for k, one in enumerate(whole)]
+    settings: dict[str, Any] = {"grid": {"lr": [0.001, 0.01]}, "epochs": 1, "backend": backend}
+    expected = hs.sweep(model, *data, **settings)
+    found = hs.sweep(model, *saved, **settings)
+    assert found.points == expected.points
+    assert_allclose(found.best.history[-1].loss, expected.best.history[-1].loss, rtol=1e-5)
+
+
+@pytest.mark.of("torch")
+def test_the_command(tmp_path: Path) -> None:
+    arguments = ["sweep", "--data", "digits", "--epochs", "1", "--size", "32"]
+    options = ["--lr", "0.001,0.01", "--seeds", "0,1", "--top", "2"]
+    report = tmp_path / "figures.json"
+    options += ["--json", str(report), "--out", str(tmp_path / "best")]
+    result = CliRunner().invoke(app, [*arguments, *options, "--backend", "torch"])
+    assert result.exit_code == 0, result.output
+    assert "4 heads, 2 at once" in result.output
+    rows = json.loads(report.read_text())["rows"]
+    assert len(rows) == 4
+    shown = [line.split()[0] for line in result.output.splitlines() if line.strip().startswith("0.0")]
+    assert shown == [f"{row['lr']:g}" for row in rows[:2]]
+    best = hs.load(tmp_path / "best")
+    assert best.history[-1].val_accuracy == rows[0]["val_accuracy"]
+    result = CliRunner().invoke(app, [*arguments, "--lr", "fast"])
+    assert isinstance(result.exception, SettingError)
+    assert "expected numbers" in str(result.exception)

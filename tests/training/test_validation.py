@@ -1,0 +1,108 @@
+"""What a run says of its validation data, beside scikit-learn's figures and what the run itself predicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+import headstart as hs
+from headstart.common.errors import SettingError, UnknownNameError
+from headstart.common.outputs import json_text
+from headstart.data import Dataset
+from headstart.training.metrics import softmax
+from headstart.training.validation import Validation, validation_of
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Dataset, Dataset]:
+    return hs.data.digits().subset(np.arange(300)).split(0.6)
+
+
+def test_counts_and_mistakes(data: tuple[Dataset, Dataset]) -> None:
+    val = data[1]
+    logits = np.random.default_rng(0).normal(size=(len(val), 10)).astype(np.float32)
+    found = validation_of(logits, val)
+    assert found.samples == len(val)
+    assert np.array_equal(found.matrix(10), confusion_matrix(val.labels, logits.argmax(1), labels=range(10)))
+    assert all(count > 0 for _, _, count in found.confusion)
+    assert len(found.worst) == 12
+    probabilities = softmax(logits)
+    for mistake in found.worst:
+        i = mistake.index
+        assert (mistake.id, mistake.label) == (val.ids[i], val.labels[i])
+        assert mistake.predicted == logits[i].argmax() != mistake.label
+        assert mistake.probability == pytest.approx(probabilities[i, mistake.predicted])
+        assert mistake.loss == pytest.approx(-np.log(probabilities[i, mistake.label]))
+    wrong = logits.argmax(1) != val.labels
+    all_losses = -np.log(probabilities[np.arange(len(val)), val.labels])
+    assert [one.loss for one in found.worst] == pytest.approx(sorted(all_losses[wrong], reverse=True)[:12])
+    assert Validation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+
+
+def test_without_a_mistake(data: tuple[Dataset, Dataset]) -> None:
+    val = data[1]
+    found = validation_of(np.eye(10, dtype=np.float32)[val.labels], val)
+    assert found.worst == ()
+    assert {(a, b) for a, b, _ in found.confusion} == {(k, k) for k in set(val.labels)}
+
+
+def test_a_model_that_has_diverged(data: tuple[Dataset, Dataset]) -> None:
+    val = data[1]
+    found = validation_of(np.full((len(val), 10), np.nan, np.float32), val)
+    assert (found.samples, found.not_finite, found.confusion, found.worst) == (len(val), len(val), (), ())
+
+
+def test_what_is_no_number_is_taken_for_no_class(data: tuple[Dataset, Dataset]) -> None:
+    """`argmax` of NaN is 0, so it would be right where the label is 0."""
+    val = data[1]
+    logits = np.random.default_rng(0).normal(size=(len(val), 10)).astype(np.float32)
+    lost = [int(np.flatnonzero(val.labels == k)[-1]) for k in (0, 1, 2)]
+    logits[lost[0]], logits[lost[1], 3], logits[lost[2], 4] = np.nan, np.nan, np.inf
+    found = validation_of(logits, val)
+    assert found.not_finite == 3
+    assert sum(count for *_, count in found.confusion) == len(val) - 3
+    assert not {mistake.index for mistake in found.worst} & set(lost)
+    assert Validation.from_dict(json.loads(json_text(found.as_dict()))) == found
+
+
+@pytest.mark.parametrize("mode", ["cached", "full", "staged"])
+def test_of_a_run(mode: str, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path) -> None:
+    """It is the model as it is after the last epoch, and is saved with it."""
+    train, val = data
+    model = hs.model("lenet", classes=10)
+    run = hs.fit(model, train, val, mode=mode, epochs=1, backend=backend, device="cpu")
+    assert run.validation is not None
+    predicted = run.predict(val).argmax(1)
+    assert np.array_equal(run.validation.matrix(10), confusion_matrix(val.labels, predicted, labels=range(10)))
+    assert run.data == {
+        "name": "digits", "train": len(train), "val": len(val), "classes": list(val.classes), "skipped": [],
+        "named_classes": True, "split": [{"by": "id", "fraction": 0.6, "seed": 0, "side": "first"}],
+    }  # fmt: skip
+    if mode == "cached":
+        assert run.trained == 84 * 10 + 10
+    else:
+        assert run.trained == model.describe()["parameters"]
+    loaded = hs.load(run.save(tmp_path / "run"), backend=backend)
+    assert (loaded.validation, loaded.trained, dict(loaded.data)) == (run.validation, run.trained, dict(run.data))
+
+
+def test_some_classes_only() -> None:
+    digits = hs.data.digits()
+    some = digits.only(["7", "3"])
+    assert some.classes == ("7", "3")
+    assert np.array_equal(some.labels, np.where(digits.labels[np.isin(digits.labels, (7, 3))] == 7, 0, 1))
+    threes = some.subset(np.arange(100)).only(["3"])
+    assert threes.classes == ("3",)
+    assert set(threes.labels) == {0}
+    assert set(threes.ids) <= {id for id, label in zip(digits.ids, digits.labels, strict=True) if label == 3}
+    assert [sample.label for sample in some][:20] == list(some.labels[:20])
+    with pytest.raises(UnknownNameError, match="unknown class 'eleven'"):
+        digits.only(["eleven"])
+    with pytest.raises(SettingError, match="'1' twice; expected every name once"):
+        digits.only(["1", "1"])
+    with pytest.raises(SettingError, match="at least one"):
+        digits.only([])
