@@ -1,2 +1,2 @@
 """The backends: one folder a framework, the same file names in each. They are imported by
-`headstart.contract.protocol` only, when one is needed."""
+`headstart.contract.registry` only, when one is needed."""

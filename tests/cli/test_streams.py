@@ -17,6 +17,7 @@ import pytest
 from headstart.cli import main as cli
 from headstart.cli import streams, tables
 from headstart.cli.arguments import attempt, failures_told_last
+from headstart.common import text
 from headstart.common.errors import SettingError
 from headstart.common.outputs import outdated, write_json, write_text
 
@@ -109,7 +110,7 @@ def test_nothing_printed_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -
     with streams.standard_streams():
         print(HOSTILE)
         print(HOSTILE, file=sys.stderr)
-    tables.say(HOSTILE)
+    text.say(HOSTILE)
     console.print(table)
     console.print(f"a line of {HOSTILE}")
     out, err = capsys.readouterr()

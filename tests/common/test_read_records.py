@@ -33,7 +33,7 @@ SEED = int(os.environ.get("HEADSTART_FUZZ_SEED", "0"))
 @pytest.fixture(autouse=True)
 def _any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADSTART_BACKEND", raising=False)
-    monkeypatch.setattr("headstart.contract.protocol.installed", lambda: ("torch",))
+    monkeypatch.setattr("headstart.contract.registry.installed", lambda: ("torch",))
     # the same in every page, and nearly all of the time that one takes
     monkeypatch.setattr("headstart.report.build._bokeh", lambda: "")
     monkeypatch.setattr("headstart.report.plots.curves", lambda measure, axis: {})

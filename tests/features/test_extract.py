@@ -561,11 +561,11 @@ def test_another_version_of_the_same_backend_is_compared_too(
     features = extract(photos)
     folder = FeatureStore().trunk(features.key())
     assert not (folder.path / "checked").exists()
-    monkeypatch.setattr(extraction.backends, "versions", lambda name: {name: "99.0"})
+    monkeypatch.setattr(extraction.registry, "versions", lambda name: {name: "99.0"})
     extract(photos)
     assert (folder.path / "checked").is_dir()
     # A wrong machine now: what its trunk computes is not what is stored.
-    monkeypatch.setattr(extraction.backends, "versions", lambda name: {name: "100.0"})
+    monkeypatch.setattr(extraction.registry, "versions", lambda name: {name: "100.0"})
     real = inference.frozen
     monkeypatch.setattr(
         inference, "frozen", lambda *args: (real(*args)[0], {k: v * 2 for k, v in real(*args)[1].items()})

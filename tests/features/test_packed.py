@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import headstart as hs
-from headstart import features as store_package
+from headstart import store as store_package
 from headstart.cli import main as cli
 from headstart.common.errors import (
     CacheNotWritableError,

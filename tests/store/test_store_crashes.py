@@ -36,13 +36,13 @@ from headstart.store import FeatureStore, TrunkFolder
 pytestmark = pytest.mark.neutral
 
 
-@pytest.fixture
 def handle_files_with(monkeypatch: pytest.MonkeyPatch, replacement: Any) -> None:
     """Let the store's files be handled by another `os` until the test's end."""
     for module in HANDLING_FILES:
         monkeypatch.setattr(module, "os", replacement)
 
 
+@pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory, where there is such a thing: it is processes that die here, not machines, and thousands
     of syncs of a disk that others keep busy take minutes. `tox -e faults` does them on a disk."""

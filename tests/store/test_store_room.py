@@ -108,7 +108,7 @@ def test_what_this_process_has_open_stays(root: Path, limit: Limit) -> None:
 def test_what_another_process_uses_stays_for_ten_minutes(root: Path, limit: Limit) -> None:
     keys = by_age(root)
     use = (
-        "import sys; from pathlib import Path; from headstart.store.files import touch; "
+        "import sys; from pathlib import Path; from headstart.common.files import touch; "
         "touch(Path(sys.argv[1]) / 'last_used')"
     )
     folder = FeatureStore(root).folder / keys[2]

@@ -389,7 +389,7 @@ def test_a_child_that_never_starts(
     """It has not even read what it is to do; with much to read, writing to it fails."""
     if code.startswith("sys.exit"):
         # An exception in sitecustomize is ignored; one in the module is not.
-        code = f"import headstart.progress\nheadstart.progress.report_to = lambda f: {code}"
+        code = f"import headstart.common.progress as p\np.report_to = lambda f: {code}"
     for name, value in disturbed(tmp_path / "site", code).items():
         monkeypatch.setenv(name, value)
     events: list[Any] = []
@@ -415,8 +415,8 @@ def test_the_other_backends_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return real(spec, name, *more)
 
     monkeypatch.setattr(comparison, "_run_child", run_child)
-    monkeypatch.setattr(comparison.backends, "choose", lambda name: name)
-    monkeypatch.setattr(comparison.backends, "versions", lambda name: {})
+    monkeypatch.setattr(comparison.registry, "choose", lambda name: name)
+    monkeypatch.setattr(comparison.registry, "versions", lambda name: {})
     for name, value in disturbed(tmp_path / "site", "os._exit(3)").items():
         monkeypatch.setenv(name, value)
     report = comparison.run_spec(Spec(backends=(backend, "second")), tmp_path / "out")

@@ -31,7 +31,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADSTART_BACKEND", raising=False)
-    monkeypatch.setattr("headstart.contract.protocol.installed", lambda: ("torch",))
+    monkeypatch.setattr("headstart.contract.registry.installed", lambda: ("torch",))
 
 
 def names(folder: Path) -> list[str]:
