@@ -91,9 +91,13 @@ def make_everything(folder: Path) -> dict[str, Any]:
     make_weights(folder / "lenet.safetensors")
     set_variable("HEADSTART_CACHE", "store")
     keys = {name: digests(entry, extracted(entry, "torch")) for name, entry in stored(folder).items()}
+    logits = {}
     for backend in FRAMEWORKS:
         entry = wrapped(backend)
         keys[f"wrapped, {backend}"] = digests(entry, extracted(entry, backend))
+        wrapped_run = hs.fit(entry.model, entry.data, None, epochs=3, batch_size=4, backend=backend, device="cpu")
+        wrapped_run.save(folder / f"run-{backend}")
+        logits[backend] = wrapped_run.predict(entry.data).tolist()
     ids = list(hs.data.folder(folder / "images").ids) + list(hs.data.digits().subset(range(24)).ids)
 
     data = hs.data.folder(folder / "images")
@@ -128,7 +132,14 @@ def make_everything(folder: Path) -> dict[str, Any]:
     rows = [[row["label"], row["val_accuracy"], row["history"][-1]["val_loss"]] for row in figures["rows"]]
     del os.environ["KERAS_BACKEND"]
     (folder / "store/ids.sqlite3").unlink()  # of files by their inodes
-    return {"keys": keys, "ids": ids, "run": expected, "features": {"means": means}, "rows": rows}
+    return {
+        "keys": keys,
+        "ids": ids,
+        "run": expected,
+        "features": {"means": means},
+        "rows": rows,
+        "wrapped runs": logits,
+    }
 
 
 def check(result: Any) -> None:

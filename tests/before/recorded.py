@@ -33,7 +33,7 @@ MAX_WIDTH = "300"  # columns: no line of a help text is broken
 
 
 def unpack(folder: Path) -> Path:
-    """The recorded files in `folder`: images/ light/ broken/ lenet.safetensors store/ run/ features/ compare/"""
+    """The recorded files in `folder`: images/ light/ broken/ lenet.safetensors store/ run*/ features/ compare/"""
     with tarfile.open(MADE) as archive:
         archive.extractall(folder, filter="data")
     return folder

@@ -99,6 +99,14 @@ def test_a_run_predicts_what_it_did(made: Path, backend: str) -> None:
     assert evaluated.loss == pytest.approx(expected["evaluated"]["loss"], rel=1e-2)  # float16 features then
 
 
+def test_a_run_of_a_wrapped_module(made: Path, backend: str) -> None:
+    """Its structure is told as it was, so the same module is taken for it."""
+    entry = wrapped(backend)
+    run = hs.load(made / f"run-{backend}", backend=backend, model=entry.model)
+    assert (run.mode, len(run.history)) == ("cached", 3)
+    np.testing.assert_allclose(run.predict(entry.data), EXPECTED["wrapped runs"][backend], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.neutral
 def test_a_runs_report_is_made_again(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a version that may have no framework at hand."""
