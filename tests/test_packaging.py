@@ -1,8 +1,9 @@
 """What is shipped: a wheel built from this tree holds every module and the weights. An editable install would hide
-a missing one."""
+a missing one. And that the tree is held to one style, by whatever tool."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -70,3 +71,11 @@ def test_every_folder_is_listed_as_a_package() -> None:
         for path in (ROOT / root).rglob("__init__.py")
     }
     assert set(listed) == found
+
+
+def test_a_commit_is_held_to_the_style_of_the_lint_environment() -> None:
+    """The same ruff before a commit and behind it: another version would refuse what the other has formatted."""
+    in_tox = re.findall(r"\bruff==(\S+)", (ROOT / "tox.ini").read_text())
+    before = re.findall(r"\bruff==([^\]\s]+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert len(in_tox) == 1 and len(before) == 2
+    assert set(before) == set(in_tox)
