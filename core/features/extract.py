@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -57,6 +57,9 @@ CHECKED_ROWS = 4
 # Two backends' float32 sums differ by about 1e-6; bfloat16 arithmetic by about 1e-2. More is another function.
 DRIFT_LIMIT = 0.05
 ROUNDS = 5  # so often rows may go between being found and being read
+Observe = Callable[[Dataset, Batch, Mapping[str, np.ndarray]], None]
+"""is called with a data set, a batch of it, and the batch's features by node, before they are stored; what it
+raises ends the extraction"""
 
 
 class Extractor:
@@ -77,7 +80,9 @@ class Extractor:
         augment: Augment | None = None,
         views: int = 1,
         seed: int = 0,
+        observe: Observe | None = None,
     ) -> None:
+        """The arguments of `extract`. `observe`: looks at each batch of features as it is computed."""
         if dtype not in DTYPES:
             raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
         if not cuts:
@@ -88,7 +93,7 @@ class Extractor:
         self.precision = precision
         self.device = device
         self.backend_name = registry.choose(backend, model.home)
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.observe = augment, seed, observe
         # the name as the user wrote it -> node
         self.nodes = {cut: cut_of(model, cut) for cut in cuts}
         self.shapes = model.graph.shapes(model.input_shape)
@@ -253,7 +258,7 @@ class Extractor:
                 for node in missing
             }
             for batch in self._batches(data, view, order, size, self.workers):
-                for node, rows in self._rows(batch, size, missing).items():
+                for node, rows in self._rows(data, batch, size, missing).items():
                     chosen = [k for k, id in enumerate(batch.ids) if id in missing[node]]
                     if chosen:
                         writers[node].add([batch.ids[k] for k in chosen], rows[chosen])
@@ -273,7 +278,7 @@ class Extractor:
             epoch=view,
         )
 
-    def _rows(self, batch: Batch, size: int, nodes: Collection[str]) -> dict[str, np.ndarray]:
+    def _rows(self, data: Dataset, batch: Batch, size: int, nodes: Collection[str]) -> dict[str, np.ndarray]:
         """The features of a batch at these nodes, `(b, ...)`; `size` rows are run at once."""
         rows: dict[str, np.ndarray] = {}
         if INPUT in nodes:
@@ -282,6 +287,8 @@ class Extractor:
             outputs = self.trunk.run(pad(batch.images, size))
             backend = registry.load(self.backend_name)
             rows |= {node: backend.numpy(outputs[node])[: len(batch.ids)] for node in nodes if node != INPUT}
+        if self.observe is not None:
+            self.observe(data, batch, rows)
         return rows
 
     def recomputed(
@@ -291,7 +298,7 @@ class Extractor:
         stored."""
         size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
         for batch in self._batches(data, view, sample, size, 1):
-            yield batch, np.asarray(self._rows(batch, size, [node])[node])[: len(batch.ids)]
+            yield batch, np.asarray(self._rows(data, batch, size, [node])[node])[: len(batch.ids)]
 
     def _check_drift(self, data: Dataset, view: int, extracted: Collection[str]) -> bool:
         """Compare features that this machine may not have made with what it computes: those of another backend,

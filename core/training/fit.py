@@ -43,7 +43,7 @@ from headstart.training.copies import warn_of_copies
 from headstart.training.feeds import Feed, Images
 from headstart.training.history import History, Record
 from headstart.training.modes import Mode, default_optimizer
-from headstart.training.nans import SeenTrunk, WatchedExtractor, WatchedTrainer, check_weights, watched
+from headstart.training.nans.watch import FeatureCheck, WatchedTrainer, WatchedTrunk, check_weights, watched
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
 from headstart.training.rates import (
     check_kept,
@@ -292,8 +292,7 @@ class Job:
 
     def _extractor(self, node: str, views: bool = False) -> Extractor:
         s = self.settings
-        kind = WatchedExtractor if self.debug_nans else Extractor
-        return kind(
+        return Extractor(
             self.model,
             [node],
             backend=self.backend.name,
@@ -306,6 +305,7 @@ class Job:
             augment=s.augmentation if views else None,
             views=s.views or 1 if views else 1,
             seed=s.seed,
+            observe=FeatureCheck(self.model, self.backend, self.place) if self.debug_nans else None,
         )
 
     def images(self, trunk: Trunk | None, node: str | None) -> tuple[Feed, Feed | None]:
@@ -315,7 +315,7 @@ class Job:
 
         assert isinstance(self.train, Dataset) and not isinstance(self.val, FeatureSet)
         if self.debug_nans and trunk is not None and node is not None:
-            trunk = SeenTrunk(trunk, self.model, node)
+            trunk = WatchedTrunk(trunk, self.model, node, self.backend, self.place)
         train = feed(self.train, self.settings.augmentation)
         return train, feed(self.val, None) if self.val is not None else None
 
@@ -340,7 +340,7 @@ class Job:
         if self.model.home is not None and not (s.row.then_all and stage == "all"):
             check_trained(graph, trainer, feeds, self.backend, self.place, self.model.graph)
         if self.debug_nans:
-            trunk = train.trunk if isinstance(train, Images) and isinstance(train.trunk, SeenTrunk) else None
+            trunk = train.trunk if isinstance(train, Images) and isinstance(train.trunk, WatchedTrunk) else None
             trainer = WatchedTrainer(
                 trainer, graph, params, recipe, self.backend, self.place, stage, self.train, trunk
             )

@@ -23,7 +23,7 @@ from headstart.graph import Builder
 from headstart.models import Model
 from headstart.models.initial import initial_params
 from headstart.testing import relative_error, small_data, small_model
-from headstart.training.nans import with_batch_statistics
+from headstart.training.nans.search import with_batch_statistics
 
 LARGEST = float(np.finfo(np.float32).max)
 BATCH = 50  # of 120 samples: two steps, and twenty are left out, others in each epoch
