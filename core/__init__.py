@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headstart.data.preprocess import Preprocess
     from headstart.features.extract import extract
     from headstart.features.inference import forward, native
-    from headstart.features.packed import load_features
+    from headstart.features.loading import load_features
     from headstart.features.recompute import verify
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
@@ -42,7 +42,7 @@ _WHERE = {
     "compare_modes": ("headstart.training.comparison", "compare_modes"),
     "comparison": ("headstart.training.comparison", "comparison"),
     "extract": ("headstart.features.extract", "extract"),
-    "load_features": ("headstart.features.packed", "load_features"),
+    "load_features": ("headstart.features.loading", "load_features"),
     "forward": ("headstart.features.inference", "forward"),
     "model": ("headstart.models.model", "model"),
     "native": ("headstart.features.inference", "native"),

@@ -976,7 +976,7 @@ def weights_import(
     What does not fit the model exactly is refused, with a list of what differs.
     """
     from headstart.data.class_files import class_names_of
-    from headstart.models.imported import import_weights
+    from headstart.models.importing import import_weights
 
     settings = {"size": size, "resize": resize, "interpolation": interpolation}
     kept = import_weights(
@@ -1454,7 +1454,7 @@ def _prepared(spec: Any, features: Path | None) -> tuple[Any, Any, Any]:
 
 def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:
     """Model, training and validation features, of a folder that `extract --save` wrote."""
-    from headstart.features.packed import load_features
+    from headstart.features.loading import load_features
     from headstart.models import model
     from headstart.training.compare import chosen_weights
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from headstart.common.errors import UnknownNameError
+from headstart.common.text import say
 
 LOG = logging.getLogger("headstart")
 LOG.addHandler(logging.NullHandler())
@@ -62,7 +63,5 @@ def handed_to(tell: Callable[[int, str], None]) -> Iterator[None]:
 
 def to_stderr(level: int, line: str) -> None:
     """A plain line; warnings and worse say that they are."""
-    from headstart.common.text import say
-
     prefix = f"{logging.getLevelName(level).lower()}: " if level != logging.INFO else ""
     say(f"{prefix}{line}", err=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from headstart.common.log import LOG, VARIABLE
+from headstart.common.text import printable
 
 Reporter = Callable[[str, int, int | None], None]
 REPORT_SECONDS = 0.2  # at most five reports a second
@@ -46,8 +47,6 @@ def track(description: str, total: int | None) -> Iterator[Callable[..., None]]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    from headstart.common.text import printable
 
     columns = (
         TextColumn("{task.description}", markup=False),  # names of files come from anywhere

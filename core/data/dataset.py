@@ -23,10 +23,10 @@ from headstart.common.errors import DataError, ImageError, SettingError, Unknown
 from headstart.common.progress import track
 from headstart.data.decode import decode, read_file
 from headstart.data.id_index import Hashed, IdIndex, believed, settled, stamp_of
-from headstart.data.loader import CHUNK, default_workers
 from headstart.data.names import class_list, normal_all
 from headstart.data.rows import ALONE, Entries, each, entries_of
 from headstart.data.splits import Part, sides
+from headstart.data.workers import CHUNK, default_workers
 
 T = TypeVar("T")
 R = TypeVar("R")

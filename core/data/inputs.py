@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from headstart.common.errors import DataError, SettingError
+from headstart.data.dataset import Dataset
 from headstart.data.rows import ALONE, Rows, described, entries_of, unmasked
-
-if TYPE_CHECKING:
-    from headstart.data.dataset import Dataset
 
 
 @dataclass(frozen=True)

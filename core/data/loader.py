@@ -11,21 +11,17 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from headstart.common.errors import SettingError
-from headstart.common.machine import cpus
 from headstart.data.augment import Augment
+from headstart.data.dataset import Dataset
 from headstart.data.inputs import Arrays
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import pad as pad
-
-if TYPE_CHECKING:
-    from headstart.data.dataset import Dataset
-
-CHUNK = 16  # samples a task: small enough to balance, large enough that the queue costs nothing
+from headstart.data.workers import CHUNK, check_counts, default_workers
 
 
 class Batch(NamedTuple):
@@ -35,11 +31,6 @@ class Batch(NamedTuple):
     labels: np.ndarray  # (b,) int64
     ids: list[str]  # 32 hex digits each, of the bytes that were decoded
     indices: np.ndarray  # (b,) int64, positions in the data set
-
-
-def default_workers() -> int:
-    """As many threads as this process may use CPUs, at most 8."""
-    return min(8, cpus())
 
 
 def batches(
@@ -75,13 +66,6 @@ def batches(
     workers = default_workers() if workers is None else workers
     check_counts(batch_size=batch_size, workers=workers)
     return _generate(data, preprocess, positions.astype(np.int64), batch_size, workers, augment, seed, epoch)
-
-
-def check_counts(**settings: object) -> None:
-    """SettingError for a setting, name=value, that is no integer of 1 or more."""
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise SettingError(f"{name} is {value!r}; expected an integer of 1 or more")
 
 
 def _generate(

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
+from headstart.data.dataset import Dataset
 from headstart.data.rows import ALONE, described
-
-if TYPE_CHECKING:
-    from headstart.data.dataset import Dataset
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,

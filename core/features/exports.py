@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -28,13 +28,12 @@ from headstart.common.errors import ExportError, SettingError
 from headstart.common.files import PARTIAL_PREFIX, replace_whole, sync_folder
 from headstart.common.places import expanded
 from headstart.contract import registry
+from headstart.data.order import epoch_order
+from headstart.features.rows import ReadableFeatures
 from headstart.features.saving import saving
 from headstart.store.files import make_folder
 from headstart.store.ids import ids_to_array
-
-if TYPE_CHECKING:
-    from headstart.features.feature_set import FeatureSet
-    from headstart.store.trunk_folder import TrunkFolder
+from headstart.store.trunk_folder import TrunkFolder
 
 ALIGNMENT = 64
 PIECE_NBYTES = 16 << 20
@@ -53,7 +52,7 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
 class FeatureRows:
     """Features and labels by position: one cut and view of a feature set. Pickles, without any features."""
 
-    def __init__(self, features: FeatureSet, cut: str | None, view: int) -> None:
+    def __init__(self, features: ReadableFeatures, cut: str | None, view: int) -> None:
         self.folder: TrunkFolder = features.folder(cut, view)
         self.shape = features.shape(cut)
         self.labels = features.labels  # (n,) int64
@@ -92,8 +91,6 @@ class FeatureRows:
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
         """One pass over all of them. With `shuffle`, pass k has the order that epoch k of a training with this
         seed has."""
-        from headstart.data.order import epoch_order  # training is built upon features
-
         number = self._passes
         self._passes += 1
         order = (
@@ -104,18 +101,18 @@ class FeatureRows:
             yield self.read(order[start : start + size])
 
 
-def tensor(features: FeatureSet, framework: str, cut: str | None, view: int) -> Any:
+def tensor(features: ReadableFeatures, framework: str, cut: str | None, view: int) -> Any:
     """All features of a cut and view in the memory that they were read into, as the framework's tensor."""
     module = registry.exports(framework)  # first: it may be missing
     return module.tensor(all_rows(features, cut, view))
 
 
-def torch_dataset(features: FeatureSet, cut: str | None, view: int) -> Any:
+def torch_dataset(features: ReadableFeatures, cut: str | None, view: int) -> Any:
     return registry.exports("torch").dataset(FeatureRows(features, cut, view))
 
 
 def tf_dataset(
-    features: FeatureSet,
+    features: ReadableFeatures,
     cut: str | None,
     view: int,
     batch_size: int | None,
@@ -130,7 +127,7 @@ def tf_dataset(
     return registry.exports("keras").dataset(rows, batch_size, shuffle, seed, drop_remainder)
 
 
-def arrow(features: FeatureSet, cut: str | None, view: int, dtype: str | None) -> Any:
+def arrow(features: ReadableFeatures, cut: str | None, view: int, dtype: str | None) -> Any:
     """See `FeatureSet.arrow`."""
     try:
         pa = import_module("pyarrow")
@@ -160,7 +157,7 @@ def arrow(features: FeatureSet, cut: str | None, view: int, dtype: str | None) -
 
 
 def save_npy(
-    features: FeatureSet, folder: str | os.PathLike[str], cut: str | None, view: int, dtype: str | None
+    features: ReadableFeatures, folder: str | os.PathLike[str], cut: str | None, view: int, dtype: str | None
 ) -> Path:
     """See `FeatureSet.save_npy`."""
     target = expanded(folder).absolute()
@@ -185,13 +182,15 @@ def save_npy(
     return target
 
 
-def all_rows(features: FeatureSet, cut: str | None, view: int) -> NDArray[Any]:
+def all_rows(features: ReadableFeatures, cut: str | None, view: int) -> NDArray[Any]:
     """All features of a cut and view, read into memory that frameworks can share instead of copying it."""
     folder = features.folder(cut, view)
     return folder.read(features.ids, aligned_empty((len(features), *features.shape(cut)), folder.dtype))
 
 
-def _dtype_for(form: str, method: str, features: FeatureSet, cut: str | None, dtype: str | None) -> np.dtype[Any]:
+def _dtype_for(
+    form: str, method: str, features: ReadableFeatures, cut: str | None, dtype: str | None
+) -> np.dtype[Any]:
     """The dtype to hand over: the stored one, or float32, which holds every number of the others."""
     stored = features.folder(cut).dtype
     if dtype not in (None, "float32", stored.name):

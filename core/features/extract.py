@@ -43,9 +43,9 @@ from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
 from headstart.features.company import GROUP, check_company, check_unchanged, is_compared, note_compared
+from headstart.features.distances import distances, wrong_rows
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import pixel_trunk
-from headstart.features.recompute import distances, wrong_rows
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey, params_digest, trunk_key

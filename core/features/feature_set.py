@@ -16,7 +16,7 @@ import numpy as np
 from headstart.common.errors import SettingError
 from headstart.data.names import normal_all
 from headstart.data.splits import Part, sides
-from headstart.features import exports
+from headstart.features import exports, packed
 from headstart.store.keys import TrunkKey
 from headstart.store.trunk_folder import TrunkFolder
 
@@ -221,9 +221,7 @@ class FeatureSet:
 
         Raises SettingError where a saved set is there, DamagedShardError, DiskSpaceError, CacheNotWritableError.
         """
-        from headstart.features.packed import save  # it makes feature sets
-
-        return save(self, folder, replace)
+        return packed.save(self, folder, replace)
 
     def _cut(self, cut: str | None) -> str:
         if cut is None and len(self._folders) == 1:

@@ -34,7 +34,7 @@ from headstart.common.places import expanded
 from headstart.common.sizes import binary_size
 from headstart.common.version import __version__
 from headstart.data.splits import Part
-from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.features.rows import ReadableFeatures
 from headstart.features.saving import saving
 from headstart.store.description import read_key
 from headstart.store.feature_store import FeatureStore
@@ -54,7 +54,7 @@ _CURE = "copy the folder again, or save the features again with replace=True"
 
 
 @dataclass(frozen=True)
-class _Description:
+class Description:
     """What features.json says."""
 
     name: str
@@ -80,7 +80,7 @@ class _SavedFolder(TrunkFolder):
         pass
 
 
-def save(features: FeatureSet, folder: str | os.PathLike[str], replace: bool = False) -> Path:
+def save(features: ReadableFeatures, folder: str | os.PathLike[str], replace: bool = False) -> Path:
     """See `FeatureSet.save`."""
     target = check_free(folder, replace)
     if not len(features):
@@ -135,26 +135,6 @@ def check_free(folder: str | os.PathLike[str], replace: bool) -> Path:
     return target
 
 
-def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
-    """The feature set that `FeatureSet.save` wrote: on any machine, for any backend, without the images. Nothing
-    is written into the folder, which may be on a read-only medium. Rows are verified as they are read.
-
-    Raises SavedFeaturesError where the folder holds none, or not all of it as it was saved; it names the file.
-    """
-    root = expanded(folder).absolute()
-    about = _describe(root)
-    ids, labels = _samples(root, about)
-    opened: dict[str, TrunkFolder] = {}
-    for _, views in about.cuts:
-        for digest in views:
-            if digest not in opened:
-                opened[digest] = _open(root, digest, ids)
-    made_by = {maker for one in opened.values() for maker in one.makers()}
-    stats = ExtractionStats(0, len(set(ids)), 0.0, tuple(sorted(made_by)))
-    folders = {cut: [opened[digest] for digest in views] for cut, views in about.cuts}
-    return FeatureSet(about.name, ids, labels, about.classes, folders, stats, about.named, about.splits)
-
-
 def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Path) -> None:
     """Bring the rows of these samples from one folder to the other, those that it lacks; read what it has."""
     wanted = list(dict.fromkeys(ids))
@@ -207,12 +187,13 @@ def _clear(root: Path, trunks: set[str], samples: str) -> None:
 def _trunks_of(root: Path) -> set[str]:
     """The trunk keys of the complete set in a folder, if there is one."""
     try:
-        return {digest for _, views in _describe(root).cuts for digest in views}
+        return {digest for _, views in description_in(root).cuts for digest in views}
     except SavedFeaturesError:
         return set()
 
 
-def _describe(root: Path) -> _Description:
+def description_in(root: Path) -> Description:
+    """What the folder's features.json says. SavedFeaturesError where it has none, or it is damaged."""
     path = root / DESCRIPTION
     try:
         data = read_whole(path, MAX_DESCRIPTION_NBYTES)
@@ -246,7 +227,7 @@ def _describe(root: Path) -> _Description:
         )
     try:
         samples = content["samples"]
-        about = _Description(
+        about = Description(
             _typed(content["name"], str),
             [_typed(one, str) for one in _typed(content["classes"], list)],
             _digest(samples["blake3"]),
@@ -269,7 +250,7 @@ def _describe(root: Path) -> _Description:
     return about
 
 
-def _samples(root: Path, about: _Description) -> tuple[list[str], NDArray[np.int64]]:
+def samples_in(root: Path, about: Description) -> tuple[list[str], NDArray[np.int64]]:
     """Ids and labels `(n,)`."""
     path = root / _samples_file(about.samples)
     _require_inside(path, root)
@@ -301,7 +282,8 @@ def _samples(root: Path, about: _Description) -> tuple[list[str], NDArray[np.int
     return array_to_ids(ids), labels
 
 
-def _open(root: Path, digest: str, ids: Sequence[str]) -> TrunkFolder:
+def trunk_in(root: Path, digest: str, ids: Sequence[str]) -> TrunkFolder:
+    """The features of one trunk key. SavedFeaturesError where they are not all there."""
     path = root / "features" / digest
     _require_inside(path, root)
     with _whole_again(path):

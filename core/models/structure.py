@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from blake3 import blake3
 
+from headstart.store.keys import canonical_json
+
 LIBRARIES = frozenset(sys.stdlib_module_names) | {"numpy", "ml_dtypes", "einops", "headstart"}
 INSTALLED = ("site-packages", "dist-packages")
 
@@ -37,8 +39,6 @@ class UnknownStructure(Exception):  # noqa: N818 - it asks for a name, and is ne
 
 def digest(told: Any) -> str:
     """32 hex digits of what was told."""
-    from headstart.store.keys import canonical_json
-
     return blake3(canonical_json(told).encode("ascii")).hexdigest(length=16)
 
 

@@ -22,10 +22,11 @@ from headstart.common.reading import check_regular, parse_json
 from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Graph
-from headstart.models import hub, imported, pickles
+from headstart.models import classes, hub, imported, pickles
 from headstart.models.architecture import Architecture, Hub, Pickled, Published, Shipped
 from headstart.models.layouts import fitted, unwrapped
 from headstart.models.tensors import as_float32, read_tensors
+from headstart.models.zoo import ARCHITECTURES
 
 # What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")
@@ -118,8 +119,6 @@ def _as_stated(arch: Architecture, entry: Hub | Pickled, file: WeightFile) -> We
 
 def class_names(of: str) -> tuple[str, ...]:
     """The names of a published classifier's outputs, by the name of the data set."""
-    from headstart.models import classes
-
     return tuple({"imagenet": classes.imagenet}[of]())
 
 
@@ -188,8 +187,6 @@ def described(arch: Architecture, name: str) -> dict[str, Any]:
 
 def hub_rows() -> dict[str, tuple[Architecture, Hub]]:
     """Every file of the hub that an architecture names, by its key in tables of pins."""
-    from headstart.models.zoo import ARCHITECTURES
-
     return {
         hub.key(row): (arch, row)
         for arch in ARCHITECTURES.values()

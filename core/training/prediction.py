@@ -20,10 +20,11 @@ from headstart.data.arrays import as_array, pixels
 from headstart.data.dataset import FileSource
 from headstart.data.decode import decode, read_file
 from headstart.data.door import described
-from headstart.data.loader import batches, check_counts
+from headstart.data.loader import batches
 from headstart.data.rows import count, pad, window
 from headstart.data.summary import say
 from headstart.data.walk import expanded
+from headstart.data.workers import check_counts
 from headstart.features.feature_set import FeatureSet
 from headstart.features.inference import fed, frozen, normalised, unsound_node
 from headstart.graph import Node

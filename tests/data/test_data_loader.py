@@ -118,7 +118,7 @@ def test_error_does_not_wait_for_the_rest(photos: Path, monkeypatch: pytest.Monk
 
 
 def test_fewer_cpus_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headstart.data.loader import default_workers
+    from headstart.data.workers import default_workers
 
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 5, 7}, raising=False)
     assert default_workers() == 3

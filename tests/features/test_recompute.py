@@ -18,8 +18,7 @@ from headstart.cli import main as cli
 from headstart.common.errors import SettingError
 from headstart.data import Dataset
 from headstart.data.draws import drawn
-from headstart.features import recompute
-from headstart.features.recompute import wrong_rows
+from headstart.features.distances import COARSE_LIMIT, wrong_rows
 from headstart.models import Model
 
 pytestmark = pytest.mark.neutral
@@ -140,13 +139,13 @@ def test_rows_nearly_alike_are_told_apart() -> None:
     rng = np.random.default_rng(0)
     fresh = 1 + 1e-2 * rng.normal(size=(8, 64)).astype(np.float32)
     stored = fresh.astype(np.float16)
-    assert not wrong_rows(fresh, stored, recompute.COARSE_LIMIT, "float16", "float32").any()
-    assert wrong_rows(fresh, stored[::-1], recompute.COARSE_LIMIT, "float16", "float32").all()
+    assert not wrong_rows(fresh, stored, COARSE_LIMIT, "float16", "float32").any()
+    assert wrong_rows(fresh, stored[::-1], COARSE_LIMIT, "float16", "float32").all()
     twins = np.repeat(fresh[:1], 8, 0)
-    assert not wrong_rows(twins, twins.astype(np.float16), recompute.COARSE_LIMIT, "float16", "float32").any()
+    assert not wrong_rows(twins, twins.astype(np.float16), COARSE_LIMIT, "float16", "float32").any()
     stored[3, 5] = np.nan
     assert (
-        wrong_rows(fresh, stored, recompute.COARSE_LIMIT, "float16", "float32").tolist()
+        wrong_rows(fresh, stored, COARSE_LIMIT, "float16", "float32").tolist()
         == [False] * 3 + [True] + [False] * 4
     )
     assert len({tuple(drawn(1000, 4).tolist()) for _ in range(20)}) > 15 and drawn(3, 8).tolist() == [0, 1, 2]

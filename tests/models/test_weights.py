@@ -34,7 +34,7 @@ from headstart.data.preprocess import Preprocess
 from headstart.models import ARCHITECTURES, hub, imported, pickles
 from headstart.models.architecture import Hub, Pickled
 from headstart.models.hub import Pin
-from headstart.models.imported import import_weights
+from headstart.models.importing import import_weights
 from headstart.models.layouts import SAME, by_rules
 from headstart.models.layouts import published as published_names
 from headstart.models.weights import class_names, described, hub_rows

@@ -140,7 +140,7 @@ def test_either_librarys_files_can_be_imported(server: HubServer, tmp_path: Path
     network = shaken(make(names[library], num_classes=7))
     wrapped = torch.nn.DataParallel(network)
     torch.save({"state_dict": wrapped.state_dict(), "epoch": 3}, tmp_path / "mine.pth")
-    from headstart.models.imported import import_weights
+    from headstart.models.importing import import_weights
 
     kept = import_weights(tmp_path / "mine.pth", "mobilenet_v2", allow_pickle=True, classes=list("abcdefg"))
     assert json.loads(pickles.provenance(kept)["classes"]) == list("abcdefg")

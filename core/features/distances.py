@@ -1,0 +1,43 @@
+"""How far a stored row may be from one that is computed anew, and which rows are farther than that explains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Relative distances of a row from the one computed anew. Two backends' float32 sums differ by about 1e-6,
+# convolutions on a GPU's tensor cores by about 1e-3, bfloat16 arithmetic by about 1e-2.
+STRICT_LIMITS = {"float32": 5e-3, "float16": 5e-3, "bfloat16": 1e-2, "uint8": 2e-2}
+# Below these a row is right: rounding to the stored type gives as much.
+ROUNDING = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 8e-3, "uint8": 5e-3}
+COARSE_LIMIT = 0.05  # of trunks that compute in bfloat16
+
+
+def distances(fresh: NDArray[Any], stored: NDArray[Any]) -> NDArray[np.float64]:
+    """`(n,)`: how far each stored row is from the one computed anew, as a share of its length. Not a number counts
+    as infinitely far."""
+    fresh, stored = _flat(fresh), _flat(stored)
+    length = np.maximum(np.linalg.norm(fresh, axis=1), 1e-6)
+    return np.asarray(np.nan_to_num(np.linalg.norm(fresh - stored, axis=1) / length, nan=np.inf), np.float64)
+
+
+def wrong_rows(
+    fresh: NDArray[Any], stored: NDArray[Any], limit: float, dtype: str, precision: str
+) -> NDArray[np.bool_]:
+    """`(n,)` bool: which stored rows are not those of their samples. Wrong is a row farther than `limit`; or one
+    that rounding does not explain and that is as far from its own sample's as other samples' rows are: some trunks
+    give all images nearly the same features."""
+    far = distances(fresh, stored)
+    fresh, stored = _flat(fresh), _flat(stored)
+    wrong = ~(far <= limit)
+    if len(fresh) > 1:
+        apart = np.linalg.norm(fresh[:, None] - fresh[None], axis=2)[np.triu_indices(len(fresh), 1)]
+        explained = COARSE_LIMIT / 2 if precision == "bfloat16" else ROUNDING[dtype]
+        wrong |= (far > explained) & (np.linalg.norm(fresh - stored, axis=1) > np.median(apart) / 2)
+    return wrong
+
+
+def _flat(rows: NDArray[Any]) -> NDArray[np.float64]:
+    return rows.reshape(len(rows), -1).astype(np.float64)

@@ -1,0 +1,30 @@
+"""Saved feature sets, opened again. How they lie in their folder is in `headstart.features.packed`."""
+
+from __future__ import annotations
+
+import os
+
+from headstart.common.places import expanded
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.features.packed import description_in, samples_in, trunk_in
+from headstart.store.trunk_folder import TrunkFolder
+
+
+def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
+    """The feature set that `FeatureSet.save` wrote: on any machine, for any backend, without the images. Nothing
+    is written into the folder, which may be on a read-only medium. Rows are verified as they are read.
+
+    Raises SavedFeaturesError where the folder holds none, or not all of it as it was saved; it names the file.
+    """
+    root = expanded(folder).absolute()
+    about = description_in(root)
+    ids, labels = samples_in(root, about)
+    opened: dict[str, TrunkFolder] = {}
+    for _, views in about.cuts:
+        for digest in views:
+            if digest not in opened:
+                opened[digest] = trunk_in(root, digest, ids)
+    made_by = {maker for one in opened.values() for maker in one.makers()}
+    stats = ExtractionStats(0, len(set(ids)), 0.0, tuple(sorted(made_by)))
+    folders = {cut: [opened[digest] for digest in views] for cut, views in about.cuts}
+    return FeatureSet(about.name, ids, labels, about.classes, folders, stats, about.named, about.splits)

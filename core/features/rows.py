@@ -1,0 +1,37 @@
+"""What a feature set is for those who only read it: exports to other programs, and the writer of saved sets."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from headstart.data.splits import Part
+from headstart.store.keys import TrunkKey
+from headstart.store.trunk_folder import TrunkFolder
+
+
+class ReadableFeatures(Protocol):
+    """Features, labels and ids of the same samples; see `headstart.features.feature_set.FeatureSet`."""
+
+    name: str
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    """int64 `(n,)`"""
+    classes: tuple[str, ...]
+    named_classes: bool
+    splits: tuple[Part, ...]
+
+    @property
+    def cuts(self) -> tuple[str, ...]: ...
+
+    @property
+    def views(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def folder(self, cut: str | None = None, view: int = 0) -> TrunkFolder: ...
+
+    def key(self, cut: str | None = None, view: int = 0) -> TrunkKey: ...
+
+    def shape(self, cut: str | None = None) -> tuple[int, ...]: ...
