@@ -41,7 +41,7 @@ from headstart.training.checks import check_sets, features_at
 from headstart.training.company import check_trained
 from headstart.training.copies import warn_of_copies
 from headstart.training.feeds import Feed, Images
-from headstart.training.history import History, Record
+from headstart.training.history import History, OnEpoch, Record
 from headstart.training.modes import Mode, default_optimizer
 from headstart.training.nans.watch import FeatureCheck, WatchedTrainer, WatchedTrunk, check_weights, watched
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
@@ -57,8 +57,6 @@ from headstart.training.run import Run, data_facts
 from headstart.training.settings import Settings, checked_folder
 from headstart.training.tensorboard import Board
 from headstart.training.validation import Validation, validation_of
-
-OnEpoch = Callable[[str, Record], None]
 
 
 def fit(
@@ -387,21 +385,12 @@ class Job:
 
     def record(self) -> dict[str, Any]:
         """JSON-able: enough to repeat the run."""
-        s = self.settings
         return {
-            "epochs": s.epochs,
-            "batch_size": min(s.batch_size, len(self.train)),
+            **self.settings.record(),
+            "batch_size": min(self.settings.batch_size, len(self.train)),
             "optimizer": self.optimizers,
-            "lr_scale": s.lr_scale if s.lr_scale is None or isinstance(s.lr_scale, float) else dict(s.lr_scale),
-            "schedule": vars(s.rates),
-            "label_smoothing": s.label_smoothing,
-            "augment": s.augmentation.as_dict() if s.augmentation else None,
-            "batch_norm": "train" if s.train_statistics else "frozen",
-            "seed": s.seed,
             "device": self.place.device,
-            "precision": s.precision,
-            "feature_dtype": s.dtype if s.row.cached else "uint8" if s.cut == INPUT else None,
-            "views": s.views,
+            "precision": self.place.precision,
             "features": None if self.placement is None else self.placement.as_dict(),
             "threads": self.backend.threads(),
             "versions": registry.versions(self.backend.name),

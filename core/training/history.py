@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, overload
@@ -65,6 +65,10 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {key: list(self[key]) if isinstance(self[key], tuple) else self[key] for key in self.keys()}
+
+
+OnEpoch = Callable[[str, Record], None]
+"""is called with the stage, "head" or "all", and the record after each epoch"""
 
 
 class History(Sequence[Record]):

@@ -11,19 +11,17 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from headstart.common.errors import SettingError
-from headstart.contract.optimizers import SGD, Optimizer, Schedule, optimizer_of, schedule_of
+from headstart.contract.optimizers import SGD, Schedule, optimizer_of, schedule_of
 from headstart.contract.recipe import check_place
 from headstart.data.augment import Augment
-from headstart.features.extract import DTYPES, INPUT
+from headstart.features.extract import INPUT
 from headstart.training.modes import MODES, Mode, mode_of
+from headstart.training.options import OPTIONS, Caching, Computing, Training, Watching
 from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
-
-STATISTICS = ("auto", "frozen", "train")
 
 
 def checked_folder(option: str, folder: str | Path) -> Path:
@@ -42,54 +40,15 @@ def checked_folder(option: str, folder: str | Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What `fit` was asked for; see there. Raises SettingError and its kin."""
-
-    mode: str = "cached"
-    cut: str | None = None
-    epochs: int = 5
-    batch_size: int = 64
-    optimizer: str | Optimizer | None = None
-    lr: float | None = None
-    lr_scale: float | Mapping[str, float] | None = None
-    schedule: str | Schedule = "constant"
-    warmup: float = 0.0
-    label_smoothing: float = 0.0
-    augment: str | Augment | None = None
-    batch_norm: str = "auto"
-    head_epochs: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "float32"
-    dtype: str = "float16"
-    workers: int | None = None
-    views: int | None = None
-    memory: int | str | None = None
+class Settings(Watching, Caching, Computing, Training):
+    """All options of one run, by their names; see `options`. Raises SettingError and its kin."""
 
     def __post_init__(self) -> None:
-        for name in ("mode", "cut"):
-            value = getattr(self, name)
-            if not (isinstance(value, str) and value) and (name == "mode" or value is not None):
-                raise SettingError(f"{name}={value!r}; expected a name")
+        for name, option in OPTIONS.items():
+            object.__setattr__(self, name, option.checked(getattr(self, name)))
         mode = self.row
-        for name in ("epochs", "batch_size", "head_epochs", "workers", "views", "seed"):
-            value, least = getattr(self, name), 0 if name == "seed" else 1
-            if value is None and name in ("head_epochs", "workers", "views"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise SettingError(f"{name}={value!r}; expected an integer of {least} or more")
-            object.__setattr__(self, name, int(value))  # numpy's integers are none to JSON
-        if self.seed >= 2**32:
-            raise SettingError(f"seed={self.seed}; expected an integer below 2**32")
         if self.head_epochs is not None and not mode.then_all:
             raise SettingError(f"head_epochs goes with mode 'staged', not with {mode.name!r}")
-        number = isinstance(self.label_smoothing, int | float | np.integer | np.floating)
-        if not number or not 0 <= self.label_smoothing < 1:
-            raise SettingError(f"label_smoothing={self.label_smoothing!r}; expected 0 <= label_smoothing < 1")
-        object.__setattr__(self, "label_smoothing", float(self.label_smoothing))
-        for name, allowed in (("dtype", DTYPES), ("batch_norm", STATISTICS)):
-            if getattr(self, name) not in allowed:
-                raise SettingError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         check_place(self.device, self.precision)
         optimizer_of(self.optimizer, SGD(), self.lr)
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
@@ -139,3 +98,17 @@ class Settings:
     def train_statistics(self) -> bool:
         """Whether batch norms in what is trained follow the batches."""
         return self.batch_norm == "train" or (self.batch_norm == "auto" and not self.row.pretrained)
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able: what a run's record has of each option that it names, as it was meant for this mode."""
+        scale = self.lr_scale
+        features = self.dtype if self.row.cached else "uint8" if self.cut == INPUT else None
+        meant = {
+            "lr_scale": dict(scale) if isinstance(scale, Mapping) else scale,
+            "schedule": vars(self.rates),
+            "augment": self.augmentation.as_dict() if self.augmentation else None,
+            "batch_norm": "train" if self.train_statistics else "frozen",
+            "dtype": features,
+        }
+        recorded = {name: option.recorded for name, option in OPTIONS.items() if option.recorded}
+        return {key: meant.get(name, getattr(self, name)) for name, key in recorded.items()}

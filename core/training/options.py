@@ -1,0 +1,292 @@
+"""Every option of training, said once: its type, its default, what it may be, its sentence of help, who takes it.
+
+From the fields below are made: `Settings`; the keyword arguments of `fit`, `sweep`, `plan`, `compare` and
+`compare_modes`, and what their documentation says of them; the options of the command line; what a run's record
+and the report list.
+
+For whoever makes a command line (or a form) of them, with whatever library: `fields_for("fit")` has an `Option`
+for each keyword of that function, in their order, and `flags_for("fit")` only those that have a place on a command
+line. An `Option` has the flag ("--lr-scale"), the type of its text, `parse` where that text is to become something
+else, the default (that of a command: `command_default("compare")`), the sentence of help, what is done where it is
+left out (`unset`), and the names that it may be, where they can be listed (`allowed`). What the text has become
+goes to the function as it is, and the function checks it. `OPTIONS["device"]` is one option, for other commands.
+
+Invariant: importing this needs no numpy; see `option`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from headstart.common.errors import SettingError
+from headstart.training.option import (
+    FOLDER,
+    FUNCTION,
+    FUNCTIONS,
+    HEADS,
+    HERE,
+    NAME,
+    SHARE,
+    SWITCH,
+    Option,
+    Rule,
+    names_in,
+    one_known,
+    one_of,
+    option,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from headstart.contract.optimizers import Optimizer, Schedule
+    from headstart.data.augment import Augment
+    from headstart.training.history import OnEpoch
+
+
+def scale_of(text: str) -> float | dict[str, float]:
+    """ "0.1", or "layer3=0.1,pretrained=0.01" as a dict; SettingError otherwise."""
+    try:
+        if "=" not in text:
+            return float(text)
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return {name.strip(): float(rate) for name, _, rate in (part.partition("=") for part in parts)}
+    except ValueError:
+        raise SettingError(
+            f"--lr-scale {text!r}; expected a number such as 0.1, or modules such as layer3=0.1,pretrained=0.01"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, and how."""
+
+    mode: str = option(
+        "cached",
+        "scratch, full, frozen, cached or staged.",
+        Rule("one of {names}", NAME.holds, names=names_in("headstart.training.modes:MODES")),
+        takers=("fit",),
+        recorded=False,
+        more='"cached": the trunk runs once, its features are stored and the head is trained on them. '
+        '"frozen": the same head, with the trunk run in every epoch. "full": everything is trained from '
+        'the weights. "scratch": everything, from random weights. "staged": the head on the cache for '
+        "`head_epochs`, then everything for `epochs`.",
+    )
+    cut: str | None = option(
+        None,
+        "Last node of the frozen trunk; see `headstart models NAME`.",
+        NAME,
+        takers=HEADS,
+        unset="before the head",
+        recorded=False,
+        more='Everything behind it is the head. "input", in "full" and "scratch": decoded and resized images '
+        "are kept in the store, and read from there.",
+    )
+    epochs: int = option(5, "Epochs of training.", whole(1), takers=FUNCTIONS, text=int, commands={"compare": 3})
+    batch_size: int = option(64, "Samples a step.", whole(1), takers=FUNCTIONS, text=int)
+    optimizer: str | Optimizer | None = option(
+        None,
+        "adamw or sgd.",
+        one_known(names_in("headstart.contract.optimizers:OPTIMIZERS"), "{names}, an hs.SGD or an hs.AdamW"),
+        takers=FUNCTIONS,
+        unset="by mode",
+        more="In Python also an `hs.AdamW` or `hs.SGD`. The defaults are those of `headstart.training.modes`.",
+    )
+    lr: float | None = option(
+        None,
+        "Learning rate.",
+        Rule("a positive number"),
+        text=float,
+        unset="the optimiser's",
+        recorded=False,
+    )
+    lr_scale: float | Mapping[str, float] | None = option(
+        None,
+        "Multiple of the rate for pretrained layers, such as 0.1, or by module: layer3=0.1,pretrained=0.01.",
+        Rule("a positive number, or a dict from modules to such"),
+        parse=scale_of,
+        more='In Python a number, or a dict such as {"layer3": 0.1, "pretrained": 0.3}. The innermost module '
+        "that is named counts.",
+    )
+    schedule: str | Schedule = option(
+        "constant",
+        "constant or cosine.",
+        one_known(names_in("headstart.contract.optimizers:SCHEDULES"), "{names}, or an hs.Schedule"),
+        takers=HEADS,
+        more="In Python also an `hs.Schedule`, which brings its own warm-up.",
+    )
+    warmup: float = option(
+        0.0,
+        "Share of the steps in which the learning rate rises.",
+        Rule("a share of the steps, 0 <= warmup < 1"),
+        takers=HEADS,
+        text=float,
+        recorded=False,
+    )
+    label_smoothing: float = option(0.0, "Label smoothing, 0 to 1.", SHARE, takers=HEADS, text=float)
+    augment: str | Augment | None = option(
+        None,
+        "flip, crop or flip,crop; for modes that see images.",
+        Rule("flip, crop, flip,crop or none, or an hs.Augment"),
+        more="In Python also an `hs.Augment`. It is drawn anew for each epoch and sample; with features from a"
+        " cache that is impossible, and refused unless `views` keeps several. In `staged` it is used in "
+        "the second stage, and with `views` in the first.",
+    )
+    batch_norm: str = option(
+        "auto",
+        "Statistics of trained batch norms: frozen, train, or auto (train in scratch).",
+        one_of(lambda: ("auto", "frozen", "train")),
+    )
+    head_epochs: int | None = option(
+        None,
+        "Of mode staged: epochs on the cache before.",
+        whole(1),
+        text=int,
+        unset="as many",
+        recorded=False,
+    )
+    seed: int = option(
+        0,
+        "Of split, order, initial weights, dropout and augmentation.",
+        whole(0, bits=32),
+        takers=HEADS,
+        text=int,
+    )
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Where and how it is computed."""
+
+    backend: str | None = option(
+        None,
+        "torch, keras or jax.",
+        one_known(names_in("headstart.contract.registry:names")),
+        takers=HERE,
+        unset="HEADSTART_BACKEND, else the only one",
+        recorded=False,
+    )
+    device: str = option(
+        "auto",
+        "auto, cpu or cuda.",
+        one_known(names_in("headstart.contract.recipe:DEVICES")),
+        takers=FUNCTIONS,
+    )
+    precision: str = option(
+        "float32",
+        "Of the arithmetic: float32 or bfloat16.",
+        one_known(names_in("headstart.contract.recipe:PRECISIONS")),
+        takers=FUNCTIONS,
+    )
+    workers: int | None = option(
+        None,
+        "Threads that decode images.",
+        whole(1),
+        takers=FUNCTIONS,
+        text=int,
+        unset="as many as CPUs",
+        recorded=False,
+    )
+
+
+@dataclass(frozen=True)
+class Caching:
+    """What is cached, and how much of it is held."""
+
+    dtype: str = option(
+        "float16",
+        "Of stored features: float16, float32 or bfloat16.",
+        one_of(names_in("headstart.features.extract:DTYPES")),
+        takers=FUNCTIONS,
+        recorded="feature_dtype",
+    )
+    cache: str | Path | None = option(
+        None,
+        "Folder of the feature store.",
+        FOLDER,
+        takers=FUNCTIONS,
+        text=None,
+        unset="HEADSTART_CACHE, else the user's cache folder",
+        recorded=False,
+    )
+    views: int | None = option(
+        None,
+        "Keep so many augmented views of every image, for features in the cache; augment says how they are drawn.",
+        whole(1),
+        text=int,
+        more="Epoch e reads view e mod `views`. View v is what an uncached run of that seed draws in epoch v.",
+    )
+    memory: int | str | None = option(
+        None,
+        "Of cached features at once, such as 512MB; more are streamed.",
+        Rule("a number of bytes, or a text such as '512MB'"),
+        takers=FUNCTIONS,
+        unset="half of what is free",
+        recorded=False,
+        more="In Python also a number of bytes. What is streamed comes from the disk, shuffled in blocks; "
+        "where the features were stands in the run's settings.",
+    )
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is watched while it trains."""
+
+    on_epoch: OnEpoch | None = option(
+        None,
+        'Called with the stage ("head" or "all") and the record after each epoch.',
+        FUNCTION,
+        takers=("fit", "compare_modes"),
+        text=None,
+        recorded=False,
+    )
+    tensorboard: str | Path | None = option(
+        None,
+        "Write curves, histograms and the graph to this folder; needs headstart[tensorboard].",
+        FOLDER,
+        text=Path,
+        recorded=False,
+        more="The files are complete after every epoch: the runs `train` and `validation` with loss and "
+        "accuracy, and in `train` learning rates, seconds, each step's loss, histograms of the trained "
+        "parameters and of how far they have moved, the model's graph and the settings. Where the folder "
+        "holds a run already, that one is left as it is, and `2`, `3` ... in the folder are written.",
+    )
+    debug_nans: bool = option(
+        False,
+        "Stop at the first value that is not finite, and name node, epoch and batch.",
+        SWITCH,
+        text=bool,
+        recorded=False,
+        more="It goes step by step and looks at losses and parameters after each, and at features and logits. "
+        "What is trained is the same, and takes longer.",
+    )
+    profile: str | Path | None = option(
+        None,
+        "Write the framework's own trace of each stage's second epoch to this folder.",
+        FOLDER,
+        text=Path,
+        recorded=False,
+        more="The trace, with that epoch's validation, is in `head` or `all` there, as TensorBoard or torch's "
+        "viewers show it. In the first epoch things are compiled; it is taken where it is the only one.",
+    )
+
+
+GROUPS = (Training, Computing, Caching, Watching)
+
+OPTIONS: Mapping[str, Option] = MappingProxyType(
+    {of.name: Option.of(of, group.__doc__ or "") for group in GROUPS for of in fields(group)}
+)
+"""every option by its name"""
+
+
+def fields_for(function: str) -> tuple[Option, ...]:
+    """The options that are keyword arguments of "fit", "sweep", "plan", "compare" or "compare_modes"."""
+    return tuple(entry for entry in OPTIONS.values() if function in entry.takers)
+
+
+def flags_for(function: str) -> tuple[Option, ...]:
+    """Those of them that have a place on a command line: not what only Python can hand over."""
+    return tuple(entry for entry in fields_for(function) if entry.text is not None)
