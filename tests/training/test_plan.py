@@ -15,7 +15,19 @@ from typer.testing import CliRunner
 import headstart as hs
 from headstart.cli.main import app
 from headstart.common.errors import CutError, SettingError
-from headstart.training.plan import Budget, CutPlan, Plan, spread
+from headstart.training.planning.predicting import (
+    Load,
+    Point,
+    Rates,
+    Work,
+    between,
+    cuts_to_measure,
+    distinct_cuts,
+    padded,
+    predicted,
+    work_at_cuts,
+)
+from headstart.training.planning.table import Budget, CutPlan, Plan
 
 MODEL = "resnet18_half"
 
@@ -86,15 +98,101 @@ def test_the_best_cut_trains_the_most_within_the_budget() -> None:
         plan["avgpool"]
 
 
+@pytest.mark.neutral
 def test_which_cuts_are_measured() -> None:
-    nodes = [f"n{i}" for i in range(20)]
-    trunk = {node: i * 100 for i, node in enumerate(nodes)}
-    head = {node: max(0, 1700 - before) for node, before in trunk.items()}
-    chosen = spread(nodes, trunk, head)
-    assert len(chosen) == 6
-    assert chosen == sorted(chosen, key=nodes.index)
-    assert {"n0", "n17", "n19"} <= set(chosen)  # behind n17 is nothing more than behind n19
-    assert spread(nodes[:5], trunk, head) == nodes[:5]
+    cuts = [f"n{i}" for i in range(20)]
+    work = {cut: Work((1,), 2, i * 100, max(0, 1700 - i * 100)) for i, cut in enumerate(cuts)}
+    measured = cuts_to_measure(cuts, work)
+    assert len(measured) == 6
+    assert measured == sorted(measured, key=cuts.index)
+    assert {"n0", "n17", "n19"} <= set(measured)  # behind n17 is nothing more than behind n19
+    assert cuts_to_measure(cuts[:5], work) == cuts[:5]
+
+
+@pytest.fixture(scope="module")
+def work() -> dict[str, Work]:
+    return work_at_cuts(hs.model(MODEL, classes=4, size=32), itemsize=2)
+
+
+@pytest.mark.neutral
+def test_cuts_that_cost_the_same_are_planned_once(work: dict[str, Work]) -> None:
+    planned = distinct_cuts(work)
+    assert len({(work[cut].shape, work[cut].trunk_macs) for cut in planned}) == len(planned) > 8
+    assert "relu" in planned and "bn1" not in planned  # of those that differ in an activation, the last
+    assert list(work)[-1] == planned[-1]
+
+
+@pytest.mark.neutral
+def test_cuts_between_those_that_were_measured(work: dict[str, Work]) -> None:
+    """Work that takes as long as it has multiply-adds is predicted from three points, everywhere."""
+
+    def measured(cut: str) -> Point:
+        return Point(work[cut].trunk_macs * 1e-9, 0.5, 1e-3 + work[cut].head_macs * 1e-9, 1e-4)
+
+    points = between(list(work), work, {cut: measured(cut) for cut in ("relu", "layer2.1", "avgpool")})
+    assert list(points) == list(work)
+    for cut, point in points.items():
+        truth = measured(cut)
+        if work["relu"].trunk_macs <= work[cut].trunk_macs:
+            assert point.trunk == pytest.approx(truth.trunk, rel=1e-6), cut
+        assert point.built == pytest.approx(0.5)
+        assert point.step == pytest.approx(truth.step, rel=0.02), cut
+        assert point.evaluation == pytest.approx(1e-4, rel=0.02), cut
+
+
+@pytest.mark.neutral
+def test_a_measured_cut_is_predicted_from_its_own_measurements(work: dict[str, Work]) -> None:
+    points = {cut: Point(i + 1.0, 2.0 * i, 1.0 / (i + 1), 3.0) for i, cut in enumerate(work)}
+    assert between(list(work), work, points) == points
+
+
+@pytest.mark.neutral
+def test_a_cut_with_the_work_of_a_measured_one_takes_as_long(work: dict[str, Work]) -> None:
+    """However far the measurements are from a line."""
+    assert (work["bn1"].shape, work["bn1"].head_macs) == (work["relu"].shape, work["relu"].head_macs)
+    steps = {"relu": 9e-3, "layer2.1": 1e-3, "layer3.0": 5e-3, "avgpool": 2e-3}
+    points = {cut: Point(1.0, 1.0, step, 1.0) for cut, step in steps.items()}
+    assert between(["bn1"], work, points)["bn1"].step == pytest.approx(9e-3)
+
+
+LOAD = Load(train=100, val=20, distinct=110, batch=32, epochs=5)
+AT_CUT = Work(shape=(10,), row_nbytes=20, trunk_macs=7, head_macs=3)
+
+
+def at_cut(point: Point, rates: Rates, missing: int = 110, resident: bool = True, load: Load = LOAD) -> CutPlan:
+    return predicted("cut", AT_CUT, point, rates, load, missing=missing, resident=resident, measured=True)
+
+
+@pytest.mark.neutral
+def test_seconds_add_up() -> None:
+    point = Point(trunk=0.01, built=2.0, step=0.001, evaluation=0.0005)
+    rates = Rates(decode=0.002, overlap=0.8, write=1e-4, read=1e-2)
+    plan = at_cut(point, rates)
+    # the trunk runs full batches: 4 of the training samples, and 20 rows at once of the others
+    images = 128 + 20
+    assert plan.extraction_seconds == pytest.approx(2 + images * 0.01 + 110 * 20 * 1e-4)
+    head = 96 * 0.001 + 20 * 0.0005  # three full steps
+    assert plan.cached_epoch_seconds == pytest.approx(head)
+    assert plan.uncached_epoch_seconds == pytest.approx(head + (96 + 20) * 0.01)
+    assert plan.total_seconds == pytest.approx(plan.extraction_seconds + 5 * head)
+    assert plan.uncached_total_seconds == pytest.approx(5 * plan.uncached_epoch_seconds)
+    assert (plan.nbytes, plan.where, plan.missing) == (110 * 20, "device", 110)
+    # one core for both: what overlaps little is nearly the sum
+    shared = at_cut(point, replace(rates, decode=0.01, overlap=0.9))
+    assert shared.uncached_epoch_seconds == pytest.approx(head + 0.9 * (96 + 20) * (0.01 + 0.01))
+    # from the disk an epoch takes as long as reading the features, if that is longer
+    streamed = at_cut(point, rates, resident=False)
+    assert streamed.cached_epoch_seconds == pytest.approx(110 * 20 * 1e-2)
+    assert streamed.where == "disk"
+    # what is there is not extracted, nor is a trunk built for it
+    assert at_cut(point, rates, missing=0).extraction_seconds == 0
+    half = at_cut(point, rates, missing=55).extraction_seconds
+    assert half == pytest.approx(2 + (64 + 10) * 0.01 + 55 * 20 * 1e-4)
+
+
+@pytest.mark.neutral
+def test_rows_that_fill_a_batch_up() -> None:
+    assert [padded(count, 32) for count in (0, 0.2, 1, 31.5, 32, 33, 100)] == [0, 1, 1, 32, 32, 64, 128]
 
 
 def test_a_plan_of_every_cut(data: hs.data.Dataset, backend: str, tmp_path: Path) -> None:
@@ -103,19 +201,19 @@ def test_a_plan_of_every_cut(data: hs.data.Dataset, backend: str, tmp_path: Path
     cuts = ["layer4.0", "avgpool"]
     # so many epochs that the cache pays off within them on however busy a machine
     common = {"backend": backend, "batch_size": 8, "cache": tmp_path}
-    found = hs.plan(model, train, val, cuts=cuts, budget="1GB", epochs=100_000, **common)
-    assert [one.cut for one in found.rows] == cuts
+    plan = hs.plan(model, train, val, cuts=cuts, budget="1GB", epochs=100_000, **common)
+    assert [row.cut for row in plan.rows] == cuts
     macs = model.graph.macs(model.input_shape)
-    for one in found.rows:
-        assert one.nbytes == 40 * math.prod(one.shape) * 2
-        assert one.trunk_multiply_adds + one.head_multiply_adds == sum(macs.values())
-        figures = (one.extraction_seconds, one.cached_epoch_seconds, one.uncached_epoch_seconds)
+    for row in plan.rows:
+        assert row.nbytes == 40 * math.prod(row.shape) * 2
+        assert row.trunk_multiply_adds + row.head_multiply_adds == sum(macs.values())
+        figures = (row.extraction_seconds, row.cached_epoch_seconds, row.uncached_epoch_seconds)
         assert all(0 < figure < 60 for figure in figures)
-        assert one.uncached_epoch_seconds > one.cached_epoch_seconds
-        assert one.missing == 40 and one.where == "device" and one.measured
-    assert found.best == found["layer4.0"]
+        assert row.uncached_epoch_seconds > row.cached_epoch_seconds
+        assert row.missing == 40 and row.where == "device" and row.measured
+    assert plan.best == plan["layer4.0"]
     assert not list(tmp_path.iterdir())  # nothing is left of the measurement
-    json.dumps([found.table(), dict(found.facts)])
+    json.dumps([plan.table(), dict(plan.facts)])
 
     # what the store has already costs nothing
     hs.extract(model, data, "avgpool", **common)
@@ -124,31 +222,12 @@ def test_a_plan_of_every_cut(data: hs.data.Dataset, backend: str, tmp_path: Path
     assert again["avgpool"].where == "disk"
 
 
-def test_cuts_between_those_that_were_measured(
-    data: hs.data.Dataset, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from headstart.training import plan as module
-
-    seconds = {"relu": 1.0, "layer2.1": 3.0, "avgpool": 5.0}
-    monkeypatch.setattr(module, "MEASURED", 3)
-    monkeypatch.setattr(module, "spread", lambda *_: list(seconds))
-    # work that takes as long as it has multiply-adds is predicted from three points, everywhere
-    monkeypatch.setattr(
-        module.Bench,
-        "_point",
-        lambda self, cut, images: (
-            module.Point(self.trunk_macs[cut] * 1e-9, 0.5, 1e-3 + self.head_macs[cut] * 1e-9, 1e-4),
-            lambda images: images,
-        ),
-    )
-    model = hs.model(MODEL, classes=data.classes, size=32)
-    found = hs.plan(model, data, backend=backend, batch_size=8, cache=tmp_path)
-    assert len({(one.shape, one.trunk_multiply_adds) for one in found.rows}) == len(found.rows) > 8
-    assert {one.cut for one in found.rows if one.measured} == set(seconds)
-    for one in found.rows:
-        steps = 40
-        expected = steps * (1e-3 + one.head_multiply_adds * 1e-9)
-        assert one.cached_epoch_seconds == pytest.approx(expected, rel=0.02), one.cut
+def test_a_plan_of_no_cut_in_particular(data: hs.data.Dataset, backend: str, tmp_path: Path) -> None:
+    model = hs.model("lenet", classes=data.classes)
+    plan = hs.plan(model, data, backend=backend, batch_size=8, cache=tmp_path)
+    assert [row.cut for row in plan.rows] == distinct_cuts(work_at_cuts(model, itemsize=2))
+    assert [row.cut for row in plan.rows if row.measured] == plan.facts["measured"]
+    assert 2 < len(plan.facts["measured"]) <= 6
 
 
 def test_mistakes(data: hs.data.Dataset, backend: str, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""The table of a plan: what is expected at each cut, what caching may cost, and which cut is the best within
+that."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headstart.common.errors import SettingError
+from headstart.common.sizes import parse_nbytes
+
+
+@dataclass(frozen=True)
+class CutPlan:
+    """What is expected at one cut."""
+
+    cut: str
+    shape: tuple[int, ...]
+    """of one sample's features"""
+    nbytes: int
+    """of the features of all samples in the store"""
+    trunk_multiply_adds: int
+    """of one sample"""
+    head_multiply_adds: int
+    """of one sample, forward"""
+    missing: int
+    """samples whose features the store does not have yet"""
+    extraction_seconds: float
+    """until the store has them, what a framework compiles included"""
+    cached_epoch_seconds: float
+    """training and validation, compiling not included"""
+    uncached_epoch_seconds: float
+    """the same head, the trunk run in every epoch"""
+    where: str
+    """"device" or "disk": whether all features can be held, or are streamed"""
+    measured: bool
+    """False where it lies between cuts that were measured"""
+    total_seconds: float
+    """of the extraction and all epochs on the cache"""
+    uncached_total_seconds: float
+
+    @property
+    def pays_off_after_epochs(self) -> int | None:
+        """The number of epochs from which the cache has saved time; None: never."""
+        gain = self.uncached_epoch_seconds - self.cached_epoch_seconds
+        return max(1, math.ceil(self.extraction_seconds / gain)) if gain > 0 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "shape": list(self.shape), "pays_off_after_epochs": self.pays_off_after_epochs}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What caching may cost."""
+
+    nbytes: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str | Budget | None) -> Budget | None:
+        """ "2GB", "10min", or both with a comma between them; SettingError otherwise."""
+        if text is None or isinstance(text, Budget):
+            return text
+        if not isinstance(text, str):
+            raise SettingError(f"budget={text!r}; expected a text such as '2GB', '10min' or '2GB,10min'")
+        limits: dict[str, float] = {}
+        for part in text.split(","):
+            time_of = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|h)\s*", part)
+            name = "seconds" if time_of else "nbytes"
+            if name in limits:
+                raise SettingError(f"budget={text!r} says twice how {'long' if time_of else 'large'}")
+            if time_of:
+                limits[name] = float(time_of[1]) * {"s": 1, "min": 60, "h": 3600}[time_of[2]]
+                continue
+            try:
+                limits[name] = parse_nbytes(part)
+            except SettingError:
+                raise SettingError(
+                    f"budget={text!r}; expected bytes such as 2GB, a time such as 90s, 10min or 2h, or both with "
+                    "a comma between them"
+                ) from None
+        return cls(None if "nbytes" not in limits else int(limits["nbytes"]), limits.get("seconds"))
+
+    def holds(self, row: CutPlan) -> bool:
+        return (self.nbytes is None or row.nbytes <= self.nbytes) and (
+            self.seconds is None or row.total_seconds <= self.seconds
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cuts in the order of the graph, and what the prediction rests on."""
+
+    rows: tuple[CutPlan, ...]
+    epochs: int
+    facts: Mapping[str, Any]
+    """JSON-able: the backend, the device, samples, and the rates that were measured"""
+    budget: Budget | None = None
+
+    def __getitem__(self, cut: str) -> CutPlan:
+        for row in self.rows:
+            if row.cut == cut:
+                return row
+        raise SettingError(f"{cut!r} was not planned; expected one of {', '.join(row.cut for row in self.rows)}")
+
+    @property
+    def best(self) -> CutPlan | None:
+        """Within the budget, the first cut in the network whose cache pays off within the epochs: the one that
+        trains the most. None where no cut is within it, or no budget was given."""
+        if self.budget is None:
+            return None
+        within = [row for row in self.rows if self.budget.holds(row)]
+        paying = [row for row in within if (row.pays_off_after_epochs or self.epochs + 1) <= self.epochs]
+        return next(iter(paying or within), None)
+
+    def table(self) -> list[dict[str, Any]]:
+        """A JSON-able dict for each cut."""
+        return [row.as_dict() for row in self.rows]
