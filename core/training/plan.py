@@ -34,6 +34,8 @@ from headstart.training.planning.predicting import (
 from headstart.training.planning.table import Budget, CutPlan, Plan
 from headstart.training.settings import Settings
 
+__all__ = ["Budget", "CutPlan", "Plan", "plan"]
+
 
 def plan(
     model: Model,
