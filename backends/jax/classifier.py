@@ -107,16 +107,16 @@ def watch(part: Any, path: str, made: list[Any]) -> None:
     object.__setattr__(part, "__class__", changed)
 
 
-def _is_rank(variable: Any, given: dict[int, str], makers: dict[int, Any], found: set[str]) -> bool:
-    if id(variable) in given:
-        found.add(given[id(variable)])
+def _is_rank(variable: Any, ends: dict[int, str], makers: dict[int, Any], reached: set[str]) -> bool:
+    if id(variable) in ends:
+        reached.add(ends[id(variable)])
         return True
     if (maker := makers.get(id(variable), MISSING)) is None:
         return True
     if maker is MISSING or not _is_passing(maker):
         return False
     inputs = [one for one in maker.invars if not hasattr(one, "val")]  # literals aside
-    return all(_is_rank(one, given, makers, found) for one in inputs)
+    return all(_is_rank(one, ends, makers, reached) for one in inputs)
 
 
 def _is_passing(equation: Any) -> bool:

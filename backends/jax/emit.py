@@ -285,16 +285,16 @@ class Network(nnx.Module):
 
     def numpy_params(self) -> dict[str, np.ndarray]:
         """The parameters under torchvision's names, in its layout."""
-        found: dict[str, np.ndarray] = {}
+        params: dict[str, np.ndarray] = {}
         for node in self.graph.nodes:
             if node.op == "native":
-                own = wrap.variables(self.layers[node.name])
+                held = wrap.variables(self.layers[node.name])
                 names = node.attrs["part"].native.names
-                found |= {f"{node.name}.{name}": np.array(own[path].get_value()) for path, name in names.items()}
+                params |= {f"{node.name}.{name}": np.array(held[path].get_value()) for path, name in names.items()}
                 continue
             for name in node.param_shapes():
                 suffix = name.rpartition(".")[2]
                 variable = getattr(self.layers[node.name], ATTRIBUTES.get(node.op, {}).get(suffix, suffix))
                 value = np.array(variable[...])
-                found[name] = from_channels_last(value) if suffix in ATTRIBUTES.get(node.op, ()) else value
-        return found
+                params[name] = from_channels_last(value) if suffix in ATTRIBUTES.get(node.op, ()) else value
+        return params

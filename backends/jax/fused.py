@@ -89,7 +89,7 @@ class Convolution(nnx.Module):
 
 
 def convolution(
-    given: Sequence[jax.Array],
+    operands: Sequence[jax.Array],
     stride: Sequence[int],
     padding: Sequence[Sequence[int]],
     groups: int,
@@ -98,7 +98,7 @@ def convolution(
 ) -> jax.Array:
     """`given`: `(n, h, w, c)`, the kernel `(h, w, c / groups, c')`, and what `after` takes, in its order: a bias
     `(c',)`, maps to be added."""
-    x, kernel = given[:2]
+    x, kernel = operands[:2]
     size = [
         (n + sum(pads) - k) // step + 1
         for n, pads, k, step in zip(x.shape[1:3], padding, kernel.shape[:2], stride, strict=True)
@@ -127,7 +127,7 @@ def convolution(
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"outer_dimension_partitions": [], "onednn_conv_config": config}),
     )
-    y: jax.Array = call(*given)
+    y: jax.Array = call(*operands)
     return y
 
 
@@ -264,18 +264,18 @@ def _difference(trial: tuple[Any, ...], inner: Any, outer: Any) -> jax.Array:
     """The largest difference between a call and the layers that it stands for."""
     shape, kernel, stride, padding, groups, after = trial
     rng = np.random.default_rng(0)
-    given = [jnp.asarray(rng.random(size, np.float32) - 0.3) for size in (shape, kernel)]
+    operands = [jnp.asarray(rng.random(size, np.float32) - 0.3) for size in (shape, kernel)]
     expected = jax.lax.conv_general_dilated(
-        *given, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+        *operands, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )
     for name in after:
         if name in ("BIAS", "BINARY_ADD"):
             size = expected.shape[3:] if name == "BIAS" else expected.shape
-            given.append(jnp.asarray(rng.random(size, np.float32) - 0.3))
-            expected = expected + given[-1]
+            operands.append(jnp.asarray(rng.random(size, np.float32) - 0.3))
+            expected = expected + operands[-1]
         else:
             expected = jnp.clip(expected, 0, 6 if name == "RELU6" else None)
     # Behind a barrier, since constants are computed while this is compiled.
-    given = [jax.lax.optimization_barrier(array.astype(inner)) for array in given]
-    found = convolution(given, stride, padding, groups, after, outer)
+    operands = [jax.lax.optimization_barrier(array.astype(inner)) for array in operands]
+    found = convolution(operands, stride, padding, groups, after, outer)
     return jnp.abs(found.astype(jnp.float32) - expected).max()

@@ -197,24 +197,24 @@ def reshaped(labels: Sequence[Labels], old: Sequence[int], new: Sequence[int]) -
 
 
 def _indexed(labels: list[Labels], index: Any) -> list[Labels]:
-    found: list[Labels] = []
+    indexed: list[Labels] = []
     steps = list(index) if isinstance(index, tuple) else [index]
     axis = 0
     for place, step in enumerate(steps):
         if step is None:
-            found.append(NOTHING)
+            indexed.append(NOTHING)
         elif isinstance(step, int):
             axis += 1
         elif isinstance(step, slice):
-            found.append(labels[axis])
+            indexed.append(labels[axis])
             axis += 1
         elif step is Ellipsis:
             stop = len(labels) - sum(one is not None for one in steps[place + 1 :])
-            found += labels[axis:stop]
+            indexed += labels[axis:stop]
             axis = stop
         else:
             return []
-    return found + labels[axis:]
+    return indexed + labels[axis:]
 
 
 def channels(watched: Watched, made: tuple[int | None, str]) -> int | None:

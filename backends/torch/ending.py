@@ -121,15 +121,15 @@ def dotted(entry: tuple[str | int, ...]) -> str:
     return ".".join(map(str, entry))
 
 
-def chosen(value: Any, wanted: str, samples: int, where: str) -> tuple[str | int, ...]:
-    """The entry that `wanted` names; without a name the only one, or what libraries give for features. Raises
+def entry_in(value: Any, entry_name: str, samples: int, where: str) -> tuple[str | int, ...]:
+    """The entry that `entry_name` names; without a name the only one, or what libraries give for features. Raises
     CutError that lists what there is."""
     there = {dotted(entry): entry for entry, x in tensors(value)}
     fitting = [dotted(e) for e, x in tensors(value) if x.ndim > 1 and len(x) == samples and not x.is_complex()]
-    if wanted:
-        if wanted in there:
-            return there[wanted]
-        matching = [name for name in fitting if name.startswith(f"{wanted}.")]
+    if entry_name:
+        if entry_name in there:
+            return there[entry_name]
+        matching = [name for name in fitting if name.startswith(f"{entry_name}.")]
         if len(matching) == 1:
             return there[matching[0]]
     elif len(fitting) == 1:
@@ -145,7 +145,7 @@ def chosen(value: Any, wanted: str, samples: int, where: str) -> tuple[str | int
             f"{where} gives a {kind} without a tensor that has a row for each sample; cut it elsewhere, or wrap a "
             "module of yours that calls it and returns one tensor"
         )
-    said = f"no {wanted!r} is in it; " if wanted else "which of them are the features? "
+    said = f"no {entry_name!r} is in it; " if entry_name else "which of them are the features? "
     raise CutError(
         f"{where} gives a {kind} and not one tensor; {said}choose with cut=: {listed(shapes)} (shapes of a "
         "sample). Behind the name of a submodule it stands with a dot before it"

@@ -104,19 +104,19 @@ def _holds(value: Any) -> bool:
 
 def _held(function: types.FunctionType) -> dict[str, Any]:
     """What it finds outside: free variables, globals, and defaults by their place."""
-    found: dict[str, Any] = {}
+    held: dict[str, Any] = {}
     for path in lookups(function.__code__):
         if path[0] in function.__globals__:
-            found[path[0]] = function.__globals__[path[0]]
+            held[path[0]] = function.__globals__[path[0]]
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            found[name] = cell.cell_contents
+            held[name] = cell.cell_contents
         except ValueError:  # not filled yet
             continue
-    found |= {f"={place}": value for place, value in enumerate(function.__defaults__ or ())}
-    found |= {f"={name}": value for name, value in (function.__kwdefaults__ or {}).items()}
-    found.pop("__class__", None)  # of super()
-    return {name: value for name, value in found.items() if value is not function}
+    held |= {f"={place}": value for place, value in enumerate(function.__defaults__ or ())}
+    held |= {f"={name}": value for name, value in (function.__kwdefaults__ or {}).items()}
+    held.pop("__class__", None)  # of super()
+    return {name: value for name, value in held.items() if value is not function}
 
 
 def _with(function: types.FunctionType, held: Mapping[str, Any]) -> types.FunctionType:

@@ -53,8 +53,8 @@ class TorchTrainer:
         losses = torch.empty(steps, len(self.weights), device=device)
         predicted = torch.empty_like(targets)
         # One batch's memory for all of them: fresh pages take longer than what is copied into them.
-        chosen = None if batches is None else rows.new_empty(size, *rows.shape[1:])
-        wide = None if chosen is None or not chosen.is_floating_point() else chosen.float()
+        gathered = None if batches is None else rows.new_empty(size, *rows.shape[1:])
+        wide = None if gathered is None or not gathered.is_floating_point() else gathered.float()
         # a core is left to whoever reads what comes without an order
         count = min(self.effort.threads(rows, size, STEP), torch.get_num_threads() - (order is None))
         with self._training(), threads(count):
@@ -62,8 +62,8 @@ class TorchTrainer:
                 if batches is None:
                     x = rows.narrow(0, i * size, size)
                 else:  # index_select is three times as fast as indexing
-                    x = torch.index_select(rows, 0, batches[i], out=chosen)
-                    x = x if wide is None or wide is chosen else wide.copy_(x)
+                    x = torch.index_select(rows, 0, batches[i], out=gathered)
+                    x = x if wide is None or wide is gathered else wide.copy_(x)
                 losses[i], predicted[i] = self._step(x, targets[i], rate)
         right = (predicted == targets).sum(1) * losses[:, 0].isfinite()  # argmax of NaN is 0
         return to_numpy(losses), int(right.sum())

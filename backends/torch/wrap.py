@@ -36,8 +36,8 @@ from headstart.backends.torch.ending import (
     Ending,
     Turned,
     at_end,
-    chosen,
     dotted,
+    entry_in,
     entry_of,
     has_class_token,
     tensors,
@@ -411,14 +411,16 @@ def _ending(
     request: WrapRequest,
     module: nn.Module,
     cut: str,
-    wanted: str,
+    entry_name: str,
     where: str,
     axis: Callable[[axes.Watched, Any], tuple[int | None, str]],
 ) -> Ending:
     """What has to be done with what the trunk `module` gives. `axis`: runs the whole, marks what is at the cut."""
     with torch.no_grad():
         value = module(batch_of(request.example))
-    entry = chosen(value, wanted, count(request.example), where) if not isinstance(value, torch.Tensor) else ()
+    entry = (
+        entry_in(value, entry_name, count(request.example), where) if not isinstance(value, torch.Tensor) else ()
+    )
     if entry and request.rest:
         raise CutError(
             f"{where} gives a {type(value).__name__} and not one tensor, of which there is no rest; cut elsewhere"
@@ -431,7 +433,7 @@ def _ending(
         )
     ending = Ending(entry, dequantized=x.is_quantized)
     layout = fitting(request.layout, tuple(x.shape), cut)
-    by_itself = layout is None and request.fresh and entry == (TOKENS,) and not wanted
+    by_itself = layout is None and request.fresh and entry == (TOKENS,) and not entry_name
     if by_itself and x.ndim == 3 and has_class_token(module):
         return replace(ending, first=True)
     if layout is None and (x.ndim == 4 or (x.ndim == 3 and request.fresh)):

@@ -692,7 +692,7 @@ def extract(
     from headstart.data import open_data
     from headstart.features.extract import extract as run_extract
     from headstart.features.packed import check_free
-    from headstart.models import model as make_model
+    from headstart.models.model import model as make_model
     from headstart.training import compare as comparison
 
     name = registry.choose(backend)
@@ -762,7 +762,7 @@ def predict(
     from headstart.contract import registry
     from headstart.data import images_at
     from headstart.data.summary import say
-    from headstart.models import model as make_model
+    from headstart.models.model import model as make_model
     from headstart.training import compare as comparison
     from headstart.training.metrics import softmax
     from headstart.training.prediction import predict as run_predict
@@ -1141,7 +1141,7 @@ def cache_explain(
     from headstart.common.outputs import write_json
     from headstart.data import open_data
     from headstart.features.coverage import coverage
-    from headstart.models import model as make_model
+    from headstart.models.model import model as make_model
     from headstart.training import compare as comparison
 
     opened = open_data(data, on_error=on_error)
@@ -1211,7 +1211,7 @@ def cache_verify(
     if recompute is not None:
         from headstart.data import open_data
         from headstart.features.recompute import verify
-        from headstart.models import model as make_model
+        from headstart.models.model import model as make_model
         from headstart.training import compare as comparison
 
         if data is None or model is None or key is not None or repair:
@@ -1455,7 +1455,7 @@ def _prepared(spec: Any, features: Path | None) -> tuple[Any, Any, Any]:
 def _saved(spec: Any, folder: Path) -> tuple[Any, Any, Any]:
     """Model, training and validation features, of a folder that `extract --save` wrote."""
     from headstart.features.loading import load_features
-    from headstart.models import model
+    from headstart.models.model import model
     from headstart.training.compare import chosen_weights
 
     train, val = load_features(folder).split(spec.split, spec.seed, spec.split_by)

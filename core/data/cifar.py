@@ -55,18 +55,18 @@ def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     names = [part + suffix for part in PARTS[split]]
     try:
         if path.is_dir():
-            found = {name: _read_file(path / name) for name in names if (path / name).is_file()}
+            contents = {name: _read_file(path / name) for name in names if (path / name).is_file()}
         else:
-            found = dict(_members(path, {f"{folder}/{name}": name for name in names}))
+            contents = dict(_members(path, {f"{folder}/{name}": name for name in names}))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}; remove it to download it again") from error
-    if missing := [name for name in names if name not in found]:
+    if missing := [name for name in names if name not in contents]:
         raise DataError(
             f"{path} lacks {', '.join(missing)}; the published files hold {', '.join(names)}. Remove it to "
             "download it again"
         )
     parse = _parse_binary if suffix else _parse_pickle
-    batches = [parse(found[name], f"{path}/{name}") for name in names]
+    batches = [parse(contents[name], f"{path}/{name}") for name in names]
     pixels = np.concatenate([batch[0] for batch in batches])
     images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))  # (n, 32, 32, 3)
     return images, np.concatenate([batch[1] for batch in batches])

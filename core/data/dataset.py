@@ -342,17 +342,17 @@ class Dataset:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """The samples at these positions, in this order, of the same source."""
-        chosen = np.asarray(indices)
-        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+        positions = np.asarray(indices)
+        if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
             raise SettingError(
-                f"indices are {chosen.dtype} of shape {chosen.shape}; expected a list of integers"
-                + (" (np.flatnonzero makes them of a mask)" if chosen.dtype == bool else "")
+                f"indices are {positions.dtype} of shape {positions.shape}; expected a list of integers"
+                + (" (np.flatnonzero makes them of a mask)" if positions.dtype == bool else "")
             )
-        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self):
+        if positions.size and not 0 <= positions.min() <= positions.max() < len(self):
             raise SettingError(
-                f"indices reach from {chosen.min()} to {chosen.max()}; allowed are 0 to {len(self) - 1}"
+                f"indices reach from {positions.min()} to {positions.max()}; allowed are 0 to {len(self) - 1}"
             )
-        return self._rows(self._indices[chosen.astype(np.int64)], self.splits)
+        return self._rows(self._indices[positions.astype(np.int64)], self.splits)
 
     def _rows(self, rows: np.ndarray, splits: Sequence[Part]) -> Dataset:
         return Dataset(

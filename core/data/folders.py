@@ -146,7 +146,7 @@ def _root(path: str | Path) -> Path:
 
 def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, str], list[Skipped]]:
     """Class name -> path of its folder, sorted by name; and what lies beside them and is left out."""
-    found: list[tuple[str, str]] = []
+    class_folders: list[tuple[str, str]] = []
     left_out: list[Skipped] = []
     loose = 0
     try:
@@ -160,14 +160,14 @@ def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, s
             continue
         try:
             if entry.is_dir():
-                found.append((entry.name, entry.path))
+                class_folders.append((entry.name, entry.path))
             elif entry.is_symlink() and not entry.is_file():
                 left_out.append(broken(entry.path))
             else:
                 loose += entry.name.lower().endswith(SUFFIXES)
         except OSError as error:
             left_out.append(unread(entry.path, error))
-    names = [name for name, _ in found]
+    names = [name for name, _ in class_folders]
     # One normal form cannot hold both spellings; names that only look alike may be meant, where they are given.
     same = twins(names) if asked is None else spelt_twice(names)
     if same:
@@ -178,7 +178,7 @@ def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, s
     if loose:
         files = "1 image lies" if loose == 1 else f"{loose:,} images lie"
         left_out.append(Skipped(str(root), f"{files} beside the class folders, in no class"))
-    return dict(sorted((normal(name), path) for name, path in found)), left_out
+    return dict(sorted((normal(name), path) for name, path in class_folders)), left_out
 
 
 def _two_classes(root: Path, names: list[str], left_out: list[Skipped]) -> None:

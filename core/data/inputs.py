@@ -86,13 +86,14 @@ class Arrays:
             return np.asarray(unmasked(rows, "the inputs"), self.entries[0][2])
         return {name: rows[name].astype(dtype, copy=False) for name, _, dtype in self.entries}
 
-    def _fit(self, given: Any, what: str) -> None:
+    def _fit(self, entries: Any, what: str) -> None:
         mine = {name: (shape, dtype) for name, shape, dtype in self.entries}
-        fits = mine.keys() == given.keys() and all(
-            given[name][0] == shape and _castable(given[name][1], dtype) for name, (shape, dtype) in mine.items()
+        fits = mine.keys() == entries.keys() and all(
+            entries[name][0] == shape and _castable(entries[name][1], dtype)
+            for name, (shape, dtype) in mine.items()
         )
         if not fits:
-            raise DataError(f"{what} {described(given)} a sample, and the model takes {self}")
+            raise DataError(f"{what} {described(entries)} a sample, and the model takes {self}")
 
     def affine(self) -> None:
         """There is nothing to normalise."""

@@ -127,31 +127,32 @@ def _names_among(labels: list[str]) -> tuple[str, ...]:
 
 def _flat(labels: Any, what: str) -> np.ndarray:
     """One array `(n,)` of integers, booleans or strings."""
-    wanted = f"expected one class for each {what}, as an integer or a name"
+    expectation = f"expected one class for each {what}, as an integer or a name"
     if labels is None or isinstance(labels, str | bytes | Mapping):
-        raise DataError(f"labels are a {type(labels).__name__}; {wanted}")
+        raise DataError(f"labels are a {type(labels).__name__}; {expectation}")
     labels = unmasked(labels, "the labels")
     try:
         values = np.asarray(labels if hasattr(labels, "__array__") else list(labels))
     except ValueError:
         raise DataError(
-            f"labels are lists of differing lengths; {wanted}. Several classes for one {what} (multi-label) "
+            f"labels are lists of differing lengths; {expectation}. Several classes for one {what} (multi-label) "
             "cannot be trained on"
         ) from None
     except Exception as error:  # a tensor on a GPU, or one that needs its gradient
-        raise DataError(f"labels are a {type(labels).__name__} that is no array ({error}); {wanted}") from None
+        kind = type(labels).__name__
+        raise DataError(f"labels are a {kind} that is no array ({error}); {expectation}") from None
     if values.dtype.kind == "U" and isinstance(labels, list | tuple):
         values = np.array(labels, object)  # numpy makes words of numbers and of what is missing
     if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iubOSU":
         values = values[:, 0]
     if values.dtype.kind in "OSU" and values.ndim == 1:
-        return _names_or_numbers(values, what, wanted)
+        return _names_or_numbers(values, what, expectation)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iub"):
-        raise DataError(f"labels are {values.dtype} of shape {values.shape}; {wanted}{_mend(values, what)}")
+        raise DataError(f"labels are {values.dtype} of shape {values.shape}; {expectation}{_mend(values, what)}")
     return values
 
 
-def _names_or_numbers(values: np.ndarray, what: str, wanted: str) -> np.ndarray:
+def _names_or_numbers(values: np.ndarray, what: str, expectation: str) -> np.ndarray:
     """Of a column of strings, or of objects such as pandas has them."""
     items = values.tolist()
     for i, item in enumerate(items):
@@ -161,7 +162,7 @@ def _names_or_numbers(values: np.ndarray, what: str, wanted: str) -> np.ndarray:
             except UnicodeDecodeError:
                 raise DataError(f"label {i} is {item!r:.80}, no text in UTF-8; decode the labels") from None
         if isinstance(item, str | bytes) and not item:
-            raise DataError(f"label {i} is empty text; {wanted}, none missing")
+            raise DataError(f"label {i} is empty text; {expectation}, none missing")
     for kind, dtype in ((str, np.str_), (bool, np.bool_), (int, np.int64)):
         if all(isinstance(item, kind) for item in items):
             try:
@@ -171,7 +172,7 @@ def _names_or_numbers(values: np.ndarray, what: str, wanted: str) -> np.ndarray:
     odd = (i for i, item in enumerate(items) if not isinstance(item, type(items[0])) or _missing(item))
     first = next(odd, 0)
     raise DataError(
-        f"label {first} is {items[first]!r}, a {type(items[first]).__name__}; {wanted}, all of one kind "
+        f"label {first} is {items[first]!r}, a {type(items[first]).__name__}; {expectation}, all of one kind "
         "and none missing"
     )
 

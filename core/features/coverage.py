@@ -113,7 +113,7 @@ def coverage(
     say(data)
     shapes = model.graph.shapes(model.input_shape)
     trunks: list[TrunkInfo] | None = None
-    found: list[Coverage] = []
+    covered: list[Coverage] = []
     for cut in names:
         node = cut_of(model, cut)
         for view in range(views):
@@ -125,7 +125,7 @@ def coverage(
                 trunks = store.trunks()
             others = [info for info in trunks or [] if info.rows]
             same = sum(info.rows for info in others if info.key == key.digest)
-            found.append(
+            covered.append(
                 Coverage(
                     cut=cut,
                     view=None if drawn is None else view,
@@ -138,7 +138,7 @@ def coverage(
                     damaged=damaged,
                 )
             )
-    return tuple(found)
+    return tuple(covered)
 
 
 def _lacking(folder: TrunkFolder, ids: Sequence[str]) -> tuple[list[str], str | None]:

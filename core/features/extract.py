@@ -222,14 +222,14 @@ class Extractor:
         self.folders[next(iter(self.folders))][0].require_space(needed)
 
     def _extract(
-        self, data: Dataset, lacking: Sequence[Mapping[str, Sequence[str]]], wanted: Sequence[Sequence[str]]
+        self, data: Dataset, lacking: Sequence[Mapping[str, Sequence[str]]], lacking_ids: Sequence[Sequence[str]]
     ) -> None:
         first = {id: i for i, id in reversed(list(enumerate(data.ids)))}
-        total, finished = sum(map(len, wanted)), 0
+        total, finished = sum(map(len, lacking_ids)), 0
         what = "decoding images" if set(self.folders) == {INPUT} else "extracting features"
         try:
             with track(what, total) as advance:
-                for view, ids in enumerate(wanted):
+                for view, ids in enumerate(lacking_ids):
                     if not ids:
                         continue
                     order = np.array([first[id] for id in ids], np.int64)

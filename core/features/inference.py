@@ -44,17 +44,17 @@ def forward(
     x = model.preprocess.prepared(x) if isinstance(model.preprocess, Arrays) else normalised(model, x)
     wanted = [cuts] if isinstance(cuts, str) else list(cuts)
     nodes = {cut: model.graph.resolve(cut) for cut in wanted}
-    chosen = registry.load(backend, model.home)
+    loaded = registry.load(backend, model.home)
     graph = model.graph.upto(*nodes.values())
     # a size that does not fit is an error of ours, not of a framework
     graph.shapes(model.input_shape if isinstance(x, dict) else x.shape[1:])
-    trunk = chosen.trunk(
+    trunk = loaded.trunk(
         *frozen(graph, model.params, list(nodes.values()), folded),
         list(nodes.values()),
-        chosen.place(device, precision),
+        loaded.place(device, precision),
     )
     outputs = trunk.run(x)
-    return {cut: chosen.numpy(outputs[node]) for cut, node in nodes.items()}
+    return {cut: loaded.numpy(outputs[node]) for cut, node in nodes.items()}
 
 
 def native(model: Model, cuts: str | Sequence[str] | None = None, *, backend: str | None = None) -> Any:

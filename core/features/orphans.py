@@ -52,38 +52,38 @@ def find_orphans(store: FeatureStore, data: Iterable[Dataset]) -> list[Orphans]:
     """What each trunk of the own cache holds that is of no sample of these data sets, most bytes first. Damaged
     shards are left out. Raises ImageError for a file that cannot be read, DataError where one was skipped for
     that."""
-    wanted = _wanted(data)
-    found = []
+    ids_in_use = _wanted(data)
+    orphaned = []
     for info in store.trunks():
         if info.shared:
             continue
         rows = kept = nbytes = 0
         for shard in _shards(info.path):
-            orphans = len(shard) - int(_is_wanted(shard, wanted).sum())
+            orphans = len(shard) - int(_is_wanted(shard, ids_in_use).sum())
             rows, kept = rows + orphans, kept + len(shard) - orphans
             nbytes += orphans * (shard.row_nbytes + shard.checksums.itemsize + ID_NBYTES)
         if rows:
-            found.append(Orphans(info.key, info.label, rows, nbytes, kept, info.path, info.last_used))
-    return sorted(found, key=lambda one: (-one.nbytes, one.key))
+            orphaned.append(Orphans(info.key, info.label, rows, nbytes, kept, info.path, info.last_used))
+    return sorted(orphaned, key=lambda one: (-one.nbytes, one.key))
 
 
-def drop_orphans(store: FeatureStore, found: Iterable[Orphans], data: Iterable[Dataset]) -> int:
+def drop_orphans(store: FeatureStore, orphaned: Iterable[Orphans], data: Iterable[Dataset]) -> int:
     """Write the shards that hold orphans anew without them, and return the bytes freed. A trunk used since they
     were looked for stays as it is.
 
     Raises DamagedShardError for a row to be kept that is not what was written (its shard is left as it is),
     DiskSpaceError, CacheNotWritableError or StoreError; whatever happens, no row of these data sets is lost.
     """
-    wanted = _wanted(data)
+    ids_in_use = _wanted(data)
     freed = 0
-    for orphans in found:
+    for orphans in orphaned:
         if any(info.path == orphans.path and info.last_used > orphans.last_used for info in store.trunks()):
             continue
         require_no_link(store.root, orphans.path)
-        shards = [shard for shard in _shards(orphans.path) if not _is_wanted(shard, wanted).all()]
+        shards = [shard for shard in _shards(orphans.path) if not _is_wanted(shard, ids_in_use).all()]
         with track(f"rewriting {orphans.key[:8]}", len(shards)) as advance:
             for shard in shards:
-                freed += _rewrite(shard, np.flatnonzero(_is_wanted(shard, wanted)))
+                freed += _rewrite(shard, np.flatnonzero(_is_wanted(shard, ids_in_use)))
                 advance()
     return freed
 
@@ -133,7 +133,7 @@ def _is_wanted(shard: Shard, wanted: NDArray[np.bytes_]) -> NDArray[np.bool_]:
 
 def _shards(folder: Path) -> list[Shard]:
     """The intact shards that are this trunk's own files."""
-    found = []
+    intact = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         if path.is_symlink() or folder.is_symlink():  # what it leads to may be another store's
             continue
@@ -142,5 +142,5 @@ def _shards(folder: Path) -> list[Shard]:
         except (DamagedShardError, FileNotFoundError):
             continue
         if shard.trunk == folder.name:
-            found.append(shard)
-    return found
+            intact.append(shard)
+    return intact

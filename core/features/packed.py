@@ -137,7 +137,7 @@ def check_free(folder: str | os.PathLike[str], replace: bool) -> Path:
 
 def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Path) -> None:
     """Bring the rows of these samples from one folder to the other, those that it lacks; read what it has."""
-    wanted = list(dict.fromkeys(ids))
+    distinct_ids = list(dict.fromkeys(ids))
     shape = source.row_shape
     if shape is None:
         raise StoreError(f"{source.path} has no features any more; extract them again")
@@ -147,7 +147,7 @@ def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Pa
         # Of an earlier save: what was damaged since is set aside, and written anew.
         with saving(root):
             FeatureStore(root, shared=()).verify(repair=True, prefix=target.key.digest)
-    lacking = target.missing(wanted)
+    lacking = target.missing(distinct_ids)
     with saving(root):
         needed, free = len(lacking) * row_nbytes, free_space(root)
     if needed > free:
@@ -170,7 +170,7 @@ def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Pa
                     writer.add(piece, rows)
             with saving(root):
                 writer.close()
-    if left := target.missing(wanted):
+    if left := target.missing(distinct_ids):
         # They went while they were read.
         raise StoreError(f"{source.path} has no features of {left[0]} any more; extract them again")
 
@@ -229,15 +229,15 @@ def description_in(root: Path) -> Description:
         samples = content["samples"]
         about = Description(
             _typed(content["name"], str),
-            [_typed(one, str) for one in _typed(content["classes"], list)],
+            [_typed(entry, str) for entry in _typed(content["classes"], list)],
             _digest(samples["blake3"]),
             _typed(samples["count"], int),
             # sets of earlier versions do not say
             _typed(content.get("named_classes", not _numbers(content["classes"])), bool),
             [Part.from_dict(part) for part in _typed(content.get("splits", []), list)],
             [
-                (_typed(one["cut"], str), [_digest(view) for view in _typed(one["views"], list)])
-                for one in _typed(content["cuts"], list)
+                (_typed(entry["cut"], str), [_digest(view) for view in _typed(entry["views"], list)])
+                for entry in _typed(content["cuts"], list)
             ],
         )
         numbers = {len(views) for _, views in about.cuts}

@@ -114,8 +114,8 @@ def verify(
             stored = set(folder.ids())
             present = np.array([i for id, i in place.items() if id in stored], np.intp)
             without += len(place) - len(present)
-            chosen = present[drawn(len(present), int(samples))]
-            count, found = _compared(extractor, data, node, view, chosen)
+            positions = present[drawn(len(present), int(samples))]
+            count, found = _compared(extractor, data, node, view, positions)
             compared += count
             differing += found
     return RecomputeReport(compared, without, tuple(differing))

@@ -42,22 +42,22 @@ def trunk_nodes(inputs: Preprocess | Arrays, trunk: NativePart) -> tuple[Node, .
     )
 
 
-def _built(chosen: Backend, graph: Graph, params: Mapping[str, np.ndarray]) -> Trunk:
+def _built(backend: Backend, graph: Graph, params: Mapping[str, np.ndarray]) -> Trunk:
     prefixed = {f"{graph.output}.{key}": value for key, value in params.items()}
-    return chosen.trunk(graph, prefixed, [graph.output], chosen.place("cpu", "float32"))
+    return backend.trunk(graph, prefixed, [graph.output], backend.place("cpu", "float32"))
 
 
 def checked_trunk(
-    chosen: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, shown: Any
+    backend: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, shown: Any
 ) -> tuple[Wrapping, np.ndarray]:
     """The wrapping, told how a single sample has to be run, and what its trunk gives for the two samples. Refused
     is a trunk that gives two equal inputs two outputs: in two runs, in two rows of a batch, in other company."""
     graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK)
-    trunk = _built(chosen, graph, wrapping.params)
+    trunk = _built(backend, graph, wrapping.params)
     here = f"the trunk up to {wrapping.cut!r}"
 
     def run(rows: Any) -> np.ndarray:
-        return chosen.numpy(trunk.run(rows)[TRUNK])
+        return backend.numpy(trunk.run(rows)[TRUNK])
 
     features = run(shown)
     if not np.isfinite(features).all():
@@ -74,7 +74,7 @@ def checked_trunk(
     first = each(lambda array: array[:1], shown)
     if (alone := run(first)).shape != features[:1].shape:
         wrapping = replace(wrapping, trunk=replace(wrapping.trunk, lone=True))
-        trunk = _built(chosen, Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK), wrapping.params)
+        trunk = _built(backend, Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK), wrapping.params)
         if (kept := run(first)).shape != features[:1].shape:
             raise SettingError(_lost_axis(here, alone, features))
         alone = kept
@@ -99,16 +99,16 @@ def _moved(wrapping: Wrapping, trunk: Trunk) -> frozenset[str]:
 
 
 def checked_head(
-    chosen: Backend, head: NativePart, params: Mapping[str, np.ndarray], features: np.ndarray
+    backend: Backend, head: NativePart, params: Mapping[str, np.ndarray], features: np.ndarray
 ) -> tuple[NativePart, np.ndarray]:
     """A head that is a module's own, told how a single sample has to be run, and its logits `(2, classes)`."""
 
     shape = features.shape[1:]
-    run = _head(chosen, head, params, shape)
+    run = _head(backend, head, params, shape)
     logits = run(features)
     if (alone := run(features[:1])).shape != logits[:1].shape:
         head = replace(head, lone=True)
-        if (kept := _head(chosen, head, params, shape)(features[:1])).shape != logits[:1].shape:
+        if (kept := _head(backend, head, params, shape)(features[:1])).shape != logits[:1].shape:
             raise SettingError(_lost_axis("the head", alone, logits))
         alone = kept
     if np.isfinite(logits).all():
@@ -167,16 +167,16 @@ def check_against_original(
 
 
 def check_real(
-    chosen: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, pair: Any, with_end: bool
+    backend: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, pair: Any, with_end: bool
 ) -> None:
     """`check_against_original` for two real samples. `with_end`: whether the head is the module's own rest."""
     if wrapping.witness is None:
         return
     graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK)
-    features = chosen.numpy(_built(chosen, graph, wrapping.params).run(pair)[TRUNK])
+    features = backend.numpy(_built(backend, graph, wrapping.params).run(pair)[TRUNK])
     logits = None
     if with_end and wrapping.head is not None:
-        logits = _head(chosen, wrapping.head, wrapping.head_params, features.shape[1:])(features)
+        logits = _head(backend, wrapping.head, wrapping.head_params, features.shape[1:])(features)
     check_against_original(wrapping, pair, features, logits)
 
 

@@ -88,16 +88,16 @@ def fetch(row: Hub) -> Path:
     if path is not None:
         return path
     try:
-        found, nbytes = _ask(row, pin)
+        answered, nbytes = _ask(row, pin)
     except DownloadError as error:
         if isinstance(error, _UnreachableError) and (local := _from_before(row, pin)) is not None:
-            path, found = local
-            _record(row, found)
+            path, answered = local
+            _record(row, answered)
             return path
         raise DownloadError(f"{note}{error}") from error
-    path = _obtain(row, found, nbytes)
+    path = _obtain(row, answered, nbytes)
     if not pin.complete:
-        _record(row, found)
+        _record(row, answered)
     return path
 
 
@@ -226,14 +226,14 @@ def _cached(row: Hub, pin: Pin) -> tuple[Path | None, str]:
     for path in _places(row, pin):
         if not path.is_file():
             continue
-        if (found := digest(path)) == pin.sha256:
+        if (sha256 := digest(path)) == pin.sha256:
             return path, note
         blob = _folder(row) / "blobs" / pin.sha256
         if path.is_symlink() and path.readlink().name != pin.sha256:
-            raise DownloadError(_not_pinned(row, path, found, pin))
+            raise DownloadError(_not_pinned(row, path, sha256, pin))
         for damaged in (path, blob) if blob.exists() and blob.samefile(path) else (path,):
             _delete(damaged)  # of links themselves, where they lead out of the cache
-        note = f"{path} was damaged (sha256 {found}, not {pin.sha256}) and is removed; "
+        note = f"{path} was damaged (sha256 {sha256}, not {pin.sha256}) and is removed; "
     return None, note
 
 
@@ -295,20 +295,20 @@ def _ask(row: Hub, pin: Pin) -> tuple[Pin, int]:
         url = hf_hub_url(row.repo, row.file, revision=revision)
         about = _patiently(lambda: get_hf_file_metadata(url))
     try:
-        found = Pin(about.commit_hash, about.etag)
+        answered = Pin(about.commit_hash, about.etag)
     except SettingError:
-        found = Pin()
-    if not found.complete or not about.size:
+        answered = Pin()
+    if not answered.complete or not about.size:
         raise DownloadError(
             f"{url} does not answer as a file with a sha256 in a repository of the hub (commit "
             f"{about.commit_hash}, etag {about.etag}, {about.size} bytes); does HF_ENDPOINT point to a hub?"
         )
-    if pin.filled(found) != found:
+    if pin.filled(answered) != answered:
         raise DownloadError(
-            f"the hub gives {url} as sha256 {found.sha256} of commit {found.revision}, but pinned is sha256 "
+            f"the hub gives {url} as sha256 {answered.sha256} of commit {answered.revision}, but pinned is sha256 "
             f"{pin.sha256} of commit {pin.revision or 'any'}; it is not downloaded"
         )
-    return found, about.size
+    return answered, about.size
 
 
 def _obtain(row: Hub, pin: Pin, nbytes: int) -> Path:

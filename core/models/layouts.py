@@ -111,7 +111,7 @@ def fitted(
     )
     shapes = graph.param_shapes()
     positions = {f"{node.name}.weight" for node in graph.nodes if node.op == "position"}
-    found: dict[str, np.ndarray] = {}
+    fitting: dict[str, np.ndarray] = {}
     missing, differing = [], []
     for ours, (theirs, shape) in table.items():
         if ours in skip or (ours in optional and theirs not in params):
@@ -125,7 +125,7 @@ def fitted(
         elif value.shape != shape:
             differing.append(f"{theirs} {tuple(value.shape)} instead of {tuple(shape)}")
             continue
-        found[ours] = np.ascontiguousarray(value).reshape(shapes[ours])
+        fitting[ours] = np.ascontiguousarray(value).reshape(shapes[ours])
     known = {theirs for theirs, _ in table.values()}
     known |= {layout.rename(name, shape)[0] for name, shape in (spare or {}).items()}
     inside = tuple(
@@ -133,7 +133,7 @@ def fitted(
     )
     extra = [name for name in params if name not in known and not name.startswith(inside)]
     misfit(source, missing, extra, differing)
-    return found
+    return fitting
 
 
 def misfit(source: str, missing: Sequence[str], extra: Sequence[str], differing: Sequence[str]) -> None:

@@ -243,10 +243,10 @@ class Teller:
         """What a function's code finds outside of itself."""
         if not isinstance(function, types.FunctionType) or self._is_library(function):
             return []
-        found: dict[str, Any] = {}
+        referred: dict[str, Any] = {}
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
-                found[name] = cell.cell_contents
+                referred[name] = cell.cell_contents
             except ValueError:  # not filled yet
                 continue
         for path in sorted(lookups(function.__code__)):
@@ -259,9 +259,9 @@ class Teller:
                 holder = vars(value)
                 value, place = getattr(value, path[place], None), place + 1
             self._note(holder, path[place - 1], value)
-            found[".".join(path[:place])] = value
+            referred[".".join(path[:place])] = value
         # `__class__` is what super() needs; the class is told where it stands
-        told = [[name, self.value(value)] for name, value in sorted(found.items()) if name != "__class__"]
+        told = [[name, self.value(value)] for name, value in sorted(referred.items()) if name != "__class__"]
         defaults = (function.__defaults__, function.__kwdefaults__)
         return [told, [self.value(one) for one in defaults]] if any(defaults) else [told]
 
@@ -320,19 +320,19 @@ def _extent(node: ast.Lambda) -> tuple[int, int]:
 def lookups(code: types.CodeType) -> set[tuple[str, ...]]:
     """The globals that code, and the functions inside it, look up, each with the attributes taken from it at once:
     ("mymodule", "helper")."""
-    found: set[tuple[str, ...]] = set()
+    looked_up: set[tuple[str, ...]] = set()
     path: tuple[str, ...] = ()
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             path = (step.argval,)
         elif path and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            found.discard(path)
+            looked_up.discard(path)
             path = (*path, step.argval)
         elif step.opname not in ("CACHE", "EXTENDED_ARG"):
             path = ()
         if path:
-            found.add(path)
-    return found.union(*(lookups(one) for one in code.co_consts if isinstance(one, types.CodeType)))
+            looked_up.add(path)
+    return looked_up.union(*(lookups(one) for one in code.co_consts if isinstance(one, types.CodeType)))
 
 
 def _is_plain(value: Any) -> bool:

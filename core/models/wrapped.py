@@ -99,45 +99,45 @@ def wrap(
         raise SettingError(f"name={name!r}; expected a text, such as 'my-encoder-v2'")
     if cut is not None and not isinstance(cut, str):
         raise CutError(f"cut={cut!r}; expected a name, such as 'layer3.1', or None")
-    chosen = registry.owner(module)
-    if chosen is None:
+    owner = registry.owner(module)
+    if owner is None:
         raise SettingError(
             f"cannot wrap {_kind(module)}; expected a torch.nn.Module, a functional keras.Model, a "
             "flax.nnx.Module, or two JAX functions (trunk, head) with params=(trunk_params, head_params)"
         )
-    inputs = _inputs(chosen, module, preprocess, example)
+    inputs = _inputs(owner, module, preprocess, example)
     shown = _shown(inputs, example)
-    own = None if _is_plain(head) else head
+    own_head = None if _is_plain(head) else head
     rest = isinstance(head, str) and head == REST
-    if own is None and not rest:
+    if own_head is None and not rest:
         check_head(head)
         if classes is None:
             raise SettingError(f"head={head!r} makes a fresh classifier and needs classes=, their number or names")
-    elif own is not None and registry.owner(own) is not chosen:
+    elif own_head is not None and registry.owner(own_head) is not owner:
         raise SettingError(
-            f"head={_kind(own)} is no module of {chosen.name}, which {_kind(module)} belongs to; expected 'rest', "
-            "'linear', a list of hidden widths, or such a module"
+            f"head={_kind(own_head)} is no module of {owner.name}, which {_kind(module)} belongs to; expected "
+            "'rest', 'linear', a list of hidden widths, or such a module"
         )
     called = name or _called(module)
-    fresh = own is None and not rest
+    fresh = own_head is None and not rest
     request = WrapRequest(module, cut, rest, shown, params, init, rest, fresh, checked_layout(layout), "")
-    wrapping = _wrapped(chosen, called, inputs, request)
+    wrapping = _wrapped(owner, called, inputs, request)
     wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
-    wrapping, features = checked_trunk(chosen, wrapping, inputs, shown)
-    if own is not None:
-        request = WrapRequest(own, None, False, features, None, None, True, False, None, wrapping.layout)
-        other = _wrapped(chosen, _called(own), f"features of shape {features.shape}", request)
+    wrapping, features = checked_trunk(owner, wrapping, inputs, shown)
+    if own_head is not None:
+        request = WrapRequest(own_head, None, False, features, None, None, True, False, None, wrapping.layout)
+        other = _wrapped(owner, _called(own_head), f"features of shape {features.shape}", request)
         wrapping = replace(wrapping, head=other.trunk, head_params=other.params)
     logits = None
     if wrapping.head is not None:
-        checked, logits = checked_head(chosen, wrapping.head, wrapping.head_params, features)
+        checked, logits = checked_head(owner, wrapping.head, wrapping.head_params, features)
         wrapping = replace(wrapping, head=checked)
-    rounding = check_against_original(wrapping, shown, features, logits if own is None else None)
+    rounding = check_against_original(wrapping, shown, features, logits if own_head is None else None)
     wrapping = replace(wrapping, trunk=replace(wrapping.trunk, rounding=rounding))
-    if wrapping.head is not None and own is None:
+    if wrapping.head is not None and own_head is None:
         wrapping = replace(wrapping, head=replace(wrapping.head, rounding=rounding))
     for pair in _real_pairs(inputs, example):
-        check_real(chosen, wrapping, inputs, pair, own is None)
+        check_real(owner, wrapping, inputs, pair, own_head is None)
     trunk = wrapping.trunk
     if (structure := structure_of(trunk.structure)) is not None:
         structure.forget_changing()
@@ -152,17 +152,17 @@ def wrap(
         names, named = _outputs(wrapping.head, classes)
         part = _known(wrapping.head, wrapping, name or called)
         graph = Graph((*trunk_nodes(inputs, trunk), Node(HEAD, "native", (TRUNK,), {"part": part})), HEAD)
-    given = {f"{TRUNK}.{key}": value for key, value in wrapping.params.items()}
-    given |= {f"{HEAD}.{key}": value for key, value in wrapping.head_params.items()}
-    drawn = frozenset(graph.param_shapes().keys() - given.keys())
-    made = initial_params(graph, seed, drawn) | given
+    brought = {f"{TRUNK}.{key}": value for key, value in wrapping.params.items()}
+    brought |= {f"{HEAD}.{key}": value for key, value in wrapping.head_params.items()}
+    drawn = frozenset(graph.param_shapes().keys() - brought.keys())
+    made = initial_params(graph, seed, drawn) | brought
     return Model(
         called,
         graph,
         {key: made[key] for key in graph.param_shapes()},
         inputs,
         names,
-        head if own is None else "module",
+        head if own_head is None else "module",
         f"its own, cut {'' if wrapping.cut.startswith((BEFORE, 'between ')) else 'at '}{wrapping.cut}",
         drawn,
         named,
@@ -174,20 +174,20 @@ def wrap(
 def restored(model: Model, path: Path) -> dict[str, np.ndarray]:
     """The parameters of a wrapped model from a file that `Run.save` wrote: every name, shape and dtype as they are
     in the model, or WeightsError."""
-    found, _ = read_tensors(path)
+    tensors, _ = read_tensors(path)
     names = model.layouts[0].names(model.graph)
-    wanted = {theirs: (tuple(shape), model.params[ours].dtype) for ours, (theirs, shape) in names.items()}
+    expected = {theirs: (tuple(shape), model.params[ours].dtype) for ours, (theirs, shape) in names.items()}
     misfit(
         str(path),
-        [key for key in wanted if key not in found],
-        [key for key in found if key not in wanted],
+        [key for key in expected if key not in tensors],
+        [key for key in tensors if key not in expected],
         [
-            f"{key} {found[key].dtype} {found[key].shape} instead of {dtype} {shape}"
-            for key, (shape, dtype) in wanted.items()
-            if key in found and (found[key].shape, found[key].dtype) != (shape, dtype)
+            f"{key} {tensors[key].dtype} {tensors[key].shape} instead of {dtype} {shape}"
+            for key, (shape, dtype) in expected.items()
+            if key in tensors and (tensors[key].shape, tensors[key].dtype) != (shape, dtype)
         ],
     )
-    return {ours: found[theirs] for ours, (theirs, _) in names.items()}
+    return {ours: tensors[theirs] for ours, (theirs, _) in names.items()}
 
 
 def _is_plain(head: Any) -> bool:
@@ -206,14 +206,14 @@ def _called(module: Any) -> str:
     return type(module).__name__
 
 
-def _inputs(chosen: Backend, module: Any, preprocess: Any, example: Any) -> Preprocess | Arrays:
+def _inputs(owner: Backend, module: Any, preprocess: Any, example: Any) -> Preprocess | Arrays:
     if isinstance(preprocess, Preprocess):
         return preprocess
     if preprocess is not None:
         raise SettingError(f"preprocess={preprocess!r}; expected an hs.Preprocess, or None for inputs as they are")
     if example is not None:
         return Arrays.like(_rows(example))
-    stated = chosen.inputs(module)
+    stated = owner.inputs(module)
     if stated is None:
         raise SettingError(
             f"what {_kind(module)} takes is not known: pass preprocess=, an hs.Preprocess, if it takes images; "

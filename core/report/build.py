@@ -243,17 +243,17 @@ def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
 
     rows = known["rows"]
     drawn = [points(row) for row in rows]
-    found: dict[str, Any] = {}
+    figures_by_name: dict[str, Any] = {}
     if any(drawn):
         for measure, axis in itertools.product(("loss", "accuracy"), ("epoch", "seconds")):
-            found[f"{measure} {axis}"] = plots.curves(measure, axis)
+            figures_by_name[f"{measure} {axis}"] = plots.curves(measure, axis)
     for i, row in enumerate(_cached(rows)):
         even = break_even(row)
         if isinstance(even, BreakEven):
-            found[f"break-even {i}"] = plots.break_even(even)
+            figures_by_name[f"break-even {i}"] = plots.break_even(even)
     losses = [loss for one in drawn for point in one for loss in (point.loss, point.val_loss)]
     return {
-        "figures": found,
+        "figures": figures_by_name,
         "limit": loss_limit(losses, len((known.get("data") or {}).get("classes") or ())),
         "runs": [
             {"label": row["label"], **asdict(look), "points": [_rounded(point) for point in one]}
@@ -336,7 +336,7 @@ def _errors(row: Row, known: Mapping[str, Any], images: Images) -> dict[str, Any
     of_class: dict[int, int] = {}
     for true, _, n in cells:
         of_class[true] = of_class.get(true, 0) + n
-    found: dict[str, Any] = {
+    card: dict[str, Any] = {
         "label": row["label"],
         "count": f"{wrong:,} of {samples:,} wrong" if samples else "",
         "matrix": None,
@@ -353,14 +353,14 @@ def _errors(row: Row, known: Mapping[str, Any], images: Images) -> dict[str, Any
         ],
     }
     if len(classes) > CLASSES_IN_A_MATRIX:
-        found["pairs"] = [
+        card["pairs"] = [
             {"true": name(t), "predicted": name(p), "count": n, "of": of_class[t]}
             for t, p, n in confused(cells, CONFUSED_PAIRS)
         ]
     elif cells:
         counts = {(t, p): n for t, p, n in cells}
-        found["matrix"] = {"names": list(classes), "lines": list(_lines(counts, of_class, len(classes)))}
-    return found
+        card["matrix"] = {"names": list(classes), "lines": list(_lines(counts, of_class, len(classes)))}
+    return card
 
 
 def _lines(
@@ -382,27 +382,27 @@ def _kernels(rows: Sequence[Row], images: Images) -> list[dict[str, Any]]:
     """A card for each triple of pictures that differs; runs whose kernels are the same share one."""
     cards: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        given = row.get("kernels")
-        if not given:
+        pictures = row.get("kernels")
+        if not pictures:
             continue
-        three = tuple(images.number(given.get(name)) for name in ("before", "after", "difference"))
-        largest = given.get("max_difference")
+        three = tuple(images.number(pictures.get(name)) for name in ("before", "after", "difference"))
+        largest = pictures.get("max_difference")
         if largest == 0:
             words = "exactly 0: frozen"
         elif finite(largest) is None:
             words = "not finite: the training diverged"
         else:
             words = f"{float(largest):.3g}"
-        key = (*three, given.get("node"), words)
+        key = (*three, pictures.get("node"), words)
         card = cards.setdefault(
             key,
             {
                 "labels": [],
                 "three": list(zip(("before", "after", "difference"), three, strict=True)),
                 "words": words,
-                "node": given.get("node"),
-                "shown": given.get("shown"),
-                "of": given.get("of"),
+                "node": pictures.get("node"),
+                "shown": pictures.get("shown"),
+                "of": pictures.get("of"),
             },
         )
         card["labels"].append(row["label"])

@@ -31,16 +31,16 @@ DECREASE, NONE, INCREASE = np.array([[33, 102, 172], [247, 247, 247], [178, 24, 
 def thumbnails(dataset: Dataset, indices: Iterable[int]) -> dict[str, str]:
     """Sample id -> picture, of the samples at these positions. What is no image, and files that can no longer be
     read or have changed, are left out."""
-    found: dict[str, str] = {}
+    pictures: dict[str, str] = {}
     if dataset.entries is not None:
-        return found
+        return pictures
     for index in indices:
         try:
             image, id = dataset.load(int(index))
         except (DataError, OSError):
             continue
-        found[id] = _thumbnail(image)
-    return found
+        pictures[id] = _thumbnail(image)
+    return pictures
 
 
 def _thumbnail(image: Image.Image) -> str:

@@ -139,19 +139,20 @@ def _item(plot: Plot) -> dict[str, Any]:
     def renamed(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {
-                key: own(one) if key in ("id", "root_id", "docid") else renamed(one) for key, one in value.items()
+                key: numbered(one) if key in ("id", "root_id", "docid") else renamed(one)
+                for key, one in value.items()
             }
         if isinstance(value, list | tuple):
             return [renamed(one) for one in value]
         return value
 
-    def own(id: Any) -> Any:
+    def numbered(id: Any) -> Any:
         return names.setdefault(id, f"m{len(names)}") if isinstance(id, str) else renamed(id)
 
     document = item["doc"]
     return {
         "doc": renamed(document),
-        "root_id": own(item["root_id"]),
+        "root_id": numbered(item["root_id"]),
         "target_id": None,
         "version": document["version"],
     }

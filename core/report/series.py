@@ -87,13 +87,13 @@ def diverged(row: Row) -> bool:
 def points(row: Row) -> list[Point]:
     """A row's epochs in the order in which they were trained; those of a staged run's first stage come first."""
     clock = finite(row.get("extraction_seconds")) or 0.0
-    found: list[Point] = []
+    every: list[Point] = []
     for stage, records in (("head", row.get("head_history") or ()), ("all", row.get("history") or ())):
         for record in records:
             clock += finite(record["seconds"].get("total")) or 0.0
             values = [finite(record.get(name)) for name in ("loss", "accuracy", "val_loss", "val_accuracy")]
-            found.append(Point(len(found) + 1, clock, stage, *values))
-    return found
+            every.append(Point(len(every) + 1, clock, stage, *values))
+    return every
 
 
 def break_even(row: Row) -> BreakEven | str:

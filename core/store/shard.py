@@ -121,9 +121,9 @@ class Shard:
                     os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
             for start in range(0, len(rows), step):
                 piece = slice(start, start + step)
-                wanted = rows[piece]
+                piece_rows = rows[piece]
                 views = [target[place : place + nbytes] for place in (places[piece] * nbytes).tolist()]
-                gaps = (np.diff(wanted) - 1) * nbytes
+                gaps = (np.diff(piece_rows) - 1) * nbytes
                 apart = np.flatnonzero(gaps)  # few, where whole blocks are read
                 # Rows that are near each other are read by one call, straight to their places.
                 near: list[memoryview] = []
@@ -134,12 +134,12 @@ class Shard:
                     if 0 < nothing <= _GAP_NBYTES:
                         near.append(gap[:nothing])
                     else:
-                        read_at(handle, self.data_start + int(wanted[first]) * nbytes, near)
+                        read_at(handle, self.data_start + int(piece_rows[first]) * nbytes, near)
                         near, first = [], k
                 near += views[done:]
-                read_at(handle, self.data_start + int(wanted[first]) * nbytes, near)
+                read_at(handle, self.data_start + int(piece_rows[first]) * nbytes, near)
                 checksums = np.fromiter(map(xxh3_64_intdigest, views), _CHECKSUM, len(views))
-                intact[piece] = checksums == self.checksums[wanted]
+                intact[piece] = checksums == self.checksums[piece_rows]
         return intact
 
     def damaged_rows(self) -> tuple[int, int]:
@@ -287,14 +287,14 @@ def _parse(path: Path, handle: int) -> Shard:
     try:
         entries = json.loads(header[8:].decode("ascii"))
         metadata, entry = entries["__metadata__"], entries["features"]
-        found = metadata["format"]
+        format_name = metadata["format"]
         dtype_name, shape = _NAMES[entry["dtype"]], tuple(entry["shape"])
         provenance = json.loads(metadata["provenance"])
         trunk = metadata["trunk"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise stranger from error
-    if found != FORMAT:
-        raise DamagedShardError(path, f"its format is {_short(found)}, this version reads {FORMAT!r}")
+    if format_name != FORMAT:
+        raise DamagedShardError(path, f"its format is {_short(format_name)}, this version reads {FORMAT!r}")
     # From here on shape and trunk are of a kind that the next lines, and whoever reads the shard, can use.
     dimensions = all(type(one) is int and 0 < one <= size for one in shape)
     if not dimensions or not 1 <= len(shape) <= MAX_DIMENSIONS or not isinstance(provenance, dict):

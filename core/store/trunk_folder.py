@@ -35,10 +35,11 @@ from headstart.common.files import touch
 from headstart.common.sizes import binary_size
 from headstart.store.description import DESCRIPTION, MAX_DESCRIPTION_NBYTES, description_of, read_description
 from headstart.store.files import despite_evictions, free_space, make_folder, probe_folder, write_atomically
+from headstart.store.gather import gather_rows
 from headstart.store.ids import array_to_ids, ids_to_array, sort_keys
 from headstart.store.keys import TrunkKey, canonical_json, stored_dtype
 from headstart.store.shard import MAX_ROWS, Shard
-from headstart.store.snapshot import Snapshot, gather_rows, identity_of, raise_if_damaged, scan
+from headstart.store.snapshot import Snapshot, identity_of, raise_if_damaged, scan
 from headstart.store.upkeep import CHECKED, LAST_USED, clear_leftovers
 from headstart.store.writer import ShardWriter
 
@@ -126,8 +127,8 @@ class TrunkFolder:
         Damage in a shared cache makes its rows missing, with a StoreWarning; a shared shard is read in full for
         that when it is first needed.
         """
-        wanted = sort_keys(ids_to_array(ids))
-        unique, places = np.unique(wanted, return_index=True)
+        keys = sort_keys(ids_to_array(ids))
+        unique, places = np.unique(keys, return_index=True)
         self._approved = None
         while True:
             snapshot = self._refresh()
@@ -156,13 +157,13 @@ class TrunkFolder:
         leaves that out. Raises DamagedShardError where there is no copy, MissingFeaturesError where a sample has
         no features.
         """
-        wanted = sort_keys(ids_to_array(ids))
+        keys = sort_keys(ids_to_array(ids))
         if time.monotonic() - self._touched > TOUCH_SECONDS:
             self._touched = time.monotonic()
             self.touch()
         gather = partial(
             gather_rows,
-            wanted=wanted,
+            keys=keys,
             dtype=self.dtype,
             folder=self.path,
             out=out,
@@ -220,11 +221,11 @@ class TrunkFolder:
     def disk_order(self, ids: Ids) -> NDArray[np.intp]:
         """The places in `ids` in the order in which their rows lie on the disk, shard by shard; samples without
         features come first."""
-        wanted = sort_keys(ids_to_array(ids))
+        keys = sort_keys(ids_to_array(ids))
         snapshot = self._snapshot or self._refresh()
-        place = snapshot.first(wanted)
-        there = snapshot.stands_at(place, wanted)
-        lies_at = np.full(len(wanted), -1, np.int64)
+        place = snapshot.first(keys)
+        there = snapshot.stands_at(place, keys)
+        lies_at = np.full(len(keys), -1, np.int64)
         lies_at[there] = (
             snapshot.shard_of[place[there]].astype(np.int64) * MAX_ROWS + snapshot.row_of[place[there]]
         )
@@ -255,21 +256,21 @@ class TrunkFolder:
     def sources(self, ids: Sequence[str]) -> list[tuple[Shard, bool, NDArray[np.intp]]]:
         """The shards that these samples are read from, whether each lies in a shared cache, and the places in
         `ids` of its samples. Samples without features are in none."""
-        wanted = sort_keys(ids_to_array(ids))
+        keys = sort_keys(ids_to_array(ids))
         snapshot = self._refresh()
-        place = snapshot.first(wanted)
-        there = np.flatnonzero(snapshot.stands_at(place, wanted))
+        place = snapshot.first(keys)
+        there = np.flatnonzero(snapshot.stands_at(place, keys))
         owner = snapshot.shard_of[place[there]]
         return [(snapshot.shards[k], k >= snapshot.own, there[owner == k]) for k in np.unique(owner).tolist()]
 
     def copies(self, ids: Sequence[str]) -> Iterator[tuple[Shard, NDArray[np.intp], NDArray[Any]]]:
         """Every stored copy of these samples' rows, verified: the shard, places in `ids` `(k,)`, and rows
         `(k, *row_shape)`. DamagedShardError for the own cache's; what a shared one cannot give is passed over."""
-        wanted = sort_keys(ids_to_array(ids))
+        keys = sort_keys(ids_to_array(ids))
         snapshot = self._refresh()
         held: dict[int, list[tuple[int, int]]] = {}
-        place, left = snapshot.first(wanted), np.arange(len(wanted))
-        while len(left := left[snapshot.stands_at(place[left], wanted[left])]):
+        place, left = snapshot.first(keys), np.arange(len(keys))
+        while len(left := left[snapshot.stands_at(place[left], keys[left])]):
             for i in left.tolist():
                 held.setdefault(int(snapshot.shard_of[place[i]]), []).append((int(snapshot.row_of[place[i]]), i))
             place[left] += 1

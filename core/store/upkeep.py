@@ -134,7 +134,7 @@ def info_of(folder: Path) -> TrunkInfo | None:
 
 def files_of(folder: Path) -> dict[Path, os.stat_result]:
     """The store's own files in a trunk's folder, those set aside included; other files are left alone."""
-    found: dict[Path, os.stat_result] = {}
+    statuses: dict[Path, os.stat_result] = {}
     inner = [place for place in (folder / DAMAGED, folder / CHECKED) if not os.path.islink(place)]  # noqa: PTH114
     for place in [folder, *inner]:
         for entry in listing(place):
@@ -147,8 +147,8 @@ def files_of(folder: Path) -> dict[Path, os.stat_result]:
                 except OSError as error:
                     raise StoreError(f"cannot read {entry.path}: {error.strerror}") from error
                 if stat.S_ISREG(status.st_mode):
-                    found[Path(entry.path)] = status
-    return found
+                    statuses[Path(entry.path)] = status
+    return statuses
 
 
 def last_used(folder: Path, files: Mapping[Path, os.stat_result]) -> float:
@@ -215,14 +215,14 @@ def trunk_folders(root: Path) -> list[Path]:
 
 def the_one(prefix: str, keys: Sequence[str]) -> str:
     """The key that begins so. UnknownNameError for none, SettingError for several."""
-    found = [key for key in keys if prefix and key.startswith(prefix)]
-    if not found:
+    matching = [key for key in keys if prefix and key.startswith(prefix)]
+    if not matching:
         raise UnknownNameError("trunk key", prefix, keys)
-    if len(found) > 1:
+    if len(matching) > 1:
         raise SettingError(
-            f"trunk key {prefix!r} is the beginning of several: {', '.join(found)}; give more digits"
+            f"trunk key {prefix!r} is the beginning of several: {', '.join(matching)}; give more digits"
         )
-    return found[0]
+    return matching[0]
 
 
 def listed(infos: Sequence[TrunkInfo], staying: Mapping[str, str]) -> str:

@@ -73,7 +73,7 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     """(model, train, val) as `spec` has them; raises whatever is wrong with it, and imports no framework."""
     from headstart.data import open_data
     from headstart.features.extract import cut_of
-    from headstart.models import model
+    from headstart.models.model import model
     from headstart.training.settings import Settings, checked_folder
     from headstart.training.tensorboard import require_writer
 

@@ -66,7 +66,7 @@ def predict(
         return predict_features(
             model, features, features.cuts[0], backend=backend, batch_size=batch_size, device=device
         )
-    chosen = registry.load(backend, model.home)
+    loaded = registry.load(backend, model.home)
     output = model.graph.output
     with np.errstate(over="ignore", invalid="ignore"):
         graph, params = frozen(model.graph.upto(output), model.params, [output])
@@ -74,8 +74,8 @@ def predict(
     if isinstance(ready, Dataset):
         total, size = len(ready), min(batch_size, max(1, len(ready)))
         graph = fed(graph, model)
-        loaded = batches(ready, model.preprocess, np.arange(total), size, workers=workers)
-        source = (batch.images for batch in loaded)
+        decoded = batches(ready, model.preprocess, np.arange(total), size, workers=workers)
+        source = (batch.images for batch in decoded)
     else:
         total = count(ready)
         size = min(batch_size, max(1, total))
@@ -83,8 +83,8 @@ def predict(
     if not total:
         return np.zeros((0, len(model.classes)), np.float32)
     unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))
-    trunk = chosen.trunk(graph, params, [output], chosen.place(device, "float32"))
-    parts = [chosen.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
+    trunk = loaded.trunk(graph, params, [output], loaded.place(device, "float32"))
+    parts = [loaded.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
     return told(model, np.concatenate(parts).astype(np.float32, copy=False), unsound)
 
 
@@ -118,18 +118,18 @@ def predict_features(
 ) -> np.ndarray:
     """float32 logits `(n, classes)` of what stands behind `cut`, a node of the model, from features there: no
     image is needed, and no trunk. Read in bounded memory. Raises SettingError for features of another cut."""
-    chosen = registry.load(backend, model.home)
+    loaded = registry.load(backend, model.home)
     graph = model.graph.main.after(cut, model.input_shape)
     params = {name: model.params[name] for name in graph.param_shapes()}
     if not len(features):
         return np.zeros((0, len(model.classes)), np.float32)
     size = min(batch_size, len(features))
-    trunk = chosen.trunk(graph, params, [graph.output], chosen.place(device, "float32"))
+    trunk = loaded.trunk(graph, params, [graph.output], loaded.place(device, "float32"))
     folder = features.folder(cut)
     parts = []
     for start in range(0, len(features), size):
         rows = folder.read(features.ids[start : start + size])
-        parts.append(chosen.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)])
+        parts.append(loaded.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)])
     logits = np.concatenate(parts).astype(np.float32, copy=False)
     return told(model, logits, unsound_node((graph, params)))
 

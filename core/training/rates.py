@@ -67,7 +67,7 @@ def rate_multiples(
     if scale is None:
         return dict.fromkeys(kept, 0.0)
     table = scale if isinstance(scale, Mapping) else {PRETRAINED: scale}
-    found = {}
+    multiples = {}
     for name in params:
         parts = name.split(".")
         inner = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
@@ -75,8 +75,8 @@ def rate_multiples(
         if named is None and name not in fresh:
             named = PRETRAINED if PRETRAINED in table else None
         if named is not None and table[named] != 1:
-            found[name] = table[named]
-    return found | dict.fromkeys(kept, 0.0)
+            multiples[name] = table[named]
+    return multiples | dict.fromkeys(kept, 0.0)
 
 
 def kept_by_owner(graph: Graph, scratch: bool) -> frozenset[str]:

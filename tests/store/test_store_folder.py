@@ -29,8 +29,8 @@ from headstart.common.errors import (
     UnknownNameError,
 )
 from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key, writer
+from headstart.store.gather import READERS
 from headstart.store.shard import Shard
-from headstart.store.snapshot import READERS
 
 N = 12
 
