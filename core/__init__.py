@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.common.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from headstart import data, report
+    from headstart import cache, data, report
     from headstart.common.errors import HeadstartError
     from headstart.contract.optimizers import SGD, AdamW, Schedule
     from headstart.data.augment import Augment
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headstart.features.inference import forward, native
     from headstart.features.loading import load_features
     from headstart.features.recompute import verify
+    from headstart.models.listing import list_models
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
     from headstart.training.compare import compare
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from headstart.training.sweep import sweep
 
 _WHERE = {
+    "cache": ("headstart.cache", None),
     "data": ("headstart.data", None),
     "Augment": ("headstart.data.augment", "Augment"),
     "Preprocess": ("headstart.data.preprocess", "Preprocess"),
@@ -42,6 +44,7 @@ _WHERE = {
     "compare_modes": ("headstart.training.comparison", "compare_modes"),
     "comparison": ("headstart.training.comparison", "comparison"),
     "extract": ("headstart.features.extract", "extract"),
+    "list_models": ("headstart.models.listing", "list_models"),
     "load_features": ("headstart.features.loading", "load_features"),
     "forward": ("headstart.features.inference", "forward"),
     "model": ("headstart.models.model", "model"),
@@ -70,6 +73,7 @@ __all__ = [
     "Preprocess",
     "Run",
     "Schedule",
+    "cache",
     "compare",
     "compare_modes",
     "comparison",
@@ -77,6 +81,7 @@ __all__ = [
     "extract",
     "fit",
     "forward",
+    "list_models",
     "load",
     "load_features",
     "model",

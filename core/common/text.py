@@ -41,6 +41,12 @@ def say(text: object, err: bool = False) -> None:
     print(printable_lines(redacted(str(text))), file=sys.stderr if err else sys.stdout, flush=True)
 
 
+def shortened(text: str, length: int = 80) -> str:
+    """`text`, fit for a terminal and of `length` characters at most: a stranger's word may be of any length."""
+    text = printable(text)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 

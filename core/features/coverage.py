@@ -6,7 +6,7 @@ store. Invariant: what is called present here is what `extract` would not comput
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,26 @@ class Coverage:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "explanation": str(self)}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the store has of a data set's features, by cut and view. Iterates over these."""
+
+    data: str
+    """the data set's name"""
+    model: str
+    coverages: tuple[Coverage, ...]
+
+    def __iter__(self) -> Iterator[Coverage]:
+        return iter(self.coverages)
+
+    def __len__(self) -> int:
+        return len(self.coverages)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"data": self.data, "model": self.model, "cuts": [one.as_dict() for one in self.coverages]}
 
 
 def coverage(

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import SettingError
+from headstart.common.table import Table
+from headstart.common.text import shape_text
 from headstart.data.names import normal_all
 from headstart.data.splits import Part, sides
 from headstart.features import exports, packed
@@ -109,6 +111,16 @@ class FeatureSet:
     def shape(self, cut: str | None = None) -> tuple[int, ...]:
         """Of one sample's features, `(h, w, c)` or `(c,)`."""
         return self.folder(cut).row_shape or ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: the data set's name, the cuts with their shapes and keys, and what the extraction did."""
+        cuts = [{"cut": cut, "shape": list(self.shape(cut)), "key": self.key(cut).digest} for cut in self.cuts]
+        return {"data": self.name, "cuts": cuts, **vars(self.stats)}
+
+    def as_table(self) -> Table:
+        """Its cuts, for a terminal."""
+        rows = [(cut, shape_text(self.shape(cut)), self.key(cut).digest) for cut in self.cuts]
+        return Table(("cut", "shape", "key"), rows, right=(1,))
 
     def nbytes(self, cut: str | None = None) -> int:
         """Bytes of one view's features."""

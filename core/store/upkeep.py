@@ -21,6 +21,7 @@ import numpy as np
 from headstart.common.errors import SettingError, StoreError, UnknownNameError
 from headstart.common.files import PARTIAL_PREFIX
 from headstart.common.sizes import binary_size
+from headstart.common.text import shortened
 from headstart.store.description import DESCRIPTION, read_description
 from headstart.store.removal import delete, remove_folder
 from headstart.store.shard import SUFFIX
@@ -62,6 +63,31 @@ class TrunkInfo:
     shared: bool = False
     """Whether it lies in a shared cache, which is only read."""
 
+    def hint(self, name: str) -> str:
+        """What the label says of "model", "weights" or "cut", fit for a terminal; "?" where it says nothing."""
+        return shortened(str(self.label.get(name, "?")))
+
+    @property
+    def view(self) -> str:
+        """Which augmented view the features are of: "3 of seed 0"; "-" where nothing was augmented."""
+        views = self.spec.get("views")
+        return f"{views.get('view', '?')} of seed {views.get('seed', '?')}" if isinstance(views, dict) else "-"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, without the spec."""
+        return {
+            **self.label,
+            "key": self.key,
+            "views": self.spec.get("views"),
+            "rows": self.rows,
+            "bytes": self.nbytes,
+            "shards": self.shards,
+            "last_used": self.last_used,
+            "made_by": self.made_by,
+            "shared": self.shared,
+            "path": str(self.path),
+        }
+
 
 @dataclass(frozen=True)
 class GcPlan:
@@ -102,6 +128,27 @@ class VerifyReport:
     """Files and folders that could not be read, and why. They may be sound, so they are never moved."""
     not_moved: list[tuple[Path, str]] = field(default_factory=list)
     """Those of the damaged files that repair could not move, and why: those behind a link."""
+
+    @property
+    def in_reach(self) -> int:
+        """How many of the damaged files are the own cache's, which a repair can set aside."""
+        return len(self.damaged) - len(self.shared)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "shards": self.shards,
+            "rows": self.rows,
+            "damaged": _lines(self.damaged),
+            "set_aside": [str(path) for path in self.set_aside],
+            "shared": [str(path) for path in self.shared],
+            "unreadable": _lines(self.unreadable),
+            "not_moved": _lines(self.not_moved),
+        }
+
+
+def _lines(files: Sequence[tuple[Path, str]]) -> list[list[str]]:
+    return [[str(path), reason] for path, reason in files]
 
 
 def info_of(folder: Path) -> TrunkInfo | None:

@@ -19,11 +19,13 @@ from headstart.common.outputs import write_text
 from headstart.common.places import expanded
 from headstart.common.reading import check, read_json
 from headstart.common.redact import redacted_command
+from headstart.common.table import Table
 from headstart.common.version import __version__
 from headstart.contract import registry
 from headstart.models import Model, check_model
 from headstart.training.modes import MODES
 from headstart.training.shapes import COMPARISON, LARGEST
+from headstart.training.tables import comparison_table
 
 if TYPE_CHECKING:
     from headstart.data import Dataset
@@ -43,6 +45,20 @@ class Comparison(dict[str, Any]):
         """A dict for each run: label, backend, mode, accuracies, losses, seconds by phase, history ..."""
         rows: list[dict[str, Any]] = self["rows"]
         return rows
+
+    def as_tables(self) -> list[Table]:
+        """A table for each backend that has rows, in the order of their first."""
+        names = dict.fromkeys(row["backend"] for row in self.rows)
+        return [
+            comparison_table(name, self["versions"][name], [row for row in self.rows if row["backend"] == name])
+            for name in names
+        ]
+
+    def single(self) -> dict[str, Any]:
+        """Of a comparison with one row: the row, with versions, machine, data and model beside it."""
+        (row,) = self.rows
+        facts = {name: self[name] for name in ("machine", "data", "model")}
+        return {**facts, "versions": self["versions"][row["backend"]], **row}
 
     def html(self) -> str:
         """The report as one HTML page that needs no network."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from headstart.common.errors import DivergedWarning, SettingError
+from headstart.common.table import Table
 from headstart.contract import registry
 from headstart.data import Arrays, Dataset, arrays, images_at
 from headstart.data.arrays import as_array, pixels
@@ -30,6 +32,7 @@ from headstart.features.inference import fed, frozen, normalised, unsound_node
 from headstart.graph import Node
 from headstart.models import Model, check_model
 from headstart.training.checks import features_at
+from headstart.training.metrics import softmax
 
 IMAGES = (
     "a path, a folder, a Pillow image, the bytes of an image file, a list of such or of uint8 arrays (h, w, 3), "
@@ -86,6 +89,50 @@ def predict(
     trunk = loaded.trunk(graph, params, [output], loaded.place(device, "float32"))
     parts = [loaded.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
     return told(model, np.concatenate(parts).astype(np.float32, copy=False), unsound)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Which class each image shows."""
+
+    images: tuple[str, ...]
+    """their files"""
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    """`(n, classes)`; rows that are not finite are of a model that has diverged"""
+    top: int = 1
+    """how many classes are named for an image"""
+
+    def best(self, i: int) -> list[tuple[str, float]]:
+        """The likeliest classes of image i with their probabilities; none where these are not finite."""
+        row = self.probabilities[i]
+        if not np.isfinite(row).all():
+            return []
+        return [(self.classes[k], float(row[k])) for k in row.argsort()[::-1][: self.top]]
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """JSON-able: a dict for each image."""
+        return [
+            {"image": image, "classes": [list(pair) for pair in self.best(i)]}
+            for i, image in enumerate(self.images)
+        ]
+
+    def as_table(self) -> Table:
+        """For a terminal: a row for each class that is named, an image's name in its first."""
+        rows: list[tuple[str, ...]] = []
+        for i, image in enumerate(self.images):
+            best = [(name, f"{probability:.1%}") for name, probability in self.best(i)] or [("-", "not finite")]
+            rows += [(image if rank == 0 else "", *texts) for rank, texts in enumerate(best)]
+        return Table(("image", "class", "probability"), rows, right=(2,))
+
+
+def classify(
+    model: Model, data: Dataset, *, top: int = 1, backend: str | None = None, device: str = "auto"
+) -> Predictions:
+    """The `top` likeliest classes of each image of a data set. Errors as of `predict`."""
+    logits = predict(model, data, backend=backend, device=device)
+    images = tuple(data.source_name(i) for i in range(len(data)))
+    return Predictions(images, tuple(model.classes), softmax(logits), top)
 
 
 def told(model: Model, logits: np.ndarray, unsound: tuple[Node, str] | None) -> np.ndarray:

@@ -12,11 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headstart.common.errors import DivergedWarning, SettingError
+from headstart.common.machine import machine_facts
 from headstart.common.progress import track
+from headstart.common.table import Table
 from headstart.contract import registry
 from headstart.contract.heads import Chain, Heads, HeadsRecipe, chain_of
 from headstart.contract.optimizers import Optimizer, Schedule, as_dict, optimizer_of
@@ -35,6 +38,7 @@ from headstart.training.history import History, Record, Seconds
 from headstart.training.modes import default_optimizer
 from headstart.training.run import Run, data_facts
 from headstart.training.settings import Settings
+from headstart.training.tables import sweep_table
 from headstart.training.validation import Validation, validation_of
 
 EVERY_HEAD = (
@@ -84,6 +88,25 @@ class Sweep:
             }
             rows.append({**point, **figures})
         return rows
+
+    def as_table(self, top: int | None = None) -> Table:
+        """The best `top`, at least one, for a terminal; None: all."""
+        return sweep_table(self.table(), top)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: machine, versions, data, model, settings and a row for each head."""
+        first = self.runs[0]
+        return {
+            "machine": machine_facts(),
+            "versions": registry.versions(first.backend),
+            "data": {name: first.data[name] for name in ("name", "train", "val", "classes")},
+            "model": first.model.describe(),
+            "cut": first.cut,
+            "settings": dict(first.settings),
+            "at_once": self.at_once,
+            "seconds": self.seconds,
+            "rows": self.table(),
+        }
 
 
 def sweep(

@@ -6,11 +6,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headstart.common.errors import SettingError
+from headstart.common.machine import machine_facts
 from headstart.common.sizes import parse_nbytes
+from headstart.common.table import Table
+from headstart.training.tables import plan_table
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,10 @@ class Plan:
     facts: Mapping[str, Any]
     """JSON-able: the backend, the device, samples, and the rates that were measured"""
     budget: Budget | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-able: name, numbers of samples, classes"""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """as `Model.describe` has it"""
 
     def __getitem__(self, cut: str) -> CutPlan:
         for row in self.rows:
@@ -120,3 +127,19 @@ class Plan:
     def table(self) -> list[dict[str, Any]]:
         """A JSON-able dict for each cut."""
         return [row.as_dict() for row in self.rows]
+
+    def as_table(self) -> Table:
+        """For a terminal."""
+        return plan_table(self.table(), self.epochs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "machine": machine_facts(),
+            "data": dict(self.data),
+            "model": dict(self.model),
+            "epochs": self.epochs,
+            "facts": dict(self.facts),
+            "best": None if self.best is None else self.best.cut,
+            "rows": self.table(),
+        }

@@ -1,0 +1,243 @@
+"""The feature store as a user looks at it: what `headstart cache` does, as functions.
+
+    hs.cache.list()                                  # every trunk's features: model, cut, rows, bytes, last use
+    hs.cache.info("3f2a")                            # everything about one trunk
+    hs.cache.verify(repair=True)                     # read every byte; set damaged files aside
+    hs.cache.explain(model, data, ["layer3"])        # what an extraction would find, and why not more
+    hs.cache.gc("5GB", delete=True)                  # delete what was not used for longest
+    hs.cache.gc(keep=[data], delete=True)            # delete the features of images that are gone
+
+Every function looks at the cache in HEADSTART_CACHE, or at `cache`, and at those in HEADSTART_CACHE_SHARED.
+Invariant: nothing is computed, and nothing is deleted or moved unless `delete` or `repair` says so.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.common.errors import SettingError
+from headstart.common.sizes import parse_nbytes
+from headstart.common.table import Table
+from headstart.common.text import nbytes_text, shortened, when
+from headstart.data import Dataset
+from headstart.data.augment import Augment
+from headstart.features.coverage import Explanation, coverage
+from headstart.features.orphans import Orphans, drop_orphans, find_orphans
+from headstart.models import Model, check_model
+from headstart.store.feature_store import MAX_VARIABLE, FeatureStore, cache_limit
+from headstart.store.upkeep import GcPlan, TrunkInfo, VerifyReport
+
+__all__ = ["Listing", "OrphanCleaning", "TrunkCleaning", "TrunkCopies", "explain", "gc", "info", "list", "verify"]
+
+LONGEST_VALUE = 1000  # characters of a fact in a table
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The trunks in the cache and in shared ones. Iterates over them."""
+
+    trunks: tuple[TrunkInfo, ...]
+    """by key, the own cache's before the same one in shared caches"""
+    nbytes: dict[Path, int]
+    """folder of a cache -> bytes of its features, the own cache first"""
+
+    def __iter__(self) -> Iterator[TrunkInfo]:
+        return iter(self.trunks)
+
+    def __len__(self) -> int:
+        return len(self.trunks)
+
+    def as_list(self) -> builtins.list[dict[str, Any]]:
+        """JSON-able: a dict for each trunk."""
+        return [trunk.as_dict() for trunk in self.trunks]
+
+    def as_table(self) -> Table:
+        """For a terminal."""
+        rows = [
+            (
+                trunk.key[:12],
+                f"{trunk.hint('model')} ({trunk.hint('weights')})",
+                trunk.hint("cut"),
+                trunk.view,
+                f"{trunk.rows:,}",
+                nbytes_text(trunk.nbytes),
+                when(trunk.last_used),
+                trunk.made_by,
+                "shared" if trunk.shared else "own",
+            )
+            for trunk in self.trunks
+        ]
+        columns = ("key", "model", "cut", "view", "rows", "size", "last used", "made by", "where")
+        return Table(columns, rows, right=(4, 5))
+
+
+def list(cache: str | Path | None = None) -> Listing:
+    """What the cache holds: a `TrunkInfo` for each trunk that has features in it or in a shared cache."""
+    store = FeatureStore(cache)
+    trunks = tuple(store.trunks())
+    roots = (store.root, *store.shared)
+    return Listing(trunks, {root: sum(t.nbytes for t in trunks if t.path.parent.parent == root) for root in roots})
+
+
+@dataclass(frozen=True)
+class TrunkCopies:
+    """One trunk's features, wherever they are stored. Iterates over the copies."""
+
+    copies: tuple[TrunkInfo, ...]
+    """at least one; the own cache's first"""
+
+    def __iter__(self) -> Iterator[TrunkInfo]:
+        return iter(self.copies)
+
+    def __len__(self) -> int:
+        return len(self.copies)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: the first copy with its spec, and the others."""
+        first, *others = self.copies
+        return {**first.as_dict(), "spec": first.spec, "also_in": [copy.as_dict() for copy in others]}
+
+    def as_tables(self) -> builtins.list[Table]:
+        """For a terminal: a table of facts for each copy."""
+        return [_facts(copy) for copy in self.copies]
+
+
+def _facts(trunk: TrunkInfo) -> Table:
+    graph = trunk.spec.get("graph")
+    spec = {name: value for name, value in trunk.spec.items() if name != "graph"}
+    facts = {**spec, **trunk.as_dict(), "nodes": len(graph) if isinstance(graph, builtins.list) else 0}
+    rows = [
+        (
+            name,
+            shortened(json.dumps(value) if isinstance(value, dict | builtins.list) else str(value), LONGEST_VALUE),
+        )
+        for name, value in facts.items()
+    ]
+    return Table(("field", "value"), rows)
+
+
+def info(key: str, cache: str | Path | None = None) -> TrunkCopies:
+    """Everything about one trunk's features. `key`: a trunk key, or its beginning.
+
+    Raises UnknownNameError where no trunk's key begins so, SettingError where several do.
+    """
+    return TrunkCopies(tuple(FeatureStore(cache).infos(key)))
+
+
+def verify(key: str | None = None, *, repair: bool = False, cache: str | Path | None = None) -> VerifyReport:
+    """Read every byte of every shard, or of one trunk's, and compare with the checksums. With `repair`, damaged
+    files of the own cache are set aside, so that the next extraction computes just their rows.
+
+    Checksums find damage, not malice; `hs.verify(model, data)` computes rows again and compares.
+
+    Raises CacheNotWritableError or StoreError where a file cannot be moved, and as `info` for a key.
+    """
+    return FeatureStore(cache).verify(repair=repair, prefix=key)
+
+
+def explain(
+    model: Model,
+    data: Dataset,
+    cuts: str | Sequence[str] | None = None,
+    *,
+    precision: str = "float32",
+    dtype: str = "float16",
+    cache: str | Path | None = None,
+    augment: str | Augment | None = None,
+    views: int = 1,
+    seed: int = 0,
+) -> Explanation:
+    """What `hs.extract` with these arguments would find in the cache: of samples without features which they are,
+    of a trunk without any in what the nearest one differs.
+
+    Raises CutError and SettingError as `hs.extract` does, ImageError for a file that cannot be read.
+    """
+    check_model(model)
+    coverages = coverage(
+        model,
+        data,
+        cuts,
+        precision=precision,
+        dtype=dtype,
+        cache=cache,
+        augment=augment,
+        views=views,
+        seed=seed,
+    )
+    return Explanation(data.name, model.name, coverages)
+
+
+@dataclass(frozen=True)
+class TrunkCleaning:
+    """What `gc` would delete, or has deleted, to keep a limit. Iterates over the trunks."""
+
+    plan: GcPlan
+    freed: int | None
+    """bytes; None where nothing was to be deleted yet"""
+
+    def __iter__(self) -> Iterator[TrunkInfo]:
+        return iter(self.plan)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"trunks": [trunk.as_dict() for trunk in self.plan], **_outcome(self.freed)}
+
+
+@dataclass(frozen=True)
+class OrphanCleaning:
+    """The rows of no named sample that `gc` would delete, or has deleted. Iterates over the trunks' orphans, most
+    bytes first."""
+
+    orphans: tuple[Orphans, ...]
+    freed: int | None
+    """bytes; None where nothing was to be deleted yet"""
+
+    def __iter__(self) -> Iterator[Orphans]:
+        return iter(self.orphans)
+
+    def __len__(self) -> int:
+        return len(self.orphans)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"orphans": [orphans.as_dict() for orphans in self.orphans], **_outcome(self.freed)}
+
+
+def _outcome(freed: int | None) -> dict[str, Any]:
+    return {"deleted": freed is not None, "freed_bytes": freed or 0}
+
+
+def gc(
+    max_size: int | str | None = None,
+    *,
+    keep: Dataset | Sequence[Dataset] | None = None,
+    delete: bool = False,
+    cache: str | Path | None = None,
+) -> TrunkCleaning | OrphanCleaning:
+    """What to delete so that the cache takes at most `max_size` (bytes, or a text such as "5GB"; default
+    HEADSTART_CACHE_MAX): whole trunks, those that were not used for longest first. With `keep`, instead the
+    orphans: rows of images that are in none of these data sets (any more).
+
+    Deletes only with `delete`, and nothing in shared caches. Raises SettingError where there is no limit, or both
+    a limit and `keep`; DataError, ImageError and StoreError as reading data and deleting files do.
+    """
+    store = FeatureStore(cache)
+    if keep is not None:
+        if max_size is not None:
+            raise SettingError("keep deletes orphans and max_size whole trunks; expected one of them")
+        data = [keep] if isinstance(keep, Dataset) else [*keep]
+        orphans = find_orphans(store, data)
+        return OrphanCleaning(tuple(orphans), drop_orphans(store, orphans, data) if delete else None)
+    limit = cache_limit() if max_size is None else max_size
+    if limit is None:
+        raise SettingError(f"gc needs a limit: max_size, such as '20GB', or {MAX_VARIABLE}")
+    plan = store.gc_plan(parse_nbytes(limit) if isinstance(limit, str) else limit)
+    return TrunkCleaning(plan, store.gc(plan) if delete else None)

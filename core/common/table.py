@@ -1,0 +1,24 @@
+"""A table as plain text: what results know of how they look, before anybody renders it.
+
+Invariant: no cell is markup. Whoever renders a table escapes what would steer a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under the names of their columns."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    right: tuple[int, ...] = ()
+    """places of the columns that are aligned to the right, figures mostly"""
+    title: str = ""
+    legend: str = ""
+    """what the columns mean, where their names do not say it"""
+    gap: int = 2
+    """spaces around a column's text: 2, or fewer where all columns are to fit a terminal of 80 characters"""

@@ -1,0 +1,89 @@
+"""How comparisons, sweeps and plans look as tables: figures as text, a row of text for each row of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headstart.common.table import Table
+from headstart.common.text import accuracy_text, nbytes_text, seconds_text, time_text
+
+COMPARISON_LEGEND = """\
+s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
+data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
+* it was full already. pays off: the number of epochs from which the cache has saved time."""
+
+PLAN_LEGEND = """\
+extract: until the store has all features, once. epoch: training the head behind the cut and
+validating it, on the cache; uncached: with the trunk run for every image. pays off: the number of epochs from
+which the cache has saved time. ~ not measured, between cuts that were; * not all at once in memory: streamed."""
+
+PHASES = ("total", "data", "trunk", "head")
+
+
+def comparison_table(backend: str, versions: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows of one backend, as `Comparison.rows` has them."""
+    return Table(
+        ("mode", "val acc", "s/epoch", "data", "trunk", "head", "extract", "speed-up", "total", "pays off"),
+        [_comparison_row(row) for row in rows],
+        right=tuple(range(1, 10)),
+        title=f"{backend} ({', '.join(f'{name} {version}' for name, version in versions.items())})",
+        legend=COMPARISON_LEGEND,
+        gap=0,
+    )
+
+
+def _comparison_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    epoch, speedup = row["seconds_per_epoch"], row["speedup_over_frozen"]
+    extraction = "-"
+    if row["features_made_by"]:
+        extraction = seconds_text(row["extraction_seconds"]) + ("" if row["extracted"] else "*")
+    return (
+        row["mode"],
+        accuracy_text(row, "val_accuracy"),
+        *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in PHASES),
+        extraction,
+        "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
+        f"{row['total_seconds']:.1f}",
+        _epochs_text(row["pays_off_after_epochs"], "-"),
+    )
+
+
+def sweep_table(rows: Sequence[Mapping[str, float]], top: int | None = None) -> Table:
+    """The best `top` rows of `Sweep.table()`, at least one; None: all."""
+    axes = [name for name in ("lr", "weight_decay", "seed") if rows and name in rows[0]]
+    texts = [
+        (
+            *(f"{row[name]:g}" for name in axes),
+            accuracy_text(row, "val_accuracy"),
+            f"{row['val_loss']:.4f}",
+            accuracy_text(row, "accuracy"),
+            f"{row['loss']:.4f}",
+        )
+        for row in rows[: None if top is None else max(1, top)]
+    ]
+    columns = (*axes, "val acc", "val loss", "train acc", "train loss")
+    return Table(columns, texts, right=tuple(range(len(columns))))
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]], epochs: int) -> Table:
+    """The rows of `Plan.table()`."""
+    texts = [
+        (
+            row["cut"] + ("" if row["measured"] else " ~"),
+            nbytes_text(row["nbytes"]) + ("*" if row["where"] == "disk" else ""),
+            time_text(row["extraction_seconds"]) if row["missing"] else "there",
+            time_text(row["cached_epoch_seconds"]),
+            time_text(row["uncached_epoch_seconds"]),
+            _epochs_text(row["pays_off_after_epochs"], "never"),
+            time_text(row["total_seconds"]),
+            time_text(row["uncached_total_seconds"]),
+        )
+        for row in rows
+    ]
+    columns = ("cut", "cache", "extract", "epoch", "uncached", "pays off", f"{epochs} epochs", "uncached")
+    return Table(columns, texts, right=tuple(range(1, 8)), legend=PLAN_LEGEND, gap=1)
+
+
+def _epochs_text(epochs: int | None, never: str) -> str:
+    return never if epochs is None else f"{epochs} epoch{'s' if epochs > 1 else ''}"
