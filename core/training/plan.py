@@ -137,10 +137,10 @@ def plan(
         "measured": list(measured),
         **rates.as_dict(),
     }
-    data = {
+    about = {
         "name": train.name,
         "train": load.train,
         "val": load.val,
         "classes": list(train.classes),
     }
-    return Plan(tuple(map(row, planned)), settings.epochs, facts, limits, data, model.describe())
+    return Plan(tuple(map(row, planned)), settings.epochs, facts, limits, about, model.describe())
