@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
     from headstart.training.compare import compare
-    from headstart.training.comparison import Comparison, compare_modes, comparison
+    from headstart.training.compare_modes import compare_modes
+    from headstart.training.comparison import Comparison, comparison
     from headstart.training.fit import fit
     from headstart.training.plan import plan
     from headstart.training.prediction import predict
@@ -41,7 +42,7 @@ _WHERE = {
     "HeadstartError": ("headstart.common.errors", "HeadstartError"),
     "Comparison": ("headstart.training.comparison", "Comparison"),
     "compare": ("headstart.training.compare", "compare"),
-    "compare_modes": ("headstart.training.comparison", "compare_modes"),
+    "compare_modes": ("headstart.training.compare_modes", "compare_modes"),
     "comparison": ("headstart.training.comparison", "comparison"),
     "extract": ("headstart.features.extract", "extract"),
     "list_models": ("headstart.models.listing", "list_models"),

@@ -41,7 +41,7 @@ from headstart.training.comparison import (
 from headstart.training.copies import warn_of_copies
 from headstart.training.crossing import BESIDE, packed, unpacked
 from headstart.training.modes import MODES
-from headstart.training.run import data_facts
+from headstart.training.run_record import data_facts
 
 FOLDERS = ("tensorboard", "profile")  # what is written while it trains
 DEFAULT_MODEL = "resnet18_half"

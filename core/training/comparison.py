@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headstart.common.errors import SettingError
 from headstart.common.machine import machine_facts
@@ -21,16 +21,14 @@ from headstart.common.reading import check, read_json
 from headstart.common.redact import redacted_command
 from headstart.common.table import Table
 from headstart.common.version import __version__
-from headstart.contract import registry
-from headstart.models import Model, check_model
-from headstart.training.modes import MODES
+from headstart.data import Dataset
+from headstart.features.feature_set import FeatureSet
+from headstart.models.model import count_params
+from headstart.report import frame, page
+from headstart.report.pictures import thumbnails
+from headstart.training.run_record import RunRecord
 from headstart.training.shapes import COMPARISON, LARGEST
 from headstart.training.tables import comparison_table
-
-if TYPE_CHECKING:
-    from headstart.data import Dataset
-    from headstart.features.feature_set import FeatureSet
-    from headstart.training.run import Run
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -62,8 +60,6 @@ class Comparison(dict[str, Any]):
 
     def html(self) -> str:
         """The report as one HTML page that needs no network."""
-        from headstart.report import page
-
         return page(self)
 
     def report(self, path: str | Path) -> Path:
@@ -71,8 +67,6 @@ class Comparison(dict[str, Any]):
         return write_text(Path(path), self.html())
 
     def _repr_html_(self) -> str:
-        from headstart.report import frame
-
         return frame(self.html())
 
 
@@ -104,21 +98,21 @@ def _command_line() -> list[str]:
     return redacted_command(["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]])
 
 
-def comparison(runs: Mapping[str, Run] | Sequence[Run], title: str | None = None) -> Comparison:
+def comparison(runs: Mapping[str, RunRecord] | Sequence[RunRecord], title: str | None = None) -> Comparison:
     """Runs side by side, of whatever models, modes, data and backends; `runs`: a dict from labels to runs, or a
     list, whose labels are then backend and mode.
 
     What is said of data and model is the first run's. Raises SettingError where there is no run.
     """
-    given = list(runs.items()) if isinstance(runs, Mapping) else [(None, run) for run in runs]
-    if not given:
+    labelled = list(runs.items()) if isinstance(runs, Mapping) else [(None, run) for run in runs]
+    if not labelled:
         raise SettingError("there are no runs to compare; expected a dict from labels to runs, or a list of runs")
-    first = given[0][1]
+    first = labelled[0][1]
     report = new_comparison(first.data, first.model.describe(), first.settings)
     if title is not None:
         report["title"] = title
-    for label, run in given:
-        _add_run(report, run, label)
+    for label, run in labelled:
+        add_run(report, run, label)
     return report
 
 
@@ -144,60 +138,21 @@ def read_comparison(path: str | Path) -> Comparison:
     return Comparison(content)
 
 
-def compare_modes(
-    model: Model,
-    train: Dataset | FeatureSet,
-    val: Dataset | FeatureSet | None,
-    modes: Sequence[str] = tuple(MODES),
-    *,
-    backend: str | None = None,
-    listener: Listener = lambda event: None,
-    **settings: Any,
-) -> Comparison:
-    """Train `model` in these modes one after the other, in this process, on one backend.
-
-    The way for models that are at hand, such as one that `hs.wrap` made, of which no other process could be told.
-    `settings`: of `hs.fit`. `listener`: is called with {"event": "row", "row": ...} after each.
-    """
-    from headstart.data import Dataset
-    from headstart.data.door import check_data_set
-    from headstart.features.feature_set import FeatureSet
-    from headstart.training.checks import alike
-    from headstart.training.fit import fit
-    from headstart.training.run import data_facts
-
-    check_model(model)
-    name = registry.choose(backend, model.home)
-    for argument, data in (("train", train), ("val", val)):
-        if data is not None or argument == "train":
-            check_data_set(data, argument, (Dataset, FeatureSet))
-    train, val = alike(model, train, val)
-    report = new_comparison(data_facts(train, val), model.describe(), {"modes": list(modes), "backends": [name]})
-    for mode in modes:
-        run = fit(model, train, val, mode=mode, backend=name, **settings)
-        report["settings"] = {**run.settings, **report["settings"]}
-        listener({"event": "row", "row": _add_run(report, run)})
-    return report
-
-
-def _add_run(report: Comparison, run: Run, label: str | None = None) -> dict[str, Any]:
+def add_run(report: Comparison, run: RunRecord, label: str | None = None) -> dict[str, Any]:
     """Add a run that is at hand; returns its row."""
     row = row_of(run)
     if label is not None:
         row["label"] = str(label)
     if (classes := run.data.get("classes")) and list(classes) != list(report["data"].get("classes") or ()):
-        row["classes"] = list(classes)  # its own, not the first run's
+        row["classes"] = list(classes)  # not those of the first run
     add_row(report, row, run.val)
     report["versions"][run.backend] = dict(run.settings.get("versions", {}))
     return row
 
 
-def row_of(run: Run) -> dict[str, Any]:
+def row_of(run: RunRecord) -> dict[str, Any]:
     """A run as a row of the report."""
-    from headstart.models.model import count_params
-
     last = run.history[-1]
-    everything = count_params(run.model.graph)
     return {
         "label": f"{run.backend} {run.mode}",
         "backend": run.backend,
@@ -214,7 +169,7 @@ def row_of(run: Run) -> dict[str, Any]:
         "reused": run.extraction.reused if run.extraction else 0,
         "features_made_by": list(run.extraction.made_by) if run.extraction else [],
         "total_seconds": run.seconds,
-        "parameters": {"trained": run.trained, "all": everything},
+        "parameters": {"trained": run.trained, "all": count_params(run.model.graph)},
         "validation": run.validation.as_dict() if run.validation else None,
         "kernels": run.kernels,
         "settings": dict(run.settings),
@@ -238,20 +193,18 @@ def add_row(report: Comparison, row: dict[str, Any], val: Dataset | FeatureSet |
 
 def _add_pictures(report: Comparison, row: Mapping[str, Any], data: Dataset | FeatureSet | None) -> None:
     """Add thumbnails of the row's worst mistakes, where the images are at hand."""
-    from headstart.data import Dataset
-    from headstart.report.pictures import thumbnails
-
     if isinstance(data, Dataset) and row["validation"] is not None:
-        missing = [one["index"] for one in row["validation"]["worst"] if one["id"] not in report["pictures"]]
+        worst = row["validation"]["worst"]
+        missing = [mistake["index"] for mistake in worst if mistake["id"] not in report["pictures"]]
         report["pictures"].update(thumbnails(data, missing))
 
 
 def finish_row(row: dict[str, Any], earlier: Iterable[dict[str, Any]]) -> None:
     """Add what a row says in comparison with the `frozen` row of its backend, to it or, once `frozen` comes,
     to the rows before it."""
-    own = [other for other in (*earlier, row) if other["backend"] == row["backend"]]
-    frozen = next((other for other in own if other["mode"] == "frozen"), None)
-    for other in own:
+    of_backend = [other for other in (*earlier, row) if other["backend"] == row["backend"]]
+    frozen = next((other for other in of_backend if other["mode"] == "frozen"), None)
+    for other in of_backend:
         base = frozen["seconds_per_epoch"]["total"] if frozen else None
         other["speedup_over_frozen"] = speedup(base, other["seconds_per_epoch"]["total"])
         other["pays_off_after_epochs"] = (

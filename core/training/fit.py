@@ -53,7 +53,8 @@ from headstart.training.rates import (
     trained_count,
     warn_frozen,
 )
-from headstart.training.run import Run, data_facts
+from headstart.training.run import Run
+from headstart.training.run_record import data_facts
 from headstart.training.settings import Settings, checked_folder
 from headstart.training.tensorboard import Board
 from headstart.training.validation import Validation, validation_of

@@ -1,143 +1,39 @@
-"""A run as a folder: `run.json`, and the weights it names, `weights-<digits of their sha256>.safetensors`, with
-torchvision's names and layout, so that torchvision's own models load them. No pickle.
+"""A saved run, read again: what `headstart.training.saving` wrote, and what earlier versions did.
 
-`weights.safetensors`, as the file was called before, is a link to it where links can be made: for people and
-other programs, and never read here.
-
-Invariant: `run.json` is the one point at which a save counts. It is written last and names its weights by their
-digest, so whatever moment a save is killed at, the folder holds the run of before or the new one, and never the
-weights of one with the record of the other. The weights of before and whatever killed saves left go after that.
+Invariant: the folder may come from anywhere, and another process may save to it meanwhile. What is not a complete
+run, with the very weights that its record names, is a WeightsError.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
-
-from safetensors.numpy import save as save_safetensors
+from typing import Any
 
 from headstart.common.download import digest
-from headstart.common.errors import HeadstartError, SettingError, WeightsError
-from headstart.common.files import PARTIAL_PREFIX, replace_whole
-from headstart.common.outputs import json_text, writing_into
+from headstart.common.errors import HeadstartError, WeightsError
 from headstart.common.places import expanded
 from headstart.common.reading import check, read_json
-from headstart.common.version import __version__
 from headstart.contract import registry
 from headstart.data import Arrays
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
 from headstart.features.feature_set import ExtractionStats
 from headstart.models import Model, architecture
-from headstart.models.layouts import fitted, published
+from headstart.models.layouts import fitted
 from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
 from headstart.store.keys import spec_digest
 from headstart.training.history import History
+from headstart.training.run import Run
+from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
 from headstart.training.shapes import LARGEST, RUN
 from headstart.training.validation import Validation
 
-if TYPE_CHECKING:
-    from headstart.training.run import Run
-
-FORMAT = 2
-BEFORE = 1  # the weights were always called so, and nothing tied them to their record:
-WEIGHTS_BEFORE = "weights.safetensors"
-RECORD = "run.json"
-WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+FORMAT_BEFORE = 1  # the weights were always called the same, and nothing tied them to their record
 READINGS = 5  # of a folder that is saved to while it is read
-
-
-def save(run: Run, path: str | Path) -> Path:
-    """See `Run.save`."""
-    folder = expanded(path)
-    m = run.model
-    metadata = {
-        "format": "pt",
-        "architecture": m.name,
-        "preprocess": json.dumps(m.preprocess.as_dict()),
-        **({"classes": json.dumps(list(m.classes))} if m.named_classes else {}),
-    }
-    data = save_safetensors(published(m.graph, m.params, m.layouts[0]), metadata)
-    sha256 = hashlib.sha256(data).hexdigest()
-    name = f"weights-{sha256[:16]}.safetensors"
-    about = {
-        "format": FORMAT,
-        "headstart": __version__,
-        "weights": {"file": name, "sha256": sha256},
-        **_about(run),
-    }
-    text = json_text(about, indent=1) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with writing_into(folder, alone=True):
-            had_record = (folder / RECORD).is_file()
-            replace_whole(folder / name, [data])
-            link = folder / WEIGHTS_BEFORE
-            if link.is_symlink() and WEIGHTS.fullmatch(str(link.readlink())):
-                link.unlink()  # missing for a moment is better than leading to the weights of another record
-            replace_whole(folder / RECORD, [text.encode()])
-            _link(link, name, had_record)
-            _remove_weights(folder, name, had_record)
-    except (OSError, ValueError) as error:
-        raise SettingError(
-            f"{folder}: the run cannot be written there ({getattr(error, 'strerror', None) or error})"
-        ) from error
-    return folder
-
-
-def _link(link: Path, name: str, had_record: bool) -> None:
-    """Make the link to the weights, unless something stands there that is no file of an earlier run."""
-    is_earlier = had_record and link.is_file() and not link.is_symlink()
-    if is_earlier or not os.path.lexists(link):
-        made = link.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
-        with contextlib.suppress(OSError):  # some file systems know no links, and nothing depends on this one
-            made.symlink_to(name)
-            made.replace(link)
-
-
-def _remove_weights(folder: Path, kept: str, had_record: bool) -> None:
-    """Remove the weights of earlier saves; of a file called as they once were, only where a run was there."""
-    for path in folder.iterdir():
-        ours = WEIGHTS.fullmatch(path.name) or (had_record and path.name == WEIGHTS_BEFORE)
-        if ours and path.name != kept and path.is_file() and not path.is_symlink():
-            with contextlib.suppress(OSError):  # the run is saved; on Windows somebody may be reading this one
-                path.unlink()
-
-
-def _about(run: Run) -> dict[str, Any]:
-    m = run.model
-    return {
-        "model": {
-            "name": m.name,
-            "classes": list(m.classes),
-            "named_classes": m.named_classes,
-            "head": m.head if isinstance(m.head, str) else list(m.head),
-            "preprocess": m.preprocess.as_dict(),
-            "weights": m.weights,
-            "auxiliary": bool(m.graph.auxiliary),
-            "wrapped": spec_digest({"graph": m.graph.spec()}) if m.home is not None else None,
-        },
-        "mode": run.mode,
-        "cut": run.cut,
-        "backend": run.backend,
-        "history": run.history.as_list(),
-        "head_history": run.head_history.as_list(),
-        "extraction": vars(run.extraction) if run.extraction else None,
-        "seconds": run.seconds,
-        "settings": dict(run.settings),
-        "data": dict(run.data),
-        "trained": run.trained,
-        "validation": run.validation.as_dict() if run.validation else None,
-    }
 
 
 def load(path: str | Path, backend: str | None = None, model: Model | None = None) -> Run:
@@ -181,9 +77,9 @@ def _record(folder: Path) -> dict[str, Any]:
         about = read_json(path, LARGEST, "a saved run", {"format": int}, WeightsError)
     except FileNotFoundError:
         raise WeightsError(f"{folder}: no run is saved there (run.json is missing)") from None
-    if about["format"] not in (BEFORE, FORMAT):
+    if about["format"] not in (FORMAT_BEFORE, FORMAT):
         raise WeightsError(
-            f"{folder}: saved in format {about['format']}, this headstart reads {BEFORE} and {FORMAT}"
+            f"{folder}: saved in format {about['format']}, this headstart reads {FORMAT_BEFORE} and {FORMAT}"
         )
     content: dict[str, Any] = about
     return content
@@ -197,7 +93,7 @@ def check_shape(folder: Path, about: Mapping[str, Any], shape: Mapping[str, Any]
 
 
 def _weights(folder: Path, about: Mapping[str, Any]) -> Path:
-    if about["format"] == BEFORE:
+    if about["format"] == FORMAT_BEFORE:
         return folder / WEIGHTS_BEFORE
     stated = about.get("weights")
     if stated is None or not WEIGHTS.fullmatch(stated["file"]):
@@ -206,11 +102,9 @@ def _weights(folder: Path, about: Mapping[str, Any]) -> Path:
 
 
 def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
-    from headstart.training.run import Run
-
     check_shape(folder, about, RUN)
     weights = _weights(folder, about)
-    if about["format"] != BEFORE:
+    if about["format"] != FORMAT_BEFORE:
         _verify(weights, about["weights"]["sha256"])
     spec, stats = about["model"], about.get("extraction")
     try:
@@ -248,7 +142,7 @@ def _check_sense(run: Run) -> None:
     if run.validation is not None:
         cells = [(label, predicted) for label, predicted, _ in run.validation.confusion]
         cells += [(mistake.label, mistake.predicted) for mistake in run.validation.worst]
-        if any(one not in classes for cell in cells for one in cell):
+        if any(number not in classes for cell in cells for number in cell):
             raise ValueError(f"validation names a class beyond the {len(classes)} that there are")
 
 
@@ -257,12 +151,12 @@ def _verify(weights: Path, sha256: str) -> None:
     try:
         if not weights.is_file():
             raise WeightsError(f"{weights}: no such weight file, and run.json names it; the run is not complete")
-        found = digest(weights)
+        actual = digest(weights)
     except OSError as error:
         raise WeightsError(f"{weights}: cannot be read ({error.strerror or error})") from error
-    if found != sha256:
+    if actual != sha256:
         raise WeightsError(
-            f"{weights}: not the weights that the run was saved with (sha256 {found[:16]}..., run.json says "
+            f"{weights}: not the weights that the run was saved with (sha256 {actual[:16]}..., run.json says "
             f"{sha256[:16]}...); is it complete?"
         )
 

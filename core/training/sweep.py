@@ -36,7 +36,8 @@ from headstart.training.feeds import EpochResult, Feed
 from headstart.training.fit import Job, check_trunk, first_convolutions, initial
 from headstart.training.history import History, Record, Seconds
 from headstart.training.modes import default_optimizer
-from headstart.training.run import Run, data_facts
+from headstart.training.run import Run
+from headstart.training.run_record import data_facts
 from headstart.training.settings import Settings
 from headstart.training.tables import sweep_table
 from headstart.training.validation import Validation, validation_of

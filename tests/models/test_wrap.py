@@ -26,7 +26,7 @@ from headstart.data import Arrays, Dataset
 from headstart.models import Model
 from headstart.store.keys import params_digest
 from headstart.testing import relative_error
-from headstart.training.comparison import compare_modes
+from headstart.training.compare_modes import compare_modes
 from headstart.training.modes import MODES
 
 Fit = Callable[..., Any]

@@ -1,0 +1,91 @@
+"""What a run recorded: the trained model, and all that is known of how it came to be.
+
+It is what a comparison reads and what is written into a folder. `headstart.training.run` adds the ways to use the
+trained model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from headstart.data import Dataset
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.features.inference import unsound_node
+from headstart.models import Model
+from headstart.report import pictures
+from headstart.training.history import History
+from headstart.training.validation import Validation
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A trained model and how it was trained."""
+
+    model: Model
+    """with the trained weights"""
+    mode: str
+    cut: str | None
+    """None where everything was trained"""
+    backend: str
+    history: History
+    head_history: History = field(default_factory=History)
+    """of `staged`: the first stage, in which the head was trained on the cache"""
+    extraction: ExtractionStats | None = None
+    seconds: float = 0.0
+    """wall time of the whole call"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """enough to repeat it: optimiser, schedule, seed, batch size, device, dtypes, versions"""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """name, numbers of samples, classes"""
+    trained: int | None = None
+    """the number of parameters that were trained"""
+    validation: Validation | None = None
+    """what was right and wrong after the last epoch; None where there were no validation data"""
+    before: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """the weights of the network's first two convolutions, `(out, in, h, w)`, as training began; not saved"""
+    val: Dataset | FeatureSet | None = field(default=None, repr=False)
+    """what it was validated on, for pictures in its report; not saved"""
+
+    def __repr__(self) -> str:
+        last = self.history[-1] if len(self.history) else None
+        score = "" if last is None or last.val_accuracy is None else f", val_accuracy {last.val_accuracy:.4f}"
+        cut = "" if self.cut is None else f", cut {self.cut!r}"
+        epochs = len(self.head_history) + len(self.history)
+        return (
+            f"{type(self).__name__}({self.model.name!r}, mode {self.mode!r}{cut}, backend {self.backend!r}: "
+            f"{epochs} epochs{score}, {self.seconds:.1f} s)"
+        )
+
+    @cached_property
+    def diverged(self) -> bool:
+        """Whether its last loss or its parameters are not finite: it names no class then, and its accuracy says
+        nothing."""
+        last = self.history[-1:]
+        losses = [loss for record in last for loss in (record.loss, record.val_loss) if loss is not None]
+        return not np.isfinite(losses).all() or unsound_node((self.model.graph, self.model.params)) is not None
+
+    @cached_property
+    def kernels(self) -> dict[str, Any] | None:
+        """JSON-able: the first convolution's kernels before, after, and their difference, as pictures (data URIs);
+        None where there is none, or where the run was loaded from a file."""
+        for name, before in self.before.items():
+            return pictures.kernels(name.removesuffix(".weight"), before, self.model.params[name])
+        return None
+
+
+def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) -> dict[str, Any]:
+    """JSON-able: what was trained on."""
+    return {
+        "name": train.name,
+        "train": len(train),
+        "val": 0 if val is None else len(val),
+        "classes": list(train.classes),
+        "named_classes": train.named_classes,
+        "split": [part.as_dict() for part in train.splits],
+        "skipped": [list(line) for line in train.skipped] if isinstance(train, Dataset) else [],
+    }

@@ -1,0 +1,122 @@
+"""A run written as a folder: `run.json`, and the weights it names, `weights-<digits of their sha256>.safetensors`,
+with torchvision's names and layout, so that torchvision's own models load them. No pickle.
+
+`weights.safetensors`, as the file was called before, is a link to it where links can be made: for people and
+other programs, and never read here.
+
+Invariant: `run.json` is the one point at which a save counts. It is written last and names its weights by their
+digest, so whatever moment a save is killed at, the folder holds the run of before or the new one, and never the
+weights of one with the record of the other. The weights of before and whatever killed saves left go after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from safetensors.numpy import save as save_safetensors
+
+from headstart.common.errors import SettingError
+from headstart.common.files import PARTIAL_PREFIX, replace_whole
+from headstart.common.outputs import json_text, writing_into
+from headstart.common.places import expanded
+from headstart.common.version import __version__
+from headstart.models.layouts import published
+from headstart.store.keys import spec_digest
+from headstart.training.run_record import RunRecord
+
+FORMAT = 2
+RECORD = "run.json"
+WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+WEIGHTS_BEFORE = "weights.safetensors"
+"""as the weights were always called in format 1"""
+
+
+def save(run: RunRecord, path: str | Path) -> Path:
+    """See `Run.save`."""
+    folder = expanded(path)
+    m = run.model
+    metadata = {
+        "format": "pt",
+        "architecture": m.name,
+        "preprocess": json.dumps(m.preprocess.as_dict()),
+        **({"classes": json.dumps(list(m.classes))} if m.named_classes else {}),
+    }
+    data = save_safetensors(published(m.graph, m.params, m.layouts[0]), metadata)
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"weights-{sha256[:16]}.safetensors"
+    about = {
+        "format": FORMAT,
+        "headstart": __version__,
+        "weights": {"file": name, "sha256": sha256},
+        **_about(run),
+    }
+    text = json_text(about, indent=1) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing_into(folder, alone=True):
+            had_record = (folder / RECORD).is_file()
+            replace_whole(folder / name, [data])
+            link = folder / WEIGHTS_BEFORE
+            if link.is_symlink() and WEIGHTS.fullmatch(str(link.readlink())):
+                link.unlink()  # missing for a moment is better than leading to the weights of another record
+            replace_whole(folder / RECORD, [text.encode()])
+            _link(link, name, had_record)
+            _remove_weights(folder, name, had_record)
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"{folder}: the run cannot be written there ({getattr(error, 'strerror', None) or error})"
+        ) from error
+    return folder
+
+
+def _link(link: Path, name: str, had_record: bool) -> None:
+    """Make the link to the weights, unless something stands there that is no file of an earlier run."""
+    is_earlier = had_record and link.is_file() and not link.is_symlink()
+    if is_earlier or not os.path.lexists(link):
+        made = link.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
+        with contextlib.suppress(OSError):  # some file systems know no links, and nothing depends on this one
+            made.symlink_to(name)
+            made.replace(link)
+
+
+def _remove_weights(folder: Path, kept: str, had_record: bool) -> None:
+    """Remove the weights of earlier saves; of a file called as they once were, only where a run was there."""
+    for path in folder.iterdir():
+        ours = WEIGHTS.fullmatch(path.name) or (had_record and path.name == WEIGHTS_BEFORE)
+        if ours and path.name != kept and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # the run is saved; on Windows somebody may be reading this one
+                path.unlink()
+
+
+def _about(run: RunRecord) -> dict[str, Any]:
+    m = run.model
+    return {
+        "model": {
+            "name": m.name,
+            "classes": list(m.classes),
+            "named_classes": m.named_classes,
+            "head": m.head if isinstance(m.head, str) else list(m.head),
+            "preprocess": m.preprocess.as_dict(),
+            "weights": m.weights,
+            "auxiliary": bool(m.graph.auxiliary),
+            "wrapped": spec_digest({"graph": m.graph.spec()}) if m.home is not None else None,
+        },
+        "mode": run.mode,
+        "cut": run.cut,
+        "backend": run.backend,
+        "history": run.history.as_list(),
+        "head_history": run.head_history.as_list(),
+        "extraction": vars(run.extraction) if run.extraction else None,
+        "seconds": run.seconds,
+        "settings": dict(run.settings),
+        "data": dict(run.data),
+        "trained": run.trained,
+        "validation": run.validation.as_dict() if run.validation else None,
+    }
