@@ -36,7 +36,7 @@ EVERYTHING = "import headstart; [getattr(headstart, name) for name in headstart.
         "import headstart",
         EVERYTHING,
         "import headstart as hs; hs.model('lenet', classes=3).describe()",
-        "from headstart.contract import registry; registry.installed()",
+        "from headstart.contract import registry; registry.installed(), registry.devices()",
         "import headstart.cli.main",
     ],
     ids=["headstart", "every-name", "a-model", "registry", "cli"],
@@ -123,4 +123,13 @@ def test_the_files_are_where_they_are_looked_for() -> None:
     }
     for backend in OWN:
         here = {path.name for path in BACKEND_FILES if path.parent.name == backend}
-        assert {"__init__.py", "emit.py", "trunk.py", "train.py", "arrays.py", "wrap.py", "exports.py"} <= here
+        assert {
+            "__init__.py",
+            "backend.py",
+            "emit.py",
+            "trunk.py",
+            "train.py",
+            "arrays.py",
+            "wrap.py",
+            "exports.py",
+        } <= here

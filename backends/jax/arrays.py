@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from headstart.common.errors import BackendError
-from headstart.contract.recipe import Place, check_place
+from headstart.contract.recipe import Place
 
 
 def decide(device: str, precision: str) -> Place:
-    check_place(device, precision)
     there = jax.default_backend() == "gpu"
     if device == "cuda" and not there:
         raise BackendError("device 'cuda' was asked for, and jax finds no CUDA device; use device='cpu'")

@@ -9,12 +9,11 @@ import keras
 import numpy as np
 
 from headstart.common.errors import BackendError
-from headstart.contract.recipe import Place, check_place
-from headstart.features.exports import ALIGNMENT
+from headstart.common.memory import ALIGNMENT
+from headstart.contract.recipe import Place
 
 
 def decide(device: str, precision: str) -> Place:
-    check_place(device, precision)
     there = _has_gpu()
     if device == "cuda" and not there:
         raise BackendError(

@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
-from headstart.features.exports import ALIGNMENT, FeatureRows
+from headstart.common.memory import ALIGNMENT
+from headstart.contract.protocol import Rows
 
 
 def tensor(array: np.ndarray) -> tf.Tensor:
@@ -27,7 +28,7 @@ def tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def dataset(
-    rows: FeatureRows, batch_size: int | None, shuffle: bool, seed: int, drop_remainder: bool
+    rows: Rows, batch_size: int | None = None, shuffle: bool = False, seed: int = 0, drop_remainder: bool = False
 ) -> tf.data.Dataset:
     """A piece of rows at a time goes from the store to TensorFlow; without a batch size they are taken apart
     there."""

@@ -1,87 +1,15 @@
 """The PyTorch backend."""
 
-from __future__ import annotations
+from headstart.contract.description import HEADS, MEMORY, PROFILE, WRAP, Description
 
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-
-from headstart.backends.doors.torch import behind_door
-from headstart.backends.torch import original, profile, wrap
-from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
-from headstart.backends.torch.emit import Network
-from headstart.backends.torch.heads import TorchHeads
-from headstart.backends.torch.train import TorchTrainer
-from headstart.backends.torch.trunk import TorchTrunk
-from headstart.common.machine import cpus_allowed
-from headstart.contract.heads import Chain, HeadsRecipe
-from headstart.contract.recipe import Place, Recipe
-from headstart.contract.wrapping import Wrapping, WrapRequest
-from headstart.data import Preprocess
-from headstart.graph import Graph
-
-Params = Mapping[str, np.ndarray]
-
-
-@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt")
-class TorchBackend:
-    name = "torch"
-
-    def place(self, device: str, precision: str) -> Place:
-        return decide(device, precision)
-
-    def threads(self) -> int:
-        return torch.get_num_threads()
-
-    def memory(self, place: Place) -> int | None:
-        return free_memory(place)
-
-    def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> TorchTrunk:
-        return TorchTrunk(graph, params, outputs, place)
-
-    def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> TorchTrainer:
-        return TorchTrainer(graph, params, recipe, place)
-
-    def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> TorchHeads:
-        return TorchHeads(chain, params, recipe, place)
-
-    def native(self, graph: Graph, params: Params, outputs: Sequence[str] = ()) -> torch.nn.Module:
-        return Network(graph, params, outputs).eval()
-
-    def call(self, native: torch.nn.Module, images: Any) -> np.ndarray:
-        with torch.inference_mode():
-            return to_numpy(native(to_native(images)))
-
-    def numpy(self, array: torch.Tensor) -> np.ndarray:
-        return to_numpy(array)
-
-    def owns(self, native: Any) -> bool:
-        return wrap.owns(native)
-
-    def inputs(self, native: torch.nn.Module) -> Preprocess | None:
-        return wrap.inputs(native)
-
-    def wrap(self, request: WrapRequest) -> Wrapping:
-        return wrap.wrap(request)
-
-    def attempt(self, native: Any, example: Any) -> None:
-        original.attempt(native, example)
-
-    def profile(self, folder: Path) -> AbstractContextManager[None]:
-        return profile.profile(folder)
-
-
-def keep_to_quota() -> None:
-    """torch counts the CPUs that it may run on, not the time that control groups give it on them."""
-    allowed = cpus_allowed()
-    if allowed.limited and torch.get_num_threads() > allowed.count and not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(allowed.count)
-
-
-keep_to_quota()
-BACKEND = TorchBackend()
+DESCRIPTION = Description(
+    module="headstart.backends.torch.backend",
+    modules=("torch",),
+    distributions=("torch",),
+    install="pip install 'headstart[torch]'",
+    devices=("cpu", "cuda"),
+    abilities=frozenset({HEADS, MEMORY, PROFILE, WRAP}),
+    exports={"torch": ()},
+    wraps="a torch.nn.Module",
+    order=1,
+)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from headstart.backends.torch.arrays import from_numpy
-from headstart.features.exports import FeatureRows
+from headstart.contract.protocol import Rows
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -22,7 +22,7 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
     """`(features, label)` by position. Holds ids and labels, no features; workers of a DataLoader read for
     themselves, a batch at a time."""
 
-    def __init__(self, rows: FeatureRows) -> None:
+    def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
@@ -37,5 +37,5 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
         return list(zip(tensor(features).unbind(), labels.tolist(), strict=True))
 
 
-def dataset(rows: FeatureRows) -> FeatureDataset:
+def dataset(rows: Rows) -> FeatureDataset:
     return FeatureDataset(rows)

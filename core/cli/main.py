@@ -1497,7 +1497,7 @@ def _import_quietly(backend: str, device: str, precision: str) -> None:
     from headstart.contract import registry
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quietly(watched=not any(module in sys.modules for module in registry.REQUIRES[backend][0])):
+    with quietly(watched=not any(module in sys.modules for module in registry.describe(backend).modules)):
         registry.load(backend).place(device, precision)
 
 

@@ -47,6 +47,18 @@ class BackendError(HeadstartError):
     """No backend could be chosen, or the chosen one's framework is not installed."""
 
 
+class MissingAbilityError(BackendError):
+    """The backend lacks an optional ability, and there is no other way without it."""
+
+    def __init__(self, backend: str, what: str, instead: str) -> None:
+        """`what` it cannot do, and what the user can do `instead`."""
+        super().__init__(f"backend {backend!r} cannot {what}; {instead}")
+        self.backend, self.what, self.instead = backend, what, instead
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return (type(self), (self.backend, self.what, self.instead))
+
+
 class UnsupportedOpError(HeadstartError):
     """A graph holds an op that a backend has no translation for."""
 

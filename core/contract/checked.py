@@ -9,13 +9,16 @@ trunk or a trainer has is passed through.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
-from headstart.common.errors import BackendError
+from headstart.common.errors import BackendError, UnknownNameError
+from headstart.contract.description import HEADS, MEMORY, PROFILE, Description
 from headstart.contract.heads import Chain, HeadsRecipe
-from headstart.contract.recipe import Place, Recipe
+from headstart.contract.recipe import AUTO, Place, Recipe
 from headstart.contract.running import Trainer, Trunk
 from headstart.graph import Graph
 
@@ -36,24 +39,45 @@ class Passing:
 
 
 class CheckedBackend(Passing):
-    """A backend whose trunks and trainers are checked."""
+    """A backend whose trunks and trainers are checked. What it says that it cannot do it is not asked for: core's
+    other way is taken, or the user is told."""
+
+    def __init__(self, inner: Any, name: str, description: Description) -> None:
+        super().__init__(inner)
+        self.name, self._description = name, description
+
+    def place(self, device: str, precision: str) -> Place:
+        if device not in (allowed := (AUTO, *self._description.devices)):
+            raise UnknownNameError("device", device, allowed, f" (of backend {self.name!r})")
+        place: Place = self._inner.place(device, precision)
+        if place.device not in self._description.devices or place.precision != precision:
+            raise _wrong(
+                self.name, "a place", place, f"{precision} on one of {', '.join(self._description.devices)}"
+            )
+        return place
+
+    def memory(self, place: Place) -> int | None:
+        return self._inner.memory(place) if MEMORY in self._description.abilities else None
+
+    def profile(self, folder: Path) -> AbstractContextManager[None]:
+        self._description.require(self.name, PROFILE, "leave out profile=")
+        return cast("AbstractContextManager[None]", self._inner.profile(folder))
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
-        return CheckedTrunk(
-            self._inner.trunk(graph, params, outputs, place), self._inner.name, graph, params, outputs
-        )
+        return CheckedTrunk(self._inner.trunk(graph, params, outputs, place), self.name, graph, params, outputs)
 
     def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
         inner = self._inner.trainer(graph, params, recipe, place)
-        return CheckedTrainer(inner, self._inner.name, _expected(graph, params), (len(graph.outputs),), ())
+        return CheckedTrainer(inner, self.name, _expected(graph, params), (len(graph.outputs),), ())
 
     def heads(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> Any:
-        inner = self._inner.heads(chain, params, recipe, place)
+        able = HEADS in self._description.abilities
+        inner = self._inner.heads(chain, params, recipe, place) if able else None
         if inner is None:
             return None
         count = len(recipe.lr)
         stacked = {name: (value.shape, value.dtype) for name, value in params.items()}
-        return CheckedTrainer(inner, self._inner.name, stacked, (count,), (count,))
+        return CheckedTrainer(inner, self.name, stacked, (count,), (count,))
 
 
 class CheckedTrunk(Passing):

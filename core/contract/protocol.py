@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,20 +23,64 @@ from headstart.data import Arrays, Preprocess
 from headstart.graph import Graph
 
 
+class Rows(Protocol):
+    """Features and labels by position, read when they are asked for. Pickles, without any features."""
+
+    shape: tuple[int, ...]
+    """of one sample's features"""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """as stored"""
+
+    @property
+    def piece(self) -> int:
+        """As many rows as are read at once where nobody asked for a number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Features `(k, *shape)`, in memory that begins at a multiple of `headstart.common.memory.ALIGNMENT`, and
+        labels `(k,)` int64."""
+
+    def batches(
+        self, size: int, shuffle: bool = False, seed: int = 0, drop_remainder: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """One pass over all of them. With `shuffle`, pass k has the order of epoch k of a training."""
+
+
+class Exports(Protocol):
+    """Hands features to the framework's own programs."""
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """A tensor on the CPU that shares the array's memory, which begins at a multiple of
+        `headstart.common.memory.ALIGNMENT`."""
+
+    def dataset(self, rows: Rows, **options: Any) -> Any:
+        """The framework's own kind of data set, which reads rows when they are asked for; `options` are its own. A
+        framework that has no such thing has no method either."""
+
+
 class Backend(Protocol):
     """A framework. What the caller has set in it (gradients off, autocast, a default dtype or device, ...) neither
-    changes what a method here does, nor is it changed."""
+    changes what a method here does, nor is it changed.
+
+    Which of the optional methods it has (`memory`, `heads`, `profile`; `owns`, `inputs`, `wrap`, `attempt`;
+    `exports`) its `headstart.contract.description.Description` says; the others are every backend's. Core calls a
+    backend through `headstart.contract.checked.CheckedBackend`, where all of them are.
+    """
 
     name: str
 
     def place(self, device: str, precision: str) -> Place:
-        """Decide "auto"; BackendError where the device asked for is not there."""
+        """Decide "auto"; BackendError where the device asked for, one of its description's, is not there."""
 
     def threads(self) -> int:
         """Threads the framework computes with on a CPU."""
 
     def memory(self, place: Place) -> int | None:
-        """Bytes that the device has left of a memory of its own; None where it has none, or does not say."""
+        """Bytes that the device has left of a memory of its own; None where it has none, or does not say.
+        Optional: "memory"."""
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
         """Make a trunk that returns the nodes `outputs`."""
@@ -48,7 +92,7 @@ class Backend(Protocol):
         self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place
     ) -> Heads | None:
         """Make a trainer of many heads at once, of parameters with a first axis for them; None where the
-        framework cannot."""
+        framework cannot, and they are trained one after the other. Optional: "heads"."""
 
     def native(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> Any:
         """The framework's own model object, in inference mode, on the CPU. It returns the graph's output, or, with
@@ -61,7 +105,8 @@ class Backend(Protocol):
         """A native array as numpy, `(n, h, w, c)` or `(n, c)`."""
 
     def owns(self, native: Any) -> bool:
-        """Whether `native` is a module of this framework, or what it has in place of modules."""
+        """Whether `native` is a module of this framework, or what it has in place of modules. Optional, with the
+        next three: "wrap"."""
 
     def inputs(self, native: Any) -> Preprocess | Arrays | None:
         """What a module itself says of its inputs; None where it says nothing."""
@@ -75,4 +120,8 @@ class Backend(Protocol):
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         """Record what the body does with the framework's own profiler, and write the trace to `folder`, in the
-        form in which TensorBoard shows it. ProfileError where the profiler cannot be started."""
+        form in which TensorBoard shows it. ProfileError where the profiler cannot be started. Optional:
+        "profile"."""
+
+    def exports(self) -> Exports:
+        """What hands features to the framework's own programs. Optional: has it what its description exports."""

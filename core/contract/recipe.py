@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headstart.common.errors import UnknownNameError
 from headstart.contract.optimizers import Optimizer
 
 PRECISIONS = ("float32", "bfloat16")
-DEVICES = ("auto", "cpu", "cuda")
+AUTO = "auto"
+"""a device that every backend takes, and decides"""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Place:
     """Where and how finely to compute."""
 
     device: str
-    """"auto", "cpu" or "cuda"; a backend's `place` returns it with "auto" decided"""
+    """"auto", or one that the backend's description names ("cpu", "cuda"); a backend's `place` returns it with
+    "auto" decided"""
     precision: str
     """"float32" or "bfloat16" for the layers' arithmetic; parameters stay float32 where they are trained"""
 
@@ -38,11 +39,3 @@ class Recipe:
     rates: Mapping[str, float] = field(default_factory=dict)
     """parameter -> multiple of each step's learning rate; 1 where it is not named. What has 0 is not trained: it
     is bit-equal afterwards, weight decay or not"""
-
-
-def check_place(device: str, precision: str) -> None:
-    """UnknownNameError unless both are known; whether the device is there, a backend's `place` says."""
-    if device not in DEVICES:
-        raise UnknownNameError("device", device, DEVICES)
-    if precision not in PRECISIONS:
-        raise UnknownNameError("precision", precision, PRECISIONS)

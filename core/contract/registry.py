@@ -1,7 +1,10 @@
 """Which backends there are, and how one is chosen.
 
-* Backends are imported here and nowhere else, by name, when they are needed.
-* A wrong name is an error, never a fallback; a missing framework is named with the way to install it.
+* A backend is an entry point of the group `headstart.backends`: its name is the backend's, and it leads to a
+  `Description`. Headstart's own are found that way, too; nothing here knows the name of any.
+* Entry points are read, and backends imported, here and nowhere else, when they are needed.
+* A wrong name is an error, never a fallback; a missing framework is named with the way to install it. What another
+  distribution's backend does wrong is an error with that distribution's name, and only of those who ask for it.
 """
 
 from __future__ import annotations
@@ -10,38 +13,136 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any, cast
 
-from headstart.common.errors import BackendError, UnknownNameError
+from headstart.common.errors import BackendError, MissingAbilityError, UnknownNameError
 from headstart.contract.checked import CheckedBackend
-from headstart.contract.protocol import Backend
+from headstart.contract.description import ABILITIES, WRAP, Description
+from headstart.contract.protocol import Backend, Exports
+from headstart.contract.recipe import AUTO, PRECISIONS
 from headstart.graph.native import require_home
 
 VARIABLE = "HEADSTART_BACKEND"
-# backend -> the modules that must be there, and the distributions whose versions are reported
-REQUIRES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "torch": (("torch",), ("torch",)),
-    "keras": (("keras",), ("keras", "tensorflow")),
-    "jax": (("jax", "flax", "optax"), ("jax", "flax", "optax")),
-}
+GROUP = "headstart.backends"
+
+# ---- what is registered
 
 
+@cache
+def _entries() -> Mapping[str, list[EntryPoint]]:
+    """The entry points of each name."""
+    entries: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=GROUP):
+        entries.setdefault(entry.name, []).append(entry)
+    return entries
+
+
+_registered: dict[str, Description] = {}
+"""those of this process"""
+
+
+def register(name: str, description: Description) -> None:
+    """Add a backend for this process, in place of any other of that name."""
+    _registered[name] = description
+    for cached in (_described, _load, names):
+        cached.cache_clear()
+
+
+@cache
+def _described(name: str) -> Description:
+    if name in _registered:
+        return _registered[name]
+    entries = _entries()[name]
+    if len(entries) > 1:
+        raise BackendError(
+            f"backend {name!r} is registered by several distributions: "
+            f"{', '.join(sorted(map(_distribution, entries)))}; uninstall all but one"
+        )
+    (entry,) = entries
+    try:
+        description = entry.load()
+    except Exception as error:  # what is imported here is anybody's
+        raise BackendError(
+            f"backend {name!r} of {_distribution(entry)} cannot be loaded from {entry.value}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(description, Description):
+        raise BackendError(
+            f"backend {name!r} of {_distribution(entry)}: {entry.value} is a {type(description).__name__}; "
+            "expected a headstart.contract.description.Description"
+        )
+    return description
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a distribution without a name"
+
+
+def _places(name: str) -> tuple[int, str]:
+    try:
+        return _described(name).order, name
+    except BackendError:
+        return sys.maxsize, name
+
+
+@cache
 def names() -> tuple[str, ...]:
-    """All backends that headstart has, installed or not."""
-    return tuple(REQUIRES)
+    """All backends that are registered, whether their frameworks are installed or not: in the order of their
+    descriptions, others by name."""
+    return tuple(sorted({*_entries(), *_registered}, key=_places))
+
+
+def describe(name: str) -> Description:
+    """What is known of a backend without its framework. UnknownNameError for a name that is none, BackendError
+    where it does not describe itself."""
+    _check_name(name)
+    return _described(name)
+
+
+def _check_name(name: str, source: str = "") -> None:
+    if not names():
+        raise BackendError(
+            "no backend is registered, not even headstart's own: what is installed is older than the code that "
+            "runs; install it again, from a checkout with: pip install -e ."
+        )
+    if name not in names():
+        raise UnknownNameError("backend", name, names(), source)
+
+
+def _known() -> dict[str, Description]:
+    """The descriptions of all that can be described."""
+    return {name: _described(name) for name in names() if _places(name)[0] < sys.maxsize}
+
+
+def devices() -> tuple[str, ...]:
+    """All devices that some backend may name, "auto" first."""
+    named = [device for description in _known().values() for device in description.devices]
+    return tuple(dict.fromkeys((AUTO, *named)))
+
+
+def check_place(device: str, precision: str) -> None:
+    """UnknownNameError unless both are known to some backend; what the chosen one knows, and whether the device is
+    there, its `place` says."""
+    if device not in devices():
+        raise UnknownNameError("device", device, devices())
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, PRECISIONS)
+
+
+# ---- what is installed, and what is chosen
 
 
 def installed() -> tuple[str, ...]:
-    """The backends whose framework is installed; nothing is imported to find out."""
-    return tuple(name for name in REQUIRES if not _missing(name))
+    """The backends whose framework is installed; no framework is imported to find out."""
+    return tuple(name for name in _known() if not _missing(_described(name).modules))
 
 
-def _missing(name: str) -> list[str]:
-    return [module for module in REQUIRES[name][0] if find_spec(module) is None]
+def _missing(modules: tuple[str, ...]) -> list[str]:
+    return [module for module in modules if find_spec(module) is None]
 
 
 def choose(name: str | None = None, home: str | None = None) -> str:
@@ -57,32 +158,37 @@ def choose(name: str | None = None, home: str | None = None) -> str:
     if name is None and os.environ.get(VARIABLE):
         name, source = os.environ[VARIABLE], f" (from {VARIABLE})"
     if name is not None:
-        if name not in REQUIRES:
-            raise UnknownNameError("backend", name, REQUIRES, source)
+        _check_name(name, source)
         require_home(home, name)
-        if missing := _missing(name):
+        if missing := _missing(_described(name).modules):
             raise BackendError(
                 f"backend {name!r}{source} needs {' and '.join(missing)}, which is not installed: "
-                f"pip install 'headstart[{name}]'"
+                f"{_described(name).install}"
             )
         return name
-    found = installed()
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise BackendError(
-            "no backend is installed: pip install 'headstart[torch]', or one of "
-            + ", ".join(f"[{name}]" for name in REQUIRES)
-        )
+    there = installed()
+    if len(there) == 1:
+        return there[0]
+    if not there:
+        ways = [description.install for description in _known().values()]
+        raise BackendError(f"no backend is installed: {', or '.join(ways) or 'install headstart again'}")
     raise BackendError(
-        f"several backends are installed ({', '.join(found)}) and none was chosen; pass backend=, "
+        f"several backends are installed ({', '.join(there)}) and none was chosen; pass backend=, "
         f"or set {VARIABLE} to one of them"
     )
 
 
 @cache
 def _load(name: str) -> Backend:
-    return cast("Backend", CheckedBackend(import_module(f"headstart.backends.{name}").BACKEND))
+    description = _described(name)
+    backend = import_module(description.module).BACKEND
+    for ability in sorted(description.abilities):
+        for method in ABILITIES[ability][0]:
+            if not callable(getattr(backend, method, None)):
+                raise BackendError(
+                    f"backend {name!r} says that it has the ability {ability!r}, and has no method {method!r}"
+                )
+    return cast("Backend", CheckedBackend(backend, name, description))
 
 
 def load(name: str | None = None, home: str | None = None) -> Backend:
@@ -90,40 +196,74 @@ def load(name: str | None = None, home: str | None = None) -> Backend:
     return _load(choose(name, home))
 
 
-def exports(name: str) -> ModuleType:
-    """The module of the backend `name` that hands features to its framework's own programs: `tensor(array)`, of
-    which array and tensor share the memory, and in torch and keras `dataset(rows, ...)`. Imports the framework;
-    BackendError where that is missing."""
-    try:
-        choose(name)
-        return import_module(f"headstart.backends.{name}.exports")
-    except ModuleNotFoundError as error:  # Keras may be there on another engine than TensorFlow
-        if error.name not in (*REQUIRES[name][0], *REQUIRES[name][1]):
-            raise
+def exporting(target: str) -> tuple[str, Exports]:
+    """The name of the backend that has the export `target`, or is called so (its first export is meant), and what
+    hands features to its framework's own programs. Imports the framework.
+
+    UnknownNameError for a name that is neither, MissingAbilityError for a backend that exports nothing,
+    BackendError where something is not installed.
+    """
+    exports = {export: name for name, description in _known().items() for export in description.exports}
+    if target not in exports and target not in names():
+        raise UnknownNameError("target", target, dict.fromkeys((*exports, *names())))
+    name = exports.get(target, target)
+    description = _described(name)
+    if not description.exports:
+        raise MissingAbilityError(
+            name, "hand out features", f"expected one of {', '.join(exports) or 'none'}; or use .numpy()"
+        )
+    further = description.exports.get(target, next(iter(description.exports.values())))
+    backend = load(name)
+    if missing := _missing(further):
         raise BackendError(
-            f"this needs {error.name}, which is not installed: pip install 'headstart[{name}]'"
-        ) from error
+            f"{target!r} needs {' and '.join(missing)}, which is not installed: {description.install}"
+        )
+    return name, backend.exports()
 
 
-# Keras first: on its torch engine its models are torch modules, too.
-ASKED: tuple[str, ...] = ("keras", "torch", "jax")
+# ---- whose a module is
+
+
+def _asking_order() -> tuple[str, ...]:
+    """All names, each before those of `Description.asked_before`."""
+    known = _known()
+    earlier: dict[str, list[str]] = {name: [] for name in known}
+    for name, description in known.items():
+        for other in description.asked_before:
+            earlier.get(other, []).append(name)
+    try:
+        return tuple(TopologicalSorter(earlier).static_order())
+    except CycleError as error:
+        circle = " before ".join(error.args[1])
+        raise BackendError(f"whose a module is cannot be asked of the backends {circle}") from None
 
 
 def owner(native: Any) -> Backend | None:
     """The backend whose framework `native` is a module of. Only those are asked that are imported already: a
-    module of another one cannot be there."""
-    for name in ASKED:
-        if REQUIRES[name][0][0] in sys.modules and not _missing(name) and _load(name).owns(native):
+    module of another one cannot be there. MissingAbilityError where its backend wraps nothing."""
+    for name in _asking_order():
+        description = _described(name)
+        if description.modules[0] not in sys.modules or _missing(description.modules):
+            continue
+        if WRAP not in description.abilities:
+            if type(native).__module__.partition(".")[0] in description.modules:
+                description.require(name, WRAP, "name a model of headstart's own: hs.model(...)")
+        elif _load(name).owns(native):
             return _load(name)
     return None
 
 
+def wrappable() -> str:
+    """What `hs.wrap` takes, as a text."""
+    return ", ".join(description.wraps for description in _known().values() if description.wraps) or "nothing"
+
+
 def versions(name: str) -> dict[str, str]:
     """Distribution -> version, of what the backend `name` computes with."""
-    found = {}
-    for distribution in REQUIRES[name][1]:
+    present = {}
+    for distribution in describe(name).distributions:
         try:
-            found[distribution] = version(distribution)
+            present[distribution] = version(distribution)
         except PackageNotFoundError:
             continue
-    return found
+    return present

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import DamagedShardError, SettingError
-from headstart.contract.recipe import check_place
+from headstart.contract.registry import check_place
 from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.summary import say

@@ -24,8 +24,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import ExportError, SettingError
+from headstart.common.errors import ExportError, MissingAbilityError, SettingError
 from headstart.common.files import PARTIAL_PREFIX, replace_whole, sync_folder
+from headstart.common.memory import aligned_empty
 from headstart.common.places import expanded
 from headstart.contract import registry
 from headstart.data.order import epoch_order
@@ -35,18 +36,9 @@ from headstart.store.files import make_folder
 from headstart.store.ids import ids_to_array
 from headstart.store.trunk_folder import TrunkFolder
 
-ALIGNMENT = 64
 PIECE_NBYTES = 16 << 20
 
 FEATURES, LABELS, IDS, CLASSES = "features.npy", "labels.npy", "ids.npy", "classes.npy"
-
-
-def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """As `np.empty`, beginning at a multiple of 64 bytes."""
-    nbytes = math.prod(shape) * dtype.itemsize
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + nbytes].view(dtype).reshape(tuple(shape))
 
 
 class FeatureRows:
@@ -101,30 +93,25 @@ class FeatureRows:
             yield self.read(order[start : start + size])
 
 
-def tensor(features: ReadableFeatures, framework: str, cut: str | None, view: int) -> Any:
-    """All features of a cut and view in the memory that they were read into, as the framework's tensor."""
-    module = registry.exports(framework)  # first: it may be missing
-    return module.tensor(all_rows(features, cut, view))
+def tensor(features: ReadableFeatures, target: str, cut: str | None, view: int) -> Any:
+    """See `FeatureSet.to`."""
+    exports = registry.exporting(target)[1]  # first: it may be missing
+    return exports.tensor(all_rows(features, cut, view))
 
 
-def torch_dataset(features: ReadableFeatures, cut: str | None, view: int) -> Any:
-    return registry.exports("torch").dataset(FeatureRows(features, cut, view))
-
-
-def tf_dataset(
-    features: ReadableFeatures,
-    cut: str | None,
-    view: int,
-    batch_size: int | None,
-    shuffle: bool,
-    seed: int,
-    drop_remainder: bool,
-) -> Any:
-    if batch_size is not None:
-        _check_integer("batch_size", batch_size, 1)
-    _check_integer("seed", seed, 0)
+def dataset(features: ReadableFeatures, target: str, cut: str | None, view: int, **options: Any) -> Any:
+    """See `FeatureSet.to_dataset`; `options` are those of the framework's kind."""
+    for name, least in (("batch_size", 1), ("seed", 0)):
+        if options.get(name) is not None:
+            _check_integer(name, options[name], least)
     rows = FeatureRows(features, cut, view)
-    return registry.exports("keras").dataset(rows, batch_size, shuffle, seed, drop_remainder)
+    backend, exports = registry.exporting(target)
+    make = getattr(exports, "dataset", None)
+    if make is None:
+        raise MissingAbilityError(
+            backend, "make data sets of features", f"take them as tensors: features.to({target!r})"
+        )
+    return make(rows, **options)
 
 
 def arrow(features: ReadableFeatures, cut: str | None, view: int, dtype: str | None) -> Any:

@@ -33,7 +33,7 @@ from headstart.common.errors import (
 from headstart.common.progress import track
 from headstart.common.version import __version__
 from headstart.contract import registry
-from headstart.contract.recipe import Place, check_place
+from headstart.contract.recipe import Place
 from headstart.contract.running import Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
@@ -87,7 +87,7 @@ class Extractor:
             raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
         if not cuts:
             raise SettingError("cuts is empty; name at least one, such as 'avgpool'")
-        check_place(device, precision)
+        registry.check_place(device, precision)
         check_views(views, augment)
         self.model, self.dtype, self.batch_size, self.workers = model, dtype, batch_size, workers
         self.precision = precision

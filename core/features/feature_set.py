@@ -157,20 +157,35 @@ class FeatureSet:
 
     # --- for other programs. Rows are verified as they are read, here as in `numpy`, and come in the stored dtype.
 
+    def to(self, target: str, cut: str | None = None, view: int = 0) -> Any:
+        """A tensor on the CPU, `(n, h, w, c)` or `(n, c)`, of the framework that a backend's name, or one of its
+        exports ("torch", "tf", "jax"), means. It is the memory that the rows were read into; nothing is copied.
+
+        Raises UnknownNameError for another name, MissingAbilityError for a backend that exports nothing,
+        BackendError where the framework is not installed.
+        """
+        return exports.tensor(self, target, cut, view)
+
+    def to_dataset(self, target: str, cut: str | None = None, view: int = 0, **options: Any) -> Any:
+        """The data set of a framework's own kind, named as in `to`, which reads rows when they are asked for; see
+        `torch_dataset` and `tf_dataset`, whose options these are. Raises as `to`; MissingAbilityError where the
+        framework has no such thing."""
+        return exports.dataset(self, target, cut, view, **options)
+
     def torch(self, cut: str | None = None, view: int = 0) -> Any:
         """A `torch.Tensor` on the CPU, `(n, h, w, c)` or `(n, c)`. It is the memory that the rows were read into;
         nothing is copied. BackendError without torch."""
-        return exports.tensor(self, "torch", cut, view)
+        return self.to("torch", cut, view)
 
     def jax(self, cut: str | None = None, view: int = 0) -> Any:
         """A `jax.Array` on the CPU (`jax.device_put` moves it), shaped as `numpy`'s. It is the memory that the
         rows were read into; nothing is copied. BackendError without JAX."""
-        return exports.tensor(self, "jax", cut, view)
+        return self.to("jax", cut, view)
 
     def tf(self, cut: str | None = None, view: int = 0) -> Any:
         """A `tf.Tensor` on the CPU, shaped as `numpy`'s, whichever engine Keras runs on. It is the memory that the
         rows were read into; nothing is copied. BackendError without TensorFlow."""
-        return exports.tensor(self, "keras", cut, view)
+        return self.to("tf", cut, view)
 
     def torch_dataset(self, cut: str | None = None, view: int = 0) -> Any:
         """A map-style `torch.utils.data.Dataset` of `(features, label)`: a tensor `(h, w, c)` or `(c,)`, and an
@@ -180,7 +195,7 @@ class FeatureSet:
         at a time, in as many workers as it has, forked or spawned. BackendError without torch; in iterating, what
         `numpy` raises.
         """
-        return exports.torch_dataset(self, cut, view)
+        return self.to_dataset("torch", cut, view)
 
     def tf_dataset(
         self,
@@ -199,7 +214,9 @@ class FeatureSet:
         `shuffle` every pass has an order of its own over all samples, pass k that of epoch k of a training with
         this seed. BackendError without TensorFlow; damage comes as a `tf.errors.OpError` with the store's text.
         """
-        return exports.tf_dataset(self, cut, view, batch_size, shuffle, seed, drop_remainder)
+        return self.to_dataset(
+            "tf", cut, view, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_remainder=drop_remainder
+        )
 
     def arrow(self, cut: str | None = None, view: int = 0, *, dtype: str | None = None) -> Any:
         """A `pyarrow.Table` of the columns `id` (fixed_size_binary[16]), `label` (int64), `class` (dictionary of

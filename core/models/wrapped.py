@@ -101,10 +101,7 @@ def wrap(
         raise CutError(f"cut={cut!r}; expected a name, such as 'layer3.1', or None")
     owner = registry.owner(module)
     if owner is None:
-        raise SettingError(
-            f"cannot wrap {_kind(module)}; expected a torch.nn.Module, a functional keras.Model, a "
-            "flax.nnx.Module, or two JAX functions (trunk, head) with params=(trunk_params, head_params)"
-        )
+        raise SettingError(f"cannot wrap {_kind(module)}; expected {registry.wrappable()}")
     inputs = _inputs(owner, module, preprocess, example)
     shown = _shown(inputs, example)
     own_head = None if _is_plain(head) else head

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from headstart.common.errors import MissingFeaturesError
+from headstart.common.memory import aligned_empty
 from headstart.common.progress import track
 from headstart.contract.running import Trainer, Trunk
 from headstart.data import Dataset
@@ -26,7 +27,7 @@ from headstart.data.loader import batches
 from headstart.data.order import block_order, epoch_order
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import pad
-from headstart.features.exports import aligned_empty, all_rows
+from headstart.features.exports import all_rows
 from headstart.features.feature_set import FeatureSet
 from headstart.store.ids import ids_to_array
 from headstart.training.history import Seconds

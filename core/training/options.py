@@ -172,7 +172,7 @@ class Computing:
     device: str = option(
         "auto",
         "auto, cpu or cuda.",
-        one_known(names_in("headstart.contract.recipe:DEVICES")),
+        one_known(names_in("headstart.contract.registry:devices")),
         takers=FUNCTIONS,
     )
     precision: str = option(

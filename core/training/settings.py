@@ -15,7 +15,7 @@ from typing import Any
 
 from headstart.common.errors import SettingError
 from headstart.contract.optimizers import SGD, Schedule, optimizer_of, schedule_of
-from headstart.contract.recipe import check_place
+from headstart.contract.registry import check_place
 from headstart.data.augment import Augment
 from headstart.features.extract import INPUT
 from headstart.training.modes import MODES, Mode, mode_of

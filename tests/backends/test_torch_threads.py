@@ -102,17 +102,17 @@ def test_work_is_counted_by_products_and_numbers() -> None:
 def test_torch_keeps_to_a_quota(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     import torch
 
-    from headstart.backends import torch as package
+    from headstart.backends.torch import backend as module
 
     before = torch.get_num_threads()
     try:
         for limited, said, expected in ((True, None, 2), (False, None, 4), (True, "4", 4)):
             torch.set_num_threads(4)
-            monkeypatch.setattr(package, "cpus_allowed", lambda limited=limited: machine.Cpus(2, limited))
+            monkeypatch.setattr(module, "cpus_allowed", lambda limited=limited: machine.Cpus(2, limited))
             monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
             if said is not None:
                 monkeypatch.setenv("OMP_NUM_THREADS", said)
-            package.keep_to_quota()
+            module.keep_to_quota()
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)

@@ -11,6 +11,7 @@ import pytest
 import headstart as hs
 from headstart.common.errors import BackendError
 from headstart.contract.checked import CheckedBackend
+from headstart.contract.description import HEADS, Description
 from headstart.contract.heads import HeadsRecipe, chain_of
 from headstart.contract.recipe import Place, Recipe
 from headstart.graph import Graph, Node
@@ -59,8 +60,13 @@ class Answers:
         return self.answers.get("logits", np.ones((stop - start, 3), np.float32))
 
 
+def checked_backend(**answers: Any) -> CheckedBackend:
+    description = Description("odd", (), (), "", abilities=frozenset({HEADS}))
+    return CheckedBackend(Answers(**answers), "odd", description)
+
+
 def trained(**answers: Any) -> Any:
-    return CheckedBackend(Answers(**answers)).trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), PLACE)
+    return checked_backend(**answers).trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), PLACE)
 
 
 def test_what_is_right_passes() -> None:
@@ -72,7 +78,7 @@ def test_what_is_right_passes() -> None:
     assert trainer.extra == "of its own"
     diverged = trained(params={**PARAMS, "fc.bias": np.full(3, np.nan, np.float32)})
     assert np.isnan(diverged.params()["fc.bias"]).all(), "values are anybody's"
-    trunk = CheckedBackend(Answers()).trunk(GRAPH, PARAMS, ["fc"], PLACE)
+    trunk = checked_backend().trunk(GRAPH, PARAMS, ["fc"], PLACE)
     assert trunk.run(ROWS)["fc"].shape == (8, 3)
     assert trunk.params() == PARAMS
     with pytest.raises(AttributeError):
@@ -129,7 +135,7 @@ def test_what_is_wrong_is_named(said: str) -> None:
     ],
 )
 def test_a_trunk_is_checked(outputs: Any, said: str) -> None:
-    trunk = CheckedBackend(Answers(run=outputs)).trunk(GRAPH, PARAMS, ["fc"], PLACE)
+    trunk = checked_backend(run=outputs).trunk(GRAPH, PARAMS, ["fc"], PLACE)
     with pytest.raises(BackendError) as caught:
         trunk.run(ROWS)
     assert said in str(caught.value)
@@ -145,7 +151,7 @@ def test_heads_side_by_side_are_checked() -> None:
         "logits": np.ones((8, 2, 3), np.float32),
     }
     for answers in (right, {}):
-        heads = CheckedBackend(Answers(**answers)).heads(chain, stacked, recipe, PLACE)
+        heads = checked_backend(**answers).heads(chain, stacked, recipe, PLACE)
         for ask in (
             heads.params,
             lambda h=heads: h.epoch(ROWS, LABELS, ORDER, RATES),

@@ -23,6 +23,7 @@ import headstart as hs
 from headstart.common import files
 from headstart.common.errors import StoreError
 from headstart.contract import registry
+from headstart.contract.description import Description
 from headstart.contract.recipe import Place
 from headstart.store import FeatureStore, TrunkFolder, array_to_ids, ids_to_array, shard, trunk_key, writer
 from headstart.store import files as store_files
@@ -164,8 +165,8 @@ class NumpyBackend:
 
 def install_numpy_backend() -> None:
     """From now on, in this process, there is a backend called numpy."""
-    registry.REQUIRES["numpy"] = (("numpy",), ("numpy",))  # type: ignore[index]
-    sys.modules["headstart.backends.numpy"] = SimpleNamespace(BACKEND=NumpyBackend())  # type: ignore[assignment]
+    sys.modules["numpy_backend"] = SimpleNamespace(BACKEND=NumpyBackend())  # type: ignore[assignment]
+    registry.register("numpy", Description("numpy_backend", ("numpy",), ("numpy",), "pip install numpy"))
 
 
 class Extraction(Workload):

@@ -19,12 +19,15 @@ import numpy as np
 import pytest
 from feature_sets import CLASSES, damage, made, some_ids
 
+from headstart.common import memory
 from headstart.common.errors import (
     BackendError,
     CacheNotWritableError,
     DamagedShardError,
     ExportError,
+    MissingAbilityError,
     SettingError,
+    UnknownNameError,
 )
 from headstart.contract import registry
 from headstart.data.order import epoch_order
@@ -85,6 +88,23 @@ def test_tensors_of_any_number_of_rows_compute(tmp_path: Path, backend: str) -> 
         assert total == pytest.approx(float(features.numpy()[:count].astype(np.float64).sum()), abs=0.1)
 
 
+def test_any_backend_s_name_or_export_hands_out_features(tmp_path: Path, backend: str) -> None:
+    features = made(tmp_path, {"fc": (7,)})
+    export = {"keras": "tf"}.get(backend, backend)
+    for target in {backend, export}:
+        assert type(features.to(target)) is type(METHODS[backend](features))
+        np.testing.assert_array_equal(np.asarray(features.to(target)), features.numpy())
+    with pytest.raises(UnknownNameError, match="unknown target 'numpy'; expected one of torch, tf, jax, keras"):
+        features.to("numpy")
+    if backend == "jax":
+        with pytest.raises(
+            MissingAbilityError, match=r"cannot make data sets of features; .*features.to\('jax'\)"
+        ):
+            features.to_dataset("jax")
+    else:
+        assert type(features.to_dataset(export)) is type(getattr(features, f"{export}_dataset")())
+
+
 def test_nothing_is_pickled_that_python_cannot_pickle(tmp_path: Path) -> None:
     """Iterators: since Python 3.12 with a warning, from 3.14 on not at all."""
     rows = exports.FeatureRows(made(tmp_path, {"fc": (7,)}), None, 0)
@@ -107,9 +127,9 @@ def test_nothing_is_pickled_that_python_cannot_pickle(tmp_path: Path) -> None:
 
 def test_memory_begins_where_it_is_wanted() -> None:
     for count in range(1, 50):
-        array = exports.aligned_empty((count, 3), np.dtype(np.float16))
+        array = memory.aligned_empty((count, 3), np.dtype(np.float16))
         assert array.shape == (count, 3) and array.flags.c_contiguous and array.ctypes.data % 64 == 0
-    assert exports.aligned_empty((0, 3), np.dtype(ml_dtypes.bfloat16)).shape == (0, 3)
+    assert memory.aligned_empty((0, 3), np.dtype(ml_dtypes.bfloat16)).shape == (0, 3)
 
 
 def test_a_damaged_row_reaches_no_tensor(tmp_path: Path, backend: str) -> None:

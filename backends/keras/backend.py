@@ -1,0 +1,88 @@
+"""What the Keras 3 backend owes, method by method."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+
+from headstart.backends.keras import profile, wrap
+from headstart.backends.keras.arrays import decide, to_numpy
+from headstart.backends.keras.door import behind_door
+from headstart.backends.keras.emit import network
+from headstart.backends.keras.heads import TensorFlowHeads, heads
+from headstart.backends.keras.train import trainer
+from headstart.backends.keras.trunk import KerasTrunk
+from headstart.common.environment import COUNTS
+from headstart.common.machine import cpus, cpus_allowed
+from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.running import Trainer
+from headstart.contract.wrapping import Wrapping, WrapRequest
+from headstart.data import Arrays
+from headstart.graph import Graph
+
+Params = Mapping[str, np.ndarray]
+
+
+@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt")
+class KerasBackend:
+    name = "keras"
+
+    def place(self, device: str, precision: str) -> Place:
+        return decide(device, precision)
+
+    def threads(self) -> int:
+        return cpus()
+
+    def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> KerasTrunk:
+        return KerasTrunk(graph, params, outputs, place)
+
+    def trainer(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> Trainer:
+        return trainer(graph, params, recipe, place)
+
+    def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> TensorFlowHeads | None:
+        return heads(chain, params, recipe, place)
+
+    def native(self, graph: Graph, params: Params, outputs: Sequence[str] = ()) -> keras.Model:
+        return network(graph if outputs else graph.main, params, outputs)
+
+    def call(self, native: keras.Model, images: Any) -> np.ndarray:
+        return native.predict_on_batch(images)
+
+    def numpy(self, array: Any) -> np.ndarray:
+        return to_numpy(array)
+
+    def owns(self, native: Any) -> bool:
+        return wrap.owns(native)
+
+    def inputs(self, native: keras.Model) -> Arrays | None:
+        return wrap.inputs(native)
+
+    def wrap(self, request: WrapRequest) -> Wrapping:
+        return wrap.wrap(request)
+
+    def attempt(self, native: Any, example: Any) -> None:
+        wrap.attempt(native, example)
+
+    def profile(self, folder: Path) -> AbstractContextManager[None]:
+        return profile.profile(folder)
+
+    def exports(self) -> ModuleType:
+        return import_module("headstart.backends.keras.exports")  # which needs TensorFlow, whatever the engine
+
+
+# Engines count the CPUs that they may run on when they first compute, not the time that control groups give them.
+allowed = cpus_allowed()
+if allowed.limited:
+    for variable, others in COUNTS.items():
+        if not any(os.environ.get(name) for name in others):
+            os.environ.setdefault(variable, str(allowed.count))
+BACKEND = KerasBackend()

@@ -1,0 +1,64 @@
+"""What is known of a backend before its framework is imported: what an entry point of the group
+`headstart.backends` leads to.
+
+    [project.entry-points."headstart.backends"]
+    mlx = "headstart_mlx:DESCRIPTION"
+
+Invariant: nothing in a description, and nothing that it takes to import it, imports a framework. So a command that
+only lists backends, or names one that is not installed, is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headstart.common.errors import MissingAbilityError
+
+HEADS, MEMORY, PROFILE, WRAP = "heads", "memory", "profile", "wrap"
+ABILITIES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    HEADS: (("heads",), "train many heads side by side"),
+    MEMORY: (("memory",), "say how much memory its device has left"),
+    PROFILE: (("profile",), "record a profile"),
+    WRAP: (("owns", "inputs", "wrap", "attempt"), "wrap modules of users' own"),
+}
+"""ability -> the methods of `Backend` that it takes, and what a backend without it cannot do"""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A backend in a few lines. Its name is that of its entry point."""
+
+    module: str
+    """whose `BACKEND` is the backend (`headstart.contract.protocol.Backend`); it imports the framework"""
+    modules: tuple[str, ...]
+    """what must be importable, the framework itself first"""
+    distributions: tuple[str, ...]
+    """whose versions are reported beside figures"""
+    install: str
+    """the command that installs what must be importable"""
+    devices: tuple[str, ...] = ("cpu",)
+    """what `device=` may name beside "auto"; whether one is there, `Backend.place` says"""
+    abilities: frozenset[str] = frozenset()
+    """those of `ABILITIES` that it has. Where there is another way without one, core takes it (heads are trained
+    one after the other); else the user gets `MissingAbilityError`"""
+    exports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """the names by which features can be handed to the framework's own programs (`features.to("torch")`) -> the
+    further modules that this takes. Without any, the backend has no method `exports`"""
+    wraps: str = ""
+    """of a backend that can wrap: what `hs.wrap` takes of this framework, such as "a torch.nn.Module\""""
+    asked_before: tuple[str, ...] = ()
+    """names of backends that the modules of this one may look like, as it can run upon their frameworks: of whose
+    a module is, this one is asked first"""
+    order: int = 1000
+    """its place among the names of all backends; equal ones stand by name"""
+
+    def __post_init__(self) -> None:
+        if unknown := self.abilities - ABILITIES.keys():
+            raise ValueError(f"unknown ability {min(unknown)!r}; expected some of {', '.join(ABILITIES)}")
+
+    def require(self, name: str, ability: str, instead: str) -> None:
+        """MissingAbilityError unless the backend, which is called `name`, has the ability; `instead` says what the
+        user can do."""
+        if ability not in self.abilities:
+            raise MissingAbilityError(name, ABILITIES[ability][1], instead)
