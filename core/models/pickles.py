@@ -104,7 +104,7 @@ def convert(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
             made = Path(scratch, "weights.safetensors")
             job = {"source": str(source.absolute()), "target": str(made), "size": size}
             job["metadata"] = {**metadata, "format": "pt", "source_sha256": found}
-            answer = _ask_child(job, SECONDS * (1 + size // BYTES_PER_TURN))
+            answer = ask_child(job, SECONDS * (1 + size // BYTES_PER_TURN))
             if "error" in answer:
                 raise WeightsError(
                     f"{source}: cannot be read as the tensors of a state dict ({answer['error']}). Nothing in it "
@@ -133,7 +133,7 @@ def check_torch(path: Path) -> None:
             )
 
 
-def _ask_child(job: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def ask_child(job: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """What a process of its own answers to the job."""
     with _lifeline() as (options, arguments):
         command = [sys.executable, "-P", "-c", CHILD, *arguments]

@@ -82,8 +82,10 @@ def test_children_of_compare_are_told(policy: str | None, monkeypatch: pytest.Mo
         return own([sys.executable, "-c", "raise SystemExit(3)"], **more)
 
     monkeypatch.setattr(compare.subprocess, "Popen", popen)
-    error = compare._run_child(compare.Spec(), "torch", lambda row: None, lambda event: None)
-    assert error is not None and error["type"] == "crash"
+    monkeypatch.setattr(compare.registry, "choose", lambda name: name)
+    monkeypatch.setattr(compare.registry, "versions", lambda name: {})
+    report = compare.run_spec(compare.Spec(backends=("torch",)))
+    assert report["errors"]["torch"]["type"] == "crash"
     (told,) = seen
     assert told.get("GOMP_SPINCOUNT") == (None if policy else "3000")
     assert told.get("KMP_BLOCKTIME") == (None if policy else "0")

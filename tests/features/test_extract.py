@@ -596,16 +596,16 @@ def test_an_interrupt_keeps_what_is_finished(
     assert relative_error(again.numpy(), expected(model, hs.data.folder(photos), CUT, backend)) < 1e-5
 
 
-# Run in a child before anything else: shards of few rows, written slowly, so that a signal comes in between.
+# Run in a child before anything else: shards of few rows on a slow disk, so that a signal comes in between.
 SLOW_SHARDS = """
-import time
+import os, time
 from headstart.store import writer
 writer.SHARD_NBYTES = 7 * 84 * 4
-flush = writer.ShardWriter._flush
-def slow(self):
+sync = os.fsync
+def slow(file):
     time.sleep(0.05)
-    flush(self)
-writer.ShardWriter._flush = slow
+    sync(file)
+os.fsync = slow
 """
 
 KILLED = (

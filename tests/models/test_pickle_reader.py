@@ -18,7 +18,7 @@ import sys
 from headstart.models import pickles
 pickles.CHILD = "import os, time; from headstart.models.pickles import _end_with_parent; _end_with_parent(); "
 pickles.CHILD += f"open({sys.argv[1]!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-print(pickles._ask_child({}, float(sys.argv[2])))
+print(pickles.ask_child({}, float(sys.argv[2])))
 """
 
 

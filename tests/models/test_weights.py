@@ -993,7 +993,7 @@ def test_a_torch_that_cannot_be_trusted_is_not_used(
 ) -> None:
     monkeypatch.setattr(pickles, "find_spec", lambda name: found)
     monkeypatch.setattr(pickles, "version", lambda name: found)
-    monkeypatch.setattr(pickles, "_ask_child", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(pickles, "ask_child", lambda *_: pytest.fail("it was read"))
     path = tmp_path / "weights.pth"
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     with pytest.raises(BackendError, match=text):
@@ -1079,7 +1079,7 @@ def one_reader() -> Iterator[Reader]:
 
 @pytest.fixture
 def reader(one_reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Reader:
-    monkeypatch.setattr(pickles, "_ask_child", one_reader)
+    monkeypatch.setattr(pickles, "ask_child", one_reader)
     return one_reader
 
 
@@ -1224,7 +1224,7 @@ def test_published_pickles_are_converted_once(
 def test_a_published_pickle_with_another_digest_is_not_read(
     server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pickles, "_ask_child", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(pickles, "ask_child", lambda *_: pytest.fail("it was read"))
     server.files["/files/lenet.pth"] = pickle.dumps(Bomb(tmp_path / "exploded"))
     lenet_with(monkeypatch, published=Pickled(f"{server.store}/files/lenet.pth", "00000000", PREPROCESS))
     with pytest.raises(DownloadError, match="expected 00000000; they were removed"):

@@ -33,12 +33,24 @@ def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("when", ["picture", "start", "epoch", "_flush"])
-def test_a_full_disk_under_tensorboard(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    plain = fit(settings)
-    monkeypatch.setattr(f"headstart.training.tensorboard.Board.{when}", full)
+@pytest.fixture(scope="module")
+def plain(settings: dict[str, Any]) -> Any:
+    """The run that nothing watches."""
+    return fit(settings)
+
+
+BOARD, FILE = "headstart.training.tensorboard.Board", "tensorboardX.event_file_writer.EventsWriter"
+
+
+@pytest.mark.parametrize("when", [f"{BOARD}.picture", f"{BOARD}.start", f"{BOARD}.epoch", f"{FILE}.flush"])
+def test_a_full_disk_under_tensorboard(settings: dict[str, Any], plain: Any, tmp_path: Path, when: str) -> None:
+    disk = pytest.MonkeyPatch()
+
+    def full_once(*_: object, **__: object) -> None:
+        disk.undo()
+        full()
+
+    disk.setattr(when, full_once)
     with pytest.warns(WatchingWarning, match="TensorBoard's files .*No space left on device") as told:
         run = fit(settings, tensorboard=tmp_path / "board")
     assert len(told) == 1
