@@ -43,6 +43,10 @@ class UnknownNameError(SettingError):
         )
 
 
+class UnknownOptionError(UnknownNameError, TypeError):
+    """A keyword argument that a function does not have, such as a misspelt option."""
+
+
 class BackendError(HeadstartError):
     """No backend could be chosen, or the chosen one's framework is not installed."""
 

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart.common import errors
 from headstart.common.environment import for_frameworks
@@ -39,9 +39,15 @@ from headstart.training.comparison import (
     row_of,
 )
 from headstart.training.copies import warn_of_copies
-from headstart.training.crossing import BESIDE, packed, unpacked
+from headstart.training.crossing import packed, unpacked
 from headstart.training.modes import MODES
 from headstart.training.run_record import data_facts
+from headstart.training.signatures import check_keywords, documented
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from headstart.training.keywords import CompareOptions
 
 FOLDERS = ("tensorboard", "profile")  # what is written while it trains
 DEFAULT_MODEL = "resnet18_half"
@@ -66,7 +72,11 @@ class Spec:
     on_error: str = "raise"
     split_by: str = "id"
     fit: Mapping[str, Any] = field(default_factory=dict)
-    """further arguments of `hs.fit`: epochs, batch_size, optimizer, device ..."""
+    """further options of `hs.fit`, as they cross between processes: epochs, batch_size, optimizer, device ..."""
+
+    def options(self) -> dict[str, Any]:
+        """The options of `hs.fit`, but for the mode."""
+        return {"cut": self.cut, "seed": self.seed, **unpacked(self.fit)}
 
 
 def prepare(spec: Spec) -> tuple[Any, Any, Any]:
@@ -74,12 +84,10 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     from headstart.data import open_data
     from headstart.features.extract import cut_of
     from headstart.models.model import model
-    from headstart.training.settings import Settings, checked_folder
+    from headstart.training.settings import checked_folder, options_by_mode
     from headstart.training.tensorboard import require_writer
 
-    settings = {name: value for name, value in unpacked(spec.fit).items() if name not in BESIDE}
-    for mode in spec.modes:
-        Settings(mode=mode, cut=spec.cut, seed=spec.seed, **settings)
+    options_by_mode(spec.modes, spec.options())
     for option in FOLDERS:
         if spec.fit.get(option) is not None:
             checked_folder(option, spec.fit[option])
@@ -109,6 +117,7 @@ def chosen_weights(model: str, weights: str | None) -> str | None:
     return None if weights == "none" else weights
 
 
+@documented
 def compare(
     data: str = "digits",
     *,
@@ -120,43 +129,46 @@ def compare(
     weights: str | None = None,
     size: int | None = None,
     head: str | Sequence[int | float] = "linear",
-    cut: str | None = None,
     split: float = 0.8,
-    seed: int = 0,
     on_error: str = "raise",
     split_by: str = "id",
-    **settings: Any,
+    **options: Unpack[CompareOptions],
 ) -> Comparison:
     """Compare modes in the installed backends, or in `backends`, each in a process of its own: what `headstart
     compare` does. In a notebook, the result shows its report.
 
     `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `weights`: None
-    for the model's first published ones, "none" for random ones. `settings`: of `hs.fit`: epochs, batch_size, lr,
-    optimizer=hs.SGD(...) ... `split`, `split_by`: see `Dataset.split`. `out`: a folder for `compare.json` and
-    `report.html`. `listener`: see `run_spec`.
+    for the model's first published ones, "none" for random ones. `split`, `split_by`: see `Dataset.split`, which
+    `seed` is for as well. `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_spec`.
+    The options are those of `hs.fit`; each goes to the modes that read it (`head_epochs` to "staged", `views` and
+    `memory` to those with a cache), and one that none of them reads is refused.
     Raises SettingError and its kin before anything is started; what fails in a backend stands in `["errors"]`.
     """
-    given: Any = data
-    if not isinstance(given, str | os.PathLike):
-        what, _ = described(given, "data")
+    source: Any = data
+    if not isinstance(source, str | os.PathLike):
+        what, _ = described(source, "data")
         raise SettingError(
             f"data is {what}; expected the name of a data set or the path of a folder, as every backend runs in a "
             "process of its own. hs.compare_modes(model, train, val) compares modes on data that are at hand"
         )
+    if "on_epoch" in options:
+        raise SettingError("on_epoch= cannot be called from the backends' own processes; pass listener=")
+    check_keywords("compare", options)
+    settings = packed(options)
     spec = Spec(
-        data=os.fspath(given),
+        data=os.fspath(source),
         model=model,
         weights=weights,
         size=size,
         head=head if isinstance(head, str) else tuple(head),
-        cut=cut,
+        cut=settings.pop("cut", None),
         backends=tuple(backends),
         modes=tuple(modes),
         split=split,
-        seed=seed,
+        seed=settings.pop("seed", 0),
         on_error=on_error,
         split_by=split_by,
-        fit=packed(settings),
+        fit=settings,
     )
     return run_spec(spec, out, listener)
 
@@ -336,18 +348,19 @@ def _child() -> int:
 
 def _run_modes(spec: Spec, name: str, emit: Listener) -> int:
     from headstart.training.fit import fit
+    from headstart.training.settings import options_by_mode
 
     try:
         model, train, val = prepare(spec)
         mark(train, val)  # the parent has spoken of them
-        for mode in spec.modes:
+        for settings in options_by_mode(spec.modes, spec.options()):
+            mode = settings["mode"]
             emit({"event": "mode", "backend": name, "mode": mode})
 
             def on_epoch(stage: str, record: Any, mode: str = mode) -> None:
                 record = {key: value for key, value in record.as_dict().items() if key != "step_losses"}
                 emit({"event": "epoch", "backend": name, "mode": mode, "stage": stage, "record": record})
 
-            settings = {"mode": mode, "cut": spec.cut, "seed": spec.seed, **unpacked(spec.fit)}
             for folder in FOLDERS:  # one for each run: their files would be taken for one run's
                 if settings.get(folder) is not None:
                     settings[folder] = str(Path(settings[folder]) / f"{name}-{mode}")

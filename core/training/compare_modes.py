@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from headstart.contract import registry
 from headstart.data import Dataset
@@ -15,32 +15,42 @@ from headstart.training.comparison import Comparison, Listener, add_run, new_com
 from headstart.training.fit import fit
 from headstart.training.modes import MODES
 from headstart.training.run_record import data_facts
+from headstart.training.settings import options_by_mode
+from headstart.training.signatures import check_keywords, documented
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from headstart.training.keywords import CompareModesOptions
 
 
+@documented
 def compare_modes(
     model: Model,
     train: Dataset | FeatureSet,
     val: Dataset | FeatureSet | None,
     modes: Sequence[str] = tuple(MODES),
     *,
-    backend: str | None = None,
     listener: Listener = lambda event: None,
-    **settings: Any,
+    **options: Unpack[CompareModesOptions],
 ) -> Comparison:
     """Train `model` in these modes one after the other, in this process, on one backend.
 
     The way for models that are at hand, such as one that `hs.wrap` made, of which no other process could be told.
-    `settings`: of `hs.fit`. `listener`: is called with {"event": "row", "row": ...} after each.
+    The options are those of `hs.fit`; each goes to the modes that read it, and one that none of them reads is
+    refused. `listener`: is called with {"event": "row", "row": ...} after each.
     """
+    check_keywords("compare_modes", options)
     check_model(model)
-    name = registry.choose(backend, model.home)
+    name = registry.choose(options.get("backend"), model.home)
+    runs = options_by_mode(modes, {**options, "backend": name})
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":
             check_data_set(data, argument, (Dataset, FeatureSet))
     train, val = alike(model, train, val)
     report = new_comparison(data_facts(train, val), model.describe(), {"modes": list(modes), "backends": [name]})
-    for mode in modes:
-        run = fit(model, train, val, mode=mode, backend=name, **settings)
+    for settings in runs:
+        run = fit(model, train, val, **settings)
         report["settings"] = {**run.settings, **report["settings"]}
         listener({"event": "row", "row": add_run(report, run)})
     return report

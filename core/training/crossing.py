@@ -1,7 +1,7 @@
 """Settings of `hs.fit` as they cross into another process, which is JSON: what an object says of itself goes, and
 becomes the same object there.
 
-Invariant: what cannot cross, or is no setting, is refused here, before anything is started.
+Invariant: what cannot cross is refused here, before anything is started.
 """
 
 from __future__ import annotations
@@ -9,30 +9,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
-from headstart.common.errors import SettingError, UnknownNameError
+from headstart.common.errors import SettingError
 from headstart.contract.optimizers import OPTIMIZERS, Optimizer, Schedule, as_dict
 from headstart.data.augment import Augment
-from headstart.training.settings import Settings
-
-OWN = ("mode", "cut", "seed")  # of the comparison itself
-BESIDE = ("cache", "tensorboard", "profile", "debug_nans")
 
 
 def packed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON-able settings. UnknownNameError for a name that `hs.fit` has not, SettingError for what lives in this
-    process only."""
-    allowed = [field.name for field in fields(Settings) if field.name not in OWN] + list(BESIDE)
-    crossing = {}
-    for name, value in settings.items():
-        if name == "on_epoch":
-            raise SettingError("on_epoch= cannot be called from the backends' own processes; pass listener=")
-        if name not in allowed:
-            raise UnknownNameError("setting", name, allowed)
-        crossing[name] = _plain(name, value)
-    return crossing
+    """JSON-able settings. SettingError for a value that lives in this process only."""
+    return {name: _plain(name, value) for name, value in settings.items()}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from headstart.common.errors import DivergedWarning, SettingError, TrunkChangedE
 from headstart.common.log import LOG
 from headstart.common.text import epoch_line
 from headstart.contract import registry
-from headstart.contract.optimizers import Optimizer, Schedule, as_dict, optimizer_of
+from headstart.contract.optimizers import as_dict, optimizer_of
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer, Trunk
@@ -55,42 +55,23 @@ from headstart.training.rates import (
 )
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts
-from headstart.training.settings import Settings, checked_folder
+from headstart.training.settings import Settings, checked_folder, settings_of
+from headstart.training.signatures import documented
 from headstart.training.tensorboard import Board
 from headstart.training.validation import Validation, validation_of
 
+if TYPE_CHECKING:
+    from typing import Unpack
 
+    from headstart.training.keywords import FitOptions
+
+
+@documented
 def fit(
     model: Model,
     train: Dataset | FeatureSet,
     val: Dataset | FeatureSet | None = None,
-    *,
-    mode: str = "cached",
-    cut: str | None = None,
-    epochs: int = 5,
-    batch_size: int = 64,
-    optimizer: str | Optimizer | None = None,
-    lr: float | None = None,
-    lr_scale: float | Mapping[str, float] | None = None,
-    schedule: str | Schedule = "constant",
-    warmup: float = 0.0,
-    label_smoothing: float = 0.0,
-    augment: str | Augment | None = None,
-    batch_norm: str = "auto",
-    head_epochs: int | None = None,
-    seed: int = 0,
-    backend: str | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-    dtype: str = "float16",
-    workers: int | None = None,
-    cache: str | Path | None = None,
-    views: int | None = None,
-    memory: int | str | None = None,
-    on_epoch: OnEpoch | None = None,
-    tensorboard: str | Path | None = None,
-    debug_nans: bool = False,
-    profile: str | Path | None = None,
+    **options: Unpack[FitOptions],
 ) -> Run:
     """Train `model` on `train`, and evaluate it on `val` after every epoch. `model` is not changed.
 
@@ -98,69 +79,12 @@ def fit(
     images need not be at hand. Their labels are compared by the names of their classes, with each other and with
     the model's: `val` may lack some. DataWarning for copies in both, and for pictures with more than one label.
 
-    `mode`: "cached" (the trunk runs once, its features are stored and the head is trained on them), "frozen"
-    (the same head, with the trunk run in every epoch), "full" (everything is trained from the weights),
-    "scratch" (everything, from random weights) or "staged" (the head on the cache for `head_epochs`, by
-    default as many as `epochs`, then everything for `epochs`).
-    `cut`: the last node of the trunk; everything behind it is the head. Default: the classifier's input.
-    `optimizer`: "adamw", "sgd", an `hs.AdamW` or `hs.SGD`; default: see `headstart.training.modes`. `lr`
-    replaces its learning rate. `lr_scale`: multiples of it by part: a number for all pretrained parameters that
-    are trained, or a dict such as {"layer3": 0.1, "pretrained": 0.3} from modules to numbers, of which the
-    innermost counts. `schedule`: "constant" or "cosine", after a rise over the
-    share `warmup` of the steps, or an `hs.Schedule`, which brings its own warm-up.
-    `cut="input"`, in "full" and "scratch": decoded and resized images are kept in the store, and read from there.
-    `augment`: "flip", "crop", "flip,crop" or an `hs.Augment`, drawn anew for each epoch and sample; with
-    features from a cache that is impossible, and refused unless `views=K` asks for K views of every sample, of
-    which epoch e reads view e mod K. View v is what an uncached run of that seed draws in epoch v. In `staged` it
-    is used in the second stage, and with `views` in the first.
-    `memory`: how many bytes of cached features may be held at once, as a number or as "512MB"; default: half of
-    what the machine has left. More than that is streamed from the disk, shuffled in blocks; what was chosen
-    stands in the run's settings.
-    `batch_norm`: "frozen" keeps the statistics of trained batch norms, "train" updates them, "auto" does the
-    latter in "scratch" only.
-    `dtype`: of cached features. `precision`: of the arithmetic. `seed`: of everything drawn.
-    `on_epoch`: called with the stage ("head" or "all") and the record after each epoch.
-    `tensorboard`: a folder for TensorBoard's files, complete after every epoch: the runs `train` and `validation`
-    with loss and accuracy, and in `train` learning rates, seconds, each step's loss, histograms of the trained
-    parameters and of how far they have moved, the model's graph and the settings. Where the folder holds a run
-    already, that one is left as it is, and `2`, `3` ... in the folder are written. Needs
-    `pip install 'headstart[tensorboard]'`.
-    `debug_nans`: go step by step, look at the losses and parameters after each, and at features and logits, and
-    stop with a NonFiniteError that names the node, epoch and batch of the first NaN or infinity. What is trained
-    is the same, and takes longer.
-    `profile`: a folder for a trace by the framework's own profiler, in `head` or `all` there, as TensorBoard or
-    torch's viewers show it: of the second epoch of each stage and its validation, as in the first things are
-    compiled, or of the only one.
-
-    Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, NonFiniteError and
-    ProfileError as said above, and whatever `extract` raises.
+    Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, NonFiniteError for
+    what `debug_nans` finds, ProfileError, and whatever `extract` raises.
     """
     start = time.perf_counter()
-    settings = Settings(
-        mode=mode,
-        cut=cut,
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        lr=lr,
-        lr_scale=lr_scale,
-        schedule=schedule,
-        warmup=warmup,
-        label_smoothing=label_smoothing,
-        augment=augment,
-        batch_norm=batch_norm,
-        head_epochs=head_epochs,
-        seed=seed,
-        device=device,
-        precision=precision,
-        dtype=dtype,
-        workers=workers,
-        views=views,
-        memory=memory,
-    )
+    settings = settings_of("fit", options)
     check_model(model)
-    if not isinstance(debug_nans, bool):
-        raise SettingError(f"debug_nans={debug_nans!r}; expected True or False")
     row, epochs, head_epochs, seed = settings.row, settings.epochs, settings.head_epochs, settings.seed
     if settings.augmentation is not None and isinstance(model.preprocess, Arrays):
         raise SettingError(f"augment= crops and flips images, and the model takes {model.preprocess}")
@@ -173,7 +97,7 @@ def fit(
     if cut is not None and node is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
     warn_frozen(model, row)
-    name = registry.choose(backend, model.home)
+    name = registry.choose(settings.backend, model.home)
     chosen = registry.load(name)
     job = Job(
         replace(model, params=initial(model, row, node, seed)),
@@ -181,21 +105,22 @@ def fit(
         val,
         settings,
         chosen,
-        chosen.place(device, precision),
-        cache,
-        on_epoch,
+        chosen.place(settings.device, settings.precision),
+        settings.cache,
+        settings.on_epoch,
         model.fresh if row.pretrained else model.params.keys(),
-        debug_nans=debug_nans,
-        profile=None if profile is None else checked_folder("profile", profile),
+        debug_nans=settings.debug_nans,
+        profile=None if settings.profile is None else checked_folder("profile", settings.profile),
     )
     say(train, val)
     head_history = History()
     params = dict(job.model.params)
     before = {name: params[name] for name in first_convolutions(job.model.graph)}
-    with nullcontext() if tensorboard is None else Board(tensorboard, val is not None) as job.board:
+    folder = settings.tensorboard
+    with nullcontext() if folder is None else Board(folder, val is not None) as job.board:
         if job.board is not None:
             job.watch(lambda board: board.picture(job.model, node))
-        if debug_nans:
+        if settings.debug_nans:
             check_weights(job.model, node, "all" if node is None else "head")
         if node is not None:
             if row.cached:
@@ -217,7 +142,7 @@ def fit(
             params |= trained
     run = Run(
         model=model.with_params(params),
-        mode=mode,
+        mode=settings.mode,
         cut=node,
         backend=name,
         history=history,
@@ -233,8 +158,8 @@ def fit(
     )
     if run.diverged:
         warnings.warn(
-            f"the training of {model.name} in mode {mode!r} has diverged: its last loss or its weights are not "
-            "finite. A lower learning rate mends that; debug_nans=True finds where it began",
+            f"the training of {model.name} in mode {row.name!r} has diverged: its last loss or its weights are "
+            "not finite. A lower learning rate mends that; debug_nans=True finds where it began",
             DivergedWarning,
             stacklevel=2,
         )

@@ -142,7 +142,7 @@ class Training:
     )
     head_epochs: int | None = option(
         None,
-        "Of mode staged: epochs on the cache before.",
+        "Epochs on the cache before everything is trained, in mode staged.",
         whole(1),
         text=int,
         unset="as many",
@@ -150,7 +150,7 @@ class Training:
     )
     seed: int = option(
         0,
-        "Of split, order, initial weights, dropout and augmentation.",
+        "Seed of all that is drawn: split, order, initial weights, dropout and augmentation.",
         whole(0, bits=32),
         takers=HEADS,
         text=int,
@@ -177,7 +177,7 @@ class Computing:
     )
     precision: str = option(
         "float32",
-        "Of the arithmetic: float32 or bfloat16.",
+        "Arithmetic: float32 or bfloat16.",
         one_known(names_in("headstart.contract.recipe:PRECISIONS")),
         takers=FUNCTIONS,
     )
@@ -198,7 +198,7 @@ class Caching:
 
     dtype: str = option(
         "float16",
-        "Of stored features: float16, float32 or bfloat16.",
+        "Type of stored features: float16, float32 or bfloat16.",
         one_of(names_in("headstart.features.extract:DTYPES")),
         takers=FUNCTIONS,
         recorded="feature_dtype",
@@ -221,7 +221,7 @@ class Caching:
     )
     memory: int | str | None = option(
         None,
-        "Of cached features at once, such as 512MB; more are streamed.",
+        "Bytes of cached features held at once, such as 512MB; more are streamed.",
         Rule("a number of bytes, or a text such as '512MB'"),
         takers=FUNCTIONS,
         unset="half of what is free",

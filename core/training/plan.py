@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headstart.common.machine import cache_root
 from headstart.contract import registry
-from headstart.contract.optimizers import Optimizer
 from headstart.data import Dataset
 from headstart.data.door import check_data_set
 from headstart.data.summary import say
@@ -32,28 +32,26 @@ from headstart.training.planning.predicting import (
     work_at_cuts,
 )
 from headstart.training.planning.table import Budget, CutPlan, Plan
-from headstart.training.settings import Settings
+from headstart.training.settings import settings_of
+from headstart.training.signatures import documented
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from headstart.training.keywords import PlanOptions
 
 __all__ = ["Budget", "CutPlan", "Plan", "plan"]
 
 
+@documented
 def plan(
     model: Model,
     train: Dataset,
     val: Dataset | None = None,
     *,
     cuts: str | Sequence[str] | None = None,
-    epochs: int = 5,
     budget: str | Budget | None = None,
-    batch_size: int = 64,
-    optimizer: str | Optimizer | None = None,
-    backend: str | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-    dtype: str = "float16",
-    workers: int | None = None,
-    memory: int | str | None = None,
-    cache: str | Path | None = None,
+    **options: Unpack[PlanOptions],
 ) -> Plan:
     """Predict for each cut of `model` what `fit` in the modes "cached" and "frozen" will take on these data sets
     with the same arguments. `cuts`: default all legal ones, but of those that cost the same and have the same
@@ -65,19 +63,9 @@ def plan(
 
     Raises CutError, SettingError and its kin, ImageError for an image that cannot be decoded.
     """
-    check_model(model)
+    settings = settings_of("plan", options)
     limits = Budget.parse(budget)
-    settings = Settings(
-        mode="cached",
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        device=device,
-        precision=precision,
-        dtype=dtype,
-        workers=workers,
-        memory=memory,
-    )
+    check_model(model)
     model = model.without_auxiliary()
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":
@@ -90,7 +78,7 @@ def plan(
     else:
         planned = distinct_cuts(work)
         measured = cuts_to_measure(planned, work)
-    framework = registry.load(registry.choose(backend, model.home))
+    framework = registry.load(registry.choose(settings.backend, model.home))
     place = framework.place(settings.device, settings.precision)
     say(train, val)
     batch = min(settings.batch_size, len(train))
@@ -105,13 +93,13 @@ def plan(
         optimizer=settings.optimizer,
         dtype=settings.dtype,
         workers=settings.workers,
-        cache=Path(cache_root(cache)),
+        cache=Path(cache_root(settings.cache)),
     )
     measurements = bench.measure(measured)
     rates, points = measurements.rates, between(planned, work, measurements.points)
     ids = {*train.ids, *(val.ids if val else ())}
     load = Load(len(train), len(val) if val else 0, len(ids), batch, settings.epochs)
-    store, free = FeatureStore(cache), framework.memory(place)
+    store, free = FeatureStore(settings.cache), framework.memory(place)
 
     def row(cut: str) -> CutPlan:
         key = key_of(model, cut, precision=settings.precision, dtype=settings.dtype)

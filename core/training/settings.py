@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from headstart.training.modes import MODES, Mode, mode_of
 from headstart.training.options import OPTIONS, Caching, Computing, Training, Watching
 from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
+from headstart.training.signatures import check_keywords
 
 
 def checked_folder(option: str, folder: str | Path) -> Path:
@@ -47,30 +48,26 @@ class Settings(Watching, Caching, Computing, Training):
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.checked(getattr(self, name)))
         mode = self.row
-        if self.head_epochs is not None and not mode.then_all:
-            raise SettingError(f"head_epochs goes with mode 'staged', not with {mode.name!r}")
         check_place(self.device, self.precision)
         optimizer_of(self.optimizer, SGD(), self.lr)
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
         schedule_of(self.schedule, self.warmup)
         object.__setattr__(self, "memory", memory_limit(self.memory))
-        self._check_cache(mode)
-
-    def _check_cache(self, mode: Mode) -> None:
-        """What is asked of features must go with there being any."""
         if self.cut == INPUT and mode.frozen:
             raise SettingError(
                 f"cut 'input' with mode {mode.name!r}: there is no trunk before it to keep frozen; it goes with "
                 "'full' and 'scratch', which then read decoded images from the cache"
             )
-        stored = mode.cached or self.cut == INPUT
-        for name in ("views", "memory"):
-            if getattr(self, name) is not None and not stored:
-                raise SettingError(
-                    f"{name}= is about features in the cache, which mode {mode.name!r} does not read"
-                )
+        for name, why in unread(mode, self.cut).items():
+            if getattr(self, name) is not None:
+                raise SettingError(why)
+        self._check_augmentation(mode)
+
+    def _check_augmentation(self, mode: Mode) -> None:
+        """Views are of something, and what is cached is not augmented without them."""
         if self.views is not None and self.augmentation is None:
             raise SettingError(f"views={self.views} without augmentation; pass augment= too, such as 'flip,crop'")
+        stored = mode.cached or self.cut == INPUT
         once = self.cut == INPUT or not mode.then_all
         if self.augmentation is not None and stored and once and self.views is None:
             what = "cut 'input'" if self.cut == INPUT else f"mode {mode.name!r}"
@@ -112,3 +109,35 @@ class Settings(Watching, Caching, Computing, Training):
         }
         recorded = {name: option.recorded for name, option in OPTIONS.items() if option.recorded}
         return {key: meant.get(name, getattr(self, name)) for name, key in recorded.items()}
+
+
+def settings_of(function: str, keywords: Mapping[str, Any]) -> Settings:
+    """The settings that the keywords of the `documented` function of this name make. UnknownOptionError for one
+    that it has not, SettingError and its kin for values."""
+    check_keywords(function, keywords)
+    return Settings(**keywords)
+
+
+def unread(mode: Mode, cut: str | None) -> dict[str, str]:
+    """The options that a mode does not read, each with the sentence that says so to who passes it."""
+    reasons = {}
+    if not mode.then_all:
+        reasons["head_epochs"] = f"head_epochs goes with mode 'staged', not with {mode.name!r}"
+    if not mode.cached and cut != INPUT:
+        for name in ("views", "memory"):
+            reasons[name] = f"{name}= is about features in the cache, which mode {mode.name!r} does not read"
+    return reasons
+
+
+def options_by_mode(modes: Sequence[str], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each mode of a comparison, the options that go to its run: those that the mode reads. SettingError and
+    its kin where one of the runs cannot be, and for an option that none of the modes reads."""
+    reasons = [unread(mode_of(mode), options.get("cut")) for mode in modes]
+    for name, value in options.items():
+        if value is not None and reasons and all(name in reason for reason in reasons):
+            raise SettingError(reasons[0][name])
+    runs = []
+    for mode, reason in zip(modes, reasons, strict=True):
+        runs.append({"mode": mode, **{name: value for name, value in options.items() if name not in reason}})
+        Settings(**runs[-1])
+    return runs

@@ -11,8 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from headstart.common.progress import track
 from headstart.common.table import Table
 from headstart.contract import registry
 from headstart.contract.heads import Chain, Heads, HeadsRecipe, chain_of
-from headstart.contract.optimizers import Optimizer, Schedule, as_dict, optimizer_of
+from headstart.contract.optimizers import Optimizer, as_dict, optimizer_of
 from headstart.data import Dataset
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
@@ -38,9 +37,15 @@ from headstart.training.history import History, Record, Seconds
 from headstart.training.modes import default_optimizer
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts
-from headstart.training.settings import Settings
+from headstart.training.settings import Settings, settings_of
+from headstart.training.signatures import documented
 from headstart.training.tables import sweep_table
 from headstart.training.validation import Validation, validation_of
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from headstart.training.keywords import SweepOptions
 
 EVERY_HEAD = (
     "every one of the {count} heads diverged: their losses or weights are not finite, and none is the best; try "
@@ -110,27 +115,14 @@ class Sweep:
         }
 
 
+@documented
 def sweep(
     model: Model,
     train: Dataset | FeatureSet,
     val: Dataset | FeatureSet,
     *,
     grid: Mapping[str, Sequence[float]],
-    cut: str | None = None,
-    epochs: int = 5,
-    batch_size: int = 64,
-    optimizer: str | Optimizer | None = None,
-    schedule: str | Schedule = "constant",
-    warmup: float = 0.0,
-    label_smoothing: float = 0.0,
-    seed: int = 0,
-    backend: str | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-    dtype: str = "float16",
-    workers: int | None = None,
-    cache: str | Path | None = None,
-    memory: int | str | None = None,
+    **options: Unpack[SweepOptions],
 ) -> Sweep:
     """Train a head for every point of `grid` on cached features, and rank them on `val`.
 
@@ -145,21 +137,7 @@ def sweep(
     start = time.perf_counter()
     if val is None:
         raise SettingError("val=None: heads are ranked by their validation accuracy; pass data or features for it")
-    settings = Settings(
-        cut=cut,
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        schedule=schedule,
-        warmup=warmup,
-        label_smoothing=label_smoothing,
-        seed=seed,
-        device=device,
-        precision=precision,
-        dtype=dtype,
-        workers=workers,
-        memory=memory,
-    )
+    settings = settings_of("sweep", options)
     epochs, points = settings.epochs, list(_points(grid))
     check_model(model)
     model = model.without_auxiliary()
@@ -170,14 +148,24 @@ def sweep(
     node = model.graph.check_cut(cut or model.default_cut)
     graph = model.graph.after(node, model.input_shape)
     say(train, val)
-    default = optimizer_of(optimizer, default_optimizer(graph, False), None)
+    default = optimizer_of(settings.optimizer, default_optimizer(graph, False), None)
     each = [
         replace(settings, optimizer=_optimizer(default, point), seed=int(point.get("seed", settings.seed)))
         for point in points
     ]
-    name = registry.choose(backend, model.home)
+    name = registry.choose(settings.backend, model.home)
     chosen = registry.load(name)
-    job = Job(model, train, val, settings, chosen, chosen.place(device, precision), cache, None, model.fresh)
+    job = Job(
+        model,
+        train,
+        val,
+        settings,
+        chosen,
+        chosen.place(settings.device, settings.precision),
+        settings.cache,
+        None,
+        model.fresh,
+    )
     feeds, trunk = job.cached(node)
     chain = chain_of(graph)
     nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import headstart as hs
 from headstart.common.errors import BackendError, CutError, DataError, SettingError, UnknownNameError
 from headstart.contract import registry
 from headstart.store import FeatureStore
@@ -29,6 +30,7 @@ from headstart.training import compare as comparison
 from headstart.training import tensorboard
 from headstart.training.compare import Spec
 from headstart.training.comparison import finish_row, pays_off_after, speedup
+from headstart.training.options import fields_for
 
 MODES = ["scratch", "full", "frozen", "cached", "staged"]
 
@@ -335,6 +337,58 @@ def test_a_mistake_ends_the_command_with_2(tmp_path: Path, backend: str, option:
     assert line.startswith("error: ")
     assert "nonsense" in line
     assert not (tmp_path / "out").exists()
+
+
+# --- what goes to the children
+
+
+def test_a_child_hands_every_option_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    asked: dict[str, Any] = {
+        "cut": "layer3",
+        "epochs": 2,
+        "batch_size": 8,
+        "optimizer": hs.SGD(lr=0.5, momentum=0.0),
+        "lr": 0.1,
+        "lr_scale": {"layer4": 0.1},
+        "schedule": hs.Schedule("cosine", 0.25),
+        "warmup": 0.25,
+        "label_smoothing": 0.1,
+        "augment": hs.Augment(crop=None),
+        "batch_norm": "train",
+        "head_epochs": 3,
+        "seed": 7,
+        "device": "cpu",
+        "precision": "bfloat16",
+        "workers": 2,
+        "dtype": "float32",
+        "cache": str(tmp_path / "cache"),
+        "views": 4,
+        "memory": "512MB",
+        "debug_nans": True,
+        "profile": str(tmp_path / "traces"),
+    }
+    assert asked.keys() | {"tensorboard"} == {option.name for option in fields_for("compare")}
+    environment = disturbed(
+        tmp_path / "site",
+        f"""
+import importlib
+module = importlib.import_module("headstart.training.fit")
+def noted(model, train, val, **options):
+    from pathlib import Path
+    from headstart.common.errors import SettingError
+    del options["on_epoch"]
+    Path({str(tmp_path / "options")!r}).write_text(repr(options))
+    raise SettingError("this is enough")
+module.fit = noted
+""",
+    )
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    report = hs.compare("digits", backends=[backend], modes=["staged"], **asked)
+    assert report["errors"] == {backend: {"type": "SettingError", "message": "this is enough"}}
+    handed = {"mode": "staged", "backend": backend, **asked}
+    handed["profile"] = str(tmp_path / "traces" / f"{backend}-staged")
+    names = {name: getattr(hs, name) for name in ("SGD", "Schedule", "Augment")}
+    assert eval((tmp_path / "options").read_text(), names) == handed
 
 
 # --- children that fail

@@ -1,0 +1,147 @@
+"""The keyword arguments of the functions that take options, for editors and type checkers.
+
+Written from `options` by `python -m headstart.training.write_keywords`; what is changed here is lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from headstart.contract.optimizers import Optimizer, Schedule
+    from headstart.data.augment import Augment
+    from headstart.training.history import OnEpoch
+
+
+class _Fit(TypedDict, total=False):
+    """Taken by fit."""
+
+    mode: str
+    """scratch, full, frozen, cached or staged."""
+
+
+class _FitCompareCompareModesSweep(TypedDict, total=False):
+    """Taken by fit, compare, compare_modes, sweep."""
+
+    cut: str | None
+    """Last node of the frozen trunk; see `headstart models NAME`."""
+    schedule: str | Schedule
+    """constant or cosine."""
+    warmup: float
+    """Share of the steps in which the learning rate rises."""
+    label_smoothing: float
+    """Label smoothing, 0 to 1."""
+    seed: int
+    """Seed of all that is drawn: split, order, initial weights, dropout and augmentation."""
+
+
+class _FitSweepPlanCompareCompareModes(TypedDict, total=False):
+    """Taken by fit, sweep, plan, compare, compare_modes."""
+
+    epochs: int
+    """Epochs of training."""
+    batch_size: int
+    """Samples a step."""
+    optimizer: str | Optimizer | None
+    """adamw or sgd."""
+    device: str
+    """auto, cpu or cuda."""
+    precision: str
+    """Arithmetic: float32 or bfloat16."""
+    workers: int | None
+    """Threads that decode images."""
+    dtype: str
+    """Type of stored features: float16, float32 or bfloat16."""
+    cache: str | Path | None
+    """Folder of the feature store."""
+    memory: int | str | None
+    """Bytes of cached features held at once, such as 512MB; more are streamed."""
+
+
+class _FitCompareCompareModes(TypedDict, total=False):
+    """Taken by fit, compare, compare_modes."""
+
+    lr: float | None
+    """Learning rate."""
+    lr_scale: float | Mapping[str, float] | None
+    """Multiple of the rate for pretrained layers, such as 0.1, or by module: layer3=0.1,pretrained=0.01."""
+    augment: str | Augment | None
+    """flip, crop or flip,crop; for modes that see images."""
+    batch_norm: str
+    """Statistics of trained batch norms: frozen, train, or auto (train in scratch)."""
+    head_epochs: int | None
+    """Epochs on the cache before everything is trained, in mode staged."""
+    views: int | None
+    """Keep so many augmented views of every image, for features in the cache; augment says how they are drawn."""
+    tensorboard: str | Path | None
+    """Write curves, histograms and the graph to this folder; needs headstart[tensorboard]."""
+    debug_nans: bool
+    """Stop at the first value that is not finite, and name node, epoch and batch."""
+    profile: str | Path | None
+    """Write the framework's own trace of each stage's second epoch to this folder."""
+
+
+class _FitSweepPlanCompareModes(TypedDict, total=False):
+    """Taken by fit, sweep, plan, compare_modes."""
+
+    backend: str | None
+    """torch, keras or jax."""
+
+
+class _FitCompareModes(TypedDict, total=False):
+    """Taken by fit, compare_modes."""
+
+    on_epoch: OnEpoch | None
+    """Called with the stage ("head" or "all") and the record after each epoch."""
+
+
+class FitOptions(
+    _Fit,
+    _FitCompareCompareModesSweep,
+    _FitSweepPlanCompareCompareModes,
+    _FitCompareCompareModes,
+    _FitSweepPlanCompareModes,
+    _FitCompareModes,
+    total=False,
+):
+    """Keyword arguments of `fit`."""
+
+
+class SweepOptions(
+    _FitCompareCompareModesSweep,
+    _FitSweepPlanCompareCompareModes,
+    _FitSweepPlanCompareModes,
+    total=False,
+):
+    """Keyword arguments of `sweep`."""
+
+
+class PlanOptions(
+    _FitSweepPlanCompareCompareModes,
+    _FitSweepPlanCompareModes,
+    total=False,
+):
+    """Keyword arguments of `plan`."""
+
+
+class CompareOptions(
+    _FitCompareCompareModesSweep,
+    _FitSweepPlanCompareCompareModes,
+    _FitCompareCompareModes,
+    total=False,
+):
+    """Keyword arguments of `compare`."""
+
+
+class CompareModesOptions(
+    _FitCompareCompareModesSweep,
+    _FitSweepPlanCompareCompareModes,
+    _FitCompareCompareModes,
+    _FitSweepPlanCompareModes,
+    _FitCompareModes,
+    total=False,
+):
+    """Keyword arguments of `compare_modes`."""
