@@ -67,7 +67,7 @@ class Training:
     mode: str = option(
         "cached",
         "scratch, full, frozen, cached or staged.",
-        Rule("one of {names}", NAME.holds, names=names_in("headstart.training.modes:MODES")),
+        Rule("a name: one of {names}", NAME.holds, names=names_in("headstart.training.modes:MODES")),
         takers=("fit",),
         recorded=False,
         more='"cached": the trunk runs once, its features are stored and the head is trained on them. '
