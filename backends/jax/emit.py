@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backends.jax import wrap
+from headstart.backends.jax import parts
 from headstart.common.errors import UnsupportedOpError
 from headstart.graph import OPS, Graph
 from headstart.graph.layout import from_channels_last, to_channels_last
@@ -250,7 +250,7 @@ class Network(nnx.Module):
         for node in graph.nodes[1:]:
             if node.op == "native":
                 own = {key.removeprefix(f"{node.name}."): np.asarray(params[key]) for key in node.param_shapes()}
-                self.layers[node.name] = wrap.build(node.attrs["part"], own, dtype, seed)
+                self.layers[node.name] = parts.build(node.attrs["part"], own, dtype, seed)
             elif node.op in MODULES:
                 own = {key.rpartition(".")[2]: np.asarray(params[key]) for key in node.param_shapes()}
                 self.layers[node.name] = MODULES[node.op](node.attrs, own, dtype, rngs)
@@ -288,7 +288,7 @@ class Network(nnx.Module):
         params: dict[str, np.ndarray] = {}
         for node in self.graph.nodes:
             if node.op == "native":
-                held = wrap.variables(self.layers[node.name])
+                held = parts.variables(self.layers[node.name])
                 names = node.attrs["part"].native.names
                 params |= {f"{node.name}.{name}": np.array(held[path].get_value()) for path, name in names.items()}
                 continue

@@ -8,7 +8,7 @@ by their place among the part's weights, because Keras numbers layers anew whene
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,16 +25,13 @@ from headstart.backends.keras.copying import (
     compare,
     configured,
     copied,
-    is_own_function,
     layers_of,
     one_or_all,
     outputs,
     quantized_layer,
     reproducible,
     seeded,
-    settings_of,
     thawed,
-    told_state,
 )
 from headstart.backends.keras.cuts import (
     before_classifier,
@@ -49,19 +46,15 @@ from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.nested import inner_calls, run_to, unfolded
+from headstart.backends.keras.telling import told
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import END, Witnessed, Wrapping, WrapRequest
 from headstart.data import Arrays
 from headstart.data.rows import ALONE
 from headstart.graph import NativePart
 from headstart.models.feature_layout import last_only
-from headstart.models.structure import Structure, Teller, UnknownStructure, array_digest
 
-LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
-# settings that say how weights begin or are trained, and names that Keras numbers
-IRRELEVANT = ("_initializer", "_regularizer", "_constraint")
 NUMBERED, UNNAMED = re.compile(r"(?:jax_|nnx_)?variable(?:_\d+)?"), "variable"
-UNTOLD = ("name", "trainable", "seed", "registered_name", "build_config")
 
 
 def owns(native: Any) -> bool:
@@ -123,7 +116,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         outputs = fresh.outputs if cut == END else nodes_of(fresh, shown)[cut].outputs
         return keras.Model(_ordered(fresh, request.example), outputs[0])
 
-    structure, reason = _told(trunk)
+    structure, reason = told(trunk)
     part = _part(trunk, request.example, structure, fixed, trunk_anew)
     witness = settled(partial(_witnessed, request.native, None if cut == END else cut))
     if not request.rest:
@@ -148,7 +141,7 @@ def wrap(request: WrapRequest) -> Wrapping:
     head_part = _part(
         head,
         np.zeros((2, *part.output), np.float32),
-        _told(head)[0],
+        told(head)[0],
         fixed,
         lambda seed: keras.Model(nodes_of(fresh := again(seed), shown)[cut].outputs[0], fresh.outputs[0]),
     )
@@ -315,74 +308,3 @@ def _params(model: keras.Model) -> dict[str, np.ndarray]:
         found[name] = np.array(to_numpy(keras.ops.copy(weight.value)))
         found[name].flags.writeable = False
     return found
-
-
-# ---- structure
-
-
-def _told(model: keras.Model) -> tuple[str | None, str]:
-    """A digest of what the model computes, or None and the reason."""
-
-    def special(value: Any) -> Any:
-        if isinstance(value, keras.KerasTensor):
-            return ["tensor", list(value.shape[1:]), value.dtype]
-        if isinstance(value, keras.DTypePolicy):
-            return ["dtype", value.name]
-        if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
-            return array_digest(to_numpy(keras.ops.copy(value)))
-        return None
-
-    teller = Teller(LIBRARIES, special)
-    try:
-        return Structure.of(_describe(teller, model), teller.lookups), ""
-    except UnknownStructure as error:
-        return None, str(error)
-
-
-def _describe(teller: Teller, model: keras.Model) -> list[Any]:
-    """Every call in order: what is called, and what it takes, by number."""
-    nodes = list(nodes_of(model).values())
-    made = {id(x): [place, i] for place, node in enumerate(nodes) for i, x in enumerate(node.outputs)}
-
-    def argument(value: Any) -> Any:
-        if isinstance(value, keras.KerasTensor):
-            return ["node", *made[id(value)]]
-        if isinstance(value, list | tuple):
-            return ["list", *map(argument, value)]
-        if isinstance(value, dict):
-            return ["dict", [[key, argument(one)] for key, one in sorted(value.items())]]
-        return teller.value(value)
-
-    return [
-        [[made[id(x)] for x in model.inputs], [made[id(x)] for x in model.outputs]],
-        [
-            [_operation(teller, node.operation), argument(node.arguments.args), argument(node.arguments.kwargs)]
-            for node in nodes
-        ],
-    ]
-
-
-def _operation(teller: Teller, operation: Any) -> Any:
-    if isinstance(operation, keras.layers.Lambda):
-        raise UnknownStructure(f"layer {operation.name!r} is a Lambda, any function")
-    if isinstance(operation, keras.layers.InputLayer):
-        return ["input", list(operation.batch_shape[1:]), operation.dtype]
-    if isinstance(operation, keras.Sequential) or hasattr(operation, "operations"):
-        inner = operation if not isinstance(operation, keras.Sequential) else operation._functional
-        return ["model", _describe(teller, inner)]
-    config, called = settings_of(operation)
-    functions = {name: value for name, value in vars(operation).items() if is_own_function(value)} | called
-    config = {name: value for name, value in config.items() if name not in functions}
-    told = [teller.code(type(operation)), teller.value(_settings(config)), teller.value(functions)]
-    return told + told_state(operation)
-
-
-def _settings(config: Any) -> Any:
-    """A configuration without what does not bear on the output, in an order of its own."""
-    if isinstance(config, Mapping):
-        return {
-            name: _settings(value)
-            for name, value in sorted(config.items())
-            if value is not None and name not in UNTOLD and not name.endswith(IRRELEVANT)
-        }
-    return [_settings(value) for value in config] if isinstance(config, list | tuple) else config

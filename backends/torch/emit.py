@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from headstart.backends.torch.arrays import from_numpy
-from headstart.backends.torch.wrap import build
+from headstart.backends.torch.parts import build
 from headstart.common.errors import UnsupportedOpError
 from headstart.data.rows import count, each
 from headstart.graph import Graph, Node

@@ -19,7 +19,7 @@ from headstart.backends.torch.ending import OWN
 from headstart.backends.torch.stopped import ByName, Stopping, Until
 from headstart.backends.torch.trace import attribute
 from headstart.backends.torch.writing import Apart
-from headstart.models.structure import Structure, Teller, UnknownStructure, array_digest
+from headstart.models.structure import Structure, Teller, array_digest
 
 LIBRARIES = ("torch", "_operator")
 # what nn.Module keeps for itself, none of which says what a module computes
@@ -60,12 +60,7 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
         return None
 
     teller = Teller(LIBRARIES, special)
-    try:
-        return Structure.of(tell(teller), teller.lookups), ""
-    except UnknownStructure as error:
-        return None, str(error)
-    except RecursionError:
-        return None, f"{type(source).__name__} refers to itself"
+    return Structure.told_by(teller, tell, type(source).__name__)
 
 
 def _module(teller: Teller, module: nn.Module) -> Any:

@@ -11,21 +11,17 @@ memory layout that it has there; parameters keep their names.
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import fx, nn
 
-from headstart.backends.doors.torch import settled
 from headstart.backends.torch import axes, forms, stopped
-from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
+from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.classifier import ends_in_classifier
 from headstart.backends.torch.ending import (
@@ -43,21 +39,24 @@ from headstart.backends.torch.ending import (
     tensors,
 )
 from headstart.backends.torch.original import Original, Touched
-from headstart.backends.torch.rebinding import rebind
+from headstart.backends.torch.parts import (
+    _run,
+    copied,
+    features_of,
+    params_of,
+    part_of,
+)
 from headstart.backends.torch.stopped import ByName
 from headstart.backends.torch.telling import describe, told
-from headstart.backends.torch.telling import tensors as state_of
 from headstart.backends.torch.trace import OUTPUT, Activation, Call, Part, Place, Traced, sharing
-from headstart.backends.torch.writing import keep_apart
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import BEFORE, END, Wrapping, WrapRequest
-from headstart.data import Arrays, Preprocess
+from headstart.data import Preprocess
 from headstart.data.rows import count
-from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.endings import is_projection
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
-from headstart.models.structure import Structure, Teller
+from headstart.models.structure import Teller
 
 
 def owns(native: Any) -> bool:
@@ -115,7 +114,7 @@ def _check_separate(request: WrapRequest, wrapping: Wrapping, beside: Collection
     parameters that nobody would train."""
     theirs = Touched(dict(request.native.named_parameters()))
     with theirs:
-        features = _features(wrapping.trunk, request.example)
+        features = features_of(wrapping.trunk, request.example)
         if wrapping.head is not None:
             _run(wrapping.head.native, features)
     if theirs.names:
@@ -200,40 +199,6 @@ def _at(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | No
     raise CutError(f"{cut!r} is the end of {type(source).__name__}; leave cut= away for that")
 
 
-def copied(
-    native: nn.Module, memo: dict[int, Any] | None = None, beside: list[nn.Parameter] | None = None
-) -> nn.Module:
-    """A copy on the CPU, in inference mode, all of whose parameters may be trained. `memo` is filled with the
-    copies, by the ids of what they are copies of; `beside` with parameters that only functions hold."""
-    memo = {} if memo is None else memo
-    # what a weight is computed from before every run, as weight_norm does it, hangs on its graph
-    attributes = (value for module in native.modules() for value in vars(module).values())
-    derived = (value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf)
-    for tensor in (*native.parameters(), *native.buffers(), *derived):
-        if id(tensor) not in memo:
-            own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            trained = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(own, own.is_floating_point()) if trained else own
-    copied = copy.deepcopy(native, memo).eval()
-    loose = rebind(copied, memo)
-    if beside is not None:
-        beside += loose
-    for module in copied.modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-            _normed(module)
-    return copied
-
-
-def _normed(module: nn.Embedding | nn.EmbeddingBag) -> None:
-    """Do with the whole table at once what the module does with the rows it looks up: it writes to its weight."""
-    rows, norm, most = torch.arange(len(module.weight)), module.norm_type, float(module.max_norm or 0)
-    with torch.no_grad():
-        for _ in range(4):  # a rounding away from the limit it would be done again
-            torch.embedding_renorm_(module.weight, rows, most, norm)
-        over = torch.linalg.vector_norm(module.weight, norm, dim=1, keepdim=True) > most
-        module.weight.mul_(torch.where(over, 1 - 1e-6, 1.0))
-
-
 # ---- stopping
 
 
@@ -258,8 +223,8 @@ def _stopped(request: WrapRequest, source: nn.Module, call: Call, path: str, ent
     cut = f"{path}.{entry}" if entry else path
     ending = _ending(request, source, cut, entry, f"{path!r}", axis)
     structure, reason = told(source, lambda teller: [path, call.by_name, teller.value(source)])
-    part = _part(request, request.example, source, structure, pristine, ending)
-    wrapping = Wrapping(cut, cut, part, _params(source, source), reason=reason, layout=ending.layout)
+    part = part_of(request, request.example, source, structure, pristine, ending)
+    wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
     return Made(wrapping, Place(path, 0), ending)
 
 
@@ -282,17 +247,14 @@ def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Ca
     stopped.stop(source, call, request.example, path, run, before=True)
     cut = f"{BEFORE}{path}"
     structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
-    part = _part(request, request.example, source, structure, pristine)
+    part = part_of(request, request.example, source, structure, pristine)
     if not request.rest:
-        return Made(Wrapping(cut, cut, part, _params(source, source), reason=reason), None)
+        return Made(Wrapping(cut, cut, part, params_of(source, source), reason=reason), None)
     _check_apart(source, head, cut)
     head_structure, _ = told(pristine, lambda teller: [path, teller.value(pristine.get_submodule(path))])
-    head_part = _part(request, _features(part, request.example), head, head_structure, pristine)
-    params = _params(source, source)
-    return Made(Wrapping(cut, cut, part, params, head_part, _params(head, pristine), reason), None)
-
-
-# ---- making parts
+    head_part = part_of(request, features_of(part, request.example), head, head_structure, pristine)
+    params = params_of(source, source)
+    return Made(Wrapping(cut, cut, part, params, head_part, params_of(head, pristine), reason), None)
 
 
 def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None, entry: str = "") -> Made:
@@ -316,8 +278,8 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
         graphs = {False: graph}
         if learning is not None and learning.result is not None:
             graphs[True] = learning.slice(None, learning.result, learning.activation(learning.result))
-        part = _part(request, request.example, Part(source, graphs, _names(call)).eval(), structure, source)
-        params = _params(part.native, source)
+        part = part_of(request, request.example, Part(source, graphs, _names(call)).eval(), structure, source)
+        params = params_of(part.native, source)
         return Made(Wrapping(END, END, part, params, reason=reason, ending=last.name), None)
     if call.by_name:
         source.forward = ByName(source.forward)
@@ -325,8 +287,8 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
     ending = _ending(request, source, cut, entry, type(source).__name__, axis)
     if ending.entry and not entry:
         cut = dotted(ending.entry)
-    part = _part(request, request.example, source, structure, pristine, ending)
-    wrapping = Wrapping(cut, cut, part, _params(source, source), reason=reason, layout=ending.layout)
+    part = part_of(request, request.example, source, structure, pristine, ending)
+    wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
     return Made(wrapping, Place("", -1), ending)
 
 
@@ -371,9 +333,9 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
 
     ending = _ending(request, trunk, cut, "", repr(cut), axis)
     structure, reason = told(source, lambda teller: describe(teller, source, trunk_graphs[False]))
-    part = _part(request, request.example, trunk, structure, source, ending)
+    part = part_of(request, request.example, trunk, structure, source, ending)
     if not request.rest:
-        wrapping = Wrapping(cut, cut, part, _params(trunk, source), reason=reason, layout=ending.layout)
+        wrapping = Wrapping(cut, cut, part, params_of(trunk, source), reason=reason, layout=ending.layout)
         place = traced.place(cut)
         whole = None if place is not None or traced.result is None else _all_of(source, call, traced)
         return Made(wrapping, place, ending, whole)
@@ -384,9 +346,9 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
         head.register_forward_pre_hook(Turned(ending.layout))
     if (kind := _run(trunk, request.example).dtype) is not torch.float32:
         head.register_forward_pre_hook(Cast(kind))
-    features = _features(part, request.example)
-    head_part = _part(request, features, head, head_structure, source)
-    ours, theirs, layout = _params(trunk, source), _params(head, source), ending.layout
+    features = features_of(part, request.example)
+    head_part = part_of(request, features, head, head_structure, source)
+    ours, theirs, layout = params_of(trunk, source), params_of(head, source), ending.layout
     named = "" if last is None else last.name
     wrapping = Wrapping(cut, cut, part, ours, head_part, theirs, reason, named, layout=layout)
     return Made(wrapping, traced.place(cut), ending)
@@ -487,106 +449,3 @@ def _check_apart(trunk: nn.Module, head: nn.Module, cut: str) -> None:
             f"parameter {shared[0]!r} is used on both sides of the cut {cut!r}, so it cannot be frozen on one and "
             "trained on the other; cut elsewhere"
         )
-
-
-def _features(part: NativePart, example: Any) -> np.ndarray:
-    """What the trunk gives for the example, as core has it."""
-    return to_numpy(from_native(_run(part.native, example)).float())
-
-
-def _run(module: nn.Module, example: Any) -> torch.Tensor:
-    with torch.no_grad():
-        value = module(batch_of(example))
-    if not isinstance(value, torch.Tensor):
-        raise CutError(
-            f"the part gives a {type(value).__name__} and not one tensor; cut it elsewhere, or wrap a module of "
-            "yours that calls it and returns one tensor"
-        )
-    if value.ndim < 2 or len(value) != 2 or not value.is_floating_point():
-        raise CutError(
-            f"the part gives {value.dtype} of shape {tuple(value.shape)} for two samples; expected floating-point "
-            "numbers, a row for each sample: features are stored, and trained on, as such. Cut it elsewhere"
-        )
-    return value
-
-
-def _part(
-    request: WrapRequest,
-    example: Any,
-    module: nn.Module,
-    structure: Any,
-    source: nn.Module,
-    ending: Ending = Ending(),  # noqa: B008 - it is frozen
-) -> NativePart:
-    if said := ending.told():
-        module.register_forward_hook(ending)
-        structure = structure and Structure.of([structure, said], structure.lookups)
-    keep_apart(module, example)
-    value = _run(module, example)
-    state = _state(module, source)
-    frozen = {name for name, p in request.native.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    trained = {name for name, p in module.named_parameters() if p.is_floating_point()}
-    return NativePart(
-        "torch",
-        module,
-        Arrays.like(example).entries,
-        tuple(from_native(value).shape[1:]),
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        frozenset(state.keys() - trained),
-        structure,
-        lambda seed: _initial(source, request.init, state.keys(), seed),
-        frozenset(state.keys() & trained & frozen),
-    )
-
-
-def _state(module: nn.Module, source: nn.Module) -> dict[str, torch.Tensor]:
-    """A part's parameters: those that the source has too, and no tensors which its code holds besides."""
-    names = state_of(source).keys()
-    return {name: tensor for name, tensor in state_of(module).items() if name in names}
-
-
-def _params(module: nn.Module, source: nn.Module) -> dict[str, np.ndarray]:
-    """The parameters as numpy arrays that share the module's memory; nobody writes to either."""
-    found = {name: exact_numpy(tensor) for name, tensor in _state(module, source).items()}
-    for array in found.values():
-        array.flags.writeable = False
-    return found
-
-
-def build(part: NativePart) -> nn.Module:
-    """A module of its own for a part, whose parameters are still to be given."""
-    part.require("torch")
-    return copy.deepcopy(part.native)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's global generators begin at `seed`, and are afterwards as they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@settled
-def _initial(
-    source: nn.Module, init: Callable[[int], Any] | None, names: Collection[str], seed: int
-) -> dict[str, np.ndarray]:
-    with seeded(seed):
-        if init is not None:
-            fresh = copied(init(seed))
-        else:
-            fresh = copy.deepcopy(source)
-            for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
-                module = fresh.get_submodule(path)
-                if not hasattr(module, "reset_parameters"):
-                    raise SettingError(
-                        f"mode 'scratch' draws every parameter anew, and {type(module).__name__} "
-                        f"({path or 'the module itself'}) has no reset_parameters(); pass init= to hs.wrap, a "
-                        "function from a seed to a module made anew"
-                    )
-                with torch.no_grad():
-                    module.reset_parameters()
-    found = state_of(fresh)
-    if missing := [name for name in names if name not in found]:
-        raise SettingError(f"the module that init= has made lacks {', '.join(missing[:5])}")
-    return {name: exact_numpy(found[name]) for name in names}

@@ -176,10 +176,19 @@ def _names(data: Dataset, ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def _nearest(key: TrunkKey, others: Sequence[TrunkInfo]) -> Nearest | None:
-    """The one that differs in the fewest fields; of several the one of which least is to be said, as a field that
-    is there on one side only stands for all that is in it; of several still the one with the most rows."""
-    known = [(differences(key.spec, info.spec), info) for info in others if info.spec]
-    if not known:
+    """Of the trunks that the store has features of, the one that is most like `key`; None where it has none.
+
+    Most like is the trunk whose description differs in the fewest fields. Where two differ in equally many, it is
+    the one whose differences take fewer words: a whole branch that only one side has is a single field, and a long
+    one. Where that is equal too, it is the one with more rows.
+    """
+    candidates = [(differences(key.spec, info.spec), info) for info in others if info.spec]
+    if not candidates:
         return None
-    fields, info = min(known, key=lambda one: (len(one[0]), len("".join(one[0])), -one[1].rows))
+
+    def distance(candidate: tuple[list[str], TrunkInfo]) -> tuple[int, int, int]:
+        fields, info = candidate
+        return len(fields), len("".join(fields)), -info.rows
+
+    fields, info = min(candidates, key=distance)
     return Nearest(info.key, info.label, info.rows, tuple(fields))

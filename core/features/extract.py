@@ -121,7 +121,8 @@ class Extractor:
 
     @cached_property
     def trunk(self) -> Trunk:
-        """Folded, and fed with what the loader gives."""
+        """The frozen part of the model, up to the last of the cuts: batch norms folded away, and normalising the
+        loader's uint8 pixels itself."""
         nodes = [node for node in self.folders if node != INPUT]
         return pixel_trunk(self.model, nodes, registry.load(self.backend_name), self.place)
 
@@ -131,7 +132,8 @@ class Extractor:
         return self.__dict__.get("trunk")
 
     def provenance(self, node: str) -> dict[str, Any]:
-        """By what this makes the features of a node. Decoded images are made without a framework."""
+        """JSON-able: which program computes the features of `node`, with which versions, on which device. It is
+        written beside the rows. Decoded images, the features at the cut "input", are Pillow's work."""
         if node == INPUT:
             versions = {"pillow": version("pillow")}
             return {"headstart": __version__, "backend": "pillow", "versions": versions, "device": "cpu"}
@@ -188,13 +190,14 @@ class Extractor:
         )
 
     def _again(self, data: Dataset) -> None:
-        """Compute what shared caches do not give any more."""
+        """Compute the rows that a shared cache held when this began, and does not give any more."""
         spare = copy.copy(self)  # whose trunk is dropped when this is done
         spare.__dict__.pop("trunk", None)
         spare(data)
 
     def _check_company(self, data: Dataset) -> None:
-        """Of a wrapped module, a few real samples in several batches."""
+        """Run a few real samples of `data` in several batches, where the model holds a wrapped module: features
+        that depend on a sample's company in its batch cannot be stored. SettingError for these."""
         nodes = [node for node in self.folders if node != INPUT]
         if self.model.home is None or not nodes:
             return

@@ -83,6 +83,17 @@ class Structure(str):
         structure.lookups = list(lookups)
         return structure
 
+    @classmethod
+    def told_by(cls, teller: Teller, tell: Callable[[Teller], Any], name: str) -> tuple[Structure | None, str]:
+        """The structure of what `tell` tells, or None and the reason why it cannot be told. `name`: of the module,
+        for that reason."""
+        try:
+            return cls.of(tell(teller), teller.lookups), ""
+        except UnknownStructure as error:
+            return None, str(error)
+        except RecursionError:
+            return None, f"{name} refers to itself"
+
     def forget_changing(self) -> None:
         """Of values that the code itself changes as it runs, such as counters, nothing is to be said."""
         self.lookups[:] = [lookup for lookup in self.lookups if lookup.is_same]

@@ -204,8 +204,10 @@ def last_used(folder: Path, files: Mapping[Path, os.stat_result]) -> float:
 
 
 def _time(status: os.stat_result) -> float:
-    """When a file was modified, in seconds since the epoch. A time that is yet to come was made up, and says
-    nothing: when the file was changed counts then, and where that is yet to come as well, it is of any age."""
+    """When a file was last written, in seconds since the epoch.
+
+    The time of modification can be set to anything. One that lies in the future is made up; the time of the last
+    change of the file's entry counts instead. Where that lies in the future too, the file counts as old."""
     now = time.time()
     for said in (status.st_mtime, status.st_ctime):
         if said <= now + SKEW_SECONDS:  # a server's clock may be ahead

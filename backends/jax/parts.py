@@ -1,0 +1,248 @@
+"""Parts of a wrapped module as they run: what they are built from, and what core is told of them.
+
+Invariant: the user's module is cloned and never touched; parameters are named by their paths.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from headstart.backends.doors.jax import settled
+from headstart.common.errors import CutError, SettingError
+from headstart.contract.wrapping import WrapRequest
+from headstart.data import Arrays
+from headstart.graph import NativePart
+
+Path = tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Native:
+    """What a part is built from."""
+
+    module: nnx.Module
+    names: Mapping[Path, str]
+    """path of a variable in `module` -> the parameter's name"""
+    convolves: bool
+    """whether there is a convolution in it, which is slow inside of a loop on a CPU"""
+
+
+class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@cache
+def stopping(kind: Any, before: bool) -> type:
+    """The same kind of module, whose call ends everything with its result, or with what it takes."""
+
+    def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise Stop(next(iter((*args, *kwargs.values()))) if before else kind.__call__(self, *args, **kwargs))
+
+    return type(kind)(kind.__name__, (kind,), {"__call__": stop, "__module__": kind.__module__})
+
+
+class Whole(nnx.Module):
+    """A module that takes a batch as its one argument; until it is stopped, if it is."""
+
+    def __init__(self, module: nnx.Module, by_name: bool, stops: bool) -> None:
+        self.module, self.by_name, self.stops = module, by_name, stops
+
+    def __call__(self, x: Any) -> Any:
+        try:
+            value = self.module(**x) if self.by_name else self.module(x)
+        except Stop as stop:
+            return stop.value
+        if self.stops:
+            raise CutError("the module ended without coming to its cut; is that submodule called?")
+        return value
+
+
+class Function(nnx.Module):
+    """A function of parameters and a batch, with its parameters."""
+
+    def __init__(self, function: Callable[..., Any], params: Any) -> None:
+        leaves, self.tree = jax.tree.flatten(params)
+        self.function = function
+        self.dtype: Any = None
+        arrays = [jnp.asarray(leaf) for leaf in leaves]
+        kinds = [nnx.Param if jnp.issubdtype(array.dtype, jnp.floating) else nnx.Variable for array in arrays]
+        self.leaves = nnx.List([kind(array) for kind, array in zip(kinds, arrays, strict=True)])
+
+    def __call__(self, x: Any) -> Any:
+        params = jax.tree.unflatten(self.tree, [leaf[...] for leaf in self.leaves])
+        if self.dtype is not None:
+            params, x = jax.tree.map(self._cast, (params, x))
+        return self.function(params, x)
+
+    def _cast(self, array: jax.Array) -> jax.Array:
+        return array.astype(self.dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def variables(module: nnx.Module) -> dict[Path, nnx.Variable]:
+    """Path -> variable, without the states of random streams."""
+    return {
+        path: node
+        for path, node in nnx.iter_graph(module)
+        if isinstance(node, nnx.Variable) and not isinstance(node, nnx.RngState)
+    }
+
+
+def build(part: NativePart, params: Mapping[str, np.ndarray], dtype: Any, seed: int) -> nnx.Module:
+    """A module of its own for a part, with these parameters; `dtype`: of its arithmetic, None: as it is."""
+    part.require("jax")
+    native: Native = part.native
+    module = nnx.clone(native.module)
+    for path, variable in variables(module).items():
+        if native.names.get(path) in params:
+            variable.set_value(jnp.array(params[native.names[path]]))
+    streams = {node.key.tag for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)}
+    nnx.reseed(module, policy="match_shape", **dict.fromkeys(streams, seed))
+    if dtype is not None:
+        for _, one in nnx.iter_modules(module):
+            if getattr(one, "dtype", ...) is None:
+                one.dtype = dtype
+    return module
+
+
+def copied(module: nnx.Module) -> nnx.Module:
+    """A clone in inference mode. SettingError where a method was set on an object, since that would go on using
+    the parameters of the module it was taken from."""
+    for path, one in nnx.iter_modules(module):
+        for name, value in vars(one).items():
+            if isinstance(value, types.MethodType) and isinstance(value.__self__, nnx.Module):
+                raise SettingError(
+                    f"{joined((*path, name))} is a method that was set on an object; a copy would go on "
+                    "using the parameters of the module that it belongs to. Write it into the class"
+                )
+    clone = nnx.clone(module)
+    clone.eval()
+    return clone
+
+
+def narrow(module: nnx.Module) -> nnx.Module:
+    """The module, which is a copy, with numbers of 32 bits, as core has them."""
+    for variable in variables(module).values():
+        value = variable.get_value()
+        if kind := WIDE.get(str(getattr(value, "dtype", ""))):
+            variable.set_value(jnp.asarray(np.asarray(value), kind))
+    for _, one in nnx.iter_modules(module):
+        dtype = getattr(one, "dtype", None)
+        if kind := WIDE.get(getattr(dtype, "__name__", str(dtype))):
+            one.dtype = jnp.dtype(kind)
+    return module
+
+
+WIDE = {"float64": "float32", "int64": "int32", "uint64": "uint32", "complex128": "complex64"}
+
+
+PRUNED = (0,)
+
+
+def prune(whole: nnx.Module, example: Any) -> None:
+    """Empty the variables that are not used before the cut, neither in inference nor in training."""
+    used = used_by(whole, example)[0]
+    learning = nnx.clone(whole)
+    learning.train()
+    try:
+        used |= used_by(learning, example)[0]
+    except Exception:  # in training it may want what the example does not hold; what inference uses is known
+        learning.eval()
+    for path, variable in variables(whole).items():
+        if path not in used:
+            variable.set_value(jnp.zeros(PRUNED, variable.get_value().dtype))
+
+
+def used_by(module: nnx.Module, example: Any) -> tuple[set[Path], Any]:
+    """The variables that the output, or anything else, is computed from, and the program."""
+    values = {path: variable.get_value() for path, variable in variables(module).items()}
+    order = list(values)
+
+    def run(given: list[jax.Array], x: Any) -> jax.Array:
+        one = nnx.clone(module)
+        for path, variable in variables(one).items():
+            variable.set_value(given[order.index(path)])
+        return one(x)
+
+    program = jax.make_jaxpr(run)(list(values.values()), jax.tree.map(jnp.asarray, example)).jaxpr
+    taken = {id(v) for equation in program.eqns for v in equation.invars} | {id(v) for v in program.outvars}
+    return {path for path, v in zip(order, program.invars, strict=False) if id(v) in taken}, program
+
+
+def part_of(
+    request: WrapRequest,
+    module: nnx.Module,
+    names: Mapping[Path, str],
+    example: Any,
+    structure: Any,
+    fresh: Callable[[int], nnx.Module],
+) -> tuple[NativePart, dict[str, np.ndarray]]:
+    found = variables(module)
+    params = {name: np.array(found[path].get_value()) for path, name in names.items()}
+    for array in params.values():
+        array.flags.writeable = False
+    trained = {
+        name
+        for path, name in names.items()
+        if isinstance(found[path], nnx.Param) and jnp.issubdtype(params[name].dtype, jnp.floating)
+    }
+    # Freezing is the optimiser's matter in NNX, which is not seen; this is how a parameter itself may say it.
+    fixed = {name for path, name in names.items() if found[path].get_metadata().get("trainable", True) is False}
+    value = output_of(module, example)
+
+    @settled
+    def initial(seed: int) -> dict[str, np.ndarray]:
+        if request.init is None:
+            raise SettingError(
+                "mode 'scratch' draws every parameter anew, which JAX has no word for; pass init= to hs.wrap, a "
+                "function from a seed to a module made anew, or for functions to (trunk_params, head_params)"
+            )
+        drawn = {path: variable.get_value() for path, variable in variables(fresh(seed)).items()}
+        if missing := [name for path, name in names.items() if path not in drawn]:
+            raise SettingError(f"what init= has made lacks {', '.join(missing[:5])}")
+        return {name: np.array(drawn[path]) for path, name in names.items()}
+
+    program = str(used_by(module, example)[1])
+    part = NativePart(
+        "jax",
+        Native(module, dict(names), "conv_general_dilated" in program),
+        Arrays.like(example).entries,
+        tuple(value.shape[1:]),
+        {name: tuple(array.shape) for name, array in params.items()},
+        frozenset(params.keys() - trained),
+        structure,
+        initial,
+        frozenset(trained & fixed),
+    )
+    return part, params
+
+
+def features_of(part: NativePart) -> np.ndarray:
+    """Such as the trunk gives, for a head to be shown."""
+    return np.zeros((2, *part.output), np.float32)
+
+
+def output_of(module: nnx.Module, example: Any) -> jax.ShapeDtypeStruct:
+    """What the module gives for the example, without computing it."""
+    value: Any = jax.eval_shape(lambda x: nnx.clone(module)(x), jax.tree.map(jnp.asarray, example))
+    array = isinstance(value, jax.ShapeDtypeStruct)
+    if not array or value.ndim < 2 or value.shape[0] != 2 or not jnp.issubdtype(value.dtype, jnp.floating):
+        given = f"{value.dtype} of shape {value.shape}" if array else type(value).__name__
+        raise CutError(
+            f"the part gives {given} for two samples; expected one array of floating-point numbers with a row for "
+            "each sample. Cut it elsewhere, or wrap a module of yours that calls it and returns such an array"
+        )
+    return value
+
+
+def joined(path: Any) -> str:
+    return ".".join(map(str, path))

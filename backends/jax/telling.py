@@ -1,0 +1,45 @@
+"""What an NNX module or a function computes, told as JSON for the keys of features.
+
+Sources and settings are told, and no jaxpr: its text and primitives change from one version of JAX to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from headstart.models.structure import Structure, Teller, array_digest
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+
+
+def told(tell: Callable[[Teller], Any]) -> tuple[str | None, str]:
+    """A digest of what is told, or None and the reason."""
+
+    def special(value: Any) -> Any:
+        if isinstance(value, nnx.Rngs | nnx.RngStream):
+            return ["random stream"]
+        if isinstance(value, nnx.Variable):
+            return ["variable", type(value).__name__]
+        if isinstance(value, nnx.List):
+            return ["list", *map(teller.value, value)]
+        if isinstance(value, nnx.Dict):
+            return ["dict", [[name, teller.value(one)] for name, one in sorted(value.items())]]
+        if isinstance(value, nnx.Module):
+            settings = {name: one for name, one in vars(value).items() if not name.startswith(INTERNAL)}
+            library = type(value).__module__.partition(".")[0] in LIBRARIES
+            return ["module", teller.code(type(value)), teller.attributes(settings, library)]
+        if isinstance(value, jax.Array):
+            return array_digest(np.asarray(value))
+        return None
+
+    teller = Teller(LIBRARIES, special)
+    return Structure.told_by(teller, tell, "the module")
+
+
+# what NNX keeps in a module for itself
+INTERNAL = ("_pytree__", "_object__")

@@ -1,0 +1,164 @@
+"""Parts of a wrapped module as they run: copies of the user's modules, and what core is told of them.
+
+Invariant: the user's module is copied and never touched; parameters keep their names.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.backends.doors.torch import settled
+from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
+from headstart.backends.torch.ending import Ending
+from headstart.backends.torch.rebinding import rebind
+from headstart.backends.torch.telling import tensors as state_of
+from headstart.backends.torch.writing import keep_apart
+from headstart.common.errors import CutError, SettingError
+from headstart.contract.wrapping import WrapRequest
+from headstart.data import Arrays
+from headstart.graph import NativePart
+from headstart.models.structure import Structure
+
+
+def copied(
+    native: nn.Module, memo: dict[int, Any] | None = None, beside: list[nn.Parameter] | None = None
+) -> nn.Module:
+    """A copy on the CPU, in inference mode, all of whose parameters may be trained. `memo` is filled with the
+    copies, by the ids of what they are copies of; `beside` with parameters that only functions hold."""
+    memo = {} if memo is None else memo
+    # what a weight is computed from before every run, as weight_norm does it, hangs on its graph
+    attributes = (value for module in native.modules() for value in vars(module).values())
+    derived = (value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf)
+    for tensor in (*native.parameters(), *native.buffers(), *derived):
+        if id(tensor) not in memo:
+            own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            trained = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(own, own.is_floating_point()) if trained else own
+    copied = copy.deepcopy(native, memo).eval()
+    loose = rebind(copied, memo)
+    if beside is not None:
+        beside += loose
+    for module in copied.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            _normed(module)
+    return copied
+
+
+def _normed(module: nn.Embedding | nn.EmbeddingBag) -> None:
+    """Do with the whole table at once what the module does with the rows it looks up: it writes to its weight."""
+    rows, norm, most = torch.arange(len(module.weight)), module.norm_type, float(module.max_norm or 0)
+    with torch.no_grad():
+        for _ in range(4):  # a rounding away from the limit it would be done again
+            torch.embedding_renorm_(module.weight, rows, most, norm)
+        over = torch.linalg.vector_norm(module.weight, norm, dim=1, keepdim=True) > most
+        module.weight.mul_(torch.where(over, 1 - 1e-6, 1.0))
+
+
+def features_of(part: NativePart, example: Any) -> np.ndarray:
+    """What the trunk gives for the example, as core has it."""
+    return to_numpy(from_native(_run(part.native, example)).float())
+
+
+def _run(module: nn.Module, example: Any) -> torch.Tensor:
+    with torch.no_grad():
+        value = module(batch_of(example))
+    if not isinstance(value, torch.Tensor):
+        raise CutError(
+            f"the part gives a {type(value).__name__} and not one tensor; cut it elsewhere, or wrap a module of "
+            "yours that calls it and returns one tensor"
+        )
+    if value.ndim < 2 or len(value) != 2 or not value.is_floating_point():
+        raise CutError(
+            f"the part gives {value.dtype} of shape {tuple(value.shape)} for two samples; expected floating-point "
+            "numbers, a row for each sample: features are stored, and trained on, as such. Cut it elsewhere"
+        )
+    return value
+
+
+def part_of(
+    request: WrapRequest,
+    example: Any,
+    module: nn.Module,
+    structure: Any,
+    source: nn.Module,
+    ending: Ending = Ending(),  # noqa: B008 - it is frozen
+) -> NativePart:
+    if said := ending.told():
+        module.register_forward_hook(ending)
+        structure = structure and Structure.of([structure, said], structure.lookups)
+    keep_apart(module, example)
+    value = _run(module, example)
+    state = _state(module, source)
+    frozen = {name for name, p in request.native.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    trained = {name for name, p in module.named_parameters() if p.is_floating_point()}
+    return NativePart(
+        "torch",
+        module,
+        Arrays.like(example).entries,
+        tuple(from_native(value).shape[1:]),
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        frozenset(state.keys() - trained),
+        structure,
+        lambda seed: _initial(source, request.init, state.keys(), seed),
+        frozenset(state.keys() & trained & frozen),
+    )
+
+
+def _state(module: nn.Module, source: nn.Module) -> dict[str, torch.Tensor]:
+    """A part's parameters: those that the source has too, and no tensors which its code holds besides."""
+    names = state_of(source).keys()
+    return {name: tensor for name, tensor in state_of(module).items() if name in names}
+
+
+def params_of(module: nn.Module, source: nn.Module) -> dict[str, np.ndarray]:
+    """The parameters as numpy arrays that share the module's memory; nobody writes to either."""
+    found = {name: exact_numpy(tensor) for name, tensor in _state(module, source).items()}
+    for array in found.values():
+        array.flags.writeable = False
+    return found
+
+
+def build(part: NativePart) -> nn.Module:
+    """A module of its own for a part, whose parameters are still to be given."""
+    part.require("torch")
+    return copy.deepcopy(part.native)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generators begin at `seed`, and are afterwards as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@settled
+def _initial(
+    source: nn.Module, init: Callable[[int], Any] | None, names: Collection[str], seed: int
+) -> dict[str, np.ndarray]:
+    with seeded(seed):
+        if init is not None:
+            fresh = copied(init(seed))
+        else:
+            fresh = copy.deepcopy(source)
+            for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
+                module = fresh.get_submodule(path)
+                if not hasattr(module, "reset_parameters"):
+                    raise SettingError(
+                        f"mode 'scratch' draws every parameter anew, and {type(module).__name__} "
+                        f"({path or 'the module itself'}) has no reset_parameters(); pass init= to hs.wrap, a "
+                        "function from a seed to a module made anew"
+                    )
+                with torch.no_grad():
+                    module.reset_parameters()
+    found = state_of(fresh)
+    if missing := [name for name in names if name not in found]:
+        raise SettingError(f"the module that init= has made lacks {', '.join(missing[:5])}")
+    return {name: exact_numpy(found[name]) for name in names}
