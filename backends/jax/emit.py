@@ -60,6 +60,19 @@ class LastNorm(nnx.LayerNorm):
         return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
 
 
+class BatchNorm(nnx.BatchNorm):
+    """Keeps a running variance of the unbiased one, as the op table has it, where flax's own is of the biased."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.use_running_average:
+            return super().__call__(x)
+        kept = self.momentum * self.var[...]
+        y = super().__call__(x)
+        count = x.size // x.shape[-1]  # of values a channel
+        self.var[...] = kept + (self.var[...] - kept) * (count / max(1, count - 1))
+        return y
+
+
 class Scale(nnx.Module):
     def __init__(self, weight: np.ndarray) -> None:
         self.weight = nnx.Param(jnp.array(weight))
@@ -113,7 +126,7 @@ def _linear(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, rngs:
 
 
 def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, rngs: nnx.Rngs) -> Layer:
-    layer = nnx.BatchNorm(
+    layer = BatchNorm(
         a["channels"],
         momentum=1 - a["momentum"],  # flax weighs the old statistic
         use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where a channel hardly varies

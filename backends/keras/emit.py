@@ -24,6 +24,7 @@ from headstart.backends.keras.layers import (
     FirstToken,
     FrozenStatistics,
     Position,
+    RunningStatistics,
     Scale,
     quick_gelu,
 )
@@ -91,8 +92,8 @@ def _conv(node: Node, style: Style, x: Any) -> Any:
 
 
 def _batch_norm(node: Node, style: Style, x: Any) -> Any:
-    kind = FrozenStatistics if style.frozen_statistics else layers.BatchNormalization
-    return kind(
+    trained = RunningStatistics if style.learns else layers.BatchNormalization
+    return (FrozenStatistics if style.frozen_statistics else trained)(
         momentum=1 - node.attrs["momentum"],  # Keras weighs the old statistic
         epsilon=node.attrs["epsilon"],
         name=layer_name(node.name),
@@ -139,6 +140,15 @@ def _flatten(node: Node, style: Style, x: Any) -> Any:
     return layers.Reshape((node.attrs["features"],), name=layer_name(node.name), dtype=style.dtype)(x)
 
 
+# op -> Keras's name of the function, or the function
+ACTIVATIONS: Mapping[str, Any] = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "silu": "silu",
+    "sigmoid": "sigmoid",
+    "gelu": "gelu",
+    "quick_gelu": quick_gelu,
+}
 EMIT: Mapping[str, Callable[..., Any]] = {
     "normalize": lambda node, style, x: layers.Rescaling(
         list(node.attrs["scale"]), list(node.attrs["shift"]), name=layer_name(node.name), dtype="float32"
@@ -148,12 +158,7 @@ EMIT: Mapping[str, Callable[..., Any]] = {
     "layer_norm": lambda node, style, x: layers.LayerNormalization(
         epsilon=node.attrs["epsilon"], name=layer_name(node.name), dtype=style.dtype
     )(x),
-    "relu": _named(layers.ReLU),
-    "relu6": lambda node, style, x: layers.ReLU(6.0, name=layer_name(node.name), dtype=style.dtype)(x),
-    "silu": _activation("silu"),
-    "sigmoid": _activation("sigmoid"),
-    "gelu": _activation("gelu"),
-    "quick_gelu": _activation(quick_gelu),
+    **{op: _activation(function) for op, function in ACTIVATIONS.items()},
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
     "adaptive_avg_pool": _named(AdaptiveAveragePool, "size"),

@@ -16,23 +16,12 @@ import numpy as np
 
 from headstart.backends.keras.arrays import from_numpy, on, to_numpy
 from headstart.backends.keras.door import behind_door
-from headstart.backends.keras.emit import network
+from headstart.backends.keras.emit import ACTIVATIONS, network
 from headstart.backends.keras.functions import compiled
-from headstart.backends.keras.layers import quick_gelu
 from headstart.backends.keras.optimizers import optimizer_of
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
-
-ACTIVATIONS = {
-    "relu": keras.ops.relu,
-    "relu6": keras.ops.relu6,
-    "silu": keras.ops.silu,
-    "sigmoid": keras.ops.sigmoid,
-    "gelu": lambda x: keras.ops.gelu(x, approximate=False),
-    "quick_gelu": quick_gelu,
-}
-
 
 # An epoch of so many multiplications, of features by weights, is compiled by XLA: that takes 0.2 s, earned back in
 # ten or twenty epochs. What else there is to a step takes as long as so many.
@@ -106,7 +95,7 @@ class TensorFlowHeads:
         x = tf.cast(x if self.before is None else self.before(x, training=False), dtype)
         for node in self.chain.layers:
             if node.op != "linear":
-                x = ACTIVATIONS[node.op](x)
+                x = keras.activations.get(ACTIVATIONS[node.op])(x)
                 continue
             weight, bias = self.weights[f"{node.name}.weight"], self.weights.get(f"{node.name}.bias")
             heads, outputs, inputs = weight.shape

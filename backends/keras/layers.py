@@ -86,6 +86,21 @@ class AdaptiveAveragePool(Configured):
 
 
 @registered
+class RunningStatistics(layers.BatchNormalization):
+    """Keeps a running variance of the unbiased one, as the op table has it, where Keras's own is of the biased."""
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not training:
+            return super().call(inputs, training=training, mask=mask)
+        kept = self.moving_variance * self.momentum
+        outputs = super().call(inputs, training=training, mask=mask)
+        count = ops.cast(ops.prod(ops.shape(inputs)[:-1]), "float32")  # of values a channel
+        moved = self.moving_variance - kept
+        self.moving_variance.assign(kept + moved * (count / ops.maximum(count - 1, 1)))
+        return outputs
+
+
+@registered
 class FrozenStatistics(layers.BatchNormalization):
     """Keeps its statistics and trains its scale and offset. `trainable=False` would freeze those as well, and a
     `training=False` given when the model is built is overridden by the model's own call."""

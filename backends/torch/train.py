@@ -18,11 +18,11 @@ from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.products import linear
 from headstart.common.machine import threads_for
-from headstart.contract.heads import RANDOM
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph
+from headstart.graph.ops import RANDOM
 
 
 @behind_door("__init__", "put", "epoch", "step", "logits", "params")

@@ -64,7 +64,11 @@ class CheckedBackend(Passing):
         return cast("AbstractContextManager[None]", self._inner.profile(folder))
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
+        graph = graph.upto(*outputs)
         return CheckedTrunk(self._inner.trunk(graph, params, outputs, place), self.name, graph, params, outputs)
+
+    def native(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> Any:
+        return self._inner.native(graph.upto(*outputs) if outputs else graph, params, outputs)
 
     def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
         inner = self._inner.trainer(graph, params, recipe, place)

@@ -15,10 +15,7 @@ import numpy as np
 from headstart.contract.optimizers import Optimizer
 from headstart.contract.running import Trainer
 from headstart.graph import Graph, Node
-
-ACTIVATIONS = ("relu", "relu6", "silu", "sigmoid", "gelu", "quick_gelu")
-RANDOM = ("dropout", "drop_path", "native")
-"""ops that draw from a random generator in training, or may"""
+from headstart.graph.ops import ACTIVATIONS, RANDOM
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ class Backend(Protocol):
         Optional: "memory"."""
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
-        """Make a trunk that returns the nodes `outputs`."""
+        """Make a trunk that returns the nodes `outputs`, of the part of the graph that they need: core gives no
+        other node to a backend, whatever it is called with."""
 
     def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
         """Make a trainer."""

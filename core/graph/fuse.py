@@ -12,11 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headstart.graph.graph import Graph, Node
+from headstart.graph.ops import INERT
 
 VARIABLE = "HEADSTART_FUSED"
 """the environment's: 0 has every layer computed by itself"""
-IDENTITIES = ("dropout", "drop_path")
-"""what does nothing in inference"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def fused_steps(
     kept = {*outputs, graph.output}
     alias: dict[str, str] = {}
     for node in graph.nodes:
-        same = node.op in IDENTITIES and node.name not in kept
+        same = node.op in INERT and node.name not in kept
         alias[node.name] = alias[node.inputs[0]] if same else node.name
     nodes = [node for node in graph.nodes[1:] if alias[node.name] == node.name]
     inputs = {node.name: tuple(alias[name] for name in node.inputs) for node in nodes}

@@ -16,7 +16,7 @@ from typing import Any
 from headstart.common.errors import GraphError
 from headstart.graph.cuts import Paths
 from headstart.graph.native import NativePart
-from headstart.graph.ops import OPS, REQUIRED, Shape
+from headstart.graph.ops import INITIAL, OPS, REQUIRED, Shape
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Node:
         attrs = {**row.attributes, **self.attrs}
         if missing := [key for key, value in attrs.items() if value is REQUIRED]:
             raise GraphError(f"node {self.name!r}: op {self.op!r} needs the attributes {missing}")
+        if isinstance(initial := attrs.get("initial"), str) and initial not in INITIAL:
+            raise GraphError(f"node {self.name!r}: initial={initial!r}; expected one of {', '.join(INITIAL)}")
         object.__setattr__(self, "attrs", attrs)
 
     def __hash__(self) -> int:
@@ -283,8 +285,10 @@ class Builder:
         pad: Pair = 0,
         bias: bool = False,
         groups: int = 1,
+        initial: str | None = None,
     ) -> str:
-        """A convolution; `kernel` and `pad` (on both sides) are one number, or height and width."""
+        """A convolution; `kernel` and `pad` (on both sides) are one number, or height and width. `initial`: how
+        its weight is drawn, where that is not the op's way."""
         return self.add(
             name,
             "conv",
@@ -294,6 +298,7 @@ class Builder:
             **_window(kernel, stride, pad),
             bias=bias,
             groups=groups,
+            initial=initial,
         )
 
     def max_pool(self, name: str, x: str, kernel: int, stride: int, pad: int = 0, ceil: bool = False) -> str:

@@ -1,7 +1,9 @@
 """The closed table of ops. One row states everything that frameworks disagree on, so that a backend only
 translates: padding is given per side, max pooling pads with minus infinity, an average says whether it counts
 padding, `ceil` rounds the number of windows up, momentum is the weight of the *new* statistic (torch's sense),
-`gelu` is the exact one, flattening is in (c, h, w) order because published linear weights are.
+`gelu` is the exact one, flattening is in (c, h, w) order because published linear weights are. In training a batch
+norm normalises by the batch's own variance (the mean of squared differences) and its running one follows the
+unbiased variance (their sum over n - 1), as torch's does, with which published weights were trained.
 
 Shapes are those of one sample: `(h, w, c)` for maps, `(t, c)` for tokens, `(c,)` for vectors; what says "last
 axis" takes any of them. Weights have torchvision's layout: convolutions `(out, in / groups, kh, kw)`, linear
@@ -30,6 +32,8 @@ Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 
 REQUIRED: Any = object()
+INITIAL = ("he", "uniform", "normal", "constant", "ones", "zeros")
+"""how fresh parameters are drawn; what each means `headstart.models.initial` says"""
 BUFFERS = ("running_mean", "running_var")
 
 
@@ -47,11 +51,18 @@ class Op:
     macs: Callable[[Attributes, Sequence[Shape], Shape], int] = lambda *_: 0
     """multiply-adds of one sample, counted as papers do: convolutions, linear layers and attention only"""
     initial: Mapping[str, str] = field(default_factory=dict)
-    """parameter suffix -> how a fresh one is drawn, see `headstart.models.initial`"""
+    """parameter suffix -> how a fresh one is drawn: one of `INITIAL`. A node of an op that has the attribute
+    `initial` may say otherwise of its weight"""
     buffers: Callable[[Attributes], Collection[str]] = lambda _: BUFFERS
     """attributes -> suffixes of the parameters that are kept (statistics, counters) and not trained"""
     inputs: int | None = 1
     """how many it takes; None: two or more"""
+    activation: bool = False
+    """whether it is a function of each number by itself, without attributes"""
+    random: bool = False
+    """whether it draws random numbers in training, or may"""
+    inert: bool = False
+    """whether it does nothing in inference"""
 
 
 def window_padding(attrs: Attributes) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -235,7 +246,14 @@ OPS: Mapping[str, Op] = {
         Op(
             "conv",
             _conv_shape,
-            {"in_channels": REQUIRED, "out_channels": REQUIRED, **_WINDOW, "groups": 1, "bias": True},
+            {
+                "in_channels": REQUIRED,
+                "out_channels": REQUIRED,
+                **_WINDOW,
+                "groups": 1,
+                "bias": True,
+                "initial": None,
+            },
             _conv_params,
             _conv_macs,
             {"weight": "he", "bias": "uniform"},
@@ -255,14 +273,14 @@ OPS: Mapping[str, Op] = {
             lambda a: dict.fromkeys(("weight", "bias"), (a["channels"],)),
             initial=_NORM,
         ),
-        Op("relu", _same),
-        Op("relu6", _same),
-        Op("silu", _same),
-        Op("sigmoid", _same),
+        Op("relu", _same, activation=True),
+        Op("relu6", _same, activation=True),
+        Op("silu", _same, activation=True),
+        Op("sigmoid", _same, activation=True),
         # x * Phi(x), not the tanh approximation
-        Op("gelu", _same),
+        Op("gelu", _same, activation=True),
         # x * sigmoid(1.702 x), as OpenAI's CLIP has it
-        Op("quick_gelu", _same),
+        Op("quick_gelu", _same, activation=True),
         Op("max_pool", _pool_shape("max_pool"), {**_WINDOW, "ceil": False}),
         # count_padding: whether the zeros of the padding count in the average
         Op("avg_pool", _pool_shape("avg_pool"), {**_WINDOW, "ceil": False, "count_padding": True}),
@@ -283,7 +301,7 @@ OPS: Mapping[str, Op] = {
         Op(
             "linear",
             _linear_shape,
-            {"in_features": REQUIRED, "out_features": REQUIRED, "bias": True},
+            {"in_features": REQUIRED, "out_features": REQUIRED, "bias": True, "initial": None},
             _linear_params,
             lambda a, s, out: math.prod(s[0]) * a["out_features"],
             {"weight": "uniform", "bias": "uniform"},
@@ -326,8 +344,8 @@ OPS: Mapping[str, Op] = {
         Op("mean_tokens", lambda a, s: _tokens("mean_tokens", s[0])[1:]),
         # in training an element (dropout), or a sample's whole input (drop_path), is zero with probability `rate`
         # and the rest scaled by 1 / (1 - rate)
-        Op("dropout", _same, {"rate": REQUIRED}),
-        Op("drop_path", _same, {"rate": REQUIRED}),
+        Op("dropout", _same, {"rate": REQUIRED}, random=True, inert=True),
+        Op("drop_path", _same, {"rate": REQUIRED}, random=True, inert=True),
         # a `NativePart`, which runs in one framework only
         Op(
             "native",
@@ -335,6 +353,10 @@ OPS: Mapping[str, Op] = {
             {"part": REQUIRED},
             lambda a: dict(a["part"].shapes),
             buffers=lambda a: a["part"].buffers,
+            random=True,
         ),
     )
 }
+ACTIVATIONS = frozenset(op.name for op in OPS.values() if op.activation)
+RANDOM = frozenset(op.name for op in OPS.values() if op.random)
+INERT = frozenset(op.name for op in OPS.values() if op.inert)

@@ -23,7 +23,8 @@ def initial_params(graph: Graph, seed: int, names: Collection[str] | None = None
     Convolutions: normal with variance 2 / fan-out (He et al. 2015, arXiv:1502.01852), as torchvision's
     residual networks. Linear layers and biases: uniform in +-1 / sqrt(fan-in), torch's default. Norms: the
     identity. Class tokens and positions: normal with deviation 0.02 (Dosovitskiy et al. 2020,
-    arXiv:2010.11929). Layer scales: the constant that their node states.
+    arXiv:2010.11929). Layer scales: the constant that their node states. A convolution or linear layer whose node
+    says `initial` has its weight drawn that way: "uniform", as a linear layer, for a convolution that classifies.
     """
     made = {
         f"{node.name}.{suffix}": _draw(node, suffix, shape, seed)
@@ -41,7 +42,10 @@ def initial_params(graph: Graph, seed: int, names: Collection[str] | None = None
 def _draw(node: Node, suffix: str, shape: Shape, seed: int) -> np.ndarray:
     row = OPS[node.op]
     rng = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(f"{node.name}.{suffix}".encode())])
-    match row.initial[suffix]:
+    kind = row.initial[suffix]
+    if suffix == "weight" and isinstance(node.attrs.get("initial"), str):
+        kind = node.attrs["initial"]
+    match kind:
         case "he":
             fan_out = shape[0] * math.prod(shape[2:])
             return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_out))
@@ -52,5 +56,5 @@ def _draw(node: Node, suffix: str, shape: Shape, seed: int) -> np.ndarray:
             return rng.standard_normal(shape, np.float32) * np.float32(NORMAL_STD)
         case "constant":
             return np.full(shape, node.attrs["initial"], np.float32)
-        case kind:
+        case _:
             return np.full(shape, {"ones": 1.0, "zeros": 0.0}[kind], np.float32)

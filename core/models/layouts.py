@@ -71,7 +71,14 @@ def own_names(graph: Graph) -> Layout:
 
 
 def published(graph: Graph, params: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
-    """`params` by the layout's names, in its shapes."""
+    """`params` by the layout's names, in its shapes. WeightsError for one that is not shaped as the graph has it:
+    of as many numbers in another order, a reshape would make something else."""
+    differing = [
+        f"{name} {params[name].shape} instead of {shape}"
+        for name, shape in graph.param_shapes().items()
+        if params[name].shape != shape
+    ]
+    misfit("what is to be saved", [], [], differing)
     return {
         theirs: np.ascontiguousarray(params[ours]).reshape(shape)
         for ours, (theirs, shape) in layout.names(graph).items()

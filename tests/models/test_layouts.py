@@ -57,6 +57,15 @@ def equal(a: Params, b: Params) -> bool:
     )
 
 
+def test_what_comes_back_the_other_way_round_is_not_saved(params: Params) -> None:
+    """Reshaped it would load again, and classify anything."""
+    params["classifier.0.weight"] = params["classifier.0.weight"].T
+    with pytest.raises(
+        WeightsError, match=r"of another shape: classifier\.0\.weight \(16, 6\) instead of \(6, 16\)"
+    ):
+        published(small(), params, OTHER)
+
+
 def test_rules_rename_and_reshape() -> None:
     assert OTHER.names(small()) == {
         "features.0.weight": ("stem.0.w", (4, 3, 3, 3)),

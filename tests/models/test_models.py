@@ -295,6 +295,25 @@ def test_a_parameter_depends_on_its_name() -> None:
     assert equal(initial_params(graph, 0, ["b.weight"]), {"b.weight": params["b.weight"]})
 
 
+def test_a_node_may_say_how_its_weight_starts() -> None:
+    """A classifier that is a convolution starts as a linear layer does; what says nothing has the keys of ever."""
+    b = Builder()
+    plain = b.graph(b.conv("fc", "input", 512, 10, 1, bias=True))
+    start = {}
+    for initial in (None, "uniform", "zeros"):
+        b = Builder()
+        graph = b.graph(b.conv("fc", "input", 512, 10, 1, bias=True, initial=initial))
+        start[initial] = initial_params(graph, 0)["fc.weight"]
+        assert (graph.spec() == plain.spec()) == (initial is None)
+    b = Builder()
+    linear = initial_params(b.graph(b.linear("fc", "input", 512, 10)), 0)["fc.weight"]
+    np.testing.assert_array_equal(start["uniform"][:, :, 0, 0], linear)
+    assert start[None].std() > 10 * linear.std()
+    assert not start["zeros"].any()
+    with pytest.raises(GraphError, match="'fc': initial='small'; expected one of he, uniform"):
+        Builder().conv("fc", "input", 3, 4, 1, initial="small")
+
+
 def test_initial_distributions() -> None:
     """He's variance for convolutions, torch's bounds for linear layers, the identity for batch norms."""
     params = hs.model("resnet18", classes=1000, seed=1).params
