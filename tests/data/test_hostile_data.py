@@ -21,6 +21,8 @@ from headstart.cli import main as cli
 from headstart.common.errors import DataError, ImageError
 from headstart.data import cifar, decode
 
+pytestmark = pytest.mark.neutral
+
 
 def test_hostile_archives(tmp_path: Path) -> None:
     found = campaign("hostile_archives", tmp_path, mebibytes=4)

@@ -17,6 +17,8 @@ from headstart.data.dataset import sample_id
 from headstart.store import writer as shard_writer
 from headstart.testing import relative_error
 
+pytestmark = pytest.mark.neutral
+
 AT_ONCE = 25
 
 

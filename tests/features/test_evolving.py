@@ -26,6 +26,8 @@ from headstart.features.orphans import drop_orphans, find_orphans
 from headstart.store import FeatureStore, array_to_ids, open_shard
 from headstart.store import writer as shard_writer
 
+pytestmark = pytest.mark.neutral
+
 COUNT = 300
 ROW_NBYTES = 7 * 4 + 8 + 16  # of cut "b" in float32, with checksum and id
 

@@ -39,6 +39,8 @@ from headstart.features import packed
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.store import DTYPES, FeatureStore, files, writer
 
+pytestmark = pytest.mark.neutral
+
 FORMAT = Path(str(store_package.__file__)).parent / "FORMAT.md"
 FLIPS = 1000
 

@@ -31,6 +31,8 @@ from headstart.models import Model
 from headstart.models.initial import initial_params
 from headstart.testing import relative_error, shaken
 
+pytestmark = pytest.mark.neutral
+
 CUT = "relu3"
 COUNT = 6
 
@@ -782,6 +784,7 @@ def explained(*options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.usefixtures("backend")  # where it is installed
 def test_the_command_explains_without_a_framework(case: Case, counting: Counting, tmp_path: Path) -> None:
     case.model = hs.model("lenet", classes=["a", "b"])
     case.cache = Path(os.environ["HEADSTART_CACHE"])

@@ -39,6 +39,8 @@ from headstart.models.layouts import SAME, by_rules
 from headstart.models.layouts import published as published_names
 from headstart.models.weights import class_names, described, hub_rows
 
+pytestmark = pytest.mark.neutral
+
 REPO, FILE = "lab/lenet.test", "model.safetensors"
 PREPROCESS = Preprocess(32, 36, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -598,12 +600,14 @@ def test_a_killed_client_begins_where_it_ended(server: HubServer, tmp_path: Path
     assert server.gets()[-1].sent == len(published()) - have
 
 
+@pytest.mark.usefixtures("backend")  # which the clients do not import
 def test_two_clients_at_once_download_once(server: HubServer, tmp_path: Path) -> None:
     clients = [client(server, tmp_path) for _ in range(2)]
     assert [finished(process) for process in clients] == [expected()] * 2
     assert server.sent() == len(published())
 
 
+@pytest.mark.usefixtures("backend")  # where it is installed
 def test_nothing_of_the_hub_is_imported_before_it_is_asked(tmp_path: Path) -> None:
     code = "import sys, headstart as hs; hs.model('lenet'); hs.model('resnet18_half', weights='tinyimagenet')"
     code += (

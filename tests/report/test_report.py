@@ -27,6 +27,8 @@ from headstart import report
 from headstart.report import figures, pictures, series
 from headstart.report.looks import looks
 
+pytestmark = pytest.mark.neutral
+
 NAN = float("nan")
 HOSTILE = (
     "</script><script>hacked=1</script><img src=x onerror=hacked=1> \"q' & $$x^2$$ {{ 7*7 }} @row \x00\u202e\ud800"
@@ -377,6 +379,7 @@ class Parsed(HTMLParser):
         {"script": self.scripts, "style": self.styles}.get(self._open, self.texts).append(data)
 
 
+@pytest.mark.usefixtures("backend")  # where it is installed
 def test_importing_the_report_imports_neither_bokeh_nor_a_framework() -> None:
     code = "import sys, headstart.report; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,6 +21,8 @@ from headstart.common.errors import DiskSpaceError, SettingError
 from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.store import FeatureStore, trunk_folder
 
+pytestmark = pytest.mark.neutral
+
 HOUR = 3600.0
 Limit = Callable[[int | str], None]
 

@@ -27,6 +27,8 @@ from hypothesis.extra.numpy import array_shapes
 from headstart.common.errors import DamagedShardError, StoreError
 from headstart.store import FeatureStore, TrunkFolder, TrunkKey, array_to_ids, open_shard, trunk_key
 
+pytestmark = pytest.mark.neutral
+
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "uint8": np.uint8}
 
 

@@ -22,6 +22,8 @@ from headstart.cli import main as cli
 from headstart.common.errors import DamagedShardError, FeatureDriftError, SettingError, StoreError, StoreWarning
 from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard
 
+pytestmark = pytest.mark.neutral
+
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Stored:
