@@ -20,8 +20,8 @@ import numpy as np
 
 import headstart as hs
 from headstart.contract import registry
-from headstart.features.extract import key_of
 from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.features.trunk_keys import key_of
 from headstart.models import Model
 from headstart.store import FeatureStore, array_to_ids
 

@@ -21,7 +21,7 @@ from table import table
 import headstart as hs
 from headstart.contract import registry
 from headstart.features.coverage import coverage
-from headstart.features.extract import key_of
+from headstart.features.trunk_keys import key_of
 from headstart.models import Model
 from headstart.store import FeatureStore
 

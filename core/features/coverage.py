@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.common.errors import DamagedShardError, SettingError
+from headstart.common.errors import DamagedShardError
 from headstart.contract.registry import check_place
 from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.summary import say
-from headstart.features.extract import DTYPES, check_views, cut_of, key_of, view_spec
+from headstart.features.trunk_keys import check_dtype, check_views, cut_of, key_of, view_spec
 from headstart.models import Model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey, differences
@@ -120,8 +120,7 @@ def coverage(
 
     Raises CutError and SettingError as `extract` does, ImageError for a file that cannot be read.
     """
-    if dtype not in DTYPES:
-        raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     check_place("auto", precision)
     drawn = Augment.parse(augment)
     check_views(views, drawn)

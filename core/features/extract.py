@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import (
-    CutError,
     ExtractionInterrupted,
     FeatureDriftError,
     MissingFeaturesError,
@@ -35,24 +34,22 @@ from headstart.common.version import __version__
 from headstart.contract import registry
 from headstart.contract.recipe import Place
 from headstart.contract.running import Trunk
-from headstart.data import Arrays, Dataset
+from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.door import check_data_set
 from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
-from headstart.features.company import GROUP, check_company, check_unchanged, is_compared, note_compared
+from headstart.features.company import GROUP, check_company, is_compared, note_compared
 from headstart.features.distances import distances, wrong_rows
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import pixel_trunk
+from headstart.features.trunk_keys import INPUT, check_dtype, check_views, cut_of, key_of, view_spec
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
-from headstart.store.keys import TrunkKey, params_digest, trunk_key
+from headstart.store.keys import TrunkKey
 
-INPUT = "input"
-"""the cut that keeps decoded images"""
-DTYPES = ("float16", "float32", "bfloat16")
 CHECKED_ROWS = 4
 # Two backends' float32 sums differ by about 1e-6; bfloat16 arithmetic by about 1e-2. More is another function.
 DRIFT_LIMIT = 0.05
@@ -68,7 +65,7 @@ class Extractor:
     def __init__(
         self,
         model: Model,
-        cuts: Sequence[str],
+        cuts: str | Sequence[str] | None,
         *,
         backend: str | None,
         device: str,
@@ -77,14 +74,16 @@ class Extractor:
         batch_size: int,
         workers: int | None,
         cache: str | Path | None,
-        augment: Augment | None = None,
+        augment: str | Augment | None = None,
         views: int = 1,
         seed: int = 0,
         observe: Observe | None = None,
     ) -> None:
         """The arguments of `extract`. `observe`: looks at each batch of features as it is computed."""
-        if dtype not in DTYPES:
-            raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
+        check_dtype(dtype)
+        check_model(model)
+        cuts = [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts)
+        augment = Augment.parse(augment)
         if not cuts:
             raise SettingError("cuts is empty; name at least one, such as 'avgpool'")
         registry.check_place(device, precision)
@@ -364,61 +363,6 @@ class Extractor:
         return None
 
 
-def key_of(
-    model: Model, node: str, *, precision: str, dtype: str, views: Mapping[str, Any] | None = None
-) -> TrunkKey:
-    """The key of a model's features at a node: a legal cut, or "input" for the decoded images, which depend on
-    nothing but how they are cropped and resized, so that all models of one resolution share them."""
-    label = {"model": model.name, "weights": model.weights or "random", "cut": node}
-    if node == INPUT:
-        preprocess = model.preprocess.as_dict()
-        return trunk_key(
-            graph=[[INPUT, "input", [], {}]],
-            weights_digest=params_digest({}),
-            preprocess={name: preprocess[name] for name in ("size", "resize", "interpolation")},
-            precision="exact",
-            dtype="uint8",
-            views=views,
-            label={"model": "images", "weights": "none", "cut": node},
-        )
-    check_unchanged(model, node)
-    graph = model.graph.upto(node)
-    return trunk_key(
-        graph=graph.spec(),
-        weights_digest=params_digest({name: model.params[name] for name in graph.param_shapes()}),
-        preprocess=model.preprocess.as_dict(),
-        precision=precision,
-        dtype=dtype,
-        views=views,
-        label=label,
-    )
-
-
-def view_spec(augment: Augment, seed: int, view: int) -> dict[str, Any]:
-    """What a key says of an augmented view. Not how many there are: the first views of eight are those of four."""
-    return {"augment": augment.as_dict(), "seed": seed, "view": view}
-
-
-def check_views(views: int, augment: Augment | None) -> None:
-    """SettingError unless `views` is 1 or more, and 1 where nothing is augmented."""
-    if isinstance(views, bool) or not isinstance(views, int | np.integer) or views < 1:
-        raise SettingError(f"views={views!r}; expected an integer of 1 or more")
-    if views > 1 and augment is None:
-        raise SettingError(
-            f"views={views} without augmentation would be {views} equal copies; pass augment= as well, such as "
-            "'flip,crop'"
-        )
-
-
-def cut_of(model: Model, cut: str) -> str:
-    """The node that `cut` means: a legal cut, or "input". Raises CutError."""
-    if cut == INPUT:
-        if isinstance(model.preprocess, Arrays):
-            raise CutError(f"cut 'input' keeps decoded images, and the model takes {model.preprocess}")
-        return INPUT
-    return model.graph.check_cut(cut)
-
-
 def extract(
     model: Model,
     data: Dataset,
@@ -455,7 +399,7 @@ def extract(
     check_data_set(data, "data")
     extractor = Extractor(
         model,
-        [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts),
+        cuts,
         backend=backend,
         device=device,
         precision=precision,
@@ -463,7 +407,7 @@ def extract(
         batch_size=batch_size,
         workers=workers,
         cache=cache,
-        augment=Augment.parse(augment),
+        augment=augment,
         views=views,
         seed=seed,
     )

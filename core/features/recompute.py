@@ -92,7 +92,7 @@ def verify(
         raise SettingError(f"samples={samples!r}; expected an integer of 1 or more")
     extractor = Extractor(
         model,
-        [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts),
+        cuts,
         backend=backend,
         device=device,
         precision=precision,
@@ -100,7 +100,7 @@ def verify(
         batch_size=batch_size,
         workers=workers,
         cache=cache,
-        augment=Augment.parse(augment),
+        augment=augment,
         views=views,
         seed=seed,
     )

@@ -14,8 +14,8 @@ from headstart.data import Dataset
 from headstart.data.classes import Classes, aligned
 from headstart.data.door import check_data_set
 from headstart.data.names import normal
-from headstart.features.extract import INPUT, key_of
 from headstart.features.feature_set import FeatureSet
+from headstart.features.trunk_keys import INPUT, key_of
 from headstart.models import Model
 from headstart.store.keys import explain
 from headstart.training.settings import Settings

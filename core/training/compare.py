@@ -82,7 +82,7 @@ class Spec:
 def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     """(model, train, val) as `spec` has them; raises whatever is wrong with it, and imports no framework."""
     from headstart.data import open_data
-    from headstart.features.extract import cut_of
+    from headstart.features.trunk_keys import cut_of
     from headstart.models.model import model
     from headstart.training.settings import checked_folder, options_by_mode
     from headstart.training.tensorboard import require_writer

@@ -29,9 +29,10 @@ from headstart.contract.running import Trainer, Trunk
 from headstart.data import Arrays, Dataset
 from headstart.data.augment import Augment
 from headstart.data.summary import say
-from headstart.features.extract import INPUT, Extractor, cut_of
+from headstart.features.extract import Extractor
 from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.inference import fed, frozen, pixel_trunk
+from headstart.features.trunk_keys import INPUT, cut_of
 from headstart.graph import Graph
 from headstart.models import Model, check_model
 from headstart.models.model import count_params

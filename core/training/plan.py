@@ -16,7 +16,7 @@ from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.data.door import check_data_set
 from headstart.data.summary import say
-from headstart.features.extract import key_of
+from headstart.features.trunk_keys import key_of
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype

@@ -17,7 +17,7 @@ from headstart.common.errors import SettingError
 from headstart.contract.optimizers import SGD, Schedule, optimizer_of, schedule_of
 from headstart.contract.registry import check_place
 from headstart.data.augment import Augment
-from headstart.features.extract import INPUT
+from headstart.features.trunk_keys import INPUT
 from headstart.training.modes import MODES, Mode, mode_of
 from headstart.training.options import OPTIONS, Caching, Computing, Training, Watching
 from headstart.training.placement import memory_limit

@@ -702,7 +702,7 @@ def test_weights_from_another_path_hit(case: Case, counting: Counting, tmp_path:
 KEYS = """
 import json, sys
 import headstart as hs
-from headstart.features.extract import key_of, view_spec
+from headstart.features.trunk_keys import key_of, view_spec
 model = hs.model("lenet", weights=sys.argv[2], classes=3)
 views = view_spec(hs.Augment(), 3, 1)
 keys = [key_of(model, "relu4", precision="float32", dtype="float16", views=v).digest for v in (None, views)]

@@ -18,9 +18,9 @@ from headstart.contract.running import Trainer, Trunk
 from headstart.data import Dataset
 from headstart.data.loader import Batch
 from headstart.data.rows import count, each, window
-from headstart.features.extract import INPUT
 from headstart.features.feature_set import FeatureSet
 from headstart.features.inference import unsound
+from headstart.features.trunk_keys import INPUT
 from headstart.graph import Graph
 from headstart.models import Model
 from headstart.training.feeds import EpochResult, Feed

@@ -28,8 +28,8 @@ from headstart.contract.running import Trainer
 from headstart.data import Dataset
 from headstart.data.loader import batches
 from headstart.data.rows import pad
-from headstart.features.extract import key_of
 from headstart.features.inference import pixel_trunk
+from headstart.features.trunk_keys import key_of
 from headstart.models import Model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype

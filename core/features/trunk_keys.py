@@ -1,0 +1,84 @@
+"""Which trunk a cut of a model is: its key in the store, for plain features, augmented views and decoded images.
+
+Invariant: whatever changes a feature is in the key, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import CutError, SettingError
+from headstart.data import Arrays
+from headstart.data.augment import Augment
+from headstart.features.company import check_unchanged
+from headstart.models import Model
+from headstart.store.keys import TrunkKey, params_digest, trunk_key
+
+INPUT = "input"
+"""the cut that keeps decoded images"""
+DTYPES = ("float16", "float32", "bfloat16")
+"""of stored features; decoded images are uint8"""
+
+
+def key_of(
+    model: Model, node: str, *, precision: str, dtype: str, views: Mapping[str, Any] | None = None
+) -> TrunkKey:
+    """The key of a model's features at a node: a legal cut, or "input" for the decoded images, which depend on
+    nothing but how they are cropped and resized, so that all models of one resolution share them."""
+    label = {"model": model.name, "weights": model.weights or "random", "cut": node}
+    if node == INPUT:
+        preprocess = model.preprocess.as_dict()
+        return trunk_key(
+            graph=[[INPUT, "input", [], {}]],
+            weights_digest=params_digest({}),
+            preprocess={name: preprocess[name] for name in ("size", "resize", "interpolation")},
+            precision="exact",
+            dtype="uint8",
+            views=views,
+            label={"model": "images", "weights": "none", "cut": node},
+        )
+    check_unchanged(model, node)
+    graph = model.graph.upto(node)
+    return trunk_key(
+        graph=graph.spec(),
+        weights_digest=params_digest({name: model.params[name] for name in graph.param_shapes()}),
+        preprocess=model.preprocess.as_dict(),
+        precision=precision,
+        dtype=dtype,
+        views=views,
+        label=label,
+    )
+
+
+def view_spec(augment: Augment, seed: int, view: int) -> dict[str, Any]:
+    """What a key says of an augmented view. Not how many there are: the first views of eight are those of four."""
+    return {"augment": augment.as_dict(), "seed": seed, "view": view}
+
+
+def check_views(views: int, augment: Augment | None) -> None:
+    """SettingError unless `views` is 1 or more, and 1 where nothing is augmented."""
+    if isinstance(views, bool) or not isinstance(views, int | np.integer) or views < 1:
+        raise SettingError(f"views={views!r}; expected an integer of 1 or more")
+    if views > 1 and augment is None:
+        raise SettingError(
+            f"views={views} without augmentation would be {views} equal copies; pass augment= as well, such as "
+            "'flip,crop'"
+        )
+
+
+def cut_of(model: Model, cut: str) -> str:
+    """The node that `cut` means: a legal cut, or "input". Raises CutError."""
+    if cut == INPUT:
+        if isinstance(model.preprocess, Arrays):
+            raise CutError(f"cut 'input' keeps decoded images, and the model takes {model.preprocess}")
+        return INPUT
+    return model.graph.check_cut(cut)
+
+
+def check_dtype(dtype: str) -> None:
+    """SettingError for what features are not stored as."""
+    if dtype not in DTYPES:
+        raise SettingError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
