@@ -9,7 +9,6 @@ import re
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer
@@ -20,6 +19,7 @@ from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import REQUIRED, adaptive_weights, window_padding
 from headstart.models import ARCHITECTURES, architecture
 from headstart.models.model import count_params
+from headstart.testing import reference
 
 pytestmark = pytest.mark.neutral
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -19,6 +18,7 @@ from headstart.graph import Builder, Graph
 from headstart.models import architecture
 from headstart.models.layouts import SAME, by_rules, fitted, published, unwrapped
 from headstart.models.positions import resample
+from headstart.testing import reference
 
 pytestmark = pytest.mark.neutral
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from headstart.graph import OPS, Node
 from headstart.models.positions import resample
+from headstart.testing import reference
 
 RNG = np.random.default_rng(0)
 # odd and different sides, so that rounding and mixed up axes show

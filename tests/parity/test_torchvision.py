@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -24,6 +23,7 @@ from headstart.graph import Graph
 from headstart.models import ARCHITECTURES as ZOO
 from headstart.models import Model, architecture
 from headstart.models.architecture import Hub, Pickled
+from headstart.testing import reference
 
 CLASSES = 11
 SIZE = 64

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 import timm
 import torch
 import torchvision
@@ -32,7 +31,7 @@ from headstart.graph import Graph, fold
 from headstart.models import ARCHITECTURES, Model, architecture
 from headstart.models.architecture import Hub
 from headstart.models.layouts import Layout, fitted, published
-from headstart.testing import relative_error
+from headstart.testing import reference, relative_error
 from headstart.training.run import Run
 
 CLASSES = 11

@@ -46,6 +46,11 @@ def random_params(graph: Graph, seed: int) -> dict[str, np.ndarray]:
 
 def apply(node: Node, w: Mapping[str, np.ndarray], xs: Sequence[np.ndarray]) -> np.ndarray:
     """One node's output; `w`: its parameters by the last part of their names."""
+    output: np.ndarray = _computed(node, w, xs)
+    return output
+
+
+def _computed(node: Node, w: Mapping[str, np.ndarray], xs: Sequence[np.ndarray]) -> Any:
     a, x = node.attrs, xs[0]
     match node.op:
         case "normalize":
@@ -75,7 +80,7 @@ def apply(node: Node, w: Mapping[str, np.ndarray], xs: Sequence[np.ndarray]) -> 
             return _windows(a, x, -np.inf, lambda window: window.max((1, 2)))
         case "avg_pool":
 
-            def total(window: np.ndarray) -> np.ndarray:
+            def total(window: np.ndarray) -> Any:
                 return window.sum((1, 2))
 
             return _windows(a, x, 0.0, total) / _windows(a, np.ones_like(x), float(a["count_padding"]), total)

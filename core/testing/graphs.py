@@ -1,0 +1,200 @@
+"""The graph's meaning: what each op computes, that folding keeps it, and what runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import UnsupportedOpError
+from headstart.contract.protocol import Backend
+from headstart.contract.recipe import Place
+from headstart.features.inference import frozen
+from headstart.graph import OPS, Graph, Node
+from headstart.graph.ops import Op
+from headstart.models.initial import initial_params
+from headstart.store.keys import params_digest
+from headstart.testing import reference
+from headstart.testing.samples import (
+    every_op,
+    images_of,
+    linear_graph,
+    relative_error,
+    shaken,
+    small_model,
+    tiny_model,
+)
+from headstart.testing.suite import Suite, recipe_of
+
+
+class Graphs(Suite):
+    """What graphs mean."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def ops(cls, framework: Backend, place: Place) -> SimpleNamespace:
+        """A graph of every op, a trunk that has computed all of its nodes, and what they are."""
+        graph, rng = every_op(), np.random.default_rng(0)
+        params = {
+            name: rng.uniform(0.3, 1.0, value.shape).astype(np.float32) if value.ndim == 1 else value
+            for name, value in initial_params(graph, 1).items()
+        }
+        x = rng.standard_normal((2, 17, 11, 3)).astype(np.float32)
+        trunk = framework.trunk(graph, params, [node.name for node in graph.nodes[1:]], place)
+        return SimpleNamespace(
+            graph=graph, params=params, x=x, outputs=trunk.run(x), expected=reference.run(graph, params, x)
+        )
+
+    def test_every_op_equals_a_naive_reference(self, framework: Backend, ops: SimpleNamespace) -> None:
+        # two are in the graphs of the suite's models; `native` has no meaning of its own
+        others = {"normalize", "global_avg_pool", "native"}
+        assert {node.op for node in ops.graph.nodes} | others == set(OPS)
+        for node in ops.graph.nodes[1:]:
+            actual = framework.numpy(ops.outputs[node.name])
+            assert relative_error(actual, ops.expected[node.name]) < 1e-5, node.name
+
+    def test_arrays_come_out_as_numpy_in_cores_layout(self, framework: Backend, ops: SimpleNamespace) -> None:
+        shapes = ops.graph.shapes((17, 11, 3))
+        for name in ("conv", "tokens", "out"):  # a map, tokens, a vector
+            array = framework.numpy(ops.outputs[name])
+            assert type(array) is np.ndarray
+            assert array.dtype == np.float32
+            assert array.shape == (2, *shapes[name])
+
+    def test_an_op_without_a_layer_is_refused(
+        self, framework: Backend, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(OPS, "twirl", Op("twirl", lambda a, s: s[0]))
+        graph = Graph((Node("input", "input"), Node("turn", "twirl", ("input",))), "turn")
+        with pytest.raises(UnsupportedOpError, match=rf"{self.backend} backend has no layer for op 'twirl'"):
+            framework.trunk(graph, {}, ["turn"], place)
+
+    @pytest.mark.parametrize("channels", ["rgb", "bgr"])
+    def test_pixels_are_normalized_on_the_device(self, framework: Backend, place: Place, channels: str) -> None:
+        model = shaken(tiny_model())
+        preprocess = replace(images_of(model), channels=channels, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+        graph = model.graph.upto("conv1").normalized(*preprocess.affine(), preprocess.reverse)
+        params = {"conv1.weight": model.params["conv1.weight"]}
+        pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+        trunk = framework.trunk(graph, params, ["conv1"], place)
+        expected = reference.run(graph, params, pixels)["conv1"]
+        assert relative_error(framework.numpy(trunk.run(pixels)["conv1"]), expected) < 1e-5
+
+    def test_folding_changes_nothing(self) -> None:
+        """Nor is there a difference between a network with its batch norms and numpy's."""
+        model = shaken(tiny_model())
+        x = np.random.default_rng(1).standard_normal((3, 32, 32, 3)).astype(np.float32)
+        cuts = ["relu", "block", "layer", "logits"]
+        expected = reference.run(model.graph, model.params, x)
+        for folded in (True, False):
+            outputs = hs.forward(model, x, cuts, backend=self.backend, device="cpu", folded=folded)
+            for cut in cuts:
+                assert relative_error(outputs[cut], expected[model.graph.resolve(cut)]) < 1e-5, (cut, folded)
+
+    def test_low_precision_is_close(self) -> None:
+        model = small_model()
+        x = np.random.default_rng(2).standard_normal((4, 32, 32, 3)).astype(np.float32)
+        run: dict[str, Any] = {"backend": self.backend, "device": "cpu"}
+        low = hs.forward(model, x, "avgpool", **run, precision="bfloat16")["avgpool"]
+        full = hs.forward(model, x, "avgpool", **run)["avgpool"]
+        cosine = (low * full).sum(1) / np.linalg.norm(low, axis=1) / np.linalg.norm(full, axis=1)
+        assert low.dtype == np.float32
+        assert cosine.min() > 0.995
+        assert relative_error(low, full) > 1e-5, "the arithmetic was not in bfloat16"
+
+
+class Trunks(Suite):
+    """What a frozen graph that runs owes."""
+
+    def test_a_trunk_gives_the_nodes_asked_for(self, framework: Backend, place: Place) -> None:
+        """Those and no others, each under its own name, though the next one has the same shape."""
+        graph = every_op()
+        params = reference.random_params(graph, 0)
+        x = np.random.default_rng(3).standard_normal((2, 17, 11, 3)).astype(np.float32)
+        # "up" is the last that they need
+        part = graph.upto("counted", "uncounted", "by_side")
+        names = ["by_side", "uncounted", "counted"]
+        outputs = framework.trunk(part, _of(part, params), names, place).run(x)
+        assert set(outputs) == set(names)
+        expected = reference.run(part, params, x)
+        for name in names:
+            assert relative_error(framework.numpy(outputs[name]), expected[name]) < 1e-5, name
+
+    def test_a_trunk_takes_any_number_of_samples(self, framework: Backend, place: Place) -> None:
+        graph = linear_graph()
+        params = initial_params(graph, 0)
+        trunk = framework.trunk(graph, params, ["fc"], place)
+        x = np.random.default_rng(4).standard_normal((5, 7)).astype(np.float32)
+        expected = reference.run(graph, params, x)["fc"]
+        for start, stop in ((0, 1), (0, 5), (3, 5)):
+            output = framework.numpy(trunk.run(x[start:stop])["fc"])
+            assert relative_error(output, expected[start:stop]) < 1e-5
+
+    def test_parameters_of_every_op_come_back_as_they_went_in(self, framework: Backend, place: Place) -> None:
+        """Of every shape: a square weight that comes back the other way round is as large as before."""
+        graph, rng = every_op(), np.random.default_rng(5)
+        params = {name: rng.random(shape).astype(np.float32) for name, shape in graph.param_shapes().items()}
+        trainer = framework.trainer(graph, params, recipe_of(), place)
+        trunk = framework.trunk(graph, params, [graph.output], place)
+        for returned in (trainer.params(), trunk.params()):
+            assert returned.keys() == params.keys()
+            for name, value in params.items():
+                np.testing.assert_array_equal(returned[name], value, err_msg=name)
+
+    def test_the_parameters_of_a_trunk_are_those_that_it_runs_with(self, framework: Backend, place: Place) -> None:
+        """`params` reads the device's copy. What the caller does to the arrays that it had given, the device may
+        share; then both change."""
+        graph = linear_graph()
+        params = initial_params(graph, 0)
+        x = np.random.default_rng(6).standard_normal((3, 7)).astype(np.float32)
+        trunk = framework.trunk(graph, params, ["fc"], place)
+        for value in params.values():
+            value += 1
+        output, current = framework.numpy(trunk.run(x)["fc"]), trunk.params()
+        assert relative_error(output, reference.run(graph, current, x)["fc"]) < 1e-5, "these are not what ran"
+
+    def test_the_parameters_of_a_trunk_are_read_from_the_device(self, framework: Backend, place: Place) -> None:
+        """`fit` compares them with what went in: a copy that never left the host would always agree."""
+        graph = linear_graph()
+        params = initial_params(graph, 0)
+        trunk = framework.trunk(graph, params, ["fc"], place)
+        trunk.run(np.ones((1, 7), np.float32))
+        self.disturb(trunk)
+        assert params_digest(trunk.params()) != params_digest(initial_params(graph, 0))
+
+    def disturb(self, trunk: Any) -> None:
+        """Change some weight of a trunk where it lies on the device. Override it: only the backend's own
+        distribution knows how."""
+        pytest.skip(f"nobody says where {self.backend} keeps its weights: override `disturb`")
+
+    def test_the_trunk_that_ran_is_checked(self, framework: Backend, place: Place) -> None:
+        """The digest that `fit` compares is taken from the device's copy, and sees a single changed weight."""
+        model = tiny_model()
+        graph, params = frozen(model.graph.upto("avgpool"), model.params, ["avgpool"])
+        changed = {**params, "bn1.bias": np.nextafter(params["bn1.bias"], np.float32(9))}
+        digests = [
+            params_digest(framework.trunk(graph, p, ["avgpool"], place).params()) for p in (params, changed)
+        ]
+        assert digests[0] == params_digest(params)
+        assert digests[1] != digests[0]
+
+    def test_what_a_trunk_is_given_is_left_as_it_is(self, framework: Backend, place: Place) -> None:
+        graph = linear_graph()
+        params = initial_params(graph, 0)
+        x = np.random.default_rng(7).standard_normal((3, 7)).astype(np.float32)
+        before = {name: value.copy() for name, value in params.items()}, x.copy()
+        trunk = framework.trunk(graph, params, ["fc"], place)
+        first = framework.numpy(trunk.run(x)["fc"]).copy()
+        np.testing.assert_array_equal(x, before[1])
+        for name, value in params.items():
+            np.testing.assert_array_equal(value, before[0][name])
+        np.testing.assert_array_equal(framework.numpy(trunk.run(x)["fc"]), first, "a second run gives the same")
+
+
+def _of(graph: Graph, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: params[name] for name in graph.param_shapes()}
