@@ -7,9 +7,8 @@ read from their table when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field
-from importlib import import_module
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any
@@ -25,7 +24,7 @@ HEADS = (*RUNS, "sweep")
 HERE = ("fit", "sweep", "plan", "compare_modes")
 """those that compute in the process that calls them"""
 
-Names = Callable[[], tuple[str, ...]]
+Names = Callable[[], Iterable[str]]
 
 
 # ---- what an option may be
@@ -53,18 +52,6 @@ def whole(least: int, bits: int | None = None) -> Rule:
         return number and value >= least and (bits is None or value < 2**bits)
 
     return Rule(f"an integer of {least} or more" + ("" if bits is None else f", below 2**{bits}"), holds, int)
-
-
-def names_in(table: str) -> Names:
-    """The names in a table, or those that a function returns, by "module:attribute"; read when they are asked for,
-    as most stand beside numpy."""
-
-    def names() -> tuple[str, ...]:
-        module, _, attribute = table.partition(":")
-        known = getattr(import_module(module), attribute)
-        return tuple(known() if callable(known) else known)
-
-    return names
 
 
 def one_of(names: Names) -> Rule:
@@ -132,7 +119,7 @@ class Option:
     @property
     def allowed(self) -> tuple[str, ...] | None:
         """The names it may be, where those can be listed. Reading them may import numpy."""
-        return None if self.rule.names is None else self.rule.names()
+        return None if self.rule.names is None else tuple(self.rule.names())
 
     @property
     def expects(self) -> str:

@@ -16,7 +16,7 @@ Invariant: importing this needs no numpy; see `option`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +34,6 @@ from headstart.training.option import (
     SWITCH,
     Option,
     Rule,
-    names_in,
     one_known,
     one_of,
     option,
@@ -60,6 +59,54 @@ def scale_of(text: str) -> float | dict[str, float]:
         ) from None
 
 
+# ---- the names that options may be. They are imported late, as numpy comes with most
+
+
+def _modes() -> Iterable[str]:
+    from headstart.training.modes import MODES
+
+    return MODES
+
+
+def _optimizers() -> Iterable[str]:
+    from headstart.contract.optimizers import OPTIMIZERS
+
+    return OPTIMIZERS
+
+
+def _schedules() -> Iterable[str]:
+    from headstart.contract.optimizers import SCHEDULES
+
+    return SCHEDULES
+
+
+def _backends() -> Iterable[str]:
+    from headstart.contract.registry import names
+
+    return names()
+
+
+def _devices() -> Iterable[str]:
+    from headstart.contract.registry import devices
+
+    return devices()
+
+
+def _precisions() -> Iterable[str]:
+    from headstart.contract.recipe import PRECISIONS
+
+    return PRECISIONS
+
+
+def _dtypes() -> Iterable[str]:
+    from headstart.features.trunk_keys import DTYPES
+
+    return DTYPES
+
+
+# ---- the options
+
+
 @dataclass(frozen=True)
 class Training:
     """What is trained, and how."""
@@ -67,7 +114,7 @@ class Training:
     mode: str = option(
         "cached",
         "scratch, full, frozen, cached or staged.",
-        Rule("a name: one of {names}", NAME.holds, names=names_in("headstart.training.modes:MODES")),
+        Rule("a name: one of {names}", NAME.holds, names=_modes),
         takers=("fit",),
         recorded=False,
         more='"cached": the trunk runs once, its features are stored and the head is trained on them. '
@@ -90,7 +137,7 @@ class Training:
     optimizer: str | Optimizer | None = option(
         None,
         "adamw or sgd.",
-        one_known(names_in("headstart.contract.optimizers:OPTIMIZERS"), "{names}, an hs.SGD or an hs.AdamW"),
+        one_known(_optimizers, "{names}, an hs.SGD or an hs.AdamW"),
         takers=FUNCTIONS,
         unset="by mode",
         more="In Python also an `hs.AdamW` or `hs.SGD`. The defaults are those of `headstart.training.modes`.",
@@ -114,7 +161,7 @@ class Training:
     schedule: str | Schedule = option(
         "constant",
         "constant or cosine.",
-        one_known(names_in("headstart.contract.optimizers:SCHEDULES"), "{names}, or an hs.Schedule"),
+        one_known(_schedules, "{names}, or an hs.Schedule"),
         takers=HEADS,
         more="In Python also an `hs.Schedule`, which brings its own warm-up.",
     )
@@ -164,7 +211,7 @@ class Computing:
     backend: str | None = option(
         None,
         "torch, keras or jax.",
-        one_known(names_in("headstart.contract.registry:names")),
+        one_known(_backends),
         takers=HERE,
         unset="HEADSTART_BACKEND, else the only one",
         recorded=False,
@@ -172,13 +219,13 @@ class Computing:
     device: str = option(
         "auto",
         "auto, cpu or cuda.",
-        one_known(names_in("headstart.contract.registry:devices")),
+        one_known(_devices),
         takers=FUNCTIONS,
     )
     precision: str = option(
         "float32",
         "Arithmetic: float32 or bfloat16.",
-        one_known(names_in("headstart.contract.recipe:PRECISIONS")),
+        one_known(_precisions),
         takers=FUNCTIONS,
     )
     workers: int | None = option(
@@ -199,7 +246,7 @@ class Caching:
     dtype: str = option(
         "float16",
         "Type of stored features: float16, float32 or bfloat16.",
-        one_of(names_in("headstart.features.extract:DTYPES")),
+        one_of(_dtypes),
         takers=FUNCTIONS,
         recorded="feature_dtype",
     )

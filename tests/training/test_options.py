@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sensible_options import SENSIBLE
 
 import headstart as hs
 from headstart.common.errors import SettingError
@@ -25,35 +26,6 @@ from headstart.training.write_keywords import FILE, keywords_text
 
 pytestmark = pytest.mark.neutral
 
-SENSIBLE: dict[str, Any] = {
-    "mode": "full",
-    "cut": "layer3",
-    "epochs": 2,
-    "batch_size": 8,
-    "optimizer": hs.SGD(lr=0.5),
-    "lr": 0.1,
-    "lr_scale": {"layer3": 0.1},
-    "schedule": hs.Schedule("cosine", 0.25),
-    "warmup": 0.25,
-    "label_smoothing": 0.1,
-    "augment": hs.Augment(crop=None),
-    "batch_norm": "train",
-    "head_epochs": 3,
-    "seed": 7,
-    "backend": "jax",
-    "device": "cpu",
-    "precision": "bfloat16",
-    "workers": 2,
-    "dtype": "float32",
-    "cache": Path("features"),
-    "views": 4,
-    "memory": "512MB",
-    "on_epoch": print,
-    "tensorboard": Path("curves"),
-    "debug_nans": True,
-    "profile": Path("trace"),
-}
-"""a value for each option that is not its default"""
 WRONG = [3.5, "", object(), True]
 """one of which each rule that is checked alone must refuse"""
 

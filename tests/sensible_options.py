@@ -1,0 +1,37 @@
+"""A value for each option of training that is not its default: a new option needs one here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import headstart as hs
+
+SENSIBLE: dict[str, Any] = {
+    "mode": "full",
+    "cut": "layer3",
+    "epochs": 2,
+    "batch_size": 8,
+    "optimizer": hs.SGD(lr=0.5),
+    "lr": 0.1,
+    "lr_scale": {"layer3": 0.1},
+    "schedule": hs.Schedule("cosine", 0.25),
+    "warmup": 0.25,
+    "label_smoothing": 0.1,
+    "augment": hs.Augment(crop=None),
+    "batch_norm": "train",
+    "head_epochs": 3,
+    "seed": 7,
+    "backend": "jax",
+    "device": "cpu",
+    "precision": "bfloat16",
+    "workers": 2,
+    "dtype": "float32",
+    "cache": Path("features"),
+    "views": 4,
+    "memory": "512MB",
+    "on_epoch": print,
+    "tensorboard": Path("curves"),
+    "debug_nans": True,
+    "profile": Path("trace"),
+}
