@@ -29,6 +29,7 @@ def test_every_row_is_that_of_its_sample(first: int, tmp_path: Path, monkeypatch
     assert interrupts > 5
 
 
+@pytest.mark.each
 def test_in_the_real_framework(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Duplicates in a class, in both, and in both parts of a split; broken files; shuffled; interrupted where one
     cut has its first batch and the other has not."""

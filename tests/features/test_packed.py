@@ -551,6 +551,7 @@ def test_the_page_is_right_about_weights() -> None:
 # ----------------------------------------------------------------------------------------- on the command line
 
 
+@pytest.mark.each
 def test_extract_saves(tmp_path: Path, backend: str, monkeypatch: Any, capsys: Any) -> None:
     rng = np.random.default_rng(0)
     for k in range(6):

@@ -748,6 +748,7 @@ REAL: dict[str, Change] = {
 }
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("name", REAL)
 def test_really_computed(case: Case, backend: str, name: str) -> None:
     case.settings["backend"] = backend
@@ -784,7 +785,7 @@ def explained(*options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.usefixtures("backend")  # where it is installed
+@pytest.mark.each  # where it is installed
 def test_the_command_explains_without_a_framework(case: Case, counting: Counting, tmp_path: Path) -> None:
     case.model = hs.model("lenet", classes=["a", "b"])
     case.cache = Path(os.environ["HEADSTART_CACHE"])

@@ -600,14 +600,14 @@ def test_a_killed_client_begins_where_it_ended(server: HubServer, tmp_path: Path
     assert server.gets()[-1].sent == len(published()) - have
 
 
-@pytest.mark.usefixtures("backend")  # which the clients do not import
+@pytest.mark.each  # which the clients do not import
 def test_two_clients_at_once_download_once(server: HubServer, tmp_path: Path) -> None:
     clients = [client(server, tmp_path) for _ in range(2)]
     assert [finished(process) for process in clients] == [expected()] * 2
     assert server.sent() == len(published())
 
 
-@pytest.mark.usefixtures("backend")  # where it is installed
+@pytest.mark.each  # where it is installed
 def test_nothing_of_the_hub_is_imported_before_it_is_asked(tmp_path: Path) -> None:
     code = "import sys, headstart as hs; hs.model('lenet'); hs.model('resnet18_half', weights='tinyimagenet')"
     code += (
@@ -723,6 +723,7 @@ def test_the_maintainers_table(
     assert hub.read_pins(table)[f"{REPO}/{FILE}"].revision == moved
 
 
+@pytest.mark.each
 def test_predict_with_a_model_as_it_is(
     server: HubServer, console: Console, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -379,7 +379,7 @@ class Parsed(HTMLParser):
         {"script": self.scripts, "style": self.styles}.get(self._open, self.texts).append(data)
 
 
-@pytest.mark.usefixtures("backend")  # where it is installed
+@pytest.mark.each  # where it is installed
 def test_importing_the_report_imports_neither_bokeh_nor_a_framework() -> None:
     code = "import sys, headstart.report; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -411,7 +411,7 @@ def test_the_root_comes_from_argument_environment_or_user_folder(
     assert "headstart" in FeatureStore().root.parts
 
 
-@pytest.mark.usefixtures("backend")  # where it is installed
+@pytest.mark.each  # where it is installed
 def test_importing_is_light() -> None:
     heavy = ("platformdirs", "safetensors", "rich", "torch", "tensorflow", "keras", "jax", "PIL", "sklearn")
     program = f"import headstart.features, sys; print([name for name in {heavy} if name in sys.modules])"

@@ -193,6 +193,7 @@ def test_a_limit_that_is_no_size(tmp_path: Path, limit: Limit, text: str) -> Non
         FeatureStore(tmp_path).make_room(1)
 
 
+@pytest.mark.each
 def test_an_extraction_makes_room_for_itself(root: Path, limit: Limit, backend: str) -> None:
     keys = by_age(root)
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)

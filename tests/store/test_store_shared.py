@@ -391,6 +391,7 @@ def test_gc_ignores_shared_caches(shared: Stored, own: Path) -> None:
     assert reader(shared, own).missing(shared.ids) == []
 
 
+@pytest.mark.each
 def test_an_extraction_uses_a_shared_cache(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
     data = hs.data.arrays(images, np.arange(12) % 2)
