@@ -11,5 +11,6 @@ DESCRIPTION = Description(
     abilities=frozenset({HEADS, MEMORY, PROFILE, WRAP}),
     exports={"jax": ()},
     wraps="a flax.nnx.Module, or two JAX functions (trunk, head) with params=(trunk_params, head_params)",
+    quiet={"TF_CPP_MIN_LOG_LEVEL": "3"},  # XLA's, too
     order=3,
 )

@@ -14,5 +14,6 @@ DESCRIPTION = Description(
     wraps="a functional keras.Model",
     # on these engines its models are their modules, too
     asked_before=("torch", "jax"),
+    quiet={"TF_CPP_MIN_LOG_LEVEL": "3"},  # XLA's, too
     order=2,
 )

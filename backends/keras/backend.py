@@ -79,10 +79,22 @@ class KerasBackend:
         return import_module("headstart.backends.keras.exports")  # which needs TensorFlow, whatever the engine
 
 
+# variable -> others that say the same
+ENGINES_COUNTS = {
+    **COUNTS,
+    "TF_NUM_INTRAOP_THREADS": (),
+    "TF_NUM_INTEROP_THREADS": (),
+    "PJRT_NPROC": ("NPROC",),  # XLA's in JAX
+}
+
+
 # Engines count the CPUs that they may run on when they first compute, not the time that control groups give them.
-allowed = cpus_allowed()
-if allowed.limited:
-    for variable, others in COUNTS.items():
+def keep_to_quota() -> None:
+    allowed = cpus_allowed()
+    for variable, others in ENGINES_COUNTS.items() if allowed.limited else ():
         if not any(os.environ.get(name) for name in others):
             os.environ.setdefault(variable, str(allowed.count))
+
+
+keep_to_quota()
 BACKEND = KerasBackend()

@@ -1496,8 +1496,10 @@ def _import_quietly(backend: str, device: str, precision: str) -> None:
     TensorFlow logs there before any of its settings are read."""
     from headstart.contract import registry
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quietly(watched=not any(module in sys.modules for module in registry.describe(backend).modules)):
+    about = registry.describe(backend)
+    for variable, value in about.quiet.items():
+        os.environ.setdefault(variable, value)
+    with quietly(watched=not any(module in sys.modules for module in about.modules)):
         registry.load(backend).place(device, precision)
 
 

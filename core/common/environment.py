@@ -23,13 +23,9 @@ WAITING: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "KMP_BLOCKTIME": ("0", ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_LIBRARY")),
 }
 """variable -> what it is set to, and the others that say the same"""
-COUNTS: Mapping[str, tuple[str, ...]] = {
-    "OMP_NUM_THREADS": ("MKL_NUM_THREADS",),
-    "TF_NUM_INTRAOP_THREADS": (),
-    "TF_NUM_INTEROP_THREADS": (),
-    "PJRT_NPROC": ("NPROC",),  # XLA's in JAX
-}
-"""variables that hold a number of threads, and others that do"""
+COUNTS: Mapping[str, tuple[str, ...]] = {"OMP_NUM_THREADS": ("MKL_NUM_THREADS",)}
+"""variables that hold a number of threads, and others that do. What one framework alone reads, and not before it
+computes, its backend sets"""
 
 
 def for_frameworks(environment: Mapping[str, str], cpus: Cpus | None = None) -> dict[str, str]:

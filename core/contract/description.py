@@ -50,6 +50,9 @@ class Description:
     asked_before: tuple[str, ...] = ()
     """names of backends that the modules of this one may look like, as it can run upon their frameworks: of whose
     a module is, this one is asked first"""
+    quiet: Mapping[str, str] = field(default_factory=dict)
+    """variables of the environment, and what a command sets them to, where they are not set, before the framework
+    is imported: against lines on standard error that no setting of it can still stop"""
     order: int = 1000
     """its place among the names of all backends; equal ones stand by name"""
 

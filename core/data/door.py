@@ -38,14 +38,6 @@ def described(thing: Any, argument: str) -> tuple[str, str]:
     if "headstart" in modules:
         kind = {"FeatureSet": "a FeatureSet", "Run": "a Run", "Model": "a model"}.get(name, f"a {name}")
         return kind, "data come second, after the model" if name == "Model" else ""
-    if modules & {"torchvision", "torch"}:
-        return of, _of_torch(thing, argument, types)
-    if modules & {"tensorflow", "keras", "jax", "jaxlib", "numpy"} and hasattr(thing, "__array__"):
-        return of, f"{ARRAYS}, of uint8 images (n, h, w, 3)"
-    if "tensorflow" in modules:
-        return of, (
-            f"images, labels = zip(*{argument}.unbatch().as_numpy_iterator()), then {ARRAYS}, of uint8 images"
-        )
     if "datasets" in modules:
         if isinstance(thing, Mapping):
             return of, f"take one of its splits, {argument}[{next(iter(thing), 'train')!r}]"
@@ -54,6 +46,8 @@ def described(thing: Any, argument: str) -> tuple[str, str]:
         )
     if "pandas" in modules:
         return of, "hs.data.arrays(list(table['image']), table['label']), of columns with images and labels"
+    if mend := _by_kind(thing, argument, {name for _, name in types}):
+        return of, mend
     if isinstance(thing, Iterator):
         return f"a {name}, which can be read once only", f"make lists of images and labels, then {ARRAYS}"
     if isinstance(thing, tuple | list) and thing and all(isinstance(part, Dataset) for part in thing):
@@ -65,21 +59,23 @@ def described(thing: Any, argument: str) -> tuple[str, str]:
     return f"a {name}", ARRAYS
 
 
-def _of_torch(thing: Any, argument: str, types: list[tuple[str, str]]) -> str:
-    names = {name for _, name in types}
-    if "DataLoader" in names:
-        inner = getattr(thing, "dataset", None)
-        inner_types = [(kind.__module__, kind.__name__) for kind in type(inner).__mro__]
-        return _of_torch(inner, f"{argument}.dataset", inner_types)
-    if names & {"ImageFolder", "DatasetFolder"}:
+def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
+    """What to write of data sets and arrays as several libraries have them, by what they are called and can do."""
+    if "DataLoader" in kinds:
+        return described(getattr(thing, "dataset", None), f"{argument}.dataset")[1]
+    if kinds & {"ImageFolder", "DatasetFolder"}:
         return f"hs.data.folder({str(getattr(thing, 'root', 'path'))!r})"
-    if "Tensor" in names:
-        return f"{ARRAYS}, of uint8 images (n, h, w, 3)"
-    if "TensorDataset" in names:
+    if "TensorDataset" in kinds:
         return (
             f"images, labels = {argument}.tensors, then {ARRAYS}, of uint8 images (n, h, w, 3) "
             "(of (n, 3, h, w): images.permute(0, 2, 3, 1))"
         )
-    if "IterableDataset" in names:
+    if "IterableDataset" in kinds:
         return f"images, labels = zip(*{argument}), then {ARRAYS}"
-    return f"{PAIRS.format(argument)}, of Pillow images or uint8 arrays, without a transform to floats"
+    if hasattr(thing, "as_numpy_iterator"):
+        return f"images, labels = zip(*{argument}.unbatch().as_numpy_iterator()), then {ARRAYS}, of uint8 images"
+    if hasattr(thing, "__array__"):
+        return f"{ARRAYS}, of uint8 images (n, h, w, 3)"
+    if "Dataset" in kinds:
+        return f"{PAIRS.format(argument)}, of Pillow images or uint8 arrays, without a transform to floats"
+    return ""

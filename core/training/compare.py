@@ -227,7 +227,7 @@ def _run_child(
     spec: Spec, name: str, add: Callable[[dict[str, Any]], None], listener: Listener
 ) -> dict[str, str] | None:
     """Run one backend's modes in a child; each row goes to `add`. Returns what went wrong, if anything."""
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **for_frameworks(os.environ)}
+    environment = {**registry.describe(name).quiet, **os.environ, **for_frameworks(os.environ)}
     error: dict[str, str] | None = None
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(

@@ -143,3 +143,17 @@ def test_a_model_of_other_numbers_trains(own: Any, policy: str, tmp_path: Path) 
     moved = [np.array_equal(value, model.params[name]) for name, value in run.model.params.items()]
     assert not any(moved)
     assert run.predict(X).dtype == np.float32
+
+
+def test_engines_keep_to_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.backends.keras import backend as module
+    from headstart.common.machine import Cpus
+
+    said = {"NPROC": "1", "TF_NUM_INTEROP_THREADS": "9", "MKL_NUM_THREADS": "2"}
+    for limited, told in ((False, {}), (True, {"TF_NUM_INTRAOP_THREADS": "3"})):
+        environment = dict(said)
+        monkeypatch.setattr(module.os, "environ", environment)
+        monkeypatch.setattr(module, "cpus_allowed", lambda limited=limited: Cpus(3, limited))
+        module.keep_to_quota()
+        monkeypatch.undo()
+        assert environment == said | told
