@@ -144,7 +144,7 @@ class Modules(Suite):
         assert sum(path.stat().st_size for path in files) > 100
 
     @pytest.mark.parametrize("dtype", ["float32", "float16"])
-    def test_features_are_handed_out_without_a_copy(self, dtype: str) -> None:
+    def test_features_are_handed_out_without_a_copy(self, framework: Backend, dtype: str) -> None:
         """As the framework's own tensors, which share the array's memory."""
         targets = registry.describe(self.backend).exports
         if not targets:
@@ -154,9 +154,8 @@ class Modules(Suite):
                 pytest.skip(f"{target!r} needs {missing[0]}, which is not installed")
             array = aligned_empty((6, 5), np.dtype(dtype))
             array[:] = np.arange(30).reshape(6, 5)
-            name, exports = registry.exporting(target)
-            assert name == self.backend
-            tensor = exports.tensor(array)
+            assert registry.exporting(target)[0] == self.backend
+            tensor = framework.exports().tensor(array)
             np.testing.assert_array_equal(np.asarray(tensor), array)
             array[2, 3] = 99
             assert np.asarray(tensor)[2, 3] == 99, "it is a copy"

@@ -7,40 +7,16 @@ is installed is tested.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 import pytest
+from conformance import Jax, Keras, Torch
 from families import SMALL
 
 from headstart.contract import registry
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.testing import BackendConformance, reference, relative_error
-
-
-class Torch(BackendConformance):
-    def run_native(self, native: Any, images: np.ndarray) -> Any:
-        import torch
-
-        with torch.inference_mode():
-            return native(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-
-    def disturb(self, trunk: Any) -> None:
-        next(trunk.network.parameters()).add_(1)
-
-
-class Keras(BackendConformance):
-    def disturb(self, trunk: Any) -> None:
-        weight = trunk.model.weights[0]
-        weight.assign(weight + 1)
-
-
-class Jax(BackendConformance):
-    def disturb(self, trunk: Any) -> None:
-        import jax
-
-        trunk._inner.state = jax.tree.map(lambda array: array + 1, trunk.state)
 
 
 class EveryFamily:
