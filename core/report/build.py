@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from headstart.common.sizes import binary_size
 from headstart.report import figures
+from headstart.report.cards import (
+    LARGEST,
+    Images,
+    errors_card,
+    kernel_cards,
+)
 from headstart.report.looks import looks
+from headstart.report.repeat import machine_line, repetition
 from headstart.report.series import (
     PHASES,
     BreakEven,
     Point,
     Row,
     break_even,
-    confused,
     diverged,
     finite,
     loss_limit,
@@ -34,11 +37,21 @@ from headstart.report.series import (
 )
 
 FOLDER = Path(__file__).parent
-LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last rows first
-CLASSES_IN_A_MATRIX = 30
-CONFUSED_PAIRS = 20
-IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 PICTURES = "<!-- pictures -->"  # where they go once all else is there
+COLUMNS = (
+    ("run", "text"),
+    ("backend", "text"),
+    ("mode", "text"),
+    ("cut", "text"),
+    ("val accuracy", "number"),
+    ("val loss", "number"),
+    ("s/epoch", "number"),
+    ("extraction, s", "number"),
+    ("total, s", "number"),
+    ("speed-up", "number"),
+    ("trained", "number"),
+    ("pays off", "number"),
+)
 
 
 @dataclass
@@ -50,35 +63,13 @@ class Cell:
     """what it is sorted by; None comes last in either direction"""
 
 
-@dataclass
-class Images:
-    """Pictures by number: each is in the page once, however often it is shown."""
-
-    uris: dict[str, int] = field(default_factory=dict)
-
-    def number(self, uri: Any) -> int | None:
-        """None for what is no picture."""
-        if not isinstance(uri, str) or not IMAGE.fullmatch(uri):
-            return None
-        return self.uris.setdefault(uri, len(self.uris))
-
-    def within(self, room: int) -> dict[str, str]:
-        """Number -> picture, of as many as fit into so many bytes."""
-        kept: dict[str, str] = {}
-        for uri, number in self.uris.items():
-            room -= len(uri) + 16
-            if room >= 0:
-                kept[str(number)] = uri
-        return kept
-
-
 def build(content: Mapping[str, Any]) -> str:
     """See `headstart.report.page`."""
     known = figures.cleaned(content)
     # The order of the table at first, and of everything behind it: what is best comes first.
     rows = sorted(known["rows"], key=lambda row: (diverged(row), *_last_if_none(row.get("val_accuracy"))))
     images = Images()
-    kernels = _kernels(known["rows"], images)  # first, so that they are the last to be left out
+    kernels = kernel_cards(known["rows"], images)  # first, so that they are the last to be left out
     html: str = _template().render(
         title=known.get("title") or f"headstart on {known['data'].get('name')}",
         created=known.get("created"),
@@ -96,10 +87,10 @@ def build(content: Mapping[str, Any]) -> str:
         diverged=_diverged(rows),
         bars=_bars(known["rows"]),
         pays=[_paying(row, i) for i, row in enumerate(_cached(known["rows"]))],
-        errors_of=[_errors(row, known, images) for row in rows if row.get("validation")],
+        errors_of=[errors_card(row, known, images) for row in rows if row.get("validation")],
         kernels=kernels,
         failed=known.get("errors") or {},
-        repeat=_repeat(known),
+        repeat=repetition(known),
     )
     chosen = images.within(LARGEST - len(html.encode()))
     return html.replace(PICTURES, f'<script type="application/json" id="pictures">{script_json(chosen)}</script>')
@@ -156,7 +147,7 @@ def _summary(known: Mapping[str, Any], rows: Sequence[Row]) -> str:
         if data.get(part)
     ]
     samples = f"{' and '.join(counts)} samples in {len(data.get('classes') or ())} classes"
-    machine = _machine(known)
+    machine = machine_line(known)
     runs = f"{len(rows)} run{'' if len(rows) == 1 else 's'}{f' on {machine}' if machine else ''}"
     text = f"{data.get('name')}: {samples if counts else 'no samples'}. "
     text += f"Model {model.get('name')} ({', '.join(about)}). {runs}."
@@ -171,30 +162,6 @@ def _summary(known: Mapping[str, Any], rows: Sequence[Row]) -> str:
         if finite(row.get("speedup_over_frozen")) is not None
     ]
     return text + (f" Speed-up of an epoch by the cache: {', '.join(faster)}." if faster else "")
-
-
-def _machine(known: Mapping[str, Any]) -> str:
-    """Its processor, and the rest if known."""
-    machine = known.get("machine") or {}
-    cores, memory = machine.get("cores"), machine.get("memory_bytes")
-    facts = [machine.get("cpu"), cores and f"{cores} core{'' if cores == 1 else 's'}"]
-    return ", ".join(filter(None, [*facts, memory and f"{binary_size(memory)} of memory"]))
-
-
-COLUMNS = (
-    ("run", "text"),
-    ("backend", "text"),
-    ("mode", "text"),
-    ("cut", "text"),
-    ("val accuracy", "number"),
-    ("val loss", "number"),
-    ("s/epoch", "number"),
-    ("extraction, s", "number"),
-    ("total, s", "number"),
-    ("speed-up", "number"),
-    ("trained", "number"),
-    ("pays off", "number"),
-)
 
 
 def _cells(row: Row) -> list[Cell]:
@@ -319,167 +286,4 @@ def _paying(row: Row, number: int) -> dict[str, Any]:
 # ---- errors and kernels
 
 
-def _errors(row: Row, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
-    """A row's confusion matrix, or the pairs of classes confused most, and its worst errors."""
-    validation = row["validation"]
-    classes = row.get("classes") or (known.get("data") or {}).get("classes") or ()
-    pictures = known.get("pictures") or {}
-
-    def name(index: Any) -> str:
-        known = isinstance(index, int) and 0 <= index < len(classes)
-        return str(classes[index] if known else index)
-
-    cells = [(int(t), int(p), int(n)) for t, p, n in validation.get("confusion") or ()]
-    lost_samples = int(finite(validation.get("not_finite")) or 0)  # taken for no class
-    samples = sum(n for _, _, n in cells) + lost_samples
-    wrong = sum(n for t, p, n in cells if t != p) + lost_samples
-    of_class: dict[int, int] = {}
-    for true, _, n in cells:
-        of_class[true] = of_class.get(true, 0) + n
-    card: dict[str, Any] = {
-        "label": row["label"],
-        "count": f"{wrong:,} of {samples:,} wrong" if samples else "",
-        "matrix": None,
-        "pairs": None,
-        "worst": [
-            {
-                "picture": images.number(pictures.get(str(one.get("id")))),
-                "id": one.get("id"),
-                "true": name(one.get("label")),
-                "predicted": name(one.get("predicted")),
-                "probability": figures.percent(one.get("probability")),
-            }
-            for one in validation.get("worst") or ()
-        ],
-    }
-    if len(classes) > CLASSES_IN_A_MATRIX:
-        card["pairs"] = [
-            {"true": name(t), "predicted": name(p), "count": n, "of": of_class[t]}
-            for t, p, n in confused(cells, CONFUSED_PAIRS)
-        ]
-    elif cells:
-        counts = {(t, p): n for t, p, n in cells}
-        card["matrix"] = {"names": list(classes), "lines": list(_lines(counts, of_class, len(classes)))}
-    return card
-
-
-def _lines(
-    counts: Mapping[tuple[int, int], int], of_class: Mapping[int, int], classes: int
-) -> Iterator[list[dict[str, Any]]]:
-    """The matrix's rows: counts, and the class that colours a cell, "w3": wrong, by its share of the true class in
-    tenths. Short, since there may be many."""
-    for true in range(classes):
-        line = []
-        for predicted in range(classes):
-            n = counts.get((true, predicted), 0)
-            share = min(1.0, max(0.0, n / of_class[true])) if n and of_class[true] else 0.0
-            tenths = round(10 * share) if true == predicted else round(1.5 + 8.5 * share)
-            line.append({"n": n, "style": f"{'r' if true == predicted else 'w'}{tenths}"})
-        yield line
-
-
-def _kernels(rows: Sequence[Row], images: Images) -> list[dict[str, Any]]:
-    """A card for each triple of pictures that differs; runs whose kernels are the same share one."""
-    cards: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        pictures = row.get("kernels")
-        if not pictures:
-            continue
-        three = tuple(images.number(pictures.get(name)) for name in ("before", "after", "difference"))
-        largest = pictures.get("max_difference")
-        if largest == 0:
-            words = "exactly 0: frozen"
-        elif finite(largest) is None:
-            words = "not finite: the training diverged"
-        else:
-            words = f"{float(largest):.3g}"
-        key = (*three, pictures.get("node"), words)
-        card = cards.setdefault(
-            key,
-            {
-                "labels": [],
-                "three": list(zip(("before", "after", "difference"), three, strict=True)),
-                "words": words,
-                "node": pictures.get("node"),
-                "shown": pictures.get("shown"),
-                "of": pictures.get("of"),
-            },
-        )
-        card["labels"].append(row["label"])
-    return list(cards.values())
-
-
 # ---- how to repeat it
-
-
-def _repeat(known: Mapping[str, Any]) -> dict[str, Any]:
-    machine, data, model = (known.get(name) or {} for name in ("machine", "data", "model"))
-    facts = {
-        "headstart": known.get("headstart"),
-        "made": known.get("created"),
-        "machine": _machine(known),
-        "system": machine.get("system"),
-        "python": machine.get("python"),
-        **{
-            f"versions, {backend}": ", ".join(f"{name} {version}" for name, version in (found or {}).items())
-            for backend, found in (known.get("versions") or {}).items()
-        },
-        "seed": ", ".join(dict.fromkeys(_short((row.get("settings") or {}).get("seed")) for row in known["rows"])),
-        **{f"data, {name}": _fact(value) for name, value in data.items() if name not in ("skipped", "classes")},
-        "classes": ", ".join(map(str, data.get("classes") or ())),
-        **{f"model, {name}": _fact(value) for name, value in model.items()},
-    }
-    settings = {row["label"]: _flat(row.get("settings") or {}) for row in known["rows"]}
-    names = list(dict.fromkeys(name for one in settings.values() for name in one))
-    names = [name for name in names if not name.startswith("versions.")]
-    same = {name: {one.get(name, figures.NONE) for one in settings.values()} for name in names}
-    return {
-        "command": _command(known.get("command") or ()),
-        "facts": {name: value for name, value in facts.items() if value},
-        "asked": _flat(known.get("settings") or {}),
-        "same": {name: next(iter(values)) for name, values in same.items() if len(values) == 1},
-        "differing": [name for name, values in same.items() if len(values) > 1],
-        "settings": settings,
-        "skipped": [tuple(line) for line in data.get("skipped") or ()],
-    }
-
-
-def _command(argv: Sequence[Any]) -> str:
-    """What to type, without the folder that headstart is installed in on the machine it ran on."""
-    if not argv:
-        return ""
-    first, *rest = map(str, argv)
-    place = PurePath(first.replace("\\", "/"))
-    if place.name == "__main__.py":
-        return shlex.join(["python", "-m", place.parent.name, *rest])
-    name = place.name.removesuffix(".exe")
-    return shlex.join([name if name == "headstart" else first, *rest])
-
-
-def _flat(given: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """{"optimizer": {"head": {"name": "adamw"}}} -> {"optimizer.head.name": "adamw"}"""
-    found: dict[str, str] = {}
-    for name, value in given.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{before}{name}.")
-        else:
-            found[f"{before}{name}"] = _short(value)
-    return found
-
-
-def _fact(value: Any) -> str:
-    return figures.count(value) if isinstance(value, int) else _short(value)
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return figures.NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list):
-        return ", ".join(map(_short, value)) or "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_short(one)}" for name, one in value.items()) or "none"
-    return str(value)

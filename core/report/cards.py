@@ -1,0 +1,141 @@
+"""The cards of a page that hold pictures: what a run got wrong, and the first kernels before and after.
+
+Invariant: a page stays small enough to be opened; pictures that would make it larger are left out and said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headstart.report import figures
+from headstart.report.series import (
+    Row,
+    confused,
+    finite,
+)
+
+LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last rows first
+
+
+CLASSES_IN_A_MATRIX = 30
+
+
+CONFUSED_PAIRS = 20
+
+
+IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
+
+
+@dataclass
+class Images:
+    """Pictures by number: each is in the page once, however often it is shown."""
+
+    uris: dict[str, int] = field(default_factory=dict)
+
+    def number(self, uri: Any) -> int | None:
+        """None for what is no picture."""
+        if not isinstance(uri, str) or not IMAGE.fullmatch(uri):
+            return None
+        return self.uris.setdefault(uri, len(self.uris))
+
+    def within(self, room: int) -> dict[str, str]:
+        """Number -> picture, of as many as fit into so many bytes."""
+        kept: dict[str, str] = {}
+        for uri, number in self.uris.items():
+            room -= len(uri) + 16
+            if room >= 0:
+                kept[str(number)] = uri
+        return kept
+
+
+def errors_card(row: Row, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
+    """A row's confusion matrix, or the pairs of classes confused most, and its worst errors."""
+    validation = row["validation"]
+    classes = row.get("classes") or (known.get("data") or {}).get("classes") or ()
+    pictures = known.get("pictures") or {}
+
+    def name(index: Any) -> str:
+        known = isinstance(index, int) and 0 <= index < len(classes)
+        return str(classes[index] if known else index)
+
+    cells = [(int(t), int(p), int(n)) for t, p, n in validation.get("confusion") or ()]
+    lost_samples = int(finite(validation.get("not_finite")) or 0)  # taken for no class
+    samples = sum(n for _, _, n in cells) + lost_samples
+    wrong = sum(n for t, p, n in cells if t != p) + lost_samples
+    of_class: dict[int, int] = {}
+    for true, _, n in cells:
+        of_class[true] = of_class.get(true, 0) + n
+    card: dict[str, Any] = {
+        "label": row["label"],
+        "count": f"{wrong:,} of {samples:,} wrong" if samples else "",
+        "matrix": None,
+        "pairs": None,
+        "worst": [
+            {
+                "picture": images.number(pictures.get(str(one.get("id")))),
+                "id": one.get("id"),
+                "true": name(one.get("label")),
+                "predicted": name(one.get("predicted")),
+                "probability": figures.percent(one.get("probability")),
+            }
+            for one in validation.get("worst") or ()
+        ],
+    }
+    if len(classes) > CLASSES_IN_A_MATRIX:
+        card["pairs"] = [
+            {"true": name(t), "predicted": name(p), "count": n, "of": of_class[t]}
+            for t, p, n in confused(cells, CONFUSED_PAIRS)
+        ]
+    elif cells:
+        counts = {(t, p): n for t, p, n in cells}
+        card["matrix"] = {"names": list(classes), "lines": list(_lines(counts, of_class, len(classes)))}
+    return card
+
+
+def _lines(
+    counts: Mapping[tuple[int, int], int], of_class: Mapping[int, int], classes: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The matrix's rows: counts, and the class that colours a cell, "w3": wrong, by its share of the true class in
+    tenths. Short, since there may be many."""
+    for true in range(classes):
+        line = []
+        for predicted in range(classes):
+            n = counts.get((true, predicted), 0)
+            share = min(1.0, max(0.0, n / of_class[true])) if n and of_class[true] else 0.0
+            tenths = round(10 * share) if true == predicted else round(1.5 + 8.5 * share)
+            line.append({"n": n, "style": f"{'r' if true == predicted else 'w'}{tenths}"})
+        yield line
+
+
+def kernel_cards(rows: Sequence[Row], images: Images) -> list[dict[str, Any]]:
+    """A card for each triple of pictures that differs; runs whose kernels are the same share one."""
+    cards: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        pictures = row.get("kernels")
+        if not pictures:
+            continue
+        three = tuple(images.number(pictures.get(name)) for name in ("before", "after", "difference"))
+        largest = pictures.get("max_difference")
+        if largest == 0:
+            words = "exactly 0: frozen"
+        elif finite(largest) is None:
+            words = "not finite: the training diverged"
+        else:
+            words = f"{float(largest):.3g}"
+        key = (*three, pictures.get("node"), words)
+        card = cards.setdefault(
+            key,
+            {
+                "labels": [],
+                "three": list(zip(("before", "after", "difference"), three, strict=True)),
+                "words": words,
+                "node": pictures.get("node"),
+                "shown": pictures.get("shown"),
+                "of": pictures.get("of"),
+            },
+        )
+        card["labels"].append(row["label"])
+    return list(cards.values())

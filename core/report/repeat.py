@@ -1,0 +1,92 @@
+"""What it takes to make a comparison again: settings, versions, data, and the command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from headstart.common.sizes import binary_size
+from headstart.report import figures
+
+
+def repetition(known: Mapping[str, Any]) -> dict[str, Any]:
+    machine, data, model = (known.get(name) or {} for name in ("machine", "data", "model"))
+    facts = {
+        "headstart": known.get("headstart"),
+        "made": known.get("created"),
+        "machine": machine_line(known),
+        "system": machine.get("system"),
+        "python": machine.get("python"),
+        **{
+            f"versions, {backend}": ", ".join(f"{name} {version}" for name, version in (found or {}).items())
+            for backend, found in (known.get("versions") or {}).items()
+        },
+        "seed": ", ".join(dict.fromkeys(short((row.get("settings") or {}).get("seed")) for row in known["rows"])),
+        **{f"data, {name}": fact(value) for name, value in data.items() if name not in ("skipped", "classes")},
+        "classes": ", ".join(map(str, data.get("classes") or ())),
+        **{f"model, {name}": fact(value) for name, value in model.items()},
+    }
+    settings = {row["label"]: flat(row.get("settings") or {}) for row in known["rows"]}
+    names = list(dict.fromkeys(name for one in settings.values() for name in one))
+    names = [name for name in names if not name.startswith("versions.")]
+    same = {name: {one.get(name, figures.NONE) for one in settings.values()} for name in names}
+    return {
+        "command": command(known.get("command") or ()),
+        "facts": {name: value for name, value in facts.items() if value},
+        "asked": flat(known.get("settings") or {}),
+        "same": {name: next(iter(values)) for name, values in same.items() if len(values) == 1},
+        "differing": [name for name, values in same.items() if len(values) > 1],
+        "settings": settings,
+        "skipped": [tuple(line) for line in data.get("skipped") or ()],
+    }
+
+
+def command(argv: Sequence[Any]) -> str:
+    """What to type, without the folder that headstart is installed in on the machine it ran on."""
+    if not argv:
+        return ""
+    first, *rest = map(str, argv)
+    place = PurePath(first.replace("\\", "/"))
+    if place.name == "__main__.py":
+        return shlex.join(["python", "-m", place.parent.name, *rest])
+    name = place.name.removesuffix(".exe")
+    return shlex.join([name if name == "headstart" else first, *rest])
+
+
+def flat(given: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """{"optimizer": {"head": {"name": "adamw"}}} -> {"optimizer.head.name": "adamw"}"""
+    found: dict[str, str] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = short(value)
+    return found
+
+
+def fact(value: Any) -> str:
+    return figures.count(value) if isinstance(value, int) else short(value)
+
+
+def short(value: Any) -> str:
+    if value is None:
+        return figures.NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(short, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {short(one)}" for name, one in value.items()) or "none"
+    return str(value)
+
+
+def machine_line(known: Mapping[str, Any]) -> str:
+    """Its processor, and the rest if known."""
+    machine = known.get("machine") or {}
+    cores, memory = machine.get("cores"), machine.get("memory_bytes")
+    facts = [machine.get("cpu"), cores and f"{cores} core{'' if cores == 1 else 's'}"]
+    return ", ".join(filter(None, [*facts, memory and f"{binary_size(memory)} of memory"]))
