@@ -20,7 +20,7 @@ from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.features.company import GROUP, check_company
 from headstart.graph import Graph
-from headstart.training.feeds import EVALUATION_ROWS, Feed, Images, Resident, Streamed
+from headstart.training.feeds import EVALUATION_ROWS, Feed, Feeds, Images, Resident, Streamed
 
 APART = 3
 LARGEST = 4 * GROUP  # where the evaluation's batches are larger, those here are GROUP
@@ -29,7 +29,7 @@ LARGEST = 4 * GROUP  # where the evaluation's batches are larger, those here are
 def check_trained(
     graph: Graph,
     trainer: Trainer,
-    feeds: tuple[Feed, Feed | None],
+    feeds: Feeds,
     backend: Backend,
     place: Place,
     whole: Graph,
@@ -37,7 +37,7 @@ def check_trained(
     """SettingError where what `graph`, as it is before its first step, or the trunk in front of it gives for a
     sample depends on the others in its batch. `whole`: the model's, trunk and head. The zoo's networks are known,
     and are not asked."""
-    feed, val = feeds
+    feed, val = feeds.train, feeds.val
     native = any(node.op == "native" for node in graph.nodes)
     if isinstance(feed, Images):
         trunk, cut = feed.trunk, feed.cut

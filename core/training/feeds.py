@@ -59,6 +59,16 @@ class Feed(Protocol):
         """float32 `(n, classes)`, in the data set's order."""
 
 
+@dataclass(frozen=True)
+class Feeds:
+    """What a training consumes: a feed of each data set, and the data set that it is of."""
+
+    train: Feed
+    val: Feed | None
+    train_data: Dataset | FeatureSet
+    val_data: Dataset | FeatureSet | None
+
+
 class Clock:
     """Adds the time since the last call to a phase."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from headstart.data import Dataset
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import unsound_node
+from headstart.graph import Graph
 from headstart.models import Model
 from headstart.report import pictures
 from headstart.training.history import History
@@ -89,3 +90,8 @@ def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) ->
         "split": [part.as_dict() for part in train.splits],
         "skipped": [list(line) for line in train.skipped] if isinstance(train, Dataset) else [],
     }
+
+
+def first_convolutions(graph: Graph, count: int = 2) -> list[str]:
+    """The names of the weights of the first convolutions."""
+    return [f"{node.name}.weight" for node in graph.nodes if node.op == "conv"][:count]

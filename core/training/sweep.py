@@ -21,26 +21,31 @@ from headstart.common.progress import track
 from headstart.common.table import Table
 from headstart.contract import registry
 from headstart.contract.heads import Chain, Heads, HeadsRecipe, chain_of
-from headstart.contract.optimizers import Optimizer, as_dict, optimizer_of
+from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.data import Dataset
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
-from headstart.models import Model, check_model
+from headstart.models import Model
 from headstart.models.model import count_params
 from headstart.training import metrics
-from headstart.training.checks import check_sets
 from headstart.training.copies import warn_of_copies
-from headstart.training.feeds import EpochResult, Feed
-from headstart.training.fit import Job, check_trunk, first_convolutions, initial
+from headstart.training.feeding import Fed, from_cache
+from headstart.training.feeds import EpochResult, Feeds
+from headstart.training.frozen_trunk import check_trunk
 from headstart.training.history import History, Record, Seconds
+from headstart.training.loop import Trained
 from headstart.training.modes import default_optimizer
+from headstart.training.observers import EpochCallback, LogLine, Observers
 from headstart.training.run import Run
-from headstart.training.run_record import data_facts
-from headstart.training.settings import Settings, settings_of
+from headstart.training.run_record import data_facts, first_convolutions
+from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
+from headstart.training.stage import HEAD, stage_of
+from headstart.training.stages import settings_record, train_stage
 from headstart.training.tables import sweep_table
-from headstart.training.validation import Validation, validation_of
+from headstart.training.task import Task, initial, task_of
+from headstart.training.validation import validation_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -52,8 +57,6 @@ EVERY_HEAD = (
     "lower learning rates"
 )
 AXES = ("lr", "weight_decay", "seed")
-Trained = tuple[dict[str, np.ndarray], History, Validation | None]
-"""what became of a head: its parameters, its records, its predictions after the last epoch"""
 MAX_NBYTES = 1 << 30  # of the parameters that are trained side by side; what an optimiser keeps comes to it
 
 
@@ -138,75 +141,34 @@ def sweep(
     if val is None:
         raise SettingError("val=None: heads are ranked by their validation accuracy; pass data or features for it")
     settings = settings_of("sweep", options)
-    epochs, points = settings.epochs, list(_points(grid))
-    check_model(model)
-    model = model.without_auxiliary()
-    sets = check_sets(model, settings, train, val)
-    assert sets.val is not None
-    train, val, cut = sets.train, sets.val, sets.cut
-    warn_of_copies(train, val)
-    node = model.graph.check_cut(cut or model.default_cut)
-    graph = model.graph.after(node, model.input_shape)
-    say(train, val)
+    points = list(_points(grid))
+    task = task_of(model, train, val, settings)
+    cut = task.cut
+    assert cut is not None
+    warn_of_copies(task.train, task.val)
+    graph = task.model.graph.after(cut, task.model.input_shape)
+    say(task.train, task.val)
     default = optimizer_of(settings.optimizer, default_optimizer(graph, False), None)
-    each = [
-        replace(settings, optimizer=_optimizer(default, point), seed=int(point.get("seed", settings.seed)))
-        for point in points
-    ]
-    name = registry.choose(settings.backend, model.home)
-    chosen = registry.load(name)
-    job = Job(
-        model,
-        train,
-        val,
-        settings,
-        chosen,
-        chosen.place(settings.device, settings.precision),
-        settings.cache,
-        None,
-        model.fresh,
-    )
-    feeds, trunk = job.cached(node)
+    tasks = _tasks(task, default, points)
+    source = from_cache(task, cut)
     chain = chain_of(graph)
     nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())
     room = 1 if chain is None else max(1, MAX_NBYTES // max(1, nbytes))
     trained: dict[int, Trained] = {}
     at_once = 1
-    groups = list(_groups(each, room))
-    with track("training heads", len(each) * epochs) as advance:
-        for group in groups:
-            found = None
+    with track("training heads", len(tasks) * settings.epochs) as advance:
+        for group in _groups(tasks, room):
+            heads = None
             if len(group) > 1 and chain is not None:
-                found = _side_by_side(job, graph, chain, feeds, node, [each[i] for i in group], advance)
-            if found is None:
-                found = [_alone(job, graph, feeds, node, each[i], advance) for i in group]
+                heads = _side_by_side([tasks[i] for i in group], graph, chain, source.feeds, advance)
+            if heads is None:
+                heads = [_alone(tasks[i], graph, source.feeds, advance) for i in group]
             else:
                 at_once = max(at_once, len(group))
-            trained |= dict(zip(group, found, strict=True))
-    check_trunk(model, node, model.params, trunk)
+            trained |= dict(zip(group, heads, strict=True))
+    check_trunk(task.model, cut, task.model.params, source.trunk)
     seconds = time.perf_counter() - start
-
-    def run(i: int) -> Run:
-        params, history, validation = trained[i]
-        made = model.with_params({**dict(model.params), **params})
-        record = replace(job, settings=each[i], optimizers={"head": as_dict(_of(each[i]))}).record()
-        return Run(
-            made,
-            "cached",
-            node,
-            name,
-            history,
-            extraction=job.extraction,
-            seconds=seconds / len(each),
-            settings=record,
-            data=data_facts(train, val),
-            trained=count_params(graph),
-            validation=validation,
-            before={name: model.params[name] for name in first_convolutions(model.graph)},
-            val=val,
-        )
-
-    runs = [run(i) for i in range(len(each))]
+    runs = [_run(of, graph, source, trained[i], seconds / len(tasks)) for i, of in enumerate(tasks)]
 
     def rank(i: int) -> tuple[bool, float, float]:
         last = runs[i].history[-1]
@@ -214,10 +176,12 @@ def sweep(
         # as numbers that are not finite sort nowhere, they are asked for first
         return (True, 0.0, 0.0) if runs[i].diverged else (False, -last.val_accuracy, last.val_loss)
 
-    order = sorted(range(len(each)), key=rank)
+    order = sorted(range(len(runs)), key=rank)
     if runs[order[0]].diverged:
         warnings.warn(EVERY_HEAD.format(count=len(runs)), DivergedWarning, stacklevel=2)
-    return Sweep(tuple(runs[i] for i in order), tuple(points[i] for i in order), at_once, job.extraction, seconds)
+    return Sweep(
+        tuple(runs[i] for i in order), tuple(points[i] for i in order), at_once, source.extraction, seconds
+    )
 
 
 def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
@@ -242,85 +206,108 @@ def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
         yield {name: np.asarray(value).item() for name, value in zip(grid, point, strict=True)}
 
 
-def _optimizer(default: Optimizer, point: Mapping[str, float]) -> Optimizer:
-    return replace(
-        default,
-        lr=float(point.get("lr", default.lr)),
-        weight_decay=float(point.get("weight_decay", default.weight_decay)),
-    )
+def _tasks(task: Task, default: Optimizer, points: Sequence[Mapping[str, float]]) -> list[Task]:
+    """A task for each point of the grid. Those of one seed begin with the same parameters, and share them."""
+    starts: dict[int, Model] = {}
+    tasks = []
+    for point in points:
+        optimizer = replace(
+            default,
+            lr=float(point.get("lr", default.lr)),
+            weight_decay=float(point.get("weight_decay", default.weight_decay)),
+        )
+        seed = int(point.get("seed", task.settings.seed))
+        settings = replace(task.settings, optimizer=optimizer, seed=seed)
+        if seed not in starts:
+            starts[seed] = replace(task.model, params=initial(task.model, task.mode, task.cut, seed))
+        tasks.append(replace(task, model=starts[seed], settings=settings))
+    return tasks
 
 
-def _of(settings: Settings) -> Optimizer:
-    assert settings.optimizer is not None and not isinstance(settings.optimizer, str)
-    return settings.optimizer
+def _optimizer(task: Task) -> Optimizer:
+    optimizer = task.settings.optimizer
+    assert optimizer is not None and not isinstance(optimizer, str)
+    return optimizer
 
 
-def _groups(each: Sequence[Settings], room: int) -> Iterator[list[int]]:
+def _groups(tasks: Sequence[Task], room: int) -> Iterator[list[int]]:
     """Which of them can be trained side by side: those of one seed, which see the same rows in the same order,
     and of them so many at once as there is room for."""
     by_seed: dict[int, list[int]] = {}
-    for i, settings in enumerate(each):
-        by_seed.setdefault(settings.seed, []).append(i)
+    for i, task in enumerate(tasks):
+        by_seed.setdefault(task.settings.seed, []).append(i)
     for members in by_seed.values():
         yield from (members[k : k + room] for k in range(0, len(members), room))
 
 
-def _alone(
-    job: Job,
-    graph: Graph,
-    feeds: tuple[Feed, Feed | None],
-    node: str,
-    settings: Settings,
-    advance: Callable[..., None],
-) -> Trained:
-    params = initial(job.model, settings.row, node, settings.seed)
-    model = replace(job.model, params=params)
-    own = replace(job, model=model, settings=settings, optimizers={}, on_epoch=lambda stage, record: advance())
-    params, history = own.stage("head", graph, feeds, settings.epochs)
-    return params, history, own.validation
+def _alone(task: Task, graph: Graph, feeds: Feeds, advance: Callable[..., None]) -> Trained:
+    stage = stage_of(
+        HEAD,
+        graph,
+        task.model.params,
+        task.settings,
+        fresh=task.fresh,
+        samples=len(task.train),
+        epochs=task.settings.epochs,
+    )
+    with Observers([LogLine(), EpochCallback(lambda stage, record: advance())]) as observers:
+        return train_stage(task, stage, feeds, observers, about={})
 
 
 def _side_by_side(
-    job: Job,
-    graph: Graph,
-    chain: Chain,
-    feeds: tuple[Feed, Feed | None],
-    node: str,
-    each: Sequence[Settings],
-    advance: Callable[..., None],
+    tasks: Sequence[Task], graph: Graph, chain: Chain, feeds: Feeds, advance: Callable[..., None]
 ) -> list[Trained] | None:
-    """The parameters and records of heads that differ in learning rate and weight decay; None where the backend
-    has no way to it."""
-    one = each[0]
-    train, val = feeds
-    assert val is not None
-    optimizers = [_of(settings) for settings in each]
+    """What becomes of heads that differ in learning rate and weight decay; None where the backend has no way to
+    train them at once."""
+    task, settings = tasks[0], tasks[0].settings
+    train, val, val_data = feeds.train, feeds.val, feeds.val_data
+    assert val is not None and val_data is not None
+    optimizers = [_optimizer(of) for of in tasks]
     lr, decay = (np.array([getattr(o, name) for o in optimizers], np.float32) for name in ("lr", "weight_decay"))
-    start = initial(job.model, one.row, node, one.seed)
-    stacked = {name: np.repeat(start[name][None], len(each), 0) for name in graph.param_shapes()}
-    recipe = HeadsRecipe(optimizers[0], lr, decay, one.label_smoothing)
-    heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
+    start = task.model.params
+    stacked = {name: np.repeat(start[name][None], len(tasks), 0) for name in graph.param_shapes()}
+    recipe = HeadsRecipe(optimizers[0], lr, decay, settings.label_smoothing)
+    heads: Heads | None = task.backend.heads(chain, stacked, recipe, task.place)
     if heads is None:
         return None
-    steps = len(train.labels) // min(one.batch_size, len(train.labels))
-    shares = one.rates.rates(1.0, one.epochs * steps).reshape(one.epochs, -1)
-    records: list[list[Record]] = [[] for _ in each]
+    steps = len(train.labels) // task.batch_size
+    shares = settings.rates.rates(1.0, settings.epochs * steps).reshape(settings.epochs, -1)
+    records: list[list[Record]] = [[] for _ in tasks]
     for epoch, share in enumerate(shares):
-        result = train.train(heads, train.order(one.batch_size, one.seed, epoch), share, epoch)
+        result = train.train(heads, train.order(settings.batch_size, settings.seed, epoch), share, epoch)
         logits, more = val.logits(heads)  # (n, heads, classes)
-        for k, found in enumerate(_records(result, more, logits, val.labels, share[-1] * lr, epoch)):
-            records[k].append(found)
-        advance(len(each))
+        for k, record in enumerate(_records(result, more, logits, val.labels, share[-1] * lr, epoch)):
+            records[k].append(record)
+        advance(len(tasks))
     params = heads.params()
-    assert job.val is not None
     return [
-        (
+        Trained(
             {name: np.ascontiguousarray(values[k]) for name, values in params.items()},
             History(records[k]),
-            validation_of(logits[:, k], job.val),
+            validation_of(logits[:, k], val_data),
         )
-        for k in range(len(each))
+        for k in range(len(tasks))
     ]
+
+
+def _run(task: Task, graph: Graph, source: Fed, trained: Trained, seconds: float) -> Run:
+    """The run of one head, of which `graph` was trained."""
+    start = task.model
+    return Run(
+        model=start.with_params({**start.params, **trained.params}),
+        mode=task.settings.mode,
+        cut=task.cut,
+        backend=task.backend.name,
+        history=trained.history,
+        extraction=source.extraction,
+        seconds=seconds,
+        settings=settings_record(task, {HEAD: _optimizer(task)}, source.placement),
+        data=data_facts(task.train, task.val),
+        trained=count_params(graph),
+        validation=trained.validation,
+        before={name: start.params[name] for name in first_convolutions(start.graph)},
+        val=task.val,
+    )
 
 
 def _records(

@@ -29,7 +29,9 @@ from headstart.common.errors import SettingError
 from headstart.graph import NativePart
 from headstart.models import Model
 from headstart.training.history import Record
+from headstart.training.observers import About, Observer
 from headstart.training.settings import checked_folder
+from headstart.training.stage import EpochEnd, Stage
 
 NEEDS = "tensorboardX"
 BINS = 30  # as many as TensorBoard shows
@@ -184,6 +186,30 @@ class Board:
                 )
             )
         return self._pb["graph"].GraphDef(node=nodes)
+
+
+class TensorBoard(Observer):
+    """Writes what a training is and does to a board."""
+
+    def __init__(self, folder: str | Path, validation: bool) -> None:
+        """As `Board`."""
+        self.board = Board(folder, validation)
+
+    @property
+    def output(self) -> str:
+        return f"TensorBoard's files in {self.board.folder}"
+
+    def start(self, model: Model, cut: str | None) -> None:
+        self.board.picture(model, cut)
+
+    def stage(self, stage: Stage, about: About) -> None:
+        self.board.start(stage.params, about)
+
+    def epoch(self, end: EpochEnd) -> None:
+        self.board.epoch(end.record, end.rates, end.params, end.stage.graph.outputs[1:])
+
+    def end(self, error: BaseException | None) -> None:
+        self.board.close()
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ the first value that is not finite a NonFiniteError ends the training.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from headstart.features.inference import unsound
 from headstart.features.trunk_keys import INPUT
 from headstart.graph import Graph
 from headstart.models import Model
-from headstart.training.feeds import EpochResult, Feed
+from headstart.training.feeds import EpochResult, Feed, Feeds, Images
 from headstart.training.history import Seconds
 from headstart.training.nans.search import (
     Finding,
@@ -37,6 +38,7 @@ from headstart.training.nans.search import (
     with_batch_statistics,
 )
 from headstart.training.nans.words import Circumstances, error_of
+from headstart.training.stage import Stage
 
 
 def check_weights(model: Model, cut: str | None, stage: str) -> None:
@@ -217,11 +219,25 @@ class WatchedFeed:
 
 
 def watched(
-    trainer: WatchedTrainer, feeds: tuple[Feed, Feed | None], val: Dataset | FeatureSet | None
-) -> tuple[Feed, Feed | None]:
-    """The feeds of training and validation data, told to the trainer."""
-    train = WatchedFeed(feeds[0], trainer, trainer.data)
-    return train, None if feeds[1] is None or val is None else WatchedFeed(feeds[1], trainer, val)
+    trainer: Trainer, stage: Stage, feeds: Feeds, backend: Backend, place: Place
+) -> tuple[WatchedTrainer, Feeds]:
+    """A stage's trainer and feeds, watched."""
+    trunk = feeds.train.trunk if isinstance(feeds.train, Images) else None
+    trainer = WatchedTrainer(
+        trainer,
+        stage.graph,
+        stage.params,
+        stage.recipe,
+        backend,
+        place,
+        stage.name,
+        feeds.train_data,
+        trunk if isinstance(trunk, WatchedTrunk) else None,
+    )
+    train, val = WatchedFeed(feeds.train, trainer, feeds.train_data), None
+    if feeds.val is not None and feeds.val_data is not None:
+        val = WatchedFeed(feeds.val, trainer, feeds.val_data)
+    return trainer, replace(feeds, train=train, val=val)
 
 
 class FeatureCheck:

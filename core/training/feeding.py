@@ -1,0 +1,88 @@
+"""Where the data of a stage come from: features from the store, which are extracted now if need be, or decoded
+images, through a frozen trunk or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headstart.contract.running import Trunk
+from headstart.data import Dataset
+from headstart.data.augment import Augment
+from headstart.features.extract import Extractor
+from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
+from headstart.features.inference import pixel_trunk
+from headstart.training.checks import features_at
+from headstart.training.feeds import Feeds, Images
+from headstart.training.nans.watch import FeatureCheck, WatchedTrunk
+from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
+from headstart.training.task import Task
+
+
+@dataclass(frozen=True)
+class Fed:
+    """The feeds of a stage, and what was done to have them."""
+
+    feeds: Feeds
+    trunk: Trunk | None = None
+    """the frozen trunk, if one was run or runs"""
+    extraction: ExtractionStats | None = None
+    """of features"""
+    placement: Placement | None = None
+    """of features"""
+
+
+def from_cache(task: Task, node: str) -> Fed:
+    """Features at a node, extracted now unless the task's data are features already."""
+    train, val, trunk = task.train, task.val, None
+    if isinstance(train, FeatureSet):
+        sets = [features_at(task.model, data, node) for data in (train, val) if isinstance(data, FeatureSet)]
+        made_by = {maker for features in sets for maker in features.stats.made_by}
+        reused = sum(len(features) * features.views for features in sets)
+        extraction = ExtractionStats(0, reused, 0.0, tuple(sorted(made_by)))
+    else:
+        plain = _extractor(task, node)  # for both where it can be: a trunk is built and compiled once
+        extractors = [plain if task.settings.views is None else _extractor(task, node, views=True), plain]
+        pairs = zip(extractors, (train, val), strict=True)
+        sets = [extractor(data) for extractor, data in pairs if isinstance(data, Dataset)]
+        trunk = extractors[0].built_trunk or extractors[1].built_trunk
+        extraction = merged(features.stats for features in sets)
+    free = task.backend.memory(task.place)
+    placement = place_features(sets, node, task.batch_size, memory_limit(task.settings.memory), free)
+    feeds = feeds_of(sets, node, placement)
+    return Fed(Feeds(feeds[0], feeds[1] if len(feeds) > 1 else None, train, val), trunk, extraction, placement)
+
+
+def _extractor(task: Task, node: str, views: bool = False) -> Extractor:
+    """`views`: of the augmented views that the settings ask for, and not of the images as they are."""
+    s = task.settings
+    return Extractor(
+        task.model,
+        [node],
+        backend=task.backend.name,
+        device=s.device,
+        precision=s.precision,
+        dtype=s.dtype,
+        batch_size=s.batch_size,
+        workers=s.workers,
+        cache=s.cache,
+        augment=s.augmentation if views else None,
+        views=s.views or 1 if views else 1,
+        seed=s.seed,
+        observe=FeatureCheck(task.model, task.backend, task.place) if s.debug_nans else None,
+    )
+
+
+def from_images(task: Task, node: str | None) -> Fed:
+    """Decoded images, in every epoch anew; with a `node`, through the frozen trunk up to it."""
+    assert isinstance(task.train, Dataset) and not isinstance(task.val, FeatureSet)
+    trunk = None if node is None else pixel_trunk(task.model, [node], task.backend, task.place)
+    runs = trunk
+    if trunk is not None and node is not None and task.settings.debug_nans:
+        runs = WatchedTrunk(trunk, task.model, node, task.backend, task.place)
+
+    def feed(data: Dataset, augment: Augment | None) -> Images:
+        s = task.settings
+        return Images(data, task.model.preprocess, s.batch_size, runs, node, augment, s.seed, s.workers)
+
+    train = feed(task.train, task.settings.augmentation)
+    return Fed(Feeds(train, None if task.val is None else feed(task.val, None), task.train, task.val), trunk)

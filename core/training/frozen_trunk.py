@@ -1,0 +1,39 @@
+"""A frozen trunk is bit-equal before and after, and that is checked on the device's own copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from headstart.common.errors import TrunkChangedError
+from headstart.contract.running import Trunk
+from headstart.features.inference import frozen
+from headstart.models import Model
+from headstart.store.keys import params_digest
+
+
+def check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None) -> None:
+    """TrunkChangedError unless the frozen trunk up to `node` is what it was: in `params`, the joined model's, and
+    on the device that ran it. `trunk`: None where none was run."""
+    names = model.graph.upto(node).param_shapes()
+    before = params_digest({name: model.params[name] for name in names})
+    if params_digest({name: params[name] for name in names}) != before:
+        raise TrunkChangedError(f"training changed weights of the frozen trunk up to {node!r}; this is a bug")
+    if trunk is not None:
+        folded = frozen(model.graph.upto(node), model.params, [node])[1]
+        now, counters = trunk.params(), model.graph.volatile()
+        if moved := sorted(n for n in folded if n not in counters and _digest(now, n) != _digest(folded, n)):
+            why = (
+                "this is a bug"
+                if model.home is None
+                else "the module itself writes to it as it runs, or it is a bug"
+            )
+            raise TrunkChangedError(
+                f"the device's copy of the frozen trunk up to {node!r} is not what it was given: {moved[0]!r} is "
+                f"another one ({len(moved)} of {len(folded)} in all); {why}"
+            )
+
+
+def _digest(params: Mapping[str, np.ndarray], name: str) -> str:
+    return params_digest({name: params[name]})

@@ -1,0 +1,138 @@
+"""What watches a training: a log, a callback, TensorBoard's files, a profiler. The loop does not know what it is
+told to; it only says where it is.
+
+Invariant: watching never costs a training. An observer that fails, on a full disk for one, is left out from then
+on, a WatchingWarning says so, and what is trained is the same. Only a function of the caller's own may end the
+training with its exception.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from headstart.common.errors import WatchingWarning
+from headstart.common.log import LOG
+from headstart.common.text import epoch_line
+from headstart.models import Model
+from headstart.training.history import OnEpoch
+from headstart.training.stage import HEAD, EpochEnd, Stage
+
+About = Mapping[str, Any]
+"""JSON-able: what a run is, as far as it is known when a stage begins"""
+
+
+class Observer:
+    """Watches one training. Each method is called when its time has come; here they do nothing, and a class has
+    those that it needs."""
+
+    @property
+    def output(self) -> str:
+        """What it makes, for the warning that it cannot: "TensorBoard's files in runs/1"."""
+        return f"what {type(self).__name__} records"
+
+    @property
+    def essential(self) -> bool:
+        """Whether its failure ends the training. For what the caller has to know, and nothing else."""
+        return False
+
+    def start(self, model: Model, cut: str | None) -> None:
+        """Once, before anything is computed. `model` has the parameters that training begins with; `cut`: the last
+        node of its frozen trunk, None where it has none."""
+
+    def stage(self, stage: Stage, about: About) -> None:
+        """Before the first epoch of each stage."""
+
+    def begin(self, epoch: int) -> None:
+        """Before each epoch of the stage, counted from 0."""
+
+    def epoch(self, end: EpochEnd) -> bool | None:
+        """After each epoch. True ends the stage: its other epochs are not trained."""
+
+    def end(self, error: BaseException | None) -> None:
+        """Once, at last, whatever has happened: close files. `error`: what ends the training early. It is also
+        called, with the exception, after another method has failed."""
+
+
+class Observers:
+    """All that watch one training, as one. A context manager: at its end they are told that it is over."""
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self._watching = list(observers)
+
+    def __enter__(self) -> Observers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._tell(lambda observer: observer.end(None))
+            return
+        for observer in self._watching:
+            with suppress(Exception):  # the error that ends the training is the one to be seen
+                observer.end(error)
+
+    def start(self, model: Model, cut: str | None) -> None:
+        self._tell(lambda observer: observer.start(model, cut))
+
+    def stage(self, stage: Stage, about: About) -> None:
+        self._tell(lambda observer: observer.stage(stage, about))
+
+    def begin(self, epoch: int) -> None:
+        self._tell(lambda observer: observer.begin(epoch))
+
+    def epoch(self, end: EpochEnd) -> bool:
+        """Whether one of them ends the stage."""
+        return self._tell(lambda observer: observer.epoch(end))
+
+    def _tell(self, call: Callable[[Observer], bool | None]) -> bool:
+        answers = []
+        for observer in tuple(self._watching):
+            try:
+                answers.append(call(observer))
+            except Exception as error:
+                if observer.essential:
+                    raise
+                self._leave_out(observer, error)
+        return any(answers)
+
+    def _leave_out(self, observer: Observer, error: Exception) -> None:
+        self._watching.remove(observer)
+        with suppress(Exception):
+            observer.end(error)
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        warnings.warn(
+            f"{observer.output} cannot be written ({reason}); the training goes on without",
+            WatchingWarning,
+            stacklevel=5,
+        )
+
+
+class LogLine(Observer):
+    """A line of the log for each epoch."""
+
+    def __init__(self, staged: bool = False) -> None:
+        """`staged`: a stage of the head is followed by another, and its lines say which they are of."""
+        self.staged = staged
+
+    def epoch(self, end: EpochEnd) -> None:
+        LOG.info(epoch_line("head " if self.staged and end.stage.name == HEAD else "", end.record))
+
+
+class EpochCallback(Observer):
+    """A function of the caller's own, which is called with the stage's name and the record. What it raises is the
+    caller's, and ends the training."""
+
+    def __init__(self, on_epoch: OnEpoch) -> None:
+        self.on_epoch = on_epoch
+
+    @property
+    def essential(self) -> bool:
+        return True
+
+    def epoch(self, end: EpochEnd) -> None:
+        self.on_epoch(end.stage.name, end.record)

@@ -1,0 +1,146 @@
+"""The stages of a mode, one after the other: the head on features or behind a frozen trunk, the whole network on
+images, or first the one and then the other.
+
+Invariant: a frozen trunk is bit-equal before and after a stage; see `frozen_trunk`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from headstart.common.log import LOG
+from headstart.contract import registry
+from headstart.contract.optimizers import Optimizer, as_dict
+from headstart.features.feature_set import ExtractionStats
+from headstart.features.inference import fed
+from headstart.features.trunk_keys import INPUT
+from headstart.models import Model
+from headstart.models.model import count_params
+from headstart.training.company import check_trained
+from headstart.training.feeding import Fed, from_cache, from_images
+from headstart.training.feeds import Feeds
+from headstart.training.frozen_trunk import check_trunk
+from headstart.training.loop import Trained, run_stage
+from headstart.training.nans.watch import check_weights, watched
+from headstart.training.observers import Observers
+from headstart.training.placement import Placement
+from headstart.training.rates import check_kept
+from headstart.training.stage import ALL, HEAD, Stage, stage_of
+from headstart.training.task import Task
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that has been trained. The data that it was fed with are let go of."""
+
+    stage: Stage
+    trained: Trained
+    extraction: ExtractionStats | None
+    """of the features that it was fed with, if it was"""
+    placement: Placement | None
+    """of those features"""
+
+
+def train_stages(task: Task, observers: Observers) -> tuple[Finished, ...]:
+    """Train what the task's mode trains: one stage, or two."""
+    model, cut = task.model, task.cut
+    observers.start(model, cut)
+    if task.settings.debug_nans:
+        check_weights(model, cut, ALL if cut is None else HEAD)
+    finished: tuple[Finished, ...] = ()
+    if cut is not None:
+        finished = (_train_head(task, cut, observers),)
+        model = model.with_params({**model.params, **finished[0].trained.params})
+    if cut is None or task.mode.then_all:
+        finished = (*finished, _train_all(task, model, finished, observers))
+    return finished
+
+
+def _train_head(task: Task, cut: str, observers: Observers) -> Finished:
+    source = from_cache(task, cut) if task.mode.cached else from_images(task, cut)
+    graph = task.model.graph.after(cut, task.model.input_shape)
+    epochs = task.settings.epochs
+    if task.mode.then_all:
+        epochs = task.settings.head_epochs or epochs
+    stage = stage_of(
+        HEAD, graph, task.model.params, task.settings, fresh=task.fresh, samples=len(task.train), epochs=epochs
+    )
+    finished = _train(task, stage, source, (), observers)
+    check_trunk(task.model, cut, {**task.model.params, **finished.trained.params}, source.trunk)
+    return finished
+
+
+def _train_all(task: Task, model: Model, earlier: tuple[Finished, ...], observers: Observers) -> Finished:
+    """`model`: as it is by now."""
+    source = from_cache(task, INPUT) if task.settings.cut == INPUT else from_images(task, None)
+    stage = stage_of(
+        ALL,
+        fed(model.graph, model),
+        model.params,
+        task.settings,
+        fresh=task.fresh,
+        samples=len(task.train),
+        epochs=task.settings.epochs,
+    )
+    return _train(task, stage, source, earlier, observers)
+
+
+def _train(task: Task, stage: Stage, source: Fed, earlier: tuple[Finished, ...], observers: Observers) -> Finished:
+    optimizers = {s.name: s.optimizer for s in (*(done.stage for done in earlier), stage)}
+    placement = source.placement or first(done.placement for done in earlier)
+    about = {
+        "model": task.model.name,
+        "mode": task.settings.mode,
+        "cut": task.settings.cut,
+        "backend": task.backend.name,
+        **settings_record(task, optimizers, placement),
+    }
+    trained = train_stage(task, stage, source.feeds, observers, about)
+    return Finished(stage, trained, source.extraction, source.placement)
+
+
+def train_stage(task: Task, stage: Stage, feeds: Feeds, observers: Observers, about: Mapping[str, Any]) -> Trained:
+    """Make a trainer for a stage of the task, and train. `about`: JSON-able, what observers are told of the run.
+
+    SettingError where a wrapped module gives a sample something else in other company; NonFiniteError where
+    `debug_nans` finds a value that is not finite.
+    """
+    LOG.debug(
+        "%s: training %d parameters with %s on %s, %s, %d threads",
+        stage.name, count_params(stage.graph), stage.optimizer, task.place.device, task.place.precision,
+        task.backend.threads(),
+    )  # fmt: skip
+    trainer = task.backend.trainer(stage.graph, stage.params, stage.recipe, task.place)
+    if task.model.home is not None and not (task.mode.then_all and stage.name == ALL):
+        check_trained(stage.graph, trainer, feeds, task.backend, task.place, task.model.graph)
+    if task.settings.debug_nans:
+        trainer, feeds = watched(trainer, stage, feeds, task.backend, task.place)
+    observers.stage(stage, about)
+    trained = run_stage(stage, trainer, feeds, observers)
+    check_kept(stage.kept, stage.params, trained.params)
+    return trained
+
+
+def settings_record(
+    task: Task, optimizers: Mapping[str, Optimizer], placement: Placement | None
+) -> dict[str, Any]:
+    """JSON-able: enough to repeat the run. `optimizers`: by stage."""
+    return {
+        **task.settings.record(),
+        "batch_size": task.batch_size,
+        "optimizer": {stage: as_dict(optimizer) for stage, optimizer in optimizers.items()},
+        "device": task.place.device,
+        "precision": task.place.precision,
+        "features": None if placement is None else placement.as_dict(),
+        "threads": task.backend.threads(),
+        "versions": registry.versions(task.backend.name),
+    }
+
+
+def first(values: Iterable[T | None]) -> T | None:
+    """The first that is not None."""
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,83 @@
+"""What a call of `fit` or `sweep` is to do, checked before anything is computed.
+
+Invariant: nothing of it changes while it trains. What becomes of the training is returned, stage by stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import SettingError
+from headstart.contract import registry
+from headstart.contract.protocol import Backend
+from headstart.contract.recipe import Place
+from headstart.data import Arrays, Dataset
+from headstart.features.feature_set import FeatureSet
+from headstart.features.trunk_keys import cut_of
+from headstart.models import Model, check_model
+from headstart.training.checks import check_sets
+from headstart.training.modes import Mode
+from headstart.training.rates import check_modules
+from headstart.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what, and where."""
+
+    model: Model
+    """with the parameters that training begins with"""
+    train: Dataset | FeatureSet
+    val: Dataset | FeatureSet | None
+    settings: Settings
+    cut: str | None
+    """the last node of the frozen trunk; None where everything is trained from the start"""
+    backend: Backend
+    place: Place
+
+    @property
+    def mode(self) -> Mode:
+        return self.settings.row
+
+    @property
+    def fresh(self) -> Collection[str]:
+        """The parameters that are not pretrained."""
+        return self.model.fresh if self.mode.pretrained else self.model.params.keys()
+
+    @property
+    def batch_size(self) -> int:
+        """As it is trained with: where there are few samples, it is as many as they are."""
+        return min(self.settings.batch_size, len(self.train))
+
+
+def task_of(model: Model, train: Any, val: Any, settings: Settings) -> Task:
+    """Raises SettingError and its kin for what does not go together, DataError for data that cannot be trained
+    on."""
+    check_model(model)
+    mode = settings.row
+    if settings.augmentation is not None and isinstance(model.preprocess, Arrays):
+        raise SettingError(f"augment= crops and flips images, and the model takes {model.preprocess}")
+    if mode.frozen and not mode.then_all:
+        model = model.without_auxiliary()
+    check_modules(model.params, settings.lr_scale)
+    train, val, cut = check_sets(model, settings, train, val)
+    last = model.graph.check_cut(cut or model.default_cut) if mode.frozen else None
+    if cut is not None and last is None:
+        cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
+    backend = registry.load(registry.choose(settings.backend, model.home))
+    place = backend.place(settings.device, settings.precision)
+    start = replace(model, params=initial(model, mode, last, settings.seed))
+    return Task(start, train, val, settings, last, backend, place)
+
+
+def initial(model: Model, mode: Mode, cut: str | None, seed: int) -> dict[str, np.ndarray]:
+    """The parameters that a run starts from. A frozen trunk is the model's own, random or not; only the
+    fresh part of what is trained comes from `seed`."""
+    params = model.reseeded(seed, everything=not mode.pretrained)
+    if cut is not None:
+        params |= {name: model.params[name] for name in model.graph.upto(cut).param_shapes()}
+    return params
