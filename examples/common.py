@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from headstart.tables import accuracy_text
+from headstart.common.text import accuracy_text
 
 
 def options(doc: str | None, name: str) -> argparse.ArgumentParser:
