@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from headstart.common.errors import SettingError
 from headstart.common.sizes import parse_nbytes
@@ -213,6 +213,18 @@ class OrphanCleaning:
 
 def _outcome(freed: int | None) -> dict[str, Any]:
     return {"deleted": freed is not None, "freed_bytes": freed or 0}
+
+
+@overload
+def gc(
+    max_size: int | str | None = None, *, delete: bool = False, cache: str | Path | None = None
+) -> TrunkCleaning: ...
+
+
+@overload
+def gc(
+    *, keep: Dataset | Sequence[Dataset], delete: bool = False, cache: str | Path | None = None
+) -> OrphanCleaning: ...
 
 
 def gc(

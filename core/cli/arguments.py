@@ -1,24 +1,30 @@
-"""A command's arguments before they are parsed, and failures to write its results after it has computed them.
+"""A command's arguments: what is wrong with them before they are parsed, and in which words a mistake is told.
 
-Invariant: an empty argument, of a variable of the shell that is not set, never becomes the folder one is in; and a
-result that could not be written is still printed.
+Invariant: an empty argument, of a variable of the shell that is not set, never becomes the folder one is in, nor
+the name of an option the value of another.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-from headstart.common.errors import HeadstartError, SettingError
+from cyclopts import (
+    App,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
-T = TypeVar("T")
+from headstart.common.errors import SettingError, UnknownNameError
+
+MISTAKE = 2  # the exit code
+
 EMPTY_OPTION = re.compile(r"--[\w-]+=")
 NO_PATH = "- stands for no file here: /dev/stdout is the standard output, and ./- a file of that name"
-
-_failures: list[HeadstartError] = []
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -38,20 +44,39 @@ def check_arguments(arguments: Sequence[str]) -> None:
         ) from error
 
 
-@contextmanager
-def failures_told_last() -> Iterator[None]:
-    """While the body runs, `attempt` puts errors off until its end. The first is raised then, unless the body
-    itself fails."""
-    _failures.clear()
-    yield
-    if _failures:
-        raise _failures[0]
+def check_values(command: App, words: Sequence[str]) -> None:
+    """SettingError where an option's value has been forgotten, so that the next option stands in its place."""
+    if command.default_command is None:
+        return
+    arguments = command.assemble_argument_collection()
+    options = {name for argument in arguments for name in argument.names if name.startswith("--")}
+    flags = {name for argument in arguments if argument.hint is bool for name in argument.names}
+    for option, value in pairwise(_before_the_rest(words)):
+        if option in options - flags and value in options:
+            raise SettingError(f"{option} needs a value; {option}={value} if that is one")
 
 
-def attempt(write: Callable[[], T]) -> T | None:
-    """What `write` returns. None where it raised an error of ours, which is told when all has been printed."""
-    try:
-        return write()
-    except HeadstartError as error:
-        _failures.append(error)
-        return None
+def _before_the_rest(words: Sequence[str]) -> Iterator[str]:
+    """The words before "--", behind which there are no options."""
+    for word in words:
+        if word == "--":
+            return
+        yield word
+
+
+def mistake(error: Exception) -> str:
+    """What is wrong with a command line, in a line."""
+    match error:
+        case MissingArgumentError(argument=argument) if argument is not None:
+            option = error.keyword or argument.name
+            return f"{option} needs a value" if error.keyword else f"{option} is missing"
+        case UnusedCliTokensError(unused_tokens=[first, *_]):
+            return f"{first!r} is one argument too many"
+        case UnknownCommandError(unused_tokens=[first, *_], app=App() as app):
+            return str(UnknownNameError("command", first, [name for name in app if not name.startswith("-")]))
+        case UnknownOptionError():
+            _, _, text = str(error).partition(": ")
+            return f"unknown option {text.rstrip('.').replace('. Did', '; did')}"
+        case _:
+            text = str(error)
+            return text[0].lower() + text[1:] if text.startswith("Invalid") else text

@@ -47,6 +47,11 @@ def shortened(text: str, length: int = 80) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
+def hint(label: Mapping[str, Any], name: str) -> str:
+    """What a trunk's label says of "model", "weights" or "cut", fit for a terminal; "?" where it says nothing."""
+    return shortened(str(label.get(name, "?")))
+
+
 def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 

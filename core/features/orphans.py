@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DamagedShardError, DataError
 from headstart.common.progress import track
+from headstart.common.text import hint
 from headstart.data import Dataset
 from headstart.data.dataset import Unread
 from headstart.data.summary import say
@@ -42,6 +43,10 @@ class Orphans:
     path: Path
     last_used: float
     """seconds since the epoch, when they were looked for"""
+
+    def hint(self, name: str) -> str:
+        """What the label says of "model", "weights" or "cut", fit for a terminal; "?" where it says nothing."""
+        return hint(self.label, name)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

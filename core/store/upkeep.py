@@ -21,7 +21,7 @@ import numpy as np
 from headstart.common.errors import SettingError, StoreError, UnknownNameError
 from headstart.common.files import PARTIAL_PREFIX
 from headstart.common.sizes import binary_size
-from headstart.common.text import shortened
+from headstart.common.text import hint
 from headstart.store.description import DESCRIPTION, read_description
 from headstart.store.removal import delete, remove_folder
 from headstart.store.shard import SUFFIX
@@ -65,7 +65,7 @@ class TrunkInfo:
 
     def hint(self, name: str) -> str:
         """What the label says of "model", "weights" or "cut", fit for a terminal; "?" where it says nothing."""
-        return shortened(str(self.label.get(name, "?")))
+        return hint(self.label, name)
 
     @property
     def view(self) -> str:

@@ -266,16 +266,17 @@ COMMANDS = (
 
 
 def printed_options(name: str, environment: Any, *words: str) -> dict[str, str | None]:
-    """Option -> its default as `headstart NAME WORDS --help` prints it, None where it prints none. If help is
-    shown, the command takes the words.
+    """Option -> its default as `headstart NAME --help` prints it, None where it prints none. The command takes
+    the words.
 
     All that knows how help looks: rows that begin with an option, in a frame, with "[default: ...]" or
-    "(default: ...)" at the end.
+    "(default: ...)" at the end. `--help` itself has no row but in the list of all commands.
     """
+    parsed(name, *words)
     environment("COLUMNS", MAX_WIDTH)
-    result = command(*name.split(), *words, "--help")
+    result = command(*name.split(), "--help")
     assert (result.code, result.err) == (0, ""), result
-    options: dict[str, str | None] = {}
+    options: dict[str, str | None] = {"--help": None}
     row: list[str] = []
     for line in result.out.splitlines():
         text = line.strip(" │|*")
@@ -288,6 +289,15 @@ def printed_options(name: str, environment: Any, *words: str) -> dict[str, str |
         if row and default:
             options |= dict.fromkeys(row, default[1].strip("'\""))
     return options
+
+
+def parsed(name: str, *words: str) -> None:
+    """Raises what the command line's library raises unless the command takes these words."""
+    from headstart.cli.app import build
+
+    app = build()
+    line = [*name.split(), *words, *REQUIRED.get(name, "").split()]
+    (app if name else app.meta).parse_args(line, exit_on_error=False, print_error=False)
 
 
 MISTAKES = {

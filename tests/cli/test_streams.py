@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from headstart.cli import main as cli
-from headstart.cli import streams, tables
-from headstart.cli.arguments import attempt, failures_told_last
+from headstart.cli import rendering, streams
+from headstart.cli.results import attempt, failures_told_last
 from headstart.common import text
 from headstart.common.errors import SettingError
 from headstart.common.outputs import outdated, write_json, write_text
+from headstart.common.table import Table
 
 pytestmark = pytest.mark.neutral
 
@@ -103,16 +104,13 @@ def plain(text: str) -> bool:
 
 
 def test_nothing_printed_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    console = tables.console_for_tables()
-    table = tables.table_of("name", HOSTILE)
-    table.add_row(HOSTILE, tables.cell(HOSTILE))
-    table.title = HOSTILE
+    table = Table(("name", HOSTILE), [(HOSTILE, HOSTILE)], title=HOSTILE)
     with streams.standard_streams():
         print(HOSTILE)
         print(HOSTILE, file=sys.stderr)
     text.say(HOSTILE)
-    console.print(table)
-    console.print(f"a line of {HOSTILE}")
+    rendering.show(table, f"a line of {HOSTILE}")
+    rendering.show_legend(HOSTILE)
     out, err = capsys.readouterr()
     assert plain(out) and plain(err)
     assert out.count("[/x][bold]:smile:") >= 4, "and nothing in it is markup"

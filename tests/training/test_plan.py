@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import headstart
 
 import headstart as hs
-from headstart.cli.main import app
 from headstart.common.errors import CutError, SettingError
 from headstart.training.planning.predicting import (
     Load,
@@ -242,10 +241,10 @@ def test_on_the_command_line(backend: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "plan.json"
     command = ["plan", "--size", "32", "--cuts", "layer3,avgpool", "--batch-size", "32", "--json", str(file)]
-    result = CliRunner().invoke(app, [*command, "--backend", backend, "--budget", "1MB"])
-    assert result.exit_code == 0, result.output
+    result = headstart(*command, "--backend", backend, "--budget", "1MB")
+    assert result.code == 0, result.err
     written = json.loads(file.read_text())
     assert written["best"] == "avgpool" and written["data"]["train"] == 1425
-    assert "within 1MB, --cut avgpool trains the most" in result.output
-    result = CliRunner().invoke(app, [*command, "--backend", backend, "--budget", "1kB"])
-    assert "no cut fits: the smallest cache takes" in result.output
+    assert "within 1MB, --cut avgpool trains the most" in result.out
+    result = headstart(*command, "--backend", backend, "--budget", "1kB")
+    assert "no cut fits: the smallest cache takes" in result.out

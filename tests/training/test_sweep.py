@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import headstart
 from numpy.testing import assert_allclose
-from typer.testing import CliRunner
 
 import headstart as hs
-from headstart.cli.main import app
 from headstart.common.errors import SettingError
 from headstart.contract.heads import chain_of
 from headstart.data import Dataset
@@ -202,15 +201,15 @@ def test_the_command(tmp_path: Path) -> None:
     options = ["--lr", "0.001,0.01", "--seeds", "0,1", "--top", "2"]
     report = tmp_path / "figures.json"
     options += ["--json", str(report), "--out", str(tmp_path / "best")]
-    result = CliRunner().invoke(app, [*arguments, *options, "--backend", "torch"])
-    assert result.exit_code == 0, result.output
-    assert "4 heads, 2 at once" in result.output
+    result = headstart(*arguments, *options, "--backend", "torch")
+    assert result.code == 0, result.err
+    assert "4 heads, 2 at once" in result.out
     rows = json.loads(report.read_text())["rows"]
     assert len(rows) == 4
-    shown = [line.split()[0] for line in result.output.splitlines() if line.strip().startswith("0.0")]
+    shown = [line.split()[0] for line in result.out.splitlines() if line.strip().startswith("0.0")]
     assert shown == [f"{row['lr']:g}" for row in rows[:2]]
     best = hs.load(tmp_path / "best")
     assert best.history[-1].val_accuracy == rows[0]["val_accuracy"]
-    result = CliRunner().invoke(app, [*arguments, "--lr", "fast"])
-    assert isinstance(result.exception, SettingError)
-    assert "expected numbers" in str(result.exception)
+    result = headstart(*arguments, "--lr", "fast")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "expected numbers" in result.err

@@ -1,0 +1,269 @@
+"""`headstart cache`: what `hs.cache` does, told in lines and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from headstart.cli.command import command
+from headstart.cli.options import (
+    FLAT,
+    SOURCE,
+    TRUNKS,
+    Json,
+    OnError,
+    Size,
+    Source,
+    Trunks,
+    Weights,
+    argument,
+    parameter,
+    positive_number,
+)
+from headstart.cli.preparing import opened
+from headstart.cli.rendering import show
+from headstart.cli.results import write_figures
+from headstart.common.errors import SettingError
+from headstart.common.text import nbytes_text, printable, say, when
+
+if TYPE_CHECKING:
+    from headstart.features.recompute import RecomputeReport
+    from headstart.store.upkeep import VerifyReport
+
+Key = Annotated[str, argument("KEY", "A key, or its beginning.")]
+
+
+@command("headstart cache ls")
+def ls(*, json_file: Json = None) -> None:
+    """List what the cache holds, and the shared ones (HEADSTART_CACHE_SHARED).
+
+    Of each trunk: key, model, cut, view, rows, bytes, last use, by what its features were made, where they are.
+    """
+    from headstart import cache
+
+    listing = cache.list()
+    own = next(iter(listing.nbytes))
+    show(
+        listing.as_table(),
+        *(
+            f"{nbytes_text(nbytes)} in {root}{', shared' if root != own else ''}"
+            for root, nbytes in listing.nbytes.items()
+        ),
+    )
+    write_figures(json_file, listing.as_list())
+
+
+@command("headstart cache info 3f2a")
+def info(key: Key, /, *, json_file: Json = None) -> None:
+    """Say everything about one trunk's features."""
+    from headstart import cache
+
+    copies = cache.info(key)
+    show(*copies.as_tables())
+    write_figures(json_file, copies.as_dict())
+
+
+@command(
+    "headstart cache explain --data flower_photos --model resnet50",
+    "headstart cache explain --data flower_photos --model resnet50 --cuts layer3,avgpool --size 256",
+    "headstart cache explain --data flower_photos --model resnet50 --augment flip,crop --views 4",
+)
+def explain(
+    *,
+    source: Annotated[Source, FLAT] = SOURCE,
+    trunks: Annotated[Trunks, FLAT] = TRUNKS,
+    json_file: Json = None,
+) -> None:
+    """Say what `headstart extract` with these options would find in the cache, and why not more.
+
+    Of samples without features it says which; of a trunk without any, in what the nearest one differs. Nothing is
+    computed.
+    """
+    from headstart import cache
+
+    explanation = cache.explain(*opened(source), **trunks.arguments())
+    for row in explanation:
+        view = "" if row.view is None else f", view {row.view}"
+        say(f"{row.cut}{view} ({row.key[:12]}): {row}")
+    write_figures(json_file, explanation.as_dict())
+
+
+@command(
+    "headstart cache verify",
+    "headstart cache verify --repair",
+    "headstart cache verify --recompute 100 --data flower_photos --model resnet50",
+)
+def verify(
+    key: Annotated[str | None, argument("KEY", "Only this trunk. (default: all)")] = None,
+    /,
+    *,
+    repair: Annotated[
+        bool,
+        Parameter(
+            help="Set damaged shards aside, to be computed again.", negative="--no-repair", show_default=False
+        ),
+    ] = False,
+    recompute: Annotated[
+        int | None,
+        Parameter(
+            help="Instead, draw so many samples of --data, compute their features again with --model and compare. "
+            "The other options are those of `headstart extract`.",
+            converter=positive_number,
+        ),
+    ] = None,
+    data: Annotated[str | None, Parameter(help="With --recompute: the data set.")] = None,
+    model: Annotated[str | None, Parameter(help="With --recompute: the architecture.")] = None,
+    weights: Weights = None,
+    size: Size = None,
+    on_error: OnError = "raise",
+    trunks: Annotated[Trunks, FLAT] = TRUNKS,
+    batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = 64,
+    backend: Annotated[str | None, parameter("backend")] = None,
+    device: Annotated[str, parameter("device")] = "auto",
+    json_file: Json = None,
+) -> int | None:
+    """Read every row and check it; exit code 1 where something is damaged.
+
+    Checksums find damage, not malice: whoever may write a cache can write wrong rows under right checksums.
+    --recompute tells such rows.
+    """
+    from headstart import cache
+    from headstart.features import recompute as recomputing
+
+    if recompute is None:
+        if data is not None or model is not None:
+            raise SettingError("--data and --model are for --recompute N; expected that with them")
+        report = cache.verify(key, repair=repair)
+        _tell_verified(report)
+        write_figures(json_file, report.as_dict())
+        damage_stays = report.in_reach and not repair
+        if damage_stays:
+            say("`headstart cache verify --repair` sets them aside", err=True)
+        return 1 if report.shared or report.unreadable or report.not_moved or damage_stays else None
+    if data is None or model is None or key is not None or repair:
+        raise SettingError(
+            "--recompute compares a data set's features with what a model computes; expected --data and "
+            "--model with it, and neither a key nor --repair"
+        )
+    compared = recomputing.verify(
+        *opened(Source(data, model, weights, size, on_error)),
+        **trunks.arguments(),
+        samples=recompute,
+        batch_size=batch_size,
+        backend=backend,
+        device=device,
+    )
+    _tell_compared(compared)
+    write_figures(json_file, compared.as_dict())
+    return None if compared else 1
+
+
+def _tell_verified(report: VerifyReport) -> None:
+    for path, reason in report.damaged:
+        say(f"damaged: {printable(str(path))}: {printable(reason)}")
+    say(f"{report.rows:,} rows in {report.shards:,} shards verified, {len(report.damaged)} damaged")
+    for path, reason in report.unreadable:
+        say(f"cannot be read, and left as it is: {printable(str(path))}: {printable(reason)}")
+    for path in report.set_aside:
+        say(f"set aside: {printable(str(path))}")
+    for path, reason in report.not_moved:
+        say(f"not set aside: {printable(str(path))}: {printable(reason)}", err=True)
+    if report.shared:
+        say(
+            f"{len(report.shared)} of the damaged files are in a shared cache and cannot be mended from here; "
+            "their rows are passed over, and computed into the own cache when they are needed",
+            err=True,
+        )
+
+
+def _tell_compared(report: RecomputeReport) -> None:
+    for difference in report.differing:
+        say(f"differs: {printable(str(difference))}")
+    say(
+        f"{report.compared:,} stored rows computed again, {len(report.differing)} differ; "
+        f"{report.without_features:,} samples have no features"
+    )
+
+
+@command(
+    "headstart cache gc --max-size 5GB",
+    "headstart cache gc --max-size 0 --yes",
+    "headstart cache gc --data flower_photos --data other_photos",
+)
+def gc(
+    *,
+    max_size: Annotated[
+        str | None, Parameter(help="What may stay, such as 500MB or 20GB. (default: HEADSTART_CACHE_MAX)")
+    ] = None,
+    yes: Annotated[
+        bool, Parameter(help="Delete; without it, only show what would go.", show_default=False)
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        Parameter(help="Only show what would go; what is done without --yes anyhow.", show_default=False),
+    ] = False,
+    data: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Delete orphans instead: rows of images that are in none of these data sets (any more). Give it "
+            "once for each data set whose features are to stay."
+        ),
+    ] = None,
+    on_error: OnError = "raise",
+    json_file: Json = None,
+) -> None:
+    """Delete the features that were not used for longest, until the rest fits.
+
+    Shared caches are left alone. With --data, delete the features of images that were removed or edited.
+    """
+    from headstart import cache
+    from headstart.store.feature_store import cache_limit
+
+    if yes and dry_run:
+        raise SettingError("--yes deletes and --dry-run does not; expected one of them")
+    if data and max_size is not None:
+        raise SettingError("--data deletes orphans and --max-size whole trunks; expected one of them")
+    if data:
+        _gc_orphans(data, on_error, yes, json_file)
+        return
+    if max_size is None and cache_limit() is None:
+        raise SettingError("cache gc needs a limit: --max-size, such as 20GB, or HEADSTART_CACHE_MAX")
+    cleaning = cache.gc(max_size, delete=yes)
+    for trunk in cleaning.plan:
+        say(
+            f"{_verb(yes)} {trunk.key[:12]}  {trunk.hint('model')} at {trunk.hint('cut')}, {trunk.rows:,} rows, "
+            f"{nbytes_text(trunk.nbytes)}, last used {when(trunk.last_used)}"
+        )
+    if cleaning.plan.leftovers:
+        say(f"{_verb(yes)} {len(cleaning.plan.leftovers)} unfinished files")
+    if cleaning.freed is not None:
+        say(f"{nbytes_text(cleaning.freed)} freed")
+    else:
+        say("nothing was deleted; add --yes to do it" if cleaning.plan else "nothing to delete")
+    write_figures(json_file, cleaning.as_dict())
+
+
+def _gc_orphans(names: Sequence[str], on_error: str, yes: bool, json_file: Path | None) -> None:
+    from headstart import cache
+    from headstart.data import open_data
+
+    cleaning = cache.gc(keep=[open_data(name, on_error=on_error) for name in names], delete=yes)
+    for orphans in cleaning:
+        say(
+            f"{_verb(yes)} {orphans.rows:,} orphans ({nbytes_text(orphans.nbytes)}) of {orphans.key[:12]}  "
+            f"{orphans.hint('model')} at {orphans.hint('cut')}; {orphans.kept:,} rows stay"
+        )
+    if cleaning.freed is not None:
+        say(f"{nbytes_text(cleaning.freed)} freed")
+    elif len(cleaning):
+        say("nothing was deleted; add --yes to do it. Data sets that are not named count as removed")
+    else:
+        say("there are no orphans")
+    write_figures(json_file, cleaning.as_dict())
+
+
+def _verb(yes: bool) -> str:
+    return "deleting" if yes else "would delete"

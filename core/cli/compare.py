@@ -1,0 +1,90 @@
+"""`headstart compare`: the modes beside each other, in every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from headstart.cli.command import command
+from headstart.cli.options import (
+    FLAT,
+    TRAINING_SOURCE,
+    Json,
+    TrainingSource,
+    head_of,
+    names_in,
+    settings_of,
+    values_of,
+)
+from headstart.cli.preparing import note_random_weights
+from headstart.cli.rendering import Live, show, show_legend
+from headstart.cli.results import keep_figures
+from headstart.common.text import printable, say
+
+if TYPE_CHECKING:
+    Settings = Any
+else:
+    Settings = settings_of("compare")
+LEFT_OUT = Settings()
+
+
+@command(
+    "headstart compare",
+    "headstart compare --data flower_photos --modes frozen,cached --cut layer4.0 --epochs 5",
+    "headstart compare --backends torch,jax --device cpu --json figures.json",
+)
+def compare(
+    *,
+    source: Annotated[TrainingSource, FLAT] = TRAINING_SOURCE,
+    backends: Annotated[str | None, Parameter(help="Comma-separated. (default: all installed)")] = None,
+    modes: Annotated[str, Parameter(help="Comma-separated.")] = "scratch,full,frozen,cached,staged",
+    settings: Annotated[Settings, FLAT] = LEFT_OUT,
+    out: Annotated[Path, Parameter(help="Folder for compare.json and report.html.")] = Path("headstart-compare"),
+    json_file: Json = None,
+) -> int | None:
+    """Compare the modes in every installed backend: accuracy, seconds by phase, speed-up, break-even.
+
+    Same weights, same data, same order, same start in each. Every backend runs in a process of its own.
+    """
+    from headstart.training.compare import compare as run_compare
+    from headstart.training.tables import COMPARISON_LEGEND
+
+    values, head = values_of(settings), head_of(source.head)
+    note_random_weights(source)
+    with Live() as live:
+        report = run_compare(
+            source.data,
+            out=out,
+            listener=live.listen,
+            backends=names_in(backends) if backends is not None else (),
+            modes=names_in(modes),
+            model=source.model,
+            weights=source.weights,
+            size=source.size,
+            head=head,
+            split=source.split,
+            on_error=source.on_error,
+            split_by=source.split_by,
+            **values,
+        )
+    keep_figures(json_file, report)
+    about, tables = report["data"], report.as_tables()
+    show(
+        f"{about['name']}: {about['train']} training and {about['val']} validation images, "
+        f"{len(about['classes'])} classes; {report['model']['name']} ({report['model']['weights'] or 'random'}) "
+        f"at {report['model']['preprocess']['size']} px",
+        *(f"skipped {printable(file)}: {printable(reason)}" for file, reason in about["skipped"]),
+        *tables,
+    )
+    if tables:
+        show_legend(COMPARISON_LEGEND)
+    files = ["compare.json", *(["report.html"] if tables else [])]
+    show(f"written to {' and '.join(str(out / file) for file in files)}")
+    for name, error in report["errors"].items():
+        say(f"error: {name}: {error['message']}", err=True)
+    if not report["errors"]:
+        return None
+    mistakes = all(error["type"] != "crash" for error in report["errors"].values())
+    return 2 if mistakes else 1

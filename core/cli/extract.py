@@ -1,0 +1,58 @@
+"""`headstart extract`: fill the cache, or save features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from headstart.cli.command import command
+from headstart.cli.options import FLAT, SOURCE, TRUNKS, Json, Source, Trunks, parameter
+from headstart.cli.preparing import import_quietly, note_random_weights, opened
+from headstart.cli.rendering import show
+from headstart.cli.results import write_figures
+from headstart.common.text import extraction_line
+
+
+@command(
+    "headstart extract --data flower_photos --cuts layer3,avgpool",
+    "headstart extract --data flower_photos --dtype float32 --json figures.json",
+    "headstart extract --data flower_photos --augment flip,crop --views 4",
+    "headstart extract --data flower_photos --cuts input",
+    "headstart extract --data flower_photos --save flowers/",
+)
+def extract(
+    *,
+    source: Annotated[Source, FLAT] = SOURCE,
+    trunks: Annotated[Trunks, FLAT] = TRUNKS,
+    batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = 64,
+    backend: Annotated[str | None, parameter("backend")] = None,
+    device: Annotated[str, parameter("device")] = "auto",
+    workers: Annotated[int | None, parameter("workers")] = None,
+    save: Annotated[
+        Path | None,
+        Parameter(help="Also write features and labels into this folder, for training without the images."),
+    ] = None,
+    replace: Annotated[bool, Parameter(help="Replace what --save finds there.", show_default=False)] = False,
+    json_file: Json = None,
+) -> None:
+    """Fill the cache with a data set's features; what is there already is not computed again."""
+    from headstart.contract import registry
+    from headstart.features.extract import extract as run_extract
+    from headstart.features.packed import check_free
+
+    name = registry.choose(backend)
+    if save is not None:
+        check_free(save, replace)  # now, and not after a week of extraction
+    note_random_weights(source)
+    model, data = opened(source)
+    import_quietly(name, device, trunks.precision)
+    features = run_extract(
+        model, data, **trunks.arguments(), backend=name, device=device, batch_size=batch_size, workers=workers
+    )
+    saved = features.save(save, replace=replace) if save is not None else None
+    write_figures(json_file, {"model": source.model, **features.as_dict()})
+    show(features.as_table(), extraction_line(features.stats))
+    if saved is not None:
+        show(f"saved to {saved}")

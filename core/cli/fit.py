@@ -1,0 +1,77 @@
+"""`headstart fit`: train a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from headstart.cli.command import command
+from headstart.cli.options import (
+    FLAT,
+    TRAINING_SOURCE,
+    Json,
+    SavedFeatures,
+    TrainingSource,
+    settings_of,
+    values_of,
+)
+from headstart.cli.preparing import import_quietly, prepared
+from headstart.cli.rendering import show
+from headstart.cli.results import attempt, keep_figures
+from headstart.common.text import extraction_line, placement_line
+
+if TYPE_CHECKING:
+    Settings = Any
+else:
+    Settings = settings_of("fit")
+LEFT_OUT = Settings()
+
+
+@command(
+    "headstart fit --data flower_photos --out run/",
+    "headstart fit --data flower_photos --mode full --augment flip,crop --lr-scale 0.1 --out run/",
+    "HEADSTART_BACKEND=jax headstart fit --cut layer4.0 --epochs 20 --schedule cosine",
+    "headstart fit --data flower_photos --augment flip,crop --views 4 --memory 512MB",
+    "headstart fit --data flower_photos --mode full --cut input",
+    "headstart fit --features saved/ --model resnet50",
+)
+def fit(
+    *,
+    source: Annotated[TrainingSource, FLAT] = TRAINING_SOURCE,
+    features: SavedFeatures = None,
+    settings: Annotated[Settings, FLAT] = LEFT_OUT,
+    out: Annotated[
+        Path | None, Parameter(help="Save the trained model to this folder, with a report, report.html.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Train a model on a folder of images, and say how well it does."""
+    from headstart.common.outputs import check_outputs, outdated
+    from headstart.contract import registry
+    from headstart.training.comparison import comparison
+    from headstart.training.fit import fit as run_fit
+
+    check_outputs(out, json_file)  # now, and not after the training
+    values = values_of(settings)
+    values["backend"] = backend = registry.choose(settings.backend)
+    model, train, val = prepared(
+        source, backend, mode=settings.mode, cut=settings.cut, seed=settings.seed, features=features
+    )
+    import_quietly(backend, settings.device, settings.precision)
+    run = run_fit(model, train, val, **values)
+    report = comparison([run])
+    # Saved first: printing may fail, and what was trained must not depend on it.
+    written = []
+    if out is not None:
+        outdated(out / "report.html")
+        written.append(
+            attempt(lambda: f"saved to {run.save(out)}, with {report.report(out / 'report.html').name}")
+        )
+    if keep_figures(json_file, report.single()) is not None and out is None and json_file and json_file.suffix:
+        written.append(attempt(lambda: f"written to {report.report(json_file.with_suffix('.html'))}"))
+    show(*report.as_tables())
+    if run.extraction is not None:
+        show(extraction_line(run.extraction), placement_line(run.settings["features"]))
+    show(*(line for line in written if line is not None))

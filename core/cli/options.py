@@ -1,0 +1,216 @@
+"""Options that several commands share. Those of training are not listed here: they are made from the fields that
+`headstart.training.options` says once, with their types, defaults and sentences.
+
+Invariant: importing this needs no numpy, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter, Token
+
+from headstart.common.errors import SettingError
+from headstart.training.option import Option
+from headstart.training.options import GROUPS, OPTIONS, flags_for
+
+DATA = Group("Data and model", sort_key=1)
+TITLES = {(group.__doc__ or ""): (group.__doc__ or "").rstrip(".") for group in GROUPS}
+SETTINGS = {line: Group(title, sort_key=i) for i, (line, title) in enumerate(TITLES.items(), start=2)}
+"""a group of help for each class of options"""
+
+FLAT = Parameter(name="*")
+"""of a parameter that stands for all fields of its class"""
+
+
+def argument(name: str, help: str) -> Parameter:
+    """How an argument without a flag stands on the command line. What begins with a hyphen is none, unless it
+    stands behind "--"."""
+    return Parameter(name=name, help=help, allow_leading_hyphen=False)
+
+
+# ---- of training, from their fields
+
+
+def whole_number(_: Any, tokens: Sequence[Token]) -> int:
+    """The text of a whole number as one; 1.5 is none."""
+    text = tokens[-1].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"expected a whole number, received {text!r}") from None
+
+
+def positive_number(_: Any, tokens: Sequence[Token]) -> int:
+    """The text of a whole number of 1 or more."""
+    number = whole_number(_, tokens)
+    if number < 1:
+        raise ValueError(f"expected a whole number of 1 or more, received {number}")
+    return number
+
+
+def parameter(option: str | Option, **changes: Any) -> Parameter:
+    """How one option of training stands on the command line."""
+    about = OPTIONS[option] if isinstance(option, str) else option
+    facts: dict[str, Any] = {
+        "help": about.help + (f" (default: {about.unset})" if about.unset else ""),
+        "group": SETTINGS[about.group],
+    }
+    if about.text is int:
+        facts["converter"] = whole_number
+    if about.text is bool:
+        facts["show_default"] = False
+    return Parameter(**facts | changes)
+
+
+def settings_of(function: str) -> type:
+    """A class with a field for each option of training that `function` ("fit", "sweep" ...) has on the command
+    line, in their order."""
+    fields = []
+    for option in flags_for(function):
+        text: Any = option.text
+        default = option.command_default(function)
+        annotation: Any = Annotated[text if default is not None else text | None, parameter(option)]
+        fields.append((option.name, annotation, field(default=default)))
+    # cyclopts takes a class of the module `types`, which make_dataclass says, for one of Python's own
+    return make_dataclass(f"{function.title()}Settings", fields, frozen=True, namespace={"__module__": __name__})
+
+
+def values_of(settings: Any) -> dict[str, Any]:
+    """What such an object holds, as keyword arguments. Raises SettingError for a text that means nothing."""
+    values = dict(vars(settings))
+    for name, value in values.items():
+        if (parse := OPTIONS[name].parse) is not None and value is not None:
+            values[name] = parse(value)
+    return values
+
+
+# ---- of data and model
+
+DATA_HELP = "digits, cifar10, flowers, or the path of a folder that holds a folder a class."
+MODEL_HELP = "Architecture; `headstart models` lists them."
+WEIGHTS_HELP = (
+    "Published or imported name (`headstart weights ls`), path of a .safetensors file, or none. "
+    "(default: the model's first published ones)"
+)
+Weights = Annotated[str | None, Parameter(help=WEIGHTS_HELP, group=DATA)]
+Size = Annotated[
+    int | None,
+    Parameter(
+        help="Side of the images in pixels. (default: the weights' own)", converter=whole_number, group=DATA
+    ),
+]
+OnError = Annotated[str, Parameter(help="raise or skip: what to do with files that are no images.", group=DATA)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set, and the network that is run on it."""
+
+    data: Annotated[str, Parameter(help=DATA_HELP, group=DATA)] = "digits"
+    model: Annotated[str, Parameter(help=MODEL_HELP, group=DATA)] = "resnet18_half"
+    weights: Weights = None
+    size: Size = None
+    on_error: OnError = "raise"
+
+
+@dataclass(frozen=True)
+class TrainingSource(Source):
+    """A data set in two parts, and the network whose head is trained on the first."""
+
+    head: Annotated[
+        str,
+        Parameter(help="linear, or hidden widths and dropout rates such as 256 or 4096,0.5,4096,0.5.", group=DATA),
+    ] = "linear"
+    split: Annotated[float, Parameter(help="Share of the data to train on; the rest validates.", group=DATA)] = 0.8
+    split_by: Annotated[
+        str,
+        Parameter(
+            help="id: a picture's side goes by its content, and stays as the data grow; position: exact shares of "
+            "every class, as in earlier versions.",
+            group=DATA,
+        ),
+    ] = "id"
+
+
+@dataclass(frozen=True)
+class Trunks:
+    """Which features of a data set are meant."""
+
+    cuts: Annotated[
+        str | None,
+        Parameter(
+            help="Comma-separated cuts. (default: what the classifier takes)",
+            group=SETTINGS[OPTIONS["dtype"].group],
+        ),
+    ] = None
+    precision: Annotated[str, parameter("precision")] = "float32"
+    dtype: Annotated[str, parameter("dtype")] = "float16"
+    augment: Annotated[str | None, parameter("augment")] = None
+    views: Annotated[int, parameter("views", help="How many augmented views of every image; with --augment.")] = 1
+    seed: Annotated[int, parameter("seed", help="Of the augmentation.")] = 0
+
+    def arguments(self) -> dict[str, Any]:
+        """As keyword arguments of `extract`, `verify` and `cache.explain`."""
+        return {**vars(self), "cuts": None if self.cuts is None else names_in(self.cuts)}
+
+
+SOURCE, TRAINING_SOURCE, TRUNKS = Source(), TrainingSource(), Trunks()
+"""with every option left out"""
+
+SavedFeatures = Annotated[
+    Path | None,
+    Parameter(
+        name="--features",
+        help="Train on what `headstart extract --save` wrote, without the images, in place of --data.",
+        group=DATA,
+    ),
+]
+Json = Annotated[Path | None, Parameter(name="--json", help="Write the figures to this file as well.")]
+
+
+# ---- texts that stand for several values
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """ "a, b" as names."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def head_of(text: str) -> str | tuple[int | float, ...]:
+    """What --head means: "linear", or widths and dropout rates. SettingError otherwise."""
+    if text == "linear":
+        return text
+    try:
+        return tuple(float(part) if "." in part else int(part) for part in names_in(text))
+    except ValueError:
+        raise SettingError(
+            f"unknown head {text!r}; expected linear, or hidden widths and dropout rates such as 256,0.5"
+        ) from None
+
+
+def tried(texts: Mapping[str, str | None]) -> dict[str, list[float]]:
+    """A grid from texts such as "0.001,0.01" by option, without those that are None; seeds are whole numbers.
+    SettingError for what are none."""
+    grid: dict[str, list[float]] = {}
+    for option, text in texts.items():
+        if text is None:
+            continue
+        name = {"seeds": "seed"}.get(option, option)
+        try:
+            grid[name] = [int(part) if name == "seed" else float(part) for part in text.split(",")]
+        except ValueError:
+            flag = "--" + option.replace("_", "-")
+            raise SettingError(f"{flag} {text!r}; expected numbers with commas between them") from None
+    return grid
+
+
+def colours(option: str, text: str | None) -> list[float] | None:
+    """The three numbers of --mean and --std."""
+    try:
+        return [float(part) for part in names_in(text)] if text is not None else None
+    except ValueError:
+        raise SettingError(f"{option} {text!r}; expected three numbers with commas between them") from None

@@ -1,0 +1,78 @@
+"""`headstart predict`: which class images show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from headstart.cli.command import command
+from headstart.cli.options import Json, OnError, Size, Weights, parameter, positive_number
+from headstart.cli.preparing import import_quietly
+from headstart.cli.rendering import show
+from headstart.cli.results import keep_figures
+from headstart.common.errors import SettingError
+
+if TYPE_CHECKING:
+    from headstart.models import Model
+
+
+@command(
+    "headstart predict --run run/ rose.jpg tulip.jpg",
+    "headstart predict --model resnet50 --weights imagenet --top 5 photos/",
+    "headstart predict --model vit_b_16 --size 384 photo.jpg",
+)
+def predict(
+    *images: Annotated[
+        Path,
+        Parameter(
+            help="Image files, or folders of them, at any depth.", required=True, allow_leading_hyphen=False
+        ),
+    ],
+    run: Annotated[Path | None, Parameter(help="Folder that `headstart fit --out` wrote.")] = None,
+    model: Annotated[str | None, Parameter(help="Use a model as it is, without training.")] = None,
+    weights: Weights = None,
+    size: Size = None,
+    on_error: OnError = "raise",
+    backend: Annotated[str | None, parameter("backend")] = None,
+    device: Annotated[str, parameter("device")] = "auto",
+    top: Annotated[int, Parameter(help="Classes to name for each image.", converter=positive_number)] = 1,
+    json_file: Json = None,
+) -> None:
+    """Classify images: with a model that was trained here, or with a published one as it is."""
+    from headstart.data import images_at
+    from headstart.data.summary import say
+    from headstart.training.prediction import classify
+
+    trained, name = _model(run, model, weights, size, backend)
+    data = images_at(images, on_error)
+    import_quietly(name, device)
+    if data.skipped or any(path.is_dir() for path in images):
+        say(data)
+    predictions = classify(trained, data, top=top, backend=name, device=device)
+    keep_figures(json_file, predictions.as_list())
+    show(predictions.as_table())
+
+
+def _model(
+    run: Path | None, model: str | None, weights: str | None, size: int | None, backend: str | None
+) -> tuple[Model, str]:
+    """The model that options name, and the backend that runs it."""
+    from headstart.contract import registry
+    from headstart.models.model import model as make_model
+    from headstart.training.compare import chosen_weights
+    from headstart.training.saved import load
+
+    if run is not None and model is None:
+        if weights is not None or size is not None:
+            raise SettingError("--weights and --size go with --model; a trained model has its own")
+        trained = load(run, backend)
+        return trained.model, trained.backend
+    if model is None or run is not None:
+        raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")
+    published = chosen_weights(model, weights)
+    if published is None:
+        raise SettingError(f"{model} has no weights to use as they are; pass --weights FILE.safetensors")
+    name = registry.choose(backend)
+    return make_model(model, weights=published, size=size), name

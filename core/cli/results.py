@@ -1,0 +1,48 @@
+"""What a command has computed: written to files first, and told even where that fails.
+
+Invariant: a result that could not be written is still printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headstart.common.errors import HeadstartError
+
+T = TypeVar("T")
+
+_failures: list[HeadstartError] = []
+
+
+@contextmanager
+def failures_told_last() -> Iterator[None]:
+    """While the body runs, `attempt` puts errors off until its end. The first is raised then, unless the body
+    itself fails."""
+    _failures.clear()
+    yield
+    if _failures:
+        raise _failures[0]
+
+
+def attempt(write: Callable[[], T]) -> T | None:
+    """What `write` returns. None where it raised an error of ours, which is told when all has been printed."""
+    try:
+        return write()
+    except HeadstartError as error:
+        _failures.append(error)
+        return None
+
+
+def write_figures(file: Path | None, figures: Any) -> Path | None:
+    """Write figures as JSON to the file that --json names, if it does; SettingError where that is impossible."""
+    from headstart.common.outputs import write_json
+
+    return None if file is None else write_json(file, figures)
+
+
+def keep_figures(file: Path | None, figures: Any) -> Path | None:
+    """`write_figures`, of what took long to compute: an error is told when all has been printed."""
+    return attempt(lambda: write_figures(file, figures))

@@ -1,0 +1,86 @@
+"""`headstart sweep`: a grid of heads on one cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from headstart.cli.command import command
+from headstart.cli.options import (
+    FLAT,
+    TRAINING_SOURCE,
+    Json,
+    SavedFeatures,
+    TrainingSource,
+    settings_of,
+    tried,
+    values_of,
+    whole_number,
+)
+from headstart.cli.preparing import import_quietly, prepared
+from headstart.cli.rendering import show
+from headstart.cli.results import attempt, keep_figures
+from headstart.common.errors import SettingError
+from headstart.common.text import extraction_line
+
+if TYPE_CHECKING:
+    Settings = Any
+else:
+    Settings = settings_of("sweep")
+LEFT_OUT = Settings()
+
+USUAL_GRID = {"lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
+GRID = Group("What is tried", sort_key=1.5)
+
+
+@command(
+    "headstart sweep --data flower_photos --lr 0.0003,0.001,0.003,0.01",
+    "headstart sweep --data flower_photos --lr 0.001,0.01 --weight-decay 0,0.01,0.1 --seeds 0,1,2 --out best/",
+    "headstart sweep --features saved/ --lr 0.001,0.01,0.1 --optimizer sgd --epochs 30 --schedule cosine",
+)
+def sweep(
+    *,
+    source: Annotated[TrainingSource, FLAT] = TRAINING_SOURCE,
+    features: SavedFeatures = None,
+    lr: Annotated[str | None, Parameter(help="Learning rates to try, comma-separated.", group=GRID)] = None,
+    weight_decay: Annotated[
+        str | None, Parameter(help="Weight decays to try, comma-separated.", group=GRID)
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        Parameter(help="Seeds of order and initial weights to try, comma-separated.", group=GRID),
+    ] = None,
+    settings: Annotated[Settings, FLAT] = LEFT_OUT,
+    top: Annotated[int, Parameter(help="How many of the best to show.", converter=whole_number)] = 10,
+    out: Annotated[Path | None, Parameter(help="Save the best model to this folder.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Train a grid of heads on one cache, side by side where they are linear, and rank them.
+
+    With neither --lr nor --weight-decay nor --seeds, eight learning rates from 0.0001 to 0.3 are tried.
+    """
+    from headstart.common.outputs import check_outputs
+    from headstart.contract import registry
+    from headstart.training.sweep import sweep as run_sweep
+
+    grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds})
+    check_outputs(out, json_file)
+    values = values_of(settings)
+    values["backend"] = backend = registry.choose(settings.backend)
+    model, train, val = prepared(source, backend, cut=settings.cut, seed=settings.seed, features=features)
+    import_quietly(backend, settings.device, settings.precision)
+    result = run_sweep(model, train, val, grid=grid or USUAL_GRID, **values)
+    every_head_diverged = result.runs[0].diverged
+    saved = attempt(lambda: result.best.save(out)) if out is not None and not every_head_diverged else None
+    keep_figures(json_file, result.as_dict())
+    show(result.as_table(top))
+    if result.extraction is not None:
+        show(extraction_line(result.extraction))
+    how = f"{result.at_once} at once" if result.at_once > 1 else "one after the other"
+    show(f"{len(result.runs)} heads, {how}; {result.seconds:.1f} s")
+    if saved is not None:
+        show(f"the best is saved to {saved}")
+    if every_head_diverged and out is not None:
+        raise SettingError(f"nothing is saved to {out}: every head diverged; try lower learning rates")

@@ -1,0 +1,229 @@
+"""Words of a command line: where options may stand, what their values may look like, and in which words a mistake
+is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import headstart
+
+from headstart.cli import app, options
+from headstart.common.log import LOG
+from headstart.training.options import OPTIONS, flags_for
+
+pytestmark = pytest.mark.neutral
+
+
+def values(command: str, *words: str) -> dict[str, Any]:
+    """What a command would be called with; options of a class by their own names."""
+    _, bound, _ = app.build(command.split()).parse_args(
+        [*command.split(), *words], exit_on_error=False, print_error=False
+    )
+    bound.apply_defaults()
+    flat: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        flat |= vars(value) if hasattr(value, "__dataclass_fields__") else {name: value}
+    return flat
+
+
+# --- what there is
+
+
+def test_lists_say_what_commands_say_of_themselves() -> None:
+    built = app.build()
+    for name, line in app.COMMANDS.items():
+        family, _, last = name.rpartition(" ")
+        module = import_module(f"headstart.cli.{family or last}")
+        function = getattr(module, {"import": "import_"}.get(last, last)).default_command
+        assert " ".join(function.__doc__.partition("\n\n")[0].split()) == line, name
+        parent = built[family] if family else built
+        assert parent[last].default_command is function
+
+
+def test_every_command_is_listed() -> None:
+    out = headstart("--help").out
+    for names in app.TITLES.values():
+        assert all(f"│ {name} " in out for name in names)
+    top = [name for name in app.COMMANDS if " " not in name]
+    assert sorted([*top, *app.FAMILIES]) == sorted(name for names in app.TITLES.values() for name in names)
+
+
+@pytest.mark.parametrize("command", ["fit", "compare", "sweep", "plan"])
+def test_options_of_training_come_from_their_fields(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names, defaults and sentences: an option is its field and its use."""
+    monkeypatch.setenv("COLUMNS", "300")
+    got, out = values(command), headstart(command, "--help").out
+    for option in flags_for(command):
+        assert got[option.name] == option.command_default(command)
+        (row,) = [line for line in out.splitlines() if line.startswith(f"│ {option.flag} ")]
+        assert option.help in row and option.unset in row
+        assert option.group.rstrip(".") in out
+
+
+def test_compare_has_what_fit_has() -> None:
+    assert {"augment", "views", "memory", "batch_norm", "head_epochs"} <= values("compare").keys()
+
+
+@pytest.mark.parametrize("command", ["fit", "sweep", "cache explain", "weights import"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = f"import sys; sys.argv = ['headstart', *{command.split()}, '--help']\n"
+    code += "from headstart.cli.main import main\nmain()\n"
+    code += "print(sorted({'numpy', 'PIL', 'huggingface_hub', 'sklearn', 'torch'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --- where options stand, and what values look like
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--log-level", "error", "models", "lenet"),
+        ("models", "lenet", "--log-level", "error"),
+        ("models", "--log-level=error", "lenet"),
+        ("models", "lenet", "--log-level", "info", "--log-level", "error"),
+    ],
+)
+def test_the_level_stands_before_the_command_or_behind(words: tuple[str, ...], monkeypatch: Any) -> None:
+    levels = []
+    monkeypatch.setattr("headstart.cli.app.set_level", lambda name: levels.append(name))
+    assert headstart(*words).code == 0
+    assert levels == ["error"]
+
+
+def test_the_level_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = []
+    monkeypatch.setattr("headstart.cli.app.set_level", lambda name: levels.append(name))
+    monkeypatch.setenv("HEADSTART_LOG_LEVEL", "warning")
+    headstart("models", "lenet")
+    headstart("models", "lenet", "--log-level", "debug")
+    assert levels == ["warning", "debug"]
+    assert LOG.level == 0
+
+
+@pytest.mark.parametrize("words", [("--debug", "models", "nonsuch"), ("models", "nonsuch", "--debug")])
+def test_debug_stands_before_the_command_or_behind(words: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="nonsuch"):
+        headstart(*words)
+
+
+def test_values() -> None:
+    got = values(
+        "fit", "--data", "-photos", "--lr", "-3", "--epochs=4", "--epochs", "5", "--out=--run", "--seed", "7"
+    )
+    assert (got["data"], got["lr"], got["epochs"], got["out"]) == ("-photos", -3.0, 5, Path("--run"))
+    assert got["seed"] == 7
+    assert values("fit", "--lr-scale", "layer3=0.1,pretrained=0.01")["lr_scale"] == "layer3=0.1,pretrained=0.01"
+    assert values("cache gc", "--data", "a", "--data", "b")["data"] == ["a", "b"]
+    assert values("cache gc", "--yes")["yes"] is True
+
+
+def test_flags_and_their_opposites() -> None:
+    assert [values("weights pin", *words)["check"] for words in ((), ("--check",), ("--no-check",))] == [
+        True,
+        True,
+        False,
+    ]
+    assert values("cache verify", "--no-repair")["repair"] is False
+    for words in (("cache", "gc", "--no-yes"), ("cache", "gc", "--empty-data"), ("fit", "--no-debug-nans")):
+        assert "unknown option" in headstart(*words).err
+
+
+def test_arguments() -> None:
+    images = values("predict", "a.jpg", "--run", "run", "b.jpg", "--", "-c.jpg", "--run")["images"]
+    assert images == (Path("a.jpg"), Path("b.jpg"), Path("-c.jpg"), Path("--run"))
+    assert values("cache info", "3f2a")["key"] == "3f2a"
+    assert values("models")["name"] is None
+
+
+def test_what_texts_mean() -> None:
+    settings = options.settings_of("fit")(lr_scale="layer3=0.1", memory="1MB")
+    assert options.values_of(settings)["lr_scale"] == {"layer3": 0.1}
+    assert options.values_of(settings).keys() == {option.name for option in flags_for("fit")}
+    assert options.head_of("256,0.5") == (256, 0.5)
+    assert options.tried({"lr": "0.1,1", "seeds": "3", "weight_decay": None}) == {"lr": [0.1, 1.0], "seed": [3]}
+    assert OPTIONS["lr_scale"].parse is not None
+
+
+# --- mistakes
+
+MISTAKES = {
+    "an option": ("fit --epoch-count 3", "unknown option --epoch-count"),
+    "an option nearly": ("fit --epoch 3", "unknown option --epoch; did you mean --epochs?"),
+    "a short option": ("predict -x a.jpg", "unknown option -x"),
+    "a command": ("trian", "unknown command 'trian'; expected one of compare, fit, "),
+    "a command nearly": ("swep", "did you mean 'sweep'?"),
+    "a command of a family": ("cache delete", "unknown command 'delete'; expected one of ls, info, "),
+    "no value at the end": ("fit --epochs", "--epochs needs a value"),
+    "no value before an option": ("fit --out --json f.json", "--out needs a value; --out=--json if that is one"),
+    "no value before a flag": ("fit --out --debug-nans", "--out needs a value"),
+    "no level": ("models --log-level", "--log-level needs a value"),
+    "no whole number": ("fit --epochs 1.5", "value for --epochs: expected a whole number, received '1.5'"),
+    "no number": ("fit --lr fast", 'value for --lr: unable to convert "fast" into float'),
+    "too small": ("predict --top 0 a.jpg", "value for --top: expected a whole number of 1 or more, received 0"),
+    "no argument": ("predict", "IMAGES is missing"),
+    "no option": ("weights rm mine", "--model is missing"),
+    "one too many": ("cache ls more and", "'more' is one argument too many"),
+    "no shell": ("completion show --shell tcsh", 'value "tcsh" for --shell. Choose from: "bash"'),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line, text = MISTAKES[mistake]
+    result = headstart(*line.split())
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.startswith("error: ") and text in result.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", ["", *app.FAMILIES])
+def test_a_command_that_is_missing(family: str) -> None:
+    result = headstart(*family.split())
+    assert (result.code, result.err) == (2, "")
+    assert f"Usage: headstart {family}".strip() in result.out
+
+
+# --- Ctrl-C
+
+
+def test_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("headstart.models.listing.summaries", interrupted)
+    assert headstart("models") == (130, "", "interrupted\n")
+
+
+# --- completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_a_shell(shell: str) -> None:
+    script = headstart("completion", "show", "--shell", shell).out
+    assert all(word in script for word in ("headstart", "explain", "label-smoothing", "log-level"))
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    script = tmp_path / "headstart.bash"
+    script.write_text(headstart("completion", "show", "--shell", "bash").out)
+    code = f"source {script}; COMP_WORDS=(headstart fit --label); COMP_CWORD=2; _headstart; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["--label-smoothing"]
+
+
+def test_the_completion_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "BASH_COMPLETION_USER_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    result = headstart("completion", "install", "--shell", "bash")
+    assert result.code == 0, result.err
+    path = Path(result.out.removeprefix("installed as ").partition(";")[0])
+    assert path.is_relative_to(tmp_path) and "_headstart()" in path.read_text()
