@@ -91,8 +91,9 @@ def batch_norm(a: Any, w: Params, x: np.ndarray, t: Training | None) -> Step:
     axes = tuple(range(x.ndim - 1))
     own = t is not None and t.statistics
     mean, variance = (x.mean(axes), x.var(axes)) if own else (w["running_mean"], w["running_var"])
-    if own:
-        for name, value in (("running_mean", mean), ("running_var", variance)):
+    if own:  # the running variance follows the unbiased one
+        unbiased = variance * (x.size // x.shape[-1]) / max(1, x.size // x.shape[-1] - 1)
+        for name, value in (("running_mean", mean), ("running_var", unbiased)):
             w[name][...] = (1 - a["momentum"]) * w[name] + a["momentum"] * value
     deviation = np.sqrt(variance + a["epsilon"])
     z = (x - mean) / deviation
@@ -158,12 +159,12 @@ class Network:
         for node in graph.nodes[1:]:
             if node.op not in LAYERS and node.op not in OTHERS:
                 raise UnsupportedOpError(f"the numpy backend has no layer for op {node.op!r} ({node.name!r})")
-        self.graph, self.outputs = graph, tuple(outputs)
-        self.params = {name: np.array(params[name]) for name in graph.param_shapes()}
+        self.graph, self.outputs = graph.upto(*outputs) if outputs else graph, tuple(outputs)
+        self.params = {name: np.array(params[name]) for name in self.graph.param_shapes()}
         self.low = precision == "bfloat16"
         self.weights = {
             node.name: {name.removeprefix(f"{node.name}."): self.params[name] for name in node.param_shapes()}
-            for node in graph.nodes
+            for node in self.graph.nodes
         }
 
     def __call__(self, x: Any) -> Any:
