@@ -124,6 +124,18 @@ class Trunks(Suite):
         for name in names:
             assert relative_error(framework.numpy(outputs[name]), expected[name]) < 1e-5, name
 
+    def test_a_trunk_may_be_given_a_larger_graph(self, framework: Backend, place: Place) -> None:
+        """It runs what its outputs need, and holds no other parameters. The same goes for a native model."""
+        graph = every_op()
+        params = reference.random_params(graph, 0)
+        x = np.random.default_rng(3).standard_normal((2, 17, 11, 3)).astype(np.float32)
+        trunk = framework.trunk(graph, params, ["norm"], place)
+        outputs = trunk.run(x)
+        assert set(outputs) == {"norm"}
+        assert relative_error(framework.numpy(outputs["norm"]), reference.run(graph, params, x)["norm"]) < 1e-5
+        assert trunk.params().keys() == graph.upto("norm").param_shapes().keys()
+        assert framework.native(graph, params, ["norm"]) is not None
+
     def test_a_trunk_takes_any_number_of_samples(self, framework: Backend, place: Place) -> None:
         graph = linear_graph()
         params = initial_params(graph, 0)

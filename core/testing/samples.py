@@ -12,6 +12,7 @@ import numpy as np
 import headstart as hs
 from headstart.data import Dataset, Preprocess
 from headstart.graph import Builder, Graph, Shape
+from headstart.graph.ops import ACTIVATIONS
 from headstart.models import Model
 from headstart.models.initial import initial_params
 
@@ -160,13 +161,14 @@ def every_op() -> Graph:
     z = b.add("resize", "adaptive_avg_pool", z, size=(4, 5))
     x = b.add("concat", "concat", b.add("resize2", "adaptive_avg_pool", y, size=(4, 5)), z, z)
     x = b.add("layer_norm", "layer_norm", x, channels=24, epsilon=1e-6)
-    x = b.add("gelu", "gelu", b.linear("last_axis", x, 24, 12))
+    x = b.linear("last_axis", x, 24, 12)
+    x = b.add("activated", "concat", *(b.add(f"activated.{op}", op, x) for op in sorted(ACTIVATIONS)))
+    x = b.linear("mixed", x, 12 * len(ACTIVATIONS), 12)
     x = b.add("drop_path", "drop_path", b.add("scale", "scale", x, channels=12), rate=0.2)
-    x = b.add("relu6", "relu6", x)
     t = b.add("class_token", "class_token", b.add("tokens", "tokens", x), channels=12)
     t = b.add("position", "position", t, tokens=21, channels=12)
     t = b.add("attention", "attention", b.linear("qkv", t, 12, 36), heads=3)
-    t = b.add("quick_gelu", "quick_gelu", b.add("token_concat", "concat", t, t))
+    t = b.add("token_concat", "concat", t, t)
     t = b.add("pooled", "concat", b.add("first_token", "first_token", t), b.add("mean_tokens", "mean_tokens", t))
     x = b.add("strided", "conv", x, in_channels=12, out_channels=6, kernel=(1, 1), stride=(2, 2), bias=True)
     x = b.add("flatten", "flatten", x, features=2 * 3 * 6)

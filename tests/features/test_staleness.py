@@ -27,6 +27,7 @@ from headstart.features import extract as extraction
 from headstart.features.coverage import Coverage, coverage
 from headstart.graph import Builder, Graph
 from headstart.graph.graph import Node
+from headstart.graph.ops import ACTIVATIONS
 from headstart.models import Model
 from headstart.models.initial import initial_params
 from headstart.testing import relative_error, shaken
@@ -375,10 +376,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "padding-counts-not": (node("avg", count_padding=False), "graph.avg.count_padding: false != none"),
     "average-rounds-up": (node("avg", ceil=True), "graph.avg.ceil: true != none"),
     "adaptive-size": (node("small", size=(1, 4)), "graph.small.size: [1, 4] != [2, 2]"),
-    **{
-        f"{op}-instead": (node("relu2", op=op), "graph: node 8: ")
-        for op in ("relu6", "silu", "sigmoid", "gelu", "quick_gelu")
-    },
+    **{f"{op}-instead": (node("relu2", op=op), "graph: node 8: ") for op in sorted(ACTIVATIONS - {"relu"})},
     "last-activation": (
         node(CUT, op="silu"),
         'graph: node 15: ["relu3", "silu", ["fc1"], {}] != ["relu3", "relu"',

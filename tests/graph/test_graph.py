@@ -16,7 +16,7 @@ from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer
 from headstart.common.errors import CutError, GraphError
 from headstart.graph import OPS, Builder, Graph, Node, fold
 from headstart.graph.layout import from_channels_last, to_channels_last
-from headstart.graph.ops import REQUIRED, adaptive_weights, window_padding
+from headstart.graph.ops import ACTIVATIONS, REQUIRED, adaptive_weights, window_padding
 from headstart.models import ARCHITECTURES, architecture
 from headstart.models.model import count_params
 from headstart.testing import reference
@@ -178,12 +178,7 @@ SHAPES: list[tuple[str, dict[str, object], list[tuple[int, ...]], tuple[int, ...
     ("batch_norm", {"channels": 3}, [(4, 6, 3)], (4, 6, 3)),
     ("layer_norm", {"channels": 3}, [(4, 6, 3)], (4, 6, 3)),
     ("layer_norm", {"channels": 4}, [(7, 4)], (7, 4)),
-    ("relu", {}, [(4, 6, 3)], (4, 6, 3)),
-    ("relu6", {}, [(4, 6, 3)], (4, 6, 3)),
-    ("silu", {}, [(4, 6, 3)], (4, 6, 3)),
-    ("sigmoid", {}, [(1, 1, 3)], (1, 1, 3)),
-    ("gelu", {}, [(7, 4)], (7, 4)),
-    ("quick_gelu", {}, [(7, 4)], (7, 4)),
+    *((op, {}, [shape], shape) for op in sorted(ACTIVATIONS) for shape in ((4, 6, 3), (7, 4))),
     ("max_pool", {"kernel": (3, 3), "stride": (2, 2)}, [(8, 9, 3)], (3, 4, 3)),
     ("max_pool", {"kernel": (3, 3), "stride": (2, 2), "ceil": True}, [(8, 9, 3)], (4, 4, 3)),
     ("avg_pool", {"kernel": (2, 3), "stride": (2, 1), "padding": ((0, 0), (1, 0))}, [(7, 9, 3)], (3, 8, 3)),
