@@ -219,6 +219,7 @@ FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
     "silu": lambda a: jax.nn.silu,
     "sigmoid": lambda a: jax.nn.sigmoid,
     "gelu": lambda a: lambda x: jax.nn.gelu(x, approximate=False),
+    "hard_swish": lambda a: jax.nn.hard_swish,
     "quick_gelu": lambda a: lambda x: x * jax.nn.sigmoid(1.702 * x),
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,

@@ -148,6 +148,7 @@ ACTIVATIONS: Mapping[str, Any] = {
     "sigmoid": "sigmoid",
     "gelu": "gelu",
     "quick_gelu": quick_gelu,
+    "hard_swish": "hard_swish",
 }
 EMIT: Mapping[str, Callable[..., Any]] = {
     "normalize": lambda node, style, x: layers.Rescaling(

@@ -181,6 +181,7 @@ FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
     "silu": lambda a: F.silu,
     "sigmoid": lambda a: torch.sigmoid,
     "gelu": lambda a: F.gelu,
+    "hard_swish": lambda a: F.hardswish,
     "quick_gelu": lambda a: lambda x: x * torch.sigmoid(1.702 * x),
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,

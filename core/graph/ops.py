@@ -281,6 +281,7 @@ OPS: Mapping[str, Op] = {
         Op("gelu", _same, activation=True),
         # x * sigmoid(1.702 x), as OpenAI's CLIP has it
         Op("quick_gelu", _same, activation=True),
+        Op("hard_swish", _same, activation=True),  # x * relu6(x + 3) / 6
         Op("max_pool", _pool_shape("max_pool"), {**_WINDOW, "ceil": False}),
         # count_padding: whether the zeros of the padding count in the average
         Op("avg_pool", _pool_shape("avg_pool"), {**_WINDOW, "ceil": False, "count_padding": True}),

@@ -72,6 +72,8 @@ def _computed(node: Node, w: Mapping[str, np.ndarray], xs: Sequence[np.ndarray])
             return x * (1 + ERF(x / math.sqrt(2))) / 2
         case "quick_gelu":
             return x / (1 + np.exp(-1.702 * x))
+        case "hard_swish":
+            return x * np.clip(x + 3, 0.0, 6.0) / 6
         case "layer_norm":
             mean = x.mean(-1, keepdims=True)
             variance = ((x - mean) ** 2).mean(-1, keepdims=True)

@@ -96,6 +96,7 @@ ROWS: list[tuple[str, dict[str, Any], list[tuple[int, ...]], Callable[..., Tenso
     ("silu", {}, [MAP], unary(F.silu)),
     ("sigmoid", {}, [MAP], unary(torch.sigmoid)),
     ("gelu", {}, [TOKENS], unary(F.gelu)),
+    ("hard_swish", {}, [MAP], unary(F.hardswish)),
     ("quick_gelu", {}, [TOKENS], unary(lambda x: x * torch.sigmoid(1.702 * x))),
     *(
         ("max_pool", window(kernel, stride, pads, ceil=ceil), [MAP], pooled(F.max_pool2d))
