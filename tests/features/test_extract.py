@@ -627,6 +627,7 @@ def wait_for_shards(child: subprocess.Popen[Any], least: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.neutral  # no framework hears of it: what is left is the store's
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
 def test_killed_at_any_moment_it_goes_on_where_it_was(
     tmp_path: Path, extract: Extract, model: Model, backend: str

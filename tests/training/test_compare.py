@@ -329,6 +329,7 @@ def test_what_is_written_meanwhile_must_be_possible(
         comparison.run_spec(Spec(backends=(backend,), fit={"tensorboard": str(tmp_path / "new")}))
 
 
+@pytest.mark.neutral  # no framework is started
 @pytest.mark.parametrize("option", ["--backends", "--modes", "--cut"])
 def test_a_mistake_ends_the_command_with_2(tmp_path: Path, backend: str, option: str) -> None:
     arguments = {"--backends": backend, "--out": tmp_path / "out", option: "nonsense"}
@@ -414,6 +415,7 @@ module.fit = crashing
     assert any(line.split()[:1] == ["cached"] for line in result.stdout.splitlines())
 
 
+@pytest.mark.neutral  # no framework is started
 @pytest.mark.parametrize(
     ("code", "how"),
     [
@@ -441,6 +443,7 @@ def test_a_child_that_never_starts(
     assert (report["rows"], [event["event"] for event in events]) == ([], ["backend"])
 
 
+@pytest.mark.neutral  # no framework is started
 def test_the_other_backends_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """The first backend's child dies; the second one's, for lack of a second framework, only says that it ran."""
     monkeypatch.setattr(comparison.registry, "choose", lambda name: name)
