@@ -21,7 +21,7 @@ from headstart.store.keys import explain
 from headstart.training.settings import Settings
 
 
-def check_given(settings: Settings, train: Any, val: Any) -> None:
+def check_features_in_place_of_data(settings: Settings, train: Any, val: Any) -> None:
     """Features in place of data sets go with mode `cached` only, and with each other."""
     if settings.mode != "cached":
         raise SettingError(f"mode {settings.mode!r} needs the images; on features only mode 'cached' can train")
@@ -30,7 +30,7 @@ def check_given(settings: Settings, train: Any, val: Any) -> None:
             "features were augmented, or not, when they were extracted; leave out augment= and views="
         )
     if not isinstance(train, FeatureSet) or not isinstance(val, FeatureSet | None):
-        kinds = [type(one).__name__ for one in (train, val)]
+        kinds = [type(data).__name__ for data in (train, val)]
         raise SettingError(f"train is a {kinds[0]} and val a {kinds[1]}; expected data sets, or features of both")
 
 
@@ -55,7 +55,7 @@ def check_sets(model: Model, settings: Settings, train: Any, val: Any) -> Sets:
             check_data_set(data, argument, kinds)
     cut = settings.cut
     if isinstance(train, FeatureSet) or isinstance(val, FeatureSet):
-        check_given(settings, train, val)
+        check_features_in_place_of_data(settings, train, val)
         cut = cut or (train.cuts[0] if isinstance(train, FeatureSet) and len(train.cuts) == 1 else None)
     train, val = alike(model, train, val)
     check_data(model, train, "train")
@@ -105,12 +105,12 @@ def _check_features(model: Model, features: FeatureSet, cut: str, node: str) -> 
     for view in range(features.views):
         key = features.key(cut, view)
         spec = key.spec
-        wanted = key_of(model, node, precision=spec["precision"], dtype=spec["dtype"], views=spec["views"])
-        if wanted.digest != key.digest:
+        expected = key_of(model, node, precision=spec["precision"], dtype=spec["dtype"], views=spec["views"])
+        if expected.digest != key.digest:
             raise SettingError(
                 f"the features of {features.name!r} at {cut!r} come from another trunk than the model's "
                 f"({key.label.get('model')} with weights {key.label.get('weights')}; the model is {model.name} "
-                f"with {model.weights or 'random'}): {explain(wanted.spec, [spec])}. Make the model that they "
+                f"with {model.weights or 'random'}): {explain(expected.spec, [spec])}. Make the model that they "
                 "were extracted with"
             )
 

@@ -181,19 +181,19 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
     A backend that fails is reported under `errors`, with the end of its log, and the others go on.
     Raises SettingError and its kin before anything is started.
     """
-    chosen = spec.backends or registry.installed()
-    if not chosen:
+    backends = spec.backends or registry.installed()
+    if not backends:
         registry.choose(None)  # says that none is installed
-    if repeated := sorted({name for name in chosen if chosen.count(name) > 1}):
+    if repeated := sorted({name for name in backends if backends.count(name) > 1}):
         raise SettingError(f"backends named twice: {', '.join(repeated)}")
-    for name in chosen:
+    for name in backends:
         registry.choose(name)
     if not spec.modes:
         raise UnknownNameError("mode", "", MODES)
     model, train, val = prepare(spec)
     warn_of_copies(train, val)
-    report = new_comparison(data_facts(train, val), model.describe(), {**asdict(spec), "backends": list(chosen)})
-    report["versions"] = {name: registry.versions(name) for name in chosen}
+    report = new_comparison(data_facts(train, val), model.describe(), {**asdict(spec), "backends": list(backends)})
+    report["versions"] = {name: registry.versions(name) for name in backends}
 
     def add(row: dict[str, Any]) -> None:
         add_row(report, row, val)
@@ -211,7 +211,7 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
     save()
     say(train, val)
     try:
-        for name in chosen:
+        for name in backends:
             listener({"event": "backend", "backend": name})
             error = _run_child(spec, name, add, listener)
             if error is not None:
@@ -332,9 +332,9 @@ def _child() -> int:
 
     from headstart.common import log, progress
 
-    given = json.loads(sys.stdin.read())
-    head = given["head"] if isinstance(given["head"], str) else tuple(given["head"])
-    spec = Spec(**{**given, "backends": tuple(given["backends"]), "modes": tuple(given["modes"]), "head": head})
+    fields = json.loads(sys.stdin.read())
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    spec = Spec(**{**fields, **lists})  # JSON has no tuples
     (name,) = spec.backends
     progress.report_to(
         lambda what, done, total: emit({"event": "progress", "what": what, "done": done, "total": total})

@@ -34,7 +34,7 @@ def _plain(name: str, value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy's numbers
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(name, one) for key, one in value.items()}
+        return {str(key): _plain(name, entry) for key, entry in value.items()}
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

@@ -51,11 +51,19 @@ def memory_limit(memory: int | str | None) -> int | None:
     return memory
 
 
-def held(nbytes: int, memory: int | None, device_free: int | None) -> tuple[int, bool]:
-    """How many bytes of features may be held at once, and whether so many can lie on the device as a whole; the
-    arguments are those of `place_features`."""
-    limit = available_memory() // 2 if memory is None else memory
-    return limit, nbytes <= limit and (device_free is None or nbytes <= 0.7 * device_free)
+def bytes_to_hold(memory: int | None) -> int:
+    """How many bytes of features may be held at once: `memory`, or half of what the machine has left."""
+    return available_memory() // 2 if memory is None else memory
+
+
+def fit_on_device(nbytes: int, limit: int, device_free: int | None) -> bool:
+    """Whether features of so many bytes in all can lie on the device from the first epoch to the last.
+
+    They can if they are within `limit`, the bytes that may be held, and leave the device enough room to compute:
+    they may take 70 % of `device_free`, what it has left of a memory of its own. A device without one (None) works
+    in the machine's memory, where the limit alone counts.
+    """
+    return nbytes <= limit and (device_free is None or nbytes <= 0.7 * device_free)
 
 
 def place_features(
@@ -67,10 +75,10 @@ def place_features(
     `device_free`: what the device has left of a memory of its own, None where it has none. Raises SettingError
     where not even a few batches fit.
     """
-    nbytes = sum(one.nbytes(cut) * one.views for one in features)
-    row = max(one.nbytes(cut) // max(1, len(one)) for one in features)
-    limit, resident = held(nbytes, memory, device_free)
-    if resident:
+    nbytes = sum(data.nbytes(cut) * data.views for data in features)
+    row = max(data.nbytes(cut) // max(1, len(data)) for data in features)
+    limit = bytes_to_hold(memory)
+    if fit_on_device(nbytes, limit, device_free):
         return Placement("device", nbytes, limit, 0, 0)
     batch = batch_size * row
     room = (limit if device_free is None else min(limit, device_free)) // POOLS
@@ -88,9 +96,9 @@ def place_features(
 def feeds_of(features: Sequence[FeatureSet], cut: str, placement: Placement) -> list[Feed]:
     """A feed for each set. Those that are streamed take turns with one pair of pools."""
     if placement.where == "device":
-        return [Resident(one, cut) for one in features]
+        return [Resident(data, cut) for data in features]
     first = features[0]
     row = max(1, first.nbytes(cut) // max(1, len(first)))
     pools = Pools(placement.pool_nbytes // row, first.shape(cut), first.folder(cut).dtype)
     block = max(1, placement.block_nbytes // row)
-    return [Streamed(one, cut, pools, block, placement.where == "memory") for one in features]
+    return [Streamed(data, cut, pools, block, placement.where == "memory") for data in features]

@@ -21,7 +21,7 @@ from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype
 from headstart.training.checks import check_sets
-from headstart.training.placement import held, memory_limit
+from headstart.training.placement import bytes_to_hold, fit_on_device, memory_limit
 from headstart.training.planning.measuring import Bench
 from headstart.training.planning.predicting import (
     Load,
@@ -99,6 +99,7 @@ def plan(
     rates, points = measurements.rates, between(planned, work, measurements.points)
     ids = {*train.ids, *(val.ids if val else ())}
     load = Load(len(train), len(val) if val else 0, len(ids), batch, settings.epochs)
+    limit = bytes_to_hold(memory_limit(settings.memory))
     store, free = FeatureStore(settings.cache), framework.memory(place)
 
     def row(cut: str) -> CutPlan:
@@ -110,7 +111,7 @@ def plan(
             rates,
             load,
             missing=len(store.trunk(key, work[cut].shape).missing(sorted(ids))),
-            resident=held(load.distinct * work[cut].row_nbytes, memory_limit(settings.memory), free)[1],
+            resident=fit_on_device(load.distinct * work[cut].row_nbytes, limit, free),
             measured=cut in measurements.points,
         )
 

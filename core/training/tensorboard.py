@@ -126,8 +126,8 @@ class Board:
             low, high = float(values.min()), float(values.max())
             counts, limits = [values.size], [high]
             if low < high:
-                found, edges = np.histogram(values, BINS)
-                counts, limits = found.tolist(), edges[1:].tolist()
+                histogram, edges = np.histogram(values, BINS)
+                counts, limits = histogram.tolist(), edges[1:].tolist()
             tag = f"{kind}/{name}"
             sums = float(values.sum()), float(values @ values)
             self._summary(

@@ -72,9 +72,10 @@ class Validation:
         """The inverse of `as_dict`."""
         cells = tuple((int(a), int(b), int(c)) for a, b, c in saved["confusion"])
         worst: list[dict[str, Any]] = [
-            {name: math.nan if one[name] is None else one[name] for name in FIELDS} for one in saved["worst"]
+            {name: math.nan if mistake[name] is None else mistake[name] for name in FIELDS}
+            for mistake in saved["worst"]
         ]
-        mistakes = tuple(Mistake(**one) for one in worst)
+        mistakes = tuple(Mistake(**fields) for fields in worst)
         return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0)
 
 
