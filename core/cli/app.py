@@ -141,6 +141,6 @@ def _add_options(app: App) -> None:
         if apps[-1].default_command is None and not rest:
             app.help_print(names)
             return MISTAKE  # a command is missing
-        check_values(apps[-1], words)
+        check_values((apps[-1], app.meta), words)
         code: int | None = app(words)
         return code

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from cyclopts import (
     App,
+    Argument,
     MissingArgumentError,
     UnknownCommandError,
     UnknownOptionError,
@@ -44,11 +45,12 @@ def check_arguments(arguments: Sequence[str]) -> None:
         ) from error
 
 
-def check_values(command: App, words: Sequence[str]) -> None:
-    """SettingError where an option's value has been forgotten, so that the next option stands in its place."""
-    if command.default_command is None:
-        return
-    arguments = command.assemble_argument_collection()
+def check_values(takers: Iterable[App], words: Sequence[str]) -> None:
+    """SettingError where an option's value has been forgotten, so that the next option stands in its place.
+    `takers`: whatever takes options of this command line."""
+    arguments = [
+        argument for app in takers if app.default_command for argument in app.assemble_argument_collection()
+    ]
     options = {name for argument in arguments for name in argument.names if name.startswith("--")}
     flags = {name for argument in arguments if argument.hint is bool for name in argument.names}
     for option, value in pairwise(_before_the_rest(words)):
@@ -67,9 +69,10 @@ def _before_the_rest(words: Sequence[str]) -> Iterator[str]:
 def mistake(error: Exception) -> str:
     """What is wrong with a command line, in a line."""
     match error:
-        case MissingArgumentError(argument=argument) if argument is not None:
-            option = error.keyword or argument.name
-            return f"{option} needs a value" if error.keyword else f"{option} is missing"
+        case MissingArgumentError(keyword=str() as option):
+            return f"{option} needs a value"
+        case MissingArgumentError(argument=Argument() as argument):
+            return f"{argument.name} is missing"
         case UnusedCliTokensError(unused_tokens=[first, *_]):
             return f"{first!r} is one argument too many"
         case UnknownCommandError(unused_tokens=[first, *_], app=App() as app):

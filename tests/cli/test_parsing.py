@@ -163,6 +163,7 @@ MISTAKES = {
     "no value at the end": ("fit --epochs", "--epochs needs a value"),
     "no value before an option": ("fit --out --json f.json", "--out needs a value; --out=--json if that is one"),
     "no value before a flag": ("fit --out --debug-nans", "--out needs a value"),
+    "no value before an option of all": ("fit --out --log-level error", "--out needs a value"),
     "no level": ("models --log-level", "--log-level needs a value"),
     "no whole number": ("fit --epochs 1.5", "value for --epochs: expected a whole number, received '1.5'"),
     "no number": ("fit --lr fast", 'value for --lr: unable to convert "fast" into float'),

@@ -1,0 +1,94 @@
+"""Results as tables: plain text by column, whatever is missing or diverged."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart.common.table import Table
+from headstart.training.comparison import Comparison
+from headstart.training.plan import Budget, CutPlan, Plan
+from headstart.training.prediction import Predictions
+from headstart.training.tables import sweep_table
+
+pytestmark = pytest.mark.neutral
+
+
+def column(table: Table, name: str) -> list[str]:
+    return [row[table.columns.index(name)] for row in table.rows]
+
+
+def row(mode: str, **changes: Any) -> dict[str, Any]:
+    epoch = {"total": 2.0, "data": 0.5, "trunk": 0.0, "head": 1.5}
+    return {
+        "backend": "torch", "mode": mode, "val_accuracy": 0.5, "diverged": False, "seconds_per_epoch": epoch,
+        "extraction_seconds": 3.0, "extracted": 8, "features_made_by": [], "speedup_over_frozen": None,
+        "total_seconds": 9.87, "pays_off_after_epochs": None, **changes,
+    }  # fmt: skip
+
+
+def test_a_comparison() -> None:
+    cached = {"features_made_by": ["torch"], "speedup_over_frozen": 12.4, "pays_off_after_epochs": 1}
+    rows = [
+        row("frozen", speedup_over_frozen=1.0),
+        row("cached", **cached),
+        row("cached", **cached, extracted=0, diverged=True),
+        row("full", backend="jax", val_accuracy=None),
+    ]
+    comparison = Comparison(rows=rows, versions={"torch": {"torch": "2"}, "jax": {}, "keras": {}})
+    first, second = comparison.as_tables()
+    assert (first.title, second.title) == ("torch (torch 2)", "jax ()")
+    assert column(first, "mode") == ["frozen", "cached", "cached"]
+    assert column(first, "val acc") == ["50.0%", "50.0%", "diverged"] and column(second, "val acc") == ["-"]
+    assert column(first, "extract") == ["-", "3.00", "3.00*"]
+    assert column(first, "speed-up") == ["1.0x", "12x", "12x"] and column(second, "speed-up") == ["-"]
+    assert column(first, "trunk") == ["-"] * 3 and column(first, "head") == ["1.50"] * 3
+    assert column(first, "pays off") == ["-", "1 epoch", "1 epoch"]
+
+
+def test_a_comparison_of_one_run() -> None:
+    facts: dict[str, Any] = {"machine": {"cores": 2}, "data": {"name": "a"}, "model": {"name": "b"}}
+    comparison = Comparison(rows=[row("full")], versions={"torch": {"torch": "2"}}, created="now", **facts)
+    assert comparison.single() == {**facts, "versions": {"torch": "2"}, **row("full")}
+
+
+def test_a_sweep() -> None:
+    figures = {"val_accuracy": 0.25, "val_loss": 1.5, "accuracy": 1.0, "loss": 0.125, "diverged": False}
+    table = sweep_table([{"lr": 0.001, "seed": 1, **figures}, {"lr": 1.0, "seed": 0, **figures}], top=1)
+    assert table.columns == ("lr", "seed", "val acc", "val loss", "train acc", "train loss")
+    assert table.rows == [("0.001", "1", "25.0%", "1.5000", "100.0%", "0.1250")]
+    assert len(sweep_table([figures, figures], top=0).rows) == 1
+    assert len(sweep_table([figures, figures]).rows) == 2
+
+
+def test_a_plan() -> None:
+    near = CutPlan("near", (4,), 2000, 1, 1, 5, 60.0, 1.0, 2.0, "device", True, 63.0, 6.0)
+    far = CutPlan("far", (8,), 4000, 1, 1, 0, 0.0, 2.0, 1.0, "disk", False, 6.0, 3.0)
+    data = {"name": "a", "train": 4, "val": 1, "classes": ["x"]}
+    plan = Plan((near, far), 3, {"samples": 5}, Budget(nbytes=3000), data, {"name": "net"})
+    table = plan.as_table()
+    assert column(table, "cut") == ["near", "far ~"]
+    assert column(table, "cache") == ["2.0 kB", "4.0 kB*"]
+    assert column(table, "extract") == ["60.0 s", "there"]
+    assert column(table, "pays off") == ["60 epochs", "never"]
+    assert column(table, "3 epochs") == ["63.0 s", "6.0 s"]
+    facts = plan.as_dict()
+    assert (facts["data"], facts["model"], facts["best"], facts["epochs"]) == (data, {"name": "net"}, "near", 3)
+    assert facts["rows"][0] == {**asdict(near), "shape": [4], "pays_off_after_epochs": 60}
+
+
+def test_predictions() -> None:
+    probabilities = np.array([[0.25, 0.75], [np.nan, np.nan]])
+    predictions = Predictions(("a.jpg", "b.jpg"), ("x", "y"), probabilities, top=2)
+    assert predictions.as_list() == [
+        {"image": "a.jpg", "classes": [["y", 0.75], ["x", 0.25]]},
+        {"image": "b.jpg", "classes": []},
+    ]
+    assert predictions.as_table().rows == [
+        ("a.jpg", "y", "75.0%"),
+        ("", "x", "25.0%"),
+        ("b.jpg", "-", "not finite"),
+    ]
