@@ -21,15 +21,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.common import errors
+from headstart.common import errors, log, progress
 from headstart.common.environment import for_frameworks
 from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.common.log import LOG
 from headstart.common.outputs import outdated, write_json
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
+from headstart.data import open_data
 from headstart.data.door import described
 from headstart.data.summary import mark, say
+from headstart.models import architecture
+from headstart.models.model import model as make_model
 from headstart.training.comparison import (
     Comparison,
     Event,
@@ -81,9 +84,8 @@ class Spec:
 
 def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     """(model, train, val) as `spec` has them; raises whatever is wrong with it, and imports no framework."""
-    from headstart.data import open_data
+    # here, as commands that only ask for `chosen_weights` would wait for them
     from headstart.features.trunk_keys import cut_of
-    from headstart.models.model import model
     from headstart.training.settings import checked_folder, options_by_mode
     from headstart.training.tensorboard import require_writer
 
@@ -95,7 +97,7 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
         require_writer()
     data = open_data(spec.data, on_error=spec.on_error)
     train, val = data.split(spec.split, spec.seed, spec.split_by)
-    made = model(
+    made = make_model(
         spec.model,
         weights=chosen_weights(spec.model, spec.weights),
         classes=data.classes,
@@ -110,8 +112,6 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
 def chosen_weights(model: str, weights: str | None) -> str | None:
     """What `weights=` of `hs.model` is for an option: not given, it means the model's first published ones, if
     it has any; "none" means random ones."""
-    from headstart.models import architecture
-
     if weights is None:
         return next(iter(architecture(model).weights), None)
     return None if weights == "none" else weights
@@ -229,13 +229,13 @@ def _run_child(
     """Run one backend's modes in a child; each row goes to `add`. Returns what went wrong, if anything."""
     environment = {**registry.describe(name).quiet, **os.environ, **for_frameworks(os.environ)}
     error: dict[str, str] | None = None
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as words:
         child = subprocess.Popen(
             # -P: a folder called torch in the working directory must not be taken for the framework
             [sys.executable, "-P", "-m", "headstart.training.compare"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=words,
             text=True,
             env=environment,
             start_new_session=True,  # Ctrl-C comes to us alone, and is handed on exactly once
@@ -263,8 +263,8 @@ def _run_child(
                 child.wait()
             child.stdout.close()
         if child.returncode != 0 and error is None:
-            log.seek(0)
-            tail = log.read().decode(errors="replace")[-4000:]
+            words.seek(0)
+            tail = words.read().decode(errors="replace")[-4000:]
             how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
             error = {"type": "crash", "message": f"the {name} process ended with {how}; its last words:\n{tail}"}
     return error
@@ -330,8 +330,6 @@ def _child() -> int:
     def emit(event: Event) -> None:
         events.write(json.dumps(event) + "\n")  # NaN stays one between our processes
 
-    from headstart.common import log, progress
-
     fields = json.loads(sys.stdin.read())
     lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
     spec = Spec(**{**fields, **lists})  # JSON has no tuples
@@ -347,6 +345,7 @@ def _child() -> int:
 
 
 def _run_modes(spec: Spec, name: str, emit: Listener) -> int:
+    # in the child: its parent trains nothing, and would wait for what does
     from headstart.training.fit import fit
     from headstart.training.settings import options_by_mode
 
