@@ -75,6 +75,8 @@ def mistake(error: Exception) -> str:
             return f"{argument.name} is missing"
         case UnusedCliTokensError(unused_tokens=[first, *_]):
             return f"{first!r} is one argument too many"
+        case UnknownCommandError(unused_tokens=[first, *_]) if first.startswith("-"):
+            return f"unknown option {first}"
         case UnknownCommandError(unused_tokens=[first, *_], app=App() as app):
             return str(UnknownNameError("command", first, [name for name in app if not name.startswith("-")]))
         case UnknownOptionError():

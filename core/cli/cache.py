@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from headstart.cli.command import command
 from headstart.cli.options import (
+    DEFAULTS,
     FLAT,
     SOURCE,
     TRUNKS,
@@ -120,9 +121,9 @@ def verify(
     size: Size = None,
     on_error: OnError = "raise",
     trunks: Annotated[Trunks, FLAT] = TRUNKS,
-    batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = 64,
-    backend: Annotated[str | None, parameter("backend")] = None,
-    device: Annotated[str, parameter("device")] = "auto",
+    batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = DEFAULTS["batch_size"],
+    backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
+    device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     json_file: Json = None,
 ) -> int | None:
     """Read every row and check it; exit code 1 where something is damaged.

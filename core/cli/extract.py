@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from headstart.cli.command import command
-from headstart.cli.options import FLAT, SOURCE, TRUNKS, Json, Source, Trunks, parameter
+from headstart.cli.options import DEFAULTS, FLAT, SOURCE, TRUNKS, Json, Source, Trunks, parameter
 from headstart.cli.preparing import import_quietly, note_random_weights, opened
 from headstart.cli.rendering import show
 from headstart.cli.results import write_figures
@@ -26,10 +26,10 @@ def extract(
     *,
     source: Annotated[Source, FLAT] = SOURCE,
     trunks: Annotated[Trunks, FLAT] = TRUNKS,
-    batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = 64,
-    backend: Annotated[str | None, parameter("backend")] = None,
-    device: Annotated[str, parameter("device")] = "auto",
-    workers: Annotated[int | None, parameter("workers")] = None,
+    batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = DEFAULTS["batch_size"],
+    backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
+    device: Annotated[str, parameter("device")] = DEFAULTS["device"],
+    workers: Annotated[int | None, parameter("workers")] = DEFAULTS["workers"],
     save: Annotated[
         Path | None,
         Parameter(help="Also write features and labels into this folder, for training without the images."),

@@ -22,6 +22,9 @@ TITLES = {(group.__doc__ or ""): (group.__doc__ or "").rstrip(".") for group in 
 SETTINGS = {line: Group(title, sort_key=i) for i, (line, title) in enumerate(TITLES.items(), start=2)}
 """a group of help for each class of options"""
 
+DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+"""in Python, and in commands that train nothing"""
+
 FLAT = Parameter(name="*")
 """of a parameter that stands for all fields of its class"""
 
@@ -147,11 +150,11 @@ class Trunks:
             group=SETTINGS[OPTIONS["dtype"].group],
         ),
     ] = None
-    precision: Annotated[str, parameter("precision")] = "float32"
-    dtype: Annotated[str, parameter("dtype")] = "float16"
-    augment: Annotated[str | None, parameter("augment")] = None
+    precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"]
+    dtype: Annotated[str, parameter("dtype")] = DEFAULTS["dtype"]
+    augment: Annotated[str | None, parameter("augment")] = DEFAULTS["augment"]
     views: Annotated[int, parameter("views", help="How many augmented views of every image; with --augment.")] = 1
-    seed: Annotated[int, parameter("seed", help="Of the augmentation.")] = 0
+    seed: Annotated[int, parameter("seed", help="Of the augmentation.")] = DEFAULTS["seed"]
 
     def arguments(self) -> dict[str, Any]:
         """As keyword arguments of `extract`, `verify` and `cache.explain`."""

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from headstart.cli.command import command
 from headstart.cli.options import (
+    DEFAULTS,
     FLAT,
     TRAINING_SOURCE,
     Json,
@@ -47,7 +48,7 @@ def plan(
         Parameter(help="What the cache may take: bytes such as 2GB, a time such as 10min, or 2GB,10min."),
     ] = None,
     settings: Annotated[Settings, FLAT] = LEFT_OUT,
-    seed: Annotated[int, parameter("seed", help="Of the split.")] = 0,
+    seed: Annotated[int, parameter("seed", help="Of the split.")] = DEFAULTS["seed"],
     json_file: Json = None,
 ) -> None:
     """Predict what caching at each cut costs and saves, from a few batches; with --budget, the best cut."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from headstart.cli.command import command
-from headstart.cli.options import Json, OnError, Size, Weights, parameter, positive_number
+from headstart.cli.options import DEFAULTS, Json, OnError, Size, Weights, parameter, positive_number
 from headstart.cli.preparing import import_quietly
 from headstart.cli.rendering import show
 from headstart.cli.results import keep_figures
@@ -35,8 +35,8 @@ def predict(
     weights: Weights = None,
     size: Size = None,
     on_error: OnError = "raise",
-    backend: Annotated[str | None, parameter("backend")] = None,
-    device: Annotated[str, parameter("device")] = "auto",
+    backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
+    device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     top: Annotated[int, Parameter(help="Classes to name for each image.", converter=positive_number)] = 1,
     json_file: Json = None,
 ) -> None:

@@ -14,6 +14,8 @@ from commands import headstart
 
 from headstart.cli import app, options
 from headstart.common.log import LOG
+from headstart.training.compare import Spec
+from headstart.training.modes import MODES
 from headstart.training.options import OPTIONS, flags_for
 
 pytestmark = pytest.mark.neutral
@@ -63,6 +65,14 @@ def test_options_of_training_come_from_their_fields(command: str, monkeypatch: p
         (row,) = [line for line in out.splitlines() if line.startswith(f"│ {option.flag} ")]
         assert option.help in row and option.unset in row
         assert option.group.rstrip(".") in out
+
+
+def test_data_and_model_are_those_of_python() -> None:
+    got = values("compare")
+    for name, default in vars(Spec()).items():
+        if name not in ("backends", "modes", "fit"):
+            assert got[name] == default, name
+    assert (got["backends"], options.names_in(got["modes"])) == (None, tuple(MODES))
 
 
 def test_compare_has_what_fit_has() -> None:
@@ -156,6 +166,8 @@ def test_what_texts_mean() -> None:
 MISTAKES = {
     "an option": ("fit --epoch-count 3", "unknown option --epoch-count"),
     "an option nearly": ("fit --epoch 3", "unknown option --epoch; did you mean --epochs?"),
+    "an option before the command": ("--nope fit", "unknown option --nope"),
+    "an option and no command": ("-h", "unknown option -h"),
     "a short option": ("predict -x a.jpg", "unknown option -x"),
     "a command": ("trian", "unknown command 'trian'; expected one of compare, fit, "),
     "a command nearly": ("swep", "did you mean 'sweep'?"),
