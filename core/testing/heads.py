@@ -13,12 +13,20 @@ from headstart.contract.description import HEADS
 from headstart.contract.heads import HeadsRecipe, chain_of
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
+from headstart.graph import Builder, Graph
 from headstart.models.initial import initial_params
-from headstart.testing.known import TwoLayers
-from headstart.testing.samples import two_layers
+from headstart.testing import reference
+from headstart.testing.known import TwoLayers, softmax_loss
+from headstart.testing.samples import of_shape, two_layers
 from headstart.testing.suite import Suite, drawn, floats
 
 LR, DECAY, SHARES = (0.2, 0.02, 0.5), (0.0, 0.3, 0.1), (1.0, 0.5, 0.25)
+
+
+def pooled() -> Graph:
+    """A classifier of the average over `(3, 2, 5)` maps."""
+    b = Builder()
+    return of_shape(b.graph(b.linear("fc", b.add("pool", "global_avg_pool", "input"), 5, 4)), (3, 2, 5))
 
 
 class SideBySide(Suite):
@@ -71,6 +79,30 @@ class SideBySide(Suite):
             for k, (_, steps) in enumerate(three.by_hand):
                 np.testing.assert_allclose(losses[:, k], [loss for loss, _ in steps[part]], rtol=1e-3)
                 assert right[k] == sum(count for _, count in steps[part])
+
+    def test_heads_see_what_comes_before_them(self, framework: Backend) -> None:
+        """A pooling without parameters is done once for all; in the precision of the place, as all else."""
+        self.require(HEADS)
+        graph = pooled()
+        chain = chain_of(graph)
+        assert chain is not None and chain.before is not None
+        x, y = drawn(2, 8, 3, 2, 5, classes=4)
+        starts = [initial_params(graph, seed) for seed in range(2)]
+        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
+        recipe = HeadsRecipe(hs.SGD(momentum=0.0), floats([0.1, 0.1]), floats([0.0, 0.0]), 0.0)
+        errors = {}
+        for precision in ("float32", "bfloat16"):
+            heads = framework.heads(chain, stacked, recipe, framework.place("cpu", precision))
+            if heads is None:
+                pytest.skip(f"backend {self.backend!r} trains these heads one after the other")
+            logits = heads.logits(x, 0, 8)
+            expected = np.stack([reference.run(graph, start, x)["fc"] for start in starts], 1)
+            errors[precision] = np.abs(logits - expected).max() / np.abs(expected).max()
+            losses, _ = heads.epoch(heads.put(x), y, None, floats([1.0]))
+            known = [softmax_loss(expected[:, k], y, 0.0)[0] for k in range(2)]
+            np.testing.assert_allclose(losses[0], known, rtol=2e-2 if precision == "bfloat16" else 1e-4)
+        assert errors["float32"] < 1e-5
+        assert 1e-4 < errors["bfloat16"] < 2e-2, "the logits were not computed in bfloat16"
 
     def test_heads_have_logits_of_their_own(self, three: SimpleNamespace) -> None:
         assert three.logits.shape == (5, 3, 4)

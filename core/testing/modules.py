@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headstart.common.errors import ProfileError
 from headstart.common.memory import aligned_empty
 from headstart.contract import registry
 from headstart.contract.description import PROFILE, WRAP
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
-from headstart.contract.wrapping import END, WrapRequest
+from headstart.contract.wrapping import END, Wrapping, WrapRequest
 from headstart.data import Arrays, Preprocess
 from headstart.graph import Graph, Node
 from headstart.testing import reference
+from headstart.testing.known import hits, softmax_loss
 from headstart.testing.samples import every_op, relative_error, tiny_model
-from headstart.testing.suite import Suite
+from headstart.testing.suite import Suite, recipe_of
 
 
 class Modules(Suite):
@@ -102,14 +104,30 @@ class Modules(Suite):
         assert {name: value.shape for name, value in wrapping.params.items()} == dict(trunk.shapes)
         sizes = sorted(value.size for value in module.params.values())
         assert set(sizes) <= {value.size for value in wrapping.params.values()}
-        node = Node("trunk", "native", ("input",), {"part": trunk})
-        graph = Graph((Node("input", "input", (), {"shape": (32, 32, 3)}), node), "trunk")
-        params = {f"trunk.{name}": value for name, value in wrapping.params.items()}
+        graph, params = _wrapped(wrapping)
         runnable = framework.trunk(graph, params, ["trunk"], place)
         assert relative_error(framework.numpy(runnable.run(module.x)["trunk"]), module.expected["fc"]) < 1e-4
         for name, value in runnable.params().items():
             np.testing.assert_array_equal(value, params[name], err_msg=name)
         np.testing.assert_array_equal(framework.call(module.native, module.x), before)
+
+    def test_a_wrapped_module_is_trained(
+        self, framework: Backend, module: SimpleNamespace, place: Place, wraps: None
+    ) -> None:
+        """As other layers are: its loss is of what the module gives, and its own statistics stay as they are."""
+        graph, params = _wrapped(framework.wrap(_request(module.native, module.x)))
+        trainer = framework.trainer(graph, params, recipe_of(), place)
+        y = np.array([3, 7])
+        losses, right = trainer.step(module.x, y, 0.01)
+        loss, _ = softmax_loss(module.expected["fc"], y, 0.0)
+        assert losses[0] == pytest.approx(loss, rel=1e-3)
+        assert right == hits(module.expected["fc"], y)
+        after = trainer.params()
+        kept = graph.buffers()
+        assert kept
+        for name, value in params.items():
+            if name not in graph.volatile():
+                assert np.array_equal(after[name], value) == (name in kept), name
 
     def test_what_a_module_itself_gives_is_witnessed(
         self, framework: Backend, module: SimpleNamespace, wraps: None
@@ -139,6 +157,8 @@ class Modules(Suite):
         self.require(PROFILE)
         with framework.profile(tmp_path):
             framework.call(module.native, module.x)
+            with pytest.raises(ProfileError), framework.profile(tmp_path / "second"):
+                pass
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert files
         assert sum(path.stat().st_size for path in files) > 100
@@ -159,6 +179,13 @@ class Modules(Suite):
             np.testing.assert_array_equal(np.asarray(tensor), array)
             array[2, 3] = 99
             assert np.asarray(tensor)[2, 3] == 99, "it is a copy"
+
+
+def _wrapped(wrapping: Wrapping) -> tuple[Graph, dict[str, np.ndarray]]:
+    """A graph of the module alone, and its parameters."""
+    node = Node("trunk", "native", ("input",), {"part": wrapping.trunk})
+    graph = Graph((Node("input", "input", (), {"shape": (32, 32, 3)}), node), "trunk")
+    return graph, {f"trunk.{name}": value for name, value in wrapping.params.items()}
 
 
 def _request(native: Any, example: np.ndarray) -> WrapRequest:

@@ -239,6 +239,18 @@ class Trainers(Suite):
         assert losses[0] == pytest.approx(loss, rel=1e-4)
         assert right == count
 
+    def test_trainers_know_nothing_of_each_other(self, framework: Backend, place: Place) -> None:
+        """Two at a time, of one graph with the same parameters, take turns."""
+        graph, (x, y) = linear_graph(), drawn(13, 16, 7, classes=4)
+        start = initial_params(graph, 0)
+        trainers = [framework.trainer(graph, start, recipe_of(hs.SGD(momentum=0.9)), place) for _ in range(2)]
+        for k in (0, 8):
+            for trainer, rate in zip(trainers, (0.5, 0.1), strict=True):
+                trainer.step(x[k : k + 8], y[k : k + 8], rate)
+        for trainer, rate in zip(trainers, (0.5, 0.1), strict=True):
+            by_hand = _linear(start, x.reshape(2, 8, 7), y.reshape(2, 8), floats([rate, rate]), momentum=0.9)
+            assert_close(trainer.params()["fc.weight"], by_hand.weight)
+
     # ---- parameters, and what belongs to the caller
 
     def test_parameters_are_read_back_from_the_device(self, framework: Backend, place: Place) -> None:
@@ -314,13 +326,17 @@ class Trainers(Suite):
             assert np.abs(moved - expected).max() < 0.1 * np.abs(expected).max(), name
 
 
-def _linear(start: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray, rates: np.ndarray) -> SimpleNamespace:
+def _linear(
+    start: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray, rates: np.ndarray, momentum: float = 0.0
+) -> SimpleNamespace:
     """`linear_graph` trained by hand on batches `x (steps, n, f)`: its losses, hits and weight at the end."""
+    velocity: list[np.ndarray | float] = [0.0, 0.0]
     weight, bias = start["fc.weight"].astype(np.float64), start["fc.bias"].astype(np.float64)
     losses, right = [], 0
     for inputs, labels, rate in zip(x.astype(np.float64), y, rates, strict=True):
         right += hits(inputs @ weight.T + bias, labels)
         loss, for_weight, for_bias = linear_gradient(weight, bias, inputs, labels, 0.0)
         losses.append(loss)
-        weight, bias = weight - rate * for_weight, bias - rate * for_bias
+        velocity = [momentum * v + g for v, g in zip(velocity, (for_weight, for_bias), strict=True)]
+        weight, bias = weight - rate * velocity[0], bias - rate * velocity[1]
     return SimpleNamespace(losses=losses, right=right, weight=weight, bias=bias)

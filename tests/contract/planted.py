@@ -7,7 +7,7 @@ would see of a backend that had them.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -247,6 +247,15 @@ class _Forgetful(Trained):
         return self._inner.epoch(rows, labels, order, rates)
 
 
+@fails("test_trainers_know_nothing_of_each_other")
+class OneTrainerForAll(Faulty):
+    made_before: Any = None
+
+    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
+        self.made_before = self.made_before or self.made(graph, params, recipe, place)
+        return self.made_before
+
+
 @faulty_training("RowsWritten", "test_what_a_trainer_is_given_is_left_as_it_is")
 class _Writing(Trained):
     def epoch(self, rows: Any, labels: Any, order: Any, rates: Any) -> Any:
@@ -353,6 +362,12 @@ class HeadsLogitsMixedUp(Passing):
         return heads
 
 
+@fails("test_heads_see_what_comes_before_them")
+class HeadsPrecisionIgnored(Passing):
+    def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
+        return self._inner.heads(chain, params, recipe, replace(place, precision="float32"))
+
+
 # ---- places
 
 
@@ -422,6 +437,13 @@ class WrapChangesTheModule(Passing):
         return wrapping
 
 
+@fails("test_a_wrapped_module_is_trained")
+class WrappedStaysFrozen(Faulty):
+    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
+        native = {name: 0.0 for node in graph.nodes if node.op == "native" for name in node.param_shapes()}
+        return self.made(graph, params, replace(recipe, rates=native), place)
+
+
 @fails("test_what_a_module_itself_gives_is_witnessed")
 class WitnessesSomethingElse(Passing):
     def wrap(self, request: Any) -> Any:
@@ -440,6 +462,21 @@ class NothingAttempted(Passing):
 class NothingProfiled(Passing):
     def profile(self, folder: Any) -> Any:
         return nullcontext()
+
+
+@fails("test_a_profile_is_written")
+class ProfilesInProfiles(Passing):
+    running = False
+
+    def profile(self, folder: Any) -> Any:
+        return nullcontext() if self.running else self.first(folder)
+
+    @contextmanager
+    def first(self, folder: Any) -> Any:
+        with self._inner.profile(folder):
+            self.running = True
+            yield
+            self.running = False
 
 
 @fails("test_features_are_handed_out_without_a_copy[float32]")
