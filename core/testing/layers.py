@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,14 +84,18 @@ class Layers(Suite):
     @classmethod
     def dropped(cls, framework: Backend, place: Place) -> SimpleNamespace:
         """Losses `(6,)` of single samples of ones with dropout, by seed, from which how many numbers were kept can
-        be told; and the logits in the middle."""
+        be told; the logits in the middle; and whether the caller's own generators were drawn from."""
         graph = random_layer("dropout")
         params = {"fc.weight": np.zeros((2, 64), np.float32), "fc.bias": np.zeros(2, np.float32)}
         params["fc.weight"][0] = 1 / 64
         x, y = np.ones((1, 4, 4, 4), np.float32), np.zeros(1, np.int64)
         losses: list[np.ndarray] = []
         logits: list[np.ndarray] = []
-        for seed in (0, 0, 1):
+        drawn_from = []
+        for turn, seed in enumerate((0, 0, 1)):
+            random.seed(turn)
+            np.random.seed(turn)
+            states = repr((random.getstate(), np.random.get_state()))
             trainer = framework.trainer(graph, params, recipe_of(seed=seed), place)
             parts = []
             for _ in range(6):
@@ -98,7 +103,8 @@ class Layers(Suite):
                 if len(losses) == 0 and len(parts) == 3:
                     logits = [trainer.logits(x, 0, 1) for _ in range(2)]
             losses.append(np.array(parts))
-        return SimpleNamespace(losses=losses, logits=logits)
+            drawn_from.append(repr((random.getstate(), np.random.get_state())) != states)
+        return SimpleNamespace(losses=losses, logits=logits, drawn_from=drawn_from)
 
     def test_dropout_drops_numbers_and_scales_the_rest(self, dropped: SimpleNamespace) -> None:
         kept = 32 * _first_logit(dropped.losses[0])
@@ -110,6 +116,10 @@ class Layers(Suite):
         first, again, other = dropped.losses
         np.testing.assert_array_equal(first, again)
         assert not np.array_equal(first, other)
+
+    def test_the_callers_generators_are_not_drawn_from(self, dropped: SimpleNamespace) -> None:
+        """Python's and numpy's: neither does what is dropped depend on them, nor do they move."""
+        assert not any(dropped.drawn_from)
 
     def test_logits_are_of_inference(self, dropped: SimpleNamespace) -> None:
         """In the middle of training, too."""

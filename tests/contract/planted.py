@@ -151,6 +151,13 @@ class NormsAlwaysTrained(Faulty):
 # ---- what a trainer does, and answers
 
 
+@fails("test_the_callers_generators_are_not_drawn_from")
+class DrawsFromTheCallers(Faulty):
+    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
+        seed = int(np.random.randint(1 << 30))
+        return self.made(graph, params, replace(recipe, seed=seed), place)
+
+
 @faulty_training("LossesWeighted", "test_losses_come_back_unweighted")
 class _Weighted(Trained):
     def changed(self, result: Any) -> Any:
@@ -179,6 +186,14 @@ class _StillVariance(Trained):
             name: self.start[name] if name.endswith("running_var") else value
             for name, value in self._inner.params().items()
         }
+
+
+@faulty_training("BiasedVariance", "test_running_statistics_follow_the_batches[train]")
+class _Biased(Trained):
+    def params(self) -> Any:
+        params = self._inner.params()
+        kept = 0.7 * self.start["bn.running_var"]  # of 96 numbers each
+        return {**params, "bn.running_var": kept + (params["bn.running_var"] - kept) * np.float32(95 / 96)}
 
 
 @faulty_training("HitsOfTheLastOutput", "test_hits_are_those_of_the_output")
@@ -296,6 +311,13 @@ class OtherNodes(Passing):
             return dict(zip(outputs, reversed(trunk.run(images).values()), strict=True))
 
         return SimpleNamespace(run=run, params=trunk.params)
+
+
+@fails("test_a_trunk_may_be_given_a_larger_graph")
+class RunsAllOfTheGraph(Passing):
+    def trunk(self, graph: Graph, params: Any, outputs: Any, place: Place) -> Any:
+        trunk = self._inner.trunk(graph, params, outputs, place)
+        return SimpleNamespace(run=trunk.run, params=lambda: dict(params))
 
 
 @fails("test_the_parameters_of_a_trunk_are_read_from_the_device")
