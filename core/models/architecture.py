@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Graph
@@ -74,7 +75,8 @@ class Architecture:
     build: Build
     """(name, number of classes, head, side of the images in pixels) -> graph"""
     classifier: str
-    """name of the final linear layer, which new classes replace"""
+    """the module that new classes replace: a linear layer, a convolution ("classifier.1" of SqueezeNet) or several
+    layers; in front of its first is the default cut"""
     preprocess: Preprocess
     """used where the weights bring none of their own"""
     weights: Mapping[str, Published] = field(default_factory=dict)
@@ -83,6 +85,18 @@ class Architecture:
     """module with all the layers that a head with hidden widths replaces; None: `classifier`"""
     layouts: tuple[Layout, ...] = (SAME,)
     """the names that published files use; what is trained is saved in the first"""
+
+    @cached_property
+    def scoring(self) -> str:
+        """The layer that has an output for each class: the classifier's last with a weight."""
+        nodes = [node.name for node in self.graph(2).nodes if f"{node.name}.weight" in node.param_shapes()]
+        return [name for name in nodes if f"{name}.".startswith(f"{self.classifier}.")][-1]
+
+    def classifier_names(self) -> frozenset[str]:
+        """What files call the classifier's parameters, by any of the layouts."""
+        shapes = self.graph(2).param_shapes()
+        inside = {name: shape for name, shape in shapes.items() if name.startswith(f"{self.classifier}.")}
+        return frozenset(layout.rename(*row)[0] for layout in self.layouts for row in inside.items())
 
     def graph(self, classes: int, head: Head = "linear", size: int | None = None) -> Graph:
         """The graph for images of `size` pixels (default: of `preprocess`)."""

@@ -13,9 +13,9 @@ from typing import Any
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
+from headstart.models.blocks import conv_norm, divisible, dropped_classifier, squeeze_excite
 from headstart.models.heads import Head
 from headstart.models.layouts import SAME, by_rules
-from headstart.models.mobilenet import conv_norm, dropped_classifier
 
 # expansion, kernel, stride of the first block, output channels and blocks before scaling
 STAGES = (
@@ -49,10 +49,10 @@ def efficientnet(name: str, classes: int, head: Head, size: int) -> Graph:
     width, depth, dropout, _, _ = EFFICIENTNETS[name]
     norm = NORMS.get(name, {})
     counts = [math.ceil(count * depth) for *_, count in STAGES]
-    b, channels, block = Builder(), _divisible(STEM * width), 0
+    b, channels, block = Builder(), divisible(STEM * width), 0
     x = conv_norm(b, "features.0", "input", 3, channels, 3, "silu", stride=2, **norm)
     for stage, ((expansion, kernel, stride, cout, _), count) in enumerate(zip(STAGES, counts, strict=True), 1):
-        cout = _divisible(cout * width)
+        cout = divisible(cout * width)
         for i in range(count):
             sizes = (channels, cout, expansion, kernel, stride if i == 0 else 1)
             x = _block(b, f"features.{stage}.{i}", x, *sizes, DROP_PATH * block / sum(counts), norm)
@@ -60,12 +60,6 @@ def efficientnet(name: str, classes: int, head: Head, size: int) -> Graph:
     x = conv_norm(b, f"features.{len(STAGES) + 1}", x, channels, 4 * channels, 1, "silu", **norm)
     x = b.add("avgpool", "global_avg_pool", x)
     return b.graph(dropped_classifier(b, x, 4 * channels, classes, head, dropout))
-
-
-def _divisible(channels: float) -> int:
-    """The nearest multiple of eight that is not less than nine tenths."""
-    nearest = max(8, int(channels + 4) // 8 * 8)
-    return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
 def _block(
@@ -86,18 +80,11 @@ def _block(
         place = 1
     depthwise: dict[str, Any] = {"stride": stride, "groups": inner, **norm}
     y = conv_norm(b, f"{name}.block.{place}", y, inner, inner, kernel, "silu", **depthwise)
-    y = _squeeze_excite(b, f"{name}.block.{place + 1}", y, inner, cin // 4)
+    y = squeeze_excite(b, f"{name}.block.{place + 1}", y, inner, cin // 4)
     y = conv_norm(b, f"{name}.block.{place + 2}", y, inner, cout, 1, **norm)
     if stride != 1 or cin != cout:
         return y
     return b.add(name, "add", b.add(f"{name}.stochastic_depth", "drop_path", y, rate=drop_path), x)
-
-
-def _squeeze_excite(b: Builder, name: str, x: str, channels: int, inner: int) -> str:
-    y = b.add(f"{name}.avgpool", "adaptive_avg_pool", x, size=(1, 1))
-    y = b.add(f"{name}.activation", "silu", b.conv(f"{name}.fc1", y, channels, inner, 1, bias=True))
-    y = b.add(f"{name}.scale_activation", "sigmoid", b.conv(f"{name}.fc2", y, inner, channels, 1, bias=True))
-    return b.add(name, "multiply", x, y)
 
 
 # timm's name of each module of a block, without expansion and with it

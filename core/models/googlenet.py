@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Pickled, imagenet
+from headstart.models.blocks import basic_conv
 from headstart.models.heads import Head, classifier
-from headstart.models.inception import basic_conv
 
 # name: output channels of the 1 x 1 branch, of the second and third branch (narrow, then wide), behind the pool;
 # or the kernel of a pool between blocks

@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
+from headstart.models.blocks import basic_conv
 from headstart.models.heads import Head, classifier
-
-EPSILON = 1e-3
 
 Kernel = int | tuple[int, int]
 
@@ -126,15 +125,6 @@ def inception_v3(name: str, classes: int, head: Head, size: int) -> Graph:
     x = b.add("avgpool", "global_avg_pool", x)
     x = b.add("dropout", "dropout", x, rate=0.5)
     return b.graph(classifier(b, "fc", x, channels, classes, head), tuple(outputs))
-
-
-def basic_conv(
-    b: Builder, name: str, x: str, cin: int, cout: int, kernel: Kernel, stride: int = 1, pad: Kernel = 0
-) -> str:
-    """A convolution (`name.conv`), a batch norm (`name.bn`) and a rectifier (`name`)."""
-    x = b.conv(f"{name}.conv", x, cin, cout, kernel, stride, pad)
-    x = b.add(f"{name}.bn", "batch_norm", x, channels=cout, epsilon=EPSILON)
-    return b.add(name, "relu", x)
 
 
 def _mixed(b: Builder, name: str, x: str, channels: int, branches: list[Branch]) -> tuple[str, int]:

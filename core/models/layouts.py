@@ -112,10 +112,9 @@ def fitted(
     file's names.
     """
     params = unwrapped(params)
-    layout, table = max(
-        ((layout, layout.names(graph)) for layout in layouts),
-        key=lambda row: sum(theirs in params for theirs, _ in row[1].values()),
-    )
+    known_shapes = {**(spare or {}), **graph.param_shapes()}
+    layout = max(layouts, key=lambda layout: sum(layout.rename(*row)[0] in params for row in known_shapes.items()))
+    table = layout.names(graph)
     shapes = graph.param_shapes()
     positions = {f"{node.name}.weight" for node in graph.nodes if node.op == "position"}
     fitting: dict[str, np.ndarray] = {}

@@ -7,11 +7,10 @@ activation, the activation carries the module's name (`features.0`, `features.2.
 
 from __future__ import annotations
 
-from typing import Any
-
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
-from headstart.models.heads import Head, classifier
+from headstart.models.blocks import conv_norm, dropped_classifier
+from headstart.models.heads import Head
 from headstart.models.layouts import SAME, by_rules
 
 # expansion, output channels, stride of the first, for each block; and the stage of timm's that it is in
@@ -36,34 +35,6 @@ def mobilenet_v2(name: str, classes: int, head: Head, size: int) -> Graph:
     x = conv_norm(b, f"features.{len(BLOCKS) + 1}", x, channels, LAST, 1, "relu6")
     x = b.add("avgpool", "global_avg_pool", x)
     return b.graph(dropped_classifier(b, x, LAST, classes, head, rate=0.2))
-
-
-def conv_norm(
-    b: Builder,
-    name: str,
-    x: str,
-    cin: int,
-    cout: int,
-    kernel: int,
-    activation: str | None = None,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    **norm: Any,
-) -> str:
-    """A convolution (`name.0`) that keeps the size but for its stride, a batch norm (`name.1`) with the attributes
-    `norm`, and an activation (`name`), if there is one."""
-    x = b.conv(f"{name}.0", x, cin, cout, kernel, stride, pad=kernel // 2, groups=groups)
-    x = b.add(f"{name}.1", "batch_norm", x, channels=cout, **norm)
-    return x if activation is None else b.add(name, activation, x)
-
-
-def dropped_classifier(b: Builder, x: str, features: int, classes: int, head: Head, rate: float) -> str:
-    """Dropout and a linear layer (`classifier.1`), or the layers of `head` instead of both."""
-    if head != "linear":
-        return classifier(b, "classifier", x, features, classes, head)
-    x = b.add("classifier.0", "dropout", x, rate=rate)
-    return b.linear("classifier.1", x, features, classes)
 
 
 def _inverted_residual(b: Builder, name: str, x: str, cin: int, cout: int, expansion: int, stride: int) -> str:

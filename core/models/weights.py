@@ -111,8 +111,8 @@ def _as_stated(arch: Architecture, entry: Hub | Pickled, file: WeightFile) -> We
     file = replace(file, source=source, preprocess=entry.preprocess, classes=None)
     if entry.classes is None:
         # Its last layer, where there is one, is no classifier: a projection, or left from another training.
-        stem = tuple(f"{name.rpartition('.')[0]}." for name in _classifier(arch))
-        return replace(file, params={n: v for n, v in file.params.items() if not n.startswith(stem)})
+        layers = tuple(f"{name.rpartition('.')[0]}." for name in arch.classifier_names())
+        return replace(file, params={n: v for n, v in file.params.items() if not n.startswith(layers)})
     names = class_names(entry.classes)
     return replace(file, classes=names if count_outputs(arch, file.params) == len(names) else None)
 
@@ -124,12 +124,9 @@ def class_names(of: str) -> tuple[str, ...]:
 
 def count_outputs(arch: Architecture, params: Mapping[str, np.ndarray]) -> int | None:
     """How many classes the classifier among `params` has, by the names of any layout; None: there is none."""
-    return next((len(params[name]) for name in _classifier(arch) if name in params), None)
-
-
-def _classifier(arch: Architecture) -> list[str]:
-    """What the layouts call the classifier's weight."""
-    return [layout.rename(f"{arch.classifier}.weight", (1, 1))[0] for layout in arch.layouts]
+    ours = f"{arch.scoring}.weight"
+    theirs = [layout.rename(ours, arch.graph(2).param_shapes()[ours])[0] for layout in arch.layouts]
+    return next((len(params[name]) for name in theirs if name in params), None)
 
 
 def fit_to(
