@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.common.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from headstart import cache, data, report
+    from headstart import cache, data, errors, report
     from headstart.common.errors import HeadstartError
     from headstart.contract.optimizers import SGD, AdamW, Schedule
     from headstart.data.augment import Augment
@@ -39,6 +39,7 @@ _WHERE = {
     "data": ("headstart.data", None),
     "Augment": ("headstart.data.augment", "Augment"),
     "Preprocess": ("headstart.data.preprocess", "Preprocess"),
+    "errors": ("headstart.errors", None),
     "HeadstartError": ("headstart.common.errors", "HeadstartError"),
     "Comparison": ("headstart.training.comparison", "Comparison"),
     "compare": ("headstart.training.compare", "compare"),
@@ -79,6 +80,7 @@ __all__ = [
     "compare_modes",
     "comparison",
     "data",
+    "errors",
     "extract",
     "fit",
     "forward",

@@ -75,10 +75,28 @@ def test_every_public_name_is_there_and_no_other() -> None:
     assert not hasattr(headstart, "no_such_name")
 
 
+def test_every_error_is_public() -> None:
+    """Users catch them, and libraries filter the warnings; a new one cannot be left out."""
+    from headstart.common import errors
+
+    raised = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == errors.__name__
+    }
+    assert set(errors.__all__) == {name for name in raised if not name.startswith("_")}
+    assert all(getattr(headstart.errors, name) is getattr(errors, name) for name in errors.__all__)
+
+
 def test_no_module_hides_a_public_name() -> None:
     """Importing `headstart.x` sets the package's attribute `x`, whatever stood there: a function of that name
     would turn into a module as soon as anything imports it."""
-    assert {name for name in headstart.__all__ if find_spec(f"headstart.{name}")} == {"cache", "data", "report"}
+    assert {name for name in headstart.__all__ if find_spec(f"headstart.{name}")} == {
+        "cache",
+        "data",
+        "errors",
+        "report",
+    }
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -14,6 +14,44 @@ from typing import Any
 
 from headstart.common.redact import redact_raised, redacted
 
+__all__ = [
+    "BackendError",
+    "CacheNotWritableError",
+    "CutError",
+    "DamagedDescriptionError",
+    "DamagedShardError",
+    "DataError",
+    "DataWarning",
+    "DiskSpaceError",
+    "DivergedWarning",
+    "DownloadError",
+    "ExportError",
+    "ExtractionInterrupted",
+    "FeatureDriftError",
+    "FeatureOverflowError",
+    "FeatureUnderflowError",
+    "FrozenWarning",
+    "GraphError",
+    "HeadstartError",
+    "ImageError",
+    "MissingAbilityError",
+    "MissingFeaturesError",
+    "NonFiniteError",
+    "ProfileError",
+    "SavedFeaturesError",
+    "SettingError",
+    "StoreError",
+    "StoreWarning",
+    "TrunkChangedError",
+    "UnderflowWarning",
+    "UnknownNameError",
+    "UnknownOptionError",
+    "UnreadableShardError",
+    "UnsupportedOpError",
+    "WatchingWarning",
+    "WeightsError",
+]
+
 
 class HeadstartError(Exception):
     """Base of all errors that headstart raises on purpose. Its text holds no credentials, nor do the texts of what
