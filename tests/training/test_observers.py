@@ -3,14 +3,15 @@ program. The loop runs on a trainer and feeds of this file, without a framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from headstart.common.errors import WatchingWarning
+from headstart.common.errors import ProfileError, WatchingWarning
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Recipe
 from headstart.data import Dataset, arrays
@@ -20,6 +21,7 @@ from headstart.training.feeds import EpochResult, Feeds
 from headstart.training.history import Seconds
 from headstart.training.loop import Trained, run_stage
 from headstart.training.observers import About, EpochCallback, Observer, Observers
+from headstart.training.profiling import Profiler
 from headstart.training.stage import EpochEnd, Stage
 
 pytestmark = pytest.mark.neutral
@@ -52,6 +54,12 @@ class Falling:
         return np.eye(2, dtype=np.float32)[self.labels], Seconds(head=0.5)
 
 
+def stage_of(name: str, epochs: int) -> Stage:
+    b = Builder()
+    graph: Graph = b.graph(b.linear("out", "input", 1, 2))
+    return Stage(name, graph, {}, Recipe(SGD(0.1), 0.0, False, 0), np.full((epochs, STEPS), 0.1), BATCH, seed=0)
+
+
 @pytest.fixture
 def data() -> Dataset:
     return arrays(np.zeros((8, 4, 4, 3), np.uint8), Falling.labels)
@@ -60,10 +68,7 @@ def data() -> Dataset:
 @pytest.fixture
 def train(data: Dataset) -> Callable[..., Trained]:
     def call(*observers: Observer) -> Trained:
-        b = Builder()
-        graph: Graph = b.graph(b.linear("out", "input", 1, 2))
-        recipe, rates = Recipe(SGD(0.1), 0.0, False, 0), np.full((EPOCHS, STEPS), 0.1)
-        stage = Stage("head", graph, {}, recipe, rates, BATCH, seed=0)
+        stage = stage_of("head", EPOCHS)
         with Observers(observers) as watching:
             watching.stage(stage, {"model": "none"})
             return run_stage(stage, Counter(), Feeds(Falling(), Falling(), data, data), watching)  # type: ignore[arg-type]
@@ -198,3 +203,86 @@ def test_parameters_are_read_for_those_who_ask(train: Callable[..., Trained], mo
     reads.clear()
     train(Twice())
     assert reads == [STEPS * k for k in range(1, EPOCHS + 1)] + [EPOCHS * STEPS]
+
+
+# --- the profiler, with a framework that only notes what it is asked for
+
+
+class Recording:
+    """A backend whose profiler notes folders and what it was ended with, and fails where it is told to."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing, self.notes = failing, list[tuple[str, Any]]()
+
+    @contextmanager
+    def profile(self, folder: Path) -> Iterator[None]:
+        if f"begin {folder.name}" in self.failing:
+            raise ProfileError("none", "another one is running")
+        try:
+            yield
+        except BaseException as error:
+            self.notes.append((folder.name, type(error)))
+            raise
+        self.notes.append((folder.name, None))
+        if f"end {folder.name}" in self.failing:
+            raise OSError(28, "No space left on device")
+
+
+class Breaking(Falling):
+    def train(self, trainer: Any, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return super().train(trainer, order, rates, epoch)
+
+
+def staged(data: Dataset, observers: Sequence[Observer], *epochs: int, feed: Any = Falling) -> list[Trained]:
+    """The stages "head" and "all", of so many epochs."""
+    trained = []
+    with Observers(observers) as watching:
+        for name, count in zip(("head", "all"), epochs, strict=False):
+            stage = stage_of(name, count)
+            watching.stage(stage, {})
+            feeds = Feeds(feed(), None, data, None)
+            trained.append(run_stage(stage, Counter(), feeds, watching))  # type: ignore[arg-type]
+    return trained
+
+
+def test_the_profilers_epochs(data: Dataset, tmp_path: Path) -> None:
+    """The second of each stage, or the only one."""
+    backend, seen = Recording(), []
+    profiler = Profiler(backend, tmp_path)  # type: ignore[arg-type]
+    callback = EpochCallback(lambda stage, record: seen.append((stage, record.epoch, len(backend.notes))))
+    staged(data, [profiler, callback], 3, 1)
+    assert backend.notes == [("head", None), ("all", None)]
+    assert seen == [("head", 1, 0), ("head", 2, 1), ("head", 3, 1), ("all", 1, 2)]
+
+
+def test_a_profiler_that_cannot_start_before_anything_is_trained(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ProfileError):
+        staged(data, [Profiler(Recording("begin head"), tmp_path)], 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("failing", "epochs"),
+    [
+        ("begin head", (2, 1)),
+        ("end head", (2, 1)),
+        ("end head", (1, 1)),
+        ("begin all", (2, 1)),
+        ("end all", (2, 1)),
+    ],
+)
+def test_a_profiler_that_fails_costs_no_epoch(
+    data: Dataset, tmp_path: Path, failing: str, epochs: tuple[int, int]
+) -> None:
+    trace = rf"the profiler's trace in \S+{failing.split()[1]} cannot be written"
+    with pytest.warns(WatchingWarning, match=trace):
+        trained = staged(data, [Profiler(Recording(failing), tmp_path)], *epochs)  # type: ignore[arg-type]
+    assert [len(stage.history) for stage in trained] == list(epochs)
+
+
+def test_a_profiled_epoch_that_ends_early_ends_the_profiler(data: Dataset, tmp_path: Path) -> None:
+    backend = Recording()
+    with pytest.raises(KeyboardInterrupt):
+        staged(data, [Profiler(backend, tmp_path)], 3, feed=Breaking)  # type: ignore[arg-type]
+    assert backend.notes == [("head", KeyboardInterrupt)]
