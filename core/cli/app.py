@@ -6,6 +6,7 @@ once. The lines are the first of the commands' own docstrings; a test holds them
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from keyword import iskeyword
 from typing import Annotated
@@ -119,6 +120,15 @@ def build(words: Collection[str] = ()) -> App:
     return app
 
 
+def _set_up() -> None:
+    """What a process must be told before a command imports a framework."""
+    from headstart.common.environment import for_frameworks
+    from headstart.common.scheduling import take_short_turns
+
+    os.environ.update(for_frameworks(os.environ))
+    take_short_turns()
+
+
 def _add_options(app: App) -> None:
     """Those that every command takes, before its name or behind it."""
     app.meta.group_parameters = EVERYWHERE
@@ -137,6 +147,7 @@ def _add_options(app: App) -> None:
         ] = "info",
     ) -> int | None:
         set_level(log_level)
+        _set_up()
         names, apps, rest = app.parse_commands(words)
         if apps[-1].default_command is None and not rest:
             app.help_print(names)

@@ -6,7 +6,6 @@ to standard output, everything about progress to standard error.
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,10 +17,8 @@ from headstart.cli.app import build
 from headstart.cli.arguments import MISTAKE, check_arguments, mistake
 from headstart.cli.results import failures_told_last
 from headstart.cli.streams import UNPRINTED, standard_streams, unprinted
-from headstart.common.environment import for_frameworks
 from headstart.common.errors import HeadstartError
 from headstart.common.log import LOG, handed_to, to_stderr
-from headstart.common.scheduling import take_short_turns
 from headstart.common.text import say
 
 INTERRUPTED = 130
@@ -41,8 +38,6 @@ def main() -> None:
 
 def _run(words: Sequence[str]) -> int:
     """The exit code of a command of these words."""
-    os.environ.update(for_frameworks(os.environ))  # before a command imports one
-    take_short_turns()
     app = build(words)
     try:
         check_arguments(words)

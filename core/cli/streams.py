@@ -13,7 +13,6 @@ import io
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -149,6 +148,8 @@ def quietly(watched: bool = True) -> Iterator[None]:
     """Put aside what is written to standard error meanwhile, also by code that is no Python: frameworks chat there
     as they are imported. Where the body fails, or the process dies in it, what was put aside is shown; the latter
     only if `watched`, for which this process forks: not where a framework runs in it already."""
+    import tempfile  # not for --help
+
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as aside:
