@@ -70,8 +70,9 @@ EXAMPLES = (
     "headstart cache ls",
 )
 
-VALUES = Parameter(allow_leading_hyphen=True, allow_repeating=True, negative=())
-"""A value may begin with a hyphen, as -1 does; of an option that is given twice the last counts."""
+VALUES = Parameter(allow_leading_hyphen=True, allow_repeating=True, negative=(), json_dict=False, json_list=False)
+"""A value may begin with a hyphen, as -1 does, and is no JSON, so that a file may be called [x]; of an option that
+is given twice the last counts."""
 
 
 def build(words: Collection[str] = ()) -> App:

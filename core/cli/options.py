@@ -55,6 +55,19 @@ def positive_number(_: Any, tokens: Sequence[Token]) -> int:
     return number
 
 
+def number(_: Any, tokens: Sequence[Token]) -> float:
+    """The text of a number as one."""
+    text = tokens[-1].value
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"expected a number, received {text!r}") from None
+
+
+CONVERTERS: Mapping[Any, Any] = {int: whole_number, float: number}
+"""stricter than cyclopts' own, to which 1.5 is a whole number and none a number that is left out"""
+
+
 def parameter(option: str | Option, **changes: Any) -> Parameter:
     """How one option of training stands on the command line."""
     about = OPTIONS[option] if isinstance(option, str) else option
@@ -62,8 +75,8 @@ def parameter(option: str | Option, **changes: Any) -> Parameter:
         "help": about.help + (f" (default: {about.unset})" if about.unset else ""),
         "group": SETTINGS[about.group],
     }
-    if about.text is int:
-        facts["converter"] = whole_number
+    if about.text in CONVERTERS:
+        facts["converter"] = CONVERTERS[about.text]
     if about.text is bool:
         facts["show_default"] = False
     return Parameter(**facts | changes)
@@ -128,7 +141,9 @@ class TrainingSource(Source):
         str,
         Parameter(help="linear, or hidden widths and dropout rates such as 256 or 4096,0.5,4096,0.5.", group=DATA),
     ] = "linear"
-    split: Annotated[float, Parameter(help="Share of the data to train on; the rest validates.", group=DATA)] = 0.8
+    split: Annotated[
+        float, Parameter(help="Share of the data to train on; the rest validates.", converter=number, group=DATA)
+    ] = 0.8
     split_by: Annotated[
         str,
         Parameter(

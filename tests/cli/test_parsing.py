@@ -134,6 +134,16 @@ def test_values() -> None:
     assert values("cache gc", "--yes")["yes"] is True
 
 
+@pytest.mark.parametrize("text", ["[x]", '["a","b"]', '{"a":1}', "none", "a,b", "*", "1"])
+def test_names_are_taken_as_they_are(text: str) -> None:
+    """Of files, classes or weights: none is JSON, or Python's None."""
+    assert values("cache gc", "--data", text)["data"] == [text]
+    assert values("predict", text)["images"] == (Path(text),)
+    assert values("cache info", text)["key"] == text
+    got = values("fit", "--data", text, "--weights", text, "--out", text)
+    assert (got["data"], got["weights"], got["out"]) == (text, text, Path(text))
+
+
 def test_flags_and_their_opposites() -> None:
     assert [values("weights pin", *words)["check"] for words in ((), ("--check",), ("--no-check",))] == [
         True,
@@ -178,7 +188,9 @@ MISTAKES = {
     "no value before an option of all": ("fit --out --log-level error", "--out needs a value"),
     "no level": ("models --log-level", "--log-level needs a value"),
     "no whole number": ("fit --epochs 1.5", "value for --epochs: expected a whole number, received '1.5'"),
-    "no number": ("fit --lr fast", 'value for --lr: unable to convert "fast" into float'),
+    "no number": ("fit --lr fast", "value for --lr: expected a number, received 'fast'"),
+    "no number but none": ("fit --lr none", "value for --lr: expected a number, received 'none'"),
+    "no share": ("fit --split half", "value for --split: expected a number, received 'half'"),
     "too small": ("predict --top 0 a.jpg", "value for --top: expected a whole number of 1 or more, received 0"),
     "no argument": ("predict", "IMAGES is missing"),
     "no option": ("weights rm mine", "--model is missing"),
