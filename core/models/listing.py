@@ -14,10 +14,9 @@ from typing import Any
 from headstart.common.errors import HeadstartError, SettingError
 from headstart.common.table import Table
 from headstart.common.text import shape_text
-from headstart.models import imported
-from headstart.models.architecture import Architecture
+from headstart.models import hub, imported, pickles
+from headstart.models.architecture import Architecture, Hub, Pickled, Shipped
 from headstart.models.model import count_params
-from headstart.models.weights import described
 from headstart.models.zoo import ARCHITECTURES, architecture
 
 CLASSES = 1000
@@ -173,12 +172,31 @@ class WeightsSummary:
 def weights_summaries(model: str | None = None) -> list[WeightsSummary]:
     """Published and imported weights of every model, or of one. UnknownNameError for no model of the zoo."""
     architectures = list(ARCHITECTURES.values()) if model is None else [architecture(model)]
-    return [_weights(arch, name) for arch in architectures for name in [*arch.weights, *imported.names(arch.name)]]
+    return [
+        weights_summary(arch, name)
+        for arch in architectures
+        for name in [*arch.weights, *imported.names(arch.name)]
+    ]
 
 
-def _weights(arch: Architecture, name: str) -> WeightsSummary:
-    facts = described(arch, name)
-    return WeightsSummary(arch.name, name, facts["from"], facts["here"], facts["pinned"])
+def weights_summary(arch: Architecture, name: str) -> WeightsSummary:
+    """Of published or imported weights of this name."""
+
+    def summary(source: str, here: bool, pinned: str | None) -> WeightsSummary:
+        return WeightsSummary(arch.name, name, source, here, pinned)
+
+    match arch.weights.get(name):
+        case Hub() as row:
+            is_stated, is_pinned = (pin.sha256 is not None for pin in (hub.stated(row), hub.pinned(row)))
+            return summary(row.repo, hub.here(row), "release" if is_stated else "first use" if is_pinned else None)
+        case Pickled() as row:
+            return summary(row.url, pickles.here(row), "release")
+        case Shipped() as row:
+            return summary(row.file, True, "release")
+        case _:
+            path = imported.find(arch.name, name)
+            about = pickles.provenance(path) if path is not None else {}
+            return summary(about.get("source", "?"), True, "import")
 
 
 def weights_table(weights: Iterable[WeightsSummary]) -> Table:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -163,23 +162,6 @@ def _check_positions(arch: Architecture, source: str, params: Mapping[str, np.nd
 
 
 # ---- what there is
-
-
-def described(arch: Architecture, name: str) -> dict[str, Any]:
-    """Where published or imported weights are from, whether they are here, and what says which bytes they are."""
-    match arch.weights.get(name):
-        case Hub() as row:
-            stated = hub.stated(row).sha256 is not None
-            pinned = "release" if stated else "first use" if hub.pinned(row).sha256 is not None else None
-            return {"from": row.repo, "here": hub.here(row), "pinned": pinned}
-        case Pickled() as row:
-            return {"from": row.url, "here": pickles.here(row), "pinned": "release"}
-        case Shipped() as row:
-            return {"from": row.file, "here": True, "pinned": "release"}
-        case _:
-            path = imported.find(arch.name, name)
-            about = pickles.provenance(path) if path is not None else {}
-            return {"from": about.get("source", "?"), "here": True, "pinned": "import"}
 
 
 def hub_rows() -> dict[str, tuple[Architecture, Hub]]:

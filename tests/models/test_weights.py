@@ -37,7 +37,8 @@ from headstart.models.hub import Pin
 from headstart.models.importing import import_weights
 from headstart.models.layouts import SAME, by_rules
 from headstart.models.layouts import published as published_names
-from headstart.models.weights import class_names, described, hub_rows
+from headstart.models.listing import WeightsSummary, weights_summary
+from headstart.models.weights import class_names, hub_rows
 
 pytestmark = pytest.mark.neutral
 
@@ -778,7 +779,9 @@ def test_import(mine: Path, tmp_path: Path) -> None:
     assert model.preprocess == ARCHITECTURES["lenet"].preprocess
     mine.unlink()
     assert hs.model("lenet", weights="mine", classes=3).fresh == {"fc3.weight", "fc3.bias"}
-    assert described(ARCHITECTURES["lenet"], "mine") == {"from": str(mine), "here": True, "pinned": "import"}
+    assert weights_summary(ARCHITECTURES["lenet"], "mine") == WeightsSummary(
+        "lenet", "mine", source=str(mine), here=True, pinned="import"
+    )
     with pytest.raises(UnknownNameError, match=r"unknown weights 'mein' for lenet; expected one of mine"):
         hs.model("lenet", weights="mein")
     with pytest.raises(UnknownNameError):
@@ -1206,7 +1209,7 @@ def test_published_pickles_are_converted_once(
     server.files[f"/files/lenet-{digits}.pth"] = content
     row = Pickled(f"{server.store}/files/lenet-{digits}.pth", digits, PREPROCESS)
     lenet_with(monkeypatch, published=row)
-    assert described(ARCHITECTURES["lenet"], "published")["here"] is False
+    assert weights_summary(ARCHITECTURES["lenet"], "published").here is False
     model = load()
     assert same(model.params, state_dict(11, 1000))
     assert model.preprocess == PREPROCESS
@@ -1214,7 +1217,7 @@ def test_published_pickles_are_converted_once(
     target = tmp_path / f"data/weights/lenet-{digits}.safetensors"
     about = pickles.provenance(target)
     assert (about["source"], about["source_sha256"]) == (row.url, sha256(content))
-    assert described(ARCHITECTURES["lenet"], "published")["here"] is True
+    assert weights_summary(ARCHITECTURES["lenet"], "published").here is True
     # from now on neither torch nor the network is needed
     server.__exit__()
     monkeypatch.setattr(pickles, "find_spec", lambda name: None)
