@@ -60,7 +60,7 @@ class CheckedBackend(Passing):
         return self._inner.memory(place) if MEMORY in self._description.abilities else None
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
-        self._description.require(self.name, PROFILE, "leave out profile=")
+        self._description.require(self.name, PROFILE)
         return cast("AbstractContextManager[None]", self._inner.profile(folder))
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:

@@ -12,17 +12,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from headstart.common.errors import MissingAbilityError
 
 HEADS, MEMORY, PROFILE, WRAP = "heads", "memory", "profile", "wrap"
-ABILITIES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    HEADS: (("heads",), "train many heads side by side"),
-    MEMORY: (("memory",), "say how much memory its device has left"),
-    PROFILE: (("profile",), "record a profile"),
-    WRAP: (("owns", "inputs", "wrap", "attempt"), "wrap modules of users' own"),
+
+
+class Ability(NamedTuple):
+    """Something that a backend may lack."""
+
+    methods: tuple[str, ...]
+    """of `Backend`, that it takes"""
+    what: str
+    """what a backend without it cannot do"""
+    instead: str = ""
+    """what the user can do without; "" where core has another way"""
+
+
+ABILITIES: Mapping[str, Ability] = {
+    HEADS: Ability(("heads",), "train many heads side by side"),
+    MEMORY: Ability(("memory",), "say how much memory its device has left"),
+    PROFILE: Ability(("profile",), "record a profile", "leave out profile="),
+    WRAP: Ability(
+        ("owns", "inputs", "wrap", "attempt"),
+        "wrap modules of users' own",
+        "name a model of headstart's own: hs.model(...)",
+    ),
 }
-"""ability -> the methods of `Backend` that it takes, and what a backend without it cannot do"""
 
 
 @dataclass(frozen=True)
@@ -60,8 +77,7 @@ class Description:
         if unknown := self.abilities - ABILITIES.keys():
             raise ValueError(f"unknown ability {min(unknown)!r}; expected some of {', '.join(ABILITIES)}")
 
-    def require(self, name: str, ability: str, instead: str) -> None:
-        """MissingAbilityError unless the backend, which is called `name`, has the ability; `instead` says what the
-        user can do."""
+    def require(self, name: str, ability: str) -> None:
+        """MissingAbilityError unless the backend, which is called `name`, has the ability."""
         if ability not in self.abilities:
-            raise MissingAbilityError(name, ABILITIES[ability][1], instead)
+            raise MissingAbilityError(name, ABILITIES[ability].what, ABILITIES[ability].instead)

@@ -183,7 +183,7 @@ def _load(name: str) -> Backend:
     description = _described(name)
     backend = import_module(description.module).BACKEND
     for ability in sorted(description.abilities):
-        for method in ABILITIES[ability][0]:
+        for method in ABILITIES[ability].methods:
             if not callable(getattr(backend, method, None)):
                 raise BackendError(
                     f"backend {name!r} says that it has the ability {ability!r}, and has no method {method!r}"
@@ -246,8 +246,9 @@ def owner(native: Any) -> Backend | None:
         if description.modules[0] not in sys.modules or _missing(description.modules):
             continue
         if WRAP not in description.abilities:
-            if type(native).__module__.partition(".")[0] in description.modules:
-                description.require(name, WRAP, "name a model of headstart's own: hs.model(...)")
+            homes = {kind.__module__.partition(".")[0] for kind in type(native).__mro__}
+            if homes & set(description.modules):
+                description.require(name, WRAP)
         elif _load(name).owns(native):
             return _load(name)
     return None

@@ -34,7 +34,7 @@ class Suite:
     def require(cls, ability: str) -> None:
         """Skip what calls this, unless the backend's description says that it has the ability."""
         if ability not in registry.describe(cls.backend).abilities:
-            pytest.skip(f"backend {cls.backend!r} cannot {ABILITIES[ability][1]}, and says so")
+            pytest.skip(f"backend {cls.backend!r} cannot {ABILITIES[ability].what}, and says so")
 
     @pytest.fixture(scope="class")
     @classmethod

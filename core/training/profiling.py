@@ -7,6 +7,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from headstart.contract import registry
+from headstart.contract.description import PROFILE
 from headstart.contract.protocol import Backend
 from headstart.training.observers import About, Observer
 from headstart.training.settings import checked_folder
@@ -17,7 +19,8 @@ class Profiler(Observer):
     """Writes a trace for each stage into a folder of the stage's name."""
 
     def __init__(self, backend: Backend, folder: str | Path) -> None:
-        """SettingError where the folder cannot be written."""
+        """SettingError where the folder cannot be written, MissingAbilityError where the backend has no profile."""
+        registry.describe(backend.name).require(backend.name, PROFILE)
         self.backend, self.root = backend, checked_folder("profile", folder)
         self.folder, self.profiled = self.root, 0
         """of the stage: where its trace goes, and which epoch is profiled, from 0"""
