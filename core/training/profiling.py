@@ -19,7 +19,7 @@ class Profiler(Observer):
     """Writes a trace for each stage into a folder of the stage's name."""
 
     def __init__(self, backend: Backend, folder: str | Path) -> None:
-        """SettingError where the folder cannot be written, MissingAbilityError where the backend has no profile."""
+        """SettingError where the folder cannot be written, MissingAbilityError without the ability "profile"."""
         registry.describe(backend.name).require(backend.name, PROFILE)
         self.backend, self.root = backend, checked_folder("profile", folder)
         self.folder, self.profiled = self.root, 0
