@@ -46,8 +46,8 @@ def fit(data: tuple[Dataset, Dataset], lenet: Model, backend: str, tmp_path_fact
     cache = tmp_path_factory.mktemp("cache")
 
     def call(model: Model = lenet, train: Any = data[0], val: Any = data[1], **settings: Any) -> Any:
-        given = {"backend": backend, "device": "cpu", "cache": cache, "epochs": 2, "batch_size": BATCH}
-        return hs.fit(model, train, val, **{**given, "debug_nans": True, **settings})
+        defaults = {"backend": backend, "device": "cpu", "cache": cache, "epochs": 2, "batch_size": BATCH}
+        return hs.fit(model, train, val, **{**defaults, "debug_nans": True, **settings})
 
     return call
 
@@ -82,14 +82,14 @@ def numbers() -> tuple[Dataset, Dataset]:
 @pytest.fixture(scope="module")
 def mlp(backend: str, numbers: tuple[Dataset, Dataset]) -> Callable[[Any], Model]:
     """A small module of the backend's own, which takes no time to compile, with a head."""
-    own = import_module(f"own_{backend}")
+    modules = import_module(f"own_{backend}")
     return lambda head: hs.wrap(
-        own.mlp(5, 4),
-        cut=own.MLP_END,  # the whole of it is the trunk: its last layer is no classifier here
+        modules.mlp(5, 4),
+        cut=modules.MLP_END,  # the whole of it is the trunk: its last layer is no classifier here
         head=head,
         classes=3,
         example=numbers[0],
-        init=lambda seed: own.mlp(5, 4, seed),
+        init=lambda seed: modules.mlp(5, 4, seed),
     )
 
 
@@ -150,8 +150,10 @@ def test_weights_that_only_folding_makes_infinite(fit: Fit) -> None:
 def overflowing(lenet: Model, data: tuple[Dataset, Dataset], fit: Fit, backend: str) -> tuple[Model, int]:
     """A model whose first fully connected layer overflows for one sample, and which of the training samples that
     is: the one with the largest sum of what that layer takes. For all others the unit is far below zero."""
-    found = [hs.extract(lenet, part, "flatten", backend=backend, device="cpu", dtype="float32") for part in data]
-    sums = np.concatenate([features.numpy("flatten").sum(1, dtype=np.float64) for features in found])
+    features = [
+        hs.extract(lenet, part, "flatten", backend=backend, device="cpu", dtype="float32") for part in data
+    ]
+    sums = np.concatenate([part.numpy("flatten").sum(1, dtype=np.float64) for part in features])
     second, first = np.sort(sums)[-2:]
     assert first > 1.005 * second
     limit = (first + second) / 2
@@ -297,13 +299,13 @@ def test_the_statistics_of_a_step_are_found_again(backend: str) -> None:
     before = initial_params(graph, 0, None)
     rng = np.random.default_rng(0)
     images = rng.normal(2, 3, (6, 8, 8, 3)).astype(np.float32)
-    chosen = registry.load(backend)
-    place = chosen.place("cpu", "float32")
-    trainer = chosen.trainer(graph, before, Recipe(hs.SGD(0.1), 0.0, True, 0), place)
+    framework = registry.load(backend)
+    place = framework.place("cpu", "float32")
+    trainer = framework.trainer(graph, before, Recipe(hs.SGD(0.1), 0.0, True, 0), place)
     trainer.step(images, np.arange(6) % 2, 0.1)
     used = with_batch_statistics(graph, before, trainer.params())
-    trunk = chosen.trunk(graph.upto("conv"), before, ["conv"], place)
-    maps = chosen.numpy(trunk.run(images)["conv"]).astype(np.float64)
+    trunk = framework.trunk(graph.upto("conv"), before, ["conv"], place)
+    maps = framework.numpy(trunk.run(images)["conv"]).astype(np.float64)
     np.testing.assert_allclose(used["norm.running_mean"], maps.mean((0, 1, 2)), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(used["norm.running_var"], maps.var((0, 1, 2)), rtol=1e-2)
     assert used["out.weight"] is before["out.weight"]

@@ -80,8 +80,8 @@ def test_the_best_cut_trains_the_most_within_the_budget() -> None:
     assert plan.best is None  # nobody asked
 
     def best(**budget: float) -> str | None:
-        found = replace(plan, budget=Budget(**budget)).best  # type: ignore[arg-type]
-        return None if found is None else found.cut
+        row = replace(plan, budget=Budget(**budget)).best  # type: ignore[arg-type]
+        return None if row is None else row.cut
 
     assert best(nbytes=1000) == "early"
     assert best(nbytes=999) == "middle"
