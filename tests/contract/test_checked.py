@@ -164,14 +164,21 @@ def test_heads_side_by_side_are_checked() -> None:
                     ask()
 
 
+@pytest.mark.each
 def test_nothing_of_it_is_saved(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """The whole way: a weight that comes back transposed ends `fit`."""
     from headstart.contract import registry
 
-    chosen = registry.load(backend)
-    trainer = type(chosen._inner.trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), PLACE))
-    own = trainer.params
-    monkeypatch.setattr(trainer, "params", lambda self: {name: value.T for name, value in own(self).items()})
+    inner = registry.load(backend)._inner  # type: ignore[attr-defined]
+    make = inner.trainer
+
+    def trainer(*asked: Any) -> Any:
+        made = make(*asked)
+        params = made.params
+        made.params = lambda: {name: value.T for name, value in params().items()}
+        return made
+
+    monkeypatch.setattr(inner, "trainer", trainer)
     data = hs.data.digits().subset(range(16))
     with pytest.raises(BackendError, match=rf"backend '{backend}' returned parameter '\w+\.weight'"):
         hs.fit(hs.model("lenet", classes=10), data, epochs=1, backend=backend, device="cpu")
