@@ -87,17 +87,23 @@ class AdaptiveAveragePool(Configured):
 
 @registered
 class RunningStatistics(layers.BatchNormalization):
-    """Keeps a running variance of the unbiased one, as the op table has it, where Keras's own is of the biased."""
+    """Over the last axis; the running variance follows the unbiased one, as the op table has it, where Keras's own
+    follows the biased one."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not training:
             return super().call(inputs, training=training, mask=mask)
-        kept = self.moving_variance * self.momentum
-        outputs = super().call(inputs, training=training, mask=mask)
-        count = ops.cast(ops.prod(ops.shape(inputs)[:-1]), "float32")  # of values a channel
-        moved = self.moving_variance - kept
-        self.moving_variance.assign(kept + moved * (count / ops.maximum(count - 1, 1)))
-        return outputs
+        x = ops.cast(inputs, "float32")
+        mean, variance = ops.moments(x, list(range(len(x.shape) - 1)))
+        # of n values a channel, n / (n - 1); by all there are, which takes the fewest ops
+        size = ops.cast(ops.size(x), "float32")
+        unbiased = size / ops.maximum(size - x.shape[-1], 1)
+        new = 1 - self.momentum
+        self.moving_mean.assign(self.moving_mean * self.momentum + mean * new)
+        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (new * unbiased))
+        scale, offset = (ops.cast(weight, x.dtype) for weight in (self.gamma, self.beta))
+        outputs = ops.batch_normalization(x, mean, variance, -1, offset, scale, self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
 
 
 @registered

@@ -33,7 +33,9 @@ class Recipe:
     optimizer: Optimizer
     label_smoothing: float
     train_statistics: bool
-    """whether batch norms use and update the batch's statistics, or keep the ones they came with"""
+    """whether batch norms use the batch's statistics and move their running ones, of which the variance follows
+    the unbiased one (see `headstart.graph.ops`; a wrapped module's own do as their framework does); or use the
+    ones that they came with, and keep them"""
     seed: int
     """of dropout; its masks are the framework's own and differ between backends"""
     rates: Mapping[str, float] = field(default_factory=dict)

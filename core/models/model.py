@@ -20,6 +20,7 @@ from headstart.data.inputs import Arrays
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Graph
+from headstart.graph.ops import INERT
 from headstart.models.architecture import Architecture
 from headstart.models.heads import Head, check_head
 from headstart.models.initial import initial_params
@@ -81,7 +82,7 @@ class Model:
             return self.cut
         module = architecture(self.name).replaced(self.head)
         node = next(n for n in self.graph.nodes if _is_part(f"{n.name}.", module))
-        while (before := self.graph[node.inputs[0]]).op == "dropout":
+        while (before := self.graph[node.inputs[0]]).op in INERT:
             node = before
         return node.inputs[0]
 
