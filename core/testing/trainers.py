@@ -275,15 +275,15 @@ class Trainers(Suite):
         graph, (x, y) = linear_graph(), drawn(11, 16, 7, classes=4)
         start, order = initial_params(graph, 0), np.random.default_rng(0).permutation(16).reshape(2, 8)
         rates = floats([0.5, 0.2])
-        given: dict[str, Any] = {**start, "x": x, "y": y, "order": order, "rates": rates}
-        before = {name: value.copy() for name, value in given.items()}
+        arrays: dict[str, Any] = {**start, "x": x, "y": y, "order": order, "rates": rates}
+        before = {name: value.copy() for name, value in arrays.items()}
         trainer = framework.trainer(graph, start, recipe_of(), place)
         rows = trainer.put(x)
         trainer.epoch(rows, y, order, rates)
         trainer.epoch(rows, y, None, rates)
         trainer.step(x[:8], y[:8], 0.1)
         trainer.logits(rows, 0, 16)
-        for name, value in given.items():
+        for name, value in arrays.items():
             np.testing.assert_array_equal(value, before[name], err_msg=name)
 
     # ---- precision

@@ -32,11 +32,11 @@ def outcomes() -> Mapping[str, str]:
     """Test of a class of `planted` -> "passed", "failed" or "skipped": for each fault the one that has to fail,
     and all of these without any. One run in this process, so that the framework is there already."""
     tests = sorted({test for _, test in FAULTS.values()})
-    chosen = [f"TestPassing::{test}" for test in tests]
-    chosen += [f"Test{name}::{test}" for name, (_, test) in FAULTS.items()]
+    asked = [f"TestPassing::{test}" for test in tests]
+    asked += [f"Test{name}::{test}" for name, (_, test) in FAULTS.items()]
     plugin = Outcomes()
-    pytest.main(["-q", "-p", "no:cacheprovider", *(f"{PLANTED}::{test}" for test in chosen)], plugins=[plugin])
-    assert plugin.by_test.keys() == set(chosen)
+    pytest.main(["-q", "-p", "no:cacheprovider", *(f"{PLANTED}::{test}" for test in asked)], plugins=[plugin])
+    assert plugin.by_test.keys() == set(asked)
     return plugin.by_test
 
 

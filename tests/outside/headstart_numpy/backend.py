@@ -89,9 +89,9 @@ def max_pool(a: Any, w: Params, x: np.ndarray, t: Training | None) -> Step:
 
 def batch_norm(a: Any, w: Params, x: np.ndarray, t: Training | None) -> Step:
     axes = tuple(range(x.ndim - 1))
-    own = t is not None and t.statistics
-    mean, variance = (x.mean(axes), x.var(axes)) if own else (w["running_mean"], w["running_var"])
-    if own:  # the running variance follows the unbiased one
+    by_batch = t is not None and t.statistics
+    mean, variance = (x.mean(axes), x.var(axes)) if by_batch else (w["running_mean"], w["running_var"])
+    if by_batch:  # the running variance follows the unbiased one
         unbiased = variance * (x.size // x.shape[-1]) / max(1, x.size // x.shape[-1] - 1)
         for name, value in (("running_mean", mean), ("running_var", unbiased)):
             w[name][...] = (1 - a["momentum"]) * w[name] + a["momentum"] * value
@@ -99,7 +99,7 @@ def batch_norm(a: Any, w: Params, x: np.ndarray, t: Training | None) -> Step:
     z = (x - mean) / deviation
 
     def gradients(dy: np.ndarray) -> Gradients:
-        dx = dy - dy.mean(axes) - z * (dy * z).mean(axes) if own else dy
+        dx = dy - dy.mean(axes) - z * (dy * z).mean(axes) if by_batch else dy
         return [dx * w["weight"] / deviation], {"weight": (dy * z).sum(axes), "bias": dy.sum(axes)}
 
     return z * w["weight"] + w["bias"], gradients
@@ -235,10 +235,10 @@ class NumpyTrainer:
         for node in reversed(self.graph.nodes[1:]):
             if node.name not in gradients or node.name not in backs:
                 continue  # an auxiliary output's, or the pixels'
-            inward, own = backs[node.name](gradients[node.name])
+            inward, for_params = backs[node.name](gradients[node.name])
             for name, gradient in zip(node.inputs, inward, strict=True):
                 gradients[name] = gradients.get(name, 0) + gradient
-            for key, gradient in own.items():
+            for key, gradient in for_params.items():
                 if (name := f"{node.name}.{key}") in self.multiples:
                     self._update(name, gradient, float(rate) * self.multiples[name])
         hits = int((values[self.graph.output].argmax(1) == labels).sum())
