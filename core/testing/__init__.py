@@ -9,6 +9,7 @@ what is tested. What a backend says that it cannot do is skipped, by name. Needs
 and networks that compile in a moment, in well under a minute.
 """
 
+from headstart.testing.gradients import Gradients
 from headstart.testing.graphs import Graphs, Trunks
 from headstart.testing.heads import SideBySide
 from headstart.testing.known import linear_gradient, reference_update
@@ -43,5 +44,5 @@ __all__ = [
 ]
 
 
-class BackendConformance(Places, Graphs, Trunks, Trainers, Layers, SideBySide, Modules, Modes):
+class BackendConformance(Places, Graphs, Trunks, Trainers, Gradients, Layers, SideBySide, Modules, Modes):
     """Subclass it and set `backend`."""

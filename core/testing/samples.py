@@ -108,17 +108,17 @@ def branched() -> Graph:
 
 
 def normed() -> Graph:
-    """A batch norm of `(4, 3, 3)` maps as they come, whose batch's statistics numpy knows, and a classifier."""
+    """A batch norm of `(4, 5, 3)` maps as they come, whose batch's statistics numpy knows, and a classifier."""
     b = Builder()
     x = b.add("bn", "batch_norm", "input", channels=3, momentum=0.3, epsilon=1e-3)
-    return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=36), 36, 4)), (4, 3, 3))
+    return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=60), 60, 4)), (4, 5, 3))
 
 
 def random_layer(op: str) -> Graph:
-    """64 numbers as a map of `(4, 4, 4)` through `op`, `dropout` or `drop_path`, which drops half; then two
+    """64 numbers as a map of `(4, 4, 4)` through `op`, `dropout` or `drop_path`, which drops a quarter; then two
     classes."""
     b = Builder()
-    x = b.add("random", op, "input", rate=0.5)
+    x = b.add("random", op, "input", rate=0.25)
     return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=64), 64, 2)), (4, 4, 4))
 
 

@@ -118,6 +118,16 @@ class DropPathAsDropout(Faulty):
         return self.made(replace(graph, nodes=nodes), params, recipe, place)
 
 
+@fails("test_dropout_drops_numbers_and_scales_the_rest")
+class RateOfWhatIsKept(Faulty):
+    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
+        nodes = tuple(
+            replace(node, attrs={"rate": 1 - node.attrs["rate"]}) if node.op == "dropout" else node
+            for node in graph.nodes
+        )
+        return self.made(replace(graph, nodes=nodes), params, recipe, place)
+
+
 @fails("test_training_computes_in_the_precision_of_its_place")
 class PrecisionIgnored(Faulty):
     def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
@@ -149,6 +159,29 @@ class NormsAlwaysTrained(Faulty):
 
 
 # ---- what a trainer does, and answers
+
+
+def halved(trainer: Any, layer: str) -> Any:
+    """The trainer with half of the gradient behind a layer of torch's network."""
+
+    def halve(module: Any, inputs: Any, output: Any) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient / 2)
+
+    trainer.network.get_submodule(layer).register_forward_hook(halve)
+    return trainer
+
+
+@fails("test_gradients_reach_every_layer_of_a_network")
+class GradientsLost(Faulty):
+    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
+        return halved(self.made(graph, params, recipe, place), "conv2")
+
+
+@fails("test_gradients_go_through_every_op")
+class GradientsOfTokensLost(Faulty):
+    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
+        return halved(self.made(graph, params, recipe, place), "qkv")
 
 
 @fails("test_the_callers_generators_are_not_drawn_from")
@@ -192,8 +225,8 @@ class _StillVariance(Trained):
 class _Biased(Trained):
     def params(self) -> Any:
         params = self._inner.params()
-        kept = 0.7 * self.start["bn.running_var"]  # of 96 numbers each
-        return {**params, "bn.running_var": kept + (params["bn.running_var"] - kept) * np.float32(95 / 96)}
+        kept = 0.7 * self.start["bn.running_var"]  # of 160 numbers each
+        return {**params, "bn.running_var": kept + (params["bn.running_var"] - kept) * np.float32(159 / 160)}
 
 
 @faulty_training("HitsOfTheLastOutput", "test_hits_are_those_of_the_output")
