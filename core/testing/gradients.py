@@ -52,7 +52,7 @@ class Gradients(Suite):
             expected = (ends[0] - ends[1]) / (2 * NUDGE)
             gradient = wide[name] - after[name]
             actual = float((gradient * direction).sum())
-            size = np.linalg.norm(gradient) * np.linalg.norm(direction)
+            size = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
             assert abs(actual - expected) < 1e-3 * max(size, 1e-3), (name, actual, expected)
 
 
