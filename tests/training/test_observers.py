@@ -211,6 +211,8 @@ def test_parameters_are_read_for_those_who_ask(train: Callable[..., Trained], mo
 class Recording:
     """A backend whose profiler notes folders and what it was ended with, and fails where it is told to."""
 
+    name = "torch"  # which can profile, as its description says; the framework is not imported
+
     def __init__(self, *failing: str) -> None:
         self.failing, self.notes = failing, list[tuple[str, Any]]()
 
