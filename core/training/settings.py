@@ -47,7 +47,7 @@ class Settings(Watching, Caching, Computing, Training):
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.checked(getattr(self, name)))
-        mode = self.row
+        mode = self.training_mode
         check_place(self.device, self.precision)
         optimizer_of(self.optimizer, SGD(), self.lr)
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
@@ -78,8 +78,8 @@ class Settings(Watching, Caching, Computing, Training):
             )
 
     @property
-    def row(self) -> Mode:
-        """The mode's row of the table."""
+    def training_mode(self) -> Mode:
+        """What the mode trains, and what it is fed."""
         return mode_of(self.mode)
 
     @property
@@ -94,12 +94,12 @@ class Settings(Watching, Caching, Computing, Training):
     @property
     def train_statistics(self) -> bool:
         """Whether batch norms in what is trained follow the batches."""
-        return self.batch_norm == "train" or (self.batch_norm == "auto" and not self.row.pretrained)
+        return self.batch_norm == "train" or (self.batch_norm == "auto" and not self.training_mode.pretrained)
 
     def record(self) -> dict[str, Any]:
         """JSON-able: what a run's record has of each option that it names, as it was meant for this mode."""
         scale = self.lr_scale
-        features = self.dtype if self.row.cached else "uint8" if self.cut == INPUT else None
+        features = self.dtype if self.training_mode.cached else "uint8" if self.cut == INPUT else None
         meant = {
             "lr_scale": dict(scale) if isinstance(scale, Mapping) else scale,
             "schedule": vars(self.rates),

@@ -67,7 +67,7 @@ def stage_of(
     are not pretrained. `samples`: how many the training data have."""
     optimizer = optimizer_of(settings.optimizer, default_optimizer(graph, name == ALL), settings.lr)
     params = {name: params[name] for name in graph.param_shapes()}
-    kept = kept_by_owner(graph, not settings.row.pretrained)
+    kept = kept_by_owner(graph, not settings.training_mode.pretrained)
     multiples = rate_multiples(params, fresh, settings.lr_scale, kept)
     steps = samples // min(settings.batch_size, samples)
     return Stage(

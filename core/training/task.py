@@ -41,7 +41,7 @@ class Task:
 
     @property
     def mode(self) -> Mode:
-        return self.settings.row
+        return self.settings.training_mode
 
     @property
     def fresh(self) -> Collection[str]:
@@ -58,7 +58,7 @@ def task_of(model: Model, train: Any, val: Any, settings: Settings) -> Task:
     """Raises SettingError and its kin for what does not go together, DataError for data that cannot be trained
     on."""
     check_model(model)
-    mode = settings.row
+    mode = settings.training_mode
     if settings.augmentation is not None and isinstance(model.preprocess, Arrays):
         raise SettingError(f"augment= crops and flips images, and the model takes {model.preprocess}")
     if mode.frozen and not mode.then_all:
