@@ -460,10 +460,10 @@ def _limited(root: Path, size: int) -> Iterator[Callable[[], None]]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def fuzz(base: Path, seconds: float, seed: int) -> Figures:
+def fuzz(base: Path, seconds: float, seed: int, least: int = 0) -> Figures:
     from faults import hostile
 
-    return hostile.fuzz(base, seconds, seed)
+    return hostile.fuzz(base, seconds, seed, least)
 
 
 def hostile_archives(base: Path, mebibytes: int) -> Figures:

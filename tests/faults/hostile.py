@@ -395,8 +395,9 @@ class _Hang(BaseException):
     pass
 
 
-def fuzz(root: Path, seconds: float, seed: int) -> dict[str, Any]:
-    """Cases until the time is up, with a limit to this process's memory and to the seconds of each case."""
+def fuzz(root: Path, seconds: float, seed: int, least: int = 0) -> dict[str, Any]:
+    """Cases until the time is up and there were `least`, with a limit to this process's memory and to the seconds
+    of each case."""
     judge = Judge(root)
     limit = _virtual_nbytes() + MEMORY_NBYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -407,7 +408,7 @@ def fuzz(root: Path, seconds: float, seed: int) -> dict[str, Any]:
     signal.signal(signal.SIGALRM, hang)
     until = time.monotonic() + seconds
     number = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or number < least:
         signal.setitimer(signal.ITIMER_REAL, SECONDS_A_CASE)
         try:
             judge.case(seed, number)
