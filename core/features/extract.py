@@ -81,7 +81,6 @@ class Extractor:
     ) -> None:
         """The arguments of `extract`. `observe`: looks at each batch of features as it is computed."""
         check_dtype(dtype)
-        check_model(model)
         cuts = [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts)
         augment = Augment.parse(augment)
         if not cuts:

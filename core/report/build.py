@@ -15,12 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.report import figures
-from headstart.report.cards import (
-    LARGEST,
-    Images,
-    errors_card,
-    kernel_cards,
-)
+from headstart.report.cards import LARGEST, Images, errors_card, kernel_cards
 from headstart.report.looks import looks
 from headstart.report.repeat import machine_line, repetition
 from headstart.report.series import (

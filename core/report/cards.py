@@ -11,21 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.report import figures
-from headstart.report.series import (
-    Row,
-    confused,
-    finite,
-)
+from headstart.report.series import Row, confused, finite
 
 LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last rows first
-
-
 CLASSES_IN_A_MATRIX = 30
-
-
 CONFUSED_PAIRS = 20
-
-
 IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 
 
