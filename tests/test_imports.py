@@ -36,7 +36,7 @@ EVERYTHING = "import headstart; [getattr(headstart, name) for name in headstart.
         "import headstart",
         EVERYTHING,
         "import headstart as hs; hs.model('lenet', classes=3).describe()",
-        "from headstart.contract import registry; registry.installed(), registry.devices()",
+        "from headstart.contract import registry; registry.installed(), registry.device_kinds()",
         "import headstart.cli.main",
     ],
     ids=["headstart", "every-name", "a-model", "registry", "cli"],

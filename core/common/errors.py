@@ -22,6 +22,7 @@ __all__ = [
     "DamagedShardError",
     "DataError",
     "DataWarning",
+    "DeviceWarning",
     "DiskSpaceError",
     "DivergedWarning",
     "DownloadError",
@@ -187,6 +188,10 @@ class UnreadableShardError(DamagedShardError):
 
 class StoreWarning(UserWarning):
     """Part of a shared cache cannot be used; what it would have given is computed instead."""
+
+
+class DeviceWarning(UserWarning):
+    """A device is there that the framework cannot compute on, and none was asked for by name: it is not used."""
 
 
 class WatchingWarning(UserWarning):

@@ -15,10 +15,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from headstart.common.errors import BackendError, UnknownNameError
-from headstart.contract.description import HEADS, MEMORY, PROFILE, Description
+from headstart.common.errors import BackendError
+from headstart.contract import devices
+from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, Description
 from headstart.contract.heads import Chain, HeadsRecipe
-from headstart.contract.recipe import AUTO, Place, Recipe
+from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer, Trunk
 from headstart.graph import Graph
 
@@ -47,17 +48,28 @@ class CheckedBackend(Passing):
         self.name, self._description = name, description
 
     def place(self, device: str, precision: str) -> Place:
-        if device not in (allowed := (AUTO, *self._description.devices)):
-            raise UnknownNameError("device", device, allowed, f" (of backend {self.name!r})")
+        kinds = self._description.devices
+        if device != devices.AUTO:
+            device = devices.name_of(*devices.parse(device, kinds, f" (of backend {self.name!r})"))
         place: Place = self._inner.place(device, precision)
-        if place.device not in self._description.devices or place.precision != precision:
-            raise _wrong(
-                self.name, "a place", place, f"{precision} on one of {', '.join(self._description.devices)}"
-            )
+        there = place.kind in kinds if device == devices.AUTO else place.device == device
+        if not there or place.precision != precision:
+            expected = f"one of {', '.join(kinds)}" if device == devices.AUTO else device
+            raise _wrong(self.name, "a place", place, f"{precision} on {expected}")
         return place
 
     def memory(self, place: Place) -> int | None:
         return self._inner.memory(place) if MEMORY in self._description.abilities else None
+
+    def device_facts(self, place: Place) -> dict[str, Any]:
+        """Nothing of a CPU: what is known of it is `headstart.common.machine`'s."""
+        if place.kind == devices.CPU or FACTS not in self._description.abilities:
+            return {}
+        facts = self._inner.device_facts(place)
+        plain = isinstance(facts, dict) and all(isinstance(name, str) for name in facts)
+        if not plain or not all(type(value) in (str, int, float, bool) for value in facts.values()):
+            raise _wrong(self.name, "a device's facts", _about(facts), "a dict of texts, numbers, True and False")
+        return dict(facts)
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         self._description.require(self.name, PROFILE)
@@ -71,12 +83,12 @@ class CheckedBackend(Passing):
         return self._inner.native(graph.upto(*outputs) if outputs else graph, params, outputs)
 
     def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
-        inner = self._inner.trainer(graph, params, recipe, place)
+        inner = self._inner.trainer(graph, params, recipe, place.for_training)
         return CheckedTrainer(inner, self.name, _expected(graph, params), (len(graph.outputs),), ())
 
     def heads(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> Any:
         able = HEADS in self._description.abilities
-        inner = self._inner.heads(chain, params, recipe, place) if able else None
+        inner = self._inner.heads(chain, params, recipe, place.for_training) if able else None
         if inner is None:
             return None
         count = len(recipe.lr)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from headstart.common.errors import MissingAbilityError
 
-HEADS, MEMORY, PROFILE, WRAP = "heads", "memory", "profile", "wrap"
+FACTS, HEADS, MEMORY, PROFILE, WRAP = "facts", "heads", "memory", "profile", "wrap"
 
 
 class Ability(NamedTuple):
@@ -31,6 +31,7 @@ class Ability(NamedTuple):
 
 
 ABILITIES: Mapping[str, Ability] = {
+    FACTS: Ability(("device_facts",), "tell about its device"),
     HEADS: Ability(("heads",), "train many heads side by side"),
     MEMORY: Ability(("memory",), "say how much memory its device has left"),
     PROFILE: Ability(("profile",), "record a profile", "leave out profile="),
@@ -55,7 +56,8 @@ class Description:
     install: str
     """the command that installs what must be importable"""
     devices: tuple[str, ...] = ("cpu",)
-    """what `device=` may name beside "auto"; whether one is there, `Backend.place` says"""
+    """the kinds of devices (`headstart.contract.devices`) that `device=` may name beside "auto"; whether one is
+    there, and how many, `Backend.place` says"""
     abilities: frozenset[str] = frozenset()
     """those of `ABILITIES` that it has. Where there is another way without one, core takes it (heads are trained
     one after the other); else the user gets `MissingAbilityError`"""

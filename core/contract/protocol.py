@@ -65,15 +65,16 @@ class Backend(Protocol):
     """A framework. What the caller has set in it (gradients off, autocast, a default dtype or device, ...) neither
     changes what a method here does, nor is it changed.
 
-    Which of the optional methods it has (`memory`, `heads`, `profile`; `owns`, `inputs`, `wrap`, `attempt`;
-    `exports`) its `headstart.contract.description.Description` says; the others are every backend's. Core calls a
-    backend through `headstart.contract.checked.CheckedBackend`, where all of them are.
+    Which of the optional methods it has (`memory`, `device_facts`, `heads`, `profile`; `owns`, `inputs`, `wrap`,
+    `attempt`; `exports`) its `headstart.contract.description.Description` says; the others are every backend's.
+    Core calls a backend through `headstart.contract.checked.CheckedBackend`, where all of them are.
     """
 
     name: str
 
     def place(self, device: str, precision: str) -> Place:
-        """Decide "auto"; BackendError where the device asked for, one of its description's, is not there."""
+        """Decide the device, as `headstart.contract.devices.decide` does; BackendError where the one asked for, of
+        one of its description's kinds, is not there. "cpu" starts no other device."""
 
     def threads(self) -> int:
         """Threads the framework computes with on a CPU."""
@@ -81,6 +82,12 @@ class Backend(Protocol):
     def memory(self, place: Place) -> int | None:
         """Bytes that the device has left of a memory of its own; None where it has none, or does not say.
         Optional: "memory"."""
+
+    def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
+        """What a record should have of the device beside its name, as far as the framework knows it: "name" (the
+        card's), "driver", "memory" (bytes in all), "capability", "tf32" (whether products in this precision are
+        computed so) and the versions of libraries, such as "cuda" and "cudnn". It is asked of other devices than
+        the CPU. Optional: "facts"."""
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
         """Make a trunk that returns the nodes `outputs`, of the part of the graph that they need: core gives no

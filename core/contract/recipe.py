@@ -6,13 +6,21 @@ Invariant: whatever a backend needs to know of a setting is here, decided by cor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headstart.contract.optimizers import Optimizer
 
-PRECISIONS = ("float32", "bfloat16")
-AUTO = "auto"
-"""a device that every backend takes, and decides"""
+FLOAT32, TF32, BFLOAT16, FLOAT16 = "float32", "tf32", "bfloat16", "float16"
+PRECISIONS = (FLOAT32, TF32, BFLOAT16, FLOAT16)
+"""of the layers' arithmetic:
+
+* "float32": all of it, whatever the framework's own default; no TF32 anywhere.
+* "tf32": numbers are float32, and products and convolutions are computed with TF32's ten bits of mantissa where
+  the device has that; elsewhere it is float32.
+* "bfloat16", "float16": products and convolutions in it, sums of them and norms in float32, as the frameworks' own
+  mixed precision has it. "float16" is for a frozen trunk's inference: gradients would leave its range, so what is
+  trained computes in float32.
+"""
 
 
 @dataclass(frozen=True)
@@ -20,10 +28,24 @@ class Place:
     """Where and how finely to compute."""
 
     device: str
-    """"auto", or one that the backend's description names ("cpu", "cuda"); a backend's `place` returns it with
-    "auto" decided"""
+    """as `headstart.contract.devices` names it, decided: "cpu", "cuda", "cuda:1", "mps" """
     precision: str
-    """"float32" or "bfloat16" for the layers' arithmetic; parameters stay float32 where they are trained"""
+    """of `PRECISIONS`, for the layers' arithmetic; parameters stay float32 where they are trained"""
+
+    @property
+    def kind(self) -> str:
+        """ "cpu", "cuda", "mps", "xpu", "tpu"."""
+        return self.device.partition(":")[0]
+
+    @property
+    def index(self) -> int:
+        """Which of its kind it is, from 0."""
+        return int(self.device.partition(":")[2] or 0)
+
+    @property
+    def for_training(self) -> Place:
+        """Where what is trained is computed: float16 is no precision of that."""
+        return replace(self, precision=FLOAT32) if self.precision == FLOAT16 else self
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from headstart.common.errors import BackendError, MissingAbilityError, UnknownNameError
+from headstart.contract import devices
 from headstart.contract.checked import CheckedBackend
 from headstart.contract.description import ABILITIES, WRAP, Description
 from headstart.contract.protocol import Backend, Exports
-from headstart.contract.recipe import AUTO, PRECISIONS
+from headstart.contract.recipe import PRECISIONS
 from headstart.graph.native import require_home
 
 VARIABLE = "HEADSTART_BACKEND"
@@ -118,17 +119,17 @@ def _known() -> dict[str, Description]:
     return {name: _described(name) for name in names() if _places(name)[0] < sys.maxsize}
 
 
-def devices() -> tuple[str, ...]:
-    """All devices that some backend may name, "auto" first."""
-    named = [device for description in _known().values() for device in description.devices]
-    return tuple(dict.fromkeys((AUTO, *named)))
+def device_kinds() -> tuple[str, ...]:
+    """All kinds of devices that some backend may name, "cpu" first."""
+    named = [kind for description in _known().values() for kind in description.devices]
+    return tuple(dict.fromkeys((devices.CPU, *named)))
 
 
 def check_place(device: str, precision: str) -> None:
     """UnknownNameError unless both are known to some backend; what the chosen one knows, and whether the device is
     there, its `place` says."""
-    if device not in devices():
-        raise UnknownNameError("device", device, devices())
+    if device != devices.AUTO:
+        devices.parse(device, device_kinds())
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
 

@@ -48,9 +48,9 @@ class _FitSweepPlanCompareCompareModes(TypedDict, total=False):
     optimizer: str | Optimizer | None
     """adamw or sgd."""
     device: str
-    """auto, cpu or cuda."""
+    """auto, cpu, cuda or cuda:N; mps, xpu or tpu where the backend has it."""
     precision: str
-    """Arithmetic: float32 or bfloat16."""
+    """Arithmetic: float32, tf32, bfloat16 or, for frozen trunks, float16."""
     workers: int | None
     """Threads that decode images."""
     dtype: str

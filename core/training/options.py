@@ -87,9 +87,10 @@ def _backends() -> Iterable[str]:
 
 
 def _devices() -> Iterable[str]:
-    from headstart.contract.registry import devices
+    from headstart.contract.devices import AUTO, named
+    from headstart.contract.registry import device_kinds
 
-    return devices()
+    return (AUTO, *named(device_kinds()))
 
 
 def _precisions() -> Iterable[str]:
@@ -218,15 +219,18 @@ class Computing:
     )
     device: str = option(
         "auto",
-        "auto, cpu or cuda.",
+        "auto, cpu, cuda or cuda:N; mps, xpu or tpu where the backend has it.",
         one_known(_devices),
         takers=FUNCTIONS,
     )
     precision: str = option(
         "float32",
-        "Arithmetic: float32 or bfloat16.",
+        "Arithmetic: float32, tf32, bfloat16 or, for frozen trunks, float16.",
         one_known(_precisions),
         takers=FUNCTIONS,
+        more='"float32" is float32 throughout, whatever the framework\'s own default. "tf32": float32 numbers, '
+        "multiplied with TF32's ten bits where the device has that. What is trained behind a trunk in "
+        '"float16" computes in float32.',
     )
     workers: int | None = option(
         None,

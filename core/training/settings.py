@@ -15,6 +15,7 @@ from typing import Any
 
 from headstart.common.errors import SettingError
 from headstart.contract.optimizers import SGD, Schedule, optimizer_of, schedule_of
+from headstart.contract.recipe import FLOAT16
 from headstart.contract.registry import check_place
 from headstart.data.augment import Augment
 from headstart.features.trunk_keys import INPUT
@@ -49,6 +50,11 @@ class Settings(Watching, Caching, Computing, Training):
             object.__setattr__(self, name, option.checked(getattr(self, name)))
         mode = self.training_mode
         check_place(self.device, self.precision)
+        if self.precision == FLOAT16 and (not mode.frozen or mode.then_all):
+            raise SettingError(
+                f"precision='float16' with mode {mode.name!r}, which trains the whole network: gradients leave "
+                "float16's range; use precision='bfloat16', or mode 'cached' or 'frozen'"
+            )
         optimizer_of(self.optimizer, SGD(), self.lr)
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
         schedule_of(self.schedule, self.warmup)

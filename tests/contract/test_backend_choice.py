@@ -179,13 +179,13 @@ def test_versions_of_what_is_not_installed_are_left_out(monkeypatch: pytest.Monk
     ("device", "precision", "text"),
     [
         ("gpu", "float32", "unknown device 'gpu'; expected one of auto, cpu, cuda"),
-        ("cpu", "float16", "unknown precision 'float16'; expected one of float32, bfloat16"),
+        ("cpu", "fp16", "unknown precision 'fp16'; expected one of float32, tf32, bfloat16, float16"),
     ],
 )
 def test_an_unknown_place(device: str, precision: str, text: str) -> None:
     with pytest.raises(UnknownNameError, match=text):
         registry.check_place(device, precision)
-    for device in registry.devices():
+    for device in registry.device_kinds():
         for precision in recipe.PRECISIONS:
             registry.check_place(device, precision)
 

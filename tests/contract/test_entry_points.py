@@ -103,7 +103,7 @@ def test_another_distribution_s_backend_is_found_and_named(installed: Ask) -> No
         "registry.choose('tiny')",
         "registry.choose('tinny')",
         "list(registry.versions('tiny'))",
-        "registry.devices()[0]",
+        "registry.device_kinds()[0]",
     )
     assert names == ["torch", "keras", "jax", "tiny"], "ours first, others by name"
     assert not there
@@ -112,7 +112,7 @@ def test_another_distribution_s_backend_is_found_and_named(installed: Ask) -> No
     )
     assert unknown.endswith("expected one of torch, keras, jax, tiny; did you mean 'tiny'?")
     assert versions == ["numpy"], "what is not installed has none"
-    assert device == "auto"
+    assert device == "cpu"
     assert imported == []
 
 

@@ -291,7 +291,7 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"fit": {"epochs": 0}}, SettingError, "epochs=0; expected an integer of 1 or more"),
         ({"fit": {"optimizer": "adam"}}, UnknownNameError, "optimizer 'adam'"),
         ({"fit": {"dtype": "float64"}}, SettingError, "dtype='float64'"),
-        ({"fit": {"device": "tpu"}}, UnknownNameError, "device 'tpu'; expected one of auto, cpu, cuda"),
+        ({"fit": {"device": "gpu"}}, UnknownNameError, "device 'gpu'; expected one of auto, cpu, cuda"),
     ],
 )
 def test_a_mistake_is_found_first(
