@@ -29,7 +29,7 @@ KINDS = {
 
 def parse(device: str, kinds: Sequence[str] = tuple(KINDS), whose: str = "") -> tuple[str, int]:
     """ "cuda:1" -> ("cuda", 1); without an index it is 0. UnknownNameError for what is no device of `kinds`, which
-    are those of `whose` (" (of backend 'torch')"); a CPU is one, and has no index."""
+    are those of `whose` (" (of backend 'name')"); a CPU is one, and has no index."""
     match = re.fullmatch(r"([a-z][a-z0-9]*)(?::(0|[1-9][0-9]{0,3}))?", device) if isinstance(device, str) else None
     if match is None or match[1] not in kinds or (match[1] == CPU and match[2]):
         raise UnknownNameError("device", device, [AUTO, *named(kinds)], whose)

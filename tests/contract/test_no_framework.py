@@ -51,8 +51,8 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def words(name: str) -> set[str]:
-    """The words of a name: of snake_case, CamelCase, paths."""
-    return set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()))
+    """The words of a name: of snake_case, CamelCase, paths. TF32 is a kind of numbers, and one word."""
+    return set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower().replace("tf32", " ")))
 
 
 def named(text: str) -> list[tuple[int, str]]:
