@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Step:
-    """A process: `first_gpu_steps.py`'s function `do`, with `arguments`, for a backend and maybe Keras's engine."""
+    """A process: a function of `first_gpu_steps.py` with its arguments, for a backend and maybe Keras's engine."""
 
     do: str
     seconds: int
@@ -145,6 +145,8 @@ def run(step: Step, report: Report, seconds: float, small: bool) -> None:
     code = process.wait()
     timer.cancel()
     errors.join()
+    process.stdout.close()
+    process.stderr.close()
     if late.is_set():
         report.add(step, {"stopped": f"after {seconds:.0f} s"})
     elif code:
@@ -204,8 +206,9 @@ def main() -> None:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """The rates of frozen trunks as Markdown, each as a share of what the card's own copies and products allow."""
-    import headstart as hs
     from roof import roof
+
+    import headstart as hs
 
     copied = next((r["terabytes_a_second"] for r in records if "terabytes_a_second" in r), None)
     products = {

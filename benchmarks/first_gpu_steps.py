@@ -69,7 +69,8 @@ def ceilings(small: bool) -> None:
     try:
         import torch
     except ImportError:
-        return _ceilings_of_jax(small)
+        _ceilings_of_jax(small)
+        return
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     wait = torch.cuda.synchronize if cuda else lambda: None
@@ -97,7 +98,7 @@ def ceilings(small: bool) -> None:
             say(what=f"host to device, {name}", gigabytes_a_second=len(source) / taken / 1e9)
             taken = seconds_of(lambda source=source, target=target: (source.copy_(target), wait()))
             say(what=f"device to host, {name}", gigabytes_a_second=len(source) / taken / 1e9)
-    del a, b
+    a = b = torch.empty(0)  # their memory goes back
     side = 1024 if small else 8192
     for name, dtype, tf32 in (
         ("float32", torch.float32, False),
