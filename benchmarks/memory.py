@@ -53,7 +53,7 @@ def model_of(classes: Any) -> Model:
 def features_in(cache: str | Path, model: Model) -> FeatureSet:
     """`ROWS` features as the model's trunk would give them, there or not."""
     ids = array_to_ids(np.random.default_rng(0).integers(0, 256, (ROWS, 16), np.uint8))
-    folder = FeatureStore(cache).trunk(key_of(model, CUT, precision="float32", dtype="float16"))
+    folder = FeatureStore(cache).folder(key_of(model, CUT, precision="float32", dtype="float16"))
     stats = ExtractionStats(0, ROWS, 0.0, ())
     return FeatureSet("noise", ids, np.arange(ROWS) % CLASSES, model.classes, {CUT: [folder]}, stats)
 

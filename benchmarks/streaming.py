@@ -47,7 +47,7 @@ class Setting:
             dtype="float16",
             label={"model": "streaming"},
         )
-        folder = FeatureStore(root).trunk(key)
+        folder = FeatureStore(root).folder(key)
         if folder.missing(ids):
             noise = rng.standard_normal((BLOCK, COLUMNS)).astype(np.float16)
             with folder.writer((COLUMNS,), "float16", {}) as out:

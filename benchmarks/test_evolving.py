@@ -91,12 +91,12 @@ def parts(photos: Path) -> dict[str, Callable[[], Callable[[], Any]]]:
     known = identified(photos)
     model = trunk_of(known)
     key = key_of(model, "relu4", precision="float32", dtype="float16")
-    present = sorted(set(known.ids) - set(FeatureStore().trunk(key).missing(known.ids)))
+    present = sorted(set(known.ids) - set(FeatureStore().folder(key).missing(known.ids)))
     order = np.random.default_rng(0).permutation(len(present))
     shuffled = [present[i] for i in order]
 
     def joined() -> Any:
-        folder = FeatureStore().trunk(key)
+        folder = FeatureStore().folder(key)
         assert folder.missing(shuffled) == []
         return lambda: folder.read(shuffled)
 
@@ -108,7 +108,7 @@ def parts(photos: Path) -> dict[str, Callable[[], Callable[[], Any]]]:
         "listing": lambda: lambda: hs.data.folder(photos),
         "stat and index": ids,
         "model and key": lambda: lambda: key_of(trunk_of(known), "relu4", precision="float32", dtype="float16"),
-        "opening the store, what is missing": lambda: lambda: FeatureStore().trunk(key).missing(known.ids),
+        "opening the store, what is missing": lambda: lambda: FeatureStore().folder(key).missing(known.ids),
         "reading and joining": joined,
     }
 

@@ -20,8 +20,8 @@ import sys, time
 start = time.perf_counter()
 from headstart.store import FeatureStore
 from headstart.store.description import read_key
-(info,) = FeatureStore(sys.argv[1]).trunks()
-folder = FeatureStore(sys.argv[1]).trunk(read_key(info.path))
+(info,) = FeatureStore(sys.argv[1]).infos()
+folder = FeatureStore(sys.argv[1]).folder(read_key(info.path))
 assert len(folder.ids()) == int(sys.argv[2])
 """
 # (what, limit in seconds). Twice what the README reports, for machines that are busy.
@@ -65,7 +65,7 @@ def test_opening_a_warm_store(benchmark: Any, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"graph": ["x"], "weights_digest": "0" * 32, "preprocess": {}}
     key = trunk_key(**settings, precision="float32", dtype="float16", label={"model": "startup"})
     ids = array_to_ids(np.random.default_rng(0).integers(0, 256, (ROWS, 16), np.uint8))
-    with FeatureStore(tmp_path).trunk(key).writer((256,), "float16", {}) as out:
+    with FeatureStore(tmp_path).folder(key).writer((256,), "float16", {}) as out:
         out.add(ids, np.zeros((ROWS, 256), np.float16))
     benchmark.pedantic(run, args=(["-c", OPEN, str(tmp_path), str(ROWS)],), rounds=9, warmup_rounds=1)
     if benchmark.stats is not None:

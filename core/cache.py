@@ -30,7 +30,7 @@ from headstart.features.coverage import Explanation, coverage
 from headstart.features.orphans import Orphans, drop_orphans, find_orphans
 from headstart.models import Model, check_model
 from headstart.store.feature_store import MAX_VARIABLE, FeatureStore, cache_limit
-from headstart.store.upkeep import GcPlan, TrunkInfo, VerifyReport
+from headstart.store.upkeep import FolderInfo, GcPlan, VerifyReport
 
 __all__ = ["Listing", "OrphanCleaning", "TrunkCleaning", "TrunkCopies", "explain", "gc", "info", "list", "verify"]
 
@@ -41,12 +41,12 @@ LONGEST_VALUE = 1000  # characters of a fact in a table
 class Listing:
     """The trunks in the cache and in shared ones. Iterates over them."""
 
-    trunks: tuple[TrunkInfo, ...]
+    trunks: tuple[FolderInfo, ...]
     """by key, the own cache's before the same one in shared caches"""
     nbytes: dict[Path, int]
     """folder of a cache -> bytes of its features, the own cache first"""
 
-    def __iter__(self) -> Iterator[TrunkInfo]:
+    def __iter__(self) -> Iterator[FolderInfo]:
         return iter(self.trunks)
 
     def __len__(self) -> int:
@@ -54,44 +54,45 @@ class Listing:
 
     def as_list(self) -> builtins.list[dict[str, Any]]:
         """JSON-able: a dict for each trunk."""
-        return [trunk.as_dict() for trunk in self.trunks]
+        return [folder.as_dict() for folder in self.trunks]
 
     def as_table(self) -> Table:
         """For a terminal."""
         rows = [
             (
-                trunk.key[:12],
-                f"{trunk.hint('model')} ({trunk.hint('weights')})",
-                trunk.hint("cut"),
-                trunk.view,
-                f"{trunk.rows:,}",
-                nbytes_text(trunk.nbytes),
-                when(trunk.last_used),
-                trunk.made_by,
-                "shared" if trunk.shared else "own",
+                folder.key[:12],
+                f"{folder.hint('model')} ({folder.hint('weights')})",
+                folder.hint("cut"),
+                folder.view,
+                f"{folder.rows:,}",
+                nbytes_text(folder.nbytes),
+                when(folder.last_used),
+                folder.made_by,
+                "shared" if folder.shared else "own",
             )
-            for trunk in self.trunks
+            for folder in self.trunks
         ]
         columns = ("key", "model", "cut", "view", "rows", "size", "last used", "made by", "where")
         return Table(columns, rows, right=(4, 5))
 
 
 def list(cache: str | Path | None = None) -> Listing:
-    """What the cache holds: a `TrunkInfo` for each trunk that has features in it or in a shared cache."""
+    """What the cache holds: a `FolderInfo` for each trunk that has features in it or in a shared cache."""
     store = FeatureStore(cache)
-    trunks = tuple(store.trunks())
+    folders = tuple(store.infos())
     roots = (store.root, *store.shared)
-    return Listing(trunks, {root: sum(t.nbytes for t in trunks if t.path.parent.parent == root) for root in roots})
+    nbytes = {root: sum(f.nbytes for f in folders if f.path.parent.parent == root) for root in roots}
+    return Listing(folders, nbytes)
 
 
 @dataclass(frozen=True)
 class TrunkCopies:
     """One trunk's features, wherever they are stored. Iterates over the copies."""
 
-    copies: tuple[TrunkInfo, ...]
+    copies: tuple[FolderInfo, ...]
     """at least one; the own cache's first"""
 
-    def __iter__(self) -> Iterator[TrunkInfo]:
+    def __iter__(self) -> Iterator[FolderInfo]:
         return iter(self.copies)
 
     def __len__(self) -> int:
@@ -107,10 +108,10 @@ class TrunkCopies:
         return [_facts(copy) for copy in self.copies]
 
 
-def _facts(trunk: TrunkInfo) -> Table:
-    graph = trunk.spec.get("graph")
-    spec = {name: value for name, value in trunk.spec.items() if name != "graph"}
-    facts = {**spec, **trunk.as_dict(), "nodes": len(graph) if isinstance(graph, builtins.list) else 0}
+def _facts(folder: FolderInfo) -> Table:
+    graph = folder.spec.get("graph")
+    spec = {name: value for name, value in folder.spec.items() if name != "graph"}
+    facts = {**spec, **folder.as_dict(), "nodes": len(graph) if isinstance(graph, builtins.list) else 0}
     rows = [
         (
             name,
@@ -126,7 +127,7 @@ def info(key: str, cache: str | Path | None = None) -> TrunkCopies:
 
     Raises UnknownNameError where no trunk's key begins so, SettingError where several do.
     """
-    return TrunkCopies(tuple(FeatureStore(cache).infos(key)))
+    return TrunkCopies(tuple(FeatureStore(cache).copies(key)))
 
 
 def verify(key: str | None = None, *, repair: bool = False, cache: str | Path | None = None) -> VerifyReport:
@@ -180,7 +181,7 @@ class TrunkCleaning:
     freed: int | None
     """bytes; None where nothing was to be deleted yet"""
 
-    def __iter__(self) -> Iterator[TrunkInfo]:
+    def __iter__(self) -> Iterator[FolderInfo]:
         return iter(self.plan)
 
     def __len__(self) -> int:
@@ -188,7 +189,7 @@ class TrunkCleaning:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"trunks": [trunk.as_dict() for trunk in self.plan], **_outcome(self.freed)}
+        return {"trunks": [folder.as_dict() for folder in self.plan], **_outcome(self.freed)}
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def run(configuration: Configuration, stand_in: Known) -> tuple[int, int]:
         rows += check(configuration, data, features)
         again = configuration.extract(data, cuts[::-1])
         assert again.stats.extracted == 0
-    for info in FeatureStore(configuration.root / "features").trunks():
+    for info in FeatureStore(configuration.root / "features").infos():
         files = {sample_id(path.read_bytes()) for path in configuration.photos.rglob("*.*")}
         assert info.rows <= len(files)
         assert sum(len(open_shard(path)) for path in info.path.glob("*.safetensors")) == info.rows, (

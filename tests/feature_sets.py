@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key
+from headstart.store import FeatureFolder, FeatureStore, array_to_ids, open_shard, trunk_key
 
 CLASSES = ("daisy", "rose", "tulip")
 
 
-def folder_of(root: Path, cut: str, dtype: str, view: int = 0) -> TrunkFolder:
+def folder_of(root: Path, cut: str, dtype: str, view: int = 0) -> FeatureFolder:
     """Where the features of one cut and view are."""
     key = trunk_key(
         graph=[cut],
@@ -25,7 +25,7 @@ def folder_of(root: Path, cut: str, dtype: str, view: int = 0) -> TrunkFolder:
         views={"view": view} if view else None,
         label={"model": "tiny", "weights": "random", "cut": cut},
     )
-    return FeatureStore(root).trunk(key)
+    return FeatureStore(root).folder(key)
 
 
 def some_ids(count: int, seed: int = 0) -> list[str]:

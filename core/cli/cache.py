@@ -86,9 +86,9 @@ def explain(
     from headstart import cache
 
     explanation = cache.explain(*opened(source), **trunks.arguments())
-    for row in explanation:
-        view = "" if row.view is None else f", view {row.view}"
-        say(f"{row.cut}{view} ({row.key[:12]}): {row}")
+    for coverage in explanation:
+        view = "" if coverage.view is None else f", view {coverage.view}"
+        say(f"{coverage.cut}{view} ({coverage.key[:12]}): {coverage}")
     write_figures(json_file, explanation.as_dict())
 
 
@@ -233,10 +233,10 @@ def gc(
     if max_size is None and cache_limit() is None:
         raise SettingError("cache gc needs a limit: --max-size, such as 20GB, or HEADSTART_CACHE_MAX")
     cleaning = cache.gc(max_size, delete=yes)
-    for trunk in cleaning.plan:
+    for folder in cleaning.plan:
         say(
-            f"{_verb(yes)} {trunk.key[:12]}  {trunk.hint('model')} at {trunk.hint('cut')}, {trunk.rows:,} rows, "
-            f"{nbytes_text(trunk.nbytes)}, last used {when(trunk.last_used)}"
+            f"{_verb(yes)} {folder.key[:12]}  {folder.hint('model')} at {folder.hint('cut')}, "
+            f"{folder.rows:,} rows, {nbytes_text(folder.nbytes)}, last used {when(folder.last_used)}"
         )
     if cleaning.plan.leftovers:
         say(f"{_verb(yes)} {len(cleaning.plan.leftovers)} unfinished files")

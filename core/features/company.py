@@ -27,7 +27,7 @@ from headstart.models import Model
 from headstart.models.alike import excess
 from headstart.models.faithful import ROUNDINGS
 from headstart.models.structure import structure_of
-from headstart.store.trunk_folder import TrunkFolder
+from headstart.store.feature_folder import FeatureFolder
 
 GROUP, APART = 16, 6  # so many samples are run together, and so many of them apart
 # What sums in another order may move: float32's, the shortened products of a GPU, bfloat16's.
@@ -108,14 +108,14 @@ def check_unchanged(model: Model, node: str) -> None:
 _compared: WeakKeyDictionary[NativePart, set[str]] = WeakKeyDictionary()
 
 
-def is_compared(model: Model, node: str, folder: TrunkFolder) -> bool:
+def is_compared(model: Model, node: str, folder: FeatureFolder) -> bool:
     """Whether stored rows of a wrapped trunk were compared with what this very module gives, which is done once in
     a process: the module may differ from the one that made them in what no key can hold. The zoo's are not
     asked."""
     return all(folder.key.digest in _compared.get(part, ()) for part in _parts(model, node))
 
 
-def note_compared(model: Model, node: str, folder: TrunkFolder) -> None:
+def note_compared(model: Model, node: str, folder: FeatureFolder) -> None:
     """They were, and are right."""
     for part in _parts(model, node):
         _compared.setdefault(part, set()).add(folder.key.digest)

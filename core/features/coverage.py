@@ -18,10 +18,10 @@ from headstart.data.augment import Augment
 from headstart.data.summary import say
 from headstart.features.trunk_keys import check_dtype, check_views, cut_of, key_of, view_spec
 from headstart.models import Model
+from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey, differences
-from headstart.store.trunk_folder import TrunkFolder
-from headstart.store.upkeep import TrunkInfo
+from headstart.store.upkeep import FolderInfo
 
 EXAMPLES = 3  # samples that are named, of those that lack features
 
@@ -131,18 +131,18 @@ def coverage(
     store = FeatureStore(cache)
     say(data)
     shapes = model.graph.shapes(model.input_shape)
-    trunks: list[TrunkInfo] | None = None
+    infos: list[FolderInfo] | None = None
     covered: list[Coverage] = []
     for cut in names:
         node = cut_of(model, cut)
         for view in range(views):
             spec = None if drawn is None else view_spec(drawn, seed, view)
             key = key_of(model, node, precision=precision, dtype=dtype, views=spec)
-            lacking, damaged = _lacking(store.trunk(key, shapes[node]), data.ids)
+            lacking, damaged = _lacking(store.folder(key, shapes[node]), data.ids)
             present = len(set(data.ids)) - len(lacking)
-            if lacking and not present and trunks is None:
-                trunks = store.trunks()
-            others = [info for info in trunks or [] if info.rows]
+            if lacking and not present and infos is None:
+                infos = store.infos()
+            others = [info for info in infos or [] if info.rows]
             same = sum(info.rows for info in others if info.key == key.digest)
             covered.append(
                 Coverage(
@@ -160,7 +160,7 @@ def coverage(
     return tuple(covered)
 
 
-def _lacking(folder: TrunkFolder, ids: Sequence[str]) -> tuple[list[str], str | None]:
+def _lacking(folder: FeatureFolder, ids: Sequence[str]) -> tuple[list[str], str | None]:
     """The ids without features, and what is wrong with a shard that may hold them."""
     try:
         return folder.missing(ids), None
@@ -174,7 +174,7 @@ def _names(data: Dataset, ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(data.source_name(places[id]) for id in ids)
 
 
-def _nearest(key: TrunkKey, others: Sequence[TrunkInfo]) -> Nearest | None:
+def _nearest(key: TrunkKey, others: Sequence[FolderInfo]) -> Nearest | None:
     """Of the trunks that the store has features of, the one that is most like `key`; None where it has none.
 
     Most like is the trunk whose description differs in the fewest fields. Where two differ in equally many, it is
@@ -185,7 +185,7 @@ def _nearest(key: TrunkKey, others: Sequence[TrunkInfo]) -> Nearest | None:
     if not candidates:
         return None
 
-    def distance(candidate: tuple[list[str], TrunkInfo]) -> tuple[int, int, int]:
+    def distance(candidate: tuple[list[str], FolderInfo]) -> tuple[int, int, int]:
         fields, info = candidate
         return len(fields), len("".join(fields)), -info.rows
 

@@ -32,9 +32,9 @@ from headstart.contract import registry
 from headstart.data.order import epoch_order
 from headstart.features.rows import ReadableFeatures
 from headstart.features.saving import saving
+from headstart.store.feature_folder import FeatureFolder
 from headstart.store.files import make_folder
 from headstart.store.ids import ids_to_array
-from headstart.store.trunk_folder import TrunkFolder
 
 PIECE_NBYTES = 16 << 20
 
@@ -45,7 +45,7 @@ class FeatureRows:
     """Features and labels by position: one cut and view of a feature set. Pickles, without any features."""
 
     def __init__(self, features: ReadableFeatures, cut: str | None, view: int) -> None:
-        self.folder: TrunkFolder = features.folder(cut, view)
+        self.folder: FeatureFolder = features.folder(cut, view)
         self.shape = features.shape(cut)
         self.labels = features.labels  # (n,) int64
         # As bytes: a million strings would be pickled for every worker, and counted references to.
@@ -69,7 +69,7 @@ class FeatureRows:
 
     def read(self, positions: Sequence[int] | NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Features `(k, *shape)` and labels `(k,)`. IndexError for a position that is none, and what
-        `TrunkFolder.read` raises."""
+        `FeatureFolder.read` raises."""
         chosen = np.asarray(positions, np.intp)
         if chosen.size and not -len(self) <= chosen.min() <= chosen.max() < len(self):
             raise IndexError(

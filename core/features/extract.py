@@ -97,7 +97,7 @@ class Extractor:
         self.shapes = model.graph.shapes(model.input_shape)
         self.store = FeatureStore(cache)
         self.folders = {
-            node: tuple(self.store.trunk(self._key(node, view), self._shape(node)) for view in range(views))
+            node: tuple(self.store.folder(self._key(node, view), self._shape(node)) for view in range(views))
             for node in self.nodes.values()
         }
 

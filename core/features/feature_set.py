@@ -19,8 +19,8 @@ from headstart.common.text import shape_text
 from headstart.data.names import normal_all
 from headstart.data.splits import Part, sides
 from headstart.features import exports, packed
+from headstart.store.feature_folder import FeatureFolder
 from headstart.store.keys import TrunkKey
-from headstart.store.trunk_folder import TrunkFolder
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FeatureSet:
         ids: Sequence[str],
         labels: np.ndarray,
         classes: Sequence[str],
-        folders: Mapping[str, Sequence[TrunkFolder]],
+        folders: Mapping[str, Sequence[FeatureFolder]],
         stats: ExtractionStats,
         named: bool = True,
         splits: Sequence[Part] = (),
@@ -94,7 +94,7 @@ class FeatureSet:
         """The trunk key of a cut's features; `key().digest` names their folder in the store."""
         return self.folder(cut, view).key
 
-    def folder(self, cut: str | None = None, view: int = 0) -> TrunkFolder:
+    def folder(self, cut: str | None = None, view: int = 0) -> FeatureFolder:
         """Where the features of a cut and a view are. SettingError for one that is not there."""
         views = self._folders[self._cut(cut)]
         if isinstance(view, bool) or not isinstance(view, int | np.integer) or not 0 <= view < len(views):

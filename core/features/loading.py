@@ -6,8 +6,8 @@ import os
 
 from headstart.common.places import expanded
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.features.packed import description_in, samples_in, trunk_in
-from headstart.store.trunk_folder import TrunkFolder
+from headstart.features.packed import description_in, folder_in, samples_in
+from headstart.store.feature_folder import FeatureFolder
 
 
 def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
@@ -19,11 +19,11 @@ def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
     root = expanded(folder).absolute()
     about = description_in(root)
     ids, labels = samples_in(root, about)
-    opened: dict[str, TrunkFolder] = {}
+    opened: dict[str, FeatureFolder] = {}
     for _, views in about.cuts:
         for digest in views:
             if digest not in opened:
-                opened[digest] = trunk_in(root, digest, ids)
+                opened[digest] = folder_in(root, digest, ids)
     made_by = {maker for one in opened.values() for maker in one.makers()}
     stats = ExtractionStats(0, len(set(ids)), 0.0, tuple(sorted(made_by)))
     folders = {cut: [opened[digest] for digest in views] for cut, views in about.cuts}

@@ -59,7 +59,7 @@ def find_orphans(store: FeatureStore, data: Iterable[Dataset]) -> list[Orphans]:
     that."""
     ids_in_use = _wanted(data)
     orphaned = []
-    for info in store.trunks():
+    for info in store.infos():
         if info.shared:
             continue
         rows = kept = nbytes = 0
@@ -82,7 +82,7 @@ def drop_orphans(store: FeatureStore, orphaned: Iterable[Orphans], data: Iterabl
     ids_in_use = _wanted(data)
     freed = 0
     for orphans in orphaned:
-        if any(info.path == orphans.path and info.last_used > orphans.last_used for info in store.trunks()):
+        if any(info.path == orphans.path and info.last_used > orphans.last_used for info in store.infos()):
             continue
         require_no_link(store.root, orphans.path)
         shards = [shard for shard in _shards(orphans.path) if not _is_wanted(shard, ids_in_use).all()]
@@ -106,7 +106,7 @@ def _rewrite(shard: Shard, rows: NDArray[np.intp]) -> int:
             raise DamagedShardError(shard.path, f"{bad} of {len(rows)} rows read differ from their checksums")
         new = write_shard(
             shard.path.parent,
-            trunk=shard.trunk,
+            key_digest=shard.key_digest,
             ids=shard.ids[rows],
             checksums=shard.checksums[rows],
             blocks=[kept],
@@ -146,6 +146,6 @@ def _shards(folder: Path) -> list[Shard]:
             shard = open_shard(path)
         except (DamagedShardError, FileNotFoundError):
             continue
-        if shard.trunk == folder.name:
+        if shard.key_digest == folder.name:
             intact.append(shard)
     return intact

@@ -37,11 +37,11 @@ from headstart.data.splits import Part
 from headstart.features.rows import ReadableFeatures
 from headstart.features.saving import saving
 from headstart.store.description import read_key
+from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.files import free_space, make_folder
 from headstart.store.ids import ID_NBYTES, array_to_ids, ids_to_array
 from headstart.store.keys import canonical_json
-from headstart.store.trunk_folder import TrunkFolder
 
 DESCRIPTION = "features.json"
 FORMAT = "headstart-saved-features/1"
@@ -70,8 +70,8 @@ class Description:
     """Cut, and the digest of each view's trunk key."""
 
 
-class _SavedFolder(TrunkFolder):
-    """A trunk's folder that is only read: use is not recorded in it."""
+class _SavedFolder(FeatureFolder):
+    """A folder that is only read: use is not recorded in it."""
 
     def touch(self) -> None:
         pass
@@ -90,7 +90,7 @@ def save(features: ReadableFeatures, folder: str | os.PathLike[str], replace: bo
     for source in folders.values():
         if _same(source.path.parent.parent, target):
             raise SettingError(f"{target} is the store that these features are in; choose another folder")
-    earlier = _trunks_of(target)
+    earlier = _keys_of(target)
     with saving(target):
         make_folder(target)
     for digest, source in folders.items():
@@ -135,7 +135,7 @@ def check_free(folder: str | os.PathLike[str], replace: bool) -> Path:
     return target
 
 
-def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Path) -> None:
+def _copy(source: FeatureFolder, target: FeatureFolder, ids: Sequence[str], root: Path) -> None:
     """Bring the rows of these samples from one folder to the other, those that it lacks; read what it has."""
     distinct_ids = list(dict.fromkeys(ids))
     shape = source.row_shape
@@ -175,16 +175,16 @@ def _copy(source: TrunkFolder, target: TrunkFolder, ids: Sequence[str], root: Pa
         raise StoreError(f"{source.path} has no features of {left[0]} any more; extract them again")
 
 
-def _clear(root: Path, trunks: set[str], samples: str) -> None:
+def _clear(root: Path, keys: set[str], samples: str) -> None:
     """Delete what only the set before this one had."""
     store = FeatureStore(root, shared=())
-    store.gc([info for info in store.trunks() if info.key in trunks])
+    store.gc([info for info in store.infos() if info.key in keys])
     for path in root.glob("samples-*.safetensors"):
         if _DIGEST.fullmatch(path.stem.removeprefix("samples-")) and path.name != _samples_file(samples):
             path.unlink(missing_ok=True)
 
 
-def _trunks_of(root: Path) -> set[str]:
+def _keys_of(root: Path) -> set[str]:
     """The trunk keys of the complete set in a folder, if there is one."""
     try:
         return {digest for _, views in description_in(root).cuts for digest in views}
@@ -282,7 +282,7 @@ def samples_in(root: Path, about: Description) -> tuple[list[str], NDArray[np.in
     return array_to_ids(ids), labels
 
 
-def trunk_in(root: Path, digest: str, ids: Sequence[str]) -> TrunkFolder:
+def folder_in(root: Path, digest: str, ids: Sequence[str]) -> FeatureFolder:
     """The features of one trunk key. SavedFeaturesError where they are not all there."""
     path = root / "features" / digest
     _require_inside(path, root)

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from headstart.data.splits import Part
+from headstart.store.feature_folder import FeatureFolder
 from headstart.store.keys import TrunkKey
-from headstart.store.trunk_folder import TrunkFolder
 
 
 class ReadableFeatures(Protocol):
@@ -30,7 +30,7 @@ class ReadableFeatures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def folder(self, cut: str | None = None, view: int = 0) -> TrunkFolder: ...
+    def folder(self, cut: str | None = None, view: int = 0) -> FeatureFolder: ...
 
     def key(self, cut: str | None = None, view: int = 0) -> TrunkKey: ...
 

@@ -4,23 +4,23 @@ What leaves this package as a row has been verified against the checksum it was 
 not what somebody wrote there on purpose, for which `headstart.verify` draws rows and computes them again.
 """
 
+from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.ids import array_to_ids, ids_to_array
 from headstart.store.keys import DTYPES, FORMAT_VERSION, TrunkKey, explain, params_digest, trunk_key
 from headstart.store.shard import Shard, open_shard
-from headstart.store.trunk_folder import TrunkFolder
-from headstart.store.upkeep import GcPlan, TrunkInfo, VerifyReport
+from headstart.store.upkeep import FolderInfo, GcPlan, VerifyReport
 from headstart.store.writer import ShardWriter
 
 __all__ = [
     "DTYPES",
     "FORMAT_VERSION",
+    "FeatureFolder",
     "FeatureStore",
+    "FolderInfo",
     "GcPlan",
     "Shard",
     "ShardWriter",
-    "TrunkFolder",
-    "TrunkInfo",
     "TrunkKey",
     "VerifyReport",
     "array_to_ids",

@@ -35,26 +35,26 @@ from headstart.common.machine import cache_root
 from headstart.common.progress import track
 from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.store.description import DESCRIPTION, read_description
+from headstart.store.feature_folder import FeatureFolder, is_open, used_here, warn
 from headstart.store.files import EVICTIONS
 from headstart.store.keys import TrunkKey
 from headstart.store.removal import delete, move_into, require_no_link
 from headstart.store.shard import Shard, open_shard
 from headstart.store.snapshot import raise_if_damaged, scan
-from headstart.store.trunk_folder import TrunkFolder, is_open, used_here, warn
 from headstart.store.upkeep import (
     DAMAGED,
     DIGEST,
+    FolderInfo,
     GcPlan,
-    TrunkInfo,
     VerifyReport,
     evict,
+    feature_folders,
     files_of,
     info_of,
+    key_beginning,
     last_used,
     leftovers_of,
     listed,
-    the_one,
-    trunk_folders,
 )
 
 SHARED_VARIABLE = "HEADSTART_CACHE_SHARED"
@@ -82,7 +82,7 @@ class FeatureStore:
         HEADSTART_CACHE_SHARED, with `os.pathsep` between them. StoreWarning for one that does not exist: a
         share may be away for a time, and its features can be computed."""
         self.root = cache_root(root)
-        self.folder = self.root / "features"
+        self.path = self.root / "features"
         named = "the argument shared"
         if shared is None:
             named = SHARED_VARIABLE
@@ -90,36 +90,35 @@ class FeatureStore:
         others = [one for one in shared if not self._is_own(one)]
         self.shared = tuple(dict.fromkeys(self._shared_root(one, named) for one in others))
 
-    def trunk(self, key: TrunkKey, row_shape: Sequence[int] | None = None) -> TrunkFolder:
-        """The folder of one trunk key, which need not exist yet. `row_shape`: of the features that the trunk
-        gives, where it is known."""
+    def folder(self, key: TrunkKey, row_shape: Sequence[int] | None = None) -> FeatureFolder:
+        """The features of one trunk key; their folder need not exist yet. `row_shape`: the shape of a sample's
+        features, where it is known."""
         shared = [root / "features" / key.digest for root in self.shared]
-        return TrunkFolder(self.folder / key.digest, key, shared, row_shape)
+        return FeatureFolder(self.path / key.digest, key, shared, row_shape)
 
-    def trunks(self) -> list[TrunkInfo]:
-        """All trunks with anything stored, by key, the own cache's before the same one in shared caches. Damage is
-        listed, not raised; a folder that cannot be read, another user's in a cache of several, is warned of."""
-        found = []
+    def infos(self) -> list[FolderInfo]:
+        """What each folder holds, by key; the own cache's comes before the same key's in shared caches. Damage is
+        listed, not raised; StoreWarning for a folder that cannot be read, such as another user's."""
+        infos = []
         own = self._folders()
         for folder in [*own, *self._shared_folders()]:
             info = _info_if_readable(folder)
-            found.append(info if info is None or folder in own else replace(info, shared=True))
-        return sorted((info for info in found if info is not None), key=lambda info: info.key)
+            infos.append(info if info is None or folder in own else replace(info, shared=True))
+        return sorted((info for info in infos if info is not None), key=lambda info: info.key)
 
-    def info(self, prefix: str) -> TrunkInfo:
-        """The one trunk whose key begins so, in the own cache if it is there. UnknownNameError for none,
-        SettingError for several."""
-        return self.infos(prefix)[0]
+    def info(self, prefix: str) -> FolderInfo:
+        """What the folder holds whose key begins with `prefix`: the own cache's, if it is there. UnknownNameError
+        where no key begins so, SettingError where several do."""
+        return self.copies(prefix)[0]
 
-    def infos(self, prefix: str) -> list[TrunkInfo]:
-        """The one trunk whose key begins so, wherever it is stored, the own cache first. `info`'s errors."""
-        trunks = self.trunks()
-        keys = sorted({info.key for info in trunks})
-        key = the_one(prefix, keys)
-        return [info for info in trunks if info.key == key]
+    def copies(self, prefix: str) -> list[FolderInfo]:
+        """The same for every cache that has the key, the own one first. Errors as of `info`."""
+        infos = self.infos()
+        key = key_beginning(prefix, sorted({info.key for info in infos}))
+        return [info for info in infos if info.key == key]
 
     def verify(self, repair: bool = False, prefix: str | None = None) -> VerifyReport:
-        """Read every byte of every shard, or of one trunk's, in shared caches, too. With `repair`, damaged files
+        """Read every byte of every shard, or of one key's, in shared caches, too. With `repair`, damaged files
         of the own cache are moved to the folder `damaged` beside them, where nothing reads them: the next
         extraction computes just their rows. Nothing is moved in a shared cache, whose damaged shards are passed
         over anyhow.
@@ -129,7 +128,7 @@ class FeatureStore:
         report = VerifyReport(0, 0, [], [])
         own, shared = self._folders(), self._shared_folders()
         if prefix is not None:
-            key = the_one(prefix, sorted({folder.name for folder in [*own, *shared]}))
+            key = key_beginning(prefix, sorted({folder.name for folder in [*own, *shared]}))
             own, shared = ([folder for folder in folders if folder.name == key] for folders in (own, shared))
         shards = rows = 0
         for folder in [*own, *shared]:
@@ -153,7 +152,7 @@ class FeatureStore:
 
     @staticmethod
     def _look_at(folder: Path, report: VerifyReport) -> Iterator[Shard]:
-        """Read all of a trunk's folder: its intact shards; what is wrong goes into the report."""
+        """Yields the folder's intact shards, each read in full; adds what is wrong to the report."""
 
         def tell(error: StoreError, path: Path) -> None:
             if isinstance(error, DamagedShardError):
@@ -196,7 +195,7 @@ class FeatureStore:
                 read_description(path.parent)
             else:
                 raise_if_damaged(open_shard(path))
-                # Sound by itself; perhaps another trunk's, or of other rows than its neighbours.
+                # Sound by itself, but it may belong to another key, or hold rows of another shape.
                 return any(error.path == path for error in scan([path.parent], None).damaged)
         except UnreadableShardError:
             return False
@@ -207,7 +206,7 @@ class FeatureStore:
         return False
 
     def gc_plan(self, max_nbytes: int) -> GcPlan:
-        """What to delete so that the features take at most `max_nbytes`: whole trunks of the own cache, least
+        """What to delete so that the features take at most `max_nbytes`: whole folders of the own cache, least
         recently used first, and unfinished files older than a day in those that stay. Deletes nothing."""
         if max_nbytes < 0:
             raise SettingError(f"the store cannot shrink to {max_nbytes} bytes; expected 0 or more")
@@ -217,8 +216,8 @@ class FeatureStore:
         """Where HEADSTART_CACHE_MAX sets a limit, delete what was not used for longest until `nbytes` more keep
         within it. Returns what was deleted, None where there was no need.
 
-        What is in use stays: trunks whose keys' digests are in `keep`, those that this process has open (a feature
-        set, a writer), and those that another process has used within the last ten minutes.
+        What is in use stays: folders whose keys' digests are in `keep`, those that this process has open (for a
+        feature set or a writer), and those that another process has used within the last ten minutes.
 
         Raises DiskSpaceError, and deletes nothing, where that is too little; SettingError for a limit that is no
         size.
@@ -226,14 +225,14 @@ class FeatureStore:
         limit = cache_limit()
         if limit is None:
             return None
-        trunks: list[TrunkInfo] = []
+        deleted: list[FolderInfo] = []
         leftovers: list[Path] = []
         freed = 0
         tries = EVICTIONS
         while True:
             infos = self._evictable()
             if sum(info.nbytes for info in infos) + nbytes <= limit:
-                return GcPlan(tuple(trunks), tuple(leftovers), freed) if freed else None
+                return GcPlan(tuple(deleted), tuple(leftovers), freed) if freed else None
             staying = {info.key: why for info in infos if (why := self._why_it_stays(info, keep))}
             plan, left = self._plan(infos, max(0, limit - nbytes), staying)
             if left + nbytes > limit or tries == 0:
@@ -242,24 +241,24 @@ class FeatureStore:
                     f"{self.root}, and what must stay there takes {binary_size(left)}{listed(infos, staying)}. "
                     f"Raise {MAX_VARIABLE}, or cut later in the model, where features are smaller"
                 )
-            trunks += plan.trunks
+            deleted += plan.folders
             leftovers += plan.leftovers
             freed += self.gc(plan)  # what was used in between stays; then look again
             tries -= 1
 
-    def _evictable(self) -> list[TrunkInfo]:
-        """Trunks of the own cache, least recently used first."""
+    def _evictable(self) -> list[FolderInfo]:
+        """The own cache's folders, least recently used first."""
         infos = [_info_if_readable(folder) for folder in self._folders() if not folder.is_symlink()]
         return sorted((info for info in infos if info is not None), key=lambda info: (info.last_used, info.key))
 
     def _plan(
-        self, infos: Sequence[TrunkInfo], max_nbytes: int, staying: Collection[str] = ()
+        self, infos: Sequence[FolderInfo], max_nbytes: int, staying: Collection[str] = ()
     ) -> tuple[GcPlan, int]:
         """What to delete, and the bytes that are left then."""
         leftovers = {info.path: leftovers_of(info.path) for info in infos}
         freed = sum(size for files in leftovers.values() for _, size in files)
         left = sum(info.nbytes for info in infos) - freed
-        evicted: list[TrunkInfo] = []
+        evicted: list[FolderInfo] = []
         for info in infos:
             if left <= max_nbytes:
                 break
@@ -274,7 +273,7 @@ class FeatureStore:
         return GcPlan(tuple(evicted), kept, freed), left
 
     @staticmethod
-    def _why_it_stays(info: TrunkInfo, keep: Collection[str]) -> str | None:
+    def _why_it_stays(info: FolderInfo, keep: Collection[str]) -> str | None:
         if info.key in keep:
             return "wanted now"
         if is_open(info.path):
@@ -284,16 +283,16 @@ class FeatureStore:
             return f"used by another process in the last {RECENT_SECONDS / 60:.0f} minutes"
         return None
 
-    def gc(self, plan: GcPlan | Iterable[TrunkInfo]) -> int:
-        """Delete what the plan lists, and return the bytes freed. A trunk used since the plan stays. StoreError
+    def gc(self, plan: GcPlan | Iterable[FolderInfo]) -> int:
+        """Delete what the plan lists, and return the bytes freed. A folder used since the plan stays. StoreError
         where `features` is a link: nothing is deleted behind links."""
-        require_no_link(self.root, self.folder)
+        require_no_link(self.root, self.path)
         freed = 0
         for info in plan:
-            named = info.path.parent == self.folder and DIGEST.fullmatch(info.path.name)
+            named = info.path.parent == self.path and DIGEST.fullmatch(info.path.name)
             if not named or info.path.is_symlink():
                 raise SettingError(
-                    f"{info.path} is no trunk of the store at {self.root}; nothing of it was deleted"
+                    f"{info.path} holds no features of the store at {self.root}; nothing in it was deleted"
                 )
             if last_used(info.path, files_of(info.path)) > info.last_used:
                 continue
@@ -318,20 +317,20 @@ class FeatureStore:
         return path
 
     def _folders(self) -> list[Path]:
-        return trunk_folders(self.folder)
+        return feature_folders(self.path)
 
     def _shared_folders(self) -> list[Path]:
         found: list[Path] = []
         for root in self.shared:
             try:
-                found += trunk_folders(root / "features")
+                found += feature_folders(root / "features")
             except StoreError as error:
                 warn(f"the shared cache {root} is left out: {error}")
         return found
 
 
-def _info_if_readable(folder: Path) -> TrunkInfo | None:
-    """What the folder holds; None, and a warning, where it cannot be read."""
+def _info_if_readable(folder: Path) -> FolderInfo | None:
+    """What the folder holds; None, and a StoreWarning, where it cannot be read."""
     try:
         return info_of(folder)
     except StoreError as error:

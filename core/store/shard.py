@@ -73,7 +73,7 @@ class Shard:
     """
 
     path: Path
-    trunk: str
+    key_digest: str
     """Digest of the trunk key that the rows belong to."""
     dtype_name: str
     row_shape: tuple[int, ...]
@@ -194,7 +194,7 @@ def row_checksums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def write_shard(
     folder: Path,
     *,
-    trunk: str,
+    key_digest: str,
     ids: NDArray[np.uint8],
     checksums: NDArray[np.uint64],
     blocks: Sequence[NDArray[Any]],
@@ -205,7 +205,7 @@ def write_shard(
     `ids` is `(n, 16)` uint8, `checksums` `(n,)` uint64; the blocks, `(k, *row_shape)` each and of one stored
     dtype, hold n rows together. Raises DiskSpaceError, CacheNotWritableError or StoreError.
     """
-    header = _header(blocks[0].dtype.name, (len(ids), *blocks[0].shape[1:]), trunk, provenance)
+    header = _header(blocks[0].dtype.name, (len(ids), *blocks[0].shape[1:]), key_digest, provenance)
     path = folder / (_digest(header, ids.tobytes(), checksums.tobytes()) + SUFFIX)
     write_atomically(path, [header, *blocks, checksums, ids])
     return path
@@ -243,11 +243,11 @@ def has_gone(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ESTALE)
 
 
-def _header(dtype_name: str, shape: tuple[int, ...], trunk: str, provenance: Mapping[str, Any]) -> bytes:
+def _header(dtype_name: str, shape: tuple[int, ...], key_digest: str, provenance: Mapping[str, Any]) -> bytes:
     """Length and JSON, padded so that the data begins at a multiple of 4096."""
     metadata = {
         "format": FORMAT,
-        "trunk": trunk,
+        "trunk": key_digest,
         "checksums": "xxh3_64 of each row's bytes",
         "name": "blake3, 16 bytes, of header, ids and checksums",
         "provenance": json.dumps(provenance, sort_keys=True, allow_nan=False),
@@ -290,7 +290,7 @@ def _parse(path: Path, handle: int) -> Shard:
         format_name = metadata["format"]
         dtype_name, shape = _NAMES[entry["dtype"]], tuple(entry["shape"])
         provenance = json.loads(metadata["provenance"])
-        trunk = metadata["trunk"]
+        key_digest = metadata["trunk"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise stranger from error
     if format_name != FORMAT:
@@ -299,7 +299,7 @@ def _parse(path: Path, handle: int) -> Shard:
     dimensions = all(type(one) is int and 0 < one <= size for one in shape)
     if not dimensions or not 1 <= len(shape) <= MAX_DIMENSIONS or not isinstance(provenance, dict):
         raise stranger
-    if not isinstance(trunk, str) or not _DIGEST.fullmatch(trunk):
+    if not isinstance(key_digest, str) or not _DIGEST.fullmatch(key_digest):
         raise stranger
     n, features = shape[0], math.prod(shape) * DTYPES[dtype_name].itemsize
     if n > MAX_ROWS or features > MAX_FEATURES_NBYTES:
@@ -308,7 +308,7 @@ def _parse(path: Path, handle: int) -> Shard:
         )
     # One test for offsets, shapes, padding and stray fields: it is what the writer would write, or it is not.
     try:
-        same = _header(dtype_name, shape, trunk, provenance) == header
+        same = _header(dtype_name, shape, key_digest, provenance) == header
     except (ValueError, RecursionError):  # NaN; nested as deep as only reading bears
         same = False
     if not same:
@@ -322,7 +322,7 @@ def _parse(path: Path, handle: int) -> Shard:
         raise DamagedShardError(path, "its header, ids and checksums do not give its name")
     return Shard(
         path=path,
-        trunk=trunk,
+        key_digest=key_digest,
         dtype_name=dtype_name,
         row_shape=shape[1:],
         ids=np.frombuffer(ids, np.uint8).reshape(n, ID_NBYTES),

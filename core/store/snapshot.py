@@ -1,4 +1,4 @@
-"""The shards of a trunk at one moment, and the index from ids to rows over them.
+"""The shards of a trunk key at one moment, and the index from ids to rows over them.
 
 Invariant: a listing is a snapshot, so what has gone since is a miss and no error.
 """
@@ -62,8 +62,9 @@ def scan(
     is_refused: Callable[[Shard], bool] = lambda shard: False,
     row_shape: tuple[int, ...] | None = None,
 ) -> Snapshot:
-    """The shards of a trunk now: those in its own folder, then those in shared ones. What has not changed since
-    the last snapshot is not read again. `row_shape`: what the trunk gives; of shared shards no other is taken."""
+    """The shards of a trunk key now: those in the own cache's folder, then those in shared ones. What has not
+    changed since the last snapshot is not read again. `row_shape`: shape of a sample's features; shards of shared
+    caches with rows of another shape are passed over."""
     known = {(shard.path, shard.stamp): shard for shard in last.shards} if last else {}
     shards: list[Shard] = []
     damaged: list[DamagedShardError] = []
@@ -80,7 +81,7 @@ def scan(
                     _check_fit(shard, folder.name, dtype_name, shards[0] if shards else None)
                     if shared and row_shape is not None and shard.row_shape != row_shape:
                         raise DamagedShardError(
-                            path, f"its rows are {shard.row_shape}, those of this trunk {row_shape}"
+                            path, f"its rows are {shard.row_shape}, those of this trunk key {row_shape}"
                         )
                 except FileNotFoundError:
                     continue
@@ -124,10 +125,10 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _check_fit(shard: Shard, trunk: str, dtype_name: str | None, first: Shard | None) -> None:
+def _check_fit(shard: Shard, key_digest: str, dtype_name: str | None, first: Shard | None) -> None:
     """DamagedShardError for a sound shard in the wrong place."""
-    if shard.trunk != trunk:
-        raise DamagedShardError(shard.path, f"it belongs to the trunk {shard.trunk}")
+    if shard.key_digest != key_digest:
+        raise DamagedShardError(shard.path, f"it belongs to the trunk key {shard.key_digest}")
     if dtype_name is not None and shard.dtype_name != dtype_name:
         raise DamagedShardError(shard.path, f"it holds {shard.dtype_name}, its trunk key says {dtype_name}")
     if first is not None and shard.row_shape != first.row_shape:

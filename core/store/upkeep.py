@@ -1,6 +1,6 @@
-"""What a trunk's folder takes, and how files leave it: by eviction, or set aside by a repair.
+"""What a folder of features takes, and how files leave it: by eviction, or set aside by a repair.
 
-Invariant: nothing goes that is not the store's own file in the trunk's own folder; links are never followed to
+Invariant: nothing goes that is not the store's own file in a folder of its own; links are never followed to
 delete or to move what they lead to.
 """
 
@@ -38,8 +38,8 @@ DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class TrunkInfo:
-    """One trunk's folder, as a listing found it."""
+class FolderInfo:
+    """What the folder of one trunk key holds, at the moment of a listing."""
 
     key: str
     """The trunk key's digest."""
@@ -91,23 +91,23 @@ class TrunkInfo:
 
 @dataclass(frozen=True)
 class GcPlan:
-    """What `gc` would delete. Iterates over the trunks."""
+    """What `gc` would delete. Iterates over the folders."""
 
-    trunks: tuple[TrunkInfo, ...]
-    """Whole trunks, least recently used first."""
+    folders: tuple[FolderInfo, ...]
+    """Whole folders, least recently used first."""
     leftovers: tuple[Path, ...]
     """Unfinished files of writers that died more than a day ago."""
     nbytes: int
     """Bytes that both free."""
 
-    def __iter__(self) -> Iterator[TrunkInfo]:
-        return iter(self.trunks)
+    def __iter__(self) -> Iterator[FolderInfo]:
+        return iter(self.folders)
 
     def __len__(self) -> int:
-        return len(self.trunks)
+        return len(self.folders)
 
     def __bool__(self) -> bool:
-        return bool(self.trunks or self.leftovers)
+        return bool(self.folders or self.leftovers)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _lines(files: Sequence[tuple[Path, str]]) -> list[list[str]]:
     return [[str(path), reason] for path, reason in files]
 
 
-def info_of(folder: Path) -> TrunkInfo | None:
+def info_of(folder: Path) -> FolderInfo | None:
     files = files_of(folder)
     problems: list[str] = []
     spec: dict[str, Any] = {}
@@ -165,7 +165,7 @@ def info_of(folder: Path) -> TrunkInfo | None:
         return None  # nothing but marks, of what is read from a shared cache
     problems.extend(str(error) for error in snapshot.damaged)
     backends = {shard.maker for shard in snapshot.shards if "backend" in shard.provenance}
-    return TrunkInfo(
+    return FolderInfo(
         key=folder.name,
         label=label,
         spec=spec,
@@ -180,7 +180,7 @@ def info_of(folder: Path) -> TrunkInfo | None:
 
 
 def files_of(folder: Path) -> dict[Path, os.stat_result]:
-    """The store's own files in a trunk's folder, those set aside included; other files are left alone."""
+    """The store's own files in a folder of features, those set aside included; other files are left alone."""
     statuses: dict[Path, os.stat_result] = {}
     inner = [place for place in (folder / DAMAGED, folder / CHECKED) if not os.path.islink(place)]  # noqa: PTH114
     for place in [folder, *inner]:
@@ -233,7 +233,7 @@ def leftovers_of(folder: Path) -> list[tuple[Path, int]]:
 
 
 def evict(folder: Path) -> int:
-    """Delete a trunk's files, and its folders where nothing else lies in them. Returns bytes.
+    """Delete a folder's files, and the folder and those in it where nothing else lies in them. Returns bytes.
 
     Unfinished files of living writers stay: an eviction costs features that are stored, never work under way.
     """
@@ -254,7 +254,7 @@ def evict(folder: Path) -> int:
     return freed
 
 
-def trunk_folders(root: Path) -> list[Path]:
+def feature_folders(root: Path) -> list[Path]:
     return sorted(
         Path(entry.path)
         for entry in listing(root)
@@ -262,8 +262,8 @@ def trunk_folders(root: Path) -> list[Path]:
     )
 
 
-def the_one(prefix: str, keys: Sequence[str]) -> str:
-    """The key that begins so. UnknownNameError for none, SettingError for several."""
+def key_beginning(prefix: str, keys: Sequence[str]) -> str:
+    """The key that begins with `prefix`. UnknownNameError where none does, SettingError where several do."""
     matching = [key for key in keys if prefix and key.startswith(prefix)]
     if not matching:
         raise UnknownNameError("trunk key", prefix, keys)
@@ -274,8 +274,8 @@ def the_one(prefix: str, keys: Sequence[str]) -> str:
     return matching[0]
 
 
-def listed(infos: Sequence[TrunkInfo], staying: Mapping[str, str]) -> str:
-    """Which trunks stay, and why: for a message."""
+def listed(infos: Sequence[FolderInfo], staying: Mapping[str, str]) -> str:
+    """Which folders stay, and why: for a message."""
     lines = [
         f"{info.key[:12]}, {str(info.label.get('model', '?'))[:80]} at {str(info.label.get('cut', '?'))[:80]} "
         f"({binary_size(info.nbytes)}, {staying[info.key]})"

@@ -49,7 +49,7 @@ class ShardWriter:
     def __init__(
         self,
         folder: Path,
-        trunk: str,
+        key_digest: str,
         row_shape: Sequence[int],
         dtype: str,
         provenance: Mapping[str, Any],
@@ -69,7 +69,7 @@ class ShardWriter:
         self.dtype = stored_dtype(dtype)
         self.rows_written = 0
         """Rows that are durably in the store."""
-        self._folder, self._trunk, self._prepare = folder, trunk, prepare
+        self._folder, self._key_digest, self._prepare = folder, key_digest, prepare
         self._provenance = json.loads(about)  # as it will be read: keys are strings, tuples lists
         self._row_nbytes = math.prod(self.row_shape) * self.dtype.itemsize
         if self._row_nbytes > MAX_FEATURES_NBYTES:
@@ -144,7 +144,7 @@ class ShardWriter:
         self._prepare()
         write_shard(
             self._folder,
-            trunk=self._trunk,
+            key_digest=self._key_digest,
             ids=np.concatenate([ids for ids, _, _ in self._pending]),
             checksums=np.concatenate([checksums for _, _, checksums in self._pending]),
             blocks=[rows for _, rows, _ in self._pending],

@@ -110,7 +110,7 @@ def plan(
             points[cut],
             rates,
             load,
-            missing=len(store.trunk(key, work[cut].shape).missing(sorted(ids))),
+            missing=len(store.folder(key, work[cut].shape).missing(sorted(ids))),
             resident=fit_on_device(load.distinct * work[cut].row_nbytes, limit, free),
             measured=cut in measurements.points,
         )

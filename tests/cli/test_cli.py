@@ -103,7 +103,7 @@ def load(path: Path) -> Any:
 
 
 def shards() -> set[Path]:
-    return set(FeatureStore().folder.glob("*/*.safetensors"))
+    return set(FeatureStore().path.glob("*/*.safetensors"))
 
 
 # --- help
@@ -331,7 +331,7 @@ def test_extract(here: Cli, photos: Path, tmp_path: Path, backend: str) -> None:
         ("layer4.0", [1, 1, 256]),
         ("avgpool", [256]),
     ]
-    assert {row["key"] for row in figures["cuts"]} == {info.key for info in FeatureStore().trunks()}
+    assert {row["key"] for row in figures["cuts"]} == {info.key for info in FeatureStore().infos()}
     assert (figures["extracted"], figures["reused"], figures["made_by"]) == (16, 0, [backend])
     second = here(*arguments)
     assert f"features: 0 extracted, 16 reused from the cache, made by {backend}" in second.out
@@ -432,7 +432,7 @@ def stored(photos: Path, backend: str) -> list[Any]:
             hs.model("lenet", classes=2), data, cut, backend=backend, device="cpu", dtype="float32"
         )
         found.append(features)
-        folder = FeatureStore().folder / features.key().digest
+        folder = FeatureStore().path / features.key().digest
         for path in folder.rglob("*"):
             os.utime(path, (time.time() - 1000 + 100 * i,) * 2)
     return found
@@ -491,7 +491,7 @@ def test_cache_verify_and_repair(here: Cli, stored: list[Any], tmp_path: Path) -
         "not_moved": [],
     }
     key = stored[0].key().digest
-    (shard,) = (FeatureStore().folder / key).glob("*.safetensors")
+    (shard,) = (FeatureStore().path / key).glob("*.safetensors")
     content = bytearray(shard.read_bytes())
     content[5000] ^= 1
     shard.write_bytes(content)
@@ -515,8 +515,8 @@ def test_cache_verify_and_repair(here: Cli, stored: list[Any], tmp_path: Path) -
 
 
 def test_cache_gc_shows_first_and_deletes_when_told(here: Cli, stored: list[Any], tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in FeatureStore().folder.rglob("*") if path.is_file()}
-    sizes = {info.key: info.nbytes for info in FeatureStore().trunks()}
+    before = {path: path.read_bytes() for path in FeatureStore().path.rglob("*") if path.is_file()}
+    sizes = {info.key: info.nbytes for info in FeatureStore().infos()}
     old, new = (features.key().digest for features in stored)
     preview = here("cache", "gc", "--max-size", sizes[new], "--json", tmp_path / "gc.json")
     assert preview.code == 0
@@ -529,16 +529,16 @@ def test_cache_gc_shows_first_and_deletes_when_told(here: Cli, stored: list[Any]
         False,
         0,
     )
-    assert {path: path.read_bytes() for path in FeatureStore().folder.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in FeatureStore().path.rglob("*") if path.is_file()} == before
     done = here("cache", "gc", "--max-size", sizes[new], "--yes", "--json", tmp_path / "gc.json")
     assert done.code == 0
     figures = load(tmp_path / "gc.json")
     assert ([row["key"] for row in figures["trunks"]], figures["deleted"]) == ([old], True)
     assert figures["freed_bytes"] == sizes[old]
-    assert [info.key for info in FeatureStore().trunks()] == [new]
+    assert [info.key for info in FeatureStore().infos()] == [new]
     assert "nothing to delete" in here("cache", "gc", "--max-size", "1GB").out
     assert here("cache", "gc", "--max-size", "0", "--yes").code == 0
-    assert FeatureStore().trunks() == []
+    assert FeatureStore().infos() == []
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_commands_that_train(run: Any, photos: Path, tmp_path: Path, backend: st
     for command in (("ls",), ("verify",), ("explain", *how[:6]), ("gc", "--max-size", "0"), ("gc", *how[:4])):
         code, _, err = run("cache", *command)
         assert code == 0, err
-    for info in FeatureStore().trunks():
+    for info in FeatureStore().infos():
         assert run("cache", "info", info.key)[0] == 0
 
 

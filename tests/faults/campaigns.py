@@ -44,7 +44,7 @@ from faults.workload import (
 )
 
 from headstart.common.errors import DamagedShardError, DiskSpaceError, StoreError
-from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard, writer
+from headstart.store import FeatureFolder, FeatureStore, array_to_ids, open_shard, writer
 
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(__file__).parents[1]),
@@ -302,7 +302,7 @@ def _read_until(root: Path, work: Workload, shared: bool) -> None:
     folder = work.folder(root)
     if shared:
         warnings.simplefilter("error")  # that is how damage in a shared cache is told
-        folder = FeatureStore(root / "own", shared=[root]).trunk(folder.key)
+        folder = FeatureStore(root / "own", shared=[root]).folder(folder.key)
     with (root / "reads").open("ab", 0) as told:
         while True:
             last = not (root / "running").exists()
@@ -427,14 +427,14 @@ def share_read_only(base: Path) -> Figures:
             except (StoreError, OSError) as error:
                 assert "ead-only file system" in str(error)
                 found["refused"] += 1
-        folder = FeatureStore(own, shared=[root]).trunk(stored.folder.key)
+        folder = FeatureStore(own, shared=[root]).folder(stored.folder.key)
         assert folder.missing(stored.ids) == []
         assert np.array_equal(folder.read(stored.ids), stored.rows)
         found["read"] = len(stored.ids)
         with folder.writer((5,), "float16", {}) as out:
             out.add(["0" * 32, "1" * 32], np.ones((2, 5), np.float32))
         assert folder.missing(["0" * 32, "1" * 32, *stored.ids]) == []
-        found["written"] = len(FeatureStore(own).trunk(stored.folder.key).ids())
+        found["written"] = len(FeatureStore(own).folder(stored.folder.key).ids())
     return dict(found)
 
 
@@ -518,7 +518,7 @@ def measure_memory(base: Path, images: int, side: int) -> Figures:
     features = hs.extract(model, data, "input", backend="numpy", device="cpu", workers=2, cache=base / str(images))
     seconds = time.perf_counter() - start
     assert features.stats.extracted == images
-    stored = sum(info.nbytes for info in FeatureStore(base / str(images)).trunks())
+    stored = sum(info.nbytes for info in FeatureStore(base / str(images)).infos())
     return {"peak": peak_nbytes(), "before": before, "nbytes": stored, "seconds": seconds}
 
 
@@ -567,7 +567,7 @@ def measure_overhead(
     seconds = time.perf_counter() - start
     assert features.stats.extracted == len(set(features.ids))
     own = seconds - spent["waiting"] - spent["trunk"] + spent["hashing"]
-    stored = sum(info.nbytes for info in extractor.store.trunks())
+    stored = sum(info.nbytes for info in extractor.store.infos())
     return {"seconds": seconds, "own": own, "images": len(data), "nbytes": stored, **spent}
 
 
@@ -586,7 +586,7 @@ def photographs(root: Path, count: int) -> Path:
     return root
 
 
-def scaled(base: Path) -> TrunkFolder:
+def scaled(base: Path) -> FeatureFolder:
     return folder_in(base, "scaled")
 
 

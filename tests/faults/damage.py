@@ -15,7 +15,7 @@ import numpy as np
 from faults.workload import Array, system
 
 from headstart.common.errors import DamagedShardError, StoreError
-from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key
+from headstart.store import FeatureFolder, FeatureStore, array_to_ids, open_shard, trunk_key
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "uint8": np.uint8}
 
@@ -24,15 +24,15 @@ DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bf
 class Stored:
     """One trunk's features, and what they must be."""
 
-    folder: TrunkFolder
+    folder: FeatureFolder
     ids: list[str]
     rows: Array
 
-    def fresh(self) -> TrunkFolder:
+    def fresh(self) -> FeatureFolder:
         """As another process would open it."""
-        return TrunkFolder(self.folder.path, self.folder.key)
+        return FeatureFolder(self.folder.path, self.folder.key)
 
-    def assert_sound(self, folder: TrunkFolder) -> None:
+    def assert_sound(self, folder: FeatureFolder) -> None:
         assert folder.missing(self.ids) == []
         assert np.array_equal(folder.read(self.ids), self.rows)
 
@@ -53,7 +53,7 @@ def store(root: Path, dtype: str, row_shape: tuple[int, ...], shards: list[int],
         dtype=dtype,
         label={"model": "tiny \u00e9", "cut": "pool"},
     )
-    folder = FeatureStore(root).trunk(key)
+    folder = FeatureStore(root).folder(key)
     ids = array_to_ids(chance.integers(0, 256, (n, 16), dtype=np.uint8))
     rows = chance.integers(0, 256, (n, *row_shape)).astype(DTYPES[dtype])
     start = 0

@@ -296,16 +296,16 @@ class Judge:
     """Puts one case after the other into a store, and lets the store read it in every way it has."""
 
     def __init__(self, root: Path) -> None:
-        self.trunks = several(root)
+        self.stored = several(root)
         self.store = FeatureStore(root)
         self.outcomes: Counter[str] = Counter()
         self.slowest = 0.0
-        self.sound = [sorted(one.folder.path.glob("*.safetensors"))[0].read_bytes() for one in self.trunks]
-        self.described = [(one.folder.path / "trunk.json").read_bytes() for one in self.trunks]
+        self.sound = [sorted(one.folder.path.glob("*.safetensors"))[0].read_bytes() for one in self.stored]
+        self.described = [(one.folder.path / "trunk.json").read_bytes() for one in self.stored]
 
     def case(self, seed: int, number: int) -> None:
         chance = Random(f"{seed}-{number}")
-        which = chance.randrange(len(self.trunks))
+        which = chance.randrange(len(self.stored))
         start = time.perf_counter()
         if chance.random() < 0.15:
             self._describe(which, description(self.described[which], chance))
@@ -314,7 +314,7 @@ class Judge:
         self.slowest = max(self.slowest, time.perf_counter() - start)
 
     def _shard(self, which: int, data: bytes, size: int, name: str) -> None:
-        stored = self.trunks[which]
+        stored = self.stored[which]
         path = stored.folder.path / f"{name}.safetensors"
         if path.exists():  # the valid one, unchanged
             self.outcomes["unchanged"] += 1
@@ -331,7 +331,7 @@ class Judge:
             else:
                 self._judge(found, path.read_bytes())
                 self.outcomes["accepted"] += 1
-                accepted = found.trunk == stored.folder.key.digest
+                accepted = found.key_digest == stored.folder.key.digest
             self._read_all(which, path, accepted)
         finally:
             path.unlink()
@@ -352,12 +352,12 @@ class Judge:
 
     def _read_all(self, which: int, path: Path, accepted: bool) -> None:
         """The rows that were there before are still read right, unless an error names the file."""
-        stored = self.trunks[which]
+        stored = self.stored[which]
         folder = stored.fresh()
         self.quietly(folder.provenances)
         self.quietly(folder.ids)
         rows = self.quietly(lambda: folder.read(stored.ids))
-        self.store.trunks()
+        self.store.infos()
         if not accepted:
             assert rows is not None and np.array_equal(rows, stored.rows)
             digest = stored.folder.key.digest
@@ -366,7 +366,7 @@ class Judge:
             assert len(self.store.info(digest).damaged) == 1
 
     def _describe(self, which: int, data: bytes) -> None:
-        stored = self.trunks[which]
+        stored = self.stored[which]
         path = stored.folder.path / "trunk.json"
         path.write_bytes(data)
         try:
@@ -376,7 +376,7 @@ class Judge:
             self.quietly(lambda: stored.fresh().missing(stored.ids))
             damaged = self.store.verify(prefix=stored.folder.key.digest).damaged
             assert [one for one, _ in damaged] == ([path] if rows is None else [])
-            self.store.trunks()
+            self.store.infos()
             self.outcomes["trunk.json " + ("refused" if rows is None else "accepted")] += 1
         finally:
             path.write_bytes(self.described[which])

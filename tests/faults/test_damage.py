@@ -58,7 +58,7 @@ def test_repair_through_the_command_line(tmp_path: Path, figure: Any, monkeypatc
     with figure("damaged shards found and repaired by the command line") as it:
         features = hs.extract(model, data, **settings)
         rows = features.numpy()
-        folder = FeatureStore().folder / features.key().digest
+        folder = FeatureStore().path / features.key().digest
         shards = sorted(folder.glob("*.safetensors"))
         assert len(shards) == 20
         chance = np.random.default_rng(0)

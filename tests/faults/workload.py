@@ -25,7 +25,7 @@ from headstart.common.errors import StoreError
 from headstart.contract import registry
 from headstart.contract.description import Description
 from headstart.contract.recipe import Place
-from headstart.store import FeatureStore, TrunkFolder, array_to_ids, ids_to_array, shard, trunk_key, writer
+from headstart.store import FeatureFolder, FeatureStore, array_to_ids, ids_to_array, shard, trunk_key, writer
 from headstart.store import files as store_files
 
 ROW = (3, 5)
@@ -48,7 +48,7 @@ def rows_of(ids: Sequence[str]) -> Array:
     return ids_to_array(ids)[:, : ROW[0] * ROW[1]].reshape(-1, *ROW).astype(np.float16)
 
 
-def folder_in(root: Path | str, name: str = "tiny") -> TrunkFolder:
+def folder_in(root: Path | str, name: str = "tiny") -> FeatureFolder:
     key = trunk_key(
         graph=[name],
         weights_digest="0" * 32,
@@ -57,11 +57,11 @@ def folder_in(root: Path | str, name: str = "tiny") -> TrunkFolder:
         dtype="float16",
         label={"model": name},
     )
-    return FeatureStore(root).trunk(key)
+    return FeatureStore(root).folder(key)
 
 
 def extract(
-    folder: TrunkFolder, ids: Sequence[str], batch: int = 3, report: Callable[[int], Any] = lambda rows: None
+    folder: FeatureFolder, ids: Sequence[str], batch: int = 3, report: Callable[[int], Any] = lambda rows: None
 ) -> None:
     """What an extraction does with the store, without images and models."""
     missing = folder.missing(ids)
@@ -72,7 +72,7 @@ def extract(
             report(out.rows_written)
 
 
-def present(folder: TrunkFolder, ids: Sequence[str], expected: Array | None = None) -> list[str]:
+def present(folder: FeatureFolder, ids: Sequence[str], expected: Array | None = None) -> list[str]:
     """Those of the ids that are stored, after testing that every file is intact and every row right."""
     report = FeatureStore(folder.path.parent.parent).verify()
     assert report.damaged == []
@@ -126,7 +126,7 @@ class Workload:
     def expected(self) -> Array:
         return rows_of(self.ids)
 
-    def folder(self, root: Path) -> TrunkFolder:
+    def folder(self, root: Path) -> FeatureFolder:
         return folder_in(root)
 
     def run(self, root: Path, chosen: Sequence[int] | None = None) -> None:
@@ -212,8 +212,8 @@ class Extraction(Workload):
             features = self._extract(Path(root), [0])
             return features.key()
 
-    def folder(self, root: Path) -> TrunkFolder:
-        return FeatureStore(root).trunk(self._key)
+    def folder(self, root: Path) -> FeatureFolder:
+        return FeatureStore(root).folder(self._key)
 
     def run(self, root: Path, chosen: Sequence[int] | None = None) -> None:
         self._extract(root, chosen)
@@ -291,7 +291,7 @@ def system(replacement: Any) -> Iterator[None]:
             module.os = kept
 
 
-def attempt(folder: TrunkFolder, ids: Sequence[str]) -> StoreError | None:
+def attempt(folder: FeatureFolder, ids: Sequence[str]) -> StoreError | None:
     """Extract; the typed error that came, if one did. Any other is not caught."""
     try:
         extract(folder, ids)

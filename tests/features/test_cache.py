@@ -20,13 +20,13 @@ pytestmark = pytest.mark.neutral
 
 
 def store_features(cut: str, ids: Sequence[str], cache: Path | None = None, used: float = 1000.0) -> str:
-    """Rows for these samples in a trunk of its own, last used at `used`; returns its key."""
+    """Rows for these samples under a key of their own, last used at `used`; returns its key."""
     settings: dict[str, Any] = {"graph": [cut], "weights_digest": "0" * 32, "preprocess": {"size": 8}}
     key = trunk_key(**settings, precision="float32", dtype="float16", label={"model": "net", "cut": cut})
-    trunk = FeatureStore(cache).trunk(key)
-    with trunk.writer((4,), "float16", {"backend": "torch"}) as out:
+    folder = FeatureStore(cache).folder(key)
+    with folder.writer((4,), "float16", {"backend": "torch"}) as out:
         out.add(ids, np.ones((len(ids), 4), np.float16))
-    for path in trunk.path.rglob("*"):
+    for path in folder.path.rglob("*"):
         os.utime(path, (used, used))
     return key.digest
 
@@ -83,7 +83,7 @@ def test_a_cache_elsewhere(keys: list[str], data: Any, tmp_path: Path) -> None:
 
 
 def test_verify_and_repair(keys: list[str]) -> None:
-    (shard,) = (FeatureStore().folder / keys[0]).glob("*.safetensors")
+    (shard,) = (FeatureStore().path / keys[0]).glob("*.safetensors")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)

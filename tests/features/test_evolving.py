@@ -100,7 +100,7 @@ def test_of_one_percent_more_that_is_all_that_is_touched(
     new = [f"{i:05}.bmp" for i in range(COUNT, COUNT + 3)]
     assert sorted(reads) == sorted([*new, *new, "a copy.bmp"]), "hashed; and those that are new, decoded"
     assert set(before) < set(shards())
-    assert [info.rows for info in FeatureStore().trunks()] == [COUNT + 3] * 3, "the copy is stored once"
+    assert [info.rows for info in FeatureStore().infos()] == [COUNT + 3] * 3, "the copy is stored once"
     assert_right(hs.data.folder(photos), features)
 
 
@@ -142,7 +142,7 @@ def test_orphans_are_taken_out_and_nothing_else(shrunk: Path) -> None:
     assert untouched
     assert set(untouched) < set(shards())
     assert find_orphans(store, [data]) == []
-    assert [info.rows for info in store.trunks()] == [COUNT - 40]
+    assert [info.rows for info in store.infos()] == [COUNT - 40]
     assert store.verify().damaged == []
     features = extract(data)
     assert features.stats.extracted == 0
@@ -192,7 +192,7 @@ def test_broken_off_at_any_moment_no_row_is_lost(
     assert extract(data).stats.extracted == 0
     drop_orphans(store, find_orphans(store, [data]), [data])
     assert find_orphans(store, [data]) == []
-    assert [info.rows for info in store.trunks()] == [COUNT - 40]
+    assert [info.rows for info in store.infos()] == [COUNT - 40]
     assert_right(data, extract(data))
 
 
@@ -225,7 +225,7 @@ def test_what_was_used_since_stays(shrunk: Path) -> None:
     data, store, before = hs.data.folder(shrunk), FeatureStore(), shards()
     found = find_orphans(store, [data])
     later = time.time() + 5
-    for info in store.trunks():
+    for info in store.infos():
         os.utime(info.path / "last_used", (later, later))
     assert drop_orphans(store, found, [data]) == 0
     assert shards() == before
@@ -247,7 +247,7 @@ def test_shared_caches_and_links_are_left_alone(shrunk: Path, tmp_path: Path) ->
     (trunk,) = (shared / "features").iterdir()
     (tmp_path / "cache" / "features").mkdir(parents=True)
     (tmp_path / "cache" / "features" / trunk.name).symlink_to(trunk)
-    assert FeatureStore().trunks()[0].rows > 0
+    assert FeatureStore().infos()[0].rows > 0
     assert find_orphans(FeatureStore(), [data]) == []
     assert {path: path.read_bytes() for path in shared.rglob("*.safetensors")} == before
 

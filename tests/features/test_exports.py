@@ -33,7 +33,7 @@ from headstart.contract import registry
 from headstart.data.order import epoch_order
 from headstart.features import exports
 from headstart.features.feature_set import FeatureSet
-from headstart.store import DTYPES, TrunkFolder, ids_to_array
+from headstart.store import DTYPES, FeatureFolder, ids_to_array
 
 METHODS: dict[str, Callable[..., Any]] = {"torch": FeatureSet.torch, "keras": FeatureSet.tf, "jax": FeatureSet.jax}
 
@@ -60,9 +60,9 @@ def bits(array: np.ndarray) -> np.ndarray:
 def test_a_tensor_is_the_memory_that_was_read(tmp_path: Path, monkeypatch: Any, backend: str, dtype: str) -> None:
     features = made(tmp_path, {"pool": (3, 5, 4), "fc": (7,)}, dtype=dtype, views=2)
     read: list[int] = []
-    original = TrunkFolder.read
+    original = FeatureFolder.read
 
-    def reading(self: TrunkFolder, ids: Any, out: Any = None) -> Any:
+    def reading(self: FeatureFolder, ids: Any, out: Any = None) -> Any:
         rows = original(self, ids, out)
         read.append(rows.ctypes.data)
         return rows
@@ -70,7 +70,7 @@ def test_a_tensor_is_the_memory_that_was_read(tmp_path: Path, monkeypatch: Any, 
     for cut, view in (("pool", 0), ("fc", 1)):
         expected = features.numpy(cut, view)
         with monkeypatch.context() as patch:
-            patch.setattr(TrunkFolder, "read", reading)
+            patch.setattr(FeatureFolder, "read", reading)
             tensor = METHODS[backend](features, cut, view)
         gc.collect()
         assert tuple(tensor.shape) == expected.shape
@@ -165,13 +165,13 @@ def test_a_torch_dataset_is_read_a_batch_at_a_time(tmp_path: Path, monkeypatch: 
     torch = import_module("torch")
     features = made(tmp_path, dtype=dtype)
     reads: list[int] = []
-    original = TrunkFolder.read
+    original = FeatureFolder.read
 
-    def reading(self: TrunkFolder, ids: Any, out: Any = None) -> Any:
+    def reading(self: FeatureFolder, ids: Any, out: Any = None) -> Any:
         reads.append(len(ids))
         return original(self, ids, out)
 
-    monkeypatch.setattr(TrunkFolder, "read", reading)
+    monkeypatch.setattr(FeatureFolder, "read", reading)
     data = features.torch_dataset()
     assert isinstance(data, torch.utils.data.Dataset)
     assert len(data) == 21 and reads == []

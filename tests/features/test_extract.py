@@ -77,7 +77,7 @@ def shards(cache: Path | None = None) -> dict[Path, int]:
 
 
 def stored_rows() -> int:
-    return sum(info.rows for info in FeatureStore().trunks())
+    return sum(info.rows for info in FeatureStore().infos())
 
 
 def expected(model: Model, data: Dataset, cut: str, backend: str) -> np.ndarray:
@@ -493,7 +493,7 @@ def test_a_shard_with_a_damaged_header_stops_the_extraction(photos: Path, extrac
 
 def store_as_another(features: Any, rows: np.ndarray) -> Any:
     """Store rows under the features' key in this test's cache, as another backend would."""
-    folder = FeatureStore().trunk(features.key())
+    folder = FeatureStore().folder(features.key())
     provenance = {"headstart": "0.0", "backend": "another", "versions": {"another": "1.0"}, "device": "cpu"}
     with folder.writer(rows.shape[1:], "float32", provenance) as out:
         out.add(list(features.ids), rows)
@@ -559,7 +559,7 @@ def test_another_version_of_the_same_backend_is_compared_too(
     photos: Path, extract: Extract, monkeypatch: Any
 ) -> None:
     features = extract(photos)
-    folder = FeatureStore().trunk(features.key())
+    folder = FeatureStore().folder(features.key())
     assert not (folder.path / "checked").exists()
     monkeypatch.setattr(extraction.registry, "versions", lambda name: {name: "99.0"})
     extract(photos)
@@ -588,7 +588,7 @@ def test_an_interrupt_keeps_what_is_finished(
             super().add(ids, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr("headstart.store.trunk_folder.ShardWriter", Interrupting)
+        patch.setattr("headstart.store.feature_folder.ShardWriter", Interrupting)
         with pytest.raises(ExtractionInterrupted, match="the features of 4 of 15 images are kept"):
             extract(photos)
     again = extract(photos)

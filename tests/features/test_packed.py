@@ -118,7 +118,7 @@ def test_only_this_sets_rows_are_saved(tmp_path: Path, features: FeatureSet) -> 
     part = features.subset([20, 0, 2, 5])
     folder = part.save(tmp_path / "saved")
     same_ids = {part.ids[0], part.ids[1], part.ids[3]}
-    assert [info.rows for info in FeatureStore(folder, shared=()).trunks()] == [3, 3]
+    assert [info.rows for info in FeatureStore(folder, shared=()).infos()] == [3, 3]
     loaded = hs.load_features(folder)
     assert set(loaded.folder("fc").ids()) == same_ids
     assert loaded.labels.tolist() == part.labels.tolist() == [2, 0, 2, 2]

@@ -92,7 +92,7 @@ def test_one_backends_features_serve_the_others(data, tmp_path) -> None:
         assert again.stats.made_by == ("torch",)
         assert np.array_equal(again.numpy(), made.numpy())
     assert sorted(path.name for path in tmp_path.rglob("*.safetensors")) == shards
-    assert len(FeatureStore(tmp_path).trunks()) == 1
+    assert len(FeatureStore(tmp_path).infos()) == 1
 
 
 def test_a_run_saved_by_one_predicts_in_the_others(data, tmp_path) -> None:

@@ -93,7 +93,7 @@ def forge(root: Path, change: Callable[[np.ndarray], np.ndarray], provenance: An
         path.unlink()
         write_shard(
             path.parent,
-            trunk=old.trunk,
+            key_digest=old.key_digest,
             ids=old.ids,
             checksums=row_checksums(rows.reshape(len(rows), -1).view(np.uint8)),
             blocks=[rows],
@@ -171,7 +171,7 @@ def test_what_goes_wrong_between_extraction_and_reading(
     AT_REST[fault](team)
     with warned_at_most_once_a_text():
         assert np.allclose(second.numpy(), right, rtol=1e-5, atol=1e-6)
-    assert len(FeatureStore(shared=[]).trunks()) == 1 and FeatureStore(shared=[]).trunks()[0].rows == 48
+    assert len(FeatureStore(shared=[]).infos()) == 1 and FeatureStore(shared=[]).infos()[0].rows == 48
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is another reader, that says so for itself
         assert np.allclose(first.numpy(), right, rtol=1e-5, atol=1e-6)

@@ -31,7 +31,7 @@ from faults.workload import (
 )
 
 from headstart.common.errors import CacheNotWritableError, DamagedShardError, DiskSpaceError, StoreError
-from headstart.store import FeatureStore, TrunkFolder
+from headstart.store import FeatureFolder, FeatureStore
 
 pytestmark = pytest.mark.neutral
 
@@ -221,7 +221,7 @@ def test_a_folder_that_vanishes_while_it_is_probed_is_no_error(place: Path) -> N
         folder = folder_in(place / str(at))
         closed = 0
 
-        def vanishing(handle: int, at: int = at, folder: TrunkFolder = folder) -> None:
+        def vanishing(handle: int, at: int = at, folder: FeatureFolder = folder) -> None:
             nonlocal closed
             closed += 1
             os.close(handle)
@@ -310,7 +310,7 @@ def test_an_eviction_at_any_moment_of_a_write(place: Path, when: str, by_hand: b
         with system(SimpleNamespace(**(vars(os) | {when: evicting}))):
             extract(folder_in(root), ids)
         assert_resumes(root, ids)
-        (info,) = FeatureStore(root).trunks()
+        (info,) = FeatureStore(root).infos()
         assert info.label == {"model": "tiny"}
         if calls < at:
             break

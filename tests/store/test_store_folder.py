@@ -28,7 +28,7 @@ from headstart.common.errors import (
     StoreError,
     UnknownNameError,
 )
-from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard, trunk_key, writer
+from headstart.store import FeatureFolder, FeatureStore, array_to_ids, open_shard, trunk_key, writer
 from headstart.store.gather import READERS
 from headstart.store.shard import Shard
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.neutral
 N = 12
 
 
-def folder_in(root: Path | str, dtype: str = "float16", size: int = 224) -> TrunkFolder:
+def folder_in(root: Path | str, dtype: str = "float16", size: int = 224) -> FeatureFolder:
     key = trunk_key(
         graph=["conv"],
         weights_digest="0" * 32,
@@ -46,7 +46,7 @@ def folder_in(root: Path | str, dtype: str = "float16", size: int = 224) -> Trun
         dtype=dtype,
         label={"model": "tiny", "cut": "conv"},
     )
-    return FeatureStore(root).trunk(key)
+    return FeatureStore(root).folder(key)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def rows() -> np.ndarray[Any, Any]:
     return np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
 
 
-def fill(folder: TrunkFolder, ids: list[str], rows: np.ndarray[Any, Any], backend: str = "numpy") -> Path:
+def fill(folder: FeatureFolder, ids: list[str], rows: np.ndarray[Any, Any], backend: str = "numpy") -> Path:
     """Write one shard, and return its path."""
     before = set(folder.path.glob("*.safetensors"))
     with folder.writer(rows.shape[1:], folder.dtype_name, {"backend": backend}) as out:
@@ -90,7 +90,7 @@ def test_opening_and_reading_create_nothing(tmp_path: Path, ids: list[str]) -> N
         folder.read(ids)
     folder.touch()
     folder.writer((6,), "float16", {}).close()
-    assert FeatureStore(root).trunks() == [] and FeatureStore(root).verify().shards == 0
+    assert FeatureStore(root).infos() == [] and FeatureStore(root).verify().shards == 0
     assert not root.exists()
 
 
@@ -360,7 +360,7 @@ def test_a_read_only_store_is_readable(ids: list[str], rows: np.ndarray[Any, Any
                 assert folder.missing(ids) == []
                 np.testing.assert_array_equal(folder.read(ids), rows.astype(np.float16))
                 assert FeatureStore(root).verify().rows == N
-                assert len(FeatureStore(root).trunks()) == 1
+                assert len(FeatureStore(root).infos()) == 1
                 with pytest.raises(CacheNotWritableError, match="Permission denied"):
                     folder.require_writable()
                 with pytest.raises(CacheNotWritableError, match="Permission denied"):
@@ -429,7 +429,7 @@ def test_listing(tmp_path: Path, ids: list[str], rows: np.ndarray[Any, Any]) -> 
     (tmp_path / "features" / "notes").mkdir()
     (tmp_path / "features" / ("0" * 32)).mkdir()  # nothing in it
     feature_store = FeatureStore(tmp_path)
-    (info,) = feature_store.trunks()
+    (info,) = feature_store.infos()
     assert (info.key, info.path) == (folder.key.digest, folder.path)
     assert (info.rows, info.shards, info.made_by, info.damaged) == (12, 2, "jax, torch", ())
     assert info.label == {"model": "tiny", "cut": "conv"} and info.spec == folder.key.spec
@@ -512,7 +512,7 @@ def test_the_same_shard_written_again_heals_the_damaged_one(
     np.testing.assert_array_equal(folder.read(ids), rows.astype(np.float16))
 
 
-def aged(folder: TrunkFolder, seconds: float) -> None:
+def aged(folder: FeatureFolder, seconds: float) -> None:
     for path in folder.path.iterdir():
         at = path.stat().st_mtime - seconds
         os.utime(path, (at, at))
@@ -526,7 +526,7 @@ def test_gc_previews_and_evicts_the_least_recently_used(
     for folder, age in zip(folders, (5000, 9000, 7000), strict=True):
         fill(folder, ids, rows)
         aged(folder, age)
-    sizes = {info.key: info.nbytes for info in feature_store.trunks()}
+    sizes = {info.key: info.nbytes for info in feature_store.infos()}
     total = sum(sizes.values())
     assert not feature_store.gc_plan(total) and list(feature_store.gc_plan(total)) == []
     expected = [folders[i].key.digest for i in (1, 2, 0)]
@@ -537,10 +537,10 @@ def test_gc_previews_and_evicts_the_least_recently_used(
     folders[1].read(ids)  # reading is use
     plan = feature_store.gc_plan(total - 1)
     assert [info.key for info in plan] == [folders[2].key.digest]
-    assert len(feature_store.trunks()) == 3  # a preview deletes nothing
+    assert len(feature_store.infos()) == 3  # a preview deletes nothing
     (folders[2].path / "notes.txt").write_text("mine")
     assert feature_store.gc(plan) == plan.nbytes == sizes[folders[2].key.digest]
-    assert {info.key for info in feature_store.trunks()} == {folders[0].key.digest, folders[1].key.digest}
+    assert {info.key for info in feature_store.infos()} == {folders[0].key.digest, folders[1].key.digest}
     assert [path.name for path in folders[2].path.iterdir()] == ["notes.txt"]  # not ours, not deleted
     np.testing.assert_array_equal(folders[1].read(ids), rows.astype(np.float16))
     assert feature_store.gc(plan) == 0  # once more does no harm
@@ -596,7 +596,7 @@ def test_gc_deletes_nothing_outside_the_store(tmp_path: Path, ids: list[str], ro
     folder = folder_in(tmp_path / "one")
     path = fill(folder, ids, rows)
     plan = FeatureStore(tmp_path / "one").gc_plan(0)
-    with pytest.raises(SettingError, match="no trunk of the store"):
+    with pytest.raises(SettingError, match="no features of the store"):
         FeatureStore(tmp_path / "two").gc(plan)
     assert path.exists()
 

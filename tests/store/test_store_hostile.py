@@ -32,12 +32,14 @@ def test_fuzzed_shards_and_descriptions(tmp_path: Path) -> None:
     assert found["cases"] >= 220 and len(found["outcomes"]) > 8
 
 
-def made(folder: Path, provenance: Any = None, trunk: str = "0" * 32, shape: tuple[int, ...] = (2, 3)) -> Path:
+def made(
+    folder: Path, provenance: Any = None, key_digest: str = "0" * 32, shape: tuple[int, ...] = (2, 3)
+) -> Path:
     """A shard as our own writer makes it, of whatever it is given."""
     folder.mkdir(exist_ok=True)
     return write_shard(
         folder,
-        trunk=trunk,
+        key_digest=key_digest,
         ids=np.zeros((shape[0], 16), np.uint8),
         checksums=np.zeros(shape[0], np.uint64),
         blocks=[np.zeros(shape, np.uint8)],
@@ -45,10 +47,12 @@ def made(folder: Path, provenance: Any = None, trunk: str = "0" * 32, shape: tup
     )
 
 
-@pytest.mark.parametrize("trunk", ["", "0" * 31, "F" * 32, "../../etc", "\x1b[2J" + "0" * 28, None, 5, ["0" * 32]])
-def test_a_trunk_that_is_no_digest_is_refused(tmp_path: Path, trunk: Any) -> None:
+@pytest.mark.parametrize(
+    "key_digest", ["", "0" * 31, "F" * 32, "../../etc", "\x1b[2J" + "0" * 28, None, 5, ["0" * 32]]
+)
+def test_a_key_that_is_no_digest_is_refused(tmp_path: Path, key_digest: Any) -> None:
     with pytest.raises(DamagedShardError):
-        open_shard(made(tmp_path, trunk=trunk))
+        open_shard(made(tmp_path, key_digest=key_digest))
 
 
 def test_numbers_with_too_many_digits_are_refused(tmp_path: Path) -> None:
@@ -86,7 +90,7 @@ def test_what_a_header_claims_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_rows_that_no_shard_may_hold_are_refused_before_they_are_computed(stored: Stored) -> None:
     with pytest.raises(SettingError, match=r"takes 1\.0 GiB, at most 1\.0 GiB can be stored; cut where"):
-        FeatureStore(stored.folder.path / "other").trunk(stored.folder.key).writer(
+        FeatureStore(stored.folder.path / "other").folder(stored.folder.key).writer(
             (MAX_FEATURES_NBYTES // 2 + 1,), "float16", {}
         )
 
@@ -142,7 +146,7 @@ def test_files_that_are_none(stored: Stored, stranger: str, name: str) -> None:
     STRANGERS[stranger](path)
     absent = stranger == "link to nothing" or (name != "trunk.json" and stranger in ("pipe", "folder"))
     assert [damaged for damaged, _ in stored.verify()] == ([] if absent else [path])
-    assert FeatureStore(stored.folder.path.parent.parent).trunks()[0].rows == 6
+    assert FeatureStore(stored.folder.path.parent.parent).infos()[0].rows == 6
     if absent or name != "trunk.json":
         stored.assert_sound(stored.fresh())
     else:
@@ -184,7 +188,7 @@ def test_links_lead_nowhere_where_files_are_deleted_moved_or_marked(stored: Stor
     plan = cache.gc_plan(0)
     assert [info.path for info in plan] == [stored.folder.path]
     cache.gc(plan)
-    with pytest.raises(SettingError, match="no trunk of the store"):
-        cache.gc([info for info in cache.trunks() if info.key == "e" * 32])
+    with pytest.raises(SettingError, match="no features of the store"):
+        cache.gc([info for info in cache.infos() if info.key == "e" * 32])
     assert {path: path.stat().st_mtime_ns for path in outside.iterdir()} == before
     assert all(path.read_text() == "mine" for path in kept)

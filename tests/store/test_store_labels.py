@@ -42,7 +42,12 @@ def forged(root: Path, label: dict[str, Any], spec: dict[str, Any]) -> None:
     folder.mkdir(parents=True)
     (folder / "trunk.json").write_bytes(description_of(spec, label))
     write_shard(
-        folder, trunk=folder.name, ids=old.ids, checksums=old.checksums, blocks=[rows], provenance={"backend": "x"}
+        folder,
+        key_digest=folder.name,
+        ids=old.ids,
+        checksums=old.checksums,
+        blocks=[rows],
+        provenance={"backend": "x"},
     )
 
 
@@ -69,7 +74,7 @@ def test_a_strangers_words(
     label = {"model": value, "cut": value, "weights": value, "key": "forged", "rows": "forged", key: value}
     forged(root, label, {"graph": value, "views": {"view": value, "seed": value}, "preprocess": value, key: value})
     monkeypatch.setenv("HEADSTART_CACHE" if place == "own" else "HEADSTART_CACHE_SHARED", str(root))
-    (info,) = FeatureStore().trunks()
+    (info,) = FeatureStore().infos()
     figures = tmp_path / "figures.json"
     commands: list[list[str]] = [
         ["ls", "--json", str(figures)],

@@ -21,7 +21,7 @@ from feature_sets import made
 from headstart.cli import main as cli
 from headstart.common.errors import DiskSpaceError, SettingError, StoreError, StoreWarning
 from headstart.features.orphans import Orphans, drop_orphans
-from headstart.store import FeatureStore, array_to_ids, description, open_shard, shard, trunk_folder, upkeep
+from headstart.store import FeatureStore, array_to_ids, description, feature_folder, open_shard, shard, upkeep
 
 pytestmark = pytest.mark.neutral
 
@@ -64,7 +64,7 @@ def test_another_users_folder_stops_nothing(
         monkeypatch.setattr(os, name, denying(getattr(os, name)))
     opened = FeatureStore(stored.folder.path.parents[1])
     with pytest.warns(StoreWarning, match=r"cannot read .*0000.*Permission denied. It is passed over"):
-        assert [info.key for info in opened.trunks()] == [stored.folder.path.name]
+        assert [info.key for info in opened.infos()] == [stored.folder.path.name]
     with pytest.warns(StoreWarning, match="passed over"):
         assert [info.key for info in opened.gc_plan(0)] == [stored.folder.path.name]
 
@@ -160,12 +160,12 @@ def test_nothing_behind_a_link_is_moved_or_deleted(
     os.utime(old, (1, 1))
     before = snapshot(stored.folder.path)
     cache = linked(stored, level, tmp_path)
-    folder = cache.folder / stored.folder.path.name
+    folder = cache.path / stored.folder.path.name
     report = cache.verify(repair=True)
     assert len(report.not_moved) == 2 and not report.set_aside
     assert all("is a link" in reason for _, reason in report.not_moved)
-    with pytest.raises((StoreError, SettingError), match=r"is a link|no trunk of the store"):
-        cache.gc(cache.trunks())
+    with pytest.raises((StoreError, SettingError), match=r"is a link|no features of the store"):
+        cache.gc(cache.infos())
     if level == "features":
         with pytest.raises(StoreError, match="is a link"):
             cache.gc(cache.gc_plan(0))
@@ -231,21 +231,21 @@ def test_files_dated_ahead_block_nothing(stored: Stored, tmp_path: Path, monkeyp
         upkeep.time, "time", lambda: real() + 3 * 86400
     )  # what was changed just now was so long ago
     cache = FeatureStore(root)
-    infos = {info.key: info for info in cache.trunks()}
+    infos = {info.key: info for info in cache.infos()}
     assert infos[stored.folder.key.digest].last_used < real() + 60
     assert [one for info in infos.values() for one, _ in upkeep.leftovers_of(info.path)] == [left]
     monkeypatch.setenv("HEADSTART_CACHE_MAX", str(sum(info.nbytes for info in infos.values())))
-    trunk_folder._used_here.clear()
-    monkeypatch.setattr(trunk_folder, "_open_folders", set())
+    feature_folder._used_here.clear()
+    monkeypatch.setattr(feature_folder, "_open_folders", set())
     monkeypatch.setattr("headstart.store.feature_store.is_open", lambda path: False)
     plan = cache.make_room(infos[stored.folder.key.digest].nbytes)
-    assert plan is not None and len(plan.trunks) >= 1
+    assert plan is not None and len(plan.folders) >= 1
     assert not left.exists()
 
 
 def test_a_clock_that_is_a_little_ahead_counts_as_now(stored: Stored) -> None:
     date(stored.folder.path, time.time() + 600)
-    (info,) = FeatureStore().trunks()
+    (info,) = FeatureStore().infos()
     assert abs(info.last_used - time.time()) < 5
 
 
@@ -296,7 +296,7 @@ def test_whatever_lies_in_a_trunks_folder(kind: str, name: str, stored: Stored) 
     ENTRIES[kind](path)
     start = time.monotonic()
     cache = FeatureStore()
-    folder = cache.trunk(stored.folder.key)
+    folder = cache.folder(stored.folder.key)
     assert np.array_equal(folder.read(stored.ids), stored.rows)
     folder.touch()
     folder.mark_checked("a", "b")
@@ -316,10 +316,10 @@ def test_whatever_stands_for_a_folder(kind: str, name: str, tmp_path: Path) -> N
     place.parent.mkdir(parents=True)
     ENTRIES[kind](place)
     cache = FeatureStore(root, shared=[])
-    assert [info.rows for info in cache.trunks() if info.rows] == []
+    assert [info.rows for info in cache.infos() if info.rows] == []
     assert cache.verify(repair=True).rows == 0
     other = FeatureStore(tmp_path / "other", shared=[root])
-    assert other.verify(repair=True).rows == 0 and other.trunks() == []
+    assert other.verify(repair=True).rows == 0 and other.infos() == []
 
 
 def test_a_hundred_thousand_leftovers_would_do(stored: Stored) -> None:

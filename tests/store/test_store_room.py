@@ -19,7 +19,7 @@ import headstart as hs
 from headstart.cli import main as cli
 from headstart.common.errors import DiskSpaceError, SettingError
 from headstart.common.sizes import binary_size, parse_nbytes
-from headstart.store import FeatureStore, trunk_folder
+from headstart.store import FeatureStore, feature_folder
 
 pytestmark = pytest.mark.neutral
 
@@ -37,7 +37,7 @@ def aged(stored: Stored, seconds: float) -> None:
     at = time.time() - seconds
     for path in stored.folder.path.rglob("*"):
         os.utime(path, (at, at))
-    trunk_folder._used_here.pop(stored.folder.path, None)
+    feature_folder._used_here.pop(stored.folder.path, None)
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def root(tmp_path: Path) -> Path:
 
 def by_age(root: Path) -> list[str]:
     """Keys, the most recently used first."""
-    infos = sorted(FeatureStore(root).trunks(), key=lambda info: -info.last_used)
+    infos = sorted(FeatureStore(root).infos(), key=lambda info: -info.last_used)
     return [info.key for info in infos]
 
 
 def total(root: Path) -> int:
-    return sum(info.nbytes for info in FeatureStore(root).trunks())
+    return sum(info.nbytes for info in FeatureStore(root).infos())
 
 
 def test_without_a_limit_nothing_is_deleted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_what_is_wanted_now_stays(root: Path, limit: Limit) -> None:
 
 def test_what_this_process_has_open_stays(root: Path, limit: Limit) -> None:
     keys = by_age(root)
-    infos = {info.key: info for info in FeatureStore(root).trunks()}
+    infos = {info.key: info for info in FeatureStore(root).infos()}
     stored = store(root, "float32", (50,), [1], 3)  # the oldest's key
     assert stored.folder.key.digest == keys[2]
     aged(stored, 9 * HOUR)
@@ -113,7 +113,7 @@ def test_what_another_process_uses_stays_for_ten_minutes(root: Path, limit: Limi
         "import sys; from pathlib import Path; from headstart.common.files import touch; "
         "touch(Path(sys.argv[1]) / 'last_used')"
     )
-    folder = FeatureStore(root).folder / keys[2]
+    folder = FeatureStore(root).path / keys[2]
     subprocess.run([sys.executable, "-P", "-c", use, str(folder)], check=True, env=ENVIRONMENT)
     whole = total(root)
     limit(whole)
@@ -145,11 +145,11 @@ def test_reading_goes_on_being_use(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stored.folder.read(stored.ids)
     aged(stored, HOUR)
     stored.folder.read(stored.ids)
-    (info,) = FeatureStore(tmp_path).trunks()
+    (info,) = FeatureStore(tmp_path).infos()
     assert time.time() - info.last_used > HOUR - 60  # not at every reading
-    monkeypatch.setattr(trunk_folder, "TOUCH_SECONDS", 0.0)
+    monkeypatch.setattr(feature_folder, "TOUCH_SECONDS", 0.0)
     stored.folder.read(stored.ids)
-    (info,) = FeatureStore(tmp_path).trunks()
+    (info,) = FeatureStore(tmp_path).infos()
     assert time.time() - info.last_used < 60
 
 
@@ -167,12 +167,12 @@ def test_too_little_deletes_nothing_and_says_all(root: Path, limit: Limit) -> No
 
 def test_leftovers_go_before_features(root: Path, limit: Limit) -> None:
     keys = by_age(root)
-    left = FeatureStore(root).folder / keys[0] / ".partial-x"
+    left = FeatureStore(root).path / keys[0] / ".partial-x"
     left.write_bytes(bytes(5000))
     os.utime(left, (time.time() - 25 * HOUR,) * 2)
     limit(total(root))
     plan = FeatureStore(root).make_room(5000)
-    assert plan is not None and plan.leftovers == (left,) and not plan.trunks
+    assert plan is not None and plan.leftovers == (left,) and not plan.folders
     assert by_age(root) == keys
 
 

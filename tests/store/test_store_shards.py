@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 from headstart.common.errors import DamagedShardError, StoreError
-from headstart.store import FeatureStore, TrunkFolder, TrunkKey, array_to_ids, open_shard, trunk_key
+from headstart.store import FeatureFolder, FeatureStore, TrunkKey, array_to_ids, open_shard, trunk_key
 
 pytestmark = pytest.mark.neutral
 
@@ -55,15 +55,15 @@ def samples(
     return array_to_ids(rng.integers(0, 256, (n, 16), dtype=np.uint8)), rows.astype(DTYPES[dtype])
 
 
-def write(root: Path, dtype: str, ids: list[str], rows: np.ndarray[Any, Any]) -> TrunkFolder:
-    folder = FeatureStore(root).trunk(key_of(dtype))
+def write(root: Path, dtype: str, ids: list[str], rows: np.ndarray[Any, Any]) -> FeatureFolder:
+    folder = FeatureStore(root).folder(key_of(dtype))
     with folder.writer(rows.shape[1:], dtype, {"backend": "numpy", "device": "cpu"}) as writer:
         writer.add(ids, rows)
     assert writer.rows_written == len(ids)
     return folder
 
 
-def only_shard(folder: TrunkFolder) -> Path:
+def only_shard(folder: FeatureFolder) -> Path:
     (path,) = folder.path.glob("*.safetensors")
     return path
 
@@ -76,7 +76,7 @@ def test_round_trip(dtype: str, n: int, row_shape: tuple[int, ...], seed: int) -
     with tempfile.TemporaryDirectory() as root:
         folder = write(Path(root), dtype, ids, rows)
         shuffled = np.random.default_rng(seed).integers(0, n, 2 * n)
-        for reader in (folder, FeatureStore(root).trunk(folder.key)):
+        for reader in (folder, FeatureStore(root).folder(folder.key)):
             read = reader.read([ids[i] for i in shuffled])
             assert read.dtype == DTYPES[dtype] and read.flags.writeable
             np.testing.assert_array_equal(read, rows[shuffled])
@@ -129,7 +129,7 @@ def test_reading_goes_on_where_the_system_gives_less_or_has_no_preadv(tmp_path: 
     without = {name: value for name, value in vars(os).items() if name != "preadv"}
     for other in (vars(os) | {"preadv": short}, without):
         with system(SimpleNamespace(**other)):
-            reader = FeatureStore(tmp_path).trunk(folder.key)
+            reader = FeatureStore(tmp_path).folder(folder.key)
             np.testing.assert_array_equal(reader.read([ids[i] for i in chosen]), rows[chosen])
             assert FeatureStore(tmp_path).verify().rows == 300
 
@@ -152,7 +152,7 @@ def test_reading_takes_memory_for_the_rows_and_little_more(tmp_path: Path) -> No
 def test_rows_are_cast_and_copied(tmp_path: Path, given_dtype: str) -> None:
     ids, rows = samples(9, (2, 3), given_dtype)
     given_rows = rows.copy()
-    folder = FeatureStore(tmp_path).trunk(key_of("bfloat16"))
+    folder = FeatureStore(tmp_path).folder(key_of("bfloat16"))
     with folder.writer((2, 3), "bfloat16", {}) as writer:
         writer.add(ids, given_rows)
         given_rows[:] = 0  # the writer has its own copy
@@ -183,7 +183,7 @@ def test_only_the_rows_that_are_damaged_are_lost(tmp_path: Path) -> None:
     path = only_shard(folder)
     start = open_shard(path).data_start
     damage.flip(path, 8 * (start + 7 * 40))
-    reader = FeatureStore(tmp_path).trunk(folder.key)
+    reader = FeatureStore(tmp_path).folder(folder.key)
     np.testing.assert_array_equal(reader.read(ids[:7] + ids[8:]), np.delete(rows, 7, axis=0))
     with pytest.raises(DamagedShardError, match="1 of 2 rows read differ"):
         reader.read(ids[6:8])
@@ -204,7 +204,7 @@ def test_no_writer_starts_beside_a_damaged_trunk_json(tmp_path: Path) -> None:
     folder = write(tmp_path, "float16", ids, rows)
     damage.flip(folder.path / "trunk.json", 800)
     with pytest.raises(StoreError, match=r"trunk\.json"):
-        FeatureStore(tmp_path).trunk(folder.key).writer((2,), "float16", {})
+        FeatureStore(tmp_path).folder(folder.key).writer((2,), "float16", {})
 
 
 def test_a_shard_under_another_name_or_in_another_folder_is_damaged(tmp_path: Path) -> None:
@@ -214,10 +214,10 @@ def test_a_shard_under_another_name_or_in_another_folder_is_damaged(tmp_path: Pa
     with pytest.raises(DamagedShardError, match="do not give its name"):
         open_shard(path.rename(path.with_name("0" * 32 + ".safetensors")))
     path.with_name("0" * 32 + ".safetensors").rename(path)
-    stranger = FeatureStore(tmp_path).trunk(key_of(size=225))
+    stranger = FeatureStore(tmp_path).folder(key_of(size=225))
     stranger.path.mkdir()
     (stranger.path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(DamagedShardError, match=f"belongs to the trunk {folder.key.digest}"):
+    with pytest.raises(DamagedShardError, match=f"belongs to the trunk key {folder.key.digest}"):
         stranger.read(ids)
 
 
@@ -279,11 +279,11 @@ def test_a_forged_header_is_refused_although_the_name_fits(tmp_path: Path, old: 
 def test_an_edited_trunk_json_is_refused_even_if_consistent(tmp_path: Path) -> None:
     ids, rows = samples(3, (2,), "float16")
     folder = write(tmp_path, "float16", ids, rows)
-    other = FeatureStore(tmp_path).trunk(key_of(size=225))
+    other = FeatureStore(tmp_path).folder(key_of(size=225))
     with other.writer((2,), "float16", {}) as writer:
         writer.add(ids, rows)
     (folder.path / "trunk.json").write_bytes((other.path / "trunk.json").read_bytes())
     with pytest.raises(
         StoreError, match=f"describes the trunk {other.key.digest}, its folder is {folder.key.digest}"
     ):
-        FeatureStore(tmp_path).trunk(folder.key).read(ids)
+        FeatureStore(tmp_path).folder(folder.key).read(ids)

@@ -20,7 +20,7 @@ from faults.users import as_nobody
 import headstart as hs
 from headstart.cli import main as cli
 from headstart.common.errors import DamagedShardError, FeatureDriftError, SettingError, StoreError, StoreWarning
-from headstart.store import FeatureStore, TrunkFolder, array_to_ids, open_shard
+from headstart.store import FeatureFolder, FeatureStore, array_to_ids, open_shard
 
 pytestmark = pytest.mark.neutral
 
@@ -36,9 +36,9 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def reader(stored: Stored, own: Path) -> TrunkFolder:
+def reader(stored: Stored, own: Path) -> FeatureFolder:
     """As a new process would open it."""
-    return FeatureStore(own, shared=[root_of(stored)]).trunk(stored.folder.key)
+    return FeatureStore(own, shared=[root_of(stored)]).folder(stored.folder.key)
 
 
 def root_of(stored: Stored) -> Path:
@@ -59,7 +59,7 @@ def contents(root: Path) -> dict[str, Any]:
     return found
 
 
-def fill(folder: TrunkFolder, stored: Stored, ids: list[str]) -> None:
+def fill(folder: FeatureFolder, stored: Stored, ids: list[str]) -> None:
     places = [stored.ids.index(one) for one in ids]
     with folder.writer((5,), "float16", {"backend": "numpy"}) as out:
         out.add(ids, stored.rows[places])
@@ -76,12 +76,12 @@ def test_rows_of_a_shared_cache_count_as_present(shared: Stored, own: Path) -> N
     assert folder.row_shape == (5,) and folder.ids() == sorted(shared.ids)
     assert folder.provenances() == [{"backend": "numpy", "device": "cpu"}]
     assert np.array_equal(folder.read(shared.ids), shared.rows)
-    assert FeatureStore(own).trunks() == [], "marks are no features"
+    assert FeatureStore(own).infos() == [], "marks are no features"
     with folder.writer((5,), "float16", {}) as out:
         out.add(new[:1], np.ones((1, 5), np.float32))
     assert folder.missing([*shared.ids, *new]) == []
     assert np.array_equal(folder.read([new[0], shared.ids[3]])[1], shared.rows[3])
-    (info,) = FeatureStore(own).trunks()
+    (info,) = FeatureStore(own).infos()
     assert (info.rows, info.shared) == (1, False)
     for shard, _, _ in folder.sources(shared.ids):
         folder.mark_checked(shard.path.stem, "somebody")
@@ -92,7 +92,7 @@ def test_rows_of_a_shared_cache_count_as_present(shared: Stored, own: Path) -> N
 
 
 def test_the_own_cache_is_read_first(shared: Stored, own: Path) -> None:
-    fill(FeatureStore(own).trunk(shared.folder.key), shared, shared.ids)
+    fill(FeatureStore(own).folder(shared.folder.key), shared, shared.ids)
     shutil.rmtree(shared.folder.path / "nothing", ignore_errors=True)
     for path in shared.folder.path.glob("*.safetensors"):
         path.write_bytes(b"damaged")
@@ -122,11 +122,11 @@ def test_the_variable_lists_folders(
     own.mkdir()
     cache = FeatureStore()
     assert cache.shared == (root_of(shared), root_of(second))
-    assert [(info.key, info.shared, info.rows) for info in cache.trunks()] == sorted(
+    assert [(info.key, info.shared, info.rows) for info in cache.infos()] == sorted(
         [(shared.folder.key.digest, True, 10), (second.folder.key.digest, True, 3)]
     )
     assert FeatureStore(shared=[]).shared == ()
-    assert np.array_equal(cache.trunk(second.folder.key).read(second.ids), second.rows)
+    assert np.array_equal(cache.folder(second.folder.key).read(second.ids), second.rows)
 
 
 def test_a_share_that_is_away_stops_nobody(shared: Stored, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,9 +137,9 @@ def test_a_share_that_is_away_stops_nobody(shared: Stored, own: Path, monkeypatc
         StoreWarning, match=rf"{root_of(shared)} \(from HEADSTART_CACHE_SHARED\) is no folder .* left"
     ):
         cache = FeatureStore(own)
-    folder = cache.trunk(shared.folder.key)
+    folder = cache.folder(shared.folder.key)
     assert folder.missing(shared.ids) == shared.ids
-    assert cache.trunks() == [] and cache.verify().shards == 0
+    assert cache.infos() == [] and cache.verify().shards == 0
     away.rename(root_of(shared))  # and when it is there again, it is used
     assert folder.missing(shared.ids) == []
     assert np.array_equal(folder.read(shared.ids), shared.rows)
@@ -286,13 +286,13 @@ def test_an_unreadable_shard_is_passed_over(read_only: Stored) -> None:
         assert len(reader(read_only, own).missing(read_only.ids)) == 10
     root_of(read_only).chmod(0)
     with as_nobody(), pytest.warns(StoreWarning, match="left out"):
-        assert FeatureStore(own, shared=[root_of(read_only)]).trunks() == []
+        assert FeatureStore(own, shared=[root_of(read_only)]).infos() == []
     root_of(read_only).chmod(0o755)
     read_only.folder.path.chmod(0o755)
 
 
 def test_the_own_cache_is_as_strict_as_ever(shared: Stored, own: Path) -> None:
-    folder = FeatureStore(own).trunk(shared.folder.key)
+    folder = FeatureStore(own).folder(shared.folder.key)
     fill(folder, shared, shared.ids[:3])
     (path,) = folder.path.glob("*.safetensors")
     flip(path, 8 * open_shard(path).data_start)
@@ -312,14 +312,14 @@ def test_rows_of_another_than_the_known_shape_are_missing(
     shared: Stored, own: Path, shape: tuple[int, ...]
 ) -> None:
     cache = FeatureStore(own, shared=[root_of(shared)])
-    folder = cache.trunk(shared.folder.key, shape)
+    folder = cache.folder(shared.folder.key, shape)
     assert folder.row_shape == shape
-    with pytest.warns(StoreWarning, match=r"its rows are \(5,\), those of this trunk"):
+    with pytest.warns(StoreWarning, match=r"its rows are \(5,\), those of this trunk key"):
         assert folder.missing(shared.ids) == shared.ids
-    assert cache.trunk(shared.folder.key, (5,)).missing(shared.ids) == []
-    fill(cache.trunk(shared.folder.key), shared, shared.ids)  # and in the own cache that is an error
+    assert cache.folder(shared.folder.key, (5,)).missing(shared.ids) == []
+    fill(cache.folder(shared.folder.key), shared, shared.ids)  # and in the own cache that is an error
     with pytest.raises(FeatureDriftError, match="this trunk gives"):
-        cache.trunk(shared.folder.key, shape).missing(shared.ids)
+        cache.folder(shared.folder.key, shape).missing(shared.ids)
 
 
 def test_a_shard_of_another_shape_does_not_decide(shared: Stored, own: Path) -> None:
@@ -366,7 +366,7 @@ def test_listing_says_where(
     fill(reader(shared, own), shared, shared.ids[:2])
     cache = FeatureStore(own, shared=[root_of(shared)])
     key = shared.folder.key.digest
-    assert [(info.shared, info.rows) for info in cache.infos(key[:9])] == [(False, 2), (True, 10)]
+    assert [(info.shared, info.rows) for info in cache.copies(key[:9])] == [(False, 2), (True, 10)]
     assert cache.info(key[:9]).rows == 2
     monkeypatch.setenv("HEADSTART_CACHE", str(own))
     monkeypatch.setenv("HEADSTART_CACHE_SHARED", str(root_of(shared)))
@@ -384,8 +384,8 @@ def test_gc_ignores_shared_caches(shared: Stored, own: Path) -> None:
     cache = FeatureStore(own, shared=[root_of(shared)])
     plan = cache.gc_plan(0)
     assert [info.path.parent.parent for info in plan] == [own]
-    with pytest.raises(SettingError, match="no trunk of the store"):
-        cache.gc([info for info in cache.trunks() if info.shared])
+    with pytest.raises(SettingError, match="no features of the store"):
+        cache.gc([info for info in cache.infos() if info.shared])
     assert cache.gc(plan) == plan.nbytes
     assert contents(root_of(shared)) == before
     assert reader(shared, own).missing(shared.ids) == []

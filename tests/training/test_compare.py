@@ -533,7 +533,7 @@ os.fsync = slow
         "--device", "cpu", "--out", tmp_path / "out",
     )  # fmt: skip
     code, err = interrupt(
-        arguments, environment, lambda err: len(list(FeatureStore().folder.glob("*/*.safetensors"))) >= 3
+        arguments, environment, lambda err: len(list(FeatureStore().path.glob("*/*.safetensors"))) >= 3
     )
     assert code == 130, err
     assert "Traceback" not in err
@@ -541,7 +541,7 @@ os.fsync = slow
     assert said, err
     kept = int(said[1])
     assert kept >= 21 - 3  # the batch that completed the third shard may not be counted yet
-    assert FeatureStore().trunks()[0].rows >= kept
+    assert FeatureStore().infos()[0].rows >= kept
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"] == []
 
 

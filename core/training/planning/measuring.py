@@ -175,7 +175,7 @@ class Bench:
         key = key_of(self.model, cut, precision=self.place.precision, dtype=self.dtype)
         with _scratch(self.cache) as root:
             start = time.perf_counter()
-            folder = FeatureStore(root).trunk(key)
+            folder = FeatureStore(root).folder(key)
             with folder.writer(shape, self.dtype, {"measurement": True}) as writer:
                 for k in range(0, count, self.batch):
                     writer.add(ids[k : k + self.batch], rows[k : k + self.batch])

@@ -1,4 +1,5 @@
-"""One trunk's features: which samples have them, and the rows, from the own cache and from shared ones.
+"""The features of one trunk key: which samples have them, and their rows, from the own cache and from shared
+ones.
 
 Invariant: what is wrong with a shared cache stops nobody: its rows are missing, and computed into the own cache.
 What is wrong with the own cache is an error, for its owner to decide.
@@ -49,26 +50,27 @@ RESTORES = 3  # so often one reading has rows computed anew
 Ids = Sequence[str] | NDArray[np.uint8]
 """32 hex digits each, or their bytes `(n, 16)`"""
 
-# What this process has open or has used: it makes no room of the one, and the other is not another process's.
-_open_folders: weakref.WeakSet[TrunkFolder] = weakref.WeakSet()
+# Folders that are open in this process are not deleted to make room; those that it has used were not used by
+# another process.
+_open_folders: weakref.WeakSet[FeatureFolder] = weakref.WeakSet()
 _open_lock = threading.Lock()
 _used_here: dict[Path, float] = {}
 _restore_lock = threading.RLock()  # one extraction at a time, whatever threads miss rows
 
 
 def is_open(path: Path) -> bool:
-    """Whether this process has a trunk's folder open."""
+    """Whether this process has a `FeatureFolder` of this path."""
     with _open_lock:
         return any(folder.path == path for folder in _open_folders)
 
 
 def used_here(path: Path) -> float:
-    """When this process noted its use of a trunk's folder last, in seconds since the epoch; 0.0 for never."""
+    """When this process last noted its use of the folder, in seconds since the epoch; 0.0 for never."""
     return _used_here.get(path, 0.0)
 
 
-class TrunkFolder:
-    """The features of one trunk: which samples have them, and the rows themselves."""
+class FeatureFolder:
+    """The features of one trunk key: which samples have them, and their rows."""
 
     def __init__(
         self,
@@ -77,8 +79,9 @@ class TrunkFolder:
         shared: Sequence[Path] = (),
         row_shape: Sequence[int] | None = None,
     ) -> None:
-        """`shared`: the same trunk's folders in shared caches. They are only read, and need not exist.
-        `row_shape`: what the trunk gives, where it is known: shared shards of other rows are passed over."""
+        """`shared`: the same key's folders in shared caches. They are only read, and need not exist.
+        `row_shape`: shape of a sample's features, where it is known: shards of shared caches with rows of another
+        shape are passed over."""
         self.path = path
         self._expected = None if row_shape is None else tuple(int(one) for one in row_shape)
         self.key = key
