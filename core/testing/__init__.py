@@ -3,6 +3,9 @@
     class TestTorch(BackendConformance):
         backend = "torch"
 
+It tests the CPU; with the environment variable HEADSTART_TEST_DEVICE=cuda, or `device = "cuda"` in the class, that
+device, whose tolerances in `headstart.testing.suite` are a device's.
+
 It ships with the package, so that a backend made elsewhere is held to the same. Expected values are computed
 here in numpy or are facts of the design; no backend is compared with its own answers, save where sameness is
 what is tested. What a backend says that it cannot do is skipped, by name. Needs pytest; runs on the bundled digits

@@ -15,7 +15,7 @@ from headstart.common.errors import UnsupportedOpError
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.features.inference import frozen
-from headstart.graph import OPS, Graph, Node
+from headstart.graph import OPS, Builder, Graph, Node
 from headstart.graph.ops import Op
 from headstart.models.initial import initial_params
 from headstart.store.keys import params_digest
@@ -24,6 +24,7 @@ from headstart.testing.samples import (
     every_op,
     images_of,
     linear_graph,
+    of_shape,
     relative_error,
     shaken,
     small_model,
@@ -56,7 +57,7 @@ class Graphs(Suite):
         assert {node.op for node in ops.graph.nodes} | others == set(OPS)
         for node in ops.graph.nodes[1:]:
             actual = framework.numpy(ops.outputs[node.name])
-            assert relative_error(actual, ops.expected[node.name]) < 1e-5, node.name
+            assert relative_error(actual, ops.expected[node.name]) < self.tolerance(), node.name
 
     def test_arrays_come_out_as_numpy_in_cores_layout(self, framework: Backend, ops: SimpleNamespace) -> None:
         shapes = ops.graph.shapes((17, 11, 3))
@@ -83,7 +84,7 @@ class Graphs(Suite):
         pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
         trunk = framework.trunk(graph, params, ["conv1"], place)
         expected = reference.run(graph, params, pixels)["conv1"]
-        assert relative_error(framework.numpy(trunk.run(pixels)["conv1"]), expected) < 1e-5
+        assert relative_error(framework.numpy(trunk.run(pixels)["conv1"]), expected) < self.tolerance()
 
     def test_folding_changes_nothing(self) -> None:
         """Nor is there a difference between a network with its batch norms and numpy's."""
@@ -92,20 +93,45 @@ class Graphs(Suite):
         cuts = ["relu", "block", "layer", "logits"]
         expected = reference.run(model.graph, model.params, x)
         for folded in (True, False):
-            outputs = hs.forward(model, x, cuts, backend=self.backend, device="cpu", folded=folded)
+            outputs = hs.forward(model, x, cuts, backend=self.backend, device=self.on(), folded=folded)
             for cut in cuts:
-                assert relative_error(outputs[cut], expected[model.graph.resolve(cut)]) < 1e-5, (cut, folded)
+                assert relative_error(outputs[cut], expected[model.graph.resolve(cut)]) < self.tolerance(), (
+                    cut,
+                    folded,
+                )
 
-    def test_low_precision_is_close(self) -> None:
-        model = small_model()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pooled(cls) -> SimpleNamespace:
+        """Pictures, and what the shipped trunk gives for them in float32."""
         x = np.random.default_rng(2).standard_normal((4, 32, 32, 3)).astype(np.float32)
-        run: dict[str, Any] = {"backend": self.backend, "device": "cpu"}
-        low = hs.forward(model, x, "avgpool", **run, precision="bfloat16")["avgpool"]
-        full = hs.forward(model, x, "avgpool", **run)["avgpool"]
-        cosine = (low * full).sum(1) / np.linalg.norm(low, axis=1) / np.linalg.norm(full, axis=1)
+        full = hs.forward(small_model(), x, "avgpool", backend=cls.backend, device=cls.on())["avgpool"]
+        return SimpleNamespace(x=x, full=full)
+
+    @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+    def test_low_precision_is_close(self, pooled: SimpleNamespace, precision: str) -> None:
+        """And is low: but for TF32, which not every device has."""
+        settings: dict[str, Any] = {"backend": self.backend, "device": self.on(), "precision": precision}
+        low = hs.forward(small_model(), pooled.x, "avgpool", **settings)["avgpool"]
+        cosine = (low * pooled.full).sum(1) / np.linalg.norm(low, axis=1) / np.linalg.norm(pooled.full, axis=1)
         assert low.dtype == np.float32
-        assert cosine.min() > 0.995
-        assert relative_error(low, full) > 1e-5, "the arithmetic was not in bfloat16"
+        assert cosine.min() > (0.995 if precision == "bfloat16" else 0.9999)
+        if precision == "tf32" and self.on_cpu():
+            assert relative_error(low, pooled.full) < self.tolerance(), "a CPU has no TF32"
+        elif precision != "tf32":
+            assert relative_error(low, pooled.full) > 1e-5, f"the arithmetic was not in {precision}"
+
+    @pytest.mark.parametrize("kind", ["linear", "conv", "grouped"])
+    def test_float32_keeps_all_of_its_bits(self, framework: Backend, place: Place, kind: str) -> None:
+        """Of 1 + 2^-13 ten bits of mantissa leave 1, and so they do of a weight."""
+        graph, shape = _product(kind)
+        fine, plain = np.float32(1 + 2.0**-13), np.float32(1)
+        for of_input, of_weight in ((fine, plain), (plain, fine)):
+            params = {name: np.full(size, of_weight) for name, size in graph.param_shapes().items()}
+            trunk = framework.trunk(graph, params, [graph.output], place)
+            output = framework.numpy(trunk.run(np.full((8, *shape), of_input))[graph.output])
+            terms = output / fine
+            np.testing.assert_allclose(terms, np.round(terms), rtol=2e-6, err_msg=f"{kind} is not float32")
 
 
 class Trunks(Suite):
@@ -122,7 +148,7 @@ class Trunks(Suite):
         assert set(outputs) == set(names)
         expected = reference.run(part, params, x)
         for name in names:
-            assert relative_error(framework.numpy(outputs[name]), expected[name]) < 1e-5, name
+            assert relative_error(framework.numpy(outputs[name]), expected[name]) < self.tolerance(), name
 
     def test_a_trunk_may_be_given_a_larger_graph(self, framework: Backend, place: Place) -> None:
         """It runs what its outputs need, and holds no other parameters. The same goes for a native model."""
@@ -132,7 +158,10 @@ class Trunks(Suite):
         trunk = framework.trunk(graph, params, ["norm"], place)
         outputs = trunk.run(x)
         assert set(outputs) == {"norm"}
-        assert relative_error(framework.numpy(outputs["norm"]), reference.run(graph, params, x)["norm"]) < 1e-5
+        assert (
+            relative_error(framework.numpy(outputs["norm"]), reference.run(graph, params, x)["norm"])
+            < self.tolerance()
+        )
         assert trunk.params().keys() == graph.upto("norm").param_shapes().keys()
         assert framework.native(graph, params, ["norm"]) is not None
 
@@ -144,7 +173,7 @@ class Trunks(Suite):
         expected = reference.run(graph, params, x)["fc"]
         for start, stop in ((0, 1), (0, 5), (3, 5)):
             output = framework.numpy(trunk.run(x[start:stop])["fc"])
-            assert relative_error(output, expected[start:stop]) < 1e-5
+            assert relative_error(output, expected[start:stop]) < self.tolerance()
 
     def test_parameters_of_every_op_come_back_as_they_went_in(self, framework: Backend, place: Place) -> None:
         """Of every shape: a square weight that comes back the other way round is as large as before."""
@@ -167,7 +196,9 @@ class Trunks(Suite):
         for value in params.values():
             value += 1
         output, current = framework.numpy(trunk.run(x)["fc"]), trunk.params()
-        assert relative_error(output, reference.run(graph, current, x)["fc"]) < 1e-5, "these are not what ran"
+        assert relative_error(output, reference.run(graph, current, x)["fc"]) < self.tolerance(), (
+            "these are not what ran"
+        )
 
     def test_the_parameters_of_a_trunk_are_read_from_the_device(self, framework: Backend, place: Place) -> None:
         """`fit` compares them with what went in: a copy that never left the host would always agree."""
@@ -205,6 +236,19 @@ class Trunks(Suite):
         for name, value in params.items():
             np.testing.assert_array_equal(value, before[0][name])
         np.testing.assert_array_equal(framework.numpy(trunk.run(x)["fc"]), first, "a second run gives the same")
+
+
+def _product(kind: str) -> tuple[Graph, tuple[int, ...]]:
+    """A graph of one layer that multiplies, and the shape of its samples: of sizes for which a device may take the
+    units that it has for products."""
+    b = Builder()
+    if kind == "linear":
+        return of_shape(
+            b.graph(b.add("fc", "linear", "input", in_features=64, out_features=32, bias=False)), (64,)
+        ), (64,)
+    groups = 4 if kind == "grouped" else 1
+    conv = b.conv("conv", "input", 32, 32, 3, pad=1, groups=groups)
+    return of_shape(b.graph(conv), (8, 8, 32)), (8, 8, 32)
 
 
 def _of(graph: Graph, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

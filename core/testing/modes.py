@@ -39,7 +39,7 @@ class Modes(Suite):
     @classmethod
     def fit(cls, data: tuple[Dataset, Dataset], cache: Path, model: Model | None = None, **settings: Any) -> Any:
         settings = {"epochs": 2, "batch_size": 24, "dtype": "float32", "lr": 0.01, **settings}
-        return hs.fit(model or tiny_model(), *data, backend=cls.backend, device="cpu", cache=cache, **settings)
+        return hs.fit(model or tiny_model(), *data, backend=cls.backend, device=cls.on(), cache=cache, **settings)
 
     def test_every_mode_learns(self, runs: Mapping[str, Any]) -> None:
         for mode, run in runs.items():
@@ -81,7 +81,12 @@ class Modes(Suite):
             return [(r.step_losses, r.accuracy, r.val_loss, r.val_accuracy) for r in run.history]
 
         for mode in ("cached", "full"):
-            assert figures(self.fit(data, tmp_path, mode=mode)) == figures(runs[mode]), mode
+            again = figures(self.fit(data, tmp_path, mode=mode))
+            if self.on_cpu():
+                assert again == figures(runs[mode]), mode
+            else:  # some gradients are sums whose order a device does not promise
+                for one, other in zip(again, figures(runs[mode]), strict=True):
+                    np.testing.assert_allclose(one[0], other[0], rtol=1e-3, err_msg=mode)
         assert figures(self.fit(data, tmp_path, mode="cached", seed=1)) != figures(runs["cached"])
 
     def test_native_equals_predict(
@@ -89,34 +94,38 @@ class Modes(Suite):
     ) -> None:
         images = np.stack([np.asarray(data[1].load(i)[0]) for i in range(8)])
         run = runs["full"]
-        logits = run.predict(images)
+        logits = run.predict(images, device=self.on())
         assert logits.shape == (8, 10)
         assert logits.dtype == np.float32
         ready = np.stack([run.model.preprocess.apply(data[1].load(i)[0]) for i in range(8)])
         ready = run.model.preprocess.normalise(ready)
         assert relative_error(framework.call(run.native, ready), logits) < 1e-4
-        assert relative_error(run.predict(ready), logits) < 1e-4
-        right = run.predict(data[1]).argmax(1) == data[1].labels
+        assert relative_error(run.predict(ready, device=self.on()), logits) < 1e-4
+        right = run.predict(data[1], device=self.on()).argmax(1) == data[1].labels
         assert right.mean() == pytest.approx(run.history[-1].val_accuracy, abs=0.05)
 
     def test_a_saved_run_predicts_the_same(self, data: tuple[Dataset, Dataset], tmp_path: Path) -> None:
         run = self.fit(data, tmp_path, hs.model("lenet", classes=10), mode="cached", epochs=1)
         loaded = hs.load(run.save(tmp_path / "run"), backend=self.backend)
-        np.testing.assert_array_equal(loaded.predict(data[1]), run.predict(data[1]))
+        again, logits = (each.predict(data[1], device=self.on()) for each in (loaded, run))
+        if self.on_cpu():
+            np.testing.assert_array_equal(again, logits)
+        else:  # compiled anew, it may be of other kernels
+            assert relative_error(again, logits) < self.tolerance()
         assert loaded.history.as_list() == run.history.as_list()
         assert loaded.model.classes == run.model.classes
 
     # ---- the store
 
-    @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 1e-3), ("bfloat16", 1e-2)])
+    @pytest.mark.parametrize(("dtype", "rounding"), [("float32", 0), ("float16", 1e-3), ("bfloat16", 1e-2)])
     def test_features_are_stored_once(
-        self, data: tuple[Dataset, Dataset], tmp_path: Path, dtype: str, tolerance: float
+        self, data: tuple[Dataset, Dataset], tmp_path: Path, dtype: str, rounding: float
     ) -> None:
         model, cuts = tiny_model(), [BLOCK, "avgpool"]
 
         def extract() -> Any:
             return hs.extract(
-                model, data[1], cuts, backend=self.backend, device="cpu", dtype=dtype, cache=tmp_path
+                model, data[1], cuts, backend=self.backend, device=self.on(), dtype=dtype, cache=tmp_path
             )
 
         first, second = extract(), extract()
@@ -129,7 +138,7 @@ class Modes(Suite):
         for cut in cuts:
             stored = second.numpy(cut)
             assert str(stored.dtype) == dtype
-            assert relative_error(stored.astype(np.float32), expected[cut]) < tolerance
+            assert relative_error(stored.astype(np.float32), expected[cut]) < max(rounding, self.tolerance())
         assert np.array_equal(second.labels, data[1].labels)
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -1,7 +1,9 @@
-"""What all parts of the suite stand on: which backend is tested, and where it computes."""
+"""What all parts of the suite stand on: which backend is tested, where it computes, and how near its numbers have
+to come."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -10,6 +12,7 @@ import pytest
 
 from headstart.contract import registry
 from headstart.contract.description import ABILITIES
+from headstart.contract.devices import CPU
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place, Recipe
@@ -18,11 +21,38 @@ PLAIN = SGD(lr=0.1, momentum=0.0)
 """an update is the gradient times the rate"""
 
 
+DEVICE_VARIABLE = "HEADSTART_TEST_DEVICE"
+"""names the device that is tested, where a class names none"""
+
+TOLERANCES: Mapping[str, float] = {"float32": 1e-5, "tf32": 3e-3, "float16": 5e-3, "bfloat16": 3e-2}
+"""precision -> how far a layer's outputs may be from those in float64, as a share of the largest. TF32 and float16
+have ten bits of mantissa, bfloat16 has seven."""
+ELSEWHERE = 3.0
+"""times as far in float32 on a device that is no CPU, which sums in another order and has its own `exp`"""
+
+
 class Suite:
     """A part of the suite. Tests share what takes long to make, compiled above all, by fixtures of the class."""
 
     backend: ClassVar[str]
     """the name of the backend that is tested"""
+    device: ClassVar[str] = ""
+    """where it computes: "cpu", "cuda", "cuda:1" ...; "" is what HEADSTART_TEST_DEVICE says, else the CPU"""
+
+    @classmethod
+    def on(cls) -> str:
+        """The device that is tested."""
+        return cls.device or os.environ.get(DEVICE_VARIABLE) or CPU
+
+    @classmethod
+    def on_cpu(cls) -> bool:
+        """Whether that is the CPU, of which more is asked: two equal computations give equal bits."""
+        return cls.on() == CPU
+
+    @classmethod
+    def tolerance(cls, precision: str = "float32") -> float:
+        """How far a layer's outputs may be off there, as a share of the largest."""
+        return TOLERANCES[precision] * (1 if cls.on_cpu() or precision != "float32" else ELSEWHERE)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -39,8 +69,8 @@ class Suite:
     @pytest.fixture(scope="class")
     @classmethod
     def place(cls, framework: Backend) -> Place:
-        """The CPU, in float32."""
-        return framework.place("cpu", "float32")
+        """The device that is tested, in float32."""
+        return framework.place(cls.on(), "float32")
 
 
 def recipe_of(

@@ -294,7 +294,7 @@ class Trainers(Suite):
         """Two layers after a step so small that no parameter in bfloat16 would feel it."""
         graph, (x, y) = two_layers(), drawn(12, 16, 7, classes=4)
         start = initial_params(graph, 0)
-        trainer = framework.trainer(graph, start, recipe_of(), framework.place("cpu", "bfloat16"))
+        trainer = framework.trainer(graph, start, recipe_of(), framework.place(cls.on(), "bfloat16"))
         losses, _ = trainer.step(x, y, 1e-3)
         by_hand = TwoLayers(start, PLAIN)
         loss, _ = by_hand.step(x, y, 1e-3)
