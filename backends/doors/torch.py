@@ -1,5 +1,6 @@
 """What a caller may have set in torch for all of a program: gradients off, inference mode, autocast, another
-default dtype or device, hooks on every module. Nothing of it holds in here, and all of it holds again outside.
+default dtype or device, products by fewer bits, hooks on every module. Nothing of it holds in here, and all of it
+holds again outside.
 
 Invariant: what a backend's method gives depends on its arguments alone.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn.modules import module as modules
 
+from headstart.backends.doors.torch_arithmetic import arithmetic, coarse_on_cpu
 from headstart.common import settled as doors
 
 HOOKS = (
@@ -22,7 +24,7 @@ HOOKS = (
     modules._global_backward_hooks,
     modules._global_backward_pre_hooks,
 )
-AUTOCAST = ("cpu", "cuda")
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 CPU = torch.device("cpu")
 
 
@@ -57,6 +59,8 @@ def door() -> Iterator[None]:
         for device in AUTOCAST:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        if coarse_on_cpu():
+            stack.enter_context(arithmetic(tf32=False))
         for hooks in HOOKS:
             if hooks:
                 outside.setdefault(id(hooks), dict(hooks))

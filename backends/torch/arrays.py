@@ -1,4 +1,4 @@
-"""numpy <-> torch.Tensor, and the device. Tensors that leave or enter the backend are `(n, h, w, c)`;
+"""numpy <-> torch.Tensor. Tensors that leave or enter the backend are `(n, h, w, c)`;
 `permute` makes of them `(n, c, h, w)` in channels-last memory without a copy."""
 
 from __future__ import annotations
@@ -9,23 +9,10 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from headstart.common.errors import BackendError
-from headstart.contract.recipe import Place
 from headstart.data.rows import each
 
 
-def decide(device: str, precision: str) -> Place:
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise BackendError("device 'cuda' was asked for, and torch finds no CUDA device; use device='cpu'")
-    return Place("cuda" if there and device != "cpu" else "cpu", precision)
-
-
-def free_memory(place: Place) -> int | None:
-    return int(torch.cuda.mem_get_info()[0]) if place.device == "cuda" else None
-
-
-def from_numpy(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
+def from_numpy(array: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
     if not array.flags.writeable:
         array = array.copy()  # torch warns of read-only memory, which it could write to
     if array.dtype == ml_dtypes.bfloat16:
@@ -49,7 +36,7 @@ def exact_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def to_native(rows: Any, device: str = "cpu") -> Any:
+def to_native(rows: Any, device: str | torch.device = "cpu") -> Any:
     """A batch as core has it (numpy, or on the device already) as torch's layers take it. Features in half
     precision become float32; whatever else is no number with a fraction stays. A dict's arrays are what they are,
     a single `(n, h, w, c)` is `(n, c, h, w)` here."""
@@ -72,8 +59,3 @@ def batch_of(example: Any) -> Any:
 def from_native(x: torch.Tensor) -> torch.Tensor:
     """A layer's output as core has it."""
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()

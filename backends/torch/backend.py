@@ -14,7 +14,8 @@ import torch
 
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch import exports, original, profile, wrap
-from headstart.backends.torch.arrays import decide, free_memory, to_native, to_numpy
+from headstart.backends.torch.arrays import to_native, to_numpy
+from headstart.backends.torch.devices import decide, device_facts, free_memory
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.heads import TorchHeads
 from headstart.backends.torch.train import TorchTrainer
@@ -41,6 +42,9 @@ class TorchBackend:
 
     def memory(self, place: Place) -> int | None:
         return free_memory(place)
+
+    def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
+        return device_facts(place)
 
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> TorchTrunk:
         return TorchTrunk(graph, params, outputs, place)

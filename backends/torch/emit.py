@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from headstart.backends.torch.arrays import from_numpy
+from headstart.backends.torch.loose import carry
 from headstart.backends.torch.parts import build
 from headstart.common.errors import UnsupportedOpError
 from headstart.data.rows import count, each
@@ -245,6 +246,14 @@ class Network(nn.Module):
                 parent.add_module(part, nn.Module())
             parent = parent._modules[part]
         parent.add_module(name, module)
+
+    def _apply(self, change: Any, recurse: bool = True) -> Network:
+        """What `to` does. A user's module may compute with tensors that it has not registered."""
+        super()._apply(change, recurse)
+        for node in self.graph.nodes if recurse else ():
+            if node.op == "native":
+                carry(self.get_submodule(node.name), change)
+        return self
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from headstart.backends.torch.devices import LOW
 from headstart.backends.torch.emit import FUNCTIONS, MODULES, LastLinear, Network, PaddedConv2d
 from headstart.backends.torch.products import prefers_onednn
 from headstart.common.log import LOG
@@ -256,8 +257,8 @@ def _rounded(layer: nn.Module, dtype: torch.dtype) -> Callable[..., torch.Tensor
 def fused(network: Network, place: Place) -> FusedNetwork | None:
     """The network's faster form at this place; None where there is none."""
     ops = {node.op for node in network.graph.nodes}
-    dtype = torch.bfloat16 if place.precision == "bfloat16" else torch.float32
-    if not allowed() or place.device != "cpu" or "native" in ops or not available(dtype):
+    dtype = LOW.get(place.precision, torch.float32)
+    if dtype == torch.float16 or not allowed() or place.kind != "cpu" or "native" in ops or not available(dtype):
         return None
     if dtype == torch.bfloat16 and not ops.isdisjoint(TOO_COARSE):
         return None

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from headstart.backends.doors.torch import behind_door
-from headstart.backends.torch.arrays import from_numpy, synchronize, to_native, to_numpy
+from headstart.backends.torch.arrays import from_numpy, to_native, to_numpy
+from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.train import STEP, optimizer_of, threads
@@ -26,29 +27,30 @@ from headstart.data.rows import window
 class TorchHeads:
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place
-        self.before = Network(chain.before, {}).to(place.device).eval() if chain.before else None
+        self.device = device_of(place)
+        self.before = Network(chain.before, {}).to(self.device).eval() if chain.before else None
         self.weights = {
-            name: from_numpy(np.array(value)).to(place.device).requires_grad_() for name, value in params.items()
+            name: from_numpy(np.array(value)).to(self.device).requires_grad_() for name, value in params.items()
         }
         # The optimiser steps from zero at a rate of one: what it gives is the direction, and each head goes along
         # it at its own rate.
         self.directions = [torch.zeros_like(w) for w in self.weights.values()]
         self.optimizer = optimizer_of(recipe.optimizer, self.directions, lr=1.0, weight_decay=0.0)
-        self.lr, self.decay = (from_numpy(a, place.device) for a in (recipe.lr, recipe.weight_decay))
+        self.lr, self.decay = (from_numpy(a, self.device) for a in (recipe.lr, recipe.weight_decay))
 
     def put(self, rows: np.ndarray) -> torch.Tensor:
-        return from_numpy(rows, self.place.device)
+        return from_numpy(rows, self.device)
 
     def epoch(
         self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        device = self.place.device
+        device = self.device
         targets = from_numpy(labels, device)
         size = len(rows) // len(rates)
         batches = None if order is None else from_numpy(order, device)
         losses = torch.empty(len(rates), len(self.lr), device=device)
         correct = torch.empty(len(rates), len(self.lr), dtype=torch.int64, device=device)
-        with threads(self._threads(rows, size * STEP)):
+        with computing(self.place), threads(self._threads(rows, size * STEP)):
             for i, rate in enumerate(rates.tolist()):
                 if batches is None:
                     x, y = (a.narrow(0, i * size, size) for a in (rows, targets))
@@ -72,7 +74,7 @@ class TorchHeads:
         return to_numpy(losses), to_numpy(right)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
-        with torch.inference_mode(), threads(self._threads(inputs, stop - start)):
+        with torch.inference_mode(), computing(self.place), threads(self._threads(inputs, stop - start)):
             return to_numpy(self._forward(window(inputs, start, stop)))
 
     def _threads(self, rows: Any, count: int) -> int:
@@ -84,8 +86,8 @@ class TorchHeads:
 
     def _forward(self, rows: Any) -> torch.Tensor:
         """`(n, h, classes)`"""
-        x = to_native(rows, self.place.device)
-        with torch.autocast(self.place.device, torch.bfloat16, enabled=self.place.precision == "bfloat16"):
+        x = to_native(rows, self.device)
+        with autocast(self.place):
             x = x if self.before is None else self.before(x)
             for node in self.chain.layers:
                 if node.op != "linear":

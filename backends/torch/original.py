@@ -143,7 +143,7 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
     try:
         for m in modules:  # and not eval(), which a class may have replaced: what it does cannot be undone
             m.training = False
-        with torch.no_grad(), undrawn(2), global_hooks():
+        with torch.no_grad(), undrawn(2, _tensors(module)), global_hooks():
             yield
     finally:
         with torch.no_grad():

@@ -6,8 +6,7 @@ Invariant: the user's module is copied and never touched; parameters keep their 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ from torch import nn
 
 from headstart.backends.doors.torch import settled
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
+from headstart.backends.torch.chance import seeded
 from headstart.backends.torch.ending import Ending
+from headstart.backends.torch.loose import carry
 from headstart.backends.torch.rebinding import rebind
 from headstart.backends.torch.telling import tensors as state_of
 from headstart.backends.torch.writing import keep_apart
@@ -43,6 +44,7 @@ def copied(
             memo[id(tensor)] = nn.Parameter(own, own.is_floating_point()) if trained else own
     copied = copy.deepcopy(native, memo).eval()
     loose = rebind(copied, memo)
+    carry(copied, torch.Tensor.cpu)
     if beside is not None:
         beside += loose
     for module in copied.modules():
@@ -129,14 +131,6 @@ def build(part: NativePart) -> nn.Module:
     """A module of its own for a part, whose parameters are still to be given."""
     part.require("torch")
     return copy.deepcopy(part.native)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's global generators begin at `seed`, and are afterwards as they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 @settled

@@ -23,7 +23,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     if (
         x.ndim == 2
         and x.dtype == weight.dtype == torch.float32
-        and not x.is_cuda
+        and x.device.type == "cpu"
         and len(x) * weight.numel() >= LEAST
         and not torch.is_autocast_enabled("cpu")
         and prefers_onednn()

@@ -24,11 +24,16 @@ class Rebound:
     """A function with what it finds outside of itself, which a deep copy copies."""
 
     def __init__(self, function: types.FunctionType, held: Mapping[str, Any]) -> None:
-        self.held = dict(held)
-        """name of a global, free variable or default -> value"""
-        self.function = _with(function, self.held)
+        self.function = function
+        self.hold(held)
         self.__signature__ = inspect.signature(function)
         self.__name__ = function.__name__
+
+    def hold(self, held: Mapping[str, Any]) -> None:
+        """Let the function find these."""
+        self.held = dict(held)
+        """name of a global, free variable or default -> value"""
+        self.function = _with(self.function, self.held)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)

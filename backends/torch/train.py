@@ -14,7 +14,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backends.doors.torch import behind_door
-from headstart.backends.torch.arrays import exact_numpy, from_numpy, synchronize, to_native, to_numpy
+from headstart.backends.torch.arrays import exact_numpy, from_numpy, to_native, to_numpy
+from headstart.backends.torch.chance import lent, seeded_state, state_of
+from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.products import linear
 from headstart.common.machine import threads_for
@@ -29,23 +31,24 @@ from headstart.graph.ops import RANDOM
 class TorchTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
-        self.network = Network(graph, params).to(place.device)
+        self.device = device_of(place)
+        self.network = Network(graph, params).to(self.device)
         for module in self.network.modules():
             if isinstance(module, LastLinear):
                 module.product = linear
         self.optimizer = _optimizer(recipe, dict(self.network.named_parameters()))
-        self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=place.device)
+        self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=self.device)
         self.has_dropout = any(node.op in RANDOM for node in graph.nodes)
-        self.random_state = _seeded_state(recipe.seed, place.device)
+        self.random_state = seeded_state(recipe.seed, self.device)
         self.effort = Effort(graph)
 
     def put(self, rows: np.ndarray) -> torch.Tensor:
-        return from_numpy(rows, self.place.device)
+        return from_numpy(rows, self.device)
 
     def epoch(
         self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        device = self.place.device
+        device = self.device
         steps, size = len(rates), len(rows) // len(rates) if order is None else order.shape[1]
         batches = None if order is None else from_numpy(order, device)
         targets = from_numpy(labels if order is None else labels[order], device)[: steps * size]
@@ -70,7 +73,7 @@ class TorchTrainer:
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         with self._training(), threads(self.effort.threads(inputs, len(labels), STEP)):
-            targets = from_numpy(labels, self.place.device)
+            targets = from_numpy(labels, self.device)
             loss, predicted = self._step(inputs, targets, rate)
         return to_numpy(loss), int((predicted == targets).sum() * loss[0].isfinite())
 
@@ -88,7 +91,7 @@ class TorchTrainer:
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         self.network.eval()
-        with torch.inference_mode(), threads(self.effort.threads(inputs, stop - start)):
+        with torch.inference_mode(), computing(self.place), threads(self.effort.threads(inputs, stop - start)):
             return to_numpy(self._forward(window(inputs, start, stop))[0])
 
     def params(self) -> dict[str, np.ndarray]:
@@ -97,27 +100,34 @@ class TorchTrainer:
 
     def _forward(self, rows: Any) -> list[torch.Tensor]:
         """The logits of the output and, in training, of the auxiliary ones."""
-        x = to_native(rows, self.place.device)
-        with torch.autocast(self.place.device, torch.bfloat16, enabled=self.place.precision == "bfloat16"):
+        x = to_native(rows, self.device)
+        with autocast(self.place):
             outputs = self.network(x)
         return [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        self.network.train()
+        with computing(self.place), self._drawing():
+            self.network.train()
+            self._keep_statistics()
+            yield
+        synchronize(self.device)
+
+    def _keep_statistics(self) -> None:
         if not self.recipe.train_statistics:
             for module in self.network.modules():
                 if keeps_statistics(module):
                     module.eval()
-        if self.has_dropout:
-            # Dropout draws from torch's global generator: lend it ours, and give the caller's back.
-            with torch.random.fork_rng():
-                _set_state(self.random_state, self.place.device)
-                yield
-                self.random_state = _state(self.place.device)
-        else:
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Dropout draws from torch's global generator: lend it ours, and give the caller's back."""
+        if not self.has_dropout:
             yield
-        synchronize(self.place.device)
+            return
+        with lent([(self.device, self.random_state)]):
+            yield
+            self.random_state = state_of(self.device)
 
 
 def keeps_statistics(module: nn.Module) -> bool:
@@ -178,15 +188,3 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _seeded_state(seed: int, device: str) -> torch.Tensor:
-    return torch.Generator(device).manual_seed(seed).get_state()
-
-
-def _state(device: str) -> torch.Tensor:
-    return torch.cuda.get_rng_state() if device == "cuda" else torch.get_rng_state()
-
-
-def _set_state(state: torch.Tensor, device: str) -> None:
-    (torch.cuda.set_rng_state if device == "cuda" else torch.set_rng_state)(state)

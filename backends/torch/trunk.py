@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
 from headstart.backends.doors.torch import behind_door
-from headstart.backends.torch.arrays import exact_numpy, from_native, synchronize, to_native
+from headstart.backends.torch.arrays import exact_numpy, from_native, to_native
+from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.fused import fused
 from headstart.contract.recipe import Place
@@ -23,16 +25,15 @@ class TorchTrunk:
     def __init__(
         self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place
     ) -> None:
-        self.place = place
-        self.network = Network(graph, params, outputs).eval().to(place.device).requires_grad_(False)
+        self.place, self.device = place, device_of(place)
+        self.network = Network(graph, params, outputs).eval().to(self.device).requires_grad_(False)
         self.fused = fused(self.network, place)
 
     def run(self, images: Any) -> dict[str, torch.Tensor]:
-        x = to_native(images, self.place.device)
-        low = self.place.precision == "bfloat16" and self.fused is None
-        with torch.no_grad(), torch.autocast(self.place.device, torch.bfloat16, enabled=low):
+        x = to_native(images, self.device)
+        with torch.no_grad(), computing(self.place), nullcontext() if self.fused else autocast(self.place):
             outputs = (self.fused or self.network)(x)
-        synchronize(self.place.device)
+        synchronize(self.device)
         return {name: from_native(y.float()) for name, y in outputs.items()}
 
     def params(self) -> dict[str, np.ndarray]:
