@@ -16,7 +16,7 @@ from headstart.contract.running import Trunk
 from headstart.data import Arrays
 from headstart.data.arrays import as_array
 from headstart.data.ranges import check_normalised
-from headstart.graph import Graph, Node, fold
+from headstart.graph import Graph, Node, fold, without_inert
 from headstart.models import Model, check_model
 
 
@@ -97,9 +97,9 @@ def normalised(model: Model, images: Any) -> np.ndarray:
 def frozen(
     graph: Graph, params: Mapping[str, np.ndarray], outputs: Collection[str], folded: bool = True
 ) -> tuple[Graph, dict[str, np.ndarray]]:
-    """What `outputs` need of `graph`, and its parameters, as a frozen trunk runs them: folded, unless asked not
-    to."""
-    graph = graph.upto(*outputs)
+    """What `outputs` need of `graph`, and its parameters, as a frozen trunk runs them: without what drops at
+    random, and folded, unless asked not to."""
+    graph = without_inert(graph.upto(*outputs), outputs)
     if folded:
         return fold(graph, params, outputs)
     return graph, {name: params[name] for name in graph.param_shapes()}

@@ -2,7 +2,8 @@
 
 from headstart.graph.fold import fold
 from headstart.graph.graph import Builder, Graph, Node
+from headstart.graph.inert import without_inert
 from headstart.graph.native import NativePart
 from headstart.graph.ops import OPS, Shape
 
-__all__ = ["OPS", "Builder", "Graph", "NativePart", "Node", "Shape", "fold"]
+__all__ = ["OPS", "Builder", "Graph", "NativePart", "Node", "Shape", "fold", "without_inert"]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headstart.graph.graph import Graph, Node
-from headstart.graph.ops import INERT
+from headstart.graph.inert import without_inert
 
 VARIABLE = "HEADSTART_FUSED"
 """the environment's: 0 has every layer computed by itself"""
@@ -51,15 +51,10 @@ def fused_steps(
     addition as well, and behind that one of `behind_sum`.
     """
     kept = {*outputs, graph.output}
-    alias: dict[str, str] = {}
-    for node in graph.nodes:
-        same = node.op in INERT and node.name not in kept
-        alias[node.name] = alias[node.inputs[0]] if same else node.name
-    nodes = [node for node in graph.nodes[1:] if alias[node.name] == node.name]
-    inputs = {node.name: tuple(alias[name] for name in node.inputs) for node in nodes}
+    nodes = without_inert(graph, outputs).nodes[1:]
     users: dict[str, list[Node]] = {}
     for node in nodes:
-        for name in inputs[node.name]:
+        for name in node.inputs:
             users.setdefault(name, []).append(node)
 
     def follower(name: str) -> Node | None:
@@ -78,17 +73,17 @@ def fused_steps(
         after = follower(node.name)
         if node.op == "conv" and after is not None and after.op == "add" and after.name not in sums:
             sums.add(after.name)  # if the other summand is a convolution as well, it stands for itself
-            other = next(name for name in inputs[after.name] if name != node.name)
+            other = next(name for name in after.inputs if name != node.name)
             path.append(after.name)
             possible, after = behind_sum, follower(after.name)
         activation = None
         if after is not None and after.op in possible:
             path.append(after.name)
             activation = after.op
-        at[path[-1]] = Step(node, inputs[node.name], path[-1], other, activation)
+        at[path[-1]] = Step(node, node.inputs, path[-1], other, activation)
         swallowed.update(path[:-1])
     rest = [node for node in nodes if node.name not in swallowed]
-    steps = [at.get(node.name) or Step(node, inputs[node.name], node.name) for node in rest]
+    steps = [at.get(node.name) or Step(node, node.inputs, node.name) for node in rest]
     return _with_lifetimes(steps, kept)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer
 
 from headstart.common.errors import CutError, GraphError
-from headstart.graph import OPS, Builder, Graph, Node, fold
+from headstart.graph import OPS, Builder, Graph, Node, fold, without_inert
 from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import ACTIVATIONS, REQUIRED, adaptive_weights, window_padding
 from headstart.models import ARCHITECTURES, architecture
@@ -791,6 +791,26 @@ def test_a_convolution_that_is_the_output_is_not_folded() -> None:
 def test_a_batch_norm_behind_anything_else_stays() -> None:
     graph = chain(("r", "relu", {}), ("b", "batch_norm", {"channels": 3}), ("c", "conv", CONV))
     assert fold(graph, reference.random_params(graph, 0))[0] == graph
+
+
+def test_nothing_is_left_of_what_inference_does_not_do() -> None:
+    """Wherever it stands: before, behind and between what stays, several in a row, and with several users."""
+    b = Builder()
+    x = b.add("at_start", "dropout", "input", rate=0.5)
+    x = b.conv("conv", x, 3, 3, 1)
+    x = b.add("second", "drop_path", b.add("first", "dropout", x, rate=0.5), rate=0.5)
+    graph = b.graph(b.add("end", "dropout", b.add("sum", "add", x, b.add("act", "relu", x)), rate=0.5))
+    inputs = {node.name: node.inputs for node in without_inert(graph).nodes}
+    assert inputs == {
+        "input": (),
+        "conv": ("input",),
+        "act": ("conv",),
+        "sum": ("conv", "act"),
+        "end": ("sum",),
+    }, "the output stays what it is called"
+    kept = {node.name: node.inputs for node in without_inert(graph, ["first"]).nodes}
+    assert kept["first"] == ("conv",) and kept["act"] == ("first",), "what is asked for stays"
+    assert graph["act"].inputs == ("second",), "the graph itself is left as it is"
 
 
 @pytest.mark.parametrize(
