@@ -61,9 +61,11 @@ CHANNELS = (4, 4, 4, 4, 4, 4)
 SMALL: Mapping[str, Small] = {
     "resnet": Small(resnet, resnet.resnet, 32, {"RESNETS": {"resnet": ("bottleneck", (2, 1, 1, 1), 4)}}),
     "alexnet": Small(
-        alexnet, alexnet.alexnet, 64, {"CONVS": ((4, 11, 4, 2, True), (8, 5, 1, 2, True)), "HEAD": (0.5, 8)}
+        alexnet, alexnet.alexnet, 64, {"CONVS": ((4, 11, 4, 2, True), (8, 5, 1, 2, True)), "CLASSIFIER": (0.5, 8)}
     ),
-    "vgg_bn": Small(vgg, vgg.vgg, 32, {"VGGS": {"vgg": (2, 1, 1, 1, 1)}, "WIDTHS": (4,) * 5, "HEAD": (8, 0.5)}),
+    "vgg_bn": Small(
+        vgg, vgg.vgg, 32, {"VGGS": {"vgg": (2, 1, 1, 1, 1)}, "WIDTHS": (4,) * 5, "CLASSIFIER": (8, 0.5)}
+    ),
     "googlenet": Small(
         googlenet,
         googlenet.googlenet,

@@ -51,7 +51,7 @@ class KnownAnswer:
     original: Original | None = None
     """None: no library has it"""
     auxiliary_parameters: int = 0
-    """what auxiliary heads have, which none of the fields above counts"""
+    """what auxiliary classifiers have, which none of the fields above counts"""
 
 
 KNOWN_ANSWERS = (

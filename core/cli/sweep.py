@@ -72,8 +72,8 @@ def sweep(
     model, train, val = prepared(source, backend, cut=settings.cut, seed=settings.seed, features=features)
     import_quietly(backend, settings.device, settings.precision)
     result = run_sweep(model, train, val, grid=grid or USUAL_GRID, **values)
-    every_head_diverged = result.runs[0].diverged
-    saved = attempt(lambda: result.best.save(out)) if out is not None and not every_head_diverged else None
+    all_diverged = result.runs[0].diverged
+    saved = attempt(lambda: result.best.save(out)) if out is not None and not all_diverged else None
     keep_figures(json_file, result.as_dict())
     show(result.as_table(top))
     if result.extraction is not None:
@@ -82,5 +82,5 @@ def sweep(
     show(f"{len(result.runs)} heads, {how}; {result.seconds:.1f} s")
     if saved is not None:
         show(f"the best is saved to {saved}")
-    if every_head_diverged and out is not None:
+    if all_diverged and out is not None:
         raise SettingError(f"nothing is saved to {out}: every head diverged; try lower learning rates")

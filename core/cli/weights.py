@@ -54,14 +54,14 @@ def update(model: Model, /, *, weights: Name = None) -> None:
     from headstart.models import hub
     from headstart.models.architecture import Hub
 
-    row = _published(model, weights)
-    if not isinstance(row, Hub):
+    published = _published(model, weights)
+    if not isinstance(published, Hub):
         raise SettingError(f"these weights of {model} are not from the hub; they cannot change")
-    before, after = hub.update(row)
+    before, after = hub.update(published)
     if before == after:
-        say(f"{row.repo} is up to date: {after.revision}")
+        say(f"{published.repo} is up to date: {after.revision}")
     else:
-        say(f"{row.repo}: {before.revision or 'nothing'} -> {after.revision} (sha256 {after.sha256})")
+        say(f"{published.repo}: {before.revision or 'nothing'} -> {after.revision} (sha256 {after.sha256})")
 
 
 def _published(model: str, weights: str | None) -> Published:
@@ -183,19 +183,20 @@ def pin(
     Users get exactly those files. What the table had is kept where the hub does not answer; exit code 1 then.
     """
     from headstart.models import hub
-    from headstart.models.weights import check_published, hub_rows
+    from headstart.models.pins import read_pins, shipped_pins, write_pins
+    from headstart.models.weights import check_published, hub_files
 
-    path = out if out is not None else hub.shipped_pins()
-    rows = hub_rows()
-    known = hub.read_pins(path)
-    pins, failed = hub.table_of_pins({name: row for name, (_, row) in rows.items()}, known, moved)
-    for name, (arch, row) in rows.items():
+    path = out if out is not None else shipped_pins()
+    files = hub_files()
+    known = read_pins(path)
+    pins, failed = hub.table_of_pins({name: published for name, (_, published) in files.items()}, known, moved)
+    for name, (arch, published) in files.items():
         if check and name not in failed:
             try:
-                check_published(arch, row, pins[name])
+                check_published(arch, published, pins[name])
             except HeadstartError as error:
                 failed[name] = error
-    hub.write_pins(path, pins)
+    write_pins(path, pins)
     say(f"{len(pins)} files are pinned in {path}; {sum(pins[n] != known.get(n) for n in pins)} are new or moved")
     for name, why in failed.items():
         say(f"failed: {name}: {why}", err=True)

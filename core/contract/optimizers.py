@@ -1,5 +1,5 @@
 """Optimisers and schedules as plain data. The learning rate of every step is computed here, so that all
-backends take the same steps; a backend only applies the update rule that a row names.
+backends take the same steps; a backend only applies the update rule that an optimiser names.
 
 The rules, for gradient g and rate r at each step:
 

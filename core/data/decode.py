@@ -28,7 +28,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from headstart.common.errors import ImageError, SettingError
-from headstart.data.signatures import HEAD_NBYTES, no_image
+from headstart.data.signatures import PREFIX_NBYTES, no_image
 
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 100  # progressive JPEGs have about ten
@@ -174,7 +174,7 @@ def _open(encoded: bytes, source: str | Path) -> ImageFile.ImageFile:
         return WebPImageFile(stream)
     if encoded.startswith(b"BM"):
         return BmpImageFile(stream)
-    raise ImageError(source, no_image(encoded[:HEAD_NBYTES]))
+    raise ImageError(source, no_image(encoded[:PREFIX_NBYTES]))
 
 
 def _never_ends(encoded: bytes) -> bool:

@@ -71,11 +71,11 @@ def check_file(path: Path) -> bool:
                 raise NotOurs(f"there is a {suffix[1:]} that it does not write", ours=True)
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
-        head = os.read(handle, 100)
+        prefix = os.read(handle, 100)
     finally:
         os.close(handle)
     # Versions of write-ahead logs would have SQLite map a file beside it.
-    if head.startswith(_MAGIC) and head[18:20] in (b"\1\2", b"\2\1", b"\2\2"):
+    if prefix.startswith(_MAGIC) and prefix[18:20] in (b"\1\2", b"\2\1", b"\2\2"):
         raise NotOurs("it is of another kind", ours=True)
     return True
 

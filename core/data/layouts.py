@@ -15,7 +15,7 @@ from pathlib import Path
 from headstart.common.errors import DataError, DataWarning
 from headstart.data.litter import is_litter
 from headstart.data.names import normal, shown
-from headstart.data.signatures import HEAD_NBYTES, UNPACK, kind_of, what_is
+from headstart.data.signatures import PREFIX_NBYTES, UNPACK, kind_of, what_is
 
 ROLES = {
     "train": "train training trainset trainingset trn trainval traindata trainimages trainingimages "
@@ -193,11 +193,11 @@ def refuse_file(path: Path) -> None:
         raise DataError(f"{path} is neither a folder nor a regular file; {expected}")
     try:
         with path.open("rb") as file:
-            head = file.read(HEAD_NBYTES)
+            prefix = file.read(PREFIX_NBYTES)
     except OSError as error:
         raise DataError(f"{path} is no folder, and cannot be read: {error.strerror}; {expected}") from error
-    what, remedy = what_is(head)
-    if (image := kind_of(head)) is not None:
+    what, remedy = what_is(prefix)
+    if (image := kind_of(prefix)) is not None:
         one = f"is one image ({image})"
         raise DataError(f"{path} {one}; {expected}. `headstart predict` classifies single images")
     table = TABLES.get(path.suffix.lower())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-HEAD_NBYTES = 1024
+PREFIX_NBYTES = 1024
 """bytes of a file's beginning that `kind_of` and `what_is` want"""
 
 READ = "JPEG, PNG, WebP or BMP"
@@ -103,48 +103,48 @@ SVG = re.compile(rb"<(?:\w+:)?svg\b", re.IGNORECASE)
 MARKS = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"), (b"\xef\xbb\xbf", "utf-8"))
 
 
-def kind_of(head: bytes) -> str | None:
+def kind_of(prefix: bytes) -> str | None:
     """Which of the formats that can be read a file is, by its first bytes: "JPEG", "PNG", "WebP" or "BMP"."""
-    if head.startswith(b"\xff\xd8\xff"):
+    if prefix.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if prefix.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+    if prefix.startswith(b"RIFF") and prefix[8:12] == b"WEBP":
         return "WebP"
-    if head.startswith(b"BM"):
+    if prefix.startswith(b"BM"):
         return "BMP"
     return None
 
 
-def what_is(head: bytes) -> tuple[str, str]:
+def what_is(prefix: bytes) -> tuple[str, str]:
     """What a file is, such as "a GIF image", and what to do about it; either is empty where nothing is known."""
     for offset, mark, what, remedy in TABLE:
-        if head.startswith(mark, offset):
+        if prefix.startswith(mark, offset):
             return what, remedy
-    if head[4:8] == b"ftyp":
-        end = min(max(int.from_bytes(head[:4], "big"), 16), 256)
-        brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
+    if prefix[4:8] == b"ftyp":
+        end = min(max(int.from_bytes(prefix[:4], "big"), 16), 256)
+        brands = {prefix[8:12], *(prefix[at : at + 4] for at in range(16, end, 4))}
         for known, what, remedy in BRANDS:
             if brands & known:
                 return what, remedy
         return "a video (MP4 or QuickTime)", FRAMES
-    if head[4:8] in (b"moov", b"mdat", b"wide"):
+    if prefix[4:8] in (b"moov", b"mdat", b"wide"):
         return "a video (QuickTime)", FRAMES
-    if head.startswith(b"RIFF") and head[8:12] in RIFF:
-        return RIFF[head[8:12]]
-    if NETPBM.match(head):
+    if prefix.startswith(b"RIFF") and prefix[8:12] in RIFF:
+        return RIFF[prefix[8:12]]
+    if NETPBM.match(prefix):
         return "a Netpbm image (PPM and its kin)", PILLOW
-    if head and not head.strip(b"\0"):
+    if prefix and not prefix.strip(b"\0"):
         return "nothing but zero bytes (a copy that broke off?)", "get it again"
-    return _text(head)
+    return _text(prefix)
 
 
-def _text(head: bytes) -> tuple[str, str]:
+def _text(prefix: bytes) -> tuple[str, str]:
     for mark, encoding in MARKS:
-        if head.startswith(mark):
-            head = head[len(mark) :].decode(encoding, "ignore").encode()
+        if prefix.startswith(mark):
+            prefix = prefix[len(mark) :].decode(encoding, "ignore").encode()
             break
-    start = head.lstrip().lower()
+    start = prefix.lstrip().lower()
     if SVG.search(start) and start.startswith(b"<"):
         return "an SVG drawing", "export it as PNG"
     if PAGE.match(re.sub(rb"^(?:<\?xml[^>]*>|<!--.*?-->|\s)+", b"", start, flags=re.DOTALL)):
@@ -153,27 +153,27 @@ def _text(head: bytes) -> tuple[str, str]:
         return "XML text", ""
     if start.startswith((b"{", b"[")) and b'"' in start:
         return "JSON text", ""
-    if start and not re.search(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]", head):
+    if start and not re.search(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]", prefix):
         try:
-            head[: max(1, len(head) - 4)].decode("utf-8")  # the last character may be cut
+            prefix[: max(1, len(prefix) - 4)].decode("utf-8")  # the last character may be cut
         except UnicodeDecodeError:
             return "", ""
         return "text", ""
     return "", ""
 
 
-def no_image(head: bytes) -> str:
+def no_image(prefix: bytes) -> str:
     """Why a file with these first bytes, which is none of `READ`, cannot be read, and how to mend that."""
-    return f"is not a {READ} image{_but(head)}"
+    return f"is not a {READ} image{_but(prefix)}"
 
 
-def stray(head: bytes) -> str:
+def stray(prefix: bytes) -> str:
     """The same for a file among images whose name does not say that it is one."""
-    if not head:
+    if not prefix:
         return "is not an image: the file is empty"
-    return f"is not an image that is read here ({READ}){_but(head)}"
+    return f"is not an image that is read here ({READ}){_but(prefix)}"
 
 
-def _but(head: bytes) -> str:
-    what, remedy = what_is(head)
+def _but(prefix: bytes) -> str:
+    what, remedy = what_is(prefix)
     return (f" but {what}" if what else ", whatever its name says") + (f": {remedy}" if remedy else "")

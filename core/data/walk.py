@@ -22,7 +22,7 @@ from headstart.common.errors import DataError, ImageError, UnknownNameError
 from headstart.common.log import LOG
 from headstart.data.dataset import Skipped, Unread
 from headstart.data.litter import is_litter
-from headstart.data.signatures import HEAD_NBYTES, kind_of, stray
+from headstart.data.signatures import PREFIX_NBYTES, kind_of, stray
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NO_FILE = "is a pipe, socket or device, and no regular file"
@@ -245,13 +245,13 @@ class Walker:
                 self._stray(path, NO_FILE)
                 return False
             with open(path, "rb") as file:  # noqa: PTH123
-                head = file.read(HEAD_NBYTES)
+                prefix = file.read(PREFIX_NBYTES)
         except OSError as error:
             self._unread(path, error)
             return False
-        if kind_of(head) is not None:
+        if kind_of(prefix) is not None:
             return True
-        self._stray(path, stray(head))
+        self._stray(path, stray(prefix))
         return False
 
     def _stray(self, path: str, reason: str) -> None:

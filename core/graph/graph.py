@@ -33,15 +33,15 @@ class Node:
     def __post_init__(self) -> None:
         if self.op not in OPS:
             raise GraphError(f"node {self.name!r}: unknown op {self.op!r}; expected one of {', '.join(OPS)}")
-        row = OPS[self.op]
-        if unknown := set(self.attrs) - set(row.attributes):
+        op = OPS[self.op]
+        if unknown := set(self.attrs) - set(op.attributes):
             raise GraphError(f"node {self.name!r}: op {self.op!r} has no attribute {sorted(unknown)}")
-        if len(self.inputs) != row.inputs if row.inputs is not None else len(self.inputs) < 2:
-            wanted = "two or more" if row.inputs is None else row.inputs
+        if len(self.inputs) != op.inputs if op.inputs is not None else len(self.inputs) < 2:
+            wanted = "two or more" if op.inputs is None else op.inputs
             raise GraphError(
                 f"node {self.name!r}: op {self.op!r} takes {wanted} inputs, received {len(self.inputs)}"
             )
-        attrs = {**row.attributes, **self.attrs}
+        attrs = {**op.attributes, **self.attrs}
         if missing := [key for key, value in attrs.items() if value is REQUIRED]:
             raise GraphError(f"node {self.name!r}: op {self.op!r} needs the attributes {missing}")
         if isinstance(initial := attrs.get("initial"), str) and initial not in INITIAL:
@@ -63,9 +63,9 @@ class Node:
 
     def buffers(self) -> frozenset[str]:
         """The full names of the parameters that are kept and not trained."""
-        row = OPS[self.op]
-        kept = row.buffers(self.attrs)
-        return frozenset(f"{self.name}.{key}" for key in row.params(self.attrs) if key in kept)
+        op = OPS[self.op]
+        kept = op.buffers(self.attrs)
+        return frozenset(f"{self.name}.{key}" for key in op.params(self.attrs) if key in kept)
 
     def fixed(self) -> frozenset[str]:
         """The full names of the parameters that the owner of a wrapped module froze."""

@@ -1,4 +1,4 @@
-"""The closed table of ops. One row states everything that frameworks disagree on, so that a backend only
+"""The closed table of ops. An `Op` states everything that frameworks disagree on, so that a backend only
 translates: padding is given per side, max pooling pads with minus infinity, an average says whether it counts
 padding, `ceil` rounds the number of windows up, momentum is the weight of the *new* statistic (torch's sense),
 `gelu` is the exact one, flattening is in (c, h, w) order because published linear weights are. In training a batch
@@ -9,8 +9,8 @@ Shapes are those of one sample: `(h, w, c)` for maps, `(t, c)` for tokens, `(c,)
 axis" takes any of them. Weights have torchvision's layout: convolutions `(out, in / groups, kh, kw)`, linear
 layers `(out, in)`.
 
-One row is open: `native` stands for a part of a user's own module, which only the framework that it is written in
-can run. What it computes cannot be a row here; its `part` says what core needs to know instead (shapes,
+One op is open: `native` stands for a part of a user's own module, which only the framework that it is written in
+can run. What it computes is not in this table; its `part` says what core needs to know instead (shapes,
 parameters, structure), so that cuts, keys, modes and training treat it as any other node.
 
 Invariants: an op or attribute that is not in this table cannot be in a graph; a default never changes, since keys
@@ -39,7 +39,7 @@ BUFFERS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Op:
-    """One row of the table."""
+    """What is true of an op in every framework."""
 
     name: str
     shape: Callable[[Attributes, Sequence[Shape]], Shape]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Pickled, imagenet
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 
 # (output channels, kernel, stride, padding, whether a pool of 3 by 2 follows)
 CONVS = (
@@ -20,7 +20,7 @@ CONVS = (
     (256, 3, 1, 1, True),
 )
 SIDE = 6
-HEAD = (0.5, 4096, 0.5, 4096)
+CLASSIFIER = (0.5, 4096, 0.5, 4096)
 
 
 def alexnet(name: str, classes: int, head: Head, size: int) -> Graph:
@@ -37,7 +37,7 @@ def alexnet(name: str, classes: int, head: Head, size: int) -> Graph:
     x = b.add("avgpool", "adaptive_avg_pool", x, size=(SIDE, SIDE))
     features = SIDE * SIDE * channels
     x = b.add("flatten", "flatten", x, features=features)
-    return b.graph(classifier(b, "classifier", x, features, classes, HEAD if head == "linear" else head))
+    return b.graph(classifier(b, "classifier", x, features, classes, CLASSIFIER if head == "linear" else head))
 
 
 ARCHITECTURES = (

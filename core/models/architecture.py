@@ -9,7 +9,7 @@ from functools import cached_property
 
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Graph
-from headstart.models.heads import Head
+from headstart.models.classifiers import Head
 from headstart.models.layouts import SAME, Layout
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,7 +69,7 @@ Build = Callable[[str, int, Head, int], Graph]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the zoo."""
+    """One network of the zoo."""
 
     name: str
     build: Build
@@ -96,7 +96,7 @@ class Architecture:
         """What files call the classifier's parameters, by any of the layouts."""
         shapes = self.graph(2).param_shapes()
         inside = {name: shape for name, shape in shapes.items() if name.startswith(f"{self.classifier}.")}
-        return frozenset(layout.rename(*row)[0] for layout in self.layouts for row in inside.items())
+        return frozenset(layout.rename(*entry)[0] for layout in self.layouts for entry in inside.items())
 
     def graph(self, classes: int, head: Head = "linear", size: int | None = None) -> Graph:
         """The graph for images of `size` pixels (default: of `preprocess`)."""

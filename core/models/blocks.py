@@ -11,7 +11,7 @@ from typing import Any
 
 from headstart.graph import Builder
 from headstart.graph.graph import Pair
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 
 INCEPTION_EPSILON = 1e-3
 

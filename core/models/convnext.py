@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 from headstart.models.layouts import by_rules
 
 # name: (blocks in each stage, channels of each stage, rate of the last block's drop path, what the shorter side is
@@ -25,7 +25,7 @@ LAYER_SCALE = 1e-6
 
 
 def convnext(name: str, classes: int, head: Head, size: int) -> Graph:
-    """The graph of the row `name` of `CONVNEXTS`, with a classifier of `classes` outputs."""
+    """The graph of `CONVNEXTS[name]`, with a classifier of `classes` outputs."""
     depths, widths, drop_path, _ = CONVNEXTS[name]
     b, block = Builder(), 0
     x = b.conv("features.0.0", "input", 3, widths[0], 4, stride=4, bias=True)

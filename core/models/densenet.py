@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 
 # name: (channels that a layer adds, layers in each block, channels of the stem)
 DENSENETS = {
@@ -23,7 +23,7 @@ BOTTLENECK = 4
 
 
 def densenet(name: str, classes: int, head: Head, size: int) -> Graph:
-    """The graph of the row `name` of `DENSENETS`, with a classifier of `classes` outputs."""
+    """The graph of `DENSENETS[name]`, with a classifier of `classes` outputs."""
     growth, blocks, channels = DENSENETS[name]
     b = Builder()
     x = b.conv("features.conv0", "input", 3, channels, 7, stride=2, pad=3)

@@ -14,7 +14,7 @@ from typing import Any
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
 from headstart.models.blocks import conv_norm, divisible, dropped_classifier, squeeze_excite
-from headstart.models.heads import Head
+from headstart.models.classifiers import Head
 from headstart.models.layouts import SAME, by_rules
 
 # expansion, kernel, stride of the first block, output channels and blocks before scaling
@@ -45,7 +45,7 @@ NORMS = dict.fromkeys(("efficientnet_b5", "efficientnet_b6", "efficientnet_b7"),
 
 
 def efficientnet(name: str, classes: int, head: Head, size: int) -> Graph:
-    """The graph of the row `name` of `EFFICIENTNETS`, with a classifier of `classes` outputs."""
+    """The graph of `EFFICIENTNETS[name]`, with a classifier of `classes` outputs."""
     width, depth, dropout, _, _ = EFFICIENTNETS[name]
     norm = NORMS.get(name, {})
     counts = [math.ceil(count * depth) for *_, count in STAGES]

@@ -25,7 +25,7 @@ from headstart.graph import Graph, NativePart, Node, Shape
 from headstart.models.alike import excess
 from headstart.models.endings import ENDINGS, are_bounded, are_shares
 
-TRUNK, HEAD = "trunk", "head"
+TRUNK_NODE, HEAD_NODE = "trunk", "head"
 # Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
 SAME_OUTPUT = 1e-4
 EPSILON = 2.0**-23  # of float32
@@ -34,11 +34,11 @@ FARTHER = (1e3, -1e3)  # times as large are features of which logits lie far apa
 FAR = 8.0  # times as large are the numbers of a sample that must not matter to its neighbour
 
 
-def trunk_nodes(inputs: Preprocess | Arrays, trunk: NativePart) -> tuple[Node, ...]:
-    """The nodes up to the trunk."""
+def trunk_nodes(inputs: Preprocess | Arrays, part: NativePart) -> tuple[Node, ...]:
+    """The nodes of a wrapped module's trunk, which is `part`."""
     return (
         Node("input", "input", (), {"shape": inputs.shape or None}),
-        Node(TRUNK, "native", ("input",), {"part": trunk}),
+        Node(TRUNK_NODE, "native", ("input",), {"part": part}),
     )
 
 
@@ -52,12 +52,12 @@ def checked_trunk(
 ) -> tuple[Wrapping, np.ndarray]:
     """The wrapping, told how a single sample has to be run, and what its trunk gives for the two samples. Refused
     is a trunk that gives two equal inputs two outputs: in two runs, in two rows of a batch, in other company."""
-    graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK)
+    graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK_NODE)
     trunk = _built(backend, graph, wrapping.params)
     here = f"the trunk up to {wrapping.cut!r}"
 
     def run(rows: Any) -> np.ndarray:
-        return backend.numpy(trunk.run(rows)[TRUNK])
+        return backend.numpy(trunk.run(rows)[TRUNK_NODE])
 
     features = run(shown)
     if not np.isfinite(features).all():
@@ -74,7 +74,7 @@ def checked_trunk(
     first = each(lambda array: array[:1], shown)
     if (alone := run(first)).shape != features[:1].shape:
         wrapping = replace(wrapping, trunk=replace(wrapping.trunk, lone=True))
-        trunk = _built(backend, Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK), wrapping.params)
+        trunk = _built(backend, Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK_NODE), wrapping.params)
         if (kept := run(first)).shape != features[:1].shape:
             raise SettingError(_lost_axis(here, alone, features))
         alone = kept
@@ -94,7 +94,7 @@ def _moved(wrapping: Wrapping, trunk: Trunk) -> frozenset[str]:
     return frozenset(
         name
         for name, value in wrapping.params.items()
-        if not np.array_equal(now[f"{TRUNK}.{name}"], value, equal_nan=value.dtype.kind == "f")
+        if not np.array_equal(now[f"{TRUNK_NODE}.{name}"], value, equal_nan=value.dtype.kind == "f")
     )
 
 
@@ -140,9 +140,9 @@ def _head(
     chosen: Backend, part: NativePart, params: Mapping[str, np.ndarray], shape: Shape
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Features `(n, *shape)` -> logits."""
-    nodes = (Node("input", "input", (), {"shape": shape}), Node(HEAD, "native", ("input",), {"part": part}))
-    network = _built(chosen, Graph(nodes, HEAD), params)
-    return lambda rows: chosen.numpy(network.run(rows)[HEAD])
+    nodes = (Node("input", "input", (), {"shape": shape}), Node(HEAD_NODE, "native", ("input",), {"part": part}))
+    network = _built(chosen, Graph(nodes, HEAD_NODE), params)
+    return lambda rows: chosen.numpy(network.run(rows)[HEAD_NODE])
 
 
 def check_against_original(
@@ -172,8 +172,8 @@ def check_real(
     """`check_against_original` for two real samples. `with_end`: whether the head is the module's own rest."""
     if wrapping.witness is None:
         return
-    graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK)
-    features = backend.numpy(_built(backend, graph, wrapping.params).run(pair)[TRUNK])
+    graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK_NODE)
+    features = backend.numpy(_built(backend, graph, wrapping.params).run(pair)[TRUNK_NODE])
     logits = None
     if with_end and wrapping.head is not None:
         logits = _head(backend, wrapping.head, wrapping.head_params, features.shape[1:])(features)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Pickled, imagenet
 from headstart.models.blocks import basic_conv
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 
 # name: output channels of the 1 x 1 branch, of the second and third branch (narrow, then wide), behind the pool;
 # or the kernel of a pool between blocks
@@ -42,12 +42,12 @@ def googlenet(name: str, classes: int, head: Head, size: int) -> Graph:
     x = basic_conv(b, "conv3", x, 64, 192, 3, pad=1)
     x = b.max_pool("maxpool2", x, 3, 2, ceil=True)
     channels = 192
-    for block, row in BLOCKS.items():
-        if len(row) == 1:
-            x = b.max_pool(block, x, row[0], 2, ceil=True)
+    for block, sizes in BLOCKS.items():
+        if len(sizes) == 1:
+            x = b.max_pool(block, x, sizes[0], 2, ceil=True)
         else:
-            x = _inception(b, block, x, channels, row)
-            channels = row[0] + row[2] + row[4] + row[5]
+            x = _inception(b, block, x, channels, sizes)
+            channels = sizes[0] + sizes[2] + sizes[4] + sizes[5]
     auxiliary = tuple(
         (_auxiliary(b, module, source, width, classes), weight)
         for module, (source, width, weight) in AUXILIARY.items()
@@ -57,8 +57,8 @@ def googlenet(name: str, classes: int, head: Head, size: int) -> Graph:
     return b.graph(classifier(b, "fc", x, channels, classes, head), auxiliary)
 
 
-def _inception(b: Builder, name: str, x: str, cin: int, row: tuple[int, ...]) -> str:
-    one, *pairs, pooled = row
+def _inception(b: Builder, name: str, x: str, cin: int, widths: tuple[int, ...]) -> str:
+    one, *pairs, pooled = widths
     branches = [basic_conv(b, f"{name}.branch1", x, cin, one, 1)]
     for i, (narrow, wide) in enumerate(zip(pairs[::2], pairs[1::2], strict=True), start=2):
         y = basic_conv(b, f"{name}.branch{i}.0", x, cin, narrow, 1)

@@ -1,10 +1,8 @@
-"""Weights on the Hugging Face hub: which bytes a name means, and how they get here.
+"""Weights on the Hugging Face hub: how the file that is meant gets here.
 
-* A pin is a commit of a repository and the sha256 of a file in it. It is stated by the architecture's row, or by
-  the table in this package (`pins.json`, which `headstart weights pin` writes), or else it is made at the first
-  use: what the hub's `main` holds then is written down beside the user's data, and every later download and every
-  later use are held to it. So a `main` that has moved changes nothing until `headstart weights update`.
-* Files are kept in huggingface_hub's own cache, where timm and others find them, and they find theirs.
+* Which file that is, by commit and digest, is in `headstart.models.pins`.
+* Files are kept in huggingface_hub's own cache. timm and others find there what headstart has downloaded, and
+  headstart what they have.
 * Invariant: a file gets its name in that cache once its bytes have the digest, never before. Until then it is
   called `<sha256>.headstart.incomplete`, and the next attempt goes on where it ends. huggingface_hub's own
   download begins again after an interrupt, and does not verify digests.
@@ -14,208 +12,117 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
 from headstart.common.download import digest
-from headstart.common.errors import DownloadError, HeadstartError, SettingError, WeightsError
-from headstart.common.outputs import json_text, written_whole
-from headstart.common.places import data_root, expanded
+from headstart.common.errors import DownloadError, HeadstartError, SettingError
+from headstart.common.places import expanded
 from headstart.common.progress import track
-from headstart.common.reading import DictOf, Optional, read_json
 from headstart.common.removal import BehindLinkError, begun, continued, delete
 from headstart.common.sizes import binary_size
 from headstart.models.architecture import Hub
+from headstart.models.pins import Pin, pinned, record, stated
 
 MAIN = "main"
-LARGEST_TABLE = 16 << 20  # bytes
-PIN = {"revision": Optional(str), "sha256": Optional(str)}
-HEX = re.compile("[0-9a-f]+")
 # Answers of a hub that is busy or broken, which may be better a moment later.
 PASSING = (408, 429, 500, 502, 503, 504)
-ATTEMPTS = 4  # in a row, without a byte of progress
+ATTEMPTS = 4  # one after the other, without a byte of progress
 RETRY_SECONDS = 1.0  # before the second; doubled with each
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Pin:
-    """Which file of a repository is meant; None: not known yet."""
-
-    revision: str | None = None
-    """commit, 40 hex digits"""
-    sha256: str | None = None
-    """of the file's bytes"""
-
-    def __post_init__(self) -> None:
-        for name, digits in (("revision", 40), ("sha256", 64)):
-            value = getattr(self, name)
-            if value is not None and not (
-                isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{{digits}}}", value)
-            ):
-                raise SettingError(f"{name} is {value!r}; expected {digits} hex digits")
-
-    @property
-    def complete(self) -> bool:
-        return self.revision is not None and self.sha256 is not None
-
-    def filled(self, other: Pin) -> Pin:
-        """What this one leaves open as `other` has it, unless the two contradict each other."""
-        mine, theirs = asdict(self), asdict(other)
-        if any(mine[key] and theirs[key] and mine[key] != theirs[key] for key in mine):
-            return self
-        return Pin(**{key: mine[key] or theirs[key] for key in mine})
 
 
 class _UnreachableError(DownloadError):
     """No answer, or none that says anything of the file; a copy that is here already may be used."""
 
 
-def fetch(row: Hub) -> Path:
-    """The file of `row`, with the digest it is pinned to: from huggingface_hub's cache, else downloaded into it.
+def fetch(published: Hub) -> Path:
+    """The path of the file in huggingface_hub's cache, downloaded into it if need be. Its bytes have the
+    digest that it is pinned to.
 
     A pinned copy that is here is used without asking anybody. Raises DownloadError.
     """
-    pin = pinned(row)
-    path, note = _cached(row, pin)
+    pin = pinned(published)
+    path, note = _cached(published, pin)
     if path is not None:
         return path
     try:
-        answered, nbytes = _ask(row, pin)
+        answered, nbytes = _ask(published, pin)
     except DownloadError as error:
-        if isinstance(error, _UnreachableError) and (local := _from_before(row, pin)) is not None:
+        if isinstance(error, _UnreachableError) and (local := _from_before(published, pin)) is not None:
             path, answered = local
-            _record(row, answered)
+            record(published, answered)
             return path
         raise DownloadError(f"{note}{error}") from error
-    path = _obtain(row, answered, nbytes)
+    path = _obtain(published, answered, nbytes)
     if not pin.complete:
-        _record(row, answered)
+        record(published, answered)
     return path
 
 
-def update(row: Hub) -> tuple[Pin, Pin]:
+def update(published: Hub) -> tuple[Pin, Pin]:
     """Fetch what the hub's `main` holds now, and hold on to that; returns the pins before and after.
 
     Raises SettingError where the release of headstart states the pin, DownloadError.
     """
-    if stated(row).sha256 is not None:
-        raise SettingError(f"{row.repo} is pinned by this release of headstart; a newer release may pin another")
-    before = pinned(row)
-    found, nbytes = _ask(row, Pin(row.revision))
-    _obtain(row, found, nbytes)
-    _record(row, found)
+    if stated(published).sha256 is not None:
+        raise SettingError(
+            f"{published.repo} is pinned by this release of headstart; a newer release may pin another"
+        )
+    before = pinned(published)
+    found, nbytes = _ask(published, Pin(published.revision))
+    _obtain(published, found, nbytes)
+    record(published, found)
     return before, found
 
 
-def here(row: Hub) -> bool:
-    """Whether the cache holds the file of `row`; its content is not verified."""
-    pin = pinned(row)
-    return any(path.is_file() for path in _places(row, pin)) or (pin.sha256 is None and _main(row) is not None)
+def here(published: Hub) -> bool:
+    """Whether the cache holds the file of `published`; its content is not verified."""
+    pin = pinned(published)
+    return any(path.is_file() for path in _places(published, pin)) or (
+        pin.sha256 is None and _main(published) is not None
+    )
 
 
-def resolve(row: Hub, pin: Pin | None = None) -> Pin:
+def resolve(published: Hub, pin: Pin | None = None) -> Pin:
     """What the hub says of the file now, or of `pin`, without downloading it."""
-    return _ask(row, pin or Pin(row.revision, row.sha256))[0]
+    return _ask(published, pin or Pin(published.revision, published.sha256))[0]
 
 
-def shapes(row: Hub, pin: Pin) -> dict[str, tuple[int, ...]]:
+def shapes(published: Hub, pin: Pin) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors in the file at `pin`, from its header alone."""
     from huggingface_hub import HfApi
 
-    with _errors(row, str(pin.revision)):
-        header = HfApi().parse_safetensors_file_metadata(row.repo, row.file, revision=pin.revision)
+    with _errors(published, str(pin.revision)):
+        header = HfApi().parse_safetensors_file_metadata(published.repo, published.file, revision=pin.revision)
     return {name: tuple(tensor.shape) for name, tensor in header.tensors.items()}
-
-
-# ---- pins
-
-
-def pinned(row: Hub) -> Pin:
-    """What is known of the file that `row` means: stated, or seen at its first use."""
-    return stated(row).filled(read_pins(own_pins()).get(key(row), Pin()))
-
-
-def key(row: Hub) -> str:
-    """What `row` is called in tables of pins."""
-    return f"{row.repo}/{row.file}"
-
-
-def shipped_pins() -> Path:
-    """The table in this package."""
-    return Path(str(resources.files("headstart.models") / "pins.json"))
-
-
-def own_pins() -> Path:
-    """The table of what this user's first uses found."""
-    return data_root() / "weights" / "pins.json"
-
-
-def read_pins(path: Path) -> dict[str, Pin]:
-    """The table in a file: none is an empty one. Raises WeightsError where it cannot be read."""
-    try:
-        table = read_json(path, LARGEST_TABLE, "a table of pinned weights", DictOf(PIN), WeightsError)
-        return {name: Pin(**row) for name, row in table.items()}
-    except FileNotFoundError:
-        return {}
-    except (SettingError, WeightsError, TypeError) as error:
-        raise WeightsError(f"{path}: not a table of pinned weights ({error}); repair or remove it") from error
-
-
-def write_pins(path: Path, pins: Mapping[str, Pin]) -> None:
-    """Write a table of pins, whole or not at all. Raises OSError."""
-    table = {name: asdict(pins[name]) for name in sorted(pins)}
-    written_whole(path, [(json_text(table, indent=1) + "\n").encode()])
-
-
-def stated(row: Hub) -> Pin:
-    """What this release says: the row, and the table in the package."""
-    return Pin(row.revision, row.sha256).filled(read_pins(shipped_pins()).get(key(row), Pin()))
-
-
-def _record(row: Hub, pin: Pin) -> None:
-    from huggingface_hub.utils import WeakFileLock
-
-    path = own_pins()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(path.with_suffix(".lock")):  # another process may be adding its own
-            write_pins(path, read_pins(path) | {key(row): pin})
-    except OSError as error:
-        raise DownloadError(
-            f"{path}: which file {row.repo} means cannot be written down ({error.strerror or error}); set "
-            "HEADSTART_DATA to a folder that can be written"
-        ) from error
 
 
 # ---- the cache
 
 
-def _folder(row: Hub) -> Path:
+def _folder(published: Hub) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    return expanded(constants.HF_HUB_CACHE).resolve() / repo_folder_name(repo_id=row.repo, repo_type="model")
+    return expanded(constants.HF_HUB_CACHE).resolve() / repo_folder_name(repo_id=published.repo, repo_type="model")
 
 
-def _places(row: Hub, pin: Pin) -> list[Path]:
+def _places(published: Hub, pin: Pin) -> list[Path]:
     """Where the cache has the file if it has it: by commit, and by content, which other commits share."""
-    folder, places = _folder(row), []
+    folder, places = _folder(published), []
     if pin.revision is not None:
-        places.append(folder / "snapshots" / pin.revision / row.file)
+        places.append(folder / "snapshots" / pin.revision / published.file)
     if pin.sha256 is not None:
         places.append(folder / "blobs" / pin.sha256)
     return places
 
 
-def _cached(row: Hub, pin: Pin) -> tuple[Path | None, str]:
+def _cached(published: Hub, pin: Pin) -> tuple[Path | None, str]:
     """(the cached file with the pinned digest, or None; what was wrong with a copy that is now removed).
 
     A blob is called by its digest, so one with other bytes is damaged, and nobody else can want it.
@@ -223,14 +130,14 @@ def _cached(row: Hub, pin: Pin) -> tuple[Path | None, str]:
     note = ""
     if pin.sha256 is None:
         return None, note
-    for path in _places(row, pin):
+    for path in _places(published, pin):
         if not path.is_file():
             continue
         if (sha256 := digest(path)) == pin.sha256:
             return path, note
-        blob = _folder(row) / "blobs" / pin.sha256
+        blob = _folder(published) / "blobs" / pin.sha256
         if path.is_symlink() and path.readlink().name != pin.sha256:
-            raise DownloadError(_not_pinned(row, path, sha256, pin))
+            raise DownloadError(_not_pinned(published, path, sha256, pin))
         for damaged in (path, blob) if blob.exists() and blob.samefile(path) else (path,):
             _delete(damaged)  # of links themselves, where they lead out of the cache
         note = f"{path} was damaged (sha256 {sha256}, not {pin.sha256}) and is removed; "
@@ -255,44 +162,44 @@ def _delete(path: Path) -> None:
         ) from error
 
 
-def _not_pinned(row: Hub, path: Path, found: str, pin: Pin) -> str:
+def _not_pinned(published: Hub, path: Path, found: str, pin: Pin) -> str:
     return (
-        f"{path} has sha256 {found}, but {row.repo} is pinned to {pin.sha256}; it is not used. Remove it to have "
-        "the pinned file there"
+        f"{path} has sha256 {found}, but {published.repo} is pinned to {pin.sha256}; it is not used. "
+        "Remove it to have the pinned file there"
     )
 
 
-def _main(row: Hub) -> Path | None:
+def _main(published: Hub) -> Path | None:
     """The copy that the cache knows as the repository's `main`, by whomever it was downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(row.repo, row.file, revision=MAIN)
+    path = try_to_load_from_cache(published.repo, published.file, revision=MAIN)
     return Path(path) if isinstance(path, str) else None
 
 
-def _from_before(row: Hub, pin: Pin) -> tuple[Path, Pin] | None:
+def _from_before(published: Hub, pin: Pin) -> tuple[Path, Pin] | None:
     """A copy of the wanted commit, or of `main`, that was here before the first use, and what it pins."""
     if pin.sha256 is not None:
         return None
-    path = next((p for p in _places(row, pin) if p.is_file()), None) or _main(row)
+    path = next((p for p in _places(published, pin) if p.is_file()), None) or _main(published)
     if path is None or (pin.revision is not None and pin.revision not in path.parts):
         return None
     found, blob = digest(path), path.resolve().name
     if len(blob) == 64 and found != blob:
         return None  # damaged: better none
-    return path, Pin(path.parents[len(Path(row.file).parts) - 1].name, found)
+    return path, Pin(path.parents[len(Path(published.file).parts) - 1].name, found)
 
 
 # ---- the network
 
 
-def _ask(row: Hub, pin: Pin) -> tuple[Pin, int]:
+def _ask(published: Hub, pin: Pin) -> tuple[Pin, int]:
     """The pin completed with what the hub says, and the file's size; DownloadError where the two differ."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     revision = pin.revision or MAIN
-    with _errors(row, revision):
-        url = hf_hub_url(row.repo, row.file, revision=revision)
+    with _errors(published, revision):
+        url = hf_hub_url(published.repo, published.file, revision=revision)
         about = _patiently(lambda: get_hf_file_metadata(url))
     try:
         answered = Pin(about.commit_hash, about.etag)
@@ -311,36 +218,41 @@ def _ask(row: Hub, pin: Pin) -> tuple[Pin, int]:
     return answered, about.size
 
 
-def _obtain(row: Hub, pin: Pin, nbytes: int) -> Path:
+def _obtain(published: Hub, pin: Pin, nbytes: int) -> Path:
     """Download the file of a complete pin into the cache, unless its bytes are there; returns its path."""
     from huggingface_hub import hf_hub_download, hf_hub_url
     from huggingface_hub.utils import WeakFileLock
 
     assert pin.sha256 is not None
-    folder = _folder(row)
+    folder = _folder(published)
     blob = folder / "blobs" / pin.sha256
     # huggingface_hub takes the same lock, so its downloads and ours wait for each other. Where a file system's
     # locks do nothing, two may write one partial file; its digest is wrong then, and it is not used.
     lock = folder.parent / ".locks" / folder.name / f"{pin.sha256}.lock"
-    with _errors(row, str(pin.revision)):
+    with _errors(published, str(pin.revision)):
         for place in (blob, lock):
             place.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
             if not blob.is_file() or digest(blob) != pin.sha256:
                 partial = blob.with_name(f"{blob.name}.headstart.incomplete")
-                _transfer(hf_hub_url(row.repo, row.file, revision=pin.revision), partial, nbytes, row.repo)
+                _transfer(
+                    hf_hub_url(published.repo, published.file, revision=pin.revision),
+                    partial,
+                    nbytes,
+                    published.repo,
+                )
                 if (found := digest(partial)) != pin.sha256:
                     size = partial.stat().st_size
                     _delete(partial)
                     raise DownloadError(
-                        f"{row.repo}: {size} bytes came with sha256 {found}, expected {pin.sha256}; they were "
-                        f"removed and nothing of them is used. Try again{_by_hand(row, pin.revision)}"
+                        f"{published.repo}: {size} bytes came with sha256 {found}, expected {pin.sha256}; they "
+                        f"were removed and nothing of them is used. Try again{_by_hand(published, pin.revision)}"
                     )
                 partial.replace(blob)
-        path = Path(hf_hub_download(row.repo, row.file, revision=pin.revision))
+        path = Path(hf_hub_download(published.repo, published.file, revision=pin.revision))
     if not path.samefile(blob):
         if (found := digest(path)) != pin.sha256:
-            raise DownloadError(_not_pinned(row, path, found, pin))
+            raise DownloadError(_not_pinned(published, path, found, pin))
         if not path.is_symlink():
             _delete(blob)  # without symbolic links the cache made a copy: one is enough
     return path
@@ -424,36 +336,36 @@ def _passes(error: Exception) -> bool:
     return not isinstance(error, HeadstartError) and not (isinstance(error, OSError) and error.errno is not None)
 
 
-def _by_hand(row: Hub, revision: str | None) -> str:
+def _by_hand(published: Hub, revision: str | None) -> str:
     from huggingface_hub import hf_hub_url
 
-    url = hf_hub_url(row.repo, row.file, revision=revision or MAIN)
+    url = hf_hub_url(published.repo, published.file, revision=revision or MAIN)
     return f"; or download {url} by hand and pass the file's path as weights="
 
 
 @contextlib.contextmanager
-def _errors(row: Hub, revision: str) -> Iterator[None]:
+def _errors(published: Hub, revision: str) -> Iterator[None]:
     """Turn what huggingface_hub raises, and what its HTTP library does, into errors that say how to go on."""
     from huggingface_hub import constants, errors
 
-    what = f"{row.repo}/{row.file}"
-    by_hand = _by_hand(row, revision)
+    what = f"{published.repo}/{published.file}"
+    by_hand = _by_hand(published, revision)
     try:
         yield
     except HeadstartError:
         raise
     except errors.GatedRepoError as error:
         raise DownloadError(
-            f"{what}: its authors want to be asked. Accept their terms at {constants.ENDPOINT}/{row.repo}, log in "
-            "with `hf auth login` or set HF_TOKEN, and try again"
+            f"{what}: its authors want to be asked. Accept their terms at {constants.ENDPOINT}/{published.repo}, "
+            "log in with `hf auth login` or set HF_TOKEN, and try again"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise DownloadError(
-            f"{constants.ENDPOINT} has no repository {row.repo}, or only for those who are logged in "
+            f"{constants.ENDPOINT} has no repository {published.repo}, or only for those who are logged in "
             f"(`hf auth login`, or HF_TOKEN); HF_ENDPOINT chooses the hub{by_hand}"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise DownloadError(f"{row.repo} has no commit {revision}{by_hand}") from error
+        raise DownloadError(f"{published.repo} has no commit {revision}{by_hand}") from error
     except errors.OfflineModeIsEnabled as error:
         raise _UnreachableError(
             f"{what} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask for it; unset it, or "
@@ -462,7 +374,7 @@ def _errors(row: Hub, revision: str) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise _UnreachableError(f"{what}: {constants.ENDPOINT} cannot be reached; try again{by_hand}") from error
     except errors.EntryNotFoundError as error:
-        raise DownloadError(f"{row.repo} has no file {row.file} at {revision}{by_hand}") from error
+        raise DownloadError(f"{published.repo} has no file {published.file} at {revision}{by_hand}") from error
     except errors.HfHubHTTPError as error:
         answered = f"{what}: the hub answered {error.response.status_code} {error.response.reason_phrase}"
         if error.response.status_code in PASSING:
@@ -485,14 +397,14 @@ def _errors(row: Hub, revision: str) -> Iterator[None]:
 
 
 def table_of_pins(
-    rows: Mapping[str, Hub], known: Mapping[str, Pin], moved: bool = False
+    files: Mapping[str, Hub], known: Mapping[str, Pin], moved: bool = False
 ) -> tuple[dict[str, Pin], dict[str, HeadstartError]]:
-    """(pins of all `rows`, errors by key): those `known` are confirmed, or with `moved` taken anew from `main`."""
+    """(pins of all `files`, errors by key): `known` ones are confirmed, or with `moved` taken anew from `main`."""
     pins: dict[str, Pin] = dict(known)
     failed: dict[str, HeadstartError] = {}
-    for name, row in rows.items():
+    for name, published in files.items():
         try:
-            pins[name] = resolve(row, Pin() if moved else known.get(name))
+            pins[name] = resolve(published, Pin() if moved else known.get(name))
         except DownloadError as error:
             failed[name] = error
     return pins, failed

@@ -2,8 +2,8 @@
 padding, as torchvision's do.
 
 A block's output node carries the block's name (`Mixed_5b`); so does that of a convolution with its batch norm and
-rectifier (`Mixed_5b.branch1x1`). The auxiliary head takes its features from `Mixed_6e`, and needs images large
-enough for a map of 17 x 17 there.
+rectifier (`Mixed_5b.branch1x1`). The auxiliary classifier takes its features from `Mixed_6e`, and needs images
+large enough for a map of 17 x 17 there.
 
 torchvision feeds images normalised for ImageNet and has `transform_input` bring them to pixels from -1 to 1, for
 which the weights were made: `x * 0.229 / 0.5 + (0.485 - 0.5) / 0.5` is `(pixel - 0.5) / 0.5`. Here the
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
 from headstart.models.blocks import basic_conv
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 
 Kernel = int | tuple[int, int]
 
@@ -64,7 +64,7 @@ def _c(inner: int) -> list[Branch]:
     return [
         [Conv("branch1x1", 192, 1)],
         [Conv("branch7x7_1", inner, 1), Conv("branch7x7_2", inner, (1, 7)), Conv("branch7x7_3", 192, (7, 1))],
-        [Conv(f"branch7x7dbl_{i}", *row) for i, row in enumerate(double, start=1)],
+        [Conv(f"branch7x7dbl_{i}", *conv) for i, conv in enumerate(double, start=1)],
         ["average", Conv("branch_pool", 192, 1)],
     ]
 
@@ -102,7 +102,7 @@ BLOCKS = {
     "Mixed_7b": E,
     "Mixed_7c": E,
 }
-# block -> (auxiliary head behind it, weight of its loss)
+# block -> (auxiliary classifier behind it, weight of its loss)
 AUXILIARY = {"Mixed_6e": ("AuxLogits", 0.4)}
 
 
@@ -138,7 +138,7 @@ def _mixed(b: Builder, name: str, x: str, channels: int, branches: list[Branch])
                 ways = [(_pool(b, f"{name}.pool", source, step), width)]
             else:
                 fork = step if isinstance(step, list) else [step]
-                ways = [(_row(b, f"{name}.{row.name}", source, width, row), row.channels) for row in fork]
+                ways = [(_conv(b, f"{name}.{conv.name}", source, width, conv), conv.channels) for conv in fork]
         ends += ways
     return b.add(name, "concat", *(node for node, _ in ends)), sum(width for _, width in ends)
 
@@ -147,10 +147,10 @@ def _pool(b: Builder, name: str, x: str, kind: str) -> str:
     return b.avg_pool(name, x, 3, 1, pad=1) if kind == "average" else b.max_pool(name, x, 3, 2)
 
 
-def _row(b: Builder, name: str, x: str, cin: int, row: Conv) -> str:
-    kernel = (row.kernel, row.kernel) if isinstance(row.kernel, int) else row.kernel
-    pad = (kernel[0] // 2, kernel[1] // 2) if row.stride == 1 else 0
-    return basic_conv(b, name, x, cin, row.channels, row.kernel, row.stride, pad)
+def _conv(b: Builder, name: str, x: str, cin: int, conv: Conv) -> str:
+    kernel = (conv.kernel, conv.kernel) if isinstance(conv.kernel, int) else conv.kernel
+    pad = (kernel[0] // 2, kernel[1] // 2) if conv.stride == 1 else 0
+    return basic_conv(b, name, x, cin, conv.channels, conv.kernel, conv.stride, pad)
 
 
 def _auxiliary(b: Builder, name: str, x: str, cin: int, classes: int) -> str:

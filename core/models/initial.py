@@ -40,9 +40,9 @@ def initial_params(graph: Graph, seed: int, names: Collection[str] | None = None
 
 
 def _draw(node: Node, suffix: str, shape: Shape, seed: int) -> np.ndarray:
-    row = OPS[node.op]
+    op = OPS[node.op]
     rng = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(f"{node.name}.{suffix}".encode())])
-    kind = row.initial[suffix]
+    kind = op.initial[suffix]
     if suffix == "weight" and isinstance(node.attrs.get("initial"), str):
         kind = node.attrs["initial"]
     match kind:
@@ -50,7 +50,7 @@ def _draw(node: Node, suffix: str, shape: Shape, seed: int) -> np.ndarray:
             fan_out = shape[0] * math.prod(shape[2:])
             return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_out))
         case "uniform":
-            fan_in = math.prod(row.params(node.attrs)["weight"][1:])
+            fan_in = math.prod(op.params(node.attrs)["weight"][1:])
             return rng.uniform(-1, 1, shape).astype(np.float32) / np.float32(math.sqrt(fan_in))
         case "normal":
             return rng.standard_normal(shape, np.float32) * np.float32(NORMAL_STD)

@@ -46,7 +46,7 @@ SAME = Layout("torchvision", lambda name, shape: (name, shape))
 def by_rules(name: str, *rules: tuple[str, str] | tuple[str, str, Callable[[Shape], Shape]]) -> Layout:
     """A layout of rows (pattern that our whole name matches, their name with \\1 and so on, change of shape);
     the first that matches is taken, a name that none matches stays."""
-    compiled = [(re.compile(row[0]), row[1], row[2] if len(row) > 2 else None) for row in rules]
+    compiled = [(re.compile(rule[0]), rule[1], rule[2] if len(rule) > 2 else None) for rule in rules]
 
     def rename(ours: str, shape: Shape) -> tuple[str, Shape]:
         for pattern, theirs, change in compiled:
@@ -113,7 +113,9 @@ def fitted(
     """
     params = unwrapped(params)
     known_shapes = {**(spare or {}), **graph.param_shapes()}
-    layout = max(layouts, key=lambda layout: sum(layout.rename(*row)[0] in params for row in known_shapes.items()))
+    layout = max(
+        layouts, key=lambda layout: sum(layout.rename(*entry)[0] in params for entry in known_shapes.items())
+    )
     table = layout.names(graph)
     shapes = graph.param_shapes()
     positions = {f"{node.name}.weight" for node in graph.nodes if node.op == "position"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import HALF, Architecture
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 
 
 def lenet(name: str, classes: int, head: Head, size: int) -> Graph:

@@ -17,6 +17,7 @@ from headstart.common.text import shape_text
 from headstart.models import hub, imported, pickles
 from headstart.models.architecture import Architecture, Hub, Pickled, Shipped
 from headstart.models.model import count_params
+from headstart.models.pins import pinned, stated
 from headstart.models.zoo import ARCHITECTURES, architecture
 
 CLASSES = 1000
@@ -186,13 +187,14 @@ def weights_summary(arch: Architecture, name: str) -> WeightsSummary:
         return WeightsSummary(arch.name, name, source, here, pinned)
 
     match arch.weights.get(name):
-        case Hub() as row:
-            is_stated, is_pinned = (pin.sha256 is not None for pin in (hub.stated(row), hub.pinned(row)))
-            return summary(row.repo, hub.here(row), "release" if is_stated else "first use" if is_pinned else None)
-        case Pickled() as row:
-            return summary(row.url, pickles.here(row), "release")
-        case Shipped() as row:
-            return summary(row.file, True, "release")
+        case Hub() as published:
+            is_stated, is_pinned = (pin.sha256 is not None for pin in (stated(published), pinned(published)))
+            pinned_by = "release" if is_stated else "first use" if is_pinned else None
+            return summary(published.repo, hub.here(published), pinned_by)
+        case Pickled() as published:
+            return summary(published.url, pickles.here(published), "release")
+        case Shipped() as published:
+            return summary(published.file, True, "release")
         case _:
             path = imported.find(arch.name, name)
             about = pickles.provenance(path) if path is not None else {}
@@ -201,5 +203,8 @@ def weights_summary(arch: Architecture, name: str) -> WeightsSummary:
 
 def weights_table(weights: Iterable[WeightsSummary]) -> Table:
     """For a terminal."""
-    rows = [(row.model, row.weights, row.source, "yes" if row.here else "-", row.pinned or "-") for row in weights]
+    rows = [
+        (file.model, file.weights, file.source, "yes" if file.here else "-", file.pinned or "-")
+        for file in weights
+    ]
     return Table(("model", "weights", "from", "here", "pinned by"), rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
 from headstart.models.blocks import conv_norm, dropped_classifier
-from headstart.models.heads import Head
+from headstart.models.classifiers import Head
 from headstart.models.layouts import SAME, by_rules
 
 # expansion, output channels, stride of the first, for each block; and the stage of timm's that it is in

@@ -22,7 +22,7 @@ from headstart.data.preprocess import Preprocess
 from headstart.graph import Graph
 from headstart.graph.ops import INERT
 from headstart.models.architecture import Architecture
-from headstart.models.heads import Head, check_head
+from headstart.models.classifiers import Head, check_head
 from headstart.models.initial import initial_params
 from headstart.models.layouts import Layout, fitted, own_names
 from headstart.models.weights import WeightFile, count_outputs, load_weights
@@ -92,7 +92,7 @@ class Model:
         return {name: new.get(name, value) for name, value in self.params.items()}
 
     def without_auxiliary(self) -> Model:
-        """The same model without auxiliary heads, which serve training from pixels only."""
+        """The same model without auxiliary classifiers, which serve training from pixels only."""
         graph = self.graph.upto(self.graph.output)
         names = graph.param_shapes()
         params = {name: self.params[name] for name in names}
@@ -159,8 +159,8 @@ def model(
     of the classes to learn, which brings a fresh classifier; None keeps the classifier of the weights.
     `head`: "linear", or a list of hidden widths and dropout rates such as [256] or [4096, 0.5, 4096, 0.5], which
     replaces all fully connected layers where an architecture ends in several. `size`: side in pixels of the
-    square the images are brought to; None: what the weights were trained with. `auxiliary`: whether the heads
-    are there that GoogLeNet and Inception have for their training; None: where the size allows it.
+    square the images are brought to; None: what the weights were trained with. `auxiliary`: whether GoogLeNet
+    and Inception have the auxiliary classifiers that serve their training; None: where the size allows it.
 
     Raises UnknownNameError, WeightsError (names or shapes that do not fit), SettingError.
     """
@@ -204,10 +204,10 @@ def model(
 
 
 def _graph(arch: Architecture, classes: int, head: Head, size: int, auxiliary: bool | None) -> Graph:
-    """The architecture's graph, with its auxiliary heads if they are wanted or (None) fit the size."""
+    """The architecture's graph, with its auxiliary classifiers if they are wanted or (None) fit the size."""
     graph = arch.graph(classes, head, size)
     if auxiliary and not graph.auxiliary:
-        raise SettingError(f"auxiliary=True: {arch.name} has no auxiliary heads")
+        raise SettingError(f"auxiliary=True: {arch.name} has no auxiliary classifiers")
     if auxiliary is None and graph.auxiliary:
         try:
             graph.shapes((size, size, 3))

@@ -47,24 +47,24 @@ BLOCK = 1 << 22
 CHILD = "from headstart.models.pickles import main; main()"
 
 
-def fetch_pickled(row: Pickled) -> Path:
-    """The published file of `row` as safetensors: what an earlier call made of it, else downloaded and converted.
+def fetch_pickled(published: Pickled) -> Path:
+    """The published file as safetensors: what an earlier call made of it, else downloaded and converted now.
 
     Raises DownloadError, WeightsError, BackendError (no torch that can be trusted with it).
     """
-    target = _converted(row)
-    if here(row):
+    target = _converted(published)
+    if here(published):
         return target
     from huggingface_hub.utils import WeakFileLock
 
-    download = target.with_name(row.url.rsplit("/", 1)[-1])
+    download = target.with_name(published.url.rsplit("/", 1)[-1])
     check_torch(download)  # before so much is downloaded
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(target.with_suffix(".lock")):
-            if not here(row):  # else another process has made it meanwhile
-                fetch(row.url, download, row.sha256, limit=LARGEST)
-                convert(download, target, {"source": row.url})
+            if not here(published):  # else another process has made it meanwhile
+                fetch(published.url, download, published.sha256, limit=LARGEST)
+                convert(download, target, {"source": published.url})
     except OSError as error:
         raise WeightsError(
             f"{target}: cannot be written ({error.strerror or error}); set HEADSTART_DATA to a folder that can be"
@@ -72,14 +72,14 @@ def fetch_pickled(row: Pickled) -> Path:
     return target
 
 
-def here(row: Pickled) -> bool:
-    """Whether the published file of `row` was converted here."""
-    about = provenance(_converted(row))
-    return about.get("source") == row.url and about.get("source_sha256", "").startswith(row.sha256)
+def here(published: Pickled) -> bool:
+    """Whether the published file was converted here."""
+    about = provenance(_converted(published))
+    return about.get("source") == published.url and about.get("source_sha256", "").startswith(published.sha256)
 
 
-def _converted(row: Pickled) -> Path:
-    return data_root() / "weights" / f"{Path(row.url).stem}.safetensors"
+def _converted(published: Pickled) -> Path:
+    return data_root() / "weights" / f"{Path(published.url).stem}.safetensors"
 
 
 def provenance(path: Path) -> dict[str, str]:

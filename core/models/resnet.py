@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, Shipped, imagenet
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 
 # name: (block, blocks in each layer, width of the first layer)
 RESNETS = {
@@ -30,7 +30,7 @@ WEIGHTS = {
 
 
 def resnet(name: str, classes: int, head: Head, size: int) -> Graph:
-    """The graph of the row `name` of `RESNETS`, with a classifier of `classes` outputs."""
+    """The graph of `RESNETS[name]`, with a classifier of `classes` outputs."""
     kind, blocks, width = RESNETS[name]
     b = Builder()
     x = b.conv("conv1", "input", 3, width, 7, stride=2, pad=3)

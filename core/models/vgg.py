@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 from headstart.models.layouts import SAME, by_rules
 
 # name: 3 x 3 convolutions before each of the five pools
@@ -22,7 +22,7 @@ VGGS = {
 }
 WIDTHS = (64, 128, 256, 512, 512)
 SIDE = 7
-HEAD = (4096, 0.5, 4096, 0.5)
+CLASSIFIER = (4096, 0.5, 4096, 0.5)
 
 TIMM = by_rules(
     "timm",
@@ -35,7 +35,7 @@ TIMM = by_rules(
 
 
 def vgg(name: str, classes: int, head: Head, size: int) -> Graph:
-    """The graph of the row of `VGGS` that `name` names, with batch norms where it ends in `_bn`."""
+    """The graph of a network of `VGGS`; `name` ends in `_bn` where it has batch norms."""
     b = Builder()
     x, channels, place = "input", 3, 0
     for count, width in zip(VGGS[name.removesuffix("_bn")], WIDTHS, strict=True):
@@ -52,7 +52,7 @@ def vgg(name: str, classes: int, head: Head, size: int) -> Graph:
     x = b.add("avgpool", "adaptive_avg_pool", x, size=(SIDE, SIDE))
     features = SIDE * SIDE * channels
     x = b.add("flatten", "flatten", x, features=features)
-    return b.graph(classifier(b, "classifier", x, features, classes, HEAD if head == "linear" else head))
+    return b.graph(classifier(b, "classifier", x, features, classes, CLASSIFIER if head == "linear" else head))
 
 
 ARCHITECTURES = tuple(
@@ -65,6 +65,6 @@ ARCHITECTURES = tuple(
         stack="classifier",
         layouts=(SAME, TIMM),
     )
-    for row in VGGS
-    for name in (row, f"{row}_bn")
+    for plain in VGGS
+    for name in (plain, f"{plain}_bn")
 )

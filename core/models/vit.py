@@ -8,9 +8,9 @@ of one size; those of a file for another are resampled (`headstart.models.positi
 The libraries name the layers in their own ways but compute the same, so plain networks read the files of either.
 
 CLIP: OpenAI's weights were trained with the approximate `quick_gelu`, and give OpenAI's features with that only.
-So they are the "clip" of the `quickgelu` rows. The other rows have the exact one, and their "clip" is the training
-on LAION-2B, which had it too. What these files hold as `head` maps into the space shared with texts and is no
-classifier.
+So they are the weights "clip" of the networks with `quickgelu` in their names. The "clip" of the other CLIP
+networks was trained on LAION-2B with the exact `gelu`. The `head` in these files maps into the space shared with
+texts; it is no classifier.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from headstart.common.errors import SettingError
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Builder, Graph, Shape
 from headstart.models.architecture import Architecture, Hub, Pickled, imagenet
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 from headstart.models.layouts import Layout, by_rules
 
 
 @dataclass(frozen=True)
 class ViT:
-    """One row: what differs between vision transformers."""
+    """What differs between vision transformers."""
 
     scale: str
-    """row of `SCALES`"""
+    """key of `SCALES`"""
     patch: int
     """side of a patch in pixels"""
     library: str = "timm"
@@ -46,7 +46,7 @@ class ViT:
     """what the factors at the end of a branch start from; None: there are none"""
 
 
-# width, blocks, heads
+# width, blocks, attention heads
 SCALES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 PLAIN = {
     **{f"vit_{s[0]}_{p}": ViT(s, p, "torchvision") for s in ("base", "large") for p in (16, 32)},
@@ -61,8 +61,8 @@ CLIP = {
 }
 VITS = PLAIN | DINOV2 | CLIP
 
-# What each library calls the nodes; * stands for a block and its number. Only timm's rows have what torchvision
-# does not (the norm before the first block, scales).
+# What each library calls the nodes; * stands for a block and its number. Only timm's networks have a norm before
+# the first block, and scales.
 LIBRARIES = ("torchvision", "timm")
 BLOCKS = ("encoder.layers.encoder_layer_", "blocks.")
 NODES = {
@@ -95,51 +95,51 @@ UNLIKE = {
 
 
 def vit(name: str, classes: int, head: Head, size: int) -> Graph:
-    """The graph of the row `name` of `VITS`, for images of `size` pixels, with a classifier of `classes` outputs.
+    """The graph of `VITS[name]`, for images of `size` pixels, with a classifier of `classes` outputs.
 
     Raises SettingError where patches do not fill the images.
     """
-    row = VITS[name]
-    if size < row.patch or size % row.patch:
-        near = max(row.patch, size - size % row.patch)
+    config = VITS[name]
+    if size < config.patch or size % config.patch:
+        near = max(config.patch, size - size % config.patch)
         raise SettingError(
-            f"{name} cuts images into patches of {row.patch} x {row.patch} pixels, so size must be a multiple of "
-            f"{row.patch}, such as {near} or {near + row.patch}; received {size}"
+            f"{name} cuts images into patches of {config.patch} x {config.patch} pixels, so size must be a "
+            f"multiple of {config.patch}, such as {near} or {near + config.patch}; received {size}"
         )
-    width, depth, _ = SCALES[row.scale]
-    names = _names(row.library)
+    width, depth, _ = SCALES[config.scale]
+    names = _names(config.library)
     b = Builder()
-    x = b.conv(names["patches"], "input", 3, width, row.patch, stride=row.patch, bias=not row.pre_norm)
+    x = b.conv(names["patches"], "input", 3, width, config.patch, stride=config.patch, bias=not config.pre_norm)
     x = b.add(names["tokens"], "tokens", x)
     x = b.add(names["class_token"], "class_token", x, channels=width)
-    x = b.add(names["position"], "position", x, tokens=(size // row.patch) ** 2 + 1, channels=width)
-    if row.pre_norm:
-        x = b.add(names["norm_pre"], "layer_norm", x, channels=width, epsilon=row.epsilon)
+    x = b.add(names["position"], "position", x, tokens=(size // config.patch) ** 2 + 1, channels=width)
+    if config.pre_norm:
+        x = b.add(names["norm_pre"], "layer_norm", x, channels=width, epsilon=config.epsilon)
     for i in range(depth):
-        x = _block(b, row, _names(row.library, str(i)), x)
-    x = b.add(names["norm"], "layer_norm", x, channels=width, epsilon=row.epsilon)
+        x = _block(b, config, _names(config.library, str(i)), x)
+    x = b.add(names["norm"], "layer_norm", x, channels=width, epsilon=config.epsilon)
     x = b.add("token", "first_token", x)
     return b.graph(classifier(b, names["head"], x, width, classes, head))
 
 
-def _block(b: Builder, row: ViT, names: Mapping[str, str], x: str) -> str:
-    width, _, heads = SCALES[row.scale]
-    y = b.add(names["norm1"], "layer_norm", x, channels=width, epsilon=row.epsilon)
+def _block(b: Builder, config: ViT, names: Mapping[str, str], x: str) -> str:
+    width, _, attention_heads = SCALES[config.scale]
+    y = b.add(names["norm1"], "layer_norm", x, channels=width, epsilon=config.epsilon)
     y = b.linear(names["qkv"], y, width, 3 * width)
-    y = b.add(names["attention"], "attention", y, heads=heads)
+    y = b.add(names["attention"], "attention", y, heads=attention_heads)
     y = b.linear(names["proj"], y, width, width)
-    x = b.add(names["add"], "add", _scaled(b, row, names["scale1"], y), x)
-    y = b.add(names["norm2"], "layer_norm", x, channels=width, epsilon=row.epsilon)
+    x = b.add(names["add"], "add", _scaled(b, config, names["scale1"], y), x)
+    y = b.add(names["norm2"], "layer_norm", x, channels=width, epsilon=config.epsilon)
     y = b.linear(names["fc1"], y, width, 4 * width)
-    y = b.add(names["act"], row.activation, y)
+    y = b.add(names["act"], config.activation, y)
     y = b.linear(names["fc2"], y, 4 * width, width)
-    return b.add(names["block"], "add", _scaled(b, row, names["scale2"], y), x)
+    return b.add(names["block"], "add", _scaled(b, config, names["scale2"], y), x)
 
 
-def _scaled(b: Builder, row: ViT, name: str, y: str) -> str:
-    if row.layer_scale is None:
+def _scaled(b: Builder, config: ViT, name: str, y: str) -> str:
+    if config.layer_scale is None:
         return y
-    return b.add(name, "scale", y, channels=SCALES[row.scale][0], initial=row.layer_scale)
+    return b.add(name, "scale", y, channels=SCALES[config.scale][0], initial=config.layer_scale)
 
 
 def _names(library: str, block: str = "*") -> dict[str, str]:

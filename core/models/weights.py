@@ -24,6 +24,7 @@ from headstart.graph import Graph
 from headstart.models import classes, hub, imported, pickles
 from headstart.models.architecture import Architecture, Hub, Pickled, Published, Shipped
 from headstart.models.layouts import fitted, unwrapped
+from headstart.models.pins import Pin, key
 from headstart.models.tensors import as_float32, read_tensors
 from headstart.models.zoo import ARCHITECTURES
 
@@ -52,9 +53,9 @@ def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
     """
     if not isinstance(weights, str | os.PathLike):
         raise SettingError(f"weights={weights!r}; expected None, a published name or the path of a file")
-    if (entry := arch.weights.get(str(weights))) is not None:
-        file = read_weights(published_file(entry))
-        return file if isinstance(entry, Shipped) else _as_stated(arch, entry, file)
+    if (published := arch.weights.get(str(weights))) is not None:
+        file = read_weights(published_file(published))
+        return file if isinstance(published, Shipped) else _as_stated(arch, published, file)
     if (own := imported.find(arch.name, str(weights))) is not None:
         return read_weights(own)
     path = expanded(weights)
@@ -67,15 +68,15 @@ def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
     raise UnknownNameError("weights", str(weights), known, f" for {arch.name}")
 
 
-def published_file(entry: Published) -> Path:
+def published_file(published: Published) -> Path:
     """The safetensors file of published weights, downloaded and converted if need be."""
-    match entry:
+    match published:
         case Shipped():
-            return Path(str(resources.files("headstart.models") / entry.file))
+            return Path(str(resources.files("headstart.models") / published.file))
         case Hub():
-            return hub.fetch(entry)
+            return hub.fetch(published)
         case Pickled():
-            return pickles.fetch_pickled(entry)
+            return pickles.fetch_pickled(published)
 
 
 def read_weights(path: Path) -> WeightFile:
@@ -104,15 +105,15 @@ def read_weights(path: Path) -> WeightFile:
         raise WeightsError(f"{path}: its metadata cannot be read ({error})") from error
 
 
-def _as_stated(arch: Architecture, entry: Hub | Pickled, file: WeightFile) -> WeightFile:
-    """The file's tensors with the preprocessing and the classes of the architecture's row, which knows better."""
-    source = f"{entry.repo}/{entry.file}" if isinstance(entry, Hub) else entry.url
-    file = replace(file, source=source, preprocess=entry.preprocess, classes=None)
-    if entry.classes is None:
+def _as_stated(arch: Architecture, published: Hub | Pickled, file: WeightFile) -> WeightFile:
+    """The file's tensors with the preprocessing and the classes of the architecture, which knows better."""
+    source = f"{published.repo}/{published.file}" if isinstance(published, Hub) else published.url
+    file = replace(file, source=source, preprocess=published.preprocess, classes=None)
+    if published.classes is None:
         # Its last layer, where there is one, is no classifier: a projection, or left from another training.
         layers = tuple(f"{name.rpartition('.')[0]}." for name in arch.classifier_names())
         return replace(file, params={n: v for n, v in file.params.items() if not n.startswith(layers)})
-    names = class_names(entry.classes)
+    names = class_names(published.classes)
     return replace(file, classes=names if count_outputs(arch, file.params) == len(names) else None)
 
 
@@ -132,14 +133,14 @@ def fit_to(
     arch: Architecture, source: str, params: Mapping[str, np.ndarray], size: int | None = None
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """The architecture's graph with as many classes as the file has, and the parameters that the file has of it:
-    all but auxiliary heads, and but the classifier where it has none.
+    all but auxiliary classifiers, and but the classifier where it has none.
 
     Raises WeightsError for anything else, and for positions that were trained at another size than `size`.
     """
     count = count_outputs(arch, params)
     graph = arch.graph(count or 2, "linear", size)
-    heads = tuple(f"{node}." for node in (arch.classifier, *(node for node, _ in graph.auxiliary)))
-    skip = [name for name in graph.param_shapes() if count is None and name.startswith(heads)]
+    classifiers = tuple(f"{node}." for node in (arch.classifier, *(node for node, _ in graph.auxiliary)))
+    skip = [name for name in graph.param_shapes() if count is None and name.startswith(classifiers)]
     _check_positions(arch, source, params, graph)
     extra = graph.param_shapes().keys() - graph.main.param_shapes().keys()
     return graph, fitted(source, params, graph, arch.layouts, skip, extra)
@@ -164,18 +165,18 @@ def _check_positions(arch: Architecture, source: str, params: Mapping[str, np.nd
 # ---- what there is
 
 
-def hub_rows() -> dict[str, tuple[Architecture, Hub]]:
+def hub_files() -> dict[str, tuple[Architecture, Hub]]:
     """Every file of the hub that an architecture names, by its key in tables of pins."""
     return {
-        hub.key(row): (arch, row)
+        key(published): (arch, published)
         for arch in ARCHITECTURES.values()
-        for row in arch.weights.values()
-        if isinstance(row, Hub)
+        for published in arch.weights.values()
+        if isinstance(published, Hub)
     }
 
 
-def check_published(arch: Architecture, row: Hub, pin: hub.Pin) -> None:
+def check_published(arch: Architecture, published: Hub, pin: Pin) -> None:
     """WeightsError unless the names and shapes of the file at `pin` are those of the architecture."""
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in hub.shapes(row, pin).items()}
-    file = _as_stated(arch, row, WeightFile(hub.key(row), unwrapped(tensors), None, None))
-    fit_to(arch, file.source, file.params, row.preprocess.size)
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in hub.shapes(published, pin).items()}
+    file = _as_stated(arch, published, WeightFile(key(published), unwrapped(tensors), None, None))
+    fit_to(arch, file.source, file.params, published.preprocess.size)

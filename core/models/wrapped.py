@@ -25,9 +25,10 @@ from headstart.data.draws import drawn
 from headstart.data.loader import batches
 from headstart.data.rows import count, each, window
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
+from headstart.models.classifiers import Head, check_head, classifier
 from headstart.models.faithful import (
-    HEAD,
-    TRUNK,
+    HEAD_NODE,
+    TRUNK_NODE,
     check_against_original,
     check_real,
     checked_head,
@@ -36,7 +37,6 @@ from headstart.models.faithful import (
 )
 from headstart.models.feature_layout import checked as checked_layout
 from headstart.models.feature_layout import mask_of, refuse_padding
-from headstart.models.heads import Head, check_head, classifier
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
 from headstart.models.model import Model, class_names
@@ -104,37 +104,37 @@ def wrap(
         raise SettingError(f"cannot wrap {_kind(module)}; expected {registry.wrappable()}")
     inputs = _inputs(owner, module, preprocess, example)
     shown = _shown(inputs, example)
-    own_head = None if _is_plain(head) else head
+    head_module = None if _is_plain(head) else head
     rest = isinstance(head, str) and head == REST
-    if own_head is None and not rest:
+    if head_module is None and not rest:
         check_head(head)
         if classes is None:
             raise SettingError(f"head={head!r} makes a fresh classifier and needs classes=, their number or names")
-    elif own_head is not None and registry.owner(own_head) is not owner:
+    elif head_module is not None and registry.owner(head_module) is not owner:
         raise SettingError(
-            f"head={_kind(own_head)} is no module of {owner.name}, which {_kind(module)} belongs to; expected "
+            f"head={_kind(head_module)} is no module of {owner.name}, which {_kind(module)} belongs to; expected "
             "'rest', 'linear', a list of hidden widths, or such a module"
         )
     called = name or _called(module)
-    fresh = own_head is None and not rest
+    fresh = head_module is None and not rest
     request = WrapRequest(module, cut, rest, shown, params, init, rest, fresh, checked_layout(layout), "")
     wrapping = _wrapped(owner, called, inputs, request)
     wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
     wrapping, features = checked_trunk(owner, wrapping, inputs, shown)
-    if own_head is not None:
-        request = WrapRequest(own_head, None, False, features, None, None, True, False, None, wrapping.layout)
-        other = _wrapped(owner, _called(own_head), f"features of shape {features.shape}", request)
+    if head_module is not None:
+        request = WrapRequest(head_module, None, False, features, None, None, True, False, None, wrapping.layout)
+        other = _wrapped(owner, _called(head_module), f"features of shape {features.shape}", request)
         wrapping = replace(wrapping, head=other.trunk, head_params=other.params)
     logits = None
     if wrapping.head is not None:
         checked, logits = checked_head(owner, wrapping.head, wrapping.head_params, features)
         wrapping = replace(wrapping, head=checked)
-    rounding = check_against_original(wrapping, shown, features, logits if own_head is None else None)
+    rounding = check_against_original(wrapping, shown, features, logits if head_module is None else None)
     wrapping = replace(wrapping, trunk=replace(wrapping.trunk, rounding=rounding))
-    if wrapping.head is not None and own_head is None:
+    if wrapping.head is not None and head_module is None:
         wrapping = replace(wrapping, head=replace(wrapping.head, rounding=rounding))
     for pair in _real_pairs(inputs, example):
-        check_real(owner, wrapping, inputs, pair, own_head is None)
+        check_real(owner, wrapping, inputs, pair, head_module is None)
     trunk = wrapping.trunk
     if (structure := structure_of(trunk.structure)) is not None:
         structure.forget_changing()
@@ -148,9 +148,11 @@ def wrap(
     else:
         names, named = _outputs(wrapping.head, classes)
         part = _known(wrapping.head, wrapping, name or called)
-        graph = Graph((*trunk_nodes(inputs, trunk), Node(HEAD, "native", (TRUNK,), {"part": part})), HEAD)
-    brought = {f"{TRUNK}.{key}": value for key, value in wrapping.params.items()}
-    brought |= {f"{HEAD}.{key}": value for key, value in wrapping.head_params.items()}
+        graph = Graph(
+            (*trunk_nodes(inputs, trunk), Node(HEAD_NODE, "native", (TRUNK_NODE,), {"part": part})), HEAD_NODE
+        )
+    brought = {f"{TRUNK_NODE}.{key}": value for key, value in wrapping.params.items()}
+    brought |= {f"{HEAD_NODE}.{key}": value for key, value in wrapping.head_params.items()}
     drawn = frozenset(graph.param_shapes().keys() - brought.keys())
     made = initial_params(graph, seed, drawn) | brought
     return Model(
@@ -159,11 +161,11 @@ def wrap(
         {key: made[key] for key in graph.param_shapes()},
         inputs,
         names,
-        head if own_head is None else "module",
+        head if head_module is None else "module",
         f"its own, cut {'' if wrapping.cut.startswith((BEFORE, 'between ')) else 'at '}{wrapping.cut}",
         drawn,
         named,
-        POOL if POOL in graph else TRUNK,
+        POOL if POOL in graph else TRUNK_NODE,
         wrapping.cut,
     )
 
@@ -303,7 +305,7 @@ def _known(part: NativePart, wrapping: Wrapping, name: str | None) -> NativePart
 def _with_classifier(nodes: tuple[Node, ...], shape: Shape, classes: int, head: Head) -> Graph:
     b = Builder()
     b.nodes = list(nodes)
-    x = TRUNK
+    x = TRUNK_NODE
     if len(shape) > 1:
         op = {3: "global_avg_pool", 2: "mean_tokens"}.get(len(shape))
         if op is None:
@@ -312,7 +314,7 @@ def _with_classifier(nodes: tuple[Node, ...], shape: Shape, classes: int, head: 
                 "pass a module as head, or cut elsewhere"
             )
         x = b.add(POOL, op, x)
-    return b.graph(classifier(b, HEAD, x, shape[-1], classes, check_head(head)))
+    return b.graph(classifier(b, HEAD_NODE, x, shape[-1], classes, check_head(head)))
 
 
 def _outputs(head: NativePart, classes: int | Sequence[str] | None) -> tuple[tuple[str, ...], bool]:

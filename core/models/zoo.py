@@ -1,4 +1,4 @@
-"""The list of architectures: every family's rows, by name."""
+"""The list of architectures: every family's, by name."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from headstart.models import (
 from headstart.models.architecture import Architecture
 
 FAMILIES = (resnet, alexnet, vgg, googlenet, inception, mobilenet, densenet, efficientnet, convnext, vit, lenet)
-ARCHITECTURES: Mapping[str, Architecture] = {row.name: row for family in FAMILIES for row in family.ARCHITECTURES}
+ARCHITECTURES: Mapping[str, Architecture] = {
+    arch.name: arch for family in FAMILIES for arch in family.ARCHITECTURES
+}
 
 
 def architecture(name: str) -> Architecture:
-    """The row called `name`; UnknownNameError lists the known ones."""
+    """The architecture called `name`; UnknownNameError lists the known ones."""
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnknownNameError("model", name, ARCHITECTURES)
     return ARCHITECTURES[name]

@@ -25,7 +25,7 @@ from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
-from headstart.training.stage import HEAD
+from headstart.training.stage import HEAD_STAGE
 from headstart.training.stages import Finished, first, settings_record, train_stages
 from headstart.training.task import Task, task_of
 from headstart.training.tensorboard import TensorBoard
@@ -101,7 +101,7 @@ def _run(task: Task, stages: tuple[Finished, ...], seconds: float) -> Run:
         settings=settings_record(task, optimizers, first(done.placement for done in stages)),
         data=data_facts(task.train, task.val),
         trained=trained_count(
-            last.stage.graph if last.stage.name == HEAD else start.graph, scratch=not task.mode.pretrained
+            last.stage.graph if last.stage.name == HEAD_STAGE else start.graph, scratch=not task.mode.pretrained
         ),
         validation=last.trained.validation,
         before={name: start.params[name] for name in first_convolutions(start.graph)},

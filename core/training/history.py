@@ -51,7 +51,7 @@ class Record:
     """of the epoch's last step"""
     step_losses: tuple[float, ...] = field(repr=False)
     auxiliary_losses: tuple[float, ...] = ()
-    """mean over the steps, of each auxiliary head, unweighted; `loss` leaves them out"""
+    """mean over the steps, of each auxiliary classifier, unweighted; `loss` leaves them out"""
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.keys():

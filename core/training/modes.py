@@ -17,7 +17,7 @@ from headstart.graph import Graph, Node
 
 @dataclass(frozen=True)
 class Mode:
-    """One row of the table of modes."""
+    """What is trained, and what it is fed."""
 
     name: str
     pretrained: bool
@@ -44,7 +44,7 @@ MODES: Mapping[str, Mode] = {
 
 
 def mode_of(name: str) -> Mode:
-    """The row called `name`; UnknownNameError lists the five."""
+    """The mode called `name`; UnknownNameError lists the five."""
     if name not in MODES:
         raise UnknownNameError("mode", name, MODES)
     return MODES[name]

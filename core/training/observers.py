@@ -19,7 +19,7 @@ from headstart.common.log import LOG
 from headstart.common.text import epoch_line
 from headstart.models import Model
 from headstart.training.history import OnEpoch
-from headstart.training.stage import HEAD, EpochEnd, Stage
+from headstart.training.stage import HEAD_STAGE, EpochEnd, Stage
 
 About = Mapping[str, Any]
 """JSON-able: what a run is, as far as it is known when a stage begins"""
@@ -120,7 +120,7 @@ class LogLine(Observer):
         self.staged = staged
 
     def epoch(self, end: EpochEnd) -> None:
-        LOG.info(epoch_line("head " if self.staged and end.stage.name == HEAD else "", end.record))
+        LOG.info(epoch_line("head " if self.staged and end.stage.name == HEAD_STAGE else "", end.record))
 
 
 class EpochCallback(Observer):

@@ -108,15 +108,15 @@ def check_kept(kept: Collection[str], before: Mapping[str, np.ndarray], after: M
             )
 
 
-def warn_frozen(model: Model, row: Mode) -> None:
+def warn_frozen(model: Model, mode: Mode) -> None:
     """Say it where a mode that trains everything finds all of a wrapped trunk frozen by its owner."""
-    if not row.pretrained or (row.frozen and not row.then_all) or not (fixed := model.graph.fixed()):
+    if not mode.pretrained or (mode.frozen and not mode.then_all) or not (fixed := model.graph.fixed()):
         return
-    trunk = model.graph.upto(model.default_cut)
-    trained = trunk.param_shapes().keys() - trunk.buffers()
+    graph = model.graph.upto(model.default_cut)
+    trained = graph.param_shapes().keys() - graph.buffers()
     if trained and trained <= fixed:
         warnings.warn(
-            f"mode {row.name!r} trains everything, but all of the wrapped trunk's parameters are frozen in the "
+            f"mode {mode.name!r} trains everything, but all of the wrapped trunk's parameters are frozen in the "
             "module itself, and stay as they are. Thaw them before hs.wrap if they are to be trained",
             FrozenWarning,
             stacklevel=3,

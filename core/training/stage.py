@@ -21,7 +21,7 @@ from headstart.training.modes import default_optimizer
 from headstart.training.rates import kept_by_owner, rate_multiples
 from headstart.training.settings import Settings
 
-HEAD, ALL = "head", "all"
+HEAD_STAGE, ALL_STAGE = "head", "all"
 """the stages there are: only what follows the cut is trained, or the whole network"""
 
 
@@ -30,7 +30,7 @@ class Stage:
     """What a stage trains, and how. All that its loop needs, beside the data."""
 
     name: str
-    """HEAD or ALL"""
+    """HEAD_STAGE or ALL_STAGE"""
     graph: Graph
     """what is trained"""
     params: Mapping[str, np.ndarray]
@@ -65,7 +65,7 @@ def stage_of(
 ) -> Stage:
     """A stage as `settings` have it. `params`: of the model; those of `graph` are trained. `fresh`: which of them
     are not pretrained. `samples`: how many the training data have."""
-    optimizer = optimizer_of(settings.optimizer, default_optimizer(graph, name == ALL), settings.lr)
+    optimizer = optimizer_of(settings.optimizer, default_optimizer(graph, name == ALL_STAGE), settings.lr)
     params = {name: params[name] for name in graph.param_shapes()}
     kept = kept_by_owner(graph, not settings.training_mode.pretrained)
     multiples = rate_multiples(params, fresh, settings.lr_scale, kept)

@@ -27,7 +27,7 @@ from headstart.training.nans.watch import check_weights, watched
 from headstart.training.observers import Observers
 from headstart.training.placement import Placement
 from headstart.training.rates import check_kept
-from headstart.training.stage import ALL, HEAD, Stage, stage_of
+from headstart.training.stage import ALL_STAGE, HEAD_STAGE, Stage, stage_of
 from headstart.training.task import Task
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def train_stages(task: Task, observers: Observers) -> tuple[Finished, ...]:
     model, cut = task.model, task.cut
     observers.start(model, cut)
     if task.settings.debug_nans:
-        check_weights(model, cut, ALL if cut is None else HEAD)
+        check_weights(model, cut, ALL_STAGE if cut is None else HEAD_STAGE)
     finished: tuple[Finished, ...] = ()
     if cut is not None:
         finished = (_train_head(task, cut, observers),)
@@ -67,7 +67,13 @@ def _train_head(task: Task, cut: str, observers: Observers) -> Finished:
     if task.mode.then_all:
         epochs = task.settings.head_epochs or epochs
     stage = stage_of(
-        HEAD, graph, task.model.params, task.settings, fresh=task.fresh, samples=len(task.train), epochs=epochs
+        HEAD_STAGE,
+        graph,
+        task.model.params,
+        task.settings,
+        fresh=task.fresh,
+        samples=len(task.train),
+        epochs=epochs,
     )
     finished = _train(task, stage, source, (), observers)
     check_trunk(task.model, cut, {**task.model.params, **finished.trained.params}, source.trunk)
@@ -78,7 +84,7 @@ def _train_all(task: Task, model: Model, earlier: tuple[Finished, ...], observer
     """`model`: as it is by now."""
     source = from_cache(task, INPUT) if task.settings.cut == INPUT else from_images(task, None)
     stage = stage_of(
-        ALL,
+        ALL_STAGE,
         fed(model.graph, model),
         model.params,
         task.settings,
@@ -115,7 +121,7 @@ def train_stage(task: Task, stage: Stage, feeds: Feeds, observers: Observers, ab
         task.backend.threads(),
     )  # fmt: skip
     trainer = task.backend.trainer(stage.graph, stage.params, stage.recipe, task.place)
-    if task.model.home is not None and not (task.mode.then_all and stage.name == ALL):
+    if task.model.home is not None and not (task.mode.then_all and stage.name == ALL_STAGE):
         check_trained(stage.graph, trainer, feeds, task.backend, task.place, task.model.graph)
     if task.settings.debug_nans:
         trainer, feeds = watched(trainer, stage, feeds, task.backend, task.place)

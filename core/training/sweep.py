@@ -41,7 +41,7 @@ from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
-from headstart.training.stage import HEAD, stage_of
+from headstart.training.stage import HEAD_STAGE, stage_of
 from headstart.training.stages import settings_record, train_stage
 from headstart.training.tables import sweep_table
 from headstart.training.task import Task, initial, task_of
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from headstart.training.keywords import SweepOptions
 
-EVERY_HEAD = (
+ALL_DIVERGED = (
     "every one of the {count} heads diverged: their losses or weights are not finite, and none is the best; try "
     "lower learning rates"
 )
@@ -78,7 +78,7 @@ class Sweep:
     def best(self) -> Run:
         """SettingError where every head diverged: none is better than another."""
         if self.runs[0].diverged:
-            raise SettingError(EVERY_HEAD.format(count=len(self.runs)))
+            raise SettingError(ALL_DIVERGED.format(count=len(self.runs)))
         return self.runs[0]
 
     def table(self) -> list[dict[str, float]]:
@@ -178,7 +178,7 @@ def sweep(
 
     order = sorted(range(len(runs)), key=rank)
     if runs[order[0]].diverged:
-        warnings.warn(EVERY_HEAD.format(count=len(runs)), DivergedWarning, stacklevel=2)
+        warnings.warn(ALL_DIVERGED.format(count=len(runs)), DivergedWarning, stacklevel=2)
     return Sweep(
         tuple(runs[i] for i in order), tuple(points[i] for i in order), at_once, source.extraction, seconds
     )
@@ -242,7 +242,7 @@ def _groups(tasks: Sequence[Task], room: int) -> Iterator[list[int]]:
 
 def _alone(task: Task, graph: Graph, feeds: Feeds, advance: Callable[..., None]) -> Trained:
     stage = stage_of(
-        HEAD,
+        HEAD_STAGE,
         graph,
         task.model.params,
         task.settings,
@@ -301,7 +301,7 @@ def _run(task: Task, graph: Graph, source: Fed, trained: Trained, seconds: float
         history=trained.history,
         extraction=source.extraction,
         seconds=seconds,
-        settings=settings_record(task, {HEAD: _optimizer(task)}, source.placement),
+        settings=settings_record(task, {HEAD_STAGE: _optimizer(task)}, source.placement),
         data=data_facts(task.train, task.val),
         trained=count_params(graph),
         validation=trained.validation,

@@ -16,7 +16,7 @@ from headstart.training.option import FUNCTIONS
 from headstart.training.options import OPTIONS
 
 FILE = Path(__file__).with_name("keywords.py")
-HEAD = '''"""The keyword arguments of the functions that take options, for editors and type checkers.
+PREAMBLE = '''"""The keyword arguments of the functions that take options, for editors and type checkers.
 
 Written from `options` by `python -m headstart.training.write_keywords`; what is changed here is lost.
 """
@@ -34,7 +34,7 @@ def keywords_text() -> str:
     takers = list(dict.fromkeys(option.takers for option in OPTIONS.values()))
     parts = [part for functions in takers for part in _part(functions)]
     wholes = [line for function in FUNCTIONS for line in _whole(function, takers)]
-    return "\n".join([HEAD + "\n".join(_imports()), *parts, *wholes]) + "\n"
+    return "\n".join([PREAMBLE + "\n".join(_imports()), *parts, *wholes]) + "\n"
 
 
 def _imports() -> Iterator[str]:

@@ -398,7 +398,7 @@ def test_models(here: Cli, tmp_path: Path) -> None:
     assert "25,557,032" in result.out
     result = here("models", "resnet50", "--json", tmp_path / "cuts.json")
     cuts = {row["cut"]: row for row in load(tmp_path / "cuts.json")}
-    assert rows["googlenet"]["multiply_adds"] == pytest.approx(1.498e9, rel=1e-3), "without auxiliary heads"
+    assert rows["googlenet"]["multiply_adds"] == pytest.approx(1.498e9, rel=1e-3), "without auxiliary classifiers"
     assert cuts["layer4.2"]["shape"] == [7, 7, 2048]
     assert cuts["layer4.2"]["bytes_per_sample_float16"] == 2 * 7 * 7 * 2048
     assert "layer4.2.conv1" not in cuts

@@ -20,7 +20,7 @@ from headstart.common.machine import cache_root
 from headstart.common.outputs import json_text
 from headstart.common.places import data_root
 from headstart.common.reading import DEPTH, parse_json, read_json
-from headstart.models import hub
+from headstart.models import pins
 from headstart.training.comparison import read_comparison
 from headstart.training.validation import Mistake, Validation
 
@@ -121,7 +121,7 @@ def test_classes_of_a_saved_run(tmp_path: Path) -> None:
 READERS: dict[str, tuple[str, Callable[[Path], Any], type[HeadstartError]]] = {
     "comparison": ("compare.json", lambda folder: read_comparison(folder / "compare.json"), SettingError),
     "run": ("run.json", hs.load, WeightsError),
-    "pins": ("pins.json", lambda folder: hub.read_pins(folder / "pins.json"), WeightsError),
+    "pins": ("pins.json", lambda folder: pins.read_pins(folder / "pins.json"), WeightsError),
     "weights": (
         "w.safetensors",
         lambda folder: hs.model("lenet", weights=folder / "w.safetensors"),

@@ -16,7 +16,7 @@ from headstart.common.errors import SettingError, WeightsError
 from headstart.graph import Builder, Graph
 from headstart.models import ARCHITECTURES
 from headstart.models.architecture import Architecture, imagenet
-from headstart.models.heads import Head, classifier
+from headstart.models.classifiers import Head, classifier
 from headstart.models.layouts import SAME, by_rules
 from headstart.models.layouts import published as named_by
 

@@ -569,7 +569,7 @@ def test_what_a_model_holds_comes_back_from_a_file(tmp_path: Path) -> None:
     )
 
 
-# --- auxiliary heads
+# --- auxiliary classifiers
 
 
 def test_auxiliary_heads_learn_the_new_classes_too() -> None:
@@ -592,7 +592,7 @@ def test_auxiliary_heads_are_there_where_the_size_allows_them() -> None:
     assert not hs.model("inception_v3", classes=3, size=107).graph.auxiliary
     with pytest.raises(GraphError, match=r"'AuxLogits\.\w+.*use larger images"):
         hs.model("inception_v3", classes=3, size=107, auxiliary=True)
-    with pytest.raises(SettingError, match="lenet has no auxiliary heads"):
+    with pytest.raises(SettingError, match="lenet has no auxiliary classifiers"):
         hs.model("lenet", classes=3, auxiliary=True)
 
 

@@ -31,14 +31,14 @@ import headstart as hs
 from headstart.cli import main as cli
 from headstart.common.errors import BackendError, DownloadError, SettingError, UnknownNameError, WeightsError
 from headstart.data.preprocess import Preprocess
-from headstart.models import ARCHITECTURES, hub, imported, pickles
+from headstart.models import ARCHITECTURES, hub, imported, pickles, pins
 from headstart.models.architecture import Hub, Pickled
-from headstart.models.hub import Pin
 from headstart.models.importing import import_weights
 from headstart.models.layouts import SAME, by_rules
 from headstart.models.layouts import published as published_names
 from headstart.models.listing import WeightsSummary, weights_summary
-from headstart.models.weights import class_names, hub_rows
+from headstart.models.pins import Pin
+from headstart.models.weights import class_names, hub_files
 
 pytestmark = pytest.mark.neutral
 
@@ -456,8 +456,8 @@ def test_the_table_in_the_package_goes_before_what_was_seen(
 ) -> None:
     load()
     commit = server.add(REPO, {FILE: published(seed=1)})
-    monkeypatch.setattr(hub, "shipped_pins", lambda: tmp_path / "pins.json")
-    hub.write_pins(tmp_path / "pins.json", {f"{REPO}/{FILE}": Pin(commit, sha256(published(seed=1)))})
+    monkeypatch.setattr(pins, "shipped_pins", lambda: tmp_path / "pins.json")
+    pins.write_pins(tmp_path / "pins.json", {f"{REPO}/{FILE}": Pin(commit, sha256(published(seed=1)))})
     assert same(load().params, state_dict(seed=1))
 
 
@@ -481,10 +481,10 @@ def test_pins_fill_each_other_but_never_contradict() -> None:
             Pin(**wrong)
 
 
-def test_the_shipped_pins_are_of_rows_that_exist() -> None:
-    pins = hub.read_pins(hub.shipped_pins())
-    assert pins.keys() <= hub_rows().keys(), "a pin that no architecture asks for"
-    assert all(pin.sha256 for pin in pins.values())
+def test_the_shipped_pins_are_of_files_that_exist() -> None:
+    shipped = pins.read_pins(pins.shipped_pins())
+    assert shipped.keys() <= hub_files().keys(), "a pin that no architecture asks for"
+    assert all(pin.sha256 for pin in shipped.values())
 
 
 # --- the hub: places
@@ -701,27 +701,27 @@ def test_the_maintainers_table(
     server: HubServer, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`weights pin` asks for commit and sha256 of every row, and compares names and shapes from the headers."""
-    rows = dict(hub_rows())
-    monkeypatch.setattr("headstart.models.weights.hub_rows", lambda: {k: rows[k] for k in rows if REPO in k})
+    rows = dict(hub_files())
+    monkeypatch.setattr("headstart.models.weights.hub_files", lambda: {k: rows[k] for k in rows if REPO in k})
     table = tmp_path / "pins.json"
     out = console("weights", "pin", "--out", table)
     assert "1 files are pinned" in out
     assert "1 are new" in out
     commit = server.repos[REPO].main
-    assert hub.read_pins(table) == {f"{REPO}/{FILE}": Pin(commit, sha256(published()))}
+    assert pins.read_pins(table) == {f"{REPO}/{FILE}": Pin(commit, sha256(published()))}
     assert server.sent() < len(published()), "only the header"
     # a moved main moves no pin, unless it is asked to
     moved = server.add(REPO, {FILE: save(dict(hs.model("lenet", classes=5).params) | {"x": np.zeros(3)})})
     assert "0 are new" in console("weights", "pin", "--out", table)
-    assert hub.read_pins(table)[f"{REPO}/{FILE}"].revision == commit
+    assert pins.read_pins(table)[f"{REPO}/{FILE}"].revision == commit
     err = console("weights", "pin", "--out", table, "--moved", code=1)
     assert "left over: x" in err
-    assert hub.read_pins(table)[f"{REPO}/{FILE}"].revision == moved
+    assert pins.read_pins(table)[f"{REPO}/{FILE}"].revision == moved
     console("weights", "pin", "--out", table, "--no-check")
     # and what cannot be asked keeps its pin
     server.repos.clear()
     assert "no repository" in console("weights", "pin", "--out", table, code=1)
-    assert hub.read_pins(table)[f"{REPO}/{FILE}"].revision == moved
+    assert pins.read_pins(table)[f"{REPO}/{FILE}"].revision == moved
 
 
 @pytest.mark.each

@@ -23,7 +23,7 @@ from hub_server import HubServer, keep_apart, local_hub
 from safetensors.torch import save
 
 import headstart as hs
-from headstart.models import ARCHITECTURES, hub, pickles
+from headstart.models import ARCHITECTURES, pickles, pins
 from headstart.models.architecture import Hub, Pickled
 from headstart.models.weights import class_names
 from headstart.testing import relative_error
@@ -34,7 +34,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
     keep_apart(monkeypatch, tmp_path)
     # no pins: these are other files than the published ones
     (tmp_path / "pins.json").write_text("{}")
-    monkeypatch.setattr(hub, "shipped_pins", lambda: tmp_path / "pins.json")
+    monkeypatch.setattr(pins, "shipped_pins", lambda: tmp_path / "pins.json")
     with local_hub(monkeypatch) as server:
         yield server
 

@@ -104,7 +104,7 @@ def model_of(name: str, classes: int, size: int | None, params: Mapping[str, np.
 
 def random_model(row: KnownAnswer, classes: int) -> tuple[Model, dict[str, torch.Tensor]]:
     """A model with random weights and statistics, and the original's state dict of the same values, in which
-    auxiliary heads are too."""
+    auxiliary classifiers are too."""
     assert row.original is not None
     graph = architecture(row.name).graph(classes, size=row.original.size)
     params = reference.random_params(graph, seed=1)
@@ -197,7 +197,7 @@ def test_timms_repositories_hold_these_architectures(name: str, key: str) -> Non
     with torch.device("meta"):
         theirs = shapes_of(timm.create_model(tag, pretrained=False))
     names = layout(name, entry.layout)
-    # timm makes its networks without auxiliary heads, whatever the file has
+    # timm makes its networks without auxiliary classifiers, whatever the file has
     ours = dict(names.names(architecture(name).graph(config.num_classes or 1000, size=side).main).values())
     if entry.classes is None:
         head = names.rename(f"{architecture(name).classifier}.weight", (1, 1))[0].removesuffix("weight")

@@ -1,5 +1,5 @@
-"""Learning rates by part of the network, and auxiliary heads in training, as users name them. What a backend makes
-of a parameter's rate and of an auxiliary loss is in the conformance suite."""
+"""Learning rates by part of the network, and auxiliary classifiers in training, as users name them. What a backend
+makes of a parameter's rate and of an auxiliary loss is in the conformance suite."""
 
 from __future__ import annotations
 
@@ -105,4 +105,4 @@ def test_auxiliary_heads_are_there_in_training_from_pixels_only(
     assert not any(name.startswith("aux") for name in cached.model.params)
     without = hs.fit(hs.model("googlenet", classes=2, size=48, auxiliary=False), *tiny, mode="cached", **settings)
     assert without.extraction is not None
-    assert without.extraction.extracted == 0, "the key of a trunk does not know of auxiliary heads"
+    assert without.extraction.extracted == 0, "the key of a trunk does not know of auxiliary classifiers"
