@@ -6,13 +6,11 @@ Invariant: what a backend's method gives depends on its arguments alone.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import jax
-
-from headstart.common import settled as doors
 
 SIXTY_FOUR = "jax_enable_x64"
 # the settings by their names, the context that sets each, and what it is in here
@@ -24,7 +22,6 @@ SETTINGS = (
     ("jax_disable_jit", jax.disable_jit, False),
     ("jax_debug_nans", jax.debug_nans, False),
     ("jax_debug_infs", jax.debug_infs, False),
-    ("jax_default_device", jax.default_device, None),
 )
 GUARDS = tuple(
     f"jax_transfer_guard{way}" for way in ("", "_host_to_device", "_device_to_device", "_device_to_host")
@@ -32,19 +29,16 @@ GUARDS = tuple(
 
 
 @contextmanager
-def door(wide: bool = False) -> Iterator[None]:
-    """JAX's own settings; with `wide`, 64 bits stay as the caller has them."""
+def door(wide: bool = False, device: Any = None) -> Iterator[None]:
+    """JAX's own settings; with `wide`, 64 bits stay as the caller has them. `device`: the default one in here, if
+    it is not JAX's first."""
     config = jax.config
     with ExitStack() as stack:
+        if config.jax_default_device != device:
+            stack.enter_context(jax.default_device(device))
         for name, context, ours in SETTINGS:
             if getattr(config, name) != ours and not (wide and name == SIXTY_FOUR):
                 stack.enter_context(context(ours))
         if any(getattr(config, guard) not in (None, "allow") for guard in GUARDS):
             stack.enter_context(jax.transfer_guard("allow"))
         yield
-
-
-settled = functools.partial(doors.settled, door)
-behind_door = functools.partial(doors.behind, door)
-as_its_owner = functools.partial(doors.settled, functools.partial(door, True))
-"""for a module itself, whose numbers may have 64 bits"""

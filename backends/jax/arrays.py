@@ -1,7 +1,15 @@
-"""numpy <-> jax.Array, and the device. Everything is `(n, h, w, c)`, which is XLA's own order."""
+"""numpy <-> jax.Array, and the devices. Everything is `(n, h, w, c)`, which is XLA's own order.
+
+* Networks are made on the host, whatever JAX's default device is, and put where they compute. So a GPU that nobody
+  asked for holds nothing.
+* What is compiled is compiled here, with the arithmetic of its place: "float32" is never TF32.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -9,26 +17,99 @@ import jax.numpy as jnp
 import numpy as np
 
 from headstart.common.errors import BackendError
-from headstart.contract.recipe import Place
+from headstart.contract import devices
+from headstart.contract.recipe import BFLOAT16, FLOAT16, FLOAT32, TF32, Place
+
+# a kind of device -> what JAX, or a plugin of it, calls such a platform; best first
+PLATFORMS = {
+    "cuda": ("cuda", "rocm"),
+    "tpu": ("tpu",),
+    "xpu": ("oneapi", "xpu"),
+    "mps": ("mps", "METAL"),
+    devices.CPU: ("cpu",),
+}
+HALVES = {BFLOAT16: jnp.bfloat16, FLOAT16: jnp.float16}
+"""a precision in which layers compute -> its dtype; others compute in what they are given"""
+
+
+# ---- where
+
+
+def devices_of(kind: str) -> list[jax.Device]:
+    """This process's devices of a kind, in JAX's order; none where JAX has no such platform."""
+    for platform in PLATFORMS[kind]:
+        try:
+            return jax.local_devices(backend=platform)
+        except RuntimeError:
+            continue
+    return []
 
 
 def decide(device: str, precision: str) -> Place:
-    there = jax.default_backend() == "gpu"
-    if device == "cuda" and not there:
-        raise BackendError("device 'cuda' was asked for, and jax finds no CUDA device; use device='cpu'")
-    return Place("cuda" if there and device != "cpu" else "cpu", precision)
+    if device == devices.CPU and not devices_of(devices.CPU):
+        raise BackendError(
+            f"device 'cpu' was asked for, and JAX may not use it: JAX_PLATFORMS is {jax.config.jax_platforms!r}; "
+            f"unset it, or set it to '{jax.config.jax_platforms},cpu'"
+        )
+    device = devices.decide("jax", device, tuple(PLATFORMS), lambda kind: len(devices_of(kind)), _try)
+    return Place(device, precision)
+
+
+def _try(device: str) -> None:
+    """Run one small kernel."""
+    x = jax.device_put(np.ones((8, 8), np.float32), device_of(device))
+    jax.block_until_ready(jax.jit(jnp.dot)(x, x))
+
+
+def device_of(device: str) -> jax.Device:
+    """The device of that name."""
+    place = Place(device, FLOAT32)
+    return devices_of(place.kind)[place.index]
+
+
+def host() -> jax.Device | None:
+    """The device on which networks are made and native models live: the CPU. None where it is JAX's default device
+    anyway, and where JAX may use no CPU (JAX_PLATFORMS), so that the default has to do."""
+    here = devices_of(devices.CPU)
+    return None if not here or here[0] == jax.local_devices()[0] else here[0]
 
 
 def free_memory(place: Place) -> int | None:
-    stats = jax.devices("gpu")[0].memory_stats() if place.device == "cuda" else None
-    return int(stats["bytes_limit"] - stats["bytes_in_use"]) if stats else None
+    stats = None if place.kind == devices.CPU else device_of(place.device).memory_stats()
+    if not stats or "bytes_limit" not in stats:  # not every allocator has a limit, nor says what is in use
+        return None
+    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
 
 
-def from_numpy(array: Any, device: str) -> jax.Array:
-    """On a CPU this may alias the array's memory, so nothing made here is ever donated."""
-    return jax.device_put(array, jax.devices("gpu" if device == "cuda" else "cpu")[0])
+def from_numpy(array: Any, device: str) -> Any:
+    """An array, or a tree of them. On a CPU it may alias the array's memory, so nothing there is ever donated."""
+    return jax.device_put(array, device_of(device))
 
 
 def to_numpy(array: Any) -> np.ndarray:
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+
+
+# ---- how
+
+
+def arithmetic(place: Place) -> AbstractContextManager[Any]:
+    """For what is traced inside: how float32 is multiplied, in products and convolutions. Left alone, JAX takes
+    TF32 where a GPU has it, and bfloat16 on a TPU."""
+    if place.kind == devices.CPU or place.precision not in (FLOAT32, TF32):
+        return nullcontext()
+    return jax.default_matmul_precision("highest" if place.precision == FLOAT32 else "tensorfloat32")
+
+
+def compiled(function: Callable[..., Any], place: Place, changes: int | None = None) -> Any:
+    """The function as one program with the arithmetic of its place. `changes`: the number of an argument that the
+    caller drops for what the function returns in its stead; its memory is used again."""
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with arithmetic(place):
+            return function(*args)
+
+    donated = () if changes is None or place.kind == devices.CPU else (changes,)
+    return jax.jit(traced, donate_argnums=donated)

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from headstart.backends.doors.jax import behind_door
 from headstart.backends.jax import exports, profile, wrap
-from headstart.backends.jax.arrays import decide, free_memory, from_numpy, to_numpy
+from headstart.backends.jax.arrays import decide, free_memory, host, to_numpy
+from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
+from headstart.backends.jax.facts import facts
 from headstart.backends.jax.heads import JaxHeads
 from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
@@ -27,6 +28,26 @@ from headstart.contract.wrapping import Wrapping, WrapRequest
 from headstart.graph import Graph
 
 Params = Mapping[str, np.ndarray]
+TAKING = (
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_ALLOCATOR",
+)
+"""variables of the environment by which users say how XLA takes memory"""
+
+
+def defaults(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that XLA reads when it starts, where the user has set none."""
+    unset: dict[str, str] = {}
+    # XLA counts the CPUs that it may run on, not the time that control groups give it on them.
+    allowed = cpus_allowed()
+    if allowed.limited and not environ.get("NPROC") and not environ.get("PJRT_NPROC"):
+        unset["PJRT_NPROC"] = str(allowed.count)
+    # It takes three quarters of every card that it sees, whatever is computed there, and by whom else.
+    if not any(environ.get(variable) for variable in TAKING):
+        unset["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    return unset
 
 
 @behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt")
@@ -41,6 +62,9 @@ class JaxBackend:
 
     def memory(self, place: Place) -> int | None:
         return free_memory(place)
+
+    def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
+        return facts(place)
 
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> JaxTrunk:
         return JaxTrunk(graph, params, outputs, place)
@@ -57,7 +81,7 @@ class JaxBackend:
         return network
 
     def call(self, native: nnx.Module, images: Any) -> np.ndarray:
-        return to_numpy(nnx.jit(native)(from_numpy(images, "cpu")))
+        return to_numpy(nnx.jit(native)(jax.device_put(images, host())))
 
     def numpy(self, array: jax.Array) -> np.ndarray:
         return to_numpy(array)
@@ -81,8 +105,5 @@ class JaxBackend:
         return exports
 
 
-# XLA counts the CPUs that it may run on when it first computes, not the time that control groups give it on them.
-allowed = cpus_allowed()
-if allowed.limited and not os.environ.get("NPROC"):
-    os.environ.setdefault("PJRT_NPROC", str(allowed.count))
+os.environ.update(defaults(os.environ))
 BACKEND = JaxBackend()

@@ -11,12 +11,16 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.jax import parts
+from headstart.backends.jax.arrays import HALVES
 from headstart.common.errors import UnsupportedOpError
+from headstart.contract.devices import CPU
+from headstart.contract.recipe import FLOAT32, Place
 from headstart.graph import OPS, Graph
 from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import adaptive_weights, window_padding
 
 Layer = Callable[..., jax.Array]
+HOST = Place(CPU, FLOAT32)
 
 
 class PointwiseConv(nnx.Conv):
@@ -187,8 +191,10 @@ def _adaptive_avg_pool(a: Mapping[str, Any]) -> Layer:
 def _attention(a: Mapping[str, Any]) -> Layer:
     def attend(x: jax.Array) -> jax.Array:
         n, tokens, channels = x.shape
-        heads = x.reshape(n, tokens, 3, a["heads"], channels // (3 * a["heads"]))
-        return jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0)).reshape(n, tokens, channels // 3)
+        dtype = jnp.float32 if x.dtype == jnp.float16 else x.dtype  # not all devices sum float16's products so
+        heads = x.astype(dtype).reshape(n, tokens, 3, a["heads"], channels // (3 * a["heads"]))
+        y = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0))
+        return y.reshape(n, tokens, channels // 3).astype(x.dtype)
 
     return attend
 
@@ -252,13 +258,14 @@ class Network(nnx.Module):
         graph: Graph,
         params: Mapping[str, np.ndarray],
         outputs: Sequence[str] = (),
-        precision: str = "float32",
+        place: Place = HOST,
         seed: int = 0,
     ) -> None:
+        """`place`: where it will run; it is made on the host."""
         self.graph = graph
         self.outputs = tuple(outputs)
         self.deterministic = True  # which NNX's own train() and eval() set
-        dtype = jnp.bfloat16 if precision == "bfloat16" else None
+        dtype = HALVES.get(place.precision)
         rngs = nnx.Rngs(seed)
         self.layers = nnx.Dict({})
         for node in graph.nodes[1:]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from headstart.backends.jax.arrays import from_numpy
+from headstart.backends.jax.arrays import host
 
 
 def tensor(array: np.ndarray) -> jax.Array:
     """The same memory as an array on the CPU, where it begins at a multiple of 64 bytes; else a copy."""
-    return from_numpy(array, "cpu")
+    return jax.device_put(array, host() or jax.local_devices()[0])

@@ -30,10 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from headstart.backends.jax.arrays import HALVES
 from headstart.backends.jax.emit import FUNCTIONS, Layer, Network
 from headstart.common.log import LOG
 from headstart.common.machine import cpu_flags
-from headstart.contract.recipe import Place
+from headstart.contract.devices import CPU
+from headstart.contract.recipe import FLOAT16, Place
 from headstart.graph import Graph
 from headstart.graph.fuse import Step, allowed, fused_steps
 from headstart.graph.ops import window_padding
@@ -162,7 +164,7 @@ class FusedNetwork(nnx.Module):
 
     def __init__(self, network: Network, precision: str) -> None:
         self.graph, self.outputs = network.graph, network.outputs
-        dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+        dtype = HALVES.get(precision, jnp.float32)
         self.steps = steps(self.graph, self.outputs)
         self.layers = nnx.Dict({})
         for step in self.steps:
@@ -190,7 +192,8 @@ def fused(network: Network, place: Place) -> FusedNetwork | None:
     """The network's faster form at this place; None where there is none."""
     if (
         not allowed()
-        or place.device != "cpu"
+        or place.kind != CPU
+        or place.precision == FLOAT16
         or not any(node.op == "conv" for node in network.graph.nodes)
         or not available()
     ):

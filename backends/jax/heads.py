@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from headstart.backends.doors.jax import behind_door
-from headstart.backends.jax.arrays import from_numpy, to_numpy
+from headstart.backends.jax.arrays import HALVES, compiled, from_numpy, to_numpy
+from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import FUNCTIONS, Network
 from headstart.backends.jax.train import direction_of
 from headstart.contract.heads import Chain, HeadsRecipe
@@ -31,8 +31,8 @@ class JaxHeads:
         self.rule = direction_of(recipe.optimizer)
         weights = {name: np.array(value) for name, value in params.items()}
         self.carry = from_numpy((weights, self.rule.init(weights)), place.device)
-        self._epoch = jax.jit(self._whole_epoch)
-        self._logits = jax.jit(self._forward)
+        self._epoch = compiled(self._whole_epoch, place)
+        self._logits = compiled(self._forward, place)
 
     def put(self, rows: np.ndarray) -> jax.Array:
         return from_numpy(rows, self.place.device)
@@ -53,7 +53,7 @@ class JaxHeads:
 
     def _forward(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
         """`(n, h, classes)`"""
-        dtype = jnp.bfloat16 if self.place.precision == "bfloat16" else jnp.float32
+        dtype = HALVES.get(self.place.precision, jnp.float32)
         x = x.astype(jnp.float32)
         x = (x if self.before is None else nnx.merge(*self.before)(x)).astype(dtype)
         for node in self.chain.layers:

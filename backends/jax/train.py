@@ -11,9 +11,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from headstart.backends.doors.jax import behind_door
-from headstart.backends.jax.arrays import from_numpy, to_numpy
+from headstart.backends.jax.arrays import compiled, from_numpy, to_numpy
+from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
+from headstart.contract.devices import CPU
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
@@ -24,7 +25,7 @@ from headstart.graph import Graph, Node
 class JaxTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
-        self.network = Network(graph, params, (), place.precision, recipe.seed)
+        self.network = Network(graph, params, (), place, recipe.seed)
         self.network.eval()
         self.inference = nnx.graphdef(self.network)
         self.network.train()
@@ -41,11 +42,11 @@ class JaxTrainer:
         # what a step changes: parameters, statistics and random streams, the optimiser's moments
         self.carry = from_numpy((weights, rest, self.update_rule.init(_as_float(weights))), place.device)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
-        self.scans = place.device != "cpu" or not any(map(_convolves, graph.nodes))
-        self._step = jax.jit(self._one_step)
-        self._resident_step = jax.jit(self._one_resident_step)
-        self._epoch = jax.jit(self._whole_epoch)
-        self._logits = jax.jit(self._forward)
+        self.scans = place.kind != CPU or not any(map(_convolves, graph.nodes))
+        self._step = compiled(self._one_step, place)
+        self._resident_step = compiled(self._one_resident_step, place)
+        self._epoch = compiled(self._whole_epoch, place)
+        self._logits = compiled(self._forward, place)
 
     def put(self, rows: np.ndarray) -> jax.Array:
         return from_numpy(rows, self.place.device)

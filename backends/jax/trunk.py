@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backends.doors.jax import behind_door
-from headstart.backends.jax.arrays import from_numpy
+from headstart.backends.jax.arrays import compiled, from_numpy
+from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.fused import fused
 from headstart.contract.recipe import Place
@@ -24,7 +24,7 @@ class JaxTrunk:
         self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place
     ) -> None:
         self.place = place
-        self.network = Network(graph, params, outputs, place.precision)
+        self.network = Network(graph, params, outputs, place)
         self.network.eval()
         self.fused = fused(self.network, place)
         graphdef, state = nnx.split(self.fused or self.network)
@@ -33,7 +33,7 @@ class JaxTrunk:
         def run(state: nnx.State, images: Any) -> dict[str, jax.Array]:
             return {k: y.astype(jnp.float32) for k, y in nnx.merge(graphdef, state)(images).items()}
 
-        self._run = jax.jit(run)
+        self._run = compiled(run, place)
 
     def run(self, images: Any) -> dict[str, jax.Array]:
         return jax.block_until_ready(self._run(self.state, from_numpy(images, self.place.device)))

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backends.doors.jax import as_its_owner
 from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
+from headstart.backends.jax.door import as_its_owner
 from headstart.backends.jax.parts import (
     PRUNED,
     Function,

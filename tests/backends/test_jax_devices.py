@@ -1,0 +1,189 @@
+"""Where JAX keeps and computes what: nothing on a device that nobody asked for, float32 in full where it is said.
+Devices are the CPU's, called otherwise; a card is needed for no test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart.common.errors import BackendError, DeviceWarning
+from headstart.contract.recipe import Place
+
+pytestmark = pytest.mark.of("jax")
+
+
+@pytest.fixture(scope="module")
+def child(backend: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    program = Path(__file__).with_name("jax_devices.py")
+    folder = tmp_path_factory.mktemp("devices")
+    ended = subprocess.run([sys.executable, str(program), str(folder)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return json.loads(ended.stdout)  # type: ignore[no-any-return]
+
+
+def test_nothing_lies_on_the_default_device(child: dict[str, Any]) -> None:
+    for what in ("cpu", "cuda:1", "native", "fit cached", "fit frozen"):
+        assert child["default"] not in child[what], what
+
+
+def test_device_cpu_touches_no_other(child: dict[str, Any]) -> None:
+    assert child["cpu"] == [child["host"]]
+
+
+def test_state_lies_where_it_is_used(child: dict[str, Any]) -> None:
+    cpu, second = (child["results"][name]["places"] for name in ("cpu", "cuda:1"))
+    assert set(map(tuple, cpu.values())) == {(child["host"],)}
+    assert set(map(tuple, second.values())) == {("3",)}
+
+
+def test_devices_compute_the_same(child: dict[str, Any]) -> None:
+    cpu, second = (child["results"][name] for name in ("cpu", "cuda:1"))
+    for what in ("out", "losses", "logits", "trained"):
+        np.testing.assert_allclose(second[what], cpu[what], rtol=1e-4, err_msg=what)
+    np.testing.assert_allclose(child["called"], cpu["out"], rtol=1e-4)
+
+
+def test_auto_is_the_best_kind_that_is_there(child: dict[str, Any]) -> None:
+    assert child["decided"] == "cuda"
+
+
+def test_float32_is_never_less(child: dict[str, Any]) -> None:
+    """On a CPU it is so by itself, and what it computes must not change."""
+    assert child["precisions"] == {
+        "cpu float32": ["DEFAULT"],
+        "cpu tf32": ["DEFAULT"],
+        "cpu bfloat16": ["DEFAULT"],
+        "cuda float32": ["HIGHEST"],
+        "cuda tf32": ["HIGH>"],
+        "cuda bfloat16": ["DEFAULT"],
+    }
+
+
+@pytest.fixture
+def arrays(backend: str) -> Any:
+    from headstart.backends.jax import arrays
+
+    return arrays
+
+
+def test_jax_may_have_been_kept_from_the_cpu(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX_PLATFORMS=cuda is a usual setting."""
+    import jax
+
+    from headstart.contract import registry
+    from headstart.testing.samples import linear_graph
+
+    real, config = jax.local_devices, SimpleNamespace(jax_platforms="cuda")
+    card = real()[0]
+
+    def local_devices(backend: str | None = None) -> list[Any]:
+        if backend not in (None, "cuda"):
+            raise RuntimeError(f"Unknown backend {backend}")
+        return [card]
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "jax", SimpleNamespace(local_devices=local_devices, config=config))
+        with pytest.raises(BackendError, match=r"JAX_PLATFORMS is 'cuda'.*set it to 'cuda,cpu'"):
+            arrays.decide("cpu", "float32")
+    framework = registry.load("jax")
+    assert framework.place("auto", "float32") == Place("cuda", "float32")
+    graph = linear_graph()
+    params = {name: np.ones(shape, np.float32) for name, shape in graph.param_shapes().items()}
+    native = framework.native(graph, params)
+    np.testing.assert_array_equal(framework.call(native, np.ones((1, 7), np.float32)), np.full((1, 4), 8.0))
+    exported = framework.exports().tensor(np.ones(3, np.float32))
+    assert exported.devices() == {card}
+
+
+def test_auto_leaves_a_device_that_does_not_compute(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = arrays.devices_of("cpu")
+
+    def fails(device: str) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(arrays, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
+    assert arrays.decide("auto", "float32") == Place("cuda", "float32")
+    monkeypatch.setattr(arrays, "_try", fails)
+    with pytest.warns(DeviceWarning, match="no kernel image"):
+        assert arrays.decide("auto", "tf32") == Place("cpu", "tf32")
+
+
+@pytest.mark.parametrize(
+    ("stats", "left"),
+    [({"bytes_limit": 70, "bytes_in_use": 30}, 40), ({"bytes_in_use": 30}, None), ({}, None), (None, None)],
+)
+def test_memory_is_told_where_an_allocator_has_a_limit(
+    arrays: Any, monkeypatch: pytest.MonkeyPatch, stats: dict[str, int] | None, left: int | None
+) -> None:
+    monkeypatch.setattr(arrays, "device_of", lambda device: SimpleNamespace(memory_stats=lambda: stats))
+    assert arrays.free_memory(Place("cuda:1", "float32")) == left
+    assert arrays.free_memory(Place("cpu", "float32")) is None
+
+
+def test_what_records_say_of_a_card(backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from headstart.backends.jax import facts
+
+    card = SimpleNamespace(
+        device_kind="NVIDIA H100",
+        client=SimpleNamespace(platform_version="cuda 13000"),
+        memory_stats=lambda: {"bytes_limit": 60 << 30},
+        compute_capability="9.0",
+    )
+    (tmp_path / "version").write_text("580.1\n")
+    plugin = SimpleNamespace(cuda_runtime_get_version=lambda: 13000, cudnn_get_version=lambda: 91900)
+    monkeypatch.setitem(sys.modules, "jax_cuda13_plugin._versions", plugin)  # type: ignore[arg-type]
+    monkeypatch.setattr(facts, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(facts, "device_of", lambda device: card)
+    expected = {
+        "name": "NVIDIA H100",
+        "platform": "cuda 13000",
+        "memory_limit": 60 << 30,
+        "capability": "9.0",
+        "tf32": True,
+        "driver": "580.1",
+        "cuda": 13000,
+        "cudnn": 91900,
+    }
+    assert facts.facts(Place("cuda", "tf32")) == expected
+    assert facts.facts(Place("cuda", "float32")) == {**expected, "tf32": False}
+    card.compute_capability = "7.5"
+    assert facts.facts(Place("cuda", "tf32"))["tf32"] is False
+    assert facts.facts(Place("tpu", "float32")).keys() == {"name", "platform", "memory_limit"}
+
+
+def test_jax_is_told_not_to_take_a_whole_card(backend: str) -> None:
+    """Unless its user has said how much."""
+    from headstart.backends.jax.backend import TAKING, defaults
+
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    assert defaults({})[name] == "false"
+    for variable in TAKING:
+        assert name not in defaults({variable: "0.5"})
+
+
+def test_half_a_trunk(backend: str) -> None:
+    """float16 is nearer to float32 than bfloat16, on a CPU as elsewhere."""
+    from headstart.contract import registry
+    from headstart.testing import relative_error
+    from headstart.testing.reference import random_params, run
+    from headstart.testing.samples import every_op, of_shape
+
+    framework, graph = registry.load("jax"), of_shape(every_op(), (17, 11, 3))
+    params = random_params(graph, 0)
+    images = np.random.default_rng(0).standard_normal((2, 17, 11, 3)).astype(np.float32)
+    expected = run(graph, params, images)["both"]
+    errors = [
+        relative_error(
+            framework.numpy(framework.trunk(graph, params, ["both"], place).run(images)["both"]), expected
+        )
+        for place in (Place("cpu", "float16"), Place("cpu", "bfloat16"))
+    ]
+    assert 1e-5 < errors[0] < errors[1] / 2
