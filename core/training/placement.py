@@ -17,6 +17,7 @@ from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.features.feature_set import FeatureSet
 from headstart.training.feeds import Feed, Pools, Resident, Streamed
 
+DEVICE, MEMORY, DISK = "device", "memory", "disk"
 BLOCK_NBYTES = 1 << 20  # reading this much at once costs a disk little more than its seek
 POOL_BLOCKS = 16  # a pool mixes at least so many blocks, or smaller ones are drawn
 POOLS = 8  # so many would fit within the bound
@@ -56,14 +57,16 @@ def bytes_to_hold(memory: int | None) -> int:
     return available_memory() // 2 if memory is None else memory
 
 
-def fit_on_device(nbytes: int, limit: int, device_free: int | None) -> bool:
-    """Whether features of so many bytes in all can lie on the device from the first epoch to the last.
+def where_to(nbytes: int, limit: int, device_free: int | None) -> str:
+    """Where features of so many bytes in all can lie from the first epoch to the last: `Placement.where`.
 
-    They can if they are within `limit`, the bytes that may be held, and leave the device enough room to compute:
-    they may take 70 % of `device_free`, what it has left of a memory of its own. A device without one (None) works
-    in the machine's memory, where the limit alone counts.
+    On the device if they are within `limit`, the bytes that may be held, and leave it enough room to compute: they
+    may take 70 % of `device_free`, what it has left of a memory of its own. A device without one (None) works in
+    the machine's memory, where the limit alone counts. Within the limit they are in memory at least.
     """
-    return nbytes <= limit and (device_free is None or nbytes <= 0.7 * device_free)
+    if nbytes > limit:
+        return DISK
+    return DEVICE if device_free is None or nbytes <= 0.7 * device_free else MEMORY
 
 
 def place_features(
@@ -78,8 +81,9 @@ def place_features(
     nbytes = sum(data.nbytes(cut) * data.views for data in features)
     row = max(data.nbytes(cut) // max(1, len(data)) for data in features)
     limit = bytes_to_hold(memory)
-    if fit_on_device(nbytes, limit, device_free):
-        return Placement("device", nbytes, limit, 0, 0)
+    where = where_to(nbytes, limit, device_free)
+    if where == DEVICE:
+        return Placement(where, nbytes, limit, 0, 0)
     batch = batch_size * row
     room = (limit if device_free is None else min(limit, device_free)) // POOLS
     pool = min(room, MAX_POOL_NBYTES) // batch * batch
@@ -88,17 +92,16 @@ def place_features(
             f"memory={binary_size(limit)} is too little for batches of {batch_size} x {binary_size(row)}; "
             f"{POOLS} of them must fit: allow {binary_size(POOLS * batch)}, or take smaller batches"
         )
-    where = "memory" if nbytes <= limit and device_free is not None else "disk"
     block = max(row, min(BLOCK_NBYTES, pool // POOL_BLOCKS) // row * row)
     return Placement(where, nbytes, limit, pool, block)
 
 
 def feeds_of(features: Sequence[FeatureSet], cut: str, placement: Placement) -> list[Feed]:
     """A feed for each set. Those that are streamed take turns with one pair of pools."""
-    if placement.where == "device":
+    if placement.where == DEVICE:
         return [Resident(data, cut) for data in features]
     first = features[0]
     row = max(1, first.nbytes(cut) // max(1, len(first)))
     pools = Pools(placement.pool_nbytes // row, first.shape(cut), first.folder(cut).dtype)
     block = max(1, placement.block_nbytes // row)
-    return [Streamed(data, cut, pools, block, placement.where == "memory") for data in features]
+    return [Streamed(data, cut, pools, block, placement.where == MEMORY) for data in features]

@@ -21,7 +21,7 @@ from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype
 from headstart.training.checks import check_sets
-from headstart.training.placement import bytes_to_hold, fit_on_device, memory_limit
+from headstart.training.placement import bytes_to_hold, memory_limit, where_to
 from headstart.training.planning.measuring import Bench
 from headstart.training.planning.predicting import (
     Load,
@@ -111,7 +111,7 @@ def plan(
             rates,
             load,
             missing=len(store.folder(key, work[cut].shape).missing(sorted(ids))),
-            resident=fit_on_device(load.distinct * work[cut].row_nbytes, limit, free),
+            where=where_to(load.distinct * work[cut].row_nbytes, limit, free),
             measured=cut in measurements.points,
         )
 

@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from commands import headstart
 
 import headstart as hs
 from headstart.common.errors import CutError, SettingError
+from headstart.contract.checked import CheckedBackend
 from headstart.training.planning.predicting import (
     Load,
     Point,
@@ -158,8 +160,8 @@ LOAD = Load(train=100, val=20, distinct=110, batch=32, epochs=5)
 AT_CUT = Work(shape=(10,), row_nbytes=20, trunk_macs=7, head_macs=3)
 
 
-def at_cut(point: Point, rates: Rates, missing: int = 110, resident: bool = True, load: Load = LOAD) -> CutPlan:
-    return predicted("cut", AT_CUT, point, rates, load, missing=missing, resident=resident, measured=True)
+def at_cut(point: Point, rates: Rates, missing: int = 110, where: str = "device", load: Load = LOAD) -> CutPlan:
+    return predicted("cut", AT_CUT, point, rates, load, missing=missing, where=where, measured=True)
 
 
 @pytest.mark.neutral
@@ -180,9 +182,12 @@ def test_seconds_add_up() -> None:
     shared = at_cut(point, replace(rates, decode=0.01, overlap=0.9))
     assert shared.uncached_epoch_seconds == pytest.approx(head + 0.9 * (96 + 20) * (0.01 + 0.01))
     # from the disk an epoch takes as long as reading the features, if that is longer
-    streamed = at_cut(point, rates, resident=False)
+    streamed = at_cut(point, rates, where="disk")
     assert streamed.cached_epoch_seconds == pytest.approx(110 * 20 * 1e-2)
     assert streamed.where == "disk"
+    # from memory, through a device that has too little of its own, nothing is read from the disk
+    held = at_cut(point, rates, where="memory")
+    assert (held.where, held.cached_epoch_seconds) == ("memory", plan.cached_epoch_seconds)
     # what is there is not extracted, nor is a trunk built for it
     assert at_cut(point, rates, missing=0).extraction_seconds == 0
     half = at_cut(point, rates, missing=55).extraction_seconds
@@ -219,6 +224,27 @@ def test_a_plan_of_every_cut(data: hs.data.Dataset, backend: str, tmp_path: Path
     again = hs.plan(model, train, val, cuts="avgpool", memory=1, **common)
     assert again["avgpool"].missing == 0 and again["avgpool"].extraction_seconds == 0
     assert again["avgpool"].where == "disk"
+
+
+def test_a_plan_knows_the_places_that_fit_knows(
+    data: hs.data.Dataset, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device whose memory is less than the features, too: they are held in the machine's memory then."""
+    model = hs.model("lenet", classes=data.classes)
+    common: dict[str, Any] = {"backend": backend, "batch_size": 4, "cache": tmp_path}
+    nbytes = hs.plan(model, data, cuts="fc2", **common)["fc2"].nbytes
+    for free, memory, where in (
+        (None, None, "device"),
+        (10 * nbytes, None, "device"),
+        (nbytes, None, "memory"),
+        (nbytes, nbytes - 1, "disk"),
+    ):
+        monkeypatch.setattr(CheckedBackend, "memory", lambda backend, place, free=free: free)
+        plan = hs.plan(model, data, cuts="fc2", memory=memory, **common)
+        assert plan["fc2"].where == where, (free, memory)
+        if where != "disk":
+            run = hs.fit(model, data, None, cut="fc2", epochs=1, memory=memory, **common)
+            assert run.settings["features"]["where"] == where
 
 
 def test_a_plan_of_no_cut_in_particular(data: hs.data.Dataset, backend: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.models import Model
+from headstart.training.placement import DISK
 from headstart.training.planning.table import CutPlan
 
 MEASURED = 6
@@ -140,11 +141,11 @@ def between(cuts: Sequence[str], work: Mapping[str, Work], points: Mapping[str, 
 
 
 def predicted(
-    cut: str, work: Work, point: Point, rates: Rates, load: Load, *, missing: int, resident: bool, measured: bool
+    cut: str, work: Work, point: Point, rates: Rates, load: Load, *, missing: int, where: str, measured: bool
 ) -> CutPlan:
     """What extraction and training take at a cut.
 
-    `missing`: samples whose features the store lacks. `resident`: all features can be held, and are not streamed.
+    `missing`: samples whose features the store lacks. `where`: `Placement.where` of all of them.
     `measured`: `point` is the cut's own.
     """
     train, val, batch = load.train, load.val, load.batch
@@ -161,7 +162,7 @@ def predicted(
     extraction = point.built + images + missing * work.row_nbytes * rates.write if missing else 0.0
     trained = train // batch * batch
     head = trained * point.step + val * point.evaluation
-    cached = head if resident else max(head, nbytes * rates.read)
+    cached = max(head, nbytes * rates.read) if where == DISK else head
     uncached = head + through(trained + val, trained + padded(val, batch))
     return CutPlan(
         cut=cut,
@@ -173,7 +174,7 @@ def predicted(
         extraction_seconds=extraction,
         cached_epoch_seconds=cached,
         uncached_epoch_seconds=uncached,
-        where="device" if resident else "disk",
+        where=where,
         measured=measured,
         total_seconds=extraction + load.epochs * cached,
         uncached_total_seconds=load.epochs * uncached,

@@ -38,7 +38,7 @@ class CutPlan:
     uncached_epoch_seconds: float
     """the same head, the trunk run in every epoch"""
     where: str
-    """"device" or "disk": whether all features can be held, or are streamed"""
+    """"device", "memory" or "disk": where the features lie while it trains, as `fit` decides it"""
     measured: bool
     """False where it lies between cuts that were measured"""
     total_seconds: float
