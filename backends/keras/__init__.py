@@ -1,15 +1,15 @@
 """The Keras 3 backend, on whichever engine KERAS_BACKEND names; epochs are compiled whole on TensorFlow."""
 
-from headstart.contract.description import HEADS, PROFILE, WRAP, Description
+from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, WRAP, Description
 
 DESCRIPTION = Description(
     module="headstart.backends.keras.backend",
     modules=("keras",),
     distributions=("keras", "tensorflow"),
     install="pip install 'headstart[keras]'",
-    devices=("cpu", "cuda"),
-    # no MEMORY: Keras has no word for it
-    abilities=frozenset({HEADS, PROFILE, WRAP}),
+    # which of them an engine has, it says: TensorFlow the first two
+    devices=("cpu", "cuda", "mps", "xpu", "tpu"),
+    abilities=frozenset({FACTS, HEADS, MEMORY, PROFILE, WRAP}),
     exports={"tf": ("tensorflow",)},
     wraps="a functional keras.Model",
     # on these engines its models are their modules, too

@@ -1,50 +1,107 @@
-"""numpy <-> the engine's tensors, and the device. Everything is `(n, h, w, c)`."""
+"""numpy <-> the engine's tensors, and the device. Everything is `(n, h, w, c)`.
+
+Invariant: whatever computes or makes something stands inside `on(place)`. Outside, the torch engine moves what an
+operation of Keras's takes to the machine's default device, a GPU where there is one.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
+from headstart.backends.keras import DESCRIPTION
+from headstart.backends.keras.engine import ENGINES
 from headstart.common.errors import BackendError
 from headstart.common.memory import ALIGNMENT
-from headstart.contract.recipe import Place
+from headstart.contract import devices
+from headstart.contract.recipe import BFLOAT16, FLOAT16, FLOAT32, Place
+
+ENGINE = keras.backend.backend()
+HOST = Place(devices.CPU, FLOAT32)
+Kind = TypeVar("Kind", bound=type)
+
+
+def _engines_devices() -> Any:
+    if ENGINE not in ENGINES:
+        raise BackendError(
+            f"Keras runs on {ENGINE!r}, which cannot train; expected one of {', '.join(ENGINES)}: set "
+            "KERAS_BACKEND to one of them before Keras is imported"
+        )
+    if ENGINE == "tensorflow":
+        return import_module("headstart.backends.keras.tensorflow_devices")
+    return import_module(f"headstart.backends.doors.{ENGINE}_devices")
+
+
+DEVICES = _engines_devices()
+"""what the engine says of its devices: the same functions for each of the three"""
 
 
 def decide(device: str, precision: str) -> Place:
-    there = _has_gpu()
-    if device == "cuda" and not there:
+    if device == devices.CPU and DEVICES.device_of(HOST) is None:
         raise BackendError(
-            f"device 'cuda' was asked for, and keras on {keras.backend.backend()} finds no CUDA device; "
-            "use device='cpu'"
+            "device 'cpu' was asked for, and JAX may not use it, as JAX_PLATFORMS says: unset that, or add ',cpu'"
         )
-    return Place("cuda" if there and device != "cpu" else "cpu", precision)
+    name = devices.decide(f"keras on {ENGINE}", device, DESCRIPTION.devices, DEVICES.count, DEVICES.trial)
+    return Place(name, precision)
 
 
-def _has_gpu() -> bool:
-    try:
-        return bool(keras.distribution.list_devices("gpu"))
-    except RuntimeError:  # how the JAX engine says that there is none
-        return False
-    except AttributeError:  # the torch engine has no list of devices
-        try:
-            with keras.device("gpu:0"):
-                keras.ops.zeros(1)
-        except (RuntimeError, AssertionError):
-            return False
-        return True
+@contextmanager
+def on(place: Place) -> Iterator[None]:
+    """The scope in which variables and tensors are made on the place's device, and products have its precision."""
+    device = DEVICES.device_of(place)
+    if device is None:  # JAX may use no CPU (JAX_PLATFORMS): what is meant for it lies on the default device
+        yield
+        return
+    with keras.device(device if ENGINE == "jax" else str(device)), DEVICES.computing(place):
+        yield
 
 
-def on(place: Place) -> AbstractContextManager[Any]:
-    """The scope in which variables and tensors are made on the place's device."""
-    return keras.device("gpu:0" if place.device == "cuda" else "cpu")
+def beside(model: keras.Model) -> AbstractContextManager[None]:
+    """The scope of the device on which a user's model lies. float32 is strictly that, for comparisons."""
+    weights = model.weights
+    return on(DEVICES.place_of(weights[0].value)) if weights else nullcontext()
+
+
+def at_place(*names: str) -> Callable[[Kind], Kind]:
+    """A class whose methods called so run on the object's `place`."""
+
+    def change(kind: Kind) -> Kind:
+        for name in names:
+            setattr(kind, name, _placed(vars(kind)[name]))
+        return kind
+
+    return change
+
+
+def _placed(method: Any) -> Any:
+    @functools.wraps(method)
+    def placed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with on(self.place):
+            return method(self, *args, **kwargs)
+
+    return placed
+
+
+def on_host(method: Any) -> Any:
+    """A function that runs on the CPU."""
+
+    @functools.wraps(method)
+    def hosted(*args: Any, **kwargs: Any) -> Any:
+        with on(HOST):
+            return method(*args, **kwargs)
+
+    return hosted
 
 
 def dtype_policy(place: Place) -> str:
     """Keras's name for the place's precision."""
-    return "mixed_bfloat16" if place.precision == "bfloat16" else "float32"
+    return f"mixed_{place.precision}" if place.precision in (BFLOAT16, FLOAT16) else FLOAT32
 
 
 def from_numpy(array: np.ndarray, place: Place) -> Any:
@@ -60,7 +117,7 @@ def from_numpy(array: np.ndarray, place: Place) -> Any:
 def _can_share(array: np.ndarray, place: Place) -> bool:
     flags = array.flags
     fits = flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0
-    return place.device == "cpu" and keras.backend.backend() == "tensorflow" and fits
+    return place.kind == devices.CPU and ENGINE == "tensorflow" and fits
 
 
 def to_numpy(array: Any) -> np.ndarray:

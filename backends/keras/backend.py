@@ -10,11 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from headstart.backends.keras import engine  # noqa: F401 - of the Keras that is imported next
+
+# isort: split
 import keras
 import numpy as np
 
 from headstart.backends.keras import profile, wrap
-from headstart.backends.keras.arrays import decide, to_numpy
+from headstart.backends.keras.arrays import DEVICES, beside, decide, on_host, to_numpy
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.heads import TensorFlowHeads, heads
@@ -42,6 +45,12 @@ class KerasBackend:
     def threads(self) -> int:
         return cpus()
 
+    def memory(self, place: Place) -> int | None:
+        return DEVICES.free_memory(place)
+
+    def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
+        return DEVICES.device_facts(place)
+
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> KerasTrunk:
         return KerasTrunk(graph, params, outputs, place)
 
@@ -51,9 +60,11 @@ class KerasBackend:
     def heads(self, chain: Chain, params: Params, recipe: HeadsRecipe, place: Place) -> TensorFlowHeads | None:
         return heads(chain, params, recipe, place)
 
+    @on_host
     def native(self, graph: Graph, params: Params, outputs: Sequence[str] = ()) -> keras.Model:
         return network(graph if outputs else graph.main, params, outputs)
 
+    @on_host
     def call(self, native: keras.Model, images: Any) -> np.ndarray:
         return native.predict_on_batch(images)
 
@@ -67,10 +78,12 @@ class KerasBackend:
         return wrap.inputs(native)
 
     def wrap(self, request: WrapRequest) -> Wrapping:
-        return wrap.wrap(request)
+        with beside(request.native):
+            return wrap.wrap(request)
 
     def attempt(self, native: Any, example: Any) -> None:
-        wrap.attempt(native, example)
+        with beside(native):
+            wrap.attempt(native, example)
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         return profile.profile(folder)

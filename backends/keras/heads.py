@@ -14,13 +14,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backends.keras.arrays import from_numpy, on, to_numpy
+from headstart.backends.keras.arrays import at_place, from_numpy, on, to_numpy
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import ACTIVATIONS, network
 from headstart.backends.keras.functions import compiled
 from headstart.backends.keras.optimizers import optimizer_of
+from headstart.contract import devices
 from headstart.contract.heads import Chain, HeadsRecipe
-from headstart.contract.recipe import Place, Recipe
+from headstart.contract.recipe import BFLOAT16, FLOAT32, TF32, Place, Recipe
 from headstart.data.rows import window
 
 # An epoch of so many multiplications, of features by weights, is compiled by XLA: that takes 0.2 s, earned back in
@@ -32,10 +33,12 @@ def compiles(chain: Chain, place: Place) -> bool:
     """Whether XLA trains it faster, if there is enough to do: on a CPU its pooling is slower, and some products of
     bfloat16 are; on a GPU this has not been measured."""
     before = () if chain.before is None else chain.before.nodes[1:]
-    return place == Place("cpu", "float32") and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
+    single = place.kind == devices.CPU and place.precision in (FLOAT32, TF32)
+    return single and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params")
+@at_place("put", "epoch", "logits", "params")
 class TensorFlowHeads:
     def __init__(
         self,
@@ -75,13 +78,11 @@ class TensorFlowHeads:
         count = len(labels) if order is None else order.size
         work = count * self.products + len(rates) * OF_A_STEP
         run = self._compiled_epoch if self.may_compile and work >= WORTH_COMPILING else self._epoch
-        with on(self.place):
-            losses, correct = run(rows, labels, order, np.asarray(rates, np.float32))
+        losses, correct = run(rows, labels, order, np.asarray(rates, np.float32))
         return losses.numpy(), correct.numpy()
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
-        with on(self.place):
-            return self._logits(window(inputs, start, stop)).numpy()
+        return self._logits(window(inputs, start, stop)).numpy()
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: to_numpy(keras.ops.copy(w.value)) for name, w in self.weights.items()}
@@ -90,7 +91,7 @@ class TensorFlowHeads:
         """`(n, h, classes)`"""
         import tensorflow as tf
 
-        dtype = tf.bfloat16 if self.place.precision == "bfloat16" else tf.float32
+        dtype = tf.bfloat16 if self.place.precision == BFLOAT16 else tf.float32
         x = tf.cast(x, tf.float32)
         x = tf.cast(x if self.before is None else self.before(x, training=False), dtype)
         for node in self.chain.layers:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backends.keras.arrays import dtype_policy, from_numpy, on, to_numpy
+from headstart.backends.keras.arrays import at_place, dtype_policy, from_numpy, on, to_numpy
 from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params, variables
@@ -25,6 +25,7 @@ from headstart.graph import Graph
 
 
 @behind_door("__init__", "put", "epoch", "step", "logits", "params")
+@at_place("put", "epoch", "step", "logits", "params")
 class KerasTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.graph, self.recipe, self.place = graph, recipe, place
@@ -76,18 +77,16 @@ class KerasTrainer:
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         count = len(self.weights)
-        with on(self.place):
-            self.optimizer.learning_rate.assign(rate)
-            self.model.reset_metrics()
-            # the weighted sum, with several outputs each one's loss, and the accuracy
-            result = self.model.train_on_batch(inputs, [labels] * count if count > 1 else labels)
+        self.optimizer.learning_rate.assign(rate)
+        self.model.reset_metrics()
+        # the weighted sum, with several outputs each one's loss, and the accuracy
+        result = self.model.train_on_batch(inputs, [labels] * count if count > 1 else labels)
         losses = result[1 : 1 + count] if count > 1 else result[:1]
         right = float(result[-1]) if np.isfinite(losses[0]) else 0.0  # the metric takes NaN for the first class
         return np.array(losses, np.float32), round(right * len(labels))
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
-        with on(self.place):
-            return to_numpy(self.inference.predict_on_batch(window(inputs, start, stop)))
+        return to_numpy(self.inference.predict_on_batch(window(inputs, start, stop)))
 
     def params(self) -> dict[str, np.ndarray]:
         found = numpy_params(self.graph, self.model)
@@ -102,6 +101,7 @@ class KerasTrainer:
 
 
 @behind_door("epoch", "step", "logits")
+@at_place("epoch", "step", "logits")
 class TensorFlowTrainer(KerasTrainer):
     def _prepare(self) -> None:
         self._one_step = compiled(self._update)
@@ -111,18 +111,15 @@ class TensorFlowTrainer(KerasTrainer):
     def epoch(
         self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        with on(self.place):
-            losses, correct = self._whole_epoch(rows, labels, order, rates)
+        losses, correct = self._whole_epoch(rows, labels, order, rates)
         return losses.numpy(), int(correct)
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
-        with on(self.place):
-            losses, correct = self._one_step(inputs, labels, np.float32(rate))
+        losses, correct = self._one_step(inputs, labels, np.float32(rate))
         return losses.numpy(), int(correct)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
-        with on(self.place):
-            return self._forward(window(inputs, start, stop)).numpy()
+        return self._forward(window(inputs, start, stop)).numpy()
 
     def _update(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
         import tensorflow as tf

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.backends.keras.arrays import dtype_policy, on
+from headstart.backends.keras.arrays import at_place, dtype_policy, on
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params
 from headstart.backends.keras.functions import counted_alone
@@ -16,6 +16,7 @@ from headstart.graph import Graph
 
 
 @behind_door("__init__", "run", "params")
+@at_place("run", "params")
 class KerasTrunk:
     def __init__(
         self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place
@@ -25,8 +26,7 @@ class KerasTrunk:
             self.model = counted_alone(network(graph, params, outputs, Style(dtype_policy(place))))
 
     def run(self, images: Any) -> dict[str, Any]:
-        with on(self.place):
-            return self.model.predict_on_batch(images)
+        return self.model.predict_on_batch(images)
 
     def params(self) -> dict[str, np.ndarray]:
         return numpy_params(self.graph, self.model)

@@ -16,7 +16,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from headstart.backends.keras.arrays import to_numpy
+from headstart.backends.keras.arrays import beside, on_host, to_numpy
 from headstart.backends.keras.classifier import ends_in_classifier
 from headstart.backends.keras.copying import (
     anew,
@@ -155,7 +155,11 @@ def attempt(native: keras.Model, example: Any) -> None:
 
 def _witnessed(native: keras.Model, cut: str | None, batch: Any) -> Witnessed:
     """What the user's model itself gives; a cut of None is its end."""
-    rows = _rows(native, batch)
+    with beside(native):
+        return _given(native, cut, _rows(native, batch))
+
+
+def _given(native: keras.Model, cut: str | None, rows: list[Any]) -> Witnessed:
     ends = outputs(native, rows)
     end = ends[0] if len(ends) == 1 else None
     if cut is None:
@@ -279,7 +283,7 @@ def _part(
         {name: tuple(weight.shape) for name, weight in zip(names, model.weights, strict=True)},
         frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) not in trained),
         structure,
-        settled(lambda seed: _params(fresh(seed))),
+        settled(on_host(lambda seed: _params(fresh(seed)))),
         frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) in fixed),
     )
 

@@ -1,0 +1,114 @@
+"""Devices as JAX has them, for what stands on it.
+
+Invariant: of a CPU nothing is asked that would start another device, but for what JAX itself starts when it first
+computes: all that JAX_PLATFORMS lets it.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from headstart.contract import devices
+from headstart.contract.recipe import FLOAT32, TF32, Place
+
+# a kind of device -> what JAX, or a plugin of it, calls such a platform
+PLATFORMS = {
+    "cuda": ("cuda", "rocm"),
+    "tpu": ("tpu",),
+    "xpu": ("oneapi", "xpu"),
+    "mps": ("mps", "METAL"),
+    devices.CPU: ("cpu",),
+}
+DRIVER = Path("/sys/module/nvidia/version")
+AMPERE = 8.0  # the first that multiplies in TF32
+
+
+def devices_of(kind: str) -> list[jax.Device]:
+    """This process's devices of a kind, in JAX's order; none where JAX has no such platform that works."""
+    for platform in PLATFORMS.get(kind, ()):
+        try:
+            return jax.local_devices(backend=platform)
+        except RuntimeError:
+            continue
+    return []
+
+
+def count(kind: str) -> int:
+    return len(devices_of(kind))
+
+
+def trial(device: str) -> None:
+    """Run one small kernel."""
+    x = jax.device_put(np.ones((8, 8), np.float32), device_of(Place(device, FLOAT32)))
+    jax.block_until_ready(jax.jit(jnp.dot)(x, x))
+
+
+def device_of(place: Place) -> jax.Device | None:
+    """None where it is a CPU, and JAX may use none."""
+    there = devices_of(place.kind)
+    return there[place.index] if there else None
+
+
+def place_of(array: Any) -> Place:
+    """Where an array lies, on the first of its devices where it has several."""
+    device = min(array.devices(), key=lambda device: device.id)
+    for kind in PLATFORMS:
+        if device in (there := devices_of(kind)):
+            return Place(devices.name_of(kind, there.index(device)), FLOAT32)
+    return Place(devices.CPU, FLOAT32)
+
+
+def computing(place: Place) -> AbstractContextManager[Any]:
+    """For what is traced inside: how float32 is multiplied, in products and convolutions. Left alone, JAX takes
+    TF32 where a GPU has it, and bfloat16 on a TPU."""
+    if place.kind == devices.CPU or place.precision not in (FLOAT32, TF32):
+        return nullcontext()
+    return jax.default_matmul_precision("highest" if place.precision == FLOAT32 else "tensorfloat32")
+
+
+def put(array: Any, place: Place) -> Any:
+    return jax.device_put(array, device_of(place))
+
+
+def _stats(place: Place) -> dict[str, int]:
+    device = None if place.kind == devices.CPU else device_of(place)
+    return (device.memory_stats() or {}) if device is not None else {}
+
+
+def free_memory(place: Place) -> int | None:
+    stats = _stats(place)
+    if "bytes_limit" not in stats:  # not every allocator has a limit, nor says what is in use
+        return None
+    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+
+
+def device_facts(place: Place) -> dict[str, str | int | float | bool]:
+    """`memory_limit`: bytes that XLA will take at most, which is less than the device has."""
+    device = device_of(place)
+    if place.kind == devices.CPU or device is None:
+        return {}
+    capability = str(getattr(device, "compute_capability", ""))
+    ampere = capability.replace(".", "", 1).isdecimal() and float(capability) >= AMPERE
+    facts: dict[str, str | int | float | bool] = {
+        "name": str(device.device_kind),
+        "platform": str(device.client.platform_version),
+        "tf32": place.kind == "cuda" and place.precision == TF32 and ampere,
+    }
+    facts |= {"capability": capability} if capability else {}
+    if limit := _stats(place).get("bytes_limit"):
+        facts["memory_limit"] = int(limit)
+    if place.kind == "cuda" and DRIVER.exists():
+        facts["driver"] = DRIVER.read_text(errors="replace").strip()
+    for plugin in ("jax_cuda13_plugin", "jax_cuda12_plugin"):
+        versions = sys.modules.get(f"{plugin}._versions")  # which JAX imports, where it is installed
+        for library, function in (("cuda", "cuda_runtime_get_version"), ("cudnn", "cudnn_get_version")):
+            if callable(ask := getattr(versions, function, None)):
+                facts[library] = int(ask())
+    return facts

@@ -1,0 +1,110 @@
+"""Devices as torch has them. Whatever is not a CPU is reached by the same code: torch gives every kind of device a
+module of the same functions (`torch.cuda`, `torch.xpu`, `torch.mps`), which of them it has is asked for.
+
+Invariant: of a CPU nothing is asked that would start another device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headstart.backends.doors.torch_arithmetic import arithmetic
+from headstart.contract import devices
+from headstart.contract.recipe import FLOAT32, TF32, Place
+
+
+def device_of(place: Place) -> torch.device:
+    """With its index: "cuda" alone would be whichever the caller has made the current one."""
+    return torch.device("cpu") if place.kind == devices.CPU else torch.device(place.kind, place.index)
+
+
+def count(kind: str) -> int:
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    module: Any = getattr(torch, kind, None)
+    return int(module.device_count()) if module is not None and module.is_available() else 0
+
+
+def trial(name: str) -> None:
+    """torch lists cards that it has no code for; their first kernel fails."""
+    x = torch.ones(8, 8, device=device_of(Place(name, FLOAT32)))
+    value = float((x @ x).sum())
+    if value != 512:
+        raise RuntimeError(f"8 x 8 ones multiplied with themselves sum up to {value}, and not to 512")
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type != devices.CPU:
+        _wait(device)
+
+
+def _wait(device: torch.device) -> None:
+    module: Any = torch.get_device_module(device.type)
+    module.synchronize(*(() if device.type == "mps" else (device,)))
+
+
+def free_memory(place: Place) -> int | None:
+    """What the driver has left, and what torch has taken from it and would give again."""
+    device = device_of(place)
+    if place.kind == "mps":  # which has the host's memory, and a recommendation for how much of it
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    module: Any = None if place.kind == devices.CPU else torch.get_device_module(place.kind)
+    if module is None or not hasattr(module, "mem_get_info"):
+        return None
+    free, _ = module.mem_get_info(device)
+    return int(free + module.memory_reserved(device) - module.memory_allocated(device))
+
+
+def device_facts(place: Place) -> dict[str, str | int | float | bool]:
+    if place.kind == devices.CPU:
+        return {}
+    facts: dict[str, str | int | float | bool] = {"tf32": uses_tf32(place)}
+    if place.kind == "mps":
+        return {**facts, "memory": int(torch.mps.recommended_max_memory())}
+    module, device = torch.get_device_module(place.kind), device_of(place)
+    about = module.get_device_properties(device)
+    facts |= {"name": str(module.get_device_name(device)), "memory": int(about.total_memory)}
+    if place.kind == "cuda":
+        facts["capability"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
+        known = {"driver": _driver(), "cuda": torch.version.cuda, "hip": torch.version.hip}
+        cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+        facts |= {name: str(value) for name, value in {**known, "cudnn": cudnn}.items() if value}
+    elif version := getattr(about, "driver_version", None):
+        facts["driver"] = str(version)
+    return facts
+
+
+def _driver() -> str | None:
+    """torch knows the version of CUDA that a driver can do, and not the driver's own."""
+    try:
+        line = Path("/proc/driver/nvidia/version").read_text().partition("\n")[0]
+    except OSError:
+        return None
+    return next((word for word in line.split() if word[0].isdigit() and "." in word), None)
+
+
+def uses_tf32(place: Place) -> bool:
+    """Whether products of float32 numbers are computed so: from Ampere on."""
+    if place.precision != TF32 or place.kind != "cuda" or torch.version.hip:
+        return False
+    return torch.cuda.get_device_capability(device_of(place)) >= (8, 0)
+
+
+@contextmanager
+def computing(place: Place) -> Iterator[None]:
+    """Products as the place's precision has them. The door has seen to a CPU."""
+    if place.kind == devices.CPU:
+        yield
+        return
+    with arithmetic(place.precision == TF32):
+        yield
+
+
+def place_of(tensor: Any) -> Place:
+    """Where a tensor lies."""
+    return Place(devices.name_of(tensor.device.type, tensor.device.index or 0), FLOAT32)
