@@ -8,7 +8,8 @@ trunk or a trainer has is passed through.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, Descri
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer, Trunk
+from headstart.contract.streams import Dtypes, one_by_one
 from headstart.graph import Graph
 
 Expected = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -77,7 +79,11 @@ class CheckedBackend(Passing):
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
         graph = graph.upto(*outputs)
-        return CheckedTrunk(self._inner.trunk(graph, params, outputs, place), self.name, graph, params, outputs)
+        trunk = self._inner.trunk(graph, params, outputs, place)
+        return CheckedTrunk(trunk, self.name, graph, params, outputs, self.numpy)
+
+    def numpy(self, array: Any) -> np.ndarray:
+        return cast("np.ndarray", self._inner.numpy(array))
 
     def native(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> Any:
         return self._inner.native(graph.upto(*outputs) if outputs else graph, params, outputs)
@@ -98,29 +104,63 @@ class CheckedBackend(Passing):
 
 class CheckedTrunk(Passing):
     def __init__(
-        self, inner: Any, backend: str, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str]
+        self,
+        inner: Any,
+        backend: str,
+        graph: Graph,
+        params: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        numpy: Callable[[Any], np.ndarray],
     ) -> None:
+        """`numpy`: the backend's, of its arrays."""
         super().__init__(inner)
-        self._backend, self._graph, self._outputs = backend, graph, tuple(outputs)
+        self._backend, self._graph, self._outputs, self._numpy = backend, graph, tuple(outputs), numpy
         self._expected = _expected(graph, params)
         # What a user's own part gives need not be as it was with the example.
         self._known = not any(node.op == "native" for node in graph.nodes)
-        self._shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        self._shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
 
     def run(self, images: Any) -> dict[str, Any]:
         outputs: dict[str, Any] = self._inner.run(images)
-        if set(outputs) != set(self._outputs):
-            raise _wrong(self._backend, "the trunk's outputs", sorted(outputs), sorted(self._outputs))
-        if not self._known or isinstance(images, dict):
-            return outputs
-        shape = tuple(images.shape)
+        self._check(_shape_of(images), outputs, self._outputs)
+        return outputs
+
+    def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
+        if not hasattr(self._inner, "stream"):
+            yield from one_by_one(self.run, self._numpy, batches, dtypes)
+            return
+        shapes: deque[tuple[int, ...] | None] = deque()
+
+        def noted() -> Iterator[Any]:
+            for images in batches:
+                shapes.append(_shape_of(images))
+                yield images
+
+        for outputs in self._inner.stream(noted(), dtypes):
+            if not shapes:
+                raise _wrong(self._backend, "results of a stream", "one more", "as many as there were batches")
+            self._check(shapes.popleft(), outputs, tuple(dtypes))
+            for name, rows in outputs.items():
+                if not isinstance(rows, np.ndarray) or rows.dtype not in (np.float32, dtypes[name]):
+                    what = f"the trunk's output {name!r}"
+                    raise _wrong(self._backend, what, _about(rows), f"float32 or {dtypes[name]}")
+            yield outputs
+        if shapes:
+            raise _wrong(self._backend, "results of a stream", f"{len(shapes)} fewer", "one for each batch")
+
+    def _check(self, shape: tuple[int, ...] | None, outputs: Mapping[str, Any], names: Sequence[str]) -> None:
+        """The outputs' names, and their shapes where the graph tells these for inputs of a shape."""
+        if set(outputs) != set(names):
+            raise _wrong(self._backend, "the trunk's outputs", sorted(outputs), sorted(names))
+        if not self._known or shape is None:
+            return
         if shape not in self._shapes:
             shapes = self._graph.shapes(shape[1:])
-            self._shapes[shape] = [(shape[0], *shapes[name]) for name in self._outputs]
-        for name, expected in zip(self._outputs, self._shapes[shape], strict=True):
-            if tuple(outputs[name].shape) != expected:
-                raise _wrong(self._backend, f"the trunk's output {name!r}", tuple(outputs[name].shape), expected)
-        return outputs
+            self._shapes[shape] = {name: (shape[0], *shapes[name]) for name in self._outputs}
+        for name in names:
+            expected = self._shapes[shape][name]
+            if (shape := getattr(outputs[name], "shape", None)) is None or tuple(shape) != expected:
+                raise _wrong(self._backend, f"the trunk's output {name!r}", shape and tuple(shape), expected)
 
     def params(self) -> dict[str, np.ndarray]:
         return checked_params(self._backend, self._inner.params(), self._expected)
@@ -198,6 +238,11 @@ def checked_params(backend: str, params: Mapping[str, np.ndarray], expected: Exp
 
 def _expected(graph: Graph, params: Mapping[str, np.ndarray]) -> Expected:
     return {name: (tuple(shape), np.asarray(params[name]).dtype) for name, shape in graph.param_shapes().items()}
+
+
+def _shape_of(images: Any) -> tuple[int, ...] | None:
+    """None of several arrays."""
+    return None if isinstance(images, dict) else tuple(images.shape)
 
 
 def _about(value: Any) -> str:

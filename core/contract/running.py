@@ -3,9 +3,12 @@ ones under an opaque handle."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
+
+from headstart.contract.streams import Dtypes
 
 
 class Trunk(Protocol):
@@ -14,6 +17,15 @@ class Trunk(Protocol):
     def run(self, images: Any) -> dict[str, Any]:
         """`(n, h, w, c)` images, or a wrapped module's inputs as core has them (an array or a dict of arrays) ->
         node name -> native array of its output, computed when this returns."""
+
+    def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
+        """What `run` gives for each of `batches`, in order, of the nodes in `dtypes`, as numpy's arrays, in the
+        dtype that is asked for or in float32. In float32 must be a batch that the dtype does not hold
+        (`headstart.contract.streams.is_held`), so that core can say of which row and why.
+
+        A few batches may be under way: the next ones are taken from `batches` before a result is given. An array
+        that was taken is not written to afterwards, neither here nor by core. Optional: without it core takes
+        `headstart.contract.streams.one_by_one`."""
 
     def params(self) -> dict[str, np.ndarray]:
         """The parameters as they are on the device now, by the names they came with."""

@@ -14,7 +14,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.common.behind import Behind
 from headstart.common.errors import (
     ExtractionInterrupted,
     FeatureDriftError,
@@ -49,10 +51,13 @@ from headstart.features.trunk_keys import INPUT, check_dtype, check_views, cut_o
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey
+from headstart.store.writer import ShardWriter
 
 CHECKED_ROWS = 4
 # Two backends' float32 sums differ by about 1e-6; bfloat16 arithmetic by about 1e-2. More is another function.
 DRIFT_LIMIT = 0.05
+WAITING = 2
+"""Batches whose rows wait for being hashed and written while the next ones are computed."""
 ROUNDS = 5  # so often rows may go between being found and being read
 Observe = Callable[[Dataset, Batch, Mapping[str, np.ndarray]], None]
 """is called with a data set, a batch of it, and the batch's features by node, before they are stored; what it
@@ -258,11 +263,11 @@ class Extractor:
                 )
                 for node in missing
             }
-            for batch in self._batches(data, view, order, size, self.workers):
-                for node, rows in self._rows(data, batch, size, missing).items():
-                    chosen = [k for k, id in enumerate(batch.ids) if id in missing[node]]
-                    if chosen:
-                        writers[node].add([batch.ids[k] for k in chosen], rows[chosen])
+            behind = stack.enter_context(Behind(WAITING, "headstart-writer"))
+            decoded = self._batches(data, view, order, size, self.workers)
+            for batch, features in self._features(data, decoded, size, missing):
+                for node, rows in features.items():
+                    behind(_store, writers[node], batch.ids, rows, missing[node])
                 yield len(batch.ids)
 
     def _batches(
@@ -279,18 +284,27 @@ class Extractor:
             epoch=view,
         )
 
-    def _rows(self, data: Dataset, batch: Batch, size: int, nodes: Collection[str]) -> dict[str, np.ndarray]:
-        """The features of a batch at these nodes, `(b, ...)`; `size` rows are run at once."""
-        rows: dict[str, np.ndarray] = {}
-        if INPUT in nodes:
-            rows[INPUT] = batch.images
-        if any(node != INPUT for node in nodes):
-            outputs = self.trunk.run(pad(batch.images, size))
-            backend = registry.load(self.backend_name)
-            rows |= {node: backend.numpy(outputs[node])[: len(batch.ids)] for node in nodes if node != INPUT}
-        if self.observe is not None:
-            self.observe(data, batch, rows)
-        return rows
+    def _features(
+        self, data: Dataset, decoded: Iterable[Batch], size: int, nodes: Collection[str]
+    ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
+        """Batches, and their features `(b, ...)` at these nodes; `size` rows are run at once."""
+        dtypes = {node: self.folders[node][0].dtype for node in nodes if node != INPUT}
+        under_way: deque[Batch] = deque()
+
+        def inputs() -> Iterator[Any]:
+            for batch in decoded:
+                under_way.append(batch)
+                yield pad(batch.images, size)
+
+        outputs = self.trunk.stream(inputs(), dtypes) if dtypes else ({} for _ in inputs())
+        for of_trunk in outputs:
+            batch = under_way.popleft()
+            rows = {node: of_trunk[node][: len(batch.ids)] for node in dtypes}
+            if INPUT in nodes:
+                rows[INPUT] = batch.images
+            if self.observe is not None:
+                self.observe(data, batch, rows)
+            yield batch, rows
 
     def recomputed(
         self, data: Dataset, node: str, view: int, sample: np.ndarray
@@ -298,8 +312,8 @@ class Extractor:
         """Batches of these samples of the data set, and their features `(b, ...)` at a node, computed now and not
         stored."""
         size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
-        for batch in self._batches(data, view, sample, size, 1):
-            yield batch, np.asarray(self._rows(data, batch, size, [node])[node])[: len(batch.ids)]
+        for batch, rows in self._features(data, self._batches(data, view, sample, size, 1), size, [node]):
+            yield batch, np.asarray(rows[node])
 
     def _check_drift(self, data: Dataset, view: int, extracted: Collection[str]) -> bool:
         """Compare features that this machine may not have made with what it computes: those of another backend,
@@ -360,6 +374,15 @@ class Extractor:
                     f"from what {self.provenance(node)['backend']} computes here; they were made by {made_by}"
                 )
         return None
+
+
+def _store(writer: ShardWriter, ids: Sequence[str], rows: np.ndarray, missing: Collection[str]) -> None:
+    """Those of a batch's rows that are missing."""
+    places = [k for k, id in enumerate(ids) if id in missing]
+    if len(places) == len(ids):
+        writer.add(ids, rows)
+    elif places:
+        writer.add([ids[k] for k in places], rows[places])
 
 
 def extract(

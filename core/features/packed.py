@@ -167,7 +167,7 @@ def _copy(source: FeatureFolder, target: FeatureFolder, ids: Sequence[str], root
                 piece = [of_maker[place] for place in order[start : start + step]]
                 rows = source.read(piece)
                 with saving(root):
-                    writer.add(piece, rows)
+                    writer.add(piece, rows, computed=False)
             with saving(root):
                 writer.close()
     if left := target.missing(distinct_ids):

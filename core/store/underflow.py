@@ -33,12 +33,15 @@ class Underflow:
         self._largest = 0
 
     def see(self, rows: NDArray[Any], magnitude: NDArray[np.uint16]) -> None:
-        """`rows`: float32 `(n, ..., channels)` as they were computed; `magnitude`: the bits of the same in
-        float16, without the sign."""
+        """`rows`: `(n, ..., channels)` float32 as they were computed, or float16 of which no channel was lost;
+        `magnitude`: the bits of the same in float16, without the sign."""
         channels = rows.shape[-1] if rows.ndim > 1 else 1
-        bits = np.ascontiguousarray(rows).view(np.uint32).reshape(-1, channels)
-        computed = np.bitwise_or.reduce(bits, axis=0) & np.uint32(0x7FFFFFFF)
         stored = np.bitwise_or.reduce(magnitude.reshape(-1, channels), axis=0)
+        if rows.dtype == np.float32:
+            bits = np.ascontiguousarray(rows).view(np.uint32).reshape(-1, channels)
+            computed = np.bitwise_or.reduce(bits, axis=0) & np.uint32(0x7FFFFFFF)
+        else:
+            computed = stored.astype(np.uint32)
         self._largest = max(self._largest, int(magnitude.max()))
         if self._computed is None or self._stored is None:
             self._computed, self._stored = computed, stored

@@ -83,8 +83,10 @@ class ShardWriter:
         self._first_added = 0.0
         self._underflow = Underflow()
 
-    def add(self, ids: Sequence[str], rows: NDArray[Any]) -> None:
+    def add(self, ids: Sequence[str], rows: NDArray[Any], computed: bool = True) -> None:
         """Take rows `(n, *row_shape)` in float32 or the stored dtype, row i being that of sample `ids[i]`.
+        `computed`: whether they come from a trunk, and were not stored before, when what their dtype has cost was
+        told.
 
         The rows are copied. Raises SettingError for ids, shape or dtype that do not fit, FeatureOverflowError
         for values that are not finite or would not be, and what `close` raises when a shard is full.
@@ -94,7 +96,7 @@ class ShardWriter:
         if rows.shape != (len(keys), *self.row_shape):
             expected = (len(keys), *self.row_shape)
             raise SettingError(f"received {len(keys)} ids and rows of shape {rows.shape}; expected {expected}")
-        stored = self._cast(ids, rows)
+        stored = self._cast(ids, rows, computed)
         start = 0
         while start < len(keys):
             piece = slice(start, start + self._rows_per_shard - self._pending_rows)
@@ -153,7 +155,7 @@ class ShardWriter:
         # Once more: an eviction may have gone by in between, and left the shard without its description.
         self._prepare()
 
-    def _cast(self, ids: Sequence[str], rows: NDArray[Any]) -> NDArray[Any]:
+    def _cast(self, ids: Sequence[str], rows: NDArray[Any], computed: bool) -> NDArray[Any]:
         """A contiguous copy in the stored dtype, all of it finite."""
         kinds = (np.float32, np.float16, ml_dtypes.bfloat16)
         if rows.dtype != self.dtype and (self.dtype == np.uint8 or rows.dtype not in kinds):
@@ -170,7 +172,7 @@ class ShardWriter:
         if magnitude.max() >= infinity:
             row = int(np.argmax((magnitude >= infinity).reshape(len(rows), -1).any(axis=1)))
             self._refuse(ids[row], rows[row].astype(np.float32))
-        if self.dtype == np.float16 and rows.dtype == np.float32:
+        if self.dtype == np.float16 and computed and rows.dtype in (np.float32, np.float16):
             self._underflow.see(rows, magnitude)
         return stored
 

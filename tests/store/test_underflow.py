@@ -64,3 +64,17 @@ def test_some_channels_lost_are_a_warning(tmp_path: Path) -> None:
 def test_what_loses_nothing_is_not_told_of(rows: np.ndarray, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="error"):
         assert write(tmp_path, np.asarray(rows, np.float32)) == 20
+
+
+def test_batches_that_come_as_they_are_stored_count_as_well(tmp_path: Path) -> None:
+    """As a device hands them over, which keeps those in float32 of which something would be lost."""
+    few = FEATURES * np.where(np.arange(50) < 5, 1e-9, 1).astype(np.float32)
+    with (
+        ShardWriter(tmp_path, "0" * 32, few.shape[1:], "float16", {}, lambda: None) as writer,
+        warnings.catch_warnings(action="error"),
+    ):
+        writer.add([f"{k:032x}" for k in range(5)], few[:5])
+        writer.add([f"{k:032x}" for k in range(5, 10)], FEATURES[5:10].astype(np.float16))
+    tiny = (FEATURES * 5e-6).astype(np.float16)
+    with pytest.warns(UnderflowWarning, match="all features are below 6e-05"):
+        write(tmp_path / "tiny", tiny)

@@ -6,7 +6,7 @@ the first value that is not finite a NonFiniteError ends the training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from headstart.common.errors import NonFiniteError
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer, Trunk
+from headstart.contract.streams import Dtypes, one_by_one
 from headstart.data import Dataset
 from headstart.data.loader import Batch
 from headstart.data.rows import count, each, window
@@ -66,6 +67,9 @@ class WatchedTrunk:
     def run(self, images: Any) -> dict[str, Any]:
         self.images = images
         return self.trunk.run(images)
+
+    def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
+        return one_by_one(self.run, self.backend.numpy, batches, dtypes)
 
     def params(self) -> dict[str, np.ndarray]:
         return self.trunk.params()

@@ -1,0 +1,92 @@
+"""Batches through a trunk, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from headstart.common.errors import BackendError
+from headstart.contract.checked import CheckedTrunk
+from headstart.contract.streams import is_held
+from headstart.graph import Builder
+
+pytestmark = pytest.mark.neutral
+F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype", "held"),
+    [
+        ([1.0, 65504.0, 0.0], np.float16, True),
+        ([1.0, 65520.0], np.float16, False),
+        ([1.0, 2e-8], np.float16, False),
+        ([1.0, 6e-8], np.float16, True),
+        ([1.0, np.nan], np.float16, False),
+        ([1.0, np.inf], np.float32, False),
+        ([1e-30, 1e38], ml_dtypes.bfloat16, True),
+        ([3.4e38], ml_dtypes.bfloat16, False),
+    ],
+)
+def test_what_a_dtype_holds(largest: list[float], dtype: Any, held: bool) -> None:
+    assert is_held(np.array(largest, np.float32), np.dtype(dtype)) is held
+
+
+class Doubling:
+    """A trunk of one node, `fc`, two numbers wide."""
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"fc": images * 2}
+
+    def params(self) -> dict[str, np.ndarray]:
+        return {}
+
+
+class Streaming(Doubling):
+    def __init__(self, *changed: Any) -> None:
+        self.changed = changed
+
+    def stream(self, batches: Any, dtypes: Any) -> Iterator[dict[str, np.ndarray]]:
+        results = [{"fc": (images * 2).astype(dtypes["fc"])} for images in batches]
+        yield from self.changed or results
+
+
+def checked(inner: Doubling) -> CheckedTrunk:
+    b = Builder()
+    graph = b.graph(b.linear("fc", "input", 2, 2))
+    params = {"fc.weight": np.zeros((2, 2), np.float32), "fc.bias": np.zeros(2, np.float32)}
+    return CheckedTrunk(inner, "some", graph, params, ["fc"], np.asarray)
+
+
+def batches() -> list[np.ndarray]:
+    return [np.full((3, 2), k, np.float32) for k in range(3)]
+
+
+@pytest.mark.parametrize(("inner", "dtype"), [(Doubling(), F32), (Streaming(), F16)])
+def test_a_trunk_without_a_stream_has_cores(inner: Doubling, dtype: Any) -> None:
+    rows = list(checked(inner).stream(iter(batches()), {"fc": F16}))
+    assert [float(one["fc"][0, 0]) for one in rows] == [0, 2, 4]
+    assert {one["fc"].dtype for one in rows} == {dtype}
+
+
+ROWS = np.zeros((3, 2), np.float16)
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [{"fc": ROWS}] * 2,
+        [{"fc": ROWS}] * 4,
+        [{"fc": ROWS}] * 2 + [{"fc": ROWS[:2]}],
+        [{"fc": ROWS}] * 2 + [{"other": ROWS}],
+        [{"fc": ROWS}] * 2 + [{"fc": ROWS.astype(np.float64)}],
+        [{"fc": ROWS}] * 2 + [{"fc": ROWS.tolist()}],
+    ],
+    ids=["fewer", "more", "rows", "names", "dtype", "no array"],
+)
+def test_what_comes_out_of_a_stream_is_checked(results: list[Any]) -> None:
+    with pytest.raises(BackendError, match="is a bug of the backend"):
+        list(checked(Streaming(*results)).stream(batches(), {"fc": F16}))
