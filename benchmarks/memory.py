@@ -20,6 +20,7 @@ import numpy as np
 
 import headstart as hs
 from headstart.contract import registry
+from headstart.data.annotations import single
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.trunk_keys import key_of
 from headstart.models import Model
@@ -55,7 +56,7 @@ def features_in(cache: str | Path, model: Model) -> FeatureSet:
     ids = array_to_ids(np.random.default_rng(0).integers(0, 256, (ROWS, 16), np.uint8))
     folder = FeatureStore(cache).folder(key_of(model, CUT, precision="float32", dtype="float16"))
     stats = ExtractionStats(0, ROWS, 0.0, ())
-    return FeatureSet("noise", ids, np.arange(ROWS) % CLASSES, model.classes, {CUT: [folder]}, stats)
+    return FeatureSet("noise", ids, single(np.arange(ROWS) % CLASSES, model.classes), {CUT: [folder]}, stats)
 
 
 def write_features(cache: Path) -> None:

@@ -25,6 +25,7 @@ from headstart.common.sizes import parse_nbytes
 from headstart.contract import registry
 from headstart.contract.optimizers import AdamW
 from headstart.contract.recipe import Recipe
+from headstart.data.annotations import single
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph, Node
 from headstart.store import FeatureStore, array_to_ids, trunk_key
@@ -57,7 +58,8 @@ class Setting:
                     out.add(ids[start : start + BLOCK], block)
         self.shards = sorted(folder.path.glob("*.safetensors"))
         names = [str(k) for k in range(CLASSES)]
-        features = FeatureSet("noise", ids, labels, names, {"x": [folder]}, ExtractionStats(0, rows, 0.0, ()))
+        stats = ExtractionStats(0, rows, 0.0, ())
+        features = FeatureSet("noise", ids, single(labels, names), {"x": [folder]}, stats)
         self.placement = place_features([features], "x", BATCH, parse_nbytes(memory), None)
         (self.feed,) = feeds_of([features], "x", self.placement)
         chosen = self.backend = registry.load(backend)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.data.annotations import single
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.store import FeatureFolder, FeatureStore, array_to_ids, open_shard, trunk_key
 
@@ -61,7 +62,7 @@ def made(
     if labels is None:
         labels = np.arange(len(ids)) % len(CLASSES)
     stats = ExtractionStats(len(distinct), 0, 0.0, tuple(sorted(makers)))
-    return FeatureSet("flowers", ids, np.asarray(labels), CLASSES, folders, stats)
+    return FeatureSet("flowers", ids, single(labels, CLASSES), folders, stats)
 
 
 def damage(features: FeatureSet, row: int) -> Path:

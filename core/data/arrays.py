@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.common.errors import DataError
+from headstart.data.annotations import single
 from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
 from headstart.data.labels import labels_of
@@ -34,7 +35,7 @@ def arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> Da
     values, what = samples_of(images)
     found = labels_of(labels, classes, count(values), what)
     source = ArraySource if what == "image" else ValueSource
-    return Dataset(source(values, found.numbers, "arrays"), found.classes, "arrays", named=found.named)
+    return Dataset(source(values, "arrays"), single(found.numbers, found.classes, found.named), "arrays")
 
 
 def samples_of(images: Any) -> tuple[Any, str]:

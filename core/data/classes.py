@@ -36,7 +36,7 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
     mine = Classes(data.classes, data.named_classes, what)
     if mine.names == to.names or not len(data):
         return data
-    used = np.unique(data.labels)
+    used = data.annotations.used()
     if mine.named == to.named:
         if not mine.named:
             return data  # whether there are so many classes is the model's to say

@@ -19,13 +19,14 @@ import numpy as np
 from blake3 import blake3
 from PIL import Image
 
-from headstart.common.errors import DataError, ImageError, SettingError, UnknownNameError
+from headstart.common.errors import DataError, ImageError
 from headstart.common.progress import track
+from headstart.data.annotations import MULTI, REGRESSION, SINGLE, Annotations
 from headstart.data.decode import decode, read_file
 from headstart.data.id_index import Hashed, IdIndex, believed, settled, stamp_of
-from headstart.data.names import class_list, normal_all
-from headstart.data.rows import ALONE, Entries, each, entries_of
-from headstart.data.splits import Part, sides
+from headstart.data.rows import ALONE, Entries, count, each, entries_of
+from headstart.data.samples import Samples
+from headstart.data.splits import Part
 from headstart.data.workers import CHUNK, default_workers
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class Sample(NamedTuple):
     """One image, or other input, with its label."""
 
     image: Any  # (h, w, 3) uint8; other inputs as they are, an array or a dict of arrays
-    label: int  # index into the data set's classes
+    label: Any  # an int, position in the data set's classes; `(k,)` uint8 or `(d,)` float32 of the other tasks
     id: str  # 32 hex digits, the digest of the encoded source bytes
 
 
@@ -84,10 +85,11 @@ class Source(ABC):
     entries: Entries | None = None
     """what one sample is; None: an image of any size"""
 
-    def __init__(self, labels: np.ndarray) -> None:
-        self.labels = np.array(labels, np.int64)
-        self.labels.setflags(write=False)
-        self._ids: list[str | None] = [None] * len(self.labels)
+    def __init__(self, count: int) -> None:
+        self._ids: list[str | None] = [None] * count
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
     @abstractmethod
     def source_name(self, index: int) -> str:
@@ -130,8 +132,8 @@ class Source(ABC):
 class FileSource(Source):
     """Encoded image files. Those that have not changed since they were hashed last are not read for their ids."""
 
-    def __init__(self, paths: Sequence[str], labels: np.ndarray) -> None:
-        super().__init__(labels)
+    def __init__(self, paths: Sequence[str]) -> None:
+        super().__init__(len(paths))
         self.paths = list(paths)
 
     def source_name(self, index: int) -> str:
@@ -224,8 +226,8 @@ class FileSource(Source):
 class ArraySource(Source):
     """Images in memory: a sequence of uint8 `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)`."""
 
-    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, name: str) -> None:
-        super().__init__(labels)
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, name: str) -> None:
+        super().__init__(len(images))
         self.images = images
         self.name = name
 
@@ -246,8 +248,8 @@ class ArraySource(Source):
 class ValueSource(Source):
     """Other inputs in memory: an array `(n, ...)`, or a dict of such arrays."""
 
-    def __init__(self, values: Any, labels: np.ndarray, name: str) -> None:
-        super().__init__(labels)
+    def __init__(self, values: Any, name: str) -> None:
+        super().__init__(count(values))
         self.values = values
         self.name = name
         self.entries = entries_of(values)
@@ -267,52 +269,42 @@ class ValueSource(Source):
         return encoded
 
 
-class Dataset:
+class Dataset(Samples):
     """Labelled samples: images, or arrays of any kind for wrapped models. Made by `folder`, `arrays` and the other
-    functions of `sources`; never changed."""
+    functions of `headstart.data`; never changed."""
 
     def __init__(
         self,
         source: Source,
-        classes: Sequence[str],
+        annotations: Annotations,
         name: str,
         indices: np.ndarray | None = None,
         skipped: Sequence[Skipped] = (),
-        numbers: np.ndarray | None = None,
-        named: bool = True,
         splits: Sequence[Part] = (),
     ) -> None:
-        """`numbers`: the class number here of each of the source's; None: the same. `named`: see
-        `named_classes`. `splits`: what it is a part of, the first split first."""
+        """`indices`: which of the source's samples it holds, None for all; `annotations` are of these."""
+        super().__init__(name, annotations, splits)
         self._source = source
-        self._numbers = numbers
-        self._indices = np.arange(len(source.labels)) if indices is None else indices
+        self._indices = np.arange(len(source)) if indices is None else indices
+        assert len(self._indices) == len(annotations)
         self._ids: tuple[str, ...] | None = None
-        self.classes = normal_all(classes)
-        self.named_classes = named
-        """False where the class names are only numbers that nobody chose"""
-        self.splits = tuple(splits)
-        self.name = name
         self.skipped = tuple(skipped)
-        self.labels: np.ndarray = source.labels[self._indices]  # (n,) int64
-        if numbers is not None:
-            self.labels = numbers[self.labels]
-        self.labels.setflags(write=False)
-
-    def __len__(self) -> int:
-        return len(self._indices)
 
     def __getitem__(self, index: int) -> Sample:
         """One decoded sample. Raises `IndexError`, and what `load` raises."""
         image, id = self.load(index)
-        return Sample(np.array(image) if self.entries is None else image, int(self.labels[index]), id)
+        label = self.labels[index]
+        return Sample(
+            np.array(image) if self.entries is None else image, int(label) if label.ndim == 0 else label, id
+        )
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         kind = "images" if self.entries is None else "samples"
-        return f"Dataset({self.name!r}, {len(self)} {kind}, {len(self.classes)} classes)"
+        names = {SINGLE: "classes", MULTI: "labels", REGRESSION: "targets"}[self.task]
+        return f"Dataset({self.name!r}, {len(self)} {kind}, {len(self.classes)} {names})"
 
     @property
     def entries(self) -> Entries | None:
@@ -340,66 +332,8 @@ class Dataset:
         """
         return self._source.load(self._at(index))
 
-    def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
-        """The samples at these positions, in this order, of the same source."""
-        positions = np.asarray(indices)
-        if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
-            raise SettingError(
-                f"indices are {positions.dtype} of shape {positions.shape}; expected a list of integers"
-                + (" (np.flatnonzero makes them of a mask)" if positions.dtype == bool else "")
-            )
-        if positions.size and not 0 <= positions.min() <= positions.max() < len(self):
-            raise SettingError(
-                f"indices reach from {positions.min()} to {positions.max()}; allowed are 0 to {len(self) - 1}"
-            )
-        return self._rows(self._indices[positions.astype(np.int64)], self.splits)
-
-    def _rows(self, rows: np.ndarray, splits: Sequence[Part]) -> Dataset:
-        return Dataset(
-            self._source, self.classes, self.name, rows, self.skipped, self._numbers, self.named_classes, splits
-        )
-
-    def renumbered(self, classes: Sequence[str], numbers: np.ndarray, named: bool) -> Dataset:
-        """The same samples under other names: what is class k here is class `numbers[k]` of `classes`, or none
-        (-1) where no sample has it."""
-        mine = numbers if self._numbers is None else np.where(self._numbers < 0, -1, numbers[self._numbers])
-        return Dataset(self._source, classes, self.name, self._indices, self.skipped, mine, named, self.splits)
-
-    def only(self, classes: Sequence[str]) -> Dataset:
-        """The samples of these classes, which are numbered from 0 in the order given.
-
-        Raises UnknownNameError for a class that the data set has not, SettingError for one that is named twice.
-        """
-        classes = class_list(classes, SettingError)
-        for name in classes:
-            if name not in self.classes:
-                raise UnknownNameError("class", name, self.classes)
-        here = np.full(len(self.classes), -1, np.int64)
-        here[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
-        rows = self._indices[here[self.labels] >= 0]
-        # The source's own classes may be more than the ones here: what `only` left out is at -1.
-        numbers = here if self._numbers is None else np.where(self._numbers < 0, -1, here[self._numbers])
-        return Dataset(self._source, classes, self.name, rows, self.skipped, numbers, splits=self.splits)
-
-    def split(self, fraction: float = 0.8, seed: int = 0, by: str = "id") -> tuple[Dataset, Dataset]:
-        """Two disjoint data sets that together are this one, each in its order. The same arguments give the same
-        split everywhere.
-
-        `by="id"`: a sample's side is a digest of its id and `seed`, so data that grow never move a sample across,
-        and equal pictures stand on one side. About the share `fraction` goes to the first part, of small classes
-        roughly. Of every class there is a sample in the first part, and the second is never empty; a class that
-        has few samples may for that give one to the other side, which it can leave as the data grow. The ids are
-        computed. `by="position"`: the share of every class, rounded, drawn by place: stratified, but one sample
-        more moves others across.
-
-        Raises SettingError for arguments, DataError where nothing would be left for the second part.
-        """
-        first, second = sides(lambda: self.ids, self.labels, fraction, seed, by, self.name, len(self.splits))
-        parts = [Part(by, float(fraction), int(seed), side) for side in ("first", "second")]
-        return (
-            self._rows(self._indices[first], (*self.splits, parts[0])),
-            self._rows(self._indices[second], (*self.splits, parts[1])),
-        )
+    def _derived(self, rows: np.ndarray, annotations: Annotations, splits: Sequence[Part]) -> Dataset:
+        return Dataset(self._source, annotations, self.name, self._indices[rows], self.skipped, splits)
 
     def _at(self, index: int) -> int:
         n = len(self)

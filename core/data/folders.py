@@ -14,6 +14,7 @@ import numpy as np
 
 from headstart.common.errors import DataError
 from headstart.common.log import LOG
+from headstart.data.annotations import Annotations, single, unlabelled
 from headstart.data.dataset import Dataset, FileSource, Skipped, Unread
 from headstart.data.layouts import (
     one_class_hint,
@@ -75,7 +76,8 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
         paths += files
         labels += [label] * len(files)
     _no_empty_class(root, names, labels, walker.left_out, asked is not None)
-    data = _of_files(paths, np.array(labels, np.int64), names, root.resolve().name, walker.left_out, on_error)
+    annotations = single(labels, names)
+    data = of_files(paths, annotations, root.resolve().name, walker.left_out, on_error)
     _no_empty_class(root, names, data.labels.tolist(), list(data.skipped), asked is not None)
     return data
 
@@ -94,33 +96,27 @@ def images_at(paths: str | Path | Sequence[str | Path], on_error: str = "raise")
         below = walk(path, on_error)
         files += below.files
         left_out += below.skipped
-    data = _of_files(files, np.zeros(len(files), np.int64), ("0",), "files", left_out, on_error, named=False)
+    data = of_files(files, unlabelled(len(files)), "files", left_out, on_error)
     if not len(data):
         left = f"; left out: {named(data.skipped)}" if data.skipped else ""
         raise DataError(f"no image files in {', '.join(map(str, paths))}{left}")
     return data
 
 
-def _of_files(
-    paths: list[str],
-    labels: np.ndarray,
-    classes: Sequence[str],
-    name: str,
-    left_out: list[Skipped],
-    on_error: str,
-    named: bool = True,
+def of_files(
+    paths: Sequence[str], annotations: Annotations, name: str, left_out: Sequence[Skipped], on_error: str
 ) -> Dataset:
     """The data set of these files; with "skip" without those that do not decode."""
-    source = FileSource(paths, labels)
+    source = FileSource(paths)
     if on_error == "raise":
-        return Dataset(source, classes, name, skipped=left_out, named=named)
+        return Dataset(source, annotations, name, skipped=left_out)
     errors = source.errors()
     sound = np.array([i for i in range(len(paths)) if i not in errors], np.int64)
     skipped = [
         *left_out,
         *((Skipped if source.was_read(i) else Unread)(error.source, error.reason) for i, error in errors.items()),
     ]
-    return Dataset(source, classes, name, sound, skipped, named=named)
+    return Dataset(source, annotations.rows(sound), name, sound, skipped)
 
 
 def _root(path: str | Path) -> Path:

@@ -16,6 +16,7 @@ from headstart.common.download import fetch
 from headstart.common.errors import DataError, UnknownNameError
 from headstart.common.places import data_root
 from headstart.data import cifar
+from headstart.data.annotations import single
 from headstart.data.dataset import ArraySource, Dataset
 from headstart.data.folders import folder
 from headstart.data.walk import expanded
@@ -63,7 +64,7 @@ def digits() -> Dataset:
 
     bunch = load_digits()
     images = np.floor(bunch.images * (255 / 16) + 0.5).astype(np.uint8)  # published as 0 to 16
-    return Dataset(ArraySource(images, bunch.target, "digits"), [str(i) for i in range(10)], "digits")
+    return Dataset(ArraySource(images, "digits"), single(bunch.target, [str(i) for i in range(10)]), "digits")
 
 
 def cifar10(root: str | Path | None = None, split: str = "train", download: bool = True) -> Dataset:
@@ -80,7 +81,7 @@ def cifar10(root: str | Path | None = None, split: str = "train", download: bool
         _may_download(download, "CIFAR-10", place, CIFAR10_URL)
         found = fetch(CIFAR10_URL, place / CIFAR10_URL.rsplit("/", 1)[-1], CIFAR10_SHA256, CIFAR10_NBYTES)
     images, labels = cifar.read(found, split)
-    return Dataset(ArraySource(images, labels, f"cifar10 {split}"), cifar.CLASSES, "cifar10")
+    return Dataset(ArraySource(images, f"cifar10 {split}"), single(labels, cifar.CLASSES), "cifar10")
 
 
 def flowers(root: str | Path | None = None, download: bool = True) -> Dataset:

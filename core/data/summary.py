@@ -82,7 +82,8 @@ def _named(data: Any, count: int, name: str | None = None) -> str:
 
 
 def _counts(data: Any) -> np.ndarray:
-    return np.bincount(np.asarray(data.labels, np.int64), minlength=len(data.classes))
+    counts: np.ndarray = data.annotations.counts()
+    return counts
 
 
 def _classes(names: Sequence[str], counts: np.ndarray) -> str:

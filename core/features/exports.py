@@ -29,6 +29,7 @@ from headstart.common.files import PARTIAL_PREFIX, replace_whole, sync_folder
 from headstart.common.memory import aligned_empty
 from headstart.common.places import expanded
 from headstart.contract import registry
+from headstart.data.annotations import SINGLE, require_single
 from headstart.data.order import epoch_order
 from headstart.features.rows import ReadableFeatures
 from headstart.features.saving import saving
@@ -47,7 +48,7 @@ class FeatureRows:
     def __init__(self, features: ReadableFeatures, cut: str | None, view: int) -> None:
         self.folder: FeatureFolder = features.folder(cut, view)
         self.shape = features.shape(cut)
-        self.labels = features.labels  # (n,) int64
+        self.labels = features.labels  # (n,) int64, or of the other tasks (n, k)
         # As bytes: a million strings would be pickled for every worker, and counted references to.
         self.ids = ids_to_array(features.ids)  # (n, 16) uint8
         self._passes = 0
@@ -101,6 +102,7 @@ def tensor(features: ReadableFeatures, target: str, cut: str | None, view: int) 
 
 def dataset(features: ReadableFeatures, target: str, cut: str | None, view: int, **options: Any) -> Any:
     """See `FeatureSet.to_dataset`; `options` are those of the framework's kind."""
+    require_single(features, "a framework's data set of features")
     for name, least in (("batch_size", 1), ("seed", 0)):
         if options.get(name) is not None:
             _check_integer(name, options[name], least)
@@ -131,16 +133,31 @@ def arrow(features: ReadableFeatures, cut: str | None, view: int, dtype: str | N
     ids = ids_to_array(features.ids)
     columns = {
         "id": pa.FixedSizeBinaryArray.from_buffers(pa.binary(ids.shape[1]), len(ids), [None, pa.py_buffer(ids)]),
-        "label": pa.array(features.labels),
-        "class": pa.DictionaryArray.from_arrays(
-            pa.array(features.labels.astype(np.int32)), pa.array(features.classes, pa.string())
-        ),
+        **_label_columns(pa, features),
         "features": pa.FixedShapeTensorArray.from_numpy_ndarray(rows),
     }
     key = features.key(cut, view)
     about = {"headstart.name": features.name, "headstart.trunk": key.digest, "headstart.view": str(view)}
     about |= {f"headstart.{field}": str(value) for field, value in key.label.items()}
     return pa.table(columns, metadata=about)
+
+
+def _label_columns(pa: Any, features: ReadableFeatures) -> dict[str, Any]:
+    """What is known of the samples, as columns: label, and where there are such class, group and weight."""
+    about, columns = features.annotations, {}
+    if about.task == SINGLE:
+        columns["label"] = pa.array(about.labels)
+        columns["class"] = pa.DictionaryArray.from_arrays(
+            pa.array(about.labels.astype(np.int32)), pa.array(about.classes, pa.string())
+        )
+    else:
+        flat = pa.array(np.ascontiguousarray(about.labels).reshape(-1))
+        columns["label"] = pa.FixedSizeListArray.from_arrays(flat, about.labels.shape[1])
+    if about.groups is not None:
+        columns["group"] = pa.array(about.groups.tolist(), pa.string())
+    if about.weights is not None:
+        columns["weight"] = pa.array(about.weights)
+    return columns
 
 
 def save_npy(

@@ -188,9 +188,7 @@ class Extractor:
             tuple(sorted(makers)),
         )
         by_cut = {cut: self.folders[node] for cut, node in self.nodes.items()}
-        return FeatureSet(
-            data.name, ids, data.labels, data.classes, by_cut, stats, data.named_classes, data.splits
-        )
+        return FeatureSet(data.name, ids, data.annotations, by_cut, stats, data.splits)
 
     def _again(self, data: Dataset) -> None:
         """Compute the rows that a shared cache held when this began, and does not give any more."""

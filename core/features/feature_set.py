@@ -16,8 +16,9 @@ import numpy as np
 from headstart.common.errors import SettingError
 from headstart.common.table import Table
 from headstart.common.text import shape_text
-from headstart.data.names import normal_all
-from headstart.data.splits import Part, sides
+from headstart.data.annotations import Annotations
+from headstart.data.samples import Samples
+from headstart.data.splits import Part
 from headstart.features import exports, packed
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.keys import TrunkKey
@@ -47,32 +48,30 @@ def merged(stats: Iterable[ExtractionStats]) -> ExtractionStats:
     )
 
 
-class FeatureSet:
+class FeatureSet(Samples):
     """Features, labels and ids of the same samples. Made by `extract` and `load_features`; never changed."""
 
     def __init__(
         self,
         name: str,
         ids: Sequence[str],
-        labels: np.ndarray,
-        classes: Sequence[str],
+        annotations: Annotations,
         folders: Mapping[str, Sequence[FeatureFolder]],
         stats: ExtractionStats,
-        named: bool = True,
         splits: Sequence[Part] = (),
     ) -> None:
-        """`folders`: cut -> where its features are, one folder a view. `named`, `splits`: as of the data set."""
-        self.name = name
-        self.ids = tuple(ids)
-        self.labels: np.ndarray = np.array(labels, np.int64)  # (n,)
-        self.labels.setflags(write=False)
-        self.classes = normal_all(classes)
-        self.named_classes = named
-        """False where the class names are only numbers that nobody chose"""
-        self.splits = tuple(splits)
-        """what it is a part of, the first split first"""
+        """`annotations`, `splits`: as of the data set. `folders`: cut -> where its features are, one folder a
+        view."""
+        super().__init__(name, annotations, splits)
+        self._ids = tuple(ids)
+        assert len(self._ids) == len(annotations)
         self.stats = stats
         self._folders = {cut: tuple(views) for cut, views in folders.items()}
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Each sample's id, 32 hex digits."""
+        return self._ids
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -82,9 +81,6 @@ class FeatureSet:
     def views(self) -> int:
         """How many augmented views there are of every sample; 1 where nothing was augmented."""
         return len(next(iter(self._folders.values())))
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def __repr__(self) -> str:
         views = f", {self.views} views" if self.views > 1 else ""
@@ -104,9 +100,7 @@ class FeatureSet:
     def at(self, cut: str, name: str | None = None) -> FeatureSet:
         """The same samples with the features of one cut only, which is then called `name`."""
         folders = {name or cut: self._folders[self._cut(cut)]}
-        return FeatureSet(
-            self.name, self.ids, self.labels, self.classes, folders, self.stats, self.named_classes, self.splits
-        )
+        return FeatureSet(self.name, self.ids, self.annotations, folders, self.stats, self.splits)
 
     def shape(self, cut: str | None = None) -> tuple[int, ...]:
         """Of one sample's features, `(h, w, c)` or `(c,)`."""
@@ -132,28 +126,9 @@ class FeatureSet:
         the stored dtype, in the data set's order. Every row's checksum is verified: DamagedShardError."""
         return self.folder(cut, view).read(self.ids)
 
-    def subset(self, indices: Sequence[int] | np.ndarray) -> FeatureSet:
-        """The samples at these positions, in this order."""
-        return self._rows(np.asarray(indices, np.int64), self.splits)
-
-    def _rows(self, rows: np.ndarray, splits: Sequence[Part]) -> FeatureSet:
-        ids = [self.ids[i] for i in rows]
-        labels = self.labels[rows]
-        return FeatureSet(
-            self.name, ids, labels, self.classes, self._folders, self.stats, self.named_classes, splits
-        )
-
-    def renumbered(self, classes: Sequence[str], numbers: np.ndarray, named: bool) -> FeatureSet:
-        """As of the data set: what is class k here is class `numbers[k]` of `classes`, or none (-1)."""
-        labels = numbers[self.labels]
-        return FeatureSet(self.name, self.ids, labels, classes, self._folders, self.stats, named, self.splits)
-
-    def split(self, fraction: float = 0.8, seed: int = 0, by: str = "id") -> tuple[FeatureSet, FeatureSet]:
-        """Two disjoint feature sets that together are this one: exactly the samples, in the order, that
-        `Dataset.split` of the same arguments gives of the data set itself. SettingError, DataError as there."""
-        first, second = sides(lambda: self.ids, self.labels, fraction, seed, by, self.name, len(self.splits))
-        parts = [Part(by, float(fraction), int(seed), side) for side in ("first", "second")]
-        return self._rows(first, (*self.splits, parts[0])), self._rows(second, (*self.splits, parts[1]))
+    def _derived(self, rows: np.ndarray, annotations: Annotations, splits: Sequence[Part]) -> FeatureSet:
+        ids = [self._ids[i] for i in rows]
+        return FeatureSet(self.name, ids, annotations, self._folders, self.stats, splits)
 
     # --- for other programs. Rows are verified as they are read, here as in `numpy`, and come in the stored dtype.
 

@@ -18,7 +18,7 @@ def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
     """
     root = expanded(folder).absolute()
     about = description_in(root)
-    ids, labels = samples_in(root, about)
+    ids, annotations = samples_in(root, about)
     opened: dict[str, FeatureFolder] = {}
     for _, views in about.cuts:
         for digest in views:
@@ -27,4 +27,4 @@ def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
     made_by = {maker for one in opened.values() for maker in one.makers()}
     stats = ExtractionStats(0, len(set(ids)), 0.0, tuple(sorted(made_by)))
     folders = {cut: [opened[digest] for digest in views] for cut, views in about.cuts}
-    return FeatureSet(about.name, ids, labels, about.classes, folders, stats, about.named, about.splits)
+    return FeatureSet(about.name, ids, annotations, folders, stats, about.splits)

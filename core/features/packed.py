@@ -25,7 +25,6 @@ from blake3 import blake3
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from headstart.common.errors import DamagedShardError, DiskSpaceError, SavedFeaturesError, SettingError, StoreError
 from headstart.common.files import read_whole, replace_whole
@@ -33,18 +32,20 @@ from headstart.common.outputs import writing_into
 from headstart.common.places import expanded
 from headstart.common.sizes import binary_size
 from headstart.common.version import __version__
+from headstart.data.annotations import SINGLE, TASKS, Annotations
 from headstart.data.splits import Part
+from headstart.features import packed_samples
 from headstart.features.rows import ReadableFeatures
 from headstart.features.saving import saving
 from headstart.store.description import read_key
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.files import free_space, make_folder
-from headstart.store.ids import ID_NBYTES, array_to_ids, ids_to_array
 from headstart.store.keys import canonical_json
 
 DESCRIPTION = "features.json"
-FORMAT = "headstart-saved-features/1"
+FORMATS = ("headstart-saved-features/1", "headstart-saved-features/2")
+"""the first where a reader of the first versions can read it; see `packed_samples`"""
 PIECE_NBYTES = 16 << 20
 MAX_DESCRIPTION_NBYTES = 16 << 20  # a hundred thousand classes
 MAX_SAMPLES = 1 << 31
@@ -64,6 +65,7 @@ class Description:
     count: int
     named: bool
     """Whether somebody chose the classes' names."""
+    task: str
     splits: list[Part]
     """What the samples are a part of."""
     cuts: list[tuple[str, list[str]]]
@@ -95,10 +97,12 @@ def save(features: ReadableFeatures, folder: str | os.PathLike[str], replace: bo
         make_folder(target)
     for digest, source in folders.items():
         _copy(source, _SavedFolder(target / "features" / digest, source.key), features.ids, target)
-    samples = save_tensors({"ids": ids_to_array(features.ids), "labels": features.labels})
+    annotations = features.annotations
+    samples = packed_samples.written(features.ids, annotations)
     digest = blake3(samples).hexdigest(length=16)
     content = {
-        "format": FORMAT,
+        "format": FORMATS[0] if packed_samples.is_plain(annotations) else FORMATS[1],
+        **({"task": annotations.task} if annotations.task != SINGLE else {}),
         "headstart": __version__,
         "name": features.name,
         "classes": list(features.classes),
@@ -220,10 +224,10 @@ def description_in(root: Path) -> Description:
             raise damaged
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise damaged from error
-    if content.get("format") != FORMAT:
+    if content.get("format") not in FORMATS:
         raise SavedFeaturesError(
-            f"{path} has the format {ascii(content.get('format'))[:80]}, this version reads {FORMAT!r}; another "
-            "version of headstart has written it"
+            f"{path} has the format {ascii(content.get('format'))[:80]}, this version reads "
+            f"{' and '.join(map(repr, FORMATS))}; another version of headstart has written it"
         )
     try:
         samples = content["samples"]
@@ -234,6 +238,7 @@ def description_in(root: Path) -> Description:
             _typed(samples["count"], int),
             # sets of earlier versions do not say
             _typed(content.get("named_classes", not _numbers(content["classes"])), bool),
+            _task(content.get("task", SINGLE)),
             [Part.from_dict(part) for part in _typed(content.get("splits", []), list)],
             [
                 (_typed(entry["cut"], str), [_digest(view) for view in _typed(entry["views"], list)])
@@ -250,14 +255,14 @@ def description_in(root: Path) -> Description:
     return about
 
 
-def samples_in(root: Path, about: Description) -> tuple[list[str], NDArray[np.int64]]:
-    """Ids and labels `(n,)`."""
+def samples_in(root: Path, about: Description) -> tuple[list[str], Annotations]:
+    """Ids, and what is known of the samples."""
     path = root / _samples_file(about.samples)
     _require_inside(path, root)
     damaged = SavedFeaturesError(
         f"{path} is not what {DESCRIPTION} says that it is: damaged, or another file; {_CURE}"
     )
-    limit = about.count * (ID_NBYTES + 8) + 4096
+    limit = packed_samples.most_nbytes(about.count, about.task, len(about.classes))
     try:
         data = read_whole(path, limit)
     except FileNotFoundError as error:
@@ -267,19 +272,14 @@ def samples_in(root: Path, about: Description) -> tuple[list[str], NDArray[np.in
     if blake3(data).hexdigest(length=16) != about.samples:
         raise damaged
     try:
-        tensors = load_tensors(data)
-        ids, labels = tensors["ids"], tensors["labels"]
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise damaged from error
-    right = ids.dtype == np.uint8 and ids.shape == (about.count, ID_NBYTES)
-    if not right or labels.dtype != np.int64 or labels.shape != (about.count,):
-        raise damaged
-    if labels.min() < 0 or labels.max() >= len(about.classes):
-        raise SavedFeaturesError(
-            f"{path}: labels reach from {labels.min()} to {labels.max()}, and there are {len(about.classes)} "
-            f"classes; {_CURE}"
+        ids, annotations = packed_samples.read(
+            load_tensors(data), about.count, about.task, about.classes, about.named
         )
-    return array_to_ids(ids), labels
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        raise damaged from error
+    if wrong := packed_samples.out_of_range(annotations):
+        raise SavedFeaturesError(f"{path}: {wrong}; {_CURE}")
+    return ids, annotations
 
 
 def folder_in(root: Path, digest: str, ids: Sequence[str]) -> FeatureFolder:
@@ -313,6 +313,12 @@ def _require_inside(path: Path, root: Path) -> None:
     """A saved set may come from a stranger: a link in it would read this machine's other files."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise SavedFeaturesError(f"{path} leads out of {root}, to {path.resolve()}; copy what it leads to")
+
+
+def _task(value: Any) -> str:
+    if value not in TASKS:
+        raise ValueError(f"expected one of {', '.join(TASKS)}, received {ascii(value)[:80]}")
+    return str(value)
 
 
 def _same(path: Path, other: Path) -> bool:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from headstart.data.annotations import Annotations
 from headstart.data.splits import Part
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.keys import TrunkKey
@@ -15,12 +16,23 @@ class ReadableFeatures(Protocol):
     """Features, labels and ids of the same samples; see `headstart.features.feature_set.FeatureSet`."""
 
     name: str
-    ids: tuple[str, ...]
-    labels: np.ndarray
-    """int64 `(n,)`"""
-    classes: tuple[str, ...]
-    named_classes: bool
+    annotations: Annotations
     splits: tuple[Part, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def named_classes(self) -> bool: ...
 
     @property
     def cuts(self) -> tuple[str, ...]: ...

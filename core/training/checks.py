@@ -11,6 +11,7 @@ import numpy as np
 
 from headstart.common.errors import CutError, DataError, SettingError
 from headstart.data import Dataset
+from headstart.data.annotations import require_single
 from headstart.data.classes import Classes, aligned
 from headstart.data.door import check_data_set
 from headstart.data.names import normal
@@ -66,7 +67,10 @@ def check_sets(model: Model, settings: Settings, train: Any, val: Any) -> Sets:
 
 def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
     """Both with their labels numbered as the model's classes are: by name where the model's were named, else as
-    the training data have them. DataError where the classes differ."""
+    the training data have them. DataError where the classes differ, and for a task that is not trained yet."""
+    for data in (train, val):
+        if data is not None:
+            require_single(data, "training")
     train = aligned(train, "the training data", _of_model(model)) if model.named_classes else train
     return train, None if val is None else aligned(val, "the validation data", reference(model, train))
 

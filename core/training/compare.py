@@ -29,6 +29,7 @@ from headstart.common.outputs import outdated, write_json
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
 from headstart.data import open_data
+from headstart.data.annotations import require_single
 from headstart.data.door import described
 from headstart.data.summary import mark, say
 from headstart.models import architecture
@@ -96,6 +97,7 @@ def prepare(spec: Spec) -> tuple[Any, Any, Any]:
     if spec.fit.get("tensorboard") is not None:
         require_writer()
     data = open_data(spec.data, on_error=spec.on_error)
+    require_single(data, "training")
     train, val = data.split(spec.split, spec.seed, spec.split_by)
     made = make_model(
         spec.model,

@@ -28,7 +28,6 @@ def warn_of_copies(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None
     for start, data in ((0, train), (len(train), val)):
         if data is None:
             continue
-        labels = data.labels.tolist()
         for i, id in enumerate(data.ids):
             k = first.setdefault(id, start + i)
             if k == start + i:
@@ -36,10 +35,10 @@ def warn_of_copies(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None
             other, at = place(k)
             if k < start:
                 leaked.append(f"{_name(data, i)} is {_name(other, at)}" if len(leaked) < SHOWN else "")
-            if id not in at_odds and (label := int(other.labels[at])) != labels[i]:
+            if id not in at_odds and not data.annotations.same_label(i, other.annotations, at):
                 at_odds[id] = (
-                    f"{_name(other, at)} as {other.classes[label]!r}, "
-                    f"{_name(data, i)} as {data.classes[labels[i]]!r}"
+                    f"{_name(other, at)} as {other.annotations.label_text(at)}, "
+                    f"{_name(data, i)} as {data.annotations.label_text(i)}"
                     if len(at_odds) < SHOWN
                     else ""
                 )

@@ -18,6 +18,7 @@ from headstart.common.errors import DivergedWarning, SettingError
 from headstart.common.table import Table
 from headstart.contract import registry
 from headstart.data import Arrays, Dataset, arrays, images_at
+from headstart.data.annotations import unlabelled
 from headstart.data.arrays import as_array, pixels
 from headstart.data.dataset import FileSource
 from headstart.data.decode import decode, read_file
@@ -243,7 +244,7 @@ def as_dataset(images: Any) -> Dataset:
 
 def _of_files(paths: Sequence[str]) -> Dataset:
     """Files, left where they are, to be decoded in threads, a batch at a time."""
-    return Dataset(FileSource(paths, np.zeros(len(paths), np.int64)), ("0",), "files", named=False)
+    return Dataset(FileSource(paths), unlabelled(len(paths)), "files")
 
 
 def _path(path: str | os.PathLike[str]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from headstart.contract import registry
 from headstart.data import Dataset
+from headstart.data.annotations import require_single
 from headstart.data.classes import aligned
 from headstart.data.door import check_data_set
 from headstart.data.summary import say
@@ -80,6 +81,7 @@ class Run(RunRecord):
         neither data set nor features.
         """
         check_data_set(data, "data", (Dataset, FeatureSet))
+        require_single(data, "evaluation")
         data = aligned(data, "the given data", trained_classes(self.model, self.data))
         check_labels(self.model, data, "given")
         say(data)

@@ -26,7 +26,7 @@ def of(keys: list[int], labels: list[int]) -> Dataset:
 
 
 def features(data: Dataset) -> FeatureSet:
-    return FeatureSet("saved", data.ids, data.labels, data.classes, {}, ExtractionStats(0, 0, 0.0, ()))
+    return FeatureSet("saved", data.ids, data.annotations, {}, ExtractionStats(0, 0, 0.0, ()))
 
 
 @pytest.mark.parametrize("kind", [lambda data: data, features])

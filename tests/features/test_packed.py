@@ -153,7 +153,7 @@ def test_a_split_is_that_of_the_data_set(tmp_path: Path) -> None:
     with folder.writer((4,), "float32", {}) as out:
         out.add(list(rows), np.stack(list(rows.values())))
     stats = ExtractionStats(60, 0, 0.0, ())
-    features = FeatureSet("flowers", data.ids, data.labels, data.classes, {"fc": [folder]}, stats)
+    features = FeatureSet("flowers", data.ids, data.annotations, {"fc": [folder]}, stats)
     for fraction, seed in ((0.8, 0), (0.5, 7), (0.01, 3)):
         for part, of_data in zip(features.split(fraction, seed), data.split(fraction, seed), strict=True):
             assert part.ids == of_data.ids and part.labels.tolist() == of_data.labels.tolist()
@@ -401,7 +401,7 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path, features: FeatureSe
         lambda c: c.update(classes=["one", "two"]),
         lambda c: c.update(classes="abc"),
         lambda c: c.update(name=None),
-        lambda c: c.update(format="headstart-saved-features/2"),
+        lambda c: c.update(format="headstart-saved-features/3"),
         lambda c: c.update(format=None),
     ],
 )

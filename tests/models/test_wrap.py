@@ -23,6 +23,7 @@ import headstart as hs
 from headstart.common.errors import BackendError, CutError, DataError, SettingError, WeightsError
 from headstart.contract import registry
 from headstart.data import Arrays, Dataset
+from headstart.data.annotations import single
 from headstart.models import Model
 from headstart.store.keys import params_digest
 from headstart.testing import relative_error
@@ -380,7 +381,7 @@ def test_a_text_encoder_is_cached(
 
 
 def replace_classes(data: Dataset, classes: tuple[str, ...]) -> Dataset:
-    return Dataset(data._source, classes, data.name, data._indices)
+    return Dataset(data._source, single(data.labels, classes), data.name)
 
 
 def test_ids_of_arrays_are_of_their_content() -> None:
