@@ -381,7 +381,7 @@ def test_a_text_encoder_is_cached(
 
 
 def replace_classes(data: Dataset, classes: tuple[str, ...]) -> Dataset:
-    return Dataset(data._source, single(data.labels, classes), data.name)
+    return Dataset(data._source, single(data.labels, classes), data.name, data._indices)
 
 
 def test_ids_of_arrays_are_of_their_content() -> None:
