@@ -149,18 +149,24 @@ def test_weights_that_only_folding_makes_infinite(fit: Fit) -> None:
 @pytest.fixture(scope="module")
 def overflowing(lenet: Model, data: tuple[Dataset, Dataset], fit: Fit, backend: str) -> tuple[Model, int]:
     """A model whose first fully connected layer overflows for one sample, and which of the training samples that
-    is: the one with the largest sum of what that layer takes. For all others the unit is far below zero."""
+    is: the one of which a feature that this layer takes is by far the largest. For all others the unit is below
+    zero. It overflows wherever the bias is added: behind the product, or before it, as a sum's first term."""
+    conv = {f"conv2__{name}": (..., 100 * lenet.params[f"conv2.{name}"]) for name in ("weight", "bias")}
+    strong = with_params(lenet, **conv)
     features = [
-        hs.extract(lenet, part, "flatten", backend=backend, device="cpu", dtype="float32") for part in data
+        hs.extract(strong, part, "flatten", backend=backend, device="cpu", dtype="float32") for part in data
     ]
-    sums = np.concatenate([part.numpy("flatten").sum(1, dtype=np.float64) for part in features])
-    second, first = np.sort(sums)[-2:]
-    assert first > 1.005 * second
-    limit = (first + second) / 2
-    model = with_params(lenet, fc1__weight=(0, LARGEST / limit), fc1__bias=(0, -LARGEST))
-    place = int(sums.argmax())
+    values = np.concatenate([part.numpy("flatten") for part in features]).astype(np.float64)
+    second, first = np.sort(values, 0)[-2:]
+    feature = int((first - 2.5 * second).argmax())
+    assert first[feature] > 2.5 * second[feature] > 1
+    row = np.zeros(values.shape[1])
+    row[feature] = 0.9 * LARGEST / second[feature]
+    place = int(values[:, feature].argmax())
     assert place < len(data[0])
-    return model, place
+    sums = values[:, feature] * row[feature] / LARGEST
+    assert sums[place] - 0.95 > 1 and (np.delete(sums, place) < 0.95).all()
+    return with_params(strong, fc1__weight=(0, row), fc1__bias=(0, -0.95 * LARGEST)), place
 
 
 def seed_of_the_second_epoch(place: int) -> tuple[int, int]:
