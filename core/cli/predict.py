@@ -37,6 +37,7 @@ def predict(
     on_error: OnError = "raise",
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
+    precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
     top: Annotated[int, Parameter(help="Classes to name for each image.", converter=positive_number)] = 1,
     json_file: Json = None,
 ) -> None:
@@ -47,10 +48,10 @@ def predict(
 
     trained, name = _model(run, model, weights, size, backend)
     data = images_at(images, on_error)
-    import_quietly(name, device)
+    import_quietly(name, device, precision)
     if data.skipped or any(path.is_dir() for path in images):
         say(data)
-    predictions = classify(trained, data, top=top, backend=name, device=device)
+    predictions = classify(trained, data, top=top, backend=name, device=device, precision=precision)
     keep_figures(json_file, predictions.as_list())
     show(predictions.as_table())
 

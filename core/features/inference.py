@@ -54,7 +54,7 @@ def forward(
         loaded.place(device, precision),
     )
     outputs = trunk.run(x)
-    return {cut: loaded.numpy(outputs[node]) for cut, node in nodes.items()}
+    return {cut: loaded.numpy(outputs[node]).astype(np.float32, copy=False) for cut, node in nodes.items()}
 
 
 def native(model: Model, cuts: str | Sequence[str] | None = None, *, backend: str | None = None) -> Any:

@@ -48,6 +48,7 @@ def predict(
     backend: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
+    precision: str = "float32",
     workers: int | None = None,
 ) -> np.ndarray:
     """float32 logits `(n, classes)` of `model` as it is; `model.classes` names their columns.
@@ -59,17 +60,19 @@ def predict(
     Tensors of torch, TensorFlow and JAX are taken as arrays. Or features of this model's trunk, at the cut before
     its classifier. For a wrapped model without preprocessing: a data set, or the arrays it takes.
 
+    `precision`: of the arithmetic, "float32", "tf32", "bfloat16" or "float16"; see `fit`.
+
     Raises ImageError for a file that cannot be decoded, DataError for arrays that are no images and for a folder
     that holds none, SettingError for anything else, and for floats that cannot have been preprocessed for this
     model (pixels from 0 to 255 or from 0 to 1, NaN).
     """
     check_model(model)
     check_counts(batch_size=batch_size)
+    registry.check_place(device, precision)
     if isinstance(images, FeatureSet):
         features = features_at(model, images, model.default_cut)
-        return predict_features(
-            model, features, features.cuts[0], backend=backend, batch_size=batch_size, device=device
-        )
+        settings: dict[str, Any] = {"backend": backend, "batch_size": batch_size}
+        return predict_features(model, features, features.cuts[0], **settings, device=device, precision=precision)
     loaded = registry.load(backend, model.home)
     output = model.graph.output
     with np.errstate(over="ignore", invalid="ignore"):
@@ -87,7 +90,7 @@ def predict(
     if not total:
         return np.zeros((0, len(model.classes)), np.float32)
     unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))
-    trunk = loaded.trunk(graph, params, [output], loaded.place(device, "float32"))
+    trunk = loaded.trunk(graph, params, [output], loaded.place(device, precision))
     parts = [loaded.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
     return told(model, np.concatenate(parts).astype(np.float32, copy=False), unsound)
 
@@ -128,10 +131,16 @@ class Predictions:
 
 
 def classify(
-    model: Model, data: Dataset, *, top: int = 1, backend: str | None = None, device: str = "auto"
+    model: Model,
+    data: Dataset,
+    *,
+    top: int = 1,
+    backend: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
 ) -> Predictions:
     """The `top` likeliest classes of each image of a data set. Errors as of `predict`."""
-    logits = predict(model, data, backend=backend, device=device)
+    logits = predict(model, data, backend=backend, device=device, precision=precision)
     images = tuple(data.source_name(i) for i in range(len(data)))
     return Predictions(images, tuple(model.classes), softmax(logits), top)
 
@@ -163,6 +172,7 @@ def predict_features(
     backend: str | None = None,
     batch_size: int = 512,
     device: str = "auto",
+    precision: str = "float32",
 ) -> np.ndarray:
     """float32 logits `(n, classes)` of what stands behind `cut`, a node of the model, from features there: no
     image is needed, and no trunk. Read in bounded memory. Raises SettingError for features of another cut."""
@@ -172,7 +182,7 @@ def predict_features(
     if not len(features):
         return np.zeros((0, len(model.classes)), np.float32)
     size = min(batch_size, len(features))
-    trunk = loaded.trunk(graph, params, [graph.output], loaded.place(device, "float32"))
+    trunk = loaded.trunk(graph, params, [graph.output], loaded.place(device, precision))
     folder = features.folder(cut)
     parts = []
     for start in range(0, len(features), size):

@@ -52,22 +52,20 @@ class Run(RunRecord):
         *,
         batch_size: int = 64,
         device: str = "auto",
+        precision: str = "float32",
         workers: int | None = None,
     ) -> np.ndarray:
-        """float32 logits `(n, classes)`.
+        """float32 logits `(n, classes)`; in float32 unless `precision` says otherwise, whatever it was trained in.
 
         `images`: whatever `hs.predict` takes: a data set, a path, a folder, a Pillow image, arrays, a list ...; or
         features of this model's trunk at the cut behind which it was trained: then no image is needed.
         Raises what `hs.predict` does, and SettingError for features of another trunk.
         """
+        settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
         if isinstance(images, FeatureSet):
             here = features_at(self.model, images, self.cut or self.model.default_cut)
-            return predict_features(
-                self.model, here, here.cuts[0], backend=self.backend, batch_size=batch_size, device=device
-            )
-        return predict(
-            self.model, images, backend=self.backend, batch_size=batch_size, device=device, workers=workers
-        )
+            return predict_features(self.model, here, here.cuts[0], backend=self.backend, **settings)
+        return predict(self.model, images, backend=self.backend, workers=workers, **settings)
 
     def probabilities(self, images: Any, **settings: Any) -> np.ndarray:
         """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments."""

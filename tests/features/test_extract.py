@@ -43,6 +43,7 @@ from headstart.features import extract as extraction
 from headstart.features import inference
 from headstart.models import Model
 from headstart.store import FeatureStore
+from headstart.store import writer as shard_writer
 from headstart.testing import relative_error, shaken, small_model
 
 CUT = "relu4"
@@ -323,7 +324,7 @@ def test_batches_and_workers_give_the_same_rows(photos: Path, extract: Extract, 
         ({"cuts": []}, SettingError, ["cuts is empty"]),
         ({"dtype": "float64"}, SettingError, ["'float64'", "float16, float32, bfloat16"]),
         ({"dtype": "uint8"}, SettingError, ["float16, float32, bfloat16"]),
-        ({"precision": "half"}, UnknownNameError, ["'half'", "float32, tf32, bfloat16"]),
+        ({"precision": "half"}, UnknownNameError, ["'half'", "float32, tf32, bfloat16, float16"]),
         ({"device": "gpu"}, UnknownNameError, ["'gpu'", "auto, cpu, cuda"]),
         ({"backend": "tf"}, UnknownNameError, ["'tf'", "torch, keras, jax"]),
         ({"batch_size": 0}, SettingError, ["batch_size", "0", "1 or more"]),
@@ -579,16 +580,15 @@ def test_another_version_of_the_same_backend_is_compared_too(
 def test_an_interrupt_keeps_what_is_finished(
     photos: Path, extract: Extract, model: Model, backend: str, monkeypatch: Any
 ) -> None:
-    fed, pad = [], extraction.pad
-
-    def interrupted(rows: Any, size: int) -> Any:
-        if fed:
-            raise KeyboardInterrupt
-        fed.append(size)
-        return pad(rows, size)
+    class Interrupting(shard_writer.ShardWriter):
+        def add(self, ids: Any, rows: Any) -> None:
+            if "seen" in vars(self):
+                raise KeyboardInterrupt
+            vars(self)["seen"] = True
+            super().add(ids, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "pad", interrupted)
+        patch.setattr("headstart.store.feature_folder.ShardWriter", Interrupting)
         with pytest.raises(ExtractionInterrupted, match="the features of 4 of 15 images are kept"):
             extract(photos)
     again = extract(photos)

@@ -113,7 +113,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "schedule": ({"schedule": "step"}, UnknownNameError, ["schedule 'step'", "constant, cosine"]),
     "warmup": ({"warmup": 1.5}, SettingError, ["warmup=1.5", "0 <= warmup < 1"]),
     "device": ({"device": "gpu"}, UnknownNameError, ["device 'gpu'", "auto, cpu, cuda"]),
-    "precision": ({"precision": "float16"}, UnknownNameError, ["'float16'", "float32, bfloat16"]),
+    "device-index": ({"device": "cuda:one"}, UnknownNameError, ["device 'cuda:one'", "cuda:N"]),
+    "precision": ({"precision": "fp16"}, UnknownNameError, ["'fp16'", "float32, tf32, bfloat16, float16"]),
+    **{
+        f"float16-{mode}": (
+            {"precision": "float16", "mode": mode},
+            SettingError,
+            ["precision='float16'", f"mode '{mode}'", "use precision='bfloat16', or mode 'cached' or 'frozen'"],
+        )
+        for mode in ("full", "scratch", "staged")
+    },
     "dtype": ({"dtype": "float8"}, SettingError, ["'float8'", "float16, float32, bfloat16"]),
     "dtype-unused": (
         {"dtype": "float8", "mode": "frozen"},
@@ -408,6 +417,22 @@ def test_images_of_differing_sizes_and_modes(run: Any, data: tuple[Dataset, Data
     for row in logits[:3]:
         np.testing.assert_allclose(row, logits[2], rtol=1e-4, atol=1e-4)
     assert not np.allclose(logits[3], logits[2], atol=1e-2)
+
+
+def test_precision_is_that_of_predicting(run: Any, data: tuple[Dataset, Dataset]) -> None:
+    """And none of training: a run's own does not count."""
+    full = run.predict(data[1])
+    low = run.predict(data[1], precision="bfloat16")
+    assert low.dtype == np.float32
+    assert 1e-5 < relative_error(low, full) < 5e-2
+    assert relative_error(hs.predict(run.model, data[1], backend=run.backend, precision="bfloat16"), low) < 1e-5
+    evaluated = run.evaluate(data[1], precision="bfloat16")
+    assert evaluated.loss != run.evaluate(data[1]).loss
+    features = hs.extract(run.model, data[1], run.cut, backend=run.backend, dtype="float32")
+    of_features = run.predict(features, precision="bfloat16")
+    assert 1e-6 < relative_error(of_features, run.predict(features)) < 5e-2
+    with pytest.raises(UnknownNameError, match="unknown precision 'half'"):
+        run.predict(data[1], precision="half")
 
 
 def test_images_that_cannot_be_predicted(run: Any, tmp_path: Path) -> None:
