@@ -1,0 +1,69 @@
+"""Precision, recall and F1 from counts, for single and multi alike; and slices of what is too large to copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import DataError
+
+SLICE_NBYTES = 16 << 20
+
+NO_SAMPLES = "no sample has it"
+NEVER_PREDICTED = "no sample was taken for it"
+ONLY_ITS_OWN = "every sample has it"
+
+
+def slices(count: int, nbytes: int) -> Iterator[slice]:
+    """`count` things of `nbytes` each, so many at a time as SLICE_NBYTES hold, at least one."""
+    step = max(1, SLICE_NBYTES // max(1, nbytes))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def weights_of(weights: Any, count: int) -> np.ndarray | None:
+    """float64 `(count,)`; None where every sample counts the same. DataError for weights that are none."""
+    if weights is None:
+        return None
+    array = np.asarray(weights, np.float64)
+    if array.shape != (count,):
+        raise DataError(f"weights have the shape {array.shape}; expected one a sample, ({count},)")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise DataError("weights must be finite and not negative")
+    return array
+
+
+def rows_of_classes(
+    classes: tuple[str, ...], samples: np.ndarray, right: np.ndarray, actual: np.ndarray, predicted: np.ndarray
+) -> list[dict[str, Any]]:
+    """A row a class. `samples`: `(k,)` numbers of its samples; `right`, `actual`, `predicted`: `(k,)` weights of
+    the samples that have it and were taken for it, that have it, and that were taken for it.
+
+    F1 of a class that nothing was taken for is 0 by its own definition, 2 TP / (2 TP + FP + FN); its precision is
+    0 / 0. A class without samples has no recall, so no F1 either, though FP alone would make it 0.
+    """
+    rows = []
+    for name, count, hit, had, taken in zip(
+        classes, samples.tolist(), right.tolist(), actual.tolist(), predicted.tolist(), strict=True
+    ):
+        row: dict[str, Any] = {"class": name, "samples": count}
+        undefined: dict[str, str] = {}
+        if had > 0 and taken > 0:
+            row["precision"] = hit / taken
+        else:
+            undefined["precision"] = NO_SAMPLES if had <= 0 else NEVER_PREDICTED
+        if had > 0:
+            row["recall"] = hit / had
+            row["f1"] = 2 * hit / (had + taken)
+        else:
+            undefined["recall"] = undefined["f1"] = NO_SAMPLES
+        if undefined:
+            row["undefined"] = undefined
+        rows.append(row)
+    return rows
+
+
+def leave_out(row: dict[str, Any], name: str, reason: str) -> None:
+    """Say why a class has no such score."""
+    row.setdefault("undefined", {})[name] = reason

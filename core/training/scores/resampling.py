@@ -1,0 +1,90 @@
+"""How far a score may be off by the luck of the samples: the bootstrap's 95 % interval (Efron 1979, percentiles),
+of one run, and of the difference of two runs on the same samples.
+
+A score of which this is asked is a function of sums over the samples, so a resample is a number of times that each
+sample counts. Samples that add the same to every sum are drawn as one group, by a multinomial: the same
+distribution, and for a share of right answers two groups, however many samples there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+TAIL = 2.5  # percent on each side
+GROUPS = 64  # up to which drawing the groups is quicker than drawing the samples
+LEAST_AT_ODDS = 6
+"""on fewer samples that only one of two runs has right no sign test reaches 5 %, whichever run they are for"""
+
+NO_SPREAD = "resampling shows no spread: every resample gives the same"
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""float64 `(resamples, m)` sums -> `(resamples,)` scores; NaN where a resample has none"""
+
+
+def interval(columns: np.ndarray, statistic: Statistic, seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % interval of `statistic` of the columns' sums; None where there is no spread to tell it by.
+
+    `columns`: float64 `(n, m)`, a row a sample. The same seed gives the same interval everywhere.
+    """
+    values = statistic(resampled_sums(columns, seed))
+    values = values[np.isfinite(values)]
+    if not len(values) or values.min() == values.max():
+        return None
+    low, high = np.percentile(values, (TAIL, 100 - TAIL))
+    return float(low), float(high)
+
+
+def resampled_sums(columns: np.ndarray, seed: int) -> np.ndarray:
+    """float64 `(RESAMPLES, m)`: the columns' sums over samples drawn with replacement."""
+    n, rng = len(columns), np.random.default_rng(seed)
+    groups, counts = np.unique(columns, axis=0, return_counts=True)
+    if len(groups) <= GROUPS:
+        drawn = rng.multinomial(n, counts / n, size=RESAMPLES)
+        return np.asarray(drawn @ groups, np.float64)
+    sums = np.empty((RESAMPLES, columns.shape[1]))
+    for row in sums:
+        row[:] = np.bincount(rng.integers(0, n, n), minlength=n) @ columns
+    return sums
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """The statistic of a weighted mean, from two sums; NaN of a resample without weight."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[:, 0] / sums[:, 1])
+
+
+def exact_share(right: bool, samples: int) -> tuple[float, float]:
+    """The exact binomial 95 % interval (Clopper and Pearson 1934) where all samples are right, or all wrong, of
+    which resampling shows no spread."""
+    end = (TAIL / 100) ** (1 / samples)
+    return (end, 1.0) if right else (0.0, 1 - end)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One run's share of right answers less another's, on the same samples."""
+
+    value: float
+    low: float
+    high: float
+    """ends of the 95 % interval of the paired bootstrap"""
+    at_odds: int
+    """samples that only one of the two has right"""
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the samples do not tell which of the two is better."""
+        return self.low <= 0 <= self.high or self.at_odds < LEAST_AT_ODDS
+
+
+def paired_difference(right: np.ndarray, other: np.ndarray, seed: int = 0) -> Difference:
+    """`right`, `other`: bool `(n,)`, what each run has right of the same samples in the same order."""
+    gained, lost, n = int((right & ~other).sum()), int((other & ~right).sum()), len(right)
+    shares = np.array([gained, lost, n - gained - lost]) / n
+    drawn = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
+    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / n, (TAIL, 100 - TAIL))
+    return Difference((gained - lost) / n, float(low), float(high), gained + lost)

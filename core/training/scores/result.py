@@ -1,0 +1,89 @@
+"""What scoring gives: named numbers, and for each that is not there the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+HEADLINE = {"single": "accuracy", "multi": "micro_f1", "regression": "mae"}
+"""by task, the score that comes first and has an interval"""
+SMALLER_IS_BETTER = ("calibration_error", "log_loss", "hamming_loss", "mae", "rmse")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores by name: `scores["macro_f1"]`, `dict(scores)`. Shares are from 0 to 1."""
+
+    task: str
+    """"single", "multi" or "regression" """
+    samples: int
+    values: Mapping[str, float]
+    """by name, in the order in which they are shown; without those that cannot be told"""
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    """name of a score that is not there, or "<name> interval" -> why"""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """name -> ends of the 95 % interval of the headline score: what other samples of the same kind would give"""
+    per_class: tuple[Mapping[str, Any], ...] = ()
+    """for each class, label or target: {"class": name, "samples": number, scores by name}, and "undefined" with
+    the reasons of those that are not there"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """what the scores depend on: the threshold of "multi" """
+
+    def __getitem__(self, name: str) -> float:
+        """KeyError says why a score is not there."""
+        if name not in self.values and name in self.undefined:
+            raise KeyError(f"{name}: {self.undefined[name]}")
+        return self.values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self.values)
+
+    @property
+    def headline(self) -> str:
+        """The name of the score that has an interval."""
+        return HEADLINE[self.task]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the headline score, 95 %."""
+        return self.intervals.get(self.headline)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "task": self.task,
+            "samples": self.samples,
+            "values": dict(self.values),
+            "undefined": dict(self.undefined),
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "per_class": [dict(row) for row in self.per_class],
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Scores:
+        """The inverse of `as_dict`."""
+        return cls(
+            saved["task"],
+            saved["samples"],
+            dict(saved["values"]),
+            dict(saved["undefined"]),
+            {name: (float(ends[0]), float(ends[1])) for name, ends in saved["intervals"].items()},
+            tuple(dict(row) for row in saved["per_class"]),
+            dict(saved.get("settings") or {}),
+        )
+
+
+def nothing(task: str, samples: int, names: tuple[str, ...], reason: str) -> Scores:
+    """Scores of which none can be told."""
+    return Scores(task, samples, {}, dict.fromkeys(names, reason))
+
+
+def mean_of(rows: list[dict[str, Any]], name: str) -> float | None:
+    """The mean of a score over the classes that have it."""
+    values = [row[name] for row in rows if name in row]
+    return sum(values) / len(values) if values else None

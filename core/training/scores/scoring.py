@@ -1,0 +1,56 @@
+"""From a task to the function that scores it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import DataError, UnknownNameError
+from headstart.training.scores.multi import THRESHOLD, best_threshold, multi_scores
+from headstart.training.scores.regression import regression_scores
+from headstart.training.scores.result import HEADLINE, Scores
+from headstart.training.scores.single import single_scores
+
+
+def scores_of(
+    task: str,
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    weights: Any = None,
+    *,
+    threshold: float | str = THRESHOLD,
+    seed: int = 0,
+) -> Scores:
+    """How well `outputs` fit `labels`.
+
+    `task` "single": logits `(n, k)` and int `(n,)` class numbers; "multi": logits `(n, k)` and 0 or 1 `(n, k)`;
+    "regression": predictions and targets `(n, d)`, both in the units of the targets. `classes`: names of the k
+    classes or labels, or of the d targets. `weights`: `(n,)`, how much each sample counts; None: all the same.
+    `threshold`: of "multi", from 0 to 1, or "best" for the one with the largest micro F1 on these very samples.
+    `seed`: of the interval's resamples.
+
+    Raises UnknownNameError for another task, DataError for arrays that do not fit each other.
+    """
+    if task not in HEADLINE:
+        raise UnknownNameError("task", task, HEADLINE)
+    outputs, labels, names = np.asarray(outputs), np.asarray(labels), tuple(classes)
+    expected = (len(outputs),) if task == "single" else outputs.shape
+    if outputs.ndim != 2 or outputs.shape[1] != len(names) or labels.shape != expected:
+        raise DataError(
+            f"outputs have the shape {outputs.shape}, labels {labels.shape}, and there are {len(names)} classes; "
+            f"expected (n, {len(names)}) and {'(n,)' if task == 'single' else f'(n, {len(names)})'}"
+        )
+    if task == "single":
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+            raise DataError(f"labels reach from {labels.min()} to {labels.max()}; there are {len(names)} classes")
+        return single_scores(outputs, labels.astype(np.int64, copy=False), names, weights, seed)
+    if task == "regression":
+        return regression_scores(outputs, labels, names, weights, seed)
+    if not isinstance(threshold, str):
+        return multi_scores(outputs, labels, names, weights, float(threshold), seed)
+    if threshold != "best":
+        raise UnknownNameError("threshold", threshold, ("best",), " (or a number from 0 to 1)")
+    return multi_scores(outputs, labels, names, weights, best_threshold(outputs, labels, weights), seed)

@@ -1,0 +1,160 @@
+"""Scores of one class a sample, from logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headstart.training.scores.calibration import calibration_error
+from headstart.training.scores.counting import (
+    NO_SAMPLES,
+    ONLY_ITS_OWN,
+    leave_out,
+    rows_of_classes,
+    slices,
+    weights_of,
+)
+from headstart.training.scores.ranking import ranking
+from headstart.training.scores.resampling import NO_SPREAD, exact_share, interval, ratio
+from headstart.training.scores.result import Scores, mean_of, nothing
+
+TOP = 5
+CLASSES_FOR_TOP = 20
+"""with more classes than these, a label among the five likeliest is a score of its own"""
+NAMES = (
+    *("accuracy", "top5_accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1"),
+    *("macro_auc", "macro_average_precision", "calibration_error", "log_loss"),
+)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is kept of each sample's logits."""
+
+    total: np.ndarray
+    """float64 `(n,)`: log of the sum of their exponentials; not finite where they name no class"""
+    predicted: np.ndarray
+    """int64 `(n,)`"""
+    confidence: np.ndarray
+    """float64 `(n,)`: probability of the predicted class"""
+    loss: np.ndarray
+    """float64 `(n,)`: cross-entropy"""
+    place: np.ndarray
+    """int64 `(n,)`: of the label among the classes, from 0, the likeliest first; of equal ones the first class, as
+    in `predicted`"""
+
+
+def single_scores(
+    logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], weights: Any = None, seed: int = 0
+) -> Scores:
+    """`logits`: float `(n, k)`; `labels`: int64 `(n,)`; `weights`: `(n,)` or None. `seed`: of the interval.
+
+    Averages ("macro") are over the classes that have the score: those with samples, and for precision those that
+    some sample was taken for. DataError for weights that are negative or not finite.
+    """
+    n, k = logits.shape
+    weights = weights_of(weights, n)
+    names = tuple(name for name in NAMES if k > CLASSES_FOR_TOP or name != "top5_accuracy")
+    if not n or (weights is not None and not weights.any()):
+        return nothing("single", n, names, "there is no sample" if not n else "no sample has a weight above 0")
+    rows = _rows(logits, labels)
+    if lost := int((~np.isfinite(rows.total)).sum()):
+        return nothing("single", n, names, f"the logits of {lost} of {n} samples are not finite")
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.average(values, weights=weights))
+
+    right = rows.predicted == labels
+    samples = np.bincount(labels, minlength=k)
+    per_class = rows_of_classes(
+        classes,
+        samples,
+        np.bincount(labels, right if weights is None else right * weights, minlength=k),
+        np.bincount(labels, weights, minlength=k),
+        np.bincount(rows.predicted, weights, minlength=k),
+    )
+    _add_rankings(per_class, logits, rows.total, labels, weights)
+    values: dict[str, float | None] = {
+        "accuracy": mean(right),
+        **({"top5_accuracy": mean(rows.place < TOP)} if k > CLASSES_FOR_TOP else {}),
+        "balanced_accuracy": mean_of(per_class, "recall"),
+        **{f"macro_{name}": mean_of(per_class, name) for name in ("precision", "recall", "f1")},
+        "macro_auc": mean_of(per_class, "auc"),
+        "macro_average_precision": mean_of(per_class, "average_precision"),
+        "calibration_error": calibration_error(rows.confidence, right, weights),
+        "log_loss": mean(rows.loss),
+    }
+    undefined = {name: _reason(name) for name, value in values.items() if value is None}
+    if not np.isfinite(values["log_loss"] or 0.0):
+        values["log_loss"] = None
+        ruled_out = int(np.isinf(rows.loss).sum())
+        undefined["log_loss"] = f"infinite: the class of {ruled_out} of {n} samples is ruled out"
+    ends = _interval(right, weights, seed)
+    if ends is None:
+        undefined["accuracy interval"] = NO_SPREAD
+    return Scores(
+        "single",
+        n,
+        {name: value for name, value in values.items() if value is not None},
+        undefined,
+        {} if ends is None else {"accuracy": ends},
+        tuple(per_class),
+    )
+
+
+def _rows(logits: np.ndarray, labels: np.ndarray) -> _Rows:
+    n, k = logits.shape
+    rows = _Rows(np.empty(n), np.empty(n, np.int64), np.empty(n), np.empty(n), np.empty(n, np.int64))
+    for part in slices(n, 8 * k):
+        z, label = logits[part].astype(np.float64), labels[part, None]
+        mine, largest = np.take_along_axis(z, label, 1), z.max(1, keepdims=True)
+        rows.predicted[part] = z.argmax(1)
+        # Of equal logits the first class comes first.
+        rows.place[part] = (z > mine).sum(1) + ((z == mine) & (np.arange(k) < label)).sum(1)
+        with np.errstate(invalid="ignore"):  # logits that are not finite: the caller looks
+            np.exp(np.subtract(z, largest, out=z), out=z)
+            sums = z.sum(1)
+            rows.total[part] = largest[:, 0] + np.log(sums)
+            rows.confidence[part] = 1 / sums
+            rows.loss[part] = rows.total[part] - mine[:, 0]
+    return rows
+
+
+def _add_rankings(
+    per_class: list[dict[str, Any]],
+    logits: np.ndarray,
+    total: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+) -> None:
+    """AUC and average precision of each class against the rest. Samples are ranked by the logarithm of the class's
+    probability, in 32 bits: probabilities near 0 stay apart, and those that only rounding keeps apart do not."""
+    n, k = logits.shape
+    for part in slices(k, 8 * n):
+        columns = (logits[:, part] - total[:, None]).T.astype(np.float32, order="C")
+        for number, column in enumerate(columns, part.start):
+            auc, precision = ranking(column, labels == number, weights)
+            row = per_class[number]
+            if auc is not None:
+                row["auc"] = auc
+            else:
+                leave_out(row, "auc", NO_SAMPLES if precision is None else ONLY_ITS_OWN)
+            if precision is not None:
+                row["average_precision"] = precision
+            else:
+                leave_out(row, "average_precision", NO_SAMPLES)
+
+
+def _reason(name: str) -> str:
+    """Why an average cannot be told: no class has the score. There are samples, so recall and F1 there are."""
+    return "all samples are of one class" if "auc" in name else "no class that has samples was predicted"
+
+
+def _interval(right: np.ndarray, weights: np.ndarray | None, seed: int) -> tuple[float, float] | None:
+    """Of the accuracy."""
+    if weights is None and right.all() == right.any():
+        return exact_share(bool(right[0]), len(right))
+    w = np.ones(len(right)) if weights is None else weights
+    return interval(np.stack([w * right, w], 1), ratio, seed)
