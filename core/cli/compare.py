@@ -54,7 +54,7 @@ def compare(
     values, head = values_of(settings), head_of(source.head)
     note_random_weights(source)
     with Live() as live:
-        report = run_compare(
+        comparison = run_compare(
             source.data,
             out=out,
             listener=live.listen,
@@ -69,12 +69,12 @@ def compare(
             split_by=source.split_by,
             **values,
         )
-    keep_figures(json_file, report)
-    about, tables = report["data"], report.as_tables()
+    keep_figures(json_file, comparison)
+    about, model, tables = comparison["data"], comparison["model"], comparison.as_tables()
     show(
         f"{about['name']}: {about['train']} training and {about['val']} validation images, "
-        f"{len(about['classes'])} classes; {report['model']['name']} ({report['model']['weights'] or 'random'}) "
-        f"at {report['model']['preprocess']['size']} px",
+        f"{len(about['classes'])} classes; {model['name']} ({model['weights'] or 'random'}) "
+        f"at {model['preprocess']['size']} px",
         *(f"skipped {printable(file)}: {printable(reason)}" for file, reason in about["skipped"]),
         *tables,
     )
@@ -82,9 +82,9 @@ def compare(
         show_legend(COMPARISON_LEGEND)
     files = ["compare.json", *(["report.html"] if tables else [])]
     show(f"written to {' and '.join(str(out / file) for file in files)}")
-    for name, error in report["errors"].items():
+    for name, error in comparison["errors"].items():
         say(f"error: {name}: {error['message']}", err=True)
-    if not report["errors"]:
+    if not comparison["errors"]:
         return None
-    mistakes = all(error["type"] != "crash" for error in report["errors"].values())
+    mistakes = all(error["type"] != "crash" for error in comparison["errors"].values())
     return 2 if mistakes else 1

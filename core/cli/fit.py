@@ -15,9 +15,8 @@ from headstart.cli.options import (
     SavedFeatures,
     TrainingSource,
     settings_of,
-    values_of,
 )
-from headstart.cli.preparing import import_quietly, prepared
+from headstart.cli.preparing import ready
 from headstart.cli.rendering import show
 from headstart.cli.results import attempt, keep_figures
 from headstart.common.text import extraction_line, placement_line
@@ -48,30 +47,23 @@ def fit(
     json_file: Json = None,
 ) -> None:
     """Train a model on a folder of images, and say how well it does."""
-    from headstart.common.outputs import check_outputs, outdated
-    from headstart.contract import registry
+    from headstart.common.outputs import outdated
     from headstart.training.comparison import comparison
     from headstart.training.fit import fit as run_fit
 
-    check_outputs(out, json_file)  # now, and not after the training
-    values = values_of(settings)
-    values["backend"] = backend = registry.choose(settings.backend)
-    model, train, val = prepared(
-        source, backend, mode=settings.mode, cut=settings.cut, seed=settings.seed, features=features
-    )
-    import_quietly(backend, settings.device, settings.precision)
+    model, train, val, values = ready(source, settings, features=features, outputs=(out, json_file))
     run = run_fit(model, train, val, **values)
-    report = comparison([run])
+    figures = comparison([run])
     # Saved first: printing may fail, and what was trained must not depend on it.
     written = []
     if out is not None:
         outdated(out / "report.html")
         written.append(
-            attempt(lambda: f"saved to {run.save(out)}, with {report.report(out / 'report.html').name}")
+            attempt(lambda: f"saved to {run.save(out)}, with {figures.report(out / 'report.html').name}")
         )
-    if keep_figures(json_file, report.single()) is not None and out is None and json_file and json_file.suffix:
-        written.append(attempt(lambda: f"written to {report.report(json_file.with_suffix('.html'))}"))
-    show(*report.as_tables())
+    if keep_figures(json_file, figures.single()) is not None and out is None and json_file and json_file.suffix:
+        written.append(attempt(lambda: f"written to {figures.report(json_file.with_suffix('.html'))}"))
+    show(*figures.as_tables())
     if run.extraction is not None:
         show(extraction_line(run.extraction), placement_line(run.settings["features"]))
     show(*(line for line in written if line is not None))

@@ -88,7 +88,7 @@ def settings_of(function: str) -> type:
     fields = []
     for option in flags_for(function):
         text: Any = option.text
-        default = option.command_default(function)
+        default = option.default_of(function)
         annotation: Any = Annotated[text if default is not None else text | None, parameter(option)]
         fields.append((option.name, annotation, field(default=default)))
     # cyclopts takes a class of the module `types`, which make_dataclass says, for one of Python's own

@@ -16,9 +16,8 @@ from headstart.cli.options import (
     names_in,
     parameter,
     settings_of,
-    values_of,
 )
-from headstart.cli.preparing import import_quietly, prepared
+from headstart.cli.preparing import ready
 from headstart.cli.rendering import show, show_legend
 from headstart.cli.results import keep_figures
 from headstart.common.text import nbytes_text, printable, time_text
@@ -52,16 +51,12 @@ def plan(
     json_file: Json = None,
 ) -> None:
     """Predict what caching at each cut costs and saves, from a few batches; with --budget, the best cut."""
-    from headstart.contract import registry
     from headstart.training.plan import Budget
     from headstart.training.plan import plan as run_plan
     from headstart.training.tables import PLAN_LEGEND
 
-    values = values_of(settings)
-    values["backend"] = backend = registry.choose(settings.backend)
     limits = Budget.parse(budget)
-    model, train, val = prepared(source, backend, seed=seed)
-    import_quietly(backend, settings.device, settings.precision)
+    model, train, val, values = ready(source, settings, seed=seed)
     named = names_in(cuts) if cuts is not None else None
     result = run_plan(model, train, val, cuts=named, budget=limits, **values)
     keep_figures(json_file, result.as_dict())
@@ -69,7 +64,7 @@ def plan(
     size = result.model["preprocess"]["size"]
     show(
         f"{printable(train.name)}: {facts['samples']} images; {model.name} at {size} px; "
-        f"{backend} on {facts['device']}, {facts['precision']}; decoding "
+        f"{values['backend']} on {facts['device']}, {facts['precision']}; decoding "
         f"{facts['decode_images_per_second']:.0f} images/s",
         result.as_table(),
     )
@@ -84,8 +79,8 @@ def _verdict(result: Plan, budget: str) -> str:
     if best is None:
         return (
             f"within {budget} no cut fits: the smallest cache takes "
-            f"{nbytes_text(min(row.nbytes for row in result.rows))}, the shortest time is "
-            f"{time_text(min(row.total_seconds for row in result.rows))}"
+            f"{nbytes_text(min(plan.nbytes for plan in result.rows))}, the shortest time is "
+            f"{time_text(min(plan.total_seconds for plan in result.rows))}"
         )
     return (
         f"within {budget}, --cut {best.cut} trains the most: {nbytes_text(best.nbytes)}, {result.epochs} epochs "

@@ -62,7 +62,7 @@ def _model(
     """The model that options name, and the backend that runs it."""
     from headstart.contract import registry
     from headstart.models.model import model as make_model
-    from headstart.training.compare import chosen_weights
+    from headstart.models.weights import weights_for
     from headstart.training.saved import load
 
     if run is not None and model is None:
@@ -72,7 +72,7 @@ def _model(
         return trained.model, trained.backend
     if model is None or run is not None:
         raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")
-    published = chosen_weights(model, weights)
+    published = weights_for(model, weights)
     if published is None:
         raise SettingError(f"{model} has no weights to use as they are; pass --weights FILE.safetensors")
     name = registry.choose(backend)

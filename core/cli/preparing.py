@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import Source, TrainingSource, head_of
+from headstart.cli.options import Source, TrainingSource, head_of, values_of
 from headstart.cli.streams import quietly
 from headstart.common.log import LOG
 
@@ -18,57 +19,57 @@ if TYPE_CHECKING:
 
 def note_random_weights(source: Source) -> None:
     """Say that a network starts from random weights where nobody has asked for that."""
-    from headstart.training.compare import chosen_weights
+    from headstart.models.weights import weights_for
 
-    if source.weights is None and chosen_weights(source.model, None) is None:
+    if source.weights is None and weights_for(source.model, None) is None:
         LOG.info(
             f"note: {source.model} has no weights in this package, so it starts from random ones; "
             "pass --weights FILE.safetensors"
         )
 
 
-def prepared(
+def ready(
     source: TrainingSource,
-    backend: str,
+    settings: Any,
     *,
-    mode: str = "cached",
-    cut: str | None = None,
     seed: int = 0,
     features: Path | None = None,
-) -> tuple[Model, Any, Any]:
-    """The model, and what it is trained and validated on: saved features where a folder of such is named, else
-    the data."""
-    from headstart.training.compare import Spec, prepare
+    outputs: Sequence[Path | None] = (),
+) -> tuple[Model, Any, Any, dict[str, Any]]:
+    """(model, training data, validation data, keyword arguments), with which `fit`, `sweep` and `plan` begin. The
+    data are the saved features in the folder `features`, if one is named. The keyword arguments are what
+    `settings` mean; the backend among them is chosen and imported.
 
+    `seed`: of the split, where the settings have none. `outputs`: what will be written, which is checked first,
+    and not after the training.
+    """
+    from headstart.common.outputs import check_outputs
+    from headstart.contract import registry
+    from headstart.training.opening import model_and_data
+    from headstart.training.settings import options_by_mode
+
+    check_outputs(*outputs)
+    values = values_of(settings)
+    values["backend"] = backend = registry.choose(settings.backend)
+    seed, cut = values.get("seed", seed), values.get("cut")
     note_random_weights(source)
     if features is not None:
-        return _saved(source, features, seed)
-    return prepare(
-        Spec(
-            data=source.data,
-            model=source.model,
-            weights=source.weights,
-            size=source.size,
-            head=head_of(source.head),
-            cut=cut,
-            backends=(backend,),
-            modes=(mode,),
-            split=source.split,
-            seed=seed,
-            on_error=source.on_error,
-            split_by=source.split_by,
-        )
-    )
+        model, train, val = _saved(source, features, seed)
+    else:
+        options_by_mode([values.get("mode", "cached")], {"cut": cut, "seed": seed})
+        named = vars(source) | {"head": head_of(source.head)}
+        model, train, val = model_and_data(**named, cut=cut, seed=seed)
+    import_quietly(backend, settings.device, settings.precision)
+    return model, train, val, values
 
 
 def _saved(source: TrainingSource, folder: Path, seed: int) -> tuple[Model, Any, Any]:
     from headstart.features.loading import load_features
     from headstart.models.model import model
-    from headstart.training.compare import chosen_weights
+    from headstart.models.weights import weights_for
 
     train, val = load_features(folder).split(source.split, seed, source.split_by)
-    weights = chosen_weights(source.model, source.weights)
-    head = head_of(source.head)
+    weights, head = weights_for(source.model, source.weights), head_of(source.head)
     return model(source.model, weights=weights, classes=train.classes, head=head, size=source.size), train, val
 
 
@@ -77,10 +78,10 @@ def opened(source: Source) -> tuple[Model, Dataset]:
     none."""
     from headstart.data import open_data
     from headstart.models.model import model
-    from headstart.training.compare import chosen_weights
+    from headstart.models.weights import weights_for
 
     data = open_data(source.data, on_error=source.on_error)
-    weights = chosen_weights(source.model, source.weights)
+    weights = weights_for(source.model, source.weights)
     return model(source.model, weights, data.classes, size=source.size), data
 
 

@@ -16,10 +16,9 @@ from headstart.cli.options import (
     TrainingSource,
     settings_of,
     tried,
-    values_of,
     whole_number,
 )
-from headstart.cli.preparing import import_quietly, prepared
+from headstart.cli.preparing import ready
 from headstart.cli.rendering import show
 from headstart.cli.results import attempt, keep_figures
 from headstart.common.errors import SettingError
@@ -61,16 +60,10 @@ def sweep(
 
     With neither --lr nor --weight-decay nor --seeds, eight learning rates from 0.0001 to 0.3 are tried.
     """
-    from headstart.common.outputs import check_outputs
-    from headstart.contract import registry
     from headstart.training.sweep import sweep as run_sweep
 
     grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds})
-    check_outputs(out, json_file)
-    values = values_of(settings)
-    values["backend"] = backend = registry.choose(settings.backend)
-    model, train, val = prepared(source, backend, cut=settings.cut, seed=settings.seed, features=features)
-    import_quietly(backend, settings.device, settings.precision)
+    model, train, val, values = ready(source, settings, features=features, outputs=(out, json_file))
     result = run_sweep(model, train, val, grid=grid or USUAL_GRID, **values)
     all_diverged = result.runs[0].diverged
     saved = attempt(lambda: result.best.save(out)) if out is not None and not all_diverged else None

@@ -26,7 +26,7 @@ from headstart.models.architecture import Architecture, Hub, Pickled, Published,
 from headstart.models.layouts import fitted, unwrapped
 from headstart.models.pins import Pin, key
 from headstart.models.tensors import as_float32, read_tensors
-from headstart.models.zoo import ARCHITECTURES
+from headstart.models.zoo import ARCHITECTURES, architecture
 
 # What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")
@@ -66,6 +66,14 @@ def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
         raise WeightsError(f"{path}: no such weight file; expected a .safetensors file with {arch.name}'s names")
     known = [*arch.weights, *imported.names(arch.name)]
     raise UnknownNameError("weights", str(weights), known, f" for {arch.name}")
+
+
+def weights_for(model: str, option: str | None) -> str | None:
+    """What `weights=` of `hs.model` is for the text of an option: left out, it means the model's first published
+    weights, if it has any; "none" means random ones."""
+    if option is None:
+        return next(iter(architecture(model).weights), None)
+    return None if option == "none" else option
 
 
 def published_file(published: Published) -> Path:

@@ -21,8 +21,8 @@ from headstart.report.repeat import machine_line, repetition
 from headstart.report.series import (
     PHASES,
     BreakEven,
+    Entry,
     Point,
-    Row,
     break_even,
     diverged,
     finite,
@@ -62,27 +62,27 @@ def build(content: Mapping[str, Any]) -> str:
     """See `headstart.report.page`."""
     known = figures.cleaned(content)
     # The order of the table at first, and of everything behind it: what is best comes first.
-    rows = sorted(known["rows"], key=lambda row: (diverged(row), *_last_if_none(row.get("val_accuracy"))))
+    entries = sorted(known["rows"], key=lambda entry: (diverged(entry), *_last_if_none(entry.get("val_accuracy"))))
     images = Images()
     kernels = kernel_cards(known["rows"], images)  # first, so that they are the last to be left out
     html: str = _template().render(
         title=known.get("title") or f"headstart on {known['data'].get('name')}",
         created=known.get("created"),
-        summary=_summary(known, rows),
+        summary=_summary(known, entries),
         css=(FOLDER / "page.css").read_text("utf-8"),
         js=(FOLDER / "page.js").read_text("utf-8"),
         bokeh=_bokeh(),
         data=script_json(_drawn(known)),
-        count=len(rows),
+        count=len(entries),
         columns=COLUMNS,
-        table=[_cells(row) for row in rows],
-        repeats=all(row["label"] == f"{row.get('backend')} {row.get('mode')}" for row in rows),
+        table=[_cells(entry) for entry in entries],
+        repeats=all(entry["label"] == f"{entry.get('backend')} {entry.get('mode')}" for entry in entries),
         keys=_keys(known["rows"]),
-        has_curves=any(points(row) for row in rows),
-        diverged=_diverged(rows),
+        has_curves=any(points(entry) for entry in entries),
+        diverged=_diverged(entries),
         bars=_bars(known["rows"]),
-        pays=[_paying(row, i) for i, row in enumerate(_cached(known["rows"]))],
-        errors_of=[errors_card(row, known, images) for row in rows if row.get("validation")],
+        pays=[_paying(entry, i) for i, entry in enumerate(_cached(known["rows"]))],
+        errors_of=[errors_card(entry, known, images) for entry in entries if entry.get("validation")],
         kernels=kernels,
         failed=known.get("errors") or {},
         repeat=repetition(known),
@@ -130,7 +130,7 @@ def _last_if_none(value: Any) -> tuple[bool, float]:
 # ---- the head of the page and its table
 
 
-def _summary(known: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     data, model = (known.get(name) or {} for name in ("data", "model"))
     size = (model.get("preprocess") or {}).get("size")
     about = [f"weights {model['weights']}" if model.get("weights") else "random weights"]
@@ -143,74 +143,74 @@ def _summary(known: Mapping[str, Any], rows: Sequence[Row]) -> str:
     ]
     samples = f"{' and '.join(counts)} samples in {len(data.get('classes') or ())} classes"
     machine = machine_line(known)
-    runs = f"{len(rows)} run{'' if len(rows) == 1 else 's'}{f' on {machine}' if machine else ''}"
+    runs = f"{len(entries)} run{'' if len(entries) == 1 else 's'}{f' on {machine}' if machine else ''}"
     text = f"{data.get('name')}: {samples if counts else 'no samples'}. "
     text += f"Model {model.get('name')} ({', '.join(about)}). {runs}."
-    if rows and diverged(rows[0]):
-        text += " Every run diverged: none is the most accurate." if len(rows) > 1 else " It diverged."
-    elif rows and finite(rows[0].get("val_accuracy")) is not None:
-        accuracy = f"{figures.percent(rows[0]['val_accuracy'])} of the validation data right"
-        text += f" The most accurate: {rows[0]['label']}, {accuracy}." if len(rows) > 1 else f" {accuracy}."
+    if entries and diverged(entries[0]):
+        text += " Every run diverged: none is the most accurate." if len(entries) > 1 else " It diverged."
+    elif entries and finite(entries[0].get("val_accuracy")) is not None:
+        accuracy = f"{figures.percent(entries[0]['val_accuracy'])} of the validation data right"
+        text += f" The most accurate: {entries[0]['label']}, {accuracy}." if len(entries) > 1 else f" {accuracy}."
     faster = [
-        f"{figures.times(row['speedup_over_frozen'])} ({row['label']})"
-        for row in _cached(known["rows"])
-        if finite(row.get("speedup_over_frozen")) is not None
+        f"{figures.times(entry['speedup_over_frozen'])} ({entry['label']})"
+        for entry in _cached(known["rows"])
+        if finite(entry.get("speedup_over_frozen")) is not None
     ]
     return text + (f" Speed-up of an epoch by the cache: {', '.join(faster)}." if faster else "")
 
 
-def _cells(row: Row) -> list[Cell]:
+def _cells(entry: Entry) -> list[Cell]:
     def text(value: Any) -> Cell:
         return Cell(figures.NONE if value is None else str(value), None if value is None else str(value))
 
     def number(value: Any, show: Any) -> Cell:
         return Cell(show(value), finite(value))
 
-    extracts = row.get("extracted") or row.get("reused")
-    extraction = number(row.get("extraction_seconds") if extracts else None, figures.seconds)
-    if extracts and not row.get("extracted"):
+    extracts = entry.get("extracted") or entry.get("reused")
+    extraction = number(entry.get("extraction_seconds") if extracts else None, figures.seconds)
+    if extracts and not entry.get("extracted"):
         extraction.text += "*"
     return [
-        text(row["label"]),
-        text(row.get("backend")),
-        text(row.get("mode")),
-        text(row.get("cut")),
-        Cell("diverged", None) if diverged(row) else number(row.get("val_accuracy"), figures.percent),
-        number(row.get("val_loss"), figures.loss),
-        number(row["seconds_per_epoch"].get("total"), figures.seconds),
+        text(entry["label"]),
+        text(entry.get("backend")),
+        text(entry.get("mode")),
+        text(entry.get("cut")),
+        Cell("diverged", None) if diverged(entry) else number(entry.get("val_accuracy"), figures.percent),
+        number(entry.get("val_loss"), figures.loss),
+        number(entry["seconds_per_epoch"].get("total"), figures.seconds),
         extraction,
-        number(row.get("total_seconds"), figures.seconds),
-        number(row.get("speedup_over_frozen"), figures.times),
-        number((row.get("parameters") or {}).get("trained"), figures.count),
-        number(row.get("pays_off_after_epochs"), figures.epochs),
+        number(entry.get("total_seconds"), figures.seconds),
+        number(entry.get("speedup_over_frozen"), figures.times),
+        number((entry.get("parameters") or {}).get("trained"), figures.count),
+        number(entry.get("pays_off_after_epochs"), figures.epochs),
     ]
 
 
 # ---- figures
 
 
-def _keys(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _keys(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What the legend shows: a line a backend, where there are several."""
-    seen = looks(rows)
+    seen = looks(entries)
     keys: dict[str, list[dict[str, Any]]] = {}
-    for i, (row, look) in enumerate(zip(rows, seen, strict=True)):
-        group = str(row.get("backend"))
-        keys.setdefault(group, []).append({"row": i, "label": row["label"], "look": look})
+    for i, (entry, look) in enumerate(zip(entries, seen, strict=True)):
+        group = str(entry.get("backend"))
+        keys.setdefault(group, []).append({"row": i, "label": entry["label"], "look": look})
     return [{"name": name, "keys": found} for name, found in keys.items()]
 
 
 def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page's script draws: figures by name, and the rows' points, which four of them share."""
+    """What the page's script draws: figures by name, and the runs' points, which four of them share."""
     from headstart.report import plots
 
-    rows = known["rows"]
-    drawn = [points(row) for row in rows]
+    entries = known["rows"]
+    drawn = [points(entry) for entry in entries]
     figures_by_name: dict[str, Any] = {}
     if any(drawn):
         for measure, axis in itertools.product(("loss", "accuracy"), ("epoch", "seconds")):
             figures_by_name[f"{measure} {axis}"] = plots.curves(measure, axis)
-    for i, row in enumerate(_cached(rows)):
-        even = break_even(row)
+    for i, entry in enumerate(_cached(entries)):
+        even = break_even(entry)
         if isinstance(even, BreakEven):
             figures_by_name[f"break-even {i}"] = plots.break_even(even)
     losses = [loss for one in drawn for point in one for loss in (point.loss, point.val_loss)]
@@ -218,8 +218,8 @@ def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
         "figures": figures_by_name,
         "limit": loss_limit(losses, len((known.get("data") or {}).get("classes") or ())),
         "runs": [
-            {"label": row["label"], **asdict(look), "points": [_rounded(point) for point in one]}
-            for row, look, one in zip(rows, looks(rows), drawn, strict=True)
+            {"label": entry["label"], **asdict(look), "points": [_rounded(point) for point in one]}
+            for entry, look, one in zip(entries, looks(entries), drawn, strict=True)
         ],
     }
 
@@ -229,25 +229,25 @@ def _rounded(point: Point) -> list[Any]:
     return [float(f"{value:.6g}") if isinstance(value, float) else value for value in astuple(point)]
 
 
-def _diverged(rows: Sequence[Row]) -> list[str]:
+def _diverged(entries: Sequence[Entry]) -> list[str]:
     """The runs in which a loss was not finite, which no curve can show."""
     return [
-        row["label"]
-        for row in rows
-        if diverged(row) or any(map(lost, (*(row.get("head_history") or ()), *(row.get("history") or ()))))
+        entry["label"]
+        for entry in entries
+        if diverged(entry) or any(map(lost, (*(entry.get("head_history") or ()), *(entry.get("history") or ()))))
     ]
 
 
-def _bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _bars(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Bars in percent of the longest."""
-    totals = [finite(row["seconds_per_epoch"].get("total")) or 0.0 for row in rows]
+    totals = [finite(entry["seconds_per_epoch"].get("total")) or 0.0 for entry in entries]
     longest = max(totals, default=0.0) or 1.0
     bars = []
-    for row, total in zip(rows, totals, strict=True):
-        phases = {phase: finite(row["seconds_per_epoch"].get(phase)) or 0.0 for phase in PHASES}
+    for entry, total in zip(entries, totals, strict=True):
+        phases = {phase: finite(entry["seconds_per_epoch"].get(phase)) or 0.0 for phase in PHASES}
         bars.append(
             {
-                "label": row["label"],
+                "label": entry["label"],
                 "total": figures.seconds(total),
                 "parts": {phase: f"{100 * value / longest:.3f}" for phase, value in phases.items() if value},
                 "phases": {
@@ -258,19 +258,19 @@ def _bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return bars
 
 
-def _cached(rows: Sequence[Row]) -> list[Row]:
+def _cached(entries: Sequence[Entry]) -> list[Entry]:
     """None where nothing in the report says what an epoch without the cache takes."""
-    found = [row for row in rows if row.get("mode") == "cached"]
-    return found if any(row.get("speedup_over_frozen") is not None for row in found) else []
+    found = [entry for entry in entries if entry.get("mode") == "cached"]
+    return found if any(entry.get("speedup_over_frozen") is not None for entry in found) else []
 
 
-def _paying(row: Row, number: int) -> dict[str, Any]:
-    even = break_even(row)
+def _paying(entry: Entry, number: int) -> dict[str, Any]:
+    even = break_even(entry)
     if isinstance(even, str):
         return {"sentence": even, "figure": None}
-    filled = "" if row.get("extracted") else ", finding the cache full already"
+    filled = "" if entry.get("extracted") else ", finding the cache full already"
     return {
-        "label": row["label"],
+        "label": entry["label"],
         "sentence": f"Extraction {figures.seconds(even.extraction)} s{filled}; an epoch "
         f"{figures.seconds(even.cached)} s on the cache, {figures.seconds(even.frozen)} s without. The lines "
         f"cross at {figures.seconds(even.crossing[0])} epochs: paid after {figures.epochs(even.after)}.",

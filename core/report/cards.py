@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.report import figures
-from headstart.report.series import Row, confused, finite
+from headstart.report.series import Entry, confused, finite
 
-LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last rows first
+LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last runs first
 CLASSES_IN_A_MATRIX = 30
 CONFUSED_PAIRS = 20
 IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
@@ -41,10 +41,10 @@ class Images:
         return kept
 
 
-def errors_card(row: Row, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
-    """A row's confusion matrix, or the pairs of classes confused most, and its worst errors."""
-    validation = row["validation"]
-    classes = row.get("classes") or (known.get("data") or {}).get("classes") or ()
+def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
+    """A run's confusion matrix, or the pairs of classes confused most, and its worst errors."""
+    validation = entry["validation"]
+    classes = entry.get("classes") or (known.get("data") or {}).get("classes") or ()
     pictures = known.get("pictures") or {}
 
     def name(index: Any) -> str:
@@ -59,7 +59,7 @@ def errors_card(row: Row, known: Mapping[str, Any], images: Images) -> dict[str,
     for true, _, n in cells:
         of_class[true] = of_class.get(true, 0) + n
     card: dict[str, Any] = {
-        "label": row["label"],
+        "label": entry["label"],
         "count": f"{wrong:,} of {samples:,} wrong" if samples else "",
         "matrix": None,
         "pairs": None,
@@ -88,8 +88,8 @@ def errors_card(row: Row, known: Mapping[str, Any], images: Images) -> dict[str,
 def _lines(
     counts: Mapping[tuple[int, int], int], of_class: Mapping[int, int], classes: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """The matrix's rows: counts, and the class that colours a cell, "w3": wrong, by its share of the true class in
-    tenths. Short, since there may be many."""
+    """The matrix's lines: counts, and the class that colours a cell; "w3" is wrong, by its share of the true class
+    in tenths. The texts are short, since there may be many."""
     for true in range(classes):
         line = []
         for predicted in range(classes):
@@ -100,11 +100,11 @@ def _lines(
         yield line
 
 
-def kernel_cards(rows: Sequence[Row], images: Images) -> list[dict[str, Any]]:
+def kernel_cards(entries: Sequence[Entry], images: Images) -> list[dict[str, Any]]:
     """A card for each triple of pictures that differs; runs whose kernels are the same share one."""
     cards: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        pictures = row.get("kernels")
+    for entry in entries:
+        pictures = entry.get("kernels")
         if not pictures:
             continue
         three = tuple(images.number(pictures.get(name)) for name in ("before", "after", "difference"))
@@ -127,5 +127,5 @@ def kernel_cards(rows: Sequence[Row], images: Images) -> list[dict[str, Any]]:
                 "of": pictures.get("of"),
             },
         )
-        card["labels"].append(row["label"])
+        card["labels"].append(entry["label"])
     return list(cards.values())

@@ -23,12 +23,14 @@ def repetition(known: Mapping[str, Any]) -> dict[str, Any]:
             f"versions, {backend}": ", ".join(f"{name} {version}" for name, version in (found or {}).items())
             for backend, found in (known.get("versions") or {}).items()
         },
-        "seed": ", ".join(dict.fromkeys(short((row.get("settings") or {}).get("seed")) for row in known["rows"])),
+        "seed": ", ".join(
+            dict.fromkeys(short((entry.get("settings") or {}).get("seed")) for entry in known["rows"])
+        ),
         **{f"data, {name}": fact(value) for name, value in data.items() if name not in ("skipped", "classes")},
         "classes": ", ".join(map(str, data.get("classes") or ())),
         **{f"model, {name}": fact(value) for name, value in model.items()},
     }
-    settings = {row["label"]: flat(row.get("settings") or {}) for row in known["rows"]}
+    settings = {entry["label"]: flat(entry.get("settings") or {}) for entry in known["rows"]}
     names = list(dict.fromkeys(name for one in settings.values() for name in one))
     names = [name for name in names if not name.startswith("versions.")]
     same = {name: {one.get(name, figures.NONE) for one in settings.values()} for name in names}

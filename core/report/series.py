@@ -1,7 +1,7 @@
 """The numbers behind the curves, so that what is drawn can be held to known answers without a browser.
 
 Seconds are those of the wall clock since the run began to compute: extraction first, then epoch by epoch. What is
-drawn is a pure function of a comparison's rows.
+drawn is a pure function of a comparison's entries.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Row = Mapping[str, Any]
+Entry = Mapping[str, Any]
+"""what a comparison has of one run"""
 
 PHASES = ("data", "trunk", "head")
 """what an epoch's seconds are spent on: waiting for images, the frozen part, what is trained"""
@@ -77,18 +78,18 @@ def lost(record: Mapping[str, Any]) -> bool:
     return any(finite(record.get(name)) is None for name in names)
 
 
-def diverged(row: Row) -> bool:
-    """Whether a run's last loss or its weights were not finite: its accuracy says nothing then. Rows of earlier
+def diverged(entry: Entry) -> bool:
+    """Whether a run's last loss or its weights were not finite: its accuracy says nothing then. Entries of earlier
     versions have no mark that says so."""
-    mark, history = row.get("diverged"), row.get("history") or ()
+    mark, history = entry.get("diverged"), entry.get("history") or ()
     return mark if isinstance(mark, bool) else any(map(lost, history[-1:]))
 
 
-def points(row: Row) -> list[Point]:
-    """A row's epochs in the order in which they were trained; those of a staged run's first stage come first."""
-    clock = finite(row.get("extraction_seconds")) or 0.0
+def points(entry: Entry) -> list[Point]:
+    """A run's epochs in the order in which they were trained; those of a staged run's first stage come first."""
+    clock = finite(entry.get("extraction_seconds")) or 0.0
     every: list[Point] = []
-    for stage, records in (("head", row.get("head_history") or ()), ("all", row.get("history") or ())):
+    for stage, records in (("head", entry.get("head_history") or ()), ("all", entry.get("history") or ())):
         for record in records:
             clock += finite(record["seconds"].get("total")) or 0.0
             values = [finite(record.get(name)) for name in ("loss", "accuracy", "val_loss", "val_accuracy")]
@@ -96,13 +97,13 @@ def points(row: Row) -> list[Point]:
     return every
 
 
-def break_even(row: Row) -> BreakEven | str:
-    """Of a cached row; a sentence where there is nothing to draw. The frozen epoch is the one that the row's
+def break_even(entry: Entry) -> BreakEven | str:
+    """Of a run on the cache; a sentence where there is nothing to draw. The frozen epoch is the one that the run's
     speed-up was taken over, so that the figure and the table cannot disagree."""
-    label = row["label"]
-    cached = finite(row["seconds_per_epoch"].get("total"))
-    speedup, after = finite(row.get("speedup_over_frozen")), row.get("pays_off_after_epochs")
-    extraction = finite(row.get("extraction_seconds"))
+    label = entry["label"]
+    cached = finite(entry["seconds_per_epoch"].get("total"))
+    speedup, after = finite(entry.get("speedup_over_frozen")), entry.get("pays_off_after_epochs")
+    extraction = finite(entry.get("extraction_seconds"))
     if cached is None or speedup is None or extraction is None:
         return f"{label}: there is no frozen run to compare with."
     frozen = cached * speedup

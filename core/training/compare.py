@@ -1,4 +1,4 @@
-"""The comparison: every backend, each in a process of its own, through the modes.
+"""`compare`: the modes in every backend, each backend in a process of its own.
 
 Frameworks fight over threads and GPU memory, so none is imported here: a child process is started for each
 backend, one after the other, and reports through its standard output, a JSON object a line. The child is this
@@ -28,29 +28,30 @@ from headstart.common.log import LOG
 from headstart.common.outputs import outdated, write_json
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
-from headstart.data import open_data
-from headstart.data.annotations import require_single
 from headstart.data.door import described
 from headstart.data.summary import mark, say
-from headstart.models import architecture
-from headstart.models.model import model as make_model
 from headstart.training.comparison import (
     Comparison,
     Event,
     Listener,
-    add_row,
+    add_entry,
+    entry_of,
     new_comparison,
-    row_of,
 )
 from headstart.training.copies import warn_of_copies
 from headstart.training.crossing import packed, unpacked
 from headstart.training.modes import MODES
+from headstart.training.opening import model_and_data
 from headstart.training.run_record import data_facts
-from headstart.training.signatures import check_keywords, documented
+from headstart.training.settings import checked_folder, options_by_mode
+from headstart.training.signatures import check_keywords, documented, with_defaults
+from headstart.training.tensorboard import require_writer
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from headstart.data import Dataset
+    from headstart.models import Model
     from headstart.training.keywords import CompareOptions
 
 FOLDERS = ("tensorboard", "profile")  # what is written while it trains
@@ -58,8 +59,8 @@ DEFAULT_MODEL = "resnet18_half"
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What is compared; the arguments of `hs.fit` and of the data and model they are for."""
+class CompareArguments:
+    """The arguments of `compare`, as they cross to the process of a backend."""
 
     data: str = "digits"
     model: str = DEFAULT_MODEL
@@ -83,40 +84,27 @@ class Spec:
         return {"cut": self.cut, "seed": self.seed, **unpacked(self.fit)}
 
 
-def prepare(spec: Spec) -> tuple[Any, Any, Any]:
-    """(model, train, val) as `spec` has them; raises whatever is wrong with it, and imports no framework."""
-    # here, as commands that only ask for `chosen_weights` would wait for them
-    from headstart.features.trunk_keys import cut_of
-    from headstart.training.settings import checked_folder, options_by_mode
-    from headstart.training.tensorboard import require_writer
-
-    options_by_mode(spec.modes, spec.options())
+def prepare(arguments: CompareArguments) -> tuple[Model, Dataset, Dataset]:
+    """(model, training data, validation data). Raises whatever is wrong with the arguments; imports no
+    framework."""
+    options_by_mode(arguments.modes, arguments.options())
     for option in FOLDERS:
-        if spec.fit.get(option) is not None:
-            checked_folder(option, spec.fit[option])
-    if spec.fit.get("tensorboard") is not None:
+        if arguments.fit.get(option) is not None:
+            checked_folder(option, arguments.fit[option])
+    if arguments.fit.get("tensorboard") is not None:
         require_writer()
-    data = open_data(spec.data, on_error=spec.on_error)
-    require_single(data, "training")
-    train, val = data.split(spec.split, spec.seed, spec.split_by)
-    made = make_model(
-        spec.model,
-        weights=chosen_weights(spec.model, spec.weights),
-        classes=data.classes,
-        head=spec.head,
-        size=spec.size,
+    return model_and_data(
+        data=arguments.data,
+        model=arguments.model,
+        weights=arguments.weights,
+        size=arguments.size,
+        head=arguments.head,
+        cut=arguments.cut,
+        split=arguments.split,
+        seed=arguments.seed,
+        on_error=arguments.on_error,
+        split_by=arguments.split_by,
     )
-    if spec.cut is not None:
-        cut_of(made, spec.cut)
-    return made, train, val
-
-
-def chosen_weights(model: str, weights: str | None) -> str | None:
-    """What `weights=` of `hs.model` is for an option: not given, it means the model's first published ones, if
-    it has any; "none" means random ones."""
-    if weights is None:
-        return next(iter(architecture(model).weights), None)
-    return None if weights == "none" else weights
 
 
 @documented
@@ -141,7 +129,7 @@ def compare(
 
     `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `weights`: None
     for the model's first published ones, "none" for random ones. `split`, `split_by`: see `Dataset.split`, which
-    `seed` is for as well. `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_spec`.
+    `seed` is for as well. `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_backends`.
     The options are those of `hs.fit`; each goes to the modes that read it (`head_epochs` to "staged", `views` and
     `memory` to those with a cache), and one that none of them reads is refused.
     Raises SettingError and its kin before anything is started; what fails in a backend stands in `["errors"]`.
@@ -156,8 +144,8 @@ def compare(
     if "on_epoch" in options:
         raise SettingError("on_epoch= cannot be called from the backends' own processes; pass listener=")
     check_keywords("compare", options)
-    settings = packed(options)
-    spec = Spec(
+    settings = packed(with_defaults("compare", options))
+    arguments = CompareArguments(
         data=os.fspath(source),
         model=model,
         weights=weights,
@@ -172,33 +160,38 @@ def compare(
         split_by=split_by,
         fit=settings,
     )
-    return run_spec(spec, out, listener)
+    return run_backends(arguments, out, listener)
 
 
-def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lambda event: None) -> Comparison:
-    """Run the comparison; returns what `compare.json` in the folder `out` then holds (None: no file). The report,
+def run_backends(
+    arguments: CompareArguments, out: str | Path | None = None, listener: Listener = lambda event: None
+) -> Comparison:
+    """Compare the modes in each backend; returns what `compare.json` in the folder `out` then holds (None: no
+    file). The report,
     `report.html`, is written beside it at the end, also of a comparison that was broken off.
 
     `listener` is called with events: {"event": "backend" | "mode" | "epoch" | "progress" | "row", ...}.
     A backend that fails is reported under `errors`, with the end of its log, and the others go on.
     Raises SettingError and its kin before anything is started.
     """
-    backends = spec.backends or registry.installed()
+    backends = arguments.backends or registry.installed()
     if not backends:
         registry.choose(None)  # says that none is installed
     if repeated := sorted({name for name in backends if backends.count(name) > 1}):
         raise SettingError(f"backends named twice: {', '.join(repeated)}")
     for name in backends:
         registry.choose(name)
-    if not spec.modes:
+    if not arguments.modes:
         raise UnknownNameError("mode", "", MODES)
-    model, train, val = prepare(spec)
+    model, train, val = prepare(arguments)
     warn_of_copies(train, val)
-    report = new_comparison(data_facts(train, val), model.describe(), {**asdict(spec), "backends": list(backends)})
-    report["versions"] = {name: registry.versions(name) for name in backends}
+    comparison = new_comparison(
+        data_facts(train, val), model.describe(), {**asdict(arguments), "backends": list(backends)}
+    )
+    comparison["versions"] = {name: registry.versions(name) for name in backends}
 
-    def add(row: dict[str, Any]) -> None:
-        add_row(report, row, val)
+    def add(entry: dict[str, Any]) -> None:
+        add_entry(comparison, entry, val)
         try:
             save()
         except SettingError as error:  # a full disk, say: the figures are here, and written at the end
@@ -206,7 +199,7 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
 
     def save() -> None:
         if out is not None:
-            write_json(Path(out) / "compare.json", report)
+            write_json(Path(out) / "compare.json", comparison)
 
     if out is not None and (Path(out) / "compare.json").is_file():
         outdated(Path(out) / "report.html")
@@ -215,20 +208,20 @@ def run_spec(spec: Spec, out: str | Path | None = None, listener: Listener = lam
     try:
         for name in backends:
             listener({"event": "backend", "backend": name})
-            error = _run_child(spec, name, add, listener)
+            error = _run_child(arguments, name, add, listener)
             if error is not None:
-                report["errors"][name] = error
+                comparison["errors"][name] = error
             save()
     finally:
-        if out is not None and report.rows:
-            report.report(Path(out) / "report.html")
-    return report
+        if out is not None and comparison.rows:
+            comparison.report(Path(out) / "report.html")
+    return comparison
 
 
 def _run_child(
-    spec: Spec, name: str, add: Callable[[dict[str, Any]], None], listener: Listener
+    arguments: CompareArguments, name: str, add: Callable[[dict[str, Any]], None], listener: Listener
 ) -> dict[str, str] | None:
-    """Run one backend's modes in a child; each row goes to `add`. Returns what went wrong, if anything."""
+    """Run one backend's modes in a child; each entry goes to `add`. Returns what went wrong, if anything."""
     environment = {**registry.describe(name).quiet, **os.environ, **for_frameworks(os.environ)}
     error: dict[str, str] | None = None
     with tempfile.TemporaryFile() as words:
@@ -246,7 +239,7 @@ def _run_child(
         try:
             # A child that is dead already has broken the pipe; its exit code says how it died.
             with contextlib.suppress(BrokenPipeError), child.stdin:
-                child.stdin.write(json.dumps({**asdict(spec), "backends": [name]}))
+                child.stdin.write(json.dumps({**asdict(arguments), "backends": [name]}))
             for event in _events(child.stdout):
                 if event["event"] == "row":
                     add(event["row"])
@@ -324,7 +317,7 @@ def _events(lines: Iterable[str]) -> Iterator[Event]:
 
 
 def _child() -> int:
-    """What a child process does: read a spec, run one backend, report."""
+    """What a child process does: read the arguments, run the one backend that they name, report."""
     # Libraries print to standard output now and then; events get a copy of it that only we know.
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -334,8 +327,8 @@ def _child() -> int:
 
     fields = json.loads(sys.stdin.read())
     lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-    spec = Spec(**{**fields, **lists})  # JSON has no tuples
-    (name,) = spec.backends
+    arguments = CompareArguments(**{**fields, **lists})  # JSON has no tuples
+    (name,) = arguments.backends
     progress.report_to(
         lambda what, done, total: emit({"event": "progress", "what": what, "done": done, "total": total})
     )
@@ -343,18 +336,17 @@ def _child() -> int:
         log.handed_to(lambda level, line: emit({"event": "log", "level": level, "line": line})),
         _warnings_told(emit),
     ):
-        return _run_modes(spec, name, emit)
+        return _run_modes(arguments, name, emit)
 
 
-def _run_modes(spec: Spec, name: str, emit: Listener) -> int:
+def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
     # in the child: its parent trains nothing, and would wait for what does
     from headstart.training.fit import fit
-    from headstart.training.settings import options_by_mode
 
     try:
-        model, train, val = prepare(spec)
+        model, train, val = prepare(arguments)
         mark(train, val)  # the parent has spoken of them
-        for settings in options_by_mode(spec.modes, spec.options()):
+        for settings in options_by_mode(arguments.modes, arguments.options()):
             mode = settings["mode"]
             emit({"event": "mode", "backend": name, "mode": mode})
 
@@ -366,7 +358,7 @@ def _run_modes(spec: Spec, name: str, emit: Listener) -> int:
                 if settings.get(folder) is not None:
                     settings[folder] = str(Path(settings[folder]) / f"{name}-{mode}")
             run = fit(model, train, val, backend=name, on_epoch=on_epoch, **settings)
-            emit({"event": "row", "row": row_of(run)})
+            emit({"event": "row", "row": entry_of(run)})
     except HeadstartError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
         return 2

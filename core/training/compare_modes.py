@@ -48,9 +48,11 @@ def compare_modes(
         if data is not None or argument == "train":
             check_data_set(data, argument, (Dataset, FeatureSet))
     train, val = alike(model, train, val)
-    report = new_comparison(data_facts(train, val), model.describe(), {"modes": list(modes), "backends": [name]})
+    comparison = new_comparison(
+        data_facts(train, val), model.describe(), {"modes": list(modes), "backends": [name]}
+    )
     for settings in runs:
         run = fit(model, train, val, **settings)
-        report["settings"] = {**run.settings, **report["settings"]}
-        listener({"event": "row", "row": add_run(report, run)})
-    return report
+        comparison["settings"] = {**run.settings, **comparison["settings"]}
+        listener({"event": "row", "row": add_run(comparison, run)})
+    return comparison

@@ -1,7 +1,7 @@
-"""A comparison of runs: one row a run, as JSON holds it, and the table and report that are made of that.
+"""A comparison of runs: one entry a run, as JSON holds it, and the tables and the report that are made of these.
 
 It does not matter where the runs were made: in this process, or by a child for each backend (`headstart.training.
-compare`). Whatever a report shows is in the rows, so that it can be made again from the file alone.
+compare`). Whatever a report shows is in the entries, so that it can be made again from the file alone.
 """
 
 from __future__ import annotations
@@ -35,28 +35,30 @@ Listener = Callable[[Event], None]
 
 
 class Comparison(dict[str, Any]):
-    """What `compare.json` holds, as a dict: machine, versions, data, model, and a row for each run. In a notebook
-    it shows its report."""
+    """What `compare.json` holds, as a dict: machine, versions, data, model, and an entry for each run. It shows
+    its report in a notebook."""
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """A dict for each run: label, backend, mode, accuracies, losses, seconds by phase, history ..."""
-        rows: list[dict[str, Any]] = self["rows"]
-        return rows
+        entries: list[dict[str, Any]] = self["rows"]
+        return entries
 
     def as_tables(self) -> list[Table]:
-        """A table for each backend that has rows, in the order of their first."""
-        names = dict.fromkeys(row["backend"] for row in self.rows)
+        """A table for each backend that has entries, in the order of their first."""
+        names = dict.fromkeys(entry["backend"] for entry in self.rows)
         return [
-            comparison_table(name, self["versions"][name], [row for row in self.rows if row["backend"] == name])
+            comparison_table(
+                name, self["versions"][name], [entry for entry in self.rows if entry["backend"] == name]
+            )
             for name in names
         ]
 
     def single(self) -> dict[str, Any]:
-        """Of a comparison with one row: the row, with versions, machine, data and model beside it."""
-        (row,) = self.rows
+        """Of a comparison with one entry: the entry, with versions, machine, data and model beside it."""
+        (entry,) = self.rows
         facts = {name: self[name] for name in ("machine", "data", "model")}
-        return {**facts, "versions": self["versions"][row["backend"]], **row}
+        return {**facts, "versions": self["versions"][entry["backend"]], **entry}
 
     def html(self) -> str:
         """The report as one HTML page that needs no network."""
@@ -71,7 +73,7 @@ class Comparison(dict[str, Any]):
 
 
 def new_comparison(data: Mapping[str, Any], model: Mapping[str, Any], settings: Mapping[str, Any]) -> Comparison:
-    """A comparison without a row yet."""
+    """A comparison without an entry yet."""
     return Comparison(
         headstart=__version__,
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -108,12 +110,12 @@ def comparison(runs: Mapping[str, RunRecord] | Sequence[RunRecord], title: str |
     if not labelled:
         raise SettingError("there are no runs to compare; expected a dict from labels to runs, or a list of runs")
     first = labelled[0][1]
-    report = new_comparison(first.data, first.model.describe(), first.settings)
+    figures = new_comparison(first.data, first.model.describe(), first.settings)
     if title is not None:
-        report["title"] = title
+        figures["title"] = title
     for label, run in labelled:
-        add_run(report, run, label)
-    return report
+        add_run(figures, run, label)
+    return figures
 
 
 def read_comparison(path: str | Path) -> Comparison:
@@ -138,20 +140,20 @@ def read_comparison(path: str | Path) -> Comparison:
     return Comparison(content)
 
 
-def add_run(report: Comparison, run: RunRecord, label: str | None = None) -> dict[str, Any]:
-    """Add a run that is at hand; returns its row."""
-    row = row_of(run)
+def add_run(comparison: Comparison, run: RunRecord, label: str | None = None) -> dict[str, Any]:
+    """Add a run that is at hand; returns its entry."""
+    entry = entry_of(run)
     if label is not None:
-        row["label"] = str(label)
-    if (classes := run.data.get("classes")) and list(classes) != list(report["data"].get("classes") or ()):
-        row["classes"] = list(classes)  # not those of the first run
-    add_row(report, row, run.val)
-    report["versions"][run.backend] = dict(run.settings.get("versions", {}))
-    return row
+        entry["label"] = str(label)
+    if (classes := run.data.get("classes")) and list(classes) != list(comparison["data"].get("classes") or ()):
+        entry["classes"] = list(classes)  # not those of the first run
+    add_entry(comparison, entry, run.val)
+    comparison["versions"][run.backend] = dict(run.settings.get("versions", {}))
+    return entry
 
 
-def row_of(run: RunRecord) -> dict[str, Any]:
-    """A run as a row of the report."""
+def entry_of(run: RunRecord) -> dict[str, Any]:
+    """A run as an entry of the comparison."""
     last = run.history[-1]
     return {
         "label": f"{run.backend} {run.mode}",
@@ -178,31 +180,31 @@ def row_of(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def add_row(report: Comparison, row: dict[str, Any], val: Dataset | FeatureSet | None) -> None:
-    """Add a row, what it says in comparison with the others, and pictures of its mistakes on `val`; its label is
-    made the only one of its kind."""
-    taken = {other["label"] for other in report.rows}
-    if row["label"] in taken:
-        row["label"] = next(
-            f"{row['label']} {i}" for i in range(2, len(taken) + 3) if f"{row['label']} {i}" not in taken
+def add_entry(comparison: Comparison, entry: dict[str, Any], val: Dataset | FeatureSet | None) -> None:
+    """Add an entry, its speed-up over the others, and pictures of its mistakes on `val`. A label that is taken
+    gets a number."""
+    taken = {other["label"] for other in comparison.rows}
+    if entry["label"] in taken:
+        entry["label"] = next(
+            f"{entry['label']} {i}" for i in range(2, len(taken) + 3) if f"{entry['label']} {i}" not in taken
         )
-    finish_row(row, report.rows)
-    report.rows.append(row)
-    _add_pictures(report, row, val)
+    finish_entry(entry, comparison.rows)
+    comparison.rows.append(entry)
+    _add_pictures(comparison, entry, val)
 
 
-def _add_pictures(report: Comparison, row: Mapping[str, Any], data: Dataset | FeatureSet | None) -> None:
-    """Add thumbnails of the row's worst mistakes, where the images are at hand."""
-    if isinstance(data, Dataset) and row["validation"] is not None:
-        worst = row["validation"]["worst"]
-        missing = [mistake["index"] for mistake in worst if mistake["id"] not in report["pictures"]]
-        report["pictures"].update(thumbnails(data, missing))
+def _add_pictures(comparison: Comparison, entry: Mapping[str, Any], data: Dataset | FeatureSet | None) -> None:
+    """Add thumbnails of the run's worst mistakes, where the images are at hand."""
+    if isinstance(data, Dataset) and entry["validation"] is not None:
+        worst = entry["validation"]["worst"]
+        missing = [mistake["index"] for mistake in worst if mistake["id"] not in comparison["pictures"]]
+        comparison["pictures"].update(thumbnails(data, missing))
 
 
-def finish_row(row: dict[str, Any], earlier: Iterable[dict[str, Any]]) -> None:
-    """Add what a row says in comparison with the `frozen` row of its backend, to it or, once `frozen` comes,
-    to the rows before it."""
-    of_backend = [other for other in (*earlier, row) if other["backend"] == row["backend"]]
+def finish_entry(entry: dict[str, Any], earlier: Iterable[dict[str, Any]]) -> None:
+    """Add to the entries of this backend what is known once its `frozen` entry is there: how many times faster an
+    epoch is, and after how many epochs the cache pays."""
+    of_backend = [other for other in (*earlier, entry) if other["backend"] == entry["backend"]]
     frozen = next((other for other in of_backend if other["mode"] == "frozen"), None)
     for other in of_backend:
         base = frozen["seconds_per_epoch"]["total"] if frozen else None

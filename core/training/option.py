@@ -82,7 +82,7 @@ class Option:
     annotation: str
     """its type in Python, as text: "str | Optimizer | None\""""
     default: Any
-    """in Python; see `command_default`"""
+    """of most functions; see `default_of`"""
     help: str
     """its sentence, which the command line shows"""
     more: str
@@ -101,7 +101,8 @@ class Option:
     """text -> value, where that is more than `text` does; raises SettingError"""
     recorded: str | None
     """the name under which a run's record has it; None: it is not there, or within another entry"""
-    command_defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    """function -> its default, where that is another one"""
 
     @classmethod
     def of(cls, of: Field[Any], group: str) -> Option:
@@ -126,9 +127,9 @@ class Option:
         """What it may be, in words."""
         return self.rule.words.format(name=self.name, names=", ".join(self.allowed or ()))
 
-    def command_default(self, command: str) -> Any:
-        """The default in a command, which is Python's nearly always."""
-        return self.command_defaults.get(command, self.default)
+    def default_of(self, function: str) -> Any:
+        """The default of a function, and of the command of its name."""
+        return self.defaults.get(function, self.default)
 
     def checked(self, value: Any) -> Any:
         """The value as it is kept; SettingError where it can be none, whatever the other options are."""
@@ -150,10 +151,10 @@ def option(
     text: type | None = str,
     parse: Callable[[str], Any] | None = None,
     recorded: bool | str = True,
-    commands: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Any:
     """A field of a class of options; see `Option`. `recorded`: a name, where the record's is not the option's.
-    `commands`: command -> its default there, where that differs."""
+    `defaults`: function -> its default, where that is another one."""
     about = {
         "help": help,
         "more": more,
@@ -163,6 +164,6 @@ def option(
         "text": text,
         "parse": parse,
         "recorded": recorded,
-        "command_defaults": commands or {},
+        "defaults": defaults or {},
     }
     return field(default=default, metadata=about)

@@ -7,7 +7,7 @@ and the report list.
 For whoever makes a command line (or a form) of them, with whatever library: `fields_for("fit")` has an `Option`
 for each keyword of that function, in their order, and `flags_for("fit")` only those that have a place on a command
 line. An `Option` has the flag ("--lr-scale"), the type of its text, `parse` where that text is to become something
-else, the default (that of a command: `command_default("compare")`), the sentence of help, what is done where it is
+else, the default (`default_of("compare")`), the sentence of help, what is done where it is
 left out (`unset`), and the names that it may be, where they can be listed (`allowed`). What the text has become
 goes to the function as it is, and the function checks it. `OPTIONS["device"]` is one option, for other commands.
 
@@ -133,7 +133,7 @@ class Training:
         more='Everything behind it is the head. "input", in "full" and "scratch": decoded and resized images '
         "are kept in the store, and read from there.",
     )
-    epochs: int = option(5, "Epochs of training.", whole(1), takers=FUNCTIONS, text=int, commands={"compare": 3})
+    epochs: int = option(5, "Epochs of training.", whole(1), takers=FUNCTIONS, text=int, defaults={"compare": 3})
     batch_size: int = option(64, "Samples a step.", whole(1), takers=FUNCTIONS, text=int)
     optimizer: str | Optimizer | None = option(
         None,

@@ -74,7 +74,7 @@ EPOCH = {
     "seconds": {name: Optional(Number) for name in ("data", "trunk", "head", "total")},
 }
 NUMBERS = ("val_accuracy", "val_loss", "extraction_seconds", "total_seconds", "speedup_over_frozen")
-ROW = {
+ENTRY = {
     "label": str,
     **{name: Optional(str) for name in ("backend", "mode", "cut")},
     **{name: Optional(Number) for name in NUMBERS},
@@ -134,7 +134,7 @@ COMPARISON = {
         "preprocess": Optional({"size": Optional(int)}),
     },
     "settings": Optional(DictOf(ANY)),
-    "rows": ListOf(ROW),
+    "rows": ListOf(ENTRY),
     "errors": Optional(DictOf({"type": str, "message": str})),
     "pictures": Optional(DictOf(str)),
 }

@@ -34,17 +34,19 @@ def documented(function: F) -> F:
             inspect.Parameter(
                 option.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=option.default,
+                default=option.default_of(function.__name__),
                 annotation=option.annotation,
             )
         )
     KEYWORDS[function.__name__] = tuple(of.name for of in parameters if of.kind is of.KEYWORD_ONLY)
     function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", *_described(options), ""])
+    function.__doc__ = "\n".join(
+        [inspect.cleandoc(function.__doc__ or ""), "", *_described(options, function.__name__), ""]
+    )
     return function
 
 
-def _described(options: tuple[Option, ...]) -> Iterator[str]:
+def _described(options: tuple[Option, ...], function: str) -> Iterator[str]:
     """The lines of a docstring that say what each option is, by group."""
     group = ""
     for option in options:
@@ -52,10 +54,16 @@ def _described(options: tuple[Option, ...]) -> Iterator[str]:
             yield from (("", option.group) if group else (option.group,))
             group = option.group
         unset = f"None: {option.unset}." if option.unset else ""
-        words = (f"`{option.name}={option.default!r}`:", option.help, unset, option.more)
+        words = (f"`{option.name}={option.default_of(function)!r}`:", option.help, unset, option.more)
         text = " ".join(word for word in words if word)
         lines = textwrap.wrap(text, 96, break_on_hyphens=False, break_long_words=False)
         yield from (("  " if line is lines[0] else "    ") + line for line in lines)
+
+
+def with_defaults(function: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords with the defaults of `function` that are not those of most functions."""
+    others = {of.name: of.defaults[function] for of in fields_for(function) if function in of.defaults}
+    return others | dict(keywords)
 
 
 def check_keywords(function: str, keywords: Mapping[str, object]) -> None:

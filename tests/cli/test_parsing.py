@@ -14,7 +14,7 @@ from commands import headstart
 
 from headstart.cli import app, options
 from headstart.common.log import LOG
-from headstart.training.compare import Spec
+from headstart.training.compare import CompareArguments
 from headstart.training.modes import MODES
 from headstart.training.options import OPTIONS, flags_for
 
@@ -61,7 +61,7 @@ def test_options_of_training_come_from_their_fields(command: str, monkeypatch: p
     monkeypatch.setenv("COLUMNS", "300")
     got, out = values(command), headstart(command, "--help").out
     for option in flags_for(command):
-        assert got[option.name] == option.command_default(command)
+        assert got[option.name] == option.default_of(command)
         (row,) = [line for line in out.splitlines() if line.startswith(f"│ {option.flag} ")]
         assert option.help in row and option.unset in row
         assert option.group.rstrip(".") in out
@@ -69,7 +69,7 @@ def test_options_of_training_come_from_their_fields(command: str, monkeypatch: p
 
 def test_data_and_model_are_those_of_python() -> None:
     got = values("compare")
-    for name, default in vars(Spec()).items():
+    for name, default in vars(CompareArguments()).items():
         if name not in ("backends", "modes", "fit"):
             assert got[name] == default, name
     assert (got["backends"], options.names_in(got["modes"])) == (None, tuple(MODES))

@@ -85,7 +85,7 @@ def test_children_of_compare_are_told(policy: str | None, monkeypatch: pytest.Mo
     monkeypatch.setattr(compare.subprocess, "Popen", popen)
     monkeypatch.setattr(compare.registry, "choose", lambda name: name)
     monkeypatch.setattr(compare.registry, "versions", lambda name: {})
-    report = compare.run_spec(compare.Spec(backends=("torch",)))
+    report = compare.run_backends(compare.CompareArguments(backends=("torch",)))
     assert report["errors"]["torch"]["type"] == "crash"
     (told,) = seen
     assert told.get("GOMP_SPINCOUNT") == (None if policy else "3000")

@@ -1,7 +1,7 @@
 """The comparison: its arithmetic, its report, and what becomes of it when a child or the user breaks it off.
 
 A child is a new process that starts its framework, which takes seconds: these are few tests, of whole runs.
-Children are disturbed through a `sitecustomize` on their path, since they take no orders but a `Spec`.
+Children are disturbed through a `sitecustomize` on their path, since they take no orders but a `CompareArguments`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from headstart.contract import registry
 from headstart.store import FeatureStore
 from headstart.training import compare as comparison
 from headstart.training import tensorboard
-from headstart.training.compare import Spec
-from headstart.training.comparison import finish_row, pays_off_after, speedup
+from headstart.training.compare import CompareArguments
+from headstart.training.comparison import finish_entry, pays_off_after, speedup
 from headstart.training.options import fields_for
 
 MODES = ["scratch", "full", "frozen", "cached", "staged"]
@@ -139,7 +139,7 @@ def test_rows_are_compared_with_their_own_backends_frozen_row(order: list[str]) 
     }
     rows = [row("b", "frozen", 100.0), row("b", "cached", 1.0)]
     for mode in order:
-        finish_row(mine[mode], rows)
+        finish_entry(mine[mode], rows)
         rows.append(mine[mode])
     assert [mine[mode]["speedup_over_frozen"] for mode in ("frozen", "cached", "full")] == [1.0, 6.0, 0.5]
     assert [mine[mode]["pays_off_after_epochs"] for mode in ("frozen", "cached", "full")] == [None, 2, None]
@@ -147,7 +147,7 @@ def test_rows_are_compared_with_their_own_backends_frozen_row(order: list[str]) 
 
 def test_without_a_frozen_row_nothing_is_claimed() -> None:
     cached = row("a", "cached", 1.0, 9.0)
-    finish_row(cached, [row("b", "frozen", 6.0)])
+    finish_entry(cached, [row("b", "frozen", 6.0)])
     assert (cached["speedup_over_frozen"], cached["pays_off_after_epochs"]) == (None, None)
 
 
@@ -297,9 +297,9 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_mistake_is_found_first(
     tmp_path: Path, backend: str, change: dict[str, Any], error: type[Exception], text: str
 ) -> None:
-    spec = Spec(**{"data": "digits", "backends": (backend,), **change})
+    arguments = CompareArguments(**{"data": "digits", "backends": (backend,), **change})
     with pytest.raises(error) as caught:
-        comparison.run_spec(spec, tmp_path / "out")
+        comparison.run_backends(arguments, tmp_path / "out")
     assert text in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -307,13 +307,13 @@ def test_a_mistake_is_found_first(
 @pytest.mark.usefixtures("no_children")
 def test_backends_named_wrongly(backend: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=f"named twice: {backend}"):
-        comparison.run_spec(Spec(backends=(backend, backend)))
+        comparison.run_backends(CompareArguments(backends=(backend, backend)))
     for missing in set(registry.names()) - set(registry.installed()):
         with pytest.raises(BackendError, match=rf"pip install 'headstart\[{missing}\]'"):
-            comparison.run_spec(Spec(backends=(backend, missing)))
+            comparison.run_backends(CompareArguments(backends=(backend, missing)))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SettingError, match="cannot be written"):
-        comparison.run_spec(Spec(backends=(backend,)), tmp_path / "file" / "out")
+        comparison.run_backends(CompareArguments(backends=(backend,)), tmp_path / "file" / "out")
 
 
 @pytest.mark.usefixtures("no_children")
@@ -323,10 +323,10 @@ def test_what_is_written_meanwhile_must_be_possible(
     (tmp_path / "file").write_text("mine")
     for option in ("tensorboard", "profile"):
         with pytest.raises(SettingError, match=f"^{option}=.*nothing can be written there"):
-            comparison.run_spec(Spec(backends=(backend,), fit={option: str(tmp_path / "file")}))
+            comparison.run_backends(CompareArguments(backends=(backend,), fit={option: str(tmp_path / "file")}))
     monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
     with pytest.raises(SettingError, match=r"pip install 'headstart\[tensorboard\]'"):
-        comparison.run_spec(Spec(backends=(backend,), fit={"tensorboard": str(tmp_path / "new")}))
+        comparison.run_backends(CompareArguments(backends=(backend,), fit={"tensorboard": str(tmp_path / "new")}))
 
 
 @pytest.mark.neutral  # no framework is started
@@ -435,8 +435,10 @@ def test_a_child_that_never_starts(
     for name, value in disturbed(tmp_path / "site", code).items():
         monkeypatch.setenv(name, value)
     events: list[Any] = []
-    spec = Spec(data=str(make_images(tmp_path / "photos", 2)), backends=(backend,), modes=("cached",) * modes)
-    report = comparison.run_spec(spec, listener=events.append)
+    arguments = CompareArguments(
+        data=str(make_images(tmp_path / "photos", 2)), backends=(backend,), modes=("cached",) * modes
+    )
+    report = comparison.run_backends(arguments, listener=events.append)
     error = report["errors"][backend]
     assert error["type"] == "crash"
     assert f"ended with {how}" in error["message"]
@@ -462,8 +464,8 @@ os._exit(3)
         monkeypatch.setenv(name, value)
     events: list[Any] = []
     photos = make_images(tmp_path / "photos", 5)
-    spec = Spec(data=str(photos), backends=(backend, second))
-    report = comparison.run_spec(spec, tmp_path / "out", events.append)
+    arguments = CompareArguments(data=str(photos), backends=(backend, second))
+    report = comparison.run_backends(arguments, tmp_path / "out", events.append)
     assert [event["backend"] for event in events if event["event"] == "backend"] == [backend, second]
     assert report["errors"].keys() == {backend}
     assert [one["backend"] for one in report["rows"]] == [second]

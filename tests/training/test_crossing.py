@@ -14,7 +14,7 @@ from faults.saving import run_of
 import headstart as hs
 from headstart.common.errors import SettingError, UnknownNameError
 from headstart.report.build import build
-from headstart.training.compare import Spec, prepare
+from headstart.training.compare import CompareArguments, prepare
 from headstart.training.crossing import packed, unpacked
 from headstart.training.validation import Validation
 
@@ -43,7 +43,7 @@ def test_paths_and_numpys_numbers_cross() -> None:
 def test_a_comparison_takes_them(tmp_path: Path) -> None:
     """As a child reads them."""
     fit = json.loads(json.dumps(packed({**SETTINGS, "cache": tmp_path, "debug_nans": False})))
-    prepare(Spec(model="lenet", modes=("full",), fit={**fit, "memory": None}))
+    prepare(CompareArguments(model="lenet", modes=("full",), fit={**fit, "memory": None}))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sensible_options import SENSIBLE
 import headstart as hs
 from headstart.common.errors import SettingError
 from headstart.training import keywords
-from headstart.training.compare import Spec
+from headstart.training.compare import CompareArguments
 from headstart.training.modes import MODES
 from headstart.training.option import FUNCTIONS, Option
 from headstart.training.options import GROUPS, OPTIONS, fields_for, flags_for, scale_of
@@ -71,7 +71,7 @@ def test_settings_keep_a_value_and_refuse_a_wrong_one(name: str) -> None:
 def test_what_only_python_can_hand_over_has_no_flag() -> None:
     assert {o.name for o in fields_for("fit")} - {o.name for o in flags_for("fit")} == {"cache", "on_epoch"}
     assert OPTIONS["lr_scale"].flag == "--lr-scale"
-    assert (OPTIONS["epochs"].command_default("compare"), OPTIONS["epochs"].command_default("fit")) == (3, 5)
+    assert (OPTIONS["epochs"].default_of("compare"), OPTIONS["epochs"].default_of("fit")) == (3, 5)
 
 
 def test_the_text_of_rates_by_module() -> None:
@@ -102,8 +102,8 @@ def test_a_signature_shows_every_option_with_default_and_sentence(function: str)
     assert not any(of.kind is of.VAR_KEYWORD for of in shown.values())
     for option in fields_for(function):
         parameter = keywords[option.name]
-        assert (parameter.default, parameter.annotation) == (option.default, option.annotation)
-        assert f"`{option.name}={option.default!r}`: {option.help}" in text
+        assert (parameter.default, parameter.annotation) == (option.default_of(function), option.annotation)
+        assert f"`{option.name}={option.default_of(function)!r}`: {option.help}" in text
     assert {name for name in keywords if name in OPTIONS} == {option.name for option in fields_for(function)}
 
 
@@ -217,10 +217,18 @@ def test_a_comparison_refuses_what_none_of_its_modes_reads(
 @pytest.mark.parametrize("option", fields_for("compare"), ids=lambda option: str(option.name))
 def test_a_comparison_hands_every_option_to_its_processes(option: Option, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the process reads them, which is JSON."""
-    specs: list[Spec] = []
-    monkeypatch.setattr("headstart.training.compare.run_spec", lambda spec, *_: specs.append(spec))
+    calls: list[CompareArguments] = []
+    monkeypatch.setattr("headstart.training.compare.run_backends", lambda arguments, *_: calls.append(arguments))
     hs.compare("digits", **{option.name: SENSIBLE[option.name]})
-    sent = json.loads(json.dumps(asdict(specs[0])))
-    received = Spec(**sent).options()[option.name]
+    sent = json.loads(json.dumps(asdict(calls[0])))
+    received = CompareArguments(**sent).options()[option.name]
     value = SENSIBLE[option.name]
     assert received == (str(value) if isinstance(value, Path) else value)
+
+
+def test_the_default_of_compare_is_that_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[CompareArguments] = []
+    monkeypatch.setattr("headstart.training.compare.run_backends", lambda arguments, *_: calls.append(arguments))
+    hs.compare("digits")
+    assert calls[0].options()["epochs"] == inspect.signature(hs.compare).parameters["epochs"].default == 3
+    assert inspect.signature(hs.fit).parameters["epochs"].default == 5
