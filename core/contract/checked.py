@@ -159,8 +159,9 @@ class CheckedTrunk(Passing):
             self._shapes[shape] = {name: (shape[0], *shapes[name]) for name in self._outputs}
         for name in names:
             expected = self._shapes[shape][name]
-            if (shape := getattr(outputs[name], "shape", None)) is None or tuple(shape) != expected:
-                raise _wrong(self._backend, f"the trunk's output {name!r}", shape and tuple(shape), expected)
+            received = tuple(getattr(outputs[name], "shape", ()))
+            if received != expected:
+                raise _wrong(self._backend, f"the trunk's output {name!r}", received, expected)
 
     def params(self) -> dict[str, np.ndarray]:
         return checked_params(self._backend, self._inner.params(), self._expected)

@@ -72,6 +72,20 @@ def test_a_trunk_without_a_stream_has_cores(inner: Doubling, dtype: Any) -> None
     assert {one["fc"].dtype for one in rows} == {dtype}
 
 
+def test_several_outputs_are_each_looked_at() -> None:
+    b = Builder()
+    graph = b.graph(b.linear("two", b.linear("one", "input", 2, 2), 2, 3))
+
+    class Two:
+        def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            return {"one": images, "two": np.zeros((len(images), 3), np.float32)}
+
+    params = {name: np.zeros(shape, np.float32) for name, shape in graph.param_shapes().items()}
+    trunk = CheckedTrunk(Two(), "some", graph, params, ["one", "two"], np.asarray)
+    assert set(trunk.run(batches()[0])) == {"one", "two"}
+    assert [set(rows) for rows in trunk.stream(batches(), {"two": F16})] == [{"two"}] * 3
+
+
 ROWS = np.zeros((3, 2), np.float16)
 
 
