@@ -32,7 +32,8 @@ def repetition(known: Mapping[str, Any]) -> dict[str, Any]:
     }
     settings = {entry["label"]: flat(entry.get("settings") or {}) for entry in known["rows"]}
     names = list(dict.fromkeys(name for one in settings.values() for name in one))
-    names = [name for name in names if not name.startswith("versions.")]
+    # versions stand above, and a CPU has no facts of its own
+    names = [name for name in names if not name.startswith("versions.") and name != "device_facts"]
     same = {name: {one.get(name, figures.NONE) for one in settings.values()} for name in names}
     return {
         "command": command(known.get("command") or ()),
@@ -87,8 +88,10 @@ def short(value: Any) -> str:
 
 
 def machine_line(known: Mapping[str, Any]) -> str:
-    """Its processor, and the rest if known."""
+    """Its processor, the devices that were computed on, and the rest if known."""
     machine = known.get("machine") or {}
     cores, memory = machine.get("cores"), machine.get("memory_bytes")
     facts = [machine.get("cpu"), cores and f"{cores} core{'' if cores == 1 else 's'}"]
-    return ", ".join(filter(None, [*facts, memory and f"{binary_size(memory)} of memory"]))
+    devices = [(row.get("settings") or {}).get("device_facts") or {} for row in known.get("rows") or ()]
+    names = dict.fromkeys(short(device["name"]) for device in devices if device.get("name"))
+    return ", ".join(filter(None, [*facts, memory and f"{binary_size(memory)} of memory", *names]))

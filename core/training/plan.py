@@ -119,6 +119,7 @@ def plan(
         "backend": framework.name,
         "versions": registry.versions(framework.name),
         "device": place.device,
+        "device_facts": framework.device_facts(place),
         "precision": place.precision,
         "threads": framework.threads(),
         "samples": load.train + load.val,

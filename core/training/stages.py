@@ -140,6 +140,7 @@ def settings_record(
         "batch_size": task.batch_size,
         "optimizer": {stage: as_dict(optimizer) for stage, optimizer in optimizers.items()},
         "device": task.place.device,
+        "device_facts": task.backend.device_facts(task.place),
         "precision": task.place.precision,
         "features": None if placement is None else placement.as_dict(),
         "threads": task.backend.threads(),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.common.errors import BackendError
+from headstart.common.errors import BackendError, UnknownNameError
 from headstart.contract.checked import CheckedBackend
-from headstart.contract.description import HEADS, Description
+from headstart.contract.description import FACTS, HEADS, Description
 from headstart.contract.heads import HeadsRecipe, chain_of
 from headstart.contract.recipe import Place, Recipe
 from headstart.graph import Graph, Node
@@ -39,6 +39,12 @@ class Answers:
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
 
+    def place(self, device: str, precision: str) -> Any:
+        return self.answers.get("place", Place(device, precision))
+
+    def device_facts(self, place: Place) -> Any:
+        return self.answers["facts"]
+
     def trunk(self, *given: Any) -> Answers:
         return self
 
@@ -61,7 +67,8 @@ class Answers:
 
 
 def checked_backend(**answers: Any) -> CheckedBackend:
-    description = Description("odd", (), (), "", abilities=frozenset({HEADS}))
+    abilities = frozenset({FACTS, HEADS})
+    description = Description("odd", (), (), "", devices=("cpu", "cuda"), abilities=abilities)
     return CheckedBackend(Answers(**answers), "odd", description)
 
 
@@ -139,6 +146,49 @@ def test_a_trunk_is_checked(outputs: Any, said: str) -> None:
     with pytest.raises(BackendError) as caught:
         trunk.run(ROWS)
     assert said in str(caught.value)
+
+
+def test_a_place_is_checked() -> None:
+    """A backend hears of the first of a kind by its kind's name."""
+    backend = checked_backend()
+    assert backend.place("cuda:0", "tf32") == Place("cuda", "tf32")
+    assert backend.place("cuda:1", "float16") == Place("cuda:1", "float16")
+    with pytest.raises(
+        UnknownNameError, match=r"'mps' \(of backend 'odd'\); expected one of auto, cpu, cuda, cuda:N"
+    ):
+        backend.place("mps", "float32")
+    for asked, place in (
+        ("cuda:1", Place("cuda", "float32")),
+        ("cuda", Place("cpu", "float32")),
+        ("auto", Place("mps", "float32")),
+        ("cpu", Place("cpu", "bfloat16")),
+    ):
+        with pytest.raises(BackendError, match="returned a place as Place"):
+            checked_backend(place=place).place(asked, "float32")
+
+
+def test_facts_of_a_device_are_checked() -> None:
+    card, facts = (
+        Place("cuda:1", "float32"),
+        {"name": "A card", "memory": 80 << 30, "tf32": False, "capability": 9.0},
+    )
+    assert checked_backend(facts=facts).device_facts(card) == facts
+    assert checked_backend(facts=facts).device_facts(PLACE) == {}, "a CPU is not asked about"
+    for wrong in (None, [], {"name": None}, {"memory": np.int64(3)}, {1: "one"}, {"cudnn": (9, 1)}):
+        with pytest.raises(BackendError, match="returned a device's facts as"):
+            checked_backend(facts=wrong).device_facts(card)
+
+
+def test_training_is_never_in_float16() -> None:
+    """Heads behind a trunk in float16 train in float32."""
+    seen: list[Any] = []
+    backend = checked_backend()
+    backend._inner.trainer = backend._inner.heads = lambda *given: seen.append(given[-1]) or backend._inner
+    backend.trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), Place("cuda", "float16"))
+    recipe = HeadsRecipe(hs.SGD(), np.ones(2, np.float32), np.zeros(2, np.float32), 0.0)
+    backend.heads(chain_of(GRAPH), PARAMS, recipe, Place("cuda", "float16"))
+    backend.trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), Place("cuda", "bfloat16"))
+    assert seen == [Place("cuda", "float32")] * 2 + [Place("cuda", "bfloat16")]
 
 
 def test_heads_side_by_side_are_checked() -> None:

@@ -28,6 +28,7 @@ from headstart.common.errors import (
     UnknownNameError,
     WeightsError,
 )
+from headstart.contract.checked import CheckedBackend
 from headstart.contract.registry import installed, names
 from headstart.data import Dataset
 from headstart.models import Model
@@ -417,6 +418,23 @@ def test_images_of_differing_sizes_and_modes(run: Any, data: tuple[Dataset, Data
     for row in logits[:3]:
         np.testing.assert_allclose(row, logits[2], rtol=1e-4, atol=1e-4)
     assert not np.allclose(logits[3], logits[2], atol=1e-2)
+
+
+def test_what_is_known_of_a_device_is_kept(
+    data: tuple[Dataset, Dataset], backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the run, in its folder, in comparisons and plans, and in the report."""
+    card = {"name": "Graphics <1>", "memory": 80 << 30, "tf32": False, "cudnn": "9.19"}
+    monkeypatch.setattr(CheckedBackend, "device_facts", lambda self, place: dict(card))
+    model = hs.model("lenet", classes=10)
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "cache": tmp_path / "cache"}
+    run = hs.fit(model, data[0], None, epochs=1, **settings)
+    assert run.settings["device_facts"] == card
+    assert hs.load(run.save(tmp_path / "run"), backend=backend).settings["device_facts"] == card
+    assert hs.plan(model, data[0], cuts="fc2", **settings).facts["device_facts"] == card
+    page = run.report(tmp_path / "report.html").read_text()
+    assert "of memory, Graphics &lt;1&gt;" in page
+    assert "device_facts.cudnn" in page and "Graphics <1>" not in page
 
 
 def test_precision_is_that_of_predicting(run: Any, data: tuple[Dataset, Dataset]) -> None:
