@@ -148,6 +148,19 @@ def test_a_trunk_is_checked(outputs: Any, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_each_of_several_outputs_is_checked() -> None:
+    graph = Graph((*GRAPH.nodes, Node("act", "relu", ("fc",)), Node("half", "sigmoid", ("act",))), "half")
+    right = {name: np.ones((8, 3), np.float32) for name in ("fc", "act", "half")}
+    for wrong in (None, *right):
+        outputs = {**right, wrong: np.ones((8, 4), np.float32)} if wrong else right
+        trunk = checked_backend(run=outputs).trunk(graph, PARAMS, list(right), PLACE)
+        if wrong is None:
+            assert trunk.run(ROWS).keys() == right.keys()
+            continue
+        with pytest.raises(BackendError, match=rf"the trunk's output '{wrong}' as \(8, 4\); expected \(8, 3\)"):
+            trunk.run(ROWS)
+
+
 def test_a_place_is_checked() -> None:
     """A backend hears of the first of a kind by its kind's name."""
     backend = checked_backend()
