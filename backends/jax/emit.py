@@ -15,7 +15,7 @@ from headstart.backends.jax.arrays import HALVES
 from headstart.common.errors import UnsupportedOpError
 from headstart.contract.devices import CPU
 from headstart.contract.recipe import FLOAT32, Place
-from headstart.graph import OPS, Graph
+from headstart.graph import OPS, Graph, Node
 from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import adaptive_weights, window_padding
 
@@ -39,21 +39,22 @@ class Linear(nnx.Module):
 
     XLA's CPU backend takes six times as long for a weight's gradient laid out as `nnx.Linear` has it, where the
     input is a batch of many features and the outputs are few: a head. Where there are many rows, as of tokens, it
-    is the other way round, and the barrier keeps XLA from seeing through the transposition.
+    is the other way round, and a barrier keeps XLA from seeing through the transposition.
     """
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, dtype: Any) -> None:
+    def __init__(self, weight: Any, bias: Any, dtype: Any, transposes: bool) -> None:
+        """`transposes`: whether the weight of many rows is transposed."""
         self.weight = nnx.Param(jnp.array(weight))
         self.bias = None if bias is None else nnx.Param(jnp.array(bias))
-        self.dtype = dtype
+        self.dtype, self.transposes = dtype, transposes
 
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype = self.dtype or x.dtype
         x, weight = x.astype(dtype), self.weight[...].astype(dtype)
-        if x.ndim == 2:
-            y = jax.lax.dot_general(x, weight, (((1,), (1,)), ((), ())))
-        else:
+        if x.ndim > 2 and self.transposes:
             y = x @ jax.lax.optimization_barrier(weight.T)
+        else:
+            y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())))
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 
@@ -108,9 +109,9 @@ def _given(value: np.ndarray) -> Callable[..., jax.Array]:
     return lambda *_: jnp.array(to_channels_last(value))
 
 
-def _conv(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, rngs: nnx.Rngs) -> Layer:
+def _conv(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
     pointwise = a["kernel"] == (1, 1) and a["padding"] == ((0, 0), (0, 0)) and a["groups"] == 1
-    return (PointwiseConv if pointwise else nnx.Conv)(
+    return (PointwiseConv if pointwise and place.kind == CPU else nnx.Conv)(
         a["in_channels"],
         a["out_channels"],
         a["kernel"],
@@ -118,24 +119,24 @@ def _conv(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, rngs: n
         padding=a["padding"],
         feature_group_count=a["groups"],
         use_bias=a["bias"],
-        dtype=dtype,
+        dtype=HALVES.get(place.precision),
         kernel_init=_given(p["weight"]),
         bias_init=_given(p["bias"]) if a["bias"] else nnx.initializers.zeros,
         rngs=rngs,
     )
 
 
-def _linear(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, rngs: nnx.Rngs) -> Layer:
-    return Linear(p["weight"], p["bias"] if a["bias"] else None, dtype)
+def _linear(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
+    return Linear(p["weight"], p["bias"] if a["bias"] else None, HALVES.get(place.precision), place.kind == CPU)
 
 
-def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, rngs: nnx.Rngs) -> Layer:
+def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
     layer = BatchNorm(
         a["channels"],
         momentum=1 - a["momentum"],  # flax weighs the old statistic
         use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where a channel hardly varies
         epsilon=a["epsilon"],
-        dtype=dtype,
+        dtype=HALVES.get(place.precision),
         scale_init=_given(p["weight"]),
         bias_init=_given(p["bias"]),
         rngs=rngs,
@@ -145,7 +146,7 @@ def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, r
     return layer
 
 
-def _layer_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], dtype: Any, rngs: nnx.Rngs) -> Layer:
+def _layer_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
     return LastNorm(
         a["channels"],
         epsilon=a["epsilon"],
@@ -205,17 +206,17 @@ def _normalize(a: Mapping[str, Any]) -> Layer:
     return lambda x: x[..., order].astype(jnp.float32) * scale + shift
 
 
-# layers with state: (attributes, parameters by suffix, dtype of the arithmetic, random streams) -> module
+# layers with state: (attributes, parameters by suffix, where it will run, random streams) -> module
 MODULES: Mapping[str, Callable[..., Layer]] = {
     "conv": _conv,
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "linear": _linear,
-    "scale": lambda a, p, dtype, rngs: Scale(p["weight"]),
-    "class_token": lambda a, p, dtype, rngs: ClassToken(p["weight"]),
-    "position": lambda a, p, dtype, rngs: Position(p["weight"]),
-    "drop_path": lambda a, p, dtype, rngs: DropPath(a["rate"], rngs=rngs),
-    "dropout": lambda a, p, dtype, rngs: nnx.Dropout(a["rate"], rngs=rngs),
+    "scale": lambda a, p, place, rngs: Scale(p["weight"]),
+    "class_token": lambda a, p, place, rngs: ClassToken(p["weight"]),
+    "position": lambda a, p, place, rngs: Position(p["weight"]),
+    "drop_path": lambda a, p, place, rngs: DropPath(a["rate"], rngs=rngs),
+    "dropout": lambda a, p, place, rngs: nnx.Dropout(a["rate"], rngs=rngs),
 }
 # layers without: attributes -> function
 FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
@@ -265,16 +266,16 @@ class Network(nnx.Module):
         self.graph = graph
         self.outputs = tuple(outputs)
         self.deterministic = True  # which NNX's own train() and eval() set
-        dtype = HALVES.get(place.precision)
         rngs = nnx.Rngs(seed)
         self.layers = nnx.Dict({})
         for node in graph.nodes[1:]:
             if node.op == "native":
                 own = {key.removeprefix(f"{node.name}."): np.asarray(params[key]) for key in node.param_shapes()}
+                dtype = HALVES.get(place.precision)
                 self.layers[node.name] = parts.build(node.attrs["part"], own, dtype, seed)
             elif node.op in MODULES:
                 own = {key.rpartition(".")[2]: np.asarray(params[key]) for key in node.param_shapes()}
-                self.layers[node.name] = MODULES[node.op](node.attrs, own, dtype, rngs)
+                self.layers[node.name] = MODULES[node.op](node.attrs, own, place, rngs)
             elif node.op not in FUNCTIONS:
                 raise UnsupportedOpError(f"the jax backend has no layer for op {node.op!r} ({node.name!r})")
 
@@ -282,12 +283,16 @@ class Network(nnx.Module):
         graph = self.graph if self.outputs or not self.deterministic else self.graph.main
         values = {graph.input: x}
         for node in graph.nodes[1:]:
-            call = FUNCTIONS[node.op](node.attrs) if node.op in FUNCTIONS else self.layers[node.name]
+            call = self.function(node) if node.op in FUNCTIONS else self.layers[node.name]
             values[node.name] = call(*(values[name] for name in node.inputs))
         if self.outputs:
             return {name: values[name] for name in self.outputs}
         results = tuple(values[name] for name in graph.outputs)
         return results if len(results) > 1 else results[0]
+
+    def function(self, node: Node) -> Layer:
+        """What computes a node without parameters."""
+        return FUNCTIONS[node.op](node.attrs)
 
     def paths(self) -> dict[tuple[str, ...], str]:
         """The path of a parameter in this module -> torchvision's name of it."""

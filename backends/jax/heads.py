@@ -31,7 +31,7 @@ class JaxHeads:
         self.rule = direction_of(recipe.optimizer)
         weights = {name: np.array(value) for name, value in params.items()}
         self.carry = from_numpy((weights, self.rule.init(weights)), place.device)
-        self._epoch = compiled(self._whole_epoch, place)
+        self._epoch = compiled(self._whole_epoch, place, changes=0)
         self._logits = compiled(self._forward, place)
 
     def put(self, rows: np.ndarray) -> jax.Array:

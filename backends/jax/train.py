@@ -43,9 +43,9 @@ class JaxTrainer:
         self.carry = from_numpy((weights, rest, self.update_rule.init(_as_float(weights))), place.device)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
         self.scans = place.kind != CPU or not any(map(_convolves, graph.nodes))
-        self._step = compiled(self._one_step, place)
-        self._resident_step = compiled(self._one_resident_step, place)
-        self._epoch = compiled(self._whole_epoch, place)
+        self._step = compiled(self._one_step, place, changes=0)
+        self._resident_step = compiled(self._one_resident_step, place, changes=0)
+        self._epoch = compiled(self._whole_epoch, place, changes=0)
         self._logits = compiled(self._forward, place)
 
     def put(self, rows: np.ndarray) -> jax.Array:

@@ -4,6 +4,7 @@ Devices are the CPU's, called otherwise; a card is needed for no test."""
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,35 @@ def test_jax_is_told_not_to_take_a_whole_card(backend: str) -> None:
     assert defaults({})[name] == "false"
     for variable in TAKING:
         assert name not in defaults({variable: "0.5"})
+
+
+@pytest.mark.parametrize(
+    ("heads", "channels"), [(2, 8), (1, 8)], ids=["of a size that it has not", "where it is not"]
+)
+def test_attention_without_cudnn(
+    backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, heads: int, channels: int
+) -> None:
+    """The first batch finds out, and says so to those who ask; the numbers are XLA's own."""
+    from headstart.backends.jax import arrays
+    from headstart.contract import registry
+    from headstart.testing.reference import random_params
+    from headstart.testing.samples import Builder, of_shape
+
+    b = Builder()
+    x = b.linear("qkv", "input", channels, 3 * channels)
+    graph = of_shape(b.graph(b.add("attention", "attention", x, heads=heads)), (5, channels))
+    params = random_params(graph, 0)
+    tokens = np.random.default_rng(0).standard_normal((2, 5, channels)).astype(np.float32)
+    cpu = arrays.devices_of("cpu")
+    monkeypatch.setattr(arrays, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
+    framework, outputs = registry.load("jax"), []
+    for device in ("cpu", "cuda"):
+        trunk = framework.trunk(graph, params, ["attention"], Place(device, "bfloat16"))
+        with caplog.at_level(logging.DEBUG, logger="headstart"):
+            outputs += [framework.numpy(trunk.run(tokens)["attention"]) for _ in range(2)]
+    for output in outputs[1:]:
+        np.testing.assert_allclose(output, outputs[0], rtol=0.02, atol=1e-3)
+    assert caplog.text.count("attention is XLA's own") == 1
 
 
 def test_half_a_trunk(backend: str) -> None:
