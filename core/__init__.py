@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from headstart.training.compare import compare
     from headstart.training.compare_modes import compare_modes
     from headstart.training.comparison import Comparison, comparison
+    from headstart.training.evaluate import evaluate
     from headstart.training.fit import fit
     from headstart.training.plan import plan
     from headstart.training.prediction import predict
@@ -45,6 +46,7 @@ _WHERE = {
     "compare": ("headstart.training.compare", "compare"),
     "compare_modes": ("headstart.training.compare_modes", "compare_modes"),
     "comparison": ("headstart.training.comparison", "comparison"),
+    "evaluate": ("headstart.training.evaluate", "evaluate"),
     "extract": ("headstart.features.extract", "extract"),
     "list_models": ("headstart.models.listing", "list_models"),
     "load_features": ("headstart.features.loading", "load_features"),
@@ -81,6 +83,7 @@ __all__ = [
     "comparison",
     "data",
     "errors",
+    "evaluate",
     "extract",
     "fit",
     "forward",

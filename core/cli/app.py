@@ -20,7 +20,7 @@ from headstart.common.version import __version__
 
 TITLES = {
     "Train": ("compare", "fit", "plan", "sweep"),
-    "Use": ("predict", "extract", "report"),
+    "Use": ("predict", "evaluate", "extract", "report"),
     "Look": ("models", "weights", "cache"),
     "Set up": ("completion",),
 }
@@ -39,6 +39,7 @@ COMMANDS = {
     "plan": "Predict what caching at each cut costs and saves, from a few batches; with --budget, the best cut.",
     "sweep": "Train a grid of heads on one cache, side by side where they are linear, and rank them.",
     "predict": "Classify images: with a model that was trained here, or with a published one as it is.",
+    "evaluate": "Say how well a trained model does on labelled images: scores, classes, confusions.",
     "extract": "Fill the cache with a data set's features; what is there already is not computed again.",
     "report": "Write the HTML report of a comparison again, from its figures.",
     "models": "List the models, or the legal cuts of one; counted with 1,000 classes.",
@@ -65,6 +66,7 @@ EXAMPLES = (
     "headstart fit --data flower_photos --mode cached --cut layer4.0 --out run/",
     "headstart predict --run run/ rose.jpg tulip.jpg",
     "headstart predict --model resnet50 --weights imagenet rose.jpg",
+    "headstart evaluate --run run/ --data test/",
     "headstart models resnet50",
     "headstart weights ls",
     "headstart cache ls",

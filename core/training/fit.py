@@ -104,6 +104,7 @@ def _run(task: Task, stages: tuple[Finished, ...], seconds: float) -> Run:
             last.stage.graph if last.stage.name == HEAD_STAGE else start.graph, scratch=not task.mode.pretrained
         ),
         validation=last.trained.validation,
+        outcome=last.trained.outcome,
         before={name: start.params[name] for name in first_convolutions(start.graph)},
         val=task.val,
     )

@@ -15,6 +15,7 @@ from headstart.training import metrics
 from headstart.training.feeds import EpochResult, Feed, Feeds
 from headstart.training.history import History, Record
 from headstart.training.observers import Observers
+from headstart.training.scores.outcome import Outcome
 from headstart.training.stage import EpochEnd, Stage
 from headstart.training.validation import Validation, validation_of
 
@@ -28,6 +29,8 @@ class Trained:
     history: History
     validation: Validation | None
     """what was right and wrong after the last epoch; None where there were no validation data"""
+    outcome: Outcome | None
+    """the same, to be scored"""
 
 
 def run_stage(stage: Stage, trainer: Trainer, feeds: Feeds, observers: Observers) -> Trained:
@@ -41,10 +44,11 @@ def run_stage(stage: Stage, trainer: Trainer, feeds: Feeds, observers: Observers
         records.append(record)
         if observers.epoch(EpochEnd(stage, record, rates, trainer)):
             break
-    validation = None
+    validation = outcome = None
     if logits is not None and feeds.val_data is not None:
         validation = validation_of(logits, feeds.val_data)
-    return Trained(trainer.params(), History(records), validation)
+        outcome = Outcome(logits, feeds.val_data)
+    return Trained(trainer.params(), History(records), validation, outcome)
 
 
 def run_epoch(

@@ -91,8 +91,12 @@ def predict(
         return np.zeros((0, len(model.classes)), np.float32)
     unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))
     trunk = loaded.trunk(graph, params, [output], loaded.place(device, precision))
-    parts = [loaded.numpy(trunk.run(pad(rows, size))[output])[: count(rows)] for rows in source]
-    return told(model, np.concatenate(parts).astype(np.float32, copy=False), unsound)
+    logits, start = np.empty((total, len(model.classes)), np.float32), 0  # one array: there may be 10,000 classes
+    for rows in source:
+        n = count(rows)
+        logits[start : start + n] = loaded.numpy(trunk.run(pad(rows, size))[output])[:n]
+        start += n
+    return told(model, logits, unsound)
 
 
 @dataclass(frozen=True)
@@ -184,11 +188,10 @@ def predict_features(
     size = min(batch_size, len(features))
     trunk = loaded.trunk(graph, params, [graph.output], loaded.place(device, precision))
     folder = features.folder(cut)
-    parts = []
+    logits = np.empty((len(features), len(model.classes)), np.float32)
     for start in range(0, len(features), size):
         rows = folder.read(features.ids[start : start + size])
-        parts.append(loaded.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)])
-    logits = np.concatenate(parts).astype(np.float32, copy=False)
+        logits[start : start + len(rows)] = loaded.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)]
     return told(model, logits, unsound_node((graph, params)))
 
 

@@ -18,21 +18,13 @@ from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_labels, features_at, trained_classes
 from headstart.training.comparison import Comparison, comparison
+from headstart.training.evaluation import Evaluation
 from headstart.training.metrics import accuracy, cross_entropy, softmax
 from headstart.training.prediction import predict, predict_features
 from headstart.training.run_record import RunRecord
 from headstart.training.saving import save
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well a model does on labelled samples."""
-
-    samples: int
-    loss: float
-    """mean cross-entropy"""
-    accuracy: float
-    """share of the samples whose class has the largest logit"""
+from headstart.training.scores.outcome import Outcome
+from headstart.training.validation import validation_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +64,7 @@ class Run(RunRecord):
         return softmax(self.predict(images, **settings))
 
     def evaluate(self, data: Dataset | FeatureSet, **settings: Any) -> Evaluation:
-        """Loss and accuracy on labelled samples, or on features of this model's trunk. `settings`: of `predict`.
+        """Loss, accuracy and scores on labelled samples, or on features of the trunk. `settings`: of `predict`.
 
         Labels are compared by the names of their classes, with the model's or, where it has none, with those that
         the run was trained on. Raises DataError for a class that is not among them, SettingError for what is
@@ -85,7 +77,12 @@ class Run(RunRecord):
         say(data)
         logits = self.predict(data, **settings)
         return Evaluation(
-            len(data), float(cross_entropy(logits, data.labels).mean()), accuracy(logits, data.labels)
+            len(data),
+            float(cross_entropy(logits, data.labels).mean()),
+            accuracy(logits, data.labels),
+            data.classes,
+            validation_of(logits, data),
+            Outcome(logits, data),
         )
 
     def report(self, path: str | Path) -> Path:

@@ -20,6 +20,8 @@ from headstart.graph import Graph
 from headstart.models import Model
 from headstart.report import pictures
 from headstart.training.history import History
+from headstart.training.scores import Scores
+from headstart.training.scores.outcome import Outcome
 from headstart.training.validation import Validation
 
 
@@ -47,6 +49,8 @@ class RunRecord:
     """the number of parameters that were trained"""
     validation: Validation | None = None
     """what was right and wrong after the last epoch; None where there were no validation data"""
+    outcome: Outcome | None = field(default=None, repr=False)
+    """what `scores` are computed from, or were"""
     before: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     """the weights of the network's first two convolutions, `(out, in, h, w)`, as training began; not saved"""
     val: Dataset | FeatureSet | None = field(default=None, repr=False)
@@ -61,6 +65,12 @@ class RunRecord:
             f"{type(self).__name__}({self.model.name!r}, mode {self.mode!r}{cut}, backend {self.backend!r}: "
             f"{epochs} epochs{score}, {self.seconds:.1f} s)"
         )
+
+    @property
+    def scores(self) -> Scores | None:
+        """Of the validation data after the last epoch, with a row a class and an interval; computed at the first
+        call. None where there were no validation data, or the run was saved by a version without scores."""
+        return None if self.outcome is None else self.outcome.scores
 
     @cached_property
     def diverged(self) -> bool:

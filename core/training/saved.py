@@ -29,6 +29,9 @@ from headstart.store.keys import spec_digest
 from headstart.training.history import History
 from headstart.training.run import Run
 from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
+from headstart.training.scores import Scores
+from headstart.training.scores.outcome import Outcome
+from headstart.training.scores.result import HEADLINE
 from headstart.training.shapes import LARGEST, RUN
 from headstart.training.validation import Validation
 
@@ -122,6 +125,7 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
             about.get("data") or {},
             about.get("trained"),
             Validation.from_dict(about["validation"]) if about.get("validation") else None,
+            Outcome.known(Scores.from_dict(about["scores"])) if about.get("scores") else None,
         )
         _check_sense(run)
     except WeightsError:
@@ -139,6 +143,8 @@ def _check_sense(run: Run) -> None:
     if run.cut is not None:
         run.model.graph.check_cut(run.cut)
     classes = range(len(run.model.classes))
+    if run.scores is not None and run.scores.task not in HEADLINE:
+        raise ValueError(f"scores are of the task {run.scores.task[:40]!a}")
     if run.validation is not None:
         cells = [(label, predicted) for label, predicted, _ in run.validation.confusion]
         cells += [(mistake.label, mistake.predicted) for mistake in run.validation.worst]

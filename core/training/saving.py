@@ -119,4 +119,5 @@ def _about(run: RunRecord) -> dict[str, Any]:
         "data": dict(run.data),
         "trained": run.trained,
         "validation": run.validation.as_dict() if run.validation else None,
+        "scores": run.scores.as_dict() if run.scores else None,
     }

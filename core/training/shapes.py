@@ -40,6 +40,15 @@ VALIDATION = {
         }
     ),
 }
+SCORES = {
+    "task": str,
+    "samples": int,
+    "values": DictOf(Number),
+    "undefined": DictOf(str),
+    "intervals": DictOf(ListOf(Number, 2)),
+    "per_class": ListOf({"class": str, "samples": int, "undefined": Optional(DictOf(str))}),
+    "settings": Optional(DictOf(ANY)),
+}
 RUN = {
     "format": int,
     "weights": Optional({"file": str, "sha256": str}),
@@ -65,6 +74,7 @@ RUN = {
     "data": Optional(DATA),
     "trained": Optional(int),
     "validation": Optional(VALIDATION),
+    "scores": Optional(SCORES),
 }
 """run.json"""
 

@@ -39,6 +39,7 @@ from headstart.training.modes import default_optimizer
 from headstart.training.observers import EpochCallback, LogLine, Observers
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
+from headstart.training.scores.outcome import Outcome
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE, stage_of
@@ -285,6 +286,7 @@ def _side_by_side(
             {name: np.ascontiguousarray(values[k]) for name, values in params.items()},
             History(records[k]),
             validation_of(logits[:, k], val_data),
+            Outcome.of_one_of_many(logits[:, k], val_data),
         )
         for k in range(len(tasks))
     ]
@@ -305,6 +307,7 @@ def _run(task: Task, graph: Graph, source: Fed, trained: Trained, seconds: float
         data=data_facts(task.train, task.val),
         trained=count_params(graph),
         validation=trained.validation,
+        outcome=trained.outcome,
         before={name: start.params[name] for name in first_convolutions(start.graph)},
         val=task.val,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from headstart.common.table import Table
 from headstart.common.text import accuracy_text, nbytes_text, seconds_text, time_text
+from headstart.training.scores import Scores
 
 COMPARISON_LEGEND = """\
 s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
@@ -64,6 +65,82 @@ def sweep_table(rows: Sequence[Mapping[str, float]], top: int | None = None) -> 
     ]
     columns = (*axes, "val acc", "val loss", "train acc", "train loss")
     return Table(columns, texts, right=tuple(range(len(columns))))
+
+
+SCORE_NAMES = {
+    "top5_accuracy": "among the first 5",
+    "macro_auc": "AUC, macro",
+    "macro_f1": "F1, macro",
+    "micro_f1": "F1, micro",
+    "calibration_error": "calibration error",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "r2": "R2",
+}
+PLAIN = ("log_loss", "mae", "rmse", "r2")
+"""scores that are no shares"""
+SCORES_LEGEND = """\
+95 %: what other samples of this kind would give, by resampling. macro: mean over the classes that have the score.
+calibration error: by how much the probabilities are off, in the mean."""
+SHOWN_CLASSES = 30
+
+
+def score_name(name: str) -> str:
+    """A score's name in words."""
+    return SCORE_NAMES.get(name) or (
+        f"{name.removeprefix('macro_').replace('_', ' ')}, macro"
+        if name.startswith("macro_")
+        else name.replace("_", " ")
+    )
+
+
+def score_text(name: str, value: float) -> str:
+    return f"{value:.4f}" if name in PLAIN else f"{value:.1%}"
+
+
+def scores_table(scores: Scores) -> Table:
+    """A row a score, with the interval of the first; of those that are not there the reason."""
+    rows = []
+    for name, value in scores.values.items():
+        ends = scores.intervals.get(name)
+        interval = "" if ends is None else " to ".join(score_text(name, end) for end in ends)
+        rows.append((score_name(name), score_text(name, value), interval))
+    rows += [(score_name(name), "-", reason) for name, reason in scores.undefined.items()]
+    return Table(("score", "value", "95 %"), rows, right=(1,), legend=SCORES_LEGEND)
+
+
+def classes_table(scores: Scores) -> Table:
+    """A row a class; of many those that have the lowest F1."""
+    rows = list(scores.per_class)
+    title = ""
+    if len(rows) > SHOWN_CLASSES:
+        rows = sorted(rows, key=lambda row: row.get("f1", 2.0))[:SHOWN_CLASSES]
+        title = f"the {SHOWN_CLASSES} of {len(scores.per_class):,} classes with the lowest F1"
+    names = [name for name in CLASS_SCORES if any(name in row for row in scores.per_class)]
+    texts = [
+        (row["class"], str(row["samples"]), *(score_text(n, row[n]) if n in row else "-" for n in names))
+        for row in rows
+    ]
+    columns = ("class", "samples", *(CLASS_SCORES[name] for name in names))
+    return Table(columns, texts, right=tuple(range(1, len(columns))), title=title)
+
+
+CLASS_SCORES = {
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "auc": "AUC",
+    "average_precision": "avg precision",
+    "mae": "mean abs error",
+    "rmse": "RMSE",
+    "r2": "R2",
+}
+
+
+def confusions_table(confusions: Sequence[Mapping[str, Any]]) -> Table:
+    """Of `Evaluation.confusions`."""
+    texts = [(one["true"], one["predicted"], str(one["count"]), str(one["of"])) for one in confusions]
+    return Table(("true class", "taken for", "times", "of"), texts, right=(2, 3))
 
 
 def plan_table(rows: Sequence[Mapping[str, Any]], epochs: int) -> Table:

@@ -7,7 +7,7 @@ confusion matrix that are zero are left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -57,6 +57,20 @@ class Validation:
         for label, predicted, count in self.confusion:
             counts[label, predicted] = count
         return counts
+
+    def confusions(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """{"true", "predicted", "count", "of"}: classes taken for each other, most often first; "of" how many
+        samples of the true class that named one. JSON-able."""
+        of_class: dict[int, int] = {}
+        for label, _, count in self.confusion:
+            of_class[label] = of_class.get(label, 0) + count
+        wrong = sorted(
+            (-count, label, predicted) for label, predicted, count in self.confusion if label != predicted
+        )
+        return [
+            {"true": classes[label], "predicted": classes[predicted], "count": -count, "of": of_class[label]}
+            for count, label, predicted in wrong
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -145,8 +145,9 @@ CHANCE = {"pays_off_after_epochs": (0, None)}
 """What a clock decides, by key: values that stand for all that may come."""
 BY_DATA = ("pictures", "versions")
 """Dictionaries whose keys are data."""
-OPAQUE = ("graph",)
-"""What is a list and no more, here: FORMAT.md has the rest."""
+OPAQUE = ("graph", "per_class", "values", "undefined", "intervals")
+"""What is a list, or a dictionary, and no more, here: FORMAT.md has the rest of a graph, and which scores there are
+depends on the samples."""
 
 
 def types_of(*values: Any) -> Any:
@@ -176,7 +177,7 @@ def _types_of_dicts(dicts: list[dict[str, Any]]) -> dict[str, Any]:
         if key in BY_DATA:
             values = [{"*": element} for value in values for element in value.values()] or [{}]
         name = key if len(values) == len(dicts) or key in (*CHANCE, *BY_DATA) else f"{key}?"
-        types[name] = "list" if key in OPAQUE else types_of(*values)
+        types[name] = type(values[0]).__name__ if key in OPAQUE else types_of(*values)
     return types
 
 
@@ -218,6 +219,7 @@ TORCH_JSON = {
     "plan, nothing fits": f"plan {TRAINED} --cuts pool2,relu4 --budget 1kB",
     "sweep": f"sweep {TRAINED} --lr 0.001,0.01 --weight-decay 0,0.1 --seeds 0,1",
     "extract": f"extract --data {{made}}/images {OWN} {HERE_ALONE} --cuts pool2,relu4",
+    "evaluate": f"evaluate --run {{made}}/run --data {{made}}/images {HERE_ALONE}",
     "predict --run": f"predict --run {{made}}/run {{made}}/images --top 2 {HERE_ALONE}",
     "predict --model": f"predict {OWN} {{made}}/images/dark/0.png {HERE_ALONE}",
     "cache verify --recompute": f"cache verify --recompute 5 --data {{made}}/images {OWN} {HERE_ALONE}",
@@ -259,7 +261,7 @@ def run_json(name: str, made: Path, work: Path, environment: Any) -> tuple[Resul
 # ---- options and mistakes
 
 COMMANDS = (
-    *("", "compare", "fit", "report", "plan", "sweep", "extract", "predict", "models"),
+    *("", "compare", "fit", "report", "plan", "sweep", "extract", "evaluate", "predict", "models"),
     *("cache", *(f"cache {name}" for name in ("ls", "info", "explain", "verify", "gc"))),
     *("weights", *(f"weights {name}" for name in ("ls", "fetch", "update", "import", "rm", "pin"))),
 )
@@ -371,6 +373,7 @@ def refused(name: str, option: str, value: str) -> bool:
 
 REQUIRED = {
     **dict.fromkeys(("report", "predict", "cache info", "weights fetch", "weights update"), "x"),
+    "evaluate": "--run x --data x",
     "weights import": "x --model lenet",
     "weights rm": "x --model lenet",
 }

@@ -1,25 +1,16 @@
-"""Precision, recall and F1 from counts, for single and multi alike; and slices of what is too large to copy."""
+"""Precision, recall and F1 from counts, for single and multi alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from headstart.common.errors import DataError
 
-SLICE_NBYTES = 16 << 20
-
 NO_SAMPLES = "no sample has it"
 NEVER_PREDICTED = "no sample was taken for it"
 ONLY_ITS_OWN = "every sample has it"
-
-
-def slices(count: int, nbytes: int) -> Iterator[slice]:
-    """`count` things of `nbytes` each, so many at a time as SLICE_NBYTES hold, at least one."""
-    step = max(1, SLICE_NBYTES // max(1, nbytes))
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def weights_of(weights: Any, count: int) -> np.ndarray | None:

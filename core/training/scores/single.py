@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from headstart.training.metrics import slices
 from headstart.training.scores.calibration import calibration_error
 from headstart.training.scores.counting import (
     NO_SAMPLES,
     ONLY_ITS_OWN,
     leave_out,
     rows_of_classes,
-    slices,
     weights_of,
 )
 from headstart.training.scores.ranking import ranking

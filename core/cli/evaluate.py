@@ -1,0 +1,45 @@
+"""`headstart evaluate`: how well a trained model does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from headstart.cli.command import command
+from headstart.cli.options import DATA, DATA_HELP, DEFAULTS, Json, OnError, parameter
+from headstart.cli.preparing import import_quietly
+from headstart.cli.rendering import show, show_legend
+from headstart.cli.results import keep_figures
+
+
+@command(
+    "headstart evaluate --run run/ --data test/",
+    "headstart evaluate --run run/ --data test/ --json scores.json",
+)
+def evaluate(
+    *,
+    run: Annotated[Path, Parameter(help="Folder that `headstart fit --out` wrote.")],
+    data: Annotated[str, Parameter(help=DATA_HELP, group=DATA)],
+    on_error: OnError = "raise",
+    backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
+    device: Annotated[str, parameter("device")] = DEFAULTS["device"],
+    precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
+    json_file: Json = None,
+) -> None:
+    """Say how well a trained model does on labelled images: scores, classes, confusions."""
+    from headstart.common.outputs import check_outputs
+    from headstart.training.evaluate import evaluate as run_evaluate
+    from headstart.training.evaluate import labelled
+    from headstart.training.saved import load
+
+    check_outputs(file=json_file)
+    trained = load(run, backend)
+    samples = labelled(trained, data, on_error)
+    import_quietly(trained.backend, device, precision)
+    result = run_evaluate(trained, samples, device=device, precision=precision)
+    keep_figures(json_file, {"run": str(run), "data": samples.name, **result.as_dict()})
+    tables = result.as_tables()
+    show(*tables)
+    show_legend(tables[0].legend)

@@ -1,0 +1,60 @@
+"""How well a model does on labelled samples: what `run.evaluate` gives, and how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headstart.common.table import Table
+from headstart.training.scores import Scores
+from headstart.training.scores.outcome import Outcome
+from headstart.training.tables import classes_table, confusions_table, scores_table
+from headstart.training.validation import Validation
+
+CONFUSIONS = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model does on labelled samples."""
+
+    samples: int
+    loss: float
+    """mean cross-entropy"""
+    accuracy: float
+    """share of the samples whose class has the largest logit"""
+    classes: tuple[str, ...] = field(repr=False)
+    validation: Validation = field(repr=False)
+    """which class was taken for which, and the worst mistakes"""
+    outcome: Outcome = field(repr=False)
+
+    @property
+    def scores(self) -> Scores:
+        """All scores, with an interval and a row a class; computed at the first call. Where samples have weights,
+        weighted, as `loss` and `accuracy` are not."""
+        return self.outcome.scores
+
+    @property
+    def confusions(self) -> list[dict[str, Any]]:
+        """{"true", "predicted", "count", "of"}: classes taken for each other, most often first; "of" so many."""
+        return self.validation.confusions(self.classes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "samples": self.samples,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "classes": list(self.classes),
+            "scores": self.scores.as_dict(),
+            "confusions": self.confusions,
+            "validation": self.validation.as_dict(),
+        }
+
+    def as_tables(self) -> Sequence[Table]:
+        """Scores, classes, and the largest confusions, if there are any."""
+        confusions = self.confusions[:CONFUSIONS]
+        tables = [scores_table(self.scores)]
+        tables += [classes_table(self.scores)] if self.scores.per_class else []
+        return [*tables, confusions_table(confusions)] if confusions else tables

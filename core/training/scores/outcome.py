@@ -1,0 +1,52 @@
+"""What a model made of labelled samples, scored when somebody asks: training takes no longer for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from headstart.training.scores.result import HEADLINE, Scores, nothing
+from headstart.training.scores.scoring import scores_of
+
+KEPT_NBYTES = 256 << 20
+"""of outputs that are kept until they are scored; larger ones are scored at once and let go of"""
+
+
+class Outcome:
+    """Holds the outputs until they are scored, then the scores."""
+
+    def __init__(self, outputs: np.ndarray, data: Any) -> None:
+        """`outputs`: of the samples of `data`, a Dataset or FeatureSet, in their order; see `scores_of`."""
+        self._asked: tuple[Any, ...] | None = (data.task, outputs, data.labels, data.classes, data.weights)
+        self._scores: Scores | None = None
+        if outputs.nbytes > KEPT_NBYTES:
+            self._score()
+
+    @property
+    def scores(self) -> Scores:
+        """Computed at the first call."""
+        return self._scores or self._score()
+
+    def _score(self) -> Scores:
+        assert self._asked is not None
+        self._scores = scores_of(*self._asked)
+        self._asked = None
+        return self._scores
+
+    @classmethod
+    def known(cls, scores: Scores) -> Outcome:
+        """Of scores that are there."""
+        outcome = cls.__new__(cls)
+        outcome._asked, outcome._scores = None, scores
+        return outcome
+
+    @classmethod
+    def of_one_of_many(cls, outputs: np.ndarray, data: Any) -> Outcome:
+        """Of one head's outputs, a view into those of all that were trained together. Where these are too large
+        to keep, scoring each head would take longer than training it."""
+        base = outputs if outputs.base is None else outputs.base
+        if base.nbytes <= KEPT_NBYTES:
+            return cls(outputs, data)
+        reason = "not kept of so many heads; run.evaluate(val) computes it"
+        return cls.known(nothing(data.task, len(outputs), (HEADLINE[data.task],), reason))

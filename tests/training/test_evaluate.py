@@ -1,0 +1,143 @@
+"""A run's scores, `hs.evaluate` and `headstart evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+import headstart as hs
+from headstart.cli import main as cli
+from headstart.errors import DataError, SettingError, WeightsError
+
+CLASSES = ("dark", "light", "middle")
+
+
+def pictures(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            # every fourth is one that nobody can tell from another class
+            level = {"dark": 0, "light": 170, "middle": 60}[name] if i % 4 else 60
+            Image.fromarray(rng.integers(level, level + 85, (20, 24, 3), np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, backend: str) -> tuple[Any, Path, Path]:
+    """A run, the folder it is saved in, and a folder of test images without the class "light"."""
+    root = tmp_path_factory.mktemp("made")
+    data = hs.data.folder(pictures(root / "photos", dict.fromkeys(CLASSES, 12)))
+    model = hs.model("resnet18_half", weights="tinyimagenet", classes=data.classes, size=32)
+    train, val = data.split(0.6)
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "cache": root / "cache", "batch_size": 8}
+    run = hs.fit(model, train, val, epochs=4, **settings)
+    return run, run.save(root / "run"), pictures(root / "test", {"dark": 7, "middle": 9}, seed=1)
+
+
+def test_a_runs_scores_are_its_validations(made: Any) -> None:
+    run, folder, _ = made
+    predicted = run.predict(run.val, device="cpu").argmax(1)
+    assert run.scores["accuracy"] == pytest.approx(run.history[-1].val_accuracy)
+    assert run.scores["accuracy"] == pytest.approx(accuracy_score(run.val.labels, predicted))
+    assert run.scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(run.val.labels, predicted))
+    assert run.scores["log_loss"] == pytest.approx(run.history[-1].val_loss, rel=1e-6)
+    low, high = run.scores.interval
+    assert low < high
+    assert [row["class"] for row in run.scores.per_class] == list(CLASSES)
+    assert hs.load(folder, backend=run.backend).scores == run.scores
+
+
+def test_a_run_without_validation_and_one_of_before_have_none(made: Any, tmp_path: Path) -> None:
+    run, folder, _ = made
+    about = json.loads((folder / "run.json").read_text())
+    del about["scores"]
+    old = tmp_path / "run"
+    old.mkdir()
+    (old / about["weights"]["file"]).write_bytes((folder / about["weights"]["file"]).read_bytes())
+    (old / "run.json").write_text(json.dumps(about))
+    assert hs.load(old, backend=run.backend).scores is None
+    about["scores"] = run.scores.as_dict() | {"task": "ordinal"}
+    (old / "run.json").write_text(json.dumps(about))
+    with pytest.raises(WeightsError, match="scores are of the task 'ordinal'"):
+        hs.load(old, backend=run.backend)
+
+
+def test_evaluate_takes_data_a_folder_and_features(made: Any) -> None:
+    run, folder, test = made
+    data = hs.data.folder(test, classes=CLASSES)
+    predicted = run.predict(data, device="cpu").argmax(1)
+    result = hs.evaluate(run, data, device="cpu")
+    scores = result.scores
+    assert (result.samples, scores.samples) == (16, 16)
+    assert scores["accuracy"] == result.accuracy == pytest.approx(accuracy_score(data.labels, predicted))
+    present = [0, 2]
+    assert scores["macro_f1"] == pytest.approx(
+        f1_score(data.labels, predicted, labels=present, average="macro", zero_division=0.0)
+    )
+    light = scores.per_class[1]
+    assert (light["class"], light["samples"]) == ("light", 0)
+    assert "recall" not in light
+    assert light["undefined"]["recall"] == "no sample has it"
+    assert sum(one["count"] for one in result.confusions) == round((1 - result.accuracy) * 16)
+    again = hs.evaluate(folder, test, device="cpu") if run.backend == hs.load(folder).backend else result
+    assert again.scores == scores
+    features = hs.extract(run.model, data, backend=run.backend, device="cpu", dtype="float32")
+    assert hs.evaluate(run, features, device="cpu").accuracy == result.accuracy
+
+
+def test_what_evaluate_refuses(made: Any, tmp_path: Path) -> None:
+    run, _, test = made
+    with pytest.raises(SettingError, match="run is a Model; expected a Run"):
+        hs.evaluate(run.model, test)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="does not exist"):
+        hs.evaluate(run, tmp_path / "no" / "such")
+    others = tmp_path / "others"
+    for name in ("night", "noon"):
+        pictures(others, {"dark": 1}).joinpath("dark").rename(others / name)
+    with pytest.raises(DataError, match="night"):
+        hs.evaluate(run, others)
+
+
+def test_the_command(made: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    run, folder, test = made
+    line = ["--run", folder, "--data", test, "--device", "cpu", "--backend", run.backend]
+    monkeypatch.setattr("sys.argv", ["headstart", "evaluate", *map(str, line), "--json", str(tmp_path / "e.json")])
+    cli.main()
+    out = capsys.readouterr().out
+    expected = hs.evaluate(run, test, device="cpu")
+    for text in ("balanced accuracy", f"{expected.accuracy:.1%}", "middle", "average precision, macro", " to "):
+        assert text in out, text
+    figures = json.loads((tmp_path / "e.json").read_text())
+    assert figures["accuracy"] == expected.accuracy
+    assert figures["scores"]["values"] == pytest.approx(dict(expected.scores))
+    assert figures["confusions"] == expected.confusions
+
+
+def test_scores_are_computed_when_asked(made: Any, monkeypatch: Any) -> None:
+    """And at once where the logits are too large to keep."""
+    from headstart.training.scores import outcome
+
+    asked: list[int] = []
+    monkeypatch.setattr(outcome, "scores_of", lambda *of: asked.append(len(of[1])) or "scores")
+    run, _, test = made
+    result = run.evaluate(hs.data.folder(test, classes=CLASSES), device="cpu")
+    assert asked == []
+    assert (result.scores, result.scores, asked) == ("scores", "scores", [16])
+    monkeypatch.setattr(outcome, "KEPT_NBYTES", 0)
+    run.evaluate(hs.data.folder(test, classes=CLASSES), device="cpu")
+    assert asked == [16, 16]
+
+
+def test_a_sweeps_heads_have_scores(made: Any) -> None:
+    run, _, _ = made
+    train, val = hs.data.folder(Path(made[2]).parent / "photos").split(0.6)
+    grid = {"lr": [0.001, 0.01]}
+    heads = hs.sweep(run.model, train, val, grid=grid, epochs=1, backend=run.backend, device="cpu", batch_size=8)
+    assert heads.best.scores["accuracy"] == pytest.approx(heads.best.history[-1].val_accuracy)
