@@ -146,8 +146,8 @@ CHANCE = {"pays_off_after_epochs": (0, None)}
 BY_DATA = ("pictures", "versions")
 """Dictionaries whose keys are data."""
 OPAQUE = ("graph", "per_class", "values", "undefined", "intervals")
-"""What is a list, or a dictionary, and no more, here: FORMAT.md has the rest of a graph, and which scores there are
-depends on the samples."""
+"""What is a list, or a dictionary, and no more, here: FORMAT.md has the rest of a graph, and scores depend on
+the samples."""
 
 
 def types_of(*values: Any) -> Any:
