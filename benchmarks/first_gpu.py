@@ -41,7 +41,7 @@ class Step:
     @property
     def name(self) -> str:
         words = [self.do, self.backend + (f" on {self.engine}" if self.engine else "")]
-        words += [str(value) for value in self.arguments.values()]
+        words += [value for value in self.arguments.values() if isinstance(value, str)]
         words += [f"{key}={value}" for key, value in self.env.items()]
         return " ".join(filter(None, words))
 
@@ -62,7 +62,7 @@ def there(backend: str, engine: str) -> bool:
 MODELS = ("resnet50", "vit_b_16", "vgg16", "vit_l_16")
 
 
-def steps(ways: Sequence[tuple[str, str]], small: bool) -> list[list[Step]]:
+def steps(ways: Sequence[tuple[str, str]], small: bool, quick: bool) -> list[list[Step]]:
     """Groups, one after the other; the steps of a group run side by side."""
     groups = [[Step("ceilings", 90, "torch" if ("torch", "") in ways else "jax")]]
     # Side by side: how long they take says nothing.
@@ -70,7 +70,7 @@ def steps(ways: Sequence[tuple[str, str]], small: bool) -> list[list[Step]]:
     groups.append([Step("features", 240, *way) for way in ways])
     for model in MODELS[:1] if small else MODELS:
         for way in ways:
-            groups.append([Step("throughput", 150, *way, {"model": model})])
+            groups.append([Step("throughput", 75 if quick else 200, *way, {"model": model, "quick": quick})])
     for way in ways:
         groups.append([Step("heads", 120, *way)])
     groups.append([Step("photographs", 150, *ways[0])])
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("first_gpu.json"), help="default: %(default)s")
     parser.add_argument("--only", default="", metavar="WORDS", help="steps whose name holds one of these, a,b,c")
     parser.add_argument("--without", default="", metavar="WORDS", help="no step whose name holds one of these")
+    parser.add_argument("--quick", action="store_true", help="rates of float32 and bfloat16 only, and of no peers")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print what such a file says, and run nothing")
     parser.add_argument("--list", action="store_true", help="print the steps and their limits, and run none")
     arguments = parser.parse_args()
@@ -178,7 +179,7 @@ def main() -> None:
             if (not only or any(word in step.name for word in only))
             and not any(word in step.name for word in without)
         ]
-        for group in steps(ways, small)
+        for group in steps(ways, small, arguments.quick)
     ]
     if arguments.list:
         for group in filter(None, groups):

@@ -256,7 +256,7 @@ def _used_memory() -> Callable[[], float]:
 # ---- fast
 
 
-def throughput(small: bool, model: str) -> None:
+def throughput(small: bool, model: str, quick: bool = False) -> None:
     """Images a second from uint8 images in memory to features in memory, ours and as the framework's users write
     it."""
     framework = backend()
@@ -266,7 +266,7 @@ def throughput(small: bool, model: str) -> None:
     rng = np.random.default_rng(0)
     sizes = (8,) if small else (64, 256, 1024)
     images = rng.integers(0, 256, (max(sizes), height, width, 3), np.uint8)
-    for precision in PRECISIONS:
+    for precision in ("bfloat16", "float32") if quick else PRECISIONS:
         try:
             trunk = pixel_trunk(ready, [cut], framework, framework.place("auto", precision))
         except Exception as error:
@@ -286,6 +286,8 @@ def throughput(small: bool, model: str) -> None:
                 say(precision=precision, batch=size, raised=f"{type(error).__name__}: {error}"[:600])
                 break
         del trunk
+    if quick:
+        return
     for way, call in _peers(framework, ready, cut, images[: sizes[min(1, len(sizes) - 1)]]):
         size = sizes[min(1, len(sizes) - 1)]
         try:
