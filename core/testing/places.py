@@ -36,6 +36,9 @@ class Places(Suite):
                 assert device != "cpu"
                 assert f"device {device!r} was asked for" in str(error)
                 assert "use device='cpu'" in str(error)
+            if device != "cpu":
+                with pytest.raises(BackendError, match=rf"device '{device}:999' was asked for.*use device='cpu'"):
+                    framework.place(f"{device}:999", "float32")
         for unknown in ("abacus", "cpu:1", f"{devices[-1]}:x"):
             with pytest.raises(UnknownNameError, match=repr(unknown)):
                 framework.place(unknown, "float32")

@@ -161,7 +161,7 @@ class Network:
                 raise UnsupportedOpError(f"the numpy backend has no layer for op {node.op!r} ({node.name!r})")
         self.graph, self.outputs = graph.upto(*outputs) if outputs else graph, tuple(outputs)
         self.params = {name: np.array(params[name]) for name in self.graph.param_shapes()}
-        self.low = precision == "bfloat16"
+        self.low = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}.get(precision)
         self.weights = {
             node.name: {name.removeprefix(f"{node.name}."): self.params[name] for name in node.param_shapes()}
             for node in self.graph.nodes
@@ -188,8 +188,10 @@ class Network:
         return values, backs
 
     def _rounded(self, x: np.ndarray) -> np.ndarray:
-        low = self.low and x.dtype == np.float32
-        return x.astype(ml_dtypes.bfloat16).astype(np.float32) if low else x
+        if self.low is None or x.dtype != np.float32:
+            return x
+        with np.errstate(over="ignore"):
+            return x.astype(self.low).astype(np.float32)
 
 
 class NumpyTrunk:
