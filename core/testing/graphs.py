@@ -86,6 +86,28 @@ class Graphs(Suite):
         expected = reference.run(graph, params, pixels)["conv1"]
         assert relative_error(framework.numpy(trunk.run(pixels)["conv1"]), expected) < self.tolerance()
 
+    @pytest.mark.parametrize("scale", [1.0, 1e6, 1e-12], ids=["held", "too large", "too small"])
+    def test_a_stream_gives_what_runs_give(self, framework: Backend, place: Place, scale: float) -> None:
+        """In order; and in float32 what the stored type does not hold."""
+        model = shaken(tiny_model())
+        graph = model.graph.upto("layer").normalized(*images_of(model).affine(), reverse=False)
+        params = {name: model.params[name] for name in graph.param_shapes()}
+        params |= {name: params[name] * np.float32(scale) for name in ("bn2.weight", "bn2.bias")}
+        rng = np.random.default_rng(3)
+        batches = [rng.integers(0, 256, (3, 32, 32, 3), np.uint8) for _ in range(5)]
+        trunk = framework.trunk(graph, params, ["relu", "layer"], place)
+        dtypes: dict[str, np.dtype[Any]] = {"relu": np.dtype("float32"), "layer": np.dtype("float16")}
+        results = list(trunk.stream(iter(batches), dtypes))
+        assert len(results) == len(batches)
+        for images, rows in zip(batches, results, strict=True):
+            outputs = trunk.run(images)
+            for node, received in rows.items():
+                expected = framework.numpy(outputs[node])
+                near = self.tolerance() if received.dtype == np.float32 else 1e-3
+                assert relative_error(received.astype(np.float32), expected) < near, node
+            assert rows["relu"].dtype == np.float32
+            assert rows["layer"].dtype in ((np.float32, np.float16) if scale == 1 else (np.float32,))
+
     def test_folding_changes_nothing(self) -> None:
         """Nor is there a difference between a network with its batch norms and numpy's."""
         model = shaken(tiny_model())

@@ -171,6 +171,6 @@ def test_it_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, place in zip(("0", "1"), places, strict=True):
         monkeypatch.setenv("HEADSTART_FUSED", value)
         made.append(backend.trunk(model.graph, model.params, ["fc1"], place))
-    assert made[0].fused is None
+    assert made[0].faster is None
     x = np.random.default_rng(0).standard_normal((2, *model.input_shape), np.float32)
     np.testing.assert_allclose(made[0].run(x)["fc1"], made[1].run(x)["fc1"], atol=1e-5)
