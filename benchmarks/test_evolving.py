@@ -20,7 +20,7 @@ from table import table
 
 import headstart as hs
 from headstart.contract import registry
-from headstart.features.coverage import coverage
+from headstart.features.coverage import explain
 from headstart.features.trunk_keys import key_of
 from headstart.models import Model
 from headstart.store import FeatureStore
@@ -142,8 +142,8 @@ def test_the_command(benchmark: Any, photos: Path, tmp_path: Path) -> None:
     """Once, as there are new images once only; then again, with nothing to extract. What starting Python,
     importing the framework and looking for its device take is measured apart."""
     benchmark.group = "headstart extract, whole"
-    (row,) = coverage(trunk_of(hs.data.folder(photos)), hs.data.folder(photos))
-    assert (row.present, row.lacking) == (COUNT, ADDED)
+    (coverage,) = explain(trunk_of(hs.data.folder(photos)), hs.data.folder(photos))
+    assert (coverage.present, coverage.lacking) == (COUNT, ADDED)
     figures = tmp_path / "figures.json"
     whole = benchmark.pedantic(process, args=extraction(photos, "--json", str(figures)), rounds=1)
     found = json.loads(figures.read_text())

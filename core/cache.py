@@ -25,10 +25,8 @@ from headstart.common.sizes import parse_nbytes
 from headstart.common.table import Table
 from headstart.common.text import nbytes_text, shortened, when
 from headstart.data import Dataset
-from headstart.data.augment import Augment
-from headstart.features.coverage import Explanation, coverage
+from headstart.features.coverage import explain
 from headstart.features.orphans import Orphans, drop_orphans, find_orphans
-from headstart.models import Model, check_model
 from headstart.store.feature_store import MAX_VARIABLE, FeatureStore, cache_limit
 from headstart.store.upkeep import FolderInfo, GcPlan, VerifyReport
 
@@ -139,38 +137,6 @@ def verify(key: str | None = None, *, repair: bool = False, cache: str | Path | 
     Raises CacheNotWritableError or StoreError where a file cannot be moved, and as `info` for a key.
     """
     return FeatureStore(cache).verify(repair=repair, prefix=key)
-
-
-def explain(
-    model: Model,
-    data: Dataset,
-    cuts: str | Sequence[str] | None = None,
-    *,
-    precision: str = "float32",
-    dtype: str = "float16",
-    cache: str | Path | None = None,
-    augment: str | Augment | None = None,
-    views: int = 1,
-    seed: int = 0,
-) -> Explanation:
-    """What `hs.extract` with these arguments would find in the cache: of samples without features which they are,
-    of a trunk without any in what the nearest one differs.
-
-    Raises CutError and SettingError as `hs.extract` does, ImageError for a file that cannot be read.
-    """
-    check_model(model)
-    coverages = coverage(
-        model,
-        data,
-        cuts,
-        precision=precision,
-        dtype=dtype,
-        cache=cache,
-        augment=augment,
-        views=views,
-        seed=seed,
-    )
-    return Explanation(data.name, model.name, coverages)
 
 
 @dataclass(frozen=True)

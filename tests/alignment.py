@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import headstart as hs
 from headstart.common.errors import ExtractionInterrupted
 from headstart.contract import registry
 from headstart.contract.recipe import Place
+from headstart.contract.streams import Dtypes, one_by_one
 from headstart.data import Dataset, Preprocess, id_index
 from headstart.data.augment import Augment
 from headstart.data.dataset import sample_id
@@ -86,6 +87,9 @@ class Known:
                         raise KeyboardInterrupt
                 outer.images += len(images)
                 return {node: known(images, node) for node in nodes}
+
+            def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
+                return one_by_one(self.run, outer.numpy, batches, dtypes)
 
         return Trunk()
 

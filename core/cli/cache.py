@@ -11,14 +11,14 @@ from cyclopts import Parameter
 from headstart.cli.command import command
 from headstart.cli.options import (
     DEFAULTS,
+    FEATURE_OPTIONS,
     FLAT,
     SOURCE,
-    TRUNKS,
+    FeatureOptions,
     Json,
     OnError,
     Size,
     Source,
-    Trunks,
     Weights,
     argument,
     parameter,
@@ -75,7 +75,7 @@ def info(key: Key, /, *, json_file: Json = None) -> None:
 def explain(
     *,
     source: Annotated[Source, FLAT] = SOURCE,
-    trunks: Annotated[Trunks, FLAT] = TRUNKS,
+    feature_options: Annotated[FeatureOptions, FLAT] = FEATURE_OPTIONS,
     json_file: Json = None,
 ) -> None:
     """Say what `headstart extract` with these options would find in the cache, and why not more.
@@ -85,7 +85,7 @@ def explain(
     """
     from headstart import cache
 
-    explanation = cache.explain(*opened(source), **trunks.arguments())
+    explanation = cache.explain(*opened(source), **feature_options.arguments())
     for coverage in explanation:
         view = "" if coverage.view is None else f", view {coverage.view}"
         say(f"{coverage.cut}{view} ({coverage.key[:12]}): {coverage}")
@@ -120,7 +120,7 @@ def verify(
     weights: Weights = None,
     size: Size = None,
     on_error: OnError = "raise",
-    trunks: Annotated[Trunks, FLAT] = TRUNKS,
+    feature_options: Annotated[FeatureOptions, FLAT] = FEATURE_OPTIONS,
     batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = DEFAULTS["batch_size"],
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
@@ -151,7 +151,7 @@ def verify(
         )
     compared = recomputing.verify(
         *opened(Source(data, model, weights, size, on_error)),
-        **trunks.arguments(),
+        **feature_options.arguments(),
         samples=recompute,
         batch_size=batch_size,
         backend=backend,

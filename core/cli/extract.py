@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from headstart.cli.command import command
-from headstart.cli.options import DEFAULTS, FLAT, SOURCE, TRUNKS, Json, Source, Trunks, parameter
+from headstart.cli.options import DEFAULTS, FEATURE_OPTIONS, FLAT, SOURCE, FeatureOptions, Json, Source, parameter
 from headstart.cli.preparing import import_quietly, note_random_weights, opened
 from headstart.cli.rendering import show
 from headstart.cli.results import write_figures
@@ -25,7 +25,7 @@ from headstart.common.text import extraction_line
 def extract(
     *,
     source: Annotated[Source, FLAT] = SOURCE,
-    trunks: Annotated[Trunks, FLAT] = TRUNKS,
+    feature_options: Annotated[FeatureOptions, FLAT] = FEATURE_OPTIONS,
     batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = DEFAULTS["batch_size"],
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
@@ -47,9 +47,15 @@ def extract(
         check_free(save, replace)  # now, and not after a week of extraction
     note_random_weights(source)
     model, data = opened(source)
-    import_quietly(name, device, trunks.precision)
+    import_quietly(name, device, feature_options.precision)
     features = run_extract(
-        model, data, **trunks.arguments(), backend=name, device=device, batch_size=batch_size, workers=workers
+        model,
+        data,
+        **feature_options.arguments(),
+        backend=name,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
     )
     saved = features.save(save, replace=replace) if save is not None else None
     write_figures(json_file, {"model": source.model, **features.as_dict()})

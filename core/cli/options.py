@@ -155,7 +155,7 @@ class TrainingSource(Source):
 
 
 @dataclass(frozen=True)
-class Trunks:
+class FeatureOptions:
     """Which features of a data set are meant."""
 
     cuts: Annotated[
@@ -176,7 +176,7 @@ class Trunks:
         return {**vars(self), "cuts": None if self.cuts is None else names_in(self.cuts)}
 
 
-SOURCE, TRAINING_SOURCE, TRUNKS = Source(), TrainingSource(), Trunks()
+SOURCE, TRAINING_SOURCE, FEATURE_OPTIONS = Source(), TrainingSource(), FeatureOptions()
 """with every option left out"""
 
 SavedFeatures = Annotated[

@@ -16,8 +16,8 @@ from headstart.contract.registry import check_place
 from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.summary import say
-from headstart.features.trunk_keys import check_dtype, check_views, cut_of, key_of, view_spec
-from headstart.models import Model
+from headstart.features.trunk_keys import FeatureKeys
+from headstart.models import Model, check_model
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey, differences
@@ -101,10 +101,14 @@ class Explanation:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"data": self.data, "model": self.model, "cuts": [one.as_dict() for one in self.coverages]}
+        return {
+            "data": self.data,
+            "model": self.model,
+            "cuts": [coverage.as_dict() for coverage in self.coverages],
+        }
 
 
-def coverage(
+def explain(
     model: Model,
     data: Dataset,
     cuts: str | Sequence[str] | None = None,
@@ -115,49 +119,44 @@ def coverage(
     augment: str | Augment | None = None,
     views: int = 1,
     seed: int = 0,
-) -> tuple[Coverage, ...]:
-    """What `extract` with these arguments would find in the store: one `Coverage` a cut and view.
+) -> Explanation:
+    """What `hs.extract` with these arguments would find in the cache: of samples without features, which they are;
+    of a trunk without any, in what the nearest one differs.
 
-    Raises CutError and SettingError as `extract` does, ImageError for a file that cannot be read.
+    Raises CutError and SettingError as `hs.extract` does, ImageError for a file that cannot be read.
     """
-    check_dtype(dtype)
+    check_model(model)
     check_place("auto", precision)
-    drawn = Augment.parse(augment)
-    check_views(views, drawn)
+    keys = FeatureKeys(model, cuts, precision=precision, dtype=dtype, augment=augment, views=views, seed=seed)
     model.preprocess.check(data)
-    names = [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts)
-    for cut in names:
-        cut_of(model, cut)
     store = FeatureStore(cache)
+    folders = keys.folders(store)
     say(data)
-    shapes = model.graph.shapes(model.input_shape)
+    total = len(set(data.ids))
     infos: list[FolderInfo] | None = None
-    covered: list[Coverage] = []
-    for cut in names:
-        node = cut_of(model, cut)
-        for view in range(views):
-            spec = None if drawn is None else view_spec(drawn, seed, view)
-            key = key_of(model, node, precision=precision, dtype=dtype, views=spec)
-            lacking, damaged = _lacking(store.folder(key, shapes[node]), data.ids)
-            present = len(set(data.ids)) - len(lacking)
+    coverages: list[Coverage] = []
+    for cut, node in keys.nodes.items():
+        for view, folder in enumerate(folders[node]):
+            lacking, damaged = _lacking(folder, data.ids)
+            present = total - len(lacking)
             if lacking and not present and infos is None:
                 infos = store.infos()
             others = [info for info in infos or [] if info.rows]
-            same = sum(info.rows for info in others if info.key == key.digest)
-            covered.append(
+            same = sum(info.rows for info in others if info.key == folder.key.digest)
+            coverages.append(
                 Coverage(
                     cut=cut,
-                    view=None if drawn is None else view,
-                    key=key.digest,
+                    view=None if keys.augment is None else view,
+                    key=folder.key.digest,
                     present=present,
                     lacking=len(lacking),
                     examples=_names(data, lacking[:EXAMPLES]),
                     other_rows=0 if present else same,
-                    nearest=None if present or same or not lacking else _nearest(key, others),
+                    nearest=None if present or same or not lacking else _nearest(folder.key, others),
                     damaged=damaged,
                 )
             )
-    return tuple(covered)
+    return Explanation(data.name, model.name, tuple(coverages))
 
 
 def _lacking(folder: FeatureFolder, ids: Sequence[str]) -> tuple[list[str], str | None]:

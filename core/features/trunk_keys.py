@@ -5,7 +5,7 @@ Invariant: whatever changes a feature is in the key, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,58 @@ from headstart.data import Arrays
 from headstart.data.augment import Augment
 from headstart.features.company import check_unchanged
 from headstart.models import Model
+from headstart.store.feature_folder import FeatureFolder
+from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey, params_digest, trunk_key
 
 INPUT = "input"
 """the cut that keeps decoded images"""
 DTYPES = ("float16", "float32", "bfloat16")
 """of stored features; decoded images are uint8"""
+
+
+class FeatureKeys:
+    """The trunk keys of a model's features at some cuts, a key for each augmented view."""
+
+    def __init__(
+        self,
+        model: Model,
+        cuts: str | Sequence[str] | None,
+        *,
+        precision: str,
+        dtype: str,
+        augment: str | Augment | None,
+        views: int,
+        seed: int,
+    ) -> None:
+        """The arguments of `extract`. Raises CutError and SettingError."""
+        check_dtype(dtype)
+        names = [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts)
+        self.augment = Augment.parse(augment)
+        if not names:
+            raise SettingError("cuts is empty; name at least one, such as 'avgpool'")
+        check_views(views, self.augment)
+        self.nodes = {cut: cut_of(model, cut) for cut in names}
+        """cut, as the user wrote it -> node"""
+        self.shapes = model.graph.shapes(model.input_shape)
+        """node -> shape of a sample's features"""
+        self.by_node = {
+            node: tuple(
+                key_of(model, node, precision=precision, dtype=dtype, views=self._augmentation(seed, view))
+                for view in range(views)
+            )
+            for node in self.nodes.values()
+        }
+
+    def _augmentation(self, seed: int, view: int) -> dict[str, Any] | None:
+        return None if self.augment is None else view_spec(self.augment, seed, view)
+
+    def folders(self, store: FeatureStore) -> dict[str, tuple[FeatureFolder, ...]]:
+        """Node -> the features of each view."""
+        return {
+            node: tuple(store.folder(key, self.shapes[node]) for key in keys)
+            for node, keys in self.by_node.items()
+        }
 
 
 def key_of(

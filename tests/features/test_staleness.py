@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from safetensors.numpy import save_file
 import headstart as hs
 from headstart.contract import registry
 from headstart.contract.recipe import Place
+from headstart.contract.streams import Dtypes, one_by_one
 from headstart.data import Dataset, Preprocess, id_index
 from headstart.features import extract as extraction
-from headstart.features.coverage import Coverage, coverage
+from headstart.features.coverage import Coverage, explain
 from headstart.graph import Builder, Graph
 from headstart.graph.graph import Node
 from headstart.graph.ops import ACTIVATIONS
@@ -91,7 +92,7 @@ class Case:
     def explain(self) -> tuple[Coverage, ...]:
         names = ("cuts", "precision", "dtype", "augment", "views", "seed")
         settings = {name: value for name, value in self.settings.items() if name in names}
-        return coverage(self.model, self.data(), cache=self.cache, **{"dtype": "float32", **settings})
+        return explain(self.model, self.data(), cache=self.cache, **{"dtype": "float32", **settings}).coverages
 
     def path(self, number: int) -> Path:
         (found,) = self.photos.rglob(f"{number}.*")
@@ -147,6 +148,9 @@ class Counting:
             def run(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
                 count.images += len(images)
                 return {node: np.ones((len(images), *shapes[node]), np.float32) for node in nodes}
+
+            def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
+                return one_by_one(self.run, count.numpy, batches, dtypes)
 
         return Trunk()
 

@@ -22,7 +22,7 @@ import headstart as hs
 from headstart.cli import main as cli
 from headstart.common.errors import MissingFeaturesError, StoreWarning
 from headstart.data import Dataset
-from headstart.features.coverage import coverage
+from headstart.features.coverage import explain
 from headstart.models import Model
 from headstart.store import FeatureStore, open_shard, shard, snapshot
 from headstart.store import writer as shard_writer
@@ -295,7 +295,7 @@ def test_whatever_a_provenance_says(
     features = extract()
     assert features.stats.extracted == 0
     assert all(len(maker) <= 40 and maker.isprintable() and "[" not in maker for maker in features.stats.made_by)
-    assert "48" in str(coverage(model, data, CUT, dtype="float32")[0])
+    assert "48" in str(next(iter(explain(model, data, CUT, dtype="float32"))))
     key = features.key().digest
     for command in (["ls"], ["info", key], ["verify"]):
         monkeypatch.setattr("sys.argv", ["headstart", "cache", *command])
