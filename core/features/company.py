@@ -19,7 +19,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from headstart.common.errors import SettingError
-from headstart.contract.recipe import Place
+from headstart.contract.devices import CPU
+from headstart.contract.recipe import FLOAT32, Place
 from headstart.data.loader import Batch
 from headstart.data.rows import each, pad
 from headstart.graph import Graph, NativePart
@@ -30,8 +31,10 @@ from headstart.models.structure import structure_of
 from headstart.store.feature_folder import FeatureFolder
 
 GROUP, APART = 16, 6  # so many samples are run together, and so many of them apart
-# What sums in another order may move: float32's, the shortened products of a GPU, bfloat16's.
-EXACT, GPU, COARSE = 1e-4, 1e-2, 0.05
+# What sums in another order may move, by precision; and in float32 on a device that takes other kernels for
+# batches of other sizes.
+ALLOWED = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 0.05}
+ELSEWHERE = 1e-3
 
 Run = Callable[[Batch], Mapping[str, np.ndarray]]
 
@@ -48,7 +51,9 @@ def check_company(
     `run`: a batch as core has it -> node -> rows. `size`: so many rows are run at once, filled up with zeros, for
     code that is compiled for one shape; without it all are run together, and each that is run apart in a batch of
     two. `apart`: how many are. `graph`: what runs, whose modules may compute in coarser numbers than float32."""
-    allowed = COARSE if place.precision != "float32" else EXACT if place.device == "cpu" else GPU
+    allowed = ALLOWED[place.precision]
+    if place.precision == FLOAT32 and place.kind != CPU:
+        allowed = ELSEWHERE
     parts = [node.attrs["part"] for node in graph.nodes if node.op == "native"] if graph is not None else []
     allowed = max([allowed, *(ROUNDINGS * part.rounding for part in parts)])
     inputs = batch.images if size is None else pad(batch.images, size)

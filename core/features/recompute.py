@@ -20,7 +20,7 @@ from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.draws import drawn
 from headstart.data.summary import say
-from headstart.features.distances import COARSE_LIMIT, STRICT_LIMITS, distances, wrong_rows
+from headstart.features.distances import distances, limit_of, wrong_rows
 from headstart.features.extract import Extractor
 from headstart.models import Model, check_model
 
@@ -85,7 +85,8 @@ def verify(
 
     The other arguments are `extract`'s; so are the errors. Samples are computed in batches of others than at
     first, by another machine perhaps: a row may be off by 0.5 % of its length (1 % in bfloat16, 2 % of decoded
-    images; 5 % where the trunk computes in bfloat16), and less where samples differ by less.
+    images; where the trunk computes in bfloat16 5 %, in tf32 or float16 1 %), and less where samples differ by
+    less.
     """
     check_model(model)
     if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 1:
@@ -129,7 +130,7 @@ def _compared(
         return 0, []
     folder = extractor.folders[node][view]
     fresh = np.concatenate([rows for _, rows in extractor.recomputed(data, node, view, chosen)])
-    limit = COARSE_LIMIT if extractor.precision == "bfloat16" else STRICT_LIMITS[folder.dtype_name]
+    limit = limit_of(folder.dtype_name, extractor.precision)
     count, found = 0, []
     for shard, places, rows in folder.copies([data.ids[i] for i in chosen]):
         count += len(places)

@@ -16,9 +16,10 @@ from test_shared_failures import forge
 import headstart as hs
 from headstart.cli import main as cli
 from headstart.common.errors import SettingError
+from headstart.contract.recipe import PRECISIONS
 from headstart.data import Dataset
 from headstart.data.draws import drawn
-from headstart.features.distances import COARSE_LIMIT, wrong_rows
+from headstart.features.distances import ARITHMETIC, STRICT_LIMITS, limit_of, wrong_rows
 from headstart.models import Model
 
 pytestmark = pytest.mark.neutral
@@ -134,18 +135,38 @@ def test_an_extraction_draws_anew(
     assert len(looked_at) == 6, "once compared is enough"
 
 
+@pytest.mark.parametrize(
+    ("precision", "measured"), [("float32", 1.2e-6), ("tf32", 8.2e-4), ("float16", 9.5e-4), ("bfloat16", 1.5e-2)]
+)
+def test_what_arithmetic_explains(precision: str, measured: float) -> None:
+    """What a GPU gives is right, by its precision, for rows that differ little from each other as well; and ten
+    times as much is not, of which bfloat16 allows the least."""
+    rng = np.random.default_rng(1)
+    fresh = 1 + 1e-2 * rng.normal(size=(8, 64))
+    noise = rng.normal(size=fresh.shape)
+
+    def off(relative: float) -> Any:
+        length = np.linalg.norm(fresh, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+        return (fresh + relative * length * noise).astype(np.float32)
+
+    limit = limit_of("float32", precision)
+    assert not wrong_rows(fresh, off(measured), limit, "float32", precision).any()
+    assert wrong_rows(fresh, off(1.2 * limit), limit, "float32", precision).all()
+    assert limit <= 0.05 and (precision == "bfloat16" or limit <= 1e-2)
+    assert STRICT_LIMITS.keys() == {"float32", "float16", "bfloat16", "uint8"} and ARITHMETIC.keys() == {
+        *PRECISIONS
+    }
+
+
 def test_rows_nearly_alike_are_told_apart() -> None:
     """Some trunks give all images nearly the same features: an exchange is then far below any fixed limit."""
     rng = np.random.default_rng(0)
     fresh = 1 + 1e-2 * rng.normal(size=(8, 64)).astype(np.float32)
     stored = fresh.astype(np.float16)
-    assert not wrong_rows(fresh, stored, COARSE_LIMIT, "float16", "float32").any()
-    assert wrong_rows(fresh, stored[::-1], COARSE_LIMIT, "float16", "float32").all()
+    assert not wrong_rows(fresh, stored, 0.05, "float16", "float32").any()
+    assert wrong_rows(fresh, stored[::-1], 0.05, "float16", "float32").all()
     twins = np.repeat(fresh[:1], 8, 0)
-    assert not wrong_rows(twins, twins.astype(np.float16), COARSE_LIMIT, "float16", "float32").any()
+    assert not wrong_rows(twins, twins.astype(np.float16), 0.05, "float16", "float32").any()
     stored[3, 5] = np.nan
-    assert (
-        wrong_rows(fresh, stored, COARSE_LIMIT, "float16", "float32").tolist()
-        == [False] * 3 + [True] + [False] * 4
-    )
+    assert wrong_rows(fresh, stored, 0.05, "float16", "float32").tolist() == [False] * 3 + [True] + [False] * 4
     assert len({tuple(drawn(1000, 4).tolist()) for _ in range(20)}) > 15 and drawn(3, 8).tolist() == [0, 1, 2]
