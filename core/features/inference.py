@@ -110,10 +110,10 @@ def pixel_trunk(model: Model, nodes: Sequence[str], backend: Backend, place: Pla
 
     WeightsError where a parameter is not finite, which the features would not show: a rectifier makes 0 of NaN.
     """
-    trunk = model.graph.upto(*nodes)
+    part = model.graph.upto(*nodes)
     with np.errstate(over="ignore", invalid="ignore"):
-        graph, params = frozen(trunk, model.params, nodes)
-    if (found := unsound_node((trunk, model.params), (graph, params))) is not None:
+        graph, params = frozen(part, model.params, nodes)
+    if (found := unsound_node((part, model.params), (graph, params))) is not None:
         weights = model.weights or "random"
         raise WeightsError(
             f"the frozen trunk of {model.name} (weights: {weights}): {found[1]}, and its features would mean "

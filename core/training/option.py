@@ -17,11 +17,11 @@ from headstart.common.errors import SettingError
 
 FUNCTIONS = ("fit", "sweep", "plan", "compare", "compare_modes")
 """that take options"""
-RUNS = ("fit", "compare", "compare_modes")
+ANY_MODE = ("fit", "compare", "compare_modes")
 """those that train in any mode"""
-HEADS = (*RUNS, "sweep")
+THAT_TRAIN = (*ANY_MODE, "sweep")
 """those that train"""
-HERE = ("fit", "sweep", "plan", "compare_modes")
+IN_PROCESS = ("fit", "sweep", "plan", "compare_modes")
 """those that compute in the process that calls them"""
 
 Names = Callable[[], Iterable[str]]
@@ -145,7 +145,7 @@ def option(
     help: str,
     rule: Rule,
     *,
-    takers: tuple[str, ...] = RUNS,
+    takers: tuple[str, ...] = ANY_MODE,
     more: str = "",
     unset: str = "",
     text: type | None = str,

@@ -27,11 +27,11 @@ from headstart.training.option import (
     FOLDER,
     FUNCTION,
     FUNCTIONS,
-    HEADS,
-    HERE,
+    IN_PROCESS,
     NAME,
     SHARE,
     SWITCH,
+    THAT_TRAIN,
     Option,
     Rule,
     one_known,
@@ -127,7 +127,7 @@ class Training:
         None,
         "Last node of the frozen trunk; see `headstart models NAME`.",
         NAME,
-        takers=HEADS,
+        takers=THAT_TRAIN,
         unset="before the head",
         recorded=False,
         more='Everything behind it is the head. "input", in "full" and "scratch": decoded and resized images '
@@ -163,18 +163,18 @@ class Training:
         "constant",
         "constant or cosine.",
         one_known(_schedules, "{names}, or an hs.Schedule"),
-        takers=HEADS,
+        takers=THAT_TRAIN,
         more="In Python also an `hs.Schedule`, which brings its own warm-up.",
     )
     warmup: float = option(
         0.0,
         "Share of the steps in which the learning rate rises.",
         Rule("a share of the steps, 0 <= warmup < 1"),
-        takers=HEADS,
+        takers=THAT_TRAIN,
         text=float,
         recorded=False,
     )
-    label_smoothing: float = option(0.0, "Label smoothing, 0 to 1.", SHARE, takers=HEADS, text=float)
+    label_smoothing: float = option(0.0, "Label smoothing, 0 to 1.", SHARE, takers=THAT_TRAIN, text=float)
     augment: str | Augment | None = option(
         None,
         "flip, crop or flip,crop; for modes that see images.",
@@ -200,7 +200,7 @@ class Training:
         0,
         "Seed of all that is drawn: split, order, initial weights, dropout and augmentation.",
         whole(0, bits=32),
-        takers=HEADS,
+        takers=THAT_TRAIN,
         text=int,
     )
 
@@ -213,7 +213,7 @@ class Computing:
         None,
         "torch, keras or jax.",
         one_known(_backends),
-        takers=HERE,
+        takers=IN_PROCESS,
         unset="HEADSTART_BACKEND, else the only one",
         recorded=False,
     )

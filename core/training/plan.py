@@ -102,7 +102,7 @@ def plan(
     limit = bytes_to_hold(memory_limit(settings.memory))
     store, free = FeatureStore(settings.cache), framework.memory(place)
 
-    def row(cut: str) -> CutPlan:
+    def plan_of(cut: str) -> CutPlan:
         key = key_of(model, cut, precision=settings.precision, dtype=settings.dtype)
         return predicted(
             cut,
@@ -133,4 +133,4 @@ def plan(
         "val": load.val,
         "classes": list(train.classes),
     }
-    return Plan(tuple(map(row, planned)), settings.epochs, facts, limits, about, model.describe())
+    return Plan(tuple(map(plan_of, planned)), settings.epochs, facts, limits, about, model.describe())

@@ -83,9 +83,9 @@ class Sweep:
         return self.runs[0]
 
     def table(self) -> list[dict[str, float]]:
-        """A row for each run, best first: its point of the grid, loss, accuracy, val_loss, val_accuracy, and
+        """An entry for each run, best first: its point of the grid, loss, accuracy, val_loss, val_accuracy, and
         whether it diverged."""
-        rows = []
+        entries = []
         for run, point in zip(self.runs, self.points, strict=True):
             last = run.history[-1]
             assert last.val_loss is not None and last.val_accuracy is not None
@@ -96,15 +96,15 @@ class Sweep:
                 "val_accuracy": last.val_accuracy,
                 "diverged": run.diverged,
             }
-            rows.append({**point, **figures})
-        return rows
+            entries.append({**point, **figures})
+        return entries
 
     def as_table(self, top: int | None = None) -> Table:
         """The best `top`, at least one, for a terminal; None: all."""
         return sweep_table(self.table(), top)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able: machine, versions, data, model, settings and a row for each head."""
+        """JSON-able: machine, versions, data, model, settings and an entry for each run."""
         first = self.runs[0]
         return {
             "machine": machine_facts(),

@@ -155,10 +155,10 @@ class Board:
         all nodes lie in the scope `trunk` or `head`, also their device, by which TensorBoard can colour them."""
         graph, shapes = model.graph, model.graph.shapes(model.input_shape)
         macs = graph.macs(model.input_shape)
-        trunk = {node.name for node in graph.upto(cut).nodes} if cut is not None else set()
+        trunk_nodes = {node.name for node in graph.upto(cut).nodes} if cut is not None else set()
 
         def part(name: str) -> str:
-            return "" if cut is None else "trunk" if name in trunk else "head"
+            return "" if cut is None else "trunk" if name in trunk_nodes else "head"
 
         def scoped(name: str) -> str:
             return f"{part(name)}/{name}".lstrip("/").replace(".", "/")

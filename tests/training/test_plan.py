@@ -135,10 +135,10 @@ def test_cuts_between_those_that_were_measured(work: dict[str, Work]) -> None:
     for cut, point in points.items():
         truth = measured(cut)
         if work["relu"].trunk_macs <= work[cut].trunk_macs:
-            assert point.trunk == pytest.approx(truth.trunk, rel=1e-6), cut
-        assert point.built == pytest.approx(0.5)
-        assert point.step == pytest.approx(truth.step, rel=0.02), cut
-        assert point.evaluation == pytest.approx(1e-4, rel=0.02), cut
+            assert point.trunk_seconds == pytest.approx(truth.trunk_seconds, rel=1e-6), cut
+        assert point.build_seconds == pytest.approx(0.5)
+        assert point.step_seconds == pytest.approx(truth.step_seconds, rel=0.02), cut
+        assert point.evaluation_seconds == pytest.approx(1e-4, rel=0.02), cut
 
 
 @pytest.mark.neutral
@@ -153,7 +153,7 @@ def test_a_cut_with_the_work_of_a_measured_one_takes_as_long(work: dict[str, Wor
     assert (work["bn1"].shape, work["bn1"].head_macs) == (work["relu"].shape, work["relu"].head_macs)
     steps = {"relu": 9e-3, "layer2.1": 1e-3, "layer3.0": 5e-3, "avgpool": 2e-3}
     points = {cut: Point(1.0, 1.0, step, 1.0) for cut, step in steps.items()}
-    assert between(["bn1"], work, points)["bn1"].step == pytest.approx(9e-3)
+    assert between(["bn1"], work, points)["bn1"].step_seconds == pytest.approx(9e-3)
 
 
 LOAD = Load(train=100, val=20, distinct=110, batch=32, epochs=5)
@@ -166,7 +166,7 @@ def at_cut(point: Point, rates: Rates, missing: int = 110, where: str = "device"
 
 @pytest.mark.neutral
 def test_seconds_add_up() -> None:
-    point = Point(trunk=0.01, built=2.0, step=0.001, evaluation=0.0005)
+    point = Point(trunk_seconds=0.01, build_seconds=2.0, step_seconds=0.001, evaluation_seconds=0.0005)
     rates = Rates(decode=0.002, overlap=0.8, write=1e-4, read=1e-2)
     plan = at_cut(point, rates)
     # the trunk runs full batches: 4 of the training samples, and 20 rows at once of the others

@@ -89,7 +89,7 @@ class Bench:
             for cut in cuts:
                 points[cut], run = self._point(cut, images)
                 advance()
-            overlap = self._overlap(run, decode, points[cuts[-1]].trunk)
+            overlap = self._overlap(run, decode, points[cuts[-1]].trunk_seconds)
             write, read = self._disk(cuts[0])
             advance()
         return Measurements(points, Rates(decode, overlap, write, read))

@@ -36,16 +36,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured at one cut, in seconds."""
+    """What was measured at one cut."""
 
-    trunk: float
-    """an image"""
-    built: float
-    """making and compiling the trunk"""
-    step: float
-    """a sample of training the head"""
-    evaluation: float
-    """a sample of evaluating it"""
+    trunk_seconds: float
+    """of running the trunk, an image"""
+    build_seconds: float
+    """of making and compiling the trunk, once"""
+    step_seconds: float
+    """of training the head, a sample"""
+    evaluation_seconds: float
+    """of evaluating the head, a sample"""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Rates:
     decode: float
     """seconds an image"""
     overlap: float
-    """of the time of decoding and of the trunk, one after the other, how much they take together; 1: nothing is
-    won"""
+    """the time that decoding and the trunk take together, as a share of what they take one after the other; 1:
+    they do not overlap"""
     write: float
     """seconds a byte of features, into the store"""
     read: float
@@ -123,18 +123,18 @@ def cuts_to_measure(cuts: Sequence[str], work: Mapping[str, Work]) -> list[str]:
 
 def between(cuts: Sequence[str], work: Mapping[str, Work], points: Mapping[str, Point]) -> dict[str, Point]:
     """A point for each of `cuts`: its own, or what lies between those that were measured."""
-    trunk = {cut: float(of_cut.trunk_macs) for cut, of_cut in work.items()}
-    head = {cut: (float(of_cut.head_macs), float(math.prod(of_cut.shape))) for cut, of_cut in work.items()}
+    trunk_macs = {cut: float(of_cut.trunk_macs) for cut, of_cut in work.items()}
+    head_work = {cut: (float(of_cut.head_macs), float(math.prod(of_cut.shape))) for cut, of_cut in work.items()}
     seconds = {
         name: {cut: getattr(point, name) for cut, point in points.items()} for name in Point.__dataclass_fields__
     }
     return {
         cut: points.get(cut)
         or Point(
-            _on_a_line(trunk, seconds["trunk"], cut),
-            _on_a_line(trunk, seconds["built"], cut),
-            _by_work(head, seconds["step"], cut),
-            _by_work(head, seconds["evaluation"], cut),
+            _on_a_line(trunk_macs, seconds["trunk_seconds"], cut),
+            _on_a_line(trunk_macs, seconds["build_seconds"], cut),
+            _by_work(head_work, seconds["step_seconds"], cut),
+            _by_work(head_work, seconds["evaluation_seconds"], cut),
         )
         for cut in cuts
     }
@@ -154,14 +154,14 @@ def predicted(
     def through(images: float, rows: float) -> float:
         """Seconds to decode so many images and to run the trunk on so many rows, those that fill the last batch
         included."""
-        decoding, computing = images * rates.decode, rows * point.trunk
+        decoding, computing = images * rates.decode, rows * point.trunk_seconds
         return max(decoding, computing, rates.overlap * (decoding + computing))
 
     lacking = missing / load.distinct  # alike in both sets
     images = through(missing, padded(lacking * train, batch) + padded(lacking * val, batch))
-    extraction = point.built + images + missing * work.row_nbytes * rates.write if missing else 0.0
+    extraction = point.build_seconds + images + missing * work.row_nbytes * rates.write if missing else 0.0
     trained = train // batch * batch
-    head = trained * point.step + val * point.evaluation
+    head = trained * point.step_seconds + val * point.evaluation_seconds
     cached = max(head, nbytes * rates.read) if where == DISK else head
     uncached = head + through(trained + val, trained + padded(val, batch))
     return CutPlan(

@@ -88,9 +88,9 @@ class Budget:
                 ) from None
         return cls(None if "nbytes" not in limits else int(limits["nbytes"]), limits.get("seconds"))
 
-    def holds(self, row: CutPlan) -> bool:
-        return (self.nbytes is None or row.nbytes <= self.nbytes) and (
-            self.seconds is None or row.total_seconds <= self.seconds
+    def holds(self, plan: CutPlan) -> bool:
+        return (self.nbytes is None or plan.nbytes <= self.nbytes) and (
+            self.seconds is None or plan.total_seconds <= self.seconds
         )
 
 
@@ -109,10 +109,10 @@ class Plan:
     """as `Model.describe` has it"""
 
     def __getitem__(self, cut: str) -> CutPlan:
-        for row in self.rows:
-            if row.cut == cut:
-                return row
-        raise SettingError(f"{cut!r} was not planned; expected one of {', '.join(row.cut for row in self.rows)}")
+        for plan in self.rows:
+            if plan.cut == cut:
+                return plan
+        raise SettingError(f"{cut!r} was not planned; expected one of {', '.join(plan.cut for plan in self.rows)}")
 
     @property
     def best(self) -> CutPlan | None:
@@ -120,13 +120,13 @@ class Plan:
         trains the most. None where no cut is within it, or no budget was given."""
         if self.budget is None:
             return None
-        within = [row for row in self.rows if self.budget.holds(row)]
-        paying = [row for row in within if (row.pays_off_after_epochs or self.epochs + 1) <= self.epochs]
+        within = [plan for plan in self.rows if self.budget.holds(plan)]
+        paying = [plan for plan in within if (plan.pays_off_after_epochs or self.epochs + 1) <= self.epochs]
         return next(iter(paying or within), None)
 
     def table(self) -> list[dict[str, Any]]:
         """A JSON-able dict for each cut."""
-        return [row.as_dict() for row in self.rows]
+        return [plan.as_dict() for plan in self.rows]
 
     def as_table(self) -> Table:
         """For a terminal."""
