@@ -1,13 +1,12 @@
-"""Before features of a wrapped module are kept or served: are they what its trunk gives for real samples, whatever
-company these are in?
+"""Checks that a wrapped module's features of a sample do not depend on the other samples in its batch.
 
-`wrap` asks that with two samples, made up if nothing better is at hand. What branches on the values of a batch
-shows itself on real ones only. The zoo's trunks are known graphs, and are not asked.
+`wrap` checks that with two samples, which are made up if no others are at hand. A module that branches on the
+values of a batch shows it on real samples only, so real ones are tried before features are stored. The zoo's
+trunks are known graphs, and need no check. What is trained on images is checked before its first step
+(`training.company`).
 
-What is trained on images, and never kept, is asked the same before its first step (`training.company`).
-
-Invariant: a row is kept only if the trunk gave it for its sample in batches of two sizes and orders, and a stored
-row is served only if a few of its kind were computed again by the very module.
+Invariant: a row is stored only if the trunk gave it for its sample in batches of two sizes and orders, and stored
+rows are served only after a few of them were computed again by this very module.
 """
 
 from __future__ import annotations
@@ -47,10 +46,13 @@ def check_company(
     apart: int = APART,
     graph: Graph | None = None,
 ) -> None:
-    """SettingError where what is computed for a sample depends on the others in its batch. `batch`: real samples;
-    `run`: a batch as core has it -> node -> rows. `size`: so many rows are run at once, filled up with zeros, for
-    code that is compiled for one shape; without it all are run together, and each that is run apart in a batch of
-    two. `apart`: how many are. `graph`: what runs, whose modules may compute in coarser numbers than float32."""
+    """SettingError where what is computed for a sample depends on the others in its batch.
+
+    `batch`: real samples. They are run together, and `apart` of them without the others. `run`: runs a batch (an
+    array, or a dict of arrays); returns node -> rows. `size`: rows of a run, where code is compiled for one shape:
+    batches are filled up with zeros. None: a sample without the others is run in a batch of two. `graph`: what is
+    run; its modules may compute in coarser numbers than float32.
+    """
     allowed = ALLOWED[place.precision]
     if place.precision == FLOAT32 and place.kind != CPU:
         allowed = ELSEWHERE
@@ -63,7 +65,7 @@ def check_company(
         for node, rows in run(alone).items():
             a, b = together[node][k].astype(np.float64), rows[at].astype(np.float64)
             if not np.isfinite(a).all() and not np.isfinite(b).all():
-                continue  # of which others have more to say
+                continue  # other checks have better words for it
             if (worst := excess(a, b, allowed)) is not None:
                 scale = float(np.abs(a).max(initial=0.0))
                 raise SettingError(
@@ -88,8 +90,8 @@ def _without_others(inputs: Any, k: int) -> Any:
 
 
 def _apart(batch: Batch, count: int) -> list[int]:
-    """Which samples of a batch are run apart: those with the smallest and the largest numbers, on which branches
-    turn, and some others."""
+    """Which samples of a batch are run without the others: those with the smallest and the largest numbers, on
+    which branches depend, and some more."""
     arrays = list(batch.images.values()) if isinstance(batch.images, dict) else [batch.images]
     flat = np.concatenate([array.reshape(len(array), -1).astype(np.float32) for array in arrays], axis=1)
     order = np.lexsort((flat.mean(axis=1), flat.max(axis=1))).tolist()
@@ -98,8 +100,8 @@ def _apart(batch: Batch, count: int) -> list[int]:
 
 
 def check_unchanged(model: Model, node: str) -> None:
-    """SettingError where a wrapped trunk would now compute something else than it did when it was wrapped, since
-    a value was changed that its code looks up: features of it would stand under the key of others."""
+    """SettingError where a value that a wrapped trunk's code looks up has changed since it was wrapped. The trunk
+    would now compute other features than its key says."""
     for part in _parts(model, node):
         told = structure_of(part.structure)
         if told is not None and (lookup := told.changed) is not None:

@@ -1,4 +1,4 @@
-"""How far a stored row may be from one that is computed anew, and which rows are farther than that explains."""
+"""How far a stored row may be from the same row computed anew, and which rows are farther."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def distances(fresh: NDArray[Any], stored: NDArray[Any]) -> NDArray[np.float64]:
 def wrong_rows(
     fresh: NDArray[Any], stored: NDArray[Any], limit: float, dtype: str, precision: str
 ) -> NDArray[np.bool_]:
-    """`(n,)` bool: which stored rows are not those of their samples. Wrong is a row farther than `limit`; or one
-    that rounding does not explain and that is as far from its own sample's as other samples' rows are: some trunks
-    give all images nearly the same features."""
+    """`(n,)` bool: which stored rows are not those of their samples. A row is wrong where it is farther than
+    `limit`. Some trunks give all images nearly the same features, so a row is also wrong where rounding does not
+    explain its distance and other samples' rows are no farther from the right one."""
     far = distances(fresh, stored)
     fresh, stored = _flat(fresh), _flat(stored)
     wrong = ~(far <= limit)

@@ -1,8 +1,9 @@
 """Rows that belong to no sample any more: images that were removed or edited leave their features behind.
 
-The store knows samples by id alone, so orphans are what none of the data sets has that somebody names. Invariant:
-a row of a named sample is at every moment in some shard. What stays of a shard is written, durably, as a new one
-before the old one goes; a crash in between leaves rows twice, which costs space until it is done again.
+The store knows samples by id alone, so the user names the data sets whose rows stay; all other rows are orphans.
+Invariant: at every moment each row of a named sample is in some shard. The rows that stay are written durably, as
+a new shard, before the old one is deleted. A crash in between leaves them twice, which costs space until the next
+run.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from headstart.store.shard import SUFFIX, Shard, open_shard, write_shard
 
 @dataclass(frozen=True)
 class Orphans:
-    """Of one trunk, the rows of no named sample."""
+    """The rows of one trunk key that belong to no sample of the named data sets."""
 
     key: str
     label: dict[str, Any]
     rows: int
     nbytes: int
-    """what they take: features, checksums, ids"""
+    """of the rows, with their checksums and ids"""
     kept: int
     """rows of named samples"""
     path: Path
@@ -54,9 +55,9 @@ class Orphans:
 
 
 def find_orphans(store: FeatureStore, data: Iterable[Dataset]) -> list[Orphans]:
-    """What each trunk of the own cache holds that is of no sample of these data sets, most bytes first. Damaged
-    shards are left out. Raises ImageError for a file that cannot be read, DataError where one was skipped for
-    that."""
+    """For each trunk key of the own cache, the rows that belong to no sample of these data sets; most bytes first.
+    Damaged shards are left out. Raises ImageError for a file that cannot be read, DataError where `data` has
+    skipped one."""
     ids_in_use = _wanted(data)
     orphaned = []
     for info in store.infos():

@@ -1,7 +1,7 @@
-"""trunk.json: what a trunk's features depend on, beside them.
+"""trunk.json, the file beside the shards that says what the features depend on.
 
-Invariant: a description that differs by one byte from what a writer writes, or stands in another trunk's folder,
-is never taken for one.
+Invariant: a description is refused where one byte differs from what a writer writes, or where it lies in the
+folder of another trunk key.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ def description_of(spec: Mapping[str, Any], label: Mapping[str, Any]) -> bytes:
 
 
 def read_key(folder: Path) -> TrunkKey | None:
-    """The key of the trunk that a folder is for; None where it has no description. StoreError for a wrong one."""
+    """The trunk key whose features the folder holds; None where it has no description. StoreError for a wrong
+    description."""
     found = read_description(folder)
     return None if found is None else TrunkKey(folder.name, *found)
 
 
 def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Spec and label from a folder's trunk.json; None where there is none. StoreError for a wrong one."""
+    """Spec and label from a folder's trunk.json; None where there is none. StoreError for a wrong description."""
     path = folder / DESCRIPTION
     cure = (
         "no features were used. `headstart cache verify --repair` sets it aside, and the next extraction "

@@ -1,7 +1,7 @@
 """Rows gathered from the shards of one snapshot, each verified against its checksum on the way.
 
-Invariant: what `gather_rows` returns was written so, every row of it; a damaged copy is passed over while there is
-another one, and never returned.
+Invariant: every row that `gather_rows` returns has the bytes it was written with. A damaged copy is never
+returned; another shard's copy is taken where there is one.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Features that the stored dtype rounds to zero. float16 ends at 6e-8, and from 6e-5 down it holds ever fewer
 digits: a trunk whose numbers are that small would be stored as noise or nothing.
 
-A single number lost beside larger ones of its kind is a rounding like any other, and zeros of a rectifier are no
-loss. So a loss is a channel that has numbers as they were computed and none as they are stored, or all numbers
-being so small.
+A single number that becomes 0 beside larger ones of its channel is a rounding like any other, and zeros of a
+rectifier are no loss. So two things count as a loss: a channel that was computed with numbers other than 0 and is
+stored as zeros alone, and features that are all that small.
 
-Invariant: what is looked at takes two passes over a batch that is in the processor's caches already.
+Invariant: the check takes two passes over a batch, which is in the processor's caches already.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADVICE = 'Store them as float32 or bfloat16 (dtype="float32"), or scale what the
 
 
 class Underflow:
-    """What was lost of the rows that went by, of one writer."""
+    """What one writer's rows have lost so far."""
 
     def __init__(self) -> None:
         self._computed: NDArray[np.uint32] | None = None
@@ -50,14 +50,15 @@ class Underflow:
             self._stored |= stored
 
     def _lost(self) -> tuple[int, int]:
-        """How many channels have numbers, and how many of them none any more."""
+        """(channels that were computed with numbers other than 0, those of them that are stored as zeros
+        alone)."""
         if self._computed is None or self._stored is None:
             return 0, 0
         alive = self._computed != 0
         return int(alive.sum()), int((alive & (self._stored == 0)).sum())
 
     def check(self) -> None:
-        """FeatureUnderflowError where so much is lost that the features would mean little."""
+        """FeatureUnderflowError where the loss leaves the features with little meaning."""
         alive, lost = self._lost()
         if alive and self._largest < BARELY_THERE:
             raise FeatureUnderflowError(

@@ -20,7 +20,7 @@ from headstart.training.task import Task
 
 @dataclass(frozen=True)
 class Fed:
-    """The feeds of a stage, and what was done to have them."""
+    """The feeds of a stage, and the extraction that filled them."""
 
     feeds: Feeds
     trunk: Trunk | None = None
@@ -53,7 +53,7 @@ def from_cache(task: Task, node: str) -> Fed:
 
 
 def _extractor(task: Task, node: str, views: bool = False) -> Extractor:
-    """`views`: of the augmented views that the settings ask for, and not of the images as they are."""
+    """`views`: whether it extracts the augmented views that the settings ask for; else the images as they are."""
     s = task.settings
     return Extractor(
         task.model,

@@ -1,9 +1,9 @@
 """What a trainer is fed with: features that lie on its device, features that are read a pool at a time, or images,
 through a frozen trunk or not.
 
-All feeds report the same figures, and those that hold everything at hand take the same order of samples, so that
-`frozen` and `cached` differ in where the features come from and in nothing else. Batches of images are padded to
-one size for evaluation and cut again afterwards: compiled code sees one shape.
+All feeds report the same figures. All but those that stream take the samples in the same order, so that `frozen`
+and `cached` differ only in where the features come from. In an evaluation, batches of images are padded to one
+size, and the logits of the padding are dropped, so that compiled code sees one shape.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class Feeds:
-    """What a training consumes: a feed of each data set, and the data set that it is of."""
+    """The feeds of a training, each with its data set."""
 
     train: Feed
     val: Feed | None

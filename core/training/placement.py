@@ -1,8 +1,8 @@
 """Where features lie while a head is trained on them: on the device, in memory, or on the disk. The choice is made
 from sizes, is reported, and can be forced by a bound on memory.
 
-Invariant: what is streamed holds two pools at a time, and a framework's copy or two of one: half of the bound. The
-rest is for what a framework makes of a pool on the way.
+Invariant: a stream holds two pools at a time, and the framework one or two copies of a pool. Together these are
+half of the bound; the other half is left for what the framework allocates while it copies.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from headstart.training.feeds import Feed, Pools, Resident, Streamed
 
 DEVICE, MEMORY, DISK = "device", "memory", "disk"
 BLOCK_NBYTES = 1 << 20  # reading this much at once costs a disk little more than its seek
-POOL_BLOCKS = 16  # a pool mixes at least so many blocks, or smaller ones are drawn
-POOLS = 8  # so many would fit within the bound
-MAX_POOL_NBYTES = 256 << 20  # larger ones shuffle no better, and only wait longer for the first
+POOL_BLOCKS = 16  # a pool is mixed of at least so many blocks; blocks are made smaller for that
+POOLS = 8  # the bound divided by the size of a pool
+MAX_POOL_NBYTES = 256 << 20  # larger pools shuffle no better, and the first step waits longer for its pool
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,12 @@ def bytes_to_hold(memory: int | None) -> int:
 
 
 def where_to(nbytes: int, limit: int, device_free: int | None) -> str:
-    """Where features of so many bytes in all can lie from the first epoch to the last: `Placement.where`.
+    """Where features of `nbytes` in all can stay from the first epoch to the last: a value of `Placement.where`.
 
-    On the device if they are within `limit`, the bytes that may be held, and leave it enough room to compute: they
-    may take 70 % of `device_free`, what it has left of a memory of its own. A device without one (None) works in
-    the machine's memory, where the limit alone counts. Within the limit they are in memory at least.
+    `limit`: bytes that may be held. More than that are read from the disk.
+    `device_free`: free bytes of the device's own memory, of which features may take 70 %, as the rest is needed to
+    compute. Features that take more stay in the machine's memory. None: the device works in the machine's memory,
+    and the limit alone counts.
     """
     if nbytes > limit:
         return DISK
@@ -72,36 +73,35 @@ def where_to(nbytes: int, limit: int, device_free: int | None) -> str:
 def place_features(
     features: Sequence[FeatureSet], cut: str, batch_size: int, memory: int | None, device_free: int | None
 ) -> Placement:
-    """Decide where the features of these sets at `cut` go.
+    """Decide where the features of these sets at `cut` are kept.
 
-    `memory`: how many bytes of them may be held at once, by default half of what the machine has left.
-    `device_free`: what the device has left of a memory of its own, None where it has none. Raises SettingError
-    where not even a few batches fit.
+    `memory`: bytes of them that may be held at once; None: half of what the machine has left.
+    `device_free`: see `where_to`. Raises SettingError where fewer than eight batches fit.
     """
     nbytes = sum(data.nbytes(cut) * data.views for data in features)
-    row = max(data.nbytes(cut) // max(1, len(data)) for data in features)
+    row_nbytes = max(data.nbytes(cut) // max(1, len(data)) for data in features)
     limit = bytes_to_hold(memory)
     where = where_to(nbytes, limit, device_free)
     if where == DEVICE:
         return Placement(where, nbytes, limit, 0, 0)
-    batch = batch_size * row
+    batch = batch_size * row_nbytes
     room = (limit if device_free is None else min(limit, device_free)) // POOLS
     pool = min(room, MAX_POOL_NBYTES) // batch * batch
     if not pool:
         raise SettingError(
-            f"memory={binary_size(limit)} is too little for batches of {batch_size} x {binary_size(row)}; "
+            f"memory={binary_size(limit)} is too little for batches of {batch_size} x {binary_size(row_nbytes)}; "
             f"{POOLS} of them must fit: allow {binary_size(POOLS * batch)}, or take smaller batches"
         )
-    block = max(row, min(BLOCK_NBYTES, pool // POOL_BLOCKS) // row * row)
+    block = max(row_nbytes, min(BLOCK_NBYTES, pool // POOL_BLOCKS) // row_nbytes * row_nbytes)
     return Placement(where, nbytes, limit, pool, block)
 
 
 def feeds_of(features: Sequence[FeatureSet], cut: str, placement: Placement) -> list[Feed]:
-    """A feed for each set. Those that are streamed take turns with one pair of pools."""
+    """A feed for each set. Feeds that stream share one pair of pools."""
     if placement.where == DEVICE:
         return [Resident(data, cut) for data in features]
     first = features[0]
-    row = max(1, first.nbytes(cut) // max(1, len(first)))
-    pools = Pools(placement.pool_nbytes // row, first.shape(cut), first.folder(cut).dtype)
-    block = max(1, placement.block_nbytes // row)
+    row_nbytes = max(1, first.nbytes(cut) // max(1, len(first)))
+    pools = Pools(placement.pool_nbytes // row_nbytes, first.shape(cut), first.folder(cut).dtype)
+    block = max(1, placement.block_nbytes // row_nbytes)
     return [Streamed(data, cut, pools, block, placement.where == MEMORY) for data in features]

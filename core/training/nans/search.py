@@ -4,8 +4,8 @@ A batch that went wrong is run again, in inference mode, with every node's outpu
 of before the step. A batch norm that follows the batch (instead of its kept statistics) is given the statistics of
 that very batch, so that it gives what it gave in the step.
 
-A value that is not finite can vanish on the way: of a NaN, oneDNN's rectifier makes 0. A search in the outputs
-cannot see it then. So parameters and inputs are looked at before they are used: `unsound_parameters`, `holds_nan`.
+A value that is not finite can vanish before it reaches an output: oneDNN's rectifier turns NaN into 0. So
+parameters and inputs are also looked at before they are used: `unsound_parameters`, `holds_nan`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headstart.features.inference import fed, frozen, unsound_node
 from headstart.graph import Graph, Node
 from headstart.models import Model
 
-ROWS = 8  # of a batch that are searched at once: every node's output of them is kept
+ROWS = 8  # rows of a batch that are searched at once; the outputs of all nodes are kept for them
 
 Params = Mapping[str, np.ndarray]
 
@@ -33,7 +33,7 @@ def is_finite(array: Any) -> bool:
 
 
 def holds_nan(rows: Any) -> bool:
-    """Whether a batch does, as core has batches. Infinity may be meant: masks are made of it."""
+    """Whether a batch (an array, or a dict of arrays) holds NaN. Infinity is allowed: masks consist of it."""
     arrays = rows.values() if isinstance(rows, dict) else [rows]
     return any(isinstance(a, np.ndarray) and a.dtype.kind == "f" and bool(np.isnan(a).any()) for a in arrays)
 

@@ -1,7 +1,7 @@
-"""What stands between the loop and what it trains, and looks at every value that passes.
+"""Wrappers of a trainer, a trunk and the feeds that look at every value for NaN and infinity.
 
-A trainer, a trunk and the feeds are wrapped in what has the same methods, so that the loop does not know of it. At
-the first value that is not finite a NonFiniteError ends the training.
+They have the methods of what they wrap, so the loop does not know of them. The first value that is not finite ends
+the training with a NonFiniteError.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from headstart.training.stage import Stage
 
 
 def check_weights(model: Model, cut: str | None, stage: str) -> None:
-    """NonFiniteError unless all parameters are finite, and with a `cut` those of the trunk that is run."""
+    """NonFiniteError unless all parameters are finite; with a `cut`, also those of the folded trunk up to it."""
     if (unsound_parameter := unsound_parameters(model, cut)) is not None:
         node, what = unsound_parameter
         raise NonFiniteError(
@@ -112,7 +112,7 @@ class WatchedTrainer:
         self.epoch_number, self.positions, self.batch = epoch + 1, order, 0
 
     def put(self, rows: np.ndarray) -> np.ndarray:
-        """They stay in memory: batches of them are looked at."""
+        """The rows stay in memory, where each batch of them can be looked at."""
         return rows
 
     def epoch(
