@@ -22,6 +22,12 @@ class Torch(BackendConformance):
 
 
 class Keras(BackendConformance):
+    def run_native(self, native: Any, images: np.ndarray) -> Any:
+        import keras
+
+        with keras.device("cpu"):  # where native models are; the default device may be another
+            return native(images)
+
     def disturb(self, trunk: Any) -> None:
         weight = trunk.model.weights[0]
         weight.assign(weight + 1)

@@ -6,7 +6,9 @@ computes: all that JAX_PLATFORMS lets it.
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,12 @@ def place_of(array: Any) -> Place:
     return Place(devices.CPU, FLOAT32)
 
 
+def is_accelerated() -> bool:
+    """Whether what is traced now is for something else than a CPU."""
+    device = jax.config.jax_default_device or jax.local_devices()[0]
+    return str(getattr(device, "platform", device)) != devices.CPU
+
+
 def computing(place: Place) -> AbstractContextManager[Any]:
     """For what is traced inside: how float32 is multiplied, in products and convolutions. Left alone, JAX takes
     TF32 where a GPU has it, and bfloat16 on a TPU."""
@@ -73,8 +81,31 @@ def computing(place: Place) -> AbstractContextManager[Any]:
     return jax.default_matmul_precision("highest" if place.precision == FLOAT32 else "tensorfloat32")
 
 
+def compiled(function: Callable[..., Any], place: Place, changes: int | None = None) -> Any:
+    """The function as one program with the arithmetic of its place. `changes`: the number of an argument that the
+    caller drops for what the function returns in its stead; its memory is used again."""
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with computing(place):
+            return function(*args)
+
+    donated = () if changes is None or place.kind == devices.CPU else (changes,)
+    return jax.jit(traced, donate_argnums=donated)
+
+
 def put(array: Any, place: Place) -> Any:
+    """An array, or a tree of them. On a CPU this may alias the array's memory, so none made there is donated."""
     return jax.device_put(array, device_of(place))
+
+
+def wait(arrays: Any, place: Place) -> Any:
+    """The arrays, computed."""
+    return jax.block_until_ready(arrays)
+
+
+def rounded(array: jax.Array, dtype: str) -> jax.Array:
+    return array.astype(dtype)
 
 
 def _stats(place: Place) -> dict[str, int]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from headstart.backends.doors.torch_arithmetic import arithmetic
@@ -103,6 +104,29 @@ def computing(place: Place) -> Iterator[None]:
         return
     with arithmetic(place.precision == TF32):
         yield
+
+
+def inference() -> Any:
+    return torch.no_grad()
+
+
+def put(array: Any, place: Place) -> Any:
+    """A numpy array, or a tensor."""
+    if isinstance(array, np.ndarray):
+        array = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns of such memory
+    return array.to(device_of(place))
+
+
+def wait(tensors: Any, place: Place) -> Any:
+    """The tensors, computed."""
+    synchronize(device_of(place))
+    return tensors
+
+
+def rounded(parameter: Any, dtype: str) -> Any:
+    """The same parameter in another dtype."""
+    parameter.data = parameter.data.to(getattr(torch, dtype))
+    return parameter
 
 
 def place_of(tensor: Any) -> Place:

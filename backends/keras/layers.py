@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from headstart.backends.keras.arrays import DEVICES, ENGINE
+
 registered = keras.saving.register_keras_serializable(package="headstart")
 
 
@@ -202,7 +204,12 @@ class Attention(Configured):
     def call(self, x: Any) -> Any:
         tokens, channels = ops.shape(x)[1], x.shape[2]
         parts = ops.split(ops.reshape(x, (-1, tokens, 3 * self.heads, channels // (3 * self.heads))), 3, 2)
-        return ops.reshape(ops.dot_product_attention(*parts), (-1, tokens, channels // 3))
+        if ENGINE != "jax" or DEVICES.is_accelerated():
+            attended = ops.dot_product_attention(*parts)
+        else:  # where there is a GPU, Keras takes its kernel; and a CPU does not sum float16's products in float32
+            wide = [ops.cast(part, "float32") if x.dtype == "float16" else part for part in parts]
+            attended = ops.cast(ops.dot_product_attention(*wide, flash_attention=False), x.dtype)
+        return ops.reshape(attended, (-1, tokens, channels // 3))
 
 
 @registered

@@ -1,4 +1,4 @@
-"""Extraction: a frozen graph through Keras's own compiled prediction."""
+"""Extraction: a frozen graph in inference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from headstart.backends.keras.arrays import at_place, dtype_policy, on
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params
-from headstart.backends.keras.functions import counted_alone
+from headstart.backends.keras.forward import HalfWeights, forward
 from headstart.contract.recipe import Place
 from headstart.graph import Graph
 
@@ -23,10 +23,13 @@ class KerasTrunk:
     ) -> None:
         self.graph, self.place = graph, place
         with on(place):
-            self.model = counted_alone(network(graph, params, outputs, Style(dtype_policy(place))))
+            self.model = network(graph, params, outputs, Style(dtype_policy(place)))
+            self.weights = HalfWeights(graph, self.model, params, place)
+            self.forward = forward(self.model, place, any(node.op == "native" for node in graph.nodes))
 
     def run(self, images: Any) -> dict[str, Any]:
-        return self.model.predict_on_batch(images)
+        return self.forward(images)
 
     def params(self) -> dict[str, np.ndarray]:
-        return numpy_params(self.graph, self.model)
+        params = numpy_params(self.graph, self.model)
+        return {name: self.weights.told(name, value) for name, value in params.items()}
