@@ -20,8 +20,9 @@ from headstart.data.augment import Augment
 from headstart.data.dataset import Dataset
 from headstart.data.inputs import Arrays
 from headstart.data.preprocess import Preprocess
+from headstart.data.rows import nbytes
 from headstart.data.rows import pad as pad
-from headstart.data.workers import CHUNK, check_counts, default_workers
+from headstart.data.workers import ahead, check_counts, default_workers
 
 
 class Batch(NamedTuple):
@@ -47,7 +48,7 @@ def batches(
     """The samples at the positions `order` of `data`, `batch_size` at a time; the last batch may be smaller.
 
     `order` is `(m,)` integers. `augment` crops and flips each sample by (seed, epoch, its id). `workers` is
-    the number of threads, by default as many as there are CPUs, at most 8. Raises `SettingError` at once for
+    the number of threads, by default as many as there are CPUs and memory for. Raises `SettingError` at once for
     wrong arguments, `DataError` for samples of another kind than `preprocess` prepares, and in iterating the first
     `ImageError` in the order, as soon as its batch is due.
     """
@@ -81,7 +82,7 @@ def _generate(
     stop = threading.Event()
 
     def fill(batch: Batch, start: int) -> None:
-        for k in range(start, min(start + CHUNK, len(batch.ids))):
+        for k in range(start, min(start + chunk, len(batch.ids))):
             if stop.is_set():
                 return
             image, id = data.load(int(batch.indices[k]))
@@ -89,18 +90,17 @@ def _generate(
             preprocess.fill(batch.images, k, image, crop)
             batch.ids[k] = id
 
-    # Two tasks a worker keep all of them busy while the oldest batch waits for its slowest.
-    ahead = max(2, -(-2 * workers * CHUNK // batch_size))
+    chunk, most = ahead(workers, batch_size, nbytes(preprocess.allocate(1)))
     pending: deque[tuple[Batch, list[Future[None]]]] = deque()
     starts = iter(range(0, len(order), batch_size))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="headstart-loader")
     try:
         while True:
-            while len(pending) < ahead and (start := next(starts, None)) is not None:
+            while len(pending) < most and (start := next(starts, None)) is not None:
                 indices = order[start : start + batch_size].copy()
                 n = len(indices)
                 batch = Batch(preprocess.allocate(n), data.labels[indices], [""] * n, indices)
-                pending.append((batch, [pool.submit(fill, batch, k) for k in range(0, n, CHUNK)]))
+                pending.append((batch, [pool.submit(fill, batch, k) for k in range(0, n, chunk)]))
             if not pending:
                 return
             batch, tasks = pending.popleft()

@@ -27,6 +27,11 @@ def count(rows: Any) -> int:
     return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
 
 
+def nbytes(rows: Any) -> int:
+    """Bytes of all arrays."""
+    return sum(array.nbytes for array in (rows.values() if isinstance(rows, dict) else [rows]))
+
+
 def window(rows: Any, start: int, stop: int) -> Any:
     """The samples from `start` to before `stop`."""
     return each(lambda array: array[start:stop], rows)

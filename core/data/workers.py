@@ -1,18 +1,33 @@
-"""How many threads read and decode samples, and how many samples each takes at a time."""
+"""How many threads read and decode samples, how many samples each takes at a time, and how many are decoded ahead.
+
+Invariant: what waits decoded is bounded by bytes, however many CPUs there are and however large a sample is.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from headstart.common.errors import SettingError
-from headstart.common.machine import cpus
+from headstart.common.machine import available_memory, cpus
 
 CHUNK = 16  # samples a task: small enough to balance, large enough that the queue costs nothing
+TASKS = 2  # a worker, so that all of them are busy while the oldest batch waits for its slowest
+THREAD_NBYTES = 128 << 20  # of a thread: a photograph of 20 megapixels, decoded and turned
+AHEAD_NBYTES = 512 << 20  # of decoded samples that wait
 
 
 def default_workers() -> int:
-    """As many threads as this process may use CPUs, at most 8."""
-    return min(8, cpus())
+    """As many threads as this process may use CPUs, and no more than half of the memory that it could still take
+    has room for."""
+    return max(1, min(cpus(), available_memory() // 2 // THREAD_NBYTES))
+
+
+def ahead(workers: int, batch_size: int, sample_nbytes: int) -> tuple[int, int]:
+    """How many samples a task has, and how many batches may be under way, at least two. `sample_nbytes`: of one
+    that is decoded."""
+    room = AHEAD_NBYTES // max(1, TASKS * workers * sample_nbytes)
+    chunk = max(1, min(CHUNK, room))
+    return chunk, max(2, -(-TASKS * workers * chunk // batch_size))
 
 
 def check_counts(**settings: object) -> None:

@@ -123,7 +123,25 @@ def test_fewer_cpus_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 5, 7}, raising=False)
     assert default_workers() == 3
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    assert default_workers() == 8
+    for free, threads in ((1 << 40, 64), (4 << 30, 16), (1 << 20, 1)):
+        monkeypatch.setattr("headstart.data.workers.available_memory", lambda free=free: free)
+        assert default_workers() == threads, "each may hold a photograph"
+
+
+@pytest.mark.parametrize("workers", [1, 8, 16, 128, 256])
+@pytest.mark.parametrize("batch_size", [1, 16, 64, 1024])
+@pytest.mark.parametrize("size", [32, 224, 1024])
+def test_what_waits_decoded_is_bounded_by_bytes(workers: int, batch_size: int, size: int) -> None:
+    from headstart.data.workers import AHEAD_NBYTES, ahead
+
+    sample = size * size * 3
+    chunk, batches = ahead(workers, batch_size, sample)
+    assert 1 <= chunk <= 16 and batches >= 2
+    assert batches * batch_size >= 2 * workers * chunk, "two tasks a thread"
+    if chunk > 1:  # else there is no less for as many threads
+        assert max(0, batches - 2) * batch_size * sample <= AHEAD_NBYTES
+    if workers <= 16 and size <= 224:
+        assert chunk == 16, "as it was"
 
 
 @pytest.mark.parametrize(
