@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
@@ -229,7 +229,7 @@ class Extractor:
         self, data: Dataset, lacking: Sequence[Mapping[str, Sequence[str]]], lacking_ids: Sequence[Sequence[str]]
     ) -> None:
         first = {id: i for i, id in reversed(list(enumerate(data.ids)))}
-        total, finished = sum(map(len, lacking_ids)), 0
+        total, stored = sum(map(len, lacking_ids)), Counter[str]()
         what = "decoding images" if set(self.folders) == {INPUT} else "extracting features"
         try:
             with track(what, total) as advance:
@@ -237,19 +237,24 @@ class Extractor:
                     if not ids:
                         continue
                     order = np.array([first[id] for id in ids], np.int64)
-                    for count in self._extract_view(data, view, lacking[view], order):
-                        finished += count
+                    for count in self._extract_view(data, view, lacking[view], order, stored):
                         advance(count)
         except KeyboardInterrupt:
             raise ExtractionInterrupted(
-                f"interrupted: the features of {finished} of {total} images are kept; "
+                f"interrupted: the features of {stored['images']} of {total} images are kept; "
                 "the same call again computes only the rest"
             ) from None
 
     def _extract_view(
-        self, data: Dataset, view: int, lacking: Mapping[str, Sequence[str]], order: np.ndarray
+        self,
+        data: Dataset,
+        view: int,
+        lacking: Mapping[str, Sequence[str]],
+        order: np.ndarray,
+        stored: Counter[str],
     ) -> Iterator[int]:
-        """Store what one view lacks, in one pass over its samples; yields how many are done."""
+        """Store what one view lacks, in one pass over its samples; yields how many are computed, and counts in
+        `stored` how many "images" are written, which is a few batches later."""
         missing = {node: frozenset(ids) for node, ids in lacking.items() if ids}
         size = min(self.batch_size, len(order))
         with ExitStack() as stack:
@@ -261,11 +266,16 @@ class Extractor:
                 )
                 for node in missing
             }
+
+            def store(batch: Batch, features: Mapping[str, np.ndarray]) -> None:
+                for node, rows in features.items():
+                    _store(writers[node], batch.ids, rows, missing[node])
+                stored["images"] += len(batch.ids)
+
             behind = stack.enter_context(Behind(WAITING, "headstart-writer"))
             decoded = self._batches(data, view, order, size, self.workers)
             for batch, features in self._features(data, decoded, size, missing):
-                for node, rows in features.items():
-                    behind(_store, writers[node], batch.ids, rows, missing[node])
+                behind(store, batch, features)
                 yield len(batch.ids)
 
     def _batches(
