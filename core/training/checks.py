@@ -1,5 +1,5 @@
-"""What `fit` and a finished run demand of what they are given: labels that the model has, features of its own
-trunk."""
+"""Checks of the data that `fit` and a finished run receive: their labels must be among the model's classes, and
+features must be of the model's own trunk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headstart.training.settings import Settings
 
 
 def check_features_in_place_of_data(settings: Settings, train: Any, val: Any) -> None:
-    """Features in place of data sets go with mode `cached` only, and with each other."""
+    """SettingError unless the mode is `cached`, which alone can train on features, and both are features."""
     if settings.mode != "cached":
         raise SettingError(f"mode {settings.mode!r} needs the images; on features only mode 'cached' can train")
     if settings.augmentation is not None or settings.views is not None:
@@ -36,16 +36,16 @@ def check_features_in_place_of_data(settings: Settings, train: Any, val: Any) ->
 
 
 class Sets(NamedTuple):
-    """What is trained and validated on, checked, its labels numbered as the model's classes are."""
+    """The training and validation data, checked, with labels numbered as the model's classes are."""
 
     train: Dataset | FeatureSet
     val: Dataset | FeatureSet | None
     cut: str | None
-    """the cut asked for, or where none was, the only one that given features have"""
+    """the cut that the settings name; else the only one of the features, where there are features"""
 
 
 def check_sets(model: Model, settings: Settings, train: Any, val: Any) -> Sets:
-    """Check both, whatever came, and number their labels alike.
+    """Check both data sets, and number their labels alike.
 
     Raises SettingError for what is neither data set nor features, or does not go with the settings; DataError for
     data that cannot be trained on, and for classes that differ.
@@ -98,8 +98,8 @@ def _of_model(model: Model) -> Classes:
 
 
 def features_at(model: Model, features: FeatureSet, node: str) -> FeatureSet:
-    """The features at one cut, under the node's own name. SettingError unless they are there, and what the model's
-    trunk gives, to the bit of its weights."""
+    """The features at one cut, under the node's own name. SettingError where there are none at that cut, or where
+    they are not of the model's trunk with the very same weights."""
     cut = _cut_in(features, model, node)
     _check_features(model, features, cut, node)
     return features.at(cut, node)
@@ -120,7 +120,7 @@ def _check_features(model: Model, features: FeatureSet, cut: str, node: str) -> 
 
 
 def _cut_in(features: FeatureSet, model: Model, node: str) -> str:
-    """What the features call a cut."""
+    """The name that the features have for the cut at `node`."""
     for cut in features.cuts:
         with suppress(CutError):  # a name of another model
             if cut != INPUT and model.graph.resolve(cut) == node:
@@ -129,7 +129,7 @@ def _cut_in(features: FeatureSet, model: Model, node: str) -> str:
 
 
 def check_data(model: Model, data: Dataset | FeatureSet, what: str) -> None:
-    """DataError unless the model can be trained or evaluated on them."""
+    """DataError unless the model can be trained or evaluated on `data`."""
     if not len(data):
         raise DataError(f"the {what} data set {data.name!r} is empty")
     if isinstance(data, Dataset):
@@ -140,7 +140,7 @@ def check_data(model: Model, data: Dataset | FeatureSet, what: str) -> None:
 
 
 def check_labels(model: Model, data: Dataset | FeatureSet, what: str) -> None:
-    """DataError unless there are samples, and the model has so many classes."""
+    """DataError unless there are samples, and the model has a class for each of their labels."""
     if not len(data):
         raise DataError(f"the {what} data set {data.name!r} is empty")
     labels = np.unique(data.labels)

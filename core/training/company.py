@@ -1,10 +1,11 @@
-"""Before a network with a user's own module in it is trained: does it give a sample the same in any company?
+"""Checks, before a network with a user's own module is trained, that what it computes for a sample does not depend
+on the other samples in the batch.
 
-Where features are extracted that is asked of the trunk (`features.company`). Here it is asked of what no
-extraction sees: a trunk that runs in every epoch, a module that is trained as a whole, a module that is the head.
+An extraction checks its trunk itself (`features.company`). Here the parts are checked that no extraction runs: a
+trunk that runs in every epoch, a module that is trained as a whole, a module that is the head.
 
-Invariant: nothing is trained by it, and no random number of the training is drawn. It costs four batches of
-evaluation, of the shape that the evaluation has, so that nothing is compiled twice.
+Invariant: the check trains nothing and draws none of the training's random numbers. It costs four batches, of the
+evaluation's shape, so that nothing is compiled twice.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def check_trained(
     place: Place,
     whole: Graph,
 ) -> None:
-    """SettingError where what `graph`, as it is before its first step, or the trunk in front of it gives for a
-    sample depends on the others in its batch. `whole`: the model's, trunk and head. The zoo's networks are known,
-    and are not asked."""
+    """SettingError where the output for a sample depends on the others in its batch: the output of `graph` before
+    its first step, or of the trunk in front of it. `whole`: the model's graph, trunk and head. The zoo's networks
+    are known, and need no check."""
     feed, val = feeds.train, feeds.val
     native = any(node.op == "native" for node in graph.nodes)
     if isinstance(feed, Images):

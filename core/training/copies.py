@@ -1,6 +1,6 @@
-"""Equal pictures where they make figures mean little: in training and in validation data, or under two labels.
+"""Warnings of equal pictures that make figures mean little: in training and validation data, or under two labels.
 
-They are told by sample ids, digests of the encoded bytes: copies to the bit, not pictures that look alike.
+Equal are pictures with one sample id, a digest of the encoded bytes; pictures that only look alike are not.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ SHOWN = 3
 
 
 def warn_of_copies(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) -> None:
-    """A DataWarning, with number and examples, for samples of `val` that are in `train`, and one for samples that
-    have more than one label. Both number their classes alike."""
+    """DataWarning for samples of `val` that are in `train`, and for samples that have more than one label; each
+    says how many, with examples. `train` and `val` must number their classes alike."""
     first: dict[str, int] = {}  # place among the training samples, then the validation samples
     at_odds: dict[str, str] = {}
     leaked: list[str] = []

@@ -1,7 +1,7 @@
-"""Settings of `hs.fit` as they cross into another process, which is JSON: what an object says of itself goes, and
-becomes the same object there.
+"""Settings of `hs.fit` as JSON, in which they cross into another process. An object crosses as its fields, and is
+made of them again there.
 
-Invariant: what cannot cross is refused here, before anything is started.
+Invariant: a value that cannot cross is refused here, before anything is started.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`fit`: a model, trained in one of the modes.
 
-What a mode trains and what it is fed is in the table of `modes`. A call is checked as a whole (`task`), its stages
-are trained (`stages`, `loop`), and what became of them is a `Run`.
+`modes` says what each mode trains, and what it is fed. A call is checked as a whole (`task`), its stages are
+trained (`stages`, `loop`), and the result is a `Run`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def fit(
 
 
 def _observers(task: Task) -> Iterator[Observer]:
-    """Those that the settings ask for. SettingError for folders that cannot be written."""
+    """The observers that the settings ask for. SettingError for folders that cannot be written."""
     s = task.settings
     if s.profile is not None:
         yield Profiler(task.backend, s.profile)
@@ -85,7 +85,7 @@ def _observers(task: Task) -> Iterator[Observer]:
 
 
 def _run(task: Task, stages: tuple[Finished, ...], seconds: float) -> Run:
-    """What became of the task."""
+    """The result of the task, from its finished stages."""
     start, last = task.model, stages[-1]
     trained = {name: value for done in stages for name, value in done.trained.params.items()}
     optimizers = {done.stage.name: done.stage.optimizer for done in stages}

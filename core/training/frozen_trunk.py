@@ -14,8 +14,8 @@ from headstart.store.keys import params_digest
 
 
 def check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None) -> None:
-    """TrunkChangedError unless the frozen trunk up to `node` is what it was: in `params`, the joined model's, and
-    on the device that ran it. `trunk`: None where none was run."""
+    """TrunkChangedError unless the frozen trunk up to `node` has the weights it had before: in `params`, those of
+    trunk and head joined, and on the device that ran it. `trunk`: None where none was run."""
     names = model.graph.upto(node).param_shapes()
     before = params_digest({name: model.params[name] for name in names})
     if params_digest({name: params[name] for name in names}) != before:

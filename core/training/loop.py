@@ -1,7 +1,7 @@
 """One stage of a training, from its first epoch to its last: one loop for all modes and backends.
 
-It knows no mode, no cache and nobody who watches: what it trains is a `Stage`, what it is fed with are `Feeds`,
-where it is it says to `Observers`, and what became of it is returned.
+It knows neither modes nor caches, nor who watches: it trains a `Stage` on `Feeds`, tells `Observers` how far it
+is, and returns the result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headstart.training.validation import Validation, validation_of
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a stage."""
+    """The result of a stage."""
 
     params: dict[str, np.ndarray]
     """of what was trained"""

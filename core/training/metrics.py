@@ -10,7 +10,7 @@ SLICE_NBYTES = 16 << 20
 
 
 def slices(count: int, nbytes: int) -> Iterator[slice]:
-    """`count` things of `nbytes` each, so many at a time as SLICE_NBYTES hold, at least one."""
+    """Slices of `count` items of `nbytes` each, as many in a slice as SLICE_NBYTES hold, at least one."""
     step = max(1, SLICE_NBYTES // max(1, nbytes))
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
@@ -40,7 +40,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def decided(logits: np.ndarray) -> np.ndarray:
-    """bool `(n,)`: whether a row names a class. One that holds NaN does not, though `argmax` gives 0 for it, nor
-    one whose largest logit is infinite; minus infinity is a class that is ruled out."""
+    """bool `(n,)`: whether a row of logits names a class. A row with NaN does not, though `argmax` gives 0 for it,
+    nor does one whose largest logit is infinite. Minus infinity is allowed: it rules a class out."""
     sure: np.ndarray = np.isfinite(logits.max(1))
     return sure

@@ -1,9 +1,9 @@
-"""What watches a training: a log, a callback, TensorBoard's files, a profiler. The loop does not know what it is
-told to; it only says where it is.
+"""Observers of a training: a log, a callback, TensorBoard's files, a profiler. The loop tells them how far it is,
+and knows nothing else of them.
 
-Invariant: watching never costs a training. An observer that fails, on a full disk for one, is left out from then
-on, a WatchingWarning says so, and what is trained is the same. Only a function of the caller's own may end the
-training with its exception.
+Invariant: an observer's failure never ends a training. An observer that fails, for example on a full disk, is not
+called again, a WatchingWarning says so, and what is trained is the same. Only a function of the caller's own may
+end the training with its exception.
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ About = Mapping[str, Any]
 
 
 class Observer:
-    """Watches one training. Each method is called when its time has come; here they do nothing, and a class has
-    those that it needs."""
+    """Watches one training. The methods here do nothing; a class overrides those that it needs."""
 
     @property
     def output(self) -> str:
-        """What it makes, for the warning that it cannot: "TensorBoard's files in runs/1"."""
+        """What it writes, for the warning of its failure: "TensorBoard's files in runs/1"."""
         return f"what {type(self).__name__} records"
 
     @property
     def essential(self) -> bool:
-        """Whether its failure ends the training. For what the caller has to know, and nothing else."""
+        """Whether its failure ends the training, as the caller has to know of it."""
         return False
 
     def start(self, model: Model, cut: str | None) -> None:
@@ -53,12 +52,12 @@ class Observer:
         """After each epoch. True ends the stage: its other epochs are not trained."""
 
     def end(self, error: BaseException | None) -> None:
-        """Once, at last, whatever has happened: close files. `error`: what ends the training early. It is also
-        called, with the exception, after another method has failed."""
+        """Once, at the end, also after an error: close files. `error`: the exception that ends the training, or
+        that another method of this observer has raised."""
 
 
 class Observers:
-    """All that watch one training, as one. A context manager: at its end they are told that it is over."""
+    """All observers of one training. A context manager, which calls their `end`."""
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._watching = list(observers)
@@ -116,7 +115,7 @@ class LogLine(Observer):
     """A line of the log for each epoch."""
 
     def __init__(self, staged: bool = False) -> None:
-        """`staged`: a stage of the head is followed by another, and its lines say which they are of."""
+        """`staged`: a second stage follows that of the head, so the lines of the head's say "head"."""
         self.staged = staged
 
     def epoch(self, end: EpochEnd) -> None:

@@ -1,6 +1,6 @@
-"""Classifying what people have at hand: paths, folders, opened pictures, arrays, data sets, features.
+"""Prediction on whatever form images come in: paths, folders, opened pictures, arrays, data sets, features.
 
-Invariant: row i of the logits belongs to input i, and a picture gives the same logits however it came.
+Invariant: row i of the logits belongs to input i, and a picture gives the same logits in whatever form it comes.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def classify(
 
 
 def told(model: Model, logits: np.ndarray, unsound: tuple[Node, str] | None) -> np.ndarray:
-    """The logits `(n, classes)`, after a DivergedWarning where they mean nothing: those that name no class, and
-    those of parameters that are not finite, which look sound, since a rectifier makes 0 of NaN."""
+    """The logits `(n, classes)`, unchanged; DivergedWarning where some are not finite, or where parameters are
+    not. Logits of the latter may look sound, since a rectifier makes 0 of NaN."""
     lost = int((~np.isfinite(logits.max(1, initial=-np.inf))).sum())
     if lost or unsound is not None:
         what = (

@@ -1,5 +1,5 @@
-"""`profile=DIR`: the framework's own profiler around one epoch of each stage: the second, as things are compiled
-in the first, or the only one. Its validation is in it.
+"""`profile=DIR`: the framework's own profiler, around one epoch of each stage and its validation. It is the second
+epoch, as code is compiled in the first; or the only one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Profiler(Observer):
 
     @property
     def essential(self) -> bool:
-        """As long as nothing has been trained, nothing is lost by an error."""
+        """Until something has been trained: an error loses nothing before that."""
         return not self.trained
 
     def stage(self, stage: Stage, about: About) -> None:

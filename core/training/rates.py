@@ -1,6 +1,6 @@
-"""Learning rates that differ by part of the network: what was pretrained usually wants smaller steps than what is
-fresh (Howard & Ruder 2018, arXiv:1801.06146). A scale is a multiple of each step's learning rate, so that the
-schedule stays one.
+"""Learning rates that differ by part of the network: pretrained layers usually need smaller steps than fresh ones
+(Howard & Ruder 2018, arXiv:1801.06146). A scale multiplies each step's learning rate, so that all parts follow one
+schedule.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def check_modules(params: Iterable[str], scale: Scale) -> None:
 def rate_multiples(
     params: Iterable[str], fresh: Collection[str], scale: Scale, kept: Collection[str] = ()
 ) -> dict[str, float]:
-    """Parameter -> multiple, of those whose multiple is not 1. The innermost module that `scale` names counts;
-    "pretrained", or a plain number, is for those that are not in `fresh` and that no module is named for. Those
-    that are `kept` have 0, whatever `scale` says."""
+    """Parameter -> multiple, where that is not 1. The innermost module that `scale` names decides. "pretrained",
+    or a plain number, is for parameters outside of `fresh` that lie in no named module. Those in `kept` have 0,
+    whatever `scale` says."""
     if scale is None:
         return dict.fromkeys(kept, 0.0)
     table = scale if isinstance(scale, Mapping) else {PRETRAINED: scale}
@@ -80,9 +80,8 @@ def rate_multiples(
 
 
 def kept_by_owner(graph: Graph, scratch: bool) -> frozenset[str]:
-    """Those of a wrapped module's parameters that its owner froze before wrapping, of a graph that is to be
-    trained: they stay as they are in every mode that starts from weights. SettingError where nothing else is
-    left."""
+    """The parameters of a graph to be trained that the owner of a wrapped module froze before wrapping. They stay
+    as they are in every mode that starts from weights. SettingError where that leaves nothing to train."""
     kept = frozenset() if scratch else graph.fixed()
     if kept and not graph.param_shapes().keys() - graph.buffers() - kept:
         raise SettingError(
@@ -100,7 +99,7 @@ def trained_count(graph: Graph, scratch: bool) -> int:
 
 
 def check_kept(kept: Collection[str], before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> None:
-    """TrunkChangedError where training has moved what its owner froze."""
+    """TrunkChangedError where training has changed a parameter that its owner froze."""
     for name in sorted(kept):
         if not np.array_equal(before[name], after[name], equal_nan=before[name].dtype.kind == "f"):
             raise TrunkChangedError(
@@ -109,7 +108,8 @@ def check_kept(kept: Collection[str], before: Mapping[str, np.ndarray], after: M
 
 
 def warn_frozen(model: Model, mode: Mode) -> None:
-    """Say it where a mode that trains everything finds all of a wrapped trunk frozen by its owner."""
+    """FrozenWarning where a mode trains everything, and the owner of a wrapped module has frozen all of its
+    trunk."""
     if not mode.pretrained or (mode.frozen and not mode.then_all) or not (fixed := model.graph.fixed()):
         return
     graph = model.graph.upto(model.default_cut)

@@ -1,4 +1,4 @@
-"""From what was measured at a few cuts to what is expected at all of them. Arithmetic only: no clock, no
+"""Predicts what is expected at all cuts from what was measured at a few. Arithmetic only: no clock, no
 framework, no disk.
 
 Invariant: a cut that was measured is predicted from its own measurements.
@@ -22,7 +22,7 @@ MEASURED = 6
 
 @dataclass(frozen=True)
 class Work:
-    """What one sample costs at a cut, whatever runs it."""
+    """The work and the bytes of one sample at a cut, on any machine."""
 
     shape: tuple[int, ...]
     """of its features"""
@@ -74,7 +74,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Load:
-    """How much is trained on."""
+    """The amount of data that is trained on."""
 
     train: int
     """samples"""
@@ -106,8 +106,8 @@ def distinct_cuts(work: Mapping[str, Work]) -> list[str]:
 
 def cuts_to_measure(cuts: Sequence[str], work: Mapping[str, Work]) -> list[str]:
     """Up to six of `cuts`: the first and the last; the first that has as few multiply-adds behind it as the last
-    (a map before its pooling has many times the bytes); others so that the trunk's multiply-adds between them are
-    alike."""
+    (a map before its pooling has many times the bytes); others at about equal
+    distances in the trunk's multiply-adds."""
     if len(cuts) <= MEASURED:
         return list(cuts)
     picked = {cuts[0], cuts[-1]}
@@ -122,7 +122,7 @@ def cuts_to_measure(cuts: Sequence[str], work: Mapping[str, Work]) -> list[str]:
 
 
 def between(cuts: Sequence[str], work: Mapping[str, Work], points: Mapping[str, Point]) -> dict[str, Point]:
-    """A point for each of `cuts`: its own, or what lies between those that were measured."""
+    """A point for each of `cuts`: as measured, or interpolated between cuts that were."""
     trunk_macs = {cut: float(of_cut.trunk_macs) for cut, of_cut in work.items()}
     head_work = {cut: (float(of_cut.head_macs), float(math.prod(of_cut.shape))) for cut, of_cut in work.items()}
     seconds = {
@@ -182,7 +182,7 @@ def predicted(
 
 
 def padded(count: float, batch: int) -> int:
-    """The rows that a trunk runs for so many samples: full batches, as compiled code wants them."""
+    """The number of rows that a trunk runs for so many samples: full batches, as compiled code needs one shape."""
     size = min(batch, math.ceil(count))
     return math.ceil(count / size) * size if size else 0
 
