@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ class Card(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.tape: list[Any] | None = None
+        self.written: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        """id -> what a recording writes to, and what was in it: a card computes nothing while it records"""
         self.reset()
 
     def reset(self) -> None:
@@ -101,6 +104,10 @@ class Card(TorchDispatchMode):
         if name not in VIEWS:
             self.operators[name] += 1
         plain = tree_map(_inner, args), tree_map(_inner, kwargs)
+        if self.tape is not None and (function._schema.is_mutable or "batch_norm" in name):
+            for one in tree_leaves(plain):
+                if torch.is_tensor(one) and id(one) not in self.written:
+                    self.written[id(one)] = one, one.clone()
         result = function(*plain[0], **plain[1])
         if self.tape is not None:
             self.tape.append((function, *plain, result))
@@ -204,12 +211,16 @@ class Recording:
 
 @contextmanager
 def _recording(graph: Recording, **settings: Any) -> Iterator[None]:
-    assert Card.current is not None
-    Card.current.tape = graph.tape
+    card = Card.current
+    assert card is not None
+    card.tape = graph.tape
     try:
         yield
     finally:
-        Card.current.tape = None
+        card.tape = None
+        for tensor, before in card.written.values():
+            tensor.copy_(before)
+        card.written.clear()
 
 
 def _conv_relu(x: Any, w: Any, b: Any, s: Any, p: Any, d: Any, g: int) -> torch.Tensor:
@@ -222,6 +233,15 @@ def _conv_add_relu(x: Any, w: Any, z: Any, alpha: Any, b: Any, s: Any, p: Any, d
 
 def _on_the_cpu(self: Any, kind: str, *args: Any, **kwargs: Any) -> None:
     super(torch.autocast, self).__init__("cpu", *args, **kwargs)
+
+
+def _grouped(lists: Any, with_indices: bool = False) -> Any:
+    """As optimisers group their tensors, by what these say of themselves and not by what they are."""
+    groups = _group(lists, with_indices)
+    return {(values[0][0].device, dtype): (values, where) for (_, dtype), (values, where) in groups.items()}
+
+
+_group = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 
 
 @contextmanager
@@ -255,6 +275,9 @@ def cuda() -> Iterator[Card]:
         "device": lambda *_: nullcontext(),
     }
     kept = {name: getattr(torch.cuda, name) for name in answers}
+    capturing = SimpleNamespace(is_capturing=lambda: card.tape is not None)
+    stream, torch.accelerator.current_stream = torch.accelerator.current_stream, lambda *_: capturing
+    named, torch.accelerator.current_accelerator = torch.accelerator.current_accelerator, lambda **_: CARD
     overwriting = torch.__future__.get_overwrite_module_params_on_conversion()
     library = torch.library.Library("aten", "IMPL")
     library.impl("cudnn_convolution_relu", _conv_relu, "CPU")
@@ -262,6 +285,7 @@ def cuda() -> Iterator[Card]:
     try:
         Card.current = card
         torch.__future__.set_overwrite_module_params_on_conversion(True)
+        torch.optim.Optimizer._group_tensors_by_device_and_dtype = staticmethod(_grouped)
         for name, answer in answers.items():
             setattr(torch.cuda, name, answer)
         # classes, since both stand in annotations
@@ -271,8 +295,10 @@ def cuda() -> Iterator[Card]:
         with Factories(card), card:
             yield card
     finally:
+        torch.optim.Optimizer._group_tensors_by_device_and_dtype = staticmethod(_group)
         for name, real in kept.items():
             setattr(torch.cuda, name, real)
+        torch.accelerator.current_stream, torch.accelerator.current_accelerator = stream, named
         torch.__future__.set_overwrite_module_params_on_conversion(overwriting)
         torch.Generator, torch.autocast, torch.inference_mode = generator, autocast, inference
         Card.current = None

@@ -11,14 +11,27 @@ import torch
 
 from headstart.data.rows import each
 
+LOCKED_NBYTES = 256 << 20
+"""at once, of memory that the host's other programs then lack"""
+
 
 def from_numpy(array: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
     if not array.flags.writeable:
         array = array.copy()  # torch warns of read-only memory, which it could write to
     if array.dtype == ml_dtypes.bfloat16:
         # from_numpy refuses this dtype: https://github.com/pytorch/pytorch/issues/109873
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16).to(device)
-    return torch.from_numpy(np.asarray(array, order="C")).to(device)
+        return sent(torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16), device)
+    return sent(torch.from_numpy(np.asarray(array, order="C")), device)
+
+
+def sent(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """A tensor of the host's, on a device. A CUDA device reads memory that is locked for it by itself, and the
+    host need not wait; torch keeps what is locked, and gives it again."""
+    device = torch.device(device)
+    if device.type != "cuda" or tensor.nbytes > LOCKED_NBYTES:
+        return tensor.to(device)
+    locked = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return locked.copy_(tensor).to(device, non_blocking=True)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

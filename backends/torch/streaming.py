@@ -107,9 +107,8 @@ class Streaming:
         return rows
 
     def _sent(self, array: np.ndarray) -> torch.Tensor:
-        pinned = _pinned(from_numpy(array))
         with self.module.stream(self.coming):
-            return pinned.to(self.device, non_blocking=True)
+            return from_numpy(array, self.device)
 
     def _fetched(self, tensor: torch.Tensor) -> torch.Tensor:
         tensor.record_stream(self.going)
@@ -172,8 +171,3 @@ def _stored(rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch
     """`(n, ..., c)` -> the same in `dtype`, and `(c,)`."""
     largest = torch.linalg.vector_norm(rows, torch.inf, dim=tuple(range(rows.ndim - 1)))
     return rows.to(dtype).contiguous(), largest
-
-
-def _pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """In memory that a device reads for itself; torch keeps what is given back, and gives it again."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)

@@ -19,11 +19,13 @@ from headstart.backends.torch.chance import lent, seeded_state, state_of
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.products import linear
+from headstart.backends.torch.recorded import Epoch, Recorder
 from headstart.common.machine import threads_for
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph
+from headstart.graph.fuse import allowed
 from headstart.graph.ops import RANDOM
 
 
@@ -41,6 +43,10 @@ class TorchTrainer:
         self.has_dropout = any(node.op in RANDOM for node in graph.nodes)
         self.random_state = seeded_state(recipe.seed, self.device)
         self.effort = Effort(graph)
+        self.is_begun = False
+        steady = not self.has_dropout and all(node.op != "native" for node in graph.nodes)
+        recorded = steady and place.kind == "cuda" and allowed()
+        self.recorder = Recorder(self._step, self._state) if recorded else None
 
     def put(self, rows: np.ndarray) -> torch.Tensor:
         return from_numpy(rows, self.device)
@@ -48,26 +54,38 @@ class TorchTrainer:
     def epoch(
         self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        device = self.device
         steps, size = len(rates), len(rows) // len(rates) if order is None else order.shape[1]
-        batches = None if order is None else from_numpy(order, device)
-        targets = from_numpy(labels if order is None else labels[order], device)[: steps * size]
+        batches = None if order is None else from_numpy(order, self.device)
+        targets = from_numpy(labels if order is None else labels[order], self.device)[: steps * size]
         targets = targets.view(steps, size)
-        losses = torch.empty(steps, len(self.weights), device=device)
+        losses = torch.empty(steps, len(self.weights), device=self.device)
         predicted = torch.empty_like(targets)
         # One batch's memory for all of them: fresh pages take longer than what is copied into them.
         gathered = None if batches is None else rows.new_empty(size, *rows.shape[1:])
         wide = None if gathered is None or not gathered.is_floating_point() else gathered.float()
-        # a core is left to whoever reads what comes without an order
-        count = min(self.effort.threads(rows, size, STEP), torch.get_num_threads() - (order is None))
-        with self._training(), threads(count):
-            for i, rate in enumerate(rates.tolist()):
+
+        def steps_as_they_come(start: int, stop: int) -> None:
+            results = []
+            for i, rate in enumerate(rates[start:stop].tolist(), start):
                 if batches is None:
                     x = rows.narrow(0, i * size, size)
                 else:  # index_select is three times as fast as indexing
                     x = torch.index_select(rows, 0, batches[i], out=gathered)
                     x = x if wide is None or wide is gathered else wide.copy_(x)
-                losses[i], predicted[i] = self._step(x, targets[i], rate)
+                results.append(self._step(x, targets[i], rate, predicted[i])[0])
+            if results:
+                torch.stack(results, out=losses[start:stop])
+
+        # a core is left to whoever reads what comes without an order
+        count = min(self.effort.threads(rows, size, STEP), torch.get_num_threads() - (order is None))
+        with self._training(), threads(count):
+            start = 0
+            if self.recorder is not None:
+                if not self.is_begun:  # the first step makes what the optimiser keeps
+                    steps_as_they_come(0, start := 1)
+                there = from_numpy(rates, self.device)
+                start = self.recorder.play(Epoch(rows, batches, targets, there, losses, predicted), start)
+            steps_as_they_come(start, steps)
         right = (predicted == targets).sum(1) * losses[:, 0].isfinite()  # argmax of NaN is 0
         return to_numpy(losses), int(right.sum())
 
@@ -77,17 +95,33 @@ class TorchTrainer:
             loss, predicted = self._step(inputs, targets, rate)
         return to_numpy(loss), int((predicted == targets).sum() * loss[0].isfinite())
 
-    def _step(self, x: Any, y: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses `(outputs,)`, and the classes that the output had predicted `(n,)`."""
+    def _step(
+        self, x: Any, y: torch.Tensor, rate: float | torch.Tensor, predicted: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The losses `(outputs,)`, and the classes that the output had predicted `(n,)`, in `predicted` if that is
+        given. A rate that is a tensor is read by the device."""
         outputs = self._forward(x)
         smoothing = self.recipe.label_smoothing
-        losses = torch.stack([F.cross_entropy(logits, y, label_smoothing=smoothing) for logits in outputs])
+        losses = [F.cross_entropy(logits, y, label_smoothing=smoothing) for logits in outputs]
+        recording = isinstance(rate, torch.Tensor) and torch.cuda.is_current_stream_capturing()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["multiple"]
+            group["lr"] = rate if group["multiple"] == 1 else rate * group["multiple"]
+            if "capturable" in group:
+                group["capturable"] = recording
         self.optimizer.zero_grad()
-        losses.dot(self.weights).backward()
+        if len(losses) == 1:
+            losses[0].backward(self.weights[0])
+        else:
+            torch.stack(losses).dot(self.weights).backward()
         self.optimizer.step()
-        return losses.detach(), outputs[0].argmax(1)
+        self.is_begun = True
+        told = losses[0].detach().view(1) if len(losses) == 1 else torch.stack(losses).detach()
+        return told, torch.argmax(outputs[0].detach(), 1, out=predicted)
+
+    def _state(self) -> list[torch.Tensor]:
+        """All that a step changes."""
+        kept = [one for state in self.optimizer.state.values() for one in state.values()]
+        return [*self.network.tensors().values(), *(one for one in kept if isinstance(one, torch.Tensor))]
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         self.network.eval()

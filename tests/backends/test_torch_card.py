@@ -11,8 +11,10 @@ import pytest
 
 import headstart as hs
 from headstart.contract import registry
-from headstart.contract.recipe import Place
+from headstart.contract.recipe import Place, Recipe
 from headstart.features.inference import pixel_trunk
+from headstart.graph import Builder
+from headstart.models.initial import initial_params
 
 torch = pytest.importorskip("torch", reason="this environment has no torch")
 import pretended  # noqa: E402
@@ -147,3 +149,74 @@ def test_a_batch_that_cannot_be_recorded_is_computed_as_it_comes(
     assert len(rows) == 6
     assert "replay" not in card.operators
     assert caplog.text.count("not permitted") == 1
+
+
+# ---- training
+
+
+def head_of(kind: str) -> tuple[Any, dict[str, np.ndarray]]:
+    b = Builder()
+    x = "input"
+    if kind == "block":
+        x = b.add("bn", "batch_norm", b.conv("conv", x, 6, 8, 3, pad=1), channels=8)
+        x = b.add("pool", "global_avg_pool", b.add("relu", "relu", x))
+    graph = b.graph(b.linear("fc", x, 8 if kind == "block" else 6, 3))
+    return graph, initial_params(graph, 0)
+
+
+def trained(kind: str, optimizer: Any, device: str, steps: int, epochs: int = 2) -> tuple[Any, list[Any]]:
+    graph, params = head_of(kind)
+    recipe = Recipe(optimizer, 0.1, train_statistics=True, seed=0)
+    trainer = registry.load("torch").trainer(graph, params, recipe, Place(device, "float32"))
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((64, 5, 5, 6) if kind == "block" else (64, 6)).astype(np.float16)
+    labels, handle = rng.integers(0, 3, 64), trainer.put(rows)
+    results = []
+    for epoch in range(epochs):
+        order = np.random.default_rng(epoch).integers(0, 64, (steps, 8))
+        results.append(trainer.epoch(handle, labels, order, np.linspace(0.05, 0.01, steps, dtype=np.float32)))
+    return trainer, results
+
+
+@pytest.mark.parametrize("optimizer", [hs.SGD(momentum=0.9), hs.AdamW()], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["linear", "block"])
+def test_recorded_steps_train_as_steps_do(card: pretended.Card, kind: str, optimizer: Any) -> None:
+    here, expected = trained(kind, optimizer, "cpu", 20)
+    there, results = trained(kind, optimizer, "cuda", 20)
+    assert card.operators["replay"] >= 8
+    for (losses, right), (theirs, count) in zip(expected, results, strict=True):
+        np.testing.assert_allclose(theirs, losses, rtol=1e-4)
+        assert right == count
+    for name, value in here.params().items():
+        np.testing.assert_allclose(there.params()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_of_a_linear_head_is_few_launches_and_no_wait(
+    card: pretended.Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {}
+    for steps in (10, 20):
+        monkeypatch.setenv("HEADSTART_FUSED", "0")
+        graph, params = head_of("linear")
+        recipe = Recipe(hs.AdamW(), 0.0, train_statistics=True, seed=0)
+        trainer = registry.load("torch").trainer(graph, params, recipe, Place("cuda", "float32"))
+        handle = trainer.put(np.ones((64, 6), np.float16))
+        card.reset()
+        trainer.epoch(
+            handle, np.zeros(64, np.int64), np.zeros((steps, 8), np.int64), np.full(steps, 0.1, np.float32)
+        )
+        figures[steps] = sum(card.operators.values()), dict(card.waits), dict(card.operators)
+    assert figures[20][0] - figures[10][0] <= 12 * 10, figures[20][2]
+    assert figures[10][1] == figures[20][1]
+    assert sum(figures[20][1].values()) <= 4, figures[20][1]  # at its end
+
+
+def test_steps_that_come_out_wrong_when_recorded_are_not_recorded(
+    card: pretended.Card, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pretended.Recording, "replay", lambda self: None)
+    _, results = trained("linear", hs.SGD(), "cuda", 20)
+    _, expected = trained("linear", hs.SGD(), "cpu", 20)
+    assert "not recorded" in caplog.text
+    for (losses, _), (theirs, _) in zip(expected, results, strict=True):
+        np.testing.assert_allclose(theirs, losses, rtol=1e-4)

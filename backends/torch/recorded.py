@@ -1,0 +1,145 @@
+"""Steps of a training on rows that lie on a GPU, recorded once and played back (CUDA graphs): a step of a small
+head is a dozen kernels of a few microseconds, and the host takes twenty times as long to launch them.
+
+A recording holds several steps, of which rows, labels and learning rates are put where it reads them. It is tried
+first, beside the same step computed as it comes; where that fails or differs, steps are computed as they come.
+
+Invariant: parameters and the optimiser's state are after a recorded step what they are after the step itself,
+within rounding; and a trial changes neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from headstart.common.log import LOG
+
+STEPS = 16
+NBYTES = 256 << 20
+"""Of rows that lie ready for one recording."""
+NEAR = 1e-3
+Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""rows, labels, learning rate -> the losses `(outputs,)`, and the classes that were predicted `(n,)`"""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Steps to be done, and where what comes of them goes; all on the device."""
+
+    rows: torch.Tensor
+    order: torch.Tensor | None
+    """int64 `(steps, batch)`; None: rows as they lie"""
+    labels: torch.Tensor
+    """`(steps, batch)`"""
+    rates: torch.Tensor
+    """`(steps,)`"""
+    losses: torch.Tensor
+    """`(steps, outputs)`"""
+    predicted: torch.Tensor
+    """`(steps, batch)`"""
+
+    def fill(self, x: torch.Tensor, start: int, count: int) -> None:
+        """The rows of `count` steps, one after the other."""
+        size = self.labels.shape[1]
+        if self.order is None:
+            x[: count * size].copy_(self.rows.narrow(0, start * size, count * size))
+            return
+        places = self.order[start : start + count].flatten()
+        if x.dtype == self.rows.dtype:
+            torch.index_select(self.rows, 0, places, out=x[: count * size])
+        else:
+            x[: count * size].copy_(self.rows.index_select(0, places))
+
+
+class Recording:
+    def __init__(self, step: Step, x: torch.Tensor, epoch: Epoch, count: int) -> None:
+        """`x`: where the rows of its steps will lie."""
+        size = epoch.labels.shape[1]
+        self.count = count
+        self.labels = epoch.labels.new_zeros(count, size)
+        self.rates = epoch.rates.new_zeros(count)
+        self.graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            results = [step(x.narrow(0, k * size, size), self.labels[k], self.rates[k]) for k in range(count)]
+            self.losses = torch.stack([losses for losses, _ in results])
+            self.predicted = torch.stack([predicted for _, predicted in results])
+
+    def play(self, epoch: Epoch, start: int) -> None:
+        steps = slice(start, start + self.count)
+        self.labels.copy_(epoch.labels[steps])
+        self.rates.copy_(epoch.rates[steps])
+        self.graph.replay()
+        epoch.losses[steps] = self.losses
+        epoch.predicted[steps] = self.predicted
+
+
+class Recorder:
+    """`step`: does one, and changes the tensors of `state`; every one has been done before."""
+
+    def __init__(self, step: Step, state: Callable[[], Sequence[torch.Tensor]]) -> None:
+        self.step, self.state = step, state
+        self.shape: tuple[object, ...] | None = None
+        self.recordings: list[Recording] = []
+        """the longest first; none where it cannot be recorded"""
+
+    def play(self, epoch: Epoch, start: int) -> int:
+        """Do the steps from `start` on, where they can be recorded; returns the first that is not done."""
+        shape = epoch.rows.shape[1:], epoch.rows.dtype, epoch.labels.shape[1]
+        if self.shape != shape:
+            self.shape = shape
+            self.recordings = self._recorded(epoch, start)
+        steps = len(epoch.labels)
+        for recording in self.recordings:
+            while steps - start >= recording.count:
+                epoch.fill(self.x, start, recording.count)
+                recording.play(epoch, start)
+                start += recording.count
+        return start
+
+    def _recorded(self, epoch: Epoch, start: int) -> list[Recording]:
+        rows, size = epoch.rows, epoch.labels.shape[1]
+        dtype = torch.float32 if rows.is_floating_point() else rows.dtype
+        nbytes = size * math.prod(rows.shape[1:]) * dtype.itemsize
+        count = max(1, min(STEPS, NBYTES // nbytes))
+        try:
+            self.x = rows.new_empty(count * size, *rows.shape[1:], dtype=dtype)
+            recordings = [Recording(self.step, self.x, epoch, many) for many in sorted({count, 1}, reverse=True)]
+            far = self._trial(recordings[-1], epoch, start)
+            if far <= NEAR:
+                return recordings
+            reason = f"a parameter is {far:.2%} off"
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        LOG.warning("steps of training are not recorded with torch %s: %s", torch.__version__, reason)
+        return []
+
+    def _trial(self, recording: Recording, epoch: Epoch, start: int) -> float:
+        """How far the parameters are apart after a step that is played back and the same step as it comes."""
+        size = epoch.labels.shape[1]
+        before = [tensor.clone() for tensor in self.state()]
+        epoch.fill(self.x, start, 1)
+        recording.play(epoch, start)
+        played = [tensor.clone() for tensor in self.state()]
+        self._put_back(before)
+        self.step(self.x.narrow(0, 0, size), epoch.labels[start], epoch.rates[start])
+        far = [_apart(a, b) for a, b in zip(played, self.state(), strict=True)]
+        self._put_back(before)
+        return max(far, default=0.0)
+
+    @torch.no_grad()
+    def _put_back(self, before: Sequence[torch.Tensor]) -> None:
+        for tensor, value in zip(self.state(), before, strict=True):
+            tensor.copy_(value)
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.detach().float(), b.detach().float()
+    if not torch.equal(a.isfinite(), b.isfinite()):
+        return math.inf
+    a, b = a.nan_to_num(0, 0, 0), b.nan_to_num(0, 0, 0)
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
