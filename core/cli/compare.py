@@ -20,7 +20,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.preparing import note_random_weights
 from headstart.cli.rendering import Live, show, show_legend
-from headstart.cli.results import keep_figures
+from headstart.cli.results import keep_figures, test_line
 from headstart.common.text import printable, say
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ def compare(
             split=source.split,
             on_error=source.on_error,
             split_by=source.split_by,
+            val=source.val,
+            test=source.test,
+            only=source.classes(),
             **values,
         )
     keep_figures(json_file, comparison)
@@ -80,6 +83,8 @@ def compare(
     )
     if tables:
         show_legend(COMPARISON_LEGEND)
+    tested = [row for row in comparison["rows"] if row.get("test")]
+    show(*(f"{row['label']}, {test_line(row['test'])}" for row in tested))
     files = ["compare.json", *(["report.html"] if tables else [])]
     show(f"written to {' and '.join(str(out / file) for file in files)}")
     for name, error in comparison["errors"].items():

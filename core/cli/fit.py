@@ -18,7 +18,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.preparing import ready
 from headstart.cli.rendering import show
-from headstart.cli.results import attempt, keep_figures
+from headstart.cli.results import attempt, keep_figures, test_figures, test_line
 from headstart.common.text import extraction_line, placement_line
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def fit(
     from headstart.training.comparison import comparison
     from headstart.training.fit import fit as run_fit
 
-    model, train, val, values = ready(source, settings, features=features, outputs=(out, json_file))
+    (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
     run = run_fit(model, train, val, **values)
     figures = comparison([run])
     # Saved first: printing may fail, and what was trained must not depend on it.
@@ -61,9 +61,13 @@ def fit(
         written.append(
             attempt(lambda: f"saved to {run.save(out)}, with {figures.report(out / 'report.html').name}")
         )
-    if keep_figures(json_file, figures.single()) is not None and out is None and json_file and json_file.suffix:
+    tested = None if test is None else attempt(lambda: run.evaluate(test))
+    facts = {**figures.single(), **test_figures(tested)}
+    if keep_figures(json_file, facts) is not None and out is None and json_file and json_file.suffix:
         written.append(attempt(lambda: f"written to {figures.report(json_file.with_suffix('.html'))}"))
     show(*figures.as_tables())
+    if tested is not None:
+        show(test_line(vars(tested)))
     if run.extraction is not None:
         show(extraction_line(run.extraction), placement_line(run.settings["features"]))
     show(*(line for line in written if line is not None))

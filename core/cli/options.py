@@ -106,7 +106,10 @@ def values_of(settings: Any) -> dict[str, Any]:
 
 # ---- of data and model
 
-DATA_HELP = "digits, cifar10, flowers, or the path of a folder that holds a folder a class."
+DATA_HELP = (
+    "digits, cifar10, flowers, or the path of a folder that holds a folder a class, or train, val and test "
+    "with a folder a class in each."
+)
 MODEL_HELP = "Architecture; `headstart models` lists them."
 WEIGHTS_HELP = (
     "Published or imported name (`headstart weights ls`), path of a .safetensors file, or none. "
@@ -131,6 +134,16 @@ class Source:
     weights: Weights = None
     size: Size = None
     on_error: OnError = "raise"
+    only: Annotated[
+        str | None,
+        Parameter(help="Comma-separated classes to take, or a file of them. (default: all)", group=DATA),
+    ] = None
+
+    def classes(self) -> tuple[str, ...] | None:
+        """What --only names; None for all."""
+        from headstart.data.class_files import class_names_of
+
+        return None if self.only is None else tuple(class_names_of(self.only, "--only"))
 
 
 @dataclass(frozen=True)
@@ -142,8 +155,14 @@ class TrainingSource(Source):
         Parameter(help="linear, or hidden widths and dropout rates such as 256 or 4096,0.5,4096,0.5.", group=DATA),
     ] = "linear"
     split: Annotated[
-        float, Parameter(help="Share of the data to train on; the rest validates.", converter=number, group=DATA)
-    ] = 0.8
+        float | None,
+        Parameter(
+            help="Share of the data to train on, the rest validates; of data that did not come split. "
+            "(default: 0.8)",
+            converter=number,
+            group=DATA,
+        ),
+    ] = None
     split_by: Annotated[
         str,
         Parameter(
@@ -152,6 +171,10 @@ class TrainingSource(Source):
             group=DATA,
         ),
     ] = "id"
+    val: Annotated[str | None, Parameter(help="Validate on this, named as --data.", group=DATA)] = None
+    test: Annotated[
+        str | None, Parameter(help="Score the trained model on this, named as --data.", group=DATA)
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def plan(
     from headstart.training.tables import PLAN_LEGEND
 
     limits = Budget.parse(budget)
-    model, train, val, values = ready(source, settings, seed=seed)
+    (model, train, val, _), values = ready(source, settings, seed=seed)
     named = names_in(cuts) if cuts is not None else None
     result = run_plan(model, train, val, cuts=named, budget=limits, **values)
     keep_figures(json_file, result.as_dict())

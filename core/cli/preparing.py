@@ -15,6 +15,7 @@ from headstart.common.log import LOG
 if TYPE_CHECKING:
     from headstart.data import Dataset
     from headstart.models import Model
+    from headstart.training.opening import Prepared
 
 
 def note_random_weights(source: Source) -> None:
@@ -35,10 +36,10 @@ def ready(
     seed: int = 0,
     features: Path | None = None,
     outputs: Sequence[Path | None] = (),
-) -> tuple[Model, Any, Any, dict[str, Any]]:
-    """(model, training data, validation data, keyword arguments), with which `fit`, `sweep` and `plan` begin. The
-    data are the saved features in the folder `features`, if one is named. The keyword arguments are what
-    `settings` mean; the backend among them is chosen and imported.
+) -> tuple[Prepared, dict[str, Any]]:
+    """(model and data, keyword arguments), with which `fit`, `sweep` and `plan` begin. The data are the saved
+    features in the folder `features`, if one is named. The keyword arguments are what `settings` mean; the backend
+    among them is chosen and imported.
 
     `seed`: of the split, where the settings have none. `outputs`: what will be written, which is checked first,
     and not after the training.
@@ -54,23 +55,37 @@ def ready(
     seed, cut = values.get("seed", seed), values.get("cut")
     note_random_weights(source)
     if features is not None:
-        model, train, val = _saved(source, features, seed)
+        prepared = _saved(source, features, seed)
     else:
         options_by_mode([values.get("mode", "cached")], {"cut": cut, "seed": seed})
-        named = vars(source) | {"head": head_of(source.head)}
-        model, train, val = model_and_data(**named, cut=cut, seed=seed)
+        named = vars(source) | {"head": head_of(source.head), "only": source.classes()}
+        prepared = model_and_data(**named, cut=cut, seed=seed)
     import_quietly(backend, settings.device, settings.precision)
-    return model, train, val, values
+    return prepared, values
 
 
-def _saved(source: TrainingSource, folder: Path, seed: int) -> tuple[Model, Any, Any]:
+def _saved(source: TrainingSource, folder: Path, seed: int) -> Prepared:
+    from headstart.data import opening
+    from headstart.data.annotations import require_single
     from headstart.features.loading import load_features
     from headstart.models.model import model
     from headstart.models.weights import weights_for
+    from headstart.training.opening import Prepared
 
-    train, val = load_features(folder).split(source.split, seed, source.split_by)
+    parts = opening.opened(
+        str(folder),
+        lambda name, classes: load_features(name),
+        val=source.val,
+        test=source.test,
+        only=source.classes(),
+        split=source.split,
+        seed=seed,
+        split_by=source.split_by,
+    )
+    require_single(parts.train, "training")
     weights, head = weights_for(source.model, source.weights), head_of(source.head)
-    return model(source.model, weights=weights, classes=train.classes, head=head, size=source.size), train, val
+    made = model(source.model, weights=weights, classes=parts.train.classes, head=head, size=source.size)
+    return Prepared(made, *parts)
 
 
 def opened(source: Source) -> tuple[Model, Dataset]:
@@ -81,6 +96,8 @@ def opened(source: Source) -> tuple[Model, Dataset]:
     from headstart.models.weights import weights_for
 
     data = open_data(source.data, on_error=source.on_error)
+    if (classes := source.classes()) is not None:
+        data = data.only(classes)
     weights = weights_for(source.model, source.weights)
     return model(source.model, weights, data.classes, size=source.size), data
 

@@ -5,7 +5,7 @@ Invariant: a result that could not be written is still printed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,17 @@ def attempt(write: Callable[[], T]) -> T | None:
     except HeadstartError as error:
         _failures.append(error)
         return None
+
+
+def test_figures(evaluation: Any) -> dict[str, Any]:
+    """What --json has of the test data; nothing where there were none."""
+    return {} if evaluation is None else {"test": dict(vars(evaluation))}
+
+
+def test_line(scores: Mapping[str, Any], whose: str = "") -> str:
+    """How a model does on the test data; `whose`: "of the best", say."""
+    about = f"{scores['samples']:,} test samples{' ' + whose if whose else ''}"
+    return f"{about}: accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.4g}"
 
 
 def write_figures(file: Path | None, figures: Any) -> Path | None:

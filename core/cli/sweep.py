@@ -20,7 +20,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.preparing import ready
 from headstart.cli.rendering import show
-from headstart.cli.results import attempt, keep_figures
+from headstart.cli.results import attempt, keep_figures, test_figures, test_line
 from headstart.common.errors import SettingError
 from headstart.common.text import extraction_line
 
@@ -63,12 +63,15 @@ def sweep(
     from headstart.training.sweep import sweep as run_sweep
 
     grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds})
-    model, train, val, values = ready(source, settings, features=features, outputs=(out, json_file))
+    (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
     result = run_sweep(model, train, val, grid=grid or USUAL_GRID, **values)
     all_diverged = result.runs[0].diverged
     saved = attempt(lambda: result.best.save(out)) if out is not None and not all_diverged else None
-    keep_figures(json_file, result.as_dict())
+    tested = None if test is None or all_diverged else attempt(lambda: result.best.evaluate(test))
+    keep_figures(json_file, {**result.as_dict(), **test_figures(tested)})
     show(result.as_table(top))
+    if tested is not None:
+        show(test_line(vars(tested), "of the best"))
     if result.extraction is not None:
         show(extraction_line(result.extraction))
     how = f"{result.at_once} at once" if result.at_once > 1 else "one after the other"

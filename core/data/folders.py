@@ -14,7 +14,7 @@ import numpy as np
 
 from headstart.common.errors import DataError
 from headstart.common.log import LOG
-from headstart.data.annotations import Annotations, single, unlabelled
+from headstart.data.annotations import PARTS, Annotations, single, unlabelled
 from headstart.data.dataset import Dataset, FileSource, Skipped, Unread
 from headstart.data.layouts import (
     one_class_hint,
@@ -25,11 +25,15 @@ from headstart.data.layouts import (
 )
 from headstart.data.litter import is_litter
 from headstart.data.names import class_list, normal, shown, spelt_twice, twins
+from headstart.data.split_folders import check_classes, parts_among, sort_files
 from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread, walk
 
 
 def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | None = None) -> Dataset:
-    """Images in a folder a class: `path/<class>/**/<image>`, classes sorted by name.
+    """Images in a folder a class: `path/<class>/**/<image>`, classes sorted by name. Or in the parts of a split,
+    with a folder a class in each: `path/train/<class>/**/<image>`, beside it `val` (valid, validation, dev ...),
+    `test`, or both; then `.train`, `.val` and `.test` are these, and the whole is all their samples. Classes are
+    joined by name across the parts, which may lack some: of one that `train` has not a `DataWarning` says so.
 
     JPEG, PNG, WebP and BMP, by content where the name does not say it. What systems and programs leave behind
     (dotfiles, Thumbs.db, @eaDir ...: `headstart.data.litter`) and files beside the class folders are ignored.
@@ -42,24 +46,22 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
     (with "skip": left out and listed), and names such as "train" and "val" are taken for the classes they are.
 
     Class names are kept composed (NFC). Raises `DataError` for a folder that cannot be trained on: missing, no or
-    just one class, an empty class, the parts of a split or images beside masks in place of classes, links and
-    folders that cannot be read, one folder under two classes, two class names that look the same. Where all class
-    folders hold the same folders, which may be the classes, a `DataWarning` says so.
+    just one class, an empty class, the parts of a split beside other folders, folds, or images beside masks in
+    place of classes, links and folders that cannot be read, one folder under two classes or parts, two class names
+    that look the same. Where all class folders hold the same folders, which may be the classes, a `DataWarning`
+    says so.
     """
     check_on_error(on_error)
     asked = None if classes is None else class_list(classes)
     root = _root(path)
     folders, left_out = _class_folders(root, asked)
+    parts = parts_among(root, list(folders))
+    if parts and not set(parts.values()) & set(asked or ()):
+        return _in_parts(root, folders, parts, asked, left_out, on_error)
     if asked is None:
         refuse_layout(root, list(folders))
-    elif not_named := sorted(folders.keys() - set(asked)):
-        left_out += [Skipped(folders[name], "is not among classes=") for name in not_named]
-        if on_error == "raise":
-            raise DataError(
-                f"{root} holds folders that classes= does not name: {', '.join(map(shown, not_named))}; name "
-                f'them, remove them, or pass on_error="skip" to leave them out'
-            )
-        folders = {name: top for name, top in folders.items() if name not in set(not_named)}
+    else:
+        folders = _named_only(root, folders, asked, left_out, on_error)
     walker = Walker(str(root))
     walker.left_out += left_out
     walker.add(folders)
@@ -80,6 +82,54 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
     data = of_files(paths, annotations, root.resolve().name, walker.left_out, on_error)
     _no_empty_class(root, names, data.labels.tolist(), list(data.skipped), asked is not None)
     return data
+
+
+def _in_parts(
+    root: Path,
+    folders: dict[str, str],
+    parts: dict[str, str],
+    asked: Sequence[str] | None,
+    left_out: list[Skipped],
+    on_error: str,
+) -> Dataset:
+    """The data set of a root that holds train/, val/ or test/: `parts`, part -> which of `folders` it is."""
+    if others := sorted(folders.keys() - set(parts.values())):
+        left_out += [Skipped(folders[name], "is no part of the split") for name in others]
+        if on_error == "raise":
+            raise DataError(
+                f"{root} holds the parts of a split, {', '.join(map(shown, parts.values()))}, not classes, "
+                f"and beside them {', '.join(map(shown, others))}. Move what is no part elsewhere, or leave it "
+                f'out: on_error="skip" (--on-error skip); or name one part: --data {root / parts["train"]}. '
+                "If these are classes, say so: hs.data.folder(path, classes=[...])"
+            )
+    below: dict[str, dict[str, str]] = {}
+    for part in (part for part in PARTS if part in parts):
+        below[part], of_part = _class_folders(Path(folders[parts[part]]), asked)
+        left_out += of_part
+        if asked is not None:
+            below[part] = _named_only(Path(folders[parts[part]]), below[part], asked, left_out, on_error)
+        if not below[part] and part != "train" and on_error == "skip":
+            left_out.append(Skipped(folders[parts[part]], "holds no class folders"))
+            del below[part]
+    files, left_out = sort_files(root, below, asked, left_out, on_error)
+    annotations = Annotations(np.array(files.labels, np.int64), tuple(files.classes), parts=files.parts)
+    data = of_files(files.paths, annotations, root.resolve().name, left_out, on_error)
+    check_classes(root, data, asked is not None)
+    return data
+
+
+def _named_only(
+    root: Path, folders: dict[str, str], asked: Sequence[str], left_out: list[Skipped], on_error: str
+) -> dict[str, str]:
+    """The class folders that classes= names; DataError for others, or with "skip" they are left out."""
+    not_named = sorted(folders.keys() - set(asked))
+    left_out += [Skipped(folders[name], "is not among classes=") for name in not_named]
+    if not_named and on_error == "raise":
+        raise DataError(
+            f"{root} holds folders that classes= does not name: {', '.join(map(shown, not_named))}; name "
+            f'them, remove them, or pass on_error="skip" to leave them out'
+        )
+    return {name: top for name, top in folders.items() if name not in set(not_named)}
 
 
 def images_at(paths: str | Path | Sequence[str | Path], on_error: str = "raise") -> Dataset:

@@ -1,7 +1,8 @@
 """What people give for a data set that is none: the folder above a split, images beside masks, a table, a URL.
 
 Read as a folder a class these train without a word on nothing: a network that tells "train" from "val". So they
-are refused, with what they are and what works. Names decide, and only together: one class may be called "train".
+are refused, with what they are and what works, but for a plain split, which `split_folders` opens. Names decide,
+and only together: one class may be called "train".
 """
 
 from __future__ import annotations
@@ -95,9 +96,14 @@ def role_of(name: str) -> str | None:
     return next(iter(sorted(about[0])), None) if about is not None else None
 
 
+def layout_in(root: Path, names: Sequence[str]) -> str | None:
+    """`layout_of` these folders in `root`, or "split" where what lies in them says so."""
+    return layout_of(names) or ("split" if _same_folders_in_parts(root, names) else None)
+
+
 def refuse_layout(root: Path, names: Sequence[str]) -> None:
     """DataError where the folders in `root` are no classes by their names."""
-    layout = layout_of(names) or ("split" if _same_folders_in_parts(root, names) else None)
+    layout = layout_in(root, names)
     if layout is None:
         return
     are = f"{root} holds {_listed(names)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,12 @@ NAMES = ("digits", "cifar10", "flowers")
 BUILTIN = "builtin:"
 
 
-def open_data(text: str, on_error: str = "raise") -> Dataset:
+def open_data(text: str, on_error: str = "raise", classes: Sequence[str] | None = None) -> Dataset:
     """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder.
 
     Where a folder is called like one of the three, "./digits" is the folder and "builtin:digits" the data set, and
-    the bare name raises `DataError`. Else raises what `folder` and the data sets raise.
+    the bare name raises `DataError`. `classes`: of a folder, see `folder`. Else raises what `folder` and the data
+    sets raise.
     """
     opened = {"digits": digits, "cifar10": cifar10, "flowers": flowers}
     name = text.removeprefix(BUILTIN)
@@ -52,7 +54,7 @@ def open_data(text: str, on_error: str = "raise") -> Dataset:
         return opened[text]()
     path = expanded(text)
     if not text or os.path.lexists(path) or os.sep in text or "/" in text:
-        return folder(text, on_error)
+        return folder(text, on_error, classes)
     if path.suffix:
         raise DataError(f"there is no file or folder {text}; expected a folder that holds one folder a class")
     raise UnknownNameError("data set", text, NAMES, hint=" (and there is no folder of that name)")

@@ -23,8 +23,10 @@ MOST_SKIPPED = 10
 _said: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # data -> the level at which it was said
 
 
-def data_lines(train: Any, val: Any = None) -> list[str]:
+def data_lines(train: Any, val: Any = None, test: Any = None) -> list[str]:
     """Lines about a data set, or features; with `val` about both parts of a split, or of two data sets."""
+    if test is not None:
+        return [*data_lines(train, val), _line(f"test: {test.name}", test)]
     if val is None:
         return [_line(train.name, train)]
     if train.name == val.name and train.classes == val.classes and _of_one(train) is _of_one(val):
@@ -42,14 +44,14 @@ def skipped_lines(skipped: Sequence[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def say(train: Any, val: Any = None) -> None:
+def say(train: Any, val: Any = None, test: Any = None) -> None:
     """Log `data_lines` at info and `skipped_lines` as warnings, unless that was done of these data before."""
     level = logging.INFO if LOG.isEnabledFor(logging.INFO) else logging.WARNING
-    parts = [data for data in (train, val) if data is not None]
+    parts = [data for data in (train, val, test) if data is not None]
     if all(_said.get(data, logging.CRITICAL) <= level for data in parts):
         return
     if level == logging.INFO:
-        for line in data_lines(train, val):
+        for line in data_lines(train, val, test):
             LOG.info("%s", line)
     skipped: dict[tuple[str, str], None] = {}
     for data in parts:

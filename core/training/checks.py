@@ -15,6 +15,7 @@ from headstart.data.annotations import require_single
 from headstart.data.classes import Classes, aligned
 from headstart.data.door import check_data_set
 from headstart.data.names import normal
+from headstart.data.samples import Samples
 from headstart.features.feature_set import FeatureSet
 from headstart.features.trunk_keys import INPUT, key_of
 from headstart.models import Model
@@ -33,6 +34,21 @@ def check_features_in_place_of_data(settings: Settings, train: Any, val: Any) ->
     if not isinstance(train, FeatureSet) or not isinstance(val, FeatureSet | None):
         kinds = [type(data).__name__ for data in (train, val)]
         raise SettingError(f"train is a {kinds[0]} and val a {kinds[1]}; expected data sets, or features of both")
+
+
+def in_parts(train: Any, val: Any) -> tuple[Any, Any]:
+    """What is trained and validated on, of data that came in named parts: their `train` and, if they have it,
+    their `val`. Anything else as it is. SettingError where such data are to be trained on beside other `val`."""
+    if isinstance(val, Samples) and val.annotations.parts is not None:
+        val = val.val
+    if not isinstance(train, Samples) or train.annotations.parts is None:
+        return train, val
+    if val is not None:
+        raise SettingError(
+            f"train came in the parts {', '.join(train.parts)}, and val is given as well; expected "
+            "train=data.train with val, or data alone for its own parts"
+        )
+    return train.train, train.parts.get("val")
 
 
 class Sets(NamedTuple):
@@ -54,6 +70,7 @@ def check_sets(model: Model, settings: Settings, train: Any, val: Any) -> Sets:
     for argument, data in (("train", train), ("val", val)):
         if not isinstance(data, FeatureSet) and not (data is None and argument == "val"):
             check_data_set(data, argument, kinds)
+    train, val = in_parts(train, val)
     cut = settings.cut
     if isinstance(train, FeatureSet) or isinstance(val, FeatureSet):
         check_features_in_place_of_data(settings, train, val)

@@ -29,6 +29,8 @@ from headstart.common.outputs import outdated, write_json
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
 from headstart.data.door import described
+from headstart.data.names import class_list
+from headstart.data.opening import SHARE
 from headstart.data.summary import mark, say
 from headstart.training.comparison import (
     Comparison,
@@ -41,7 +43,7 @@ from headstart.training.comparison import (
 from headstart.training.copies import warn_of_copies
 from headstart.training.crossing import packed, unpacked
 from headstart.training.modes import MODES
-from headstart.training.opening import model_and_data
+from headstart.training.opening import Prepared, model_and_data
 from headstart.training.run_record import data_facts
 from headstart.training.settings import checked_folder, options_by_mode
 from headstart.training.signatures import check_keywords, documented, with_defaults
@@ -50,10 +52,9 @@ from headstart.training.tensorboard import require_writer
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from headstart.data import Dataset
-    from headstart.models import Model
     from headstart.training.keywords import CompareOptions
 
+RARE = ("val", "test", "only")
 FOLDERS = ("tensorboard", "profile")  # what is written while it trains
 DEFAULT_MODEL = "resnet18_half"
 
@@ -72,10 +73,15 @@ class CompareArguments:
     backends: tuple[str, ...] = ()
     """() : every installed one"""
     modes: tuple[str, ...] = tuple(MODES)
-    split: float = 0.8
+    split: float | None = None
+    """None: `SHARE` where nothing else says what is validated on"""
     seed: int = 0
     on_error: str = "raise"
     split_by: str = "id"
+    val: str | None = None
+    test: str | None = None
+    only: tuple[str, ...] | None = None
+    """the classes to take; None: all"""
     fit: Mapping[str, Any] = field(default_factory=dict)
     """further options of `hs.fit`, as they cross between processes: epochs, batch_size, optimizer, device ..."""
 
@@ -84,9 +90,8 @@ class CompareArguments:
         return {"cut": self.cut, "seed": self.seed, **unpacked(self.fit)}
 
 
-def prepare(arguments: CompareArguments) -> tuple[Model, Dataset, Dataset]:
-    """(model, training data, validation data). Raises whatever is wrong with the arguments; imports no
-    framework."""
+def prepare(arguments: CompareArguments) -> Prepared:
+    """Model and data. Raises whatever is wrong with the arguments; imports no framework."""
     options_by_mode(arguments.modes, arguments.options())
     for option in FOLDERS:
         if arguments.fit.get(option) is not None:
@@ -104,7 +109,18 @@ def prepare(arguments: CompareArguments) -> tuple[Model, Dataset, Dataset]:
         seed=arguments.seed,
         on_error=arguments.on_error,
         split_by=arguments.split_by,
+        val=arguments.val,
+        test=arguments.test,
+        only=arguments.only,
     )
+
+
+def _asked(arguments: CompareArguments, train: Any) -> dict[str, Any]:
+    """What is written down of the arguments: all, but of what is rarely asked for only what was."""
+    asked = {name: value for name, value in asdict(arguments).items() if name not in RARE or value is not None}
+    if arguments.split is None and train.splits:
+        asked["split"] = SHARE
+    return asked
 
 
 @documented
@@ -119,9 +135,12 @@ def compare(
     weights: str | None = None,
     size: int | None = None,
     head: str | Sequence[int | float] = "linear",
-    split: float = 0.8,
+    split: float | None = None,
     on_error: str = "raise",
     split_by: str = "id",
+    val: str | None = None,
+    test: str | None = None,
+    only: Sequence[str] | None = None,
     **options: Unpack[CompareOptions],
 ) -> Comparison:
     """Compare modes in the installed backends, or in `backends`, each in a process of its own: what `headstart
@@ -129,7 +148,9 @@ def compare(
 
     `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `weights`: None
     for the model's first published ones, "none" for random ones. `split`, `split_by`: see `Dataset.split`, which
-    `seed` is for as well. `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_backends`.
+    `seed` is for as well; None for 0.8, of data that do not say themselves what is validated on. `val`, `test`: as
+    `data`, to validate on and to test on after training. `only`: the classes to take.
+    `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_backends`.
     The options are those of `hs.fit`; each goes to the modes that read it (`head_epochs` to "staged", `views` and
     `memory` to those with a cache), and one that none of them reads is refused.
     Raises SettingError and its kin before anything is started; what fails in a backend stands in `["errors"]`.
@@ -158,6 +179,9 @@ def compare(
         seed=settings.pop("seed", 0),
         on_error=on_error,
         split_by=split_by,
+        val=val,
+        test=test,
+        only=None if only is None else class_list(only, SettingError),
         fit=settings,
     )
     return run_backends(arguments, out, listener)
@@ -183,10 +207,10 @@ def run_backends(
         registry.choose(name)
     if not arguments.modes:
         raise UnknownNameError("mode", "", MODES)
-    model, train, val = prepare(arguments)
+    model, train, val, test = prepare(arguments)
     warn_of_copies(train, val)
     comparison = new_comparison(
-        data_facts(train, val), model.describe(), {**asdict(arguments), "backends": list(backends)}
+        data_facts(train, val), model.describe(), {**_asked(arguments, train), "backends": list(backends)}
     )
     comparison["versions"] = {name: registry.versions(name) for name in backends}
 
@@ -204,7 +228,7 @@ def run_backends(
     if out is not None and (Path(out) / "compare.json").is_file():
         outdated(Path(out) / "report.html")
     save()
-    say(train, val)
+    say(train, val, test)
     try:
         for name in backends:
             listener({"event": "backend", "backend": name})
@@ -344,8 +368,8 @@ def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
     from headstart.training.fit import fit
 
     try:
-        model, train, val = prepare(arguments)
-        mark(train, val)  # the parent has spoken of them
+        model, train, val, test = prepare(arguments)
+        mark(train, val, test)  # the parent has spoken of them
         for settings in options_by_mode(arguments.modes, arguments.options()):
             mode = settings["mode"]
             emit({"event": "mode", "backend": name, "mode": mode})
@@ -358,7 +382,12 @@ def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
                 if settings.get(folder) is not None:
                     settings[folder] = str(Path(settings[folder]) / f"{name}-{mode}")
             run = fit(model, train, val, backend=name, on_epoch=on_epoch, **settings)
-            emit({"event": "row", "row": entry_of(run)})
+            entry = entry_of(run)
+            try:
+                if test is not None:
+                    entry["test"] = asdict(run.evaluate(test))
+            finally:  # what was trained is told in any case
+                emit({"event": "row", "row": entry})
     except HeadstartError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
         return 2

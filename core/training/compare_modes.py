@@ -10,7 +10,7 @@ from headstart.data import Dataset
 from headstart.data.door import check_data_set
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model, check_model
-from headstart.training.checks import alike
+from headstart.training.checks import alike, in_parts
 from headstart.training.comparison import Comparison, Listener, add_run, new_comparison
 from headstart.training.fit import fit
 from headstart.training.modes import MODES
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def compare_modes(
     model: Model,
     train: Dataset | FeatureSet,
-    val: Dataset | FeatureSet | None,
+    val: Dataset | FeatureSet | None = None,
     modes: Sequence[str] = tuple(MODES),
     *,
     listener: Listener = lambda event: None,
@@ -47,7 +47,7 @@ def compare_modes(
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":
             check_data_set(data, argument, (Dataset, FeatureSet))
-    train, val = alike(model, train, val)
+    train, val = alike(model, *in_parts(train, val))
     comparison = new_comparison(
         data_facts(train, val), model.describe(), {"modes": list(modes), "backends": [name]}
     )

@@ -43,7 +43,8 @@ def fit(
     val: Dataset | FeatureSet | None = None,
     **options: Unpack[FitOptions],
 ) -> Run:
-    """Train `model` on `train`, and evaluate it on `val` after every epoch. `model` is not changed.
+    """Train `model` on `train`, and evaluate it on `val` after every epoch. `model` is not changed. Of data that
+    came in named parts, `fit(model, data)` takes `data.train` and, if there is one, `data.val`.
 
     `train`, `val`: data sets; or, for mode "cached", features that `extract` or `load_features` gave, where the
     images need not be at hand. Their labels are compared by the names of their classes, with each other and with

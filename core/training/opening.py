@@ -1,4 +1,5 @@
-"""The model and the two parts of a data set that a command, or a comparison, names by texts and numbers.
+"""The model, and the data to train, validate and test on, that a command or a comparison names by texts and
+numbers.
 
 Invariant: no framework is imported.
 """
@@ -6,13 +7,24 @@ Invariant: no framework is imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from headstart.data import Dataset, open_data
+from headstart.data import open_data
 from headstart.data.annotations import require_single
+from headstart.data.opening import opened
 from headstart.features.trunk_keys import cut_of
 from headstart.models.model import Model
 from headstart.models.model import model as make_model
 from headstart.models.weights import weights_for
+
+
+class Prepared(NamedTuple):
+    """A model, and what it is trained, validated and tested on: data sets, or features; `test` may be None."""
+
+    model: Model
+    train: Any
+    val: Any
+    test: Any
 
 
 def model_and_data(
@@ -23,18 +35,29 @@ def model_and_data(
     size: int | None = None,
     head: str | Sequence[int | float] = "linear",
     cut: str | None = None,
-    split: float = 0.8,
+    split: float | None = None,
     seed: int = 0,
     on_error: str = "raise",
     split_by: str = "id",
-) -> tuple[Model, Dataset, Dataset]:
-    """(model, training data, validation data). `weights`: see `weights_for`. Raises DataError, SettingError and
-    its kin, and CutError where `cut` is no legal cut of the model."""
-    dataset = open_data(data, on_error=on_error)
-    require_single(dataset, "training")
-    train, val = dataset.split(split, seed, split_by)
+    val: str | None = None,
+    test: str | None = None,
+    only: Sequence[str] | None = None,
+) -> Prepared:
+    """`weights`: see `weights_for`. `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`. Raises
+    DataError, SettingError and its kin, and CutError where `cut` is no legal cut of the model."""
+    parts = opened(
+        data,
+        lambda name, classes: open_data(name, on_error, classes),
+        val=val,
+        test=test,
+        only=only,
+        split=split,
+        seed=seed,
+        split_by=split_by,
+    )
+    require_single(parts.train, "training")
     published = weights_for(model, weights)
-    network = make_model(model, weights=published, classes=dataset.classes, head=head, size=size)
+    network = make_model(model, weights=published, classes=parts.train.classes, head=head, size=size)
     if cut is not None:
         cut_of(network, cut)
-    return network, train, val
+    return Prepared(network, *parts)

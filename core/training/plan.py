@@ -20,7 +20,7 @@ from headstart.features.trunk_keys import key_of
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype
-from headstart.training.checks import check_sets
+from headstart.training.checks import check_sets, in_parts
 from headstart.training.placement import bytes_to_hold, memory_limit, where_to
 from headstart.training.planning.measuring import Bench
 from headstart.training.planning.predicting import (
@@ -70,6 +70,7 @@ def plan(
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":
             check_data_set(data, argument)
+    train, val = in_parts(train, val)
     check_sets(model, settings, train, val)
     work = work_at_cuts(model, stored_dtype(settings.dtype).itemsize)
     if cuts:

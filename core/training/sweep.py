@@ -29,6 +29,7 @@ from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params
 from headstart.training import metrics
+from headstart.training.checks import in_parts
 from headstart.training.copies import warn_of_copies
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import EpochResult, Feeds
@@ -123,12 +124,13 @@ class Sweep:
 def sweep(
     model: Model,
     train: Dataset | FeatureSet,
-    val: Dataset | FeatureSet,
+    val: Dataset | FeatureSet | None = None,
     *,
     grid: Mapping[str, Sequence[float]],
     **options: Unpack[SweepOptions],
 ) -> Sweep:
-    """Train a head for every point of `grid` on cached features, and rank them on `val`.
+    """Train a head for every point of `grid` on cached features, and rank them on `val`, which data that came in
+    named parts have themselves.
 
     `grid`: any of "lr", "weight_decay" and "seed", each with the values to try; all combinations are trained. What
     the grid leaves out is the optimiser's own, or `seed`. Everything else is as in `fit` with mode "cached".
@@ -139,6 +141,7 @@ def sweep(
     `extract` raises.
     """
     start = time.perf_counter()
+    train, val = in_parts(train, val)
     if val is None:
         raise SettingError("val=None: heads are ranked by their validation accuracy; pass data or features for it")
     settings = settings_of("sweep", options)

@@ -37,24 +37,17 @@ def classes(root: Path, *names: str, count: int = 2) -> Path:
 @pytest.mark.parametrize(
     "parts",
     [
-        ("train", "val"),
-        ("Train", "Test"),
-        ("training", "validation", "testing"),
         ("train2017", "val2017", "annotations"),
         ("trainA", "trainB", "testA", "testB"),
-        ("Training Set", "Test Set"),
         ("train", "valid", "docs"),
         ("fold1", "fold2", "fold3"),
         ("Fold A", "Fold B"),
         ("x_images_part_1", "x_images_part_2"),
         ("batch_0", "batch_1"),
-        ("Trainingsdaten", "Testdaten"),
-        ("entraînement", "validation"),
-        ("训练集", "测试集"),
         ("train", "extra"),
     ],
 )
-def test_the_parts_of_a_split_are_no_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+def test_what_may_be_parts_of_a_split_is_refused(tmp_path: Path, parts: tuple[str, ...]) -> None:
     for part in parts:
         classes(tmp_path / part, "cat", "dog")
     with pytest.raises(DataError, match=r"not classes.*classes=\[") as caught:
@@ -64,6 +57,72 @@ def test_the_parts_of_a_split_are_no_classes(tmp_path: Path, parts: tuple[str, .
         assert f"--data {tmp_path / parts[0]}" in str(caught.value)
     assert data.folder(tmp_path / parts[0]).classes == ("cat", "dog")
     assert data.folder(tmp_path, classes=parts).classes == parts
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train", "val"),
+        ("Train", "Test"),
+        ("training", "validation", "testing"),
+        ("train", "valid", "test"),
+        ("train", "dev"),
+        ("Training Set", "Test Set"),
+        ("Trainingsdaten", "Testdaten"),
+        ("entraînement", "validation"),
+        ("训练集", "测试集"),
+    ],
+)
+def test_the_parts_of_a_split(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for number, part in enumerate(parts):
+        for k, name in enumerate(("cat", "dog") if number else ("ant", "cat", "dog")):
+            for i in range(2 + number):
+                picture(tmp_path / part / name / f"{i}.png", 60 * number + 9 * k + i)
+    opened = data.folder(tmp_path)
+    names = ["train", *(["test"] if parts[1] in ("Test", "Test Set", "Testdaten", "测试集") else ["val"]), "test"]
+    assert list(opened.parts) == names[: len(parts)] and opened.classes == ("ant", "cat", "dog")
+    assert len(opened) == sum(map(len, opened.parts.values()))
+    for number, name in enumerate(opened.parts):
+        one = opened.parts[name]
+        assert one.classes == opened.classes and not one.parts
+        assert np.bincount(one.labels, minlength=3).tolist() == [0 if number else 2, 2 + number, 2 + number]
+        for i in range(len(one)):
+            assert Path(one.source_name(i)).parent.name == one.classes[one.labels[i]]
+            assert Path(one.source_name(i)).parents[1].name == parts[number]
+    assert data.folder(tmp_path, classes=["dog", "cat", "ant"]).train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    as_classes = data.folder(tmp_path, classes=parts)
+    assert as_classes.classes == parts and not as_classes.parts
+
+
+def test_parts_that_are_not_whole(tmp_path: Path) -> None:
+    classes(tmp_path / "train", "cat", "dog")
+    classes(tmp_path / "val", "cat", "emu")
+    with pytest.warns(DataWarning, match="training part has no image of 'emu', which other parts have"):
+        assert data.folder(tmp_path).classes == ("cat", "dog", "emu")
+    with pytest.raises(DataError, match="val holds folders that classes= does not name: 'emu'"):
+        data.folder(tmp_path, classes=["cat", "dog"])
+    kept = data.folder(tmp_path, "skip", classes=["cat", "dog"])
+    assert len(kept.val) == 2 and [Path(one.path).name for one in kept.skipped] == ["emu"]
+    picture(tmp_path / "test" / "0.png")
+    with pytest.raises(DataError, match="no folder a class in its part 'test'"):
+        data.folder(tmp_path, classes=["cat", "dog", "emu"])
+    kept = data.folder(tmp_path, "skip", classes=["cat", "dog", "emu"])
+    assert list(kept.parts) == ["train", "val"] and "holds no class folders" in {
+        one.reason for one in kept.skipped
+    }
+    (tmp_path / "test" / "0.png").unlink()
+    (tmp_path / "test").rmdir()
+    (tmp_path / "val" / "more").symlink_to(tmp_path / "train" / "cat")
+    with pytest.raises(DataError, match="twice, as 'train/cat' and as 'val/more'"):
+        data.folder(tmp_path)
+    picture(tmp_path / "one" / "train" / "cat" / "0.png")
+    classes(tmp_path / "one" / "val", "cat", "dog")
+    with pytest.raises(DataError, match="has only the class 'cat' to train on"):
+        data.folder(tmp_path / "one")
+    classes(tmp_path / "look" / "train", "cat", "dog")
+    classes(tmp_path / "look" / "val", "cat ", "dog")
+    with pytest.raises(DataError, match=r"look the same: 'cat', 'cat '.*in all parts"):
+        data.folder(tmp_path / "look")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +163,7 @@ def test_a_split_is_told_by_the_classes_in_its_parts(tmp_path: Path) -> None:
     assert layout_of([*extra, "train", "val"]) is None
     for part in ("train", "val"):
         classes(tmp_path / part, "cat", "dog")
-    with pytest.raises(DataError, match="parts of a split"):
+    with pytest.raises(DataError, match=r"parts of a split.*beside them 'other0'"):
         data.folder(tmp_path)
 
 

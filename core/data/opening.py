@@ -1,0 +1,76 @@
+"""What is trained, validated and tested on, of what somebody names: a data set that came in parts, or one in one
+piece of which a share is held out, and others for validation and test.
+
+Invariant: nothing is decided twice. What came split is not split again, and a share that is asked for although the
+validation data are known is refused and not ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from headstart.common.errors import SettingError
+from headstart.data.classes import Classes, aligned
+from headstart.data.samples import Samples
+
+SHARE = 0.8
+"""of the data that is trained on where nobody says another"""
+
+
+class Opened(NamedTuple):
+    """Three data sets, or feature sets, with the same classes where they have them."""
+
+    train: Any
+    val: Any
+    test: Any
+    """None where there is none"""
+
+
+def opened(
+    name: str,
+    open_one: Callable[[str, Sequence[str] | None], Samples],
+    *,
+    val: str | None = None,
+    test: str | None = None,
+    only: Sequence[str] | None = None,
+    split: float | None = None,
+    seed: int = 0,
+    split_by: str = "id",
+) -> Opened:
+    """`open_one`: from a name, and the classes to number by (None: its own), to what it names. `val`, `test`:
+    names of further data. `only`: the classes to take. `split`, `split_by`: see `Samples.split`, with `seed`.
+
+    Raises SettingError where a name or a share is given for what the data have themselves; what `open_one`, `only`
+    and `split` raise.
+    """
+    whole = open_one(name, None)
+    classes, parts = whole.classes, whole.parts
+    train = whole.train if parts else whole
+    held_out: dict[str, Any] = {}
+    for part, other in (("val", val), ("test", test)):
+        if other is None:
+            held_out[part] = parts.get(part)
+            continue
+        if part in parts:
+            raise SettingError(
+                f"{name} has a part {part!r} of its own, and --{part} {other} (val=, test=) names another; "
+                "expected one of them"
+            )
+        one = open_one(other, classes)
+        held_out[part] = one.parts.get(part, one) if one.parts else one
+    if only is not None:
+        train = train.only(only)
+        held_out = {part: one if one is None else one.only(only) for part, one in held_out.items()}
+    if held_out["test"] is not None:  # now, and not after the training
+        to = Classes(train.classes, train.named_classes, "the training data")
+        held_out["test"] = aligned(held_out["test"], "the test data", to)
+    if held_out["val"] is not None:
+        if split is not None:
+            raise SettingError(
+                f"split is {split:g}, and there is nothing to hold out: validation data "
+                f"{'came with ' + name if val is None else 'are ' + val}; leave out --split (split=)"
+            )
+        return Opened(train, held_out["val"], held_out["test"])
+    first, second = train.split(SHARE if split is None else split, seed, split_by)
+    return Opened(first, second, held_out["test"])

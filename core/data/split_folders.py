@@ -1,0 +1,108 @@
+"""A folder that holds train/, val/ and test/, each with a folder a class: one data set in named parts.
+
+Invariant: a class is one class in all parts, whichever of them have it. Names decide what is a part, and only
+where `train` is among them; what is told otherwise (folds, two folders for one part, images beside masks) is
+refused by `headstart.data.layouts`, as nobody can say what was meant.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from headstart.common.errors import DataError, DataWarning
+from headstart.data.annotations import PARTS
+from headstart.data.dataset import Skipped
+from headstart.data.layouts import layout_in, refuse_layout, role_of
+from headstart.data.names import shown, spelt_twice, twins
+from headstart.data.samples import Samples
+from headstart.data.walk import Walker
+
+
+def parts_among(root: Path, names: Sequence[str]) -> dict[str, str]:
+    """Part -> the folder of these in `root` that is it; empty where they are not the parts of one split."""
+    if layout_in(root, names) != "split":
+        return {}
+    of_role = {name: role_of(name) for name in names}
+    named = {role: name for name, role in of_role.items() if role in PARTS}
+    parts = sum(role in PARTS for role in of_role.values())
+    return named if len(named) == parts > 1 and "train" in named else {}
+
+
+class Sorted(NamedTuple):
+    """The files of all parts and classes."""
+
+    paths: list[str]
+    labels: list[int]
+    classes: list[str]
+    parts: np.ndarray
+    """`(n,)`, positions in `PARTS`"""
+
+
+def sort_files(
+    root: Path,
+    folders: dict[str, dict[str, str]],
+    asked: Sequence[str] | None,
+    left_out: Sequence[Skipped],
+    on_error: str,
+) -> tuple[Sorted, list[Skipped]]:
+    """The files below class folders, part -> class -> path, and what was left out.
+
+    Raises DataError for a part without a class folder, classes that are none, one folder in two parts or classes,
+    and for a class of the training part without an image; DataWarning for a class that only other parts have.
+    """
+    walker = Walker(str(root))
+    walker.left_out += left_out
+    for part, of_class in folders.items():
+        if not of_class:
+            raise DataError(
+                f"{root} holds the parts of a split, and no folder a class in its part {part!r}: sort its images "
+                "into such folders, or move that part elsewhere. If the parts are classes, say so: "
+                "hs.data.folder(path, classes=[...])"
+            )
+        if asked is None:
+            refuse_layout(Path(next(iter(of_class.values()))).parent, list(of_class))
+    walker.add({f"{part}/{name}": path for part, of_class in folders.items() for name, path in of_class.items()})
+    walker.check(on_error)
+    every = sorted({name for of_class in folders.values() for name in of_class})
+    if same := twins(every) if asked is None else spelt_twice(every):
+        raise DataError(
+            f"{root} holds class folders whose names look the same: {', '.join(map(ascii, same))}; rename or "
+            "merge them, in all parts"
+        )
+    classes = every if asked is None else list(asked)
+    number = {name: k for k, name in enumerate(classes)}
+    paths, labels, parts = [], [], []
+    for part, of_class in folders.items():
+        for name in sorted(of_class, key=number.__getitem__):
+            files = list(walker.files(of_class[name])) if walker.was_read(of_class[name]) else []
+            paths += files
+            labels += [number[name]] * len(files)
+            parts += [PARTS.index(part)] * len(files)
+    return Sorted(paths, labels, classes, np.array(parts, np.int8)), walker.left_out
+
+
+def check_classes(root: Path, data: Samples, named: bool) -> None:
+    """DataError where fewer than two classes, or no image, are left to train on; DataWarning for classes that
+    only another part has, unless they are `named`: somebody said which classes there are."""
+    classes, of = data.classes, data.annotations.parts
+    to_train = np.bincount(data.labels[of == PARTS.index("train")], minlength=len(classes)) > 0
+    if to_train.sum() < (1 if named else 2):
+        names = [name for name, there in zip(classes, to_train, strict=True) if there]
+        raise DataError(
+            f"{root} has {'only the class ' + shown(names[0]) if names else 'no usable image'} to train on; "
+            "expected at least two class folders with images in its training part"
+        )
+    elsewhere = [classes[k] for k in data.annotations.used().tolist() if not to_train[k]]
+    if elsewhere and not named:
+        more = f" and {len(elsewhere) - 5} more" if len(elsewhere) > 5 else ""
+        warnings.warn(
+            f"{root}: the training part has no image of {', '.join(map(shown, elsewhere[:5]))}{more}, which other "
+            "parts have: what is not trained is not recognised",
+            DataWarning,
+            stacklevel=4,
+        )

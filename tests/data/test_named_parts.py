@@ -1,0 +1,119 @@
+"""Data that came in parts, from the folder to what is trained, validated and tested on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import headstart
+from PIL import Image
+
+import headstart as hs
+from headstart.common.errors import DataError, SettingError
+from headstart.data.opening import opened
+
+QUICK = [
+    "--model",
+    "lenet",
+    "--weights",
+    "none",
+    "--size",
+    "32",
+    "--device",
+    "cpu",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "4",
+]
+
+
+def tree(root: Path, **parts: str) -> Path:
+    """Part -> the letters of its classes, four pictures each."""
+    number = 0
+    for part, letters in parts.items():
+        for letter in letters:
+            for i in range(4):
+                number += 1
+                path = root / part / letter / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(path)
+    return root
+
+
+def open_at(root: Path) -> Any:
+    return lambda name, classes: hs.data.folder(root / name if name else root, classes=classes)
+
+
+@pytest.mark.neutral
+def test_what_is_trained_validated_and_tested_on(tmp_path: Path) -> None:
+    whole = tree(tmp_path, train="abc", valid="ab", test="ca")
+    of_folder = opened("", open_at(whole))
+    sizes = lambda of: [None if one is None else len(one) for one in of]  # noqa: E731
+    assert sizes(of_folder) == [12, 8, 8] and of_folder.test.classes == ("a", "b", "c")
+    named = opened("train", open_at(whole), val="valid", test="test")
+    assert sizes(named) == [12, 8, 8]
+    for mine, other in zip(of_folder, named, strict=True):
+        assert (mine.ids, mine.labels.tolist()) == (other.ids, other.labels.tolist())
+    assert sizes(opened("train", open_at(whole), test="test", split=0.5))[2] == 8
+    assert len(opened("train", open_at(whole), split=0.5).val) not in (0, 12)
+    only = opened("train", open_at(whole), val="valid", only=["b", "a"])
+    assert sizes(only) == [8, 8, None] and only.val.classes == ("b", "a")
+    for arguments, reason in (
+        ({"split": 0.8}, "split is 0.8, and there is nothing to hold out: validation data came with"),
+        ({"val": "valid"}, "has a part 'val' of its own, and --val valid"),
+    ):
+        with pytest.raises(SettingError, match=reason):
+            opened("", open_at(whole), **arguments)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="validation data are valid"):
+        opened("train", open_at(whole), val="valid", split=0.5)
+    with pytest.raises(DataError, match="does not name: 'c'"):
+        opened("valid", open_at(whole), test="test")
+
+
+def test_fit_takes_the_parts_that_the_data_have(tmp_path: Path, backend: str) -> None:
+    data = hs.data.folder(tree(tmp_path, train="abc", val="ab", test="ca"))
+    model = hs.model("lenet", classes=data.classes, size=32)
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "batch_size": 4, "epochs": 1}
+    run = hs.fit(model, data, **settings)
+    other = hs.fit(model, data.train, data.val, **settings)
+    assert run.history[-1].loss == other.history[-1].loss
+    assert run.history[-1].val_loss == other.history[-1].val_loss
+    assert (run.data["train"], run.data["val"]) == (12, 8)
+    features = hs.extract(model, data, backend=backend, device="cpu")
+    saved = hs.load_features(features.save(tmp_path / "saved"))
+    assert list(saved.parts) == ["train", "val", "test"]
+    assert hs.fit(model, saved, **settings).history[-1].val_loss == other.history[-1].val_loss
+    with pytest.raises(SettingError, match="train came in the parts train, val, test, and val is given as well"):
+        hs.fit(model, data, data.test, **settings)
+    assert len(hs.sweep(model, data, grid={"lr": [0.1]}, **settings).runs) == 1
+    assert run.evaluate(data.test).samples == 8
+
+
+def test_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_BACKEND", backend)
+    root = tree(tmp_path / "photos", train="abc", val="ab", test="ca")
+    figures = tmp_path / "figures.json"
+    done = headstart("fit", "--data", root, *QUICK, "--json", figures)
+    assert done.code == 0 and "8 test samples: accuracy" in done.out, done.err
+    about = json.loads(figures.read_text())
+    assert about["test"]["samples"] == 8 and (about["data"]["train"], about["data"]["val"]) == (12, 8)
+    parts = ("--data", root / "train", "--val", root / "val", "--test", root / "test")
+    done = headstart("fit", *parts, *QUICK, "--only", "a,b", "--json", figures)
+    assert done.code == 0 and "test: 4 images in 2 classes: a 4, b 0" in done.err, done.err
+    done = headstart("fit", *parts, *QUICK, "--json", figures)
+    again = json.loads(figures.read_text())
+    assert done.code == 0 and again["test"] == about["test"] and again["val_loss"] == about["val_loss"]
+    done = headstart("fit", "--data", root, *QUICK, "--split", "0.7")
+    assert done.code == 2 and done.err.count("\n") == 1 and "leave out --split" in done.err
+    done = headstart("sweep", "--data", root, "--lr", "0.1,0.01", *QUICK)
+    assert done.code == 0 and "8 test samples of the best" in done.out, done.err
+    saved = tmp_path / "saved"
+    words = ("--model", "lenet", "--weights", "none", "--size", "32", "--device", "cpu")
+    assert headstart("extract", "--data", root, *words, "--save", saved, "--only", "c,a").code == 0
+    assert hs.load_features(saved).train.classes == ("c", "a")
+    done = headstart("fit", "--features", saved, *QUICK)
+    assert done.code == 0 and "8 test samples" in done.out, done.err
