@@ -38,7 +38,7 @@ def attempt(write: Callable[[], T]) -> T | None:
 
 def test_figures(evaluation: Any) -> dict[str, Any]:
     """What --json has of the test data; nothing where there were none."""
-    return {} if evaluation is None else {"test": dict(vars(evaluation))}
+    return {} if evaluation is None else {"test": evaluation.as_dict()}
 
 
 def test_line(scores: Mapping[str, Any], whose: str = "") -> str:

@@ -385,7 +385,7 @@ def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
             entry = entry_of(run)
             try:
                 if test is not None:
-                    entry["test"] = asdict(run.evaluate(test))
+                    entry["test"] = run.evaluate(test).as_dict()
             finally:  # what was trained is told in any case
                 emit({"event": "row", "row": entry})
     except HeadstartError as error:
