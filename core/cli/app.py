@@ -1,4 +1,4 @@
-"""The commands there are: their names, where each is, and the line that lists have of it.
+"""All commands: their names, the module of each, and its line in lists.
 
 A command's file is imported when the command is asked for and not before, so that `headstart --help` comes at
 once. The lines are the first of the commands' own docstrings; a test holds them together.

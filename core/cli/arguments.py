@@ -67,7 +67,7 @@ def _before_the_rest(words: Sequence[str]) -> Iterator[str]:
 
 
 def mistake(error: Exception) -> str:
-    """What is wrong with a command line, in a line."""
+    """A line that says what is wrong with a command line."""
     match error:
         case MissingArgumentError(keyword=str() as option):
             return f"{option} needs a value"

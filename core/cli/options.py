@@ -39,7 +39,7 @@ def argument(name: str, help: str) -> Parameter:
 
 
 def whole_number(_: Any, tokens: Sequence[Token]) -> int:
-    """The text of a whole number as one; 1.5 is none."""
+    """A whole number from its text; ValueError for others, such as 1.5."""
     text = tokens[-1].value
     try:
         return int(text)
@@ -48,7 +48,7 @@ def whole_number(_: Any, tokens: Sequence[Token]) -> int:
 
 
 def positive_number(_: Any, tokens: Sequence[Token]) -> int:
-    """The text of a whole number of 1 or more."""
+    """A whole number of 1 or more from its text; ValueError for others."""
     number = whole_number(_, tokens)
     if number < 1:
         raise ValueError(f"expected a whole number of 1 or more, received {number}")
@@ -56,7 +56,7 @@ def positive_number(_: Any, tokens: Sequence[Token]) -> int:
 
 
 def number(_: Any, tokens: Sequence[Token]) -> float:
-    """The text of a number as one."""
+    """A number from its text; ValueError for others."""
     text = tokens[-1].value
     try:
         return float(text)
@@ -96,7 +96,7 @@ def settings_of(function: str) -> type:
 
 
 def values_of(settings: Any) -> dict[str, Any]:
-    """What such an object holds, as keyword arguments. Raises SettingError for a text that means nothing."""
+    """The fields of such an object as keyword arguments. Raises SettingError for a text that means nothing."""
     values = dict(vars(settings))
     for name, value in values.items():
         if (parse := OPTIONS[name].parse) is not None and value is not None:
@@ -250,7 +250,7 @@ def tried(texts: Mapping[str, str | None]) -> dict[str, list[float]]:
 
 
 def colours(option: str, text: str | None) -> list[float] | None:
-    """The three numbers of --mean and --std."""
+    """The three numbers of --mean or --std."""
     try:
         return [float(part) for part in names_in(text)] if text is not None else None
     except ValueError:

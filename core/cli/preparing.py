@@ -103,7 +103,7 @@ def opened(source: Source) -> tuple[Model, Dataset]:
 
 
 def import_quietly(backend: str, device: str, precision: str = "float32") -> None:
-    """Import a framework and let it look for devices while its own chatter on standard error is put aside: some
+    """Import a framework and let it look for devices. What it logs to standard error meanwhile is put aside: some
     log there before any of their settings are read."""
     from headstart.contract import registry
 

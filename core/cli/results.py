@@ -1,4 +1,4 @@
-"""What a command has computed: written to files first, and told even where that fails.
+"""The results of a command: written to files first, and printed even where that fails.
 
 Invariant: a result that could not be written is still printed.
 """
@@ -28,7 +28,7 @@ def failures_told_last() -> Iterator[None]:
 
 
 def attempt(write: Callable[[], T]) -> T | None:
-    """What `write` returns. None where it raised an error of ours, which is told when all has been printed."""
+    """What `write` returns. None where it raised an error of ours, which is raised when all has been printed."""
     try:
         return write()
     except HeadstartError as error:
@@ -55,5 +55,6 @@ def write_figures(file: Path | None, figures: Any) -> Path | None:
 
 
 def keep_figures(file: Path | None, figures: Any) -> Path | None:
-    """`write_figures`, of what took long to compute: an error is told when all has been printed."""
+    """`write_figures`, for results that took long to compute: an error is raised only when all has been
+    printed."""
     return attempt(lambda: write_figures(file, figures))

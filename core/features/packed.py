@@ -175,12 +175,12 @@ def _copy(source: FeatureFolder, target: FeatureFolder, ids: Sequence[str], root
             with saving(root):
                 writer.close()
     if left := target.missing(distinct_ids):
-        # They went while they were read.
+        # They were deleted while they were copied.
         raise StoreError(f"{source.path} has no features of {left[0]} any more; extract them again")
 
 
 def _clear(root: Path, keys: set[str], samples: str) -> None:
-    """Delete what only the set before this one had."""
+    """Delete the files that belonged to the set before this one, and do not belong to this one."""
     store = FeatureStore(root, shared=())
     store.gc([info for info in store.infos() if info.key in keys])
     for path in root.glob("samples-*.safetensors"):

@@ -1,7 +1,7 @@
-"""Stored rows beside rows computed anew: the one way to tell a row that belongs to another sample, or to other
-weights, from a right one. Checksums find damage, not malice: whoever can write a shard can write right checksums.
+"""Compares stored rows with rows computed anew. Only that finds rows of another sample, or of other weights.
+Checksums find damage, not malice: whoever can write a shard can write right checksums.
 
-Invariant: which rows are looked at is drawn so that nobody who writes a cache can know it beforehand
+Invariant: the rows are drawn so that nobody who writes a cache can know beforehand which are compared
 (`headstart.data.draws`).
 """
 
@@ -125,7 +125,7 @@ def verify(
 def _compared(
     extractor: Extractor, data: Dataset, node: str, view: int, chosen: NDArray[np.intp]
 ) -> tuple[int, list[Difference]]:
-    """How many stored rows of these samples were compared, and which are wrong."""
+    """(number of stored rows of these samples that were compared, those of them that are wrong)."""
     if not len(chosen):
         return 0, []
     folder = extractor.folders[node][view]

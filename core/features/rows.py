@@ -1,4 +1,4 @@
-"""What a feature set is for those who only read it: exports to other programs, and the writer of saved sets."""
+"""A feature set as its readers see it: the exports to other programs, and the writer of saved sets."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The features of one trunk key: which samples have them, and their rows, from the own cache and from shared
 ones.
 
-Invariant: what is wrong with a shared cache stops nobody: its rows are missing, and computed into the own cache.
-What is wrong with the own cache is an error, for its owner to decide.
+Invariant: damage in a shared cache stops nobody: its rows count as missing, and are computed into the own cache.
+Damage in the own cache is an error, and its owner decides what to do.
 """
 
 from __future__ import annotations
@@ -193,15 +193,16 @@ class FeatureFolder:
         return gather(self._refresh())
 
     def restore_with(self, owner: object, extract: Callable[[], object]) -> None:
-        """How to compute rows anew, into the own cache, that shared caches do not give any more. `owner`: what
-        they are computed from, such as a data set; one that comes twice counts once. `extract` keeps it alive.
+        """Have rows that vanish from shared caches computed into the own cache, by calling `extract`. `owner`:
+        what they are computed from, such as a data set; a second call with it replaces the first. `extract` must
+        keep it alive.
 
-        From now on no shared shard is read that is not there yet: what comes is for `extract` to look at first."""
+        From now on, shards that appear in shared caches are not read until `extract` has checked them."""
         self._approved = set(self._sound)
         self._restorers[id(owner)] = extract
 
     def _can_restore(self) -> bool:
-        """Not in a process forked from the one that said how: a framework's threads are not in it."""
+        """False in a process forked from the one that called `restore_with`: it lacks the framework's threads."""
         return bool(self._restorers) and not self._restoring and os.getpid() == self._restoring_in
 
     def _restore(self) -> None:
@@ -248,7 +249,7 @@ class FeatureFolder:
         return ShardWriter(self.path, self.key.digest, row_shape, dtype, provenance, self._prepare)
 
     def makers(self) -> set[str]:
-        """By which backends the rows of the intact shards were made."""
+        """The backends that made the rows of the intact shards."""
         return {shard.maker for shard in self._refresh().shards}
 
     def provenances(self) -> list[dict[str, Any]]:
@@ -341,7 +342,7 @@ class FeatureFolder:
         probe_folder(self.path)
 
     def _prepare(self) -> None:
-        """Around every shard, as an eviction may have removed the folder since the last one."""
+        """Create the folder and its description. Called around every shard: an eviction may have removed them."""
         make_folder(self.path)
         if read_description(self.path) is None:
             description = description_of(self.key.spec, self.key.label)
@@ -368,8 +369,8 @@ class FeatureFolder:
             )
 
     def _is_refused(self, shard: Shard) -> bool:
-        """Whether this shared shard has been found damaged, by this process or an earlier one, or has come after
-        shards were looked at."""
+        """Whether this shared shard was found damaged, by this process or an earlier one, or has appeared since
+        `restore_with` was called."""
         mark = identity_of(shard)
         if self._approved is not None and mark not in self._approved:
             return True
@@ -379,7 +380,7 @@ class FeatureFolder:
         """Never use a shared shard again, as long as it is the same file."""
         mark = identity_of(shard)
         self._refused.add(mark)
-        # What the disk does not give now it may give another time.
+        # A read that fails now may succeed another time.
         if isinstance(error, DamagedShardError) and not isinstance(error, UnreadableShardError):
             self.mark_checked(shard.path.stem, f"damaged-{mark}")
         self._unsaid.append(error)
@@ -389,15 +390,15 @@ class FeatureFolder:
         self._pass_over(errors)
 
     def _doubt(self, shard: Shard, error: StoreError) -> None:
-        """A shard turns out bad on reading. If it was sound when it was looked at, others may have rotted as well:
-        before any is believed again it is looked at anew."""
+        """Refuse a shard that turns out damaged on reading. Others that were sound when they were checked may be
+        damaged by now as well, so each is checked again before it is used."""
         self._sound.clear()
         self._doubted = True
         self._refuse(shard, error)
 
     def _is_sound(self, shard: Shard) -> bool:
-        """Whether all rows of a shared shard are what was written, and finite. It is read for that once, and the
-        result noted in the own cache."""
+        """Whether all rows of a shared shard are as they were written, and finite. The shard is read once for
+        that; the result is noted in the own cache."""
         mark = identity_of(shard)
         if mark in self._sound or (not self._doubted and self.is_checked(shard.path.stem, f"whole-{mark}")):
             self._sound.add(mark)
@@ -415,7 +416,7 @@ class FeatureFolder:
         return True
 
     def _pass_over(self, errors: Iterable[StoreError]) -> None:
-        """Say, once, what of the shared caches is not used."""
+        """Warn, once for each, of shards in shared caches that are not used."""
         news = [text for error in errors if (text := _without_cure(error)) not in self._warned]
         self._warned.update(news)
         if news:

@@ -1,4 +1,4 @@
-"""The store: a folder a trunk key, in it immutable shards. That is all the state there is.
+"""The store: a folder for each trunk key, with immutable shards in it. There is no other state.
 
     <root>/features/<digest>/trunk.json, <digest of shard>.safetensors ..., last_used
 
@@ -72,7 +72,7 @@ def cache_limit() -> int | None:
 
 
 class FeatureStore:
-    """All features under one root: that given, else HEADSTART_CACHE, else the user's cache folder.
+    """All features under one root: the argument, else HEADSTART_CACHE, else the user's cache folder.
 
     Opening it creates nothing, and reading never needs permission to write.
     """
@@ -112,7 +112,7 @@ class FeatureStore:
         return self.copies(prefix)[0]
 
     def copies(self, prefix: str) -> list[FolderInfo]:
-        """The same for every cache that has the key, the own one first. Errors as of `info`."""
+        """As `info`, for every cache that has the key, the own one first."""
         infos = self.infos()
         key = key_beginning(prefix, sorted({info.key for info in infos}))
         return [info for info in infos if info.key == key]
@@ -188,8 +188,8 @@ class FeatureStore:
 
     @staticmethod
     def _is_still_damaged(path: Path) -> bool:
-        """Whether a file is damaged when it is read once more. A sound one may have taken its place, and what
-        cannot be read now is not known to be damaged."""
+        """Whether a file is still damaged when it is read again: a sound file may have taken its place. A file
+        that cannot be read now is not known to be damaged."""
         try:
             if path.name == DESCRIPTION:
                 read_description(path.parent)
@@ -254,7 +254,7 @@ class FeatureStore:
     def _plan(
         self, infos: Sequence[FolderInfo], max_nbytes: int, staying: Collection[str] = ()
     ) -> tuple[GcPlan, int]:
-        """What to delete, and the bytes that are left then."""
+        """(what to delete, the bytes that are left then)."""
         leftovers = {info.path: leftovers_of(info.path) for info in infos}
         freed = sum(size for files in leftovers.values() for _, size in files)
         left = sum(info.nbytes for info in infos) - freed

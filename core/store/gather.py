@@ -95,7 +95,7 @@ def gather_rows(
 
 
 def _parts(order: NDArray[np.intp], owner: NDArray[Any], row_nbytes: Sequence[int]) -> list[NDArray[np.intp]]:
-    """`order`, which is by shard and by row, in parts of one shard and a few megabytes each."""
+    """`order`, which is sorted by shard and row, cut into parts of one shard and a few megabytes each."""
     runs = np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)
     steps = [max(1, PART_NBYTES // row_nbytes[owner[run[0]]]) for run in runs]
     return [run[i : i + step] for run, step in zip(runs, steps, strict=True) for i in range(0, len(run), step)]

@@ -1,4 +1,4 @@
-"""Files leave the store here, and only here.
+"""The only place where files of the store are deleted or moved.
 
 Invariant: no link is followed on the way from the store's root to what is deleted or moved
 (`headstart.common.removal`); what cannot be done is said in the store's own errors.
@@ -33,7 +33,7 @@ def move_into(path: Path, inner: str, root: Path) -> Path | None:
 
 
 def require_no_link(root: Path, folder: Path) -> None:
-    """StoreError where `folder`, beneath `root`, is a link, or lies behind one. Nothing where there is none."""
+    """StoreError where `folder`, beneath `root`, is a link, or lies behind one. It need not exist."""
     with _errors(folder, "open"):
         removal.require_no_link(root, folder)
 
