@@ -28,13 +28,14 @@ from headstart.common.behind import Behind
 from headstart.common.errors import (
     ExtractionInterrupted,
     FeatureDriftError,
+    FeatureUnderflowError,
     MissingFeaturesError,
     SettingError,
 )
 from headstart.common.progress import track
 from headstart.common.version import __version__
 from headstart.contract import registry
-from headstart.contract.recipe import Place
+from headstart.contract.recipe import FLOAT16, Place
 from headstart.contract.running import Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
@@ -308,6 +309,9 @@ class Extractor:
         for of_trunk in outputs:
             batch = under_way.popleft()
             rows = {node: of_trunk[node][: len(batch.ids)] for node in dtypes}
+            if self.precision == FLOAT16:
+                for node in dtypes:
+                    _check_some_are_left(rows[node], node)
             if INPUT in nodes:
                 rows[INPUT] = batch.images
             if self.observe is not None:
@@ -382,6 +386,16 @@ class Extractor:
                     f"from what {self.provenance(node)['backend']} computes here; they were made by {made_by}"
                 )
         return None
+
+
+def _check_some_are_left(rows: np.ndarray, node: str) -> None:
+    """FeatureUnderflowError for a batch's features of a trunk in float16 that are zeros alone: what it computes on
+    the way is below that type's range, which the stored rows do not show."""
+    if not rows.any():
+        raise FeatureUnderflowError(
+            f"computed in float16, all features at {node!r} of {len(rows)} samples are 0: numbers on the way are "
+            "below 6e-08, where float16 ends. Use precision='bfloat16' or 'float32'"
+        )
 
 
 def _store(writer: ShardWriter, ids: Sequence[str], rows: np.ndarray, missing: Collection[str]) -> None:

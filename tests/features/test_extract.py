@@ -32,6 +32,7 @@ from headstart.common.errors import (
     ExtractionInterrupted,
     FeatureDriftError,
     FeatureOverflowError,
+    FeatureUnderflowError,
     ImageError,
     SettingError,
     UnknownNameError,
@@ -575,6 +576,21 @@ def test_another_version_of_the_same_backend_is_compared_too(
 
 
 # --- interrupts and kills
+
+
+def test_what_vanishes_in_float16_is_refused(photos: Path, backend: str, tmp_path: Path) -> None:
+    """Numbers on the way that are below its range: the rows that come out are zeros as others are."""
+    model = hs.model("lenet", classes=3)
+    scales = {"conv1.weight": 1e-5, "conv2.weight": 1e-5, "conv1.bias": 0, "conv2.bias": 0, "fc1.bias": 0}
+    faint = {name: value * np.float32(scales.get(name, 1)) for name, value in model.params.items()}
+    model, data = replace(model, params=faint), hs.data.folder(photos)
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "dtype": "float32", "cache": tmp_path / "c"}
+    for precision in ("float32", "bfloat16"):
+        assert hs.extract(model, data, "fc1", precision=precision, **settings).numpy().any()
+    with pytest.raises(
+        FeatureUnderflowError, match=r"'fc1' of 15 samples are 0.*precision='bfloat16' or 'float32'"
+    ):
+        hs.extract(model, data, "fc1", precision="float16", **settings)
 
 
 def test_an_interrupt_keeps_what_is_finished(
