@@ -39,6 +39,8 @@ COLUMNS = (
     ("mode", "text"),
     ("cut", "text"),
     ("val accuracy", "number"),
+    ("95 %", "number"),
+    ("against the best", "number"),
     ("val loss", "number"),
     ("s/epoch", "number"),
     ("extraction, s", "number"),
@@ -151,6 +153,9 @@ def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     elif entries and finite(entries[0].get("val_accuracy")) is not None:
         accuracy = f"{figures.percent(entries[0]['val_accuracy'])} of the validation data right"
         text += f" The most accurate: {entries[0]['label']}, {accuracy}." if len(entries) > 1 else f" {accuracy}."
+    noise = [e["label"] for e in entries if not diverged(e) and (e.get("against_best") or {}).get("noise")]
+    if noise:
+        text += f" Within the noise of its samples, no worse than the best: {', '.join(noise)}."
     faster = [
         f"{figures.times(entry['speedup_over_frozen'])} ({entry['label']})"
         for entry in _cached(known["rows"])
@@ -176,6 +181,7 @@ def _cells(entry: Entry) -> list[Cell]:
         text(entry.get("mode")),
         text(entry.get("cut")),
         Cell("diverged", None) if diverged(entry) else number(entry.get("val_accuracy"), figures.percent),
+        *_noise_cells(entry),
         number(entry.get("val_loss"), figures.loss),
         number(entry["seconds_per_epoch"].get("total"), figures.seconds),
         extraction,
@@ -184,6 +190,23 @@ def _cells(entry: Entry) -> list[Cell]:
         number((entry.get("parameters") or {}).get("trained"), figures.count),
         number(entry.get("pays_off_after_epochs"), figures.epochs),
     ]
+
+
+def _noise_cells(entry: Entry) -> tuple[Cell, Cell]:
+    """The accuracy's interval, and what a paired bootstrap on the same samples says of it and the best."""
+    ends = ((entry.get("scores") or {}).get("intervals") or {}).get("accuracy")
+    unknown = Cell(figures.NONE, None)
+    if ends is None or diverged(entry):
+        return unknown, unknown
+    low, high = (figures.percent(end).removesuffix(f"{figures.SPACE}%") for end in ends)
+    interval = Cell(f"{low} to {high}", finite(ends[0]))
+    against = entry.get("against_best")
+    if not against:
+        return interval, unknown
+    difference = f"{100 * (finite(against.get('difference')) or 0):+.1f}".replace("-", "\N{MINUS SIGN}")
+    return interval, Cell(
+        f"{difference}, within noise" if against.get("noise") else difference, finite(against.get("difference"))
+    )
 
 
 # ---- figures

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.report import figures
+from headstart.report.scores import classes_card
 from headstart.report.series import Entry, confused, finite
 
 LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last runs first
@@ -42,7 +43,7 @@ class Images:
 
 
 def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
-    """A run's confusion matrix, or the pairs of classes confused most, and its worst errors."""
+    """A run's confusion matrix, or the pairs of classes confused most, its classes' scores, its worst errors."""
     validation = entry["validation"]
     classes = entry.get("classes") or (known.get("data") or {}).get("classes") or ()
     pictures = known.get("pictures") or {}
@@ -63,6 +64,7 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
         "count": f"{wrong:,} of {samples:,} wrong" if samples else "",
         "matrix": None,
         "pairs": None,
+        "classes": classes_card(entry),
         "worst": [
             {
                 "picture": images.number(pictures.get(str(one.get("id")))),

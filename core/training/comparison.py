@@ -26,6 +26,7 @@ from headstart.features.feature_set import FeatureSet
 from headstart.models.model import count_params
 from headstart.report import frame, page
 from headstart.report.pictures import thumbnails
+from headstart.training.noise import mark_noise
 from headstart.training.run_record import RunRecord
 from headstart.training.shapes import COMPARISON, LARGEST
 from headstart.training.tables import comparison_table
@@ -173,6 +174,8 @@ def entry_of(run: RunRecord) -> dict[str, Any]:
         "total_seconds": run.seconds,
         "parameters": {"trained": run.trained, "all": count_params(run.model.graph)},
         "validation": run.validation.as_dict() if run.validation else None,
+        "scores": run.scores.as_dict() if run.scores else None,
+        "against_best": None,
         "kernels": run.kernels,
         "settings": dict(run.settings),
         "speedup_over_frozen": None,
@@ -190,6 +193,7 @@ def add_entry(comparison: Comparison, entry: dict[str, Any], val: Dataset | Feat
         )
     finish_entry(entry, comparison.rows)
     comparison.rows.append(entry)
+    mark_noise(comparison.rows)
     _add_pictures(comparison, entry, val)
 
 

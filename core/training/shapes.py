@@ -29,6 +29,7 @@ VALIDATION = {
     "samples": int,
     "confusion": ListOf(ListOf(int, 3)),
     "not_finite": Optional(int),
+    **dict.fromkeys(("right", "ids"), Optional(str)),
     "worst": ListOf(
         {
             "id": str,
@@ -116,6 +117,8 @@ ENTRY = {
             ),
         }
     ),
+    "scores": Optional(SCORES),
+    "against_best": Optional({"best": str, "difference": Number, "interval": ListOf(Number, 2), "noise": bool}),
     "kernels": Optional(
         {
             **{name: Optional(str) for name in ("node", "before", "after", "difference")},

@@ -7,9 +7,11 @@ from typing import Any
 
 from headstart.common.table import Table
 from headstart.common.text import accuracy_text, nbytes_text, seconds_text, time_text
+from headstart.report.scores import CLASS_SCORES, score_name, score_text, worst_classes
 from headstart.training.scores import Scores
 
 COMPARISON_LEGEND = """\
+±: half of the 95 % interval, by resampling the validation data; =: they do not tell it from the most accurate.
 s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
 data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
 * it was full already. pays off: the number of epochs from which the cache has saved time."""
@@ -41,13 +43,23 @@ def _comparison_row(row: Mapping[str, Any]) -> tuple[str, ...]:
         extraction = seconds_text(row["extraction_seconds"]) + ("" if row["extracted"] else "*")
     return (
         row["mode"],
-        accuracy_text(row, "val_accuracy"),
+        _accuracy_text(row),
         *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in PHASES),
         extraction,
         "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
         f"{row['total_seconds']:.1f}",
         _epochs_text(row["pays_off_after_epochs"], "-"),
     )
+
+
+def _accuracy_text(row: Mapping[str, Any]) -> str:
+    """With half of its interval, and "=" where the samples do not tell it from the most accurate."""
+    ends = ((row.get("scores") or {}).get("intervals") or {}).get("accuracy")
+    text = accuracy_text(row, "val_accuracy")
+    if ends is None or row.get("diverged"):
+        return text
+    mark = "=" if (row.get("against_best") or {}).get("noise") else ""
+    return f"{mark}{text}±{50 * (ends[1] - ends[0]):.1f}"
 
 
 def sweep_table(rows: Sequence[Mapping[str, float]], top: int | None = None) -> Table:
@@ -67,35 +79,9 @@ def sweep_table(rows: Sequence[Mapping[str, float]], top: int | None = None) -> 
     return Table(columns, texts, right=tuple(range(len(columns))))
 
 
-SCORE_NAMES = {
-    "top5_accuracy": "among the first 5",
-    "macro_auc": "AUC, macro",
-    "macro_f1": "F1, macro",
-    "micro_f1": "F1, micro",
-    "calibration_error": "calibration error",
-    "mae": "mean absolute error",
-    "rmse": "root mean squared error",
-    "r2": "R2",
-}
-PLAIN = ("log_loss", "mae", "rmse", "r2")
-"""scores that are no shares"""
 SCORES_LEGEND = """\
 95 %: what other samples of this kind would give, by resampling. macro: mean over the classes that have the score.
 calibration error: by how much the probabilities are off, in the mean."""
-SHOWN_CLASSES = 30
-
-
-def score_name(name: str) -> str:
-    """A score's name in words."""
-    return SCORE_NAMES.get(name) or (
-        f"{name.removeprefix('macro_').replace('_', ' ')}, macro"
-        if name.startswith("macro_")
-        else name.replace("_", " ")
-    )
-
-
-def score_text(name: str, value: float) -> str:
-    return f"{value:.4f}" if name in PLAIN else f"{value:.1%}"
 
 
 def scores_table(scores: Scores) -> Table:
@@ -111,11 +97,7 @@ def scores_table(scores: Scores) -> Table:
 
 def classes_table(scores: Scores) -> Table:
     """A row a class; of many those that have the lowest F1."""
-    rows = list(scores.per_class)
-    title = ""
-    if len(rows) > SHOWN_CLASSES:
-        rows = sorted(rows, key=lambda row: row.get("f1", 2.0))[:SHOWN_CLASSES]
-        title = f"the {SHOWN_CLASSES} of {len(scores.per_class):,} classes with the lowest F1"
+    rows, title = worst_classes(scores.per_class)
     names = [name for name in CLASS_SCORES if any(name in row for row in scores.per_class)]
     texts = [
         (row["class"], str(row["samples"]), *(score_text(n, row[n]) if n in row else "-" for n in names))
@@ -123,18 +105,6 @@ def classes_table(scores: Scores) -> Table:
     ]
     columns = ("class", "samples", *(CLASS_SCORES[name] for name in names))
     return Table(columns, texts, right=tuple(range(1, len(columns))), title=title)
-
-
-CLASS_SCORES = {
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "auc": "AUC",
-    "average_precision": "avg precision",
-    "mae": "mean abs error",
-    "rmse": "RMSE",
-    "r2": "R2",
-}
 
 
 def confusions_table(confusions: Sequence[Mapping[str, Any]]) -> Table:

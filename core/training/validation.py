@@ -6,12 +6,14 @@ confusion matrix that are zero are left out.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from headstart.common.errors import HeadstartError
 from headstart.data import Dataset
@@ -50,6 +52,14 @@ class Validation:
     """up to 12 mistakes, those of the largest loss first"""
     not_finite: int = 0
     """samples whose logits are not finite: they were taken for no class, and are in no cell and no mistake"""
+    right: str = field(default="", repr=False)
+    """which samples are right, a bit a sample in their order, as `bits_text` writes them; "" in runs of before"""
+    ids: str = field(default="", repr=False)
+    """digest of the samples' ids in their order: runs with the same one were validated on the same samples"""
+
+    def right_of_each(self) -> np.ndarray | None:
+        """bool `(samples,)`; None where it is not known."""
+        return bits_of(self.right, self.samples)
 
     def matrix(self, classes: int) -> np.ndarray:
         """int64 `(classes, classes)`: rows are the true class, columns the predicted one."""
@@ -79,6 +89,7 @@ class Validation:
             "confusion": [list(cell) for cell in self.confusion],
             "worst": [asdict(mistake) for mistake in self.worst],
             "not_finite": self.not_finite,
+            **({"right": self.right, "ids": self.ids} if self.right else {}),
         }
 
     @classmethod
@@ -90,7 +101,24 @@ class Validation:
             for mistake in saved["worst"]
         ]
         mistakes = tuple(Mistake(**fields) for fields in worst)
-        return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0)
+        right, ids = saved.get("right") or "", saved.get("ids") or ""
+        return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0, right, ids)
+
+
+def bits_text(bits: np.ndarray) -> str:
+    """bool `(n,)` as base64, eight samples a byte."""
+    return base64.b64encode(np.packbits(bits).tobytes()).decode()
+
+
+def bits_of(text: str, count: int) -> np.ndarray | None:
+    """The inverse of `bits_text`; None where the text does not hold `count` bits."""
+    try:
+        packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    except ValueError:
+        return None
+    if not count or len(packed) != -(-count // 8):
+        return None
+    return np.unpackbits(packed, count=count).astype(bool)
 
 
 def validation_of(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
@@ -105,6 +133,10 @@ def validation_of(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
         ids = data.subset(worst).ids if len(worst) else ()
     except HeadstartError:  # a file that has gone meanwhile: no reason to lose what was trained
         ids, worst = (), worst[:0]
+    try:
+        digest = blake3("".join(data.ids).encode()).hexdigest(length=16)
+    except HeadstartError:
+        digest = ""
     probabilities = softmax(logits[worst])
     return Validation(
         len(labels),
@@ -114,4 +146,6 @@ def validation_of(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
             for id, i, row in zip(ids, worst, probabilities, strict=True)
         ),
         int((~sure).sum()),
+        bits_text((predicted == labels) & sure) if digest else "",
+        digest,
     )

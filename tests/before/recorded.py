@@ -141,8 +141,11 @@ def command(*arguments: object) -> Result:
 
 # ---- what --json writes: keys and types
 
-CHANCE = {"pays_off_after_epochs": (0, None)}
-"""What a clock decides, by key: values that stand for all that may come."""
+CHANCE = {
+    "pays_off_after_epochs": (0, None),
+    "against_best": (None, {"best": "", "difference": 0.5, "interval": [0.5], "noise": True}),
+}
+"""What a clock, or rounding, decides, by key: values that stand for all that may come."""
 BY_DATA = ("pictures", "versions")
 """Dictionaries whose keys are data."""
 OPAQUE = ("graph", "per_class", "values", "undefined", "intervals")

@@ -82,6 +82,18 @@ def row(backend: str, mode: str, accuracy: float | None = 0.9, epochs: int = 3, 
                 for i in range(2)
             ],
         },
+        "scores": {
+            "task": "single",
+            "samples": 20,
+            "values": {"accuracy": 0.85, "macro_f1": 0.5},
+            "undefined": {},
+            "intervals": {"accuracy": [0.65, 0.95]},
+            "per_class": [
+                {"class": "rose", "samples": 10, "precision": 1.0, "recall": 0.9, "f1": 0.947, "auc": 0.75},
+                {"class": "tulip", "samples": 10, "recall": 0.0, "undefined": {"precision": "never"}},
+            ],
+        },
+        "against_best": {"best": "torch full", "difference": -0.05, "interval": [-0.2, 0.1], "noise": True},
         "kernels": None,
         **changes,
     }
@@ -527,6 +539,20 @@ def test_what_is_missing_leaves_a_gap(name: str) -> None:
         assert "its last words:\ngone" in html
 
 
+def test_intervals_noise_and_classes_are_shown() -> None:
+    noise, best, before = row("torch", "cached"), row("torch", "full"), row("torch", "frozen")
+    best["against_best"] = None
+    del before["scores"], before["against_best"]
+    worse = row("torch", "scratch", against_best={"best": "torch full", "difference": -0.3, "noise": False})
+    texts = Parsed(report.page(content([noise, best, before, worse]))).texts
+    text = " ".join(texts)
+    assert texts.count("65.0 to 95.0") == 3
+    assert texts.count("\N{MINUS SIGN}5.0, within noise") == 1 and texts.count("\N{MINUS SIGN}30.0") == 1
+    assert "Within the noise of its samples, no worse than the best: torch cached." in text
+    assert texts.count("Scores by class") == 3 and "accuracy 85.0%, F1, macro 50.0%" in texts
+    assert "94.7%" in texts and "75.0%" in texts
+
+
 def test_rows_whose_kernels_are_the_same_share_a_card() -> None:
     one = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
     same, changed = pictures.kernels("conv1", one, one), pictures.kernels("conv1", one, one + 0.5)
@@ -634,7 +660,7 @@ def test_the_table_sorts_by_click_and_by_keyboard(chromium: Browser, tmp_path: P
         return found
 
     assert (order(), sorted_by()) == (["cached", "full", "staged"], {"val accuracy": "descending"})
-    total = chromium.find("#runs th:nth-child(9) button")
+    total = chromium.find("#runs th:nth-child(11) button")
     total.click()
     assert (order(), sorted_by()) == (["staged", "full", "cached"], {"total, s": "descending"})
     total.click()

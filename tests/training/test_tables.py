@@ -10,9 +10,12 @@ import pytest
 
 from headstart.common.table import Table
 from headstart.training.comparison import Comparison
+from headstart.training.noise import mark_noise
 from headstart.training.plan import Budget, CutPlan, Plan
 from headstart.training.prediction import Predictions
-from headstart.training.tables import sweep_table
+from headstart.training.scores import scores_of
+from headstart.training.tables import classes_table, scores_table, sweep_table
+from headstart.training.validation import bits_of, bits_text
 
 pytestmark = pytest.mark.neutral
 
@@ -92,3 +95,74 @@ def test_predictions() -> None:
         ("", "x", "25.0%"),
         ("b.jpg", "-", "not finite"),
     ]
+
+
+def test_accuracies_have_an_interval_and_say_what_is_noise() -> None:
+    scores = {"intervals": {"accuracy": [0.44, 0.56]}}
+    rows = [
+        row("full", scores=scores),
+        row("cached", scores=scores, against_best={"best": "torch full", "noise": True}),
+        row("frozen", scores=scores, against_best={"best": "torch full", "noise": False}),
+        row("staged", scores={"intervals": {}}),
+    ]
+    (table,) = Comparison(rows=rows, versions={"torch": {}}).as_tables()
+    assert column(table, "val acc") == ["50.0%±6.0", "=50.0%±6.0", "50.0%±6.0", "50.0%"]
+
+
+def test_scores_as_tables() -> None:
+    logits = np.array([[2, 0, 0], [0, 1, 0], [1, 0, 0], [0, 3, 0]], np.float32)
+    scores = scores_of("single", logits, np.array([0, 1, 1, 1]), ["a", "b", "absent"])
+    table = scores_table(scores)
+    accuracy, *_ = table.rows
+    assert accuracy[:2] == ("accuracy", "75.0%") and accuracy[2].endswith("% to 100.0%")
+    assert column(table, "score")[-1] == "log loss"
+    classes = classes_table(scores)
+    assert classes.rows[0] == ("a", "1", "50.0%", "100.0%", "66.7%", "100.0%", "100.0%")
+    assert classes.rows[2] == ("absent", "0", "-", "-", "-", "-", "-")
+    lost = scores_table(scores_of("single", logits * np.nan, np.array([0, 1, 1, 1]), ["a", "b", "absent"]))
+    assert lost.rows[0] == ("accuracy", "-", "the logits of 4 of 4 samples are not finite")
+
+
+def test_of_many_classes_the_worst_are_shown() -> None:
+    rng = np.random.default_rng(0)
+    scores = scores_of(
+        "single", rng.normal(size=(300, 40)), rng.integers(0, 40, 300), [f"c{i}" for i in range(40)]
+    )
+    table = classes_table(scores)
+    assert len(table.rows) == 30
+    assert table.title == "the 30 of 40 classes with the lowest F1"
+    assert "among the first 5" in column(scores_table(scores), "score")
+
+
+def test_noise_is_told_on_the_same_samples_only() -> None:
+    right = np.arange(160) < 120
+    better = np.arange(160) < 150
+
+    def entry(label: str, bits: np.ndarray, ids: str = "x", **changes: Any) -> dict[str, Any]:
+        validation = {"samples": len(bits), "right": bits_text(bits), "ids": ids}
+        return {"label": label, "diverged": False, "validation": validation, **changes}
+
+    near = better.copy()
+    near[:3] = False
+    rows = [
+        entry("good", right), entry("near", near), entry("best", better), entry("elsewhere", right, "y"),
+        entry("lost", right, diverged=True),
+        {"label": "before", "diverged": False, "validation": {"samples": 160}},
+        {"label": "unvalidated", "diverged": False, "validation": None},
+        entry("damaged", right) | {"validation": {"samples": 160, "right": "*no*", "ids": "x"}},
+        entry("short", right) | {"validation": {"samples": 160, "right": "AAAA", "ids": "x"}},
+    ]  # fmt: skip
+    mark_noise(rows)
+    good, near_of_best, *others = (of["against_best"] for of in rows)
+    assert good["best"] == "best" and not good["noise"]
+    assert good["difference"] == pytest.approx(-30 / 160) and good["interval"][1] < 0
+    assert near_of_best["noise"]
+    assert others == [None] * 7
+
+
+def test_bits_go_there_and_back() -> None:
+    for n in (1, 7, 8, 9, 1000):
+        bits = np.random.default_rng(n).random(n) < 0.5
+        assert bits_of(bits_text(bits), n) is not None
+        np.testing.assert_array_equal(bits_of(bits_text(bits), n), bits)
+        assert bits_of(bits_text(bits), n + 8) is None
