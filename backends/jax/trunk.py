@@ -1,16 +1,18 @@
-"""Extraction: a frozen graph under one `jit`."""
+"""Extraction: a frozen graph under one `jit`. On a device of its own a few batches are under way at once, and rows
+leave it in the type of numbers in which they are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backends.jax.arrays import compiled, from_numpy
+from headstart.backends.jax.arrays import compiled, from_numpy, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.frozen import FrozenNetwork, attends
@@ -18,10 +20,21 @@ from headstart.backends.jax.fused import fused
 from headstart.common.log import LOG
 from headstart.contract.devices import CPU, reason_of
 from headstart.contract.recipe import Place
+from headstart.contract.streams import Dtypes, is_held, one_by_one
 from headstart.graph import Graph
 
+AHEAD = 2
+"""batches that are on their way behind the one that is waited for"""
 
-@behind_door("__init__", "run", "params")
+
+class UnderWay(NamedTuple):
+    images: Any
+    rows: dict[str, jax.Array]
+    largest: dict[str, jax.Array]
+    """the largest magnitude in each channel, `(c,)`, of what is stored in less than float32"""
+
+
+@behind_door("__init__", "run", "params", "_begin", "_end")
 class JaxTrunk:
     def __init__(
         self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place
@@ -33,24 +46,64 @@ class JaxTrunk:
         self.cudnn = attends(self.network, place)
         faster = self.fused if place.kind == CPU else FrozenNetwork(self.network, place, self.cudnn)
         self.held = faster is None  # whether the network's own parameters are those on the device
-        graphdef, state = nnx.split(faster or self.network)
+        self.graphdef, state = nnx.split(faster or self.network)
         self.state = from_numpy(state, place.device)
-        self._run = compiled(_runs(graphdef), place)
+        self._compile()
+
+    def _compile(self) -> None:
+        self._run = compiled(_computed(self.graphdef), self.place)
+        self._leave: dict[tuple[tuple[str, str], ...], Any] = {}
+        """the nodes and types of numbers of a stream -> its program"""
 
     def run(self, images: Any) -> dict[str, jax.Array]:
         images = from_numpy(images, self.place.device)
+        return self._tried(lambda: jax.block_until_ready(self._run(self.state, images)))  # type: ignore[no-any-return]
+
+    def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
+        if self.place.kind == CPU:
+            yield from one_by_one(self.run, to_numpy, batches, dtypes)
+            return
+        under_way: deque[UnderWay] = deque()
+        for images in batches:
+            under_way.append(self._begin(images, dtypes))
+            if len(under_way) > AHEAD:
+                yield self._end(under_way.popleft(), dtypes)
+        while under_way:
+            yield self._end(under_way.popleft(), dtypes)
+
+    def _begin(self, images: Any, dtypes: Dtypes) -> UnderWay:
+        key = tuple((node, str(dtype)) for node, dtype in dtypes.items())
+        there = from_numpy(images, self.place.device)
+
+        def dispatched() -> Any:
+            if key not in self._leave:
+                self._leave[key] = compiled(_leaving(self.graphdef, dtypes), self.place)
+            return self._leave[key](self.state, there)
+
+        rows, largest = self._tried(dispatched)
+        for array in (*rows.values(), *largest.values()):
+            array.copy_to_host_async()
+        return UnderWay(images, rows, largest)
+
+    def _end(self, batch: UnderWay, dtypes: Dtypes) -> dict[str, np.ndarray]:
+        rows = {node: np.asarray(array) for node, array in batch.rows.items()}
+        lost = [node for node, largest in batch.largest.items() if not is_held(np.asarray(largest), dtypes[node])]
+        if lost:  # core wants to see in full what is lost, which is rare enough to be computed again
+            outputs = self.run(batch.images)
+            rows |= {node: np.asarray(outputs[node]) for node in lost}
+        return rows
+
+    def _tried(self, dispatched: Callable[[], Any]) -> Any:
         try:
-            return jax.block_until_ready(self._run(self.state, images))
+            return dispatched()
         except (RuntimeError, TypeError, ValueError) as error:  # JAX's own errors are RuntimeErrors
             if not self.cudnn:
                 raise
             LOG.debug("jax: attention is XLA's own, since cuDNN's does not run: %s", reason_of(error))
-            self._without_cudnn()
-        return jax.block_until_ready(self._run(self.state, images))
-
-    def _without_cudnn(self) -> None:
         self.cudnn = False
-        self._run = compiled(_runs(nnx.graphdef(FrozenNetwork(self.network, self.place, False))), self.place)
+        self.graphdef = nnx.graphdef(FrozenNetwork(self.network, self.place, cudnn=False))
+        self._compile()
+        return dispatched()
 
     def params(self) -> dict[str, np.ndarray]:
         if self.held:
@@ -58,8 +111,21 @@ class JaxTrunk:
         return self.network.numpy_params()
 
 
-def _runs(graphdef: Any) -> Any:
+def _computed(graphdef: Any) -> Callable[..., dict[str, jax.Array]]:
     def run(state: nnx.State, images: Any) -> dict[str, jax.Array]:
-        return {k: y.astype(jnp.float32) for k, y in nnx.merge(graphdef, state)(images).items()}
+        return {node: y.astype(jnp.float32) for node, y in nnx.merge(graphdef, state)(images).items()}
 
     return run
+
+
+def _leaving(graphdef: Any, dtypes: Dtypes) -> Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
+    """Of these nodes alone, as they are stored; and what tells whether that holds them."""
+    run = _computed(graphdef)
+    less = [node for node, dtype in dtypes.items() if dtype != np.float32]
+
+    def leave(state: nnx.State, images: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        outputs = run(state, images)
+        rows = {node: outputs[node].astype(dtype) for node, dtype in dtypes.items()}
+        return rows, {node: jnp.abs(outputs[node]).max(range(outputs[node].ndim - 1)) for node in less}
+
+    return leave

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,14 +171,20 @@ def test_jax_is_told_not_to_take_a_whole_card(backend: str) -> None:
         assert name not in defaults({variable: "0.5"})
 
 
+@pytest.fixture
+def card(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU is called "cuda", too."""
+    from headstart.backends.jax import arrays
+
+    cpu = arrays.devices_of("cpu")
+    monkeypatch.setattr(arrays, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
+
+
 @pytest.mark.parametrize(
     ("heads", "channels"), [(2, 8), (1, 8)], ids=["of a size that it has not", "where it is not"]
 )
-def test_attention_without_cudnn(
-    backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, heads: int, channels: int
-) -> None:
+def test_attention_without_cudnn(card: None, caplog: pytest.LogCaptureFixture, heads: int, channels: int) -> None:
     """The first batch finds out, and says so to those who ask; the numbers are XLA's own."""
-    from headstart.backends.jax import arrays
     from headstart.contract import registry
     from headstart.testing.reference import random_params
     from headstart.testing.samples import Builder, of_shape
@@ -187,8 +194,6 @@ def test_attention_without_cudnn(
     graph = of_shape(b.graph(b.add("attention", "attention", x, heads=heads)), (5, channels))
     params = random_params(graph, 0)
     tokens = np.random.default_rng(0).standard_normal((2, 5, channels)).astype(np.float32)
-    cpu = arrays.devices_of("cpu")
-    monkeypatch.setattr(arrays, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
     framework, outputs = registry.load("jax"), []
     for device in ("cpu", "cuda"):
         trunk = framework.trunk(graph, params, ["attention"], Place(device, "bfloat16"))
@@ -197,6 +202,41 @@ def test_attention_without_cudnn(
     for output in outputs[1:]:
         np.testing.assert_allclose(output, outputs[0], rtol=0.02, atol=1e-3)
     assert caplog.text.count("attention is XLA's own") == 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_rows_leave_a_device_as_they_are_stored(card: None, dtype: str) -> None:
+    import ml_dtypes
+
+    from headstart.contract import registry
+    from headstart.testing.reference import random_params
+    from headstart.testing.samples import two_layers
+
+    graph = two_layers(["relu"])
+    nodes = [node.name for node in graph.nodes[1:]]
+    (columns,) = graph.nodes[0].attrs["shape"]
+    params = {name: value * (value.ndim > 1) for name, value in random_params(graph, 0).items()}  # without biases
+    framework = registry.load("jax")
+    trunk = framework.trunk(graph, params, nodes, Place("cuda", "float32"))
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal((3, columns)).astype(np.float32) * scale for scale in (1, 2, 3, 1e7, 1e-12, 4)]
+    stored = {nodes[0]: np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype), nodes[-1]: np.dtype("f4")}
+    taken: list[int] = []
+
+    def noted() -> Iterator[np.ndarray]:
+        for number, batch in enumerate(batches):
+            taken.append(number)
+            yield batch
+
+    for number, outputs in enumerate(trunk.stream(noted(), stored)):
+        expected = trunk.run(batches[number])
+        assert outputs.keys() == stored.keys()
+        for node, rows in outputs.items():
+            in_full = dtype == "float16" and node == nodes[0] and number in (3, 4)  # too large, and too small
+            assert rows.dtype == ("float32" if in_full else stored[node])
+            np.testing.assert_array_equal(rows, framework.numpy(expected[node]).astype(rows.dtype))
+        assert taken[-1] == min(number + 2, len(batches) - 1), "a few batches are under way, not more"
+    assert number == len(batches) - 1
 
 
 def test_half_a_trunk(backend: str) -> None:
