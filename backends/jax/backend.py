@@ -19,6 +19,7 @@ from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.facts import facts
 from headstart.backends.jax.heads import JaxHeads
+from headstart.backends.jax.programs import keep_programs
 from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
 from headstart.common.machine import cpus, cpus_allowed
@@ -55,7 +56,9 @@ class JaxBackend:
     name = "jax"
 
     def place(self, device: str, precision: str) -> Place:
-        return decide(device, precision)
+        place = decide(device, precision)
+        keep_programs(place)
+        return place
 
     def threads(self) -> int:
         return cpus()

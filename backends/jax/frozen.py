@@ -19,11 +19,11 @@ from headstart.graph import Node
 
 
 class Convolution(nnx.Module):
-    """With the kernel `(out, h, w, in / groups)`, as cuDNN has it."""
+    """With filters `(out, h, w, in / groups)`, as cuDNN has them."""
 
     def __init__(self, layer: nnx.Conv, attrs: Mapping[str, Any], dtype: Any) -> None:
         kernel, bias = layer.kernel[...], None if layer.bias is None else layer.bias[...]
-        self.kernel = nnx.Param(_cast(kernel.transpose(3, 0, 1, 2), dtype))
+        self.filters = nnx.Param(_cast(kernel.transpose(3, 0, 1, 2), dtype))
         self.bias = None if bias is None else nnx.Param(_cast(bias, dtype))
         self.stride, self.padding, self.groups = attrs["stride"], attrs["padding"], attrs["groups"]
         self.dtype = dtype
@@ -31,13 +31,18 @@ class Convolution(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = jax.lax.conv_general_dilated(
             _cast(x, self.dtype),
-            self.kernel[...],
+            self.filters[...],
             self.stride,
             self.padding,
             dimension_numbers=("NHWC", "OHWI", "NHWC"),
             feature_group_count=self.groups,
         )
         return y if self.bias is None else y + self.bias[...]
+
+    @property
+    def kernel(self) -> jax.Array:
+        """`(h, w, in / groups, out)`, as an `nnx.Conv` has it."""
+        return self.filters[...].transpose(1, 2, 3, 0)
 
 
 def _cast(array: jax.Array, dtype: Any) -> jax.Array:

@@ -57,7 +57,7 @@ class JaxTrunk:
 
     def run(self, images: Any) -> dict[str, jax.Array]:
         images = from_numpy(images, self.place.device)
-        return self._tried(lambda: jax.block_until_ready(self._run(self.state, images)))  # type: ignore[no-any-return]
+        return self._tried(lambda: jax.block_until_ready(self._run(self.state, images)))
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         if self.place.kind == CPU:
@@ -108,7 +108,17 @@ class JaxTrunk:
     def params(self) -> dict[str, np.ndarray]:
         if self.held:
             nnx.update(self.network, self.state)
-        return self.network.numpy_params()
+        came = self.network.numpy_params()
+        if self.place.kind == CPU:
+            return came
+        there = nnx.merge(self.graphdef, self.state).numpy_params()
+        return {name: _unrounded(there[name], value) for name, value in came.items()}
+
+
+def _unrounded(there: np.ndarray, came: np.ndarray) -> np.ndarray:
+    """What a parameter on the device came from, if it still is that, as it was rounded to its type."""
+    same = np.array_equal(came.astype(there.dtype), there, equal_nan=there.dtype.kind == "f")
+    return came if same else there.astype(came.dtype)
 
 
 def _computed(graphdef: Any) -> Callable[..., dict[str, jax.Array]]:

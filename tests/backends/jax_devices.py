@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ |= {
@@ -104,6 +105,15 @@ def everything(place: Place) -> dict[str, Any]:
     }
 
 
+def programs() -> list[str]:
+    """The files in the folder that JAX keeps what it has compiled in, if it does."""
+    kept = jax.config.jax_compilation_cache_dir
+    return sorted(path.name for path in Path(kept).iterdir()) if kept else []
+
+
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+framework.place("cpu", "float32")
+report["programs of the cpu"] = jax.config.jax_compilation_cache_dir
 results = {name: everything(Place(name, "float32")) for name in ("cpu", "cuda:1")}
 native = seen("native", lambda: framework.native(graph, params))
 called = seen("native", lambda: framework.call(native, images))
@@ -118,6 +128,7 @@ report |= {
     "default": str(default.id),
     "host": str(host.id),
     "decided": framework.place("auto", "float32").device,
+    "programs": [jax.config.jax_compilation_cache_dir, programs()],
     "precisions": {
         f"{device} {precision}": precisions(Place(device, precision))
         for device in ("cpu", "cuda")

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +27,10 @@ pytestmark = pytest.mark.of("jax")
 def child(backend: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     program = Path(__file__).with_name("jax_devices.py")
     folder = tmp_path_factory.mktemp("devices")
-    ended = subprocess.run([sys.executable, str(program), str(folder)], capture_output=True, text=True)
+    environ = {**os.environ, "HEADSTART_CACHE": str(folder)}
+    ended = subprocess.run(
+        [sys.executable, str(program), str(folder)], capture_output=True, text=True, env=environ
+    )
     assert ended.returncode == 0, ended.stderr[-2000:]
     return json.loads(ended.stdout)  # type: ignore[no-any-return]
 
@@ -68,6 +73,47 @@ def test_float32_is_never_less(child: dict[str, Any]) -> None:
     }
 
 
+def test_programs_are_kept_for_a_device_that_is_not_the_cpu(child: dict[str, Any]) -> None:
+    assert child["programs of the cpu"] is None
+    folder, files = child["programs"]
+    assert Path(folder).parts[-2:] == ("programs", "jax")
+    assert any(name.startswith("jit_") for name in files)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keeps"), [("fine", True), ("of a group", False), ("of somebody else", False), ("of nobody", False)]
+)
+def test_programs_are_run_from_no_folder_of_others(
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, keeps: bool
+) -> None:
+    from headstart.backends.jax import programs
+
+    set_to: list[str] = []
+    config = SimpleNamespace(
+        jax_compilation_cache_dir=None,
+        jax_enable_compilation_cache=True,
+        update=lambda name, value: set_to.append(value),
+    )
+    monkeypatch.setattr(programs, "jax", SimpleNamespace(config=config))
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    folder = tmp_path / "programs" / "jax"
+    if kind == "of a group":
+        folder.mkdir(parents=True)
+        folder.chmod(0o770)
+    elif kind == "of somebody else":
+        monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    elif kind == "of nobody":
+        (tmp_path / "programs").write_text("no folder")
+    programs.keep_programs(Place("cpu", "float32"))
+    assert not set_to
+    with warnings.catch_warnings():
+        programs.keep_programs(Place("cuda", "float32"))
+    assert set_to == ([str(folder)] if keeps else [])
+    config.jax_compilation_cache_dir = "the user's"
+    programs.keep_programs(Place("cuda", "float32"))
+    assert len(set_to) == keeps
+
+
 @pytest.fixture
 def arrays(backend: str) -> Any:
     from headstart.backends.jax import arrays
@@ -96,6 +142,7 @@ def test_jax_may_have_been_kept_from_the_cpu(arrays: Any, monkeypatch: pytest.Mo
         with pytest.raises(BackendError, match=r"JAX_PLATFORMS is 'cuda'.*set it to 'cuda,cpu'"):
             arrays.decide("cpu", "float32")
     framework = registry.load("jax")
+    monkeypatch.setattr(sys.modules[type(framework._inner).__module__], "keep_programs", lambda place: None)
     assert framework.place("auto", "float32") == Place("cuda", "float32")
     graph = linear_graph()
     params = {name: np.ones(shape, np.float32) for name, shape in graph.param_shapes().items()}
@@ -199,6 +246,8 @@ def test_attention_without_cudnn(card: None, caplog: pytest.LogCaptureFixture, h
         trunk = framework.trunk(graph, params, ["attention"], Place(device, "bfloat16"))
         with caplog.at_level(logging.DEBUG, logger="headstart"):
             outputs += [framework.numpy(trunk.run(tokens)["attention"]) for _ in range(2)]
+        for name, value in trunk.params().items():
+            np.testing.assert_array_equal(value, params[name])
     for output in outputs[1:]:
         np.testing.assert_allclose(output, outputs[0], rtol=0.02, atol=1e-3)
     assert caplog.text.count("attention is XLA's own") == 1
