@@ -125,13 +125,13 @@ def cut_summaries(name: str, size: int | None = None) -> list[CutSummary]:
     graph = arch.graph(CLASSES, size=side).main
     shapes, multiply_adds = graph.shapes((side, side, 3)), graph.macs((side, side, 3))
     cuts, total, before = set(graph.cuts()), sum(multiply_adds.values()), 0
-    rows = []
+    summaries = []
     for node in graph.nodes:
         before += multiply_adds[node.name]
         if node.name in cuts:
             shape = shapes[node.name]
-            rows.append(CutSummary(node.name, shape, FLOAT16_NBYTES * math.prod(shape), before / total))
-    return rows
+            summaries.append(CutSummary(node.name, shape, FLOAT16_NBYTES * math.prod(shape), before / total))
+    return summaries
 
 
 def cuts_table(cuts: Iterable[CutSummary]) -> Table:

@@ -24,11 +24,11 @@ which the cache has saved time. ~ not measured, between cuts that were; * not al
 PHASES = ("total", "data", "trunk", "head")
 
 
-def comparison_table(backend: str, versions: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of one backend, as `Comparison.rows` has them."""
+def comparison_table(backend: str, versions: Mapping[str, str], entries: Sequence[Mapping[str, Any]]) -> Table:
+    """The entries of one backend, as `Comparison.rows` has them."""
     return Table(
         ("mode", "val acc", "s/epoch", "data", "trunk", "head", "extract", "speed-up", "total", "pays off"),
-        [_comparison_row(row) for row in rows],
+        [_comparison_cells(entry) for entry in entries],
         right=tuple(range(1, 10)),
         title=f"{backend} ({', '.join(f'{name} {version}' for name, version in versions.items())})",
         legend=COMPARISON_LEGEND,
@@ -36,44 +36,44 @@ def comparison_table(backend: str, versions: Mapping[str, str], rows: Sequence[M
     )
 
 
-def _comparison_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    epoch, speedup = row["seconds_per_epoch"], row["speedup_over_frozen"]
+def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    epoch, speedup = entry["seconds_per_epoch"], entry["speedup_over_frozen"]
     extraction = "-"
-    if row["features_made_by"]:
-        extraction = seconds_text(row["extraction_seconds"]) + ("" if row["extracted"] else "*")
+    if entry["features_made_by"]:
+        extraction = seconds_text(entry["extraction_seconds"]) + ("" if entry["extracted"] else "*")
     return (
-        row["mode"],
-        _accuracy_text(row),
+        entry["mode"],
+        _accuracy_text(entry),
         *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in PHASES),
         extraction,
         "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
-        f"{row['total_seconds']:.1f}",
-        _epochs_text(row["pays_off_after_epochs"], "-"),
+        f"{entry['total_seconds']:.1f}",
+        _epochs_text(entry["pays_off_after_epochs"], "-"),
     )
 
 
-def _accuracy_text(row: Mapping[str, Any]) -> str:
+def _accuracy_text(entry: Mapping[str, Any]) -> str:
     """With half of its interval, and "=" where the samples do not tell it from the most accurate."""
-    ends = ((row.get("scores") or {}).get("intervals") or {}).get("accuracy")
-    text = accuracy_text(row, "val_accuracy")
-    if ends is None or row.get("diverged"):
+    ends = ((entry.get("scores") or {}).get("intervals") or {}).get("accuracy")
+    text = accuracy_text(entry, "val_accuracy")
+    if ends is None or entry.get("diverged"):
         return text
-    mark = "=" if (row.get("against_best") or {}).get("noise") else ""
+    mark = "=" if (entry.get("against_best") or {}).get("noise") else ""
     return f"{mark}{text}±{50 * (ends[1] - ends[0]):.1f}"
 
 
-def sweep_table(rows: Sequence[Mapping[str, float]], top: int | None = None) -> Table:
-    """The best `top` rows of `Sweep.table()`, at least one; None: all."""
-    axes = [name for name in ("lr", "weight_decay", "seed") if rows and name in rows[0]]
+def sweep_table(entries: Sequence[Mapping[str, float]], top: int | None = None) -> Table:
+    """The best `top` entries of `Sweep.table()`, at least one; None: all."""
+    axes = [name for name in ("lr", "weight_decay", "seed") if entries and name in entries[0]]
     texts = [
         (
-            *(f"{row[name]:g}" for name in axes),
-            accuracy_text(row, "val_accuracy"),
-            f"{row['val_loss']:.4f}",
-            accuracy_text(row, "accuracy"),
-            f"{row['loss']:.4f}",
+            *(f"{entry[name]:g}" for name in axes),
+            accuracy_text(entry, "val_accuracy"),
+            f"{entry['val_loss']:.4f}",
+            accuracy_text(entry, "accuracy"),
+            f"{entry['loss']:.4f}",
         )
-        for row in rows[: None if top is None else max(1, top)]
+        for entry in entries[: None if top is None else max(1, top)]
     ]
     columns = (*axes, "val acc", "val loss", "train acc", "train loss")
     return Table(columns, texts, right=tuple(range(len(columns))))
@@ -113,20 +113,20 @@ def confusions_table(confusions: Sequence[Mapping[str, Any]]) -> Table:
     return Table(("true class", "taken for", "times", "of"), texts, right=(2, 3))
 
 
-def plan_table(rows: Sequence[Mapping[str, Any]], epochs: int) -> Table:
-    """The rows of `Plan.table()`."""
+def plan_table(plans: Sequence[Mapping[str, Any]], epochs: int) -> Table:
+    """The plans of `Plan.table()`."""
     texts = [
         (
-            row["cut"] + ("" if row["measured"] else " ~"),
-            nbytes_text(row["nbytes"]) + ("*" if row["where"] == "disk" else ""),
-            time_text(row["extraction_seconds"]) if row["missing"] else "there",
-            time_text(row["cached_epoch_seconds"]),
-            time_text(row["uncached_epoch_seconds"]),
-            _epochs_text(row["pays_off_after_epochs"], "never"),
-            time_text(row["total_seconds"]),
-            time_text(row["uncached_total_seconds"]),
+            plan["cut"] + ("" if plan["measured"] else " ~"),
+            nbytes_text(plan["nbytes"]) + ("*" if plan["where"] == "disk" else ""),
+            time_text(plan["extraction_seconds"]) if plan["missing"] else "there",
+            time_text(plan["cached_epoch_seconds"]),
+            time_text(plan["uncached_epoch_seconds"]),
+            _epochs_text(plan["pays_off_after_epochs"], "never"),
+            time_text(plan["total_seconds"]),
+            time_text(plan["uncached_total_seconds"]),
         )
-        for row in rows
+        for plan in plans
     ]
     columns = ("cut", "cache", "extract", "epoch", "uncached", "pays off", f"{epochs} epochs", "uncached")
     return Table(columns, texts, right=tuple(range(1, 8)), legend=PLAN_LEGEND, gap=1)
