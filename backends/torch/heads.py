@@ -15,12 +15,14 @@ from headstart.backends.torch.arrays import from_numpy, to_native, to_numpy
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.products import linear
-from headstart.backends.torch.train import STEP, optimizer_of, threads
+from headstart.backends.torch.recorded import Epoch, Recorder
+from headstart.backends.torch.train import STEP, kept_by, note_recording, optimizer_of, threads
 from headstart.common.machine import threads_for
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place
 from headstart.data.rows import window
+from headstart.graph.fuse import allowed
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params")
@@ -37,6 +39,9 @@ class TorchHeads:
         self.directions = [torch.zeros_like(w) for w in self.weights.values()]
         self.optimizer = optimizer_of(recipe.optimizer, self.directions, lr=1.0, weight_decay=0.0)
         self.lr, self.decay = (from_numpy(a, self.device) for a in (recipe.lr, recipe.weight_decay))
+        self.is_begun = False
+        recorded = place.kind == "cuda" and allowed()
+        self.recorder = Recorder(self._step, self._state) if recorded else None
 
     def put(self, rows: np.ndarray) -> torch.Tensor:
         return from_numpy(rows, self.device)
@@ -44,34 +49,50 @@ class TorchHeads:
     def epoch(
         self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        device = self.device
-        targets = from_numpy(labels, device)
-        size = len(rows) // len(rates)
-        batches = None if order is None else from_numpy(order, device)
-        losses = torch.empty(len(rates), len(self.lr), device=device)
-        correct = torch.empty(len(rates), len(self.lr), dtype=torch.int64, device=device)
+        steps, size = len(rates), len(rows) // len(rates) if order is None else order.shape[1]
+        batches = None if order is None else from_numpy(order, self.device)
+        targets = from_numpy(labels if order is None else labels[order], self.device)[: steps * size]
+        targets = targets.view(steps, size)
+        losses = torch.empty(steps, len(self.lr), device=self.device)
+        correct = torch.empty(steps, len(self.lr), dtype=torch.int64, device=self.device)
+
+        def steps_as_they_come(start: int, stop: int) -> None:
+            for i, rate in enumerate(rates[start:stop].tolist(), start):
+                x = rows.narrow(0, i * size, size) if batches is None else rows.index_select(0, batches[i])
+                losses[i], correct[i] = self._step(x, targets[i], rate)
+
         with computing(self.place), threads(self._threads(rows, size * STEP)):
-            for i, rate in enumerate(rates.tolist()):
-                if batches is None:
-                    x, y = (a.narrow(0, i * size, size) for a in (rows, targets))
-                else:
-                    x, y = (a.index_select(0, batches[i]) for a in (rows, targets))
-                logits = self._forward(x)
-                smoothing = self.recipe.label_smoothing
-                each = F.cross_entropy(
-                    logits.flatten(0, 1),
-                    y.repeat_interleave(len(self.lr)),
-                    reduction="none",
-                    label_smoothing=smoothing,
-                )
-                loss = each.view(len(x), -1).mean(0)
-                gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
-                self._update(gradients, rate)
-                losses[i] = loss.detach()
-                correct[i] = (logits.argmax(2) == y[:, None]).sum(0)
+            start = 0
+            if self.recorder is not None:
+                if not self.is_begun:  # the first step makes what the optimiser keeps
+                    steps_as_they_come(0, start := 1)
+                there = from_numpy(rates, self.device)
+                start = self.recorder.play(Epoch(rows, batches, targets, there, losses, correct), start)
+            steps_as_they_come(start, steps)
         right = (correct * losses.isfinite()).sum(0)  # argmax of NaN is 0
-        synchronize(device)
+        synchronize(self.device)
         return to_numpy(losses), to_numpy(right)
+
+    def _step(
+        self, x: torch.Tensor, y: torch.Tensor, rate: float | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The losses `(h,)`, and how many each head had right `(h,)`."""
+        logits = self._forward(x)
+        each = F.cross_entropy(
+            logits.flatten(0, 1),
+            y.repeat_interleave(len(self.lr)),
+            reduction="none",
+            label_smoothing=self.recipe.label_smoothing,
+        )
+        loss = each.view(len(x), -1).mean(0)
+        gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
+        self._update(gradients, rate)
+        self.is_begun = True
+        return loss.detach(), (logits.argmax(2) == y[:, None]).sum(0)
+
+    def _state(self) -> list[torch.Tensor]:
+        """All that a step changes."""
+        return [*self.weights.values(), *self.directions, *kept_by(self.optimizer)]
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         with torch.inference_mode(), computing(self.place), threads(self._threads(inputs, stop - start)):
@@ -102,12 +123,13 @@ class TorchHeads:
         return x.float()
 
     @torch.no_grad()
-    def _update(self, gradients: tuple[torch.Tensor, ...], rate: float) -> None:
+    def _update(self, gradients: tuple[torch.Tensor, ...], rate: float | torch.Tensor) -> None:
         o = self.recipe.optimizer
         for direction, w, gradient in zip(self.directions, self.weights.values(), gradients, strict=True):
             direction.zero_()
             gradient = gradient + self._each(self.decay, w) * w if isinstance(o, SGD) else gradient
             direction.grad = gradient.contiguous()  # fused optimisers take it for laid out as the parameter is
+        note_recording(self.optimizer, rate)
         self.optimizer.step()
         for direction, w in zip(self.directions, self.weights.values(), strict=True):
             rates = self._each(self.lr, w) * rate

@@ -23,7 +23,7 @@ NBYTES = 256 << 20
 """Of rows that lie ready for one recording."""
 NEAR = 1e-3
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""rows, labels, learning rate -> the losses `(outputs,)`, and the classes that were predicted `(n,)`"""
+"""rows, labels, learning rate -> the losses, and what was predicted"""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Epoch:
     rates: torch.Tensor
     """`(steps,)`"""
     losses: torch.Tensor
-    """`(steps, outputs)`"""
+    """`(steps, ...)`"""
     predicted: torch.Tensor
-    """`(steps, batch)`"""
+    """`(steps, ...)`"""
 
     def fill(self, x: torch.Tensor, start: int, count: int) -> None:
         """The rows of `count` steps, one after the other."""

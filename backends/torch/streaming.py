@@ -88,7 +88,7 @@ class Streaming:
             each(lambda tensor: tensor.record_stream(now), x)
             outputs = self._compute(to_native(x), types)
             self.going.wait_stream(now)
-            arrived = self.module.Event()
+            arrived = self.module.Event(blocking=True)  # spinning takes a core from the decoders
             with self.module.stream(self.going):
                 there = {node: tuple(map(self._fetched, pair)) for node, pair in outputs.items()}
                 arrived.record()

@@ -103,11 +103,9 @@ class TorchTrainer:
         outputs = self._forward(x)
         smoothing = self.recipe.label_smoothing
         losses = [F.cross_entropy(logits, y, label_smoothing=smoothing) for logits in outputs]
-        recording = isinstance(rate, torch.Tensor) and torch.cuda.is_current_stream_capturing()
         for group in self.optimizer.param_groups:
             group["lr"] = rate if group["multiple"] == 1 else rate * group["multiple"]
-            if "capturable" in group:
-                group["capturable"] = recording
+        note_recording(self.optimizer, rate)
         self.optimizer.zero_grad()
         if len(losses) == 1:
             losses[0].backward(self.weights[0])
@@ -120,8 +118,7 @@ class TorchTrainer:
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""
-        kept = [one for state in self.optimizer.state.values() for one in state.values()]
-        return [*self.network.tensors().values(), *(one for one in kept if isinstance(one, torch.Tensor))]
+        return [*self.network.tensors().values(), *kept_by(self.optimizer)]
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         self.network.eval()
@@ -185,6 +182,20 @@ def optimizer_of(o: Optimizer, params: Any, lr: float, weight_decay: float) -> t
     if isinstance(o, SGD):
         return torch.optim.SGD(params, lr, o.momentum, nesterov=o.nesterov, weight_decay=weight_decay, fused=True)
     return torch.optim.AdamW(params, lr, (o.beta1, o.beta2), o.epsilon, weight_decay, fused=True)
+
+
+def note_recording(optimizer: torch.optim.Optimizer, rate: float | torch.Tensor) -> None:
+    """Tell it whether its step is being recorded, which only a rate on the device allows: it asks to be told."""
+    recording = isinstance(rate, torch.Tensor) and torch.cuda.is_current_stream_capturing()
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = recording
+
+
+def kept_by(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Its moments and counters."""
+    kept = [one for state in optimizer.state.values() for one in state.values()]
+    return [one for one in kept if isinstance(one, torch.Tensor)]
 
 
 class Effort:

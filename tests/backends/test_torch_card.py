@@ -11,6 +11,7 @@ import pytest
 
 import headstart as hs
 from headstart.contract import registry
+from headstart.contract.heads import HeadsRecipe, chain_of
 from headstart.contract.recipe import Place, Recipe
 from headstart.features.inference import pixel_trunk
 from headstart.graph import Builder
@@ -220,3 +221,27 @@ def test_steps_that_come_out_wrong_when_recorded_are_not_recorded(
     assert "not recorded" in caplog.text
     for (losses, _), (theirs, _) in zip(expected, results, strict=True):
         np.testing.assert_allclose(theirs, losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [hs.SGD(momentum=0.9), hs.AdamW()], ids=["sgd", "adamw"])
+def test_recorded_heads_train_as_heads_do(card: pretended.Card, optimizer: Any) -> None:
+    graph, params = head_of("linear")
+    chain = chain_of(graph)
+    assert chain is not None
+    rng = np.random.default_rng(0)
+    rows, labels = rng.standard_normal((64, 6)).astype(np.float16), rng.integers(0, 3, 64)
+    order, rates = rng.integers(0, 64, (20, 8)), np.linspace(1, 0.5, 20, dtype=np.float32)
+    results = {}
+    for device in ("cpu", "cuda"):
+        recipe = HeadsRecipe(optimizer, np.float32([0.1, 0.01]), np.float32([0.0, 0.1]), 0.1)
+        many = {name: np.stack([value, value * 2]) for name, value in params.items()}
+        heads = registry.load("torch").heads(chain, many, recipe, Place(device, "float32"))
+        handle = heads.put(rows)
+        told = [heads.epoch(handle, labels, order, rates) for _ in range(2)]
+        results[device] = told, heads.params()
+    assert card.operators["replay"] >= 8
+    for (losses, right), (theirs, count) in zip(results["cpu"][0], results["cuda"][0], strict=True):
+        np.testing.assert_allclose(theirs, losses, rtol=1e-4)
+        assert right.tolist() == count.tolist()
+    for name, value in results["cpu"][1].items():
+        np.testing.assert_allclose(results["cuda"][1][name], value, rtol=1e-4, atol=1e-6)
