@@ -92,9 +92,9 @@ def predict(
     unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))
     trunk = loaded.trunk(graph, params, [output], loaded.place(device, precision))
     logits, start = np.empty((total, len(model.classes)), np.float32), 0  # one array: there may be 10,000 classes
-    for rows in source:
-        n = count(rows)
-        logits[start : start + n] = loaded.numpy(trunk.run(pad(rows, size))[output])[:n]
+    for rows in trunk.stream((pad(rows, size) for rows in source), {output: np.dtype(np.float32)}):
+        n = min(size, total - start)
+        logits[start : start + n] = rows[output][:n]
         start += n
     return told(model, logits, unsound)
 
@@ -189,9 +189,12 @@ def predict_features(
     trunk = loaded.trunk(graph, params, [graph.output], loaded.place(device, precision))
     folder = features.folder(cut)
     logits = np.empty((len(features), len(model.classes)), np.float32)
-    for start in range(0, len(features), size):
-        rows = folder.read(features.ids[start : start + size])
-        logits[start : start + len(rows)] = loaded.numpy(trunk.run(pad(rows, size))[graph.output])[: len(rows)]
+    starts = range(0, len(features), size)
+    read = (pad(folder.read(features.ids[start : start + size]), size) for start in starts)
+    outputs = trunk.stream(read, {graph.output: np.dtype(np.float32)})
+    for start, rows in zip(starts, outputs, strict=True):
+        n = min(size, len(features) - start)
+        logits[start : start + n] = rows[graph.output][:n]
     return told(model, logits, unsound_node((graph, params)))
 
 
