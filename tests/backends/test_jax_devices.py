@@ -218,6 +218,24 @@ def test_jax_is_told_not_to_take_a_whole_card(backend: str) -> None:
         assert name not in defaults({variable: "0.5"})
 
 
+def test_xla_is_told_what_it_knows(
+    card: None, arrays: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An option that a version of it does not know would end every program; and its user comes first."""
+    told = arrays.options.__wrapped__
+    (name,) = arrays.OPTIONS["cuda"]
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert told("cpu") is None
+    assert told("cuda") == {name: False}
+    monkeypatch.setenv("XLA_FLAGS", f"--{name}=true")
+    assert told("cuda") is None
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setitem(arrays.OPTIONS, "cuda", {"xla_gpu_make_coffee": True})
+    with caplog.at_level(logging.DEBUG, logger="headstart"):
+        assert told("cuda") is None
+    assert "xla_gpu_make_coffee" in caplog.text
+
+
 @pytest.fixture
 def card(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is called "cuda", too."""

@@ -119,8 +119,9 @@ def test_a_residual_network_is_its_fused_convolutions(compiled: Callable[..., st
 def test_a_vision_transformer_is_its_fused_attentions(compiled: Callable[..., str]) -> None:
     fused = trunk_program(compiled, "vit_b_16", "bfloat16")
     assert fused.kernels["__cudnn$fmhaSoftmax"] == 12
-    assert fused.kernels.total() <= 160
-    assert fused.nbytes / BATCH <= 215e6
+    assert fused.kernels["__cublas$lt$matmul"] == 48, "each with its bias, and the activation behind it"
+    assert fused.kernels.total() <= 120
+    assert fused.nbytes / BATCH <= 160e6
 
 
 HEADS, ROWS, STEPS, SIZE, COLUMNS, CLASSES = 64, 12800, 50, 256, 2048, 10
@@ -157,7 +158,7 @@ def test_an_epoch_is_one_loop(compiled: Callable[..., str], precision: str, many
     )
     assert re.findall(r'known_trip_count":\{"n":"(\d+)"', text) == [str(STEPS)]
     (body,) = re.findall(r"body=(%?[\w.\-]+)", text)
-    assert program(text, re.escape(body)).kernels.total() <= (20 if many else 16)
+    assert program(text, re.escape(body)).kernels.total() <= (20 if many else 16 if precision == "float32" else 17)
     leaves = len(jax.tree.leaves(trainer.carry))
     aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", text)
     assert aliased is not None
