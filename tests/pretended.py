@@ -244,6 +244,13 @@ def _grouped(lists: Any, with_indices: bool = False) -> Any:
 _group = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 
 
+class Chosen(nullcontext[None]):
+    """`torch.cuda.device`, which torch asks whether something is one of."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+
 @contextmanager
 def cuda() -> Iterator[Card]:
     """A machine with one card. What is asked of `torch.cuda` is answered; cuDNN's fused calls are there."""
@@ -272,7 +279,10 @@ def cuda() -> Iterator[Card]:
         "graph": _recording,
         "current_stream": lambda *_: Stream(),
         "stream": lambda *_: nullcontext(),
-        "device": lambda *_: nullcontext(),
+        "device": Chosen,
+        "get_device_name": lambda *_: "A card that is not there",
+        "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 << 30),
+        "get_device_capability": lambda *_: (9, 0),
     }
     kept = {name: getattr(torch.cuda, name) for name in answers}
     capturing = SimpleNamespace(is_capturing=lambda: card.tape is not None)

@@ -89,6 +89,8 @@ class Recorder:
 
     def play(self, epoch: Epoch, start: int) -> int:
         """Do the steps from `start` on, where they can be recorded; returns the first that is not done."""
+        if start == len(epoch.labels):  # of an epoch of one step the first was all
+            return start
         shape = epoch.rows.shape[1:], epoch.rows.dtype, epoch.labels.shape[1]
         if self.shape != shape:
             self.shape = shape

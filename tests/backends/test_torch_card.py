@@ -192,6 +192,13 @@ def test_recorded_steps_train_as_steps_do(card: pretended.Card, kind: str, optim
         np.testing.assert_allclose(there.params()[name], value, rtol=1e-4, atol=1e-5)
 
 
+def test_epochs_of_one_step_leave_nothing_to_record_at_first(card: pretended.Card) -> None:
+    expected, results = (trained("linear", hs.AdamW(), device, 1, epochs=3)[1] for device in ("cpu", "cuda"))
+    for (losses, right), (theirs, count) in zip(expected, results, strict=True):
+        np.testing.assert_allclose(theirs, losses, rtol=1e-4)
+        assert right == count
+
+
 def test_a_step_of_a_linear_head_is_few_launches_and_no_wait(
     card: pretended.Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
