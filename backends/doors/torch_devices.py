@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 
@@ -115,6 +116,40 @@ def put(array: Any, place: Place) -> Any:
     if isinstance(array, np.ndarray):
         array = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns of such memory
     return array.to(device_of(place))
+
+
+def can_stream(place: Place) -> bool:
+    """Whether a device reads the host's memory for itself, so that `send`, `fetch` and `fetched` gain anything."""
+    return place.kind in ("cuda", "xpu")
+
+
+def send(array: np.ndarray, place: Place) -> Any:
+    """A numpy array on its way to the device; it is not needed any more."""
+    there = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return _pinned(there).copy_(there).to(device_of(place), non_blocking=True)
+
+
+def fetch(tensor: Any) -> tuple[Any, Any]:
+    """A tensor on its way to the host, and what happens when it has arrived."""
+    here = _pinned(tensor).copy_(tensor, non_blocking=True)
+    module: Any = torch.get_device_module(tensor.device.type)
+    with module.device(tensor.device):
+        arrived = module.Event()
+        arrived.record()
+    return here, arrived
+
+
+def fetched(on_its_way: tuple[Any, Any]) -> np.ndarray:
+    tensor, arrived = on_its_way
+    arrived.synchronize()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _pinned(like: Any) -> Any:
+    """Memory for a tensor like this that a device reads for itself; torch keeps what is given back."""
+    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
 
 def wait(tensors: Any, place: Place) -> Any:

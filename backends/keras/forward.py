@@ -2,7 +2,7 @@
 
 Keras's own `predict_on_batch` copies all outputs to the host, and on JAX takes all weights in and out of every
 call. Here a model is one compiled program on JAX, and its plain call on torch; what comes out stays where it was
-computed.
+computed, and more can be asked for meanwhile.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ from typing import Any
 import keras
 import ml_dtypes
 import numpy as np
+from keras import ops
 
 from headstart.backends.keras.arrays import DEVICES, ENGINE
 from headstart.backends.keras.emit import variables
-from headstart.backends.keras.functions import counted_alone
 from headstart.contract.recipe import BFLOAT16, FLOAT16, Place
+from headstart.contract.streams import Dtypes
 from headstart.graph import Graph
 
-Forward = Callable[[Any], Any]
+Program = Callable[[Any], Any]
 HALVES: Mapping[str, Any] = {BFLOAT16: ml_dtypes.bfloat16, FLOAT16: np.float16}
 
 
-def forward(model: keras.Model, place: Place, writes: bool = False) -> Forward:
-    """`(n, h, w, c)` images -> what the model gives, computed when it returns. `writes`: the model may write to
-    its variables as it runs, as a user's own layers may."""
-    if writes or ENGINE == "tensorflow":
-        return counted_alone(model).predict_on_batch
-    return {"jax": _compiled, "torch": _called}[ENGINE](model, place)
+def program(model: keras.Model, place: Place, finish: Callable[[Any], Any] = lambda outputs: outputs) -> Program:
+    """Images on the device -> `finish` of what the model gives, which need not be computed yet when it returns.
+    For the JAX and torch engines, and models that write to none of their variables."""
+    return {"jax": _compiled, "torch": _called}[ENGINE](model, place, finish)
 
 
-def _compiled(model: keras.Model, place: Place) -> Forward:
-    """On JAX. The weights are arguments of the program: as constants they would be compiled into it."""
+def _compiled(model: keras.Model, place: Place, finish: Callable[[Any], Any]) -> Program:
+    """The weights are arguments of the program: as constants they would be compiled into it."""
 
     def outputs(trained: Any, others: Any, images: Any) -> Any:
-        return model.stateless_call(trained, others, images, training=False)[0]
+        return finish(model.stateless_call(trained, others, images, training=False)[0])
 
-    program = DEVICES.compiled(outputs, place)
+    compiled = DEVICES.compiled(outputs, place)
     trained, others = model.trainable_variables, model.non_trainable_variables
-
-    def run(images: Any) -> Any:
-        state = ([v.value for v in variables] for variables in (trained, others))
-        return DEVICES.wait(program(*state, DEVICES.put(images, place)), place)
-
-    return run
+    return lambda images: compiled([v.value for v in trained], [v.value for v in others], images)
 
 
-def _called(model: keras.Model, place: Place) -> Forward:
-    """On torch."""
-
+def _called(model: keras.Model, place: Place, finish: Callable[[Any], Any]) -> Program:
     def run(images: Any) -> Any:
         with DEVICES.inference():
-            return DEVICES.wait(model(DEVICES.put(images, place), training=False), place)
+            return finish(model(images, training=False))
 
     return run
+
+
+def in_store_dtypes(outputs: Mapping[str, Any], dtypes: Dtypes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of these nodes alone, the rows as they are stored; and of those that are stored in less than float32 the
+    largest magnitude in each channel, `(c,)`, which tells whether the dtype holds them."""
+    rows = {node: ops.cast(outputs[node], dtype.name) for node, dtype in dtypes.items()}
+    less = {node: outputs[node] for node, dtype in dtypes.items() if dtype != np.float32}
+    return rows, {node: ops.max(ops.abs(x), tuple(range(x.ndim - 1))) for node, x in less.items()}
 
 
 class HalfWeights:
