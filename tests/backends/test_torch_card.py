@@ -3,7 +3,7 @@ operators it launches, how often the host waits, what crosses the bus."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from headstart.contract.recipe import Place, Recipe
 from headstart.features.inference import pixel_trunk
 from headstart.graph import Builder
 from headstart.models.initial import initial_params
+from headstart.testing.samples import shaken, tiny_model
 
 torch = pytest.importorskip("torch", reason="this environment has no torch")
 import pretended  # noqa: E402
@@ -32,9 +33,8 @@ def card() -> Iterator[pretended.Card]:
         yield card
 
 
-def trunk_of(name: str, place: Place, cuts: list[str] | None = None, **settings: Any) -> Any:
-    model = hs.model(name, classes=10, **settings)
-    return pixel_trunk(model, cuts or [model.default_cut], registry.load("torch"), place), model
+def trunk_of(place: Place, cuts: Sequence[str] = ("avgpool",), model: Any = None) -> Any:
+    return pixel_trunk(model or shaken(tiny_model()), cuts, registry.load("torch"), place)
 
 
 def pictures(count: int, size: int) -> np.ndarray:
@@ -50,19 +50,18 @@ def far(actual: np.ndarray, expected: np.ndarray) -> float:
     ("precision", "near"), [("float32", 1e-5), ("tf32", 1e-5), ("float16", 5e-3), ("bfloat16", 2e-2)]
 )
 def test_a_card_computes_what_a_cpu_does(card: pretended.Card, precision: str, near: float) -> None:
-    x = pictures(4, 64)
-    there, _ = trunk_of("resnet18", Place("cuda", precision), ["layer2.1", "avgpool"], size=64)
-    here, _ = trunk_of("resnet18", Place("cpu", "float32"), ["layer2.1", "avgpool"], size=64)
+    x, cuts = pictures(4, 32), ["block", "avgpool"]
+    there, here = trunk_of(Place("cuda", precision), cuts), trunk_of(Place("cpu", "float32"), cuts)
     numpy = registry.load("torch").numpy
     expected = here.run(x)
     outputs = there.run(x)
-    streamed = list(there.stream([x] * 5, {"layer2.1": F16, "avgpool": np.dtype(np.float32)}))
+    streamed = list(there.stream([x] * 5, {"block": F16, "avgpool": np.dtype(np.float32)}))
     assert len(streamed) == 5
     for node in expected:
         assert far(numpy(outputs[node]), numpy(expected[node])) < near
         for rows in streamed:
             assert far(rows[node], numpy(expected[node])) < max(near, 1e-3)
-    assert {rows["layer2.1"].dtype.name for rows in streamed} == {"float16"}
+    assert {rows["block"].dtype.name for rows in streamed} == {"float16"}
     assert {rows["avgpool"].dtype.name for rows in streamed} == {"float32"}
 
 
@@ -85,10 +84,10 @@ def test_a_batch_of_resnet50_is_few_launches_no_cast_of_a_parameter_and_one_wait
 ) -> None:
     monkeypatch.setattr("headstart.backends.torch.streaming.RECORDED_AT", 99)
     monkeypatch.setattr("headstart.backends.torch.kernels._seconds", lambda *_: 0.0)  # of two ways, the first
-    trunk, model = trunk_of("resnet50", Place("cuda", "bfloat16"), size=32)
+    trunk = trunk_of(Place("cuda", "bfloat16"), model=hs.model("resnet50", classes=10, size=32))
     x = pictures(2, 32)
     counted = Counted(card, 6, x)
-    rows = list(trunk.stream(counted, {model.default_cut: F16}))
+    rows = list(trunk.stream(counted, {"avgpool": F16}))
     figures = counted.figures[4]
     assert sum(figures["operators"].values()) <= LAUNCHES, figures["operators"]
     assert figures["operators"]["cudnn_convolution_relu"] == 33
@@ -97,22 +96,41 @@ def test_a_batch_of_resnet50_is_few_launches_no_cast_of_a_parameter_and_one_wait
     assert sum(figures["casts"].values()) == 1, figures["casts"]  # of the features
     assert figures["sent"] == {"torch.uint8": x.nbytes}
     assert figures["fetched"] == {"torch.float16": 2 * 2048 * 2, "torch.bfloat16": 2048 * 2}
-    assert {one[model.default_cut].dtype for one in rows} == {F16}
+    assert {one["avgpool"].dtype for one in rows} == {F16}
 
 
 def test_a_recorded_batch_is_played_back(card: pretended.Card) -> None:
-    trunk, model = trunk_of("resnet18", Place("cuda", "bfloat16"), size=32)
+    trunk = trunk_of(Place("cuda", "bfloat16"))
     rng = np.random.default_rng(1)
     batches = [rng.integers(0, 256, (2, 32, 32, 3), np.uint8) for _ in range(6)]
-    rows = [one[model.default_cut] for one in trunk.stream(batches, {model.default_cut: F16})]
+    rows = [one["avgpool"] for one in trunk.stream(batches, {"avgpool": F16})]
     card.reset()
-    again = [one[model.default_cut] for one in trunk.stream(batches, {model.default_cut: F16})]
+    again = [one["avgpool"] for one in trunk.stream(batches, {"avgpool": F16})]
     assert card.operators["replay"] == 6
     assert "cudnn_convolution_relu" not in card.operators
     for k in range(6):
         assert np.array_equal(rows[k], again[k])
-        assert far(rows[k], registry.load("torch").numpy(trunk.run(batches[k])[model.default_cut])) < 2e-3
+        assert far(rows[k], registry.load("torch").numpy(trunk.run(batches[k])["avgpool"])) < 2e-3
     assert not np.array_equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 6), (5, 6), (6,)], ids=["maps", "tokens", "rows"])
+@pytest.mark.parametrize(("precision", "calls"), [("bfloat16", 1), ("float16", 1), ("float32", 0)])
+def test_a_product_and_its_gelu_are_one_call_where_an_approximation_is_not_seen(
+    card: pretended.Card, shape: tuple[int, ...], precision: str, calls: int
+) -> None:
+    b = Builder()
+    graph = b.graph(b.linear("out", b.add("gelu", "gelu", b.linear("fc", "input", 6, 16)), 16, 8))
+    params = initial_params(graph, 0)
+    x = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    backend, results = registry.load("torch"), {}
+    for place in (Place("cpu", "float32"), Place("cuda", precision)):
+        trunk = backend.trunk(graph, params, ["out"], place)
+        trunk.run(x)
+        card.reset()
+        results[place.kind] = backend.numpy(trunk.run(x)["out"])
+    assert far(results["cuda"], results["cpu"]) < 2e-2
+    assert card.operators["_addmm_activation"] == calls
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e6, 1e-12])
@@ -131,9 +149,8 @@ def test_a_card_without_the_fused_calls_computes_layer_by_layer(
 
     monkeypatch.setattr(torch, "cudnn_convolution_relu", call)
     x = pictures(3, 32)
-    there, model = trunk_of("resnet18", Place("cuda", "float32"), size=32)
-    here, _ = trunk_of("resnet18", Place("cpu", "float32"), size=32)
-    numpy, cut = registry.load("torch").numpy, model.default_cut
+    there, here = trunk_of(Place("cuda", "float32")), trunk_of(Place("cpu", "float32"))
+    numpy, cut = registry.load("torch").numpy, "avgpool"
     assert far(numpy(there.run(x)[cut]), numpy(here.run(x)[cut])) < 1e-5
     assert ("NOT_SUPPORTED" if broken == "fails" else "off") in caplog.text
 
@@ -145,8 +162,8 @@ def test_a_batch_that_cannot_be_recorded_is_computed_as_it_comes(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
-    trunk, model = trunk_of("resnet18", Place("cuda", "bfloat16"), size=32)
-    rows = list(trunk.stream([pictures(2, 32)] * 6, {model.default_cut: F16}))
+    trunk = trunk_of(Place("cuda", "bfloat16"))
+    rows = list(trunk.stream([pictures(2, 32)] * 6, {"avgpool": F16}))
     assert len(rows) == 6
     assert "replay" not in card.operators
     assert caplog.text.count("not permitted") == 1
