@@ -34,6 +34,9 @@ OPTIONS = {"cuda": {"xla_gpu_enable_triton_gemm": False}}
 """a kind of device -> what XLA is told for programs there. XLA 0.11 makes a kernel of Triton's of a product behind
 a concatenation and a reshape, and ends the process in doing so (triton_tiling_propagation.cc, a check that fails),
 which nobody can catch. Without, products are cuBLASLt's, with bias and activation behind them in one kernel"""
+DONATING = ("cuda", "tpu")
+"""kinds of devices whose programs may write results where an argument was; a CPU's may be numpy's memory, and
+plugins for others need not be able to"""
 HALVES = {BFLOAT16: jnp.bfloat16, FLOAT16: jnp.float16}
 """a precision in which layers compute -> its dtype; others compute in what they are given"""
 
@@ -52,13 +55,14 @@ def devices_of(kind: str) -> list[jax.Device]:
 
 
 def decide(device: str, precision: str) -> Place:
-    if device == devices.CPU and not devices_of(devices.CPU):
+    decided = devices.decide("jax", device, tuple(PLATFORMS), lambda kind: len(devices_of(kind)), _try)
+    if decided == devices.CPU and not devices_of(devices.CPU):
+        platforms = jax.config.jax_platforms
         raise BackendError(
-            f"device 'cpu' was asked for, and JAX may not use it: JAX_PLATFORMS is {jax.config.jax_platforms!r}; "
-            f"unset it, or set it to '{jax.config.jax_platforms},cpu'"
+            f"device {device!r} is the CPU, and JAX may not use it, as JAX_PLATFORMS is {platforms!r}; "
+            f"unset it, or set it to '{platforms},cpu'"
         )
-    device = devices.decide("jax", device, tuple(PLATFORMS), lambda kind: len(devices_of(kind)), _try)
-    return Place(device, precision)
+    return Place(decided, precision)
 
 
 def _try(device: str) -> None:
@@ -131,5 +135,5 @@ def compiled(function: Callable[..., Any], place: Place, changes: int | None = N
         with arithmetic(place):
             return function(*args)
 
-    donated = () if changes is None or place.kind == devices.CPU else (changes,)
+    donated = (changes,) if changes is not None and place.kind in DONATING else ()
     return jax.jit(traced, donate_argnums=donated, compiler_options=options(place.kind))

@@ -19,7 +19,10 @@ Fact = str | int | float | bool
 def facts(place: Place) -> dict[str, Fact]:
     """`memory_limit`: bytes that XLA will take at most, which is less than the device has."""
     device = device_of(place.device)
-    told: dict[str, Fact] = {"name": str(device.device_kind), "platform": str(device.client.platform_version)}
+    told: dict[str, Fact] = {
+        "name": str(device.device_kind),
+        "platform": " ".join(device.client.platform_version.split()),
+    }
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is not None:
         told["memory_limit"] = int(limit)

@@ -139,7 +139,7 @@ def test_jax_may_have_been_kept_from_the_cpu(arrays: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(jax, "local_devices", local_devices)
     with monkeypatch.context() as patch:
         patch.setattr(arrays, "jax", SimpleNamespace(local_devices=local_devices, config=config))
-        with pytest.raises(BackendError, match=r"JAX_PLATFORMS is 'cuda'.*set it to 'cuda,cpu'"):
+        with pytest.raises(BackendError, match=r"'cpu'.*JAX_PLATFORMS is 'cuda'.*set it to 'cuda,cpu'"):
             arrays.decide("cpu", "float32")
     framework = registry.load("jax")
     monkeypatch.setattr(sys.modules[type(framework._inner).__module__], "keep_programs", lambda place: None)
@@ -182,7 +182,7 @@ def test_what_records_say_of_a_card(backend: str, monkeypatch: pytest.MonkeyPatc
 
     card = SimpleNamespace(
         device_kind="NVIDIA H100",
-        client=SimpleNamespace(platform_version="cuda 13000"),
+        client=SimpleNamespace(platform_version="PJRT C API\ncuda 13000"),
         memory_stats=lambda: {"bytes_limit": 60 << 30},
         compute_capability="9.0",
     )
@@ -193,7 +193,7 @@ def test_what_records_say_of_a_card(backend: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(facts, "device_of", lambda device: card)
     expected = {
         "name": "NVIDIA H100",
-        "platform": "cuda 13000",
+        "platform": "PJRT C API cuda 13000",
         "memory_limit": 60 << 30,
         "capability": "9.0",
         "tf32": True,
