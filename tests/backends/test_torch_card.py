@@ -211,6 +211,7 @@ def test_recorded_steps_train_as_steps_do(card: pretended.Card, kind: str, optim
 
 def test_epochs_of_one_step_leave_nothing_to_record_at_first(card: pretended.Card) -> None:
     expected, results = (trained("linear", hs.AdamW(), device, 1, epochs=3)[1] for device in ("cpu", "cuda"))
+    assert card.operators["replay"], "later epochs are recorded all the same"
     for (losses, right), (theirs, count) in zip(expected, results, strict=True):
         np.testing.assert_allclose(theirs, losses, rtol=1e-4)
         assert right == count
