@@ -85,10 +85,16 @@ def host() -> jax.Device | None:
 
 
 def free_memory(place: Place) -> int | None:
-    stats = None if place.kind == devices.CPU else device_of(place.device).memory_stats()
-    if not stats or "bytes_limit" not in stats:  # not every allocator has a limit, nor says what is in use
-        return None
-    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    stats = {} if place.kind == devices.CPU else memory_stats(device_of(place.device))
+    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0)) if "bytes_limit" in stats else None
+
+
+def memory_stats(device: jax.Device) -> dict[str, int]:
+    """Empty where a device says nothing; and not every allocator has a limit, nor tells what is in use."""
+    try:
+        return device.memory_stats() or {}
+    except RuntimeError:  # plugins need not know the question
+        return {}
 
 
 def from_numpy(array: Any, device: str) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from headstart.backends.jax.arrays import device_of
+from headstart.backends.jax.arrays import device_of, memory_stats
 from headstart.contract.recipe import TF32, Place
 
 DRIVER = Path("/sys/module/nvidia/version")
@@ -23,7 +24,7 @@ def facts(place: Place) -> dict[str, Fact]:
         "name": str(device.device_kind),
         "platform": " ".join(device.client.platform_version.split()),
     }
-    limit = (device.memory_stats() or {}).get("bytes_limit")
+    limit = memory_stats(device).get("bytes_limit")
     if limit is not None:
         told["memory_limit"] = int(limit)
     if place.kind != "cuda":
@@ -38,5 +39,6 @@ def facts(place: Place) -> dict[str, Fact]:
         versions = sys.modules.get(f"{plugin}._versions")  # which JAX imports, where it is installed
         for library, function in VERSIONS.items():
             if callable(ask := getattr(versions, function, None)):
-                told[library] = int(ask())
+                with suppress(RuntimeError):  # a library is missing, which does not matter to who does not need it
+                    told[library] = int(ask())
     return told

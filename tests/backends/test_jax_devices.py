@@ -167,12 +167,23 @@ def test_auto_leaves_a_device_that_does_not_compute(arrays: Any, monkeypatch: py
 
 @pytest.mark.parametrize(
     ("stats", "left"),
-    [({"bytes_limit": 70, "bytes_in_use": 30}, 40), ({"bytes_in_use": 30}, None), ({}, None), (None, None)],
+    [
+        ({"bytes_limit": 70, "bytes_in_use": 30}, 40),
+        ({"bytes_in_use": 30}, None),
+        ({}, None),
+        (None, None),
+        (RuntimeError("UNIMPLEMENTED"), None),
+    ],
 )
 def test_memory_is_told_where_an_allocator_has_a_limit(
-    arrays: Any, monkeypatch: pytest.MonkeyPatch, stats: dict[str, int] | None, left: int | None
+    arrays: Any, monkeypatch: pytest.MonkeyPatch, stats: Any, left: int | None
 ) -> None:
-    monkeypatch.setattr(arrays, "device_of", lambda device: SimpleNamespace(memory_stats=lambda: stats))
+    def memory_stats() -> Any:
+        if isinstance(stats, Exception):
+            raise stats
+        return stats
+
+    monkeypatch.setattr(arrays, "device_of", lambda device: SimpleNamespace(memory_stats=memory_stats))
     assert arrays.free_memory(Place("cuda:1", "float32")) == left
     assert arrays.free_memory(Place("cpu", "float32")) is None
 
@@ -203,6 +214,12 @@ def test_what_records_say_of_a_card(backend: str, monkeypatch: pytest.MonkeyPatc
     }
     assert facts.facts(Place("cuda", "tf32")) == expected
     assert facts.facts(Place("cuda", "float32")) == {**expected, "tf32": False}
+
+    def missing() -> int:
+        raise RuntimeError("cuDNN not found.")
+
+    plugin.cudnn_get_version = missing
+    assert facts.facts(Place("cuda", "tf32")) == {name: expected[name] for name in expected if name != "cudnn"}
     card.compute_capability = "7.5"
     assert facts.facts(Place("cuda", "tf32"))["tf32"] is False
     assert facts.facts(Place("tpu", "float32")).keys() == {"name", "platform", "memory_limit"}
