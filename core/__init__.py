@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headstart.models.listing import list_models
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
+    from headstart.training.classification import write_predictions
     from headstart.training.compare import compare
     from headstart.training.compare_modes import compare_modes
     from headstart.training.comparison import Comparison, comparison
@@ -65,6 +66,7 @@ _WHERE = {
     "sweep": ("headstart.training.sweep", "sweep"),
     "weights_file": ("headstart.training.saved", "weights_file"),
     "verify": ("headstart.features.recompute", "verify"),
+    "write_predictions": ("headstart.training.classification", "write_predictions"),
     "wrap": ("headstart.models.wrapped", "wrap"),
 }
 
@@ -99,6 +101,7 @@ __all__ = [
     "verify",
     "weights_file",
     "wrap",
+    "write_predictions",
 ]
 
 

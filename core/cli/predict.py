@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,16 +18,22 @@ if TYPE_CHECKING:
     from headstart.models import Model
 
 
+SHOWN = 5  # classes whose numbers are printed
+
+
 @command(
     "headstart predict --run run/ rose.jpg tulip.jpg",
     "headstart predict --model resnet50 --weights imagenet --top 5 photos/",
+    "headstart predict --run run/ --top 3 --csv labels.csv photos/",
     "headstart predict --model vit_b_16 --size 384 photo.jpg",
 )
 def predict(
     *images: Annotated[
         Path,
         Parameter(
-            help="Image files, or folders of them, at any depth.", required=True, allow_leading_hyphen=False
+            help='Image files, folders of them, at any depth, or patterns such as "photos/**/*.jpg".',
+            required=True,
+            allow_leading_hyphen=False,
         ),
     ],
     run: Annotated[Path | None, Parameter(help="Folder that `headstart fit --out` wrote.")] = None,
@@ -39,21 +45,47 @@ def predict(
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
     top: Annotated[int, Parameter(help="Classes to name for each image.", converter=positive_number)] = 1,
+    csv: Annotated[
+        Path | None,
+        Parameter(
+            help="Write file, class and probability of each image to this file, and print no table; or .tsv."
+        ),
+    ] = None,
+    parquet: Annotated[Path | None, Parameter(help="Likewise, as Parquet; needs headstart[arrow].")] = None,
     json_file: Json = None,
 ) -> None:
     """Classify images: with a model that was trained here, or with a published one as it is."""
     from headstart.data import images_at
     from headstart.data.summary import say
-    from headstart.training.prediction import classify
+    from headstart.training.classification import classify, write_predictions
 
+    file = _file(csv, parquet, json_file)
     trained, name = _model(run, model, weights, size, backend)
     data = images_at(images, on_error)
     import_quietly(name, device, precision)
     if data.skipped or any(path.is_dir() for path in images):
         say(data)
-    predictions = classify(trained, data, top=top, backend=name, device=device, precision=precision)
+    settings: dict[str, Any] = {"top": top, "backend": name, "device": device, "precision": precision}
+    if file is not None:
+        written = write_predictions(trained, data, file, **settings)
+        counts = ", ".join(f"{shown} {count:,}" for shown, count in list(written.counts.items())[:SHOWN])
+        more = f" and {len(written.counts) - SHOWN} more classes" if len(written.counts) > SHOWN else ""
+        show(f"written to {file}: {written.images:,} images: {counts or 'none with a class'}{more}")
+        return
+    predictions = classify(trained, data, **settings)
     keep_figures(json_file, predictions.as_list())
     show(predictions.as_table())
+
+
+def _file(csv: Path | None, parquet: Path | None, json_file: Path | None) -> Path | None:
+    """The file that predictions are written to a batch at a time."""
+    given = [file for file in (csv, parquet, json_file) if file is not None]
+    if len(given) > 1:
+        raise SettingError("--csv, --parquet and --json write the same figures; expected one of them")
+    for option, file, suffixes in (("--csv", csv, (".csv", ".tsv")), ("--parquet", parquet, (".parquet",))):
+        if file is not None and file.suffix.lower() not in suffixes:
+            raise SettingError(f"{option} {file}: expected a file name that ends in {' or '.join(suffixes)}")
+    return csv or parquet
 
 
 def _model(

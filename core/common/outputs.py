@@ -18,11 +18,11 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from headstart.common.errors import SettingError
+from headstart.common.errors import HeadstartError, SettingError
 from headstart.common.places import expanded
 from headstart.common.redact import redacted
 
@@ -72,11 +72,13 @@ def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
         raise SettingError(f"{file}: cannot be written (it is a folder); expected the path of a file")
 
 
-def write_bytes(path: Path, chunks: Sequence[bytes]) -> Path:
-    """Write a file; see `write_text`."""
+def write_bytes(path: Path, chunks: Iterable[bytes]) -> Path:
+    """Write a file; see `write_text`. Errors of ours that come up as the chunks are made pass."""
     path = expanded(path)
     try:
         written_whole(path, chunks)
+    except HeadstartError:
+        raise
     except OSError as error:
         raise SettingError(f"{path}: cannot be written ({error.strerror or error})") from error
     except ValueError as error:  # a NUL in the name
@@ -84,7 +86,7 @@ def write_bytes(path: Path, chunks: Sequence[bytes]) -> Path:
     return path
 
 
-def written_whole(path: Path, chunks: Sequence[bytes]) -> None:
+def written_whole(path: Path, chunks: Iterable[bytes]) -> None:
     """`write_bytes`, with OSErrors as they are."""
     from headstart.common.files import replace_whole
 
@@ -122,7 +124,7 @@ def _standard_stream(path: Path) -> int | None:
     return None
 
 
-def _write_into(path: Path, chunks: Sequence[bytes]) -> None:
+def _write_into(path: Path, chunks: Iterable[bytes]) -> None:
     # O_NONBLOCK: a pipe that nobody reads is an error, and not a wait without end.
     handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     try:
@@ -132,7 +134,7 @@ def _write_into(path: Path, chunks: Sequence[bytes]) -> None:
         os.close(handle)
 
 
-def _write_all(handle: int, chunks: Sequence[bytes]) -> None:
+def _write_all(handle: int, chunks: Iterable[bytes]) -> None:
     for chunk in chunks:
         view = memoryview(chunk)
         while view:

@@ -25,6 +25,7 @@ from headstart.data.layouts import (
 )
 from headstart.data.litter import is_litter
 from headstart.data.names import class_list, normal, shown, spelt_twice, twins
+from headstart.data.patterns import without_patterns
 from headstart.data.split_folders import check_classes, parts_among, sort_files
 from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread, walk
 
@@ -133,13 +134,13 @@ def _named_only(
 
 
 def images_at(paths: str | Path | Sequence[str | Path], on_error: str = "raise") -> Dataset:
-    """Image files without labels: files and folders, one or more, walked as `folder` walks a class.
+    """Image files without labels: files, folders and patterns, one or more, walked as `folder` walks a class.
 
     Every label is 0, of the one class "0". A file that is named itself is taken whatever its name says. With
     `on_error="skip"` every file is decoded once, and what fails is left out and listed in `.skipped`. Raises
     `DataError` for a path that is not there, and where no image is left, and what `walk` raises.
     """
-    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    paths = without_patterns([paths] if isinstance(paths, str | os.PathLike) else paths)
     files: list[str] = []
     left_out: list[Skipped] = []
     for path in paths:

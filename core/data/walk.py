@@ -55,10 +55,7 @@ def walk(path: str | Path, on_error: str = "raise") -> Walk:
     check_on_error(on_error)
     top = str(expanded(path))
     if not os.path.lexists(top):
-        pattern = "; patterns are not expanded here: sorted(glob.glob(...)) lists the files"
-        raise DataError(
-            f"{top}: there is no such file or folder; check the path{pattern if set('*?[') & set(top) else ''}"
-        )
+        raise DataError(f"{top}: there is no such file or folder; check the path")
     if not _is_there(top):
         if on_error == "raise":
             raise DataError(named([broken(top)]))

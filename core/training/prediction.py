@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from headstart.common.errors import DivergedWarning, SettingError
-from headstart.common.table import Table
 from headstart.contract import registry
 from headstart.data import Arrays, Dataset, arrays, images_at
 from headstart.data.annotations import unlabelled
@@ -33,7 +31,6 @@ from headstart.features.inference import fed, frozen, normalised, unsound_node
 from headstart.graph import Node
 from headstart.models import Model, check_model
 from headstart.training.checks import features_at
-from headstart.training.metrics import softmax
 
 IMAGES = (
     "a path, a folder, a Pillow image, the bytes of an image file, a list of such or of uint8 arrays (h, w, 3), "
@@ -53,12 +50,13 @@ def predict(
 ) -> np.ndarray:
     """float32 logits `(n, classes)` of `model` as it is; `model.classes` names their columns.
 
-    `images`: a path; a folder, whose images are taken as training takes them, in the order of the walk (see
-    `headstart.data.walk`); a Pillow image; the bytes of an image file; a list of any of these but folders, and of
-    uint8 arrays `(h, w, 3)` of any size; uint8 `(n, h, w, 3)`; a data set. All are preprocessed as the model
-    needs, and Pillow images are read as their files are. Or float32 `(n, h, w, 3)`, taken as preprocessed already.
-    Tensors of torch, TensorFlow and JAX are taken as arrays. Or features of this model's trunk, at the cut before
-    its classifier. For a wrapped model without preprocessing: a data set, or the arrays it takes.
+    `images`: a path, or a pattern such as "photos/*.jpg"; a folder, whose images are taken as training takes them,
+    in the order of the walk (see `headstart.data.walk`); a Pillow image; the bytes of an image file; a list of any
+    of these but folders, and of uint8 arrays `(h, w, 3)` of any size; uint8 `(n, h, w, 3)`; a data set. All are
+    preprocessed as the model needs, and Pillow images are read as their files are. Or float32 `(n, h, w, 3)`,
+    taken as preprocessed already. Tensors of torch, TensorFlow and JAX are taken as arrays. Or features of this
+    model's trunk, at the cut before its classifier. For a wrapped model without preprocessing: a data set, or the
+    arrays it takes.
 
     `precision`: of the arithmetic, "float32", "tf32", "bfloat16" or "float16"; see `fit`.
 
@@ -73,6 +71,47 @@ def predict(
         features = features_at(model, images, model.default_cut)
         settings: dict[str, Any] = {"backend": backend, "batch_size": batch_size}
         return predict_features(model, features, features.cuts[0], **settings, device=device, precision=precision)
+    batches_of_logits = logits_of(
+        model,
+        images,
+        backend=backend,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        workers=workers,
+    )
+    logits, start = (
+        np.empty((batches_of_logits.total, len(model.classes)), np.float32),
+        0,
+    )  # one array: it may be large
+    for batch in batches_of_logits.batches:
+        logits[start : start + len(batch)] = batch
+        start += len(batch)
+    return told(model, logits, batches_of_logits.unsound)
+
+
+class LogitBatches(NamedTuple):
+    """A model's logits, batch by batch."""
+
+    total: int
+    """samples"""
+    batches: Iterator[np.ndarray]
+    """float32 `(b, classes)`, in the order of the samples"""
+    unsound: tuple[Node, str] | None
+    """a node whose parameters are not finite, and what is wrong with them"""
+
+
+def logits_of(
+    model: Model,
+    images: Any,
+    *,
+    backend: str | None,
+    batch_size: int,
+    device: str,
+    precision: str,
+    workers: int | None,
+) -> LogitBatches:
+    """What `predict` gives, a batch at a time, in bounded memory; its arguments and errors, but no features."""
     loaded = registry.load(backend, model.home)
     output = model.graph.output
     with np.errstate(over="ignore", invalid="ignore"):
@@ -88,74 +127,28 @@ def predict(
         size = min(batch_size, max(1, total))
         source = (window(ready, start, start + size) for start in range(0, total, size))
     if not total:
-        return np.zeros((0, len(model.classes)), np.float32)
+        return LogitBatches(0, iter(()), None)
     unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))
     trunk = loaded.trunk(graph, params, [output], loaded.place(device, precision))
-    logits, start = np.empty((total, len(model.classes)), np.float32), 0  # one array: there may be 10,000 classes
-    for rows in trunk.stream((pad(rows, size) for rows in source), {output: np.dtype(np.float32)}):
-        n = min(size, total - start)
-        logits[start : start + n] = rows[output][:n]
-        start += n
-    return told(model, logits, unsound)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Which class each image shows."""
-
-    images: tuple[str, ...]
-    """their files"""
-    classes: tuple[str, ...]
-    probabilities: np.ndarray
-    """`(n, classes)`; rows that are not finite are of a model that has diverged"""
-    top: int = 1
-    """how many classes are named for an image"""
-
-    def best(self, i: int) -> list[tuple[str, float]]:
-        """The likeliest classes of image i with their probabilities; none where these are not finite."""
-        row = self.probabilities[i]
-        if not np.isfinite(row).all():
-            return []
-        return [(self.classes[k], float(row[k])) for k in row.argsort()[::-1][: self.top]]
-
-    def as_list(self) -> list[dict[str, Any]]:
-        """JSON-able: a dict for each image."""
-        return [
-            {"image": image, "classes": [list(pair) for pair in self.best(i)]}
-            for i, image in enumerate(self.images)
-        ]
-
-    def as_table(self) -> Table:
-        """For a terminal: a row for each class that is named, an image's name in its first."""
-        rows: list[tuple[str, ...]] = []
-        for i, image in enumerate(self.images):
-            best = [(name, f"{probability:.1%}") for name, probability in self.best(i)] or [("-", "not finite")]
-            rows += [(image if rank == 0 else "", *texts) for rank, texts in enumerate(best)]
-        return Table(("image", "class", "probability"), rows, right=(2,))
-
-
-def classify(
-    model: Model,
-    data: Dataset,
-    *,
-    top: int = 1,
-    backend: str | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-) -> Predictions:
-    """The `top` likeliest classes of each image of a data set. Errors as of `predict`."""
-    logits = predict(model, data, backend=backend, device=device, precision=precision)
-    images = tuple(data.source_name(i) for i in range(len(data)))
-    return Predictions(images, tuple(model.classes), softmax(logits), top)
+    stream = trunk.stream((pad(rows, size) for rows in source), {output: np.dtype(np.float32)})
+    starts = range(0, total, size)
+    made = (rows[output][: total - start] for start, rows in zip(starts, stream, strict=True))
+    return LogitBatches(total, made, unsound)
 
 
 def told(model: Model, logits: np.ndarray, unsound: tuple[Node, str] | None) -> np.ndarray:
     """The logits `(n, classes)`, unchanged; DivergedWarning where some are not finite, or where parameters are
     not. Logits of the latter may look sound, since a rectifier makes 0 of NaN."""
-    lost = int((~np.isfinite(logits.max(1, initial=-np.inf))).sum())
+    warn_of_lost(model, int((~np.isfinite(logits.max(1, initial=-np.inf))).sum()), len(logits), unsound)
+    return logits
+
+
+def warn_of_lost(model: Model, lost: int, total: int, unsound: tuple[Node, str] | None) -> None:
+    """A DivergedWarning where `lost` of `total` samples have logits that name no class, or parameters are not
+    finite."""
     if lost or unsound is not None:
         what = (
-            f"gives {lost} of {len(logits)} samples logits that are not finite: they name no class"
+            f"gives {lost} of {total} samples logits that are not finite: they name no class"
             if lost or unsound is None
             else f"gives logits that mean nothing: {unsound[1]}"
         )
@@ -163,9 +156,8 @@ def told(model: Model, logits: np.ndarray, unsound: tuple[Node, str] | None) -> 
             f"{model.name} {what}. Its training has diverged (a lower learning rate mends that), or its weights "
             "are damaged",
             DivergedWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return logits
 
 
 def predict_features(

@@ -17,6 +17,7 @@ from headstart.data.door import check_data_set
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_labels, features_at, trained_classes
+from headstart.training.classification import Written, write_predictions
 from headstart.training.comparison import Comparison, comparison
 from headstart.training.evaluation import Evaluation
 from headstart.training.metrics import accuracy, cross_entropy, softmax
@@ -58,6 +59,11 @@ class Run(RunRecord):
             here = features_at(self.model, images, self.cut or self.model.default_cut)
             return predict_features(self.model, here, here.cuts[0], backend=self.backend, **settings)
         return predict(self.model, images, backend=self.backend, workers=workers, **settings)
+
+    def write_predictions(self, images: Any, path: str | Path, *, top: int = 1, **settings: Any) -> Written:
+        """Write the `top` likeliest classes of each image to a .csv, .tsv or .parquet file, a batch at a time, in
+        bounded memory, in their order: see `hs.write_predictions`. `settings`: of `predict`."""
+        return write_predictions(self.model, images, path, top=top, backend=self.backend, **settings)
 
     def probabilities(self, images: Any, **settings: Any) -> np.ndarray:
         """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments."""

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from headstart.common.table import Table
+from headstart.training.classification import Predictions
 from headstart.training.comparison import Comparison
 from headstart.training.noise import mark_noise
 from headstart.training.plan import Budget, CutPlan, Plan
-from headstart.training.prediction import Predictions
 from headstart.training.scores import scores_of
 from headstart.training.tables import classes_table, scores_table, sweep_table
 from headstart.training.validation import bits_of, bits_text
