@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.cli.options import Source, TrainingSource, head_of, values_of
 from headstart.cli.streams import quietly
+from headstart.common.errors import DeviceWarning
 from headstart.common.log import LOG
 
 if TYPE_CHECKING:
@@ -110,5 +112,7 @@ def import_quietly(backend: str, device: str, precision: str = "float32") -> Non
     about = registry.describe(backend)
     for variable, value in about.quiet.items():
         os.environ.setdefault(variable, value)
-    with quietly(watched=not any(module in sys.modules for module in about.modules)):
+    with warnings.catch_warnings(), quietly(watched=not any(module in sys.modules for module in about.modules)):
+        # of a device that does not compute: it is told of when the place is decided in earnest, not put aside
+        warnings.simplefilter("ignore", DeviceWarning)
         registry.load(backend).place(device, precision)

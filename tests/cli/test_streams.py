@@ -9,18 +9,24 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from headstart.cli import main as cli
 from headstart.cli import rendering, streams
+from headstart.cli.preparing import import_quietly
 from headstart.cli.results import attempt, failures_told_last
 from headstart.common import text
-from headstart.common.errors import SettingError
+from headstart.common.errors import DeviceWarning, SettingError
 from headstart.common.outputs import outdated, write_json, write_text
 from headstart.common.table import Table
+from headstart.contract import registry
+from headstart.contract.devices import decide
+from headstart.contract.recipe import Place
 
 pytestmark = pytest.mark.neutral
 
@@ -288,3 +294,21 @@ def test_what_cannot_be_written_is_told_last() -> None:
         raise KeyError
     with failures_told_last():
         pass
+
+
+def test_a_device_that_does_not_compute_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while a framework is imported, when all that it says is put aside, but when its place is decided."""
+
+    def trial(device: str) -> None:
+        raise RuntimeError("no kernel image")
+
+    def place(device: str, precision: str) -> Place:
+        return Place(decide("name", device, ("cuda",), lambda kind: 1, trial), precision)
+
+    monkeypatch.setattr(registry, "load", lambda name: SimpleNamespace(place=place))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        import_quietly("jax", "auto")
+        assert not seen
+        assert place("auto", "float32") == Place("cpu", "float32")
+    assert [warning.category for warning in seen] == [DeviceWarning]
