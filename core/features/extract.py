@@ -429,8 +429,9 @@ def extract(
     The cut "input" keeps the decoded, cropped and resized images themselves, uint8 `(n, size, size, 3)`: no
     trunk is run for them, and `fit` in the modes that see images reads them with `cut="input"`.
 
-    `precision`: of the trunk's arithmetic, "float32" or "bfloat16". `dtype`: of the stored features, "float16"
-    (default; half the bytes), "float32" or "bfloat16" (float16's bytes, float32's range). `cache`: the
+    `precision`: of the trunk's arithmetic, "float32", "tf32", "bfloat16" or "float16". `dtype`: of the stored
+    features, "float16" (default; half the bytes), "float32" or "bfloat16" (float16's bytes, float32's range).
+    `cache`: the
     store's folder, default HEADSTART_CACHE or the user's cache directory.
     `views`: how many augmented copies of every sample, view v drawn by `augment` ("flip", "crop", "flip,crop" or
     an `hs.Augment`) from (`seed`, v, the sample's id): what an uncached run with that seed draws in epoch v.
