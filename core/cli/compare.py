@@ -70,6 +70,7 @@ def compare(
             val=source.val,
             test=source.test,
             only=source.classes(),
+            columns=source.columns(),
             **values,
         )
     keep_figures(json_file, comparison)

@@ -18,6 +18,7 @@ from headstart.training.option import Option
 from headstart.training.options import GROUPS, OPTIONS, flags_for
 
 DATA = Group("Data and model", sort_key=1)
+TABLE = Group("Tables", sort_key=1.2)
 TITLES = {(group.__doc__ or ""): (group.__doc__ or "").rstrip(".") for group in GROUPS}
 SETTINGS = {line: Group(title, sort_key=i) for i, (line, title) in enumerate(TITLES.items(), start=2)}
 """a group of help for each class of options"""
@@ -108,7 +109,7 @@ def values_of(settings: Any) -> dict[str, Any]:
 
 DATA_HELP = (
     "digits, cifar10, flowers, or the path of a folder that holds a folder a class, or train, val and test "
-    "with a folder a class in each."
+    "with a folder a class in each, or of a table (CSV, TSV, JSON lines, Parquet)."
 )
 MODEL_HELP = "Architecture; `headstart models` lists them."
 WEIGHTS_HELP = (
@@ -138,6 +139,53 @@ class Source:
         str | None,
         Parameter(help="Comma-separated classes to take, or a file of them. (default: all)", group=DATA),
     ] = None
+
+    image: Annotated[
+        str | None,
+        Parameter(help="Of a table: the column of files. (default: the one that is called so)", group=TABLE),
+    ] = None
+    label: Annotated[
+        str | None,
+        Parameter(
+            help="Of a table: the column of labels, or comma-separated ones. (default: the one that is called so)",
+            group=TABLE,
+        ),
+    ] = None
+    split_column: Annotated[
+        str | None, Parameter(help="Of a table: the column that says train, val or test.", group=TABLE)
+    ] = None
+    group: Annotated[
+        str | None, Parameter(help="Of a table: the column of groups, which no split cuts.", group=TABLE)
+    ] = None
+    weight_column: Annotated[
+        str | None, Parameter(help="Of a table: the column of how much a sample counts.", group=TABLE)
+    ] = None
+    root: Annotated[
+        str | None,
+        Parameter(help="Of a table: what its files are relative to. (default: its own folder)", group=TABLE),
+    ] = None
+    separator: Annotated[
+        str | None, Parameter(help="Of a table: what stands between several labels in a cell.", group=TABLE)
+    ] = None
+    task: Annotated[
+        str | None,
+        Parameter(help="Of a table whose labels do not tell: single, multi or regression.", group=TABLE),
+    ] = None
+
+    def columns(self) -> dict[str, Any] | None:
+        """What the options of tables name; None for nothing."""
+        label = self.label if self.label is None or "," not in self.label else names_in(self.label)
+        columns = {
+            "image": self.image,
+            "label": label,
+            "split": self.split_column,
+            "group": self.group,
+            "weight": self.weight_column,
+            "root": self.root,
+            "separator": self.separator,
+            "task": self.task,
+        }
+        return {name: value for name, value in columns.items() if value is not None} or None
 
     def classes(self) -> tuple[str, ...] | None:
         """What --only names; None for all."""
@@ -198,6 +246,9 @@ class FeatureOptions:
         """As keyword arguments of `extract`, `verify` and `cache.explain`."""
         return {**vars(self), "cuts": None if self.cuts is None else names_in(self.cuts)}
 
+
+COLUMNS = ("image", "label", "split_column", "group", "weight_column", "root", "separator", "task")
+"""the options of tables, which `Source.columns` puts together"""
 
 SOURCE, TRAINING_SOURCE, FEATURE_OPTIONS = Source(), TrainingSource(), FeatureOptions()
 """with every option left out"""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import Source, TrainingSource, head_of, values_of
+from headstart.cli.options import COLUMNS, Source, TrainingSource, head_of, values_of
 from headstart.cli.streams import quietly
 from headstart.common.errors import DeviceWarning
 from headstart.common.log import LOG
@@ -61,7 +61,8 @@ def ready(
     else:
         options_by_mode([values.get("mode", "cached")], {"cut": cut, "seed": seed})
         named = vars(source) | {"head": head_of(source.head), "only": source.classes()}
-        prepared = model_and_data(**named, cut=cut, seed=seed)
+        named = {name: value for name, value in named.items() if name not in COLUMNS}
+        prepared = model_and_data(**named, columns=source.columns(), cut=cut, seed=seed)
     import_quietly(backend, settings.device, settings.precision)
     return prepared, values
 
@@ -94,10 +95,11 @@ def opened(source: Source) -> tuple[Model, Dataset]:
     """The model and all of the data, for features: these do not depend on the classifier, and some weights have
     none."""
     from headstart.data import open_data
+    from headstart.data.table import Columns
     from headstart.models.model import model
     from headstart.models.weights import weights_for
 
-    data = open_data(source.data, on_error=source.on_error)
+    data = open_data(source.data, source.on_error, columns=Columns(**(source.columns() or {})))
     if (classes := source.classes()) is not None:
         data = data.only(classes)
     weights = weights_for(source.model, source.weights)

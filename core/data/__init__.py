@@ -11,6 +11,7 @@ from headstart.data.inputs import Arrays
 from headstart.data.loader import Batch, batches
 from headstart.data.preprocess import Crop, Preprocess
 from headstart.data.sources import cifar10, digits, flowers, open_data
+from headstart.data.table import table
 
 __all__ = [
     "Arrays",
@@ -32,4 +33,5 @@ __all__ = [
     "max_pixels",
     "open_data",
     "read_file",
+    "table",
 ]

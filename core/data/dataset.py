@@ -281,14 +281,17 @@ class Dataset(Samples):
         indices: np.ndarray | None = None,
         skipped: Sequence[Skipped] = (),
         splits: Sequence[Part] = (),
+        notes: Sequence[str] = (),
     ) -> None:
-        """`indices`: which of the source's samples it holds, None for all; `annotations` are of these."""
+        """`indices`: which of the source's samples it holds, None for all; `annotations` are of these. `notes`:
+        what is to be said of how they were read."""
         super().__init__(name, annotations, splits)
         self._source = source
         self._indices = np.arange(len(source)) if indices is None else indices
         assert len(self._indices) == len(annotations)
         self._ids: tuple[str, ...] | None = None
         self.skipped = tuple(skipped)
+        self.notes = tuple(notes)
 
     def __getitem__(self, index: int) -> Sample:
         """One decoded sample. Raises `IndexError`, and what `load` raises."""
@@ -333,7 +336,7 @@ class Dataset(Samples):
         return self._source.load(self._at(index))
 
     def _derived(self, rows: np.ndarray, annotations: Annotations, splits: Sequence[Part]) -> Dataset:
-        return Dataset(self._source, annotations, self.name, self._indices[rows], self.skipped, splits)
+        return Dataset(self._source, annotations, self.name, self._indices[rows], self.skipped, splits, self.notes)
 
     def _at(self, index: int) -> int:
         n = len(self)

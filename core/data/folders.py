@@ -15,7 +15,8 @@ import numpy as np
 from headstart.common.errors import DataError
 from headstart.common.log import LOG
 from headstart.data.annotations import PARTS, Annotations, single, unlabelled
-from headstart.data.dataset import Dataset, FileSource, Skipped, Unread
+from headstart.data.dataset import Dataset, FileSource, Skipped
+from headstart.data.encoded import sound
 from headstart.data.layouts import (
     one_class_hint,
     refuse_file,
@@ -80,7 +81,7 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
         labels += [label] * len(files)
     _no_empty_class(root, names, labels, walker.left_out, asked is not None)
     annotations = single(labels, names)
-    data = of_files(paths, annotations, root.resolve().name, walker.left_out, on_error)
+    data = sound(FileSource(paths), annotations, root.resolve().name, walker.left_out, on_error)
     _no_empty_class(root, names, data.labels.tolist(), list(data.skipped), asked is not None)
     return data
 
@@ -114,7 +115,7 @@ def _in_parts(
             del below[part]
     files, left_out = sort_files(root, below, asked, left_out, on_error)
     annotations = Annotations(np.array(files.labels, np.int64), tuple(files.classes), parts=files.parts)
-    data = of_files(files.paths, annotations, root.resolve().name, left_out, on_error)
+    data = sound(FileSource(files.paths), annotations, root.resolve().name, left_out, on_error)
     check_classes(root, data, asked is not None)
     return data
 
@@ -147,27 +148,11 @@ def images_at(paths: str | Path | Sequence[str | Path], on_error: str = "raise")
         below = walk(path, on_error)
         files += below.files
         left_out += below.skipped
-    data = of_files(files, unlabelled(len(files)), "files", left_out, on_error)
+    data = sound(FileSource(files), unlabelled(len(files)), "files", left_out, on_error)
     if not len(data):
         left = f"; left out: {named(data.skipped)}" if data.skipped else ""
         raise DataError(f"no image files in {', '.join(map(str, paths))}{left}")
     return data
-
-
-def of_files(
-    paths: Sequence[str], annotations: Annotations, name: str, left_out: Sequence[Skipped], on_error: str
-) -> Dataset:
-    """The data set of these files; with "skip" without those that do not decode."""
-    source = FileSource(paths)
-    if on_error == "raise":
-        return Dataset(source, annotations, name, skipped=left_out)
-    errors = source.errors()
-    sound = np.array([i for i in range(len(paths)) if i not in errors], np.int64)
-    skipped = [
-        *left_out,
-        *((Skipped if source.was_read(i) else Unread)(error.source, error.reason) for i, error in errors.items()),
-    ]
-    return Dataset(source, annotations.rows(sound), name, sound, skipped)
 
 
 def _root(path: str | Path) -> Path:

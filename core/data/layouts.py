@@ -65,8 +65,8 @@ TABLES = {
     ".lst": "text",
 }
 NO_TABLES = (
-    "tables of labels are not read so far. Sort the images, or links to them, into a folder a class, or in Python "
-    "give hs.data.arrays the images and the labels"
+    "tables of labels (.csv, .tsv, .jsonl, .parquet) are opened by hs.data.table(path), or --data in the command; "
+    "of others make such a one"
 )
 
 

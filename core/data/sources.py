@@ -20,6 +20,8 @@ from headstart.data import cifar
 from headstart.data.annotations import single
 from headstart.data.dataset import ArraySource, Dataset
 from headstart.data.folders import folder
+from headstart.data.frames import KINDS
+from headstart.data.table import Columns, table
 from headstart.data.walk import expanded
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -34,12 +36,18 @@ NAMES = ("digits", "cifar10", "flowers")
 BUILTIN = "builtin:"
 
 
-def open_data(text: str, on_error: str = "raise", classes: Sequence[str] | None = None) -> Dataset:
-    """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder.
+def open_data(
+    text: str,
+    on_error: str = "raise",
+    classes: Sequence[str] | None = None,
+    columns: Columns | None = None,
+) -> Dataset:
+    """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder or a
+    table.
 
     Where a folder is called like one of the three, "./digits" is the folder and "builtin:digits" the data set, and
-    the bare name raises `DataError`. `classes`: of a folder, see `folder`. Else raises what `folder` and the data
-    sets raise.
+    the bare name raises `DataError`. `classes`, `columns`: see `folder` and `table`. Else raises what `folder`
+    and the data sets raise.
     """
     opened = {"digits": digits, "cifar10": cifar10, "flowers": flowers}
     name = text.removeprefix(BUILTIN)
@@ -53,6 +61,8 @@ def open_data(text: str, on_error: str = "raise", classes: Sequence[str] | None 
             )
         return opened[text]()
     path = expanded(text)
+    if path.suffix.lower() in KINDS and path.is_file():
+        return table(path, **(columns or Columns()).asked(), classes=classes, on_error=on_error)
     if not text or os.path.lexists(path) or os.sep in text or "/" in text:
         return folder(text, on_error, classes)
     if path.suffix:

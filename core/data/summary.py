@@ -53,6 +53,8 @@ def say(train: Any, val: Any = None, test: Any = None) -> None:
     if level == logging.INFO:
         for line in data_lines(train, val, test):
             LOG.info("%s", line)
+    for note in dict.fromkeys(note for data in parts if data not in _said for note in getattr(data, "notes", ())):
+        LOG.info("%s", printable(note))
     skipped: dict[tuple[str, str], None] = {}
     for data in parts:
         if data not in _said:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from headstart.training.keywords import CompareOptions
 
-RARE = ("val", "test", "only")
+RARE = ("val", "test", "only", "columns")
 FOLDERS = ("tensorboard", "profile")  # what is written while it trains
 DEFAULT_MODEL = "resnet18_half"
 
@@ -82,6 +82,8 @@ class CompareArguments:
     test: str | None = None
     only: tuple[str, ...] | None = None
     """the classes to take; None: all"""
+    columns: Mapping[str, Any] | None = None
+    """of tables, as `headstart.data.table.Columns` has them"""
     fit: Mapping[str, Any] = field(default_factory=dict)
     """further options of `hs.fit`, as they cross between processes: epochs, batch_size, optimizer, device ..."""
 
@@ -112,6 +114,7 @@ def prepare(arguments: CompareArguments) -> Prepared:
         val=arguments.val,
         test=arguments.test,
         only=arguments.only,
+        columns=arguments.columns,
     )
 
 
@@ -141,6 +144,7 @@ def compare(
     val: str | None = None,
     test: str | None = None,
     only: Sequence[str] | None = None,
+    columns: Mapping[str, Any] | None = None,
     **options: Unpack[CompareOptions],
 ) -> Comparison:
     """Compare modes in the installed backends, or in `backends`, each in a process of its own: what `headstart
@@ -149,7 +153,8 @@ def compare(
     `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `weights`: None
     for the model's first published ones, "none" for random ones. `split`, `split_by`: see `Dataset.split`, which
     `seed` is for as well; None for 0.8, of data that do not say themselves what is validated on. `val`, `test`: as
-    `data`, to validate on and to test on after training. `only`: the classes to take.
+    `data`, to validate on and to test on after training. `only`: the classes to take. `columns`: of tables, a
+    dict of the arguments of `hs.data.table`.
     `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_backends`.
     The options are those of `hs.fit`; each goes to the modes that read it (`head_epochs` to "staged", `views` and
     `memory` to those with a cache), and one that none of them reads is refused.
@@ -182,6 +187,7 @@ def compare(
         val=val,
         test=test,
         only=None if only is None else class_list(only, SettingError),
+        columns=columns,
         fit=settings,
     )
     return run_backends(arguments, out, listener)

@@ -6,12 +6,13 @@ Invariant: no framework is imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from headstart.data import open_data
 from headstart.data.annotations import require_single
 from headstart.data.opening import opened
+from headstart.data.table import Columns
 from headstart.features.trunk_keys import cut_of
 from headstart.models.model import Model
 from headstart.models.model import model as make_model
@@ -42,12 +43,14 @@ def model_and_data(
     val: str | None = None,
     test: str | None = None,
     only: Sequence[str] | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """`weights`: see `weights_for`. `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`. Raises
-    DataError, SettingError and its kin, and CutError where `cut` is no legal cut of the model."""
+    """`weights`: see `weights_for`. `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`;
+    `columns`: of tables, as `Columns` has them. Raises DataError, SettingError and its kin, and CutError where
+    `cut` is no legal cut of the model."""
     parts = opened(
         data,
-        lambda name, classes: open_data(name, on_error, classes),
+        lambda name, classes: open_data(name, on_error, classes, Columns(**(columns or {}))),
         val=val,
         test=test,
         only=only,

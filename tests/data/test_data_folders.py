@@ -204,12 +204,15 @@ def test_a_level_above_and_a_level_below(tmp_path: Path) -> None:
 
 def test_a_table_an_address_or_a_file_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("labels.xlsx").write_text("file,label\na.png,cat\n")
     Path("labels.csv").write_text("file,label\na.png,cat\n")
+    with pytest.raises(DataError, match=r"is a table or list \(CSV\).*hs\.data\.table"):
+        data.folder("labels.csv")
     Path("photos.zip").write_bytes(b"PK\x03\x04" + bytes(30))
     picture(Path("a.png"))
+    assert data.open_data("./labels.csv").classes == ("cat",)
     for text, reason in {
-        "labels.csv": r"is a table or list \(CSV\).*hs\.data\.arrays",
-        "./labels.csv": "is a table or list",
+        "labels.xlsx": r"is a table or list \(Excel\).*hs\.data\.table",
         "photos.zip": "ZIP archive.*unpack it",
         "a.png": "is one image",
         "hf://pets": "is an address.*hf download",

@@ -117,3 +117,30 @@ def test_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPat
     assert hs.load_features(saved).train.classes == ("c", "a")
     done = headstart("fit", "--features", saved, *QUICK)
     assert done.code == 0 and "8 test samples" in done.out, done.err
+
+
+def test_a_table_in_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_BACKEND", backend)
+    root = tree(tmp_path / "photos", train="abc", val="ab")
+    rows = ["picture_file;kind;where"]
+    for path in sorted(root.rglob("*.png")):
+        rows.append(f"{path.relative_to(root)};{path.parent.name};{path.parents[1].name}")
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(rows))
+    figures, again = tmp_path / "figures.json", tmp_path / "again.json"
+    assert headstart("fit", "--data", root, *QUICK, "--json", figures).code == 0
+    columns = ("--image", "picture_file", "--label", "kind", "--split-column", "where", "--root", root)
+    done = headstart("fit", "--data", table, *columns, *QUICK, "--json", again)
+    assert done.code == 0, done.err
+    mine, other = (json.loads(path.read_text()) for path in (figures, again))
+    # the folder's samples come in another order than the table's, and are trained on in it
+    assert (mine["data"]["train"], mine["data"]["val"], mine["data"]["classes"]) == (
+        other["data"]["train"], other["data"]["val"], other["data"]["classes"]
+    )  # fmt: skip
+    done = headstart("fit", "--data", table, "--image", "picture_fil", "--label", "kind", *QUICK)
+    assert done.code == 2 and done.err.count("\n") == 1 and "did you mean 'picture_file'" in done.err
+    done = headstart("fit", "--data", table, *columns, "--task", "multi", *QUICK)
+    assert done.code == 2 and "task 'multi', which training does not take so far" in done.err
+    words = ("--model", "lenet", "--weights", "none", "--size", "32", "--device", "cpu")
+    done = headstart("extract", "--data", table, *columns, "--task", "multi", *words, "--save", tmp_path / "saved")
+    assert done.code == 0 and hs.load_features(tmp_path / "saved").task == "multi", done.err

@@ -1,0 +1,341 @@
+"""Columns of a table become labels of a task, groups, weights and parts.
+
+Invariant: a task is taken from the values only where they can mean one thing, and is said; whatever could mean two
+(whole numbers with a decimal point, a one-hot row) is refused with what to write. Names are numbered in the order
+of their text, as folders are, so that the same pictures are the same data set from a folder and from a table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import DataError, UnknownNameError
+from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
+from headstart.data.layouts import role_of
+from headstart.data.names import class_list, normal, shown, twins
+
+SEPARATORS = ";|"
+OWN_LABELS = 20  # rows of which each has a label of its own: that is a column of ids
+SHOWN = 3
+SAY_TASK = "say which it is: task='single' for classes, task='regression' for numbers (--task)"
+
+Place = Callable[[int], str]
+"""what messages call a row"""
+
+
+def check_task(task: str | None) -> None:
+    if task is not None and task not in TASKS:
+        raise UnknownNameError("task", task, TASKS)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, pandas' NA, text without a character."""
+    if type(value) is str:
+        return not value or value.isspace()
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return True
+    if isinstance(value, str | bytes | list | tuple | dict | np.ndarray):
+        return False
+    try:
+        return bool(value != value)
+    except TypeError:  # pandas' NA
+        return True
+
+
+def labels_in(
+    columns: Sequence[tuple[str, Sequence[Any]]],
+    *,
+    task: str | None,
+    classes: Sequence[str] | None,
+    separator: str | None,
+    place: Place,
+) -> Annotations:
+    """Labels from one column or several, name -> values, of which none is missing."""
+    check_task(task)
+    names = None if classes is None else class_list(classes)
+    if len(columns) > 1:
+        return _of_several(columns, task, names, place)
+    column, values = columns[0]
+    if all(isinstance(value, list | tuple | np.ndarray) for value in values):
+        return _of_lists([list(value) for value in values], column, task, names, place)
+    kinds = {_kind(value) for value in values}
+    if not kinds <= {"text", "whole", "number", "truth"}:
+        odd = next(i for i, value in enumerate(values) if _kind(value) not in ("text", "whole", "number", "truth"))
+        raise DataError(
+            f"the labels in column {column!r} hold a {type(values[odd]).__name__} in {place(odd)}; expected "
+            "names, "
+            "numbers or lists of names"
+        )
+    if kinds == {"text"}:
+        texts = [str(value).strip() for value in values]
+        if separator is None and task in (None, MULTI):
+            separator = _separator(texts, task)
+        if separator is not None and task in (None, MULTI):
+            lists = [[part.strip() for part in text.split(separator) if part.strip()] for text in texts]
+            return _of_lists(lists, column, MULTI, names, place)
+        return _of_texts(texts, column, task, names, place)
+    if "text" in kinds:
+        _mixed(values, column, [_kind(value) != "text" for value in values], place)
+    if task == REGRESSION or (task is None and kinds & {"number"}):
+        numbers = np.array([float(value) for value in values])
+        return _regression([(column, numbers)], task, names, place)
+    if task == MULTI:
+        return _of_lists([[str(value)] for value in values], column, task, names, place)
+    return _single([str(_whole(value)) for value in values], column, task, names, place)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bool | np.bool_):
+        return "truth"
+    if isinstance(value, int | np.integer):
+        return "whole"
+    return "number" if isinstance(value, float | np.floating) else type(value).__name__
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float | np.floating) and float(value).is_integer() else value
+
+
+def _mixed(values: Sequence[Any], column: str, are_numbers: Sequence[bool], place: Place) -> None:
+    number, name = are_numbers.index(True), are_numbers.index(False)
+    raise DataError(
+        f"the labels in column {column!r} mix numbers and names: {values[number]!r:.40} in {place(number)}, "
+        f"{values[name]!r:.40} in {place(name)}; make them one kind, or name the classes: classes=[...]"
+    )
+
+
+def _separator(texts: Sequence[str], task: str | None) -> str | None:
+    """What stands between several labels in a cell: the character that does in some, and leaves labels
+    everywhere."""
+    for separator in SEPARATORS:
+        if any(separator in text for text in texts) and all(text.strip(separator + " ") for text in texts):
+            return separator
+    return None
+
+
+def _of_texts(
+    texts: Sequence[str], column: str, task: str | None, names: tuple[str, ...] | None, place: Place
+) -> Annotations:
+    """Of names, or of numbers written as text."""
+    if task == MULTI:
+        return _of_lists([[text] for text in texts], column, task, names, place)
+    distinct = dict.fromkeys(texts)
+    numeric = {text: _number(text) for text in distinct}
+    are_numbers = [number is not None for number in numeric.values()]
+    if task == REGRESSION and not all(are_numbers):
+        bad = next(i for i, text in enumerate(texts) if numeric[text] is None)
+        raise DataError(f"the target in column {column!r}, {place(bad)}, is {texts[bad]!r:.40}; expected a number")
+    if task == REGRESSION or (task is None and all(are_numbers) and not all(map(_is_whole, distinct))):
+        numbers = np.array([numeric[text] for text in texts], np.float64)
+        return _regression([(column, numbers)], task, names, place)
+    if names is None and any(are_numbers) and not all(are_numbers):
+        _mixed(texts, column, [numeric[text] is not None for text in texts], place)
+    return _single(texts, column, task, names, place)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _is_whole(text: str) -> bool:
+    return text.lstrip("+-").isdecimal()
+
+
+def _single(
+    texts: Sequence[str], column: str, task: str | None, names: tuple[str, ...] | None, place: Place
+) -> Annotations:
+    spelling = {text: normal(text) for text in dict.fromkeys(texts)}
+    present = sorted(set(spelling.values()))
+    if task is None and len(present) == len(texts) >= OWN_LABELS:
+        raise DataError(
+            f"each of the {len(texts):,} rows has a label of its own in column {column!r}, such as "
+            f"{shown(texts[0])}: is that the column of labels? Name it: label= (--label). {SAY_TASK}"
+        )
+    numbers = _numbered(present, names, column, lambda name: place(_first(texts, spelling, name)))
+    codes = {text: numbers[name] for text, name in spelling.items()}
+    return Annotations(np.array([codes[text] for text in texts], np.int64), tuple(numbers))
+
+
+def _first(texts: Sequence[str], spelling: dict[str, str], name: str) -> int:
+    return next(i for i, text in enumerate(texts) if spelling[text] == name)
+
+
+def _numbered(
+    present: Sequence[str], names: tuple[str, ...] | None, column: str, where: Callable[[str], str]
+) -> dict[str, int]:
+    """Class -> its number."""
+    if names is None:
+        if same := twins(present):
+            raise DataError(
+                f"the labels {', '.join(map(ascii, same[:5]))} in column {column!r} look the same; make them "
+                "one, or "
+                "name the classes: classes=[...]"
+            )
+        return {name: k for k, name in enumerate(present)}
+    if unknown := [name for name in present if name not in set(names)]:
+        raise DataError(
+            f"the label {shown(unknown[0])} in column {column!r}, {where(unknown[0])}, is not among classes="
+            f"{f' (nor are {len(unknown) - 1} others)' if len(unknown) > 1 else ''}: "
+            f"{', '.join(map(shown, names[:5]))}{' ...' if len(names) > 5 else ''}"
+        )
+    return {name: k for k, name in enumerate(names)}
+
+
+def _of_lists(
+    lists: Sequence[list[Any]], column: str, task: str | None, names: tuple[str, ...] | None, place: Place
+) -> Annotations:
+    """Of several labels a row, as names; or as 0 and 1, or targets, in rows of one length."""
+    flat = [value for one in lists for value in one]
+    numeric = bool(flat) and all(_kind(value) in ("number", "whole", "truth") for value in flat)
+    rows = numeric and len({len(one) for one in lists}) == 1
+    if rows and (task in (None, REGRESSION) or set(flat) <= {0, 1}):
+        columns = [(f"{column}[{k}]", [one[k] for one in lists]) for k in range(len(lists[0]))]
+        return _of_several(columns, task, names, place)
+    if task == SINGLE and all(len(one) == 1 for one in lists):
+        return _single([str(one[0]).strip() for one in lists], column, task, names, place)
+    if task not in (None, MULTI):
+        raise DataError(
+            f"column {column!r} holds several labels a row, which is no task {task!r}; expected 'multi'"
+        )
+    if bad := [i for i, one in enumerate(lists) if any(is_missing(value) for value in one)]:
+        raise DataError(f"a label in the list of column {column!r}, {place(bad[0])}, is missing")
+    spelt = [[normal(str(value).strip()) for value in one] for one in lists]
+    present = sorted({name for one in spelt for name in one})
+    if not present:
+        raise DataError(f"no row has a label in column {column!r}")
+    numbers = _numbered(
+        present, names, column, lambda name: place(next(i for i, one in enumerate(spelt) if name in one))
+    )
+    labels = np.zeros((len(spelt), len(numbers)), np.uint8)
+    for i, one in enumerate(spelt):
+        labels[i, [numbers[name] for name in one]] = 1
+    return Annotations(labels, tuple(numbers), MULTI)
+
+
+def _of_several(
+    columns: Sequence[tuple[str, Sequence[Any]]], task: str | None, names: tuple[str, ...] | None, place: Place
+) -> Annotations:
+    """Of a column a label, of 0 and 1, or a column a target."""
+    numbers = []
+    for column, values in columns:
+        try:
+            numbers.append((column, np.array([float(value) for value in values], np.float64)))
+        except (TypeError, ValueError):
+            bad = next(i for i, value in enumerate(values) if _number(str(value)) is None)
+            raise DataError(
+                f"column {column!r} holds {values[bad]!r:.40} in {place(bad)}; of several label columns each "
+                "holds "
+                "0 and 1, whether a sample has that label, or a target's numbers"
+            ) from None
+    table = np.stack([values for _, values in numbers], 1)
+    zero_one = np.isin(table, (0, 1)).all()
+    if task == REGRESSION or (task is None and not zero_one and (table != table.round()).any()):
+        return _regression(numbers, task, names, place)
+    if not zero_one:
+        row, k = np.argwhere(~np.isin(table, (0, 1)))[0].tolist()
+        raise DataError(
+            f"column {columns[k][0]!r} holds {table[row, k]:g} in {place(row)}; of several label columns each "
+            "holds "
+            "0 and 1, or say that they are targets: task='regression' (--task)"
+        )
+    one_each = bool((table.sum(1) == 1).all())
+    labels = _chosen(tuple(column for column, _ in columns), names)
+    if task is None and one_each:
+        raise DataError(
+            f"every row has exactly one 1 in the columns {', '.join(column for column, _ in columns[:5])}: say "
+            "whether these are classes, task='single', or labels that may come together, task='multi' (--task)"
+        )
+    if task == SINGLE:
+        if not one_each:
+            row = int(np.flatnonzero(table.sum(1) != 1)[0])
+            raise DataError(f"{place(row)} has {table[row].sum():g} classes; of task 'single' every row has one")
+        return Annotations(table[:, labels].argmax(1), tuple(columns[k][0] for k in labels))
+    return Annotations(table[:, labels].astype(np.uint8), tuple(columns[k][0] for k in labels), MULTI)
+
+
+def _chosen(columns: tuple[str, ...], names: tuple[str, ...] | None) -> list[int]:
+    """The columns in the order of classes=."""
+    if names is None:
+        return list(range(len(columns)))
+    if set(names) != set(columns):
+        raise DataError(
+            f"classes= names {', '.join(names[:5])}, and the label columns are {', '.join(columns[:5])}"
+        )
+    return [columns.index(name) for name in names]
+
+
+def _regression(
+    columns: Sequence[tuple[str, np.ndarray]], task: str | None, names: tuple[str, ...] | None, place: Place
+) -> Annotations:
+    values = np.stack([numbers for _, numbers in columns], 1)
+    if (bad := np.argwhere(~np.isfinite(values))).size:
+        row, k = bad[0].tolist()
+        raise DataError(
+            f"the target in column {columns[k][0]!r}, {place(row)}, is {values[row, k]}; leave out what has no "
+            "value"
+        )
+    if task is None and (values == values.round()).all():
+        raise DataError(
+            f"the labels in column {columns[0][0]!r} are whole numbers with a decimal point; {SAY_TASK}"
+        )
+    chosen = _chosen(tuple(column for column, _ in columns), names)
+    with np.errstate(over="ignore"):
+        targets = values[:, chosen].astype(np.float32)
+    if not np.isfinite(targets).all():
+        raise DataError(f"the targets in column {columns[0][0]!r} are too large for 32 bits")
+    return Annotations(targets, tuple(columns[k][0] for k in chosen), REGRESSION)
+
+
+# --- the other columns
+
+
+def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | None:
+    """int8 `(n,)`, positions in `PARTS`; None where all rows are of one part. DataError for another word."""
+    roles: dict[Any, int] = {}
+    for i, value in enumerate(values):
+        if value not in roles:
+            role = None if is_missing(value) or not isinstance(value, str) else role_of(value.strip())
+            if role not in PARTS:
+                what = "empty" if is_missing(value) else repr(value)[:60]
+                raise DataError(
+                    f"the part of {place(i)} in column {column!r} is {what}; expected train, val or test (or "
+                    "training, valid, validation, dev, testing)"
+                )
+            roles[value] = PARTS.index(role)
+    parts = np.array([roles[value] for value in values], np.int8)
+    return parts if len(np.unique(parts)) > 1 else None
+
+
+def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
+    """Object `(n,)`, strings. DataError where one is missing."""
+    if (bad := next((i for i, value in enumerate(values) if is_missing(value)), None)) is not None:
+        raise DataError(
+            f"{place(bad)} has no group in column {column!r}; expected one in every row, one of its own if need be"
+        )
+    groups = np.empty(len(values), object)
+    groups[:] = [normal(str(_whole(value)).strip()) for value in values]
+    return groups
+
+
+def weights_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
+    """float32 `(n,)`, 0 or more. DataError for anything else."""
+    weights = np.zeros(len(values), np.float64)
+    for i, value in enumerate(values):
+        number = None if is_missing(value) or isinstance(value, list | bytes) else _number(str(value))
+        if number is None or not math.isfinite(number) or number < 0:
+            raise DataError(
+                f"the weight of {place(i)} in column {column!r} is {value!r:.40}; expected a number of 0 or more"
+            )
+        weights[i] = number
+    if not weights.any():
+        raise DataError(f"all weights in column {column!r} are 0; nothing would be learned")
+    return weights.astype(np.float32)

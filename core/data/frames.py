@@ -1,0 +1,306 @@
+"""Tables as columns: CSV, TSV, JSON lines, Parquet, and the frames of pandas, polars and Arrow.
+
+Invariant: only the columns that are asked for are kept, a line and a cell are bounded before they are held, and
+what a file is (its encoding, its delimiter, whether it has a header) is seen, or refused with what it looks like.
+
+CSV is read by the standard library's module: a table of labels needs nothing installed, and errors name the line.
+Frames are taken by three attributes that pandas, polars and Arrow have; a library for that would be a dependency
+for a dozen lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+from headstart.common.errors import DataError, UnknownNameError
+from headstart.common.machine import available_memory
+from headstart.data.class_files import MARKS
+from headstart.data.layouts import URL
+from headstart.data.walk import SUFFIXES
+
+MAX_LINE = 1 << 20  # characters
+DELIMITERS = ",;\t|"
+KINDS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+EXPECTED = "expected a .csv, .tsv, .jsonl or .parquet file, or a frame of pandas, polars or Arrow"
+
+Column = Sequence[Any]
+
+
+class Frame:
+    """The columns of a table. `read(names)` gives those of these names, of one length, as sequences of Python's
+    own values; bytes may be left where they are until they are asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        names: Sequence[str],
+        read: Callable[[Sequence[str]], dict[str, Column]],
+        first_line: int | None = None,
+    ) -> None:
+        self.name = name
+        self.names = list(names)
+        self._read = read
+        self._first_line = first_line
+
+    def require(self, column: str, argument: str) -> str:
+        """The column's name; UnknownNameError, with the nearest ones, where there is none."""
+        if not isinstance(column, str) or column not in self.names:
+            raise UnknownNameError(f"column {argument}=", str(column), self.names, f" of {self.name}")
+        if self.names.count(column) > 1:
+            raise DataError(f"{self.name} has two columns called {column!r}; rename one")
+        return column
+
+    def columns(self, names: Sequence[str]) -> dict[str, Column]:
+        read = self._read(list(dict.fromkeys(names)))
+        if not len(next(iter(read.values()))):
+            raise DataError(f"{self.name} has no rows; expected a row for each image")
+        return read
+
+    def place(self, row: int) -> str:
+        """What messages call a row: "row 3", from 1, without the header."""
+        return f"row {row + 1}"
+
+
+def frame_of(source: Any) -> tuple[Frame, Path | None]:
+    """The table, and the folder that its file names are relative to, if it is a file."""
+    if isinstance(source, str | Path):
+        return _of_file(Path(source).expanduser()), Path(source).expanduser().parent
+    if isinstance(source, Mapping):
+        return _of_columns(source, list(source), lambda name: source[name]), None
+    if hasattr(source, "column_names") and hasattr(source, "column"):  # Arrow
+        return Frame("the table", source.column_names, lambda names: _of_arrow(source.select(names))), None
+    if hasattr(source, "columns") and hasattr(source, "__getitem__"):  # pandas, polars
+        return _of_columns(source, [str(name) for name in source.columns], source.__getitem__), None
+    raise DataError(f"the table is a {type(source).__name__}; {EXPECTED}")
+
+
+def _of_columns(source: Any, names: list[str], column: Callable[[str], Any]) -> Frame:
+    def values(name: str) -> list[Any]:
+        found = column(name)
+        for method in ("to_list", "tolist"):
+            if hasattr(found, method):
+                return list(getattr(found, method)())
+        return list(found)
+
+    def read(names: Sequence[str]) -> dict[str, Column]:
+        columns: dict[str, Column] = {name: values(name) for name in names}
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"the columns have differing lengths: {lengths}")
+        return columns
+
+    return Frame("the table", names, read)
+
+
+def _of_file(path: Path) -> Frame:
+    if URL.match(str(path)):
+        raise DataError(f"{path} is an address; tables are read from this machine only, so far")
+    kind = KINDS.get(path.suffix.lower())
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"the table {path} {what}; {EXPECTED}")
+    if kind is None:
+        raise DataError(f"{path} is no table that is read here; {EXPECTED}")
+    if kind == "parquet":
+        return _of_parquet(path)
+    try:
+        return _of_csv(path) if kind == "csv" else _of_json_lines(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+# --- text
+
+
+def _opened(path: Path) -> TextIO:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    encoding = next((name for mark, name in MARKS if head.startswith(mark)), None)
+    if encoding is None and b"\0" in head:
+        raise DataError(f"{path} holds zero bytes: it is UTF-16 without a mark, or no text; save it as UTF-8")
+    codec = {"utf-8": "utf-8-sig", "utf-16-le": "utf-16", "utf-16-be": "utf-16", None: "utf-8"}.get(
+        encoding, "utf-32"
+    )
+    return path.open(encoding=codec, newline="")
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    number = 0
+    while True:
+        number += 1
+        try:
+            line = file.readline(MAX_LINE)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is no {error.encoding.upper()} near line {number} (byte "
+                f"{error.object[error.start]:#04x}; "
+                "Latin-1 or Windows-1252?); save it as UTF-8"
+            ) from None
+        if not line:
+            return
+        if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
+            raise DataError(f"{path}: line {number} has more than {MAX_LINE:,} characters; no table of labels has")
+        if "\0" in line:
+            raise DataError(f"{path}: line {number} holds a zero byte; it is no text")
+        yield line
+
+
+def _of_csv(path: Path) -> Frame:
+    with _opened(path) as file:
+        first = next(_lines(path, file), "")
+    present = [one for one in DELIMITERS if one in first]
+    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else (present or [","])[0]
+    header = next(_rows(path, iter([first]), delimiter), [])
+    names = [name.strip() for name in header]
+    if any(name.lower().endswith(SUFFIXES) for name in names):
+        raise DataError(
+            f"{path} has no header: its first line names an image ({first.strip()[:80]!r}); expected a first line "
+            "with the names of the columns, such as file,label"
+        )
+    if not any(names):
+        raise DataError(f"{path} is empty; expected a first line with the names of the columns")
+
+    def read(asked: Sequence[str]) -> dict[str, Column]:
+        places = [names.index(name) for name in asked]
+        columns: list[list[str]] = [[] for _ in asked]
+        adders = [(column.append, place) for column, place in zip(columns, places, strict=True)]
+        same: dict[str, str] = {}  # labels come a thousand times each
+        with _opened(path) as file:
+            rows = _rows(path, _lines(path, file), delimiter)
+            next(rows)
+            for row in rows:
+                if len(row) != len(names):
+                    if not row or (len(row) == 1 and not row[0].strip()):
+                        continue
+                    raise DataError(
+                        f"{path}: row {len(columns[0]) + 1} has {len(row)} cells and the header {len(names)}; a "
+                        "cell that holds the delimiter wants quotes"
+                    )
+                for add, place in adders:
+                    cell = row[place]
+                    add(same.setdefault(cell, cell) if len(same) < 100_000 else cell)
+        return dict(zip(asked, columns, strict=True))
+
+    return Frame(str(path), names, read)
+
+
+def _rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path}: line {reader.line_num}: {error}; is a quote not closed?") from None
+
+
+def _of_json_lines(path: Path) -> Frame:
+    def objects() -> Iterator[dict[str, Any]]:
+        with _opened(path) as file:
+            for number, line in enumerate(_lines(path, file), 1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{path}: line {number} is no JSON ({error})") from None
+                if not isinstance(value, dict):
+                    raise DataError(f"{path}: line {number} is no JSON object; expected one for each image")
+                yield value
+
+    names: dict[str, None] = {}
+    for number, value in enumerate(objects()):
+        names |= dict.fromkeys(value)
+        if number > 1000:
+            break
+
+    def read(asked: Sequence[str]) -> dict[str, Column]:
+        columns: dict[str, list[Any]] = {name: [] for name in asked}
+        for value in objects():
+            for name, column in columns.items():
+                column.append(value.get(name))
+        return dict(columns)
+
+    return Frame(str(path), list(names), read)
+
+
+# --- Arrow
+
+
+def _of_parquet(path: Path) -> Frame:
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise DataError(
+            f"{path}: Parquet needs pyarrow, which is not installed: pip install 'headstart[arrow]'"
+        ) from error
+    arrow_error = import_module("pyarrow").ArrowException
+    try:
+        file = parquet.ParquetFile(path, memory_map=True)
+    except (arrow_error, OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+
+    def read(asked: Sequence[str]) -> dict[str, Column]:
+        about = file.metadata
+        nbytes = sum(
+            about.row_group(k).column(c).total_uncompressed_size
+            for k in range(about.num_row_groups)
+            for c in range(about.num_columns)
+            if about.schema.column(c).path.split(".")[0] in asked
+        )
+        if nbytes > available_memory() // 2:
+            raise DataError(
+                f"{path}: the columns {', '.join(asked)} hold {nbytes:,} bytes, more than half of this "
+                "machine's free memory; write the images to files and name those in the table"
+            )
+        try:
+            return _of_arrow(file.read(columns=list(asked)))
+        except (arrow_error, OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+    return Frame(str(path), file.schema_arrow.names, read)
+
+
+def _of_arrow(table: Any) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
+    types = import_module("pyarrow.types")
+    for name in table.column_names:
+        column = table.column(name)
+        kind = column.type
+        if types.is_binary(kind) or types.is_large_binary(kind) or types.is_struct(kind):
+            columns[name] = Cells(column)
+        elif types.is_dictionary(kind):
+            columns[name] = column.cast(kind.value_type).to_pylist()
+        else:
+            columns[name] = column.to_pylist()
+    return columns
+
+
+class Cells(Sequence[Any]):
+    """A column of bytes, or of Hugging Face's `{bytes, path}`, left in Arrow's memory until a cell is asked
+    for."""
+
+    def __init__(self, column: Any) -> None:
+        self._chunks = column.combine_chunks() if column.num_chunks > 1 else column
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._chunks[index].as_py()

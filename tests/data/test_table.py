@@ -1,0 +1,274 @@
+"""Tables of labels as people have them: every file form, every task, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.data import frames, summary
+
+pytestmark = pytest.mark.neutral
+
+NAMES = [f"{kind}{i}" for i in range(4) for kind in ("ant", "bee", "cow")]
+KINDS = [name[:3] for name in NAMES]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder a class, of twelve pictures; the current folder is another one."""
+    for k, (name, kind) in enumerate(zip(NAMES, KINDS, strict=True)):
+        (tmp_path / kind).mkdir(exist_ok=True)
+        Image.fromarray(np.full((6, 5, 3), 20 * k, np.uint8)).save(tmp_path / kind / f"{name}.png")
+    monkeypatch.chdir(tmp_path.parent)
+    return tmp_path
+
+
+def files() -> list[str]:
+    return [f"{kind}/{name}.png" for name, kind in zip(NAMES, KINDS, strict=True)]
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def csv_of(columns: dict[str, list[Any]], delimiter: str = ",", end: str = "\n") -> str:
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    return "".join(delimiter.join(map(str, row)) + end for row in rows)
+
+
+def picture_bytes(root: Path) -> list[bytes]:
+    return [(root / file).read_bytes() for file in files()]
+
+
+# The same data set, however it comes ------------------------------------------------------------------------
+
+
+def forms(root: Path) -> dict[str, Any]:
+    columns: dict[str, list[Any]] = {"file": files(), "label": KINDS}
+    lines = "".join(json.dumps({"file": f, "label": k}) + "\n" for f, k in zip(files(), KINDS, strict=True))
+    plain = csv_of(columns)
+    return {
+        "csv": write(root / "a.csv", plain),
+        "semicolons of a spreadsheet": write(root / "b.csv", csv_of(columns, ";", "\r\n")),
+        "tsv": write(root / "c.tsv", csv_of(columns, "\t")),
+        "a byte order mark": write(root / "d.csv", plain, "utf-8-sig"),
+        "utf-16": write(root / "e.csv", plain, "utf-16"),
+        "utf-16, big end first": (root / "f.csv", (root / "f.csv").write_bytes(
+            codecs.BOM_UTF16_BE + plain.encode("utf-16-be")))[0],
+        "quotes and blank lines": write(root / "g.csv", plain.replace("ant0,", '"x",').replace("\n", "\n\n", 3)
+                                        .replace('"x",', "ant0,")),
+        "jsonl": write(root / "h.jsonl", lines),
+        "a dict": {"file": [str(root / file) for file in files()], "label": KINDS},
+    }  # fmt: skip
+
+
+def test_every_form_is_the_folder(root: Path) -> None:
+    folder = hs.data.folder(root)
+    expected = dict(zip(folder.ids, folder.labels.tolist(), strict=True))
+    for what, form in forms(root).items():
+        data = hs.data.table(form)
+        assert dict(zip(data.ids, data.labels.tolist(), strict=True)) == expected, what
+        assert (data.classes, data.task, data.named_classes) == (folder.classes, "single", True), what
+        assert {part.ids for part in map(frozenset_ids, data.split(0.7))} == {
+            part.ids for part in map(frozenset_ids, folder.split(0.7))
+        }, what
+        assert data[0].image.shape == (6, 5, 3)
+
+
+class frozenset_ids:  # noqa: N801
+    def __init__(self, data: Any) -> None:
+        self.ids = frozenset(data.ids)
+
+
+def test_parquet_arrow_and_frames(root: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = hs.data.folder(root)
+    expected = dict(zip(folder.ids, folder.labels.tolist(), strict=True))
+    content = pa.table({"image": picture_bytes(root), "label": KINDS})
+    parquet.write_table(content, root / "bytes.parquet", row_group_size=5)
+    parquet.write_table(pa.table({"file": files(), "label": KINDS}), root / "files.parquet")
+    structs = [{"bytes": one, "path": None} for one in picture_bytes(root)]
+    of_hub = pa.table({"image": structs, "label": pa.array(KINDS).dictionary_encode()})
+    kinds: dict[str, Any] = {
+        "bytes": root / "bytes.parquet",
+        "files": root / "files.parquet",
+        "arrow": content,
+        "as the hub has them": of_hub,
+    }
+    try:
+        pandas = pytest.importorskip("pandas")
+        kinds["pandas"] = pandas.DataFrame({"image": picture_bytes(root), "label": KINDS})
+    except pytest.skip.Exception:
+        pass
+    for what, form in kinds.items():
+        data = hs.data.table(form)
+        assert dict(zip(data.ids, data.labels.tolist(), strict=True)) == expected, what
+        assert data.classes == folder.classes and data[3].image.shape == (6, 5, 3), what
+    assert "bytes.parquet, row 4" in hs.data.table(root / "bytes.parquet").source_name(3)
+    broken = content.set_column(0, "image", pa.array([b"GIF89a", *picture_bytes(root)[1:]]))
+    with pytest.raises(hs.HeadstartError, match="the table, row 1"):
+        _ = hs.data.table(broken)[0]
+    kept = hs.data.table(broken, on_error="skip")
+    assert len(kept) == 11 and len(kept.skipped) == 1
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        hs.data.table(write(root / "no.parquet", "PAR1"))
+
+
+# Tasks ------------------------------------------------------------------------------------------------------
+
+
+def of(root: Path, *, label: Any = "y", **columns: Any) -> Any:
+    arguments = {
+        name: columns.pop(name) for name in ("task", "separator", "classes", "on_error") if name in columns
+    }
+    roles = {
+        name: columns.pop(name) for name in ("split", "group", "weight") if isinstance(columns.get(name), str)
+    }
+    path = write(root / "t.csv", csv_of({"file": files()[: len(next(iter(columns.values())))], **columns}))
+    return hs.data.table(path, label=label, **arguments, **roles)
+
+
+def test_labels_of_three_tasks(root: Path) -> None:
+    data = of(root, y=["cat;dog", "dog", "cat", "owl; cat"])
+    assert (data.task, data.classes) == ("multi", ("cat", "dog", "owl"))
+    assert data.labels.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0], [1, 0, 1]]
+    data = of(root, y=["cat/dog", "dog"], separator="/")
+    assert data.labels.tolist() == [[1, 1], [0, 1]]
+    data = of(root, y=["cat", "dog"], task="multi")
+    assert data.labels.tolist() == [[1, 0], [0, 1]]
+    data = of(root, label=["sun", "rain"], sun=[1, 0, 1], rain=[1, 1, 0])
+    assert (data.task, data.classes, data.labels.tolist()) == ("multi", ("sun", "rain"), [[1, 1], [0, 1], [1, 0]])
+    data = of(root, label=["a", "b"], a=[1, 0], b=[0, 1], task="single")
+    assert (data.task, data.classes, data.labels.tolist()) == ("single", ("a", "b"), [0, 1])
+    data = of(root, y=[0.5, 2, -1e3])
+    assert (data.task, data.classes) == ("regression", ("y",)) and data.labels.dtype == np.float32
+    assert data.labels.tolist() == [[0.5], [2.0], [-1000.0]]
+    data = of(root, label=["x", "y"], x=[0.5, 2], y=[3, 4])
+    assert (data.task, data.labels.tolist()) == ("regression", [[0.5, 3.0], [2.0, 4.0]])
+    assert of(root, y=[23, 45, 67], task="regression").labels.tolist() == [[23.0], [45.0], [67.0]]
+    data = of(root, y=[3, 10, 3])
+    assert (data.classes, data.labels.tolist()) == (("10", "3"), [1, 0, 1]), "as folders are sorted"
+    data = of(root, y=["dog", "cat"], classes=["owl", "dog", "cat"])
+    assert data.labels.tolist() == [1, 2]
+    listed = hs.data.table({"image": picture_bytes(root)[:3], "label": [["a", "b"], [], ["b"]]})
+    assert (listed.task, listed.labels.tolist()) == ("multi", [[1, 1], [0, 0], [0, 1]])
+
+
+def test_parts_groups_and_weights(root: Path) -> None:
+    data = of(
+        root,
+        y=KINDS,
+        split=["training", "valid", "Test"] * 4,
+        group="who",
+        weight="w",
+        who=list(range(12)),
+        w=[0.5] * 12,
+    )
+    assert {name: len(part) for name, part in data.parts.items()} == {"train": 4, "val": 4, "test": 4}
+    assert data.groups == tuple(map(str, range(12))) and data.weights.tolist() == [0.5] * 12
+    assert not of(root, y=KINDS, split=["train"] * 12).parts, "all of one part is one piece"
+    assert not of(root, y=KINDS, set=["blue"] * 12).parts, "a column that says nothing of parts"
+    with pytest.raises(DataError, match="the part of row 2 in column 'split' is 'banana'; expected train, val or"):
+        of(root, y=["a", "b"], split=["train", "banana"])
+    with pytest.raises(DataError, match="the part of row 1 in column 'p' is empty"):
+        hs.data.table(write(root / "p.csv", csv_of({"file": files()[:2], "label": ["a", "b"], "p": ["", "val"]})),
+                      split="p")  # fmt: skip
+    with pytest.raises(DataError, match="row 2 has no group"):
+        of(root, y=["a", "b"], who=["x", ""], group="who")
+    for weight in ("-1", "nan", "", "much"):
+        with pytest.raises(DataError, match="the weight of row 2 in column 'w' is"):
+            of(root, y=["a", "b"], w=["1", weight], weight="w")
+
+
+def test_what_was_guessed_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = hs.data.table(write(root / "t.csv", csv_of({"kind": KINDS, "file": files()})))
+    assert data.notes == (f"{root / 't.csv'}: image from the column 'file', label from the column 'kind'",)
+    with caplog.at_level("INFO", "headstart"):
+        summary.say(data)
+        summary.say(data.subset([0, 1]))
+    assert sum("image from the column" in line for line in caplog.messages) >= 1
+    assert not hs.data.table(root / "t.csv", image="file", label="kind").notes
+
+
+# What is wrong ----------------------------------------------------------------------------------------------
+
+TWO = "file,label\nant/ant0.png,cat\nbee/bee0.png,dog\n"
+WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "no such column": (TWO, {"label": "labels"}, r"column label= 'labels' of .*did you mean 'label'"),
+    "two that could be": ("file,label,class\na,b,c\n", {}, "which column is the label\\? 'label' and 'class' "
+    "could"),
+    "none that could be": ("a,b,c\n1,2,3\n", {}, "which column is the image\\? none is called so.*one of a, b, c"),
+    "no header": ("ant/ant0.png,cat\nbee/bee0.png,dog\n", {}, "has no header: its first line names an image"),
+    "no rows": ("file,label\n", {}, "has no rows"),
+    "nothing": ("", {}, "is empty"),
+    "zero bytes": ("f\0i\0l\0e\0", {}, "UTF-16 without a mark"),
+    "a ragged row": (TWO + "cow/cow0.png\n", {}, "row 3 has 1 cells and the header 2"),
+    "an open quote": (TWO + '"cow/cow0.png,x\n', {}, "is a quote not closed"),
+    "a long line": (TWO + "x" * (frames.MAX_LINE + 9), {}, "line 4 has more than 1,048,576 characters"),
+    "a hole": (TWO + "cow/cow0.png,\n", {}, "1 of 3 rows have no label in 'label', the first: row 3.*on_error"),
+    "numbers and names": (TWO + "cow/cow0.png,3\n", {}, "mix numbers and names: '3' in row 3, 'cat' in row 1"),
+    "NaN": ("file,y\nant/ant0.png,1.5\nbee/bee0.png,nan\n", {"label": "y"}, "target in column 'y', row 2, is nan"),
+    "whole floats": ("file,y\nant/ant0.png,1.0\nbee/bee0.png,2.0\n", {"label": "y"}, "decimal point; say which"),
+    "a word among targets": (TWO, {"task": "regression"}, "row 1, is 'cat'; expected a number"),
+    "one-hot": ("file,a,b\nant/ant0.png,1,0\nbee/bee0.png,0,1\n", {"label": ["a", "b"]}, "exactly one 1 in "
+    "the col"),
+    "neither 0 nor 1": ("file,a,b\nant/ant0.png,1,2\nbee/bee0.png,0,1\n", {"label": ["a", "b"]}, "holds 2 in "
+    "row 1"),
+    "a class that is none": (TWO, {"classes": ["cat", "owl"]}, "label 'dog' in column 'label', row 2, is not "
+    "among"),
+    "no such task": (TWO, {"task": "ranking"}, "unknown task 'ranking'"),
+    "spaces": (TWO.replace("dog", "cat\u200b"), {}, "look the same"),
+    "two labels": (TWO + "ant/ant0.png,dog\n", {}, r"ant0\.png stands twice, in row 1 as 'cat' and in row 3 "
+    "as 'dog'"),
+    "gone": (TWO + "x.png,cat\ny.png,cat\n", {}, r"2 of the 4 files that .* names are not there, the first: "
+    r".*x\.png "
+             r"\(row 3\).*root="),
+    "without suffixes": (TWO.replace(".png", ""), {}, r"There is a ant0\.png: write the names with their suffix"),
+    "backslashes": (TWO.replace("ant/", "ant\\"), {}, "have backslashes"),
+    "ids as labels": (csv_of({"file": files() * 2, "id": list(range(24))}), {"label": "id"}, "a label of its own"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_refused(root: Path, kind: str) -> None:
+    text, arguments, message = WRONG[kind]
+    with pytest.raises((DataError, UnknownNameError), match=message):
+        hs.data.table(write(root / "t.csv", text), **arguments)
+
+
+def test_other_refusals(root: Path) -> None:
+    with pytest.raises(DataError, match=r"is no UTF-8 near line \d.*Latin-1"):
+        hs.data.table(write(root / "t.csv", TWO.replace("cat", "caf\u00e9"), "latin-1"))
+    for source, message in (
+        (root / "gone.csv", "does not exist"),
+        (root, "is a folder"),
+        (write(root / "t.xlsx", "x"), "is no table that is read here"),
+        ("s3://bucket/t.csv", "is an address"),
+        (3, "the table is a int"),
+        ({"file": ["a"], "label": []}, "differing lengths"),
+        (write(root / "t.jsonl", "[1]\n"), "line 1 is no JSON object"),
+        (write(root / "u.jsonl", '{"file": 1'), "line 1 is no JSON"),
+    ):
+        with pytest.raises(DataError, match=message):
+            hs.data.table(source)
+    with pytest.raises(SettingError, match="on_error"):
+        hs.data.table(root / "t.jsonl", on_error="never")
+
+
+def test_what_can_be_left_out(root: Path) -> None:
+    text = TWO + "x.png,cat\ncow/cow0.png,\nant/ant0.png,cat\n"
+    data = hs.data.table(write(root / "t.csv", text), on_error="skip")
+    assert len(data) == 2 and data.classes == ("cat", "dog")
+    reasons = " ".join(f"{path} {reason}" for path, reason in data.skipped)
+    assert "1 of 5 rows have no label" in reasons and "x.png is not there (row 3" in reasons
+    assert "ant0.png and 0 more rows name a file again" in reasons
