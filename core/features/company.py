@@ -112,20 +112,19 @@ def check_unchanged(model: Model, node: str) -> None:
             )
 
 
-_compared: WeakKeyDictionary[NativePart, set[str]] = WeakKeyDictionary()
+_trusted: WeakKeyDictionary[NativePart, set[str]] = WeakKeyDictionary()
 
 
-def is_compared(model: Model, node: str, folder: FeatureFolder) -> bool:
-    """Whether stored rows of a wrapped trunk were compared with what this very module gives, which is done once in
-    a process: the module may differ from the one that made them in what no key can hold. The zoo's are not
-    asked."""
-    return all(folder.key.digest in _compared.get(part, ()) for part in _parts(model, node))
+def is_trusted(model: Model, node: str, folder: FeatureFolder) -> bool:
+    """Whether stored rows of a wrapped trunk were found right for this very module, in this process. The module
+    may differ from the one that made them in ways that no key can hold. True for the zoo's trunks."""
+    return all(folder.key.digest in _trusted.get(part, ()) for part in _parts(model, node))
 
 
-def note_compared(model: Model, node: str, folder: FeatureFolder) -> None:
-    """They were, and are right."""
+def note_trusted(model: Model, node: str, folder: FeatureFolder) -> None:
+    """Note that stored rows were found right for this very module."""
     for part in _parts(model, node):
-        _compared.setdefault(part, set()).add(folder.key.digest)
+        _trusted.setdefault(part, set()).add(folder.key.digest)
 
 
 def _parts(model: Model, node: str) -> list[NativePart]:

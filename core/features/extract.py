@@ -30,7 +30,6 @@ from headstart.common.errors import (
     FeatureDriftError,
     FeatureUnderflowError,
     MissingFeaturesError,
-    SettingError,
 )
 from headstart.common.progress import track
 from headstart.common.version import __version__
@@ -44,14 +43,13 @@ from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
-from headstart.features.company import GROUP, check_company, is_compared, note_compared
+from headstart.features.company import GROUP, check_company, is_trusted, note_trusted
 from headstart.features.distances import distances, wrong_rows
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import pixel_trunk
-from headstart.features.trunk_keys import INPUT, check_dtype, check_views, cut_of, key_of, view_spec
+from headstart.features.trunk_keys import INPUT, FeatureKeys
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
-from headstart.store.keys import TrunkKey
 from headstart.store.writer import ShardWriter
 
 CHECKED_ROWS = 4
@@ -59,14 +57,15 @@ CHECKED_ROWS = 4
 DRIFT_LIMIT = 0.05
 WAITING = 2
 """Batches whose rows wait for being hashed and written while the next ones are computed."""
-ROUNDS = 5  # so often rows may go between being found and being read
+ROUNDS = 5  # attempts, where rows vanish from a shared cache before they are read
 Observe = Callable[[Dataset, Batch, Mapping[str, np.ndarray]], None]
-"""is called with a data set, a batch of it, and the batch's features by node, before they are stored; what it
-raises ends the extraction"""
+"""a function of a data set, a batch of it, and the batch's features by node, called before they are stored; what
+it raises ends the extraction"""
 
 
 class Extractor:
-    """Extracts at the same cuts from one data set after another; the trunk is built when it is first needed."""
+    """Extracts features at the same cuts from one data set after another. The trunk is built when it is first
+    needed."""
 
     def __init__(
         self,
@@ -85,39 +84,18 @@ class Extractor:
         seed: int = 0,
         observe: Observe | None = None,
     ) -> None:
-        """The arguments of `extract`. `observe`: looks at each batch of features as it is computed."""
-        check_dtype(dtype)
-        cuts = [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts)
-        augment = Augment.parse(augment)
-        if not cuts:
-            raise SettingError("cuts is empty; name at least one, such as 'avgpool'")
+        """The arguments of `extract`. `observe`: is called with each batch of features as it is computed."""
         registry.check_place(device, precision)
-        check_views(views, augment)
-        self.model, self.dtype, self.batch_size, self.workers = model, dtype, batch_size, workers
-        self.precision = precision
-        self.device = device
+        self.model, self.batch_size, self.workers = model, batch_size, workers
+        self.device, self.precision = device, precision
         self.backend_name = registry.choose(backend, model.home)
-        self.augment, self.seed, self.observe = augment, seed, observe
-        # the name as the user wrote it -> node
-        self.nodes = {cut: cut_of(model, cut) for cut in cuts}
-        self.shapes = model.graph.shapes(model.input_shape)
-        self.store = FeatureStore(cache)
-        self.folders = {
-            node: tuple(self.store.folder(self._key(node, view), self._shape(node)) for view in range(views))
-            for node in self.nodes.values()
-        }
-
-    def _shape(self, node: str) -> tuple[int, ...]:
-        return tuple(self.shapes[node])
-
-    def _key(self, node: str, view: int) -> TrunkKey:
-        return key_of(
-            self.model,
-            node,
-            precision=self.precision,
-            dtype=self.dtype,
-            views=None if self.augment is None else view_spec(self.augment, self.seed, view),
+        self.keys = FeatureKeys(
+            model, cuts, precision=precision, dtype=dtype, augment=augment, views=views, seed=seed
         )
+        self.seed, self.observe = seed, observe
+        self.store = FeatureStore(cache)
+        self.folders = self.keys.folders(self.store)
+        """node -> the features of each view"""
 
     @cached_property
     def place(self) -> Place:
@@ -132,7 +110,7 @@ class Extractor:
 
     @property
     def built_trunk(self) -> Trunk | None:
-        """The trunk, if it has been needed."""
+        """The trunk; None where it was not needed and so has not been built."""
         return self.__dict__.get("trunk")
 
     def provenance(self, node: str) -> dict[str, Any]:
@@ -188,18 +166,18 @@ class Extractor:
             time.perf_counter() - start,
             tuple(sorted(makers)),
         )
-        by_cut = {cut: self.folders[node] for cut, node in self.nodes.items()}
+        by_cut = {cut: self.folders[node] for cut, node in self.keys.nodes.items()}
         return FeatureSet(data.name, ids, data.annotations, by_cut, stats, data.splits)
 
     def _again(self, data: Dataset) -> None:
-        """Compute the rows that a shared cache held when this began, and does not give any more."""
+        """Compute the rows that have vanished from a shared cache since the extraction."""
         spare = copy.copy(self)  # whose trunk is dropped when this is done
         spare.__dict__.pop("trunk", None)
         spare(data)
 
     def _check_company(self, data: Dataset) -> None:
-        """Run a few real samples of `data` in several batches, where the model holds a wrapped module: features
-        that depend on a sample's company in its batch cannot be stored. SettingError for these."""
+        """SettingError where a wrapped module's features of a sample depend on the others in its batch: a few real
+        samples of `data` are run in several batches."""
         nodes = [node for node in self.folders if node != INPUT]
         if self.model.home is None or not nodes:
             return
@@ -214,7 +192,7 @@ class Extractor:
             )
 
     def _prepare(self, lacking: Sequence[Mapping[str, Sequence[str]]]) -> None:
-        """Before anything is computed: the store must take what comes."""
+        """Before anything is computed: make room in the store, and check that it can be written to."""
         keys = [folder.key.digest for folders in self.folders.values() for folder in folders]
         needed = 0
         for view, of_view in enumerate(lacking):
@@ -222,7 +200,7 @@ class Extractor:
                 folder = self.folders[node][view]
                 if missing:
                     folder.require_writable()
-                needed += len(missing) * math.prod(self.shapes[node]) * folder.dtype.itemsize
+                needed += len(missing) * math.prod(self.keys.shapes[node]) * folder.dtype.itemsize
         self.store.make_room(needed, keep=keys)
         self.folders[next(iter(self.folders))][0].require_space(needed)
 
@@ -262,7 +240,7 @@ class Extractor:
             writers = {
                 node: stack.enter_context(
                     self.folders[node][view].writer(
-                        self.shapes[node], self.folders[node][view].dtype_name, self.provenance(node)
+                        self.keys.shapes[node], self.folders[node][view].dtype_name, self.provenance(node)
                     )
                 )
                 for node in missing
@@ -288,7 +266,7 @@ class Extractor:
             order,
             size,
             workers=workers,
-            augment=self.augment,
+            augment=self.keys.augment,
             seed=self.seed,
             epoch=view,
         )
@@ -328,11 +306,11 @@ class Extractor:
             yield batch, np.asarray(rows[node])
 
     def _check_drift(self, data: Dataset, view: int, extracted: Collection[str]) -> bool:
-        """Compare features that this machine may not have made with what it computes: those of another backend,
-        version or device, and all in shared caches, whoever they say made them. Of each maker a few rows, and each
-        shard once. False where shared ones are wrong, which are refused then: their rows are missing now.
+        """Check stored features that another backend, version or device has made, and all features in shared
+        caches: a few rows of each maker are computed again, once for each shard. Returns False where shards of
+        shared caches are wrong. They are refused from then on, and their rows are missing.
 
-        Raises FeatureDriftError for the own cache's.
+        Raises FeatureDriftError where features of the own cache are wrong.
         """
         reused = np.array([i for i, id in enumerate(data.ids) if id not in extracted], np.int64)
         if not len(reused):
@@ -342,7 +320,7 @@ class Extractor:
             folder = folders[view]
             mine = self.provenance(node)
             by = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:16]
-            again = node != INPUT and not is_compared(self.model, node, folder)
+            again = node != INPUT and not is_trusted(self.model, node, folder)
             unchecked: dict[tuple[bool, str], list[tuple[str, np.ndarray]]] = {}
             for shard, shared, places in folder.sources([data.ids[i] for i in reused]):
                 other = (shared or shard.provenance != mine) and not folder.is_checked(shard.path.stem, by)
@@ -365,7 +343,7 @@ class Extractor:
                         "folder"
                     )
             if again:
-                note_compared(self.model, node, folder)
+                note_trusted(self.model, node, folder)
         return right
 
     def _drift(self, data: Dataset, node: str, view: int, sample: np.ndarray, made_by: str) -> str | None:

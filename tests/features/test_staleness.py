@@ -26,6 +26,7 @@ from headstart.contract.streams import Dtypes, one_by_one
 from headstart.data import Dataset, Preprocess, id_index
 from headstart.features import extract as extraction
 from headstart.features.coverage import Coverage, explain
+from headstart.features.trunk_keys import key_of, view_spec
 from headstart.graph import Builder, Graph
 from headstart.graph.graph import Node
 from headstart.graph.ops import ACTIVATIONS
@@ -814,8 +815,8 @@ def test_the_command_explains_without_a_framework(case: Case, counting: Counting
 
 
 def hs_key(case: Case, augment: str, view: int) -> str:
-    views = extraction.view_spec(hs.Augment.parse(augment), 0, view)
-    return extraction.key_of(case.model, "relu4", precision="float32", dtype="float32", views=views).digest[:12]
+    views = view_spec(hs.Augment.parse(augment), 0, view)
+    return key_of(case.model, "relu4", precision="float32", dtype="float32", views=views).digest[:12]
 
 
 def test_an_empty_store_and_strangers_are_explained(case: Case, counting: Counting) -> None:
