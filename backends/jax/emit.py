@@ -193,8 +193,8 @@ def _attention(a: Mapping[str, Any]) -> Layer:
     def attend(x: jax.Array) -> jax.Array:
         n, tokens, channels = x.shape
         dtype = jnp.float32 if x.dtype == jnp.float16 else x.dtype  # not all devices sum float16's products so
-        heads = x.astype(dtype).reshape(n, tokens, 3, a["heads"], channels // (3 * a["heads"]))
-        y = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0))
+        qkv = x.astype(dtype).reshape(n, tokens, 3, a["heads"], channels // (3 * a["heads"]))
+        y = jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0))
         return y.reshape(n, tokens, channels // 3).astype(x.dtype)
 
     return attend

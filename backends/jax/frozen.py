@@ -52,8 +52,8 @@ def _cast(array: jax.Array, dtype: Any) -> jax.Array:
 def _attention(a: Mapping[str, Any]) -> Layer:
     def attend(x: jax.Array) -> jax.Array:
         n, tokens, channels = x.shape
-        heads = x.reshape(n, tokens, 3, a["heads"], channels // (3 * a["heads"]))
-        query, key, value = (heads[:, :, part] for part in range(3))
+        qkv = x.reshape(n, tokens, 3, a["heads"], channels // (3 * a["heads"]))
+        query, key, value = (qkv[:, :, part] for part in range(3))
         y = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         return y.reshape(n, tokens, channels // 3)
 

@@ -292,7 +292,7 @@ def told_state(layer: Any) -> list[Any]:
 # ---- the copy against the model
 
 
-def compare(model: keras.Model, clone: keras.Model, rows: list[Any]) -> None:
+def check_clone(model: keras.Model, clone: keras.Model, rows: list[Any]) -> None:
     """SettingError unless both compute the same of `rows`, two samples for each input in the model's order; it
     says which layer differs."""
     first = outputs(model, rows)

@@ -21,8 +21,8 @@ from headstart.backends.keras.classifier import ends_in_classifier
 from headstart.backends.keras.copying import (
     anew,
     carry,
+    check_clone,
     cloned,
-    compare,
     configured,
     copied,
     layers_of,
@@ -77,7 +77,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         raise SettingError("params= goes with JAX functions; a keras.Model holds its parameters itself")
     model = copied(request.native)
     _ordered(model, request.example)  # which checks the names
-    compare(request.native, model, _rows(model, request.example))
+    check_clone(request.native, model, _rows(model, request.example))
     fixed = _fixed(request.native, model)
     shown: dict[str, str] = {}
     ending, numbers = "", "node"

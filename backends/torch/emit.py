@@ -155,8 +155,8 @@ class DropPath(nn.Module):
 def _attention(a: Attributes) -> Layer:
     def attend(x: torch.Tensor) -> torch.Tensor:
         n, tokens, channels = x.shape
-        heads = x.view(n, tokens, 3, a["heads"], channels // (3 * a["heads"])).permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(n, tokens, channels // 3)
+        qkv = x.view(n, tokens, 3, a["heads"], channels // (3 * a["heads"])).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(*qkv).transpose(1, 2).reshape(n, tokens, channels // 3)
 
     return attend
 

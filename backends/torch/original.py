@@ -23,7 +23,7 @@ from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.trace import Call, Place
 from headstart.contract.wrapping import Witnessed
 from headstart.data.rows import each
-from headstart.models.faithful import compare
+from headstart.models.faithful import check_copy
 
 TF32 = 2.0**-10  # of the products that a GPU may take for those of float32
 
@@ -64,7 +64,7 @@ class Original:
             if place is None and whole is not None and witnessed.end is not None:
                 copy = _numpy(whole(batch))
                 if copy is not None:
-                    compare("behind the cut, at its end,", witnessed.end, copy, witnessed)
+                    check_copy("behind the cut, at its end,", witnessed.end, copy, witnessed)
             return witnessed
 
         return run

@@ -154,10 +154,10 @@ def check_against_original(
         return EPSILON
     original = wrapping.witness(shown)
     if original.cut is not None:
-        compare(f"at the cut {wrapping.cut!r}", original.cut, features, original)
+        check_copy(f"at the cut {wrapping.cut!r}", original.cut, features, original)
     if original.end is not None and logits is not None:
         end = ENDINGS[wrapping.ending](logits.astype(np.float64))
-        compare(
+        check_copy(
             "at its end",
             original.end,
             end.reshape(original.end.shape) if end.size == original.end.size else end,
@@ -187,8 +187,8 @@ CAUSES = (
 )
 
 
-def compare(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Witnessed) -> None:
-    """SettingError where the module itself and its copy gave different things."""
+def check_copy(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Witnessed) -> None:
+    """SettingError unless the module itself and its copy gave the same."""
     if original.shape != copy.shape:
         raise SettingError(
             f"the copy that headstart runs is not what the module computes: {where} the module gives "

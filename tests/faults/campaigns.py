@@ -547,9 +547,9 @@ def measure_overhead(
 
         return measured
 
-    def waiting(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        source = take_batches(self, *args, **kwargs)
-        following = timed("waiting", lambda: next(source, None), time.perf_counter)
+    def computing(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        source = compute_features(self, *args, **kwargs)
+        following = timed("computing", lambda: next(source, None), time.perf_counter)
         return iter(following, None)
 
     settings: dict[str, Any] = {"backend": backend, "device": "cpu", "precision": "float32", "dtype": "float16"}
@@ -557,16 +557,15 @@ def measure_overhead(
     extractor = Extractor(model, [cut], **settings)
     size = min(64, len(data))
     extractor.trunk.run(np.zeros((size, *model.input_shape), np.uint8))  # compilers have run, memory is there
-    take_batches, sample_id = Extractor._batches, dataset.sample_id
-    rows = timed("trunk", Extractor._rows, time.perf_counter)
-    Extractor._batches, Extractor._rows = waiting, rows  # type: ignore[method-assign,assignment]
+    compute_features, sample_id = Extractor._features, dataset.sample_id
+    Extractor._features = computing  # type: ignore[method-assign] # waits for decoding, and runs the trunk
     # In the threads that decode: every file is hashed once more, from the very bytes that are decoded.
     dataset.sample_id = timed("hashing", sample_id, time.thread_time)
     start = time.perf_counter()
     features = extractor(data)
     seconds = time.perf_counter() - start
     assert features.stats.extracted == len(set(features.ids))
-    own = seconds - spent["waiting"] - spent["trunk"] + spent["hashing"]
+    own = seconds - spent["computing"] + spent["hashing"]
     stored = sum(info.nbytes for info in extractor.store.infos())
     return {"seconds": seconds, "own": own, "images": len(data), "nbytes": stored, **spent}
 

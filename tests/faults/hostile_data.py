@@ -28,7 +28,7 @@ from headstart.common.errors import DataError, ImageError
 from headstart.data import cifar, decode, sources
 
 MEMORY_NBYTES = 768 << 20  # above what the process holds before the first case; 50 million pixels take 350 MB
-SECONDS_A_CASE = 20.0
+SECONDS_A_CASE = 20.0  # of the processor, as others may be using it
 
 FOLDER = "flower_photos"
 BATCHES = "cifar-10-batches-bin"
@@ -248,7 +248,7 @@ def judge_archives(base: Path, mebibytes: int = 3 << 10) -> Counter[str]:
             place = base / "place"
             place.mkdir()
             before = tree(base, but=place)
-            start = time.monotonic()
+            start = time.process_time()
             try:
                 read(place, content)
                 found["right"] += 1
@@ -261,7 +261,7 @@ def judge_archives(base: Path, mebibytes: int = 3 << 10) -> Counter[str]:
             except BaseException as error:
                 error.add_note(f"{folder}: {what}")
                 raise
-            assert time.monotonic() - start < SECONDS_A_CASE, what
+            assert time.process_time() - start < SECONDS_A_CASE, what
             assert tree(base, but=place) == before, f"{what}: something outside was touched"
             for path in place.rglob("*"):
                 assert not path.is_symlink() and (path.is_file() or path.is_dir()), what
@@ -392,7 +392,7 @@ def judge_images(mebibytes: int) -> Counter[str]:
     found: Counter[str] = Counter()
     for what, content in image_bombs(mebibytes):
         assert len(content) < 4 << 20, what
-        start = time.monotonic()
+        start = time.process_time()
         try:
             image = decode(content, what)
         except ImageError as error:
@@ -404,7 +404,7 @@ def judge_images(mebibytes: int) -> Counter[str]:
         else:
             assert image.mode == "RGB" and image.width * image.height <= 50_000_000, what
             found["decoded"] += 1
-        assert time.monotonic() - start < SECONDS_A_CASE, what
+        assert time.process_time() - start < SECONDS_A_CASE, what
         found["bombs"] += 1
     return found
 

@@ -235,14 +235,14 @@ def test_rows_that_the_module_does_not_give_are_not_served(
     own: Any, data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a key may not hold: another shape, or other values, under the same key."""
-    from headstart.features import extract
+    from headstart.features import extract, trunk_keys
 
     settings: dict[str, Any] = {"cuts": ["trunk"], "cache": tmp_path, "device": "cpu", "dtype": "float32"}
     hs.extract(hs.wrap(own.small(), "block", P, 10, "linear"), data[0], **settings)
-    same = extract.key_of(
+    same = trunk_keys.key_of(
         hs.wrap(own.small(), "block", P, 10, "linear"), "trunk", precision="float32", dtype="float32"
     )
-    monkeypatch.setattr(extract, "key_of", lambda *_, **__: same)
+    monkeypatch.setattr(trunk_keys, "key_of", lambda *_, **__: same)
     for cut, text in (("conv", "rows have the shape"), ("bn", "differ by")):
         with pytest.raises(FeatureDriftError, match=text):
             hs.extract(hs.wrap(own.small(), cut, P, 10, "linear"), data[0], **settings)
