@@ -83,7 +83,16 @@ def _avg_pool(a: Attributes) -> Layer:
     kernel, stride = a["kernel"], a["stride"]
     if _symmetric(a["padding"]):
         pads = tuple(before for before, _ in a["padding"])
-        return lambda x: F.avg_pool2d(x, kernel, stride, pads, a["ceil"], a["count_padding"])
+        divisor_varies = a["ceil"] or (any(pads) and not a["count_padding"])
+
+        def pool_evenly(x: torch.Tensor) -> torch.Tensor:
+            # torch 2.11's backward for channels-last memory on a GPU divides by another number than its forward,
+            # without a word: seen off by half on an H100. For contiguous memory it is right.
+            if divisor_varies and torch.is_grad_enabled() and x.device.type != "cpu":
+                x = x.contiguous()
+            return F.avg_pool2d(x, kernel, stride, pads, a["ceil"], a["count_padding"])
+
+        return pool_evenly
     outside, counted = _outside(window_padding(a)), _outside(a["padding"])
 
     def pool(x: torch.Tensor) -> torch.Tensor:

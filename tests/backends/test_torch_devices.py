@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,3 +200,27 @@ def test_what_holds_itself_is_carried_once() -> None:
     loose.carry(module, lambda tensor: tensor + 1)
     assert float(module.scale) == 3
     assert module.more[2] is module.more
+
+
+def test_an_average_of_varying_divisor_is_taken_of_contiguous_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device whose backward may be wrong for channels-last memory, and where a gradient is wanted."""
+    import torch
+
+    from headstart.backends.torch import emit
+
+    seen: list[bool] = []
+    pool_of = torch.nn.functional.avg_pool2d
+
+    def pool(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        seen.append(x.is_contiguous())
+        return pool_of(x, *arguments)
+
+    monkeypatch.setattr(emit.F, "avg_pool2d", pool)
+    attributes = {"kernel": (3, 3), "stride": (1, 1), "padding": ((1, 1), (1, 1)), "ceil": False}
+    x = torch.zeros(1, 4, 5, 5, device="meta").to(memory_format=torch.channels_last)
+    for counted in (False, True):
+        emit.FUNCTIONS["avg_pool"]({**attributes, "count_padding": counted})(x)
+    emit.FUNCTIONS["avg_pool"]({**attributes, "count_padding": True, "ceil": True})(x)
+    with torch.no_grad():
+        emit.FUNCTIONS["avg_pool"]({**attributes, "count_padding": False})(x)
+    assert seen == [True, False, True, False]

@@ -123,7 +123,7 @@ def test_fewer_cpus_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 5, 7}, raising=False)
     assert default_workers() == 3
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    for free, threads in ((1 << 40, 64), (4 << 30, 16), (1 << 20, 1)):
+    for free, threads in ((1 << 40, 8), (1 << 30, 4), (1 << 20, 1)):
         monkeypatch.setattr("headstart.data.workers.available_memory", lambda free=free: free)
         assert default_workers() == threads, "each may hold a photograph"
 
