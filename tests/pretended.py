@@ -73,6 +73,7 @@ class Card(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.tape: list[Any] | None = None
+        self.later: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.written: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         """id -> what a recording writes to, and what was in it: a card computes nothing while it records"""
         self.reset()
@@ -97,8 +98,9 @@ class Card(TorchDispatchMode):
         if name == "_local_scalar_dense":
             self.waits["item"] += 1
             return function(here[0].inner)
-        if name == "copy_":
-            self._crossing(args[0], args[1], bool(args[2]) if len(args) > 2 else False)
+        if name == "copy_" and self._crossing(args[0], args[1], bool(args[2]) if len(args) > 2 else False):
+            self.later.append((args[0], args[1].inner))
+            return args[0]
         if name == "_to_copy" and kwargs.get("dtype") not in (None, here[0].dtype):
             self.casts[f"{here[0].dtype} {tuple(here[0].shape)}"] += 1
         if name not in VIEWS:
@@ -122,14 +124,23 @@ class Card(TorchDispatchMode):
 
         return tree_map(on_card, result)
 
-    def _crossing(self, target: torch.Tensor, source: torch.Tensor, at_once: bool) -> None:
+    def finish(self) -> None:
+        """What was begun and not waited for happens as late as it may: by then its source may be another."""
+        for target, source in self.later:
+            target.copy_(source)
+        self.later.clear()
+
+    def _crossing(self, target: torch.Tensor, source: torch.Tensor, at_once: bool) -> bool:
+        """Count a copy; whether it goes on while the host does something else."""
         if not isinstance(target, OnCard):
             self.fetched[str(source.dtype)] += source.nbytes
-            if not (at_once and getattr(target, "is_locked", False)):
-                self.waits["copy to the host"] += 1
+            if at_once and getattr(target, "is_locked", False):
+                return True
+            self.waits["copy to the host"] += 1
         elif not isinstance(source, OnCard) and source.ndim:
             self.sent[str(source.dtype)] += source.nbytes
             self.waits["copy to the card"] += 1
+        return False
 
 
 class Factories(TorchFunctionMode):
@@ -193,6 +204,7 @@ class Event(Stream):
     def synchronize(self) -> None:
         assert Card.current is not None
         Card.current.waits["event"] += 1
+        Card.current.finish()
 
 
 class Recording:
@@ -259,6 +271,7 @@ def cuda() -> Iterator[Card]:
 
     def synchronize(*_: Any) -> None:
         card.waits["synchronize"] += 1
+        card.finish()
 
     answers = {
         "is_available": lambda: True,
