@@ -12,7 +12,8 @@ Invariant: what comes out is what `emit.Network` computes, within the rounding o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -45,10 +46,10 @@ class DeviceNetwork:
         fusing = {"conv": ("relu",), "linear": ("gelu",)} if place.kind == "cuda" else {}
         if self.dtype == torch.float32:  # in which cuBLAS's approximation of a gelu would be seen
             fusing.pop("linear", None)
-        self.calls = [
-            (step, _call(step, network, layers, self.dtype))
-            for step in fused_steps(self.graph, self.outputs, fusing, ["relu"])
-        ]
+        steps = fused_steps(self.graph, self.outputs, fusing, ["relu"])
+        self.calls = [(step, _call(step, network, layers, self.dtype)) for step in steps]
+        for place_of_sum, place_of_summand in _joined(steps, self.outputs):
+            self._join_biases(place_of_sum, place_of_summand, layers)
 
     def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """`(n, c, h, w)`, or `(n, ...)` where the graph takes features -> node name -> its output."""
@@ -60,10 +61,37 @@ class DeviceNetwork:
                 del values[name]
         return {name: values[name] for name in self.outputs}
 
+    def _join_biases(self, at: int, before: int, layers: nn.Module) -> None:
+        """Let a sum's call add the bias of both its convolutions: by itself it takes a pass over a map."""
+        (step, _), (summand, _) = self.calls[at], self.calls[before]
+        layer, other = (layers.get_submodule(one.node.name) for one in (step, summand))
+        assert isinstance(layer, nn.Conv2d) and isinstance(other, nn.Conv2d)
+        if layer.groups > 1 or layer.bias is None or other.bias is None or isinstance(other, PaddedConv2d):
+            return
+        both = (layer.bias.float() + other.bias.float()).to(layer.bias.dtype)
+        window = other.stride, other.padding, other.dilation, other.groups
+        weight = other.weight
+        self.calls[before] = summand, lambda x: F.conv2d(x, weight, None, *window)
+        self.calls[at] = step, _fused(step, layer, both)
+
     @property
     def _plain(self) -> bool:
         """Whether inputs are what the layers compute with, and not pixels."""
         return all(step.node.op != "normalize" for step, _ in self.calls[:1])
+
+
+def _joined(steps: Sequence[Step], outputs: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """The places of calls that are a convolution, a sum and an activation, each with that of the other summand,
+    where that is a convolution alone, and needed nowhere else."""
+    made = {step.output: place for place, step in enumerate(steps)}
+    users = Counter(name for step in steps for name in (*step.inputs, *filter(None, [step.other])))
+    for place, step in enumerate(steps):
+        if step.other is None or step.activation is None or step.other not in made:
+            continue
+        summand = steps[made[step.other]]
+        alone = summand.node.op == "conv" and summand.other is None and summand.activation is None
+        if alone and users[step.other] == 1 and step.other not in outputs:
+            yield place, made[step.other]
 
 
 def _call(step: Step, network: Network, layers: nn.Module, dtype: torch.dtype) -> Call:
@@ -127,8 +155,8 @@ def _by_layers(step: Step, layer: nn.Conv2d) -> Call:
     return call
 
 
-def _fused(step: Step, layer: nn.Conv2d) -> Call:
-    weight, bias = layer.weight, layer.bias
+def _fused(step: Step, layer: nn.Conv2d, bias: torch.Tensor | None = None) -> Call:
+    weight, bias = layer.weight, layer.bias if bias is None else bias
     pads = layer.pads if isinstance(layer, PaddedConv2d) else None
     window = list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups
 

@@ -114,6 +114,45 @@ def test_a_recorded_batch_is_played_back(card: pretended.Card) -> None:
     assert not np.array_equal(rows[0], rows[1])
 
 
+def test_a_sum_of_two_convolutions_adds_both_biases(card: pretended.Card) -> None:
+    b = Builder()
+    x = b.add("relu0", "relu", b.conv("conv0", "input", 3, 16, 3, pad=1))
+    y, side = b.conv("conv1", x, 16, 8, 3, pad=1, bias=True), b.conv("side", x, 16, 8, 1, bias=True)
+    graph = b.graph(b.add("relu", "relu", b.add("add", "add", y, side)))
+    rng = np.random.default_rng(0)
+    params = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in graph.param_shapes().items()}
+    x = rng.standard_normal((2, 6, 6, 3)).astype(np.float32)
+    backend, numpy = registry.load("torch"), registry.load("torch").numpy
+    for outputs in (["relu"], ["relu", "side"]):  # what is wanted by itself has its own bias
+        here, there = (backend.trunk(graph, params, outputs, Place(kind, "float32")) for kind in ("cpu", "cuda"))
+        expected, results = here.run(x), there.run(x)
+        for node in outputs:
+            assert far(numpy(results[node]), numpy(expected[node])) < 1e-5
+        layers = [call for _, call in there.faster.faster.calls if isinstance(call, torch.nn.Conv2d)]
+        assert len(layers) == len(outputs) - 1
+
+
+def test_an_average_without_its_padding_has_no_channels_last_gradient_on_a_card(
+    card: pretended.Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = Builder()
+    x = b.add("conv", "conv", "input", in_channels=3, out_channels=4, kernel=(1, 1), bias=True)
+    padding = ((1, 1), (1, 1))
+    x = b.add("pool", "avg_pool", x, kernel=(3, 3), stride=(1, 1), padding=padding, count_padding=False)
+    graph = b.graph(b.linear("fc", b.add("mean", "global_avg_pool", x), 4, 3))
+    recipe = Recipe(hs.SGD(), 0.0, train_statistics=True, seed=0)
+    trainer = registry.load("torch").trainer(graph, initial_params(graph, 0), recipe, Place("cuda", "float32"))
+    pool, seen = torch.nn.functional.avg_pool2d, []
+
+    def watched(x: torch.Tensor, *args: Any) -> torch.Tensor:
+        seen.append(x.stride()[1] != 1)
+        return pool(x, *args)
+
+    monkeypatch.setattr(torch.nn.functional, "avg_pool2d", watched)
+    trainer.step(np.ones((2, 5, 4, 3), np.float32), np.zeros(2, np.int64), 0.1)
+    assert seen == [True]
+
+
 @pytest.mark.parametrize("shape", [(4, 3, 6), (5, 6), (6,)], ids=["maps", "tokens", "rows"])
 @pytest.mark.parametrize(("precision", "calls"), [("bfloat16", 1), ("float16", 1), ("float32", 0)])
 def test_a_product_and_its_gelu_are_one_call_where_an_approximation_is_not_seen(
