@@ -149,7 +149,7 @@ def add_run(comparison: Comparison, run: RunRecord, label: str | None = None) ->
     if (classes := run.data.get("classes")) and list(classes) != list(comparison["data"].get("classes") or ()):
         entry["classes"] = list(classes)  # not those of the first run
     add_entry(comparison, entry, run.val)
-    comparison["versions"][run.backend] = dict(run.settings.get("versions", {}))
+    comparison["versions"][run.backend] = dict(run.settings.get("versions") or {})
     return entry
 
 

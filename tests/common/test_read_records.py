@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from faults.mutations import mutations
 from faults.saving import run_of
@@ -22,7 +23,9 @@ from headstart.common.places import data_root
 from headstart.common.reading import DEPTH, parse_json, read_json
 from headstart.models import pins
 from headstart.training.comparison import read_comparison
-from headstart.training.validation import Mistake, Validation
+from headstart.training.scores import scores_of
+from headstart.training.scores.outcome import Outcome
+from headstart.training.validation import Mistake, Validation, bits_text
 
 pytestmark = pytest.mark.neutral
 
@@ -42,13 +45,16 @@ def _any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole_run() -> Any:
     run = run_of(1)
     mistake = Mistake("0" * 32, 3, 0, 1, 0.75, 1.5)
-    validation = Validation(4, ((0, 0, 2), (0, 1, 1), (1, 1, 1)), (mistake,))
+    right = bits_text(np.array([True, True, False, True]))
+    validation = Validation(4, ((0, 0, 2), (0, 1, 1), (1, 1, 1)), (mistake,), right=right, ids="0" * 32)
+    scores = scores_of("single", np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 0, 1]), ["a", "b"])
     extraction = hs.features.feature_set.ExtractionStats(3, 1, 0.5, ("torch",))
     settings = {"seed": 0, "optimizer": {"all": {"name": "sgd", "lr": 0.1}}, "versions": {"torch": "2"}}
     return hs.Run(
         run.model, "full", None, "torch", run.history, run.history, extraction, 1.0, settings,
         {"name": "photos", "train": 3, "val": 4, "classes": ["a", "b"], "skipped": [["x.jpg", "broken"]]}, 100,
         validation,
+        Outcome.known(scores),
         before={name: run.model.params[name] for name in ("conv1.weight",)},
     )  # fmt: skip
 
