@@ -7,6 +7,7 @@ computes: all that JAX_PLATFORMS lets it.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from headstart.common.log import LOG
 from headstart.contract import devices
 from headstart.contract.recipe import FLOAT32, TF32, Place
 
@@ -28,6 +30,10 @@ PLATFORMS = {
     "mps": ("mps", "METAL"),
     devices.CPU: ("cpu",),
 }
+OPTIONS = {"cuda": {"xla_gpu_enable_triton_gemm": False}}
+"""a kind of device -> what XLA is told for programs there. XLA 0.11 makes a kernel of Triton's of a product behind
+a concatenation and a reshape, and ends the process in doing so (triton_tiling_propagation.cc, a check that fails),
+which nobody can catch. Without, products are cuBLASLt's, with bias and activation behind them in one kernel"""
 DRIVER = Path("/sys/module/nvidia/version")
 AMPERE = 8.0  # the first that multiplies in TF32
 
@@ -81,6 +87,20 @@ def computing(place: Place) -> AbstractContextManager[Any]:
     return jax.default_matmul_precision("highest" if place.precision == FLOAT32 else "tensorfloat32")
 
 
+@functools.cache
+def options(kind: str) -> dict[str, bool] | None:
+    """What XLA is told for programs on a kind of device: what it knows, and its user has said nothing of."""
+    told = OPTIONS.get(kind)
+    if told is None or any(name in os.environ.get("XLA_FLAGS", "") for name in told):
+        return None
+    try:
+        jax.jit(jnp.negative, compiler_options=told)(jax.device_put(np.float32(0), devices_of(kind)[0]))
+    except (RuntimeError, TypeError, ValueError) as error:  # JAX's own errors are RuntimeErrors
+        LOG.debug("jax: XLA is not told %s: %s", ", ".join(told), devices.reason_of(error))
+        return None
+    return told
+
+
 def compiled(function: Callable[..., Any], place: Place, changes: int | None = None) -> Any:
     """The function as one program with the arithmetic of its place. `changes`: the number of an argument that the
     caller drops for what the function returns in its stead; its memory is used again."""
@@ -91,7 +111,7 @@ def compiled(function: Callable[..., Any], place: Place, changes: int | None = N
             return function(*args)
 
     donated = () if changes is None or place.kind == devices.CPU else (changes,)
-    return jax.jit(traced, donate_argnums=donated)
+    return jax.jit(traced, donate_argnums=donated, compiler_options=options(place.kind))
 
 
 def put(array: Any, place: Place) -> Any:

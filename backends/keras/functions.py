@@ -1,4 +1,4 @@
-"""Functions that TensorFlow compiles, one for each model.
+"""Functions that engines compile, one for each model.
 
 Invariant: each is traced as often as its own arguments ask for, and counted so. TensorFlow counts by the code of a
 function: of five models, each traced once, it warns as of one that is traced again and again.
@@ -12,6 +12,9 @@ from typing import Any
 
 import keras
 
+from headstart.backends.keras.arrays import DEVICES, ENGINE
+from headstart.contract.recipe import Place
+
 
 def compiled(function: Callable[..., Any], **settings: Any) -> Any:
     """A `tf.function` of it."""
@@ -20,9 +23,25 @@ def compiled(function: Callable[..., Any], **settings: Any) -> Any:
     return tf.function(partial(function), reduce_retracing=True, **settings)  # a partial has no code
 
 
+def compiled_for(model: keras.Model, place: Place) -> keras.Model:
+    """The model, whose steps and predictions by Keras's own methods are programs of the place on JAX: with what
+    XLA has to be told there."""
+    if ENGINE == "jax" and model.jit_compile and not model.run_eagerly:
+        step = DEVICES.compiled(lambda state, data: model.train_step(state, data), place, 0)
+        predict = DEVICES.compiled(lambda state, data: model.predict_step(state, data), place)
+
+        def predicted(state: Any, batches: Any) -> Any:
+            outputs, others = predict(state, next(batches))
+            return outputs, (state[0], others)
+
+        model.train_function = lambda state, batches: step(state, next(batches))
+        model.predict_function = predicted
+    return counted_alone(model)
+
+
 def counted_alone(model: keras.Model) -> keras.Model:
     """The model, whose function for predictions is its own, where it runs on TensorFlow."""
-    if keras.backend.backend() == "tensorflow":
+    if ENGINE == "tensorflow":
         model.make_predict_function()
         if traced := getattr(model.predict_function, "python_function", None):
             model.predict_function = compiled(traced)

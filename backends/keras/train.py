@@ -13,7 +13,7 @@ from headstart.backends.keras.arrays import at_place, dtype_policy, from_numpy, 
 from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params, variables
-from headstart.backends.keras.functions import compiled
+from headstart.backends.keras.functions import compiled, compiled_for
 from headstart.backends.keras.heads import ChainTrainer, compiles
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.optimizers import optimizer_of
@@ -60,6 +60,9 @@ class KerasTrainer:
         shown = (labels, logits) if count > 1 else (labels[0], logits[0])
         self.model.compute_loss(None, *shown)
         self.model.compute_metrics(None, *shown)
+        compiled_for(self.model, self.place)
+        if self.inference is not self.model:
+            compiled_for(self.inference, self.place)
 
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)

@@ -14,7 +14,7 @@ from headstart.backends.keras.arrays import DEVICES, ENGINE, at_place, dtype_pol
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params
 from headstart.backends.keras.forward import HalfWeights, Program, in_store_dtypes, program
-from headstart.backends.keras.functions import counted_alone
+from headstart.backends.keras.functions import compiled_for
 from headstart.contract.recipe import Place
 from headstart.contract.streams import Dtypes, is_held, one_by_one
 from headstart.graph import Graph
@@ -43,7 +43,7 @@ class KerasTrunk:
             self.model = network(graph, params, outputs, Style(dtype_policy(place)))
             self.weights = HalfWeights(graph, self.model, params, place)
             if self.by_keras:
-                counted_alone(self.model)
+                compiled_for(self.model, place)
             else:
                 self._program = program(self.model, place)
         self._leaving: dict[tuple[tuple[str, str], ...], Program] = {}
