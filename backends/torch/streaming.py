@@ -12,6 +12,7 @@ else, batches are computed as they come.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ AHEAD = 3
 """Batches under way: one comes, one is computed, one goes."""
 RECORDED_AT = 2
 """So many batches of a shape are computed as they come before it is worth a recording."""
+TUNED_AFTER = 5.0
+"""Seconds of playing a recording after which it is made again from the fastest of cuDNN's ways, each of which is
+tried for that. It takes about as long, so that short streams do without."""
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Outputs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """node -> rows as they will be stored, and the largest magnitude in each channel"""
@@ -123,15 +127,19 @@ class Streaming:
         if key not in self.recordings and self.computed[key] > RECORDED_AT:
             self.recordings[key] = self._recorded(x, types)
         recording = self.recordings.get(key)
+        if recording is not None and recording.is_worth_tuning():
+            recording = self.recordings[key] = self._recorded(x, types, tuned=True) or recording
         return self._outputs(x, types) if recording is None else recording(x)
 
     def _outputs(self, x: Any, types: Mapping[str, torch.dtype]) -> Outputs:
         outputs = self.network(x)
         return {node: _stored(from_native(outputs[node]), dtype) for node, dtype in types.items()}
 
-    def _recorded(self, x: torch.Tensor, types: Mapping[str, torch.dtype]) -> Recording | None:
+    def _recorded(
+        self, x: torch.Tensor, types: Mapping[str, torch.dtype], tuned: bool = False
+    ) -> Recording | None:
         try:
-            recording = Recording(lambda rows: self._outputs(rows, types), x)
+            recording = Recording(lambda rows: self._outputs(rows, types), x, tuned)
             expected, result = map(_rows_of, (self._outputs(x, types), recording(x)))
             if (wrong := differing(expected, result, torch.float32)) is None:
                 return recording
@@ -145,7 +153,16 @@ class Streaming:
 class Recording:
     """A computation that is played back on whatever is put where its input was."""
 
-    def __init__(self, compute: Callable[[torch.Tensor], Outputs], x: torch.Tensor) -> None:
+    def __init__(self, compute: Callable[[torch.Tensor], Outputs], x: torch.Tensor, tuned: bool) -> None:
+        self.is_tuned, self.since = tuned, time.monotonic()
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = tuned
+        try:
+            self._record(compute, x)
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+    def _record(self, compute: Callable[[torch.Tensor], Outputs], x: torch.Tensor) -> None:
         self.input = torch.empty_like(x, memory_format=torch.preserve_format).copy_(x)
         side = torch.cuda.Stream(x.device)
         side.wait_stream(torch.cuda.current_stream())
@@ -155,6 +172,13 @@ class Recording:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.outputs = compute(self.input)
+
+    def is_worth_tuning(self) -> bool:
+        """Once, when it has been of use for long enough."""
+        if self.is_tuned or time.monotonic() - self.since < TUNED_AFTER:
+            return False
+        self.is_tuned = True
+        return True
 
     def __call__(self, x: torch.Tensor) -> Outputs:
         self.input.copy_(x)

@@ -194,6 +194,24 @@ def test_a_card_without_the_fused_calls_computes_layer_by_layer(
     assert ("NOT_SUPPORTED" if broken == "fails" else "off") in caplog.text
 
 
+def test_a_long_stream_is_recorded_again_when_cudnn_has_tried_its_ways(
+    card: pretended.Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headstart.backends.torch.streaming.TUNED_AFTER", 0.0)
+    tried, record = [], torch.cuda.graph
+
+    def recording(graph: Any, **settings: Any) -> Any:
+        tried.append(torch.backends.cudnn.benchmark)
+        return record(graph, **settings)
+
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    trunk = trunk_of(Place("cuda", "bfloat16"))
+    rows = [one["avgpool"] for one in trunk.stream([pictures(2, 32)] * 6, {"avgpool": F16})]
+    assert tried == [False, True]
+    assert all(np.array_equal(rows[0], one) for one in rows[1:])
+    assert torch.backends.cudnn.benchmark is False
+
+
 def test_a_batch_that_cannot_be_recorded_is_computed_as_it_comes(
     card: pretended.Card, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
