@@ -48,9 +48,9 @@ def batches(
     """The samples at the positions `order` of `data`, `batch_size` at a time; the last batch may be smaller.
 
     `order` is `(m,)` integers. `augment` crops and flips each sample by (seed, epoch, its id). `workers` is
-    the number of threads, by default as many as there are CPUs and memory for. Raises `SettingError` at once for
-    wrong arguments, `DataError` for samples of another kind than `preprocess` prepares, and in iterating the first
-    `ImageError` in the order, as soon as its batch is due.
+    the number of threads, by default as many as there are CPUs and memory for, at most 8. Raises `SettingError`
+    at once for wrong arguments, `DataError` for samples of another kind than `preprocess` prepares, and in
+    iterating the first `ImageError` in the order, as soon as its batch is due.
     """
     positions = np.asarray(order)
     if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):

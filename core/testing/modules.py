@@ -66,7 +66,9 @@ class Modules(Suite):
         outputs = self.run_native(native, module.x)
         assert set(outputs) == {"layer", "avgpool"}
         actual = framework.numpy(outputs["avgpool"])
-        assert relative_error(actual, module.expected["avgpool"]) < 1e-4
+        # its user's own call: where there is a device, with the framework's own default, which may be TF32
+        near = 1e-4 if self.on_cpu() else self.tolerance("tf32")
+        assert relative_error(actual, module.expected["avgpool"]) < near
         assert sorted(outputs["layer"].shape) == sorted(module.expected["layer"].shape)
 
     def run_native(self, native: Any, images: np.ndarray) -> Any:
