@@ -61,7 +61,7 @@ def samples_of(images: Any) -> tuple[Any, str]:
         images = array.tolist() if array.ndim == 1 else array
     pictures = [pixels(image, f"image {i}") for i, image in enumerate(images)]
     for i, image in enumerate(pictures):
-        _check_image(image, f"image {i}")
+        check_image(image, f"image {i}")
     return pictures, "image"
 
 
@@ -106,7 +106,7 @@ def _images(images: np.ndarray) -> np.ndarray:
             "(1, h, w, channels); other inputs of a wrapped model as a dict"
         )
     if len(images):
-        _check_image(images[0], "images")
+        check_image(images[0], "images")
     return images
 
 
@@ -128,7 +128,7 @@ def _values(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return named
 
 
-def _check_image(image: np.ndarray, what: str) -> None:
+def check_image(image: np.ndarray, what: str) -> None:
     if image.dtype != np.uint8:
         mend = {
             "f": " (floats of 0 to 1: (255 * images).round().astype('uint8'); of 0 to 255: "

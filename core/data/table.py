@@ -87,7 +87,7 @@ def table(
     check_on_error(on_error)
     asked = Columns(image, label, split, group, weight, None if root is None else str(root), separator, task)
     frame, folder = frame_of(source)
-    roles, notes = _roles(frame, asked)
+    roles, notes = roles_of(frame, asked)
     values = frame.columns(
         [name for role in roles.values() for name in ([role] if isinstance(role, str) else role)]
     )
@@ -135,8 +135,9 @@ def table(
 # --- which column is which
 
 
-def _roles(frame: Frame, asked: Columns) -> tuple[dict[str, Any], list[str]]:
-    """Role -> the name of its column (of labels, a list of names), and what was guessed."""
+def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str, Any], list[str]]:
+    """Role -> the name of its column (of labels, a list of names), and what was guessed; with `split` also which
+    column says the part."""
     roles: dict[str, Any] = {}
     guessed: list[str] = []
     for role in ("image", "split", "group", "weight"):
@@ -148,7 +149,7 @@ def _roles(frame: Frame, asked: Columns) -> tuple[dict[str, Any], list[str]]:
     taken = {name for role in roles.values() for name in ([role] if isinstance(role, str) else role)}
     free = [name for name in frame.names if name not in taken]
     for role, names in (("image", IMAGE_NAMES), ("label", LABEL_NAMES), ("split", SPLIT_NAMES)):
-        if role in roles:
+        if role in roles or (role == "split" and not split):
             continue
         candidates = [name for name in free if name.strip().lower().replace(" ", "_") in names.split()]
         if not candidates and role == "label" and len(free) == 1:

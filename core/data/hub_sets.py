@@ -1,0 +1,208 @@
+"""Data sets of Hugging Face's library `datasets`: their encoded bytes, and what their features say of the labels.
+
+Invariant: an image is not decoded to be read; its id is of the bytes that the set holds, or of the file it names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import DataError
+from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations
+from headstart.data.columns import check_task, groups_in, labels_in, weights_in
+from headstart.data.dataset import Dataset
+from headstart.data.decode import read_file
+from headstart.data.encoded import EncodedSource, sound
+from headstart.data.frames import Frame
+from headstart.data.layouts import role_of
+from headstart.data.table import Columns, roles_of
+from headstart.data.walk import check_on_error
+
+
+def huggingface(
+    source: Any,
+    *,
+    image: str | None = None,
+    label: str | Sequence[str] | None = None,
+    group: str | None = None,
+    weight: str | None = None,
+    task: str | None = None,
+    classes: Sequence[str] | None = None,
+    on_error: str = "raise",
+) -> Dataset:
+    """A `datasets.Dataset`, or a `DatasetDict` whose splits train, validation and test become the data set's
+    parts; or the path of a folder that `save_to_disk` wrote, or the name of a set on the hub.
+
+    `image`: the column of images, with their encoded bytes or the names of files. `label`: the column of class
+    numbers (named by the set's `ClassLabel`), names, lists of these (task "multi") or numbers ("regression"); or
+    several columns. A column that is called so, or the only one of images, is taken where none is named. The
+    others: as in `table`. Raises DataError where the set cannot be opened, for labels that are missing (-1), and
+    what `table` raises.
+    """
+    check_on_error(on_error)
+    check_task(task)
+    sets = _splits(_opened(source))
+    first = next(iter(sets.values()))
+    asked = Columns(image, label, None, group, weight)
+    frame = Frame(_name_of(source), first.column_names, lambda names: {name: first[name] for name in names})
+    if image is None and len(of_images := _image_columns(first)) == 1:
+        asked = replace(asked, image=of_images[0])
+    roles, notes = roles_of(frame, asked, split=False)
+    starts = np.cumsum([0, *(len(one) for one in sets.values())])
+
+    def locate(i: int) -> tuple[str, int]:
+        k = int(np.searchsorted(starts, i, "right")) - 1
+        return list(sets)[k], i - int(starts[k])
+
+    def place(i: int) -> str:
+        part, row = locate(i)
+        return f"row {row + 1}{f' of {part}' if part else ''}"
+
+    def values(name: str) -> list[Any]:
+        return [value for one in sets.values() for value in one[name]]
+
+    about = _labels(first, roles["label"], values, task, classes, place)
+    if "group" in roles:
+        about = replace(about, groups=groups_in(group or "", values(roles["group"]), place))
+    if "weight" in roles:
+        about = replace(about, weights=weights_in(weight or "", values(roles["weight"]), place))
+    if len(sets) > 1:
+        parts = [PARTS.index(part) for part, one in sets.items() for _ in range(len(one))]
+        about = replace(about, parts=np.array(parts, np.int8))
+    encoded = {part: _encoded(one, roles["image"]) for part, one in sets.items()}
+
+    def fetch(i: int) -> bytes:
+        part, row = locate(i)
+        cell = encoded[part][row][roles["image"]]
+        if isinstance(cell, Mapping):
+            cell = cell.get("bytes") or cell.get("path")
+        return read_file(cell) if isinstance(cell, str) else bytes(cell or b"")
+
+    source_of = EncodedSource(len(about), fetch, lambda i: f"{frame.name}, {place(i)}")
+    said = [f"{frame.name}: {', '.join(notes)}"] if notes else []
+    return sound(source_of, about, frame.name, (), on_error, said)
+
+
+def _library() -> Any:
+    try:
+        return import_module("datasets")
+    except ModuleNotFoundError as error:
+        if error.name != "datasets":
+            raise
+        raise DataError(
+            "Hugging Face's data sets need its library, which is not installed: pip install 'headstart[datasets]'"
+        ) from error
+
+
+def _opened(source: Any) -> Any:
+    library = _library()
+    if not isinstance(source, str | os.PathLike):
+        return source
+    try:
+        if os.path.isdir(source):  # noqa: PTH112 - as it was written
+            return library.load_from_disk(os.fspath(source))
+        return library.load_dataset(os.fspath(source))
+    except Exception as error:  # the library raises anything: of networks, of parsers, of its own
+        raise DataError(
+            f"{source} cannot be opened as a Hugging Face data set: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _splits(opened: Any) -> dict[str, Any]:
+    """Part -> its set; "" for a set in one piece. DataError for what is none."""
+    library = _library()
+    if isinstance(opened, library.DatasetDict):
+        sets: dict[str, Any] = {}
+        for name, one in opened.items():
+            part = role_of(str(name))
+            if part not in PARTS or part in sets:
+                raise DataError(
+                    f"the splits are {', '.join(map(str, opened))}; expected train, validation and test, each "
+                    f"once. Take one of them: data[{name!r}]"
+                )
+            sets[part] = one
+        sets = {part: sets[part] for part in PARTS if part in sets}
+        if len(sets) == 1:
+            sets = {"": next(iter(sets.values()))}
+        first = next(iter(sets.values())).features
+        if any(one.features != first for one in sets.values()):
+            raise DataError("the splits have differing columns or classes; expected the same in each")
+    elif isinstance(opened, library.Dataset):
+        sets = {"": opened}
+    else:
+        raise DataError(
+            f"the data set is a {type(opened).__name__}; expected a datasets.Dataset or DatasetDict (of one "
+            "that is "
+            "streamed make such a one first), or a name"
+        )
+    if not sum(map(len, sets.values())):
+        raise DataError("the data set has no rows")
+    return sets
+
+
+def _name_of(source: Any) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source).rstrip("/").rpartition("/")[2]
+    first = next(iter(source.values())) if isinstance(source, Mapping) else source
+    about = getattr(first, "info", None)
+    return str(getattr(about, "dataset_name", None) or "the data set")
+
+
+def _image_columns(one: Any) -> list[str]:
+    kind = _library().Image
+    return [name for name, feature in one.features.items() if isinstance(feature, kind)]
+
+
+def _encoded(one: Any, column: str) -> Any:
+    """The set with its images left encoded, and only these."""
+    library = _library()
+    one = one.select_columns([column]).with_format(None)
+    if isinstance(one.features[column], library.Image):
+        one = one.cast_column(column, library.Image(decode=False))
+    return one
+
+
+def _labels(
+    one: Any, columns: Sequence[str], values: Any, task: str | None, classes: Sequence[str] | None, place: Any
+) -> Annotations:
+    """Labels, of which the set's features may say the names."""
+    feature = one.features[columns[0]]
+    inner = getattr(feature, "feature", None)
+    named = next((kind for kind in (feature, inner) if hasattr(kind, "names") and hasattr(kind, "int2str")), None)
+    if len(columns) > 1 or named is None:
+        lists = [(name, values(name)) for name in columns]
+        return labels_in(lists, task=task, classes=classes, separator=None, place=place)
+    names, numbers = list(named.names), values(columns[0])
+    if inner is named:
+        labels = np.zeros((len(numbers), len(names)), np.uint8)
+        for i, listed in enumerate(numbers):
+            labels[i, listed] = 1
+        about = Annotations(labels, tuple(names), MULTI)
+    else:
+        for i, number in enumerate(numbers):
+            if number is None or not 0 <= number < len(names):
+                raise DataError(
+                    f"{place(i)} has no label in column {columns[0]!r} ({number}); leave out such rows"
+                )
+        about = Annotations(np.array(numbers, np.int64), tuple(names))
+    if task not in (None, about.task):
+        raise DataError(f"the labels in column {columns[0]!r} are of task {about.task!r}, and task={task!r}")
+    if classes is None:
+        return about
+    return about.only(classes)[0] if about.task != SINGLE else _in_order(about, classes, columns[0])
+
+
+def _in_order(about: Annotations, classes: Sequence[str], column: str) -> Annotations:
+    chosen, rows = about.only([name for name in classes if name in about.classes])
+    if len(rows) < len(about):
+        missing = [about.classes[k] for k in about.used().tolist() if about.classes[k] not in set(classes)]
+        raise DataError(f"classes= does not name {', '.join(missing[:5])} of column {column!r}")
+    place = {name: k for k, name in enumerate(classes)}
+    numbers = np.array([place[name] for name in chosen.classes])
+    return chosen.renumbered(tuple(classes), numbers, True)

@@ -1,0 +1,206 @@
+"""WebDataset's tars: `key.jpg key.cls key.json`, a sample's files side by side under one key.
+
+Invariant: only headers are read when a tar is opened; a sample's bytes are read where they lie when they are asked
+for, and nothing is ever unpacked. What a header claims is compared with the file's size before it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headstart.common.errors import DataError
+from headstart.data.columns import is_missing, labels_in
+from headstart.data.dataset import Dataset
+from headstart.data.encoded import MAX_NBYTES, EncodedSource, sound
+from headstart.data.walk import SUFFIXES, check_on_error, expanded
+
+IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
+LABELS = ("cls", "json", "txt")
+MAX_LABEL_NBYTES = 1 << 20
+MAX_SHARDS = 100_000
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass
+class _Member:
+    shard: str
+    offset: int
+    nbytes: int
+
+    def read(self) -> bytes:
+        with open(self.shard, "rb") as file:  # noqa: PTH123
+            file.seek(self.offset)
+            return file.read(self.nbytes)
+
+
+@dataclass
+class _Sample:
+    key: str
+    shard: str
+    image: _Member | None = None
+    beside: dict[str, _Member] = field(default_factory=dict)
+
+
+def webdataset(
+    shards: str | Path | Sequence[str | Path],
+    *,
+    label: str | None = None,
+    classes: Sequence[str] | None = None,
+    task: str | None = None,
+    separator: str | None = None,
+    on_error: str = "raise",
+) -> Dataset:
+    """Images in tars as WebDataset has them. `shards`: a tar, a list of such, or a pattern with numbers from
+    `{000..009}`.
+
+    `label`: "cls" or "txt", the file beside the image that holds its label, or the name of a field of its "json";
+    None: whichever of the two files there is, or the field "label". A whole number is a position in `classes`
+    where they are given, else a name as any other. `task`, `separator`, `on_error`: as in `table`.
+
+    Raises DataError for a tar that cannot be read, is compressed or holds no image, and for samples without a
+    label.
+    """
+    check_on_error(on_error)
+    paths = _paths(shards)
+    samples = [sample for path in paths for sample in _samples(path) if sample.image is not None]
+    if not samples:
+        raise DataError(f"{_named(paths)} holds no image ({' '.join(sorted(IMAGES))})")
+    source, values = _labels(samples, label)
+
+    def place(i: int) -> str:
+        return f"{samples[i].key} in {samples[i].shard}"
+
+    if without := [i for i, value in enumerate(values) if is_missing(value)]:
+        raise DataError(
+            f"{len(without):,} of {len(samples):,} samples have no label ({source}), the first: "
+            f"{place(without[0])}"
+        )
+    if classes is not None and all(_is_position(value, len(list(classes))) for value in values):
+        values = [list(classes)[int(value)] for value in values]
+    about = labels_in([(source, values)], task=task, classes=classes, separator=separator, place=place)
+
+    def fetch(i: int) -> bytes:
+        member = samples[i].image
+        assert member is not None
+        return member.read() if member.nbytes <= MAX_NBYTES else b"\0" * (MAX_NBYTES + 1)
+
+    name = Path(paths[0]).name.split(".")[0]
+    return sound(EncodedSource(len(samples), fetch, place), about, name, (), on_error)
+
+
+def _is_position(value: Any, count: int) -> bool:
+    return (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())) and 0 <= int(value) < count
+
+
+def _paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
+    listed = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
+    paths: list[str] = []
+    for shard in listed:
+        paths += _numbered(str(expanded(shard)))
+        if len(paths) > MAX_SHARDS:
+            raise DataError(f"there are more than {MAX_SHARDS:,} shards")
+    for path in paths:
+        if not Path(path).is_file():
+            raise DataError(
+                f"there is no file {path}; expected tars, or a pattern such as shards-{{000..009}}.tar"
+            )
+    if not paths:
+        raise DataError("there are no shards; expected at least one tar")
+    return paths
+
+
+def _numbered(pattern: str) -> list[str]:
+    """ "a-{08..10}.tar" as its three names."""
+    found = RANGE.search(pattern)
+    if found is None:
+        return [pattern]
+    first, last = int(found[1]), int(found[2])
+    if not 0 <= last - first < MAX_SHARDS:
+        raise DataError(f"{pattern} names {last - first + 1:,} shards; expected 1 to {MAX_SHARDS:,}")
+    return [
+        name
+        for number in range(first, last + 1)
+        for name in _numbered(f"{pattern[: found.start()]}{number:0{len(found[1])}d}{pattern[found.end() :]}")
+    ]
+
+
+def _samples(path: str) -> list[_Sample]:
+    """What lies under each key, in the tar's order."""
+    samples: dict[str, _Sample] = {}
+    size = Path(path).stat().st_size
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in iter(tar.next, None):
+                tar.members.clear()  # type: ignore[attr-defined]  # else all would be kept
+                base = member.name.rpartition("/")[2]
+                if not member.isreg() or member.issparse() or base.startswith("."):
+                    continue
+                if member.size < 0 or member.offset_data + member.size > size:
+                    raise DataError(f"{path} breaks off in {member.name[:80]!a}; get it again")
+                stem, _, suffix = base.partition(".")
+                key = member.name[: len(member.name) - len(base)] + stem
+                sample = samples.setdefault(key, _Sample(key, path))
+                place = _Member(path, member.offset_data, member.size)
+                kind = suffix.lower().rpartition(".")[2]
+                if kind in IMAGES:
+                    if sample.image is not None:
+                        raise DataError(f"{path} has two images under the key {key[:80]!a}; expected one")
+                    sample.image = place
+                elif kind in LABELS:
+                    sample.beside[kind] = place
+    except DataError:
+        raise
+    except Exception as error:  # tarfile raises anything over a hostile header
+        with open(path, "rb") as file:  # noqa: PTH123
+            packed = file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5")
+        mend = "it is compressed; unpack it to a plain .tar, in which samples can be read singly" if packed else ""
+        reason = str(error)[:200] or type(error).__name__
+        raise DataError(f"{path} cannot be read as a tar: {mend or reason}") from error
+    return list(samples.values())
+
+
+def _labels(samples: Sequence[_Sample], label: str | None) -> tuple[str, list[Any]]:
+    """Where the labels are from, and one a sample; None where there is none."""
+    kind = label if label in ("cls", "txt") else None
+    if label is None:
+        kind = next((one for one in ("cls", "txt") if any(one in sample.beside for sample in samples)), None)
+        if kind == "txt" and any("json" in sample.beside for sample in samples):
+            kind = None  # a caption, then
+    if kind is not None:
+        return kind, [_text(sample, kind) for sample in samples]
+    name = label or "label"
+    return name, [_field(sample, name) for sample in samples]
+
+
+def _text(sample: _Sample, kind: str) -> str | None:
+    member = sample.beside.get(kind)
+    if member is None:
+        return None
+    if member.nbytes > MAX_LABEL_NBYTES:
+        raise DataError(f"the label of {sample.key} in {sample.shard} has {member.nbytes:,} bytes")
+    try:
+        return member.read().decode().strip()
+    except UnicodeDecodeError:
+        raise DataError(f"the {kind} of {sample.key} in {sample.shard} is no text in UTF-8") from None
+
+
+def _field(sample: _Sample, name: str) -> Any:
+    text = _text(sample, "json")
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the json of {sample.key} in {sample.shard} is none ({error})") from None
+    return content.get(name) if isinstance(content, dict) else None
+
+
+def _named(paths: Sequence[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"

@@ -1,0 +1,255 @@
+"""The same pictures from a folder, tables, tars and other libraries' sets: the same ids, split and history."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.common.errors import DataError, ImageError
+from headstart.data import Dataset
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def pictures(root: Path, per_class: int = 8) -> Path:
+    rng = np.random.default_rng(7)
+    for k, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            Image.fromarray(rng.integers(60 * k, 60 * k + 120, (16, 16, 3)).astype(np.uint8)).save(
+                root / name / f"{i}.{'png' if i % 2 else 'jpg'}"
+            )
+    return root
+
+
+def paths_of(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.*g"))
+
+
+def by_csv(root: Path) -> Dataset:
+    table = root.parent / "t.csv"
+    rows = [f"{path.relative_to(root)},{path.parent.name}" for path in paths_of(root)]
+    table.write_text("\n".join(["file,label", *rows]))
+    return hs.data.table(table, root=root)
+
+
+def by_parquet(root: Path) -> Dataset:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"image": [path.read_bytes() for path in paths_of(root)], "label": names_of(root)}
+    parquet.write_table(pa.table(columns), root.parent / "t.parquet")
+    return hs.data.table(root.parent / "t.parquet")
+
+
+def names_of(root: Path) -> list[str]:
+    return [path.parent.name for path in paths_of(root)]
+
+
+def hub_set(root: Path) -> Any:
+    library = pytest.importorskip("datasets")
+    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=list(CLASSES))})
+    cells = [{"bytes": path.read_bytes(), "path": None} for path in paths_of(root)]
+    return library.Dataset.from_dict({"image": cells, "label": names_of(root)}, features=features)
+
+
+def by_hub_on_disk(root: Path) -> Dataset:
+    hub_set(root).save_to_disk(root.parent / "hub")
+    return hs.data.huggingface(root.parent / "hub")
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    return path
+
+
+def by_tars(root: Path) -> Dataset:
+    shards: list[dict[str, bytes]] = [{}, {}]
+    for i, path in enumerate(paths_of(root)):
+        shard = shards[2 * i // len(paths_of(root))]
+        shard[f"set/{i:03d}{path.suffix}"] = path.read_bytes()
+        shard[f"set/{i:03d}.cls"] = str(CLASSES.index(path.parent.name)).encode()
+    for number, shard in enumerate(shards):
+        write_tar(root.parent / f"s-{number:02d}.tar", shard)
+    return hs.data.webdataset(root.parent / "s-{00..01}.tar", classes=CLASSES)
+
+
+def by_pairs(root: Path) -> Dataset:
+    return hs.data.wrap([(str(path), path.parent.name) for path in paths_of(root)])
+
+
+def by_bytes(root: Path) -> Dataset:
+    return hs.data.wrap([(path.read_bytes(), path.parent.name) for path in paths_of(root)])
+
+
+WAYS: dict[str, Callable[[Path], Dataset]] = {
+    "csv": by_csv,
+    "parquet": by_parquet,
+    "hub": lambda root: hs.data.huggingface(hub_set(root)),
+    "hub on disk": by_hub_on_disk,
+    "tars": by_tars,
+    "pairs of paths": by_pairs,
+    "pairs of bytes": by_bytes,
+}
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize("way", WAYS)
+def test_ids_labels_and_splits_are_the_folders(tmp_path: Path, way: str) -> None:
+    folder = hs.data.folder(pictures(tmp_path / "photos"))
+    data = WAYS[way](tmp_path / "photos")
+    assert (data.ids, data.classes, data.task) == (folder.ids, folder.classes, "single")
+    assert data.labels.tolist() == folder.labels.tolist() and data.named_classes
+    for mine, theirs in zip(data.split(0.7, seed=2), folder.split(0.7, seed=2), strict=True):
+        assert mine.ids == theirs.ids
+    for i in (0, 9, 23):
+        assert np.array_equal(data[i].image, folder[i].image), "one way of decoding"
+
+
+def test_the_history_is_the_folders(tmp_path: Path, backend: str) -> None:
+    root = pictures(tmp_path / "photos")
+    model = hs.model("lenet", classes=CLASSES, size=32)
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "batch_size": 8, "epochs": 2}
+    runs = {}
+    for way in (hs.data.folder, by_csv, by_tars, by_pairs):
+        train, val = way(root).split(0.7, seed=2)
+        runs[way.__name__] = hs.fit(model, train, val, **settings)
+    expected = [(record.loss, record.val_loss) for record in runs.pop("folder").history]
+    for way_name, run in runs.items():
+        assert [(record.loss, record.val_loss) for record in run.history] == expected, way_name
+        assert run.extraction is not None and run.extraction.extracted == 0, "the folder's features serve"
+
+
+# What other libraries have ----------------------------------------------------------------------------------
+
+
+@pytest.mark.neutral
+def test_splits_of_the_hub_are_parts(tmp_path: Path) -> None:
+    library = pytest.importorskip("datasets")
+    whole = hub_set(pictures(tmp_path / "photos"))
+    every_third = {name: whole.select(range(k, 24, 3)) for k, name in enumerate(("train", "validation", "test"))}
+    data = hs.data.huggingface(library.DatasetDict(every_third))
+    assert {name: len(part) for name, part in data.parts.items()} == {"train": 8, "val": 8, "test": 8}
+    assert data.val.ids == tuple(hs.data.huggingface(whole).ids[1::3])
+    assert "row 2 of val" in data.val.source_name(1)
+    with pytest.raises(DataError, match=r"the splits are train, extra; expected train, validation and test"):
+        hs.data.huggingface(library.DatasetDict({"train": every_third["train"], "extra": every_third["test"]}))
+    data = hs.data.huggingface(whole, classes=["cow", "ant", "bee"])
+    assert [data.classes[k] for k in data.labels] == names_of(tmp_path / "photos")
+    with pytest.raises(DataError, match="classes= does not name cow"):
+        hs.data.huggingface(whole, classes=["ant", "bee"])
+    several = library.Dataset.from_dict(
+        {"image": whole["image"][:2], "tags": [[0, 2], []]},
+        features=library.Features(
+            {"image": library.Image(), "tags": library.Sequence(library.ClassLabel(names=list(CLASSES)))}
+        ),
+    )
+    data = hs.data.huggingface(several, label="tags")
+    assert (data.task, data.labels.tolist()) == ("multi", [[1, 0, 1], [0, 0, 0]])
+    with pytest.raises(DataError, match="row 1 has no label in column 'label'"):
+        hs.data.huggingface(whole.map(lambda row: {"label": -1}))
+    with pytest.raises(DataError, match="cannot be opened as a Hugging Face data set"):
+        hs.data.huggingface(tmp_path)
+    with pytest.raises(DataError, match="the data set is a list"):
+        hs.data.huggingface([1, 2])
+
+
+@pytest.mark.neutral
+def test_tars_as_they_come(tmp_path: Path) -> None:
+    png = io.BytesIO()
+    Image.new("RGB", (5, 4), (9, 8, 7)).save(png, "PNG")
+    picture = png.getvalue()
+    members = {
+        "a.png": picture,
+        "a.json": b'{"kind": "cat", "x": 0.5}',
+        "b.png": picture,
+        "b.json": b'{"kind": "dog"}',
+    }
+    path = write_tar(tmp_path / "a.tar", {**members, "c.txt": b"a sample without an image", ".hidden": b""})
+    data = hs.data.webdataset(path, label="kind")
+    assert (data.classes, data.labels.tolist(), data.source_name(1)) == (("cat", "dog"), [0, 1], f"b in {path}")
+    with pytest.raises(DataError, match=r"2 of 2 samples have no label \(label\), the first: a in"):
+        hs.data.webdataset(path)
+    with pytest.raises(DataError, match="1 of 2 samples have no label \\(x\\), the first: b in"):
+        hs.data.webdataset(path, label="x")
+    for name, message in (("gone.tar", "there is no file"), ("x-{3..1}.tar", "names -1 shards")):
+        with pytest.raises(DataError, match=message):
+            hs.data.webdataset(tmp_path / name)
+    (tmp_path / "cut.tar").write_bytes(path.read_bytes()[:700])
+    with pytest.raises(DataError, match=r"cut\.tar (breaks off|cannot be read)"):
+        hs.data.webdataset(tmp_path / "cut.tar")
+    with tarfile.open(tmp_path / "z.tar", "w:gz") as tar:
+        tar.add(path, "a.png")
+    with pytest.raises(DataError, match="it is compressed; unpack it"):
+        hs.data.webdataset(tmp_path / "z.tar")
+    with pytest.raises(DataError, match="holds no image"):
+        hs.data.webdataset(write_tar(tmp_path / "n.tar", {"a.cls": b"1"}))
+    with pytest.raises(DataError, match="two images under the key"):
+        hs.data.webdataset(write_tar(tmp_path / "t.tar", {"a.png": picture, "a.jpg": picture, "a.cls": b"1"}))
+    bad = write_tar(tmp_path / "b.tar", {"a.png": b"no image", "a.cls": b"x", "b.png": picture, "b.cls": b"y"})
+    with pytest.raises(ImageError, match="a in"):
+        _ = hs.data.webdataset(bad)[0]
+    assert len(hs.data.webdataset(bad, on_error="skip")) == 1
+
+
+class MapStyle:
+    """As torchvision's sets: labels listed, images decoded when they are asked for."""
+
+    def __init__(self, items: list[Any], classes: list[str] | None = None) -> None:
+        self.items = items
+        self.read = 0
+        if classes is not None:
+            self.classes = classes
+            self.targets = [label for _, label in items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= len(self.items):
+            raise IndexError
+        self.read += 1
+        return self.items[index]
+
+
+@pytest.mark.neutral
+def test_map_style_sets(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (4 + i, 5, 3)).astype(np.uint8) for i in range(6)]
+    expected = hs.data.arrays(images, [0, 1, 2] * 2, classes=CLASSES)
+    for items in (images, [Image.fromarray(image) for image in images]):
+        source = MapStyle(list(zip(items, [0, 1, 2] * 2, strict=True)), list(CLASSES))
+        data = hs.data.wrap(source)
+        assert source.read < 4, "labels are listed, so no image is read for them"
+        assert (data.ids, data.classes, data.labels.tolist()) == (
+            expected.ids, expected.classes, expected.labels.tolist()
+        )  # fmt: skip
+    plain = hs.data.wrap(MapStyle([(image, "bee") for image in images]))
+    assert plain.classes == ("bee",) and plain.ids == expected.ids
+    root = pictures(tmp_path / "photos", 2)
+    listed = MapStyle([])
+    listed.samples = [(str(path), CLASSES.index(path.parent.name)) for path in paths_of(root)]  # type: ignore[attr-defined]
+    listed.classes = list(CLASSES)
+    assert hs.data.wrap(listed).ids == hs.data.folder(root).ids
+    for source, message in (
+        (MapStyle([]), "has no samples"),
+        (3, "the set is a int"),
+        ("photos", "the set is a str"),
+        ([1, 2], "sample 0 of the set is a int; expected a pair"),
+        ([{"image": 1}], "sample 0 of the set is a dict"),
+        ([(images[0].astype(np.float32) / 255, 0)], r"the pixels are float32"),
+        ([(images[0], Image.new("L", (3, 3)))], "label of sample 0 is an image"),
+        ([(images[0], None)], "label 0 is None"),
+    ):
+        with pytest.raises(DataError, match=message):
+            hs.data.wrap(source)
