@@ -81,6 +81,10 @@ class JaxBackend:
     def native(self, graph: Graph, params: Params, outputs: Sequence[str] = ()) -> nnx.Module:
         network = Network(graph, params, outputs)
         network.eval()
+        if (
+            here := host()
+        ) is not None:  # and stays there: else JAX would take it to its default device when it is run
+            nnx.update(network, jax.device_put(nnx.state(network), here))
         return network
 
     def call(self, native: nnx.Module, images: Any) -> np.ndarray:

@@ -116,6 +116,7 @@ framework.place("cpu", "float32")
 report["programs of the cpu"] = jax.config.jax_compilation_cache_dir
 results = {name: everything(Place(name, "float32")) for name in ("cpu", "cuda:1")}
 native = seen("native", lambda: framework.native(graph, params))
+report["native runs on"] = sorted(str(device.id) for device in native(images).devices())
 called = seen("native", lambda: framework.call(native, images))
 data = small_data(40)
 model = tiny_model()

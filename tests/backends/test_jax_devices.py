@@ -44,6 +44,11 @@ def test_device_cpu_touches_no_other(child: dict[str, Any]) -> None:
     assert child["cpu"] == [child["host"]]
 
 
+def test_a_native_module_runs_on_the_cpu(child: dict[str, Any]) -> None:
+    """Whoever calls it."""
+    assert child["native runs on"] == [child["host"]]
+
+
 def test_state_lies_where_it_is_used(child: dict[str, Any]) -> None:
     cpu, second = (child["results"][name]["places"] for name in ("cpu", "cuda:1"))
     assert set(map(tuple, cpu.values())) == {(child["host"],)}
