@@ -70,7 +70,7 @@ def flat(given: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 
 def fact(value: Any) -> str:
-    return figures.count(value) if isinstance(value, int) else short(value)
+    return figures.count(value) if isinstance(value, int) and not isinstance(value, bool) else short(value)
 
 
 def short(value: Any) -> str:

@@ -78,7 +78,7 @@ def classes_card(entry: Entry) -> dict[str, Any] | None:
         "title": f"Scores by class{f': {title}' if title else ''}",
         "columns": ["samples", *(CLASS_SCORES[name] for name in names)],
         "lines": lines,
-        "scores": ", ".join(
+        "scores": "; ".join(
             f"{score_name(n)} {score_text(n, x)}" for n, v in values if (x := finite(v)) is not None
         ),
     }

@@ -549,7 +549,7 @@ def test_intervals_noise_and_classes_are_shown() -> None:
     assert texts.count("65.0 to 95.0") == 3
     assert texts.count("\N{MINUS SIGN}5.0, within noise") == 1 and texts.count("\N{MINUS SIGN}30.0") == 1
     assert "Within the noise of its samples, no worse than the best: torch cached." in text
-    assert texts.count("Scores by class") == 3 and "accuracy 85.0%, F1, macro 50.0%" in texts
+    assert texts.count("Scores by class") == 3 and "accuracy 85.0%; F1, macro 50.0%" in texts
     assert "94.7%" in texts and "75.0%" in texts
 
 
@@ -561,6 +561,13 @@ def test_rows_whose_kernels_are_the_same_share_a_card() -> None:
     html = report.page(content(rows))
     assert "<h3>torch frozen, torch cached</h3>" in html
     assert "max |difference| exactly 0: frozen" in html and "max |difference| 0.5<" in html
+
+
+def test_a_fact_that_is_true_or_false_is_no_number() -> None:
+    texts = Parsed(
+        report.page(content(data={"name": "x", "named_classes": True, "classes": ["a"], "train": 9}))
+    ).texts
+    assert "yes" in texts and "not finite" not in texts
 
 
 def test_the_command_is_what_one_types() -> None:
