@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers
 
 from headstart.backends.keras import wrap
-from headstart.backends.keras.arrays import to_numpy
+from headstart.backends.keras.arrays import ENGINE, to_numpy
 from headstart.backends.keras.copying import settle
 from headstart.backends.keras.layers import (
     AdaptiveAveragePool,
@@ -23,6 +23,7 @@ from headstart.backends.keras.layers import (
     DropPath,
     FirstToken,
     FrozenStatistics,
+    PlainConvolution,
     Position,
     RunningStatistics,
     Scale,
@@ -45,6 +46,8 @@ class Style:
     """keep batch norms' statistics in training too, while their scale and offset are trained"""
     seed: int = 0
     """of dropout"""
+    frozen: bool = False
+    """it is a trunk's, which nobody trains, saves or sees"""
     learns: bool = False
     """it is trained: then what a wrapped module holds in half precision is float32 meanwhile, since the moments of
     its gradients would come to nothing"""
@@ -80,7 +83,7 @@ def _conv(node: Node, style: Style, x: Any) -> Any:
         return layers.DepthwiseConv2D(
             a["kernel"], a["stride"], padding, depthwise_initializer="zeros", **settings
         )(x)
-    return layers.Conv2D(
+    return (PlainConvolution if style.frozen and ENGINE == "torch" else layers.Conv2D)(
         a["out_channels"],
         a["kernel"],
         a["stride"],

@@ -148,6 +148,18 @@ class NoSoftmax(layers.Softmax):
 
 
 @registered
+class PlainConvolution(layers.Conv2D):
+    """A convolution on the torch engine, where Keras's own copies the whole map twice on the way in."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        if ops.is_tensor(inputs):
+            padding = "same" if self.padding == "same" else 0
+            kernel = ops.convert_to_tensor(kernel)
+            return DEVICES.convolved(inputs, kernel, self.strides, padding, self.groups)
+        return super().convolution_op(inputs, kernel)
+
+
+@registered
 class Scale(layers.Layer):
     """A factor for each channel."""
 
