@@ -401,7 +401,8 @@ module.fit = crashing
     )
     result = run(
         "--data", finished["photos"], "--backends", backend, "--modes", "cached,frozen,full", "--epochs", 1,
-        "--size", 32, "--batch-size", 8, "--device", "cpu", "--out", tmp_path / "out", **environment,
+        "--model", "lenet", "--size", 32, "--batch-size", 8, "--device", "cpu", "--out", tmp_path / "out",
+        **environment,
     )  # fmt: skip
     assert result.returncode == 1
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
@@ -550,8 +551,8 @@ os.fsync = slow
 @needs_proc
 def test_ctrl_c_in_training_ends_both_processes(finished: dict[str, Any], tmp_path: Path, backend: str) -> None:
     arguments = command(
-        "--data", finished["photos"], "--backends", backend, "--modes", "frozen", "--size", 32, "--batch-size", 8,
-        "--epochs", 5000, "--device", "cpu", "--out", tmp_path / "out",
+        "--data", finished["photos"], "--backends", backend, "--modes", "frozen", "--model", "lenet",
+        "--size", 32, "--batch-size", 8, "--epochs", 5000, "--device", "cpu", "--out", tmp_path / "out",
     )  # fmt: skip
     code, err = interrupt(arguments, {}, lambda err: "frozen epoch 1" in err)
     assert code == 130, err
