@@ -114,6 +114,12 @@ def assert_ranked(scores: Scores, number: int, truth: np.ndarray, score: np.ndar
     assert_row(scores.per_class[number], "average_precision", precision)
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the interval is no matter."""
+    monkeypatch.setattr("headstart.training.scores.resampling.RESAMPLES", 40)
+
+
 @pytest.fixture(autouse=True)
 def quiet_reference() -> Iterator[None]:
     """scikit-learn warns of what it cannot tell; what is tested must not. Its checks of arguments take longer than
@@ -126,7 +132,7 @@ def quiet_reference() -> Iterator[None]:
 # --- one class a sample
 
 
-def test_scores_of_one_class_a_sample_are_scikit_learns() -> None:
+def test_scores_of_one_class_a_sample_are_scikit_learns(few_resamples: None) -> None:
     for case in singles():
         logits, y, w, classes = case
         k = len(classes)
@@ -217,7 +223,7 @@ def test_log_loss_is_that_of_the_history() -> None:
 # --- any number of labels a sample
 
 
-def test_scores_of_labels_are_scikit_learns() -> None:
+def test_scores_of_labels_are_scikit_learns(few_resamples: None) -> None:
     for seed, case in enumerate(multis()):
         logits, y, w, classes = case
         threshold = 0.5 if seed % 2 else 0.3
@@ -248,7 +254,7 @@ def test_scores_of_labels_are_scikit_learns() -> None:
         assert scores["log_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_the_best_threshold_is_the_best() -> None:
+def test_the_best_threshold_is_the_best(few_resamples: None) -> None:
     for case in list(multis())[:12]:
         logits, y, w, _ = case
         if len(y) == 1 or not y[w > 0 if w is not None else slice(None)].any():
@@ -270,7 +276,7 @@ def test_the_best_threshold_is_the_best() -> None:
 # --- numbers
 
 
-def test_scores_of_numbers_are_scikit_learns() -> None:
+def test_scores_of_numbers_are_scikit_learns(few_resamples: None) -> None:
     for seed in range(CASES):
         rng = np.random.default_rng(seed)
         n, d = int(rng.choice([1, 2, 9, 80])), int(rng.integers(1, 4))
