@@ -48,6 +48,7 @@ def ready(
     """
     from headstart.common.outputs import check_outputs
     from headstart.contract import registry
+    from headstart.data.copies import warn_of_test_copies
     from headstart.training.opening import model_and_data
     from headstart.training.settings import options_by_mode
 
@@ -63,6 +64,8 @@ def ready(
         named = vars(source) | {"head": head_of(source.head), "only": source.classes()}
         named = {name: value for name, value in named.items() if name not in COLUMNS}
         prepared = model_and_data(**named, columns=source.columns(), cut=cut, seed=seed)
+    if prepared.test is not None:
+        warn_of_test_copies(prepared.test, prepared.train, prepared.val)
     import_quietly(backend, settings.device, settings.precision)
     return prepared, values
 

@@ -7,7 +7,7 @@ about what was asked for, of small classes roughly so. Two things are made sure 
 small class as the data grow: every class is in the first part, and the second part is not empty.
 
 Where samples have groups, the group's name takes the place of the id: no group is cut, and one that is larger than
-both parts is an error. (Equal pictures in two groups may then come apart; `training.copies` warns of them.)
+both parts is an error. (Equal pictures in two groups may then come apart; `copies` warns of them.)
 
 By position, the way of earlier versions: exact shares of every class, drawn by place in the data set. One sample
 more moves many across.

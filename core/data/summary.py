@@ -7,6 +7,7 @@ nothing has been spent yet. The command and the library say the same lines, of e
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,10 +16,13 @@ import numpy as np
 
 from headstart.common.log import LOG
 from headstart.common.text import printable
+from headstart.data.annotations import MULTI, REGRESSION
 from headstart.data.names import alike, shown
 
 MOST_CHARACTERS = 180  # of the list of classes
 MOST_SKIPPED = 10
+MOST_LACKING = 5
+MOST_TARGETS = 5
 
 _said: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # data -> the level at which it was said
 
@@ -30,9 +34,9 @@ def data_lines(train: Any, val: Any = None, test: Any = None) -> list[str]:
     if val is None:
         return [_line(train.name, train)]
     if train.name == val.name and train.classes == val.classes and _of_one(train) is _of_one(val):
-        counts = _counts(train) + _counts(val)
-        parts = f"{len(train):,} to train on, {len(val):,} to validate"
-        return [f"{_named(train, len(train) + len(val))}{_classes(train.classes, counts)}; {parts}"]
+        whole = _named(train, len(train) + len(val))
+        parts = f"{len(train):,} to train on, {len(val):,} to validate{_lacking(train, val)}"
+        return [f"{whole}{_labels(train, val)}{_more(train, val)}; {parts}"]
     return [_line(f"training: {train.name}", train), _line(f"validation: {val.name}", val)]
 
 
@@ -77,7 +81,8 @@ def _of_one(data: Any) -> Any:
 
 
 def _line(name: str, data: Any) -> str:
-    return f"{_named(data, len(data), name)}{_classes(data.classes, _counts(data))}"
+    parts = ", ".join(f"{part} {len(one):,}" for part, one in data.parts.items())
+    return f"{_named(data, len(data), name)}{_labels(data)}{_more(data)}{parts and f'; {parts}'}"
 
 
 def _named(data: Any, count: int, name: str | None = None) -> str:
@@ -85,24 +90,84 @@ def _named(data: Any, count: int, name: str | None = None) -> str:
     return f"{printable(data.name if name is None else name)}: {count:,} {kind}{'s' if count != 1 else ''}"
 
 
-def _counts(data: Any) -> np.ndarray:
-    counts: np.ndarray = data.annotations.counts()
-    return counts
+def _labels(*parts: Any) -> str:
+    """What the labels of these parts of one data set are, by task."""
+    task, names = parts[0].task, parts[0].classes
+    values = [data.labels for data in parts if len(data)]
+    if task == REGRESSION:
+        table = np.concatenate(values) if values else np.zeros((0, len(names)), np.float32)
+        texts = [
+            f"{_plain(name)} {column.min():.4g} to {column.max():.4g} (mean {column.mean(dtype=np.float64):.4g})"
+            for name, column in zip(names[:MOST_TARGETS], table.T, strict=False)
+            if len(column)
+        ]
+        more = f" and {len(names) - len(texts)} more" if len(names) > len(texts) and texts else ""
+        return f" with {_counted(len(names), 'target')}: {', '.join(texts)}{more}; regression"
+    counts = np.sum([data.annotations.counts() for data in parts], axis=0)
+    if task == MULTI:
+        each = np.concatenate([one.sum(1, dtype=np.int64) for one in values]) if values else np.zeros(1, np.int64)
+        none = int((each == 0).sum())
+        return (
+            f" with {_counted(len(names), 'label')}{_listed(names, counts)}; multi-label, {each.mean():.1f} a "
+            "sample" + (f", {none:,} without any" if none else "")
+        )
+    return _classes(names, counts)
+
+
+def _more(*parts: Any) -> str:
+    """Groups and weights, where there are such."""
+    text = ""
+    if (groups := [data.groups for data in parts])[0] is not None:
+        counts = Counter(name for one in groups for name in one).values()
+        text += (
+            f"; in {_counted(len(counts), 'group')} of {min(counts, default=0):,} to {max(counts, default=0):,}"
+        )
+    if (weights := [data.weights for data in parts if len(data)]) and weights[0] is not None:
+        every = np.concatenate(weights)
+        text += f"; weighted {every.min():.3g} to {every.max():.3g}"
+    return text
+
+
+def _lacking(train: Any, val: Any) -> str:
+    """Which classes of the training data have no sample to validate, in a few words."""
+    if train.task == REGRESSION:
+        return ""
+    lacking = np.flatnonzero((train.annotations.counts() > 0) & (val.annotations.counts() == 0)).tolist()
+    if not lacking:
+        return ""
+    if len(lacking) > MOST_LACKING:
+        return f", of {len(lacking):,} classes none"
+    return f", none of {' and '.join(_plain(train.classes[k]) for k in lacking)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
 def _classes(names: Sequence[str], counts: np.ndarray) -> str:
-    """ " in 2 classes: cat 633, dog 898"; of many the first ones, and how many images the others have."""
+    """ " in 2 classes: cat 633, dog 898"; see `_listed`."""
     if tuple(names) == ("0",):  # images without labels
         return ""
+    return f" in {len(names):,} class{'es' if len(names) != 1 else ''}{_listed(names, counts)}"
+
+
+def _listed(names: Sequence[str], counts: np.ndarray) -> str:
+    """ ": cat 633, dog 898"; of many the first ones, with the rarest and the commonest."""
     texts, room = [], MOST_CHARACTERS
     for name, count in zip(names, counts.tolist(), strict=False):
         texts.append(f"{_plain(name)} {count:,}")
         room -= len(texts[-1]) + 2
         if room < 0 and len(texts) > 1:
             break
-    line = f" in {len(names):,} class{'es' if len(names) != 1 else ''}: {', '.join(texts)}"
+    line = f": {', '.join(texts)}"
     if len(texts) < len(names):
         line += f" and {len(names) - len(texts):,} more, of {counts.min():,} to {counts.max():,} each"
+        if counts.min() != counts.max():
+            rare, common = int(counts.argmin()), int(counts.argmax())
+            line += (
+                f" (rarest {_plain(names[rare])} {counts[rare]:,}, commonest {_plain(names[common])} "
+                f"{counts[common]:,})"
+            )
     lower: dict[str, str] = {}
     for name in names:
         if (other := lower.setdefault(name.casefold(), name)) != name:

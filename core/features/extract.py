@@ -38,6 +38,7 @@ from headstart.contract.recipe import FLOAT16, Place
 from headstart.contract.running import Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
+from headstart.data.copies import warn_of_parts
 from headstart.data.door import check_data_set
 from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
@@ -435,4 +436,5 @@ def extract(
         seed=seed,
     )
     say(data)
+    warn_of_parts(data)
     return extractor(data)

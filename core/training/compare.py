@@ -28,6 +28,7 @@ from headstart.common.log import LOG
 from headstart.common.outputs import outdated, write_json
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
+from headstart.data.copies import warn_of_copies, warn_of_test_copies
 from headstart.data.door import described
 from headstart.data.names import class_list
 from headstart.data.opening import SHARE
@@ -40,7 +41,6 @@ from headstart.training.comparison import (
     entry_of,
     new_comparison,
 )
-from headstart.training.copies import warn_of_copies
 from headstart.training.crossing import packed, unpacked
 from headstart.training.modes import MODES
 from headstart.training.opening import Prepared, model_and_data
@@ -215,6 +215,8 @@ def run_backends(
         raise UnknownNameError("mode", "", MODES)
     model, train, val, test = prepare(arguments)
     warn_of_copies(train, val)
+    if test is not None:
+        warn_of_test_copies(test, train, val)
     comparison = new_comparison(
         data_facts(train, val), model.describe(), {**_asked(arguments, train), "backends": list(backends)}
     )

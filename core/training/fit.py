@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from headstart.common.errors import DivergedWarning
 from headstart.data import Dataset
+from headstart.data.copies import warn_of_copies
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
-from headstart.training.copies import warn_of_copies
 from headstart.training.history import History
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
 from headstart.training.profiling import Profiler

@@ -23,6 +23,7 @@ from headstart.contract import registry
 from headstart.contract.heads import Chain, Heads, HeadsRecipe, chain_of
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.data import Dataset
+from headstart.data.copies import warn_of_copies
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
@@ -30,7 +31,6 @@ from headstart.models import Model
 from headstart.models.model import count_params
 from headstart.training import metrics
 from headstart.training.checks import in_parts
-from headstart.training.copies import warn_of_copies
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import EpochResult, Feeds
 from headstart.training.frozen_trunk import check_trunk

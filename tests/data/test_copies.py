@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ from PIL import Image
 import headstart as hs
 from headstart.common.errors import DataWarning
 from headstart.data import Dataset
+from headstart.data.copies import warn_of_copies, warn_of_parts, warn_of_test_copies
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.training.copies import warn_of_copies
 
 pytestmark = pytest.mark.neutral
 
@@ -65,3 +66,17 @@ def test_nothing_is_said_of_sound_data() -> None:
         warnings.simplefilter("error")
         warn_of_copies(*twice.split(0.5))  # copies stay on one side
         warn_of_copies(of([0, 1], [0, 1]), of([2, 3], [0, 1]))
+
+
+def test_parts_that_came_split() -> None:
+    whole = of([0, 1, 2, 3, 1, 5, 3, 0], [0, 1, 2, 0, 1, 1, 0, 0])
+    parts = np.array([0, 0, 0, 0, 1, 1, 2, 2], np.int8)
+    data = Dataset(whole._source, dataclasses.replace(whole.annotations, parts=parts), "set")
+    with pytest.warns(DataWarning) as said:
+        warn_of_parts(data)
+    assert [str(one.message).partition(",")[0] for one in said] == [
+        "1 of 2 validation samples are exact copies of training samples",
+        "2 of 2 test samples are exact copies of training or validation samples",
+    ]
+    warn_of_parts(whole)
+    warn_of_test_copies(of([7, 8], [0, 1]), data.train, None)

@@ -17,7 +17,8 @@ import headstart as hs
 from headstart.cli import main as cli
 from headstart.common.errors import DataError
 from headstart.data import summary
-from headstart.data.dataset import Skipped, Unread
+from headstart.data.annotations import Annotations
+from headstart.data.dataset import ArraySource, Dataset, Skipped, Unread
 from headstart.features.orphans import find_orphans
 from headstart.store import FeatureStore
 
@@ -58,7 +59,7 @@ def test_lines_of_a_data_set_of_a_split_and_of_two(photos: Path) -> None:
     data = hs.data.folder(photos)
     assert summary.data_lines(data) == [LINE]
     train, val = data.subset(range(2, 16)), data.subset([0, 1])
-    assert summary.data_lines(train, val) == [f"{LINE}; 14 to train on, 2 to validate"]
+    assert summary.data_lines(train, val) == [f"{LINE}; 14 to train on, 2 to validate, none of dog"]
     other = hs.data.folder(photos, classes=["owl", "cat", "dog"])
     assert summary.data_lines(train, other) == [
         "training: photos: 14 images in 2 classes: cat 6, dog 8",
@@ -66,6 +67,40 @@ def test_lines_of_a_data_set_of_a_split_and_of_two(photos: Path) -> None:
     ]
     values = hs.data.arrays(np.zeros((3, 4), np.float32), [0, 1, 1])
     assert summary.data_lines(values) == ["arrays: 3 samples in 2 classes: 0 1, 1 2"]
+
+
+@pytest.mark.neutral
+def test_lines_of_tasks_parts_groups_and_weights() -> None:
+    def of(labels: Any, classes: Any, task: str = "single", **others: Any) -> Dataset:
+        about = Annotations(np.asarray(labels), tuple(classes), task, **others)
+        return Dataset(ArraySource(np.zeros((len(about), 2, 2), np.uint8), "set"), about, "set")
+
+    several = of([[1, 1], [0, 1], [0, 0]], ("sun", "rain"), "multi")
+    assert summary.data_lines(several) == [
+        "set: 3 images with 2 labels: sun 1, rain 2; multi-label, 1.0 a sample, 1 without any"
+    ]
+    assert summary.data_lines(several.subset([0, 2]), several.subset([1])) == [
+        "set: 3 images with 2 labels: sun 1, rain 2; multi-label, 1.0 a sample, 1 without any; 2 to train on, "
+        "1 to validate, none of sun"
+    ]
+    numbers = of([[0.5], [1.5], [4]], ("hue",), "regression", weights=np.array([0.5, 1, 2], np.float32))
+    assert summary.data_lines(numbers) == [
+        "set: 3 images with 1 target: hue 0.5 to 4 (mean 2); regression; weighted 0.5 to 2"
+    ]
+    parts = of(
+        [0, 1, 0, 1], ("a", "b"), groups=np.array(list("xxxy"), object), parts=np.array([0, 0, 1, 2], np.int8)
+    )
+    assert summary.data_lines(parts) == [
+        "set: 4 images in 2 classes: a 2, b 2; in 2 groups of 1 to 3; train 2, val 1, test 1"
+    ]
+    assert summary.data_lines(parts.train, parts.val, parts.test) == [
+        "set: 3 images in 2 classes: a 2, b 1; in 1 group of 3 to 3; 2 to train on, 1 to validate, none of b",
+        "test: set: 1 image in 2 classes: a 0, b 1; in 1 group of 1 to 1",
+    ]
+    many = of([k for k in range(100) for _ in range(k + 1)], [f"class {k}" for k in range(100)])
+    assert summary.data_lines(many)[0].endswith(
+        " more, of 1 to 100 each (rarest class 0 1, commonest class 99 100)"
+    )
 
 
 @pytest.mark.neutral

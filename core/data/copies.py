@@ -9,20 +9,20 @@ import warnings
 from collections.abc import Sequence
 
 from headstart.common.errors import DataWarning
-from headstart.data import Dataset
-from headstart.features.feature_set import FeatureSet
+from headstart.data.dataset import Dataset
+from headstart.data.samples import Samples
 
 SHOWN = 3
 
 
-def warn_of_copies(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) -> None:
+def warn_of_copies(train: Samples, val: Samples | None) -> None:
     """DataWarning for samples of `val` that are in `train`, and for samples that have more than one label; each
     says how many, with examples. `train` and `val` must number their classes alike."""
     first: dict[str, int] = {}  # place among the training samples, then the validation samples
     at_odds: dict[str, str] = {}
     leaked: list[str] = []
 
-    def place(k: int) -> tuple[Dataset | FeatureSet, int]:
+    def place(k: int) -> tuple[Samples, int]:
         return (train, k) if val is None or k < len(train) else (val, k - len(train))
 
     for start, data in ((0, train), (len(train), val)):
@@ -55,11 +55,35 @@ def warn_of_copies(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None
         )
 
 
+def warn_of_test_copies(test: Samples, *seen: Samples | None) -> None:
+    """A DataWarning, with number and examples, for samples of `test` that are among those seen in training or
+    validation."""
+    first = {id: (data, i) for data in seen if data is not None for i, id in enumerate(data.ids)}
+    leaked = [f"{_name(test, i)} is {_name(*first[id])}" if id in first else "" for i, id in enumerate(test.ids)]
+    if any(leaked):
+        examples = [text for text in leaked if text]
+        _warn(
+            f"{len(examples)} of {len(test)} test samples are exact copies of training or validation samples, so "
+            f"figures on them are too good: {_few(examples)}. Leave them out"
+        )
+
+
+def warn_of_parts(data: Samples) -> None:
+    """The same of the named parts of one data set, where it has such."""
+    if data.annotations.parts is None:
+        return
+    parts = data.parts
+    if "train" in parts:
+        warn_of_copies(parts["train"], parts.get("val"))
+    if "test" in parts:
+        warn_of_test_copies(parts["test"], parts.get("train"), parts.get("val"))
+
+
 def _warn(text: str) -> None:
     warnings.warn(text, DataWarning, stacklevel=4)
 
 
-def _name(data: Dataset | FeatureSet, index: int) -> str:
+def _name(data: Samples, index: int) -> str:
     return data.source_name(index) if isinstance(data, Dataset) else f"sample {index} ({data.ids[index][:8]})"
 
 
