@@ -1,4 +1,5 @@
-"""The door for data sets: what is none is refused with what it is, and the line of code that makes one of it.
+"""The door for data sets: what can only mean one thing is opened, and what is none is refused with what it is and
+the line of code that makes one of it.
 
 Other libraries' objects are told by the names of their types, so nothing is imported to recognise them.
 """
@@ -11,9 +12,45 @@ from typing import Any
 
 from headstart.common.errors import SettingError
 from headstart.data.dataset import Dataset
+from headstart.data.hub_sets import huggingface
+from headstart.data.pairs import wrap
+from headstart.data.sources import open_data
+from headstart.data.table import table
 
+FRAMES = {"pandas", "polars", "pyarrow"}
 PAIRS = "hs.data.arrays([image for image, _ in {0}], [label for _, label in {0}])"
 ARRAYS = "hs.data.arrays(images, labels)"
+
+
+def as_data_set(thing: Any, classes: Sequence[str] | None = None) -> Any:
+    """A path (of a folder or a table), a data set of Hugging Face's library, a frame, a list of pairs (image,
+    label) or another library's map-style set as the data set that it means; anything else as it is.
+
+    `classes`: in whose order a folder's are numbered, of which it may lack some; None: its own. Raises what
+    opening raises.
+    """
+    if isinstance(thing, str | os.PathLike):
+        return open_data(os.fspath(thing), classes=classes)
+    modules = {kind.__module__.split(".")[0] for kind in type(thing).__mro__}
+    if "headstart" in modules or thing is None:
+        return thing
+    if "datasets" in modules:
+        return huggingface(thing)
+    if modules & FRAMES and hasattr(thing, "columns"):
+        return table(thing)
+    if _is_map_style(thing):
+        return wrap(thing)
+    return thing
+
+
+def _is_map_style(thing: Any) -> bool:
+    """Whether it holds pairs of an image and a label: a list of such, or a set of another library that says so by
+    its classes."""
+    if isinstance(thing, list):
+        pair = thing[0] if thing else None
+        return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], str | int)
+    named = hasattr(thing, "classes") and (hasattr(thing, "samples") or hasattr(thing, "targets"))
+    return named and hasattr(thing, "__len__") and hasattr(thing, "__getitem__")
 
 
 def check_data_set(thing: Any, argument: str, kinds: tuple[type, ...] = (Dataset,)) -> None:

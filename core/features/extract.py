@@ -39,7 +39,7 @@ from headstart.contract.running import Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.copies import warn_of_parts
-from headstart.data.door import check_data_set
+from headstart.data.door import as_data_set, check_data_set
 from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
@@ -420,6 +420,7 @@ def extract(
     is finished.
     """
     check_model(model)
+    data = as_data_set(data)
     check_data_set(data, "data")
     extractor = Extractor(
         model,

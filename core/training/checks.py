@@ -11,9 +11,9 @@ import numpy as np
 
 from headstart.common.errors import CutError, DataError, SettingError
 from headstart.data import Dataset
-from headstart.data.annotations import require_single
+from headstart.data.annotations import SINGLE, require_single
 from headstart.data.classes import Classes, aligned
-from headstart.data.door import check_data_set
+from headstart.data.door import as_data_set, check_data_set
 from headstart.data.names import normal
 from headstart.data.samples import Samples
 from headstart.features.feature_set import FeatureSet
@@ -34,6 +34,14 @@ def check_features_in_place_of_data(settings: Settings, train: Any, val: Any) ->
     if not isinstance(train, FeatureSet) or not isinstance(val, FeatureSet | None):
         kinds = [type(data).__name__ for data in (train, val)]
         raise SettingError(f"train is a {kinds[0]} and val a {kinds[1]}; expected data sets, or features of both")
+
+
+def opened(train: Any, val: Any) -> tuple[Any, Any]:
+    """Both as data sets where they are paths, or other libraries' sets; a folder for `val` by the classes of
+    `train`, of which it may lack some."""
+    train = as_data_set(train)
+    known = isinstance(train, Samples) and train.task == SINGLE and train.named_classes
+    return train, as_data_set(val, train.classes if known else None)
 
 
 def in_parts(train: Any, val: Any) -> tuple[Any, Any]:
@@ -67,6 +75,7 @@ def check_sets(model: Model, settings: Settings, train: Any, val: Any) -> Sets:
     data that cannot be trained on, and for classes that differ.
     """
     kinds = (Dataset, FeatureSet) if settings.mode == "cached" else (Dataset,)
+    train, val = opened(train, val)
     for argument, data in (("train", train), ("val", val)):
         if not isinstance(data, FeatureSet) and not (data is None and argument == "val"):
             check_data_set(data, argument, kinds)

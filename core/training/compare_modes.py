@@ -10,7 +10,7 @@ from headstart.data import Dataset
 from headstart.data.door import check_data_set
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model, check_model
-from headstart.training.checks import alike, in_parts
+from headstart.training.checks import alike, in_parts, opened
 from headstart.training.comparison import Comparison, Listener, add_run, new_comparison
 from headstart.training.fit import fit
 from headstart.training.modes import MODES
@@ -44,6 +44,7 @@ def compare_modes(
     check_model(model)
     name = registry.choose(options.get("backend"), model.home)
     runs = options_by_mode(modes, {**options, "backend": name})
+    train, val = opened(train, val)
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":
             check_data_set(data, argument, (Dataset, FeatureSet))

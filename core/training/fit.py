@@ -46,9 +46,11 @@ def fit(
     """Train `model` on `train`, and evaluate it on `val` after every epoch. `model` is not changed. Of data that
     came in named parts, `fit(model, data)` takes `data.train` and, if there is one, `data.val`.
 
-    `train`, `val`: data sets; or, for mode "cached", features that `extract` or `load_features` gave, where the
-    images need not be at hand. Their labels are compared by the names of their classes, with each other and with
-    the model's: `val` may lack some. DataWarning for copies in both, and for pictures with more than one label.
+    `train`, `val`: data sets, or what means one: the path of a folder or a table, a set of Hugging Face's
+    library, a frame, a list of pairs (image, label), another library's map-style set. Or, for mode "cached",
+    features that `extract` or `load_features` gave, where the images need not be at hand. Their labels are
+    compared by the names of their classes, with each other and with the model's: `val` may lack some. DataWarning
+    for copies in both, and for pictures with more than one label.
 
     Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, NonFiniteError for
     what `debug_nans` finds, ProfileError, and whatever `extract` raises.

@@ -20,7 +20,7 @@ from headstart.features.trunk_keys import key_of
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype
-from headstart.training.checks import check_sets, in_parts
+from headstart.training.checks import check_sets, in_parts, opened
 from headstart.training.placement import bytes_to_hold, memory_limit, where_to
 from headstart.training.planning.measuring import Bench
 from headstart.training.planning.predicting import (
@@ -67,6 +67,7 @@ def plan(
     limits = Budget.parse(budget)
     check_model(model)
     model = model.without_auxiliary()
+    train, val = opened(train, val)
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":
             check_data_set(data, argument)

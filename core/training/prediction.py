@@ -20,7 +20,7 @@ from headstart.data.annotations import unlabelled
 from headstart.data.arrays import as_array, pixels
 from headstart.data.dataset import FileSource
 from headstart.data.decode import decode, read_file
-from headstart.data.door import described
+from headstart.data.door import as_data_set, described
 from headstart.data.loader import batches
 from headstart.data.rows import count, pad, window
 from headstart.data.summary import say
@@ -241,6 +241,8 @@ def as_dataset(images: Any) -> Dataset:
         images = images.reshape(-1).tolist()
     elif isinstance(images, list | tuple | Iterator) or type(images).__name__ == "Column":
         images = list(images)
+    elif isinstance(opened := as_data_set(images), Dataset):
+        return opened
     else:
         what, mend = described(images, "images")
         raise SettingError(f"images is {what}; expected {IMAGES}{mend and ': ' + mend}")

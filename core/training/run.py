@@ -13,7 +13,7 @@ from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.data.annotations import require_single
 from headstart.data.classes import aligned
-from headstart.data.door import check_data_set
+from headstart.data.door import as_data_set, check_data_set
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_labels, features_at, trained_classes
@@ -76,6 +76,7 @@ class Run(RunRecord):
         the run was trained on. Raises DataError for a class that is not among them, SettingError for what is
         neither data set nor features.
         """
+        data = as_data_set(data)
         check_data_set(data, "data", (Dataset, FeatureSet))
         require_single(data, "evaluation")
         data = aligned(data, "the given data", trained_classes(self.model, self.data))

@@ -30,7 +30,7 @@ from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params
 from headstart.training import metrics
-from headstart.training.checks import in_parts
+from headstart.training.checks import in_parts, opened
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import EpochResult, Feeds
 from headstart.training.frozen_trunk import check_trunk
@@ -141,7 +141,7 @@ def sweep(
     `extract` raises.
     """
     start = time.perf_counter()
-    train, val = in_parts(train, val)
+    train, val = in_parts(*opened(train, val))
     if val is None:
         raise SettingError("val=None: heads are ranked by their validation accuracy; pass data or features for it")
     settings = settings_of("sweep", options)

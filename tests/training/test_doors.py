@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -161,10 +161,8 @@ def foreign() -> dict[str, tuple[Any, str]]:
     """What people have -> what is said of it."""
     x = np.zeros((4, 8, 8, 3), np.uint8)
     return {
-        "path": ("photos", "the path 'photos'; expected a data set{}: hs.data.folder('photos')"),
-        "Path": (Path("photos"), "hs.data.folder('photos')"),
         "tuple": ((x, [0, 1, 0, 1]), "a tuple of two; .*hs.data.arrays\\(*"),
-        "pairs": ([(x[0], 0), (x[1], 1)], "a list of pairs"),
+        "pairs": ([[x[0], 0], [x[1], 1]], "a list of pairs"),
         "array": (x, "a numpy ndarray; .*hs.data.arrays"),
         "folder": (ImageFolder(), "a torchvision ImageFolder; .*hs.data.folder('photos')"),
         "loader": (DataLoader(), "a torch DataLoader; .*hs.data.folder('photos')"),
@@ -174,6 +172,45 @@ def foreign() -> dict[str, tuple[Any, str]]:
         "model": (hs.model("lenet", classes=2), "a model"),
         "dict": ({"x": x}, "a dict"),
     }
+
+
+def test_what_means_a_data_set(tmp_path: Path, run: hs.Run, backend: str) -> None:
+    """Paths, tables, frames, pairs and map-style sets are opened at every door."""
+    kinds = ("ant", "bee", "cow")
+    pairs = []
+    for kind in range(3):
+        for i in range(3):
+            path = tmp_path / "photos" / kinds[kind] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(kind, 20 + i)).save(path)
+            pairs.append((str(path), kinds[kind]))
+    (tmp_path / "t.csv").write_text("\n".join(["file,label", *(f"{file},{kind}" for file, kind in pairs)]))
+    (tmp_path / "val").mkdir()
+    (tmp_path / "photos" / "bee").rename(tmp_path / "val" / "bee")
+    val = tmp_path / "val"  # of one class alone
+    (tmp_path / "photos" / "bee").symlink_to(val / "bee")
+
+    class Listed:
+        samples: ClassVar = [(file, kinds.index(kind)) for file, kind in pairs]
+        classes = kinds
+
+        def __len__(self) -> int:
+            return len(self.samples)
+
+        def __getitem__(self, index: int) -> Any:
+            raise AssertionError("files are read, not the set")
+
+    model = hs.model("lenet", classes=kinds, size=32)
+    losses = set()
+    for thing in (tmp_path / "photos", str(tmp_path / "t.csv"), pairs, Listed()):
+        with pytest.warns(DataWarning, match="exact copies"):
+            done = hs.fit(model, thing, str(val), backend=backend, **FAST)
+        losses.add((done.history[-1].loss, done.history[-1].val_loss))
+        assert len(hs.extract(model, thing, backend=backend, device="cpu")) == 9
+        assert done.evaluate(thing).samples == 9
+    assert len(losses) == 1
+    with pytest.raises(SettingError, match="unknown data set 'photo'"):
+        hs.fit(model, "photo", None, backend=backend)
 
 
 @pytest.mark.parametrize("kind", foreign())
@@ -190,8 +227,7 @@ def test_what_is_no_data_set(kind: str, run: hs.Run, train: Dataset, backend: st
     if thing is not None:
         doors["val is "] = lambda: hs.fit(model, train, thing, backend=backend)
         doors["val is"] = lambda: hs.sweep(model, train, thing, grid={"lr": [1.0]}, backend=backend)
-    if kind not in ("path", "Path"):
-        doors["data"] = lambda: hs.compare(thing)
+    doors["data"] = lambda: hs.compare(thing)
     words = said.replace("{}", "")
     for start, door in doors.items():
         with pytest.raises(SettingError) as caught:
