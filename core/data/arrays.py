@@ -6,6 +6,7 @@ Invariant: what comes in is checked here, once; behind this door every image is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -13,14 +14,24 @@ import numpy as np
 from PIL import Image
 
 from headstart.common.errors import DataError
-from headstart.data.annotations import single
+from headstart.data.annotations import MULTI, SINGLE, Annotations, single
+from headstart.data.columns import check_task, groups_in, is_missing, labels_in, weights_in
 from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
 from headstart.data.labels import labels_of
+from headstart.data.names import class_list
 from headstart.data.rows import ALONE, count, unmasked
 
 
-def arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> Dataset:
+def arrays(
+    images: Any,
+    labels: Any,
+    classes: Sequence[str] | None = None,
+    *,
+    task: str = SINGLE,
+    groups: Any = None,
+    weights: Any = None,
+) -> Dataset:
     """Images in memory: uint8 `(n, h, w)` or `(n, h, w, c)` with 1, 3 or 4 channels, or a list of such images and
     of Pillow images, of differing sizes. Alpha is dropped. A Pillow image of any mode is read as its file would
     be: in RGB, upright. Tensors of torch, TensorFlow and JAX are taken as the arrays they hold.
@@ -28,14 +39,72 @@ def arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> Da
     arrays `(n, ...)` of any numbers, such as token ids and their mask.
 
     `labels`: n integers, positions in `classes` (default: "0", "1", ... up to the largest label); or n names, to
-    be numbered as in `classes` (default: sorted). Arrays are not copied; changing a pixel later is an error when
+    be numbered as in `classes` (default: sorted). With `task="multi"`: 0 and 1 as `(n, k)`, of the labels that
+    `classes` names, or n lists of names; with `task="regression"`: numbers `(n,)` or `(n, d)`, of the targets that
+    `classes` names. `groups`: n names, of which no split cuts one; `weights`: n numbers of 0 or more. Arrays are
+    not copied; changing a pixel later is an error when
     the image is next loaded. Raises `DataError` for anything else: what is masked or missing, bytes that are no
     UTF-8, two names that look the same. A `DataWarning` names classes such as "nan", of missing labels as text.
     """
     values, what = samples_of(images)
-    found = labels_of(labels, classes, count(values), what)
+    about = annotations_of(labels, classes, count(values), what, task, groups, weights)
     source = ArraySource if what == "image" else ValueSource
-    return Dataset(source(values, "arrays"), single(found.numbers, found.classes, found.named), "arrays")
+    return Dataset(source(values, "arrays"), about, "arrays")
+
+
+def annotations_of(
+    labels: Any, classes: Sequence[str] | None, size: int, what: str, task: str, groups: Any, weights: Any
+) -> Annotations:
+    """What is known of `size` samples, as `arrays` is told it; errors call one e.g. "image". Raises as
+    `arrays`."""
+    check_task(task)
+
+    def place(i: int) -> str:
+        return f"{what} {i}"
+
+    if task == SINGLE:
+        read = labels_of(labels, classes, size, what)
+        about = single(read.numbers, read.classes, read.named)
+    else:
+        about = _of_task(labels, classes, task, place)
+    columns = {"labels": len(about), "groups": groups, "weights": weights}
+    for name, values in columns.items():
+        if values is not None and (length := values if name == "labels" else len(values)) != size:
+            raise DataError(f"there are {size} {what}s and {length} {name}; expected as many of each")
+    if groups is not None:
+        about = replace(about, groups=groups_in("groups", as_list(groups), place))
+    if weights is not None:
+        about = replace(about, weights=weights_in("weights", as_list(weights), place))
+    return about
+
+
+def as_list(values: Any) -> list[Any]:
+    """The values of an array, a column or a list, as Python has them."""
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
+def _of_task(labels: Any, classes: Sequence[str] | None, task: str, place: Any) -> Annotations:
+    """Several labels a sample, or targets."""
+    if labels is None or isinstance(labels, str | bytes | Mapping):
+        raise DataError(
+            f"labels are a {type(labels).__name__}; expected {'lists of' if task == MULTI else ''} values"
+        )
+    values = as_list(unmasked(labels, "the labels"))
+    if bad := [i for i, value in enumerate(values) if is_missing(value)]:
+        raise DataError(f"the label of {place(bad[0])} is missing; leave such samples out")
+    rows = [list(value) if isinstance(value, list | tuple | np.ndarray) else [value] for value in values]
+    numeric = all(isinstance(value, int | float | np.number | np.bool_) for row in rows for value in row)
+    if len({len(row) for row in rows}) > 1 or not numeric or not rows:
+        return labels_in([("labels", rows)], task=task, classes=classes, separator=None, place=place)
+    width = len(rows[0])
+    names = [str(k) for k in range(width)] if classes is None else list(class_list(classes))
+    if len(names) != width:
+        raise DataError(f"labels have {width} columns, and classes names {len(names)}; expected one for each")
+    columns = [(name, [row[k] for row in rows]) for k, name in enumerate(names)]
+    if width == 1 and task == MULTI:
+        raise DataError("labels have one column, and task 'multi' is of several; expected (n, k) of 0 and 1")
+    about = labels_in(columns, task=task, classes=None, separator=None, place=place)
+    return replace(about, named=classes is not None)
 
 
 def samples_of(images: Any) -> tuple[Any, str]:

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from headstart.common.errors import DataError, UnknownNameError
 from headstart.common.machine import available_memory
 from headstart.data.class_files import MARKS
+from headstart.data.encoded import MAX_NBYTES
 from headstart.data.layouts import URL
 from headstart.data.walk import SUFFIXES
 
@@ -284,7 +285,7 @@ def _of_arrow(table: Any) -> dict[str, Column]:
         column = table.column(name)
         kind = column.type
         if types.is_binary(kind) or types.is_large_binary(kind) or types.is_struct(kind):
-            columns[name] = Cells(column)
+            columns[name] = Cells(column, name)
         elif types.is_dictionary(kind):
             columns[name] = column.cast(kind.value_type).to_pylist()
         else:
@@ -296,8 +297,22 @@ class Cells(Sequence[Any]):
     """A column of bytes, or of Hugging Face's `{bytes, path}`, left in Arrow's memory until a cell is asked
     for."""
 
-    def __init__(self, column: Any) -> None:
-        self._chunks = column.combine_chunks() if column.num_chunks > 1 else column
+    def __init__(self, column: Any, name: str) -> None:
+        """DataError for a cell that is larger than an encoded image may be."""
+        self._chunks = column
+        compute, content = import_module("pyarrow.compute"), column
+        if import_module("pyarrow.types").is_struct(column.type):
+            fields = [column.type.field(k).name for k in range(column.type.num_fields)]
+            content = compute.struct_field(column, "bytes") if "bytes" in fields else None
+        if content is None or not len(content):
+            return
+        lengths = compute.binary_length(content)
+        if (most := compute.max(lengths).as_py() or 0) > MAX_NBYTES:
+            row = compute.index(lengths, most).as_py() + 1
+            raise DataError(
+                f"the cell of row {row} in column {name!r} has {most:,} bytes; an encoded image may have "
+                f"{MAX_NBYTES:,}"
+            )
 
     def __len__(self) -> int:
         return len(self._chunks)

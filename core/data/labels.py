@@ -135,8 +135,9 @@ def _flat(labels: Any, what: str) -> np.ndarray:
         values = np.asarray(labels if hasattr(labels, "__array__") else list(labels))
     except ValueError:
         raise DataError(
-            f"labels are lists of differing lengths; {expectation}. Several classes for one {what} (multi-label) "
-            "cannot be trained on"
+            f"labels are lists of differing lengths; {expectation}. Several classes for one {what} "
+            "(multi-label) are "
+            "task='multi'"
         ) from None
     except Exception as error:  # a tensor on a GPU, or one that needs its gradient
         kind = type(labels).__name__
@@ -183,13 +184,13 @@ def _missing(item: Any) -> bool:
 
 def _mend(values: np.ndarray, what: str) -> str:
     """What to do about it, where that is known."""
-    many = f". Several classes for one {what} (multi-label) cannot be trained on"
+    many = f". Several classes for one {what} (multi-label) are task='multi'"
     if values.dtype.kind == "f" and values.ndim == 1:
         if (bad := np.flatnonzero(~np.isfinite(values))).size:
             return f". Label {bad[0]} is {values[bad[0]]}: leave out what has no label"
         if (values == values.round()).all():
             return ". They are whole numbers: if they are classes, labels.astype(int)"
-        return ". Numbers with a fraction are no classes: regression cannot be trained"
+        return ". Numbers with a fraction are no classes, but targets: task='regression'"
     if values.ndim != 2 or values.dtype.kind not in "iubf":
         return ""
     if np.isin(values, (0, 1)).all():
@@ -198,9 +199,7 @@ def _mend(values: np.ndarray, what: str) -> str:
             return ". They are one-hot, exactly one class a row: labels.argmax(axis=1)"
         row = int(np.flatnonzero(ones != 1)[0])
         return f"; row {row} names {ones[row]} classes, and no single number holds that{many}"
-    return (
-        f". Shares or scores of several classes cannot be trained on{many}" if values.dtype.kind == "f" else many
-    )
+    return ". Shares or scores of several classes cannot be trained on" if values.dtype.kind == "f" else many
 
 
 def _few(names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from headstart.common.errors import DataError
 from headstart.data.annotations import PARTS, Annotations
 from headstart.data.columns import groups_in, is_missing, labels_in, parts_in, weights_in
 from headstart.data.dataset import Dataset, FileSource, Skipped, Unread
-from headstart.data.encoded import MAX_NBYTES, EncodedSource, sound
+from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Column, Frame, frame_of
 from headstart.data.layouts import role_of
 from headstart.data.walk import SUFFIXES, check_on_error, expanded
@@ -220,8 +220,6 @@ def _bytes(cell: Any) -> bytes:
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, bytes | bytearray | memoryview):
         return b""  # decoding says that it is empty
-    if len(content) > MAX_NBYTES:
-        return b"\0" * (MAX_NBYTES + 1)
     return bytes(content)
 
 

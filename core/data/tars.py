@@ -89,7 +89,7 @@ def webdataset(
     def fetch(i: int) -> bytes:
         member = samples[i].image
         assert member is not None
-        return member.read() if member.nbytes <= MAX_NBYTES else b"\0" * (MAX_NBYTES + 1)
+        return member.read()
 
     name = Path(paths[0]).name.split(".")[0]
     return sound(EncodedSource(len(samples), fetch, place), about, name, (), on_error)
@@ -149,6 +149,11 @@ def _samples(path: str) -> list[_Sample]:
                 sample = samples.setdefault(key, _Sample(key, path))
                 place = _Member(path, member.offset_data, member.size)
                 kind = suffix.lower().rpartition(".")[2]
+                if kind in IMAGES and member.size > MAX_NBYTES:
+                    raise DataError(
+                        f"{path}: {member.name[:80]!a} has {member.size:,} bytes; an encoded image may have "
+                        f"{MAX_NBYTES:,}"
+                    )
                 if kind in IMAGES:
                     if sample.image is not None:
                         raise DataError(f"{path} has two images under the key {key[:80]!a}; expected one")

@@ -65,7 +65,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "of no class": (np.array([[1, 0], [0, 0], [0, 1], [1, 0]], bool), "row 1 names 0 classes", "argmax"),
     "shares": (np.full((4, 2), 0.5), "Shares or scores", "argmax"),
     "numbers of several": (np.arange(8).reshape(4, 2), "multi-label", "argmax"),
-    "fractions": ([0.1, 0.7, 0.2, 1.5], "regression cannot be trained", "astype"),
+    "fractions": ([0.1, 0.7, 0.2, 1.5], "targets: task='regression'", "astype"),
     "whole floats": ([0.0, 1.0, 1.0, 0.0], r"labels.astype\(int\)", "regression"),
     "a hole": ([0.0, 1.0, float("nan"), 0.0], "Label 2 is nan: leave out", "astype"),
     "a hole among names": (["cat", "dog", None, "cat"], "label 2 is None, a NoneType", "argmax"),
@@ -150,3 +150,37 @@ def test_numbers_for_numbers() -> None:
 def test_classes_that_are_none(classes: Any) -> None:
     with pytest.raises(DataError, match="classes"):
         hs.data.arrays(X, [0, 0, 0, 0], classes=classes)
+
+
+def test_labels_of_other_tasks() -> None:
+    for labels in ([[1, 0], [0, 1], [1, 1], [0, 0]], np.array([[1, 0], [0, 1], [1, 1], [0, 0]], bool)):
+        data = hs.data.arrays(X, labels, classes=["sun", "rain"], task="multi")
+        assert (data.task, data.classes, data.labels.dtype) == ("multi", ("sun", "rain"), np.uint8)
+        assert data.labels.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]] and data.named_classes
+    assert not hs.data.arrays(X, np.eye(4, dtype=int), task="multi").named_classes
+    data = hs.data.arrays(X, [["b"], [], ["a", "b"], ["a"]], task="multi")
+    assert (data.classes, data.labels.tolist()) == (("a", "b"), [[0, 1], [0, 0], [1, 1], [1, 0]])
+    data = hs.data.arrays(
+        X, np.array([0.5, 1, 2, 3]), task="regression", groups=list("aabb"), weights=[1, 0, 2, 1]
+    )
+    assert data.labels.tolist() == [[0.5], [1], [2], [3]] and data.labels.dtype == np.float32
+    assert (
+        data.groups == ("a", "a", "b", "b") and data.weights is not None and data.weights.tolist() == [1, 0, 2, 1]
+    )
+    targets = hs.data.arrays(X, np.arange(8).reshape(4, 2), classes=["x", "y"], task="regression")
+    assert (targets.classes, targets.labels[3].tolist()) == (("x", "y"), [6, 7])
+    for labels, arguments, reason in (
+        ([[1, 2], [0, 1], [1, 1], [0, 0]], {"task": "multi"}, "holds 2 in image 0"),
+        ([1, 0, 1, 1], {"task": "multi"}, "one column, and task 'multi' is of several"),
+        ([[1, 0]], {"task": "multi"}, "4 images and 1 labels"),
+        ([[1, 0]] * 4, {"task": "multi", "classes": ["a"]}, "2 columns, and classes names 1"),
+        ([0.5, float("nan"), 1, 2], {"task": "regression"}, "label of image 1 is missing"),
+        ([0.5, float("inf"), 1, 2], {"task": "regression"}, "image 1, is inf"),
+        (["a", "b", "c", "d"], {"task": "regression"}, "no task 'regression'"),
+        ([0, 1, 0, 1], {"task": "rank"}, "unknown task 'rank'"),
+        ([0, 1, 0, 1], {"groups": ["a"]}, "4 images and 1 groups"),
+        ([0, 1, 0, 1], {"weights": [1, 1, 1, -1]}, "weight of image 3"),
+        (None, {"task": "multi"}, "labels are a NoneType"),
+    ):
+        with pytest.raises(hs.HeadstartError, match=reason):
+            hs.data.arrays(X, labels, **arguments)

@@ -89,7 +89,7 @@ class frozenset_ids:  # noqa: N801
         self.ids = frozenset(data.ids)
 
 
-def test_parquet_arrow_and_frames(root: Path) -> None:
+def test_parquet_arrow_and_frames(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     folder = hs.data.folder(root)
@@ -115,6 +115,13 @@ def test_parquet_arrow_and_frames(root: Path) -> None:
         assert dict(zip(data.ids, data.labels.tolist(), strict=True)) == expected, what
         assert data.classes == folder.classes and data[3].image.shape == (6, 5, 3), what
     assert "bytes.parquet, row 4" in hs.data.table(root / "bytes.parquet").source_name(3)
+    monkeypatch.setattr(frames, "MAX_NBYTES", max(map(len, picture_bytes(root))) - 1)
+    for table in (root / "bytes.parquet", of_hub):
+        with pytest.raises(
+            DataError, match=r"the cell of row \d+ in column 'image' has \d+ bytes; an encoded image"
+        ):
+            hs.data.table(table)
+    monkeypatch.undo()
     broken = content.set_column(0, "image", pa.array([b"GIF89a", *picture_bytes(root)[1:]]))
     with pytest.raises(hs.HeadstartError, match="the table, row 1"):
         _ = hs.data.table(broken)[0]
