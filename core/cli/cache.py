@@ -150,7 +150,7 @@ def verify(
             "--model with it, and neither a key nor --repair"
         )
     compared = recomputing.verify(
-        *opened(Source(data, model, weights, size, on_error)),
+        *opened(Source(data=data, model=model, weights=weights, size=size, on_error=on_error)),
         **feature_options.arguments(),
         samples=recompute,
         batch_size=batch_size,

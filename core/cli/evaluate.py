@@ -8,7 +8,17 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from headstart.cli.command import command
-from headstart.cli.options import DATA, DATA_HELP, DEFAULTS, Json, OnError, parameter
+from headstart.cli.options import (
+    DATA,
+    DATA_HELP,
+    DEFAULTS,
+    FLAT,
+    TABLE_OPTIONS,
+    Json,
+    OnError,
+    TableOptions,
+    parameter,
+)
 from headstart.cli.preparing import import_quietly
 from headstart.cli.rendering import show, show_legend
 from headstart.cli.results import keep_figures
@@ -23,6 +33,7 @@ def evaluate(
     run: Annotated[Path, Parameter(help="Folder that `headstart fit --out` wrote.")],
     data: Annotated[str, Parameter(help=DATA_HELP, group=DATA)],
     on_error: OnError = "raise",
+    table: Annotated[TableOptions, FLAT] = TABLE_OPTIONS,
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
@@ -36,7 +47,7 @@ def evaluate(
 
     check_outputs(file=json_file)
     trained = load(run, backend)
-    samples = labelled(trained, data, on_error)
+    samples = labelled(trained, data, on_error, table.columns())
     import_quietly(trained.backend, device, precision)
     result = run_evaluate(trained, samples, device=device, precision=precision)
     keep_figures(json_file, {"run": str(run), "data": samples.name, **result.as_dict()})

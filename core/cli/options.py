@@ -127,18 +127,8 @@ OnError = Annotated[str, Parameter(help="raise or skip: what to do with files th
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set, and the network that is run on it."""
-
-    data: Annotated[str, Parameter(help=DATA_HELP, group=DATA)] = "digits"
-    model: Annotated[str, Parameter(help=MODEL_HELP, group=DATA)] = "resnet18_half"
-    weights: Weights = None
-    size: Size = None
-    on_error: OnError = "raise"
-    only: Annotated[
-        str | None,
-        Parameter(help="Comma-separated classes to take, or a file of them. (default: all)", group=DATA),
-    ] = None
+class TableOptions:
+    """What the columns of a table are, where the data are one."""
 
     image: Annotated[
         str | None,
@@ -186,6 +176,21 @@ class Source:
             "task": self.task,
         }
         return {name: value for name, value in columns.items() if value is not None} or None
+
+
+@dataclass(frozen=True)
+class Source(TableOptions):
+    """A data set, and the network that is run on it."""
+
+    data: Annotated[str, Parameter(help=DATA_HELP, group=DATA)] = "digits"
+    model: Annotated[str, Parameter(help=MODEL_HELP, group=DATA)] = "resnet18_half"
+    weights: Weights = None
+    size: Size = None
+    on_error: OnError = "raise"
+    only: Annotated[
+        str | None,
+        Parameter(help="Comma-separated classes to take, or a file of them. (default: all)", group=DATA),
+    ] = None
 
     def classes(self) -> tuple[str, ...] | None:
         """What --only names; None for all."""
@@ -248,9 +253,10 @@ class FeatureOptions:
 
 
 COLUMNS = ("image", "label", "split_column", "group", "weight_column", "root", "separator", "task")
-"""the options of tables, which `Source.columns` puts together"""
+"""the options of tables, which `TableOptions.columns` puts together"""
 
-SOURCE, TRAINING_SOURCE, FEATURE_OPTIONS = Source(), TrainingSource(), FeatureOptions()
+SOURCE, TRAINING_SOURCE, TABLE_OPTIONS = Source(), TrainingSource(), TableOptions()
+FEATURE_OPTIONS = FeatureOptions()
 """with every option left out"""
 
 SavedFeatures = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from headstart.cli.command import command
-from headstart.cli.options import DEFAULTS, Json, OnError, Size, Weights, parameter, positive_number
+from headstart.cli.options import DEFAULTS, TABLE, Json, OnError, Size, Weights, parameter, positive_number
 from headstart.cli.preparing import import_quietly
 from headstart.cli.rendering import show
 from headstart.cli.results import keep_figures
@@ -31,11 +31,22 @@ def predict(
     *images: Annotated[
         Path,
         Parameter(
-            help='Image files, folders of them, at any depth, or patterns such as "photos/**/*.jpg".',
+            help='Image files, folders of them, at any depth, patterns such as "photos/**/*.jpg"; or one table.',
             required=True,
             allow_leading_hyphen=False,
         ),
     ],
+    image: Annotated[
+        str | None,
+        Parameter(
+            help="Of a table of images: the column of files. (default: the one that is called so)",
+            group=TABLE,
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        Parameter(help="Likewise: what its files are relative to. (default: its own folder)", group=TABLE),
+    ] = None,
     run: Annotated[Path | None, Parameter(help="Folder that `headstart fit --out` wrote.")] = None,
     model: Annotated[str | None, Parameter(help="Use a model as it is, without training.")] = None,
     weights: Weights = None,
@@ -61,7 +72,7 @@ def predict(
 
     file = _file(csv, parquet, json_file)
     trained, name = _model(run, model, weights, size, backend)
-    data = images_at(images, on_error)
+    data = images_at(images, on_error, image, root)
     import_quietly(name, device, precision)
     if data.skipped or any(path.is_dir() for path in images):
         say(data)

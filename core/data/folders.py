@@ -24,6 +24,7 @@ from headstart.data.layouts import (
     refuse_layout_below,
     refuse_url,
 )
+from headstart.data.listed import images_listed, is_table
 from headstart.data.litter import is_litter
 from headstart.data.names import class_list, normal, shown, spelt_twice, twins
 from headstart.data.patterns import without_patterns
@@ -134,14 +135,26 @@ def _named_only(
     return {name: top for name, top in folders.items() if name not in set(not_named)}
 
 
-def images_at(paths: str | Path | Sequence[str | Path], on_error: str = "raise") -> Dataset:
-    """Image files without labels: files, folders and patterns, one or more, walked as `folder` walks a class.
+def images_at(
+    paths: str | Path | Sequence[str | Path],
+    on_error: str = "raise",
+    image: str | None = None,
+    root: str | Path | None = None,
+) -> Dataset:
+    """Image files without labels: files, folders and patterns, one or more, walked as `folder` walks a class; or
+    one table that lists them, of which `image` and `root` are said as in `images_listed`.
 
     Every label is 0, of the one class "0". A file that is named itself is taken whatever its name says. With
     `on_error="skip"` every file is decoded once, and what fails is left out and listed in `.skipped`. Raises
     `DataError` for a path that is not there, and where no image is left, and what `walk` raises.
     """
     paths = without_patterns([paths] if isinstance(paths, str | os.PathLike) else paths)
+    if len(paths) == 1 and is_table(paths[0]):
+        return images_listed(paths[0], on_error, image, root)
+    if image is not None or root is not None:
+        raise DataError(
+            "image= and root= (--image, --root) are about a table of images; expected one, and no other path"
+        )
     files: list[str] = []
     left_out: list[Skipped] = []
     for path in paths:

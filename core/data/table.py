@@ -117,12 +117,12 @@ def table(
     images = values[roles["image"]]
     name = Path(frame.name).stem if folder is not None else "table"
     notes = [f"{frame.name}: {', '.join(notes)}"] if notes else []
-    if _holds_bytes(images, roles["image"], place):
-        encoded = EncodedSource(len(images), lambda i: _bytes(images[i]), lambda i: f"{frame.name}, {place(i)}")
+    if holds_bytes(images, roles["image"], place):
+        encoded = EncodedSource(len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}")
         return sound(encoded, about, name, skipped, on_error, notes)
     at = expanded(root) if root is not None else folder if folder is not None else Path()
-    files = _files(images, roles["image"], at, place)
-    kept, missing = _there(files, frame, at, place, on_error)
+    files = files_of(images, roles["image"], at, place)
+    kept, missing = files_there(files, frame, at, place, on_error)
     kept, more = _once(files, kept, about, place)
     skipped += missing + more
     if len(kept) < len(files):
@@ -201,7 +201,8 @@ def _picked(column: Column, rows: Sequence[int]) -> Column:
     return [column[i] for i in rows]
 
 
-def _holds_bytes(images: Column, column: str, place: Any) -> bool:
+def holds_bytes(images: Column, column: str, place: Any) -> bool:
+    """Whether the cells are image files, and not their names. DataError where they are neither."""
     first = images[0]
     if isinstance(first, bytes | bytearray | memoryview):
         return True
@@ -216,14 +217,15 @@ def _holds_bytes(images: Column, column: str, place: Any) -> bool:
     return False
 
 
-def _bytes(cell: Any) -> bytes:
+def bytes_of(cell: Any) -> bytes:
+    """An image file that is a cell; of one that is too large as many bytes as tell that."""
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, bytes | bytearray | memoryview):
         return b""  # decoding says that it is empty
     return bytes(content)
 
 
-def _files(images: Column, column: str, root: Path, place: Any) -> list[str]:
+def files_of(images: Column, column: str, root: Path, place: Any) -> list[str]:
     """The path of each row's file."""
     files = []
     before = str(Path(root, "x"))[:-1]
@@ -239,7 +241,7 @@ def _files(images: Column, column: str, root: Path, place: Any) -> list[str]:
     return files
 
 
-def _there(
+def files_there(
     files: list[str], frame: Frame, root: Path, place: Any, on_error: str
 ) -> tuple[list[int], list[Skipped]]:
     """The rows whose files are there. Folders are listed, each once: a million files are not asked for one by

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from headstart.common.errors import DataError, SettingError
 from headstart.common.log import LOG
 from headstart.data import Dataset, folder, open_data
 from headstart.data.names import normal
+from headstart.data.table import Columns
 from headstart.data.walk import expanded
 from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import trained_classes
@@ -38,14 +40,16 @@ def evaluate(
     return run.evaluate(data, **settings)
 
 
-def labelled(run: Run, text: str, on_error: str = "raise") -> Dataset:
+def labelled(run: Run, text: str, on_error: str = "raise", columns: Mapping[str, Any] | None = None) -> Dataset:
     """The data set that a text means, for a run whose classes are known. A folder that holds folders of these
-    classes is read with them, so that one may be missing; of data in parts the test part is taken, and said."""
+    classes is read with them, so that one may be missing, and so is a table; of data in parts the test part is
+    taken, and said. `columns`: of a table, as keyword arguments of `headstart.data.table.Columns`."""
     root, classes = expanded(text), trained_classes(run.model, run.data)
     inside = {normal(entry.name) for entry in root.iterdir()} if root.is_dir() else set()
     if classes.named and inside & set(classes.names):
         return folder(text, on_error, classes.names)
-    data = open_data(text, on_error)
+    is_table = classes.named and root.is_file()
+    data = open_data(text, on_error, classes.names if is_table else None, Columns(**(columns or {})))
     if data.parts:
         if "test" not in data.parts:
             there = ", ".join(data.parts)

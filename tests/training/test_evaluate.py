@@ -88,6 +88,13 @@ def test_evaluate_takes_data_a_folder_and_features(made: Any) -> None:
     assert sum(one["count"] for one in result.confusions) == round((1 - result.accuracy) * 16)
     again = hs.evaluate(folder, test, device="cpu") if run.backend == hs.load(folder).backend else result
     assert again.scores == scores
+    table = folder.parent / "test.csv"
+    rows = [f"{path.relative_to(test)},{path.parent.name}" for path in sorted(test.rglob("*.png"))]
+    table.write_text("\n".join(["file,kind", *rows]))
+    from headstart.training.evaluate import labelled
+
+    named = labelled(run, str(table), columns={"label": "kind", "root": str(test)})
+    assert run.evaluate(named, device="cpu").scores == scores
     features = hs.extract(run.model, data, backend=run.backend, device="cpu", dtype="float32")
     assert hs.evaluate(run, features, device="cpu").accuracy == result.accuracy
 

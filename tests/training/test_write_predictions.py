@@ -174,6 +174,35 @@ def test_patterns_are_expanded(photos: Path) -> None:
     assert len(names("[sub]")) == 6, "what is there under the name is no pattern"
 
 
+@pytest.mark.neutral
+def test_a_table_lists_its_images_in_its_order(photos: Path, tmp_path: Path) -> None:
+    names = ["05, a.png", "01, a.png", "05, a.png", "03, a.png"]
+    table = photos / "list.csv"
+    table.write_text("note,file\n" + "".join(f'x,"{name}"\n' for name in names))
+    data = hs.data.images_at(table)
+    assert [Path(data.source_name(i)).name for i in range(len(data))] == names
+    assert data.ids[0] == data.ids[2]
+    elsewhere = tmp_path / "list.csv"
+    elsewhere.write_text("a,b\n" + "".join(f'"{name}",1\n' for name in [*names, "gone.png"]))
+    with pytest.raises(DataError, match=r"which column is the image.*--image"):
+        hs.data.images_at(elsewhere)
+    with pytest.raises(DataError, match=r"1 of the 5 files .* are not there"):
+        hs.data.images_at(elsewhere, image="a", root=photos)
+    skipped = hs.data.images_at(elsewhere, "skip", image="a", root=photos)
+    assert len(skipped) == 4 and len(skipped.skipped) == 1
+    with pytest.raises(DataError, match="are about a table"):
+        hs.data.images_at(photos, image="a")
+
+
+@pytest.mark.neutral
+def test_a_table_holds_its_images(photos: Path, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files = sorted(photos.glob("*.png"))
+    parquet.write_table(pa.table({"image": [file.read_bytes() for file in files]}), tmp_path / "i.parquet")
+    assert hs.data.images_at(tmp_path / "i.parquet").ids == hs.data.images_at(files).ids
+
+
 def test_the_command(photos: Path, tmp_path: Path, backend: str, capsys: Any, monkeypatch: Any) -> None:
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["headstart", "predict", *map(str, words)])
@@ -192,6 +221,12 @@ def test_the_command(photos: Path, tmp_path: Path, backend: str, capsys: Any, mo
     assert code == 0, err
     assert f"written to {tmp_path / 'p.csv'}: 11 images: " in out.replace("\n", " ").replace("  ", " ")
     assert [Path(line[0]).name for line in lines_of(tmp_path / "p.csv")[1:3]] == ["01, a.png", "03, a.png"]
+    table = tmp_path / "t.csv"
+    table.write_text('picture,n\n"03, a.png",1\n"01, a.png",2\n')
+    code, out, err = call(*model, table, "--root", photos, "--csv", tmp_path / "t_out.csv")
+    assert code == 0, err
+    again = {line[0]: line[1] for line in lines_of(tmp_path / "p.csv")[1:]}
+    assert lines_of(tmp_path / "t_out.csv")[1][:2] == [str(photos / "03, a.png"), again[str(photos / "03, a.png")]]
     for words, text in (
         (["--csv", "a.csv", "--json", "b.json"], "expected one of them"),
         (["--csv", "a.parquet"], "ends in .csv or .tsv"),
