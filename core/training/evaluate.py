@@ -13,23 +13,21 @@ from headstart.data import Dataset, folder, open_data
 from headstart.data.names import normal
 from headstart.data.table import Columns
 from headstart.data.walk import expanded
-from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import trained_classes
 from headstart.training.evaluation import Evaluation
 from headstart.training.run import Run
 from headstart.training.saved import load
 
 
-def evaluate(
-    run: Run | str | Path, data: Dataset | FeatureSet | str | Path, *, on_error: str = "raise", **settings: Any
-) -> Evaluation:
+def evaluate(run: Run | str | Path, data: Any, *, on_error: str = "raise", **settings: Any) -> Evaluation:
     """How well a run does on labelled samples: accuracy and loss, `.scores` with an interval and a row a class,
     `.confusions`.
 
-    `run`: of `fit`, or the folder that it was saved to. `data`: a data set, features of the run's trunk, or what
-    the command line takes for --data; of a folder with a class folder a class, some of the run's classes may be
-    missing. Of data that came in parts, the test part is taken. `on_error`: of files, see `hs.data.folder`.
-    `settings`: of `Run.predict`. Raises what `load`, `hs.data.folder` and `Run.evaluate` do.
+    `run`: of `fit`, or the folder that it was saved to. `data`: a data set, features of the run's trunk, what
+    `fit` makes a data set of (a frame, pairs ...), or what the command line takes for --data: of a folder with a
+    folder a class, some of the run's classes may be missing. Of a path to data that came in parts, the test part
+    is taken. `on_error`: of files, see `hs.data.folder`. `settings`: of `Run.predict`. Raises what `load`,
+    `hs.data.folder` and `Run.evaluate` do.
     """
     if isinstance(run, str | os.PathLike):
         run = load(run)

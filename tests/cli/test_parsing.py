@@ -70,7 +70,7 @@ def test_options_of_training_come_from_their_fields(command: str, monkeypatch: p
 def test_data_and_model_are_those_of_python() -> None:
     got = values("compare")
     for name, default in vars(CompareArguments()).items():
-        if name not in ("backends", "modes", "fit"):
+        if name not in ("backends", "modes", "fit", "columns"):  # columns: an option each
             assert got[name] == default, name
     assert (got["backends"], options.names_in(got["modes"])) == (None, tuple(MODES))
 
@@ -239,7 +239,9 @@ def test_the_completion_of_a_shell(shell: str) -> None:
 def test_bash_completes(tmp_path: Path) -> None:
     script = tmp_path / "headstart.bash"
     script.write_text(headstart("completion", "show", "--shell", "bash").out)
-    code = f"source {script}; COMP_WORDS=(headstart fit --label); COMP_CWORD=2; _headstart; echo ${{COMPREPLY[@]}}"
+    code = (
+        f"source {script}; COMP_WORDS=(headstart fit --label-); COMP_CWORD=2; _headstart; echo ${{COMPREPLY[@]}}"
+    )
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["--label-smoothing"]
 
