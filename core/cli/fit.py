@@ -67,7 +67,7 @@ def fit(
         written.append(attempt(lambda: f"written to {figures.report(json_file.with_suffix('.html'))}"))
     show(*figures.as_tables())
     if tested is not None:
-        show(test_line(vars(tested)))
+        show(test_line(tested.as_dict()))
     if run.extraction is not None:
         show(extraction_line(run.extraction), placement_line(run.settings["features"]))
     show(*(line for line in written if line is not None))

@@ -41,10 +41,12 @@ def test_figures(evaluation: Any) -> dict[str, Any]:
     return {} if evaluation is None else {"test": evaluation.as_dict()}
 
 
-def test_line(scores: Mapping[str, Any], whose: str = "") -> str:
-    """How a model does on the test data; `whose`: "of the best", say."""
-    about = f"{scores['samples']:,} test samples{' ' + whose if whose else ''}"
-    return f"{about}: accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.4g}"
+def test_line(facts: Mapping[str, Any], whose: str = "") -> str:
+    """How a model does on the test data, of `Evaluation.as_dict`; `whose`: "of the best", say."""
+    about = f"{facts['samples']:,} test samples{' ' + whose if whose else ''}"
+    ends = (facts.get("scores") or {}).get("intervals", {}).get("accuracy")
+    interval = "" if ends is None else f" (95 %: {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
+    return f"{about}: accuracy {facts['accuracy']:.1%}{interval}, loss {facts['loss']:.4g}"
 
 
 def write_figures(file: Path | None, figures: Any) -> Path | None:

@@ -71,7 +71,7 @@ def sweep(
     keep_figures(json_file, {**result.as_dict(), **test_figures(tested)})
     show(result.as_table(top))
     if tested is not None:
-        show(test_line(vars(tested), "of the best"))
+        show(test_line(tested.as_dict(), "of the best"))
     if result.extraction is not None:
         show(extraction_line(result.extraction))
     how = f"{result.at_once} at once" if result.at_once > 1 else "one after the other"

@@ -98,7 +98,7 @@ def test_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPat
     root = tree(tmp_path / "photos", train="abc", val="ab", test="ca")
     figures = tmp_path / "figures.json"
     done = headstart("fit", "--data", root, *QUICK, "--json", figures)
-    assert done.code == 0 and "8 test samples: accuracy" in done.out, done.err
+    assert done.code == 0 and "8 test samples: accuracy" in done.out and "% (95 %: " in done.out, done.err
     about = json.loads(figures.read_text())
     assert about["test"]["samples"] == 8 and (about["data"]["train"], about["data"]["val"]) == (12, 8)
     parts = ("--data", root / "train", "--val", root / "val", "--test", root / "test")
