@@ -99,6 +99,18 @@ def test_evaluate_takes_data_a_folder_and_features(made: Any) -> None:
     assert hs.evaluate(run, features, device="cpu").accuracy == result.accuracy
 
 
+def test_a_folder_may_lack_classes_and_one_in_parts_is_tested_on_its_test(made: Any, tmp_path: Path) -> None:
+    run, _, _ = made
+    alone = hs.evaluate(run, pictures(tmp_path / "alone", {"middle": 5}), device="cpu")
+    assert alone.samples == 5 and "macro_auc" in alone.scores.undefined
+    for part, count in (("train", 3), ("test", 4)):
+        pictures(tmp_path / "parts" / part, {"dark": count, "light": count})
+    assert hs.evaluate(run, tmp_path / "parts", device="cpu").samples == 8
+    (tmp_path / "parts/test").rename(tmp_path / "parts/val")
+    with pytest.raises(DataError, match="parts train, val, and no test part"):
+        hs.evaluate(run, tmp_path / "parts", device="cpu")
+
+
 def test_what_evaluate_refuses(made: Any, tmp_path: Path) -> None:
     run, _, test = made
     with pytest.raises(SettingError, match="run is a Model; expected a Run"):
