@@ -26,6 +26,7 @@ class Samples(ABC):
         self.annotations = annotations
         self.splits = tuple(splits)
         """what it is a part of, the first split first"""
+        self._made_parts: dict[str, Self] = {}
 
     @property
     @abstractmethod
@@ -105,7 +106,10 @@ class Samples(ABC):
         if not len(rows):
             there = ", ".join(known for k, known in enumerate(PARTS) if (of == k).any())
             raise DataError(f"{self.name} has no part {name!r}; it came with {there or 'no samples'}")
-        return self._derived(rows, self.annotations.rows(rows).without_parts(), self.splits)
+        if name not in self._made_parts:  # one object each, of which things are said once
+            annotations = self.annotations.rows(rows).without_parts()
+            self._made_parts[name] = self._derived(rows, annotations, self.splits)
+        return self._made_parts[name]
 
     # --- some of the samples, or other names
 

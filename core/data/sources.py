@@ -21,7 +21,9 @@ from headstart.data.annotations import single
 from headstart.data.dataset import ArraySource, Dataset
 from headstart.data.folders import folder
 from headstart.data.frames import KINDS
+from headstart.data.hub_sets import huggingface
 from headstart.data.table import Columns, table
+from headstart.data.tars import webdataset
 from headstart.data.walk import expanded
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -34,6 +36,8 @@ MAX_UNPACKED_NBYTES = 1 << 30
 MAX_MEMBERS = 100_000  # the published archive has 3,677
 NAMES = ("digits", "cifar10", "flowers")
 BUILTIN = "builtin:"
+SAVED_BY_HUB = ("dataset_info.json", "dataset_dict.json")
+"""what the library `datasets` writes into a folder that `save_to_disk` made"""
 
 
 def open_data(
@@ -42,8 +46,8 @@ def open_data(
     classes: Sequence[str] | None = None,
     columns: Columns | None = None,
 ) -> Dataset:
-    """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder or a
-    table.
+    """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder, a
+    table, a WebDataset tar (or a pattern of such), or what the library `datasets` saved.
 
     Where a folder is called like one of the three, "./digits" is the folder and "builtin:digits" the data set, and
     the bare name raises `DataError`. `classes`, `columns`: see `folder` and `table`. Else raises what `folder`
@@ -63,6 +67,12 @@ def open_data(
     path = expanded(text)
     if path.suffix.lower() in KINDS and path.is_file():
         return table(path, **(columns or Columns()).asked(), classes=classes, on_error=on_error)
+    if path.suffix.lower() == ".tar":
+        asked = (columns or Columns()).only("label", "task", "separator", kind="a tar")
+        return webdataset(text, **asked, classes=classes, on_error=on_error)
+    if any((path / name).is_file() for name in SAVED_BY_HUB):
+        asked = (columns or Columns()).only("image", "label", "group", "weight", "task", kind="a saved data set")
+        return huggingface(path, **asked, classes=classes, on_error=on_error)
     if not text or os.path.lexists(path) or os.sep in text or "/" in text:
         return folder(text, on_error, classes)
     if path.suffix:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import PARTS, Annotations
 from headstart.data.columns import groups_in, is_missing, labels_in, parts_in, weights_in
 from headstart.data.dataset import Dataset, FileSource, Skipped, Unread
@@ -48,6 +48,13 @@ class Columns:
     def asked(self) -> dict[str, Any]:
         """Those that somebody named."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def only(self, *names: str, kind: str) -> dict[str, Any]:
+        """The same of data of another kind, which has these only. SettingError for others that were named."""
+        asked = self.asked()
+        if others := [name for name in asked if name not in names]:
+            raise SettingError(f"{', '.join(others)}: of {kind} only {', '.join(names)} can be named")
+        return asked
 
 
 def table(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,9 @@ def webdataset(
     if without := [i for i, value in enumerate(values) if is_missing(value)]:
         raise DataError(
             f"{len(without):,} of {len(samples):,} samples have no label ({source}), the first: "
-            f"{place(without[0])}"
+            f"{place(without[0])}. Beside an image lies its .cls, .txt or .json; a tar of class folders is no "
+            "such "
+            "set: unpack it, and name the folder"
         )
     if classes is not None and all(_is_position(value, len(list(classes))) for value in values):
         values = [list(classes)[int(value)] for value in values]
@@ -133,6 +134,8 @@ def _numbered(pattern: str) -> list[str]:
 
 def _samples(path: str) -> list[_Sample]:
     """What lies under each key, in the tar's order."""
+    import tarfile  # rarely needed, and slow to import
+
     samples: dict[str, _Sample] = {}
     size = Path(path).stat().st_size
     try:

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from headstart.common.errors import DataError, ImageError
+from headstart.common.errors import DataError, ImageError, SettingError
 from headstart.data import Dataset
+from headstart.data.table import Columns
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -253,3 +254,26 @@ def test_map_style_sets(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             hs.data.wrap(source)
+
+
+@pytest.mark.neutral
+def test_what_a_text_opens(tmp_path: Path) -> None:
+    """The command's --data, and paths at every door."""
+    root = pictures(tmp_path / "photos", 2)
+    expected = hs.data.folder(root).ids
+    by_csv(root)
+    by_tars(root)
+    assert hs.data.open_data(str(tmp_path / "t.csv"), columns=Columns(root=str(root))).ids == expected
+    assert hs.data.open_data(str(tmp_path / "s-{00..01}.tar")).ids == expected
+    with pytest.raises(SettingError, match="image, group: of a tar only label, task, separator can be named"):
+        hs.data.open_data(str(tmp_path / "s-00.tar"), columns=Columns(image="jpg", group="who"))
+    by_hub_on_disk(root)
+    assert hs.data.open_data(str(tmp_path / "hub")).ids == expected
+
+
+@pytest.mark.neutral
+def test_a_part_is_one_object(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos" / "train", 2)
+    pictures(tmp_path / "photos" / "val", 1)
+    data = hs.data.folder(tmp_path / "photos")
+    assert data.train is data.train is data.parts["train"] and data.val is not data.train
