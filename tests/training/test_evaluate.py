@@ -139,6 +139,19 @@ def test_the_command(made: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -
     assert figures["confusions"] == expected.confusions
 
 
+def test_samples_that_weigh_more_count_more(made: Any) -> None:
+    """In the scores; accuracy and loss are as they were."""
+    run, _, test = made
+    data = hs.data.folder(test, classes=CLASSES)
+    images = [np.asarray(data.load(i)[0]) for i in range(len(data))]
+    w = np.random.default_rng(0).random(len(data)).astype(np.float32)
+    weighted = hs.evaluate(run, hs.data.arrays(images, data.labels, classes=CLASSES, weights=w), device="cpu")
+    predicted = run.predict(data, device="cpu").argmax(1)
+    assert weighted.scores["accuracy"] == pytest.approx(accuracy_score(data.labels, predicted, sample_weight=w))
+    assert weighted.accuracy == pytest.approx(accuracy_score(data.labels, predicted))
+    assert weighted.accuracy != pytest.approx(weighted.scores["accuracy"])
+
+
 def test_scores_are_computed_when_asked(made: Any, monkeypatch: Any) -> None:
     """And at once where the logits are too large to keep."""
     from headstart.training.scores import outcome
