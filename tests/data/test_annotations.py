@@ -262,7 +262,6 @@ def test_what_cannot_learn_a_task_says_so(task: str) -> None:
         lambda: hs.fit(model, data, None, epochs=1, mode="full"),
         lambda: hs.sweep(model, data, data, grid={"lr": [0.1]}),
         lambda: hs.plan(model, data),
-        lambda: hs.compare_modes(model, data, None),
     ]
     for call in calls:
         with pytest.raises(DataError, match=f"task {task!r}, which training does not take so far"):
