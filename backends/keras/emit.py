@@ -36,7 +36,7 @@ from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import window_padding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Style:
     """What a model is made for."""
 

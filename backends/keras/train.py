@@ -30,7 +30,12 @@ class KerasTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.graph, self.recipe, self.place = graph, recipe, place
         self.kinds = {name: value.dtype for name, value in params.items()}
-        style = Style(dtype_policy(place), not recipe.train_statistics, recipe.seed, True)
+        style = Style(
+            dtype=dtype_policy(place),
+            frozen_statistics=not recipe.train_statistics,
+            seed=recipe.seed,
+            learns=True,
+        )
         with on(place):
             self.model = network(graph, params, (), style)
             self.inference = self.model

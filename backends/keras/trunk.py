@@ -40,7 +40,7 @@ class KerasTrunk:
         # A user's own layers may write to their variables as they run, which Keras's prediction sees to.
         self.by_keras = ENGINE == "tensorflow" or any(node.op == "native" for node in graph.nodes)
         with on(place):
-            self.model = network(graph, params, outputs, Style(dtype_policy(place), frozen=True))
+            self.model = network(graph, params, outputs, Style(dtype=dtype_policy(place), frozen=True))
             self.weights = HalfWeights(graph, self.model, params, place)
             if self.by_keras:
                 compiled_for(self.model, place)
