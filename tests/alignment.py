@@ -89,7 +89,7 @@ class Known:
                 return {node: known(images, node) for node in nodes}
 
             def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
-                return one_by_one(self.run, outer.numpy, batches, dtypes)
+                return one_by_one(self.run, outer.numpy, batches, dtypes, reuses=False)
 
         return Trunk()
 

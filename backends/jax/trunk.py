@@ -61,7 +61,7 @@ class JaxTrunk:
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         if self.place.kind == CPU:
-            yield from one_by_one(self.run, to_numpy, batches, dtypes)
+            yield from one_by_one(self.run, to_numpy, batches, dtypes, reuses=False)
             return
         under_way: deque[UnderWay] = deque()
         for images in batches:

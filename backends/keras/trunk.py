@@ -38,7 +38,8 @@ class KerasTrunk:
     ) -> None:
         self.graph, self.place = graph, place
         # A user's own layers may write to their variables as they run, which Keras's prediction sees to.
-        self.by_keras = ENGINE == "tensorflow" or any(node.op == "native" for node in graph.nodes)
+        self.is_owners = any(node.op == "native" for node in graph.nodes)
+        self.by_keras = ENGINE == "tensorflow" or self.is_owners
         with on(place):
             self.model = network(graph, params, outputs, Style(dtype=dtype_policy(place), frozen=True))
             self.weights = HalfWeights(graph, self.model, params, place)
@@ -56,7 +57,7 @@ class KerasTrunk:
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         if self.by_keras or not DEVICES.can_stream(self.place):
-            yield from one_by_one(self.run, to_numpy, batches, dtypes)
+            yield from one_by_one(self.run, to_numpy, batches, dtypes, self.is_owners)
             return
         under_way: deque[UnderWay] = deque()
         for images in batches:

@@ -22,6 +22,9 @@ STEPS = 16
 NBYTES = 256 << 20
 """Of rows that lie ready for one recording."""
 NEAR = 1e-3
+SIMILAR = 0.1
+"""of a change: an optimiser that divides by a gradient's size makes something of one that is rounding alone"""
+ROUNDING = 1e-5
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """rows, labels, learning rate -> the losses, and what was predicted"""
 
@@ -124,14 +127,15 @@ class Recorder:
         """How far the parameters are apart after a step that is played back and the same step as it comes."""
         size = epoch.labels.shape[1]
         before = [tensor.clone() for tensor in self.state()]
-        epoch.fill(self.x, start, 1)
-        recording.play(epoch, start)
-        played = [tensor.clone() for tensor in self.state()]
-        self._put_back(before)
-        self.step(self.x.narrow(0, 0, size), epoch.labels[start], epoch.rates[start])
-        far = [_apart(a, b) for a, b in zip(played, self.state(), strict=True)]
-        self._put_back(before)
-        return max(far, default=0.0)
+        try:
+            epoch.fill(self.x, start, 1)
+            recording.play(epoch, start)
+            played = [tensor.clone() for tensor in self.state()]
+            self._put_back(before)
+            self.step(self.x.narrow(0, 0, size), epoch.labels[start], epoch.rates[start])
+            return max(map(_apart, played, self.state(), before), default=0.0)
+        finally:
+            self._put_back(before)
 
     @torch.no_grad()
     def _put_back(self, before: Sequence[torch.Tensor]) -> None:
@@ -139,9 +143,11 @@ class Recorder:
             tensor.copy_(value)
 
 
-def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    a, b = a.detach().float(), b.detach().float()
-    if not torch.equal(a.isfinite(), b.isfinite()):
+def _apart(played: torch.Tensor, stepped: torch.Tensor, before: torch.Tensor) -> float:
+    """As a share of the tensor or, where a step that changes it by little does not show in that, of the change."""
+    if not torch.equal(played.isfinite(), stepped.isfinite()):
         return math.inf
-    a, b = a.nan_to_num(0, 0, 0), b.nan_to_num(0, 0, 0)
-    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+    played, stepped, before = (t.detach().float().nan_to_num(0, 0, 0) for t in (played, stepped, before))
+    off, size, change = (float(t.norm()) for t in (played - stepped, stepped, stepped - before))
+    is_other = off > SIMILAR * change + ROUNDING * size
+    return off / max(change if is_other else size, 1e-12)

@@ -65,10 +65,12 @@ class Streaming:
         device: torch.device,
         steady: bool,
     ) -> None:
-        """`steady`: whether it does the same with every batch, so that it may be recorded."""
+        """`steady`: whether it does the same with every batch, and writes to nothing that it has given, as a
+        user's module may. Only then it may be recorded, and rows leave the card from where they were computed."""
         self.network, self.run, self.place, self.device = network, run, place, device
         self.module: Any = torch.get_device_module(device.type)
         self.coming, self.going = (self.module.Stream(device) for _ in range(2))
+        self.copies = not steady
         self.steady = steady and allowed() and hasattr(self.module, "CUDAGraph")
         self.computed: dict[Any, int] = {}
         self.recordings: dict[Any, Recording | None] = {}
@@ -133,7 +135,7 @@ class Streaming:
 
     def _outputs(self, x: Any, types: Mapping[str, torch.dtype]) -> Outputs:
         outputs = self.network(x)
-        return {node: _stored(from_native(outputs[node]), dtype) for node, dtype in types.items()}
+        return {node: _stored(from_native(outputs[node]), dtype, self.copies) for node, dtype in types.items()}
 
     def _recorded(
         self, x: torch.Tensor, types: Mapping[str, torch.dtype], tuned: bool = False
@@ -191,7 +193,7 @@ def _rows_of(outputs: Outputs) -> dict[str, torch.Tensor]:
     return {node: rows for node, (rows, _) in outputs.items()}
 
 
-def _stored(rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _stored(rows: torch.Tensor, dtype: torch.dtype, copy: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """`(n, ..., c)` -> the same in `dtype`, and `(c,)`."""
     largest = torch.linalg.vector_norm(rows, torch.inf, dim=tuple(range(rows.ndim - 1)))
-    return rows.to(dtype).contiguous(), largest
+    return rows.to(dtype, copy=copy).contiguous(), largest

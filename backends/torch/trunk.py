@@ -43,10 +43,10 @@ class TorchTrunk:
         return {name: from_native(y.float()) for name, y in outputs.items()}
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
+        steady = all(node.op != "native" for node in self.network.graph.nodes)
         if self.place.kind != "cuda":
-            return one_by_one(self.run, to_numpy, batches, dtypes)
+            return one_by_one(self.run, to_numpy, batches, dtypes, reuses=not steady)
         if self._streaming is None:
-            steady = all(node.op != "native" for node in self.network.graph.nodes)
             self._streaming = Streaming(self.faster or self.network, self.run, self.place, self.device, steady)
         return self._streaming(batches, dtypes)
 

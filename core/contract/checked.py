@@ -127,7 +127,7 @@ class CheckedTrunk(Passing):
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         if not hasattr(self._inner, "stream"):
-            yield from one_by_one(self.run, self._numpy, batches, dtypes)
+            yield from one_by_one(self.run, self._numpy, batches, dtypes, reuses=True)
             return
         shapes: deque[tuple[int, ...] | None] = deque()
 

@@ -24,7 +24,8 @@ class Trunk(Protocol):
         (`headstart.contract.streams.is_held`), so that core can say of which row and why.
 
         A few batches may be under way: the next ones are taken from `batches` before a result is given. An array
-        that was taken is not written to afterwards, neither here nor by core. Optional: without it core takes
+        that was taken is not written to afterwards, neither here nor by core; nor is a result, which others read
+        while the next ones are computed. Optional: without it core takes
         `headstart.contract.streams.one_by_one`."""
 
     def params(self) -> dict[str, np.ndarray]:

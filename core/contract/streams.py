@@ -20,11 +20,14 @@ def one_by_one(
     numpy: Callable[[Any], np.ndarray],
     batches: Iterable[Any],
     dtypes: Dtypes,
+    reuses: bool,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """`Trunk.stream` by `Trunk.run`: rows as they were computed, in float32."""
+    """`Trunk.stream` by `Trunk.run`: rows as they were computed, in float32. `reuses`: whether `run` may write to
+    what it gave before, as somebody else's code may do; results of a stream are their taker's."""
     for images in batches:
         outputs = run(images)
-        yield {node: numpy(outputs[node]) for node in dtypes}
+        rows = {node: numpy(outputs[node]) for node in dtypes}
+        yield {node: np.array(one) for node, one in rows.items()} if reuses else rows
 
 
 def is_held(largest: np.ndarray, dtype: np.dtype[Any]) -> bool:

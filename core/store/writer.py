@@ -99,6 +99,8 @@ class ShardWriter:
         stored = self._cast(ids, rows, computed)
         start = 0
         while start < len(keys):
+            if self._pending_rows >= self._rows_per_shard:  # the disk has not taken them before
+                self._flush()
             piece = slice(start, start + self._rows_per_shard - self._pending_rows)
             taken = stored[piece]
             checksums = row_checksums(taken.reshape(len(taken), -1).view(np.uint8))

@@ -22,6 +22,9 @@ torch = pytest.importorskip("torch", reason="this environment has no torch")
 import pretended  # noqa: E402
 from conformance import Torch  # noqa: E402
 
+from headstart.backends.torch.recorded import Recorder  # noqa: E402
+from headstart.backends.torch.streaming import Streaming  # noqa: E402
+
 pytestmark = [pytest.mark.of("torch")]
 LAUNCHES = 60
 F16 = np.dtype(np.float16)
@@ -327,3 +330,90 @@ def test_recorded_heads_train_as_heads_do(card: pretended.Card, optimizer: Any) 
         assert right.tolist() == count.tolist()
     for name, value in results["cpu"][1].items():
         np.testing.assert_allclose(results["cuda"][1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_users_module_writes_over_has_left_the_card_before(card: pretended.Card) -> None:
+    device = torch.device("cuda:0")
+    memory = torch.zeros(2, 3).to(device)
+
+    def network(x: Any) -> dict[str, Any]:
+        return {"fc": memory.copy_(x.float())}
+
+    streaming = Streaming(network, network, Place("cuda", "float32"), device, steady=False)
+    batches = [np.full((2, 3), k, np.float32) for k in range(5)]
+    rows = [float(one["fc"][0, 0]) for one in streaming(batches, {"fc": np.dtype(np.float32)})]
+    assert rows == [0, 1, 2, 3, 4]
+
+
+def course_of(device: str, kind: str, optimizer: Any) -> list[Any]:
+    """What two trainers on one device tell in turn, over epochs of several sizes and of rows as they lie, with
+    steps, logits and parameters in between."""
+    b = Builder()
+    x = (
+        b.linear("first", "input", 6, 8)
+        if kind == "linear"
+        else b.conv("first", "input", 6, 8, 3, pad=1, bias=True)
+    )
+    x = b.add("relu", "relu", x)
+    if kind == "block":
+        x = b.add("pool", "global_avg_pool", b.add("bn", "batch_norm", x, channels=8))
+    graph = b.graph(b.linear("fc", x, 8, 3), auxiliary=((b.linear("aux", x, 8, 3), 0.3),))
+    backend, rng = registry.load("torch"), np.random.default_rng(0)
+    rates = {"first.weight": 0.0, "fc.weight": 0.5}
+    recipe = Recipe(optimizer, 0.1, train_statistics=True, seed=0, rates=rates)
+    trainers = [
+        backend.trainer(graph, initial_params(graph, seed), recipe, Place(device, "float32")) for seed in (0, 1)
+    ]
+    rows = rng.standard_normal((64, 5, 5, 6) if kind == "block" else (64, 6)).astype(np.float16)
+    labels, told = rng.integers(0, 3, 64), []
+    handles = [trainer.put(rows) for trainer in trainers]
+    for size in (8, 8, 6, None, 8):
+        for trainer, handle in zip(trainers, handles, strict=True):
+            order = None if size is None else rng.integers(0, 64, (18, size))
+            shares = np.linspace(0.05, 0.0, 16 if size is None else 18, dtype=np.float32)
+            told.append(trainer.epoch(handle, labels, order, shares)[0])
+            told.append(trainer.logits(handle, 3, 9))
+            told.append(trainer.step(rows[:5], labels[:5], 0.02)[0])
+            told += (value for _, value in sorted(trainer.params().items()))
+    return told
+
+
+@pytest.mark.parametrize("optimizer", [hs.SGD(weight_decay=0.1), hs.AdamW(weight_decay=0.1)], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["linear", "block"])
+def test_recorded_steps_go_with_everything_else(card: pretended.Card, kind: str, optimizer: Any) -> None:
+    expected = course_of("cpu", kind, optimizer)
+    card.reset()
+    results = course_of("cuda", kind, optimizer)
+    assert card.operators["replay"] >= 10
+    for theirs, ours in zip(results, expected, strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_that_is_small_and_comes_out_wrong_is_not_recorded(
+    card: pretended.Card, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pretended.Recording, "replay", lambda self: None)
+    graph, params = head_of("linear")
+    recipe = Recipe(hs.SGD(momentum=0.0), 0.0, train_statistics=True, seed=0)
+    trainer = registry.load("torch").trainer(graph, params, recipe, Place("cuda", "float32"))
+    rows = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
+    order, rates = np.arange(64).reshape(8, 8), np.full(8, 5e-4, np.float32)
+    trainer.epoch(trainer.put(rows), np.arange(64) % 3, order, rates)
+    assert "not recorded" in caplog.text
+    assert any((value != params[name]).any() for name, value in trainer.params().items())
+
+
+def test_a_trial_that_fails_half_way_changes_nothing(
+    card: pretended.Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any, before: Any) -> None:
+        monkeypatch.setattr(Recorder, "_put_back", put_back)
+        raise RuntimeError("CUDA out of memory")
+
+    put_back = Recorder._put_back
+    monkeypatch.setattr(Recorder, "_put_back", fails)
+    _, results = trained("linear", hs.AdamW(), "cuda", 20)
+    assert card.operators["replay"] == 1, "the trial's"
+    _, expected = trained("linear", hs.AdamW(), "cpu", 20)
+    for (losses, _), (theirs, _) in zip(expected, results, strict=True):
+        np.testing.assert_allclose(theirs, losses, rtol=1e-4)

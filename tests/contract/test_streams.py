@@ -72,6 +72,21 @@ def test_a_trunk_without_a_stream_has_cores(inner: Doubling, dtype: Any) -> None
     assert {one["fc"].dtype for one in rows} == {dtype}
 
 
+class Reusing(Doubling):
+    """As a runtime with memory of its own for what it computes."""
+
+    def __init__(self) -> None:
+        self.memory = np.zeros((3, 2), np.float32)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"fc": np.multiply(images, 2, out=self.memory)}
+
+
+def test_results_of_a_stream_outlive_the_next_batch() -> None:
+    rows = list(checked(Reusing()).stream(iter(batches()), {"fc": F16}))
+    assert [float(one["fc"][0, 0]) for one in rows] == [0, 2, 4]
+
+
 def test_several_outputs_are_each_looked_at() -> None:
     b = Builder()
     graph = b.graph(b.linear("two", b.linear("one", "input", 2, 2), 2, 3))

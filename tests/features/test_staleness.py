@@ -151,7 +151,7 @@ class Counting:
                 return {node: np.ones((len(images), *shapes[node]), np.float32) for node in nodes}
 
             def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
-                return one_by_one(self.run, count.numpy, batches, dtypes)
+                return one_by_one(self.run, count.numpy, batches, dtypes, reuses=False)
 
         return Trunk()
 

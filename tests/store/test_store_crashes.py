@@ -156,6 +156,21 @@ def test_a_passing_error_costs_no_row(place: Path, monkeypatch: pytest.MonkeyPat
     assert present(folder, ids) == ids[:3]
 
 
+def test_rows_that_come_after_an_error_are_stored_behind_those_before(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = all_ids(8)
+    folder = folder_in(place)
+    out = folder.writer(ROW, "float16", {})
+    handle_files_with(monkeypatch, Failing(("write",), 1, errno.ENOSPC, False))
+    with pytest.raises(DiskSpaceError):
+        out.add(ids[:4], rows_of(ids[:4]))  # a shard
+    out.add(ids[4:], rows_of(ids[4:]))
+    out.close()
+    assert out.rows_written == 8
+    assert present(folder, ids) == ids
+
+
 def test_the_first_error_is_raised_and_the_second_noted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = all_ids(3)
     handle_files_with(monkeypatch, Failing(("write",), 1, errno.EIO, True))

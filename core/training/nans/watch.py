@@ -69,7 +69,7 @@ class WatchedTrunk:
         return self.trunk.run(images)
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
-        return one_by_one(self.run, self.backend.numpy, batches, dtypes)
+        return one_by_one(self.run, self.backend.numpy, batches, dtypes, reuses=True)
 
     def params(self) -> dict[str, np.ndarray]:
         return self.trunk.params()
