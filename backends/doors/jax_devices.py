@@ -1,4 +1,6 @@
-"""Devices as JAX has them, for what stands on it.
+"""Devices as JAX has them, for what stands on it: JAX's own backend, and Keras's on it.
+
+* What is compiled is compiled here, with the arithmetic of its place: "float32" is never TF32.
 
 Invariant: of a CPU nothing is asked that would start another device, but for what JAX itself starts when it first
 computes: all that JAX_PLATFORMS lets it.
@@ -10,7 +12,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from headstart.common.errors import BackendError
 from headstart.common.log import LOG
 from headstart.contract import devices
 from headstart.contract.recipe import FLOAT32, TF32, Place
 
-# a kind of device -> what JAX, or a plugin of it, calls such a platform
+# a kind of device -> what JAX, or a plugin of it, calls such a platform; best first
 PLATFORMS = {
     "cuda": ("cuda", "rocm"),
     "tpu": ("tpu",),
@@ -34,6 +37,11 @@ OPTIONS = {"cuda": {"xla_gpu_enable_triton_gemm": False}}
 """a kind of device -> what XLA is told for programs there. XLA 0.11 makes a kernel of Triton's of a product behind
 a concatenation and a reshape, and ends the process in doing so (triton_tiling_propagation.cc, a check that fails),
 which nobody can catch. Without, products are cuBLASLt's, with bias and activation behind them in one kernel"""
+DONATING = ("cuda", "tpu")
+"""kinds of devices whose programs may write results where an argument was; a CPU's may be numpy's memory, and
+plugins for others need not be able to"""
+VERSIONS = {"cuda": "cuda_runtime_get_version", "cudnn": "cudnn_get_version"}
+"""a library -> the function of JAX's CUDA plugin that tells its version, as a number"""
 DRIVER = Path("/sys/module/nvidia/version")
 AMPERE = 8.0  # the first that multiplies in TF32
 
@@ -62,6 +70,16 @@ def device_of(place: Place) -> jax.Device | None:
     """None where it is a CPU, and JAX may use none."""
     there = devices_of(place.kind)
     return there[place.index] if there else None
+
+
+def require_cpu(device: str) -> None:
+    """BackendError where `device` was asked for, which is the CPU, and JAX may not use it."""
+    if not devices_of(devices.CPU):
+        platforms = jax.config.jax_platforms
+        raise BackendError(
+            f"device {device!r} is the CPU, and JAX may not use it, as JAX_PLATFORMS is {platforms!r}; "
+            f"unset it, or set it to '{platforms},cpu'"
+        )
 
 
 def place_of(array: Any) -> Place:
@@ -110,7 +128,7 @@ def compiled(function: Callable[..., Any], place: Place, changes: int | None = N
         with computing(place):
             return function(*args)
 
-    donated = () if changes is None or place.kind == devices.CPU else (changes,)
+    donated = (changes,) if changes is not None and place.kind in DONATING else ()
     return jax.jit(traced, donate_argnums=donated, compiler_options=options(place.kind))
 
 
@@ -146,38 +164,45 @@ def rounded(array: jax.Array, dtype: str) -> jax.Array:
     return array.astype(dtype)
 
 
-def _stats(place: Place) -> dict[str, int]:
+def memory_stats(place: Place) -> dict[str, int]:
+    """Of a CPU, and of a device that says nothing, empty; and not every allocator has a limit, nor tells what is
+    in use."""
     device = None if place.kind == devices.CPU else device_of(place)
-    return (device.memory_stats() or {}) if device is not None else {}
+    try:
+        return {} if device is None else device.memory_stats() or {}
+    except RuntimeError:  # plugins need not know the question
+        return {}
 
 
 def free_memory(place: Place) -> int | None:
-    stats = _stats(place)
-    if "bytes_limit" not in stats:  # not every allocator has a limit, nor says what is in use
-        return None
-    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    stats = memory_stats(place)
+    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0)) if "bytes_limit" in stats else None
 
 
 def device_facts(place: Place) -> dict[str, str | int | float | bool]:
-    """`memory_limit`: bytes that XLA will take at most, which is less than the device has."""
+    """What records say of a device, as far as JAX and its plugins know it; of a CPU nothing. `memory_limit`: bytes
+    that XLA will take at most, which is less than the device has."""
     device = device_of(place)
     if place.kind == devices.CPU or device is None:
         return {}
-    capability = str(getattr(device, "compute_capability", ""))
-    ampere = capability.replace(".", "", 1).isdecimal() and float(capability) >= AMPERE
     facts: dict[str, str | int | float | bool] = {
         "name": str(device.device_kind),
-        "platform": str(device.client.platform_version),
-        "tf32": place.kind == "cuda" and place.precision == TF32 and ampere,
+        "platform": " ".join(device.client.platform_version.split()),
     }
-    facts |= {"capability": capability} if capability else {}
-    if limit := _stats(place).get("bytes_limit"):
+    if (limit := memory_stats(place).get("bytes_limit")) is not None:
         facts["memory_limit"] = int(limit)
-    if place.kind == "cuda" and DRIVER.exists():
+    if place.kind != "cuda":
+        return facts
+    capability = str(getattr(device, "compute_capability", ""))
+    facts |= {"capability": capability} if capability else {}
+    ampere = capability.replace(".", "", 1).isdecimal() and float(capability) >= AMPERE
+    facts["tf32"] = place.precision == TF32 and ampere
+    if DRIVER.exists():
         facts["driver"] = DRIVER.read_text(errors="replace").strip()
     for plugin in ("jax_cuda13_plugin", "jax_cuda12_plugin"):
         versions = sys.modules.get(f"{plugin}._versions")  # which JAX imports, where it is installed
-        for library, function in (("cuda", "cuda_runtime_get_version"), ("cudnn", "cudnn_get_version")):
+        for library, function in VERSIONS.items():
             if callable(ask := getattr(versions, function, None)):
-                facts[library] = int(ask())
+                with suppress(RuntimeError):  # a library is missing, which does not matter to who does not need it
+                    facts[library] = int(ask())
     return facts

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from headstart.backends.doors.jax_devices import device_facts, free_memory
 from headstart.backends.jax import exports, profile, wrap
-from headstart.backends.jax.arrays import decide, free_memory, host, to_numpy
+from headstart.backends.jax.arrays import decide, host, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
-from headstart.backends.jax.facts import facts
 from headstart.backends.jax.heads import JaxHeads
 from headstart.backends.jax.programs import keep_programs
 from headstart.backends.jax.train import JaxTrainer
@@ -67,7 +67,7 @@ class JaxBackend:
         return free_memory(place)
 
     def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
-        return facts(place)
+        return device_facts(place)
 
     def trunk(self, graph: Graph, params: Params, outputs: Sequence[str], place: Place) -> JaxTrunk:
         return JaxTrunk(graph, params, outputs, place)

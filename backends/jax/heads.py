@@ -11,7 +11,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from headstart.backends.jax.arrays import HALVES, compiled, from_numpy, to_numpy
+from headstart.backends.doors.jax_devices import compiled, put
+from headstart.backends.jax.arrays import HALVES, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import FUNCTIONS, Network
 from headstart.backends.jax.train import direction_of
@@ -30,23 +31,23 @@ class JaxHeads:
             self.before = nnx.split(Network(chain.before, {}))
         self.rule = direction_of(recipe.optimizer)
         weights = {name: np.array(value) for name, value in params.items()}
-        self.carry = from_numpy((weights, self.rule.init(weights)), place.device)
+        self.carry = put((weights, self.rule.init(weights)), place)
         self._epoch = compiled(self._whole_epoch, place, changes=0)
         self._logits = compiled(self._forward, place)
 
     def put(self, rows: np.ndarray) -> jax.Array:
-        return from_numpy(rows, self.place.device)
+        return put(rows, self.place)
 
     def epoch(
         self, rows: jax.Array, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        labels = from_numpy(labels.astype(np.int32), self.place.device)
-        batches = None if order is None else from_numpy(order.astype(np.int32), self.place.device)
+        labels = put(labels.astype(np.int32), self.place)
+        batches = None if order is None else put(order.astype(np.int32), self.place)
         self.carry, (losses, correct) = self._epoch(self.carry, rows, labels, batches, rates)
         return to_numpy(losses), to_numpy(correct).sum(0)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
-        return to_numpy(self._logits(self.carry[0], from_numpy(window(inputs, start, stop), self.place.device)))
+        return to_numpy(self._logits(self.carry[0], put(window(inputs, start, stop), self.place)))
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: np.array(w) for name, w in self.carry[0].items()}

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from headstart.backends.jax.arrays import compiled, from_numpy, to_numpy
+from headstart.backends.doors.jax_devices import compiled, put
+from headstart.backends.jax.arrays import to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.contract.devices import CPU
@@ -40,7 +41,7 @@ class JaxTrainer:
             lambda path, _: recipe.rates.get(names.get(tuple(step.key for step in path[:-1]), ""), 1.0), weights
         )
         # what a step changes: parameters, statistics and random streams, the optimiser's moments
-        self.carry = from_numpy((weights, rest, self.update_rule.init(_as_float(weights))), place.device)
+        self.carry = put((weights, rest, self.update_rule.init(_as_float(weights))), place)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
         self.scans = place.kind != CPU or not any(map(_convolves, graph.nodes))
         self._step = compiled(self._one_step, place, changes=0)
@@ -49,13 +50,13 @@ class JaxTrainer:
         self._logits = compiled(self._forward, place)
 
     def put(self, rows: np.ndarray) -> jax.Array:
-        return from_numpy(rows, self.place.device)
+        return put(rows, self.place)
 
     def epoch(
         self, rows: jax.Array, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        labels = from_numpy(labels.astype(np.int32), self.place.device)
-        batches = None if order is None else from_numpy(order.astype(np.int32), self.place.device)
+        labels = put(labels.astype(np.int32), self.place)
+        batches = None if order is None else put(order.astype(np.int32), self.place)
         if self.scans:
             self.carry, (losses, correct) = self._epoch(self.carry, rows, labels, batches, rates)
             return to_numpy(losses), int(correct.sum())
@@ -72,13 +73,13 @@ class JaxTrainer:
 
     def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
         self.carry, (losses, correct) = self._step(
-            self.carry, from_numpy(inputs, self.place.device), labels.astype(np.int32), np.float32(rate)
+            self.carry, put(inputs, self.place), labels.astype(np.int32), np.float32(rate)
         )
         return to_numpy(losses), int(correct)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         weights, rest, _ = self.carry
-        rows = from_numpy(window(inputs, start, stop), self.place.device)
+        rows = put(window(inputs, start, stop), self.place)
         return to_numpy(self._logits(weights, rest, rows))
 
     def params(self) -> dict[str, np.ndarray]:

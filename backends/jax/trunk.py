@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backends.jax.arrays import compiled, from_numpy, to_numpy
+from headstart.backends.doors.jax_devices import compiled, put
+from headstart.backends.jax.arrays import to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.frozen import FrozenNetwork, attends
@@ -47,7 +48,7 @@ class JaxTrunk:
         faster = self.fused if place.kind == CPU else FrozenNetwork(self.network, place, self.cudnn)
         self.held = faster is None  # whether the network's own parameters are those on the device
         self.graphdef, state = nnx.split(faster or self.network)
-        self.state = from_numpy(state, place.device)
+        self.state = put(state, place)
         self._compile()
 
     def _compile(self) -> None:
@@ -56,7 +57,7 @@ class JaxTrunk:
         """the nodes and types of numbers of a stream -> its program"""
 
     def run(self, images: Any) -> dict[str, jax.Array]:
-        images = from_numpy(images, self.place.device)
+        images = put(images, self.place)
         return self._tried(lambda: jax.block_until_ready(self._run(self.state, images)))
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
@@ -73,7 +74,7 @@ class JaxTrunk:
 
     def _begin(self, images: Any, dtypes: Dtypes) -> UnderWay:
         key = tuple((node, str(dtype)) for node, dtype in dtypes.items())
-        there = from_numpy(images, self.place.device)
+        there = put(images, self.place)
 
         def dispatched() -> Any:
             if key not in self._leave:

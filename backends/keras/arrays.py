@@ -43,11 +43,9 @@ DEVICES = _engines_devices()
 
 
 def decide(device: str, precision: str) -> Place:
-    if device == devices.CPU and DEVICES.device_of(HOST) is None:
-        raise BackendError(
-            "device 'cpu' was asked for, and JAX may not use it, as JAX_PLATFORMS says: unset that, or add ',cpu'"
-        )
     name = devices.decide(f"keras on {ENGINE}", device, DESCRIPTION.devices, DEVICES.count, DEVICES.trial)
+    if name == devices.CPU and ENGINE == "jax":
+        DEVICES.require_cpu(device)
     return Place(name, precision)
 
 

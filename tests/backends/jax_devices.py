@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 import headstart as hs
-from headstart.backends.jax import arrays
+from headstart.backends.doors import jax_devices
 from headstart.contract import registry
 from headstart.contract.heads import HeadsRecipe, chain_of
 from headstart.contract.optimizers import SGD
@@ -32,7 +32,7 @@ from headstart.testing.reference import random_params
 from headstart.testing.samples import Builder, of_shape, small_data, tiny_model, two_layers
 
 default, host, first, second = jax.devices()
-arrays.devices_of = lambda kind: {"cpu": [host], "cuda": [first, second]}.get(kind, [])
+jax_devices.devices_of = lambda kind: {"cpu": [host], "cuda": [first, second]}.get(kind, [])
 framework = registry.load("jax")
 b = Builder()
 x = b.add("relu", "relu", b.add("norm", "batch_norm", b.conv("conv", "input", 3, 8, 1), channels=8))

@@ -120,13 +120,19 @@ def test_programs_are_run_from_no_folder_of_others(
 
 
 @pytest.fixture
-def arrays(backend: str) -> Any:
+def jax_devices(backend: str) -> Any:
+    from headstart.backends.doors import jax_devices
+
+    return jax_devices
+
+
+def decide(device: str, precision: str) -> Place:
     from headstart.backends.jax import arrays
 
-    return arrays
+    return arrays.decide(device, precision)
 
 
-def test_jax_may_have_been_kept_from_the_cpu(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jax_may_have_been_kept_from_the_cpu(jax_devices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """JAX_PLATFORMS=cuda is a usual setting."""
     import jax
 
@@ -143,9 +149,9 @@ def test_jax_may_have_been_kept_from_the_cpu(arrays: Any, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(jax, "local_devices", local_devices)
     with monkeypatch.context() as patch:
-        patch.setattr(arrays, "jax", SimpleNamespace(local_devices=local_devices, config=config))
+        patch.setattr(jax_devices, "jax", SimpleNamespace(local_devices=local_devices, config=config))
         with pytest.raises(BackendError, match=r"'cpu'.*JAX_PLATFORMS is 'cuda'.*set it to 'cuda,cpu'"):
-            arrays.decide("cpu", "float32")
+            decide("cpu", "float32")
     framework = registry.load("jax")
     monkeypatch.setattr(sys.modules[type(framework._inner).__module__], "keep_programs", lambda place: None)
     assert framework.place("auto", "float32") == Place("cuda", "float32")
@@ -157,17 +163,19 @@ def test_jax_may_have_been_kept_from_the_cpu(arrays: Any, monkeypatch: pytest.Mo
     assert exported.devices() == {card}
 
 
-def test_auto_leaves_a_device_that_does_not_compute(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = arrays.devices_of("cpu")
+def test_auto_leaves_a_device_that_does_not_compute(jax_devices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = jax_devices.devices_of("cpu")
+
+    from headstart.backends.jax import arrays
 
     def fails(device: str) -> None:
         raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(arrays, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
-    assert arrays.decide("auto", "float32") == Place("cuda", "float32")
-    monkeypatch.setattr(arrays, "_try", fails)
+    monkeypatch.setattr(jax_devices, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
+    assert decide("auto", "float32") == Place("cuda", "float32")
+    monkeypatch.setattr(arrays, "trial", fails)
     with pytest.warns(DeviceWarning, match="no kernel image"):
-        assert arrays.decide("auto", "tf32") == Place("cpu", "tf32")
+        assert decide("auto", "tf32") == Place("cpu", "tf32")
 
 
 @pytest.mark.parametrize(
@@ -181,21 +189,20 @@ def test_auto_leaves_a_device_that_does_not_compute(arrays: Any, monkeypatch: py
     ],
 )
 def test_memory_is_told_where_an_allocator_has_a_limit(
-    arrays: Any, monkeypatch: pytest.MonkeyPatch, stats: Any, left: int | None
+    jax_devices: Any, monkeypatch: pytest.MonkeyPatch, stats: Any, left: int | None
 ) -> None:
     def memory_stats() -> Any:
         if isinstance(stats, Exception):
             raise stats
         return stats
 
-    monkeypatch.setattr(arrays, "device_of", lambda device: SimpleNamespace(memory_stats=memory_stats))
-    assert arrays.free_memory(Place("cuda:1", "float32")) == left
-    assert arrays.free_memory(Place("cpu", "float32")) is None
+    monkeypatch.setattr(jax_devices, "device_of", lambda place: SimpleNamespace(memory_stats=memory_stats))
+    assert jax_devices.free_memory(Place("cuda:1", "float32")) == left
+    assert jax_devices.free_memory(Place("cpu", "float32")) is None
 
 
-def test_what_records_say_of_a_card(backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from headstart.backends.jax import facts
-
+def test_what_records_say_of_a_card(jax_devices: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    facts = jax_devices.device_facts
     card = SimpleNamespace(
         device_kind="NVIDIA H100",
         client=SimpleNamespace(platform_version="PJRT C API\ncuda 13000"),
@@ -205,8 +212,8 @@ def test_what_records_say_of_a_card(backend: str, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "version").write_text("580.1\n")
     plugin = SimpleNamespace(cuda_runtime_get_version=lambda: 13000, cudnn_get_version=lambda: 91900)
     monkeypatch.setitem(sys.modules, "jax_cuda13_plugin._versions", plugin)  # type: ignore[arg-type]
-    monkeypatch.setattr(facts, "DRIVER", tmp_path / "version")
-    monkeypatch.setattr(facts, "device_of", lambda device: card)
+    monkeypatch.setattr(jax_devices, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(jax_devices, "device_of", lambda place: card)
     expected = {
         "name": "NVIDIA H100",
         "platform": "PJRT C API cuda 13000",
@@ -217,17 +224,17 @@ def test_what_records_say_of_a_card(backend: str, monkeypatch: pytest.MonkeyPatc
         "cuda": 13000,
         "cudnn": 91900,
     }
-    assert facts.facts(Place("cuda", "tf32")) == expected
-    assert facts.facts(Place("cuda", "float32")) == {**expected, "tf32": False}
+    assert facts(Place("cuda", "tf32")) == expected
+    assert facts(Place("cuda", "float32")) == {**expected, "tf32": False}
 
     def missing() -> int:
         raise RuntimeError("cuDNN not found.")
 
     plugin.cudnn_get_version = missing
-    assert facts.facts(Place("cuda", "tf32")) == {name: expected[name] for name in expected if name != "cudnn"}
+    assert facts(Place("cuda", "tf32")) == {name: expected[name] for name in expected if name != "cudnn"}
     card.compute_capability = "7.5"
-    assert facts.facts(Place("cuda", "tf32"))["tf32"] is False
-    assert facts.facts(Place("tpu", "float32")).keys() == {"name", "platform", "memory_limit"}
+    assert facts(Place("cuda", "tf32"))["tf32"] is False
+    assert facts(Place("tpu", "float32")).keys() == {"name", "platform", "memory_limit"}
 
 
 def test_jax_is_told_not_to_take_a_whole_card(backend: str) -> None:
@@ -241,30 +248,28 @@ def test_jax_is_told_not_to_take_a_whole_card(backend: str) -> None:
 
 
 def test_xla_is_told_what_it_knows(
-    card: None, arrays: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    card: None, jax_devices: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An option that a version of it does not know would end every program; and its user comes first."""
-    told = arrays.options.__wrapped__
-    (name,) = arrays.OPTIONS["cuda"]
+    told = jax_devices.options.__wrapped__
+    (name,) = jax_devices.OPTIONS["cuda"]
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     assert told("cpu") is None
     assert told("cuda") == {name: False}
     monkeypatch.setenv("XLA_FLAGS", f"--{name}=true")
     assert told("cuda") is None
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setitem(arrays.OPTIONS, "cuda", {"xla_gpu_make_coffee": True})
+    monkeypatch.setitem(jax_devices.OPTIONS, "cuda", {"xla_gpu_make_coffee": True})
     with caplog.at_level(logging.DEBUG, logger="headstart"):
         assert told("cuda") is None
     assert "xla_gpu_make_coffee" in caplog.text
 
 
 @pytest.fixture
-def card(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def card(jax_devices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is called "cuda", too."""
-    from headstart.backends.jax import arrays
-
-    cpu = arrays.devices_of("cpu")
-    monkeypatch.setattr(arrays, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
+    cpu = jax_devices.devices_of("cpu")
+    monkeypatch.setattr(jax_devices, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
 
 
 @pytest.mark.parametrize(

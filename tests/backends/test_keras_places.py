@@ -128,6 +128,19 @@ def test_jax_holds_nothing_elsewhere(backend: str, tmp_path: Path) -> None:
     assert found == {"cpu": 0, "cuda": 0, "native": [1]}
 
 
+def test_jax_may_have_been_kept_from_the_cpu(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras runs on another engine")
+    from headstart.backends.doors import jax_devices
+
+    framework = registry.load(backend)
+    monkeypatch.setattr(jax_devices, "devices_of", lambda kind: [])
+    for device in ("cpu", "auto"):
+        with pytest.raises(BackendError, match=rf"'{device}' is the CPU, and JAX may not use it.*unset it"):
+            framework.place(device, "float32")
+
+
 # ---- which engine
 
 

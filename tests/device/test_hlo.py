@@ -50,7 +50,7 @@ def compiled(backend: str) -> Any:
     import jax
     from jax.experimental import topologies
 
-    from headstart.backends.jax import arrays
+    from headstart.backends.doors import jax_devices
 
     card = Path(__file__).with_name("h100.txtpb").read_text()
     topology = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=card)
@@ -67,7 +67,8 @@ def compiled(backend: str) -> Any:
         return str(traced.lower(lowering_platforms=("cuda",)).compile().as_text())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "devices_of", lambda kind: jax.devices("cpu") if kind in ("cpu", "cuda") else [])
+        cpu = jax.devices("cpu")
+        patch.setattr(jax_devices, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
         yield compile
 
 
