@@ -83,12 +83,12 @@ def _avg_pool(a: Attributes) -> Layer:
     kernel, stride = a["kernel"], a["stride"]
     if _symmetric(a["padding"]):
         pads = tuple(before for before, _ in a["padding"])
-        divisor_varies = a["ceil"] or (any(pads) and not a["count_padding"])
+        reaches_out = a["ceil"] or any(pads)
 
         def pool_evenly(x: torch.Tensor) -> torch.Tensor:
-            # torch 2.11's backward for channels-last memory on a GPU divides by another number than its forward,
-            # without a word: seen off by half on an H100. For contiguous memory it is right.
-            if divisor_varies and torch.is_grad_enabled() and x.device.type != "cpu":
+            # torch 2.11's backward for channels-last memory on a GPU is wrong, without a word, where windows reach
+            # over the edge: seen off by half on an H100. For contiguous memory it is right.
+            if reaches_out and torch.is_grad_enabled() and x.device.type != "cpu":
                 x = x.contiguous()
             return F.avg_pool2d(x, kernel, stride, pads, a["ceil"], a["count_padding"])
 

@@ -55,7 +55,7 @@ class Gradients(Suite):
             size = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
             if not abs(actual - expected) < 1e-3 * max(size, 1e-3):
                 wrong[name] = actual, expected, size
-        assert not wrong, "of all parameters, those along which the gradient is another: which, expected, scale"
+        assert not wrong, f"parameters along which the gradient is another: (actual, expected, scale) {wrong}"
 
 
 def _loss(graph: Graph, params: Mapping[str, np.ndarray], x: np.ndarray, y: np.ndarray, by_batch: bool) -> float:

@@ -202,7 +202,9 @@ def test_what_holds_itself_is_carried_once() -> None:
     assert module.more[2] is module.more
 
 
-def test_an_average_of_varying_divisor_is_taken_of_contiguous_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_average_that_reaches_over_the_edge_is_taken_of_contiguous_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """On a device whose backward may be wrong for channels-last memory, and where a gradient is wanted."""
     import torch
 
@@ -223,4 +225,6 @@ def test_an_average_of_varying_divisor_is_taken_of_contiguous_memory(monkeypatch
     emit.FUNCTIONS["avg_pool"]({**attributes, "count_padding": True, "ceil": True})(x)
     with torch.no_grad():
         emit.FUNCTIONS["avg_pool"]({**attributes, "count_padding": False})(x)
-    assert seen == [True, False, True, False]
+    inside = {**attributes, "padding": ((0, 0), (0, 0)), "count_padding": True}
+    emit.FUNCTIONS["avg_pool"](inside)(x)
+    assert seen == [True, True, True, False, False]
