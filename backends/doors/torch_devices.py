@@ -19,6 +19,9 @@ from headstart.backends.doors.torch_arithmetic import arithmetic
 from headstart.contract import devices
 from headstart.contract.recipe import FLOAT32, TF32, Place
 
+LOCKED_NBYTES = 256 << 20
+"""at once, of memory that the host's other programs then lack"""
+
 
 def device_of(place: Place) -> torch.device:
     """With its index: "cuda" alone would be whichever the caller has made the current one."""
@@ -131,8 +134,16 @@ def can_stream(place: Place) -> bool:
 
 def send(array: np.ndarray, place: Place) -> Any:
     """A numpy array on its way to the device; it is not needed any more."""
-    there = torch.from_numpy(array if array.flags.writeable else array.copy())
-    return _pinned(there).copy_(there).to(device_of(place), non_blocking=True)
+    return sent(torch.from_numpy(array if array.flags.writeable else array.copy()), device_of(place))
+
+
+def sent(tensor: Any, device: str | torch.device) -> Any:
+    """A tensor of the host's, on its way to a device. A CUDA device reads memory that is locked for it by itself,
+    and the host need not wait; torch keeps what is locked, and gives it again."""
+    device = torch.device(device)
+    if device.type != "cuda" or tensor.nbytes > LOCKED_NBYTES:
+        return tensor.to(device)
+    return _pinned(tensor).copy_(tensor).to(device, non_blocking=True)
 
 
 def fetch(tensor: Any) -> tuple[Any, Any]:
@@ -148,9 +159,15 @@ def fetch(tensor: Any) -> tuple[Any, Any]:
 def fetched(on_its_way: tuple[Any, Any]) -> np.ndarray:
     tensor, arrived = on_its_way
     arrived.synchronize()
+    return as_numpy(tensor)
+
+
+def as_numpy(tensor: Any) -> np.ndarray:
+    """A tensor of the host's, in its own memory and dtype. torch refuses to make bfloat16 of numpy's or for it:
+    https://github.com/pytorch/pytorch/issues/109873"""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+    return np.asarray(tensor.numpy())
 
 
 def _pinned(like: Any) -> Any:

@@ -3,8 +3,8 @@ leave it in the type of numbers in which they are stored."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +21,8 @@ from headstart.backends.jax.fused import fused
 from headstart.common.log import LOG
 from headstart.contract.devices import CPU, reason_of
 from headstart.contract.recipe import Place
-from headstart.contract.streams import Dtypes, is_held, one_by_one
+from headstart.contract.streams import Dtypes, is_held, one_by_one, overlapped
 from headstart.graph import Graph
-
-AHEAD = 2
-"""batches that are on their way behind the one that is waited for"""
 
 
 class UnderWay(NamedTuple):
@@ -64,13 +61,8 @@ class JaxTrunk:
         if self.place.kind == CPU:
             yield from one_by_one(self.run, to_numpy, batches, dtypes, reuses=False)
             return
-        under_way: deque[UnderWay] = deque()
-        for images in batches:
-            under_way.append(self._begin(images, dtypes))
-            if len(under_way) > AHEAD:
-                yield self._end(under_way.popleft(), dtypes)
-        while under_way:
-            yield self._end(under_way.popleft(), dtypes)
+        begin, end = partial(self._begin, dtypes=dtypes), partial(self._end, dtypes=dtypes)
+        yield from overlapped(batches, begin, end)
 
     def _begin(self, images: Any, dtypes: Dtypes) -> UnderWay:
         key = tuple((node, str(dtype)) for node, dtype in dtypes.items())

@@ -3,7 +3,6 @@ leave it in the type of numbers in which they are stored."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,11 +15,8 @@ from headstart.backends.keras.emit import Style, network, numpy_params
 from headstart.backends.keras.forward import HalfWeights, Program, in_store_dtypes, program
 from headstart.backends.keras.functions import compiled_for
 from headstart.contract.recipe import Place
-from headstart.contract.streams import Dtypes, is_held, one_by_one
+from headstart.contract.streams import Dtypes, is_held, one_by_one, overlapped
 from headstart.graph import Graph
-
-AHEAD = 2
-"""batches that are on their way behind the one that is waited for"""
 
 
 class UnderWay(NamedTuple):
@@ -59,13 +55,8 @@ class KerasTrunk:
         if self.by_keras or not DEVICES.can_stream(self.place):
             yield from one_by_one(self.run, to_numpy, batches, dtypes, self.is_owners)
             return
-        under_way: deque[UnderWay] = deque()
-        for images in batches:
-            under_way.append(self._begin(images, dtypes))
-            if len(under_way) > AHEAD:
-                yield self._end(under_way.popleft(), dtypes)
-        while under_way:
-            yield self._end(under_way.popleft(), dtypes)
+        begin, end = partial(self._begin, dtypes=dtypes), partial(self._end, dtypes=dtypes)
+        yield from overlapped(batches, begin, end)
 
     def _begin(self, images: Any, dtypes: Dtypes) -> UnderWay:
         key = tuple((node, dtype.name) for node, dtype in dtypes.items())

@@ -9,10 +9,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from headstart.backends.doors.torch_devices import as_numpy, sent
 from headstart.data.rows import each
-
-LOCKED_NBYTES = 256 << 20
-"""at once, of memory that the host's other programs then lack"""
 
 
 def from_numpy(array: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -24,16 +22,6 @@ def from_numpy(array: np.ndarray, device: str | torch.device = "cpu") -> torch.T
     return sent(torch.from_numpy(np.asarray(array, order="C")), device)
 
 
-def sent(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """A tensor of the host's, on a device. A CUDA device reads memory that is locked for it by itself, and the
-    host need not wait; torch keeps what is locked, and gives it again."""
-    device = torch.device(device)
-    if device.type != "cuda" or tensor.nbytes > LOCKED_NBYTES:
-        return tensor.to(device)
-    locked = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return locked.copy_(tensor).to(device, non_blocking=True)
-
-
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
@@ -43,10 +31,7 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def exact_numpy(tensor: torch.Tensor) -> np.ndarray:
     """In the tensor's own dtype, whichever it is."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+    return as_numpy(tensor.detach().cpu())
 
 
 def to_native(rows: Any, device: str | torch.device = "cpu") -> Any:

@@ -22,7 +22,7 @@ STEPS = 16
 NBYTES = 256 << 20
 """Of rows that lie ready for one recording."""
 NEAR = 1e-3
-SIMILAR = 0.1
+SIMILAR = 0.5
 """of a change: an optimiser that divides by a gradient's size makes something of one that is rounding alone"""
 ROUNDING = 1e-5
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -133,7 +133,7 @@ class Recorder:
             played = [tensor.clone() for tensor in self.state()]
             self._put_back(before)
             self.step(self.x.narrow(0, 0, size), epoch.labels[start], epoch.rates[start])
-            return max(map(_apart, played, self.state(), before), default=0.0)
+            return _apart(played, self.state(), before)
         finally:
             self._put_back(before)
 
@@ -143,11 +143,18 @@ class Recorder:
             tensor.copy_(value)
 
 
-def _apart(played: torch.Tensor, stepped: torch.Tensor, before: torch.Tensor) -> float:
-    """As a share of the tensor or, where a step that changes it by little does not show in that, of the change."""
-    if not torch.equal(played.isfinite(), stepped.isfinite()):
-        return math.inf
-    played, stepped, before = (t.detach().float().nan_to_num(0, 0, 0) for t in (played, stepped, before))
-    off, size, change = (float(t.norm()) for t in (played - stepped, stepped, stepped - before))
-    is_other = off > SIMILAR * change + ROUNDING * size
-    return off / max(change if is_other else size, 1e-12)
+def _apart(
+    played: Sequence[torch.Tensor], stepped: Sequence[torch.Tensor], before: Sequence[torch.Tensor]
+) -> float:
+    """How far the tensors are apart, as a share of the one that is farthest; or, where a step changes them by so
+    little that it does not show in that, as a share of what it changes in all of them together."""
+    together, far = [0.0, 0.0, 0.0], 0.0
+    for ours, theirs, first in zip(played, stepped, before, strict=True):
+        if not torch.equal(ours.isfinite(), theirs.isfinite()):
+            return math.inf
+        a, b, c = (tensor.detach().float().nan_to_num(0, 0, 0) for tensor in (ours, theirs, first))
+        norms = [float(difference.norm()) for difference in (a - b, b, b - c)]
+        far = max(far, norms[0] / max(norms[1], 1e-12))
+        together = [math.hypot(*pair) for pair in zip(together, norms, strict=True)]
+    off, size, change = together
+    return max(far, off / change) if off > SIMILAR * change + ROUNDING * size and change else far

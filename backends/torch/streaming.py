@@ -13,9 +13,9 @@ else, batches are computed as they come.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,10 @@ from headstart.backends.torch.devices import computing
 from headstart.backends.torch.kernels import differing
 from headstart.common.log import LOG
 from headstart.contract.recipe import Place
-from headstart.contract.streams import Dtypes, is_held
+from headstart.contract.streams import Dtypes, is_held, overlapped
 from headstart.data.rows import each
 from headstart.graph.fuse import allowed
 
-AHEAD = 3
-"""Batches under way: one comes, one is computed, one goes."""
 RECORDED_AT = 2
 """So many batches of a shape are computed as they come before it is worth a recording."""
 TUNED_AFTER = 5.0
@@ -77,13 +75,7 @@ class Streaming:
 
     def __call__(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         types = {node: TYPES[dtype.name] for node, dtype in dtypes.items()}
-        under_way: deque[UnderWay] = deque()
-        for images in batches:
-            under_way.append(self.start(images, types))
-            if len(under_way) == AHEAD:
-                yield self.finish(under_way.popleft(), dtypes)
-        while under_way:
-            yield self.finish(under_way.popleft(), dtypes)
+        return overlapped(batches, partial(self.start, types=types), partial(self.finish, dtypes=dtypes))
 
     @settled
     def start(self, images: Any, types: Mapping[str, torch.dtype]) -> UnderWay:

@@ -6,13 +6,17 @@ and a third come back. So core hands over all of its batches, and takes the resu
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Dtypes = Mapping[str, "np.dtype[Any]"]
 """node -> the type of numbers in which its rows are stored"""
+UnderWay = TypeVar("UnderWay")
+AT_ONCE = 3
+"""batches under way: one comes to the device, one is computed, one goes"""
 
 
 def one_by_one(
@@ -28,6 +32,22 @@ def one_by_one(
         outputs = run(images)
         rows = {node: numpy(outputs[node]) for node in dtypes}
         yield {node: np.array(one) for node, one in rows.items()} if reuses else rows
+
+
+def overlapped(
+    batches: Iterable[Any],
+    begin: Callable[[Any], UnderWay],
+    end: Callable[[UnderWay], dict[str, np.ndarray]],
+) -> Iterator[dict[str, np.ndarray]]:
+    """Results in order, of a few batches under way at once. `begin` has one computed and sent back, and does not
+    wait for it; `end` waits."""
+    under_way: deque[UnderWay] = deque()
+    for images in batches:
+        under_way.append(begin(images))
+        if len(under_way) == AT_ONCE:
+            yield end(under_way.popleft())
+    while under_way:
+        yield end(under_way.popleft())
 
 
 def is_held(largest: np.ndarray, dtype: np.dtype[Any]) -> bool:

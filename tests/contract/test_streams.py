@@ -11,7 +11,7 @@ import pytest
 
 from headstart.common.errors import BackendError
 from headstart.contract.checked import CheckedTrunk
-from headstart.contract.streams import is_held
+from headstart.contract.streams import AT_ONCE, is_held, overlapped
 from headstart.graph import Builder
 
 pytestmark = pytest.mark.neutral
@@ -119,3 +119,25 @@ ROWS = np.zeros((3, 2), np.float16)
 def test_what_comes_out_of_a_stream_is_checked(results: list[Any]) -> None:
     with pytest.raises(BackendError, match="is a bug of the backend"):
         list(checked(Streaming(*results)).stream(batches(), {"fc": F16}))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
+def test_a_few_batches_are_under_way_and_their_results_in_order(count: int) -> None:
+    log: list[str] = []
+
+    def begin(k: int) -> int:
+        log.append(f"begin {k}")
+        return k
+
+    def end(k: int) -> dict[str, np.ndarray]:
+        log.append(f"end {k}")
+        return {"fc": np.array(k)}
+
+    assert [int(one["fc"]) for one in overlapped(range(count), begin, end)] == list(range(count))
+    waiting = [sum(1 if entry.startswith("begin") else -1 for entry in log[: k + 1]) for k in range(len(log))]
+    assert max(waiting, default=0) == min(count, AT_ONCE)
+    log.clear()
+    stream = overlapped(iter(range(7)), begin, end)
+    next(stream)
+    stream.close()  # who does not want the rest any more has nothing else begun
+    assert log == ["begin 0", "begin 1", "begin 2", "end 0"]
