@@ -27,6 +27,7 @@ import headstart as hs  # noqa: E402
 from headstart.common.errors import HeadstartError  # noqa: E402
 from headstart.contract import registry  # noqa: E402
 from headstart.contract.heads import HeadsRecipe, chain_of  # noqa: E402
+from headstart.contract.losses import Softmax  # noqa: E402
 from headstart.contract.optimizers import AdamW  # noqa: E402
 from headstart.contract.recipe import Recipe  # noqa: E402
 from headstart.features.inference import pixel_trunk  # noqa: E402
@@ -386,11 +387,11 @@ def heads(small: bool) -> None:
     for count in (1, HEADS):
         for size in (256, 1024) if small else (256, 4096, 16_384):
             if count == 1:
-                trainer = framework.trainer(graph, params, Recipe(AdamW(lr=1e-3), 0.0, False, 0), place)
+                trainer = framework.trainer(graph, params, Recipe(AdamW(lr=1e-3), Softmax(), False, 0), place)
             else:
                 stacked = {key: np.repeat(value[None], HEADS, 0) for key, value in params.items()}
                 recipe = HeadsRecipe(
-                    AdamW(), np.full(HEADS, 1e-3, np.float32), np.full(HEADS, 0.01, np.float32), 0.0
+                    AdamW(), np.full(HEADS, 1e-3, np.float32), np.full(HEADS, 0.01, np.float32), Softmax()
                 )
                 trainer = framework.heads(chain, stacked, recipe, place)
             resident = trainer.put(rows)

@@ -18,6 +18,7 @@ import numpy as np
 
 from headstart.contract import registry
 from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import AdamW
 from headstart.contract.recipe import Recipe
 from headstart.graph import Graph, Node
@@ -50,9 +51,9 @@ class Setting:
         chain = chain_of(graph)
         assert chain is not None
         stacked = {key: np.repeat(value[None], HEADS, 0) for key, value in params.items()}
-        recipe = HeadsRecipe(AdamW(), rates.astype(np.float32), decays, 0.0)
+        recipe = HeadsRecipe(AdamW(), rates.astype(np.float32), decays, Softmax())
         self.trainers: dict[str, Any] = {
-            "one": self.backend.trainer(graph, params, Recipe(AdamW(lr=LR), 0.0, False, 0), self.place),
+            "one": self.backend.trainer(graph, params, Recipe(AdamW(lr=LR), Softmax(), False, 0), self.place),
             "many": self.backend.heads(chain, stacked, recipe, self.place),
         }
         self.labels = rng.integers(0, classes, SAMPLES)

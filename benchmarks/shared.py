@@ -22,6 +22,7 @@ import headstart as hs
 from headstart.common.machine import cpus
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Recipe
 from headstart.data.order import epoch_order
 from headstart.features.inference import fed, pixel_trunk
@@ -68,7 +69,9 @@ class Setting:
 
     def trainer(self, graph: Graph, train_statistics: bool) -> Any:
         params = {name: self.model.params[name] for name in graph.param_shapes()}
-        return self.backend.trainer(graph, params, Recipe(hs.AdamW(1e-4), 0.0, train_statistics, 0), self.place)
+        return self.backend.trainer(
+            graph, params, Recipe(hs.AdamW(1e-4), Softmax(), train_statistics, 0), self.place
+        )
 
     def epochs(self, mode: str, count: int) -> list[tuple[float, float]]:
         seconds = []

@@ -23,6 +23,7 @@ from children import serve
 
 from headstart.common.sizes import parse_nbytes
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import AdamW
 from headstart.contract.recipe import Recipe
 from headstart.data.annotations import single
@@ -71,7 +72,7 @@ class Setting:
             "fc.weight": np.zeros((CLASSES, COLUMNS), np.float32),
             "fc.bias": np.zeros(CLASSES, np.float32),
         }
-        recipe = Recipe(AdamW(lr=1e-3), 0.0, False, 0)
+        recipe = Recipe(AdamW(lr=1e-3), Softmax(), False, 0)
         self.trainer = chosen.trainer(graph, params, recipe, chosen.place("cpu", "float32"))
         self.epochs, self.busy = 0, 0.0
         self.base, self.peak = held(), 0

@@ -15,6 +15,7 @@ from typing import Any
 
 import headstart as hs
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Recipe
 from headstart.data.order import epoch_order
 from headstart.features.inference import pixel_trunk
@@ -57,7 +58,7 @@ class Setting:
     def fresh(self) -> Any:
         graph = self.model.graph.after(self.cut, self.model.input_shape)
         params = {name: self.model.params[name] for name in graph.param_shapes()}
-        return self.backend.trainer(graph, params, Recipe(hs.AdamW(0.001), 0.0, False, 0), self.place)
+        return self.backend.trainer(graph, params, Recipe(hs.AdamW(0.001), Softmax(), False, 0), self.place)
 
     def epoch(self, kind: str, trainer: Any, epoch: int) -> list[float]:
         order = epoch_order(len(self.train), self.batch, 0, epoch)

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from headstart.backends.doors.jax_devices import compiled, put
+from headstart.backends.jax import losses
 from headstart.backends.jax.arrays import HALVES, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import FUNCTIONS, Network
-from headstart.backends.jax.train import direction_of
+from headstart.backends.jax.train import Known, direction_of
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place
@@ -39,12 +39,17 @@ class JaxHeads:
         return put(rows, self.place)
 
     def epoch(
-        self, rows: jax.Array, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: jax.Array,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        labels = put(labels.astype(np.int32), self.place)
+        known = put((losses.native_targets(targets), weights), self.place)
         batches = None if order is None else put(order.astype(np.int32), self.place)
-        self.carry, (losses, correct) = self._epoch(self.carry, rows, labels, batches, rates)
-        return to_numpy(losses), to_numpy(correct).sum(0)
+        self.carry, (means, correct) = self._epoch(self.carry, rows, known, batches, rates)
+        return to_numpy(means), to_numpy(correct).sum(0)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         return to_numpy(self._logits(self.carry[0], put(window(inputs, start, stop), self.place)))
@@ -70,16 +75,15 @@ class JaxHeads:
             x = x if bias is None else x + bias.astype(dtype)
         return x.astype(jnp.float32)
 
-    def _one_step(self, carry: Any, x: jax.Array, y: jax.Array, rate: jax.Array) -> Any:
-        weights, moments = carry
+    def _one_step(self, carry: Any, x: jax.Array, known: Known, rate: jax.Array) -> Any:
+        (weights, moments), (targets, sample_weights) = carry, known
 
         def loss_of(weights: Mapping[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            logits = self._forward(weights, x)
-            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[2]), self.recipe.label_smoothing)
-            losses = optax.softmax_cross_entropy(logits, targets[:, None]).mean(0)
-            return losses.sum(), (losses, logits)
+            logits = self._forward(weights, x).swapaxes(0, 1)
+            means = losses.mean(losses.per_sample(self.recipe.loss, logits, targets), sample_weights)
+            return means.sum(), (means, logits)
 
-        (_, (losses, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        (_, (means, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
 
         def each(values: np.ndarray, like: jax.Array) -> jax.Array:
             return values.reshape(-1, *[1] * (like.ndim - 1))
@@ -93,17 +97,20 @@ class JaxHeads:
             name: w - rate * each(self.recipe.lr, w) * (updates[name] + decays[name])
             for name, w in weights.items()
         }
-        right = (logits.argmax(2) == y[:, None]).sum(0) * jnp.isfinite(losses)  # argmax of NaN is 0
-        return (weights, moments), (losses, right)
+        # argmax of NaN is 0
+        right = losses.count_right(self.recipe.loss, logits, targets) * jnp.isfinite(means)
+        return (weights, moments), (means, right)
 
     def _whole_epoch(
-        self, carry: Any, rows: jax.Array, labels: jax.Array, order: jax.Array | None, rates: jax.Array
+        self, carry: Any, rows: jax.Array, known: Known, order: jax.Array | None, rates: jax.Array
     ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         if order is None:
-            batches = [a.reshape(len(rates), -1, *a.shape[1:]) for a in (rows, labels)]
+            batches = jax.tree.map(lambda a: a.reshape(len(rates), -1, *a.shape[1:]), (rows, known))
             return jax.lax.scan(lambda carry, step: self._one_step(carry, *step), carry, (*batches, rates))
-        return jax.lax.scan(
-            lambda carry, step: self._one_step(carry, rows[step[0]], labels[step[0]], step[1]),
-            carry,
-            (order, rates),
-        )
+
+        def of_batch(carry: Any, step: tuple[jax.Array, jax.Array]) -> Any:
+            batch, rate = step
+            x, known_of_batch = jax.tree.map(lambda a: a[batch], (rows, known))
+            return self._one_step(carry, x, known_of_batch, rate)
+
+        return jax.lax.scan(of_batch, carry, (order, rates))

@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from headstart.backends.doors.jax_devices import compiled, put
+from headstart.backends.jax import losses
 from headstart.backends.jax.arrays import to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
@@ -20,6 +21,9 @@ from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph, Node
+
+Known = tuple[jax.Array, jax.Array | None]
+"""samples' targets and weights"""
 
 
 @behind_door("__init__", "put", "epoch", "step", "logits", "params")
@@ -53,29 +57,36 @@ class JaxTrainer:
         return put(rows, self.place)
 
     def epoch(
-        self, rows: jax.Array, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: jax.Array,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
-        labels = put(labels.astype(np.int32), self.place)
+        known = put((losses.native_targets(targets), weights), self.place)
         batches = None if order is None else put(order.astype(np.int32), self.place)
         if self.scans:
-            self.carry, (losses, correct) = self._epoch(self.carry, rows, labels, batches, rates)
-            return to_numpy(losses), int(correct.sum())
+            self.carry, (means, correct) = self._epoch(self.carry, rows, known, batches, rates)
+            return to_numpy(means), int(correct.sum())
         size = len(rows) // len(rates)
         results = []
         for i, rate in enumerate(rates):
             if batches is None:
-                batch = slice(i * size, (i + 1) * size)
-                self.carry, result = self._step(self.carry, rows[batch], labels[batch], rate)
+                x, known_of_batch = jax.tree.map(lambda a, i=i: a[i * size : (i + 1) * size], (rows, known))
+                self.carry, result = self._step(self.carry, x, known_of_batch, rate)
             else:
-                self.carry, result = self._resident_step(self.carry, rows, labels, batches[i], rate)
+                self.carry, result = self._resident_step(self.carry, rows, known, batches[i], rate)
             results.append(result)  # not waited for: the next step is queued behind it
-        return np.array([losses for losses, _ in results], np.float32), sum(int(right) for _, right in results)
+        return np.array([means for means, _ in results], np.float32), sum(int(right) for _, right in results)
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
-        self.carry, (losses, correct) = self._step(
-            self.carry, put(inputs, self.place), labels.astype(np.int32), np.float32(rate)
-        )
-        return to_numpy(losses), int(correct)
+    def step(
+        self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        known = (losses.native_targets(targets), weights)
+        x = put(inputs, self.place)
+        self.carry, (means, correct) = self._step(self.carry, x, known, np.float32(rate))
+        return to_numpy(means), int(correct)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         weights, rest, _ = self.carry
@@ -92,9 +103,10 @@ class JaxTrainer:
         return network(_as_float(x)).astype(jnp.float32)
 
     def _one_step(
-        self, carry: Any, x: Any, y: jax.Array, rate: jax.Array
+        self, carry: Any, x: Any, known: Known, rate: jax.Array
     ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-        weights, rest, moments = carry
+        """`known`: of the batch's samples."""
+        (weights, rest, moments), (targets, sample_weights) = carry, known
 
         def loss_of(weights: nnx.State) -> tuple[jax.Array, tuple[jax.Array, jax.Array, nnx.State]]:
             # copies: batch norms write their statistics, which belong to the trace outside
@@ -103,34 +115,34 @@ class JaxTrainer:
             _, _, new_rest = nnx.split(network, nnx.Param, ...)
             # (outputs, n, classes)
             logits = jnp.stack(outputs if isinstance(outputs, tuple) else (outputs,)).astype(jnp.float32)
-            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[2]), self.recipe.label_smoothing)
-            losses = optax.softmax_cross_entropy(logits, targets).mean(1)
-            return losses @ self.output_weights, (losses, logits[0], new_rest)
+            means = losses.mean(losses.per_sample(self.recipe.loss, logits, targets), sample_weights)
+            return means @ self.output_weights, (means, logits[0], new_rest)
 
-        (_, (losses, logits, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        (_, (means, logits, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
         # in half precision the moments would come to nothing
         updates, moments = self.update_rule.update(_as_float(gradients), moments, weights)
         # in half precision a parameter stays what it is, though the rate is float32
         weights = jax.tree.map(
             lambda w, u, m: (w - rate * m * u).astype(w.dtype), weights, updates, self.multiples
         )
-        right = (logits.argmax(1) == y).sum() * jnp.isfinite(losses[0])  # argmax of NaN is 0
-        return (weights, rest, moments), (losses, right)
+        # argmax of NaN is 0
+        right = losses.count_right(self.recipe.loss, logits, targets) * jnp.isfinite(means[0])
+        return (weights, rest, moments), (means, right)
 
     def _whole_epoch(
-        self, carry: Any, rows: jax.Array, labels: jax.Array, order: jax.Array | None, rates: jax.Array
+        self, carry: Any, rows: jax.Array, known: Known, order: jax.Array | None, rates: jax.Array
     ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         if order is None:  # batches of rows are what is gone through, instead of batches of their numbers
-            batches = [a.reshape(len(rates), -1, *a.shape[1:]) for a in (rows, labels)]
+            batches = jax.tree.map(lambda a: a.reshape(len(rates), -1, *a.shape[1:]), (rows, known))
             return jax.lax.scan(lambda carry, step: self._one_step(carry, *step), carry, (*batches, rates))
         return jax.lax.scan(
-            lambda carry, step: self._one_resident_step(carry, rows, labels, *step), carry, (order, rates)
+            lambda carry, step: self._one_resident_step(carry, rows, known, *step), carry, (order, rates)
         )
 
     def _one_resident_step(
-        self, carry: Any, rows: jax.Array, labels: jax.Array, batch: jax.Array, rate: jax.Array
+        self, carry: Any, rows: jax.Array, known: Known, batch: jax.Array, rate: jax.Array
     ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-        return self._one_step(carry, rows[batch], labels[batch], rate)
+        return self._one_step(carry, rows[batch], jax.tree.map(lambda a: a[batch], known), rate)
 
 
 def _as_float(x: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from headstart.backends.keras import losses
 from headstart.backends.keras.arrays import at_place, from_numpy, on, to_numpy
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import ACTIVATIONS, network
@@ -73,13 +74,19 @@ class TensorFlowHeads:
         return from_numpy(rows, self.place)
 
     def epoch(
-        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: Any,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        count = len(labels) if order is None else order.size
+        count = len(targets) if order is None else order.size
         work = count * self.products + len(rates) * OF_A_STEP
         run = self._compiled_epoch if self.may_compile and work >= WORTH_COMPILING else self._epoch
-        losses, correct = run(rows, labels, order, np.asarray(rates, np.float32))
-        return losses.numpy(), correct.numpy()
+        known = losses.native_targets(targets)
+        means, correct = run(rows, known, weights, order, np.asarray(rates, np.float32))
+        return means.numpy(), correct.numpy()
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         return self._logits(window(inputs, start, stop)).numpy()
@@ -109,38 +116,36 @@ class TensorFlowHeads:
             x = x if bias is None else x + tf.cast(bias.value, dtype)
         return tf.cast(x, tf.float32)
 
-    def _updates(self, rows: Any, labels: Any, order: Any, rates: Any) -> tuple[Any, Any]:
+    def _updates(self, rows: Any, targets: Any, weights: Any, order: Any, rates: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
         steps, heads = tf.shape(rates)[0], len(self.recipe.lr)
-        size = tf.shape(labels)[0] // steps
-        losses = tf.TensorArray(tf.float32, size=steps, element_shape=(heads,))
+        size = tf.shape(targets)[0] // steps
+        means = tf.TensorArray(tf.float32, size=steps, element_shape=(heads,))
         correct = tf.zeros(heads, tf.int64)
         variables = list(self.weights.values())
         for i in tf.range(steps):
             if order is None:  # decided while it is traced
                 # not `rows[a:b]`, whose size XLA does not know
-                x, y = (
-                    tf.slice(a, [i * size, *[0] * (len(a.shape) - 1)], [size, *[-1] * (len(a.shape) - 1)])
-                    for a in (rows, labels)
+                x, y, w = (
+                    None
+                    if a is None
+                    else tf.slice(a, [i * size, *[0] * (len(a.shape) - 1)], [size, *[-1] * (len(a.shape) - 1)])
+                    for a in (rows, targets, weights)
                 )
             else:
-                x, y = tf.gather(rows, order[i]), tf.gather(labels, order[i])
+                x, y, w = (None if a is None else tf.gather(a, order[i]) for a in (rows, targets, weights))
             with tf.GradientTape() as tape:
-                logits = self._forward(x)
-                smoothing, classes = self.recipe.label_smoothing, logits.shape[2]
-                targets = tf.one_hot(y, classes) * (1 - smoothing) + smoothing / classes
-                each = tf.nn.softmax_cross_entropy_with_logits(
-                    tf.broadcast_to(targets[:, None], tf.shape(logits)), logits
-                )
-                one = tf.reduce_mean(each, 0)
-                loss = tf.reduce_sum(one)
+                # (h, n, classes)
+                outputs = tf.transpose(self._forward(x), (1, 0, 2))
+                of_step = losses.mean(losses.per_sample(self.recipe.loss, outputs, y), w)
+                loss = tf.reduce_sum(of_step)
             self.optimizer.learning_rate.assign(rates[i])
             self.optimizer.apply(tape.gradient(loss, [w.value for w in variables]), variables)
-            losses = losses.write(i, one)
-            right = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 2), y[:, None]), tf.int64), 0)
-            correct += right * tf.cast(tf.math.is_finite(one), tf.int64)  # argmax of NaN is 0
-        return losses.stack(), correct
+            means = means.write(i, of_step)
+            right = tf.cast(tf.reduce_sum(losses.right(self.recipe.loss, outputs, y), -1), tf.int64)
+            correct += right * tf.cast(tf.math.is_finite(of_step), tf.int64)  # argmax of NaN is 0
+        return means.stack(), correct
 
 
 class ChainTrainer:
@@ -150,7 +155,7 @@ class ChainTrainer:
         o = recipe.optimizer
         # the rates that come with each step are the head's own
         lr, decay = (np.array([value], np.float32) for value in (1.0, o.weight_decay))
-        own = HeadsRecipe(o, lr, decay, recipe.label_smoothing)
+        own = HeadsRecipe(o, lr, decay, recipe.loss)
         alone = {name: value[None] for name, value in params.items()}
         self.heads = TensorFlowHeads(chain, alone, own, place, recipe.rates)
 
@@ -158,14 +163,21 @@ class ChainTrainer:
         return self.heads.put(rows)
 
     def epoch(
-        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: Any,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
-        losses, correct = self.heads.epoch(rows, labels, order, rates)
-        return losses, int(correct[0])
+        means, correct = self.heads.epoch(rows, targets, order, rates, weights)
+        return means, int(correct[0])
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
-        losses, correct = self.epoch(inputs, labels, None, np.array([rate], np.float32))
-        return losses[0], correct
+    def step(
+        self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        means, correct = self.epoch(inputs, targets, None, np.array([rate], np.float32), weights)
+        return means[0], correct
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         return self.heads.logits(inputs, start, stop)[:, 0]

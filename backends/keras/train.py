@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from headstart.backends.keras import losses
 from headstart.backends.keras.arrays import at_place, dtype_policy, from_numpy, on, to_numpy
 from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.door import behind_door
@@ -18,6 +19,7 @@ from headstart.backends.keras.heads import ChainTrainer, compiles
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.optimizers import optimizer_of
 from headstart.contract.heads import chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer
 from headstart.data.rows import window
@@ -56,13 +58,14 @@ class KerasTrainer:
             self.optimizer,
             [self._loss] * count,
             loss_weights=self.weights,
-            metrics=[["sparse_categorical_accuracy"], *[[]] * (count - 1)],
+            metrics=[[self._right], *[[]] * (count - 1)],
         )
         # Left to its first step, Keras traces the whole model for the shapes of what it gives. That takes long,
         # and fails on JAX where a layer looks something up in a table of TensorFlow's.
         logits = [keras.ops.zeros((1, *output.shape[1:])) for output in self.model.outputs]
-        labels = [keras.ops.zeros((1,), "int32")] * count
-        shown = (labels, logits) if count > 1 else (labels[0], logits[0])
+        of_classes = isinstance(self.recipe.loss, Softmax)
+        targets = [keras.ops.zeros((1,) if of_classes else (1, output.shape[1])) for output in logits]
+        shown = (targets, logits) if count > 1 else (targets[0], logits[0])
         self.model.compute_loss(None, *shown)
         self.model.compute_metrics(None, *shown)
         compiled_for(self.model, self.place)
@@ -73,25 +76,40 @@ class KerasTrainer:
         return from_numpy(rows, self.place)
 
     def epoch(
-        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: Any,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
-        size = len(labels) // len(rates)
+        size = len(targets) // len(rates)
         results = []
         for i, rate in enumerate(rates):
-            chosen = slice(i * size, (i + 1) * size) if order is None else order[i]
-            batch = rows[chosen] if order is None else keras.ops.take(rows, chosen, axis=0)
-            results.append(self.step(batch, labels[chosen], rate))
-        return np.array([losses for losses, _ in results], np.float32), sum(right for _, right in results)
+            places = slice(i * size, (i + 1) * size) if order is None else order[i]
+            batch = rows[places] if order is None else keras.ops.take(rows, places, axis=0)
+            results.append(self.step(batch, targets[places], rate, None if weights is None else weights[places]))
+        return np.array([means for means, _ in results], np.float32), sum(right for _, right in results)
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
+    def step(
+        self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
         count = len(self.weights)
         self.optimizer.learning_rate.assign(rate)
         self.model.reset_metrics()
-        # the weighted sum, with several outputs each one's loss, and the accuracy
-        result = self.model.train_on_batch(inputs, [labels] * count if count > 1 else labels)
-        losses = result[1 : 1 + count] if count > 1 else result[:1]
-        right = float(result[-1]) if np.isfinite(losses[0]) else 0.0  # the metric takes NaN for the first class
-        return np.array(losses, np.float32), round(right * len(labels))
+        known, shares = losses.native_targets(targets), None
+        if weights is not None:  # Keras divides by the number of samples
+            total = weights.sum(dtype=np.float64)
+            shares = (weights * (len(weights) / total if total else 0.0)).astype(np.float32)
+        # the weighted sum, with several outputs each one's loss, and the share that is right
+        result = self.model.train_on_batch(
+            inputs,
+            [known] * count if count > 1 else known,
+            [shares] * count if count > 1 and shares is not None else shares,
+        )
+        means = result[1 : 1 + count] if count > 1 else result[:1]
+        right = float(result[-1]) if np.isfinite(means[0]) else 0.0  # NaN is taken for the first class
+        return np.array(means, np.float32), round(right * len(targets))
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         return to_numpy(self.inference.predict_on_batch(window(inputs, start, stop)))
@@ -100,12 +118,19 @@ class KerasTrainer:
         found = numpy_params(self.graph, self.model)
         return {name: value.astype(self.kinds[name], copy=False) for name, value in found.items()}
 
-    def _loss(self, labels: Any, logits: Any) -> Any:
-        classes, smoothing = logits.shape[-1], self.recipe.label_smoothing
-        # Keras hands labels on as floats
-        one_hot = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), classes)
-        targets = one_hot * (1 - smoothing) + smoothing / classes
-        return keras.ops.categorical_crossentropy(targets, logits, from_logits=True)
+    def _loss(self, targets: Any, outputs: Any) -> Any:
+        """`(n,)`"""
+        return losses.per_sample(self.recipe.loss, outputs, self._native(targets))
+
+    def _right(self, targets: Any, outputs: Any) -> Any:
+        """`(n,)`, 1 where a sample is classified right."""
+        return losses.right(self.recipe.loss, outputs, self._native(targets))
+
+    def _native(self, targets: Any) -> Any:
+        """As they were given: Keras hands numbers of classes on as floats, and maybe in a column."""
+        if isinstance(self.recipe.loss, Softmax):
+            return keras.ops.cast(keras.ops.reshape(targets, (-1,)), "int32")
+        return targets
 
 
 @behind_door("epoch", "step", "logits")
@@ -117,47 +142,54 @@ class TensorFlowTrainer(KerasTrainer):
         self._forward = compiled(lambda x: self.inference(x, training=False))
 
     def epoch(
-        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: Any,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
-        losses, correct = self._whole_epoch(rows, labels, order, rates)
-        return losses.numpy(), int(correct)
+        means, correct = self._whole_epoch(rows, losses.native_targets(targets), weights, order, rates)
+        return means.numpy(), int(correct)
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
-        losses, correct = self._one_step(inputs, labels, np.float32(rate))
-        return losses.numpy(), int(correct)
+    def step(
+        self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        means, correct = self._one_step(inputs, losses.native_targets(targets), weights, np.float32(rate))
+        return means.numpy(), int(correct)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         return self._forward(window(inputs, start, stop)).numpy()
 
-    def _update(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
+    def _update(self, x: Any, y: Any, weights: Any, rate: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
             outputs = self.model(x, training=True)
             outputs = outputs if isinstance(outputs, list) else [outputs]
-            losses = tf.stack([tf.reduce_mean(self._loss(y, logits)) for logits in outputs])
-            loss = tf.reduce_sum(losses * self.weights)
+            means = tf.stack([losses.mean(self._loss(y, logits), weights) for logits in outputs])
+            loss = tf.reduce_sum(means * self.weights)
         self.optimizer.learning_rate.assign(rate)
         self.optimizer.apply(tape.gradient(loss, self.model.trainable_variables))
-        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(outputs[0], 1), y), tf.int64))
-        return losses, correct * tf.cast(tf.math.is_finite(losses[0]), tf.int64)  # argmax of NaN is 0
+        correct = tf.cast(tf.reduce_sum(self._right(y, outputs[0])), tf.int64)
+        return means, correct * tf.cast(tf.math.is_finite(means[0]), tf.int64)  # argmax of NaN is 0
 
-    def _updates(self, rows: Any, labels: Any, order: Any, rates: Any) -> tuple[Any, Any]:
+    def _updates(self, rows: Any, targets: Any, weights: Any, order: Any, rates: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
         steps = tf.shape(rates)[0]
-        size = tf.shape(labels)[0] // steps
-        losses = tf.TensorArray(tf.float32, size=steps, element_shape=(len(self.weights),))
+        size = tf.shape(targets)[0] // steps
+        means = tf.TensorArray(tf.float32, size=steps, element_shape=(len(self.weights),))
         correct = tf.zeros((), tf.int64)
         for i in tf.range(steps):
             if order is None:  # decided while it is traced
-                x, y = rows[i * size : (i + 1) * size], labels[i * size : (i + 1) * size]
+                x, y, w = (None if a is None else a[i * size : (i + 1) * size] for a in (rows, targets, weights))
             else:
-                x, y = tf.gather(rows, order[i]), tf.gather(labels, order[i])
-            one, right = self._update(x, y, rates[i])
-            losses = losses.write(i, one)
+                x, y, w = (None if a is None else tf.gather(a, order[i]) for a in (rows, targets, weights))
+            of_step, right = self._update(x, y, w, rates[i])
+            means = means.write(i, of_step)
             correct += right
-        return losses.stack(), correct
+        return means.stack(), correct
 
 
 def trainer(graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:

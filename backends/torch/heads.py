@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import from_numpy, to_native, to_numpy
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, Network
+from headstart.backends.torch.losses import (
+    by_step,
+    count_right,
+    mean,
+    native_targets,
+    per_sample,
+    predictions,
+)
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.recorded import Epoch, Recorder
 from headstart.backends.torch.train import STEP, kept_by, note_recording, optimizer_of, threads
@@ -47,19 +54,24 @@ class TorchHeads:
         return from_numpy(rows, self.device)
 
     def epoch(
-        self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: torch.Tensor,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         steps, size = len(rates), len(rows) // len(rates) if order is None else order.shape[1]
         batches = None if order is None else from_numpy(order, self.device)
-        targets = from_numpy(labels if order is None else labels[order], self.device)[: steps * size]
-        targets = targets.view(steps, size)
+        known = native_targets(by_step(targets, order, steps, size, self.device))
+        counts = None if weights is None else by_step(weights, order, steps, size, self.device)
         losses = torch.empty(steps, len(self.lr), device=self.device)
         correct = torch.empty(steps, len(self.lr), dtype=torch.int64, device=self.device)
 
         def steps_as_they_come(start: int, stop: int) -> None:
             for i, rate in enumerate(rates[start:stop].tolist(), start):
                 x = rows.narrow(0, i * size, size) if batches is None else rows.index_select(0, batches[i])
-                losses[i], correct[i] = self._step(x, targets[i], rate)
+                losses[i], correct[i] = self._step(x, known[i], rate, None if counts is None else counts[i])
 
         with computing(self.place), threads(self._threads(rows, size * STEP)):
             start = 0
@@ -67,28 +79,24 @@ class TorchHeads:
                 if not self.is_begun:  # the first step makes what the optimiser keeps
                     steps_as_they_come(0, start := 1)
                 there = from_numpy(rates, self.device)
-                start = self.recorder.play(Epoch(rows, batches, targets, there, losses, correct), start)
+                start = self.recorder.play(Epoch(rows, batches, known, counts, there, losses, correct), start)
             steps_as_they_come(start, steps)
         right = (correct * losses.isfinite()).sum(0)  # argmax of NaN is 0
         synchronize(self.device)
         return to_numpy(losses), to_numpy(right)
 
     def _step(
-        self, x: torch.Tensor, y: torch.Tensor, rate: float | torch.Tensor
+        self, x: torch.Tensor, y: torch.Tensor, rate: float | torch.Tensor, weights: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses `(h,)`, and how many each head had right `(h,)`."""
         logits = self._forward(x)
-        each = F.cross_entropy(
-            logits.flatten(0, 1),
-            y.repeat_interleave(len(self.lr)),
-            reduction="none",
-            label_smoothing=self.recipe.label_smoothing,
-        )
-        loss = each.view(len(x), -1).mean(0)
+        each = per_sample(self.recipe.loss, logits.flatten(0, 1), y.repeat_interleave(len(self.lr), 0))
+        loss = mean(each.view(len(x), -1), weights)
         gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
         self._update(gradients, rate)
         self.is_begun = True
-        return loss.detach(), (logits.argmax(2) == y[:, None]).sum(0)
+        predicted = predictions(self.recipe.loss, logits.detach().transpose(0, 1))
+        return loss.detach(), count_right(self.recipe.loss, predicted, y)
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""

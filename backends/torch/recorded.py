@@ -25,8 +25,8 @@ NEAR = 1e-3
 SIMILAR = 0.5
 """of a change: an optimiser that divides by a gradient's size makes something of one that is rounding alone"""
 ROUNDING = 1e-5
-Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""rows, labels, learning rate -> the losses, and what was predicted"""
+Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
+"""rows, targets, learning rate, samples' weights -> the losses, and what was predicted"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Epoch:
     rows: torch.Tensor
     order: torch.Tensor | None
     """int64 `(steps, batch)`; None: rows as they lie"""
-    labels: torch.Tensor
+    targets: torch.Tensor
+    """`(steps, batch, ...)`"""
+    weights: torch.Tensor | None
     """`(steps, batch)`"""
     rates: torch.Tensor
     """`(steps,)`"""
@@ -47,7 +49,7 @@ class Epoch:
 
     def fill(self, x: torch.Tensor, start: int, count: int) -> None:
         """The rows of `count` steps, one after the other."""
-        size = self.labels.shape[1]
+        size = self.targets.shape[1]
         if self.order is None:
             x[: count * size].copy_(self.rows.narrow(0, start * size, count * size))
             return
@@ -61,20 +63,31 @@ class Epoch:
 class Recording:
     def __init__(self, step: Step, x: torch.Tensor, epoch: Epoch, count: int) -> None:
         """`x`: where the rows of its steps will lie."""
-        size = epoch.labels.shape[1]
+        size = epoch.targets.shape[1]
         self.count = count
-        self.labels = epoch.labels.new_zeros(count, size)
+        self.targets = torch.zeros_like(epoch.targets[:1]).repeat(count, *[1] * (epoch.targets.ndim - 1))
+        self.weights = None if epoch.weights is None else epoch.weights.new_ones(count, size)
         self.rates = epoch.rates.new_zeros(count)
         self.graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            results = [step(x.narrow(0, k * size, size), self.labels[k], self.rates[k]) for k in range(count)]
+            results = [
+                step(
+                    x.narrow(0, k * size, size),
+                    self.targets[k],
+                    self.rates[k],
+                    None if self.weights is None else self.weights[k],
+                )
+                for k in range(count)
+            ]
             self.losses = torch.stack([losses for losses, _ in results])
             self.predicted = torch.stack([predicted for _, predicted in results])
 
     def play(self, epoch: Epoch, start: int) -> None:
         steps = slice(start, start + self.count)
-        self.labels.copy_(epoch.labels[steps])
+        self.targets.copy_(epoch.targets[steps])
+        if self.weights is not None and epoch.weights is not None:
+            self.weights.copy_(epoch.weights[steps])
         self.rates.copy_(epoch.rates[steps])
         self.graph.replay()
         epoch.losses[steps] = self.losses
@@ -92,13 +105,13 @@ class Recorder:
 
     def play(self, epoch: Epoch, start: int) -> int:
         """Do the steps from `start` on, where they can be recorded; returns the first that is not done."""
-        if start == len(epoch.labels):  # of an epoch of one step the first was all
+        if start == len(epoch.targets):  # of an epoch of one step the first was all
             return start
-        shape = epoch.rows.shape[1:], epoch.rows.dtype, epoch.labels.shape[1]
+        shape = epoch.rows.shape[1:], epoch.rows.dtype, epoch.targets.shape[1], epoch.weights is None
         if self.shape != shape:
             self.shape = shape
             self.recordings = self._recorded(epoch, start)
-        steps = len(epoch.labels)
+        steps = len(epoch.targets)
         for recording in self.recordings:
             while steps - start >= recording.count:
                 epoch.fill(self.x, start, recording.count)
@@ -107,7 +120,7 @@ class Recorder:
         return start
 
     def _recorded(self, epoch: Epoch, start: int) -> list[Recording]:
-        rows, size = epoch.rows, epoch.labels.shape[1]
+        rows, size = epoch.rows, epoch.targets.shape[1]
         dtype = torch.float32 if rows.is_floating_point() else rows.dtype
         nbytes = size * math.prod(rows.shape[1:]) * dtype.itemsize
         count = max(1, min(STEPS, NBYTES // nbytes))
@@ -125,14 +138,15 @@ class Recorder:
 
     def _trial(self, recording: Recording, epoch: Epoch, start: int) -> float:
         """How far the parameters are apart after a step that is played back and the same step as it comes."""
-        size = epoch.labels.shape[1]
+        size = epoch.targets.shape[1]
         before = [tensor.clone() for tensor in self.state()]
         try:
             epoch.fill(self.x, start, 1)
             recording.play(epoch, start)
             played = [tensor.clone() for tensor in self.state()]
             self._put_back(before)
-            self.step(self.x.narrow(0, 0, size), epoch.labels[start], epoch.rates[start])
+            weights = None if epoch.weights is None else epoch.weights[start]
+            self.step(self.x.narrow(0, 0, size), epoch.targets[start], epoch.rates[start], weights)
             return _apart(played, self.state(), before)
         finally:
             self._put_back(before)

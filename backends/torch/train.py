@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,6 +17,7 @@ from headstart.backends.torch.arrays import exact_numpy, from_numpy, to_native, 
 from headstart.backends.torch.chance import lent, seeded_state, state_of
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import LastLinear, Network
+from headstart.backends.torch.losses import by_step, count_right, mean_loss, native_targets, predictions
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.recorded import Epoch, Recorder
 from headstart.common.machine import threads_for
@@ -52,14 +52,19 @@ class TorchTrainer:
         return from_numpy(rows, self.device)
 
     def epoch(
-        self, rows: torch.Tensor, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: torch.Tensor,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
         steps, size = len(rates), len(rows) // len(rates) if order is None else order.shape[1]
         batches = None if order is None else from_numpy(order, self.device)
-        targets = from_numpy(labels if order is None else labels[order], self.device)[: steps * size]
-        targets = targets.view(steps, size)
+        known = native_targets(by_step(targets, order, steps, size, self.device))
+        counts = None if weights is None else by_step(weights, order, steps, size, self.device)
         losses = torch.empty(steps, len(self.weights), device=self.device)
-        predicted = torch.empty_like(targets)
+        predicted = torch.empty_like(known)
         # One batch's memory for all of them: fresh pages take longer than what is copied into them.
         gathered = None if batches is None else rows.new_empty(size, *rows.shape[1:])
         wide = None if gathered is None or not gathered.is_floating_point() else gathered.float()
@@ -72,7 +77,9 @@ class TorchTrainer:
                 else:  # index_select is three times as fast as indexing
                     x = torch.index_select(rows, 0, batches[i], out=gathered)
                     x = x if wide is None or wide is gathered else wide.copy_(x)
-                results.append(self._step(x, targets[i], rate, predicted[i])[0])
+                results.append(
+                    self._step(x, known[i], rate, None if counts is None else counts[i], predicted[i])[0]
+                )
             if results:
                 torch.stack(results, out=losses[start:stop])
 
@@ -84,25 +91,33 @@ class TorchTrainer:
                 if not self.is_begun:  # the first step makes what the optimiser keeps
                     steps_as_they_come(0, start := 1)
                 there = from_numpy(rates, self.device)
-                start = self.recorder.play(Epoch(rows, batches, targets, there, losses, predicted), start)
+                start = self.recorder.play(Epoch(rows, batches, known, counts, there, losses, predicted), start)
             steps_as_they_come(start, steps)
-        right = (predicted == targets).sum(1) * losses[:, 0].isfinite()  # argmax of NaN is 0
+        # argmax of NaN is 0
+        right = count_right(self.recipe.loss, predicted, known) * losses[:, 0].isfinite()
         return to_numpy(losses), int(right.sum())
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
-        with self._training(), threads(self.effort.threads(inputs, len(labels), STEP)):
-            targets = from_numpy(labels, self.device)
-            loss, predicted = self._step(inputs, targets, rate)
-        return to_numpy(loss), int((predicted == targets).sum() * loss[0].isfinite())
+    def step(
+        self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        with self._training(), threads(self.effort.threads(inputs, len(targets), STEP)):
+            known = native_targets(from_numpy(targets, self.device))
+            counts = None if weights is None else from_numpy(weights, self.device)
+            loss, predicted = self._step(inputs, known, rate, counts)
+        return to_numpy(loss), int(count_right(self.recipe.loss, predicted, known) * loss[0].isfinite())
 
     def _step(
-        self, x: Any, y: torch.Tensor, rate: float | torch.Tensor, predicted: torch.Tensor | None = None
+        self,
+        x: Any,
+        y: torch.Tensor,
+        rate: float | torch.Tensor,
+        weights: torch.Tensor | None = None,
+        predicted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses `(outputs,)`, and the classes that the output had predicted `(n,)`, in `predicted` if that is
-        given. A rate that is a tensor is read by the device."""
+        """The losses `(outputs,)`, and what the output had predicted, of the targets' shape, in `predicted` if
+        that is given. A rate that is a tensor is read by the device."""
         outputs = self._forward(x)
-        smoothing = self.recipe.label_smoothing
-        losses = [F.cross_entropy(logits, y, label_smoothing=smoothing) for logits in outputs]
+        losses = [mean_loss(self.recipe.loss, logits, y, weights) for logits in outputs]
         for group in self.optimizer.param_groups:
             group["lr"] = rate if group["multiple"] == 1 else rate * group["multiple"]
         note_recording(self.optimizer, rate)
@@ -114,7 +129,7 @@ class TorchTrainer:
         self.optimizer.step()
         self.is_begun = True
         told = losses[0].detach().view(1) if len(losses) == 1 else torch.stack(losses).detach()
-        return told, torch.argmax(outputs[0].detach(), 1, out=predicted)
+        return told, predictions(self.recipe.loss, outputs[0].detach(), predicted)
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""

@@ -177,13 +177,22 @@ class CheckedTrainer(Passing):
         super().__init__(inner)
         self._backend, self._expected, self._losses, self._heads = backend, expected, losses, heads
 
-    def epoch(self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray) -> Any:
-        size = len(labels) if order is None else order.size
-        result = self._inner.epoch(rows, labels, order, rates)
+    def epoch(
+        self,
+        rows: Any,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> Any:
+        size = len(targets) if order is None else order.size
+        weighted = () if weights is None else (weights,)
+        result = self._inner.epoch(rows, targets, order, rates, *weighted)
         return self._checked(result, (len(rates), *self._losses), size)
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> Any:
-        return self._checked(self._inner.step(inputs, labels, rate), self._losses, len(labels))
+    def step(self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None) -> Any:
+        weighted = () if weights is None else (weights,)
+        return self._checked(self._inner.step(inputs, targets, rate, *weighted), self._losses, len(targets))
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         logits = self._inner.logits(inputs, start, stop)

@@ -39,16 +39,25 @@ class Trainer(Protocol):
         """Copy feature rows `(n, ...)` to the device, once."""
 
     def epoch(
-        self, rows: Any, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: Any,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
         """Train on resident `rows`: step i on the rows `order[i]` (int64 `(steps, batch)`) at learning rate
         `rates[i]`; without `order` on batch after batch as they lie, `steps * batch` rows, which spares
-        gathering them: so they come from a thread that reads the next ones meanwhile. `labels` are int64
-        `(n,)`. Returns the losses `(steps, outputs)`, the graph's output first and then its auxiliary ones,
-        unweighted, and the number of samples that the output classified right, each before its step's
-        update; none of a step whose loss is not finite, since `argmax` gives class 0 for NaN."""
+        gathering them: so they come from a thread that reads the next ones meanwhile. `targets` are as the
+        recipe's loss has them (`headstart.contract.losses`); `weights` float32 `(n,)`, None where all samples
+        count alike. Returns the losses `(steps, outputs)`, the graph's output first and then its auxiliary ones,
+        without their shares in the sum, and the number of samples that the output classified right
+        (`headstart.contract.losses.right`), each before its step's update; none of a step whose loss is not
+        finite, since `argmax` gives class 0 for NaN."""
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
+    def step(
+        self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
         """One step on one batch: what `Trunk.run` takes, or a native array as it returns it. Losses
         `(outputs,)`."""
 

@@ -17,6 +17,7 @@ from headstart.testing.graphs import Graphs, Trunks
 from headstart.testing.heads import SideBySide
 from headstart.testing.known import linear_gradient, reference_update
 from headstart.testing.layers import Layers
+from headstart.testing.losses import Losses
 from headstart.testing.modes import Modes
 from headstart.testing.modules import Modules
 from headstart.testing.places import Places
@@ -47,5 +48,5 @@ __all__ = [
 ]
 
 
-class BackendConformance(Places, Graphs, Trunks, Trainers, Gradients, Layers, SideBySide, Modules, Modes):
+class BackendConformance(Places, Graphs, Trunks, Trainers, Losses, Gradients, Layers, SideBySide, Modules, Modes):
     """Subclass it and set `backend`."""

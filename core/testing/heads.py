@@ -11,6 +11,7 @@ import pytest
 import headstart as hs
 from headstart.contract.description import HEADS
 from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.graph import Builder, Graph
@@ -42,7 +43,7 @@ class SideBySide(Suite):
         assert chain is not None
         starts = [initial_params(graph, seed) for seed in range(3)]
         stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
-        recipe = HeadsRecipe(request.param, floats(LR), floats(DECAY), 0.1)
+        recipe = HeadsRecipe(request.param, floats(LR), floats(DECAY), Softmax(0.1))
         heads = framework.heads(chain, stacked, recipe, place)
         if heads is None:
             pytest.skip(f"backend {cls.backend!r} trains these heads one after the other")
@@ -89,7 +90,7 @@ class SideBySide(Suite):
         x, y = drawn(2, 8, 3, 2, 5, classes=4)
         starts = [initial_params(graph, seed) for seed in range(2)]
         stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
-        recipe = HeadsRecipe(hs.SGD(momentum=0.0), floats([0.1, 0.1]), floats([0.0, 0.0]), 0.0)
+        recipe = HeadsRecipe(hs.SGD(momentum=0.0), floats([0.1, 0.1]), floats([0.0, 0.0]), Softmax())
         errors = {}
         for precision in ("float32", "bfloat16"):
             heads = framework.heads(chain, stacked, recipe, framework.place(self.on(), precision))

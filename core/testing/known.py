@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 import headstart as hs
+from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError, mean, per_sample, right
 from headstart.contract.optimizers import Optimizer
 
 
@@ -32,13 +33,32 @@ def reference_update(
     return p
 
 
+def slope(loss: Loss, outputs: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """float64 `(n, k)`: the gradient of a batch's loss, the weighted mean of its samples', by its outputs."""
+    z = outputs.astype(np.float64)
+    match loss:
+        case Softmax(smoothing):
+            probability = np.exp(z - z.max(1, keepdims=True))
+            probability /= probability.sum(1, keepdims=True)
+            there = np.full_like(z, smoothing / z.shape[1])
+            there[np.arange(len(z)), targets] += 1 - smoothing
+            each = probability - there
+        case Sigmoid(pos_weight):
+            probability = 1 / (1 + np.exp(-z))
+            weight = 1.0 if pos_weight is None else np.array(pos_weight)
+            each = ((1.0 - targets) * probability - targets * weight * (1 - probability)) / z.shape[1]
+        case SquaredError():
+            each = 2 * (z - targets) / z.shape[1]
+        case Huber(delta):
+            each = (z - targets).clip(-delta, delta) / z.shape[1]
+    share = np.full(len(z), 1 / len(z)) if weights is None else weights / (weights.sum(dtype=np.float64) or 1.0)
+    return np.asarray(each * share[:, None])
+
+
 def softmax_loss(logits: np.ndarray, y: np.ndarray, smoothing: float) -> tuple[float, np.ndarray]:
     """Mean cross entropy of `logits (n, classes)`, and its gradient with respect to them."""
-    z = np.exp(logits - logits.max(1, keepdims=True))
-    probability = z / z.sum(1, keepdims=True)
-    target = np.full_like(probability, smoothing / probability.shape[1])
-    target[np.arange(len(y)), y] += 1 - smoothing
-    return float(-(target * np.log(probability)).sum(1).mean()), (probability - target) / len(y)
+    loss = Softmax(smoothing)
+    return mean(per_sample(loss, logits, y)), slope(loss, logits, y)
 
 
 def linear_gradient(
@@ -64,11 +84,13 @@ class TwoLayers:
         rectified: bool = False,
         smoothing: float = 0.0,
         multiples: Mapping[str, float] | None = None,
+        loss: Loss | None = None,
     ) -> None:
-        """`multiples` of each step's rate by parameter; 1 where it is not named."""
+        """`multiples` of each step's rate by parameter; 1 where it is not named. `loss`: None for the classes'
+        cross-entropy with `smoothing`."""
         self.start = {name: value.astype(np.float64) for name, value in start.items()}
         self.params = dict(self.start)
-        self.optimizer, self.rectified, self.smoothing = optimizer, rectified, smoothing
+        self.optimizer, self.rectified, self.loss = optimizer, rectified, loss or Softmax(smoothing)
         self.multiples = multiples or {}
         self.gradients: dict[str, list[np.ndarray]] = {name: [] for name in start}
         self.rates: list[float] = []
@@ -77,11 +99,14 @@ class TwoLayers:
         """float64 `(n, 4)`"""
         return self._hidden(x) @ self.params["b.weight"].T + self.params["b.bias"]
 
-    def step(self, x: np.ndarray, y: np.ndarray, rate: float) -> tuple[float, int]:
+    def step(
+        self, x: np.ndarray, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[float, int]:
         """The loss, and how many samples were classified right before the update."""
         hidden = self._hidden(x)
         logits = self.logits(x)
-        loss, error = softmax_loss(logits, y, self.smoothing)
+        loss = mean(per_sample(self.loss, logits, targets), weights)
+        error = slope(self.loss, logits, targets, weights)
         back = error @ self.params["b.weight"]
         if self.rectified:
             back = back * (hidden > 0)
@@ -96,7 +121,7 @@ class TwoLayers:
             self.gradients[name].append(gradients[name])
             rates = np.array(self.rates) * self.multiples.get(name, 1.0)
             self.params[name] = reference_update(self.optimizer, self.gradients[name], rates, start)
-        return loss, hits(logits, y)
+        return loss, int(right(self.loss, logits, targets).sum())
 
     def _hidden(self, x: np.ndarray) -> np.ndarray:
         hidden = x.astype(np.float64) @ self.params["a.weight"].T + self.params["a.bias"]

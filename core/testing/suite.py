@@ -13,6 +13,7 @@ import pytest
 from headstart.contract import registry
 from headstart.contract.description import ABILITIES
 from headstart.contract.devices import CPU
+from headstart.contract.losses import Loss, Softmax
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place, Recipe
@@ -77,12 +78,13 @@ def recipe_of(
     optimizer: Optimizer = PLAIN,
     *,
     smoothing: float = 0.0,
+    loss: Loss | None = None,
     train_statistics: bool = False,
     seed: int = 0,
     rates: Mapping[str, float] | None = None,
 ) -> Recipe:
     """A recipe, plain where nothing is said."""
-    return Recipe(optimizer, smoothing, train_statistics, seed, rates or {})
+    return Recipe(optimizer, loss or Softmax(smoothing), train_statistics, seed, rates or {})
 
 
 def drawn(seed: int, n: int, *shape: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.contract.recipe import Recipe
 from headstart.contract.running import Trainer
@@ -74,7 +75,7 @@ def stage_of(
         name,
         graph,
         params,
-        Recipe(optimizer, settings.label_smoothing, settings.train_statistics, settings.seed, multiples),
+        Recipe(optimizer, Softmax(settings.label_smoothing), settings.train_statistics, settings.seed, multiples),
         settings.rates.rates(optimizer.lr, epochs * steps).reshape(epochs, -1),
         settings.batch_size,
         settings.seed,

@@ -21,6 +21,7 @@ from headstart.common.progress import track
 from headstart.common.table import Table
 from headstart.contract import registry
 from headstart.contract.heads import Chain, Heads, HeadsRecipe, chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies
@@ -270,7 +271,7 @@ def _side_by_side(
     lr, decay = (np.array([getattr(o, name) for o in optimizers], np.float32) for name in ("lr", "weight_decay"))
     start = task.model.params
     stacked = {name: np.repeat(start[name][None], len(tasks), 0) for name in graph.param_shapes()}
-    recipe = HeadsRecipe(optimizers[0], lr, decay, settings.label_smoothing)
+    recipe = HeadsRecipe(optimizers[0], lr, decay, Softmax(settings.label_smoothing))
     heads: Heads | None = task.backend.heads(chain, stacked, recipe, task.place)
     if heads is None:
         return None

@@ -26,6 +26,7 @@ import headstart as hs
 from headstart.backends.doors import jax_devices
 from headstart.contract import registry
 from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place, Recipe
 from headstart.testing.reference import random_params
@@ -58,7 +59,7 @@ def seen(what: str, action: Callable[[], Any]) -> Any:
 
 def texts(trunk: Any, trainer: Any) -> list[str]:
     """The programs of a trunk and of a step."""
-    step = (trainer.carry, images, labels.astype(np.int32), np.float32(0.1))
+    step = (trainer.carry, images, (labels.astype(np.int32), None), np.float32(0.1))
     return [trunk._run.lower(trunk.state, images).as_text(), trainer._step.lower(*step).as_text()]
 
 
@@ -66,7 +67,7 @@ def precisions(place: Place) -> list[str]:
     """How finely products and convolutions are computed."""
     trunk = framework.trunk(graph, params, ["out"], place)
     trunk.run(images)  # where a CPU has no attention of cuDNN's, its program is another one now
-    trainer = framework.trainer(graph, params, Recipe(SGD(), 0.0, True, 0), place)
+    trainer = framework.trainer(graph, params, Recipe(SGD(), Softmax(), True, 0), place)
     kinds = ("dot_general", "stablehlo.convolution", "stablehlo.dot")
     lines = [line for text in texts(trunk, trainer) for line in text.splitlines() if any(k in line for k in kinds)]
     assert len(lines) > 10
@@ -78,7 +79,9 @@ def everything(place: Place) -> dict[str, Any]:
     name = place.device
     trunk = seen(name, lambda: framework.trunk(graph, params, ["attention", "out"], place))
     out = seen(name, lambda: framework.numpy(trunk.run(images)["out"]))
-    trainer = seen(name, lambda: framework.trainer(graph, params, Recipe(SGD(0.1, 0.9), 0.0, True, 0), place))
+    trainer = seen(
+        name, lambda: framework.trainer(graph, params, Recipe(SGD(0.1, 0.9), Softmax(), True, 0), place)
+    )
     losses = [seen(name, lambda: trainer.step(images, labels, 0.1))[0].tolist()]
     rows = seen(name, lambda: trainer.put(images))
     losses += seen(name, lambda: trainer.epoch(rows, labels, order, rates))[0].tolist()
@@ -87,7 +90,7 @@ def everything(place: Place) -> dict[str, Any]:
     trained = seen(name, lambda: trainer.params())
     wide = two_layers(["relu"])
     start = {key: np.stack([value, value]) for key, value in random_params(wide, 0).items()}
-    recipe = HeadsRecipe(SGD(0.1, 0.9), np.full(2, 0.1, np.float32), np.zeros(2, np.float32), 0.0)
+    recipe = HeadsRecipe(SGD(0.1, 0.9), np.full(2, 0.1, np.float32), np.zeros(2, np.float32), Softmax())
     heads = seen(name, lambda: framework.heads(chain_of(wide), start, recipe, place))
     (features,) = ({"features": node.attrs["shape"]} for node in wide.nodes if node.op == "input")
     x = rng.standard_normal((4, *features["features"])).astype(np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 from headstart.graph import Builder, Graph
 from headstart.models.initial import initial_params
@@ -65,7 +66,7 @@ def test_the_same_steps_as_keras_takes(
     rng = np.random.default_rng(0)
     x = rng.standard_normal((ROWS, *graph.nodes[0].attrs["shape"])).astype(np.float16)
     y = rng.integers(0, 5, ROWS)
-    start, recipe = initial_params(graph, 0), Recipe(optimizer, 0.1, False, 0, multiples)
+    start, recipe = initial_params(graph, 0), Recipe(optimizer, Softmax(0.1), False, 0, multiples)
     own = train.trainer(graph, start, recipe, CPU)
     assert isinstance(own, heads.ChainTrainer)
     uncompiled = own.heads._epoch = lambda *_: pytest.fail("this epoch was not compiled")
@@ -88,7 +89,7 @@ def test_the_same_steps_as_keras_takes(
 
 def test_what_is_compiled(train: Any, heads: Any, monkeypatch: Any) -> None:
     """Where it pays: heads of linear layers, on a CPU in float32, with enough to do."""
-    recipe = Recipe(hs.AdamW(), 0.0, False, 0)
+    recipe = Recipe(hs.AdamW(), Softmax(), False, 0)
     dropout = on((20,), ("dropout", {"rate": 0.5}), ("linear", {}))
     pooled = on((2, 2, 20), ("global_avg_pool", {}), ("linear", {}))
     for graph, place in ((dropout, CPU), (pooled, CPU), (LINEAR, Place("cpu", "bfloat16"))):

@@ -95,7 +95,7 @@ def lies_elsewhere(device, other):
     place = framework.place(device, "float32")
     trunk = framework.trunk(graph, params, ["pool2"], place)
     features = trunk.run(x)["pool2"]
-    trainer = framework.trainer(graph, params, Recipe(hs.SGD(), 0.0, False, 0), place)
+    trainer = framework.trainer(graph, params, Recipe(hs.SGD(), Softmax(), False, 0), place)
     trainer.step(x, y, 0.1)
     rows = trainer.put(x)
     trainer.epoch(rows, y, np.array([[0, 1]]), np.array([0.1], np.float32))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headstart.contract.losses import Softmax
+
 pytestmark = pytest.mark.of("torch")
 
 
@@ -57,7 +59,7 @@ def test_what_users_take_away_computes_as_torch_does() -> None:
     model = hs.model("lenet", classes=["a", "b"])
     native = load("torch").native(model.graph, model.params)
     trainer = load("torch").trainer(
-        model.graph, model.params, Recipe(hs.SGD(), 0.0, False, 0), Place("cpu", "float32")
+        model.graph, model.params, Recipe(hs.SGD(), Softmax(), False, 0), Place("cpu", "float32")
     )
     for network, product in ((native, F.linear), (trainer.network, linear)):
         layers = [module for module in network.modules() if isinstance(module, LastLinear)]

@@ -12,6 +12,7 @@ import pytest
 import headstart as hs
 from headstart.contract import registry
 from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 from headstart.features.inference import pixel_trunk
 from headstart.graph import Builder
@@ -143,7 +144,7 @@ def test_an_average_without_its_padding_has_no_channels_last_gradient_on_a_card(
     padding = ((1, 1), (1, 1))
     x = b.add("pool", "avg_pool", x, kernel=(3, 3), stride=(1, 1), padding=padding, count_padding=False)
     graph = b.graph(b.linear("fc", b.add("mean", "global_avg_pool", x), 4, 3))
-    recipe = Recipe(hs.SGD(), 0.0, train_statistics=True, seed=0)
+    recipe = Recipe(hs.SGD(), Softmax(), train_statistics=True, seed=0)
     trainer = registry.load("torch").trainer(graph, initial_params(graph, 0), recipe, Place("cuda", "float32"))
     pool, seen = torch.nn.functional.avg_pool2d, []
 
@@ -244,7 +245,7 @@ def head_of(kind: str) -> tuple[Any, dict[str, np.ndarray]]:
 
 def trained(kind: str, optimizer: Any, device: str, steps: int, epochs: int = 2) -> tuple[Any, list[Any]]:
     graph, params = head_of(kind)
-    recipe = Recipe(optimizer, 0.1, train_statistics=True, seed=0)
+    recipe = Recipe(optimizer, Softmax(0.1), train_statistics=True, seed=0)
     trainer = registry.load("torch").trainer(graph, params, recipe, Place(device, "float32"))
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((64, 5, 5, 6) if kind == "block" else (64, 6)).astype(np.float16)
@@ -284,7 +285,7 @@ def test_a_step_of_a_linear_head_is_few_launches_and_no_wait(
     for steps in (10, 20):
         monkeypatch.setenv("HEADSTART_FUSED", "0")
         graph, params = head_of("linear")
-        recipe = Recipe(hs.AdamW(), 0.0, train_statistics=True, seed=0)
+        recipe = Recipe(hs.AdamW(), Softmax(), train_statistics=True, seed=0)
         trainer = registry.load("torch").trainer(graph, params, recipe, Place("cuda", "float32"))
         handle = trainer.put(np.ones((64, 6), np.float16))
         card.reset()
@@ -318,7 +319,7 @@ def test_recorded_heads_train_as_heads_do(card: pretended.Card, optimizer: Any) 
     order, rates = rng.integers(0, 64, (20, 8)), np.linspace(1, 0.5, 20, dtype=np.float32)
     results = {}
     for device in ("cpu", "cuda"):
-        recipe = HeadsRecipe(optimizer, np.float32([0.1, 0.01]), np.float32([0.0, 0.1]), 0.1)
+        recipe = HeadsRecipe(optimizer, np.float32([0.1, 0.01]), np.float32([0.0, 0.1]), Softmax(0.1))
         many = {name: np.stack([value, value * 2]) for name, value in params.items()}
         heads = registry.load("torch").heads(chain, many, recipe, Place(device, "float32"))
         handle = heads.put(rows)
@@ -360,7 +361,7 @@ def course_of(device: str, kind: str, optimizer: Any) -> list[Any]:
     graph = b.graph(b.linear("fc", x, 8, 3), auxiliary=((b.linear("aux", x, 8, 3), 0.3),))
     backend, rng = registry.load("torch"), np.random.default_rng(0)
     rates = {"first.weight": 0.0, "fc.weight": 0.5}
-    recipe = Recipe(optimizer, 0.1, train_statistics=True, seed=0, rates=rates)
+    recipe = Recipe(optimizer, Softmax(0.1), train_statistics=True, seed=0, rates=rates)
     trainers = [
         backend.trainer(graph, initial_params(graph, seed), recipe, Place(device, "float32")) for seed in (0, 1)
     ]
@@ -394,7 +395,7 @@ def test_a_step_that_is_small_and_comes_out_wrong_is_not_recorded(
 ) -> None:
     monkeypatch.setattr(pretended.Recording, "replay", lambda self: None)
     graph, params = head_of("linear")
-    recipe = Recipe(hs.SGD(momentum=0.0), 0.0, train_statistics=True, seed=0)
+    recipe = Recipe(hs.SGD(momentum=0.0), Softmax(), train_statistics=True, seed=0)
     trainer = registry.load("torch").trainer(graph, params, recipe, Place("cuda", "float32"))
     rows = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
     order, rates = np.arange(64).reshape(8, 8), np.full(8, 5e-4, np.float32)

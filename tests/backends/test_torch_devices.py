@@ -10,6 +10,7 @@ import pytest
 
 import headstart as hs
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 from headstart.graph import Builder
 from headstart.models.initial import initial_params
@@ -45,7 +46,7 @@ def test_generators_of_other_devices_are_left_alone(_eight_cards: list[str]) -> 
 def test_dropout_lends_the_generator_of_its_own_device(_eight_cards: list[str]) -> None:
     b = Builder()
     graph = b.graph(b.linear("fc", b.add("drop", "dropout", "input", rate=0.5), 4, 3))
-    recipe = Recipe(hs.SGD(), 0.0, train_statistics=True, seed=3)
+    recipe = Recipe(hs.SGD(), Softmax(), train_statistics=True, seed=3)
     trainer = registry.load("torch").trainer(graph, initial_params(graph, 0), recipe, Place("cpu", "float32"))
     before = torch.get_rng_state()
     trainer.step(np.ones((5, 4), np.float32), np.zeros(5, np.int64), 0.1)

@@ -13,6 +13,7 @@ import pytest
 import headstart as hs
 from headstart.common import machine
 from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Recipe
 from headstart.contract.registry import load
 from headstart.graph import Graph, Node
@@ -55,12 +56,12 @@ def test_by_the_work_of_a_step(seen: list[int], columns: int, count: int) -> Non
     place, params = backend.place("cpu", "float32"), initial_params(graph, 0)
     x, y = np.random.default_rng(0).standard_normal((rows, columns), np.float32), np.arange(rows) % 3
     order, rates = np.arange(rows).reshape(-1, size), np.full(rows // size, 1e-3)
-    trainer = backend.trainer(graph, params, Recipe(hs.AdamW(), 0.0, False, 0), place)
+    trainer = backend.trainer(graph, params, Recipe(hs.AdamW(), Softmax(), False, 0), place)
     placed = trainer.put(x)
     stacked = {name: np.repeat(value[None], 2, 0) for name, value in params.items()}
     chain = chain_of(graph)
     assert chain is not None
-    recipe = HeadsRecipe(hs.AdamW(), np.full(2, 1e-3, np.float32), np.zeros(2, np.float32), 0.0)
+    recipe = HeadsRecipe(hs.AdamW(), np.full(2, 1e-3, np.float32), np.zeros(2, np.float32), Softmax())
     side_by_side = backend.heads(chain, stacked, recipe, place)
     assert side_by_side is not None
     for run in (
@@ -86,7 +87,7 @@ def test_what_a_caller_allows_is_not_exceeded(seen: list[int]) -> None:
     graph = head(16_384)
     backend = load("torch")
     place = backend.place("cpu", "float32")
-    trainer = backend.trainer(graph, initial_params(graph, 0), Recipe(hs.SGD(), 0.0, False, 0), place)
+    trainer = backend.trainer(graph, initial_params(graph, 0), Recipe(hs.SGD(), Softmax(), False, 0), place)
     trainer.step(np.ones((64, 16_384), np.float32), np.zeros(64, np.int64), 1e-3)
     assert set(seen) == {2}
 

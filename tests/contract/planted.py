@@ -18,6 +18,7 @@ from conformance import Torch
 
 from headstart.contract import registry
 from headstart.contract.checked import CheckedBackend, Passing
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place
 from headstart.graph import Graph, Node
 
@@ -137,7 +138,7 @@ class PrecisionIgnored(Faulty):
 @fails("test_label_smoothing_is_in_the_loss")
 class SmoothingIgnored(Faulty):
     def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
-        return self.made(graph, params, replace(recipe, label_smoothing=0.0), place)
+        return self.made(graph, params, replace(recipe, loss=Softmax()), place)
 
 
 @fails("test_the_seed_decides_what_is_dropped")
@@ -406,7 +407,7 @@ class HeadsShareADecay(Passing):
 @fails("test_heads_have_losses_and_hits_of_their_own[sgd]")
 class HeadsWithoutSmoothing(Passing):
     def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
-        return self._inner.heads(chain, params, replace(recipe, label_smoothing=0.0), place)
+        return self._inner.heads(chain, params, replace(recipe, loss=Softmax()), place)
 
 
 @fails("test_heads_have_logits_of_their_own[sgd]")

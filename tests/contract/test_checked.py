@@ -13,6 +13,7 @@ from headstart.common.errors import BackendError, UnknownNameError
 from headstart.contract.checked import CheckedBackend
 from headstart.contract.description import FACTS, HEADS, Description
 from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 from headstart.graph import Graph, Node
 
@@ -73,7 +74,7 @@ def checked_backend(**answers: Any) -> CheckedBackend:
 
 
 def trained(**answers: Any) -> Any:
-    return checked_backend(**answers).trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), PLACE)
+    return checked_backend(**answers).trainer(GRAPH, PARAMS, Recipe(hs.SGD(), Softmax(), False, 0), PLACE)
 
 
 def test_what_is_right_passes() -> None:
@@ -197,16 +198,16 @@ def test_training_is_never_in_float16() -> None:
     seen: list[Any] = []
     backend = checked_backend()
     backend._inner.trainer = backend._inner.heads = lambda *given: seen.append(given[-1]) or backend._inner
-    backend.trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), Place("cuda", "float16"))
-    recipe = HeadsRecipe(hs.SGD(), np.ones(2, np.float32), np.zeros(2, np.float32), 0.0)
+    backend.trainer(GRAPH, PARAMS, Recipe(hs.SGD(), Softmax(), False, 0), Place("cuda", "float16"))
+    recipe = HeadsRecipe(hs.SGD(), np.ones(2, np.float32), np.zeros(2, np.float32), Softmax())
     backend.heads(chain_of(GRAPH), PARAMS, recipe, Place("cuda", "float16"))
-    backend.trainer(GRAPH, PARAMS, Recipe(hs.SGD(), 0.0, False, 0), Place("cuda", "bfloat16"))
+    backend.trainer(GRAPH, PARAMS, Recipe(hs.SGD(), Softmax(), False, 0), Place("cuda", "bfloat16"))
     assert seen == [Place("cuda", "float32")] * 2 + [Place("cuda", "bfloat16")]
 
 
 def test_heads_side_by_side_are_checked() -> None:
     chain = chain_of(GRAPH)
-    recipe = HeadsRecipe(hs.SGD(), np.ones(2, np.float32), np.zeros(2, np.float32), 0.0)
+    recipe = HeadsRecipe(hs.SGD(), np.ones(2, np.float32), np.zeros(2, np.float32), Softmax())
     stacked = {name: np.repeat(value[None], 2, 0) for name, value in PARAMS.items()}
     right = {
         "params": stacked,

@@ -20,6 +20,7 @@ import pytest
 
 import headstart as hs
 from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 from headstart.testing.samples import linear_graph
 
@@ -144,10 +145,10 @@ def test_an_epoch_is_one_loop(compiled: Callable[..., str], precision: str, many
         rates = np.full(HEADS, 1e-3, np.float32)
         chain = chain_of(graph)
         assert chain is not None
-        trainer = framework.heads(chain, params, HeadsRecipe(hs.AdamW(), rates, rates, 0.0), place)
+        trainer = framework.heads(chain, params, HeadsRecipe(hs.AdamW(), rates, rates, Softmax()), place)
     else:
         params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        trainer = framework.trainer(graph, params, Recipe(hs.AdamW(), 0.0, False, 0), place)
+        trainer = framework.trainer(graph, params, Recipe(hs.AdamW(), Softmax(), False, 0), place)
     shape = jax.ShapeDtypeStruct
     text = compiled(
         trainer._epoch,

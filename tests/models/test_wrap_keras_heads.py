@@ -12,6 +12,7 @@ from own import P, X
 import headstart as hs
 from headstart.common.errors import CutError, SettingError
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 from headstart.models.endings import ENDINGS
 from headstart.testing import relative_error
@@ -67,7 +68,9 @@ def test_what_its_owner_froze_stays(kinds: Any, how: str) -> None:
     params = {name: made.params[name] for name in graph.param_shapes()}
     rates = {f"head.{name}": 0.0 for name in part.fixed}
     for optimizer in (hs.AdamW(lr=0.1, weight_decay=0.1), hs.SGD(lr=0.1, weight_decay=0.1)):
-        trainer = backend.trainer(graph, params, Recipe(optimizer, 0.0, True, 0, rates), Place("cpu", "float32"))
+        trainer = backend.trainer(
+            graph, params, Recipe(optimizer, Softmax(), True, 0, rates), Place("cpu", "float32")
+        )
         trainer.step(np.float32(hs.forward(made, X, "trunk")["trunk"]), np.arange(5), 0.1)
         after = trainer.params()
         moved = {name.removeprefix("head.") for name in params if not np.array_equal(after[name], params[name])}

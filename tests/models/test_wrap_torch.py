@@ -14,6 +14,7 @@ from own import P, X, fit, key, sentences
 import headstart as hs
 from headstart.common.errors import CutError, SettingError, WeightsError
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Recipe
 from headstart.data import Dataset, Preprocess
 from headstart.features.inference import fed
@@ -154,7 +155,7 @@ def test_counters_keep_their_type(own: Any, data: Any, tmp_path: Path) -> None:
 def test_dropout_of_a_function_draws_in_training_only(own: Any, cut: str | None) -> None:
     model = hs.wrap(own.small(), cut, preprocess=P)
     chosen = registry.load("torch")
-    recipe, place = Recipe(hs.SGD(momentum=0.0), 0.0, False, 0), chosen.place("cpu", "float32")
+    recipe, place = Recipe(hs.SGD(momentum=0.0), Softmax(), False, 0), chosen.place("cpu", "float32")
     trainer = chosen.trainer(model.graph, model.params, recipe, place)
     labels = np.arange(5)
     losses = {float(trainer.step(X, labels, 1e-12)[0][0]) for _ in range(4)}

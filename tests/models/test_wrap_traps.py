@@ -15,6 +15,7 @@ from own import P, X, fit, key
 
 import headstart as hs
 from headstart.common.errors import CutError, SettingError
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place
 from headstart.data import Dataset
 from headstart.data.loader import Batch
@@ -132,7 +133,10 @@ def test_layers_that_are_skipped_at_random_are_drawn_anew(own: Any, traps: Any) 
         model = hs.wrap(net, "stem", P)
         assert relative_error(hs.predict(model, X), own.logits(net, X)) < 1e-5
         trainer = chosen.trainer(
-            model.graph, model.params, Recipe(hs.SGD(momentum=0.0), 0.0, False, 0), chosen.place("cpu", "float32")
+            model.graph,
+            model.params,
+            Recipe(hs.SGD(momentum=0.0), Softmax(), False, 0),
+            chosen.place("cpu", "float32"),
         )
         losses = {round(float(trainer.step(X, np.arange(5), 1e-12)[0][0]), 3) for _ in range(12)}
         assert len(losses) == 2

@@ -16,6 +16,7 @@ import pytest
 import headstart as hs
 from headstart.common.errors import FeatureOverflowError, NonFiniteError, SettingError
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Recipe
 from headstart.data import Dataset
 from headstart.data.order import epoch_order
@@ -307,7 +308,7 @@ def test_the_statistics_of_a_step_are_found_again(backend: str) -> None:
     images = rng.normal(2, 3, (6, 8, 8, 3)).astype(np.float32)
     framework = registry.load(backend)
     place = framework.place("cpu", "float32")
-    trainer = framework.trainer(graph, before, Recipe(hs.SGD(0.1), 0.0, True, 0), place)
+    trainer = framework.trainer(graph, before, Recipe(hs.SGD(0.1), Softmax(), True, 0), place)
     trainer.step(images, np.arange(6) % 2, 0.1)
     used = with_batch_statistics(graph, before, trainer.params())
     trunk = framework.trunk(graph.upto("conv"), before, ["conv"], place)

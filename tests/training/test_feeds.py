@@ -14,6 +14,7 @@ import headstart as hs
 from headstart.common.errors import CutError, DamagedShardError, DataError, SettingError
 from headstart.common.machine import available_memory
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Recipe
 from headstart.data import Dataset
@@ -212,7 +213,7 @@ def trainer_of(model: Model, backend: str) -> Any:
     graph = model.graph.after(CUT, model.input_shape)
     params = {name: model.params[name] for name in graph.param_shapes()}
     chosen = registry.load(backend)
-    return chosen.trainer(graph, params, Recipe(SGD(lr=0.05), 0.0, False, 0), chosen.place("cpu", "float32"))
+    return chosen.trainer(graph, params, Recipe(SGD(lr=0.05), Softmax(), False, 0), chosen.place("cpu", "float32"))
 
 
 def test_a_streamed_epoch_is_the_same_epoch_in_memory(model: Model, features: Any, backend: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import headstart as hs
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 
 WARM, MORE = 3, 2
@@ -48,7 +49,9 @@ def test_what_is_traced_again_is_not_kept(backend: str, caplog: pytest.LogCaptur
         for _ in range(5):
             registry.load(backend).trunk(model.graph.upto("trunk"), model.params, ["trunk"], place).run(rows)
         for _ in range(2):
-            trainer = TensorFlowTrainer(model.graph, model.params, Recipe(hs.SGD(lr=0.1), 0.0, True, 0), place)
+            trainer = TensorFlowTrainer(
+                model.graph, model.params, Recipe(hs.SGD(lr=0.1), Softmax(), True, 0), place
+            )
             trainer.step(rows, np.zeros(2, np.int64), 0.1)
     finally:
         tf.get_logger().removeHandler(caplog.handler)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from headstart.common.errors import ProfileError, WatchingWarning
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Recipe
 from headstart.data import Dataset, arrays
@@ -57,7 +58,9 @@ class Falling:
 def stage_of(name: str, epochs: int) -> Stage:
     b = Builder()
     graph: Graph = b.graph(b.linear("out", "input", 1, 2))
-    return Stage(name, graph, {}, Recipe(SGD(0.1), 0.0, False, 0), np.full((epochs, STEPS), 0.1), BATCH, seed=0)
+    return Stage(
+        name, graph, {}, Recipe(SGD(0.1), Softmax(), False, 0), np.full((epochs, STEPS), 0.1), BATCH, seed=0
+    )
 
 
 @pytest.fixture

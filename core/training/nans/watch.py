@@ -116,19 +116,27 @@ class WatchedTrainer:
         return rows
 
     def epoch(
-        self, rows: np.ndarray, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
-        size = len(labels) // len(rates) if order is None else order.shape[1]
+        size = len(targets) // len(rates) if order is None else order.shape[1]
         losses, correct = [], 0
         for i, rate in enumerate(rates.tolist()):
             places = np.arange(i * size, (i + 1) * size) if order is None else order[i]
-            loss, right = self.step(_float32(rows[places]), labels[places], rate)
+            counting = None if weights is None else weights[places]
+            loss, right = self.step(_float32(rows[places]), targets[places], rate, counting)
             losses.append(loss)
             correct += right
         return np.array(losses), correct
 
-    def step(self, inputs: Any, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
-        losses, right = self.trainer.step(inputs, labels, rate)
+    def step(
+        self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        losses, right = self.trainer.step(inputs, targets, rate, weights)
         after = self.trainer.params()
         came_in = inputs if self.trunk is None else self.trunk.images
         if holds_nan(came_in) or not is_finite(losses) or any(unsound(node, after) for node in self.graph.nodes):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.progress import track
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place, Recipe
@@ -124,7 +125,7 @@ class Bench:
         graph = self.model.graph.after(cut, self.model.input_shape)
         params = {name: self.model.params[name] for name in graph.param_shapes()}
         optimizer = optimizer_of(self.optimizer, default_optimizer(graph, False), None)
-        trainer = self.backend.trainer(graph, params, Recipe(optimizer, 0.0, False, 0), self.place)
+        trainer = self.backend.trainer(graph, params, Recipe(optimizer, Softmax(), False, 0), self.place)
         flops = 6 * self.work[cut].head_macs  # of a sample: forward, and twice as much backward
         batch = min(self.batch, max(LEAST_SAMPLES, int(HEAD_FLOPS / max(1, flops))))
         count = batch

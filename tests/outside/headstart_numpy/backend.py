@@ -15,11 +15,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from headstart.common.errors import UnsupportedOpError
+from headstart.contract.losses import mean, per_sample, right
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place, Recipe
 from headstart.graph import OPS, Graph
 from headstart.graph.ops import window_padding
 from headstart.testing import reference
+from headstart.testing.known import slope
 
 Params = Mapping[str, np.ndarray]
 Gradients = tuple[list[np.ndarray], dict[str, np.ndarray]]
@@ -219,19 +221,27 @@ class NumpyTrainer:
         return rows
 
     def epoch(
-        self, rows: np.ndarray, labels: np.ndarray, order: np.ndarray | None, rates: np.ndarray
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        order: np.ndarray | None,
+        rates: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
-        order = np.arange(len(labels)).reshape(len(rates), -1) if order is None else order
-        results = [self.step(rows[i], labels[i], rate) for i, rate in zip(order, rates, strict=True)]
+        order = np.arange(len(targets)).reshape(len(rates), -1) if order is None else order
+        weights = np.ones(len(targets), np.float32) if weights is None else weights
+        results = [self.step(rows[i], targets[i], rate, weights[i]) for i, rate in zip(order, rates, strict=True)]
         return np.stack([losses for losses, _ in results]), sum(right for _, right in results)
 
-    def step(self, inputs: np.ndarray, labels: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
+    def step(
+        self, inputs: np.ndarray, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
         values, backs = self.network.run(inputs, self.training)
         gradients: dict[str, np.ndarray] = {}
         losses = []
         for name, weight in ((self.graph.output, 1.0), *self.graph.auxiliary):
-            loss, error = self._loss(values[name], labels)
-            losses.append(loss)
+            losses.append(mean(per_sample(self.recipe.loss, values[name], targets), weights))
+            error = slope(self.recipe.loss, values[name], targets, weights).astype(np.float32)
             gradients[name] = gradients.get(name, 0) + weight * error
         self.steps += 1
         for node in reversed(self.graph.nodes[1:]):
@@ -243,7 +253,7 @@ class NumpyTrainer:
             for key, gradient in for_params.items():
                 if (name := f"{node.name}.{key}") in self.multiples:
                     self._update(name, gradient, float(rate) * self.multiples[name])
-        hits = int((values[self.graph.output].argmax(1) == labels).sum())
+        hits = int(right(self.recipe.loss, values[self.graph.output], targets).sum())
         return np.array(losses, np.float32), hits if np.isfinite(losses[0]) else 0
 
     def logits(self, inputs: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -251,13 +261,6 @@ class NumpyTrainer:
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: value.copy() for name, value in self.network.params.items()}
-
-    def _loss(self, logits: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-        z = logits - logits.max(1, keepdims=True)
-        log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
-        smoothing, classes = self.recipe.label_smoothing, logits.shape[1]
-        target = np.eye(classes, dtype=np.float32)[y] * (1 - smoothing) + smoothing / classes
-        return float(-(target * log_p).sum(1).mean()), (np.exp(log_p) - target) / len(y)
 
     def _update(self, name: str, g: np.ndarray, rate: float) -> None:
         o, p = self.recipe.optimizer, self.network.params[name]

@@ -1,0 +1,78 @@
+"""What is minimised, for outputs `(n, k)`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from headstart.backends.torch.arrays import from_numpy
+from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError
+
+
+def per_sample(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """`(n,)`"""
+    match loss:
+        case Softmax(smoothing):
+            return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
+        case Sigmoid(pos_weight):
+            weight = None if pos_weight is None else outputs.new_tensor(pos_weight)
+            each = F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight, reduction="none")
+        case SquaredError():
+            each = F.mse_loss(outputs, targets, reduction="none")
+        case Huber(delta):
+            each = F.huber_loss(outputs, targets, reduction="none", delta=delta)
+    return each.mean(1)
+
+
+def mean_loss(
+    loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """Of a batch."""
+    if weights is None and isinstance(loss, Softmax):  # in one call
+        return F.cross_entropy(outputs, targets, label_smoothing=loss.smoothing)
+    return mean(per_sample(loss, outputs, targets), weights)
+
+
+def mean(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """`(n, ...)` -> `(...)`"""
+    if weights is None:
+        return losses.mean(0)
+    total = weights.sum()
+    return torch.tensordot(weights, losses, 1) / torch.where(total > 0, total, 1)
+
+
+def by_step(
+    values: np.ndarray, order: np.ndarray | None, steps: int, size: int, device: str | torch.device
+) -> torch.Tensor:
+    """What there is of each sample `(n, ...)`, as the steps of an epoch take it: `(steps, size, ...)`."""
+    ordered = from_numpy(values if order is None else values[order.reshape(-1)], device)
+    return ordered[: steps * size].unflatten(0, (steps, size))
+
+
+def native_targets(targets: torch.Tensor) -> torch.Tensor:
+    """Numbers of classes as they are, whatever else in float32."""
+    return targets if targets.dtype == torch.int64 else targets.float()
+
+
+def predictions(loss: Loss, outputs: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Of outputs `(..., n, k)` the classes `(..., n)`, which labels there are `(..., n, k)`, or the outputs
+    themselves; in `out` if that is given."""
+    match loss:
+        case Softmax():
+            return torch.argmax(outputs, -1, out=out)
+        case Sigmoid():
+            return torch.gt(outputs, 0, out=out)
+        case _:
+            return outputs if out is None else out.copy_(outputs)
+
+
+def count_right(loss: Loss, predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """`(...)` of predictions and targets `(..., n)` or `(..., n, k)`: how many samples are classified right."""
+    match loss:
+        case Softmax():
+            return (predicted == targets).sum(-1)
+        case Sigmoid():
+            return (predicted == targets).all(-1).sum(-1)
+        case _:
+            return predicted.new_zeros(predicted.shape[:-2], dtype=torch.int64)
