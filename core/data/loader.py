@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ def batches(
     augment: Augment | None = None,
     seed: int = 0,
     epoch: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The samples at the positions `order` of `data`, `batch_size` at a time; the last batch may be smaller.
 
     `order` is `(m,)` integers. `augment` crops and flips each sample by (seed, epoch, its id). `workers` is
@@ -78,7 +78,7 @@ def _generate(
     augment: Augment | None,
     seed: int,
     epoch: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     stop = threading.Event()
 
     def fill(batch: Batch, start: int) -> None:

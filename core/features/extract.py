@@ -15,8 +15,8 @@ import json
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +58,8 @@ CHECKED_ROWS = 4
 DRIFT_LIMIT = 0.05
 WAITING = 2
 """Batches whose rows wait for being hashed and written while the next ones are computed."""
+LARGE = 64 << 20
+"""Bytes of a batch's rows of which only one batch waits: a second one takes more memory than it spares time."""
 ROUNDS = 5  # attempts, where rows vanish from a shared cache before they are read
 Observe = Callable[[Dataset, Batch, Mapping[str, np.ndarray]], None]
 """a function of a data set, a batch of it, and the batch's features by node, called before they are stored; what
@@ -252,15 +254,20 @@ class Extractor:
                     _store(writers[node], batch.ids, rows, missing[node])
                 stored["images"] += len(batch.ids)
 
-            behind = stack.enter_context(Behind(WAITING, "headstart-writer"))
-            decoded = self._batches(data, view, order, size, self.workers)
+            nbytes = (
+                size * sum(math.prod(self.keys.shapes[node]) for node in missing) * np.dtype(np.float32).itemsize
+            )
+            waiting = WAITING if nbytes <= LARGE else 1
+            behind = stack.enter_context(Behind(waiting, "headstart-writer"))
+            # Closed here: an error's traceback would keep it, and with it the loader's threads.
+            decoded = stack.enter_context(closing(self._batches(data, view, order, size, self.workers)))
             for batch, features in self._features(data, decoded, size, missing):
                 behind(store, batch, features)
                 yield len(batch.ids)
 
     def _batches(
         self, data: Dataset, view: int, order: np.ndarray, size: int, workers: int | None
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         return batches(
             data,
             self.model.preprocess,

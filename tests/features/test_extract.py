@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -605,8 +606,10 @@ def test_an_interrupt_keeps_what_is_finished(
 
     with monkeypatch.context() as patch:
         patch.setattr("headstart.store.feature_folder.ShardWriter", Interrupting)
-        with pytest.raises(ExtractionInterrupted, match="the features of 4 of 15 images are kept"):
+        with pytest.raises(ExtractionInterrupted, match="the features of 4 of 15 images are kept") as caught:
             extract(photos)
+        assert caught.tb is not None
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("headstart-")]
     again = extract(photos)
     assert counts(again) == (TOTAL - 4, 4)
     assert relative_error(again.numpy(), expected(model, hs.data.folder(photos), CUT, backend)) < 1e-5
