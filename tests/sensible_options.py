@@ -18,6 +18,7 @@ SENSIBLE: dict[str, Any] = {
     "schedule": hs.Schedule("cosine", 0.25),
     "warmup": 0.25,
     "label_smoothing": 0.1,
+    "class_weights": {"daisy": 2.0},
     "augment": hs.Augment(crop=None),
     "batch_norm": "train",
     "head_epochs": 3,

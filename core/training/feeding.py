@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from headstart.contract.running import Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
@@ -48,7 +50,7 @@ def from_cache(task: Task, node: str) -> Fed:
         extraction = merged(features.stats for features in sets)
     free = task.backend.memory(task.place)
     placement = place_features(sets, node, task.batch_size, memory_limit(task.settings.memory), free)
-    feeds = feeds_of(sets, node, placement)
+    feeds = feeds_of(sets, node, placement, task.weights)
     return Fed(Feeds(feeds[0], feeds[1] if len(feeds) > 1 else None, train, val), trunk, extraction, placement)
 
 
@@ -80,9 +82,9 @@ def from_images(task: Task, node: str | None) -> Fed:
     if trunk is not None and node is not None and task.settings.debug_nans:
         runs = WatchedTrunk(trunk, task.model, node, task.backend, task.place)
 
-    def feed(data: Dataset, augment: Augment | None) -> Images:
+    def feed(data: Dataset, augment: Augment | None, weights: np.ndarray | None = None) -> Images:
         s = task.settings
-        return Images(data, task.model.preprocess, s.batch_size, runs, node, augment, s.seed, s.workers)
+        return Images(data, task.model.preprocess, s.batch_size, runs, node, augment, s.seed, s.workers, weights)
 
-    train = feed(task.train, task.settings.augmentation)
+    train = feed(task.train, task.settings.augmentation, task.weights)
     return Fed(Feeds(train, None if task.val is None else feed(task.val, None), task.train, task.val), trunk)

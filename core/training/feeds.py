@@ -89,8 +89,9 @@ class Resident:
     """Features that lie on the trainer's device as a whole, every view of them; read from the store once, for all
     trainers of one backend on one device."""
 
-    def __init__(self, features: FeatureSet, cut: str) -> None:
-        self.features, self.cut = features, cut
+    def __init__(self, features: FeatureSet, cut: str, weights: np.ndarray | None = None) -> None:
+        """`weights`: float32 `(n,)`, how much each sample counts in training; None: alike."""
+        self.features, self.cut, self.weights = features, cut, weights
         self.labels = features.labels
         self._placed: dict[int, Any] = {}
 
@@ -106,7 +107,7 @@ class Resident:
         clock = Clock()
         rows = self._on_device(trainer, epoch % self.features.views)
         clock("data")
-        losses, correct = trainer.epoch(rows, self.labels, order, rates)
+        losses, correct = trainer.epoch(rows, self.labels, order, rates, self.weights)
         clock("head")
         return EpochResult(losses, correct / order.size, clock.total())
 
@@ -156,9 +157,17 @@ class Streamed:
     """Features that are read anew in every epoch, a pool of batches at a time: from the disk, or from memory
     where they only do not fit the device."""
 
-    def __init__(self, features: FeatureSet, cut: str, pools: Pools, block: int, in_memory: bool = False) -> None:
-        """`block`: so many rows that lie side by side are drawn together."""
-        self.features, self.cut, self.pools, self.block = features, cut, pools, block
+    def __init__(
+        self,
+        features: FeatureSet,
+        cut: str,
+        pools: Pools,
+        block: int,
+        in_memory: bool = False,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        """`block`: so many rows that lie side by side are drawn together. `weights`: as `Resident` has them."""
+        self.features, self.cut, self.pools, self.block, self.weights = features, cut, pools, block, weights
         self.labels = features.labels
         self.in_memory = in_memory
         self._sources: dict[int, _Source] = {}
@@ -187,7 +196,8 @@ class Streamed:
                 clock("data")
                 part = rates[start : start + steps]
                 # The rows were read to where they are used: nothing is gathered again.
-                loss, right = trainer.epoch(trainer.put(rows), self.labels[positions], None, part)
+                weights = None if self.weights is None else self.weights[positions]
+                loss, right = trainer.epoch(trainer.put(rows), self.labels[positions], None, part, weights)
                 clock("head")
                 losses.append(loss)
                 correct += right
@@ -252,7 +262,10 @@ class Images:
         augment: Augment | None,
         seed: int,
         workers: int | None,
+        weights: np.ndarray | None = None,
     ) -> None:
+        """`weights`: as `Resident` has them."""
+        self.weights = weights
         self.data, self.preprocess, self.batch_size = data, preprocess, batch_size
         self.trunk, self.cut = trunk, cut
         self.augment, self.seed, self.workers = augment, seed, workers
@@ -282,9 +295,10 @@ class Images:
             epoch=epoch,
         )
         with track(f"epoch {epoch + 1}", len(order)) as advance:
-            for batch, rate in zip(loader, rates.tolist(), strict=True):
+            for batch, positions, rate in zip(loader, order, rates.tolist(), strict=True):
                 clock("data")
-                loss, right = trainer.step(self._inputs(batch.images, clock), batch.labels, rate)
+                weights = None if self.weights is None else self.weights[positions]
+                loss, right = trainer.step(self._inputs(batch.images, clock), batch.labels, rate, weights)
                 clock("head")
                 losses.append(loss)
                 correct += right

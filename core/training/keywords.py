@@ -34,6 +34,8 @@ class _FitCompareCompareModesSweep(TypedDict, total=False):
     """Share of the steps in which the learning rate rises."""
     label_smoothing: float
     """Label smoothing, 0 to 1."""
+    class_weights: str | Mapping[str, float] | None
+    """How much samples count by their class: balanced (all classes alike), or daisy=2,roses=0.5."""
     seed: int
     """Seed of all that is drawn: split, order, initial weights, dropout and augmentation."""
 

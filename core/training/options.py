@@ -46,6 +46,22 @@ if TYPE_CHECKING:
     from headstart.training.history import OnEpoch
 
 
+def class_weights_of(text: str) -> str | dict[str, float]:
+    """A word as it is, or "daisy=2,roses=0.5" as a dict; SettingError otherwise."""
+    if "=" not in text:
+        return text
+    weights = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, weight = part.rpartition("=")
+        try:
+            weights[name.strip()] = float(weight)
+        except ValueError:
+            raise SettingError(
+                f"--class-weights {text!r}; expected balanced, or classes such as daisy=2,roses=0.5"
+            ) from None
+    return weights
+
+
 def scale_of(text: str) -> float | dict[str, float]:
     """ "0.1", or "layer3=0.1,pretrained=0.01" as a dict; SettingError otherwise."""
     try:
@@ -175,6 +191,17 @@ class Training:
         recorded=False,
     )
     label_smoothing: float = option(0.0, "Label smoothing, 0 to 1.", SHARE, takers=THAT_TRAIN, text=float)
+    class_weights: str | Mapping[str, float] | None = option(
+        None,
+        "How much samples count by their class: balanced (all classes alike), or daisy=2,roses=0.5.",
+        Rule('"balanced", or a dict from classes to numbers of 0 or more'),
+        takers=THAT_TRAIN,
+        parse=class_weights_of,
+        unset="all alike",
+        more='"balanced": each n / (classes x samples of its class). In Python also a dict such as '
+        '{"daisy": 2.0}, of which a class that is left out counts 1. It multiplies what the data say of each '
+        "sample (`weights`).",
+    )
     augment: str | Augment | None = option(
         None,
         "flip, crop or flip,crop; for modes that see images.",

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from headstart.common.errors import SettingError
 from headstart.common.machine import available_memory
 from headstart.common.sizes import binary_size, parse_nbytes
@@ -96,12 +98,19 @@ def place_features(
     return Placement(where, nbytes, limit, pool, block)
 
 
-def feeds_of(features: Sequence[FeatureSet], cut: str, placement: Placement) -> list[Feed]:
-    """A feed for each set. Feeds that stream share one pair of pools."""
+def feeds_of(
+    features: Sequence[FeatureSet], cut: str, placement: Placement, weights: np.ndarray | None = None
+) -> list[Feed]:
+    """A feed for each set. Feeds that stream share one pair of pools. `weights`: of the first set's samples."""
+    counting = [weights, *[None] * (len(features) - 1)]
     if placement.where == DEVICE:
-        return [Resident(data, cut) for data in features]
+        return [Resident(data, cut, of_set) for data, of_set in zip(features, counting, strict=True)]
     first = features[0]
     row_nbytes = max(1, first.nbytes(cut) // max(1, len(first)))
     pools = Pools(placement.pool_nbytes // row_nbytes, first.shape(cut), first.folder(cut).dtype)
     block = max(1, placement.block_nbytes // row_nbytes)
-    return [Streamed(data, cut, pools, block, placement.where == MEMORY) for data in features]
+    in_memory = placement.where == MEMORY
+    return [
+        Streamed(data, cut, pools, block, in_memory, of_set)
+        for data, of_set in zip(features, counting, strict=True)
+    ]

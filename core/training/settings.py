@@ -19,6 +19,7 @@ from headstart.contract.recipe import FLOAT16
 from headstart.contract.registry import check_place
 from headstart.data.augment import Augment
 from headstart.features.trunk_keys import INPUT
+from headstart.training.counting import checked_class_weights
 from headstart.training.modes import MODES, Mode, mode_of
 from headstart.training.options import OPTIONS, Caching, Computing, Training, Watching
 from headstart.training.placement import memory_limit
@@ -57,6 +58,7 @@ class Settings(Watching, Caching, Computing, Training):
             )
         optimizer_of(self.optimizer, SGD(), self.lr)
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
+        object.__setattr__(self, "class_weights", checked_class_weights(self.class_weights))
         schedule_of(self.schedule, self.warmup)
         object.__setattr__(self, "memory", memory_limit(self.memory))
         if self.cut == INPUT and mode.frozen:
@@ -104,11 +106,12 @@ class Settings(Watching, Caching, Computing, Training):
 
     def record(self) -> dict[str, Any]:
         """JSON-able: what a run's record has of each option that it names, as it was meant for this mode."""
-        scale = self.lr_scale
+        scale, by_class = self.lr_scale, self.class_weights
         features = self.dtype if self.training_mode.cached else "uint8" if self.cut == INPUT else None
         meant = {
             "lr_scale": dict(scale) if isinstance(scale, Mapping) else scale,
             "schedule": vars(self.rates),
+            "class_weights": dict(by_class) if isinstance(by_class, Mapping) else by_class,
             "augment": self.augmentation.as_dict() if self.augmentation else None,
             "batch_norm": "train" if self.train_statistics else "frozen",
             "dtype": features,

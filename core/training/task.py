@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart.common.errors import SettingError
 from headstart.contract import registry
@@ -20,6 +21,7 @@ from headstart.features.feature_set import FeatureSet
 from headstart.features.trunk_keys import cut_of
 from headstart.models import Model, check_model
 from headstart.training.checks import check_sets
+from headstart.training.counting import sample_weights
 from headstart.training.modes import Mode
 from headstart.training.rates import check_modules
 from headstart.training.settings import Settings
@@ -38,6 +40,8 @@ class Task:
     """the last node of the frozen trunk; None where everything is trained from the start"""
     backend: Backend
     place: Place
+    weights: NDArray[np.float32] | None = None
+    """`(n,)`: how much each training sample counts; None where all count alike"""
 
     @property
     def mode(self) -> Mode:
@@ -65,13 +69,14 @@ def task_of(model: Model, train: Any, val: Any, settings: Settings) -> Task:
         model = model.without_auxiliary()
     check_modules(model.params, settings.lr_scale)
     train, val, cut = check_sets(model, settings, train, val)
+    weights = sample_weights(train, settings.class_weights)
     last = model.graph.check_cut(cut or model.default_cut) if mode.frozen else None
     if cut is not None and last is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
     backend = registry.load(registry.choose(settings.backend, model.home))
     place = backend.place(settings.device, settings.precision)
     start = replace(model, params=initial(model, mode, last, settings.seed))
-    return Task(start, train, val, settings, last, backend, place)
+    return Task(start, train, val, settings, last, backend, place, weights)
 
 
 def initial(model: Model, mode: Mode, cut: str | None, seed: int) -> dict[str, np.ndarray]:

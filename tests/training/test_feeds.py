@@ -216,12 +216,16 @@ def trainer_of(model: Model, backend: str) -> Any:
     return chosen.trainer(graph, params, Recipe(SGD(lr=0.05), Softmax(), False, 0), chosen.place("cpu", "float32"))
 
 
-def test_a_streamed_epoch_is_the_same_epoch_in_memory(model: Model, features: Any, backend: str) -> None:
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
+def test_a_streamed_epoch_is_the_same_epoch_in_memory(
+    model: Model, features: Any, backend: str, weighted: bool
+) -> None:
     placement = placed(features, memory=LITTLE)
     assert (placement.where, placement.pool_nbytes) == ("disk", 6 * ROW_NBYTES)
-    train, val = feeds_of(features, CUT, placement)
+    weights = np.random.default_rng(0).uniform(0, 3, len(features[0])).astype(np.float32) if weighted else None
+    train, val = feeds_of(features, CUT, placement, weights)
     assert isinstance(train, Streamed) and isinstance(val, Streamed)
-    whole = Resident(features[0], CUT), Resident(features[1], CUT)
+    whole = Resident(features[0], CUT, weights), Resident(features[1], CUT)
     mine, theirs = trainer_of(model, backend), trainer_of(model, backend)
     for epoch in range(2):
         order = train.order(BATCH, 0, epoch)

@@ -1,0 +1,64 @@
+"""How much each sample counts in the loss: what the data say of it, times what was asked for its class.
+
+Invariant: only how samples count beside each other matters, since a batch's loss is divided by its weights' sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.data import Dataset
+from headstart.features.feature_set import FeatureSet
+
+BALANCED = "balanced"
+ClassWeights = None | str | Mapping[str, float]
+
+
+def checked_class_weights(weights: Any) -> ClassWeights:
+    """`weights` as None, "balanced" or a dict of floats; SettingError for anything else."""
+    if weights is None or (isinstance(weights, str) and weights == BALANCED):
+        return weights
+    if not isinstance(weights, Mapping) or not weights:
+        raise SettingError(
+            f"class_weights={weights!r}; expected {BALANCED!r}, or a dict from classes to numbers of 0 or more, "
+            'such as {"rare": 5.0}'
+        )
+    for name, weight in weights.items():
+        number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight) or weight < 0:
+            raise SettingError(f"class_weights[{name!r}]={weight!r}; expected a number of 0 or more")
+    return {str(name): float(weight) for name, weight in weights.items()}
+
+
+def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> NDArray[np.float32] | None:
+    """float32 `(n,)`; None where all samples count alike. `data`: of one class a sample.
+
+    "balanced" counts the classes alike, each sample n / (classes x samples of its class), of the classes that have
+    samples: scikit-learn's `compute_class_weight`. A class that a dict leaves out counts 1.
+    Raises UnknownNameError for a class that the data have not, DataError where no sample counts.
+    """
+    if class_weights is None:
+        return _counting(data, data.weights)
+    counts = np.bincount(data.labels, minlength=len(data.classes))
+    if isinstance(class_weights, Mapping):
+        of_class = np.ones(len(data.classes), np.float32)
+        for name, weight in class_weights.items():
+            if name not in data.classes:
+                raise UnknownNameError("class", name, data.classes)
+            of_class[data.classes.index(name)] = weight
+    else:
+        of_class = (len(data) / np.count_nonzero(counts) / np.maximum(counts, 1)).astype(np.float32)
+    weights = of_class[data.labels]
+    return _counting(data, weights if data.weights is None else weights * data.weights)
+
+
+def _counting(data: Dataset | FeatureSet, weights: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    if weights is not None and not weights.any():
+        raise DataError(f"no sample of {data.name!r} counts: all of their weights are 0")
+    return weights

@@ -1,0 +1,108 @@
+"""How much samples count: by their class, and by what the data say of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.data import Dataset
+from headstart.testing import small_model
+from headstart.training.counting import sample_weights
+from headstart.training.options import OPTIONS
+
+CLASSES = ("common", "rare", "absent")
+
+
+def images_of(labels: list[int], weights: Any = None) -> Dataset:
+    """An image a sample, of two kinds that are hard to tell apart; equal labels have different images."""
+    rng = np.random.default_rng(0)
+    images = [(rng.random((16, 16, 3)) * (180 + 40 * label)).astype(np.uint8) for label in labels]
+    return hs.data.arrays(images, labels, classes=CLASSES, weights=weights)
+
+
+def weights_of(data: Dataset, asked: Any) -> list[float] | None:
+    weights = sample_weights(data, asked)
+    return None if weights is None else weights.tolist()
+
+
+@pytest.mark.neutral
+class TestCounting:
+    def test_balanced_is_scikit_learns(self) -> None:
+        from sklearn.utils.class_weight import compute_sample_weight
+
+        for seed in range(20):
+            labels = np.random.default_rng(seed).integers(0, 2, 11).tolist()
+            expected = compute_sample_weight("balanced", labels)
+            np.testing.assert_allclose(sample_weights(images_of(labels), "balanced"), expected, rtol=1e-6)
+
+    def test_classes_and_samples_multiply(self) -> None:
+        data = images_of([0, 0, 1], weights=[1.0, 0.5, 2.0])
+        assert weights_of(data, None) == [1.0, 0.5, 2.0]
+        assert weights_of(data, {"rare": 3.0}) == [1.0, 0.5, 6.0]
+        assert weights_of(images_of([0, 0, 1]), {"rare": 3.0, "absent": 9.0}) == [1.0, 1.0, 3.0]
+        assert weights_of(images_of([0, 0, 1]), None) is None
+
+    def test_what_cannot_count_is_refused(self) -> None:
+        with pytest.raises(UnknownNameError, match=r"rar.*rare"):
+            sample_weights(images_of([0, 1]), {"rar": 2.0})
+        with pytest.raises(DataError, match="all of their weights are 0"):
+            sample_weights(images_of([0, 1]), {"common": 0, "rare": 0})
+
+    @pytest.mark.parametrize("wrong", ["balance", {}, {"rare": -1}, {"rare": "much"}, {"rare": float("nan")}, 2.0])
+    def test_settings_are_checked_before_anything_is_read(self, wrong: Any) -> None:
+        with pytest.raises(SettingError, match="class_weights"):
+            hs.fit(None, object(), class_weights=wrong)
+
+    def test_a_command_line_names_classes(self) -> None:
+        parse = OPTIONS["class_weights"].parse
+        assert parse is not None
+        assert parse("balanced") == "balanced"
+        assert parse("a=2, b=c=0.5") == {"a": 2.0, "b=c": 0.5}
+        with pytest.raises(SettingError, match="expected balanced, or classes such as"):
+            parse("a=two")
+
+
+def losses(run: hs.Run) -> list[float]:
+    return [loss for record in run.history for loss in record.step_losses]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return small_model(classes=CLASSES)
+
+
+def test_a_weight_of_two_is_a_sample_that_is_there_twice(model: Any, backend: str) -> None:
+    """In a batch of all: losses and all that is learnt from them."""
+    once, twice = [0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]
+    data = images_of(once)
+    doubled = data.subset([0, 1, 2, 3, 4, 3, 4])
+    assert doubled.labels.tolist() == twice
+    settings: dict[str, Any] = {"epochs": 4, "optimizer": "sgd", "lr": 0.1, "backend": backend, "batch_size": 64}
+    weighted = hs.fit(model, data, class_weights={"rare": 2.0}, **settings)
+    np.testing.assert_allclose(losses(weighted), losses(hs.fit(model, doubled, **settings)), rtol=1e-4)
+    by_sample = hs.fit(model, images_of(once, weights=[1, 1, 1, 2, 2]), **settings)
+    np.testing.assert_allclose(losses(by_sample), losses(weighted), rtol=1e-6)
+    plain = losses(hs.fit(model, data, **settings))
+    assert abs(plain[0] / losses(weighted)[0] - 1) > 1e-3, "the weights change nothing"
+    assert weighted.settings["class_weights"] == {"rare": 2.0}
+
+
+def test_every_way_of_feeding_counts_alike(model: Any, backend: str) -> None:
+    """Features on the device, through the trunk in every epoch, and heads side by side. (In pools from the disk:
+    test_feeds.)"""
+    rng = np.random.default_rng(1)
+    data = images_of(rng.integers(0, 2, 40).tolist(), weights=rng.uniform(0.1, 3, 40))
+    settings: dict[str, Any] = {"epochs": 2, "lr": 0.01, "backend": backend, "batch_size": 8}
+    settings["class_weights"] = "balanced"
+    cached = hs.fit(model, data, **settings)
+    frozen = hs.fit(model, data, mode="frozen", **settings)
+    np.testing.assert_allclose(losses(frozen), losses(cached), rtol=1e-3)
+    del settings["lr"]
+    train, val = data.split(0.8)
+    swept = hs.sweep(model, train, val, grid={"lr": [0.01, 0.001]}, optimizer="adamw", **settings)
+    alone = hs.fit(model, train, val, lr=0.01, optimizer="adamw", **settings)
+    np.testing.assert_allclose(losses(swept.runs[0]), losses(alone), rtol=1e-3)
