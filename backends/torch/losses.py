@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,13 +18,19 @@ def per_sample(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor) -> torc
         case Softmax(smoothing):
             return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
         case Sigmoid(pos_weight):
-            weight = None if pos_weight is None else outputs.new_tensor(pos_weight)
+            weight = None if pos_weight is None else _there(tuple(pos_weight), outputs.device)
             each = F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight, reduction="none")
         case SquaredError():
             each = F.mse_loss(outputs, targets, reduction="none")
         case Huber(delta):
             each = F.huber_loss(outputs, targets, reduction="none", delta=delta)
     return each.mean(1)
+
+
+@functools.lru_cache(64)
+def _there(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Sent to a device once: not in every step, nor in one that is being recorded, which forbids it."""
+    return torch.tensor(values, device=device)
 
 
 def mean_loss(
