@@ -16,23 +16,26 @@ def native_targets(targets: np.ndarray) -> np.ndarray:
     return targets if targets.dtype == np.int64 else targets.astype(np.float32, copy=False)
 
 
+# No `match` here: TensorFlow cannot turn one into its own code, and says so to the user in ten lines.
 def per_sample(loss: Loss, outputs: Any, targets: Any) -> Any:
     """`(..., n)`"""
-    match loss:
-        case Softmax(smoothing):
-            shares = ops.one_hot(targets, outputs.shape[-1]) * (1 - smoothing) + smoothing / outputs.shape[-1]
-            return ops.categorical_crossentropy(
-                ops.broadcast_to(shares, ops.shape(outputs)), outputs, from_logits=True
-            )
-        case Sigmoid(pos_weight):
-            weight = 1.0 if pos_weight is None else np.array(pos_weight, np.float32)
-            each = targets * weight * ops.softplus(-outputs) + (1 - targets) * ops.softplus(outputs)
-        case SquaredError():
-            each = ops.square(outputs - targets)
-        case Huber(delta):
-            off = ops.abs(outputs - targets)
-            each = ops.where(off <= delta, ops.square(off) / 2, delta * (off - delta / 2))
-    return ops.mean(each, -1)
+    if isinstance(loss, Softmax):
+        classes = outputs.shape[-1]
+        shares = ops.one_hot(targets, classes) * (1 - loss.smoothing) + loss.smoothing / classes
+        shares = ops.broadcast_to(shares, ops.shape(outputs))
+        return ops.categorical_crossentropy(shares, outputs, from_logits=True)
+    return ops.mean(_of_each_output(loss, outputs, targets), -1)
+
+
+def _of_each_output(loss: Sigmoid | SquaredError | Huber, outputs: Any, targets: Any) -> Any:
+    """`(..., n, k)`"""
+    if isinstance(loss, Sigmoid):
+        weight = 1.0 if loss.pos_weight is None else np.array(loss.pos_weight, np.float32)
+        return targets * weight * ops.softplus(-outputs) + (1 - targets) * ops.softplus(outputs)
+    if isinstance(loss, SquaredError):
+        return ops.square(outputs - targets)
+    off = ops.abs(outputs - targets)
+    return ops.where(off <= loss.delta, ops.square(off) / 2, loss.delta * (off - loss.delta / 2))
 
 
 def mean(losses: Any, weights: Any) -> Any:
@@ -45,11 +48,10 @@ def mean(losses: Any, weights: Any) -> Any:
 
 def right(loss: Loss, outputs: Any, targets: Any) -> Any:
     """`(..., n)`: 1 where a sample is classified right, else 0. What NaN is taken for counts here."""
-    match loss:
-        case Softmax():
-            hit = ops.equal(ops.argmax(outputs, -1), ops.cast(targets, "int32"))
-        case Sigmoid():
-            hit = ops.all(ops.equal(outputs > 0, targets > 0), -1)
-        case _:
-            hit = ops.zeros_like(outputs[..., 0])
+    if isinstance(loss, Softmax):
+        hit = ops.equal(ops.argmax(outputs, -1), ops.cast(targets, "int32"))
+    elif isinstance(loss, Sigmoid):
+        hit = ops.all(ops.equal(outputs > 0, targets > 0), -1)
+    else:
+        hit = ops.zeros_like(outputs[..., 0])
     return ops.cast(hit, "float32")
