@@ -30,7 +30,7 @@ def per_sample(loss: Loss, outputs: Any, targets: Any) -> Any:
 def _of_each_output(loss: Sigmoid | SquaredError | Huber, outputs: Any, targets: Any) -> Any:
     """`(..., n, k)`"""
     if isinstance(loss, Sigmoid):
-        weight = 1.0 if loss.pos_weight is None else np.array(loss.pos_weight, np.float32)
+        weight = 1.0 if loss.pos_weight is None else ops.convert_to_tensor(loss.pos_weight, "float32")
         return targets * weight * ops.softplus(-outputs) + (1 - targets) * ops.softplus(outputs)
     if isinstance(loss, SquaredError):
         return ops.square(outputs - targets)

@@ -72,6 +72,7 @@ import jax, numpy as np
 import headstart as hs
 from headstart.backends.doors import jax_devices
 from headstart.contract import registry
+from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 
 framework = registry.load("keras")
