@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from headstart.contract.losses import Loss, Softmax
+from headstart.contract.losses import Loss
 from headstart.contract.optimizers import Optimizer
 from headstart.contract.running import Trainer
 from headstart.graph import Graph, Node
@@ -58,11 +58,6 @@ class HeadsRecipe:
     weight_decay: np.ndarray
     """float32 `(h,)`"""
     loss: Loss
-
-    @property
-    def label_smoothing(self) -> float:
-        """Of the classes' cross-entropy; 0 of other losses."""
-        return self.loss.smoothing if isinstance(self.loss, Softmax) else 0.0
 
 
 class Heads(Trainer, Protocol):

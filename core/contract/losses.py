@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import SettingError
+from headstart.common.slices import slices
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,12 @@ class Huber:
 
 
 Loss = Softmax | Sigmoid | SquaredError | Huber
-LOSSES: tuple[type[Loss], ...] = (Softmax, Sigmoid, SquaredError, Huber)
-
-SLICE_NBYTES = 16 << 20
 
 
 def per_sample(loss: Loss, outputs: np.ndarray, targets: np.ndarray) -> NDArray[np.float64]:
     """float64 `(n,)`: each sample's loss. `outputs`: float `(n, k)`. NaN where an output is."""
     losses = np.empty(len(outputs))
-    rows = max(1, SLICE_NBYTES // (8 * max(1, outputs.shape[1])))
-    for start in range(0, len(outputs), rows):
-        part = slice(start, start + rows)
+    for part in slices(len(outputs), 8 * outputs.shape[1]):
         with np.errstate(invalid="ignore", over="ignore"):
             losses[part] = _of_slice(loss, outputs[part].astype(np.float64), targets[part])
     return losses

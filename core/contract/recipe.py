@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from headstart.contract.losses import Loss, Softmax
+from headstart.contract.losses import Loss
 from headstart.contract.optimizers import Optimizer
 
 FLOAT32, TF32, BFLOAT16, FLOAT16 = "float32", "tf32", "bfloat16", "float16"
@@ -64,8 +64,3 @@ class Recipe:
     rates: Mapping[str, float] = field(default_factory=dict)
     """parameter -> multiple of each step's learning rate; 1 where it is not named. What has 0 is not trained: it
     is bit-equal afterwards, weight decay or not"""
-
-    @property
-    def label_smoothing(self) -> float:
-        """Of the classes' cross-entropy; 0 of other losses."""
-        return self.loss.smoothing if isinstance(self.loss, Softmax) else 0.0

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-SLICE_NBYTES = 16 << 20
-
-
-def slices(count: int, nbytes: int) -> Iterator[slice]:
-    """Slices of `count` items of `nbytes` each, as many in a slice as SLICE_NBYTES hold, at least one."""
-    step = max(1, SLICE_NBYTES // max(1, nbytes))
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+from headstart.contract.losses import Softmax, per_sample
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """float64 `(n,)`: the negative log likelihood of `labels` (int64 `(n,)`) under float `(n, classes)`."""
-    losses = np.empty(len(logits))
-    for part in slices(len(logits), 8 * logits.shape[1]):
-        z = logits[part].astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            z -= z.max(1, keepdims=True)
-            losses[part] = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels[part]]
-    return losses
+    return per_sample(Softmax(), logits, labels)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

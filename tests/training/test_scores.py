@@ -448,7 +448,7 @@ def test_it_goes_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = (rng.random((97, 23)) < 0.3).astype(np.uint8)
     whole = scores_of("single", logits, y, [str(i) for i in range(23)]).as_dict()
     several = scores_of("multi", logits, labels, [str(i) for i in range(23)]).as_dict()
-    monkeypatch.setattr("headstart.training.metrics.SLICE_NBYTES", 8 * 23 * 10)
+    monkeypatch.setattr("headstart.common.slices.SLICE_NBYTES", 8 * 23 * 10)
     assert scores_of("single", logits, y, [str(i) for i in range(23)]).as_dict() == whole
     again = scores_of("multi", logits, labels, [str(i) for i in range(23)]).as_dict()
     assert again["values"] == pytest.approx(several["values"])
@@ -460,9 +460,9 @@ def test_it_needs_little_beside_the_logits() -> None:
     """Of 2,000 samples and 2,000 classes, 16 MB, in the memory that numpy asks for."""
     code = """
 import tracemalloc, numpy as np
-from headstart.training import metrics
+from headstart.common import slices
 from headstart.training.scores import scores_of
-metrics.SLICE_NBYTES = 1 << 20
+slices.SLICE_NBYTES = 1 << 20
 rng = np.random.default_rng(0)
 logits, y = rng.normal(size=(2000, 2000)).astype(np.float32), rng.integers(0, 2000, 2000)
 names = [str(i) for i in range(2000)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.training.metrics import slices
+from headstart.common.slices import slices
 from headstart.training.scores.counting import (
     NO_SAMPLES,
     ONLY_ITS_OWN,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.training.metrics import slices
+from headstart.common.slices import slices
 from headstart.training.scores.calibration import calibration_error
 from headstart.training.scores.counting import (
     NO_SAMPLES,
