@@ -19,11 +19,11 @@ from headstart.contract.recipe import FLOAT16
 from headstart.contract.registry import check_place
 from headstart.data.augment import Augment
 from headstart.features.trunk_keys import INPUT
-from headstart.training.counting import checked_class_weights
 from headstart.training.modes import MODES, Mode, mode_of
 from headstart.training.options import OPTIONS, Caching, Computing, Training, Watching
 from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
+from headstart.training.sample_weights import checked_class_weights
 from headstart.training.signatures import check_keywords
 
 

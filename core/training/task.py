@@ -21,9 +21,9 @@ from headstart.features.feature_set import FeatureSet
 from headstart.features.trunk_keys import cut_of
 from headstart.models import Model, check_model
 from headstart.training.checks import check_sets
-from headstart.training.counting import sample_weights
 from headstart.training.modes import Mode
 from headstart.training.rates import check_modules
+from headstart.training.sample_weights import sample_weights
 from headstart.training.settings import Settings
 
 

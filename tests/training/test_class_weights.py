@@ -11,8 +11,8 @@ import headstart as hs
 from headstart.common.errors import DataError, SettingError, UnknownNameError
 from headstart.data import Dataset
 from headstart.testing import small_model
-from headstart.training.counting import sample_weights
 from headstart.training.options import OPTIONS
+from headstart.training.sample_weights import sample_weights
 
 CLASSES = ("common", "rare", "absent")
 

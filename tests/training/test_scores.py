@@ -330,6 +330,9 @@ def test_a_class_that_is_ruled_out_is_no_nan() -> None:
     scores = scores_of("single", logits, np.array([1, 0]), "abc")
     assert scores["accuracy"] == 0.5
     assert scores.undefined["log_loss"] == "infinite: the class of 1 of 2 samples is ruled out"
+    scores = scores_of("multi", np.array([[-np.inf, 1], [2, 3]], np.float32), np.array([[1, 1], [1, 1]]), "ab")
+    assert scores["micro_recall"] == 0.75 and "log_loss" not in scores
+    assert scores.undefined["log_loss"] == "infinite: 1 of 2 samples have a label ruled out"
 
 
 def test_no_sample_and_no_weight() -> None:
@@ -338,6 +341,21 @@ def test_no_sample_and_no_weight() -> None:
         assert set(scores_of(task, outputs[:0], y[:0], "ab").undefined.values()) == {"there is no sample"}
         scores = scores_of(task, outputs, y, "ab", np.zeros(4))
         assert set(scores.undefined.values()) == {"no sample has a weight above 0"}
+
+
+@pytest.mark.parametrize(
+    ("task", "y"), [("multi", [[1, 0]] * 4), ("regression", [[0.0, 0.0]] * 4)], ids=["multi", "regression"]
+)
+def test_samples_without_spread_have_the_score_and_no_interval(task: str, y: list[list[float]]) -> None:
+    scores = scores_of(task, np.tile(np.float32([2, -1]), (4, 1)), np.array(y), "ab")
+    assert scores.headline in scores and scores.interval is None
+    assert "no spread" in scores.undefined[f"{scores.headline} interval"]
+
+
+def test_of_a_headline_that_cannot_be_told_the_interval_needs_no_word() -> None:
+    scores = scores_of("multi", np.zeros((4, 2), np.float32), np.zeros((4, 2)), "ab")
+    assert scores.undefined["micro_f1"] == "no sample has any label" and scores["subset_accuracy"] == 1
+    assert scores.interval is None and not [name for name in scores.undefined if "interval" in name]
 
 
 def test_arguments_that_do_not_fit() -> None:

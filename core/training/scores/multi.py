@@ -7,16 +7,9 @@ from typing import Any
 import numpy as np
 
 from headstart.common.slices import slices
-from headstart.training.scores.counting import (
-    NO_SAMPLES,
-    ONLY_ITS_OWN,
-    leave_out,
-    rows_of_classes,
-    weights_of,
-)
-from headstart.training.scores.ranking import ranking
-from headstart.training.scores.resampling import NO_SPREAD, interval, ratio
-from headstart.training.scores.result import Scores, mean_of, nothing
+from headstart.training.scores.per_class import add_ranking, rows_of_classes, weights_of, why_none_counts
+from headstart.training.scores.resampling import interval, ratio
+from headstart.training.scores.result import Scores, finished, mean_of, nothing
 
 THRESHOLD = 0.5
 STEPS = 1000
@@ -43,8 +36,8 @@ def multi_scores(
     """
     n, k = logits.shape
     weights = weights_of(weights, n)
-    if not n or (weights is not None and not weights.any()):
-        return nothing("multi", n, NAMES, "there is no sample" if not n else "no sample has a weight above 0")
+    if uncounted := why_none_counts(n, weights):
+        return nothing("multi", n, NAMES, uncounted)
     w = np.ones(n) if weights is None else weights
     hits, guesses, truths, losses = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     same = np.empty(n, bool)
@@ -68,7 +61,7 @@ def multi_scores(
     per_class = rows_of_classes(classes, samples, right, actual, predicted)
     _add_rankings(per_class, logits, labels, weights)
     hit, guessed, had = (float(of.sum()) for of in (right, predicted, actual))
-    values: dict[str, float | None] = {
+    values = {
         "micro_precision": hit / guessed if guessed else None,
         "micro_recall": hit / had if had else None,
         "micro_f1": 2 * hit / (guessed + had) if had else None,
@@ -79,24 +72,16 @@ def multi_scores(
         "hamming_loss": float(np.average(guesses + truths - 2 * hits, weights=w) / k),
         "log_loss": float(np.average(losses, weights=w)),
     }
-    undefined = {name: _reason(name, had) for name, value in values.items() if value is None}
-    if not np.isfinite(values["log_loss"] or 0.0):
-        values["log_loss"] = None
-        undefined["log_loss"] = f"infinite: {int(np.isinf(losses).sum())} of {n} samples have a label ruled out"
-    ends = None
-    if had:
-        ends = interval(np.stack([2 * w * hits, w * (guesses + truths)], 1), ratio, seed)
-        if ends is None:
-            undefined["micro_f1 interval"] = NO_SPREAD
-    return Scores(
-        "multi",
-        n,
-        {name: value for name, value in values.items() if value is not None},
-        undefined,
-        {} if ends is None else {"micro_f1": ends},
-        tuple(per_class),
-        {"threshold": threshold},
-    )
+
+    def reason(name: str) -> str:
+        if name == "log_loss":
+            return f"infinite: {np.isinf(losses).sum()} of {n} samples have a label ruled out"
+        if not had:
+            return "no sample has any label"
+        return "no label was predicted" if "precision" in name else "no label has samples with and without it"
+
+    ends = interval(np.stack([2 * w * hits, w * (guesses + truths)], 1), ratio, seed) if had else None
+    return finished("multi", n, values, reason, ends, per_class, {"threshold": threshold})
 
 
 def best_threshold(logits: np.ndarray, labels: np.ndarray, weights: Any = None) -> float:
@@ -137,18 +122,4 @@ def _add_rankings(
     for part in slices(k, 8 * n):
         columns, truths = np.ascontiguousarray(logits[:, part].T), (labels[:, part] != 0).T
         for row, column, truth in zip(per_class[part], columns, truths, strict=True):
-            auc, precision = ranking(column, truth, weights)
-            if auc is not None:
-                row["auc"] = auc
-            else:
-                leave_out(row, "auc", NO_SAMPLES if precision is None else ONLY_ITS_OWN)
-            if precision is not None:
-                row["average_precision"] = precision
-            else:
-                leave_out(row, "average_precision", NO_SAMPLES)
-
-
-def _reason(name: str, had: float) -> str:
-    if not had:
-        return "no sample has any label"
-    return "no label was predicted" if "precision" in name else "no label has samples with and without it"
+            add_ranking(row, column, truth, weights)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from headstart.training.scores.counting import leave_out, weights_of
-from headstart.training.scores.resampling import NO_SPREAD, interval, ratio
-from headstart.training.scores.result import Scores, mean_of, nothing
+from headstart.training.scores.per_class import leave_out, weights_of, why_none_counts
+from headstart.training.scores.resampling import interval, ratio
+from headstart.training.scores.result import Scores, finished, mean_of, nothing
 
 NAMES = ("mae", "rmse", "r2")
 
@@ -24,9 +24,8 @@ def regression_scores(
     """
     n = len(labels)
     w = weights_of(weights, n)
-    if not n or (w is not None and not w.any()):
-        reason = "there is no sample" if not n else "no sample has a weight above 0"
-        return nothing("regression", n, NAMES, reason)
+    if uncounted := why_none_counts(n, w):
+        return nothing("regression", n, NAMES, uncounted)
     for what, numbers in (("predictions", predictions), ("targets", labels)):
         if lost := int((~np.isfinite(numbers)).any(1).sum()):
             return nothing("regression", n, NAMES, f"the {what} of {lost} of {n} samples are not finite")
@@ -47,16 +46,6 @@ def regression_scores(
             leave_out(row, "r2", "the target is the same in every sample" if n > 1 else "there is one sample only")
         rows.append(row)
     values = {name: mean_of(rows, name) for name in NAMES}
-    undefined = {} if varies.any() else {"r2": rows[0]["undefined"]["r2"]}
     weight = np.ones(n) if w is None else w
     ends = interval(np.stack([weight * np.abs(errors).mean(1), weight], 1), ratio, seed)
-    if ends is None:
-        undefined["mae interval"] = NO_SPREAD
-    return Scores(
-        "regression",
-        n,
-        {name: value for name, value in values.items() if value is not None},
-        undefined,
-        {} if ends is None else {"mae": ends},
-        tuple(rows),
-    )
+    return finished("regression", n, values, lambda name: rows[0]["undefined"][name], ends, rows)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from headstart.training.scores.resampling import NO_SPREAD
 
 HEADLINE = {"single": "accuracy", "multi": "micro_f1", "regression": "mae"}
 """by task, the score that comes first and has an interval"""
@@ -76,6 +79,26 @@ class Scores:
             tuple(dict(row) for row in saved["per_class"]),
             dict(saved.get("settings") or {}),
         )
+
+
+def finished(
+    task: str,
+    samples: int,
+    values: Mapping[str, float | None],
+    reason: Callable[[str], str],
+    interval: tuple[float, float] | None,
+    per_class: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any] | None = None,
+) -> Scores:
+    """`values`: None or not finite where a score cannot be told, of which `reason(name)` says why. `interval`: of
+    the headline score, None where there is no spread to tell it by. `settings`: as of `Scores`."""
+    known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    undefined = {name: reason(name) for name in values if name not in known}
+    headline = HEADLINE[task]
+    if headline in known and interval is None:
+        undefined[f"{headline} interval"] = NO_SPREAD
+    intervals = {} if interval is None else {headline: interval}
+    return Scores(task, samples, known, undefined, intervals, tuple(per_class), settings or {})
 
 
 def nothing(task: str, samples: int, names: tuple[str, ...], reason: str) -> Scores:

@@ -9,16 +9,9 @@ import numpy as np
 
 from headstart.common.slices import slices
 from headstart.training.scores.calibration import calibration_error
-from headstart.training.scores.counting import (
-    NO_SAMPLES,
-    ONLY_ITS_OWN,
-    leave_out,
-    rows_of_classes,
-    weights_of,
-)
-from headstart.training.scores.ranking import ranking
-from headstart.training.scores.resampling import NO_SPREAD, exact_share, interval, ratio
-from headstart.training.scores.result import Scores, mean_of, nothing
+from headstart.training.scores.per_class import add_ranking, rows_of_classes, weights_of, why_none_counts
+from headstart.training.scores.resampling import exact_share, interval, ratio
+from headstart.training.scores.result import Scores, finished, mean_of, nothing
 
 TOP = 5
 CLASSES_FOR_TOP = 20
@@ -57,8 +50,8 @@ def single_scores(
     n, k = logits.shape
     weights = weights_of(weights, n)
     names = tuple(name for name in NAMES if k > CLASSES_FOR_TOP or name != "top5_accuracy")
-    if not n or (weights is not None and not weights.any()):
-        return nothing("single", n, names, "there is no sample" if not n else "no sample has a weight above 0")
+    if uncounted := why_none_counts(n, weights):
+        return nothing("single", n, names, uncounted)
     rows = _rows(logits, labels)
     if lost := int((~np.isfinite(rows.total)).sum()):
         return nothing("single", n, names, f"the logits of {lost} of {n} samples are not finite")
@@ -76,7 +69,7 @@ def single_scores(
         np.bincount(rows.predicted, weights, minlength=k),
     )
     _add_rankings(per_class, logits, rows.total, labels, weights)
-    values: dict[str, float | None] = {
+    values = {
         "accuracy": mean(right),
         **({"top5_accuracy": mean(rows.place < TOP)} if k > CLASSES_FOR_TOP else {}),
         "balanced_accuracy": mean_of(per_class, "recall"),
@@ -86,22 +79,14 @@ def single_scores(
         "calibration_error": calibration_error(rows.confidence, right, weights),
         "log_loss": mean(rows.loss),
     }
-    undefined = {name: _reason(name) for name, value in values.items() if value is None}
-    if not np.isfinite(values["log_loss"] or 0.0):
-        values["log_loss"] = None
-        ruled_out = int(np.isinf(rows.loss).sum())
-        undefined["log_loss"] = f"infinite: the class of {ruled_out} of {n} samples is ruled out"
-    ends = _interval(right, weights, seed)
-    if ends is None:
-        undefined["accuracy interval"] = NO_SPREAD
-    return Scores(
-        "single",
-        n,
-        {name: value for name, value in values.items() if value is not None},
-        undefined,
-        {} if ends is None else {"accuracy": ends},
-        tuple(per_class),
-    )
+
+    def reason(name: str) -> str:
+        # There are samples, so some class has recall and F1.
+        if name == "log_loss":
+            return f"infinite: the class of {np.isinf(rows.loss).sum()} of {n} samples is ruled out"
+        return "all samples are of one class" if "auc" in name else "no class that has samples was predicted"
+
+    return finished("single", n, values, reason, _interval(right, weights, seed), per_class)
 
 
 def _rows(logits: np.ndarray, labels: np.ndarray) -> _Rows:
@@ -135,21 +120,7 @@ def _add_rankings(
     for part in slices(k, 8 * n):
         columns = (logits[:, part] - total[:, None]).T.astype(np.float32, order="C")
         for number, column in enumerate(columns, part.start):
-            auc, precision = ranking(column, labels == number, weights)
-            row = per_class[number]
-            if auc is not None:
-                row["auc"] = auc
-            else:
-                leave_out(row, "auc", NO_SAMPLES if precision is None else ONLY_ITS_OWN)
-            if precision is not None:
-                row["average_precision"] = precision
-            else:
-                leave_out(row, "average_precision", NO_SAMPLES)
-
-
-def _reason(name: str) -> str:
-    """Why an average cannot be told: no class has the score. There are samples, so recall and F1 there are."""
-    return "all samples are of one class" if "auc" in name else "no class that has samples was predicted"
+            add_ranking(per_class[number], column, labels == number, weights)
 
 
 def _interval(right: np.ndarray, weights: np.ndarray | None, seed: int) -> tuple[float, float] | None:

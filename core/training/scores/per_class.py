@@ -1,4 +1,7 @@
-"""Precision, recall and F1 from counts, for single and multi alike."""
+"""A row of scores for each class: precision, recall and F1 from counts, AUC and average precision from a ranking.
+
+Single and multi alike.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError
+from headstart.training.scores.ranking import ranking
 
 NO_SAMPLES = "no sample has it"
 NEVER_PREDICTED = "no sample was taken for it"
@@ -23,6 +27,13 @@ def weights_of(weights: Any, count: int) -> np.ndarray | None:
     if not np.isfinite(array).all() or (array < 0).any():
         raise DataError("weights must be finite and not negative")
     return array
+
+
+def why_none_counts(count: int, weights: np.ndarray | None) -> str | None:
+    """Why nothing can be told of `count` samples; None where one of them counts."""
+    if not count:
+        return "there is no sample"
+    return None if weights is None or weights.any() else "no sample has a weight above 0"
 
 
 def rows_of_classes(
@@ -53,6 +64,19 @@ def rows_of_classes(
             row["undefined"] = undefined
         rows.append(row)
     return rows
+
+
+def add_ranking(row: dict[str, Any], scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None) -> None:
+    """AUC and average precision of a class. `scores`, `positive`, `weights`: as of `ranking`."""
+    auc, precision = ranking(scores, positive, weights)
+    if auc is not None:
+        row["auc"] = auc
+    else:
+        leave_out(row, "auc", NO_SAMPLES if precision is None else ONLY_ITS_OWN)
+    if precision is not None:
+        row["average_precision"] = precision
+    else:
+        leave_out(row, "average_precision", NO_SAMPLES)
 
 
 def leave_out(row: dict[str, Any], name: str, reason: str) -> None:
