@@ -15,9 +15,9 @@ from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.inference import pixel_trunk
 from headstart.training.checks import features_at
 from headstart.training.feeds import Feeds, Images
+from headstart.training.job import TrainingJob
 from headstart.training.nans.watch import FeatureCheck, WatchedTrunk
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
-from headstart.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -33,34 +33,34 @@ class Fed:
     """of features"""
 
 
-def from_cache(task: Task, node: str) -> Fed:
-    """Features at a node, extracted now unless the task's data are features already."""
-    train, val, trunk = task.train, task.val, None
+def from_cache(job: TrainingJob, node: str) -> Fed:
+    """Features at a node, extracted now unless the job's data are features already."""
+    train, val, trunk = job.train, job.val, None
     if isinstance(train, FeatureSet):
-        sets = [features_at(task.model, data, node) for data in (train, val) if isinstance(data, FeatureSet)]
+        sets = [features_at(job.model, data, node) for data in (train, val) if isinstance(data, FeatureSet)]
         made_by = {maker for features in sets for maker in features.stats.made_by}
         reused = sum(len(features) * features.views for features in sets)
         extraction = ExtractionStats(0, reused, 0.0, tuple(sorted(made_by)))
     else:
-        plain = _extractor(task, node)  # for both where it can be: a trunk is built and compiled once
-        extractors = [plain if task.settings.views is None else _extractor(task, node, views=True), plain]
+        plain = _extractor(job, node)  # for both where it can be: a trunk is built and compiled once
+        extractors = [plain if job.settings.views is None else _extractor(job, node, views=True), plain]
         pairs = zip(extractors, (train, val), strict=True)
         sets = [extractor(data) for extractor, data in pairs if isinstance(data, Dataset)]
         trunk = extractors[0].built_trunk or extractors[1].built_trunk
         extraction = merged(features.stats for features in sets)
-    free = task.backend.memory(task.place)
-    placement = place_features(sets, node, task.batch_size, memory_limit(task.settings.memory), free)
-    feeds = feeds_of(sets, node, placement, task.weights)
+    free = job.backend.memory(job.place)
+    placement = place_features(sets, node, job.batch_size, memory_limit(job.settings.memory), free)
+    feeds = feeds_of(sets, node, placement, job.weights)
     return Fed(Feeds(feeds[0], feeds[1] if len(feeds) > 1 else None, train, val), trunk, extraction, placement)
 
 
-def _extractor(task: Task, node: str, views: bool = False) -> Extractor:
+def _extractor(job: TrainingJob, node: str, views: bool = False) -> Extractor:
     """`views`: whether it extracts the augmented views that the settings ask for; else the images as they are."""
-    s = task.settings
+    s = job.settings
     return Extractor(
-        task.model,
+        job.model,
         [node],
-        backend=task.backend.name,
+        backend=job.backend.name,
         device=s.device,
         precision=s.precision,
         dtype=s.dtype,
@@ -70,21 +70,21 @@ def _extractor(task: Task, node: str, views: bool = False) -> Extractor:
         augment=s.augmentation if views else None,
         views=s.views or 1 if views else 1,
         seed=s.seed,
-        observe=FeatureCheck(task.model, task.backend, task.place) if s.debug_nans else None,
+        observe=FeatureCheck(job.model, job.backend, job.place) if s.debug_nans else None,
     )
 
 
-def from_images(task: Task, node: str | None) -> Fed:
+def from_images(job: TrainingJob, node: str | None) -> Fed:
     """Decoded images, in every epoch anew; with a `node`, through the frozen trunk up to it."""
-    assert isinstance(task.train, Dataset) and not isinstance(task.val, FeatureSet)
-    trunk = None if node is None else pixel_trunk(task.model, [node], task.backend, task.place)
+    assert isinstance(job.train, Dataset) and not isinstance(job.val, FeatureSet)
+    trunk = None if node is None else pixel_trunk(job.model, [node], job.backend, job.place)
     runs = trunk
-    if trunk is not None and node is not None and task.settings.debug_nans:
-        runs = WatchedTrunk(trunk, task.model, node, task.backend, task.place)
+    if trunk is not None and node is not None and job.settings.debug_nans:
+        runs = WatchedTrunk(trunk, job.model, node, job.backend, job.place)
 
     def feed(data: Dataset, augment: Augment | None, weights: np.ndarray | None = None) -> Images:
-        s = task.settings
-        return Images(data, task.model.preprocess, s.batch_size, runs, node, augment, s.seed, s.workers, weights)
+        s = job.settings
+        return Images(data, job.model.preprocess, s.batch_size, runs, node, augment, s.seed, s.workers, weights)
 
-    train = feed(task.train, task.settings.augmentation, task.weights)
-    return Fed(Feeds(train, None if task.val is None else feed(task.val, None), task.train, task.val), trunk)
+    train = feed(job.train, job.settings.augmentation, job.weights)
+    return Fed(Feeds(train, None if job.val is None else feed(job.val, None), job.train, job.val), trunk)

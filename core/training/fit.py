@@ -1,6 +1,6 @@
 """`fit`: a model, trained in one of the modes.
 
-`modes` says what each mode trains, and what it is fed. A call is checked as a whole (`task`), its stages are
+`modes` says what each mode trains, and what it is fed. A call is checked as a whole (`job`), its stages are
 trained (`stages`, `loop`), and the result is a `Run`.
 """
 
@@ -18,6 +18,7 @@ from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.training.history import History
+from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
 from headstart.training.profiling import Profiler
 from headstart.training.rates import trained_count, warn_frozen
@@ -27,7 +28,6 @@ from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE
 from headstart.training.stages import Finished, first, settings_record, train_stages
-from headstart.training.task import Task, task_of
 from headstart.training.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def fit(
     """
     start = time.perf_counter()
     settings = settings_of("fit", options)
-    task = task_of(model, train, val, settings)
-    warn_of_copies(task.train, task.val)
-    warn_frozen(task.model, task.mode)
-    watching = tuple(_observers(task))
-    say(task.train, task.val)
+    job = job_of(model, train, val, settings)
+    warn_of_copies(job.train, job.val)
+    warn_frozen(job.model, job.mode)
+    watching = tuple(_observers(job))
+    say(job.train, job.val)
     with Observers(watching) as observers:
-        stages = train_stages(task, observers)
-    run = _run(task, stages, time.perf_counter() - start)
+        stages = train_stages(job, observers)
+    run = _run(job, stages, time.perf_counter() - start)
     if run.diverged:
         warnings.warn(
             f"the training of {model.name} in mode {settings.mode!r} has diverged: its last loss or its weights "
@@ -75,39 +75,39 @@ def fit(
     return run
 
 
-def _observers(task: Task) -> Iterator[Observer]:
+def _observers(job: TrainingJob) -> Iterator[Observer]:
     """The observers that the settings ask for. SettingError for folders that cannot be written."""
-    s = task.settings
+    s = job.settings
     if s.profile is not None:
-        yield Profiler(task.backend, s.profile)
+        yield Profiler(job.backend, s.profile)
     if s.tensorboard is not None:
-        yield TensorBoard(s.tensorboard, validation=task.val is not None)
-    yield LogLine(staged=task.mode.then_all)
+        yield TensorBoard(s.tensorboard, validation=job.val is not None)
+    yield LogLine(staged=job.mode.then_all)
     if s.on_epoch is not None:
         yield EpochCallback(s.on_epoch)
 
 
-def _run(task: Task, stages: tuple[Finished, ...], seconds: float) -> Run:
-    """The result of the task, from its finished stages."""
-    start, last = task.model, stages[-1]
+def _run(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Run:
+    """The result of the job, from its finished stages."""
+    start, last = job.model, stages[-1]
     trained = {name: value for done in stages for name, value in done.trained.params.items()}
     optimizers = {done.stage.name: done.stage.optimizer for done in stages}
     return Run(
         model=start.with_params({**start.params, **trained}),
-        mode=task.settings.mode,
-        cut=task.cut,
-        backend=task.backend.name,
+        mode=job.settings.mode,
+        cut=job.cut,
+        backend=job.backend.name,
         history=last.trained.history,
         head_history=stages[0].trained.history if len(stages) > 1 else History(),
         extraction=first(done.extraction for done in stages),
         seconds=seconds,
-        settings=settings_record(task, optimizers, first(done.placement for done in stages)),
-        data=data_facts(task.train, task.val),
+        settings=settings_record(job, optimizers, first(done.placement for done in stages)),
+        data=data_facts(job.train, job.val),
         trained=trained_count(
-            last.stage.graph if last.stage.name == HEAD_STAGE else start.graph, scratch=not task.mode.pretrained
+            last.stage.graph if last.stage.name == HEAD_STAGE else start.graph, scratch=not job.mode.pretrained
         ),
         validation=last.trained.validation,
         outcome=last.trained.outcome,
         before={name: start.params[name] for name in first_convolutions(start.graph)},
-        val=task.val,
+        val=job.val,
     )

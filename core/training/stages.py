@@ -22,13 +22,13 @@ from headstart.training.company import check_trained
 from headstart.training.feeding import Fed, from_cache, from_images
 from headstart.training.feeds import Feeds
 from headstart.training.frozen_trunk import check_trunk
+from headstart.training.job import TrainingJob
 from headstart.training.loop import Trained, run_stage
 from headstart.training.nans.watch import check_weights, watched
 from headstart.training.observers import Observers
 from headstart.training.placement import Placement
 from headstart.training.rates import check_kept
 from headstart.training.stage import ALL_STAGE, HEAD_STAGE, Stage, stage_of
-from headstart.training.task import Task
 
 T = TypeVar("T")
 
@@ -45,86 +45,90 @@ class Finished:
     """of those features"""
 
 
-def train_stages(task: Task, observers: Observers) -> tuple[Finished, ...]:
-    """Train what the task's mode trains: one stage, or two."""
-    model, cut = task.model, task.cut
+def train_stages(job: TrainingJob, observers: Observers) -> tuple[Finished, ...]:
+    """Train what the job's mode trains: one stage, or two."""
+    model, cut = job.model, job.cut
     observers.start(model, cut)
-    if task.settings.debug_nans:
+    if job.settings.debug_nans:
         check_weights(model, cut, ALL_STAGE if cut is None else HEAD_STAGE)
     finished: tuple[Finished, ...] = ()
     if cut is not None:
-        finished = (_train_head(task, cut, observers),)
+        finished = (_train_head(job, cut, observers),)
         model = model.with_params({**model.params, **finished[0].trained.params})
-    if cut is None or task.mode.then_all:
-        finished = (*finished, _train_all(task, model, finished, observers))
+    if cut is None or job.mode.then_all:
+        finished = (*finished, _train_all(job, model, finished, observers))
     return finished
 
 
-def _train_head(task: Task, cut: str, observers: Observers) -> Finished:
-    source = from_cache(task, cut) if task.mode.cached else from_images(task, cut)
-    graph = task.model.graph.after(cut, task.model.input_shape)
-    epochs = task.settings.epochs
-    if task.mode.then_all:
-        epochs = task.settings.head_epochs or epochs
+def _train_head(job: TrainingJob, cut: str, observers: Observers) -> Finished:
+    source = from_cache(job, cut) if job.mode.cached else from_images(job, cut)
+    graph = job.model.graph.after(cut, job.model.input_shape)
+    epochs = job.settings.epochs
+    if job.mode.then_all:
+        epochs = job.settings.head_epochs or epochs
     stage = stage_of(
         HEAD_STAGE,
         graph,
-        task.model.params,
-        task.settings,
-        fresh=task.fresh,
-        samples=len(task.train),
+        job.model.params,
+        job.settings,
+        fresh=job.fresh,
+        samples=len(job.train),
         epochs=epochs,
     )
-    finished = _train(task, stage, source, (), observers)
-    check_trunk(task.model, cut, {**task.model.params, **finished.trained.params}, source.trunk)
+    finished = _train(job, stage, source, (), observers)
+    check_trunk(job.model, cut, {**job.model.params, **finished.trained.params}, source.trunk)
     return finished
 
 
-def _train_all(task: Task, model: Model, earlier: tuple[Finished, ...], observers: Observers) -> Finished:
+def _train_all(job: TrainingJob, model: Model, earlier: tuple[Finished, ...], observers: Observers) -> Finished:
     """`model`: as it is by now."""
-    source = from_cache(task, INPUT) if task.settings.cut == INPUT else from_images(task, None)
+    source = from_cache(job, INPUT) if job.settings.cut == INPUT else from_images(job, None)
     stage = stage_of(
         ALL_STAGE,
         fed(model.graph, model),
         model.params,
-        task.settings,
-        fresh=task.fresh,
-        samples=len(task.train),
-        epochs=task.settings.epochs,
+        job.settings,
+        fresh=job.fresh,
+        samples=len(job.train),
+        epochs=job.settings.epochs,
     )
-    return _train(task, stage, source, earlier, observers)
+    return _train(job, stage, source, earlier, observers)
 
 
-def _train(task: Task, stage: Stage, source: Fed, earlier: tuple[Finished, ...], observers: Observers) -> Finished:
+def _train(
+    job: TrainingJob, stage: Stage, source: Fed, earlier: tuple[Finished, ...], observers: Observers
+) -> Finished:
     optimizers = {s.name: s.optimizer for s in (*(done.stage for done in earlier), stage)}
     placement = source.placement or first(done.placement for done in earlier)
     about = {
-        "model": task.model.name,
-        "mode": task.settings.mode,
-        "cut": task.settings.cut,
-        "backend": task.backend.name,
-        **settings_record(task, optimizers, placement),
+        "model": job.model.name,
+        "mode": job.settings.mode,
+        "cut": job.settings.cut,
+        "backend": job.backend.name,
+        **settings_record(job, optimizers, placement),
     }
-    trained = train_stage(task, stage, source.feeds, observers, about)
+    trained = train_stage(job, stage, source.feeds, observers, about)
     return Finished(stage, trained, source.extraction, source.placement)
 
 
-def train_stage(task: Task, stage: Stage, feeds: Feeds, observers: Observers, about: Mapping[str, Any]) -> Trained:
-    """Make a trainer for a stage of the task, and train. `about`: JSON-able, what observers are told of the run.
+def train_stage(
+    job: TrainingJob, stage: Stage, feeds: Feeds, observers: Observers, about: Mapping[str, Any]
+) -> Trained:
+    """Make a trainer for a stage of the job, and train. `about`: JSON-able, what observers are told of the run.
 
     SettingError where a wrapped module gives a sample something else in other company; NonFiniteError where
     `debug_nans` finds a value that is not finite.
     """
     LOG.debug(
         "%s: training %d parameters with %s on %s, %s, %d threads",
-        stage.name, count_params(stage.graph), stage.optimizer, task.place.device, task.place.precision,
-        task.backend.threads(),
+        stage.name, count_params(stage.graph), stage.optimizer, job.place.device, job.place.precision,
+        job.backend.threads(),
     )  # fmt: skip
-    trainer = task.backend.trainer(stage.graph, stage.params, stage.recipe, task.place)
-    if task.model.home is not None and not (task.mode.then_all and stage.name == ALL_STAGE):
-        check_trained(stage.graph, trainer, feeds, task.backend, task.place, task.model.graph)
-    if task.settings.debug_nans:
-        trainer, feeds = watched(trainer, stage, feeds, task.backend, task.place)
+    trainer = job.backend.trainer(stage.graph, stage.params, stage.recipe, job.place)
+    if job.model.home is not None and not (job.mode.then_all and stage.name == ALL_STAGE):
+        check_trained(stage.graph, trainer, feeds, job.backend, job.place, job.model.graph)
+    if job.settings.debug_nans:
+        trainer, feeds = watched(trainer, stage, feeds, job.backend, job.place)
     observers.stage(stage, about)
     trained = run_stage(stage, trainer, feeds, observers)
     check_kept(stage.kept, stage.params, trained.params)
@@ -132,19 +136,19 @@ def train_stage(task: Task, stage: Stage, feeds: Feeds, observers: Observers, ab
 
 
 def settings_record(
-    task: Task, optimizers: Mapping[str, Optimizer], placement: Placement | None
+    job: TrainingJob, optimizers: Mapping[str, Optimizer], placement: Placement | None
 ) -> dict[str, Any]:
     """JSON-able: enough to repeat the run. `optimizers`: by stage."""
     return {
-        **task.settings.record(),
-        "batch_size": task.batch_size,
+        **job.settings.record(),
+        "batch_size": job.batch_size,
         "optimizer": {stage: as_dict(optimizer) for stage, optimizer in optimizers.items()},
-        "device": task.place.device,
-        "device_facts": task.backend.device_facts(task.place),
-        "precision": task.place.precision,
+        "device": job.place.device,
+        "device_facts": job.backend.device_facts(job.place),
+        "precision": job.place.precision,
         "features": None if placement is None else placement.as_dict(),
-        "threads": task.backend.threads(),
-        "versions": registry.versions(task.backend.name),
+        "threads": job.backend.threads(),
+        "versions": registry.versions(job.backend.name),
     }
 
 

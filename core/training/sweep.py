@@ -36,6 +36,7 @@ from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import EpochResult, Feeds
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.history import History, Record, Seconds
+from headstart.training.job import TrainingJob, initial, job_of
 from headstart.training.loop import Trained
 from headstart.training.modes import default_optimizer
 from headstart.training.observers import EpochCallback, LogLine, Observers
@@ -47,7 +48,6 @@ from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE, stage_of
 from headstart.training.stages import settings_record, train_stage
 from headstart.training.tables import sweep_table
-from headstart.training.task import Task, initial, task_of
 from headstart.training.validation import validation_of
 
 if TYPE_CHECKING:
@@ -147,33 +147,33 @@ def sweep(
         raise SettingError("val=None: heads are ranked by their validation accuracy; pass data or features for it")
     settings = settings_of("sweep", options)
     points = list(_points(grid))
-    task = task_of(model, train, val, settings)
-    cut = task.cut
+    job = job_of(model, train, val, settings)
+    cut = job.cut
     assert cut is not None
-    warn_of_copies(task.train, task.val)
-    graph = task.model.graph.after(cut, task.model.input_shape)
-    say(task.train, task.val)
+    warn_of_copies(job.train, job.val)
+    graph = job.model.graph.after(cut, job.model.input_shape)
+    say(job.train, job.val)
     default = optimizer_of(settings.optimizer, default_optimizer(graph, False), None)
-    tasks = _tasks(task, default, points)
-    source = from_cache(task, cut)
+    jobs = _jobs(job, default, points)
+    source = from_cache(job, cut)
     chain = chain_of(graph)
     nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())
     room = 1 if chain is None else max(1, MAX_NBYTES // max(1, nbytes))
     trained: dict[int, Trained] = {}
     at_once = 1
-    with track("training heads", len(tasks) * settings.epochs) as advance:
-        for group in _groups(tasks, room):
+    with track("training heads", len(jobs) * settings.epochs) as advance:
+        for group in _groups(jobs, room):
             heads = None
             if len(group) > 1 and chain is not None:
-                heads = _side_by_side([tasks[i] for i in group], graph, chain, source.feeds, advance)
+                heads = _side_by_side([jobs[i] for i in group], graph, chain, source.feeds, advance)
             if heads is None:
-                heads = [_alone(tasks[i], graph, source.feeds, advance) for i in group]
+                heads = [_alone(jobs[i], graph, source.feeds, advance) for i in group]
             else:
                 at_once = max(at_once, len(group))
             trained |= dict(zip(group, heads, strict=True))
-    check_trunk(task.model, cut, task.model.params, source.trunk)
+    check_trunk(job.model, cut, job.model.params, source.trunk)
     seconds = time.perf_counter() - start
-    runs = [_run(of, graph, source, trained[i], seconds / len(tasks)) for i, of in enumerate(tasks)]
+    runs = [_run(of, graph, source, trained[i], seconds / len(jobs)) for i, of in enumerate(jobs)]
 
     def rank(i: int) -> tuple[bool, float, float]:
         last = runs[i].history[-1]
@@ -211,79 +211,79 @@ def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
         yield {name: np.asarray(value).item() for name, value in zip(grid, point, strict=True)}
 
 
-def _tasks(task: Task, default: Optimizer, points: Sequence[Mapping[str, float]]) -> list[Task]:
-    """A task for each point of the grid. Those of one seed begin with the same parameters, and share them."""
+def _jobs(job: TrainingJob, default: Optimizer, points: Sequence[Mapping[str, float]]) -> list[TrainingJob]:
+    """A job for each point of the grid. Those of one seed begin with the same parameters, and share them."""
     starts: dict[int, Model] = {}
-    tasks = []
+    jobs = []
     for point in points:
         optimizer = replace(
             default,
             lr=float(point.get("lr", default.lr)),
             weight_decay=float(point.get("weight_decay", default.weight_decay)),
         )
-        seed = int(point.get("seed", task.settings.seed))
-        settings = replace(task.settings, optimizer=optimizer, seed=seed)
+        seed = int(point.get("seed", job.settings.seed))
+        settings = replace(job.settings, optimizer=optimizer, seed=seed)
         if seed not in starts:
-            starts[seed] = replace(task.model, params=initial(task.model, task.mode, task.cut, seed))
-        tasks.append(replace(task, model=starts[seed], settings=settings))
-    return tasks
+            starts[seed] = replace(job.model, params=initial(job.model, job.mode, job.cut, seed))
+        jobs.append(replace(job, model=starts[seed], settings=settings))
+    return jobs
 
 
-def _optimizer(task: Task) -> Optimizer:
-    optimizer = task.settings.optimizer
+def _optimizer(job: TrainingJob) -> Optimizer:
+    optimizer = job.settings.optimizer
     assert optimizer is not None and not isinstance(optimizer, str)
     return optimizer
 
 
-def _groups(tasks: Sequence[Task], room: int) -> Iterator[list[int]]:
+def _groups(jobs: Sequence[TrainingJob], room: int) -> Iterator[list[int]]:
     """Which of them can be trained side by side: those of one seed, which see the same rows in the same order,
     and of them so many at once as there is room for."""
     by_seed: dict[int, list[int]] = {}
-    for i, task in enumerate(tasks):
-        by_seed.setdefault(task.settings.seed, []).append(i)
+    for i, job in enumerate(jobs):
+        by_seed.setdefault(job.settings.seed, []).append(i)
     for members in by_seed.values():
         yield from (members[k : k + room] for k in range(0, len(members), room))
 
 
-def _alone(task: Task, graph: Graph, feeds: Feeds, advance: Callable[..., None]) -> Trained:
+def _alone(job: TrainingJob, graph: Graph, feeds: Feeds, advance: Callable[..., None]) -> Trained:
     stage = stage_of(
         HEAD_STAGE,
         graph,
-        task.model.params,
-        task.settings,
-        fresh=task.fresh,
-        samples=len(task.train),
-        epochs=task.settings.epochs,
+        job.model.params,
+        job.settings,
+        fresh=job.fresh,
+        samples=len(job.train),
+        epochs=job.settings.epochs,
     )
     with Observers([LogLine(), EpochCallback(lambda stage, record: advance())]) as observers:
-        return train_stage(task, stage, feeds, observers, about={})
+        return train_stage(job, stage, feeds, observers, about={})
 
 
 def _side_by_side(
-    tasks: Sequence[Task], graph: Graph, chain: Chain, feeds: Feeds, advance: Callable[..., None]
+    jobs: Sequence[TrainingJob], graph: Graph, chain: Chain, feeds: Feeds, advance: Callable[..., None]
 ) -> list[Trained] | None:
     """What becomes of heads that differ in learning rate and weight decay; None where the backend has no way to
     train them at once."""
-    task, settings = tasks[0], tasks[0].settings
+    job, settings = jobs[0], jobs[0].settings
     train, val, val_data = feeds.train, feeds.val, feeds.val_data
     assert val is not None and val_data is not None
-    optimizers = [_optimizer(of) for of in tasks]
+    optimizers = [_optimizer(of) for of in jobs]
     lr, decay = (np.array([getattr(o, name) for o in optimizers], np.float32) for name in ("lr", "weight_decay"))
-    start = task.model.params
-    stacked = {name: np.repeat(start[name][None], len(tasks), 0) for name in graph.param_shapes()}
+    start = job.model.params
+    stacked = {name: np.repeat(start[name][None], len(jobs), 0) for name in graph.param_shapes()}
     recipe = HeadsRecipe(optimizers[0], lr, decay, Softmax(settings.label_smoothing))
-    heads: Heads | None = task.backend.heads(chain, stacked, recipe, task.place)
+    heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
     if heads is None:
         return None
-    steps = len(train.labels) // task.batch_size
+    steps = len(train.labels) // job.batch_size
     shares = settings.rates.rates(1.0, settings.epochs * steps).reshape(settings.epochs, -1)
-    records: list[list[Record]] = [[] for _ in tasks]
+    records: list[list[Record]] = [[] for _ in jobs]
     for epoch, share in enumerate(shares):
         result = train.train(heads, train.order(settings.batch_size, settings.seed, epoch), share, epoch)
         logits, more = val.logits(heads)  # (n, heads, classes)
         for k, record in enumerate(_records(result, more, logits, val.labels, share[-1] * lr, epoch)):
             records[k].append(record)
-        advance(len(tasks))
+        advance(len(jobs))
     params = heads.params()
     return [
         Trained(
@@ -292,28 +292,28 @@ def _side_by_side(
             validation_of(logits[:, k], val_data),
             Outcome.of_one_of_many(logits[:, k], val_data),
         )
-        for k in range(len(tasks))
+        for k in range(len(jobs))
     ]
 
 
-def _run(task: Task, graph: Graph, source: Fed, trained: Trained, seconds: float) -> Run:
+def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds: float) -> Run:
     """The run of one head, of which `graph` was trained."""
-    start = task.model
+    start = job.model
     return Run(
         model=start.with_params({**start.params, **trained.params}),
-        mode=task.settings.mode,
-        cut=task.cut,
-        backend=task.backend.name,
+        mode=job.settings.mode,
+        cut=job.cut,
+        backend=job.backend.name,
         history=trained.history,
         extraction=source.extraction,
         seconds=seconds,
-        settings=settings_record(task, {HEAD_STAGE: _optimizer(task)}, source.placement),
-        data=data_facts(task.train, task.val),
+        settings=settings_record(job, {HEAD_STAGE: _optimizer(job)}, source.placement),
+        data=data_facts(job.train, job.val),
         trained=count_params(graph),
         validation=trained.validation,
         outcome=trained.outcome,
         before={name: start.params[name] for name in first_convolutions(start.graph)},
-        val=task.val,
+        val=job.val,
     )
 
 

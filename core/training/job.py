@@ -28,7 +28,7 @@ from headstart.training.settings import Settings
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingJob:
     """What is trained, on what, and where."""
 
     model: Model
@@ -58,7 +58,7 @@ class Task:
         return min(self.settings.batch_size, len(self.train))
 
 
-def task_of(model: Model, train: Any, val: Any, settings: Settings) -> Task:
+def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJob:
     """Raises SettingError and its kin for what does not go together, DataError for data that cannot be trained
     on."""
     check_model(model)
@@ -76,7 +76,7 @@ def task_of(model: Model, train: Any, val: Any, settings: Settings) -> Task:
     backend = registry.load(registry.choose(settings.backend, model.home))
     place = backend.place(settings.device, settings.precision)
     start = replace(model, params=initial(model, mode, last, settings.seed))
-    return Task(start, train, val, settings, last, backend, place, weights)
+    return TrainingJob(start, train, val, settings, last, backend, place, weights)
 
 
 def initial(model: Model, mode: Mode, cut: str | None, seed: int) -> dict[str, np.ndarray]:
