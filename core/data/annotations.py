@@ -134,6 +134,11 @@ class Annotations:
         """Whether sample i here and sample j there have one label; both number their classes alike."""
         return bool(np.array_equal(self.labels[i], other.labels[j]))
 
+    def same_sample(self, i: int, j: int) -> bool:
+        """Whether all that is known of samples i and j here is the same."""
+        others = [values for values in (self.parts, self.groups, self.weights) if values is not None]
+        return self.same_label(i, self, j) and all(values[i] == values[j] for values in others)
+
     def label_text(self, i: int) -> str:
         """Sample i's label for messages: "'cat'", "'cat' and 'dog'", "1.5"."""
         if self.task == SINGLE:

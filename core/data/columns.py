@@ -72,10 +72,7 @@ def labels_in(
         )
     if kinds == {"text"}:
         texts = [str(value).strip() for value in values]
-        if separator is None and task in (None, MULTI):
-            separator = _separator(texts, task)
-        if separator is not None and task in (None, MULTI):
-            lists = [[part.strip() for part in text.split(separator) if part.strip()] for text in texts]
+        if task in (None, MULTI) and (lists := _cut(texts, separator, task)) is not None:
             return _of_lists(lists, column, MULTI, names, place)
         return _of_texts(texts, column, task, names, place)
     if "text" in kinds:
@@ -86,6 +83,18 @@ def labels_in(
     if task == MULTI:
         return _of_lists([[str(value)] for value in values], column, task, names, place)
     return _single([str(_whole(value)) for value in values], column, task, names, place)
+
+
+def label_lists(column: str, values: Sequence[Any], separator: str | None) -> list[list[str]] | None:
+    """The labels in each cell, of a column of several labels a sample (task "multi"); None where the cells are
+    not names, or mix them with numbers."""
+    if all(isinstance(value, list | tuple) for value in values):
+        names = all(isinstance(name, str) for value in values for name in value)
+        return [list(value) for value in values] if names else None
+    kinds = {_kind(value) for value in values}
+    if kinds == {"text"}:
+        return _cut([str(value).strip() for value in values], separator, MULTI)
+    return [[str(value)] for value in values] if kinds <= {"whole", "truth"} else None
 
 
 def _kind(value: Any) -> str:
@@ -110,7 +119,15 @@ def _mixed(values: Sequence[Any], column: str, are_numbers: Sequence[bool], plac
     )
 
 
-def _separator(texts: Sequence[str], task: str | None) -> str | None:
+def _cut(texts: Sequence[str], separator: str | None, task: str | None) -> list[list[str]] | None:
+    """Texts as lists of labels; None where nothing says that they are such."""
+    separator = separator if separator is not None else _separator(texts)
+    if separator is None:
+        return [[text] for text in texts] if task == MULTI else None
+    return [[part.strip() for part in text.split(separator) if part.strip()] for text in texts]
+
+
+def _separator(texts: Sequence[str]) -> str | None:
     """What stands between several labels in a cell: the character that does in some, and leaves labels
     everywhere."""
     for separator in SEPARATORS:
@@ -123,8 +140,6 @@ def _of_texts(
     texts: Sequence[str], column: str, task: str | None, names: tuple[str, ...] | None, place: Place
 ) -> Annotations:
     """Of names, or of numbers written as text."""
-    if task == MULTI:
-        return _of_lists([[text] for text in texts], column, task, names, place)
     distinct = dict.fromkeys(texts)
     numeric = {text: _number(text) for text in distinct}
     are_numbers = [number is not None for number in numeric.values()]

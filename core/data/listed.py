@@ -13,7 +13,8 @@ from headstart.data.annotations import unlabelled
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import KINDS, Frame, frame_of
-from headstart.data.table import IMAGE_NAMES, bytes_of, files_of, files_there, holds_bytes
+from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
+from headstart.data.table import IMAGE_NAMES
 from headstart.data.walk import check_on_error, expanded
 
 

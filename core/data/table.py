@@ -6,7 +6,6 @@ silently, and no picture has two labels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError, SettingError
-from headstart.data.annotations import PARTS, Annotations
-from headstart.data.columns import groups_in, is_missing, labels_in, parts_in, weights_in
-from headstart.data.dataset import Dataset, FileSource, Skipped, Unread
+from headstart.data.annotations import MULTI, PARTS, Annotations
+from headstart.data.columns import groups_in, is_missing, label_lists, labels_in, parts_in, weights_in
+from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Column, Frame, frame_of
+from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
 from headstart.data.layouts import role_of
-from headstart.data.walk import SUFFIXES, check_on_error, expanded
+from headstart.data.repeated_rows import joined, once
+from headstart.data.walk import check_on_error, expanded
 
 IMAGE_NAMES = (
     "image file filename file_name path filepath file_path image_path imagepath image_file img img_path imgpath "
@@ -84,7 +85,8 @@ def table(
 
     Where `image`, `label` or `split` is None, a column that is called so is taken, if there is only one, and said.
     `task`: where the values do not tell: "single", "multi" or "regression". `classes`: their order, as of
-    `folder`. A picture that several rows name with one label is taken once. With `on_error="skip"`, rows without
+    `folder`. A picture that several rows name with one label is taken once; with `task="multi"` the labels of all
+    its rows are joined, as annotation tools write a row a label. With `on_error="skip"`, rows without
     a label, and files that are not there or do not decode, are left out and listed in `.skipped`.
 
     Raises DataError for a table that cannot be read or has no rows, for missing or mixed labels, files that are
@@ -103,40 +105,52 @@ def table(
         notes = [note for note in notes if not note.startswith("split ")]
     rows, skipped = _labelled(frame, values, roles["label"], on_error)
     values = {name: column if rows is None else _picked(column, rows) for name, column in values.items()}
-    places = range(len(values[roles["image"]])) if rows is None else rows
+    images, name = values[roles["image"]], Path(frame.name).stem if folder is not None else "table"
+    places: Sequence[int] = range(len(images)) if rows is None else rows
 
     def place(i: int) -> str:
         return frame.place(places[i])
 
-    about = labels_in(
-        [(name, values[name]) for name in roles["label"]],
-        task=task,
-        classes=classes,
-        separator=separator,
-        place=place,
-    )
-    if "split" in roles:
-        about = replace(about, parts=parts_in(roles["split"], values[roles["split"]], place))
-    if "group" in roles:
-        about = replace(about, groups=groups_in(roles["group"], values[roles["group"]], place))
-    if "weight" in roles:
-        about = replace(about, weights=weights_in(roles["weight"], values[roles["weight"]], place))
-    images = values[roles["image"]]
-    name = Path(frame.name).stem if folder is not None else "table"
     notes = [f"{frame.name}: {', '.join(notes)}"] if notes else []
-    if holds_bytes(images, roles["image"], place):
+    at = expanded(root) if root is not None else folder if folder is not None else Path()
+    in_cells = holds_bytes(images, roles["image"], place)
+    files = [] if in_cells else files_of(images, roles["image"], at, place)
+    if task == MULTI and files and len(roles["label"]) == 1:
+        (column,) = roles["label"]
+        if (lists := label_lists(column, values[column], separator)) is not None:
+            others = {role: values[roles[role]] for role in ("split", "group", "weight") if role in roles}
+            first, labels = joined(files, lists, others, place)
+            if len(first) < len(files):
+                notes.append(
+                    f"{frame.name}: {len(files):,} rows name {len(first):,} images, whose labels are joined"
+                )
+            files = [files[i] for i in first]
+            values = {name: _picked(cells, first) for name, cells in values.items()} | {column: labels}
+            places = [places[i] for i in first]
+    about = _annotations(values, roles, place, task=task, classes=classes, separator=separator)
+    if in_cells:
         encoded = EncodedSource(len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}")
         return sound(encoded, about, name, skipped, on_error, notes)
-    at = expanded(root) if root is not None else folder if folder is not None else Path()
-    files = files_of(images, roles["image"], at, place)
     kept, missing = files_there(files, frame, at, place, on_error)
-    kept, more = _once(files, kept, about, place)
+    kept, more = once(files, kept, about, place, joinable=task != MULTI and len(roles["label"]) == 1)
     skipped += missing + more
     if len(kept) < len(files):
         files, about = [files[i] for i in kept], about.rows(np.array(kept, np.int64))
     if not files:
         raise DataError(f"{frame.name}: no row is left; left out {len(skipped)}, the first: {skipped[0].reason}")
     return sound(FileSource(files), about, name, skipped, on_error, notes)
+
+
+def _annotations(values: Mapping[str, Column], roles: Mapping[str, Any], place: Any, **how: Any) -> Annotations:
+    """What the columns say of each row; `how`: as of `labels_in`."""
+    about = labels_in([(name, values[name]) for name in roles["label"]], place=place, **how)
+    readers = {"split": ("parts", parts_in), "group": ("groups", groups_in), "weight": ("weights", weights_in)}
+    said = {
+        name: read(roles[role], values[roles[role]], place)
+        for role, (name, read) in readers.items()
+        if role in roles
+    }
+    return replace(about, **said)
 
 
 # --- which column is which
@@ -206,115 +220,3 @@ def _labelled(
 
 def _picked(column: Column, rows: Sequence[int]) -> Column:
     return [column[i] for i in rows]
-
-
-def holds_bytes(images: Column, column: str, place: Any) -> bool:
-    """Whether the cells are image files, and not their names. DataError where they are neither."""
-    first = images[0]
-    if isinstance(first, bytes | bytearray | memoryview):
-        return True
-    if isinstance(first, dict) and isinstance(first.get("bytes"), bytes):
-        return True
-    if not isinstance(first, str | os.PathLike) and not (isinstance(first, dict) and first.get("path")):
-        raise DataError(
-            f"the image of {place(0)} in column {column!r} is a {type(first).__name__}; expected the name of a "
-            "file, "
-            "or the bytes of one"
-        )
-    return False
-
-
-def bytes_of(cell: Any) -> bytes:
-    """An image file that is a cell; of one that is too large as many bytes as tell that."""
-    content = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(content, bytes | bytearray | memoryview):
-        return b""  # decoding says that it is empty
-    return bytes(content)
-
-
-def files_of(images: Column, column: str, root: Path, place: Any) -> list[str]:
-    """The path of each row's file."""
-    files = []
-    before = str(Path(root, "x"))[:-1]
-    for i, image in enumerate(images):
-        if type(image) is str and image and image[0].isalnum() and not (os.name == "nt" and ":" in image):
-            files.append(before + image)  # a plain relative name; the others in full
-            continue
-        if isinstance(image, dict):
-            image = image.get("path")
-        if is_missing(image) or not isinstance(image, str | os.PathLike):
-            raise DataError(f"{place(i)} names no image in column {column!r} ({image!r:.40})")
-        files.append(str(root / image))
-    return files
-
-
-def files_there(
-    files: list[str], frame: Frame, root: Path, place: Any, on_error: str
-) -> tuple[list[int], list[Skipped]]:
-    """The rows whose files are there. Folders are listed, each once: a million files are not asked for one by
-    one."""
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for i, path in enumerate(files):
-        folder, _, name = path.rpartition(os.sep)
-        if folder not in listed:
-            try:
-                listed[folder] = set(os.listdir(folder or "." if folder or os.sep not in path else os.sep))  # noqa: PTH208 - names only, ten times as fast
-            except OSError:
-                listed[folder] = set()
-        if name not in listed[folder] and not os.path.exists(path):  # noqa: PTH110 - capitals, or ..
-            missing.append(i)
-    if not missing:
-        return list(range(len(files))), []
-    if on_error == "raise" or len(missing) == len(files):
-        first = "; ".join(f"{files[i]} ({place(i)})" for i in missing[:SHOWN])
-        raise DataError(
-            f"{len(missing):,} of the {len(files):,} files that {frame.name} names are not there, the first: "
-            f'{first}. {_hint(files[missing[0]], root)}, or leave them out: on_error="skip" (--on-error skip)'
-        )
-    gone = set(missing)
-    return [i for i in range(len(files)) if i not in gone], [
-        Unread(files[i], f"is not there ({place(i)} of {frame.name})") for i in missing
-    ]
-
-
-def _hint(path: str, root: Path) -> str:
-    """What may be wrong with the name of a file that is not there."""
-    for suffix in SUFFIXES:
-        if Path(path + suffix).is_file():
-            return f"There is a {Path(path + suffix).name}: write the names with their suffix"
-    if "\\" in path and Path(path.replace("\\", "/")).is_file():
-        return "The names have backslashes: write them with /"
-    return f"Names are relative to {root}: root= (--root) says where they are"
-
-
-def _once(
-    files: Sequence[str], rows: list[int], about: Annotations, place: Any
-) -> tuple[list[int], list[Skipped]]:
-    """The first row of each file. DataError where two rows give one file different labels."""
-    first: dict[str, int] = {}
-    kept, doubles = [], []
-    for i in rows:
-        before = first.setdefault(files[i], i)
-        if before == i:
-            kept.append(i)
-        elif about.same_label(i, about, before) and _same_part(about, i, before):
-            doubles.append(i)
-        else:
-            raise DataError(
-                f"{files[i]} stands twice, in {place(before)} as {about.label_text(before)}"
-                f"{_part_text(about, before)} and in {place(i)} as {about.label_text(i)}{_part_text(about, i)}; "
-                "keep "
-                "one row of it (of several labels, one row with all of them: cat;dog)"
-            )
-    if not doubles:
-        return kept, []
-    return kept, [Skipped(files[doubles[0]], f"and {len(doubles) - 1:,} more rows name a file again")]
-
-
-def _same_part(about: Annotations, i: int, j: int) -> bool:
-    return about.parts is None or bool(about.parts[i] == about.parts[j])
-
-
-def _part_text(about: Annotations, i: int) -> str:
-    return "" if about.parts is None else f" in {PARTS[int(about.parts[i])]}"

@@ -278,4 +278,4 @@ def test_what_can_be_left_out(root: Path) -> None:
     assert len(data) == 2 and data.classes == ("cat", "dog")
     reasons = " ".join(f"{path} {reason}" for path, reason in data.skipped)
     assert "1 of 5 rows have no label" in reasons and "x.png is not there (row 3" in reasons
-    assert "ant0.png and 0 more rows name a file again" in reasons
+    assert "ant0.png the same in row 5 again, which is not counted" in reasons

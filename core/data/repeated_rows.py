@@ -1,0 +1,102 @@
+"""Pictures that several rows of a table name.
+
+Invariant: a picture is one sample, with one label of its task. Rows that agree are one; what their labels are
+together is made of several only where somebody has said that a picture may have many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headstart.common.errors import DataError
+from headstart.data.annotations import PARTS, REGRESSION, SINGLE, Annotations
+from headstart.data.columns import is_missing
+from headstart.data.dataset import Skipped
+
+Place = Callable[[int], str]
+"""what messages call a row"""
+
+
+class Joined(NamedTuple):
+    """One row a picture."""
+
+    rows: list[int]
+    """the first of each picture's"""
+    labels: list[list[Any]]
+    """of each picture, those of all its rows"""
+
+
+def joined(
+    files: Sequence[str], labels: Sequence[Sequence[Any]], others: Mapping[str, Sequence[Any]], place: Place
+) -> Joined:
+    """Rows with labels each, of which several may name one file. `others`: the further columns, by what they are
+    (split, group, weight), in which the rows of one file must agree: DataError."""
+    first: dict[str, int] = {}  # file -> its place in the result
+    result = Joined([], [])
+    for i, file in enumerate(files):
+        k = first.setdefault(file, len(result.rows))
+        if k == len(result.rows):
+            result.rows.append(i)
+            result.labels.append(list(labels[i]))
+            continue
+        result.labels[k] += labels[i]
+        for what, values in others.items():
+            one, other = values[result.rows[k]], values[i]
+            if one != other and not (is_missing(one) and is_missing(other)):
+                raise DataError(
+                    f"{file} stands in {place(result.rows[k])} with the {what} {one!r:.60} and in {place(i)} with "
+                    f"{other!r:.60}; expected one {what} a picture"
+                )
+    return result
+
+
+def once(
+    files: Sequence[str], rows: list[int], about: Annotations, place: Place, joinable: bool
+) -> tuple[list[int], list[Skipped]]:
+    """Of `rows` the first of each file, and what was left out. DataError where two rows say different things of
+    one file; `about` has what they say, and `joinable` whether their labels could be joined."""
+    first: dict[str, int] = {}
+    kept, doubles, at_odds = [], [], []
+    for i in rows:
+        before = first.setdefault(files[i], i)
+        if before == i:
+            kept.append(i)
+        elif about.same_sample(i, before):
+            doubles.append(i)
+        else:
+            at_odds.append((before, i))
+    if at_odds:
+        before, i = at_odds[0]
+        many = len({files[i] for _, i in at_odds})
+        raise DataError(
+            f"{files[i]} stands twice, in {place(before)} as {_said_of(about, before)} and in {place(i)} as "
+            f"{_said_of(about, i)}{f' (and so do {many - 1:,} other files)' if many > 1 else ''}; keep one row of "
+            f"it{_mend(about, before, i) if joinable else ''}"
+        )
+    if not doubles:
+        return kept, []
+    more = f" (nor are {len(doubles) - 1:,} other rows)" if len(doubles) > 1 else ""
+    return kept, [Skipped(files[doubles[0]], f"the same in {place(doubles[0])} again, which is not counted{more}")]
+
+
+def _mend(about: Annotations, before: int, i: int) -> str:
+    """What else may be meant by two rows of one file."""
+    if about.task == REGRESSION or np.array_equal(about.labels[before], about.labels[i]):
+        return ""
+    many = "if a picture may have several labels, " if about.task == SINGLE else ""
+    return f', or, {many}take those of all its rows: task="multi" (--task multi)'
+
+
+def _said_of(about: Annotations, i: int) -> str:
+    """What a row says: its label, and the part, the group and the weight where rows have such."""
+    text = about.label_text(i)
+    if about.parts is not None:
+        text += f" in {PARTS[int(about.parts[i])]}"
+    if about.groups is not None:
+        text += f" of group {about.groups[i]!r:.60}"
+    if about.weights is not None:
+        text += f" of weight {about.weights[i]:g}"
+    return text
