@@ -29,6 +29,7 @@ IMAGE_NAMES = (
     "picture photo image_name imagename img_name jpg"
 )
 LABEL_NAMES = "label labels class classes category categories target targets class_name label_name species"
+FURTHER = ("split", "group", "weight")
 SPLIT_NAMES = "split subset partition set"
 SHOWN = 3
 
@@ -118,7 +119,7 @@ def table(
     if task == MULTI and files and len(roles["label"]) == 1:
         (column,) = roles["label"]
         if (lists := label_lists(column, values[column], separator)) is not None:
-            others = {role: values[roles[role]] for role in ("split", "group", "weight") if role in roles}
+            others = {role: values[cells] for role, cells in roles.items() if role in FURTHER}
             first, labels = joined(files, lists, others, place)
             if len(first) < len(files):
                 notes.append(
@@ -144,13 +145,13 @@ def table(
 def _annotations(values: Mapping[str, Column], roles: Mapping[str, Any], place: Any, **how: Any) -> Annotations:
     """What the columns say of each row; `how`: as of `labels_in`."""
     about = labels_in([(name, values[name]) for name in roles["label"]], place=place, **how)
-    readers = {"split": ("parts", parts_in), "group": ("groups", groups_in), "weight": ("weights", weights_in)}
-    said = {
-        name: read(roles[role], values[roles[role]], place)
-        for role, (name, read) in readers.items()
-        if role in roles
-    }
-    return replace(about, **said)
+    if (column := roles.get("split")) is not None:
+        about = replace(about, parts=parts_in(column, values[column], place))
+    if (column := roles.get("group")) is not None:
+        about = replace(about, groups=groups_in(column, values[column], place))
+    if (column := roles.get("weight")) is not None:
+        about = replace(about, weights=weights_in(column, values[column], place))
+    return about
 
 
 # --- which column is which
