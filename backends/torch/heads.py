@@ -13,16 +13,15 @@ from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import from_numpy, to_native, to_numpy
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, Network
+from headstart.backends.torch.epoch import Epoch
 from headstart.backends.torch.losses import (
-    by_step,
     count_right,
     mean,
-    native_targets,
     per_sample,
     predictions,
 )
 from headstart.backends.torch.products import linear
-from headstart.backends.torch.recorded import Epoch, Recorder
+from headstart.backends.torch.recorded import Recorder, do
 from headstart.backends.torch.train import STEP, kept_by, note_recording, optimizer_of, threads
 from headstart.common.machine import threads_for
 from headstart.contract.heads import Chain, HeadsRecipe
@@ -46,7 +45,6 @@ class TorchHeads:
         self.directions = [torch.zeros_like(w) for w in self.weights.values()]
         self.optimizer = optimizer_of(recipe.optimizer, self.directions, lr=1.0, weight_decay=0.0)
         self.lr, self.decay = (from_numpy(a, self.device) for a in (recipe.lr, recipe.weight_decay))
-        self.is_begun = False
         recorded = place.kind == "cuda" and allowed()
         self.recorder = Recorder(self._step, self._state) if recorded else None
 
@@ -61,42 +59,31 @@ class TorchHeads:
         rates: np.ndarray,
         weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        steps, size = len(rates), len(rows) // len(rates) if order is None else order.shape[1]
-        batches = None if order is None else from_numpy(order, self.device)
-        known = native_targets(by_step(targets, order, steps, size, self.device))
-        counts = None if weights is None else by_step(weights, order, steps, size, self.device)
-        losses = torch.empty(steps, len(self.lr), device=self.device)
-        correct = torch.empty(steps, len(self.lr), dtype=torch.int64, device=self.device)
-
-        def steps_as_they_come(start: int, stop: int) -> None:
-            for i, rate in enumerate(rates[start:stop].tolist(), start):
-                x = rows.narrow(0, i * size, size) if batches is None else rows.index_select(0, batches[i])
-                losses[i], correct[i] = self._step(x, known[i], rate, None if counts is None else counts[i])
-
-        with computing(self.place), threads(self._threads(rows, size * STEP)):
-            start = 0
-            if self.recorder is not None:
-                if not self.is_begun:  # the first step makes what the optimiser keeps
-                    steps_as_they_come(0, start := 1)
-                there = from_numpy(rates, self.device)
-                start = self.recorder.play(Epoch(rows, batches, known, counts, there, losses, correct), start)
-            steps_as_they_come(start, steps)
-        right = (correct * losses.isfinite()).sum(0)  # argmax of NaN is 0
+        correct = torch.empty(len(rates), len(self.lr), dtype=torch.int64, device=self.device)
+        epoch = Epoch.of(rows, targets, order, rates, weights, len(self.lr), correct)
+        with computing(self.place), threads(self._threads(rows, epoch.targets.shape[1] * STEP)):
+            do(epoch, self._step, self.recorder)
+        right = (correct * epoch.losses.isfinite()).sum(0)  # argmax of NaN is 0
         synchronize(self.device)
-        return to_numpy(losses), to_numpy(right)
+        return to_numpy(epoch.losses), to_numpy(right)
 
     def _step(
-        self, x: torch.Tensor, y: torch.Tensor, rate: float | torch.Tensor, weights: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        rate: float | torch.Tensor,
+        weights: torch.Tensor | None = None,
+        correct: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses `(h,)`, and how many each head had right `(h,)`."""
+        """The losses `(h,)`, and how many each head had right `(h,)`, in `correct` if that is given."""
         logits = self._forward(x)
         each = per_sample(self.recipe.loss, logits.flatten(0, 1), y.repeat_interleave(len(self.lr), 0))
         loss = mean(each.view(len(x), -1), weights)
         gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
         self._update(gradients, rate)
-        self.is_begun = True
         predicted = predictions(self.recipe.loss, logits.detach().transpose(0, 1))
-        return loss.detach(), count_right(self.recipe.loss, predicted, y)
+        right = count_right(self.recipe.loss, predicted, y)
+        return loss.detach(), right if correct is None else correct.copy_(right)
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 
+from headstart.backends.torch.epoch import Epoch, Step
 from headstart.common.log import LOG
 
 STEPS = 16
@@ -25,39 +25,11 @@ NEAR = 1e-3
 SIMILAR = 0.5
 """of a change: an optimiser that divides by a gradient's size makes something of one that is rounding alone"""
 ROUNDING = 1e-5
-Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
-"""rows, targets, learning rate, samples' weights -> the losses, and what was predicted"""
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """Steps to be done, and where what comes of them goes; all on the device."""
-
-    rows: torch.Tensor
-    order: torch.Tensor | None
-    """int64 `(steps, batch)`; None: rows as they lie"""
-    targets: torch.Tensor
-    """`(steps, batch, ...)`"""
-    weights: torch.Tensor | None
-    """`(steps, batch)`"""
-    rates: torch.Tensor
-    """`(steps,)`"""
-    losses: torch.Tensor
-    """`(steps, ...)`"""
-    predicted: torch.Tensor
-    """`(steps, ...)`"""
-
-    def fill(self, x: torch.Tensor, start: int, count: int) -> None:
-        """The rows of `count` steps, one after the other."""
-        size = self.targets.shape[1]
-        if self.order is None:
-            x[: count * size].copy_(self.rows.narrow(0, start * size, count * size))
-            return
-        places = self.order[start : start + count].flatten()
-        if x.dtype == self.rows.dtype:
-            torch.index_select(self.rows, 0, places, out=x[: count * size])
-        else:
-            x[: count * size].copy_(self.rows.index_select(0, places))
+def do(epoch: Epoch, step: Step, recorder: Recorder | None) -> None:
+    """All steps of the epoch: played back as far as `recorder`, which is of `step`, can, the rest as they come."""
+    epoch.do(step, 0 if recorder is None else recorder.play(epoch), len(epoch.targets))
 
 
 class Recording:
@@ -67,7 +39,7 @@ class Recording:
         self.count = count
         self.targets = torch.zeros_like(epoch.targets[:1]).repeat(count, *[1] * (epoch.targets.ndim - 1))
         self.weights = None if epoch.weights is None else epoch.weights.new_ones(count, size)
-        self.rates = epoch.rates.new_zeros(count)
+        self.rates = torch.zeros_like(epoch.device_rates[:1]).repeat(count)
         self.graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
@@ -81,30 +53,35 @@ class Recording:
                 for k in range(count)
             ]
             self.losses = torch.stack([losses for losses, _ in results])
-            self.predicted = torch.stack([predicted for _, predicted in results])
+            self.outcome = torch.stack([outcome for _, outcome in results])
 
     def play(self, epoch: Epoch, start: int) -> None:
         steps = slice(start, start + self.count)
         self.targets.copy_(epoch.targets[steps])
         if self.weights is not None and epoch.weights is not None:
             self.weights.copy_(epoch.weights[steps])
-        self.rates.copy_(epoch.rates[steps])
+        self.rates.copy_(epoch.device_rates[steps])
         self.graph.replay()
         epoch.losses[steps] = self.losses
-        epoch.predicted[steps] = self.predicted
+        epoch.outcome[steps] = self.outcome
 
 
 class Recorder:
-    """`step`: does one, and changes the tensors of `state`; every one has been done before."""
+    """`step`: does one, and changes the tensors of `state`, which are all there from the first step on."""
 
     def __init__(self, step: Step, state: Callable[[], Sequence[torch.Tensor]]) -> None:
         self.step, self.state = step, state
+        self.is_begun = False
         self.shape: tuple[object, ...] | None = None
         self.recordings: list[Recording] = []
         """the longest first; none where it cannot be recorded"""
 
-    def play(self, epoch: Epoch, start: int) -> int:
-        """Do the steps from `start` on, where they can be recorded; returns the first that is not done."""
+    def play(self, epoch: Epoch) -> int:
+        """Do the epoch's steps, where they can be recorded; returns the first that is not done."""
+        start = 0
+        if not self.is_begun:  # the first step makes what the optimiser keeps
+            epoch.do(self.step, start, start := 1)
+            self.is_begun = True
         if start == len(epoch.targets):  # of an epoch of one step the first was all
             return start
         shape = epoch.rows.shape[1:], epoch.rows.dtype, epoch.targets.shape[1], epoch.weights is None
@@ -146,7 +123,7 @@ class Recorder:
             played = [tensor.clone() for tensor in self.state()]
             self._put_back(before)
             weights = None if epoch.weights is None else epoch.weights[start]
-            self.step(self.x.narrow(0, 0, size), epoch.targets[start], epoch.rates[start], weights)
+            self.step(self.x.narrow(0, 0, size), epoch.targets[start], epoch.device_rates[start], weights)
             return _apart(played, self.state(), before)
         finally:
             self._put_back(before)

@@ -17,9 +17,10 @@ from headstart.backends.torch.arrays import exact_numpy, from_numpy, to_native, 
 from headstart.backends.torch.chance import lent, seeded_state, state_of
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import LastLinear, Network
-from headstart.backends.torch.losses import by_step, count_right, mean_loss, native_targets, predictions
+from headstart.backends.torch.epoch import Epoch
+from headstart.backends.torch.losses import count_right, mean_loss, native_targets, predictions
 from headstart.backends.torch.products import linear
-from headstart.backends.torch.recorded import Epoch, Recorder
+from headstart.backends.torch.recorded import Recorder, do
 from headstart.common.machine import threads_for
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
@@ -43,7 +44,6 @@ class TorchTrainer:
         self.has_dropout = any(node.op in RANDOM for node in graph.nodes)
         self.random_state = seeded_state(recipe.seed, self.device)
         self.effort = Effort(graph)
-        self.is_begun = False
         steady = not self.has_dropout and all(node.op != "native" for node in graph.nodes)
         recorded = steady and place.kind == "cuda" and allowed()
         self.recorder = Recorder(self._step, self._state) if recorded else None
@@ -59,43 +59,15 @@ class TorchTrainer:
         rates: np.ndarray,
         weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, int]:
-        steps, size = len(rates), len(rows) // len(rates) if order is None else order.shape[1]
-        batches = None if order is None else from_numpy(order, self.device)
-        known = native_targets(by_step(targets, order, steps, size, self.device))
-        counts = None if weights is None else by_step(weights, order, steps, size, self.device)
-        losses = torch.empty(steps, len(self.weights), device=self.device)
-        predicted = torch.empty_like(known)
-        # One batch's memory for all of them: fresh pages take longer than what is copied into them.
-        gathered = None if batches is None else rows.new_empty(size, *rows.shape[1:])
-        wide = None if gathered is None or not gathered.is_floating_point() else gathered.float()
-
-        def steps_as_they_come(start: int, stop: int) -> None:
-            results = []
-            for i, rate in enumerate(rates[start:stop].tolist(), start):
-                if batches is None:
-                    x = rows.narrow(0, i * size, size)
-                else:  # index_select is three times as fast as indexing
-                    x = torch.index_select(rows, 0, batches[i], out=gathered)
-                    x = x if wide is None or wide is gathered else wide.copy_(x)
-                results.append(
-                    self._step(x, known[i], rate, None if counts is None else counts[i], predicted[i])[0]
-                )
-            if results:
-                torch.stack(results, out=losses[start:stop])
-
+        epoch = Epoch.of(rows, targets, order, rates, weights, len(self.weights))
         # a core is left to whoever reads what comes without an order
+        size = epoch.targets.shape[1]
         count = min(self.effort.threads(rows, size, STEP), torch.get_num_threads() - (order is None))
         with self._training(), threads(count):
-            start = 0
-            if self.recorder is not None:
-                if not self.is_begun:  # the first step makes what the optimiser keeps
-                    steps_as_they_come(0, start := 1)
-                there = from_numpy(rates, self.device)
-                start = self.recorder.play(Epoch(rows, batches, known, counts, there, losses, predicted), start)
-            steps_as_they_come(start, steps)
+            do(epoch, self._step, self.recorder)
         # argmax of NaN is 0
-        right = count_right(self.recipe.loss, predicted, known) * losses[:, 0].isfinite()
-        return to_numpy(losses), int(right.sum())
+        right = count_right(self.recipe.loss, epoch.outcome, epoch.targets) * epoch.losses[:, 0].isfinite()
+        return to_numpy(epoch.losses), int(right.sum())
 
     def step(
         self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
@@ -127,7 +99,6 @@ class TorchTrainer:
         else:
             torch.stack(losses).dot(self.weights).backward()
         self.optimizer.step()
-        self.is_begun = True
         told = losses[0].detach().view(1) if len(losses) == 1 else torch.stack(losses).detach()
         return told, predictions(self.recipe.loss, outputs[0].detach(), predicted)
 
