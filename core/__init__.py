@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from headstart.models.listing import list_models
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
-    from headstart.training.classification import write_predictions
     from headstart.training.compare import compare
     from headstart.training.compare_modes import compare_modes
     from headstart.training.comparison import Comparison, comparison
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from headstart.training.fit import fit
     from headstart.training.plan import plan
     from headstart.training.prediction import predict
+    from headstart.training.predictions import write_predictions
     from headstart.training.run import Run
     from headstart.training.saved import load, weights_file
     from headstart.training.sweep import sweep
@@ -66,7 +66,7 @@ _WHERE = {
     "sweep": ("headstart.training.sweep", "sweep"),
     "weights_file": ("headstart.training.saved", "weights_file"),
     "verify": ("headstart.features.recompute", "verify"),
-    "write_predictions": ("headstart.training.classification", "write_predictions"),
+    "write_predictions": ("headstart.training.predictions", "write_predictions"),
     "wrap": ("headstart.models.wrapped", "wrap"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from headstart.cli.preparing import import_quietly
 from headstart.cli.rendering import show
 from headstart.cli.results import keep_figures
 from headstart.common.errors import SettingError
+from headstart.common.log import LOG
 
 if TYPE_CHECKING:
     from headstart.models import Model
@@ -68,24 +70,34 @@ def predict(
     """Classify images: with a model that was trained here, or with a published one as it is."""
     from headstart.data import images_at
     from headstart.data.summary import say
-    from headstart.training.classification import classify, write_predictions
+    from headstart.training.predictions import classify, write_predictions
 
     file = _file(csv, parquet, json_file)
     trained, name = _model(run, model, weights, size, backend)
-    data = images_at(images, on_error, image, root)
+    data = images_at(images, on_error, image, root, examine=False)
     import_quietly(name, device, precision)
     if data.skipped or any(path.is_dir() for path in images):
         say(data)
     settings: dict[str, Any] = {"top": top, "backend": name, "device": device, "precision": precision}
+    settings["on_error"] = on_error
     if file is not None:
         written = write_predictions(trained, data, file, **settings)
         counts = ", ".join(f"{shown} {count:,}" for shown, count in list(written.counts.items())[:SHOWN])
         more = f" and {len(written.counts) - SHOWN} more classes" if len(written.counts) > SHOWN else ""
-        show(f"written to {file}: {written.images:,} images: {counts or 'none with a class'}{more}")
+        unread = f", {written.unread:,} of them not read" if written.unread else ""
+        show(f"written to {file}: {written.images:,} images{unread}: {counts or 'none with a class'}{more}")
+        _say_unread(written.unread, written.images, written.examples)
         return
     predictions = classify(trained, data, **settings)
     keep_figures(json_file, predictions.as_list())
     show(predictions.as_table())
+    _say_unread(predictions.unread, len(predictions.images), ())
+
+
+def _say_unread(count: int, total: int, examples: Sequence[str]) -> None:
+    if count:
+        first = f": {'; '.join(examples)}{' ...' if count > len(examples) else ''}" if examples else ""
+        LOG.warning('%s of %s images could not be read; "error" says why%s', f"{count:,}", f"{total:,}", first)
 
 
 def _file(csv: Path | None, parquet: Path | None, json_file: Path | None) -> Path | None:

@@ -123,15 +123,16 @@ class DataError(HeadstartError):
 
 
 class ImageError(DataError):
-    """One image cannot be decoded, or is larger than allowed. `source` names it."""
+    """One image cannot be decoded, or is larger than allowed. `source` names it, `mend` says how to go on."""
 
-    def __init__(self, source: str | Path, reason: str) -> None:
-        super().__init__(f"{source}: {reason}")
+    def __init__(self, source: str | Path, reason: str, mend: str = "") -> None:
+        super().__init__(f"{source}: {reason}{mend}")
         self.source = str(source)
         self.reason = reason
+        self.mend = mend
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return (type(self), (self.source, self.reason))
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return (type(self), (self.source, self.reason, self.mend))
 
 
 class DataWarning(UserWarning):

@@ -6,11 +6,12 @@ from headstart.data.arrays import arrays
 from headstart.data.augment import Augment
 from headstart.data.dataset import Dataset, Sample, Skipped
 from headstart.data.decode import decode, max_pixels, read_file
-from headstart.data.folders import folder, images_at
+from headstart.data.folders import folder
 from headstart.data.hub_sets import huggingface
 from headstart.data.inputs import Arrays
 from headstart.data.loader import Batch, batches
 from headstart.data.pairs import wrap
+from headstart.data.pictures import images_at
 from headstart.data.preprocess import Crop, Preprocess
 from headstart.data.sources import cifar10, digits, flowers, open_data
 from headstart.data.table import table

@@ -150,7 +150,7 @@ class FileSource(Source):
         try:
             return super().load(index)
         except ImageError as error:
-            raise ImageError(error.source, f"{error.reason}{SKIP}") from error
+            raise ImageError(error.source, error.reason, SKIP) from error
 
     def was_read(self, index: int) -> bool:
         """Whether the file's bytes were read, by `errors` or for its id."""

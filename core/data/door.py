@@ -31,16 +31,29 @@ def as_data_set(thing: Any, classes: Sequence[str] | None = None) -> Any:
     """
     if isinstance(thing, str | os.PathLike):
         return open_data(os.fspath(thing), classes=classes)
-    modules = {kind.__module__.split(".")[0] for kind in type(thing).__mro__}
-    if "headstart" in modules or thing is None:
+    if "headstart" in _libraries(thing) or thing is None:
         return thing
-    if "datasets" in modules:
+    if is_hub_set(thing):
         return huggingface(thing)
-    if modules & FRAMES and hasattr(thing, "columns"):
+    if is_frame(thing):
         return table(thing)
     if _is_map_style(thing):
         return wrap(thing)
     return thing
+
+
+def is_frame(thing: Any) -> bool:
+    """Whether it is a table of pandas, polars or Arrow; a column of one is none."""
+    return bool(_libraries(thing) & FRAMES) and hasattr(thing, "columns")
+
+
+def is_hub_set(thing: Any) -> bool:
+    """Whether it is a set of Hugging Face's library, and no column of one."""
+    return "datasets" in _libraries(thing) and type(thing).__name__ != "Column"
+
+
+def _libraries(thing: Any) -> set[str]:
+    return {kind.__module__.split(".")[0] for kind in type(thing).__mro__}
 
 
 def _is_map_style(thing: Any) -> bool:

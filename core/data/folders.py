@@ -1,4 +1,4 @@
-"""Data sets of image files: a folder a class, and files or folders without labels.
+"""Data sets of image files: a folder a class.
 
 Invariant: nothing is left out silently. What cannot be read or is no image is an error, or with `on_error="skip"`
 a line in `Dataset.skipped`; a folder that cannot be trained on is refused when it is opened, not later.
@@ -14,7 +14,7 @@ import numpy as np
 
 from headstart.common.errors import DataError
 from headstart.common.log import LOG
-from headstart.data.annotations import PARTS, Annotations, single, unlabelled
+from headstart.data.annotations import PARTS, Annotations, single
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import sound
 from headstart.data.layouts import (
@@ -24,12 +24,10 @@ from headstart.data.layouts import (
     refuse_layout_below,
     refuse_url,
 )
-from headstart.data.listed import images_listed, is_table
 from headstart.data.litter import is_litter
 from headstart.data.names import class_list, normal, shown, spelt_twice, twins
-from headstart.data.patterns import without_patterns
 from headstart.data.split_folders import check_classes, parts_among, sort_files
-from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread, walk
+from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread
 
 
 def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | None = None) -> Dataset:
@@ -133,39 +131,6 @@ def _named_only(
             f'them, remove them, or pass on_error="skip" to leave them out'
         )
     return {name: top for name, top in folders.items() if name not in set(not_named)}
-
-
-def images_at(
-    paths: str | Path | Sequence[str | Path],
-    on_error: str = "raise",
-    image: str | None = None,
-    root: str | Path | None = None,
-) -> Dataset:
-    """Image files without labels: files, folders and patterns, one or more, walked as `folder` walks a class; or
-    one table that lists them, of which `image` and `root` are said as in `images_listed`.
-
-    Every label is 0, of the one class "0". A file that is named itself is taken whatever its name says. With
-    `on_error="skip"` every file is decoded once, and what fails is left out and listed in `.skipped`. Raises
-    `DataError` for a path that is not there, and where no image is left, and what `walk` raises.
-    """
-    paths = without_patterns([paths] if isinstance(paths, str | os.PathLike) else paths)
-    if len(paths) == 1 and is_table(paths[0]):
-        return images_listed(paths[0], on_error, image, root)
-    if image is not None or root is not None:
-        raise DataError(
-            "image= and root= (--image, --root) are about a table of images; expected one, and no other path"
-        )
-    files: list[str] = []
-    left_out: list[Skipped] = []
-    for path in paths:
-        below = walk(path, on_error)
-        files += below.files
-        left_out += below.skipped
-    data = sound(FileSource(files), unlabelled(len(files)), "files", left_out, on_error)
-    if not len(data):
-        left = f"; left out: {named(data.skipped)}" if data.skipped else ""
-        raise DataError(f"no image files in {', '.join(map(str, paths))}{left}")
-    return data
 
 
 def _root(path: str | Path) -> Path:

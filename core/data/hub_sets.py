@@ -9,20 +9,24 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headstart.common.errors import DataError
-from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations
+from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations, unlabelled
 from headstart.data.columns import check_task, groups_in, labels_in, weights_in
 from headstart.data.dataset import Dataset
 from headstart.data.decode import read_file
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
 from headstart.data.layouts import role_of
-from headstart.data.table import Columns, roles_of
-from headstart.data.walk import check_on_error
+from headstart.data.table import Columns, image_column, roles_of
+from headstart.data.walk import check_on_error, expanded
+
+SAVED_BY_HUB = ("dataset_info.json", "dataset_dict.json")
+"""what the library `datasets` writes into a folder that `save_to_disk` made"""
 
 
 def huggingface(
@@ -47,26 +51,13 @@ def huggingface(
     """
     check_on_error(on_error)
     check_task(task)
-    sets = _splits(_opened(source))
-    first = next(iter(sets.values()))
+    rows = _Rows(source)
+    sets, first, place, values = rows.sets, rows.first, rows.place, rows.values
     asked = Columns(image, label, None, group, weight)
-    frame = Frame(_name_of(source), first.column_names, lambda names: {name: first[name] for name in names})
+    frame = rows.frame
     if image is None and len(of_images := _image_columns(first)) == 1:
         asked = replace(asked, image=of_images[0])
     roles, notes = roles_of(frame, asked, split=False)
-    starts = np.cumsum([0, *(len(one) for one in sets.values())])
-
-    def locate(i: int) -> tuple[str, int]:
-        k = int(np.searchsorted(starts, i, "right")) - 1
-        return list(sets)[k], i - int(starts[k])
-
-    def place(i: int) -> str:
-        part, row = locate(i)
-        return f"row {row + 1}{f' of {part}' if part else ''}"
-
-    def values(name: str) -> list[Any]:
-        return [value for one in sets.values() for value in one[name]]
-
     about = _labels(first, roles["label"], values, task, classes, place)
     if "group" in roles:
         about = replace(about, groups=groups_in(group or "", values(roles["group"]), place))
@@ -75,18 +66,60 @@ def huggingface(
     if len(sets) > 1:
         parts = [PARTS.index(part) for part, one in sets.items() for _ in range(len(one))]
         about = replace(about, parts=np.array(parts, np.int8))
-    encoded = {part: _encoded(one, roles["image"]) for part, one in sets.items()}
-
-    def fetch(i: int) -> bytes:
-        part, row = locate(i)
-        cell = encoded[part][row][roles["image"]]
-        if isinstance(cell, Mapping):
-            cell = cell.get("bytes") or cell.get("path")
-        return read_file(cell) if isinstance(cell, str) else bytes(cell or b"")
-
-    source_of = EncodedSource(len(about), fetch, lambda i: f"{frame.name}, {place(i)}")
     said = [f"{frame.name}: {', '.join(notes)}"] if notes else []
-    return sound(source_of, about, frame.name, (), on_error, said)
+    return sound(rows.images(roles["image"]), about, frame.name, (), on_error, said)
+
+
+def hub_pictures(source: Any, image: str | None = None, on_error: str = "raise") -> Dataset:
+    """The images of such a set, in their order, without labels. `image`: as there."""
+    rows = _Rows(source)
+    if image is not None:
+        column = rows.frame.require(image, "image")
+    else:
+        of_images = _image_columns(rows.first)
+        column = of_images[0] if len(of_images) == 1 else image_column(rows.frame)
+    pictures = rows.images(column)
+    return sound(pictures, unlabelled(len(pictures)), rows.frame.name, (), on_error)
+
+
+def is_saved_hub_set(path: str | Path) -> bool:
+    """Whether it is a folder that `save_to_disk` wrote."""
+    return any((expanded(path) / name).is_file() for name in SAVED_BY_HUB)
+
+
+class _Rows:
+    """The rows of a set's splits, one after another."""
+
+    def __init__(self, source: Any) -> None:
+        self.sets = _splits(_opened(source))
+        self.first = first = next(iter(self.sets.values()))
+        self.frame = Frame(
+            _name_of(source), first.column_names, lambda names: {name: first[name] for name in names}
+        )
+        self._starts = np.cumsum([0, *(len(one) for one in self.sets.values())])
+
+    def values(self, name: str) -> list[Any]:
+        return [value for one in self.sets.values() for value in one[name]]
+
+    def place(self, i: int) -> str:
+        part, row = self._locate(i)
+        return f"row {row + 1}{f' of {part}' if part else ''}"
+
+    def images(self, column: str) -> EncodedSource:
+        encoded = {part: _encoded(one, column) for part, one in self.sets.items()}
+
+        def fetch(i: int) -> bytes:
+            part, row = self._locate(i)
+            cell = encoded[part][row][column]
+            if isinstance(cell, Mapping):
+                cell = cell.get("bytes") or cell.get("path")
+            return read_file(cell) if isinstance(cell, str) else bytes(cell or b"")
+
+        return EncodedSource(int(self._starts[-1]), fetch, lambda i: f"{self.frame.name}, {self.place(i)}")
+
+    def _locate(self, i: int) -> tuple[str, int]:
+        k = int(np.searchsorted(self._starts, i, "right")) - 1
+        return list(self.sets)[k], i - int(self._starts[k])
 
 
 def _library() -> Any:

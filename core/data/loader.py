@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.common.errors import SettingError
+from headstart.common.errors import ImageError, SettingError
 from headstart.data.augment import Augment
 from headstart.data.dataset import Dataset
 from headstart.data.inputs import Arrays
@@ -44,13 +44,15 @@ def batches(
     augment: Augment | None = None,
     seed: int = 0,
     epoch: int = 0,
+    unread: dict[int, ImageError] | None = None,
 ) -> Generator[Batch, None, None]:
     """The samples at the positions `order` of `data`, `batch_size` at a time; the last batch may be smaller.
 
     `order` is `(m,)` integers. `augment` crops and flips each sample by (seed, epoch, its id). `workers` is
-    the number of threads, by default as many as there are CPUs and memory for, at most 8. Raises `SettingError`
-    at once for wrong arguments, `DataError` for samples of another kind than `preprocess` prepares, and in
-    iterating the first `ImageError` in the order, as soon as its batch is due.
+    the number of threads, by default as many as there are CPUs and memory for, at most 8. `unread`: a dict that
+    takes what cannot be decoded, by its position; its row is zeros and its id "". None: that raises. Raises
+    `SettingError` at once for wrong arguments, `DataError` for samples of another kind than `preprocess` prepares,
+    and in iterating the first `ImageError` in the order, as soon as its batch is due.
     """
     positions = np.asarray(order)
     if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
@@ -66,7 +68,9 @@ def batches(
         raise SettingError(f"augment= crops and flips images; the model takes {preprocess}")
     workers = default_workers() if workers is None else workers
     check_counts(batch_size=batch_size, workers=workers)
-    return _generate(data, preprocess, positions.astype(np.int64), batch_size, workers, augment, seed, epoch)
+    return _generate(
+        data, preprocess, positions.astype(np.int64), batch_size, workers, augment, seed, epoch, unread
+    )
 
 
 def _generate(
@@ -78,6 +82,7 @@ def _generate(
     augment: Augment | None,
     seed: int,
     epoch: int,
+    unread: dict[int, ImageError] | None,
 ) -> Generator[Batch, None, None]:
     stop = threading.Event()
 
@@ -85,7 +90,13 @@ def _generate(
         for k in range(start, min(start + chunk, len(batch.ids))):
             if stop.is_set():
                 return
-            image, id = data.load(int(batch.indices[k]))
+            try:
+                image, id = data.load(int(batch.indices[k]))
+            except ImageError as error:
+                if unread is None:
+                    raise
+                batch.images[k], unread[int(batch.indices[k])] = 0, error
+                continue
             crop = augment.draw(seed, epoch, id, *image.size) if augment is not None else None
             preprocess.fill(batch.images, k, image, crop)
             batch.ids[k] = id

@@ -21,7 +21,7 @@ from headstart.data.annotations import single
 from headstart.data.dataset import ArraySource, Dataset
 from headstart.data.folders import folder
 from headstart.data.frames import KINDS
-from headstart.data.hub_sets import huggingface
+from headstart.data.hub_sets import huggingface, is_saved_hub_set
 from headstart.data.table import Columns, table
 from headstart.data.tars import webdataset
 from headstart.data.walk import expanded
@@ -36,8 +36,6 @@ MAX_UNPACKED_NBYTES = 1 << 30
 MAX_MEMBERS = 100_000  # the published archive has 3,677
 NAMES = ("digits", "cifar10", "flowers")
 BUILTIN = "builtin:"
-SAVED_BY_HUB = ("dataset_info.json", "dataset_dict.json")
-"""what the library `datasets` writes into a folder that `save_to_disk` made"""
 
 
 def open_data(
@@ -70,7 +68,7 @@ def open_data(
     if path.suffix.lower() == ".tar":
         asked = (columns or Columns()).only("label", "task", "separator", kind="a tar")
         return webdataset(text, **asked, classes=classes, on_error=on_error)
-    if any((path / name).is_file() for name in SAVED_BY_HUB):
+    if is_saved_hub_set(path):
         asked = (columns or Columns()).only("image", "label", "group", "weight", "task", kind="a saved data set")
         return huggingface(path, **asked, classes=classes, on_error=on_error)
     if not text or os.path.lexists(path) or os.sep in text or "/" in text:

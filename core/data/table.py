@@ -189,6 +189,19 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
     return roles, guessed
 
 
+def image_column(frame: Frame) -> str:
+    """The only column that is called as one of images is, or the only one; DataError where no one can be meant."""
+    names = [name for name in frame.names if name.strip().lower().replace(" ", "_") in IMAGE_NAMES.split()]
+    names = names or (list(frame.names) if len(frame.names) == 1 else [])
+    if len(names) != 1:
+        which = f"{' and '.join(map(repr, names))} could be it" if names else "none is called so"
+        raise DataError(
+            f"{frame.name}: which column is the image? {which}; name it: image= (--image), one of "
+            f"{', '.join(frame.names[:20])}"
+        )
+    return names[0]
+
+
 def _says_parts(values: Column) -> bool:
     """Whether a column that nobody named says train, val and test; else it is about something else."""
     return any(role_of(text.strip()) in PARTS for text in {value for value in values if isinstance(value, str)})

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import DataError
+from headstart.data.annotations import unlabelled
 from headstart.data.columns import is_missing, labels_in
 from headstart.data.dataset import Dataset
 from headstart.data.encoded import MAX_NBYTES, EncodedSource, sound
@@ -94,6 +95,25 @@ def webdataset(
 
     name = Path(paths[0]).name.split(".")[0]
     return sound(EncodedSource(len(samples), fetch, place), about, name, (), on_error)
+
+
+def is_tar(path: str | Path) -> bool:
+    """Whether it is the name of a tar, or of several with numbers from `{000..009}`, and no folder."""
+    return str(path).lower().endswith(".tar") and not expanded(path).is_dir()
+
+
+def tar_pictures(shards: Sequence[str | Path], on_error: str = "raise") -> Dataset:
+    """The images of tars, in their order, without labels; see `webdataset`."""
+    paths = _paths(shards)
+    members = [(s.key, s.shard, s.image) for path in paths for s in _samples(path) if s.image is not None]
+    if not members:
+        raise DataError(f"{_named(paths)} holds no image ({' '.join(sorted(IMAGES))})")
+
+    def place(i: int) -> str:
+        return f"{members[i][0]} in {members[i][1]}"
+
+    source = EncodedSource(len(members), lambda i: members[i][2].read(), place)
+    return sound(source, unlabelled(len(members)), Path(paths[0]).name.split(".")[0], (), on_error)
 
 
 def _is_position(value: Any, count: int) -> bool:

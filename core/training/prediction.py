@@ -5,37 +5,27 @@ Invariant: row i of the logits belongs to input i, and a picture gives the same 
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from headstart.common.errors import DivergedWarning, SettingError
+from headstart.common.errors import DivergedWarning, ImageError
 from headstart.contract import registry
-from headstart.data import Arrays, Dataset, arrays, images_at
-from headstart.data.annotations import unlabelled
-from headstart.data.arrays import as_array, pixels
-from headstart.data.dataset import FileSource
-from headstart.data.decode import decode, read_file
-from headstart.data.door import as_data_set, described
+from headstart.data import Arrays, Dataset
+from headstart.data.arrays import as_array
+from headstart.data.door import is_frame
 from headstart.data.loader import batches
+from headstart.data.pictures import pictures_of
 from headstart.data.rows import count, pad, window
-from headstart.data.summary import say
-from headstart.data.walk import expanded
 from headstart.data.workers import check_counts
 from headstart.features.feature_set import FeatureSet
 from headstart.features.inference import fed, frozen, normalised, unsound_node
 from headstart.graph import Node
 from headstart.models import Model, check_model
 from headstart.training.checks import features_at
-
-IMAGES = (
-    "a path, a folder, a Pillow image, the bytes of an image file, a list of such or of uint8 arrays (h, w, 3), "
-    "a uint8 array (n, h, w, 3), a data set or features"
-)
 
 
 def predict(
@@ -51,12 +41,13 @@ def predict(
     """float32 logits `(n, classes)` of `model` as it is; `model.classes` names their columns.
 
     `images`: a path, or a pattern such as "photos/*.jpg"; a folder, whose images are taken as training takes them,
-    in the order of the walk (see `headstart.data.walk`); a Pillow image; the bytes of an image file; a list of any
-    of these but folders, and of uint8 arrays `(h, w, 3)` of any size; uint8 `(n, h, w, 3)`; a data set. All are
-    preprocessed as the model needs, and Pillow images are read as their files are. Or float32 `(n, h, w, 3)`,
-    taken as preprocessed already. Tensors of torch, TensorFlow and JAX are taken as arrays. Or features of this
-    model's trunk, at the cut before its classifier. For a wrapped model without preprocessing: a data set, or the
-    arrays it takes.
+    in the order of the walk (see `headstart.data.walk`); WebDataset's tars; a table of images, or a frame, whose
+    other columns are not looked at; a Pillow image; the bytes of an image file; a list of paths, or of Pillow
+    images, bytes and uint8 arrays `(h, w, 3)` of any size; uint8 `(n, h, w, 3)`; a data set, also of another
+    library. All are preprocessed as the model needs, and Pillow images are read as their files are. Or float32
+    `(n, h, w, 3)`, taken as preprocessed already. Tensors of torch, TensorFlow and JAX are taken as arrays. Or
+    features of this model's trunk, at the cut before its classifier. For a wrapped model without preprocessing: a
+    data set, or the arrays it takes.
 
     `precision`: of the arithmetic, "float32", "tf32", "bfloat16" or "float16"; see `fit`.
 
@@ -71,23 +62,16 @@ def predict(
         features = features_at(model, images, model.default_cut)
         settings: dict[str, Any] = {"backend": backend, "batch_size": batch_size}
         return predict_features(model, features, features.cuts[0], **settings, device=device, precision=precision)
-    batches_of_logits = logits_of(
+    made = logits_of(
         model,
-        images,
+        prepared(model, images),
         backend=backend,
         batch_size=batch_size,
         device=device,
         precision=precision,
         workers=workers,
     )
-    logits, start = (
-        np.empty((batches_of_logits.total, len(model.classes)), np.float32),
-        0,
-    )  # one array: it may be large
-    for batch in batches_of_logits.batches:
-        logits[start : start + len(batch)] = batch
-        start += len(batch)
-    return told(model, logits, batches_of_logits.unsound)
+    return told(model, _joined(model, made), made.unsound)
 
 
 class LogitBatches(NamedTuple):
@@ -99,41 +83,54 @@ class LogitBatches(NamedTuple):
     """float32 `(b, classes)`, in the order of the samples"""
     unsound: tuple[Node, str] | None
     """a node whose parameters are not finite, and what is wrong with them"""
+    unread: dict[int, ImageError]
+    """of those that have come: which of them cannot be read, by position, and why. Their logits are NaN"""
 
 
 def logits_of(
     model: Model,
-    images: Any,
+    ready: Any,
     *,
     backend: str | None,
     batch_size: int,
     device: str,
     precision: str,
     workers: int | None,
+    on_error: str = "raise",
 ) -> LogitBatches:
-    """What `predict` gives, a batch at a time, in bounded memory; its arguments and errors, but no features."""
+    """What `predict` gives of what `prepared` made, a batch at a time, in bounded memory. `on_error`: "skip" has
+    images that cannot be read go on as rows of NaN."""
     loaded = registry.load(backend, model.home)
     output = model.graph.output
     with np.errstate(over="ignore", invalid="ignore"):
         graph, params = frozen(model.graph.upto(output), model.params, [output])
-    ready = _prepared(model, images)
+    unread: dict[int, ImageError] = {}
     if isinstance(ready, Dataset):
         total, size = len(ready), min(batch_size, max(1, len(ready)))
         graph = fed(graph, model)
-        decoded = batches(ready, model.preprocess, np.arange(total), size, workers=workers)
+        told_of = unread if on_error == "skip" else None
+        decoded = batches(ready, model.preprocess, np.arange(total), size, workers=workers, unread=told_of)
         source = (batch.images for batch in decoded)
     else:
         total = count(ready)
         size = min(batch_size, max(1, total))
         source = (window(ready, start, start + size) for start in range(0, total, size))
     if not total:
-        return LogitBatches(0, iter(()), None)
+        return LogitBatches(0, iter(()), None, unread)
     unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))
     trunk = loaded.trunk(graph, params, [output], loaded.place(device, precision))
     stream = trunk.stream((pad(rows, size) for rows in source), {output: np.dtype(np.float32)})
-    starts = range(0, total, size)
-    made = (rows[output][: total - start] for start, rows in zip(starts, stream, strict=True))
-    return LogitBatches(total, made, unsound)
+
+    def made() -> Iterator[np.ndarray]:
+        for start, rows in zip(range(0, total, size), stream, strict=True):
+            logits = rows[output][: total - start]
+            # Asked for one by one: threads that are ahead add to it.
+            if lost := [i for i in range(len(logits)) if unread and start + i in unread]:
+                logits = np.array(logits)
+                logits[lost] = np.nan
+            yield logits
+
+    return LogitBatches(total, made(), unsound, unread)
 
 
 def told(model: Model, logits: np.ndarray, unsound: tuple[Node, str] | None) -> np.ndarray:
@@ -172,26 +169,50 @@ def predict_features(
 ) -> np.ndarray:
     """float32 logits `(n, classes)` of what stands behind `cut`, a node of the model, from features there: no
     image is needed, and no trunk. Read in bounded memory. Raises SettingError for features of another cut."""
+    place: dict[str, Any] = {"backend": backend, "device": device, "precision": precision}
+    made = logits_of_features(model, features, cut, batch_size=batch_size, **place)
+    return told(model, _joined(model, made), made.unsound)
+
+
+def logits_of_features(
+    model: Model,
+    features: FeatureSet,
+    cut: str,
+    *,
+    backend: str | None,
+    batch_size: int,
+    device: str,
+    precision: str,
+) -> LogitBatches:
+    """What `predict_features` gives, a batch at a time."""
     loaded = registry.load(backend, model.home)
     graph = model.graph.main.after(cut, model.input_shape)
     params = {name: model.params[name] for name in graph.param_shapes()}
-    if not len(features):
-        return np.zeros((0, len(model.classes)), np.float32)
-    size = min(batch_size, len(features))
+    total = len(features)
+    if not total:
+        return LogitBatches(0, iter(()), None, {})
+    size = min(batch_size, total)
     trunk = loaded.trunk(graph, params, [graph.output], loaded.place(device, precision))
     folder = features.folder(cut)
-    logits = np.empty((len(features), len(model.classes)), np.float32)
-    starts = range(0, len(features), size)
-    read = (pad(folder.read(features.ids[start : start + size]), size) for start in starts)
+    read = (pad(folder.read(features.ids[start : start + size]), size) for start in range(0, total, size))
     outputs = trunk.stream(read, {graph.output: np.dtype(np.float32)})
-    for start, rows in zip(starts, outputs, strict=True):
-        n = min(size, len(features) - start)
-        logits[start : start + n] = rows[graph.output][:n]
-    return told(model, logits, unsound_node((graph, params)))
+    starts = range(0, total, size)
+    made = (rows[graph.output][: total - start] for start, rows in zip(starts, outputs, strict=True))
+    return LogitBatches(total, made, unsound_node((graph, params)), {})
 
 
-def _prepared(model: Model, images: Any) -> Any:
-    """A data set of what has to be loaded first, or the samples as the model itself takes them."""
+def _joined(model: Model, made: LogitBatches) -> np.ndarray:
+    """All logits as one array, which is made once: it may be large."""
+    logits, start = np.empty((made.total, len(model.classes)), np.float32), 0
+    for batch in made.batches:
+        logits[start : start + len(batch)] = batch
+        start += len(batch)
+    return logits
+
+
+def prepared(model: Model, images: Any, on_error: str = "raise") -> Any:
+    """A data set of what has to be loaded first, or the samples as the model itself takes them. `on_error`: see
+    `pictures_of`."""
     if isinstance(images, Dataset):
         return images
     if isinstance(model.preprocess, Arrays):
@@ -200,75 +221,10 @@ def _prepared(model: Model, images: Any) -> Any:
         images = as_array(images, "images")
         if np.issubdtype(images.dtype, np.floating):
             return normalised(model, images)
-    return as_dataset(images)
+    return pictures_of(images, on_error)
 
 
 def _is_tensor(images: Any) -> bool:
     """Whether it is an array, or a tensor or column that holds one."""
-    return hasattr(images, "__array__") and not isinstance(images, str | list | tuple | Image.Image)
-
-
-def as_dataset(images: Any) -> Dataset:
-    """Images of any accepted kind as a data set without meaningful labels."""
-    if isinstance(images, Dataset):
-        return images
-    if isinstance(images, str | os.PathLike):
-        data = images_at(_path(images))
-        if len(data) != 1 or data.skipped:
-            say(data)
-        return data
-    if hasattr(images, "read") and not isinstance(images, Image.Image):
-        raise SettingError(f"images is an open file ({type(images).__name__}); pass its bytes: images.read()")
-    if isinstance(images, Image.Image | bytes | bytearray | memoryview):
-        images = [images]
-    elif isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":
-        if images.ndim < 3:
-            raise SettingError(f"images are {images.dtype} of shape {images.shape}; expected (n, h, w, 3)")
-        if images.ndim == 3 and images.shape[2] in (1, 3, 4):
-            raise SettingError(
-                f"expected a batch of images (n, h, w, 3), received one of shape {images.shape}: images[None]"
-            )
-        if images.ndim == 3 and images.shape[0] == 3:
-            raise SettingError(
-                f"images of shape {images.shape} could be one with its channels first, or three grey ones: of one "
-                "np.moveaxis(images, 0, -1)[None], of grey ones images[..., None]"
-            )
-        if images.dtype != np.uint8:
-            wide = ": (images / 257).round().astype('uint8')" if images.dtype == np.uint16 else ""
-            raise SettingError(f"the pixels are {images.dtype}; expected uint8, 0 to 255{wide}")
-        return arrays(images, np.zeros(len(images), np.int64)) if len(images) else _of_files([])
-    elif isinstance(images, np.ndarray):
-        images = images.reshape(-1).tolist()
-    elif isinstance(images, list | tuple | Iterator) or type(images).__name__ == "Column":
-        images = list(images)
-    elif isinstance(opened := as_data_set(images), Dataset):
-        return opened
-    else:
-        what, mend = described(images, "images")
-        raise SettingError(f"images is {what}; expected {IMAGES}{mend and ': ' + mend}")
-    if all(isinstance(item, str | os.PathLike) for item in images):
-        return _of_files([_path(item) for item in images])
-    loaded = [_loaded(item, f"image {i}") for i, item in enumerate(images)]
-    return arrays(loaded, np.zeros(len(loaded), np.int64))
-
-
-def _of_files(paths: Sequence[str]) -> Dataset:
-    """Files, left where they are, to be decoded in threads, a batch at a time."""
-    return Dataset(FileSource(paths), unlabelled(len(paths)), "files")
-
-
-def _path(path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
-    if not text:
-        raise SettingError('images is "", which names no file; expected the path of an image or of a folder')
-    if isinstance(path, str) and "://" in text:
-        raise SettingError(f"images is the address {text!r}; expected a path: nothing is downloaded here")
-    return str(expanded(text))
-
-
-def _loaded(item: Any, what: str) -> np.ndarray:
-    if isinstance(item, str | os.PathLike):
-        return np.asarray(decode(read_file(_path(item)), _path(item)))
-    if isinstance(item, bytes | bytearray | memoryview):
-        return np.asarray(decode(bytes(item), what))
-    return pixels(item, what)
+    is_array = hasattr(images, "__array__") and not isinstance(images, str | list | tuple | Image.Image)
+    return is_array and not is_frame(images)

@@ -1,64 +1,64 @@
-"""Predictions as files: rows in, bytes out, a batch at a time, so that whoever writes them need hold no more."""
+"""Predictions as files: columns in, bytes out, a batch at a time, so that who writes them need hold no more."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from headstart.common.errors import ExportError
+from headstart.training.prediction_columns import LABELS, SHARE, VALUE, Cells
 
 ROW_GROUP = 8192  # images: a Parquet file with a group a batch would be mostly headers
+JOINT = ";"
+"""between labels; tables of labels are read with it, too"""
+
+Encoder = Callable[[Iterator[Sequence[Cells]]], Iterator[bytes]]
+"""of batches: for each column what it holds, see `prediction_columns`"""
 
 
-class Rows(NamedTuple):
-    """A batch."""
+def as_text(columns: Mapping[str, str], delimiter: str) -> Encoder:
+    """CSV as RFC 4180 has it, in UTF-8. Halves of characters, in names of files, are escaped. `columns`: name ->
+    what it holds."""
+    write_cell: dict[str, Callable[[Any], str]] = {SHARE: _share, VALUE: _value, LABELS: _labels}
 
-    files: list[str]
-    classes: list[list[str]]
-    """by rank, then by image; "" where there is none"""
-    probabilities: np.ndarray
-    """float32 `(b, top)`; NaN where there is none"""
-
-
-Encoder = Callable[[Iterator[Rows]], Iterator[bytes]]
-
-
-def columns(top: int) -> list[str]:
-    """The names of the columns."""
-    return [
-        "file",
-        *(f"{name}{f'_{k + 1}' if k else ''}" for k in range(top) for name in ("class", "probability")),
-    ]
-
-
-def as_text(top: int, delimiter: str) -> Encoder:
-    """CSV as RFC 4180 has it, in UTF-8. Halves of characters, in names of files, are escaped."""
-
-    def encode(batches: Iterator[Rows]) -> Iterator[bytes]:
+    def encode(batches: Iterator[Sequence[Cells]]) -> Iterator[bytes]:
         text = io.StringIO(newline="")
         writer = csv.writer(text, delimiter=delimiter)
-        writer.writerow(columns(top))
-        for rows in batches:
-            for i, file in enumerate(rows.files):
-                line = [file]
-                for names, p in zip(rows.classes, rows.probabilities[i].tolist(), strict=True):
-                    line += [names[i], f"{p:.6g}" if names[i] else ""]
-                writer.writerow(line)
+        writer.writerow(columns)
+        for batch in batches:
+            texts = [
+                [write_cell[kind](cell) for cell in cells] if kind in write_cell else cells
+                for kind, cells in zip(columns.values(), batch, strict=True)
+            ]
+            writer.writerows(zip(*texts, strict=True))
             yield text.getvalue().encode("utf-8", "backslashreplace")
             text.seek(0)
             text.truncate()
-        yield text.getvalue().encode()
+        yield text.getvalue().encode("utf-8", "backslashreplace")
 
     return encode
 
 
-def as_parquet(top: int) -> Encoder:
-    """Texts, and float32; null where there is no class."""
+def _share(p: float) -> str:
+    return "" if p != p else f"{p:.6g}"
+
+
+def _value(value: Any) -> str:
+    """As many digits as tell it from every other float32."""
+    return "" if value != value else str(np.float32(value))
+
+
+def _labels(names: tuple[str, ...] | None) -> str:
+    return JOINT.join(names or ())
+
+
+def as_parquet(columns: Mapping[str, str]) -> Encoder:
+    """Texts, and float32; null where there is none."""
     try:
         pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -67,26 +67,30 @@ def as_parquet(top: int) -> Encoder:
         raise ExportError(
             "Parquet needs pyarrow, which is not installed: pip install 'headstart[arrow]'; or write .csv"
         ) from error
+    numbers = (SHARE, VALUE)
     schema = pa.schema(
-        [(name, pa.float32() if name.startswith("probability") else pa.string()) for name in columns(top)]
+        [(_utf8(name), pa.float32() if kind in numbers else pa.string()) for name, kind in columns.items()]
     )
 
-    def table(held: list[Rows]) -> Any:
-        files = [file.encode("utf-8", "backslashreplace").decode() for rows in held for file in rows.files]
-        arrays = [pa.array(files, pa.string())]
-        for k in range(top):
-            arrays.append(pa.array([name or None for rows in held for name in rows.classes[k]], pa.string()))
-            values = np.concatenate([rows.probabilities[:, k] for rows in held])
-            arrays.append(pa.array(values, pa.float32(), mask=np.isnan(values)))
+    def column(kind: str, parts: Sequence[Cells]) -> Any:
+        if kind in numbers:
+            values = np.concatenate([np.asarray(part, np.float32) for part in parts])
+            return pa.array(values, pa.float32(), mask=np.isnan(values))
+        texts = (_labels(cell) if isinstance(cell, tuple) else cell for part in parts for cell in part)
+        return pa.array([None if text is None else _utf8(text) for text in texts], pa.string())
+
+    def table(held: list[Sequence[Cells]]) -> Any:
+        of_each = zip(columns.values(), zip(*held, strict=True), strict=True)
+        arrays = [column(kind, parts) for kind, parts in of_each]
         return pa.Table.from_arrays(arrays, schema=schema)
 
-    def encode(batches: Iterator[Rows]) -> Iterator[bytes]:
+    def encode(batches: Iterator[Sequence[Cells]]) -> Iterator[bytes]:
         sink = _Sink()
         with pq.ParquetWriter(sink, schema) as writer:
-            held: list[Rows] = []
-            for rows in batches:
-                held.append(rows)
-                if sum(len(of.files) for of in held) >= ROW_GROUP:
+            held: list[Sequence[Cells]] = []
+            for batch in batches:
+                held.append(batch)
+                if sum(len(cells[0]) for cells in held) >= ROW_GROUP:
                     writer.write_table(table(held))
                     held = []
                     yield sink.taken()
@@ -95,6 +99,11 @@ def as_parquet(top: int) -> Encoder:
         yield sink.taken()
 
     return encode
+
+
+def _utf8(text: str) -> str:
+    """Without halves of characters, which names of files may hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Sink(io.RawIOBase):
@@ -122,9 +131,9 @@ class _Sink(io.RawIOBase):
         return b"".join(chunks)
 
 
-WRITERS: dict[str, Callable[[int], Encoder]] = {
-    ".csv": lambda top: as_text(top, ","),
-    ".tsv": lambda top: as_text(top, "\t"),
+WRITERS: dict[str, Callable[[Mapping[str, str]], Encoder]] = {
+    ".csv": lambda columns: as_text(columns, ","),
+    ".tsv": lambda columns: as_text(columns, "\t"),
     ".parquet": as_parquet,
 }
-"""by suffix, from the number of classes that are named"""
+"""by suffix"""

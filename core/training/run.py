@@ -17,11 +17,11 @@ from headstart.data.door import as_data_set, check_data_set
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_labels, features_at, trained_classes
-from headstart.training.classification import Written, write_predictions
 from headstart.training.comparison import Comparison, comparison
 from headstart.training.evaluation import Evaluation
 from headstart.training.metrics import accuracy, cross_entropy, softmax
 from headstart.training.prediction import predict, predict_features
+from headstart.training.predictions import Written, write_predictions
 from headstart.training.run_record import RunRecord
 from headstart.training.saving import save
 from headstart.training.scores.outcome import Outcome
@@ -62,8 +62,10 @@ class Run(RunRecord):
 
     def write_predictions(self, images: Any, path: str | Path, *, top: int = 1, **settings: Any) -> Written:
         """Write the `top` likeliest classes of each image to a .csv, .tsv or .parquet file, a batch at a time, in
-        bounded memory, in their order: see `hs.write_predictions`. `settings`: of `predict`."""
-        return write_predictions(self.model, images, path, top=top, backend=self.backend, **settings)
+        bounded memory, in their order. `settings`: of `hs.write_predictions`, such as `on_error`."""
+        return write_predictions(
+            self.model, images, path, top=top, backend=self.backend, **{"cut": self.cut, **settings}
+        )
 
     def probabilities(self, images: Any, **settings: Any) -> np.ndarray:
         """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments."""

@@ -247,7 +247,7 @@ def test_predictions_of_what_is_not_there(run: hs.Run, train: Dataset, tmp_path:
         run.predict(tmp_path)
     with pytest.raises(DataError, match="no such file or folder"):
         run.predict(tmp_path / "missing.png")
-    with pytest.raises(ImageError):
+    with pytest.raises(DataError, match="no image files in"):
         run.predict([tmp_path])
     with pytest.raises(ImageError, match="image 0"):
         run.predict(b"text")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from headstart.common.table import Table
-from headstart.training.classification import Predictions
 from headstart.training.comparison import Comparison
 from headstart.training.noise import mark_noise
 from headstart.training.plan import Budget, CutPlan, Plan
+from headstart.training.prediction_columns import Reading
+from headstart.training.predictions import Predictions
 from headstart.training.scores import scores_of
 from headstart.training.tables import classes_table, scores_table, sweep_table
 from headstart.training.validation import bits_of, bits_text
@@ -84,16 +85,20 @@ def test_a_plan() -> None:
 
 
 def test_predictions() -> None:
-    probabilities = np.array([[0.25, 0.75], [np.nan, np.nan]])
-    predictions = Predictions(("a.jpg", "b.jpg"), ("x", "y"), probabilities, top=2)
+    reading = Reading(("x", "y"), top=2)
+    cells = tuple(reading.cells(np.log([[0.25, 0.75], [np.nan, np.nan], [np.nan, np.nan]]).astype(np.float32)))
+    errors = (None, None, "is empty")
+    predictions = Predictions(("a.jpg", "b.jpg", "c.jpg"), reading, cells, errors)
     assert predictions.as_list() == [
         {"image": "a.jpg", "classes": [["y", 0.75], ["x", 0.25]]},
         {"image": "b.jpg", "classes": []},
+        {"image": "c.jpg", "classes": [], "error": "is empty"},
     ]
     assert predictions.as_table().rows == [
         ("a.jpg", "y", "75.0%"),
         ("", "x", "25.0%"),
         ("b.jpg", "-", "not finite"),
+        ("c.jpg", "-", "is empty"),
     ]
 
 

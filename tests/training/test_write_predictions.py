@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,11 @@ from PIL import Image
 
 import headstart as hs
 from headstart.cli import main as cli
-from headstart.errors import DataError, DivergedWarning, ImageError, SettingError
-from headstart.training import classification
-from headstart.training.classification import likeliest, rows_of
+from headstart.data.dataset import FileSource
+from headstart.errors import DataError, DivergedWarning, ImageError, SettingError, UnknownNameError
+from headstart.training import predictions
 from headstart.training.metrics import softmax
-from headstart.training.prediction_files import Rows, as_parquet, as_text
+from headstart.training.prediction_files import as_text
 
 CLASSES = ("dark", "light", 'of "two", lines')
 
@@ -83,33 +86,6 @@ def test_parquet_has_the_same(model: Any, photos: Path, tmp_path: Path, backend:
 
 
 @pytest.mark.neutral
-def test_logits_that_name_no_class_leave_their_columns_empty() -> None:
-    logits = np.array([[1, 0, 3], [np.nan, 0, 1], [0, -np.inf, 0]], np.float32)
-    rows = rows_of(["a", "b", "c"], logits, ("x", "y", "z"), 2)
-    assert rows.classes == [["z", "", "x"], ["x", "", "z"]]
-    text = b"".join(as_text(2, ",")(iter([rows]))).decode().split("\r\n")
-    assert text[2] == "b,,,,"
-    assert text[3] == "c,x,0.5,z,0.5"
-    parquet = pytest.importorskip("pyarrow.parquet")
-    from io import BytesIO
-
-    table = parquet.read_table(BytesIO(b"".join(as_parquet(2)(iter([rows])))))
-    assert table["class"].to_pylist() == ["z", None, "x"] and table["probability"].null_count == 1
-
-
-@pytest.mark.neutral
-def test_the_likeliest_are_those_of_a_stable_sort() -> None:
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        logits = rng.normal(size=(7, int(rng.integers(1, 30)))).astype(np.float32)
-        logits = np.round(logits) if seed % 2 else logits
-        top = int(rng.integers(1, logits.shape[1] + 2))
-        expected = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-        np.testing.assert_array_equal(likeliest(logits, top), expected)
-        assert (likeliest(logits, 1)[:, 0] == logits.argmax(1)).all()
-
-
-@pytest.mark.neutral
 def test_nothing_is_held_of_a_batch_that_was_written() -> None:
     """Batches are asked for one by one, and their bytes are there before the next."""
     asked: list[int] = []
@@ -117,9 +93,9 @@ def test_nothing_is_held_of_a_batch_that_was_written() -> None:
     def batches() -> Any:
         for i in range(1000):
             asked.append(i)
-            yield Rows([f"{i}.png"], [["x"]], np.ones((1, 1), np.float32))
+            yield [[f"{i}.png"], ["x"], np.ones(1, np.float32)]
 
-    chunks = as_text(1, ",")(batches())
+    chunks = as_text({"file": "text", "class": "text", "probability": "share"}, ",")(batches())
     for i in range(10):
         assert f"{i}.png".encode() in next(chunks)
         assert len(asked) == i + 1
@@ -156,7 +132,7 @@ def test_what_is_refused(model: Any, photos: Path, tmp_path: Path, monkeypatch: 
             hs.write_predictions(model, photos, path)
     with pytest.raises(SettingError, match="top"):
         hs.write_predictions(model, photos, tmp_path / "out.csv", top=0)
-    monkeypatch.setattr(classification, "logits_of", None)
+    monkeypatch.setattr(predictions, "logits_of", None)
     with pytest.raises(DataError, match="no file or folder matches this pattern"):
         hs.write_predictions(model, str(photos / "*.gif"), tmp_path / "out.csv")
 
@@ -169,6 +145,9 @@ def test_patterns_are_expanded(photos: Path) -> None:
 
     assert names("0*.png") == [f"{i:02d}, a.png" for i in (1, 3, 5, 7, 9)]
     assert len(names("**/*.png")) == 11
+    assert sorted(names("**")) == sorted(names("")), "folders and what lies in them, and each image once"
+    (photos / "Thumbs.db").write_bytes(b"what a system left")
+    assert len(names("*")) == 11
     assert names("sub/0[02]*", "09*") == ["00\n.png", "02\n.png", "09, a.png"]
     (photos / "sub").rename(photos / "[sub]")
     assert len(names("[sub]")) == 6, "what is there under the name is no pattern"
@@ -203,6 +182,88 @@ def test_a_table_holds_its_images(photos: Path, tmp_path: Path) -> None:
     assert hs.data.images_at(tmp_path / "i.parquet").ids == hs.data.images_at(files).ids
 
 
+def test_whatever_it_comes_in(model: Any, photos: Path, tmp_path: Path, backend: str) -> None:
+    """The same pictures as files, patterns, a list of these, a table, a frame, and a tar give the same classes."""
+    files = sorted(map(str, photos.glob("*.png")))
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as tar:
+        for i, file in enumerate(files):
+            member = tarfile.TarInfo(f"{i:02d}.png")
+            member.size = Path(file).stat().st_size
+            tar.addfile(member, io.BytesIO(Path(file).read_bytes()))
+    table = photos / "list.csv"
+    table.write_text("kind,file\n" + "".join(f'what,"{Path(file).name}"\n' for file in files))
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "batch_size": 4}
+    expected = hs.predict(model, files, **settings)
+    forms: dict[str, Any] = {
+        "pattern": str(photos / "*.png"),
+        "a list of patterns": [str(photos / "0[1-5]*.png"), str(photos / "0[6-9]*.png")],
+        "table": table,
+        "tar": tmp_path / "shard-0.tar",
+        "tars": [str(tmp_path / "shard-{0..0}.tar")],
+        "a pattern of tars": str(tmp_path / "*.tar"),
+    }
+    frames = pytest.importorskip("pandas")
+    forms["frame"] = frames.DataFrame({"kind": "what", "path": files})
+    for name, form in forms.items():
+        np.testing.assert_array_equal(hs.predict(model, form, **settings), expected, err_msg=name)
+        written = hs.write_predictions(model, form, tmp_path / "out.csv", **settings)
+        classes = [line[1] for line in lines_of(written.path)[1:]]
+        assert classes == [CLASSES[k] for k in expected.argmax(1)], name
+    folders = [str(photos / "sub"), files[0]]
+    assert len(hs.predict(model, folders, **settings)) == 7
+    with pytest.raises(DataError, match="named among other paths"):
+        hs.predict(model, [str(table), files[0]], **settings)
+
+
+def test_features_and_floats_have_lines_too(model: Any, photos: Path, tmp_path: Path, backend: str) -> None:
+    files = sorted(map(str, photos.glob("*.png")))
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "batch_size": 4}
+    expected = [CLASSES[k] for k in hs.predict(model, files, **settings).argmax(1)]
+    features = hs.extract(model, hs.data.images_at(files), dtype="float32", backend=backend, device="cpu")
+    written = hs.write_predictions(model, features, tmp_path / "out.csv", **settings)
+    lines = [line[:2] for line in lines_of(written.path)[1:]]
+    assert lines == [list(pair) for pair in zip(features.ids, expected, strict=True)]
+    floats = model.preprocess.normalise(np.zeros((3, 32, 32, 3), np.uint8))
+    hs.write_predictions(model, floats, tmp_path / "out.csv", **settings)
+    assert [line[0] for line in lines_of(tmp_path / "out.csv")[1:]] == ["sample 0", "sample 1", "sample 2"]
+
+
+def test_what_cannot_be_read_keeps_its_line(
+    model: Any, photos: Path, tmp_path: Path, backend: str, monkeypatch: Any
+) -> None:
+    """And nothing is decoded twice for it."""
+    names = ["01, a.png", "gone.png", "empty.png", "03, a.png", "half.png", "05, a.png"]
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "half.png").write_bytes((photos / "01, a.png").read_bytes()[:90])
+    table = photos / "list.csv"
+    table.write_text("file\n" + "".join(f'"{name}"\n' for name in names))
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "batch_size": 2, "workers": 3}
+    sound = [str(photos / name) for name in names if name[0] == "0"]
+    expected = [CLASSES[k] for k in hs.predict(model, sound, **settings).argmax(1)]
+    decoded: list[str] = []
+    real = FileSource.open
+    monkeypatch.setattr(FileSource, "open", lambda *of: decoded.append(of[0].paths[of[2]]) or real(*of))
+    for form in (table, [str(photos / name) for name in names]):
+        decoded.clear()
+        written = hs.write_predictions(model, form, tmp_path / "out.csv", on_error="skip", **settings)
+        head, *lines = lines_of(written.path)
+        assert head == ["file", "class", "probability", "error"]
+        assert [Path(line[0]).name for line in lines] == names
+        assert [line[1] for line in lines if line[1]] == expected
+        assert [line[1] == line[2] == "" for line in lines] == [False, True, True, False, True, False]
+        reasons = dict(zip(names, (line[3] for line in lines), strict=True))
+        assert "no such file" in reasons.pop("gone.png") and "empty" in reasons.pop("empty.png")
+        assert reasons.pop("half.png") and set(reasons.values()) == {""}
+        assert (written.images, written.unread, written.not_finite) == (6, 3, 0)
+        assert [Path(text.split(":")[0]).name for text in written.examples] == [names[i] for i in (1, 2, 4)]
+        assert sum(written.counts.values()) == 3
+        assert sorted(Path(path).name for path in decoded) == sorted(set(names) - {"gone.png"})
+    with pytest.raises(DataError, match=r"gone\.png"):
+        hs.write_predictions(model, table, tmp_path / "out.csv", **settings)
+    with pytest.raises(UnknownNameError, match="on_error"):
+        hs.write_predictions(model, table, tmp_path / "out.csv", on_error="ignore", **settings)
+
+
 def test_the_command(photos: Path, tmp_path: Path, backend: str, capsys: Any, monkeypatch: Any) -> None:
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["headstart", "predict", *map(str, words)])
@@ -219,8 +280,20 @@ def test_the_command(photos: Path, tmp_path: Path, backend: str, capsys: Any, mo
         *model, photos / "*.png", photos / "sub", "--on-error", "skip", "--csv", tmp_path / "p.csv", "--top", 3
     )
     assert code == 0, err
-    assert f"written to {tmp_path / 'p.csv'}: 11 images: " in out.replace("\n", " ").replace("  ", " ")
-    assert [Path(line[0]).name for line in lines_of(tmp_path / "p.csv")[1:3]] == ["01, a.png", "03, a.png"]
+    assert f"written to {tmp_path / 'p.csv'}: 12 images, 1 of them not read: " in out.replace("\n", " ").replace(
+        "  ", " "
+    )
+    head, *lines = lines_of(tmp_path / "p.csv")
+    assert [Path(line[0]).name for line in lines[:2]] == ["01, a.png", "03, a.png"]
+    assert head[-1] == "error" and [line[-1] for line in lines] == [*[""] * 11, lines[-1][-1]]
+    assert Path(lines[-1][0]).name == "bad.png" and lines[-1][1:-1] == [""] * 6 and "but text" in lines[-1][-1]
+    assert "1 of 12 images could not be read" in err and "bad.png" in err
+    code, out, err = call(*model, photos / "sub", "--on-error", "skip", "--json", tmp_path / "p.json")
+    assert code == 0 and "but text" in out, err
+    listed = json.loads((tmp_path / "p.json").read_text())
+    assert listed[-1]["classes"] == [] and "but text" in listed[-1]["error"] and "error" not in listed[0]
+    code, out, err = call(*model, photos / "sub", "--csv", tmp_path / "not.csv")
+    assert code == 2 and "bad.png" in err and not (tmp_path / "not.csv").exists()
     table = tmp_path / "t.csv"
     table.write_text('picture,n\n"03, a.png",1\n"01, a.png",2\n')
     code, out, err = call(*model, table, "--root", photos, "--csv", tmp_path / "t_out.csv")
