@@ -15,7 +15,8 @@ from headstart.backends.jax import losses
 from headstart.backends.jax.arrays import HALVES, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import FUNCTIONS, Network
-from headstart.backends.jax.train import Known, direction_of
+from headstart.backends.jax.epoch import Known, Result, whole_epoch
+from headstart.backends.jax.train import direction_of
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place
@@ -75,7 +76,7 @@ class JaxHeads:
             x = x if bias is None else x + bias.astype(dtype)
         return x.astype(jnp.float32)
 
-    def _one_step(self, carry: Any, x: jax.Array, known: Known, rate: jax.Array) -> Any:
+    def _one_step(self, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
         (weights, moments), (targets, sample_weights) = carry, known
 
         def loss_of(weights: Mapping[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -101,16 +102,5 @@ class JaxHeads:
         right = losses.count_right(self.recipe.loss, logits, targets) * jnp.isfinite(means)
         return (weights, moments), (means, right)
 
-    def _whole_epoch(
-        self, carry: Any, rows: jax.Array, known: Known, order: jax.Array | None, rates: jax.Array
-    ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-        if order is None:
-            batches = jax.tree.map(lambda a: a.reshape(len(rates), -1, *a.shape[1:]), (rows, known))
-            return jax.lax.scan(lambda carry, step: self._one_step(carry, *step), carry, (*batches, rates))
-
-        def of_batch(carry: Any, step: tuple[jax.Array, jax.Array]) -> Any:
-            batch, rate = step
-            x, known_of_batch = jax.tree.map(lambda a: a[batch], (rows, known))
-            return self._one_step(carry, x, known_of_batch, rate)
-
-        return jax.lax.scan(of_batch, carry, (order, rates))
+    def _whole_epoch(self, *args: Any) -> tuple[Any, Result]:
+        return whole_epoch(self._one_step, *args)

@@ -16,14 +16,12 @@ from headstart.backends.jax import losses
 from headstart.backends.jax.arrays import to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
+from headstart.backends.jax.epoch import Known, Result, resident_step, whole_epoch
 from headstart.contract.devices import CPU
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph, Node
-
-Known = tuple[jax.Array, jax.Array | None]
-"""samples' targets and weights"""
 
 
 @behind_door("__init__", "put", "epoch", "step", "logits", "params")
@@ -102,9 +100,7 @@ class JaxTrainer:
         network = nnx.merge(self.inference, weights, rest)
         return network(_as_float(x)).astype(jnp.float32)
 
-    def _one_step(
-        self, carry: Any, x: Any, known: Known, rate: jax.Array
-    ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+    def _one_step(self, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
         """`known`: of the batch's samples."""
         (weights, rest, moments), (targets, sample_weights) = carry, known
 
@@ -129,20 +125,12 @@ class JaxTrainer:
         right = losses.count_right(self.recipe.loss, logits, targets) * jnp.isfinite(means[0])
         return (weights, rest, moments), (means, right)
 
-    def _whole_epoch(
-        self, carry: Any, rows: jax.Array, known: Known, order: jax.Array | None, rates: jax.Array
-    ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-        if order is None:  # batches of rows are what is gone through, instead of batches of their numbers
-            batches = jax.tree.map(lambda a: a.reshape(len(rates), -1, *a.shape[1:]), (rows, known))
-            return jax.lax.scan(lambda carry, step: self._one_step(carry, *step), carry, (*batches, rates))
-        return jax.lax.scan(
-            lambda carry, step: self._one_resident_step(carry, rows, known, *step), carry, (order, rates)
-        )
+    # programs go by the names of these two in a profile
+    def _whole_epoch(self, *args: Any) -> tuple[Any, Result]:
+        return whole_epoch(self._one_step, *args)
 
-    def _one_resident_step(
-        self, carry: Any, rows: jax.Array, known: Known, batch: jax.Array, rate: jax.Array
-    ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-        return self._one_step(carry, rows[batch], jax.tree.map(lambda a: a[batch], known), rate)
+    def _one_resident_step(self, *args: Any) -> tuple[Any, Result]:
+        return resident_step(self._one_step, *args)
 
 
 def _as_float(x: Any) -> Any:

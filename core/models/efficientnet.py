@@ -15,7 +15,7 @@ from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
 from headstart.models.blocks import conv_norm, divisible, dropped_classifier, squeeze_excite
 from headstart.models.classifiers import Head
-from headstart.models.layouts import SAME, by_rules
+from headstart.models.layouts import SAME, timm_of_features
 
 # expansion, kernel, stride of the first block, output channels and blocks before scaling
 STAGES = (
@@ -93,13 +93,8 @@ TIMM_PLAIN = {"0.0": "conv_dw", "0.1": "bn1", "2.0": "conv_pw", "2.1": "bn2"}
 TIMM_PLAIN |= {f"1.{ours}": theirs for ours, theirs in _SQUEEZE.items()}
 TIMM_EXPANDED = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "3.0": "conv_pwl", "3.1": "bn3"}
 TIMM_EXPANDED |= {f"2.{ours}": theirs for ours, theirs in _SQUEEZE.items()}
-TIMM = by_rules(
-    "timm",
-    (r"features\.0\.0\.(\w+)", r"conv_stem.\1"),
-    (r"features\.0\.1\.(\w+)", r"bn1.\1"),
-    (rf"features\.{len(STAGES) + 1}\.0\.(\w+)", r"conv_head.\1"),
-    (rf"features\.{len(STAGES) + 1}\.1\.(\w+)", r"bn2.\1"),
-    (r"classifier\.1\.(\w+)", r"classifier.\1"),
+TIMM = timm_of_features(
+    len(STAGES) + 1,
     *(
         (rf"features\.{stage + 1}\.(\d+)\.block\.{ours}\.(\w+)", rf"blocks.{stage}.\1.{theirs}.\2")
         for stage, (expansion, *_) in enumerate(STAGES)

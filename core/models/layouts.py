@@ -57,6 +57,21 @@ def by_rules(name: str, *rules: tuple[str, str] | tuple[str, str, Callable[[Shap
     return Layout(name, rename)
 
 
+def timm_of_features(last: int, *blocks: tuple[str, str]) -> Layout:
+    """timm's names for what torchvision has as `features` and `classifier`: stem, last convolution and classifier,
+    which it names alike in all such families. `last`: number of the last of the features. `blocks`: rules, as of
+    `by_rules`, for those between."""
+    return by_rules(
+        "timm",
+        (r"features\.0\.0\.(\w+)", r"conv_stem.\1"),
+        (r"features\.0\.1\.(\w+)", r"bn1.\1"),
+        (rf"features\.{last}\.0\.(\w+)", r"conv_head.\1"),
+        (rf"features\.{last}\.1\.(\w+)", r"bn2.\1"),
+        (r"classifier\.1\.(\w+)", r"classifier.\1"),
+        *blocks,
+    )
+
+
 def own_names(graph: Graph) -> Layout:
     """The names that a wrapped module's parameters have in it, without those of our nodes; with them where a name
     would stand twice."""

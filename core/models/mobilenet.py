@@ -11,7 +11,7 @@ from headstart.graph import Builder, Graph
 from headstart.models.architecture import Architecture, Hub, imagenet
 from headstart.models.blocks import conv_norm, dropped_classifier
 from headstart.models.classifiers import Head
-from headstart.models.layouts import SAME, by_rules
+from headstart.models.layouts import SAME, timm_of_features
 
 # expansion, output channels, stride of the first, for each block; and the stage of timm's that it is in
 BLOCKS = tuple(
@@ -51,13 +51,8 @@ def _inverted_residual(b: Builder, name: str, x: str, cin: int, cout: int, expan
 # timm's name of each module of a block, without expansion and with it
 TIMM_PLAIN = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
 TIMM_EXPANDED = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
-TIMM = by_rules(
-    "timm",
-    (r"features\.0\.0\.(\w+)", r"conv_stem.\1"),
-    (r"features\.0\.1\.(\w+)", r"bn1.\1"),
-    (rf"features\.{len(BLOCKS) + 1}\.0\.(\w+)", r"conv_head.\1"),
-    (rf"features\.{len(BLOCKS) + 1}\.1\.(\w+)", r"bn2.\1"),
-    (r"classifier\.1\.(\w+)", r"classifier.\1"),
+TIMM = timm_of_features(
+    len(BLOCKS) + 1,
     *(
         (rf"features\.{place}\.conv\.{ours}\.(\w+)", rf"blocks.{theirs}.{module}.\1")
         for place, (expansion, _, _, theirs) in enumerate(BLOCKS, start=1)
