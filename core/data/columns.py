@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import DataError, UnknownNameError
+from headstart.common.errors import DataError, SettingError, UnknownNameError
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
+from headstart.data.labels import warn_of_missing
 from headstart.data.layouts import role_of
 from headstart.data.names import class_list, normal, shown, twins
 
@@ -76,7 +77,9 @@ def labels_in(
             return _of_lists(lists, column, MULTI, names, place)
         return _of_texts(texts, column, task, names, place)
     if "text" in kinds:
-        _mixed(values, column, [_kind(value) != "text" for value in values], place)
+        if task != SINGLE:
+            _mixed(values, column, [_kind(value) != "text" for value in values], place)
+        return _of_texts([str(_whole(value)).strip() for value in values], column, task, names, place)
     if task == REGRESSION or (task is None and kinds & {"number"}):
         numbers = np.array([float(value) for value in values])
         return _regression([(column, numbers)], task, names, place)
@@ -115,12 +118,15 @@ def _mixed(values: Sequence[Any], column: str, are_numbers: Sequence[bool], plac
     number, name = are_numbers.index(True), are_numbers.index(False)
     raise DataError(
         f"the labels in column {column!r} mix numbers and names: {values[number]!r:.40} in {place(number)}, "
-        f"{values[name]!r:.40} in {place(name)}; make them one kind, or name the classes: classes=[...]"
+        f"{values[name]!r:.40} in {place(name)}; make them one "
+        "kind, or, if all are names, say task='single' (--task)"
     )
 
 
 def _cut(texts: Sequence[str], separator: str | None, task: str | None) -> list[list[str]] | None:
     """Texts as lists of labels; None where nothing says that they are such."""
+    if separator is not None and not separator.strip():
+        raise SettingError(f"separator is {separator!r}; expected the characters between labels, such as ;")
     separator = separator if separator is not None else _separator(texts)
     if separator is None:
         return [[text] for text in texts] if task == MULTI else None
@@ -149,8 +155,11 @@ def _of_texts(
     if task == REGRESSION or (task is None and all(are_numbers) and not all(map(_is_whole, distinct))):
         numbers = np.array([numeric[text] for text in texts], np.float64)
         return _regression([(column, numbers)], task, names, place)
-    if names is None and any(are_numbers) and not all(are_numbers):
+    if names is None and task is None and any(are_numbers) and not all(are_numbers):
         _mixed(texts, column, [numeric[text] is not None for text in texts], place)
+    if names is None and all(number is not None and number.is_integer() for number in numeric.values()):
+        # 3.0, as a spreadsheet or a frame with gaps writes a 3
+        texts = [text if _is_whole(text) else str(int(float(text))) for text in texts]
     return _single(texts, column, task, names, place)
 
 
@@ -173,7 +182,7 @@ def _single(
     if task is None and len(present) == len(texts) >= OWN_LABELS:
         raise DataError(
             f"each of the {len(texts):,} rows has a label of its own in column {column!r}, such as "
-            f"{shown(texts[0])}: is that the column of labels? Name it: label= (--label). {SAY_TASK}"
+            f"{shown(texts[0])}: is that the column of labels? Name another with label= (--label), or {SAY_TASK}"
         )
     numbers = _numbered(present, names, column, lambda name: place(_first(texts, spelling, name)))
     codes = {text: numbers[name] for text, name in spelling.items()}
@@ -195,6 +204,7 @@ def _numbered(
                 "one, or "
                 "name the classes: classes=[...]"
             )
+        warn_of_missing(present)
         return {name: k for k, name in enumerate(present)}
     if unknown := [name for name in present if name not in set(names)]:
         raise DataError(
@@ -283,7 +293,8 @@ def _chosen(columns: tuple[str, ...], names: tuple[str, ...] | None) -> list[int
         return list(range(len(columns)))
     if set(names) != set(columns):
         raise DataError(
-            f"classes= names {', '.join(names[:5])}, and the label columns are {', '.join(columns[:5])}"
+            f"classes= names {', '.join(names[:5])}, and the label columns are {', '.join(columns[:5])}; are "
+            "these labels of another task?"
         )
     return [columns.index(name) for name in names]
 
@@ -294,9 +305,10 @@ def _regression(
     values = np.stack([numbers for _, numbers in columns], 1)
     if (bad := np.argwhere(~np.isfinite(values))).size:
         row, k = bad[0].tolist()
+        more = f" (and {len(bad) - 1:,} more are none)" if len(bad) > 1 else ""
         raise DataError(
-            f"the target in column {columns[k][0]!r}, {place(row)}, is {values[row, k]}; leave out what has no "
-            "value"
+            f"the target in column {columns[k][0]!r}, {place(row)}, is {values[row, k]}{more}; leave out what has "
+            "no value"
         )
     if task is None and (values == values.round()).all():
         raise DataError(

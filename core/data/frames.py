@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,10 +24,18 @@ from headstart.common.machine import available_memory
 from headstart.data.class_files import MARKS
 from headstart.data.encoded import MAX_NBYTES
 from headstart.data.layouts import URL
+from headstart.data.signatures import UNPACK, what_is
 from headstart.data.walk import SUFFIXES
 
 MAX_LINE = 1 << 20  # characters
 DELIMITERS = ",;\t|"
+SEPARATOR_LINE = re.compile(r"sep=[,;\t|]?", re.IGNORECASE)
+TEXTS = ("text", "JSON text")
+"""what a table of text looks like to `what_is`"""
+
+NO_TABLES = (b"<", b"version https://git-lfs")
+"""how text begins that is no table"""
+
 KINDS = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -129,6 +139,10 @@ def _of_file(path: Path) -> Frame:
 def _opened(path: Path) -> TextIO:
     with path.open("rb") as file:
         head = file.read(4096)
+    what, remedy = what_is(head)
+    if what and what not in TEXTS and (b"\0" in head or head.startswith(NO_TABLES)):
+        mend = "export it as CSV" if remedy == UNPACK else remedy or "expected text in UTF-8"
+        raise DataError(f"{path} is {what}, and no table of text: {mend}")
     encoding = next((name for mark, name in MARKS if head.startswith(mark)), None)
     if encoding is None and b"\0" in head:
         raise DataError(f"{path} holds zero bytes: it is UTF-16 without a mark, or no text; save it as UTF-8")
@@ -145,11 +159,10 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         try:
             line = file.readline(MAX_LINE)
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path} is no {error.encoding.upper()} near line {number} (byte "
-                f"{error.object[error.start]:#04x}; "
-                "Latin-1 or Windows-1252?); save it as UTF-8"
-            ) from None
+            code, wrong = error.encoding.upper(), f"byte {error.object[error.start]:#04x}"
+            if code == "UTF-8":
+                number, wrong = _odd_line(path, number), f"{wrong}; Latin-1 or Windows-1252?"
+            raise DataError(f"{path} is no {code} in line {number} ({wrong}); save it as UTF-8") from None
         if not line:
             return
         if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
@@ -159,9 +172,20 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         yield line
 
 
+def _odd_line(path: Path, number: int) -> int:
+    """The first line that is no UTF-8, from line `number` on, up to which a block of the file was decoded."""
+    with path.open("rb") as file:
+        for at, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return at
+    return number
+
+
 def _of_csv(path: Path) -> Frame:
     with _opened(path) as file:
-        first = next(_lines(path, file), "")
+        before, first = _header(_lines(path, file))
     present = [one for one in DELIMITERS if one in first]
     delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else (present or [","])[0]
     header = next(_rows(path, iter([first]), delimiter), [])
@@ -180,7 +204,7 @@ def _of_csv(path: Path) -> Frame:
         adders = [(column.append, place) for column, place in zip(columns, places, strict=True)]
         same: dict[str, str] = {}  # labels come a thousand times each
         with _opened(path) as file:
-            rows = _rows(path, _lines(path, file), delimiter)
+            rows = _rows(path, islice(_lines(path, file), before, None), delimiter)
             next(rows)
             for row in rows:
                 if len(row) != len(names):
@@ -196,6 +220,15 @@ def _of_csv(path: Path) -> Frame:
         return dict(zip(asked, columns, strict=True))
 
     return Frame(str(path), names, read)
+
+
+def _header(lines: Iterator[str]) -> tuple[int, str]:
+    """How many lines stand before the one with the names of the columns, which are empty or tell a spreadsheet
+    the delimiter, and that line."""
+    for before, line in enumerate(lines):
+        if line.strip() and not (before == 0 and SEPARATOR_LINE.match(line.strip())):
+            return before, line
+    return 0, ""
 
 
 def _rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:

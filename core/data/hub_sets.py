@@ -23,6 +23,7 @@ from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
 from headstart.data.layouts import role_of
 from headstart.data.table import Columns, image_column, roles_of
+from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import check_on_error, expanded
 
 SAVED_BY_HUB = ("dataset_info.json", "dataset_dict.json")
@@ -66,6 +67,8 @@ def huggingface(
     if len(sets) > 1:
         parts = [PARTS.index(part) for part, one in sets.items() for _ in range(len(one))]
         about = replace(about, parts=np.array(parts, np.int8))
+    if classes is None:
+        warn_of_untrained(about, frame.name)
     said = [f"{frame.name}: {', '.join(notes)}"] if notes else []
     return sound(rows.images(roles["image"]), about, frame.name, (), on_error, said)
 

@@ -13,6 +13,7 @@ from headstart.common.errors import DataError
 from headstart.data.columns import is_missing
 from headstart.data.dataset import Skipped, Unread
 from headstart.data.frames import Column, Frame
+from headstart.data.layouts import URL
 from headstart.data.walk import SUFFIXES
 
 SHOWN = 3
@@ -45,7 +46,7 @@ def bytes_of(cell: Any) -> bytes:
 def files_of(images: Column, column: str, root: Path, place: Any) -> list[str]:
     """The path of each row's file."""
     files = []
-    before = str(Path(root, "x"))[:-1]
+    before = _in(root)
     for i, image in enumerate(images):
         if type(image) is str and image and image[0].isalnum() and not (os.name == "nt" and ":" in image):
             files.append(before + image)  # a plain relative name; the others in full
@@ -56,6 +57,11 @@ def files_of(images: Column, column: str, root: Path, place: Any) -> list[str]:
             raise DataError(f"{place(i)} names no image in column {column!r} ({image!r:.40})")
         files.append(str(root / image))
     return files
+
+
+def _in(root: Path) -> str:
+    """What stands before the plain names of files in a folder."""
+    return str(Path(root, "x"))[:-1]
 
 
 def files_there(
@@ -78,9 +84,10 @@ def files_there(
         return list(range(len(files))), []
     if on_error == "raise" or len(missing) == len(files):
         first = "; ".join(f"{files[i]} ({place(i)})" for i in missing[:SHOWN])
+        skip = ', or leave them out: on_error="skip" (--on-error skip)' if len(missing) < len(files) else ""
         raise DataError(
             f"{len(missing):,} of the {len(files):,} files that {frame.name} names are not there, the first: "
-            f'{first}. {_hint(files[missing[0]], root)}, or leave them out: on_error="skip" (--on-error skip)'
+            f"{first}. {_hint(files[missing[0]], root)}{skip}"
         )
     gone = set(missing)
     return [i for i in range(len(files)) if i not in gone], [
@@ -95,4 +102,6 @@ def _hint(path: str, root: Path) -> str:
             return f"There is a {Path(path + suffix).name}: write the names with their suffix"
     if "\\" in path and Path(path.replace("\\", "/")).is_file():
         return "The names have backslashes: write them with /"
-    return f"Names are relative to {root}: root= (--root) says where they are"
+    if URL.match(path.removeprefix(_in(root))):
+        return "They are addresses, and images are read from this machine only: download them"
+    return f"Names are relative to {root.absolute()}: root= (--root) says where they are"

@@ -115,14 +115,19 @@ def _names_among(labels: list[str]) -> tuple[str, ...]:
             f"the labels {', '.join(map(ascii, same[:SHOWN]))} look the same; make them one, e.g. with "
             "label.strip(), or name both: classes=[...]"
         )
+    warn_of_missing(names)
+    return names
+
+
+def warn_of_missing(names: Iterable[str]) -> None:
+    """DataWarning for a class that is called as a missing label is written."""
     if missing := [name for name in names if name in MISSING]:
         warnings.warn(
             f"a class is called {missing[0]!r}, which is what a missing label becomes as text: leave out what has "
             "no label, or name the classes: classes=[...]",
             DataWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
-    return names
 
 
 def _flat(labels: Any, what: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from headstart.data.dataset import ArraySource, Dataset
 from headstart.data.folders import folder
 from headstart.data.frames import KINDS
 from headstart.data.hub_sets import huggingface, is_saved_hub_set
+from headstart.data.layouts import URL
 from headstart.data.table import Columns, table
 from headstart.data.tars import webdataset
 from headstart.data.walk import expanded
@@ -51,8 +52,11 @@ def open_data(
     the bare name raises `DataError`. `classes`, `columns`: see `folder` and `table`. Else raises what `folder`
     and the data sets raise.
     """
+    columns = columns or Columns()
     opened = {"digits": digits, "cifar10": cifar10, "flowers": flowers}
     name = text.removeprefix(BUILTIN)
+    if name in opened and (name != text or not Path(text).is_dir()):
+        columns.only(kind=f"{name}, a data set of headstart's,")
     if name in opened and name != text:
         return opened[name]()
     if text in opened:
@@ -64,18 +68,30 @@ def open_data(
         return opened[text]()
     path = expanded(text)
     if path.suffix.lower() in KINDS and path.is_file():
-        return table(path, **(columns or Columns()).asked(), classes=classes, on_error=on_error)
+        return table(path, **columns.asked(), classes=classes, on_error=on_error)
     if path.suffix.lower() == ".tar":
-        asked = (columns or Columns()).only("label", "task", "separator", kind="a tar")
+        asked = columns.only("label", "task", "separator", kind="a tar")
         return webdataset(text, **asked, classes=classes, on_error=on_error)
     if is_saved_hub_set(path):
-        asked = (columns or Columns()).only("image", "label", "group", "weight", "task", kind="a saved data set")
+        asked = columns.only("image", "label", "group", "weight", "task", kind="a saved data set")
         return huggingface(path, **asked, classes=classes, on_error=on_error)
+    if path.suffix.lower() in KINDS and not os.path.lexists(path) and not URL.match(text):
+        raise DataError(f"there is no table {text} here; check the path")
     if not text or os.path.lexists(path) or os.sep in text or "/" in text:
+        if path.is_dir():
+            columns.only(kind="a folder of images")
         return folder(text, on_error, classes)
     if path.suffix:
         raise DataError(f"there is no file or folder {text}; expected a folder that holds one folder a class")
     raise UnknownNameError("data set", text, NAMES, hint=" (and there is no folder of that name)")
+
+
+def takes_columns(text: str) -> bool:
+    """Whether what `text` names is a table, or another set in whose place columns can be named."""
+    path = expanded(text)
+    if path.suffix.lower() in (*KINDS, ".tar"):
+        return path.is_file() or path.suffix.lower() == ".tar"
+    return is_saved_hub_set(path)
 
 
 def digits() -> Dataset:

@@ -7,19 +7,19 @@ refused by `headstart.data.layouts`, as nobody can say what was meant.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from headstart.common.errors import DataError, DataWarning
+from headstart.common.errors import DataError
 from headstart.data.annotations import PARTS
 from headstart.data.dataset import Skipped
 from headstart.data.layouts import layout_in, refuse_layout, role_of
 from headstart.data.names import shown, spelt_twice, twins
 from headstart.data.samples import Samples
+from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import Walker
 
 
@@ -52,8 +52,9 @@ def sort_files(
 ) -> tuple[Sorted, list[Skipped]]:
     """The files below class folders, part -> class -> path, and what was left out.
 
-    Raises DataError for a part without a class folder, classes that are none, one folder in two parts or classes,
-    and for a class of the training part without an image; DataWarning for a class that only other parts have.
+    Raises DataError for a part without a class folder or an image, classes that are none, one folder in two
+    parts or classes, and for a class of the training part without an image; DataWarning for a class that only
+    other parts have.
     """
     walker = Walker(str(root))
     walker.left_out += left_out
@@ -83,6 +84,11 @@ def sort_files(
             paths += files
             labels += [number[name]] * len(files)
             parts += [PARTS.index(part)] * len(files)
+        if not parts or parts[-1] != PARTS.index(part):
+            raise DataError(
+                f"{root} has no usable image in its part {part!r}; expected at least one, or no folder of "
+                "that name"
+            )
     return Sorted(paths, labels, classes, np.array(parts, np.int8)), walker.left_out
 
 
@@ -97,12 +103,5 @@ def check_classes(root: Path, data: Samples, named: bool) -> None:
             f"{root} has {'only the class ' + shown(names[0]) if names else 'no usable image'} to train on; "
             "expected at least two class folders with images in its training part"
         )
-    elsewhere = [classes[k] for k in data.annotations.used().tolist() if not to_train[k]]
-    if elsewhere and not named:
-        more = f" and {len(elsewhere) - 5} more" if len(elsewhere) > 5 else ""
-        warnings.warn(
-            f"{root}: the training part has no image of {', '.join(map(shown, elsewhere[:5]))}{more}, which other "
-            "parts have: what is not trained is not recognised",
-            DataWarning,
-            stacklevel=4,
-        )
+    if not named:
+        warn_of_untrained(data.annotations, str(root))

@@ -22,6 +22,7 @@ from headstart.data.frames import Column, Frame, frame_of
 from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
 from headstart.data.layouts import role_of
 from headstart.data.repeated_rows import joined, once
+from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import check_on_error, expanded
 
 IMAGE_NAMES = (
@@ -29,6 +30,7 @@ IMAGE_NAMES = (
     "picture photo image_name imagename img_name jpg"
 )
 LABEL_NAMES = "label labels class classes category categories target targets class_name label_name species"
+NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 FURTHER = ("split", "group", "weight")
 SPLIT_NAMES = "split subset partition set"
 SHOWN = 3
@@ -55,7 +57,8 @@ class Columns:
         """The same of data of another kind, which has these only. SettingError for others that were named."""
         asked = self.asked()
         if others := [name for name in asked if name not in names]:
-            raise SettingError(f"{', '.join(others)}: of {kind} only {', '.join(names)} can be named")
+            what = f"of {kind} only {', '.join(names)} can be named" if names else f"of tables, and not of {kind}"
+            raise SettingError(f"{', '.join(f'{name}=' for name in others)}: {what}")
         return asked
 
 
@@ -104,7 +107,7 @@ def table(
     if "split" in roles and split is None and not _says_parts(values[roles["split"]]):
         del roles["split"]
         notes = [note for note in notes if not note.startswith("split ")]
-    rows, skipped = _labelled(frame, values, roles["label"], on_error)
+    rows, skipped = _labelled(frame, values, roles["label"], on_error, classes)
     values = {name: column if rows is None else _picked(column, rows) for name, column in values.items()}
     images, name = values[roles["image"]], Path(frame.name).stem if folder is not None else "table"
     places: Sequence[int] = range(len(images)) if rows is None else rows
@@ -128,9 +131,18 @@ def table(
             files = [files[i] for i in first]
             values = {name: _picked(cells, first) for name, cells in values.items()} | {column: labels}
             places = [places[i] for i in first]
-    about = _annotations(values, roles, place, task=task, classes=classes, separator=separator)
+    try:
+        about = _annotations(values, roles, place, task=task, classes=classes, separator=separator)
+    except DataError as error:
+        raise DataError(f"{frame.name}: {error}") from None
+    if about.parts is None and "split" in roles:
+        notes.append(
+            f"{frame.name}: all rows are of one part, {values[roles['split']][0].strip()}; taken in one piece"
+        )
     if in_cells:
         encoded = EncodedSource(len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}")
+        if classes is None:
+            warn_of_untrained(about, frame.name)
         return sound(encoded, about, name, skipped, on_error, notes)
     kept, missing = files_there(files, frame, at, place, on_error)
     kept, more = once(files, kept, about, place, joinable=task != MULTI and len(roles["label"]) == 1)
@@ -139,6 +151,8 @@ def table(
         files, about = [files[i] for i in kept], about.rows(np.array(kept, np.int64))
     if not files:
         raise DataError(f"{frame.name}: no row is left; left out {len(skipped)}, the first: {skipped[0].reason}")
+    if classes is None:
+        warn_of_untrained(about, frame.name)
     return sound(FileSource(files), about, name, skipped, on_error, notes)
 
 
@@ -168,7 +182,11 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
     if asked.label is not None:
         labels = [asked.label] if isinstance(asked.label, str) else list(asked.label)
         roles["label"] = [frame.require(name, "label") for name in labels]
-    taken = {name for role in roles.values() for name in ([role] if isinstance(role, str) else role)}
+    every = [(role, name) for role, of in roles.items() for name in ([of] if isinstance(of, str) else of)]
+    taken: dict[str, str] = {}
+    for role, name in every:
+        if (other := taken.setdefault(name, role)) != role:
+            raise SettingError(f"{other}= and {role}= both name the column {name!r}; expected one for each")
     free = [name for name in frame.names if name not in taken]
     for role, names in (("image", IMAGE_NAMES), ("label", LABEL_NAMES), ("split", SPLIT_NAMES)):
         if role in roles or (role == "split" and not split):
@@ -211,10 +229,19 @@ def _says_parts(values: Column) -> bool:
 
 
 def _labelled(
-    frame: Frame, values: Mapping[str, Column], labels: Sequence[str], on_error: str
+    frame: Frame, values: Mapping[str, Column], labels: Sequence[str], on_error: str, classes: Sequence[str] | None
 ) -> tuple[list[int] | None, list[Skipped]]:
-    """The rows that have a label, None for all; with "raise" DataError where one has none."""
-    without = sorted({i for name in labels for i, value in enumerate(values[name]) if is_missing(value)})
+    """The rows that have a label, None for all; with "raise" DataError where one has none. "nan", what a missing
+    number is as text, is no label, unless it is the name of one of `classes`."""
+    nothing = NO_NUMBER - set(classes or ())
+    without = sorted(
+        {
+            i
+            for name in labels
+            for i, value in enumerate(values[name])
+            if is_missing(value) or (type(value) is str and value in nothing)
+        }
+    )
     if not without:
         return None, []
     what = (

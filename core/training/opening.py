@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from headstart.common.errors import DataError
 from headstart.data import open_data
 from headstart.data.annotations import require_single
+from headstart.data.names import shown
 from headstart.data.opening import opened
+from headstart.data.sources import takes_columns
 from headstart.data.table import Columns
 from headstart.features.trunk_keys import cut_of
 from headstart.models.model import Model
 from headstart.models.model import model as make_model
 from headstart.models.weights import weights_for
+
+MIN_CLASSES = 2
 
 
 class Prepared(NamedTuple):
@@ -48,9 +53,14 @@ def model_and_data(
     """`weights`: see `weights_for`. `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`;
     `columns`: of tables, as `Columns` has them. Raises DataError, SettingError and its kin, and CutError where
     `cut` is no legal cut of the model."""
+    any_table = any(takes_columns(name) for name in (data, val, test) if name is not None)
+
+    def columns_of(name: str) -> Columns:
+        return Columns(**(columns or {})) if takes_columns(name) or not any_table else Columns()
+
     parts = opened(
         data,
-        lambda name, classes: open_data(name, on_error, classes, Columns(**(columns or {}))),
+        lambda name, classes: open_data(name, on_error, classes, columns_of(name)),
         val=val,
         test=test,
         only=only,
@@ -59,6 +69,9 @@ def model_and_data(
         split_by=split_by,
     )
     require_single(parts.train, "training")
+    if len(parts.train.classes) < MIN_CLASSES:
+        name = ", ".join(map(shown, parts.train.classes)) or "none"
+        raise DataError(f"{data} has the class {name} only; expected at least {MIN_CLASSES} to tell apart")
     published = weights_for(model, weights)
     network = make_model(model, weights=published, classes=parts.train.classes, head=head, size=size)
     if cut is not None:

@@ -218,7 +218,10 @@ def test_a_table_an_address_or_a_file_is_said_to_be_one(tmp_path: Path, monkeypa
         "hf://pets": "is an address.*hf download",
         "s3://bucket/pets": "is an address.*aws s3 sync",
         "https://example.org/pets.zip": "is an address",
-        "gone.csv": "there is no file or folder",
+        "gone.jpg": "there is no file or folder",
+        "gone.csv": "there is no table",
+        "./gone.csv": "there is no table",
+        "s3://bucket/pets.csv": "is an address",
         "./gone": "does not exist",
     }.items():
         with pytest.raises(DataError, match=reason):

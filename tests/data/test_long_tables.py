@@ -65,13 +65,13 @@ def test_what_else_rows_of_one_picture_say_must_agree(root: Path) -> None:
     header = ("file", "label", "part", "who", "w")
     rows = [
         ("a.png", "cat", "train", "ann", 1),
-        ("b.png", "dog", "val", "bob", 2),
+        ("b.png", "owl", "val", "bob", 2),
         ("a.png", "owl", "train", "ann", 1),
     ]
     columns = {"split": "part", "group": "who", "weight": "w", "task": "multi"}
     data = hs.data.table(table_of(rows, header), **columns)
     assert data.groups == ("ann", "bob") and data.weights.tolist() == [1, 2]
-    assert data.train.labels.tolist() == [[1, 0, 1]] and data.val.labels.tolist() == [[0, 1, 0]]
+    assert data.train.labels.tolist() == [[1, 1]] and data.val.labels.tolist() == [[0, 1]]
     for k, other, what in ((2, "val", "split 'train'"), (3, "bob", "group 'ann'"), (4, 2, "weight '1'")):
         odd = [*rows[:2], tuple(other if i == k else cell for i, cell in enumerate(rows[2]))]
         with pytest.raises(DataError, match=rf"a\.png stands in row 1 with the {what} and in row 3 with"):

@@ -144,3 +144,33 @@ def test_a_table_in_the_command(tmp_path: Path, backend: str, monkeypatch: pytes
     words = ("--model", "lenet", "--weights", "none", "--size", "32", "--device", "cpu")
     done = headstart("extract", "--data", table, *columns, "--task", "multi", *words, "--save", tmp_path / "saved")
     assert done.code == 0 and hs.load_features(tmp_path / "saved").task == "multi", done.err
+
+
+@pytest.mark.neutral
+def test_a_part_without_an_image_is_refused(tmp_path: Path) -> None:
+    root = tree(tmp_path, train="abc")
+    for letter in "abc":
+        (root / "val" / letter).mkdir(parents=True)
+    with pytest.raises(
+        DataError, match=r"has no usable image in its part 'val'; expected at least one, or no folder"
+    ):
+        hs.data.folder(root)  # else a share of train/ would be validated on, and nobody told
+
+
+def test_what_the_command_cannot_mean(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_BACKEND", backend)
+    root = tree(tmp_path / "photos", train="abc", val="ab")
+    (tmp_path / "val.csv").write_text("picture;kind\n" + "".join(f"photos/val/a/{i}.png;a\n" for i in range(4)))
+    columns = ("--image", "picture", "--label", "kind")
+    for words, reason in (
+        (("--data", root / "train", *columns), "image=, label=: of tables, and not of a folder of images"),
+        (("--data", "digits", "--task", "multi"), "task=: of tables, and not of digits"),
+        (("--data", root / "gone.csv"), "there is no table"),
+        (("--data", tmp_path / "val.csv", *columns), "has the class 'a' only; expected at least 2 to tell apart"),
+        (("--data", root, "--only", "a"), "has the class 'a' only"),
+    ):
+        for command in ("fit", "plan"):
+            done = headstart(command, *words)
+            assert (done.code, done.out, done.err.count("\n")) == (2, "", 1) and reason in done.err, done
+    done = headstart("fit", "--data", root / "train", "--val", tmp_path / "val.csv", *columns, *QUICK)
+    assert done.code == 0 and "validation: val: 4 images in 3 classes: a 4, b 0, c 0" in done.err, done.err

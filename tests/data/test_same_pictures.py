@@ -265,7 +265,7 @@ def test_what_a_text_opens(tmp_path: Path) -> None:
     by_tars(root)
     assert hs.data.open_data(str(tmp_path / "t.csv"), columns=Columns(root=str(root))).ids == expected
     assert hs.data.open_data(str(tmp_path / "s-{00..01}.tar")).ids == expected
-    with pytest.raises(SettingError, match="image, group: of a tar only label, task, separator can be named"):
+    with pytest.raises(SettingError, match="image=, group=: of a tar only label, task, separator can be named"):
         hs.data.open_data(str(tmp_path / "s-00.tar"), columns=Columns(image="jpg", group="who"))
     by_hub_on_disk(root)
     assert hs.data.open_data(str(tmp_path / "hub")).ids == expected

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import headstart
 from PIL import Image
 
 import headstart as hs
-from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.common.errors import DataError, DataWarning, SettingError
 from headstart.data import frames, summary
-
-pytestmark = pytest.mark.neutral
 
 NAMES = [f"{kind}{i}" for i in range(4) for kind in ("ant", "bee", "cow")]
 KINDS = [name[:3] for name in NAMES]
@@ -64,6 +64,8 @@ def forms(root: Path) -> dict[str, Any]:
         "utf-16": write(root / "e.csv", plain, "utf-16"),
         "utf-16, big end first": (root / "f.csv", (root / "f.csv").write_bytes(
             codecs.BOM_UTF16_BE + plain.encode("utf-16-be")))[0],
+        "what a spreadsheet writes first": write(root / "i.csv", "sep=;\r\n" + csv_of(columns, ";", "\r\n")),
+        "blank lines first": write(root / "j.csv", "\n \n" + plain),
         "quotes and blank lines": write(root / "g.csv", plain.replace("ant0,", '"x",').replace("\n", "\n\n", 3)
                                         .replace('"x",', "ant0,")),
         "jsonl": write(root / "h.jsonl", lines),
@@ -71,6 +73,7 @@ def forms(root: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.neutral
 def test_every_form_is_the_folder(root: Path) -> None:
     folder = hs.data.folder(root)
     expected = dict(zip(folder.ids, folder.labels.tolist(), strict=True))
@@ -89,6 +92,7 @@ class frozenset_ids:  # noqa: N801
         self.ids = frozenset(data.ids)
 
 
+@pytest.mark.neutral
 def test_parquet_arrow_and_frames(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -145,6 +149,7 @@ def of(root: Path, *, label: Any = "y", **columns: Any) -> Any:
     return hs.data.table(path, label=label, **arguments, **roles)
 
 
+@pytest.mark.neutral
 def test_labels_of_three_tasks(root: Path) -> None:
     data = of(root, y=["cat;dog", "dog", "cat", "owl; cat"])
     assert (data.task, data.classes) == ("multi", ("cat", "dog", "owl"))
@@ -167,23 +172,37 @@ def test_labels_of_three_tasks(root: Path) -> None:
     assert (data.classes, data.labels.tolist()) == (("10", "3"), [1, 0, 1]), "as folders are sorted"
     data = of(root, y=["dog", "cat"], classes=["owl", "dog", "cat"])
     assert data.labels.tolist() == [1, 2]
+    for same in (["3.0", "10.0", "3.0"], ["3", "10.0", "3"]):
+        data = of(root, y=same, task="single")
+        assert (data.classes, data.labels.tolist()) == (("10", "3"), [1, 0, 1]), "as a frame's 3.0 is"
+    data = of(root, y=["12", "12a", "7"], task="single")
+    assert (data.classes, data.labels.tolist()) == (("12", "12a", "7"), [0, 1, 2]), "names, as somebody said"
+    mixed = hs.data.table({"image": picture_bytes(root)[:3], "label": [7, "a", 7.0]}, task="single")
+    assert (mixed.classes, mixed.labels.tolist()) == (("7", "a"), [0, 1, 0])
+    assert of(root, y=["nan", "cat"], classes=["cat", "nan"]).labels.tolist() == [1, 0]
+    with pytest.warns(DataWarning, match="a class is called 'None', which is what a missing label becomes"):
+        of(root, y=["None", "cat"])
     listed = hs.data.table({"image": picture_bytes(root)[:3], "label": [["a", "b"], [], ["b"]]})
     assert (listed.task, listed.labels.tolist()) == ("multi", [[1, 1], [0, 0], [0, 1]])
 
 
+@pytest.mark.neutral
 def test_parts_groups_and_weights(root: Path) -> None:
     data = of(
         root,
         y=KINDS,
-        split=["training", "valid", "Test"] * 4,
+        split=["training", "valid", "Test", "dev"] * 3,
         group="who",
         weight="w",
         who=list(range(12)),
         w=[0.5] * 12,
     )
-    assert {name: len(part) for name, part in data.parts.items()} == {"train": 4, "val": 4, "test": 4}
+    assert {name: len(part) for name, part in data.parts.items()} == {"train": 3, "val": 6, "test": 3}
     assert data.groups == tuple(map(str, range(12))) and data.weights.tolist() == [0.5] * 12
-    assert not of(root, y=KINDS, split=["train"] * 12).parts, "all of one part is one piece"
+    whole = of(root, y=KINDS, split=["Testing"] * 12)
+    assert not whole.parts and whole.notes[-1].endswith("all rows are of one part, Testing; taken in one piece")
+    with pytest.warns(DataWarning, match="t.csv: the training part has no image of 'cow', which other parts have"):
+        of(root, y=KINDS, split=["val" if kind == "cow" else "train" for kind in KINDS])
     assert not of(root, y=KINDS, set=["blue"] * 12).parts, "a column that says nothing of parts"
     with pytest.raises(DataError, match="the part of row 2 in column 'split' is 'banana'; expected train, val or"):
         of(root, y=["a", "b"], split=["train", "banana"])
@@ -197,6 +216,7 @@ def test_parts_groups_and_weights(root: Path) -> None:
             of(root, y=["a", "b"], w=["1", weight], weight="w")
 
 
+@pytest.mark.neutral
 def test_what_was_guessed_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = hs.data.table(write(root / "t.csv", csv_of({"kind": KINDS, "file": files()})))
     assert data.notes == (f"{root / 't.csv'}: image from the column 'file', label from the column 'kind'",)
@@ -223,8 +243,9 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "an open quote": (TWO + '"cow/cow0.png,x\n', {}, "is a quote not closed"),
     "a long line": (TWO + "x" * (frames.MAX_LINE + 9), {}, "line 4 has more than 1,048,576 characters"),
     "a hole": (TWO + "cow/cow0.png,\n", {}, "1 of 3 rows have no label in 'label', the first: row 3.*on_error"),
-    "numbers and names": (TWO + "cow/cow0.png,3\n", {}, "mix numbers and names: '3' in row 3, 'cat' in row 1"),
-    "NaN": ("file,y\nant/ant0.png,1.5\nbee/bee0.png,nan\n", {"label": "y"}, "target in column 'y', row 2, is nan"),
+    "numbers and names": (TWO + "cow/cow0.png,3\n", {}, "t.csv: the labels in column 'label' mix "
+    "numbers and names: '3' in row 3, 'cat' in row 1"),
+    "NaN": ("file,y\nant/ant0.png,1.5\nbee/bee0.png,nan\n", {"label": "y"}, "1 of 2 rows have no label in 'y'"),
     "whole floats": ("file,y\nant/ant0.png,1.0\nbee/bee0.png,2.0\n", {"label": "y"}, "decimal point; say which"),
     "a word among targets": (TWO, {"task": "regression"}, "row 1, is 'cat'; expected a number"),
     "one-hot": ("file,a,b\nant/ant0.png,1,0\nbee/bee0.png,0,1\n", {"label": ["a", "b"]}, "exactly one 1 in "
@@ -242,20 +263,55 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
              r"\(row 3\).*root="),
     "without suffixes": (TWO.replace(".png", ""), {}, r"There is a ant0\.png: write the names with their suffix"),
     "backslashes": (TWO.replace("ant/", "ant\\"), {}, "have backslashes"),
+    "one column twice": (TWO, {"image": "file", "label": "file"}, "image= and label= both name the column 'file'"),
+    "a hole that is written": (TWO + "cow/cow0.png,NaN\n", {}, "1 of 3 rows have no label in 'label', the "
+    "first: row 3"),
+    "infinite targets": ("file,y\nant/ant0.png,inf\nbee/bee0.png,-inf\n", {"label": "y"}, "row 1, is inf "
+    "\\(and 1 more"),
+    "addresses": ("file,label\nhttps://x/a.png,cat\n", {}, "They are addresses"),
+    "all gone": ("file,label\nx.png,cat\n", {"on_error": "skip"}, r"1 of the 1 files .* says where they are$"),
+    "a web page": ("<!DOCTYPE html>\n<html>\n", {}, "is a web page, and no table"),
+    "a pointer": ("version https://git-lfs.github.com/spec/v1\n", {}, "git lfs pull"),
+    "a spreadsheet": ("PK\x03\x04\0\0", {}, "a ZIP archive .*: export it as CSV"),
+    "no separator": (TWO, {"separator": " "}, "separator is ' '"),
+    "another task": ("file,y\nant/ant0.png,.5\n", {"label": "y", "classes": ["a", "b"]}, "labels of another task"),
     "ids as labels": (csv_of({"file": files() * 2, "id": list(range(24))}), {"label": "id"}, "a label of its own"),
 }  # fmt: skip
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("kind", WRONG)
 def test_refused(root: Path, kind: str) -> None:
     text, arguments, message = WRONG[kind]
-    with pytest.raises((DataError, UnknownNameError), match=message):
+    with pytest.raises((DataError, SettingError), match=message):
         hs.data.table(write(root / "t.csv", text), **arguments)
 
 
+def test_refused_in_the_command(root: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_BACKEND", backend)
+    flags = {"split": "--split-column", "on_error": "--on-error"}
+    for kind, (text, arguments, message) in WRONG.items():
+        if "classes" in arguments or kind == "no separator":  # which have no flag, or may not be empty there
+            continue
+        table = write(root / "t.csv", text)
+        words = [
+            word
+            for name, value in arguments.items()
+            for word in (flags.get(name, f"--{name}"), value if isinstance(value, str) else ",".join(value))
+        ]
+        done = headstart("fit", "--data", table, *words)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), (kind, done)
+        assert done.err.startswith("error: ") and re.search(message, done.err.strip()), (kind, done)
+
+
+@pytest.mark.neutral
 def test_other_refusals(root: Path) -> None:
-    with pytest.raises(DataError, match=r"is no UTF-8 near line \d.*Latin-1"):
-        hs.data.table(write(root / "t.csv", TWO.replace("cat", "caf\u00e9"), "latin-1"))
+    for rows in (1, 3000):  # text is decoded in blocks of many lines
+        text = "file,label\n" + "ant/ant0.png,cat\n" * rows + "bee/bee0.png,caf\u00e9\n"
+        with pytest.raises(DataError, match=rf"is no UTF-8 in line {rows + 2} \(byte 0xe9; Latin-1 or Windows"):
+            hs.data.table(write(root / "t.csv", text, "latin-1"))
+    with pytest.raises(DataError, match="holds zero bytes: it is UTF-16 without a mark"):
+        hs.data.table(write(root / "t.csv", TWO, "utf-16-le"))
     for source, message in (
         (root / "gone.csv", "does not exist"),
         (root, "is a folder"),
@@ -272,6 +328,7 @@ def test_other_refusals(root: Path) -> None:
         hs.data.table(root / "t.jsonl", on_error="never")
 
 
+@pytest.mark.neutral
 def test_what_can_be_left_out(root: Path) -> None:
     text = TWO + "x.png,cat\ncow/cow0.png,\nant/ant0.png,cat\n"
     data = hs.data.table(write(root / "t.csv", text), on_error="skip")
