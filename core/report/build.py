@@ -155,13 +155,18 @@ def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
         text += f" The most accurate: {entries[0]['label']}, {accuracy}." if len(entries) > 1 else f" {accuracy}."
     noise = [e["label"] for e in entries if not diverged(e) and (e.get("against_best") or {}).get("noise")]
     if noise:
-        text += f" Within the noise of its samples, no worse than the best: {', '.join(noise)}."
+        best = "the best, samples by their weights" if _weighted(entries) else "the best"
+        text += f" Within the noise of its samples, no worse than {best}: {', '.join(noise)}."
     faster = [
         f"{figures.times(entry['speedup_over_frozen'])} ({entry['label']})"
         for entry in _cached(known["rows"])
         if finite(entry.get("speedup_over_frozen")) is not None
     ]
     return text + (f" Speed-up of an epoch by the cache: {', '.join(faster)}." if faster else "")
+
+
+def _weighted(entries: Sequence[Entry]) -> bool:
+    return any((entry.get("against_best") or {}).get("weighted") for entry in entries)
 
 
 def _cells(entry: Entry) -> list[Cell]:
@@ -204,9 +209,9 @@ def _noise_cells(entry: Entry) -> tuple[Cell, Cell]:
     if not against:
         return interval, unknown
     difference = f"{100 * (finite(against.get('difference')) or 0):+.1f}".replace("-", "\N{MINUS SIGN}")
-    return interval, Cell(
-        f"{difference}, within noise" if against.get("noise") else difference, finite(against.get("difference"))
-    )
+    words = [difference, *(["weighted"] if against.get("weighted") else [])]
+    words += ["within noise"] if against.get("noise") else []
+    return interval, Cell(", ".join(words), finite(against.get("difference")))
 
 
 # ---- figures

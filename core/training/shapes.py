@@ -29,7 +29,7 @@ VALIDATION = {
     "samples": int,
     "confusion": ListOf(ListOf(int, 3)),
     "not_finite": Optional(int),
-    **dict.fromkeys(("right", "ids"), Optional(str)),
+    **dict.fromkeys(("right", "ids", "weights"), Optional(str)),
     "worst": ListOf(
         {
             "id": str,
@@ -118,7 +118,15 @@ ENTRY = {
         }
     ),
     "scores": Optional(SCORES),
-    "against_best": Optional({"best": str, "difference": Number, "interval": ListOf(Number, 2), "noise": bool}),
+    "against_best": Optional(
+        {
+            "best": str,
+            "difference": Number,
+            "interval": ListOf(Number, 2),
+            "noise": bool,
+            "weighted": Optional(bool),
+        }
+    ),
     "kernels": Optional(
         {
             **{name: Optional(str) for name in ("node", "before", "after", "difference")},

@@ -56,6 +56,8 @@ class Validation:
     """which samples are right, a bit a sample in their order, as `bits_text` writes them; "" in runs of before"""
     ids: str = field(default="", repr=False)
     """digest of the samples' ids in their order: runs with the same one were validated on the same samples"""
+    weights: str = field(default="", repr=False)
+    """how much each sample counts, float32, as `weights_text` writes them; "" where the data have no weights"""
 
     def right_of_each(self) -> np.ndarray | None:
         """bool `(samples,)`; None where it is not known."""
@@ -90,6 +92,7 @@ class Validation:
             "worst": [asdict(mistake) for mistake in self.worst],
             "not_finite": self.not_finite,
             **({"right": self.right, "ids": self.ids} if self.right else {}),
+            **({"weights": self.weights} if self.weights else {}),
         }
 
     @classmethod
@@ -101,8 +104,8 @@ class Validation:
             for mistake in saved["worst"]
         ]
         mistakes = tuple(Mistake(**fields) for fields in worst)
-        right, ids = saved.get("right") or "", saved.get("ids") or ""
-        return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0, right, ids)
+        texts = (saved.get(name) or "" for name in ("right", "ids", "weights"))
+        return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0, *texts)
 
 
 def bits_text(bits: np.ndarray) -> str:
@@ -119,6 +122,22 @@ def bits_of(text: str, count: int) -> np.ndarray | None:
     if not count or len(packed) != -(-count // 8):
         return None
     return np.unpackbits(packed, count=count).astype(bool)
+
+
+def weights_text(weights: np.ndarray) -> str:
+    """float `(n,)` as base64 of little-endian float32."""
+    return base64.b64encode(weights.astype("<f4").tobytes()).decode()
+
+
+def weights_in_text(text: str, count: int) -> np.ndarray | None:
+    """The inverse of `weights_text`, as float64; None where the text does not hold `count` weights, or such as
+    weigh nothing."""
+    try:
+        weights = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float64)
+    except ValueError:
+        return None
+    sound = len(weights) == count and np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
+    return weights if sound else None
 
 
 def validation_of(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
@@ -148,4 +167,5 @@ def validation_of(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
         int((~sure).sum()),
         bits_text((predicted == labels) & sure) if digest else "",
         digest,
+        weights_text(data.weights) if digest and data.weights is not None else "",
     )

@@ -549,6 +549,10 @@ def test_intervals_noise_and_classes_are_shown() -> None:
     assert texts.count("65.0 to 95.0") == 3
     assert texts.count("\N{MINUS SIGN}5.0, within noise") == 1 and texts.count("\N{MINUS SIGN}30.0") == 1
     assert "Within the noise of its samples, no worse than the best: torch cached." in text
+    noise["against_best"]["weighted"] = True
+    weighted = Parsed(report.page(content([noise, best]))).texts
+    assert "\N{MINUS SIGN}5.0, weighted, within noise" in weighted
+    assert "no worse than the best, samples by their weights: torch cached." in " ".join(weighted)
     assert texts.count("Scores by class") == 3 and "accuracy 85.0%; F1, macro 50.0%" in texts
     assert "94.7%" in texts and "75.0%" in texts
 

@@ -456,6 +456,52 @@ def test_a_difference_is_paired() -> None:
     assert (gap.low, gap.high) == pytest.approx(tuple(drawn), abs=0.008)
 
 
+def test_a_weighted_difference_is_scipys_paired_bootstrap() -> None:
+    """Of equal weights it is the plain one; samples without weight are as if they were not there."""
+    from scipy.stats import bootstrap
+
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        base, other = rng.random(150) < 0.7, rng.random(150) < 0.8
+        w = rng.exponential(size=150).astype(np.float32)
+        difference = paired_difference(other, base, w)
+
+        def weighted(d: Any, v: Any, axis: int) -> Any:
+            return (d * v).sum(axis) / v.sum(axis)
+
+        d = other.astype(float) - base
+        ends = bootstrap(
+            (d, w), weighted, paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=rng
+        )
+        assert difference.value == pytest.approx(np.average(d, weights=w))
+        assert (difference.low, difference.high) == pytest.approx(tuple(ends.confidence_interval), abs=0.012)
+        plain, equal = paired_difference(other, base), paired_difference(other, base, np.full(150, 3.0))
+        assert equal.value == pytest.approx(plain.value) and equal.at_odds == pytest.approx(plain.at_odds)
+        assert (equal.low, equal.high) == pytest.approx((plain.low, plain.high), abs=0.012)
+        padded = np.concatenate([w, np.zeros(50)])
+        more = paired_difference(np.append(other, np.ones(50, bool)), np.append(base, np.zeros(50, bool)), padded)
+        assert (more.value, more.at_odds) == pytest.approx((difference.value, difference.at_odds))
+        assert (more.low, more.high) == pytest.approx((difference.low, difference.high), abs=0.015)
+    heavy = np.full(1000, 1e-6)
+    heavy[0] = 1
+    assert paired_difference(np.ones(1000, bool), np.zeros(1000, bool), heavy).is_noise, "one sample decides"
+
+
+def test_equal_runs_are_rarely_told_apart_and_unequal_ones_mostly() -> None:
+    """By simulation: at most about 5 % of pairs that are equally good, however the weights are spread."""
+    rng = np.random.default_rng(0)
+    told = {0.0: 0, 0.2: 0}
+    for _ in range(80):
+        w = rng.exponential(size=120)
+        base = rng.random(120) < 0.7
+        for gain, count in told.items():
+            other = np.where(rng.random(120) < 0.4, rng.random(120) < 0.7 + gain, base)
+            other |= (rng.random(120) < gain) & ~base
+            told[gain] = count + (not paired_difference(other, base, w).is_noise)
+    assert told[0.0] <= 9, told
+    assert told[0.2] >= 50, told
+
+
 # --- size and speed
 
 

@@ -16,7 +16,7 @@ from headstart.training.prediction_columns import Reading
 from headstart.training.predictions import Predictions
 from headstart.training.scores import scores_of
 from headstart.training.tables import classes_table, scores_table, sweep_table
-from headstart.training.validation import bits_of, bits_text
+from headstart.training.validation import bits_of, bits_text, weights_in_text, weights_text
 
 pytestmark = pytest.mark.neutral
 
@@ -163,6 +163,38 @@ def test_noise_is_told_on_the_same_samples_only() -> None:
     assert good["difference"] == pytest.approx(-30 / 160) and good["interval"][1] < 0
     assert near_of_best["noise"]
     assert others == [None] * 7
+
+
+def test_noise_is_told_by_the_samples_weights() -> None:
+    """The best is then the best of what counts."""
+    many, few = np.arange(160) < 120, np.arange(160) >= 100
+    weights = np.where(np.arange(160) >= 120, 10.0, 0.1)
+
+    def entry(label: str, bits: np.ndarray, text: str) -> dict[str, Any]:
+        validation = {"samples": 160, "right": bits_text(bits), "ids": "x", "weights": text}
+        return {"label": label, "diverged": False, "validation": validation}
+
+    text = weights_text(weights)
+    rows = [
+        entry("many", many, text),
+        entry("few", few, text),
+        entry("plain", many, ""),
+        entry("bad", few, "AA=="),
+    ]
+    mark_noise(rows)
+    assert [row["against_best"] for row in rows[1:]] == [None] * 3
+    against = rows[0]["against_best"]
+    expected = np.average(many.astype(float) - few, weights=weights.astype(np.float32))
+    assert (against["best"], against["noise"], against["weighted"]) == ("few", False, True)
+    assert against["difference"] == pytest.approx(expected) and against["interval"][1] < 0
+
+
+def test_weights_go_there_and_back() -> None:
+    weights = np.random.default_rng(0).random(9).astype(np.float32)
+    np.testing.assert_array_equal(weights_in_text(weights_text(weights), 9), weights)
+    for wrong in (weights[:8], -weights, weights * np.nan, weights * 0):
+        assert weights_in_text(weights_text(wrong), 9) is None
+    assert weights_in_text("*no*", 9) is None
 
 
 def test_bits_go_there_and_back() -> None:

@@ -16,6 +16,8 @@ import numpy as np
 RESAMPLES = 2000
 TAIL = 2.5  # percent on each side
 GROUPS = 64  # up to which drawing the groups is quicker than drawing the samples
+AT_ONCE = 1 << 18
+"""samples that are drawn in one call: of few samples many resamples"""
 LEAST_AT_ODDS = 6
 """on fewer samples that only one of two runs has right no sign test reaches 5 %, whichever run they are for"""
 
@@ -45,9 +47,12 @@ def resampled_sums(columns: np.ndarray, seed: int) -> np.ndarray:
     if len(groups) <= GROUPS:
         drawn = rng.multinomial(n, counts / n, size=RESAMPLES)
         return np.asarray(drawn @ groups, np.float64)
-    sums = np.empty((RESAMPLES, columns.shape[1]))
-    for row in sums:
-        row[:] = np.bincount(rng.integers(0, n, n), minlength=n) @ columns
+    sums, step = np.empty((RESAMPLES, columns.shape[1])), max(1, AT_ONCE // n)
+    for start in range(0, RESAMPLES, step):
+        part = sums[start : start + step]
+        drawn = rng.integers(0, n, (len(part), n))
+        for k, column in enumerate(np.ascontiguousarray(columns.T)):  # a third of the time of whole rows
+            part[:, k] = column[drawn].sum(1)
     return sums
 
 
@@ -72,8 +77,9 @@ class Difference:
     low: float
     high: float
     """ends of the 95 % interval of the paired bootstrap"""
-    at_odds: int
-    """samples that only one of the two has right"""
+    at_odds: float
+    """samples that only one of the two has right; weighted, as many equal ones as tell as much (Kish 1965): 1,000
+    of which one has nearly all the weight are little more than one"""
 
     @property
     def is_noise(self) -> bool:
@@ -81,10 +87,25 @@ class Difference:
         return self.low <= 0 <= self.high or self.at_odds < LEAST_AT_ODDS
 
 
-def paired_difference(right: np.ndarray, other: np.ndarray, seed: int = 0) -> Difference:
-    """`right`, `other`: bool `(n,)`, what each run has right of the same samples in the same order."""
+def paired_difference(
+    right: np.ndarray, other: np.ndarray, weights: np.ndarray | None = None, seed: int = 0
+) -> Difference:
+    """`right`, `other`: bool `(n,)`, what each run has right of the same samples in the same order. `weights`:
+    float `(n,)`, at least one above 0: how much each sample counts; None: all the same."""
+    if weights is not None:
+        return _weighted_difference(right, other, weights.astype(np.float64), seed)
     gained, lost, n = int((right & ~other).sum()), int((other & ~right).sum()), len(right)
     shares = np.array([gained, lost, n - gained - lost]) / n
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
     low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / n, (TAIL, 100 - TAIL))
     return Difference((gained - lost) / n, float(low), float(high), gained + lost)
+
+
+def _weighted_difference(right: np.ndarray, other: np.ndarray, weights: np.ndarray, seed: int) -> Difference:
+    sign = right.astype(np.float64) - other
+    drawn = ratio(resampled_sums(np.stack([weights * sign, weights], 1), seed))
+    low, high = np.nanpercentile(drawn, (TAIL, 100 - TAIL))
+    at_odds = weights[sign != 0]
+    squares = float((at_odds**2).sum())
+    effective = float(at_odds.sum()) ** 2 / squares if squares else 0.0
+    return Difference(float(weights @ sign / weights.sum()), float(low), float(high), effective)
