@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jax_epochs import STEPS, epoch_of
 
 from headstart.common.errors import BackendError, DeviceWarning
 from headstart.contract.recipe import Place
@@ -351,3 +352,10 @@ def test_half_a_trunk(backend: str) -> None:
         for place in (Place("cpu", "float16"), Place("cpu", "bfloat16"))
     ]
     assert 1e-5 < errors[0] < errors[1] / 2
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one head", "64 heads"])
+def test_an_epoch_takes_what_it_is_compiled_for_a_gpu_with(backend: str, many: bool) -> None:
+    trainer, arguments = epoch_of(Place("cpu", "float32"), many)
+    carry, (losses, _) = trainer._epoch.trace(*arguments).out_info
+    assert losses.shape[0] == STEPS and len(carry) == len(trainer.carry)

@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from jax_epochs import STEPS, epoch_of
 
 import headstart as hs
-from headstart.contract.heads import HeadsRecipe, chain_of
-from headstart.contract.losses import Softmax
-from headstart.contract.recipe import Place, Recipe
-from headstart.testing.samples import linear_graph
+from headstart.contract.recipe import Place
 
 pytestmark = [
     pytest.mark.of("jax"),
@@ -55,6 +53,8 @@ def compiled(backend: str) -> Any:
 
     card = Path(__file__).with_name("h100.txtpb").read_text()
     topology = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=card)
+    major, minor = map(int, re.findall(r"dnn_version_info { major: (\d+) minor: (\d+)", card)[0])
+    version = 10000 * major + 100 * minor  # as cuDNN counts
     sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
 
     def abstract(leaf: Any) -> Any:
@@ -69,6 +69,8 @@ def compiled(backend: str) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         cpu = jax.devices("cpu")
+        # It would load cuDNN's library, which compiling does without.
+        patch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: version)
         patch.setattr(jax_devices, "devices_of", lambda kind: cpu if kind in ("cpu", "cuda") else [])
         yield compile
 
@@ -126,38 +128,14 @@ def test_a_vision_transformer_is_its_fused_attentions(compiled: Callable[..., st
     assert fused.nbytes / BATCH <= 160e6
 
 
-HEADS, ROWS, STEPS, SIZE, COLUMNS, CLASSES = 64, 12800, 50, 256, 2048, 10
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("many", [False, True], ids=["one head", "64 heads"])
 def test_an_epoch_is_one_loop(compiled: Callable[..., str], precision: str, many: bool) -> None:
     """Of which XLA knows the end, whose state is updated in place, and whose steps are few kernels."""
     import jax
-    from jax.numpy import float16, float32, int32
 
-    from headstart.contract import registry
-
-    framework, place, graph = registry.load("jax"), Place("cuda", precision), linear_graph(COLUMNS, CLASSES)
-    shapes = graph.param_shapes()
-    if many:
-        params = {name: np.zeros((HEADS, *shape), np.float32) for name, shape in shapes.items()}
-        rates = np.full(HEADS, 1e-3, np.float32)
-        chain = chain_of(graph)
-        assert chain is not None
-        trainer = framework.heads(chain, params, HeadsRecipe(hs.AdamW(), rates, rates, Softmax()), place)
-    else:
-        params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        trainer = framework.trainer(graph, params, Recipe(hs.AdamW(), Softmax(), False, 0), place)
-    shape = jax.ShapeDtypeStruct
-    text = compiled(
-        trainer._epoch,
-        trainer.carry,
-        shape((ROWS, COLUMNS), float16),
-        shape((ROWS,), int32),
-        shape((STEPS, SIZE), int32),
-        shape((STEPS,), float32),
-    )
+    trainer, arguments = epoch_of(Place("cuda", precision), many)
+    text = compiled(trainer._epoch, *arguments)
     assert re.findall(r'known_trip_count":\{"n":"(\d+)"', text) == [str(STEPS)]
     (body,) = re.findall(r"body=(%?[\w.\-]+)", text)
     assert program(text, re.escape(body)).kernels.total() <= (20 if many else 16 if precision == "float32" else 17)
