@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -179,10 +180,22 @@ def choose(name: str | None = None, home: str | None = None) -> str:
     )
 
 
+def _import(module: str) -> Any:
+    """The module, imported without a search for garbage. Next to nothing that is imported becomes garbage, and
+    Python looks for it each time that some hundred objects more have come: a fifth of importing TensorFlow."""
+    searches = gc.isenabled()
+    gc.disable()
+    try:
+        return import_module(module)
+    finally:
+        if searches:
+            gc.enable()
+
+
 @cache
 def _load(name: str) -> Backend:
     description = _described(name)
-    backend = import_module(description.module).BACKEND
+    backend = _import(description.module).BACKEND
     for ability in sorted(description.abilities):
         for method in ABILITIES[ability].methods:
             if not callable(getattr(backend, method, None)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -163,6 +165,36 @@ def test_loading_asks_first_and_imports_once(install: Install, monkeypatch: pyte
     assert registry.load("torch") is registry.load()
     assert registry.load()._inner == "the headstart.backends.torch.backend"  # type: ignore[attr-defined]
     assert imports == ["headstart.backends.torch.backend"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_framework_is_imported_without_a_search_for_garbage(
+    monkeypatch: pytest.MonkeyPatch, before: bool, fails: bool
+) -> None:
+    """Afterwards it is looked for as it was before, whether the framework could be imported or not."""
+    searches: list[bool] = []
+
+    def import_module(name: str) -> SimpleNamespace:
+        searches.append(gc.isenabled())
+        if fails:
+            raise ImportError(name)
+        return SimpleNamespace(BACKEND=SimpleNamespace())
+
+    monkeypatch.setattr(registry, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(registry, "import_module", import_module)
+    described = registry._described
+    monkeypatch.setattr(registry, "_described", lambda name: replace(described(name), abilities=frozenset()))
+    monkeypatch.setattr(registry, "_load", registry.cache(registry._load.__wrapped__))
+    was_enabled = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    try:
+        with pytest.raises(ImportError) if fails else contextlib.nullcontext():
+            registry.load("torch")
+        assert gc.isenabled() == before
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+    assert searches == [False]
 
 
 def test_versions_of_what_is_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
