@@ -19,6 +19,7 @@ from headstart.cli.options import (
     OnError,
     Size,
     Source,
+    Truncated,
     Weights,
     argument,
     parameter,
@@ -120,6 +121,7 @@ def verify(
     weights: Weights = None,
     size: Size = None,
     on_error: OnError = "raise",
+    truncated: Truncated = "raise",
     feature_options: Annotated[FeatureOptions, FLAT] = FEATURE_OPTIONS,
     batch_size: Annotated[int, parameter("batch_size", help="Images at once.")] = DEFAULTS["batch_size"],
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
@@ -150,7 +152,9 @@ def verify(
             "--model with it, and neither a key nor --repair"
         )
     compared = recomputing.verify(
-        *opened(Source(data=data, model=model, weights=weights, size=size, on_error=on_error)),
+        *opened(
+            Source(data=data, model=model, weights=weights, size=size, on_error=on_error, truncated=truncated)
+        ),
         **feature_options.arguments(),
         samples=recompute,
         batch_size=batch_size,
@@ -214,6 +218,7 @@ def gc(
         ),
     ] = None,
     on_error: OnError = "raise",
+    truncated: Truncated = "raise",
     json_file: Json = None,
 ) -> None:
     """Delete the features that were not used for longest, until the rest fits.
@@ -228,7 +233,7 @@ def gc(
     if data and max_size is not None:
         raise SettingError("--data deletes orphans and --max-size whole trunks; expected one of them")
     if data:
-        _gc_orphans(data, on_error, yes, json_file)
+        _gc_orphans(data, on_error, truncated, yes, json_file)
         return
     if max_size is None and cache_limit() is None:
         raise SettingError("cache gc needs a limit: --max-size, such as 20GB, or HEADSTART_CACHE_MAX")
@@ -247,11 +252,12 @@ def gc(
     write_figures(json_file, cleaning.as_dict())
 
 
-def _gc_orphans(names: Sequence[str], on_error: str, yes: bool, json_file: Path | None) -> None:
+def _gc_orphans(names: Sequence[str], on_error: str, truncated: str, yes: bool, json_file: Path | None) -> None:
     from headstart import cache
     from headstart.data import open_data
 
-    cleaning = cache.gc(keep=[open_data(name, on_error=on_error) for name in names], delete=yes)
+    keep = [open_data(name, on_error=on_error, truncated=truncated) for name in names]
+    cleaning = cache.gc(keep=keep, delete=yes)
     for orphans in cleaning:
         say(
             f"{_verb(yes)} {orphans.rows:,} orphans ({nbytes_text(orphans.nbytes)}) of {orphans.key[:12]}  "

@@ -66,6 +66,7 @@ def compare(
             head=head,
             split=source.split,
             on_error=source.on_error,
+            truncated=source.truncated,
             split_by=source.split_by,
             val=source.val,
             test=source.test,

@@ -17,6 +17,7 @@ from headstart.cli.options import (
     Json,
     OnError,
     TableOptions,
+    Truncated,
     parameter,
 )
 from headstart.cli.preparing import import_quietly
@@ -33,6 +34,7 @@ def evaluate(
     run: Annotated[Path, Parameter(help="Folder that `headstart fit --out` wrote.")],
     data: Annotated[str, Parameter(help=DATA_HELP, group=DATA)],
     on_error: OnError = "raise",
+    truncated: Truncated = "raise",
     table: Annotated[TableOptions, FLAT] = TABLE_OPTIONS,
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
@@ -47,7 +49,7 @@ def evaluate(
 
     check_outputs(file=json_file)
     trained = load(run, backend)
-    samples = labelled(trained, data, on_error, table.columns())
+    samples = labelled(trained, data, on_error, table.columns(), truncated)
     import_quietly(trained.backend, device, precision)
     result = run_evaluate(trained, samples, device=device, precision=precision)
     keep_figures(json_file, {"run": str(run), "data": samples.name, **result.as_dict()})

@@ -124,6 +124,13 @@ Size = Annotated[
     ),
 ]
 OnError = Annotated[str, Parameter(help="raise or skip: what to do with files that are no images.", group=DATA)]
+Truncated = Annotated[
+    str,
+    Parameter(
+        help="raise or keep: what to do with JPEGs that break off; keep: take them, the rest grey.",
+        group=DATA,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,7 @@ class Source(TableOptions):
     weights: Weights = None
     size: Size = None
     on_error: OnError = "raise"
+    truncated: Truncated = "raise"
     only: Annotated[
         str | None,
         Parameter(help="Comma-separated classes to take, or a file of them. (default: all)", group=DATA),

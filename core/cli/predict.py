@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from headstart.cli.command import command
-from headstart.cli.options import DEFAULTS, TABLE, Json, OnError, Size, Weights, parameter, positive_number
+from headstart.cli.options import (
+    DEFAULTS,
+    TABLE,
+    Json,
+    OnError,
+    Size,
+    Truncated,
+    Weights,
+    parameter,
+    positive_number,
+)
 from headstart.cli.preparing import import_quietly
 from headstart.cli.rendering import show
 from headstart.cli.results import keep_figures
@@ -54,6 +64,7 @@ def predict(
     weights: Weights = None,
     size: Size = None,
     on_error: OnError = "raise",
+    truncated: Truncated = "raise",
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
@@ -74,7 +85,7 @@ def predict(
 
     file = _file(csv, parquet, json_file)
     trained, name = _model(run, model, weights, size, backend)
-    data = images_at(images, on_error, image, root, examine=False)
+    data = images_at(images, on_error, image, root, examine=False, truncated=truncated)
     import_quietly(name, device, precision)
     if data.skipped or any(path.is_dir() for path in images):
         say(data)

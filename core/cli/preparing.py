@@ -102,7 +102,8 @@ def opened(source: Source) -> tuple[Model, Dataset]:
     from headstart.models.model import model
     from headstart.models.weights import weights_for
 
-    data = open_data(source.data, source.on_error, columns=Columns(**(source.columns() or {})))
+    columns = Columns(**(source.columns() or {}))
+    data = open_data(source.data, source.on_error, columns=columns, truncated=source.truncated)
     if (classes := source.classes()) is not None:
         data = data.only(classes)
     weights = weights_for(source.model, source.weights)

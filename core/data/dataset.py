@@ -22,8 +22,9 @@ from PIL import Image
 from headstart.common.errors import DataError, ImageError
 from headstart.common.progress import track
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE, Annotations
-from headstart.data.decode import decode, read_file
+from headstart.data.decode import check_truncated, decoded, read_file
 from headstart.data.id_index import Hashed, IdIndex, believed, settled, stamp_of
+from headstart.data.remarks import Remarks
 from headstart.data.rows import ALONE, Entries, count, each, entries_of
 from headstart.data.samples import Samples
 from headstart.data.splits import Part
@@ -85,8 +86,13 @@ class Source(ABC):
     entries: Entries | None = None
     """what one sample is; None: an image of any size"""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, truncated: str = "raise") -> None:
+        """`truncated`: what to do with encoded pictures that break off, see `decode`."""
+        check_truncated(truncated)
         self._ids: list[str | None] = [None] * count
+        self._keep = truncated == "keep"
+        self.remarks = Remarks()
+        """what was done to pictures as they were decoded"""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -102,6 +108,12 @@ class Source(ABC):
     @abstractmethod
     def open(self, encoded: Any, index: int) -> Any:
         """What `read` gave as an RGB image, or as it is where the source holds no images."""
+
+    def decode(self, encoded: bytes, index: int) -> Image.Image:
+        """The picture of an encoded sample; what was done for it is remarked."""
+        image, remarks = decoded(encoded, self.source_name(index), self._keep)
+        self.remarks.add(index, remarks)
+        return image
 
     def load(self, index: int) -> tuple[Any, str]:
         encoded, id = self.read(index)
@@ -132,8 +144,8 @@ class Source(ABC):
 class FileSource(Source):
     """Encoded image files. Those that have not changed since they were hashed last are not read for their ids."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        super().__init__(len(paths))
+    def __init__(self, paths: Sequence[str], truncated: str = "raise") -> None:
+        super().__init__(len(paths), truncated)
         self.paths = list(paths)
 
     def source_name(self, index: int) -> str:
@@ -144,7 +156,7 @@ class FileSource(Source):
         return encoded, sample_id(encoded)
 
     def open(self, encoded: bytes, index: int) -> Image.Image:
-        return decode(encoded, self.paths[index])
+        return self.decode(encoded, index)
 
     def load(self, index: int) -> tuple[Any, str]:
         try:
@@ -159,13 +171,13 @@ class FileSource(Source):
     def errors(self) -> dict[int, ImageError]:
         """Index -> what is wrong with that file, of those that do not decode. What is not known to decode is
         decoded once, in threads; the ids are found on the way."""
-        return self._examine(list(range(len(self.paths))), "checking images", decoded=True)
+        return self._examine(list(range(len(self.paths))), "checking images", decode=True)
 
     def _identify(self, indices: list[int]) -> None:
-        self._examine(indices, "hashing images", decoded=False)
+        self._examine(indices, "hashing images", decode=False)
 
-    def _examine(self, indices: list[int], what: str, decoded: bool) -> dict[int, ImageError]:
-        """Find the ids of these files, and with `decoded` which do not decode; without, the first that cannot be
+    def _examine(self, indices: list[int], what: str, decode: bool) -> dict[int, ImageError]:
+        """Find the ids of these files, and with `decode` which do not decode; without, the first that cannot be
         read raises."""
         index = IdIndex()
         paths = [self.paths[i] for i in indices]
@@ -176,7 +188,7 @@ class FileSource(Source):
         for i, stamp, known in zip(indices, stamps, index.look_up(paths, stamps), strict=True):
             if known is not None:
                 self._remember(i, known.id)
-            if known is None or (decoded and not known.decodes):
+            if known is None or (decode and not known.decodes):
                 unknown.append((i, stamp))
         errors: dict[int, ImageError] = {}
         hashed: list[Hashed] = []
@@ -188,8 +200,9 @@ class FileSource(Source):
                 encoded, id = self.read(i)
                 # Of a file that is not the one that stat saw, or may yet change unseen, nothing is kept.
                 kept = before is not None and settled(before, start) and stamp_of(self.paths[i]) == before
-                if decoded:
+                if decode:
                     self.open(encoded, i)
+                    kept &= i not in self.remarks  # to be remarked, and counted, the next time as well
             except ImageError as error:
                 return id, error, False
             return id, None, kept
@@ -199,11 +212,11 @@ class FileSource(Source):
             if id is not None:
                 self._remember(i, id)
             if error is not None:
-                if not decoded:
+                if not decode:
                     raise error
                 errors[i] = error
             elif kept and id is not None and before is not None:
-                hashed.append(Hashed(self.paths[i], before, id, decoded))
+                hashed.append(Hashed(self.paths[i], before, id, decode))
             if len(hashed) >= RECORDED_AT_ONCE:
                 index.record(hashed)
                 hashed.clear()
@@ -334,6 +347,11 @@ class Dataset(Samples):
         first computed.
         """
         return self._source.load(self._at(index))
+
+    def remark_lines(self) -> list[tuple[str, str]]:
+        """(remark, line) of what was done to pictures of the data set, or of what it is a part of, as they were
+        decoded, and not said yet; see `headstart.data.remarks`."""
+        return self._source.remarks.lines(self._source.source_name)
 
     def _derived(self, rows: np.ndarray, annotations: Annotations, splits: Sequence[Part]) -> Dataset:
         return Dataset(self._source, annotations, self.name, self._indices[rows], self.skipped, splits, self.notes)

@@ -1,48 +1,37 @@
 """Encoded bytes, or a Pillow image, become an upright 8-bit RGB image, or an `ImageError`: nothing else ever
 leaves this module. There is one way for both, so that a picture is the same however it came.
 
-* The formats are a closed table, found by signature: a file's name is not believed, and Pillow's many other
-  parsers are never reached. Its classes are called directly because `Image.open` compares with Pillow's own
-  limit first and *warns*, from whatever thread it runs in.
-* Pixels are counted from the header, before anything is decoded; and a JPEG's scans, each of which may take
-  seventy bytes and as long as an image.
+* The formats are a closed table (`formats`, `readers`), told by content: a file's name is not believed, and
+  Pillow's many other parsers are never reached.
+* Pixels are counted from the header, before anything is decoded; and a JPEG's scans.
 * A picture that breaks off is an error. Pillow's global `LOAD_TRUNCATED_IMAGES` would make it a picture with
-  a grey bottom, so with that set we refuse to decode at all.
-* Alpha is dropped, not composited, as torchvision's and timm's loaders do: published weights were made so.
+  a grey bottom, so with that set we refuse to decode at all. `truncated="keep"` takes just that of a JPEG, which
+  is counted and said. Either way bytes have one picture at most, so an id never stands for two.
+* What the numbers mean that pixels are made of: `colours`.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from headstart.common.errors import ImageError, SettingError
-from headstart.data.signatures import PREFIX_NBYTES, no_image
+from headstart.common.errors import ImageError, SettingError, UnknownNameError
+from headstart.data.breaks import HALF, MISSING
+from headstart.data.colours import check_samples, to_rgb
+from headstart.data.formats import PREFIX_NBYTES, kind_of
+from headstart.data.limits import check_size
+from headstart.data.limits import max_pixels as max_pixels
+from headstart.data.readers import READERS, Opened
+from headstart.data.signatures import no_image
 
-MAX_PIXELS = 50_000_000
-MAX_SCANS = 100  # progressive JPEGs have about ten
 ORIENTATION = 0x0112  # the EXIF tag
-MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of JPEG: neither a byte of data, nor filling, nor a restart
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-BLANK = 256  # zero bytes in a row, which compressed pixels never end in
-HALF = "breaks off: {}. It was not copied or downloaded whole; get it again"
-STEP = {"RGBa": "RGBA", "La": "LA"}  # premultiplied: Pillow has no direct way
-NOT_PIXELS = {
-    "F": "its pixels are floats (mode F), whose range nobody knows; convert it, e.g. of 0 to 1: "
-    "Image.fromarray((255 * np.asarray(image)).round().astype('uint8'))",
-    "LAB": "is in LAB colours, which need a colour profile to become RGB; convert it with PIL.ImageCms",
-}
+TRUNCATED = ("raise", "keep")
+SAID_OF_HALF = ("truncated", "unexpected end", "end of file", "less than expected")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,14 +43,13 @@ UPRIGHT = {
 }
 
 
-def max_pixels() -> int:
-    """The largest number of pixels an image may have: `HEADSTART_MAX_PIXELS`, else 50 million."""
-    text = os.environ.get("HEADSTART_MAX_PIXELS", "").strip()
-    if not text:
-        return MAX_PIXELS
-    if not text.isdecimal() or int(text) == 0:
-        raise SettingError(f"HEADSTART_MAX_PIXELS is {text!r}; expected a positive whole number of pixels")
-    return int(text)
+class Decoded(NamedTuple):
+    """A picture, and what was done for it."""
+
+    image: Image.Image
+    """mode RGB, upright"""
+    remarks: Sequence[str]
+    """keys of `remarks.TEXTS`"""
 
 
 def read_file(path: str | Path) -> bytes:
@@ -80,17 +68,30 @@ def read_file(path: str | Path) -> bytes:
         raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
 
 
-def decode(encoded: bytes, source: str | Path) -> Image.Image:
-    """Decode JPEG, PNG, WebP or BMP to a Pillow image of mode RGB, turned as its EXIF orientation says.
+def check_truncated(truncated: str) -> None:
+    """UnknownNameError for what is no way to take a picture that breaks off."""
+    if truncated not in TRUNCATED:
+        raise UnknownNameError("truncated", truncated, TRUNCATED)
 
-    Grey of 16 bits is scaled to 8, not clipped. `source` names the image in errors. Raises `ImageError` for
-    everything that is wrong with the image, `SettingError` for a limit that makes no sense.
+
+def decode(encoded: bytes, source: str | Path, truncated: str = "raise") -> Image.Image:
+    """Decode a picture in one of the formats of `headstart.data.formats` to a Pillow image of mode RGB, turned as
+    its EXIF orientation says.
+
+    Grey of 16 bits is scaled to 8, not clipped; of several frames or pages the first is taken. `source` names the
+    image in errors. `truncated`: "keep" takes a JPEG that breaks off, what is missing of it grey. Raises
+    `ImageError` for everything that is wrong with the image, `SettingError` for a limit that makes no sense.
     """
+    check_truncated(truncated)
+    return decoded(encoded, source, truncated == "keep").image
+
+
+def decoded(encoded: bytes, source: str | Path, keep: bool = False) -> Decoded:
+    """What `decode` gives, and what was done for it; with `keep` a JPEG may break off."""
     _forbid_half_pictures()
-    if not encoded:
-        raise ImageError(source, "the file is empty")
     with _as_image_errors(source):
-        return _upright(_open(encoded, source), source)
+        image, remarks = _open(encoded, source, keep)
+        return Decoded(_upright(image, source), remarks)
 
 
 def pixels_of(image: Image.Image, source: str | Path) -> np.ndarray:
@@ -124,28 +125,22 @@ def _as_image_errors(source: str | Path) -> Iterator[None]:
     except (ImageError, SettingError):
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, zlib.error and more
-        said = str(error) or type(error).__name__
-        if "truncated" in said.lower():
-            raise ImageError(source, HALF.format("bytes are missing")) from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        if any(words in said.lower() for words in SAID_OF_HALF):
+            raise ImageError(source, HALF.format(MISSING)) from error
         raise ImageError(source, f"cannot be decoded: {said}") from error
 
 
 def _upright(image: Image.Image, source: str | Path) -> Image.Image:
     turn = UPRIGHT.get(_load(image, source))
-    rgb = _to_rgb(image, source)
+    rgb = to_rgb(image, source)
     return rgb if turn is None else rgb.transpose(turn)
 
 
 def _load(image: Image.Image, source: str | Path) -> int:
     """Decode the pixels, if there are not too many; returns the EXIF orientation."""
-    limit = max_pixels()
-    width, height = image.size
-    if width * height > limit:
-        raise ImageError(
-            source,
-            f"{width} x {height} is {width * height:,} pixels, allowed are {limit:,}; scale the image "
-            "down, or raise HEADSTART_MAX_PIXELS",
-        )
+    check_size(*image.size, source)
+    check_samples(image, source)
     try:
         image.load()
     except ValueError as error:
@@ -155,64 +150,11 @@ def _load(image: Image.Image, source: str | Path) -> int:
     return _orientation(image)
 
 
-def _open(encoded: bytes, source: str | Path) -> ImageFile.ImageFile:
-    stream = io.BytesIO(encoded)
-    if encoded.startswith(b"\xff\xd8\xff"):
-        # The count tells little, as metadata may hold these bytes; it spares sound files the closer look.
-        if encoded.count(bytes([0xFF, START_OF_SCAN])) > MAX_SCANS and (scans := _scans(encoded)) > MAX_SCANS:
-            raise ImageError(source, f"has {scans} scans, a sound JPEG about ten; {MAX_SCANS} are allowed")
-        if _never_ends(encoded):
-            raise ImageError(source, HALF.format("no mark of its end"))
-        return JpegImageFile(stream)
-    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile(stream)
-    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
-        if int.from_bytes(encoded[4:8], "little") + 8 > len(encoded):
-            raise ImageError(source, HALF.format("bytes are missing"))
-        if _ends_in_zeros(encoded):
-            raise ImageError(source, HALF.format(f"its pixels end in {BLANK} zero bytes or more"))
-        return WebPImageFile(stream)
-    if encoded.startswith(b"BM"):
-        return BmpImageFile(stream)
-    raise ImageError(source, no_image(encoded[:PREFIX_NBYTES]))
-
-
-def _never_ends(encoded: bytes) -> bool:
-    """Whether a JPEG has no end behind its first scan. What copying left to be filled in, zeros for example, the
-    decoder reads as pixels, and the picture has a grey bottom."""
-    end = bytes([0xFF, END_OF_IMAGE])
-    if encoded.endswith(end):  # as nearly all do; to search takes a twentieth of decoding
-        return False
-    place = 2
-    while (marker := MARKER.search(encoded, place)) is not None:
-        if encoded[marker.end() - 1] == START_OF_SCAN:
-            return encoded.find(end, marker.end()) < 0
-        place = marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2], "big")
-    return False  # there is no scan, and the decoder says so
-
-
-def _ends_in_zeros(encoded: bytes) -> bool:
-    """The same of a WebP, which has no such mark: its compressed pixels end in zeros."""
-    place = 12
-    while place + 8 <= len(encoded):
-        end = place + 8 + int.from_bytes(encoded[place + 4 : place + 8], "little")
-        is_pixels = encoded[place : place + 4] in (b"VP8 ", b"VP8L", b"ANMF") and end - place > 2 * BLANK
-        if is_pixels and not any(encoded[end - BLANK : end]):
-            return True
-        place = end + end % 2
-    return False
-
-
-def _scans(encoded: bytes) -> int:
-    """How many scans a JPEG has: its markers are followed, from one to the next, to the image's end."""
-    scans, place = 0, 2
-    while (marker := MARKER.search(encoded, place)) is not None:
-        kind, place = encoded[marker.end() - 1], marker.end()
-        if kind == END_OF_IMAGE:
-            break
-        scans += kind == START_OF_SCAN
-        place += int.from_bytes(encoded[place : place + 2], "big")  # the segment's own length
-    return scans
+def _open(encoded: bytes, source: str | Path, keep: bool) -> Opened:
+    prefix = encoded[:PREFIX_NBYTES]
+    if (reason := no_image(prefix)) is not None:
+        raise ImageError(source, reason)
+    return READERS[str(kind_of(prefix))](encoded, source, keep)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -220,31 +162,3 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
         return 1
-
-
-def _to_rgb(image: Image.Image, source: str | Path) -> Image.Image:
-    if image.mode.startswith("I"):  # "I;16" and its kin; before Pillow 11 also "I". convert() would clip
-        grey = np.asarray(image)
-        if image.mode == "I" and image.format is None and 0 < grey.max() <= 255 and grey.min() >= 0:
-            raise ImageError(
-                source,
-                f"its pixels reach from {grey.min()} to {grey.max()} and are of 32 bits (mode I), read as grey of "
-                "16 they would be black; of 8 bits make Image.fromarray(np.asarray(image).astype('uint8'))",
-            )
-        if image.mode == "I" and not 0 <= grey.min() <= grey.max() <= 65535:
-            raise ImageError(
-                source,
-                f"its pixels reach from {grey.min()} to {grey.max()} (mode I); expected grey of 16 bits, "
-                "0 to 65535",
-            )
-        grey = grey.astype(np.uint32)
-        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode in NOT_PIXELS:
-        raise ImageError(source, NOT_PIXELS[image.mode])
-    if "transparency" in image.info:
-        # Pillow warns where it converts a transparent palette, and the transparency is not used anyway.
-        image = image.copy()
-        del image.info["transparency"]
-    if image.mode in STEP:
-        image = image.convert(STEP[image.mode])
-    return image.convert("RGB")

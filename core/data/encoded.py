@@ -13,7 +13,6 @@ from PIL import Image
 from headstart.common.errors import ImageError
 from headstart.data.annotations import Annotations
 from headstart.data.dataset import Dataset, FileSource, Skipped, Source, Unread, in_threads, sample_id
-from headstart.data.decode import decode
 
 MAX_NBYTES = 256 << 20  # of one encoded picture; decoding has a limit of pixels besides
 
@@ -21,8 +20,14 @@ MAX_NBYTES = 256 << 20  # of one encoded picture; decoding has a limit of pixels
 class EncodedSource(Source):
     """Encoded images that `fetch(index)` gives, a `bytes`; it is called from many threads."""
 
-    def __init__(self, count: int, fetch: Callable[[int], bytes], name_of: Callable[[int], str]) -> None:
-        super().__init__(count)
+    def __init__(
+        self,
+        count: int,
+        fetch: Callable[[int], bytes],
+        name_of: Callable[[int], str],
+        truncated: str = "raise",
+    ) -> None:
+        super().__init__(count, truncated)
         self._fetch = fetch
         self._name_of = name_of
 
@@ -38,7 +43,7 @@ class EncodedSource(Source):
         return encoded, sample_id(encoded)
 
     def open(self, encoded: bytes, index: int) -> Image.Image:
-        return decode(encoded, self.source_name(index))
+        return self.decode(encoded, index)
 
     def errors(self) -> dict[int, ImageError]:
         """Index -> what is wrong with that image, of those that do not decode; all are decoded once, in

@@ -17,6 +17,7 @@ from headstart.common.log import LOG
 from headstart.data.annotations import PARTS, Annotations, single
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import sound
+from headstart.data.formats import SUFFIXES
 from headstart.data.layouts import (
     one_class_hint,
     refuse_file,
@@ -27,20 +28,27 @@ from headstart.data.layouts import (
 from headstart.data.litter import is_litter
 from headstart.data.names import class_list, normal, shown, spelt_twice, twins
 from headstart.data.split_folders import check_classes, parts_among, sort_files
-from headstart.data.walk import SUFFIXES, Walker, broken, check_on_error, expanded, named, unread
+from headstart.data.walk import Walker, broken, check_on_error, expanded, named, unread
 
 
-def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | None = None) -> Dataset:
+def folder(
+    path: str | Path,
+    on_error: str = "raise",
+    classes: Sequence[str] | None = None,
+    truncated: str = "raise",
+) -> Dataset:
     """Images in a folder a class: `path/<class>/**/<image>`, classes sorted by name. Or in the parts of a split,
     with a folder a class in each: `path/train/<class>/**/<image>`, beside it `val` (valid, validation, dev ...),
     `test`, or both; then `.train`, `.val` and `.test` are these, and the whole is all their samples. Classes are
     joined by name across the parts, which may lack some: of one that `train` has not a `DataWarning` says so.
 
-    JPEG, PNG, WebP and BMP, by content where the name does not say it. What systems and programs leave behind
+    The formats are those of `headstart.data.formats`, by content and not by name; of several frames or pages the
+    first is taken, which is counted and said. What systems and programs leave behind
     (dotfiles, Thumbs.db, @eaDir ...: `headstart.data.litter`) and files beside the class folders are ignored.
     Links are followed, each folder once; a link that leads back is cut and listed in `.skipped`. Any other file
     raises `ImageError`. With `on_error="skip"`, every file is decoded once at opening, and what fails is left out
-    and listed in `.skipped`, as are links and folders that cannot be read.
+    and listed in `.skipped`, as are links and folders that cannot be read. A JPEG that breaks off is an error too;
+    `truncated="keep"` takes it, what is missing of it grey, and the number of such is said.
 
     `classes`: names of the class folders, in the order in which they are numbered, such as `train.classes` for a
     validation folder. A class without a folder or an image is fine then, a folder that is not named is an error
@@ -58,7 +66,7 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
     folders, left_out = _class_folders(root, asked)
     parts = parts_among(root, list(folders))
     if parts and not set(parts.values()) & set(asked or ()):
-        return _in_parts(root, folders, parts, asked, left_out, on_error)
+        return _in_parts(root, folders, parts, asked, left_out, on_error, truncated)
     if asked is None:
         refuse_layout(root, list(folders))
     else:
@@ -80,7 +88,8 @@ def folder(path: str | Path, on_error: str = "raise", classes: Sequence[str] | N
         labels += [label] * len(files)
     _no_empty_class(root, names, labels, walker.left_out, asked is not None)
     annotations = single(labels, names)
-    data = sound(FileSource(paths), annotations, root.resolve().name, walker.left_out, on_error)
+    source = FileSource(paths, truncated)
+    data = sound(source, annotations, root.resolve().name, walker.left_out, on_error)
     _no_empty_class(root, names, data.labels.tolist(), list(data.skipped), asked is not None)
     return data
 
@@ -92,6 +101,7 @@ def _in_parts(
     asked: Sequence[str] | None,
     left_out: list[Skipped],
     on_error: str,
+    truncated: str,
 ) -> Dataset:
     """The data set of a root that holds train/, val/ or test/: `parts`, part -> which of `folders` it is."""
     if others := sorted(folders.keys() - set(parts.values())):
@@ -114,7 +124,8 @@ def _in_parts(
             del below[part]
     files, left_out = sort_files(root, below, asked, left_out, on_error)
     annotations = Annotations(np.array(files.labels, np.int64), tuple(files.classes), parts=files.parts)
-    data = sound(FileSource(files.paths), annotations, root.resolve().name, left_out, on_error)
+    source = FileSource(files.paths, truncated)
+    data = sound(source, annotations, root.resolve().name, left_out, on_error)
     check_classes(root, data, asked is not None)
     return data
 

@@ -23,9 +23,9 @@ from headstart.common.errors import DataError, UnknownNameError
 from headstart.common.machine import available_memory
 from headstart.data.class_files import MARKS
 from headstart.data.encoded import MAX_NBYTES
+from headstart.data.formats import SUFFIXES
 from headstart.data.layouts import URL
 from headstart.data.signatures import UNPACK, what_is
-from headstart.data.walk import SUFFIXES
 
 MAX_LINE = 1 << 20  # characters
 DELIMITERS = ",;\t|"

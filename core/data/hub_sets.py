@@ -40,6 +40,7 @@ def huggingface(
     task: str | None = None,
     classes: Sequence[str] | None = None,
     on_error: str = "raise",
+    truncated: str = "raise",
 ) -> Dataset:
     """A `datasets.Dataset`, or a `DatasetDict` whose splits train, validation and test become the data set's
     parts; or the path of a folder that `save_to_disk` wrote, or the name of a set on the hub.
@@ -70,10 +71,12 @@ def huggingface(
     if classes is None:
         warn_of_untrained(about, frame.name)
     said = [f"{frame.name}: {', '.join(notes)}"] if notes else []
-    return sound(rows.images(roles["image"]), about, frame.name, (), on_error, said)
+    return sound(rows.images(roles["image"], truncated), about, frame.name, (), on_error, said)
 
 
-def hub_pictures(source: Any, image: str | None = None, on_error: str = "raise") -> Dataset:
+def hub_pictures(
+    source: Any, image: str | None = None, on_error: str = "raise", truncated: str = "raise"
+) -> Dataset:
     """The images of such a set, in their order, without labels. `image`: as there."""
     rows = _Rows(source)
     if image is not None:
@@ -81,7 +84,7 @@ def hub_pictures(source: Any, image: str | None = None, on_error: str = "raise")
     else:
         of_images = _image_columns(rows.first)
         column = of_images[0] if len(of_images) == 1 else image_column(rows.frame)
-    pictures = rows.images(column)
+    pictures = rows.images(column, truncated)
     return sound(pictures, unlabelled(len(pictures)), rows.frame.name, (), on_error)
 
 
@@ -108,7 +111,7 @@ class _Rows:
         part, row = self._locate(i)
         return f"row {row + 1}{f' of {part}' if part else ''}"
 
-    def images(self, column: str) -> EncodedSource:
+    def images(self, column: str, truncated: str) -> EncodedSource:
         encoded = {part: _encoded(one, column) for part, one in self.sets.items()}
 
         def fetch(i: int) -> bytes:
@@ -118,7 +121,8 @@ class _Rows:
                 cell = cell.get("bytes") or cell.get("path")
             return read_file(cell) if isinstance(cell, str) else bytes(cell or b"")
 
-        return EncodedSource(int(self._starts[-1]), fetch, lambda i: f"{self.frame.name}, {self.place(i)}")
+        name = self.frame.name
+        return EncodedSource(int(self._starts[-1]), fetch, lambda i: f"{name}, {self.place(i)}", truncated)
 
     def _locate(self, i: int) -> tuple[str, int]:
         k = int(np.searchsorted(self._starts, i, "right")) - 1

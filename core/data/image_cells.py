@@ -12,9 +12,9 @@ from typing import Any
 from headstart.common.errors import DataError
 from headstart.data.columns import is_missing
 from headstart.data.dataset import Skipped, Unread
+from headstart.data.formats import SUFFIXES
 from headstart.data.frames import Column, Frame
 from headstart.data.layouts import URL
-from headstart.data.walk import SUFFIXES
 
 SHOWN = 3
 

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.common.errors import DataError, DataWarning
+from headstart.data.formats import PREFIX_NBYTES, kind_of
 from headstart.data.litter import is_litter
 from headstart.data.names import normal, shown
-from headstart.data.signatures import PREFIX_NBYTES, UNPACK, kind_of, what_is
+from headstart.data.signatures import UNPACK, what_is
 
 ROLES = {
     "train": "train training trainset trainingset trn trainval traindata trainimages trainingimages "
@@ -203,7 +204,7 @@ def refuse_file(path: Path) -> None:
     except OSError as error:
         raise DataError(f"{path} is no folder, and cannot be read: {error.strerror}; {expected}") from error
     what, remedy = what_is(prefix)
-    if (image := kind_of(prefix)) is not None:
+    if (image := kind_of(prefix)) is not None and image != "NumPy":  # which may hold many
         one = f"is one image ({image})"
         raise DataError(f"{path} {one}; {expected}. `headstart predict` classifies single images")
     table = TABLES.get(path.suffix.lower())

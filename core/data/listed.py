@@ -31,11 +31,12 @@ def images_listed(
     root: str | Path | None = None,
     *,
     examine: bool = True,
+    truncated: str = "raise",
 ) -> Dataset:
     """The images of a table, as of `table`, without labels. `image`, `root`: as there; a table of one column needs
     no `image`. With `on_error="skip"`, files that are not there or do not decode are left out and listed in
-    `.skipped`; with `examine=False` as well, all rows are kept and nothing is decoded. Raises DataError as `table`
-    does."""
+    `.skipped`; with `examine=False` as well, all rows are kept and nothing is decoded. `truncated`: as of
+    `folder`. Raises DataError as `table` does."""
     check_on_error(on_error)
     decoding = on_error if examine else "raise"
     frame, folder = frame_of(source)
@@ -49,7 +50,9 @@ def images_listed(
 
     name = Path(frame.name).stem if folder is not None else "table"
     if holds_bytes(images, column, place):
-        encoded = EncodedSource(len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}")
+        encoded = EncodedSource(
+            len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}", truncated
+        )
         return sound(encoded, unlabelled(len(images)), name, (), decoding)
     at = expanded(root) if root is not None else folder if folder is not None else Path()
     files = files_of(images, column, at, place)
@@ -58,4 +61,4 @@ def images_listed(
     about = unlabelled(len(files))
     if len(kept) < len(files) and examine:
         files, about = [files[i] for i in kept], about.rows(np.array(kept, np.int64))
-    return sound(FileSource(files), about, name, left_out, decoding)
+    return sound(FileSource(files, truncated), about, name, left_out, decoding)

@@ -22,6 +22,7 @@ from headstart.data.inputs import Arrays
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import nbytes
 from headstart.data.rows import pad as pad
+from headstart.data.summary import say_remarks
 from headstart.data.workers import ahead, check_counts, default_workers
 
 
@@ -121,3 +122,4 @@ def _generate(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+        say_remarks(data)

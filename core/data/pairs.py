@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, ImageError
 from headstart.common.progress import track
 from headstart.data.annotations import Annotations, single
 from headstart.data.arrays import check_image, pixels
@@ -23,21 +23,25 @@ from headstart.data.labels import labels_of
 from headstart.data.walk import check_on_error, expanded
 
 
-def wrap(source: Any, classes: Sequence[str] | None = None, on_error: str = "raise") -> Dataset:
+def wrap(
+    source: Any, classes: Sequence[str] | None = None, on_error: str = "raise", truncated: str = "raise"
+) -> Dataset:
     """A map-style set of (image, label), as other libraries have them, or a list of such pairs. Images are paths,
     bytes of image files, Pillow images or uint8 arrays `(h, w, 3)`; labels are class numbers or names, as in
     `arrays`.
 
     A set that lists its files (`.samples`, as an image folder of another library) is read from them, without its
     transforms. Of others the images come from the set when they are asked for, and so must be uint8 or Pillow: a
-    transform to floats is refused. `classes`: default the set's own `.classes`. Raises DataError for what is no
+    transform to floats is refused. `classes`: default the set's own `.classes`. `on_error`, `truncated`: of files
+    and encoded bytes, as of `folder`. Raises DataError for what is no
     such set.
     """
     check_on_error(on_error)
     if _lists_files(source):
         names = list(source.classes) if classes is None else list(classes)
         about = _labels([label for _, label in source.samples], names, len(source.samples))
-        return sound(FileSource([str(path) for path, _ in source.samples]), about, _name(source), (), on_error)
+        files = FileSource([str(path) for path, _ in source.samples], truncated)
+        return sound(files, about, _name(source), (), on_error)
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__") or isinstance(source, str | Mapping):
         raise DataError(
             f"the set is a {type(source).__name__}; expected one with a length and (image, label) at each position"
@@ -56,11 +60,12 @@ def wrap(source: Any, classes: Sequence[str] | None = None, on_error: str = "rai
     about = _labels(labels, classes if classes is not None else _own_classes(source), count)
     name = _name(source)
     if isinstance(first, str | os.PathLike):
-        return sound(
-            FileSource([str(expanded(_pair(source, i)[0])) for i in range(count)]), about, name, (), on_error
-        )
+        files = FileSource([str(expanded(_pair(source, i)[0])) for i in range(count)], truncated)
+        return sound(files, about, name, (), on_error)
     if isinstance(first, bytes | bytearray | memoryview):
-        encoded = EncodedSource(count, lambda i: bytes(_pair(source, i)[0]), lambda i: f"sample {i} of {name}")
+        encoded = EncodedSource(
+            count, lambda i: bytes(_pair(source, i)[0]), lambda i: f"sample {i} of {name}", truncated
+        )
         return sound(encoded, about, name, (), on_error)
     images = _Images(source, name)
     _ = images[0]
@@ -85,7 +90,10 @@ class _Images(Sequence[np.ndarray]):
 
 
 def _pair(source: Any, index: int) -> tuple[Any, Any]:
-    item = source[index]
+    try:
+        item = source[index]
+    except (Image.DecompressionBombError, UnidentifiedImageError) as error:
+        raise ImageError(f"sample {index} of the set", " ".join(str(error).split())) from error
     if (
         isinstance(item, Mapping)
         or not isinstance(item, Sequence)

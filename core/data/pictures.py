@@ -42,6 +42,7 @@ def images_at(
     root: str | Path | None = None,
     *,
     examine: bool = True,
+    truncated: str = "raise",
 ) -> Dataset:
     """Image files without labels: files, folders and patterns, one or more, walked as `folder` walks a class; or
     WebDataset's tars; or one table that lists them, of which `image` and `root` are said as in `images_listed`; or
@@ -50,21 +51,22 @@ def images_at(
     Every label is 0, of the one class "0". A file that is named itself is taken whatever its name says. With
     `on_error="skip"` every image is decoded once, and what fails is left out and listed in `.skipped`; with
     `examine=False` as well, nothing is decoded now, and images and rows of a table keep their places: what cannot
-    be read shows when it is loaded. Raises `DataError` for a path that is not there, and where no image is left,
-    and what `walk` raises.
+    be read shows when it is loaded. `truncated`: as of `folder`. Raises `DataError` for a path that is not there,
+    and where no image is left, and what `walk` raises.
     """
     check_on_error(on_error)
+    decoding = on_error if examine else "raise"
     paths = without_patterns([paths] if isinstance(paths, str | os.PathLike) else paths)
     if len(paths) == 1 and is_table(paths[0]):
-        return images_listed(paths[0], on_error, image, root, examine=examine)
+        return images_listed(paths[0], on_error, image, root, examine=examine, truncated=truncated)
     if len(paths) == 1 and is_saved_hub_set(paths[0]) and root is None:
-        return hub_pictures(paths[0], image, on_error if examine else "raise")
+        return hub_pictures(paths[0], image, decoding, truncated)
     if image is not None or root is not None:
         raise DataError(
             "image= and root= (--image, --root) are about a table of images; expected one, and no other path"
         )
     if paths and all(map(is_tar, paths)):
-        return tar_pictures(paths, on_error if examine else "raise")
+        return tar_pictures(paths, decoding, truncated)
     files: list[str] = []
     left_out: list[Skipped] = []
     for path in paths:
@@ -76,7 +78,7 @@ def images_at(
         below = walk(path, on_error)
         files += below.files
         left_out += below.skipped
-    data = sound(FileSource(files), unlabelled(len(files)), "files", left_out, on_error if examine else "raise")
+    data = sound(FileSource(files, truncated), unlabelled(len(files)), "files", left_out, decoding)
     if not len(data):
         left = f"; left out: {named(data.skipped)}" if data.skipped else ""
         raise DataError(f"no image files in {', '.join(map(str, paths))}{left}")

@@ -1,18 +1,15 @@
-"""What a file is, told by its first bytes, and how to make an image of it that can be read here.
+"""What a file is that is no image that can be read here, told by its first bytes, and how to make one of it.
 
-Names lie: phones, web servers and download scripts call a HEIC, an AVIF or a web page "x.jpg". This is the one
-table that says what such a file is; `decode` and the walk of folders take their words from it. Nothing is parsed.
+Names lie: phones, web servers and download scripts call a video or a web page "x.jpg". This is the one table that
+says what such a file is; `decode` and the walk of folders take their words from it. Nothing is parsed. (What is
+read: `formats`.)
 """
 
 from __future__ import annotations
 
 import re
 
-PREFIX_NBYTES = 1024
-"""bytes of a file's beginning that `kind_of` and `what_is` want"""
-
-READ = "JPEG, PNG, WebP or BMP"
-"""the formats that `decode` reads"""
+from headstart.data.formats import READ, brands, kind_of, lacking
 
 # Where Pillow reads a format, three words of it convert one file; the others have programs of their own.
 PILLOW = 'convert it, in Python: PIL.Image.open(path).convert("RGB").save("it.png")'
@@ -22,17 +19,10 @@ UNPACK = "unpack it, and name the folder"
 RAW = "develop it to JPEG, in your photo program or with `dcraw -c -w FILE`"
 
 TABLE: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"GIF8", "a GIF image", PILLOW),
     (0, b"II*\0\x10\0\0\0CR", "a raw photograph (CR2)", RAW),
     (0, b"IIRO", "a raw photograph (ORF)", RAW),
     (0, b"IIU\0", "a raw photograph (RW2)", RAW),
     (0, b"FUJIFILMCCD-RAW", "a raw photograph (RAF)", RAW),
-    (0, b"II*\0", "a TIFF image (or a raw photograph in such a file)", PILLOW),
-    (0, b"MM\0*", "a TIFF image (or a raw photograph in such a file)", PILLOW),
-    (0, b"II+\0", "a BigTIFF image", "convert it to PNG, e.g. with libvips: vips copy FILE it.png"),
-    (0, b"MM\0+", "a BigTIFF image", "convert it to PNG, e.g. with libvips: vips copy FILE it.png"),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image", "convert it with libjxl's program: djxl FILE it.png"),
-    (0, b"\xff\x0a", "a JPEG XL image", "convert it with libjxl's program: djxl FILE it.png"),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image", PILLOW),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image", PILLOW),
     (0, b"8BPS", "a Photoshop document (PSD)", PILLOW),
@@ -45,7 +35,6 @@ TABLE: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x76\x2f\x31\x01", "an OpenEXR image", "convert it to PNG, in the range and gamma that you mean"),
     (0, b"#?RADIANCE", "a Radiance HDR image", "convert it to PNG, in the range and gamma that you mean"),
     (0, b"SIMPLE  =", "a FITS image", "convert it to PNG, in the range that you mean"),
-    (128, b"DICM", "a DICOM image", "convert it to PNG, in the window that you mean, e.g. with pydicom"),
     (0, b"%PDF", "a PDF document", PAGES),
     (0, b"%!PS", "a PostScript document", PAGES),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document or a thumbnail database", PAGES),
@@ -82,38 +71,13 @@ TABLE: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"MZ", "a program", ""),
 )
 
-# ISO base media files (HEIC, AVIF, MP4) say what they are in a box "ftyp", in its major or compatible brands.
-BRANDS: tuple[tuple[frozenset[bytes], str, str], ...] = (
-    (
-        frozenset({b"avif", b"avis"}),
-        "an AVIF image",
-        "convert it, e.g. with libavif's program: avifdec FILE it.png",
-    ),
-    (
-        frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}),
-        "a HEIC image",
-        "convert it: heif-convert FILE it.jpg, or on macOS sips -s format jpeg FILE --out it.jpg",
-    ),
-    (frozenset({b"crx "}), "a raw photograph (CR3)", RAW),
-)
+RAW_BRANDS = frozenset({b"crx "})
+"""of files in boxes (as AVIF, HEIC and MP4 are), those of Canon's CR3"""
 RIFF = {b"AVI ": ("a video (AVI)", FRAMES), b"WAVE": ("a sound (WAV)", "")}
-NETPBM = re.compile(rb"P[1-7Ff][ \t\r\n#]")
+NETPBM = re.compile(rb"P[7F][ \t\r\n#]")
 PAGE = re.compile(rb"<(?:!doctype\s+html|html|head|body|title|script|meta)\b", re.IGNORECASE)
 SVG = re.compile(rb"<(?:\w+:)?svg\b", re.IGNORECASE)
 MARKS = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"), (b"\xef\xbb\xbf", "utf-8"))
-
-
-def kind_of(prefix: bytes) -> str | None:
-    """Which of the formats that can be read a file is, by its first bytes: "JPEG", "PNG", "WebP" or "BMP"."""
-    if prefix.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if prefix.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if prefix.startswith(b"RIFF") and prefix[8:12] == b"WEBP":
-        return "WebP"
-    if prefix.startswith(b"BM"):
-        return "BMP"
-    return None
 
 
 def what_is(prefix: bytes) -> tuple[str, str]:
@@ -121,19 +85,14 @@ def what_is(prefix: bytes) -> tuple[str, str]:
     for offset, mark, what, remedy in TABLE:
         if prefix.startswith(mark, offset):
             return what, remedy
-    if prefix[4:8] == b"ftyp":
-        end = min(max(int.from_bytes(prefix[:4], "big"), 16), 256)
-        brands = {prefix[8:12], *(prefix[at : at + 4] for at in range(16, end, 4))}
-        for known, what, remedy in BRANDS:
-            if brands & known:
-                return what, remedy
-        return "a video (MP4 or QuickTime)", FRAMES
+    if of_file := brands(prefix):
+        return ("a raw photograph (CR3)", RAW) if of_file & RAW_BRANDS else ("a video (MP4 or QuickTime)", FRAMES)
     if prefix[4:8] in (b"moov", b"mdat", b"wide"):
         return "a video (QuickTime)", FRAMES
     if prefix.startswith(b"RIFF") and prefix[8:12] in RIFF:
         return RIFF[prefix[8:12]]
     if NETPBM.match(prefix):
-        return "a Netpbm image (PPM and its kin)", PILLOW
+        return "a Netpbm image (PAM, or of floats in colour)", "convert it to PNG or PPM"
     if prefix and not prefix.strip(b"\0"):
         return "nothing but zero bytes (a copy that broke off?)", "get it again"
     return _text(prefix)
@@ -162,18 +121,14 @@ def _text(prefix: bytes) -> tuple[str, str]:
     return "", ""
 
 
-def no_image(prefix: bytes) -> str:
-    """Why a file with these first bytes, which is none of `READ`, cannot be read, and how to mend that."""
-    return f"is not a {READ} image{_but(prefix)}"
-
-
-def stray(prefix: bytes) -> str:
-    """The same for a file among images whose name does not say that it is one."""
+def no_image(prefix: bytes) -> str | None:
+    """Why a file with these first bytes cannot be read, and how to mend that; None where it can."""
     if not prefix:
         return "is not an image: the file is empty"
-    return f"is not an image that is read here ({READ}){_but(prefix)}"
-
-
-def _but(prefix: bytes) -> str:
+    if (kind := kind_of(prefix)) is not None:
+        return lacking(kind)
     what, remedy = what_is(prefix)
-    return (f" but {what}" if what else ", whatever its name says") + (f": {remedy}" if remedy else "")
+    is_none = "is not an image that is read here"
+    return (f"{is_none} but {what}" if what else f"{is_none} ({READ}), whatever its name says") + (
+        f": {remedy}" if remedy else ""
+    )

@@ -44,15 +44,17 @@ def open_data(
     on_error: str = "raise",
     classes: Sequence[str] | None = None,
     columns: Columns | None = None,
+    truncated: str = "raise",
 ) -> Dataset:
     """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder, a
     table, a WebDataset tar (or a pattern of such), or what the library `datasets` saved.
 
     Where a folder is called like one of the three, "./digits" is the folder and "builtin:digits" the data set, and
-    the bare name raises `DataError`. `classes`, `columns`: see `folder` and `table`. Else raises what `folder`
-    and the data sets raise.
+    the bare name raises `DataError`. `classes`, `columns`, `truncated`: see `folder` and `table`. Else raises what
+    `folder` and the data sets raise.
     """
     columns = columns or Columns()
+    how = {"on_error": on_error, "truncated": truncated}
     opened = {"digits": digits, "cifar10": cifar10, "flowers": flowers}
     name = text.removeprefix(BUILTIN)
     if name in opened and (name != text or not Path(text).is_dir()):
@@ -68,19 +70,19 @@ def open_data(
         return opened[text]()
     path = expanded(text)
     if path.suffix.lower() in KINDS and path.is_file():
-        return table(path, **columns.asked(), classes=classes, on_error=on_error)
+        return table(path, **columns.asked(), classes=classes, **how)
     if path.suffix.lower() == ".tar":
         asked = columns.only("label", "task", "separator", kind="a tar")
-        return webdataset(text, **asked, classes=classes, on_error=on_error)
+        return webdataset(text, **asked, classes=classes, **how)
     if is_saved_hub_set(path):
         asked = columns.only("image", "label", "group", "weight", "task", kind="a saved data set")
-        return huggingface(path, **asked, classes=classes, on_error=on_error)
+        return huggingface(path, **asked, classes=classes, **how)
     if path.suffix.lower() in KINDS and not os.path.lexists(path) and not URL.match(text):
         raise DataError(f"there is no table {text} here; check the path")
     if not text or os.path.lexists(path) or os.sep in text or "/" in text:
         if path.is_dir():
             columns.only(kind="a folder of images")
-        return folder(text, on_error, classes)
+        return folder(text, classes=classes, **how)
     if path.suffix:
         raise DataError(f"there is no file or folder {text}; expected a folder that holds one folder a class")
     raise UnknownNameError("data set", text, NAMES, hint=" (and there is no folder of that name)")

@@ -18,6 +18,7 @@ from headstart.common.log import LOG
 from headstart.common.text import printable
 from headstart.data.annotations import MULTI, REGRESSION
 from headstart.data.names import alike, shown
+from headstart.data.remarks import GRAVE
 
 MOST_CHARACTERS = 180  # of the list of classes
 MOST_SKIPPED = 10
@@ -65,7 +66,17 @@ def say(train: Any, val: Any = None, test: Any = None) -> None:
             skipped |= dict.fromkeys(tuple(one) for one in getattr(data, "skipped", ()))
     for line in skipped_lines(list(skipped)):
         LOG.warning("%s", line)
+    for data in parts:
+        say_remarks(data)
     mark(*parts, level=level)
+
+
+def say_remarks(data: Any) -> None:
+    """Log what was done to the pictures of a data set as they were decoded (of several frames the first was taken,
+    say) and was not said yet: one line for all of a kind."""
+    for remark, line in data.remark_lines() if hasattr(data, "remark_lines") else ():
+        level = logging.WARNING if remark in GRAVE else logging.INFO
+        LOG.log(level, "%s", printable(f"{data.name}: {line}"))
 
 
 def mark(*data: Any, level: int = logging.INFO) -> None:

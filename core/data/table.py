@@ -75,6 +75,7 @@ def table(
     task: str | None = None,
     classes: Sequence[str] | None = None,
     on_error: str = "raise",
+    truncated: str = "raise",
 ) -> Dataset:
     """Images that a table names: a CSV, TSV, JSON lines or Parquet file, a frame of pandas, polars or Arrow, or a
     dict of columns.
@@ -91,7 +92,8 @@ def table(
     `task`: where the values do not tell: "single", "multi" or "regression". `classes`: their order, as of
     `folder`. A picture that several rows name with one label is taken once; with `task="multi"` the labels of all
     its rows are joined, as annotation tools write a row a label. With `on_error="skip"`, rows without
-    a label, and files that are not there or do not decode, are left out and listed in `.skipped`.
+    a label, and files that are not there or do not decode, are left out and listed in `.skipped`. `truncated`: as
+    of `folder`.
 
     Raises DataError for a table that cannot be read or has no rows, for missing or mixed labels, files that are
     not there, unknown words in the column of parts, a picture with two labels; UnknownNameError for a column that
@@ -140,7 +142,9 @@ def table(
             f"{frame.name}: all rows are of one part, {values[roles['split']][0].strip()}; taken in one piece"
         )
     if in_cells:
-        encoded = EncodedSource(len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}")
+        encoded = EncodedSource(
+            len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}", truncated
+        )
         if classes is None:
             warn_of_untrained(about, frame.name)
         return sound(encoded, about, name, skipped, on_error, notes)
@@ -153,7 +157,7 @@ def table(
         raise DataError(f"{frame.name}: no row is left; left out {len(skipped)}, the first: {skipped[0].reason}")
     if classes is None:
         warn_of_untrained(about, frame.name)
-    return sound(FileSource(files), about, name, skipped, on_error, notes)
+    return sound(FileSource(files, truncated), about, name, skipped, on_error, notes)
 
 
 def _annotations(values: Mapping[str, Column], roles: Mapping[str, Any], place: Any, **how: Any) -> Annotations:

@@ -19,9 +19,11 @@ from headstart.data.annotations import unlabelled
 from headstart.data.columns import is_missing, labels_in
 from headstart.data.dataset import Dataset
 from headstart.data.encoded import MAX_NBYTES, EncodedSource, sound
-from headstart.data.walk import SUFFIXES, check_on_error, expanded
+from headstart.data.formats import SUFFIXES
+from headstart.data.walk import check_on_error, expanded
 
 IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
+ARRAY = "npy"
 LABELS = ("cls", "json", "txt")
 MAX_LABEL_NBYTES = 1 << 20
 MAX_SHARDS = 100_000
@@ -45,6 +47,8 @@ class _Sample:
     key: str
     shard: str
     image: _Member | None = None
+    is_array: bool = False
+    """whether the image is a .npy; any other file under the key that is an image comes before it"""
     beside: dict[str, _Member] = field(default_factory=dict)
 
 
@@ -56,13 +60,15 @@ def webdataset(
     task: str | None = None,
     separator: str | None = None,
     on_error: str = "raise",
+    truncated: str = "raise",
 ) -> Dataset:
     """Images in tars as WebDataset has them. `shards`: a tar, a list of such, or a pattern with numbers from
     `{000..009}`.
 
     `label`: "cls" or "txt", the file beside the image that holds its label, or the name of a field of its "json";
     None: whichever of the two files there is, or the field "label". A whole number is a position in `classes`
-    where they are given, else a name as any other. `task`, `separator`, `on_error`: as in `table`.
+    where they are given, else a name as any other. `task`, `separator`, `on_error`, `truncated`: as in
+    `table`.
 
     Raises DataError for a tar that cannot be read, is compressed or holds no image, and for samples without a
     label.
@@ -94,7 +100,7 @@ def webdataset(
         return member.read()
 
     name = Path(paths[0]).name.split(".")[0]
-    return sound(EncodedSource(len(samples), fetch, place), about, name, (), on_error)
+    return sound(EncodedSource(len(samples), fetch, place, truncated), about, name, (), on_error)
 
 
 def is_tar(path: str | Path) -> bool:
@@ -102,7 +108,7 @@ def is_tar(path: str | Path) -> bool:
     return str(path).lower().endswith(".tar") and not expanded(path).is_dir()
 
 
-def tar_pictures(shards: Sequence[str | Path], on_error: str = "raise") -> Dataset:
+def tar_pictures(shards: Sequence[str | Path], on_error: str = "raise", truncated: str = "raise") -> Dataset:
     """The images of tars, in their order, without labels; see `webdataset`."""
     paths = _paths(shards)
     members = [(s.key, s.shard, s.image) for path in paths for s in _samples(path) if s.image is not None]
@@ -112,7 +118,7 @@ def tar_pictures(shards: Sequence[str | Path], on_error: str = "raise") -> Datas
     def place(i: int) -> str:
         return f"{members[i][0]} in {members[i][1]}"
 
-    source = EncodedSource(len(members), lambda i: members[i][2].read(), place)
+    source = EncodedSource(len(members), lambda i: members[i][2].read(), place, truncated)
     return sound(source, unlabelled(len(members)), Path(paths[0]).name.split(".")[0], (), on_error)
 
 
@@ -172,15 +178,17 @@ def _samples(path: str) -> list[_Sample]:
                 sample = samples.setdefault(key, _Sample(key, path))
                 place = _Member(path, member.offset_data, member.size)
                 kind = suffix.lower().rpartition(".")[2]
+                if kind == ARRAY and sample.image is not None:
+                    continue  # something about the picture, such as its features
                 if kind in IMAGES and member.size > MAX_NBYTES:
                     raise DataError(
                         f"{path}: {member.name[:80]!a} has {member.size:,} bytes; an encoded image may have "
                         f"{MAX_NBYTES:,}"
                     )
                 if kind in IMAGES:
-                    if sample.image is not None:
+                    if sample.image is not None and not sample.is_array:
                         raise DataError(f"{path} has two images under the key {key[:80]!a}; expected one")
-                    sample.image = place
+                    sample.image, sample.is_array = place, kind == ARRAY
                 elif kind in LABELS:
                     sample.beside[kind] = place
     except DataError:

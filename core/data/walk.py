@@ -5,8 +5,8 @@
   debug.
 * Every folder is walked once, however many links lead to it. Real folders come before links to them, so a picture
   belongs where it lies; a link that leads back, or up to a folder that holds it, is cut and listed.
-* A file's name is believed where it has an image's suffix, as decoding looks at the content anyway and a hundred
-  thousand files must not be opened; any other file is told by its first bytes.
+* A file's name is believed where it has an image's ending (`formats.BELIEVED`), as decoding looks at the content
+  anyway and a hundred thousand files must not be opened; any other file is told by its first bytes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 from headstart.common.errors import DataError, ImageError, UnknownNameError
 from headstart.common.log import LOG
 from headstart.data.dataset import Skipped, Unread
+from headstart.data.formats import BELIEVED, PREFIX_NBYTES
 from headstart.data.litter import is_litter
-from headstart.data.signatures import PREFIX_NBYTES, kind_of, stray
+from headstart.data.signatures import no_image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NO_FILE = "is a pipe, socket or device, and no regular file"
 IN_ICLOUD = "stands for a file that is in iCloud only; download it"
 SHOWN = 5  # problems that an error names
@@ -227,7 +227,7 @@ class Walker:
                 else:
                     below.append(entry.path)
             elif is_file:
-                if name.lower().endswith(SUFFIXES) or self.is_image(entry.path):
+                if name.lower().endswith(BELIEVED) or self.is_image(entry.path):
                     here.files.append(entry.path)
             elif is_link and not _is_there(entry.path):
                 self.left_out.append(broken(entry.path))
@@ -246,9 +246,9 @@ class Walker:
         except OSError as error:
             self._unread(path, error)
             return False
-        if kind_of(prefix) is not None:
+        if (reason := no_image(prefix)) is None:
             return True
-        self._stray(path, stray(prefix))
+        self._stray(path, reason)
         return False
 
     def _stray(self, path: str, reason: str) -> None:

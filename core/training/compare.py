@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from headstart.training.keywords import CompareOptions
 
-RARE = ("val", "test", "only", "columns")
+RARE = ("val", "test", "only", "columns", "truncated")
 FOLDERS = ("tensorboard", "profile")  # what is written while it trains
 DEFAULT_MODEL = "resnet18_half"
 
@@ -77,6 +77,7 @@ class CompareArguments:
     """None: `SHARE` where nothing else says what is validated on"""
     seed: int = 0
     on_error: str = "raise"
+    truncated: str = "raise"
     split_by: str = "id"
     val: str | None = None
     test: str | None = None
@@ -110,6 +111,7 @@ def prepare(arguments: CompareArguments) -> Prepared:
         split=arguments.split,
         seed=arguments.seed,
         on_error=arguments.on_error,
+        truncated=arguments.truncated,
         split_by=arguments.split_by,
         val=arguments.val,
         test=arguments.test,
@@ -120,7 +122,11 @@ def prepare(arguments: CompareArguments) -> Prepared:
 
 def _asked(arguments: CompareArguments, train: Any) -> dict[str, Any]:
     """What is written down of the arguments: all, but of what is rarely asked for only what was."""
-    asked = {name: value for name, value in asdict(arguments).items() if name not in RARE or value is not None}
+    asked = {
+        name: value
+        for name, value in asdict(arguments).items()
+        if name not in RARE or value not in (None, "raise")
+    }
     if arguments.split is None and train.splits:
         asked["split"] = SHARE
     return asked
@@ -140,6 +146,7 @@ def compare(
     head: str | Sequence[int | float] = "linear",
     split: float | None = None,
     on_error: str = "raise",
+    truncated: str = "raise",
     split_by: str = "id",
     val: str | None = None,
     test: str | None = None,
@@ -154,7 +161,7 @@ def compare(
     for the model's first published ones, "none" for random ones. `split`, `split_by`: see `Dataset.split`, which
     `seed` is for as well; None for 0.8, of data that do not say themselves what is validated on. `val`, `test`: as
     `data`, to validate on and to test on after training. `only`: the classes to take. `columns`: of tables, a
-    dict of the arguments of `hs.data.table`.
+    dict of the arguments of `hs.data.table`. `on_error`, `truncated`: see `hs.data.folder`.
     `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_backends`.
     The options are those of `hs.fit`; each goes to the modes that read it (`head_epochs` to "staged", `views` and
     `memory` to those with a cache), and one that none of them reads is refused.
@@ -183,6 +190,7 @@ def compare(
         split=split,
         seed=settings.pop("seed", 0),
         on_error=on_error,
+        truncated=truncated,
         split_by=split_by,
         val=val,
         test=test,

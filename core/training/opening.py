@@ -44,6 +44,7 @@ def model_and_data(
     split: float | None = None,
     seed: int = 0,
     on_error: str = "raise",
+    truncated: str = "raise",
     split_by: str = "id",
     val: str | None = None,
     test: str | None = None,
@@ -51,8 +52,8 @@ def model_and_data(
     columns: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """`weights`: see `weights_for`. `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`;
-    `columns`: of tables, as `Columns` has them. Raises DataError, SettingError and its kin, and CutError where
-    `cut` is no legal cut of the model."""
+    `columns`: of tables, as `Columns` has them; `on_error`, `truncated`: see `hs.data.folder`. Raises DataError,
+    SettingError and its kin, and CutError where `cut` is no legal cut of the model."""
     any_table = any(takes_columns(name) for name in (data, val, test) if name is not None)
 
     def columns_of(name: str) -> Columns:
@@ -60,7 +61,7 @@ def model_and_data(
 
     parts = opened(
         data,
-        lambda name, classes: open_data(name, on_error, classes, columns_of(name)),
+        lambda name, classes: open_data(name, on_error, classes, columns_of(name), truncated),
         val=val,
         test=test,
         only=only,

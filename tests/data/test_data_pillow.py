@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 import headstart as hs
 from headstart.common.errors import DataError, ImageError, SettingError
 from headstart.data.decode import decode, pixels_of
-from headstart.training.prediction import as_dataset
+from headstart.data.pictures import pictures_of as as_dataset
 
 pytestmark = pytest.mark.neutral
 

@@ -193,5 +193,8 @@ def test_predict_walks_as_training_does(
     code, error = told(capsys, monkeypatch, *command)
     assert code == 2 and "notes.csv: is not an image" in error
     code, error = told(capsys, monkeypatch, *command, "--on-error", "skip")
-    assert code == 0 and "cut.jpg: cannot be decoded" in error and "notes.csv" in error
-    assert [row["image"] for row in json.loads((tmp_path / "it.json").read_text())] == images
+    assert code == 0 and "1 of 17 images could not be read" in error and "notes.csv" in error
+    rows = json.loads((tmp_path / "it.json").read_text())
+    assert [row["image"] for row in rows if not row.get("error")] == images
+    assert [row["error"] for row in rows if row.get("error")] == [rows[8]["error"]]
+    assert "cannot be decoded" in rows[8]["error"]

@@ -296,13 +296,13 @@ def test_a_wrong_index_is_found_out_when_the_image_is_loaded(indexed: Path, monk
 @pytest.fixture
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
-    real = dataset.decode
+    real = dataset.decoded
 
-    def counted(encoded: bytes, source: Any) -> Any:
+    def counted(encoded: bytes, source: Any, keep: bool) -> Any:
         names.append(Path(source).name)
-        return real(encoded, source)
+        return real(encoded, source, keep)
 
-    monkeypatch.setattr(dataset, "decode", counted)
+    monkeypatch.setattr(dataset, "decoded", counted)
     return names
 
 

@@ -1,0 +1,136 @@
+"""Of several frames or pages the first is taken, and that is said once, with counts, when it is done."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+import headstart as hs
+from headstart.data.decode import decode, decoded
+from headstart.data.preprocess import Preprocess
+from headstart.data.remarks import FRAMES, PAGES, Remarks
+from headstart.data.summary import say
+
+pytestmark = pytest.mark.neutral
+
+SMALL = Preprocess(8, 8)
+
+
+def picture(seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 12, 1)) // [[[1, 2, 3]]]
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def frames(kind: str, count: int = 3, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    first, *others = [picture(seed) for seed in range(count)]
+    first.save(stream, kind, save_all=True, append_images=others, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    with caplog.at_level(logging.INFO, "headstart"):
+        yield lambda: [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+KINDS = {
+    "GIF": ({}, FRAMES),
+    "PNG": ({}, FRAMES),
+    "WEBP": ({"lossless": True}, FRAMES),
+    "TIFF": ({}, PAGES),
+    "AVIF": ({"quality": 100, "subsampling": "4:4:4"}, FRAMES),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_is_taken_and_remarked(kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    options, remark = KINDS[kind]
+    image, remarks = decoded(frames(kind, **options), "x")
+    assert remarks == [remark]
+    expected = picture().quantize(256, dither=Image.Dither.NONE).convert("RGB") if kind == "GIF" else picture()
+    off = np.abs(np.asarray(image, int) - np.asarray(expected, int)).max()
+    assert off <= {"AVIF": 6, "GIF": 2}.get(kind, 0)
+    alone = decoded(frames(kind, 1, **options), "x")
+    assert list(alone.remarks) == []
+    np.testing.assert_array_equal(np.asarray(alone.image), np.asarray(image)) if kind != "AVIF" else None
+
+
+def test_a_gif_whose_later_frames_are_damaged_keeps_its_first() -> None:
+    encoded = frames("GIF")
+    image, _ = decoded(encoded[: len(frames("GIF", 1)) + 30], "x")
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(decode(encoded, "x")))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for k, name in enumerate(("ants", "bees")):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            picture(10 * k + i).save(tmp_path / name / f"{i}.png")
+        (tmp_path / name / "moving.gif").write_bytes(frames("GIF", 2 + k))
+    (tmp_path / "bees" / "scan.tif").write_bytes(frames("TIFF"))
+    return tmp_path
+
+
+def test_it_is_said_once_and_counted(photos: Path, lines: Any) -> None:
+    data = hs.data.folder(photos)
+    for _ in range(2):
+        list(hs.data.batches(data, SMALL, range(len(data)), 4))
+    assert lines() == [
+        (
+            "WARNING",
+            f"{photos.name}: 2 pictures have several frames and give the first ({photos}/ants/moving.gif, "
+            f"{photos}/bees/moving.gif)",
+        ),
+        ("WARNING", f"{photos.name}: 1 picture has several pages and gives the first ({photos}/bees/scan.tif)"),
+    ]
+
+
+def test_parts_of_one_data_set_say_what_is_new(photos: Path, lines: Any) -> None:
+    data = hs.data.folder(photos)
+    first, second = data.subset(range(5)), data.subset(range(5, 11))
+    for part in (first, second, first):
+        list(hs.data.batches(part, SMALL, range(len(part)), 4))
+    said = [line.split(": ", 1)[1].split(" (")[0] for _, line in lines()]
+    assert said == [
+        "1 picture has several frames and gives the first",
+        "1 more picture has several frames and gives the first",
+        "1 picture has several pages and gives the first",
+    ]
+
+
+def test_where_all_are_decoded_as_they_are_opened_the_paragraph_says_it(photos: Path, lines: Any) -> None:
+    for _ in range(2):  # what is known to decode is not decoded again, but for these
+        data = hs.data.folder(photos, on_error="skip")
+        say(data)
+    texts = [line.split(" (")[0] for _, line in lines()]
+    assert (
+        texts
+        == [
+            f"{photos.name}: 11 images in 2 classes: ants 5, bees 6",
+            f"{photos.name}: 2 pictures have several frames and give the first",
+            f"{photos.name}: 1 picture has several pages and gives the first",
+        ]
+        * 2
+    )
+
+
+def test_many_are_counted_and_a_few_named() -> None:
+    remarks = Remarks()
+    for i in range(2000):
+        remarks.add(i, [FRAMES])
+    ((_, line),) = remarks.lines(lambda i: f"{i}.gif")
+    assert line == "2,000 pictures have several frames and give the first (0.gif, 1.gif, 2.gif and 1,997 more)"
+    assert remarks.lines(str) == []
+    remarks.add(5, [FRAMES])  # again, in the next epoch
+    assert remarks.lines(str) == []
