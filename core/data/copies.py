@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from weakref import WeakSet
 
 from headstart.common.errors import DataWarning
 from headstart.data.dataset import Dataset
 from headstart.data.samples import Samples
 
 SHOWN = 3
+
+_told: WeakSet[Samples] = WeakSet()
 
 
 def warn_of_copies(train: Samples, val: Samples | None) -> None:
@@ -58,6 +61,7 @@ def warn_of_copies(train: Samples, val: Samples | None) -> None:
 def warn_of_test_copies(test: Samples, *seen: Samples | None) -> None:
     """A DataWarning, with number and examples, for samples of `test` that are among those seen in training or
     validation."""
+    mark_told(test)
     first = {id: (data, i) for data in seen if data is not None for i, id in enumerate(data.ids)}
     leaked = [f"{_name(test, i)} is {_name(*first[id])}" if id in first else "" for i, id in enumerate(test.ids)]
     if any(leaked):
@@ -65,6 +69,20 @@ def warn_of_test_copies(test: Samples, *seen: Samples | None) -> None:
         _warn(
             f"{len(examples)} of {len(test)} test samples are exact copies of training or validation samples, so "
             f"figures on them are too good: {_few(examples)}. Leave them out"
+        )
+
+
+def mark_told(test: Samples) -> None:
+    """Have `warn_of_seen` say nothing of these data: it was said, by this process or the one that started it."""
+    _told.add(test)
+
+
+def warn_of_seen(data: Samples, seen: int) -> None:
+    """A DataWarning where `seen` of the samples are among those that the run was trained on."""
+    if seen and data not in _told:
+        _warn(
+            f"{seen:,} of {len(data):,} samples ({seen / len(data):.0%}) are exact copies of what the run was "
+            "trained on, so figures on them are too good"
         )
 
 

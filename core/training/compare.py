@@ -28,7 +28,7 @@ from headstart.common.log import LOG
 from headstart.common.outputs import outdated, write_json
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
-from headstart.data.copies import warn_of_copies, warn_of_test_copies
+from headstart.data.copies import mark_told, warn_of_copies, warn_of_test_copies
 from headstart.data.door import described
 from headstart.data.names import class_list
 from headstart.data.opening import SHARE
@@ -386,6 +386,8 @@ def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
     try:
         model, train, val, test = prepare(arguments)
         mark(train, val, test)  # the parent has spoken of them
+        if test is not None:
+            mark_told(test)
         for settings in options_by_mode(arguments.modes, arguments.options()):
             mode = settings["mode"]
             emit({"event": "mode", "backend": name, "mode": mode})

@@ -28,6 +28,8 @@ class Evaluation:
     validation: Validation = field(repr=False)
     """which class was taken for which, and the worst mistakes"""
     outcome: Outcome = field(repr=False)
+    trained_on: int | None = None
+    """samples that are exact copies of what the run was trained on; None where that is not known"""
 
     @property
     def scores(self) -> Scores:
@@ -46,11 +48,17 @@ class Evaluation:
             "samples": self.samples,
             "loss": self.loss,
             "accuracy": self.accuracy,
+            "trained_on": self._trained_on(),
             "classes": list(self.classes),
             "scores": self.scores.as_dict(),
             "confusions": self.confusions,
             "validation": self.validation.as_dict(),
         }
+
+    def _trained_on(self) -> dict[str, Any] | None:
+        if self.trained_on is None:
+            return None
+        return {"samples": self.trained_on, "share": self.trained_on / max(1, self.samples)}
 
     def as_tables(self) -> Sequence[Table]:
         """Scores, classes, and the largest confusions, if there are any."""

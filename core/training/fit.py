@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from headstart.common.errors import DivergedWarning
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies
+from headstart.data.id_set import IdSet
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
@@ -108,6 +109,7 @@ def _run(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Run:
         ),
         validation=last.trained.validation,
         outcome=last.trained.outcome,
+        train_ids=IdSet.of(job.train.ids),
         before={name: start.params[name] for name in first_convolutions(start.graph)},
         val=job.val,
     )

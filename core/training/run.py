@@ -13,6 +13,7 @@ from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.data.annotations import require_single
 from headstart.data.classes import aligned
+from headstart.data.copies import warn_of_seen
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
@@ -75,16 +76,18 @@ class Run(RunRecord):
         """Loss, accuracy and scores on labelled samples, or on features of the trunk. `settings`: of `predict`.
 
         Labels are compared by the names of their classes, with the model's or, where it has none, with those that
-        the run was trained on. Raises DataError for a class that is not among them, SettingError for what is
-        neither data set nor features.
+        the run was trained on. DataWarning for samples that it was trained on, exact copies. Raises DataError for
+        a class that is not among them, SettingError for what is neither data set nor features.
         """
-        data = as_data_set(data)
+        named = data = as_data_set(data)
         check_data_set(data, "data", (Dataset, FeatureSet))
         require_single(data, "evaluation")
         data = aligned(data, "the given data", trained_classes(self.model, self.data))
         check_labels(self.model, data, "given")
         say(data)
         logits = self.predict(data, **settings)
+        seen = None if self.train_ids is None else self.train_ids.count(data.ids)
+        warn_of_seen(named, seen or 0)
         return Evaluation(
             len(data),
             float(cross_entropy(logits, data.labels).mean()),
@@ -92,6 +95,7 @@ class Run(RunRecord):
             data.classes,
             validation_of(logits, data),
             Outcome(logits, data),
+            seen,
         )
 
     def report(self, path: str | Path) -> Path:

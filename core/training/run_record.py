@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data import Dataset
+from headstart.data.id_set import IdSet
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import unsound_node
 from headstart.graph import Graph
@@ -51,6 +52,8 @@ class RunRecord:
     """what was right and wrong after the last epoch; None where there were no validation data"""
     outcome: Outcome | None = field(default=None, repr=False)
     """what `scores` are computed from, or were"""
+    train_ids: IdSet | None = field(default=None, repr=False)
+    """which samples it was trained on; None in runs of before"""
     before: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     """the weights of the network's first two convolutions, `(out, in, h, w)`, as training began; not saved"""
     val: Dataset | FeatureSet | None = field(default=None, repr=False)

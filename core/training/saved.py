@@ -18,6 +18,7 @@ from headstart.common.places import expanded
 from headstart.common.reading import check, read_json
 from headstart.contract import registry
 from headstart.data import Arrays
+from headstart.data.id_set import IdSet
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
 from headstart.features.feature_set import ExtractionStats
@@ -126,6 +127,7 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
             about.get("trained"),
             Validation.from_dict(about["validation"]) if about.get("validation") else None,
             Outcome.known(Scores.from_dict(about["scores"])) if about.get("scores") else None,
+            IdSet.from_dict(about["train_ids"]) if about.get("train_ids") else None,
         )
         _check_sense(run)
     except WeightsError:

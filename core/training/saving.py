@@ -118,6 +118,7 @@ def _about(run: RunRecord) -> dict[str, Any]:
         "settings": dict(run.settings),
         "data": dict(run.data),
         "trained": run.trained,
+        "train_ids": run.train_ids.as_dict() if run.train_ids else None,
         "validation": run.validation.as_dict() if run.validation else None,
         "scores": run.scores.as_dict() if run.scores else None,
     }

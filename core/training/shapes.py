@@ -74,6 +74,7 @@ RUN = {
     # runs of before there were reports have none of these
     "data": Optional(DATA),
     "trained": Optional(int),
+    "train_ids": Optional({"nbytes": int, "ids": str}),
     "validation": Optional(VALIDATION),
     "scores": Optional(SCORES),
 }

@@ -25,6 +25,7 @@ from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies
+from headstart.data.id_set import IdSet
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
@@ -173,7 +174,8 @@ def sweep(
             trained |= dict(zip(group, heads, strict=True))
     check_trunk(job.model, cut, job.model.params, source.trunk)
     seconds = time.perf_counter() - start
-    runs = [_run(of, graph, source, trained[i], seconds / len(jobs)) for i, of in enumerate(jobs)]
+    ids = IdSet.of(job.train.ids)
+    runs = [_run(of, graph, source, trained[i], seconds / len(jobs), ids) for i, of in enumerate(jobs)]
 
     def rank(i: int) -> tuple[bool, float, float]:
         last = runs[i].history[-1]
@@ -296,7 +298,7 @@ def _side_by_side(
     ]
 
 
-def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds: float) -> Run:
+def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds: float, train_ids: IdSet) -> Run:
     """The run of one head, of which `graph` was trained."""
     start = job.model
     return Run(
@@ -312,6 +314,7 @@ def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds:
         trained=count_params(graph),
         validation=trained.validation,
         outcome=trained.outcome,
+        train_ids=train_ids,
         before={name: start.params[name] for name in first_convolutions(start.graph)},
         val=job.val,
     )

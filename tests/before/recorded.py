@@ -143,7 +143,8 @@ def command(*arguments: object) -> Result:
 
 CHANCE = {
     "pays_off_after_epochs": (0, None),
-    "against_best": (None, {"best": "", "difference": 0.5, "interval": [0.5], "noise": True}),
+    "against_best": (None, {"best": "", "difference": 0.5, "interval": [0.5], "noise": True, "weighted": True}),
+    "trained_on": (None, {"samples": 1, "share": 0.5}),
 }
 """What a clock, or rounding, decides, by key: values that stand for all that may come."""
 BY_DATA = ("pictures", "versions")

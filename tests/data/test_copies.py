@@ -14,7 +14,7 @@ from PIL import Image
 import headstart as hs
 from headstart.common.errors import DataWarning
 from headstart.data import Dataset
-from headstart.data.copies import warn_of_copies, warn_of_parts, warn_of_test_copies
+from headstart.data.copies import warn_of_copies, warn_of_parts, warn_of_seen, warn_of_test_copies
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 
 pytestmark = pytest.mark.neutral
@@ -80,3 +80,15 @@ def test_parts_that_came_split() -> None:
     ]
     warn_of_parts(whole)
     warn_of_test_copies(of([7, 8], [0, 1]), data.train, None)
+
+
+def test_what_was_said_of_test_data_is_not_said_again() -> None:
+    test = of([1, 7], [0, 1])
+    with pytest.warns(
+        DataWarning, match=r"1 of 2 samples \(50%\) are exact copies of what the run was trained on"
+    ):
+        warn_of_seen(test, 1)
+    with pytest.warns(DataWarning, match="1 of 2 test samples"):
+        warn_of_test_copies(test, of([1, 2], [0, 1]))
+    warn_of_seen(test, 1)
+    warn_of_seen(of([1, 7], [0, 1]), 0)

@@ -207,7 +207,8 @@ def test_what_means_a_data_set(tmp_path: Path, run: hs.Run, backend: str) -> Non
             done = hs.fit(model, thing, str(val), backend=backend, **FAST)
         losses.add((done.history[-1].loss, done.history[-1].val_loss))
         assert len(hs.extract(model, thing, backend=backend, device="cpu")) == 9
-        assert done.evaluate(thing).samples == 9
+        with pytest.warns(DataWarning, match="9 of 9 samples"):
+            assert done.evaluate(thing).samples == 9
     assert len(losses) == 1
     with pytest.raises(SettingError, match="unknown data set 'photo'"):
         hs.fit(model, "photo", None, backend=backend)

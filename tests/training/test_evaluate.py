@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 import headstart as hs
 from headstart.cli import main as cli
-from headstart.errors import DataError, SettingError, WeightsError
+from headstart.errors import DataError, DataWarning, SettingError, WeightsError
+from headstart.training.validation import Validation, weights_in_text
 
 CLASSES = ("dark", "light", "middle")
 
@@ -101,10 +104,10 @@ def test_evaluate_takes_data_a_folder_and_features(made: Any) -> None:
 
 def test_a_folder_may_lack_classes_and_one_in_parts_is_tested_on_its_test(made: Any, tmp_path: Path) -> None:
     run, _, _ = made
-    alone = hs.evaluate(run, pictures(tmp_path / "alone", {"middle": 5}), device="cpu")
+    alone = hs.evaluate(run, pictures(tmp_path / "alone", {"middle": 5}, 2), device="cpu")
     assert alone.samples == 5 and "macro_auc" in alone.scores.undefined
     for part, count in (("train", 3), ("test", 4)):
-        pictures(tmp_path / "parts" / part, {"dark": count, "light": count})
+        pictures(tmp_path / "parts" / part, {"dark": count, "light": count}, 3)
     assert hs.evaluate(run, tmp_path / "parts", device="cpu").samples == 8
     (tmp_path / "parts/test").rename(tmp_path / "parts/val")
     with pytest.raises(DataError, match="parts train, val, and no test part"):
@@ -137,6 +140,54 @@ def test_the_command(made: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -
     assert figures["accuracy"] == expected.accuracy
     assert figures["scores"]["values"] == pytest.approx(dict(expected.scores))
     assert figures["confusions"] == expected.confusions
+
+
+def test_what_the_run_was_trained_on_is_told(made: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    run, folder, test = made
+    photos = test.parent / "photos"
+    train, val = hs.data.folder(photos).split(0.6)
+    assert run.evaluate(val, device="cpu").as_dict()["trained_on"] == {"samples": 0, "share": 0.0}
+    text = f"{len(train)} of 36 samples .* are exact copies of what the run was trained on"
+    for again in (run, hs.load(folder, backend=run.backend)):
+        with pytest.warns(DataWarning, match=text):
+            result = hs.evaluate(again, photos, device="cpu")
+        assert result.trained_on == len(train)
+        assert result.as_dict()["trained_on"] == {"samples": len(train), "share": pytest.approx(len(train) / 36)}
+    features = hs.extract(run.model, train, backend=run.backend, device="cpu", dtype="float32")
+    with pytest.warns(DataWarning, match="100%"):
+        run.evaluate(features, device="cpu")
+    line = ["--run", folder, "--data", photos, "--device", "cpu", "--backend", run.backend]
+    monkeypatch.setattr("sys.argv", ["headstart", "evaluate", *map(str, line), "--json", str(tmp_path / "e.json")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        cli.main()
+    assert re.search(f"warning: {text}", capsys.readouterr().err)
+    assert json.loads((tmp_path / "e.json").read_text())["trained_on"]["samples"] == len(train)
+    about = json.loads((folder / "run.json").read_text())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / about["weights"]["file"]).write_bytes((folder / about["weights"]["file"]).read_bytes())
+    for of_before in (True, False):
+        about["train_ids"] = {**about["train_ids"], "ids": "AAA="}
+        if of_before:
+            (tmp_path / "run/run.json").write_text(json.dumps({**about, "train_ids": None}))
+            old = hs.load(tmp_path / "run", backend=run.backend).evaluate(train, device="cpu")
+            assert old.trained_on is None and old.as_dict()["trained_on"] is None, "not known"
+        else:
+            (tmp_path / "run/run.json").write_text(json.dumps(about))
+            with pytest.raises(WeightsError, match="ids are 2 bytes"):
+                hs.load(tmp_path / "run")
+
+
+def test_weights_of_validation_are_kept_with_the_run(made: Any, tmp_path: Path) -> None:
+    run, _, test = made
+    data = hs.data.folder(test, classes=CLASSES)
+    images = [np.asarray(data.load(i)[0]) for i in range(len(data))]
+    w = np.arange(1, len(data) + 1, dtype=np.float32)
+    weighted = hs.data.arrays(images, data.labels, classes=CLASSES, weights=w)
+    result = run.evaluate(weighted, device="cpu")
+    np.testing.assert_array_equal(weights_in_text(result.validation.weights, len(data)), w)
+    assert Validation.from_dict(result.validation.as_dict()) == result.validation
+    assert "weights" not in run.evaluate(data, device="cpu").validation.as_dict()
 
 
 def test_samples_that_weigh_more_count_more(made: Any) -> None:
