@@ -14,7 +14,8 @@ COMPARISON_LEGEND = """\
 ±: half of the 95 % interval, by resampling the validation data; =: they do not tell it from the most accurate.
 s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
 data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
-* it was full already. pays off: the number of epochs from which the cache has saved time."""
+* to find it full already. speed-up: of an epoch, over a frozen one of the same backend. total: seconds of the
+whole run. pays off: the number of epochs from which the cache has saved time."""
 
 PLAN_LEGEND = """\
 extract: until the store has all features, once. epoch: training the head behind the cut and
