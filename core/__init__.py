@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headstart.features.extract import extract
     from headstart.features.inference import forward, native
     from headstart.features.loading import load_features
+    from headstart.features.near_duplicates import near_duplicates
     from headstart.features.recompute import verify
     from headstart.models.listing import list_models
     from headstart.models.model import model
@@ -54,6 +55,7 @@ _WHERE = {
     "forward": ("headstart.features.inference", "forward"),
     "model": ("headstart.models.model", "model"),
     "native": ("headstart.features.inference", "native"),
+    "near_duplicates": ("headstart.features.near_duplicates", "near_duplicates"),
     "plan": ("headstart.training.plan", "plan"),
     "predict": ("headstart.training.prediction", "predict"),
     "fit": ("headstart.training.fit", "fit"),
@@ -94,6 +96,7 @@ __all__ = [
     "load_features",
     "model",
     "native",
+    "near_duplicates",
     "plan",
     "predict",
     "report",

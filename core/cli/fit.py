@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from headstart.cli.command import command
+from headstart.cli.near import NEAR_OPTIONS, NearOptions, near_figures
 from headstart.cli.options import (
     FLAT,
     TRAINING_SOURCE,
@@ -41,6 +42,7 @@ def fit(
     source: Annotated[TrainingSource, FLAT] = TRAINING_SOURCE,
     features: SavedFeatures = None,
     settings: Annotated[Settings, FLAT] = LEFT_OUT,
+    near: Annotated[NearOptions, FLAT] = NEAR_OPTIONS,
     out: Annotated[
         Path | None, Parameter(help="Save the trained model to this folder, with a report, report.html.")
     ] = None,
@@ -52,6 +54,7 @@ def fit(
     from headstart.training.fit import fit as run_fit
 
     (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
+    of_near = near_figures(near, model, train, val, test, settings=values)
     run = run_fit(model, train, val, **values)
     figures = comparison([run])
     # Saved first: printing may fail, and what was trained must not depend on it.
@@ -62,7 +65,7 @@ def fit(
             attempt(lambda: f"saved to {run.save(out)}, with {figures.report(out / 'report.html').name}")
         )
     tested = None if test is None else attempt(lambda: run.evaluate(test))
-    facts = {**figures.single(), **test_figures(tested)}
+    facts = {**figures.single(), **test_figures(tested), **of_near}
     if keep_figures(json_file, facts) is not None and out is None and json_file and json_file.suffix:
         written.append(attempt(lambda: f"written to {figures.report(json_file.with_suffix('.html'))}"))
     show(*figures.as_tables())
