@@ -335,6 +335,14 @@ def test_a_class_that_is_ruled_out_is_no_nan() -> None:
     assert scores.undefined["log_loss"] == "infinite: 1 of 2 samples have a label ruled out"
 
 
+def test_a_sample_that_does_not_count_may_be_ruled_out() -> None:
+    w = np.array([0.0, 3.0])
+    scores = scores_of("single", np.array([[0, -np.inf], [1, 0]], np.float32), np.array([1, 0]), "ab", w)
+    assert scores["log_loss"] == pytest.approx(math.log1p(math.exp(-1)))
+    scores = scores_of("multi", np.array([[-np.inf, 1], [1, 1]], np.float32), np.ones((2, 2), int), "ab", w)
+    assert scores["log_loss"] == pytest.approx(math.log1p(math.exp(-1)))
+
+
 def test_no_sample_and_no_weight() -> None:
     for task, y in (("single", np.zeros(4, int)), ("multi", np.zeros((4, 2))), ("regression", np.zeros((4, 2)))):
         outputs = np.zeros((4, 2), np.float32)

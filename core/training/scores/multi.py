@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from headstart.common.slices import slices
-from headstart.training.scores.per_class import add_ranking, rows_of_classes, weights_of, why_none_counts
+from headstart.training.scores.per_class import (
+    add_ranking,
+    rows_of_classes,
+    weighted_mean,
+    weights_of,
+    why_none_counts,
+)
 from headstart.training.scores.resampling import interval, ratio
 from headstart.training.scores.result import Scores, finished, mean_of, nothing
 
@@ -68,9 +74,9 @@ def multi_scores(
         **{f"macro_{name}": mean_of(per_class, name) for name in ("precision", "recall", "f1")},
         "mean_average_precision": mean_of(per_class, "average_precision"),
         "macro_auc": mean_of(per_class, "auc"),
-        "subset_accuracy": float(np.average(same, weights=w)),
-        "hamming_loss": float(np.average(guesses + truths - 2 * hits, weights=w) / k),
-        "log_loss": float(np.average(losses, weights=w)),
+        "subset_accuracy": weighted_mean(same, weights),
+        "hamming_loss": weighted_mean(guesses + truths - 2 * hits, weights) / k,
+        "log_loss": weighted_mean(losses, weights),
     }
 
     def reason(name: str) -> str:

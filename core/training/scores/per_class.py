@@ -36,6 +36,14 @@ def why_none_counts(count: int, weights: np.ndarray | None) -> str | None:
     return None if weights is None or weights.any() else "no sample has a weight above 0"
 
 
+def weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> float:
+    """Over the samples that count. One of weight 0 may have any value, infinity as well."""
+    if weights is None:
+        return float(values.mean())
+    counted = weights > 0
+    return float(np.average(values[counted], weights=weights[counted]))
+
+
 def rows_of_classes(
     classes: tuple[str, ...], samples: np.ndarray, right: np.ndarray, actual: np.ndarray, predicted: np.ndarray
 ) -> list[dict[str, Any]]:

@@ -9,7 +9,13 @@ import numpy as np
 
 from headstart.common.slices import slices
 from headstart.training.scores.calibration import calibration_error
-from headstart.training.scores.per_class import add_ranking, rows_of_classes, weights_of, why_none_counts
+from headstart.training.scores.per_class import (
+    add_ranking,
+    rows_of_classes,
+    weighted_mean,
+    weights_of,
+    why_none_counts,
+)
 from headstart.training.scores.resampling import exact_share, interval, ratio
 from headstart.training.scores.result import Scores, finished, mean_of, nothing
 
@@ -56,9 +62,6 @@ def single_scores(
     if lost := int((~np.isfinite(rows.total)).sum()):
         return nothing("single", n, names, f"the logits of {lost} of {n} samples are not finite")
 
-    def mean(values: np.ndarray) -> float:
-        return float(np.average(values, weights=weights))
-
     right = rows.predicted == labels
     samples = np.bincount(labels, minlength=k)
     per_class = rows_of_classes(
@@ -70,14 +73,14 @@ def single_scores(
     )
     _add_rankings(per_class, logits, rows.total, labels, weights)
     values = {
-        "accuracy": mean(right),
-        **({"top5_accuracy": mean(rows.place < TOP)} if k > CLASSES_FOR_TOP else {}),
+        "accuracy": weighted_mean(right, weights),
+        **({"top5_accuracy": weighted_mean(rows.place < TOP, weights)} if k > CLASSES_FOR_TOP else {}),
         "balanced_accuracy": mean_of(per_class, "recall"),
         **{f"macro_{name}": mean_of(per_class, name) for name in ("precision", "recall", "f1")},
         "macro_auc": mean_of(per_class, "auc"),
         "macro_average_precision": mean_of(per_class, "average_precision"),
         "calibration_error": calibration_error(rows.confidence, right, weights),
-        "log_loss": mean(rows.loss),
+        "log_loss": weighted_mean(rows.loss, weights),
     }
 
     def reason(name: str) -> str:
