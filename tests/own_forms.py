@@ -155,3 +155,19 @@ class Classifier(nn.Module):
             "logits": self.classifier(self.drop(found.pooler_output)),
             "all": found.hidden_states,
         }
+
+
+class Quantized(nn.Module):
+    """Quantized convolutions, as torchvision's quantized networks have them, with floats before and behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        quantized = torch.ao.nn.quantized
+        self.into = quantized.Quantize(0.05, 64, torch.quint8)
+        self.first, self.second = quantized.Conv2d(3, 8, 3, 2), quantized.Conv2d(8, 8, 3)
+        self.first.scale = self.second.scale = 0.05
+        self.out, self.fc = quantized.DeQuantize(), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(self.into(x)))
+        return self.fc(self.out(x).mean((2, 3)))

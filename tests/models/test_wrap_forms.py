@@ -294,3 +294,21 @@ def test_what_cannot_be_wrapped_says_what_to_do(own: Any) -> None:
             with pytest.raises(SettingError, match=advice) as caught:
                 hs.wrap(module, **settings)
             assert "preprocess=" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # deprecated, and networks have it
+def test_quantized_numbers_are_kept_as_the_floats_that_they_mean(forms: Any) -> None:
+    import torch
+
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this torch computes nothing quantized")
+    module = made(forms, "Quantized")
+    with torch.no_grad():
+        x = torch.from_numpy(np.ascontiguousarray(X.transpose(0, 3, 1, 2)))
+        expected = module.first(module.into(x)).dequantize().numpy().transpose(0, 2, 3, 1)
+    assert np.ptp(expected) > 0
+    model = hs.wrap(module, "first", **FRESH)
+    np.testing.assert_array_equal(hs.forward(model, X, ["trunk"])["trunk"], expected)
+    with pytest.raises(CutError, match=r"'first' gives quantized numbers, stored as floats.*head='linear'"):
+        hs.wrap(module, "first", preprocess=P)
+    assert hs.wrap(module, "out", preprocess=P).params.keys() >= {"head.fc.weight", "head.fc.bias"}

@@ -94,6 +94,18 @@ def test_optimisers_by_name() -> None:
     assert optimizer_of(None, default, lr=0.25) == AdamW(lr=0.25)
 
 
+def test_whole_numbers_are_rates_too() -> None:
+    """Keras takes no int for one."""
+    optimizers = (
+        SGD(lr=1, momentum=0, weight_decay=0),
+        AdamW(lr=1, beta1=0, epsilon=1),
+        optimizer_of("sgd", SGD(), lr=1),
+    )
+    for optimizer in optimizers:
+        numbers = [value for value in vars(optimizer).values() if not isinstance(value, bool)]
+        assert numbers and all(type(value) is float for value in numbers), optimizer
+
+
 def test_an_unknown_optimiser() -> None:
     with pytest.raises(UnknownNameError) as caught:
         optimizer_of("adam", SGD())
