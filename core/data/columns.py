@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,11 @@ def _kind(value: Any) -> str:
         return "truth"
     if isinstance(value, int | np.integer):
         return "whole"
-    return "number" if isinstance(value, float | np.floating) else type(value).__name__
+    return "number" if isinstance(value, float | np.floating | Decimal) else type(value).__name__
 
 
 def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float | np.floating) and float(value).is_integer() else value
+    return int(value) if isinstance(value, float | np.floating | Decimal) and float(value).is_integer() else value
 
 
 def _mixed(values: Sequence[Any], column: str, are_numbers: Sequence[bool], place: Place) -> None:

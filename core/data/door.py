@@ -13,7 +13,7 @@ from typing import Any
 from headstart.common.errors import SettingError
 from headstart.data.dataset import Dataset
 from headstart.data.hub_sets import huggingface
-from headstart.data.pairs import wrap
+from headstart.data.pairs import is_map_style, wrap
 from headstart.data.sources import open_data
 from headstart.data.table import table
 
@@ -57,13 +57,11 @@ def _libraries(thing: Any) -> set[str]:
 
 
 def _is_map_style(thing: Any) -> bool:
-    """Whether it holds pairs of an image and a label: a list of such, or a set of another library that says so by
-    its classes."""
+    """Whether it holds pairs of an image and a label: a list of such, or a set of another library."""
     if isinstance(thing, list):
         pair = thing[0] if thing else None
         return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], str | int)
-    named = hasattr(thing, "classes") and (hasattr(thing, "samples") or hasattr(thing, "targets"))
-    return named and hasattr(thing, "__len__") and hasattr(thing, "__getitem__")
+    return is_map_style(thing)
 
 
 def check_data_set(thing: Any, argument: str, kinds: tuple[type, ...] = (Dataset,)) -> None:

@@ -93,6 +93,8 @@ def frame_of(source: Any) -> tuple[Frame, Path | None]:
         return _of_columns(source, list(source), lambda name: source[name]), None
     if hasattr(source, "column_names") and hasattr(source, "column"):  # Arrow
         return Frame("the table", source.column_names, lambda names: _of_arrow(source.select(names))), None
+    if hasattr(source, "collect") and hasattr(source, "collect_schema"):  # polars, not computed yet
+        raise DataError(f"the table is a {type(source).__name__}; collect it first: frame.collect()")
     if hasattr(source, "columns") and hasattr(source, "__getitem__"):  # pandas, polars
         return _of_columns(source, [str(name) for name in source.columns], source.__getitem__), None
     raise DataError(f"the table is a {type(source).__name__}; {EXPECTED}")

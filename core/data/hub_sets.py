@@ -99,13 +99,14 @@ class _Rows:
     def __init__(self, source: Any) -> None:
         self.sets = _splits(_opened(source))
         self.first = first = next(iter(self.sets.values()))
+        plain = first.with_format(None)
         self.frame = Frame(
-            _name_of(source), first.column_names, lambda names: {name: first[name] for name in names}
+            _name_of(source), first.column_names, lambda names: {name: plain[name] for name in names}
         )
         self._starts = np.cumsum([0, *(len(one) for one in self.sets.values())])
 
     def values(self, name: str) -> list[Any]:
-        return [value for one in self.sets.values() for value in one[name]]
+        return [value for one in self.sets.values() for value in one.with_format(None)[name]]
 
     def place(self, i: int) -> str:
         part, row = self._locate(i)

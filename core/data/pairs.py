@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,54 +22,125 @@ from headstart.data.encoded import EncodedSource, sound
 from headstart.data.labels import labels_of
 from headstart.data.walk import check_on_error, expanded
 
+LABEL_LISTS = ("targets", "labels", "_labels")
+PREPROCESSING = "as preprocessing is the model's"
 
-def wrap(
-    source: Any, classes: Sequence[str] | None = None, on_error: str = "raise", truncated: str = "raise"
-) -> Dataset:
+
+def wrap(source: Any, classes: Sequence[str] | None = None, on_error: str = "raise") -> Dataset:
     """A map-style set of (image, label), as other libraries have them, or a list of such pairs. Images are paths,
     bytes of image files, Pillow images or uint8 arrays `(h, w, 3)`; labels are class numbers or names, as in
     `arrays`.
 
-    A set that lists its files (`.samples`, as an image folder of another library) is read from them, without its
-    transforms. Of others the images come from the set when they are asked for, and so must be uint8 or Pillow: a
-    transform to floats is refused. `classes`: default the set's own `.classes`. `on_error`, `truncated`: of files
-    and encoded bytes, as of `folder`. Raises DataError for what is no
-    such set.
+    A set that lists its files (`.samples`, as an image folder of another library), and a part or a chain of such
+    (`.dataset` with `.indices`, `.datasets`), is read from them, without its transforms, which is said. Of others
+    the images come from the set when they are asked for, and so must be uint8 or Pillow: a transform to floats is
+    refused. `classes`: default the set's own `.classes`, but for labels that a `target_transform` made. Raises
+    DataError for what is no such set.
     """
     check_on_error(on_error)
-    if _lists_files(source):
-        names = list(source.classes) if classes is None else list(classes)
-        about = _labels([label for _, label in source.samples], names, len(source.samples))
-        files = FileSource([str(path) for path, _ in source.samples], truncated)
-        return sound(files, about, _name(source), (), on_error)
-    if not hasattr(source, "__len__") or not hasattr(source, "__getitem__") or isinstance(source, str | Mapping):
+    if isinstance(source, str | Mapping) or not _is_indexed(source):
         raise DataError(
             f"the set is a {type(source).__name__}; expected one with a length and (image, label) at each position"
         )
     count = len(source)
     if not count:
         raise DataError("the set has no samples")
+    pieces, name = pieces_of(source), _name(source)
+    changed = any(callable(getattr(piece.source, "target_transform", None)) for piece in pieces)
+    names = list(classes) if classes is not None else None if changed else _own_classes(pieces)
+    if all(_lists_files(piece.source) for piece in pieces):
+        samples = [piece.source.samples[i] for piece in pieces for i in piece.positions]
+        labels = [label for piece in pieces for label in _listed_labels(piece)]
+        notes = _notes(pieces, name)
+        files = FileSource([str(path) for path, _ in samples])
+        return sound(files, _labels(labels, names, count), name, (), on_error, notes)
     first = _pair(source, 0)[0]
-    labels = _own_labels(source, count)
-    if labels is None:
-        labels = []
+    own = [_own_labels(piece) for piece in pieces]
+    labels = []
+    if all(one is not None for one in own):
+        labels = [label for one in own if one is not None for label in one]
+    else:
         with track("reading labels", count) as advance:
             for i in range(count):
                 labels.append(_pair(source, i)[1])
                 advance()
-    about = _labels(labels, classes if classes is not None else _own_classes(source), count)
-    name = _name(source)
+    about = _labels(labels, names, count)
     if isinstance(first, str | os.PathLike):
-        files = FileSource([str(expanded(_pair(source, i)[0])) for i in range(count)], truncated)
-        return sound(files, about, name, (), on_error)
-    if isinstance(first, bytes | bytearray | memoryview):
-        encoded = EncodedSource(
-            count, lambda i: bytes(_pair(source, i)[0]), lambda i: f"sample {i} of {name}", truncated
+        return sound(
+            FileSource([str(expanded(_pair(source, i)[0])) for i in range(count)]), about, name, (), on_error
         )
+    if isinstance(first, bytes | bytearray | memoryview):
+        encoded = EncodedSource(count, lambda i: bytes(_pair(source, i)[0]), lambda i: f"sample {i} of {name}")
         return sound(encoded, about, name, (), on_error)
     images = _Images(source, name)
-    _ = images[0]
+    try:
+        _ = images[0]
+    except DataError as error:
+        if any(getattr(piece.source, "transform", None) is not None for piece in pieces):
+            raise DataError(f"{error}. The set has a transform: make it without, {PREPROCESSING}") from None
+        raise
     return Dataset(ArraySource(images, name), about, name)
+
+
+class Piece(NamedTuple):
+    """Some samples of a set."""
+
+    source: Any
+    positions: Sequence[int]
+
+
+def pieces_of(source: Any) -> list[Piece]:
+    """The sets that hold a set's samples, in its order: of a part of another set (`.dataset` with `.indices`) that
+    other one, of a chain (`.datasets`) its members; else the set itself."""
+    inner, members = getattr(source, "dataset", None), getattr(source, "datasets", None)
+    indices: Any = getattr(source, "indices", None)
+    if _is_indexed(inner) and hasattr(indices, "__len__") and len(indices) == len(source):
+        flat = [(piece.source, i) for piece in pieces_of(inner) for i in piece.positions]
+        chosen = [flat[int(i)] for i in indices]
+        pieces: list[Piece] = []
+        for held, i in chosen:
+            if pieces and pieces[-1].source is held:
+                pieces[-1].positions.append(i)  # type: ignore[attr-defined]
+            else:
+                pieces.append(Piece(held, [i]))
+        return pieces
+    if isinstance(members, list) and all(map(_is_indexed, members)) and sum(map(len, members)) == len(source):
+        return [piece for member in members for piece in pieces_of(member)]
+    return [Piece(source, range(len(source)))]
+
+
+def is_map_style(thing: Any) -> bool:
+    """Whether it is a set of pairs of an image that is read here and a label, other than a list; its first sample
+    is looked at unless it says its classes."""
+    if isinstance(thing, list | tuple | str | bytes | Mapping | np.ndarray) or not _is_indexed(thing):
+        return False
+    pieces = pieces_of(thing) if len(thing) else []
+    if not pieces:
+        return False
+    if all(
+        _own_classes([piece]) and (_lists_files(piece.source) or _lists_labels(piece.source)) for piece in pieces
+    ):
+        return True
+    try:
+        image, label = _pair(thing, 0)
+    except Exception:  # another library's: whatever its samples are, they are not these
+        return False
+    if getattr(label, "ndim", 0) or (not isinstance(label, str | int | np.integer) and not hasattr(label, "item")):
+        return False
+    if isinstance(image, str | bytes | os.PathLike | Image.Image):
+        return True
+    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3)
+
+
+def _is_indexed(source: Any) -> bool:
+    return hasattr(source, "__len__") and hasattr(source, "__getitem__")
+
+
+def _notes(pieces: Sequence[Piece], name: str) -> list[str]:
+    """What is said of transforms that are not applied."""
+    if all(getattr(piece.source, "transform", None) is None for piece in pieces):
+        return []
+    return [f"{name}: its files are read without its transform, {PREPROCESSING}"]
 
 
 class _Images(Sequence[np.ndarray]):
@@ -119,22 +190,45 @@ def _lists_files(source: Any) -> bool:
     )
 
 
-def _own_labels(source: Any, count: int) -> list[Any] | None:
+def _lists_labels(source: Any) -> bool:
+    return any(getattr(source, name, None) is not None for name in LABEL_LISTS)
+
+
+def _own_labels(piece: Piece) -> list[Any] | None:
     """What the set lists of its labels, so that no image is read for them."""
-    for name in ("targets", "labels", "_labels"):
+    source = piece.source
+    for name in LABEL_LISTS:
         values = getattr(source, name, None)
         if values is not None and not callable(values):
             values = values.tolist() if hasattr(values, "tolist") else values
-            if isinstance(values, list) and len(values) == count:
-                transform = getattr(source, "target_transform", None)
-                return [transform(value) for value in values] if callable(transform) else values
+            if isinstance(values, list) and len(values) == len(source):
+                return _transformed(source, [values[i] for i in piece.positions])
     return None
 
 
-def _own_classes(source: Any) -> list[str] | None:
-    classes = getattr(source, "classes", None)
-    sound_names = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
-    return list(classes) if sound_names and classes else None
+def _listed_labels(piece: Piece) -> list[Any]:
+    """The labels beside the files that a set lists."""
+    return _transformed(piece.source, [piece.source.samples[i][1] for i in piece.positions])
+
+
+def _transformed(source: Any, labels: list[Any]) -> list[Any]:
+    transform = getattr(source, "target_transform", None)
+    return [transform(label) for label in labels] if callable(transform) else labels
+
+
+def _own_classes(pieces: Sequence[Piece]) -> list[str] | None:
+    """The names that all these sets have for their classes."""
+    names = []
+    for piece in pieces:
+        classes = getattr(piece.source, "classes", None)
+        if (
+            not isinstance(classes, list | tuple)
+            or not classes
+            or not all(isinstance(one, str) for one in classes)
+        ):
+            return None
+        names.append(list(classes))
+    return (names[0] or None) if all(one == names[0] for one in names) else None
 
 
 def _labels(labels: list[Any], classes: Sequence[str] | None, count: int) -> Annotations:

@@ -223,6 +223,32 @@ class MapStyle:
         return self.items[index]
 
 
+class Part:
+    """As torch's subsets."""
+
+    def __init__(self, dataset: Any, indices: Any) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.indices[index])]
+
+
+class Chain:
+    """As torch's concatenated sets."""
+
+    def __init__(self, datasets: list[Any]) -> None:
+        self.datasets = datasets
+
+    def __len__(self) -> int:
+        return sum(map(len, self.datasets))
+
+    def __getitem__(self, index: int) -> Any:
+        return [item for items in self.datasets for item in items][index]
+
+
 @pytest.mark.neutral
 def test_map_style_sets(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -238,10 +264,26 @@ def test_map_style_sets(tmp_path: Path) -> None:
     plain = hs.data.wrap(MapStyle([(image, "bee") for image in images]))
     assert plain.classes == ("bee",) and plain.ids == expected.ids
     root = pictures(tmp_path / "photos", 2)
-    listed = MapStyle([])
+    listed = MapStyle([(None, 0)] * 6)
     listed.samples = [(str(path), CLASSES.index(path.parent.name)) for path in paths_of(root)]  # type: ignore[attr-defined]
     listed.classes = list(CLASSES)
-    assert hs.data.wrap(listed).ids == hs.data.folder(root).ids
+    folder = hs.data.folder(root)
+    assert hs.data.wrap(listed).ids == folder.ids
+    part = Part(Part(listed, [5, 1, 0, 3]), np.array([2, 0]))
+    for items, positions in ((part, [0, 5]), (Chain([part, listed]), [0, 5, *range(6)])):
+        data = hs.data.wrap(items)
+        assert data.ids == tuple(folder.ids[i] for i in positions) and data.classes == folder.classes
+        assert data.labels.tolist() == [folder.labels[i] for i in positions] and not data.notes
+    listed.transform = listed.target_transform = lambda value: 5  # type: ignore[attr-defined]
+    data = hs.data.wrap(part)
+    assert data.notes == ("part: its files are read without its transform, as preprocessing is the model's",)
+    assert data.ids == (folder.ids[0], folder.ids[5]) and data.labels.tolist() == [5, 5] and not data.named_classes
+    in_memory = Part(MapStyle(list(zip(images, [0, 1, 2] * 2, strict=True)), list(CLASSES)), [4, 2, 0])
+    data = hs.data.wrap(in_memory)
+    assert in_memory.dataset.read == 2, "labels are listed, so only the first image is looked at"
+    assert (data.ids, data.labels.tolist(), data.classes) == (
+        (expected.ids[4], expected.ids[2], expected.ids[0]), [1, 2, 0], CLASSES
+    )  # fmt: skip
     for source, message in (
         (MapStyle([]), "has no samples"),
         (3, "the set is a int"),

@@ -1,0 +1,152 @@
+"""Sets and frames of the libraries themselves: the same pictures are the same samples as from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.common.errors import DataError, SettingError
+
+NAMES = ("ant", "bee", "cow")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder a class, six pictures each."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    for k, name in enumerate(NAMES):
+        for i in range(6):
+            path = tmp_path / "photos" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng([k, i]).integers(0, 255, (9, 8, 3), np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def told(data: Any) -> dict[str, str]:
+    """Id -> the name of its class."""
+    return {id: data.classes[k] for id, k in zip(data.ids, data.labels, strict=True)}
+
+
+def files(root: Path) -> list[str]:
+    return [str(path) for path in sorted(root.rglob("*.png"))]
+
+
+def names(root: Path) -> list[str]:
+    return [Path(file).parent.name for file in files(root)]
+
+
+def test_frames_of_polars(root: Path) -> None:
+    pl = pytest.importorskip("polars")
+    expected = told(hs.data.folder(root))
+    content = [Path(file).read_bytes() for file in files(root)]
+    kinds = pl.Series(names(root), dtype=pl.Categorical)
+    for frame in (
+        pl.DataFrame({"file": files(root), "label": names(root)}),
+        pl.DataFrame({"file": files(root), "label": kinds}),
+        pl.DataFrame({"file": files(root), "label": kinds.cast(pl.Enum(list(NAMES)))}),
+        pl.DataFrame({"image": content, "label": names(root)}),
+        pl.DataFrame({"image": [{"bytes": one, "path": None} for one in content], "label": names(root)}),
+    ):
+        assert told(hs.data.table(frame)) == expected, frame.schema
+    several = pl.DataFrame({"file": files(root), "label": [[name, "all"] for name in names(root)]})
+    assert hs.data.table(several).labels.sum(0).tolist() == [18, 6, 6, 6]
+    numbers = pl.Series([[0.5, k] for k in range(18)], dtype=pl.Array(pl.Float64, 2))
+    targets = hs.data.table(pl.DataFrame({"file": files(root), "y": numbers}), label="y")
+    assert (targets.task, targets.labels[3].tolist()) == ("regression", [0.5, 3.0])
+    with pytest.raises(DataError, match="1 of 18 rows have no label in 'label', the first: row 1"):
+        hs.data.table(pl.DataFrame({"file": files(root), "label": [None, *names(root)[1:]]}))
+    with pytest.raises(DataError, match=r"is a LazyFrame; collect it first: frame\.collect\(\)"):
+        hs.data.table(pl.DataFrame({"file": files(root), "label": names(root)}).lazy())
+
+
+def test_tables_of_arrow_and_pandas(root: Path) -> None:
+    pa, pd = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
+    expected = told(hs.data.folder(root))
+    content = [Path(file).read_bytes() for file in files(root)]
+    columns: dict[str, Any] = {"file": files(root), "label": names(root)}
+    halves = [{name: values[part] for name, values in columns.items()} for part in (slice(7), slice(7, None))]
+    for frame in (
+        pa.table({name: pa.array(values, pa.large_string()) for name, values in columns.items()}),
+        pa.table({"file": files(root), "label": pa.array(names(root)).dictionary_encode()}),
+        pa.table({"image": pa.array(content, pa.large_binary()), "label": names(root)}),
+        pa.RecordBatch.from_pydict(columns),
+        pa.concat_tables([pa.table(half) for half in halves]),
+        pd.DataFrame({"file": files(root), "label": pd.Categorical(names(root))}),
+        pd.DataFrame(
+            {"file": [Path(file) for file in files(root)], "label": pd.array(names(root), dtype="string")}
+        ),
+    ):
+        assert told(hs.data.table(frame)) == expected
+    exact = pa.table({"file": files(root), "y": [Decimal(k) / 2 for k in range(18)]})
+    assert hs.data.table(exact, label="y").labels[:3, 0].tolist() == [0, 0.5, 1]
+    holes = pd.DataFrame({"file": files(root), "label": pd.array([None, *[1] * 9, *[2] * 8], dtype="Int64")})
+    with pytest.raises(DataError, match="1 of 18 rows have no label"):
+        hs.data.table(holes)
+    assert hs.data.table(holes, on_error="skip").classes == ("1", "2")
+
+
+def test_sets_of_torchvision(root: Path) -> None:
+    torch, tv = pytest.importorskip("torch"), pytest.importorskip("torchvision")
+    utils, transforms = torch.utils.data, tv.transforms
+    folder, ImageFolder = hs.data.folder(root), tv.datasets.ImageFolder  # noqa: N806
+    expected = told(folder)
+    whole = ImageFolder(root)
+    first, second = utils.random_split(whole, [12, 6], torch.Generator().manual_seed(0))
+    part: Callable[..., Any] = utils.Subset
+    for items, positions in (
+        (whole, range(18)),
+        (first, first.indices),
+        (second, second.indices),
+        (part(whole, torch.arange(17, -1, -5)), range(17, -1, -5)),
+        (part(first, [3, 0]), [first.indices[3], first.indices[0]]),
+        (utils.ConcatDataset([part(whole, [16, 0]), whole]), [16, 0, *range(18)]),
+    ):
+        data = hs.data.wrap(items)
+        assert data.ids == tuple(folder.ids[i] for i in positions), "read from its files"
+        assert told(data).items() <= expected.items() and data.classes == NAMES
+    changed = hs.data.wrap(part(ImageFolder(root, transform=transforms.ToTensor()), [0, 7]))
+    assert told(changed).items() <= expected.items()
+    assert changed.notes == ("subset: its files are read without its transform, as preprocessing is the model's",)
+    merged = hs.data.wrap(ImageFolder(root, target_transform=lambda k: min(k, 1)))
+    assert (merged.classes, merged.labels.tolist()) == (("0", "1"), [min(k, 1) for k in folder.labels])
+    fake = hs.data.wrap(tv.datasets.FakeData(6, (3, 10, 12), 3))
+    again = hs.data.wrap(tv.datasets.FakeData(6, (3, 10, 12), 3))
+    assert fake[0].image.shape == (10, 12, 3) and fake.ids == again.ids and len(set(fake.ids)) == 6
+    for transform in (transforms.ToTensor(), transforms.PILToTensor()):
+        with pytest.raises(DataError, match="The set has a transform: make it without"):
+            hs.data.wrap(tv.datasets.FakeData(6, (3, 10, 12), 3, transform=transform))
+    model = hs.model("lenet", weights=None, classes=3)
+    for items, count in ((first, 12), (whole, 18), (tv.datasets.FakeData(6, (3, 10, 12), 3), 6)):
+        assert len(hs.extract(model, items, backend="torch", device="cpu")) == count, "at every door"
+    with pytest.raises(SettingError, match="without a transform to floats"):
+        hs.extract(model, tv.datasets.FakeData(6, (3, 10, 12), 3, transform=transforms.ToTensor()))
+
+
+def test_sets_of_the_hub_from_disk(root: Path) -> None:
+    library = pytest.importorskip("datasets")
+    library.disable_progress_bars()
+    folder = hs.data.folder(root)
+    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=list(NAMES))})
+
+    def rows(positions: range) -> Any:
+        columns = {"image": [files(root)[i] for i in positions], "label": [names(root)[i] for i in positions]}
+        return library.Dataset.from_dict(columns, features=features)
+
+    halves = {"train": rows(range(0, 18, 2)), "validation": rows(range(1, 18, 2))}
+    library.DatasetDict(halves).save_to_disk("saved")
+    data = hs.data.huggingface("saved")
+    assert told(data) == told(folder) and data.train.ids == folder.ids[::2] and data.val.ids == folder.ids[1::2]
+    whole = rows(range(18))
+    shown = whole.with_transform(lambda batch: {"other": [0] * len(batch["image"])})
+    for items in (whole, whole.shuffle(seed=0), whole.with_format("numpy"), shown):
+        assert told(hs.data.huggingface(items)) == told(folder), "whatever it shows its user"
+    with pytest.raises(DataError, match="is a IterableDataset; expected"):
+        hs.data.huggingface(whole.to_iterable_dataset())
