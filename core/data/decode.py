@@ -31,7 +31,7 @@ from headstart.data.signatures import no_image
 
 ORIENTATION = 0x0112  # the EXIF tag
 TRUNCATED = ("raise", "keep")
-SAID_OF_HALF = ("truncated", "unexpected end", "end of file", "less than expected")
+SAID_OF_HALF = ("truncated", "unexpected end", "end of file", "less than expected", "requires a buffer")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -326,6 +326,18 @@ def test_files_known_to_decode_are_not_decoded_again(
         list(hs.data.folder(photos))
 
 
+def test_that_half_a_picture_was_kept_once_is_not_known_the_next_time(photos: Path, quick: None) -> None:
+    for k, folder in enumerate("ab"):
+        Image.effect_noise((64, 64), 50 + k).save(photos / folder / "half.jpg")
+        whole = (photos / folder / "half.jpg").read_bytes()
+        (photos / folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    settle()
+    for _ in range(2):
+        kept = hs.data.folder(photos, on_error="skip", truncated="keep")
+        assert len(kept) == COUNT + 2 and len(kept.remark_lines()) == 1
+        assert len(hs.data.folder(photos, on_error="skip")) == COUNT
+
+
 def test_being_hashed_is_not_being_decoded(indexed: Path, decodes: list[str]) -> None:
     assert skipping(indexed) == truth(indexed)
     assert len(decodes) == COUNT
