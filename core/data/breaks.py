@@ -14,6 +14,7 @@ MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of JPEG: neither a byte of 
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 END_OF_JPEG = bytes([0xFF, END_OF_IMAGE])
 BLANK = 256  # zero bytes in a row, which compressed pixels never end in
+BLANK_IN_GIF = 16  # zero bytes at its very end
 BLANK_IN_BOXES = 8192  # as many, or a sixteenth: there metadata may lie behind the pixels, padded with zeros
 MISSING = "bytes are missing"
 ZEROS = "its pixels end in {} zero bytes"
@@ -64,9 +65,10 @@ def webp_break(encoded: bytes) -> str | None:
 
 
 def gif_break(encoded: bytes) -> str | None:
-    """How a GIF breaks off. One that is whole ends in a semicolon, behind which anything may follow."""
-    if len(encoded) > BLANK and not any(encoded[-BLANK:]) and not encoded.rstrip(b"\0").endswith(b";"):
-        return ZEROS.format(f"{BLANK} or more")
+    """How a GIF breaks off. One that is whole ends in a semicolon, behind which anything may follow; or in the
+    zero that ends its pixels."""
+    if not any(encoded[-BLANK_IN_GIF:]) and not (filled := encoded.rstrip(b"\0")).endswith(b";"):
+        return ZEROS.format(len(encoded) - len(filled))
     return None
 
 

@@ -145,14 +145,14 @@ def test_files_of_many_frames_keep_the_window_with_the_frame() -> None:
     rescale = {"RescaleSlope": 2, "RescaleIntercept": -10, "RescaleType": "HU"}
     window = {"WindowCenter": 10.5, "WindowWidth": 3}
     other = {"WindowCenter": 0, "WindowWidth": 1000}
-    pixels = np.array([[[9, 10, 11]], [[0, 0, 0]]], np.uint16)
+    pixels = np.array([[[9, 10, 12]], [[0, 0, 0]]], np.uint16)
     encoded = written(
         pixels,
         NumberOfFrames=2,
         SharedFunctionalGroupsSequence=Sequence([group(PixelValueTransformationSequence=rescale)]),
         PerFrameFunctionalGroupsSequence=Sequence([group(FrameVOILUTSequence=t) for t in (window, other)]),
     )
-    assert shown(encoded).tolist() == [[0, 128, 255]]  # 8, 10 and 12 in that window
+    assert shown(encoded).tolist() == [[0, 128, 255]]  # 8, 10 and 14 in that window
 
 
 @pytest.mark.parametrize("syntax", ["RLELossless", "JPEGBaseline8Bit"])

@@ -92,6 +92,9 @@ def test_a_gif_keeps_its_palette_and_breaks_off_too() -> None:
         decode(encoded[: len(encoded) // 2], "x")
     with pytest.raises(ImageError, match="breaks off"):
         decode(encoded[: len(encoded) // 2] + bytes(1000), "x")
+    with pytest.raises(ImageError, match="breaks off: its pixels end in 20 zero bytes"):
+        decode(encoded[:-20] + bytes(20), "x")  # which Pillow takes for an end
+    assert decode(encoded[:-1], "x").size == image.size  # some programs leave the semicolon out
     assert decode(encoded + bytes(1000), "x").size == image.size  # what follows the end does not matter
 
 
@@ -151,6 +154,14 @@ def test_more_pixels_than_are_allowed(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HEADSTART_MAX_PIXELS", "383")
     with pytest.raises(ImageError, match="24 x 16 is 384 pixels, allowed are 383"):
         decode(encoded, "x")
+
+
+def test_a_jpeg_xl_bomb_is_not_decoded_first() -> None:
+    pytest.importorskip("pillow_jxl")
+    side = 100_000  # not small; of 30 bits; as wide as high
+    header = (3 << 1) | ((side - 1) << 3) | (1 << 33)
+    with pytest.raises(ImageError, match="100000 x 100000 is 10,000,000,000 pixels"):
+        decode(b"\xff\x0a" + header.to_bytes(12, "little"), "x")
 
 
 def test_bombs_are_refused_from_their_headers() -> None:
