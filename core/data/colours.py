@@ -25,7 +25,8 @@ TOP = 65535
 
 def deep_to_8(pixels: np.ndarray, top: int = TOP) -> np.ndarray:
     """uint8 of unsigned integers from 0 (black) to `top` (white), rounded."""
-    scaled: np.ndarray = ((pixels.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+    wide = pixels.astype(np.uint32 if top <= TOP else np.uint64)
+    scaled: np.ndarray = ((wide * 255 + top // 2) // top).astype(np.uint8)
     return scaled
 
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
 from headstart.common.errors import ImageError
+from headstart.data.breaks import MARKER
 from headstart.data.colours import deep_to_8
 from headstart.data.limits import check_size
 from headstart.data.remarks import FRAMES, RANGE, WINDOW
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
-JPEG_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+JPEG_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70))
+NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)  # of the markers C0 to CF of JPEG
 GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -81,11 +82,22 @@ def _check_frame(about: Any, columns: int, rows: int, source: str | Path) -> Non
     from pydicom.encaps import get_frame
 
     frame = get_frame(about.PixelData, 0, number_of_frames=int(about.get("NumberOfFrames") or 1))
-    size = JpegImageFile(io.BytesIO(frame)).size
-    if size != (columns, rows):
+    size = _jpeg_size(frame)
+    if size is not None and size != (columns, rows):
         raise ImageError(
             source, f"says that it is {columns} x {rows} pixels, and its JPEG is {size[0]} x {size[1]}"
         )
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
+    """Width and height by a JPEG's frame header, whatever its kind; None where there is none."""
+    place = 2
+    while (marker := MARKER.search(frame, place)) is not None:
+        kind, at = frame[marker.end() - 1], marker.end()
+        if 0xC0 <= kind <= 0xCF and kind not in NO_FRAME_HEADER:
+            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 3 : at + 5], "big")
+        place = at + int.from_bytes(frame[at : at + 2], "big")
+    return None
 
 
 def _of_first_frame(about: Any) -> Any:

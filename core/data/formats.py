@@ -64,6 +64,16 @@ FORMATS = (
     Format("WebP", (".webp",), lambda prefix: prefix.startswith(b"RIFF") and prefix[8:12] == b"WEBP"),
     Format("BMP", (".bmp",), _begins(b"BM")),
     Format("GIF", (".gif",), _begins(b"GIF87a", b"GIF89a")),
+    # Before TIFF: the first 128 bytes of a DICOM file are anybody's, and some have a TIFF's beginning there.
+    Format(
+        "DICOM",
+        (".dcm", ".dicom"),
+        lambda prefix: prefix[128:132] == b"DICM",
+        module="pydicom",
+        extra="dicom",
+        convert="to PNG, in the window that you mean",
+        believed=False,
+    ),
     # Canon's raw photographs have a mark of their own in it; of others `tiff` finds out.
     Format("TIFF", (".tif", ".tiff"), lambda prefix: prefix.startswith(_TIFF) and prefix[8:10] != b"CR"),
     Format("AVIF", (".avif",), _brands(b"avif", b"avis"), convert="avifdec FILE it.png"),
@@ -84,15 +94,6 @@ FORMATS = (
         module="pillow_jxl",
         extra="jxl",
         convert="djxl FILE it.png",
-        believed=False,
-    ),
-    Format(
-        "DICOM",
-        (".dcm", ".dicom"),
-        lambda prefix: prefix[128:132] == b"DICM",
-        module="pydicom",
-        extra="dicom",
-        convert="to PNG, in the window that you mean",
         believed=False,
     ),
     Format("NumPy", (".npy",), _begins(b"\x93NUMPY"), believed=False),

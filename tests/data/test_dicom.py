@@ -120,6 +120,52 @@ def test_tables_for_viewing_come_before_windows() -> None:
     assert shown(encoded).tolist() == [[0, 64, 128, 255]]
 
 
+def test_a_file_that_begins_as_a_tiff_is_one_of_dicom() -> None:
+    # Its first 128 bytes are anybody's, and whole-slide and scanner software puts a TIFF's header there.
+    encoded = written(CT)
+    for start in (b"II*\0", b"MM\0*"):
+        both = start + (1 << 20).to_bytes(4, "little") + encoded[8:]
+        np.testing.assert_array_equal(shown(both), shown(encoded))
+
+
+FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+# of pydicom's own files, those that come with it: the name, and what is done
+WITH_PYDICOM = {
+    "CT_small.dcm": [RANGE],
+    "MR_small.dcm": [WINDOW],
+    "MR_small_RLE.dcm": [WINDOW],
+    "MR_small_bigendian.dcm": [WINDOW],
+    "MR_small_implicit.dcm": [WINDOW],
+    "SC_rgb_jpeg_dcmtk.dcm": [],
+    "SC_rgb_rle_2frame.dcm": [FRAMES],
+    "examples_rgb_color.dcm": [],
+}
+
+
+@pytest.mark.parametrize("name", WITH_PYDICOM)
+def test_files_of_scanners(name: str) -> None:
+    path = next(iter(FILES.rglob(name)), None)
+    if path is None:
+        pytest.skip("this pydicom comes without it")
+    image, remarks = decoded(path.read_bytes(), name)
+    assert remarks == WITH_PYDICOM[name]
+    about = pydicom.dcmread(path)
+    pixels = pydicom.pixels.pixel_array(about, index=0)
+    if remarks == [RANGE]:
+        pixels = 255 * (pixels - pixels.min().astype(float)) / np.ptp(pixels)
+    elif remarks == [WINDOW]:
+        pixels = by_pydicom(path.read_bytes())
+    expected = pixels if pixels.ndim == 3 else np.dstack([pixels] * 3)
+    np.testing.assert_allclose(np.asarray(image), expected, atol=0.5 + 1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_colour_of_more_bits(bits: int) -> None:
+    values = (np.array([[[0, 1, 2], [3, 4, 5]]]) * ((1 << bits) - 1) // 5).astype(f"uint{bits}")
+    pixels = np.asarray(decode(written(values, bits=bits), "x"))
+    assert pixels.tolist() == [[[0, 51, 102], [153, 204, 255]]]
+
+
 def test_colour_and_frames() -> None:
     colours = np.random.default_rng(1).integers(0, 256, (6, 4, 3)).astype(np.uint8)
     np.testing.assert_array_equal(np.asarray(decode(written(colours, bits=8), "x")), colours)
