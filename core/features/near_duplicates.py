@@ -9,7 +9,6 @@ data for it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from headstart.common.progress import track
 from headstart.common.text import printable
 from headstart.data import Dataset
 from headstart.data.door import as_data_set, check_data_set
+from headstart.data.summary import say
 from headstart.features.extract import extract
 from headstart.features.feature_set import FeatureSet
 from headstart.features.trunk_keys import INPUT
@@ -82,16 +82,16 @@ class NearDuplicates:
         above = f"(cosine of {self.threshold:g} or more)"
         if not len(self):
             return [f"near duplicates {above}: none among {self.samples:,} different pictures"]
+        kinds = sorted(self.counts, key=lambda parts: (parts[0] == parts[1], parts))  # across a split first
         each = [
             f"{count:,} within {first}" if first == second else f"{count:,} between {first} and {second}"
-            for (first, second), count in sorted(self.counts.items(), key=lambda item: item[0][0] == item[0][1])
+            for first, second in kinds
+            for count in [self.counts[first, second]]
         ]
         lines = [f"near duplicates {above}: {_pairs(len(self))} of {self.samples:,} pictures, {', '.join(each)}"]
-        shown: Counter[tuple[str, str]] = Counter()
-        for pair in self.pairs:
-            shown[pair.parts] += 1
-            if shown[pair.parts] <= SHOWN:
-                names = f"{printable(pair.first)} ({pair.parts[0]}) and {printable(pair.second)} ({pair.parts[1]})"
+        for kind in kinds:
+            for pair in [pair for pair in self.pairs if pair.parts == kind][:SHOWN]:
+                names = f"{printable(pair.first)} ({kind[0]}) and {printable(pair.second)} ({kind[1]})"
                 lines.append(f"cosine {pair.cosine:.4f}: {names}")
         if len(self) > MANY * self.samples * (self.samples - 1) / 2 and self.samples > 2 * SHOWN:
             lines.append(
@@ -141,6 +141,8 @@ def near_duplicates(
         given = [train.parts.get(part) for part in ("train", "val", "test")]
     else:
         given = [train, as_data_set(val, train.classes), as_data_set(test, train.classes)]
+    if given[0] is not None:
+        say(*given)
     compared = []
     for part, data in zip(PARTS, given, strict=True):
         if data is None or not len(data):

@@ -53,6 +53,7 @@ def labelled(
     root, classes = expanded(text), trained_classes(run.model, run.data)
     inside = {normal(entry.name) for entry in root.iterdir()} if root.is_dir() else set()
     if classes.named and inside & set(classes.names):
+        Columns(**(columns or {})).only(kind="a folder of images")
         return folder(text, on_error, classes.names, truncated)
     is_table = classes.named and root.is_file()
     names = classes.names if is_table else None

@@ -172,5 +172,9 @@ def test_what_the_command_cannot_mean(tmp_path: Path, backend: str, monkeypatch:
         for command in ("fit", "plan"):
             done = headstart(command, *words)
             assert (done.code, done.out, done.err.count("\n")) == (2, "", 1) and reason in done.err, done
-    done = headstart("fit", "--data", root / "train", "--val", tmp_path / "val.csv", *columns, *QUICK)
+    done = headstart(
+        "fit", "--data", root / "train", "--val", tmp_path / "val.csv", *columns, *QUICK, "--out", tmp_path / "run"
+    )
     assert done.code == 0 and "validation: val: 4 images in 3 classes: a 4, b 0, c 0" in done.err, done.err
+    done = headstart("evaluate", "--run", tmp_path / "run", "--data", root / "val", "--task", "multi")
+    assert (done.code, done.out) == (2, "") and "task=: of tables, and not of a folder of images" in done.err, done

@@ -155,6 +155,8 @@ def test_pictures_that_were_saved_again(tmp_path: Path, backend: str, monkeypatc
     words = ("fit", "--data", root, "--epochs", "1", "--batch-size", "4", "--device", "cpu", "--json", figures)
     done = headstart(*words, "--near-duplicates")
     assert done.code == 0 and "3 pairs of 17 pictures, 3 between training and validation" in done.err, done.err
+    said, warned = (done.err.index(text) for text in ("12 to train on, 5 to validate", "near duplicates (cosine"))
+    assert said < warned and done.err.count("17 images") == 1, "behind what is said of the data"
     about = json.loads(figures.read_text())
     assert about["near_duplicates"] == json.loads(json.dumps(result.as_dict()))
     assert about["data"]["train"] == 12, "nothing is left out"
