@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +99,24 @@ def takes_columns(text: str) -> bool:
 
 def digits() -> Dataset:
     """scikit-learn's bundled digits: 1797 grey images of 8 x 8, ten classes. Needs no download."""
+    levels, classes = _bundled_digits()
+    images = np.floor(levels * (255 / 16) + 0.5).astype(np.uint8)  # published as 0 to 16
+    return Dataset(ArraySource(images, "digits"), single(classes, [str(i) for i in range(10)]), "digits")
+
+
+def _bundled_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images of float64, N x 8 x 8, and their classes, as `sklearn.datasets.load_digits` reads them. The file is
+    read where it lies: importing scikit-learn takes ten times as long. Where it lies elsewhere, it is asked."""
+    package = find_spec("sklearn")
+    for folder_of_package in (package and package.submodule_search_locations) or ():
+        file = Path(folder_of_package, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            rows = np.loadtxt(file, delimiter=",")
+            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int)
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = np.floor(bunch.images * (255 / 16) + 0.5).astype(np.uint8)  # published as 0 to 16
-    return Dataset(ArraySource(images, "digits"), single(bunch.target, [str(i) for i in range(10)]), "digits")
+    return bunch.images, bunch.target
 
 
 def cifar10(root: str | Path | None = None, split: str = "train", download: bool = True) -> Dataset:

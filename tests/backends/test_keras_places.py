@@ -116,7 +116,8 @@ def test_jax_holds_nothing_elsewhere(backend: str, tmp_path: Path) -> None:
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "jax":
         pytest.skip("Keras runs on another engine")
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    devices = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     ran = subprocess.run(
         [sys.executable, "-c", ON_TWO_DEVICES],
         env={**os.environ, **devices},

@@ -110,6 +110,7 @@ def shards() -> set[Path]:
 # --- help
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_shows_examples(here: Cli, command: str) -> None:
     result = here(*command.split(), "--help")
@@ -121,6 +122,7 @@ def test_help_shows_examples(here: Cli, command: str) -> None:
     assert result.err == ""
 
 
+@pytest.mark.neutral
 def test_help_lists_every_command(here: Cli) -> None:
     out = here("--help").out + here("cache", "--help").out + here("weights", "--help").out
     assert all(command.split()[-1] in out for command in COMMANDS)
@@ -138,6 +140,7 @@ def test_help_imports_no_framework_and_is_quick(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.neutral
 def test_version_and_no_arguments() -> None:
     assert shell("--version").out == f"headstart {hs.__version__}\n"
     result = shell()
@@ -194,6 +197,7 @@ def test_a_mistake_is_one_line(
     assert sorted(tmp_path.iterdir()) == before, "nothing is written before a mistake is noticed"
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize("mistake", ["mode", "run", "gc", "compare-mode"])
 def test_a_mistake_is_one_line_of_the_process(tmp_path: Path, backend: str, mistake: str) -> None:
     arguments, texts = MISTAKES[mistake]
@@ -206,6 +210,7 @@ def test_a_mistake_is_one_line_of_the_process(tmp_path: Path, backend: str, mist
     assert all(text in line for text in texts)
 
 
+@pytest.mark.neutral
 def test_a_traceback_comes_when_asked_for(backend: str) -> None:
     for arguments in (["--debug", "fit", "--mode", "x"], ["fit", "--mode", "x", "--debug"]):
         result = shell(*arguments, HEADSTART_BACKEND=backend)
@@ -214,6 +219,7 @@ def test_a_traceback_comes_when_asked_for(backend: str) -> None:
         assert "UnknownNameError" in result.err
 
 
+@pytest.mark.neutral
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -233,6 +239,7 @@ def test_options_that_do_not_exist(here: Cli, arguments: list[str], text: str) -
     assert "Traceback" not in result.err
 
 
+@pytest.mark.neutral
 def test_unknown_option_of_the_process() -> None:
     result = shell("fit", "--nope")
     assert (result.code, result.out) == (2, "")
@@ -388,6 +395,7 @@ def test_predict_what_is_no_image(here: Cli, saved: tuple[Path, Path], tmp_path:
         assert text in result.err
 
 
+@pytest.mark.neutral
 def test_models(here: Cli, tmp_path: Path) -> None:
     result = here("models", "--json", tmp_path / "models.json")
     assert result.code == 0
@@ -412,6 +420,7 @@ def test_models(here: Cli, tmp_path: Path) -> None:
     assert [row["shape"] for row in load(tmp_path / "cuts.json") if row["cut"] == "layer1.0"] == [[16, 16, 256]]
 
 
+@pytest.mark.neutral
 def test_a_report_that_cannot_be_written(here: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     result = here("models", "--json", tmp_path / "file" / "models.json")
@@ -439,6 +448,7 @@ def stored(photos: Path, backend: str) -> list[Any]:
     return found
 
 
+@pytest.mark.neutral
 def test_an_empty_cache(here: Cli, tmp_path: Path) -> None:
     for command in ("ls", "verify"):
         assert here("cache", command, "--json", tmp_path / "out.json").code == 0
@@ -478,6 +488,7 @@ def test_cache_ls_and_info(here: Cli, stored: list[Any], tmp_path: Path, backend
     assert row["key"] in info.out
 
 
+@pytest.mark.neutral
 def test_cache_verify_and_repair(here: Cli, stored: list[Any], tmp_path: Path) -> None:
     sound = here("cache", "verify", "--json", tmp_path / "v.json")
     assert sound.code == 0
@@ -515,6 +526,7 @@ def test_cache_verify_and_repair(here: Cli, stored: list[Any], tmp_path: Path) -
     assert here("cache", "verify").code == 0
 
 
+@pytest.mark.neutral
 def test_cache_gc_shows_first_and_deletes_when_told(here: Cli, stored: list[Any], tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in FeatureStore().path.rglob("*") if path.is_file()}
     sizes = {info.key: info.nbytes for info in FeatureStore().infos()}
@@ -542,6 +554,7 @@ def test_cache_gc_shows_first_and_deletes_when_told(here: Cli, stored: list[Any]
     assert FeatureStore().infos() == []
 
 
+@pytest.mark.neutral
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     """`headstart models | head -1`: no traceback."""
     done = subprocess.run(

@@ -210,17 +210,23 @@ def test_wrong_arrays(images: object, labels: object, classes: object, message: 
         data.arrays(images, labels, classes)  # type: ignore[arg-type]
 
 
-def test_digits_are_scikit_learns() -> None:
+@pytest.mark.parametrize("lies_elsewhere", [False, True])
+def test_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch, lies_elsewhere: bool) -> None:
+    """Read from its file, or by itself where that cannot be found."""
     from sklearn.datasets import load_digits
 
+    if lies_elsewhere:
+        monkeypatch.setattr(data.sources, "find_spec", lambda name: None)
     dataset = data.digits()
     assert len(dataset) == 1797
     assert dataset.name == "digits"
     assert dataset.classes == tuple("0123456789")
     assert np.bincount(dataset.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    theirs = load_digits().images[7]
+    theirs = load_digits()
     assert dataset[7].image.shape == (8, 8, 3)
-    np.testing.assert_allclose(dataset[7].image[..., 2], theirs * 255 / 16, atol=0.5)
+    grey = np.stack([dataset[i].image[..., 2] for i in range(len(dataset))])
+    np.testing.assert_allclose(grey, theirs.images * 255 / 16, atol=0.5)
+    np.testing.assert_array_equal(dataset.labels, theirs.target)
     assert dataset[7].image.max() == 255
 
 
@@ -505,8 +511,9 @@ def test_open_data(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_data_is_light() -> None:
+    """So are scikit-learn's digits."""
     heavy = ["sklearn", "rich", "tarfile", "urllib.request", "platformdirs"]
     heavy += ["torch", "tensorflow", "jax", "keras"]
-    code = f"import sys, headstart.data; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, headstart.data; headstart.data.digits(); print([m for m in {heavy!r} if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
