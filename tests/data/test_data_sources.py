@@ -514,6 +514,7 @@ def test_importing_data_is_light() -> None:
     """So are scikit-learn's digits."""
     heavy = ["sklearn", "rich", "tarfile", "urllib.request", "platformdirs"]
     heavy += ["torch", "tensorflow", "jax", "keras"]
-    code = f"import sys, headstart.data; headstart.data.digits(); print([m for m in {heavy!r} if m in sys.modules])"
+    code = "import sys, headstart.data; headstart.data.digits()\n"
+    code += f"print([m for m in {heavy!r} if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
