@@ -21,6 +21,9 @@ from headstart.data.layouts import role_of
 from headstart.data.names import class_list, normal, shown, twins
 
 SEPARATORS = ";|"
+NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
+"""what a missing number, or a missing time, is as text"""
+
 OWN_LABELS = 20  # rows of which each has a label of its own: that is a column of ids
 SHOWN = 3
 SAY_TASK = "say which it is: task='single' for classes, task='regression' for numbers (--task)"
@@ -345,7 +348,10 @@ def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | N
 
 def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
     """Object `(n,)`, strings. DataError where one is missing."""
-    if (bad := next((i for i, value in enumerate(values) if is_missing(value)), None)) is not None:
+    missing = (
+        i for i, value in enumerate(values) if is_missing(value) or (isinstance(value, str) and value in NO_NUMBER)
+    )
+    if (bad := next(missing, None)) is not None:  # else all that lack one would be one group
         raise DataError(
             f"{place(bad)} has no group in column {column!r}; expected one in every row, one of its own if need be"
         )

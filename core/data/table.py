@@ -15,7 +15,7 @@ import numpy as np
 
 from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import MULTI, PARTS, Annotations
-from headstart.data.columns import groups_in, is_missing, label_lists, labels_in, parts_in, weights_in
+from headstart.data.columns import NO_NUMBER, groups_in, is_missing, label_lists, labels_in, parts_in, weights_in
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Column, Frame, frame_of
@@ -30,7 +30,6 @@ IMAGE_NAMES = (
     "picture photo image_name imagename img_name jpg"
 )
 LABEL_NAMES = "label labels class classes category categories target targets class_name label_name species"
-NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 FURTHER = ("split", "group", "weight")
 SPLIT_NAMES = "split subset partition set"
 SHOWN = 3

@@ -209,8 +209,9 @@ def test_parts_groups_and_weights(root: Path) -> None:
     with pytest.raises(DataError, match="the part of row 1 in column 'p' is empty"):
         hs.data.table(write(root / "p.csv", csv_of({"file": files()[:2], "label": ["a", "b"], "p": ["", "val"]})),
                       split="p")  # fmt: skip
-    with pytest.raises(DataError, match="row 2 has no group"):
-        of(root, y=["a", "b"], who=["x", ""], group="who")
+    for nothing in ("", "nan", "<NA>"):
+        with pytest.raises(DataError, match=r"t\.csv: row 2 has no group"):
+            of(root, y=["a", "b"], who=["x", nothing], group="who")
     for weight in ("-1", "nan", "", "much"):
         with pytest.raises(DataError, match="the weight of row 2 in column 'w' is"):
             of(root, y=["a", "b"], w=["1", weight], weight="w")
