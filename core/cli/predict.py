@@ -28,6 +28,7 @@ from headstart.common.log import LOG
 
 if TYPE_CHECKING:
     from headstart.models import Model
+    from headstart.training.predictions import Written
 
 
 SHOWN = 5  # classes whose numbers are printed
@@ -93,16 +94,23 @@ def predict(
     settings["on_error"] = on_error
     if file is not None:
         written = write_predictions(trained, data, file, **settings)
-        counts = ", ".join(f"{shown} {count:,}" for shown, count in list(written.counts.items())[:SHOWN])
-        more = f" and {len(written.counts) - SHOWN} more classes" if len(written.counts) > SHOWN else ""
         unread = f", {written.unread:,} of them not read" if written.unread else ""
-        show(f"written to {file}: {written.images:,} images{unread}: {counts or 'none with a class'}{more}")
+        show(f"written to {file}: {written.images:,} images{unread}: {_counted(written)}")
         _say_unread(written.unread, written.images, written.examples)
         return
     predictions = classify(trained, data, **settings)
     keep_figures(json_file, predictions.as_list())
     show(predictions.as_table())
     _say_unread(predictions.unread, len(predictions.images), ())
+
+
+def _counted(written: Written) -> str:
+    """How many images show what, or between what the targets lie."""
+    texts = [f"{name} {count:,}" for name, count in written.counts.items()]
+    texts += [f"{name} {low:.6g} to {high:.6g}" for name, (low, high) in written.ranges.items()]
+    if not texts:
+        return f"none with a {written.noun}"
+    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
 def _say_unread(count: int, total: int, examples: Sequence[str]) -> None:

@@ -126,6 +126,8 @@ class Written:
     """class or label -> images that show it, most first"""
     ranges: dict[str, tuple[float, float]]
     """of regression: target -> the smallest and the largest value"""
+    noun: str = "class"
+    """what is told of an image: a "class", a "label" or a "target" """
     unread: int = 0
     """images that could not be read, with `on_error="skip"`: the column "error" says why"""
     examples: tuple[str, ...] = ()
@@ -186,6 +188,7 @@ def write_predictions(
         made.tally.lost - len(made.errors),
         made.tally.counts,
         made.tally.ranges,
+        reading.noun,
         len(made.errors),
         tuple(made.examples),
     )

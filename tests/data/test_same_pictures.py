@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from headstart.common.errors import DataError, ImageError, SettingError
+from headstart.common.errors import DataError, ImageError, SettingError, UnknownNameError
 from headstart.data import Dataset
+from headstart.data.pictures import pictures_of
 from headstart.data.table import Columns
 
 CLASSES = ("ant", "bee", "cow")
@@ -135,6 +136,25 @@ def test_the_history_is_the_folders(tmp_path: Path, backend: str) -> None:
 
 
 @pytest.mark.neutral
+def test_pictures_of_the_hub_need_no_labels(tmp_path: Path) -> None:
+    """For predictions: of all splits, one after another; of a folder that was saved, too."""
+    library = pytest.importorskip("datasets")
+    files = [str(file) for file in paths_of(pictures(tmp_path / "photos", 4))]
+    sets = [
+        library.Dataset.from_dict({"n": [1] * len(part), "photo": part}).cast_column("photo", library.Image())
+        for part in (files[:5], files[5:])
+    ]
+    splits = library.DatasetDict({"train": sets[0], "test": sets[1]})
+    ids = pictures_of(files).ids
+    assert pictures_of(splits).ids == ids
+    assert pictures_of(sets[1]).ids == ids[5:]
+    sets[0].save_to_disk(tmp_path / "saved")
+    assert pictures_of(tmp_path / "saved").ids == hs.data.images_at([tmp_path / "saved"]).ids == ids[:5]
+    assert hs.data.images_at(tmp_path / "saved", image="photo").ids == ids[:5]
+    with pytest.raises(UnknownNameError, match="photo"):
+        hs.data.images_at(tmp_path / "saved", image="foto")
+
+
 def test_splits_of_the_hub_are_parts(tmp_path: Path) -> None:
     library = pytest.importorskip("datasets")
     whole = hub_set(pictures(tmp_path / "photos"))
