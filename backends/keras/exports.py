@@ -38,7 +38,8 @@ def dataset(
         size = batch_size
         count = len(rows) // size if drop_remainder else -(-len(rows) // size)
         first = size if drop_remainder else None
-    signature = (tf.TensorSpec((first, *rows.shape), tf.as_dtype(rows.dtype)), tf.TensorSpec((first,), tf.int64))
+    labels = tf.TensorSpec((first, *rows.labels.shape[1:]), tf.as_dtype(rows.labels.dtype))
+    signature = (tf.TensorSpec((first, *rows.shape), tf.as_dtype(rows.dtype)), labels)
 
     def pieces() -> Any:  # called for every pass over the data set
         return rows.batches(size, shuffle, seed, drop_remainder and batch_size is not None)

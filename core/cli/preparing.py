@@ -72,7 +72,6 @@ def ready(
 
 def _saved(source: TrainingSource, folder: Path, seed: int) -> Prepared:
     from headstart.data import opening
-    from headstart.data.annotations import require_single
     from headstart.features.loading import load_features
     from headstart.models.model import model
     from headstart.models.weights import weights_for
@@ -88,7 +87,6 @@ def _saved(source: TrainingSource, folder: Path, seed: int) -> Prepared:
         seed=seed,
         split_by=source.split_by,
     )
-    require_single(parts.train, "training")
     weights, head = weights_for(source.model, source.weights), head_of(source.head)
     made = model(source.model, weights=weights, classes=parts.train.classes, head=head, size=source.size)
     return Prepared(made, *parts)

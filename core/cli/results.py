@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from headstart.common.errors import HeadstartError
+from headstart.common.text import HEADLINES, headline_text
 
 T = TypeVar("T")
 
@@ -44,9 +45,19 @@ def test_figures(evaluation: Any) -> dict[str, Any]:
 def test_line(facts: Mapping[str, Any], whose: str = "") -> str:
     """How a model does on the test data, of `Evaluation.as_dict`; `whose`: "of the best", say."""
     about = f"{facts['samples']:,} test samples{' ' + whose if whose else ''}"
-    ends = (facts.get("scores") or {}).get("intervals", {}).get("accuracy")
-    interval = "" if ends is None else f" (95 %: {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
-    return f"{about}: accuracy {facts['accuracy']:.1%}{interval}, loss {facts['loss']:.4g}"
+    scores = facts.get("scores") or {}
+    if scores.get("task") in (None, "single"):
+        ends = scores.get("intervals", {}).get("accuracy")
+        interval = "" if ends is None else f" (95 %: {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
+        return f"{about}: accuracy {facts['accuracy']:.1%}{interval}, loss {facts['loss']:.4g}"
+    told = []
+    for name, value in scores["values"].items():
+        ends = scores["intervals"].get(name)
+        interval = "" if ends is None else f" (95 %: {' to '.join(headline_text(name, end) for end in ends)})"
+        if name in HEADLINES:
+            told.append(f"{name} {headline_text(name, value)}{interval}")
+    told.append(f"loss {facts['loss']:.4g}")
+    return f"{about}: {', '.join(told)}"
 
 
 def write_figures(file: Path | None, figures: Any) -> Path | None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headstart.common.redact import redacted
+
+HEADLINES = {"accuracy": "acc", "micro_f1": "F1", "mae": "MAE"}
+"""the scores that a task is known by, as heads of columns"""
 
 
 def nbytes_text(nbytes: float) -> str:
@@ -91,10 +94,19 @@ def placement_line(features: Mapping[str, Any]) -> str:
 
 def epoch_line(what: str, record: Any) -> str:
     value = record if isinstance(record, Mapping) else record.as_dict()
-    line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}, accuracy {value['accuracy']:.1%}"
-    if value["val_accuracy"] is not None:
-        line += f", val_loss {value['val_loss']:.4f}, val_accuracy {value['val_accuracy']:.1%}"
+    line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}"
+    if value["accuracy"] is not None:
+        line += f", accuracy {value['accuracy']:.1%}"
+    if value["val_loss"] is not None:
+        line += f", val_loss {value['val_loss']:.4f}"
+    if value["val_score"] is not None:
+        line += f", val_{value['score']} {headline_text(value['score'], value['val_score'])}"
     return f"{line}, {value['seconds']['total']:.2f} s"
+
+
+def headline_text(name: str, value: float) -> str:
+    """The score that a task is known by: a share as percent, an error as the number that it is."""
+    return f"{value:.4g}" if name == "mae" else f"{value:.1%}"
 
 
 def accuracy_text(row: Mapping[str, Any], name: str) -> str:
@@ -102,3 +114,16 @@ def accuracy_text(row: Mapping[str, Any], name: str) -> str:
     if row.get("diverged"):
         return "diverged"
     return "-" if row[name] is None else f"{row[name]:.1%}"
+
+
+def val_score_text(row: Mapping[str, Any]) -> str:
+    """The headline score of a row of a table, which says which one it is; of tables of before it is accuracy."""
+    if row.get("diverged") or row.get("val_score") is None:
+        return accuracy_text(row, "val_accuracy")
+    return headline_text(row["score"], row["val_score"])
+
+
+def val_score_name(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The head of its column: "val acc", "val F1", "val MAE"; "val score" where the rows have several."""
+    scores = {row.get("score") or "accuracy" for row in rows}
+    return "val " + (HEADLINES.get(scores.pop(), "score") if len(scores) == 1 else "score")

@@ -28,6 +28,8 @@ class Rows(Protocol):
 
     shape: tuple[int, ...]
     """of one sample's features"""
+    labels: np.ndarray
+    """of all samples: int64 `(n,)`; of several labels or targets a sample float32 `(n, k)`"""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -41,7 +43,7 @@ class Rows(Protocol):
 
     def read(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Features `(k, *shape)`, in memory that begins at a multiple of `headstart.common.memory.ALIGNMENT`, and
-        labels `(k,)` int64."""
+        labels."""
 
     def batches(
         self, size: int, shuffle: bool = False, seed: int = 0, drop_remainder: bool = False

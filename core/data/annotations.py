@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.common.errors import SettingError, UnknownNameError
 from headstart.data.names import class_list, normal_all
 
 SINGLE, MULTI, REGRESSION = "single", "multi", "regression"
@@ -156,14 +156,3 @@ def single(labels: Any, classes: Sequence[str], named: bool = True) -> Annotatio
 def unlabelled(count: int) -> Annotations:
     """Of samples whose labels nobody knows: every one is 0, of the one class "0"."""
     return single(np.zeros(count, np.int64), ("0",), named=False)
-
-
-def require_single(data: Any, what: str) -> None:
-    """DataError for labels that nothing learns yet: several a sample, or numbers. `what` is what uses the data,
-    e.g. "training"."""
-    if data.task != SINGLE:
-        kind = "several labels a sample (multi-label)" if data.task == MULTI else "numbers (regression)"
-        raise DataError(
-            f"the labels of {data.name!r} are {kind}, task {data.task!r}, which {what} does not take so far; "
-            "expected one class a sample, task 'single'. Features of it can be extracted, saved and exported"
-        )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.common.errors import DataError
+from headstart.data.annotations import REGRESSION
 
 SHOWN = 5
 NAME_THEM = "hs.data.arrays(x, y, classes=[...])"
@@ -37,6 +38,8 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
     if mine.names == to.names or not len(data):
         return data
     used = data.annotations.used()
+    if data.task == REGRESSION and (len(mine.names) < len(to.names) or mine.named == to.named):
+        _check_targets(mine, to)
     if mine.named == to.named:
         if not mine.named:
             return data  # whether there are so many classes is the model's to say
@@ -57,6 +60,17 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
         f"{_differ(mine, to, used)}: numbers are no names, and there are {len(mine.names)} and {len(to.names)} of "
         f"them. {_mend(mine, to)}"
     )
+
+
+def _check_targets(mine: Classes, to: Classes) -> None:
+    """DataError unless every target of `to` is here: a class without samples is one that has none, but a number
+    that is not there is not 0."""
+    lost = [name for name in to.names if name not in mine.names] if mine.named else to.names[len(mine.names) :]
+    if lost:
+        raise DataError(
+            f"{mine.owner} has no {few(lost)}, which {to.owner} has: its targets are {few(mine.names)}; expected "
+            f"{few(to.names)}"
+        )
 
 
 def _by_name(mine: Classes, to: Classes, used: np.ndarray) -> np.ndarray:

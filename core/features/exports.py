@@ -29,7 +29,7 @@ from headstart.common.files import PARTIAL_PREFIX, replace_whole, sync_folder
 from headstart.common.memory import aligned_empty
 from headstart.common.places import expanded
 from headstart.contract import registry
-from headstart.data.annotations import SINGLE, require_single
+from headstart.data.annotations import SINGLE
 from headstart.data.order import epoch_order
 from headstart.features.rows import ReadableFeatures
 from headstart.features.saving import saving
@@ -48,7 +48,9 @@ class FeatureRows:
     def __init__(self, features: ReadableFeatures, cut: str | None, view: int) -> None:
         self.folder: FeatureFolder = features.folder(cut, view)
         self.shape = features.shape(cut)
-        self.labels = features.labels  # (n,) int64, or of the other tasks (n, k)
+        # (n,) int64; of several labels or targets float32 (n, k), as the frameworks' losses take them
+        labels = features.labels
+        self.labels = labels if labels.ndim == 1 else labels.astype(np.float32)
         # As bytes: a million strings would be pickled for every worker, and counted references to.
         self.ids = ids_to_array(features.ids)  # (n, 16) uint8
         self._passes = 0
@@ -68,8 +70,8 @@ class FeatureRows:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_passes": 0}  # a copy begins at the first pass
 
-    def read(self, positions: Sequence[int] | NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Features `(k, *shape)` and labels `(k,)`. IndexError for a position that is none, and what
+    def read(self, positions: Sequence[int] | NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Features `(k, *shape)` and labels. IndexError for a position that is none, and what
         `FeatureFolder.read` raises."""
         chosen = np.asarray(positions, np.intp)
         if chosen.size and not -len(self) <= chosen.min() <= chosen.max() < len(self):
@@ -81,7 +83,7 @@ class FeatureRows:
 
     def batches(
         self, size: int, shuffle: bool = False, seed: int = 0, drop_remainder: bool = False
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+    ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """One pass over all of them. With `shuffle`, pass k has the order that epoch k of a training with this
         seed has."""
         number = self._passes
@@ -102,7 +104,6 @@ def tensor(features: ReadableFeatures, target: str, cut: str | None, view: int) 
 
 def dataset(features: ReadableFeatures, target: str, cut: str | None, view: int, **options: Any) -> Any:
     """See `FeatureSet.to_dataset`; `options` are those of the framework's kind."""
-    require_single(features, "a framework's data set of features")
     for name, least in (("batch_size", 1), ("seed", 0)):
         if options.get(name) is not None:
             _check_integer(name, options[name], least)
@@ -174,7 +175,7 @@ def save_npy(
         partial = target.parent / f"{PARTIAL_PREFIX}{uuid.uuid4().hex}"
         partial.mkdir()
         try:
-            for name, array in ((LABELS, rows.labels), (IDS, rows.ids), (CLASSES, _text(features.classes))):
+            for name, array in ((LABELS, features.labels), (IDS, rows.ids), (CLASSES, _text(features.classes))):
                 replace_whole(partial / name, [_npy_header(array.dtype, array.shape), array])
             replace_whole(partial / FEATURES, _npy(rows, wanted))
             # The folder appears with all four in it.

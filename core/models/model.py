@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import GraphError, SettingError
+from headstart.data.annotations import SINGLE
 from headstart.data.inputs import Arrays
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
@@ -43,6 +44,7 @@ class Model:
     preprocess: Preprocess | Arrays
     """how images are prepared, or which other inputs a wrapped module takes"""
     classes: tuple[str, ...]
+    """the names of its outputs: of classes, of labels, or of targets"""
     head: Head = "linear"
     weights: str | None = None
     """where the pretrained parameters came from; None: all of them are random"""
@@ -54,6 +56,11 @@ class Model:
     """where the trunk ends if nobody says; None: before the architecture's classifier"""
     module_cut: str | None = None
     """of a wrapped module, where its trunk ends by the module's own names: `hs.wrap(..., cut=)` takes it"""
+    task: str = SINGLE
+    """what its outputs mean, which training decides by the labels: "single", logits of which one class is the
+    largest; "multi", a logit for each label; "regression", numbers in the user's own units"""
+    threshold: float = 0.5
+    """of "multi": the probability above which a label is predicted"""
 
     def __repr__(self) -> str:
         classes = f"{len(self.classes)} class{'' if len(self.classes) == 1 else 'es'}"
@@ -156,7 +163,8 @@ def model(
     `weights`: None (random, drawn from `seed`, equal in every backend), a published name such as "imagenet", which
     is downloaded if it is not here, a name that `headstart weights import` gave, or the path of a .safetensors
     file with torchvision's or timm's names. `classes`: the number or names
-    of the classes to learn, which brings a fresh classifier; None keeps the classifier of the weights.
+    of the classes (or labels, or targets) to learn, which brings a fresh classifier; None keeps the classifier of
+    the weights.
     `head`: "linear", or a list of hidden widths and dropout rates such as [256] or [4096, 0.5, 4096, 0.5], which
     replaces all fully connected layers where an architecture ends in several. `size`: side in pixels of the
     square the images are brought to; None: what the weights were trained with. `auxiliary`: whether GoogLeNet
@@ -225,14 +233,13 @@ def class_names(classes: int | Sequence[str]) -> tuple[tuple[str, ...], bool]:
     if isinstance(classes, bool | str) or not isinstance(classes, int | np.integer | Iterable):
         raise SettingError(f"classes={classes!r:.200}; expected a number or a list of names")
     if isinstance(classes, int | np.integer):
-        if not 2 <= classes <= MOST_CLASSES:
-            least = "; a classifier needs at least two classes"
-            raise SettingError(f"classes={classes}{least if classes < 2 else f'; at most {MOST_CLASSES:,}'}")
+        if not 1 <= classes <= MOST_CLASSES:
+            raise SettingError(f"classes={classes}; expected 1 to {MOST_CLASSES:,}")
         names, named = tuple(map(str, range(int(classes)))), False
     else:
         names, named = class_list(classes, SettingError), True
-        if len(names) < 2:
-            raise SettingError(f"classes={list(names)}; a classifier needs at least two classes")
+        if not names:
+            raise SettingError("classes=[]; expected the names of the classes, or of the numbers to learn")
     return names, named
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from headstart.common.errors import CutError, DataError, SettingError
 from headstart.data import Dataset
-from headstart.data.annotations import SINGLE, require_single
+from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.classes import Classes, aligned
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.names import normal
@@ -93,10 +93,12 @@ def check_sets(model: Model, settings: Settings, train: Any, val: Any) -> Sets:
 
 def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
     """Both with their labels numbered as the model's classes are: by name where the model's were named, else as
-    the training data have them. DataError where the classes differ, and for a task that is not trained yet."""
-    for data in (train, val):
-        if data is not None:
-            require_single(data, "training")
+    the training data have them. DataError where the classes differ, and where the labels are of another task."""
+    if val is not None and val.task != train.task:
+        raise DataError(
+            f"the labels of the training data are of the task {train.task!r}, those of the validation data "
+            f"{val.task!r}; expected the same of both"
+        )
     train = aligned(train, "the training data", _of_model(model)) if model.named_classes else train
     return train, None if val is None else aligned(val, "the validation data", reference(model, train))
 
@@ -161,14 +163,31 @@ def check_data(model: Model, data: Dataset | FeatureSet, what: str) -> None:
     if isinstance(data, Dataset):
         model.preprocess.check(data)
     check_labels(model, data, what)
-    if what == "train" and len(np.unique(data.labels)) < 2:
+    if what != "train" or data.task == REGRESSION:  # targets that do not vary are found where they are scaled
+        return
+    if data.task == SINGLE and len(np.unique(data.labels)) < 2:
         raise DataError(f"all {len(data)} training samples are of one class; at least two are needed")
+    if data.task == MULTI and (data.labels == data.labels[0]).all():
+        raise DataError(
+            f"all {len(data)} training samples have the same labels ({data.annotations.label_text(0)}); there is "
+            "nothing to learn"
+        )
 
 
 def check_labels(model: Model, data: Dataset | FeatureSet, what: str) -> None:
-    """DataError unless there are samples, and the model has a class for each of their labels."""
+    """DataError unless there are samples, and the model has an output for each of their labels."""
     if not len(data):
         raise DataError(f"the {what} data set {data.name!r} is empty")
+    if data.task != SINGLE:
+        if data.labels.shape[1] != len(model.classes):
+            kind = "labels" if data.task == MULTI else "targets"
+            raise DataError(
+                f"the {what} data set has {data.labels.shape[1]} {kind} a sample, and the model "
+                f"{len(model.classes)} outputs. Make the model with classes=data.classes"
+            )
+        if not np.isfinite(data.labels).all():
+            raise DataError(f"the {what} data set {data.name!r} has targets that are not finite")
+        return
     labels = np.unique(data.labels)
     if labels[0] < 0 or labels[-1] >= len(model.classes):
         raise DataError(

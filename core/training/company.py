@@ -43,7 +43,7 @@ def check_trained(
     if isinstance(feed, Images):
         trunk, cut = feed.trunk, feed.cut
         size = _size(feed, val, feed.batch_size)
-        order = drawn(len(feed.labels), size)
+        order = drawn(len(feed.targets), size)
         batch = next(batches(feed.data, feed.preprocess, order, size, workers=1))
 
         def run(rows: Any) -> dict[str, np.ndarray]:
@@ -55,9 +55,9 @@ def check_trained(
 
     elif native and isinstance(feed, Resident | Streamed):
         size = _size(feed, val, EVALUATION_ROWS)
-        order = drawn(len(feed.labels), size)
+        order = drawn(len(feed.targets), size)
         ids = [feed.features.ids[i] for i in order]
-        batch = Batch(feed.features.folder(feed.cut).read(ids), feed.labels[order], ids, order)
+        batch = Batch(feed.features.folder(feed.cut).read(ids), feed.targets[order], ids, order)
 
         def run(rows: Any) -> dict[str, np.ndarray]:
             return {"logits": trainer.logits(trainer.put(rows), 0, size)}
@@ -68,5 +68,5 @@ def check_trained(
 
 
 def _size(feed: Feed, val: Feed | None, most: int) -> int:
-    size = max(2, min(most, len((val or feed).labels)))
+    size = max(2, min(most, len((val or feed).targets)))
     return size if size <= LARGEST else GROUP

@@ -162,6 +162,8 @@ def entry_of(run: RunRecord) -> dict[str, Any]:
         "mode": run.mode,
         "cut": run.cut,
         "val_accuracy": last.val_accuracy,
+        "val_score": last.val_score,
+        "score": last.score,
         "val_loss": last.val_loss,
         "diverged": run.diverged,
         "history": run.history.as_list(),

@@ -21,9 +21,9 @@ class Evaluation:
 
     samples: int
     loss: float
-    """mean cross-entropy"""
-    accuracy: float
-    """share of the samples whose class has the largest logit"""
+    """mean cross-entropy; of numbers the mean loss of the standardised ones"""
+    accuracy: float | None
+    """share of the samples whose class has the largest logit, or whose labels are all right; None of numbers"""
     classes: tuple[str, ...] = field(repr=False)
     validation: Validation = field(repr=False)
     """which class was taken for which, and the worst mistakes"""

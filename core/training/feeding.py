@@ -50,7 +50,8 @@ def from_cache(job: TrainingJob, node: str) -> Fed:
         extraction = merged(features.stats for features in sets)
     free = job.backend.memory(job.place)
     placement = place_features(sets, node, job.batch_size, memory_limit(job.settings.memory), free)
-    feeds = feeds_of(sets, node, placement, job.weights)
+    targets = [job.objective.targets(features) for features in sets]
+    feeds = feeds_of(sets, node, placement, job.weights, targets)
     return Fed(Feeds(feeds[0], feeds[1] if len(feeds) > 1 else None, train, val), trunk, extraction, placement)
 
 
@@ -84,7 +85,18 @@ def from_images(job: TrainingJob, node: str | None) -> Fed:
 
     def feed(data: Dataset, augment: Augment | None, weights: np.ndarray | None = None) -> Images:
         s = job.settings
-        return Images(data, job.model.preprocess, s.batch_size, runs, node, augment, s.seed, s.workers, weights)
+        return Images(
+            data,
+            job.model.preprocess,
+            s.batch_size,
+            runs,
+            node,
+            augment,
+            s.seed,
+            s.workers,
+            weights,
+            job.objective.targets(data),
+        )
 
     train = feed(job.train, job.settings.augmentation, job.weights)
     return Fed(Feeds(train, None if job.val is None else feed(job.val, None), job.train, job.val), trunk)

@@ -47,7 +47,8 @@ class EpochResult:
 class Feed(Protocol):
     """One data set, as a trainer consumes it."""
 
-    labels: np.ndarray
+    targets: np.ndarray
+    """of its samples, as the loss takes them"""
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         """int64 `(steps, batch)`: an epoch's order, from seed and epoch; there are `n // batch` steps."""
@@ -89,14 +90,17 @@ class Resident:
     """Features that lie on the trainer's device as a whole, every view of them; read from the store once, for all
     trainers of one backend on one device."""
 
-    def __init__(self, features: FeatureSet, cut: str, weights: np.ndarray | None = None) -> None:
-        """`weights`: float32 `(n,)`, how much each sample counts in training; None: alike."""
+    def __init__(
+        self, features: FeatureSet, cut: str, weights: np.ndarray | None = None, targets: np.ndarray | None = None
+    ) -> None:
+        """`weights`: float32 `(n,)`, how much each sample counts in training; None: alike. `targets`: of the
+        samples, as the loss takes them; None: the labels."""
         self.features, self.cut, self.weights = features, cut, weights
-        self.labels = features.labels
+        self.targets = features.labels if targets is None else targets
         self._placed: dict[int, Any] = {}
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-        return epoch_order(len(self.labels), batch_size, seed, epoch)
+        return epoch_order(len(self.targets), batch_size, seed, epoch)
 
     def _on_device(self, trainer: Trainer, view: int) -> Any:
         if view not in self._placed:
@@ -107,7 +111,7 @@ class Resident:
         clock = Clock()
         rows = self._on_device(trainer, epoch % self.features.views)
         clock("data")
-        losses, correct = trainer.epoch(rows, self.labels, order, rates, self.weights)
+        losses, correct = trainer.epoch(rows, self.targets, order, rates, self.weights)
         clock("head")
         return EpochResult(losses, correct / order.size, clock.total())
 
@@ -115,7 +119,7 @@ class Resident:
         clock = Clock()
         rows = self._on_device(trainer, 0)
         clock("data")
-        logits = evaluated(trainer, rows, len(self.labels))
+        logits = evaluated(trainer, rows, len(self.targets))
         clock("head")
         return logits, clock.total()
 
@@ -165,10 +169,12 @@ class Streamed:
         block: int,
         in_memory: bool = False,
         weights: np.ndarray | None = None,
+        targets: np.ndarray | None = None,
     ) -> None:
-        """`block`: so many rows that lie side by side are drawn together. `weights`: as `Resident` has them."""
+        """`block`: so many rows that lie side by side are drawn together. `weights`, `targets`: as `Resident` has
+        them."""
         self.features, self.cut, self.pools, self.block, self.weights = features, cut, pools, block, weights
-        self.labels = features.labels
+        self.targets = features.labels if targets is None else targets
         self.in_memory = in_memory
         self._sources: dict[int, _Source] = {}
 
@@ -179,8 +185,8 @@ class Streamed:
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         if self.in_memory:
-            return epoch_order(len(self.labels), batch_size, seed, epoch)
-        batch = min(batch_size, len(self.labels))
+            return epoch_order(len(self.targets), batch_size, seed, epoch)
+        batch = min(batch_size, len(self.targets))
         on_disk = self._source(epoch % self.features.views).on_disk
         return block_order(on_disk, self.block, self.pools.rows // batch * batch, batch_size, seed, epoch)
 
@@ -197,7 +203,7 @@ class Streamed:
                 part = rates[start : start + steps]
                 # The rows were read to where they are used: nothing is gathered again.
                 weights = None if self.weights is None else self.weights[positions]
-                loss, right = trainer.epoch(trainer.put(rows), self.labels[positions], None, part, weights)
+                loss, right = trainer.epoch(trainer.put(rows), self.targets[positions], None, part, weights)
                 clock("head")
                 losses.append(loss)
                 correct += right
@@ -207,13 +213,13 @@ class Streamed:
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         clock = Clock()
         source = self._source(0)
-        pools = [source.on_disk[i : i + self.pools.rows] for i in range(0, len(self.labels), self.pools.rows)]
+        pools = [source.on_disk[i : i + self.pools.rows] for i in range(0, len(self.targets), self.pools.rows)]
         logits: np.ndarray | None = None
         for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
             clock("data")
             part = evaluated(trainer, trainer.put(rows), len(positions))
             if logits is None:
-                logits = np.empty((len(self.labels), *part.shape[1:]), np.float32)
+                logits = np.empty((len(self.targets), *part.shape[1:]), np.float32)
             logits[positions] = part
             clock("head")
         assert logits is not None
@@ -263,16 +269,17 @@ class Images:
         seed: int,
         workers: int | None,
         weights: np.ndarray | None = None,
+        targets: np.ndarray | None = None,
     ) -> None:
-        """`weights`: as `Resident` has them."""
+        """`weights`, `targets`: as `Resident` has them."""
         self.weights = weights
         self.data, self.preprocess, self.batch_size = data, preprocess, batch_size
         self.trunk, self.cut = trunk, cut
         self.augment, self.seed, self.workers = augment, seed, workers
-        self.labels = data.labels
+        self.targets = data.labels if targets is None else targets
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-        return epoch_order(len(self.labels), batch_size, seed, epoch)
+        return epoch_order(len(self.targets), batch_size, seed, epoch)
 
     def _inputs(self, images: Any, clock: Clock) -> Any:
         if self.trunk is None or self.cut is None:
@@ -298,7 +305,9 @@ class Images:
             for batch, positions, rate in zip(loader, order, rates.tolist(), strict=True):
                 clock("data")
                 weights = None if self.weights is None else self.weights[positions]
-                loss, right = trainer.step(self._inputs(batch.images, clock), batch.labels, rate, weights)
+                loss, right = trainer.step(
+                    self._inputs(batch.images, clock), self.targets[positions], rate, weights
+                )
                 clock("head")
                 losses.append(loss)
                 correct += right

@@ -94,7 +94,7 @@ def _run(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Run:
     trained = {name: value for done in stages for name, value in done.trained.params.items()}
     optimizers = {done.stage.name: done.stage.optimizer for done in stages}
     return Run(
-        model=start.with_params({**start.params, **trained}),
+        model=job.objective.trained(start.with_params({**start.params, **trained}), last.trained.threshold),
         mode=job.settings.mode,
         cut=job.cut,
         backend=job.backend.name,

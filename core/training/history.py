@@ -25,6 +25,10 @@ class Seconds:
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(self.data + other.data, self.trunk + other.trunk, self.head + other.head)
 
+    def shared(self, count: int) -> Seconds:
+        """The share of one of `count` that took this time together."""
+        return Seconds(self.data / count, self.trunk / count, self.head / count)
+
     @property
     def total(self) -> float:
         return self.data + self.trunk + self.head
@@ -41,9 +45,11 @@ class Record:
     """from 1"""
     loss: float
     """mean over the epoch's steps, each before its update, with label smoothing where there is any"""
-    accuracy: float
+    accuracy: float | None
+    """share of the samples whose class, or whose labels all, are right; None where labels are numbers"""
     val_loss: float | None
-    """plain cross-entropy; None where there are no validation data"""
+    """without smoothing or weights: cross-entropy, or of numbers the loss of the standardised ones; None where
+    there are no validation data"""
     val_accuracy: float | None
     seconds: Seconds
     """training and validation together"""
@@ -52,6 +58,11 @@ class Record:
     step_losses: tuple[float, ...] = field(repr=False)
     auxiliary_losses: tuple[float, ...] = ()
     """mean over the steps, of each auxiliary classifier, unweighted; `loss` leaves them out"""
+    val_score: float | None = None
+    """the headline score of the labels' task on the validation data: accuracy, of several labels micro F1 at
+    probabilities above 0.5, of numbers the mean absolute error in their units"""
+    score: str = "accuracy"
+    """which it is: "accuracy", "micro_f1" or "mae" """
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.keys():
@@ -126,9 +137,12 @@ class History(Sequence[Record]):
 
 def _restore_nans(fields: dict[str, Any]) -> None:
     """JSON has null where a figure was not finite; only without validation data is there no figure."""
-    names = ["loss", "accuracy", "learning_rate"]
-    names += ["val_loss"] if fields.get("val_accuracy") is not None else []
-    names += ["val_accuracy"] if fields.get("val_loss") is not None else []
+    names = ["loss", "learning_rate"]
+    measured = any(fields.get(name) is not None for name in ("val_accuracy", "val_score"))
+    names += ["val_loss"] if measured else []
+    if fields.get("accuracy") is not None:
+        names += ["val_accuracy"] if fields.get("val_loss") is not None else []
+        fields.setdefault("val_score", fields.get("val_accuracy"))  # records of before had one class a sample
     for name in names:
         if name in fields and fields[name] is None:
             fields[name] = math.nan

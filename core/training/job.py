@@ -22,6 +22,7 @@ from headstart.features.trunk_keys import cut_of
 from headstart.models import Model, check_model
 from headstart.training.checks import check_sets
 from headstart.training.modes import Mode
+from headstart.training.objective import BEST, Objective, objective_of
 from headstart.training.rates import check_modules
 from headstart.training.sample_weights import sample_weights
 from headstart.training.settings import Settings
@@ -40,6 +41,8 @@ class TrainingJob:
     """the last node of the frozen trunk; None where everything is trained from the start"""
     backend: Backend
     place: Place
+    objective: Objective
+    """what it works towards: loss, targets, and what outputs mean"""
     weights: NDArray[np.float32] | None = None
     """`(n,)`: how much each training sample counts; None where all count alike"""
 
@@ -69,14 +72,18 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
         model = model.without_auxiliary()
     check_modules(model.params, settings.lr_scale)
     train, val, cut = check_sets(model, settings, train, val)
+    objective = objective_of(settings, model, train)  # first: it knows which options the task has
     weights = sample_weights(train, settings.class_weights)
+    if objective.threshold == BEST and val is None:
+        raise SettingError("threshold='best' is the best on validation data, and there are none; pass val=")
     last = model.graph.check_cut(cut or model.default_cut) if mode.frozen else None
     if cut is not None and last is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
     backend = registry.load(registry.choose(settings.backend, model.home))
     place = backend.place(settings.device, settings.precision)
+    model = objective.before(model, scratch=not mode.pretrained)
     start = replace(model, params=initial(model, mode, last, settings.seed))
-    return TrainingJob(start, train, val, settings, last, backend, place, weights)
+    return TrainingJob(start, train, val, settings, last, backend, place, objective, weights)
 
 
 def initial(model: Model, mode: Mode, cut: str | None, seed: int) -> dict[str, np.ndarray]:

@@ -36,6 +36,12 @@ class _FitCompareCompareModesSweep(TypedDict, total=False):
     """Label smoothing, 0 to 1."""
     class_weights: str | Mapping[str, float] | None
     """How much samples count by their class: balanced (all classes alike), or daisy=2,roses=0.5."""
+    pos_weight: str | Mapping[str, float] | None
+    """With several labels a sample, how much their being there counts: balanced, or daisy=2,roses=0.5."""
+    threshold: float | str | None
+    """With several labels a sample, the probability above which one is predicted; best: by validation."""
+    huber: float | None
+    """With numbers as labels, errors above so many standard deviations count in proportion, not squared."""
     seed: int
     """Seed of all that is drawn: split, order, initial weights, dropout and augmentation."""
 

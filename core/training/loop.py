@@ -6,16 +6,23 @@ is, and returns the result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from headstart.contract.running import Trainer
-from headstart.training import metrics
-from headstart.training.feeds import EpochResult, Feed, Feeds
-from headstart.training.history import History, Record
+from headstart.data import Dataset
+from headstart.data.annotations import REGRESSION
+from headstart.features.feature_set import FeatureSet
+from headstart.training.feeds import Feeds
+from headstart.training.history import History, Record, Seconds
+from headstart.training.measured import Measured, measure
+from headstart.training.objective import THRESHOLD, Objective
 from headstart.training.observers import Observers
 from headstart.training.scores.outcome import Outcome
+from headstart.training.scores.result import HEADLINE
 from headstart.training.stage import EpochEnd, Stage
 from headstart.training.validation import Validation, validation_of
 
@@ -31,55 +38,77 @@ class Trained:
     """what was right and wrong after the last epoch; None where there were no validation data"""
     outcome: Outcome | None
     """the same, to be scored"""
+    threshold: float = THRESHOLD
+    """of labels: as asked for, or the best one"""
 
 
 def run_stage(stage: Stage, trainer: Trainer, feeds: Feeds, observers: Observers) -> Trained:
     """Train for as many epochs as there are learning rates, or until an observer ends it."""
     records: list[Record] = []
-    logits = None
+    outputs, objective = None, stage.objective
     for epoch, rates in enumerate(stage.rates):
         observers.begin(epoch)
         order = feeds.train.order(stage.batch_size, stage.seed, epoch)
-        record, logits = run_epoch(trainer, feeds.train, feeds.val, order, rates, epoch)
+        record, outputs = run_epoch(trainer, feeds, objective, order, rates, epoch)
         records.append(record)
         if observers.epoch(EpochEnd(stage, record, rates, trainer)):
             break
-    validation = outcome = None
-    if logits is not None and feeds.val_data is not None:
-        validation = validation_of(logits, feeds.val_data)
-        outcome = Outcome(logits, feeds.val_data)
-    return Trained(trainer.params(), History(records), validation, outcome)
+    return result_of(trainer.params(), records, objective, outputs, feeds.val_data)
+
+
+def result_of(
+    params: dict[str, np.ndarray],
+    records: list[Record],
+    objective: Objective,
+    outputs: np.ndarray | None,
+    val: Dataset | FeatureSet | None,
+    outcome: Callable[[np.ndarray, Any, float], Outcome] = Outcome,
+) -> Trained:
+    """The result, from the outputs for the validation data, float32 `(n, k)` as the trainer gives them; None where
+    there were none. `outcome`: what is kept of them."""
+    if outputs is None or val is None:
+        return Trained(params, History(records), None, None, objective.decided(np.zeros((0, 0)), None))
+    predictions = objective.predictions(outputs)
+    threshold = objective.decided(predictions, val)
+    validation = validation_of(predictions, val, threshold)
+    return Trained(params, History(records), validation, outcome(predictions, val, threshold), threshold)
 
 
 def run_epoch(
-    trainer: Trainer, train: Feed, val: Feed | None, order: np.ndarray, rates: np.ndarray, epoch: int
+    trainer: Trainer, feeds: Feeds, objective: Objective, order: np.ndarray, rates: np.ndarray, epoch: int
 ) -> tuple[Record, np.ndarray | None]:
-    """The epoch's record, and the logits of the validation data after it. `epoch`: counted from 0."""
-    result = train.train(trainer, order, rates, epoch)
-    if val is None:
-        return record_of(result, rates, epoch), None
-    logits, seconds = val.logits(trainer)
-    loss = float(metrics.cross_entropy(logits, val.labels).mean())
-    result = replace(result, seconds=result.seconds + seconds)
-    return record_of(result, rates, epoch, loss, metrics.accuracy(logits, val.labels)), logits
+    """The epoch's record, and the outputs for the validation data after it. `epoch`: counted from 0."""
+    result = feeds.train.train(trainer, order, rates, epoch)
+    measured, outputs = Measured(), None
+    if feeds.val is not None and feeds.val_data is not None:
+        outputs, seconds = feeds.val.logits(trainer)
+        measured = measure(objective, outputs, feeds.val.targets, feeds.val_data)
+        result = replace(result, seconds=result.seconds + seconds)
+    accuracy = None if objective.task == REGRESSION else result.accuracy
+    return record_of(objective, epoch, result.losses, accuracy, measured, result.seconds, rates), outputs
 
 
 def record_of(
-    result: EpochResult,
-    rates: np.ndarray,
+    objective: Objective,
     epoch: int,
-    val_loss: float | None = None,
-    val_accuracy: float | None = None,
+    losses: np.ndarray,
+    accuracy: float | None,
+    measured: Measured,
+    seconds: Seconds,
+    rates: np.ndarray,
 ) -> Record:
-    means = result.losses.mean(0, dtype=np.float64).tolist()
+    """`losses`: float `(steps, outputs)`; `rates`: `(steps,)`."""
+    means = losses.mean(0, dtype=np.float64).tolist()
     return Record(
         epoch + 1,
         means[0],
-        result.accuracy,
-        val_loss,
-        val_accuracy,
-        result.seconds,
+        accuracy,
+        measured.loss,
+        measured.accuracy,
+        seconds,
         float(rates[-1]),
-        tuple(map(float, result.losses[:, 0])),
+        tuple(map(float, losses[:, 0])),
         tuple(means[1:]),
+        measured.score,
+        HEADLINE[objective.task],
     )

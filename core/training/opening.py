@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from headstart.common.errors import DataError
 from headstart.data import open_data
-from headstart.data.annotations import require_single
+from headstart.data.annotations import SINGLE
 from headstart.data.names import shown
 from headstart.data.opening import opened
 from headstart.data.sources import takes_columns
@@ -69,8 +69,7 @@ def model_and_data(
         seed=seed,
         split_by=split_by,
     )
-    require_single(parts.train, "training")
-    if len(parts.train.classes) < MIN_CLASSES:
+    if parts.train.task == SINGLE and len(parts.train.classes) < MIN_CLASSES:
         name = ", ".join(map(shown, parts.train.classes)) or "none"
         raise DataError(f"{data} has the class {name} only; expected at least {MIN_CLASSES} to tell apart")
     published = weights_for(model, weights)

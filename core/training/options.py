@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -48,6 +49,15 @@ if TYPE_CHECKING:
 
 def class_weights_of(text: str) -> str | dict[str, float]:
     """A word as it is, or "daisy=2,roses=0.5" as a dict; SettingError otherwise."""
+    return _weights_of("--class-weights", text)
+
+
+def pos_weight_of(text: str) -> str | dict[str, float]:
+    """As `class_weights_of`."""
+    return _weights_of("--pos-weight", text)
+
+
+def _weights_of(flag: str, text: str) -> str | dict[str, float]:
     if "=" not in text:
         return text
     weights = {}
@@ -56,10 +66,16 @@ def class_weights_of(text: str) -> str | dict[str, float]:
         try:
             weights[name.strip()] = float(weight)
         except ValueError:
-            raise SettingError(
-                f"--class-weights {text!r}; expected balanced, or classes such as daisy=2,roses=0.5"
-            ) from None
+            raise SettingError(f"{flag} {text!r}; expected balanced, or names such as daisy=2,roses=0.5") from None
     return weights
+
+
+def threshold_of(text: str) -> str | float:
+    """A number where it is one, else the word."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def scale_of(text: str) -> float | dict[str, float]:
@@ -119,6 +135,14 @@ def _dtypes() -> Iterable[str]:
     from headstart.features.trunk_keys import DTYPES
 
     return DTYPES
+
+
+def _is_positive(value: object) -> bool:
+    return value is not True and isinstance(value, Real) and 0 < float(value) < float("inf")
+
+
+def _is_threshold(value: object) -> bool:
+    return value == "best" or (isinstance(value, Real) and 0 < float(value) < 1)
 
 
 # ---- the options
@@ -201,6 +225,34 @@ class Training:
         more='"balanced": each n / (classes x samples of its class). In Python also a dict such as '
         '{"daisy": 2.0}, of which a class that is left out counts 1. It multiplies what the data say of each '
         "sample (`weights`).",
+    )
+    pos_weight: str | Mapping[str, float] | None = option(
+        None,
+        "With several labels a sample, how much their being there counts: balanced, or daisy=2,roses=0.5.",
+        Rule('"balanced", or a dict from labels to positive numbers'),
+        takers=THAT_TRAIN,
+        parse=pos_weight_of,
+        unset="as much as not",
+        more='"balanced": samples without the label over samples with it. In Python also a dict such as '
+        '{"daisy": 2.0}, of which a label that is left out counts 1.',
+    )
+    threshold: float | str | None = option(
+        None,
+        "With several labels a sample, the probability above which one is predicted; best: by validation.",
+        Rule('a number, 0 < threshold < 1, or "best"', _is_threshold),
+        takers=THAT_TRAIN,
+        parse=threshold_of,
+        unset="0.5",
+        more='"best" is the one with the largest micro F1 on the validation data after the last epoch.',
+    )
+    huber: float | None = option(
+        None,
+        "With numbers as labels, errors above so many standard deviations count in proportion, not squared.",
+        Rule("a positive number", _is_positive, float),
+        takers=THAT_TRAIN,
+        text=float,
+        unset="squared errors",
+        more="So a few targets that are far off do not rule the rest. It is the Huber loss; 1 is common.",
     )
     augment: str | Augment | None = option(
         None,

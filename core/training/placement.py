@@ -99,18 +99,22 @@ def place_features(
 
 
 def feeds_of(
-    features: Sequence[FeatureSet], cut: str, placement: Placement, weights: np.ndarray | None = None
+    features: Sequence[FeatureSet],
+    cut: str,
+    placement: Placement,
+    weights: np.ndarray | None = None,
+    targets: Sequence[np.ndarray] | None = None,
 ) -> list[Feed]:
-    """A feed for each set. Feeds that stream share one pair of pools. `weights`: of the first set's samples."""
+    """A feed for each set. Feeds that stream share one pair of pools. `weights`: of the first set's samples.
+    `targets`: of each set, as the loss takes them; None: the labels."""
     counting = [weights, *[None] * (len(features) - 1)]
+    aims = [data.labels for data in features] if targets is None else targets
+    sets = list(zip(features, counting, aims, strict=True))
     if placement.where == DEVICE:
-        return [Resident(data, cut, of_set) for data, of_set in zip(features, counting, strict=True)]
+        return [Resident(data, cut, of_set, aim) for data, of_set, aim in sets]
     first = features[0]
     row_nbytes = max(1, first.nbytes(cut) // max(1, len(first)))
     pools = Pools(placement.pool_nbytes // row_nbytes, first.shape(cut), first.folder(cut).dtype)
     block = max(1, placement.block_nbytes // row_nbytes)
     in_memory = placement.where == MEMORY
-    return [
-        Streamed(data, cut, pools, block, in_memory, of_set)
-        for data, of_set in zip(features, counting, strict=True)
-    ]
+    return [Streamed(data, cut, pools, block, in_memory, of_set, aim) for data, of_set, aim in sets]

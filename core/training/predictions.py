@@ -195,7 +195,7 @@ def write_predictions(
 
 
 def _reading(model: Model, top: int) -> Reading:
-    return Reading(tuple(model.classes), top=top)
+    return Reading(tuple(model.classes), model.task, top, model.threshold)
 
 
 class _Made:

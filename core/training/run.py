@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from headstart.common.errors import DataError, SettingError
 from headstart.contract import registry
 from headstart.data import Dataset
-from headstart.data.annotations import require_single
+from headstart.data.annotations import MULTI, REGRESSION
 from headstart.data.classes import aligned
 from headstart.data.copies import warn_of_seen
 from headstart.data.door import as_data_set, check_data_set
@@ -20,11 +21,14 @@ from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_labels, features_at, trained_classes
 from headstart.training.comparison import Comparison, comparison
 from headstart.training.evaluation import Evaluation
-from headstart.training.metrics import accuracy, cross_entropy, softmax
+from headstart.training.measured import measure
+from headstart.training.metrics import softmax
+from headstart.training.objective import objective_of_run
 from headstart.training.prediction import predict, predict_features
 from headstart.training.predictions import Written, write_predictions
 from headstart.training.run_record import RunRecord
 from headstart.training.saving import save
+from headstart.training.scores.multi import sigmoid
 from headstart.training.scores.outcome import Outcome
 from headstart.training.validation import validation_of
 
@@ -49,7 +53,8 @@ class Run(RunRecord):
         precision: str = "float32",
         workers: int | None = None,
     ) -> np.ndarray:
-        """float32 logits `(n, classes)`; in float32 unless `precision` says otherwise, whatever it was trained in.
+        """float32 logits `(n, classes)`, or numbers in their units `(n, targets)`; computed in
+        float32 unless `precision` says otherwise, whatever it was trained in.
 
         `images`: whatever `hs.predict` takes: a data set, a path, a folder, a Pillow image, arrays, a list ...; or
         features of this model's trunk at the cut behind which it was trained: then no image is needed.
@@ -69,8 +74,11 @@ class Run(RunRecord):
         )
 
     def probabilities(self, images: Any, **settings: Any) -> np.ndarray:
-        """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments."""
-        return softmax(self.predict(images, **settings))
+        """float64 `(n, classes)`: the softmax of `predict`, which takes the same arguments; of several labels a
+        sample the probability of each by itself. SettingError for a run that predicts numbers."""
+        if self.model.task == REGRESSION:
+            raise SettingError("this run predicts numbers, which have no probabilities; run.predict gives them")
+        return (sigmoid if self.model.task == MULTI else softmax)(self.predict(images, **settings))
 
     def evaluate(self, data: Dataset | FeatureSet, **settings: Any) -> Evaluation:
         """Loss, accuracy and scores on labelled samples, or on features of the trunk. `settings`: of `predict`.
@@ -81,20 +89,30 @@ class Run(RunRecord):
         """
         named = data = as_data_set(data)
         check_data_set(data, "data", (Dataset, FeatureSet))
-        require_single(data, "evaluation")
+        if data.task != self.model.task:
+            raise DataError(
+                f"the labels of {data.name!r} are of the task {data.task!r}, and the run was trained for "
+                f"{self.model.task!r}"
+            )
         data = aligned(data, "the given data", trained_classes(self.model, self.data))
         check_labels(self.model, data, "given")
         say(data)
-        logits = self.predict(data, **settings)
+        predictions = self.predict(data, **settings)
         seen = None if self.train_ids is None else self.train_ids.count(data.ids)
         warn_of_seen(named, seen or 0)
+        objective = objective_of_run(self.model, self.settings)
+        scale, targets = objective.scale, objective.targets(data)
+        outputs = predictions if scale is None else scale.standardised(predictions)
+        measured = measure(objective, outputs, targets, data)
+        assert measured.loss is not None
+        threshold = self.model.threshold
         return Evaluation(
             len(data),
-            float(cross_entropy(logits, data.labels).mean()),
-            accuracy(logits, data.labels),
+            measured.loss,
+            measured.accuracy,
             data.classes,
-            validation_of(logits, data),
-            Outcome(logits, data),
+            validation_of(predictions, data, threshold),
+            Outcome(predictions, data, threshold),
             seen,
         )
 

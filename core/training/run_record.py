@@ -23,6 +23,7 @@ from headstart.report import pictures
 from headstart.training.history import History
 from headstart.training.scores import Scores
 from headstart.training.scores.outcome import Outcome
+from headstart.training.scores.result import HEADLINE
 from headstart.training.validation import Validation
 
 
@@ -61,7 +62,8 @@ class RunRecord:
 
     def __repr__(self) -> str:
         last = self.history[-1] if len(self.history) else None
-        score = "" if last is None or last.val_accuracy is None else f", val_accuracy {last.val_accuracy:.4f}"
+        name = HEADLINE[self.model.task]
+        score = "" if last is None or last.val_score is None else f", val_{name} {last.val_score:.4f}"
         cut = "" if self.cut is None else f", cut {self.cut!r}"
         epochs = len(self.head_history) + len(self.history)
         return (
@@ -98,6 +100,7 @@ def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) ->
         "name": train.name,
         "train": len(train),
         "val": 0 if val is None else len(val),
+        "task": train.task,
         "classes": list(train.classes),
         "named_classes": train.named_classes,
         "split": [part.as_dict() for part in train.splits],

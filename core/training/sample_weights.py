@@ -20,24 +20,27 @@ BALANCED = "balanced"
 ClassWeights = None | str | Mapping[str, float]
 
 
-def checked_class_weights(weights: Any) -> ClassWeights:
-    """`weights` as None, "balanced" or a dict of floats; SettingError for anything else."""
+def checked_weights(option: str, weights: Any, zero: bool = True) -> ClassWeights:
+    """`weights` of classes or labels as None, "balanced" or a dict of floats; SettingError for anything else.
+    `zero`: whether one may be 0."""
     if weights is None or (isinstance(weights, str) and weights == BALANCED):
         return weights
+    numbers = "numbers of 0 or more" if zero else "numbers above 0"
     if not isinstance(weights, Mapping) or not weights:
         raise SettingError(
-            f"class_weights={weights!r}; expected {BALANCED!r}, or a dict from classes to numbers of 0 or more, "
-            'such as {"rare": 5.0}'
+            f"{option}={weights!r}; expected {BALANCED!r}, or a dict from names to {numbers}, such as "
+            '{"rare": 5.0}'
         )
     for name, weight in weights.items():
         number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight < 0:
-            raise SettingError(f"class_weights[{name!r}]={weight!r}; expected a number of 0 or more")
+        if not number or not math.isfinite(weight) or weight < 0 or (not zero and not weight):
+            raise SettingError(f"{option}[{name!r}]={weight!r}; expected {numbers.replace('numbers', 'a number')}")
     return {str(name): float(weight) for name, weight in weights.items()}
 
 
 def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> NDArray[np.float32] | None:
-    """float32 `(n,)`; None where all samples count alike. `data`: of one class a sample.
+    """float32 `(n,)`; None where all samples count alike. `class_weights`: of data of
+    one class a sample.
 
     "balanced" counts the classes alike, each sample n / (classes x samples of its class), of the classes that have
     samples: scikit-learn's `compute_class_weight`. A class that a dict leaves out counts 1.

@@ -18,6 +18,7 @@ from headstart.common.places import expanded
 from headstart.common.reading import check, read_json
 from headstart.contract import registry
 from headstart.data import Arrays
+from headstart.data.annotations import SINGLE, TASKS
 from headstart.data.id_set import IdSet
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
@@ -28,6 +29,7 @@ from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
 from headstart.store.keys import spec_digest
 from headstart.training.history import History
+from headstart.training.objective import THRESHOLD
 from headstart.training.run import Run
 from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
 from headstart.training.scores import Scores
@@ -145,6 +147,8 @@ def _check_sense(run: Run) -> None:
     if run.cut is not None:
         run.model.graph.check_cut(run.cut)
     classes = range(len(run.model.classes))
+    if run.model.task not in TASKS or not 0 < run.model.threshold < 1:
+        raise ValueError(f"the model is of the task {run.model.task[:40]!a}, threshold {run.model.threshold}")
     if run.scores is not None and run.scores.task not in HEADLINE:
         raise ValueError(f"scores are of the task {run.scores.task[:40]!a}")
     if run.validation is not None:
@@ -188,6 +192,8 @@ def _known(spec: Mapping[str, Any], weights: Path) -> Model:
         spec["weights"],
         frozenset(),
         spec["named_classes"],
+        task=spec.get("task") or SINGLE,
+        threshold=spec.get("threshold") or THRESHOLD,
     )
 
 
@@ -219,4 +225,6 @@ def _wrapped(spec: Mapping[str, Any], weights: Path, model: Model | None) -> Mod
         weights=spec["weights"],
         fresh=frozenset(),
         named_classes=spec["named_classes"],
+        task=spec.get("task") or SINGLE,
+        threshold=spec.get("threshold") or THRESHOLD,
     )

@@ -106,6 +106,8 @@ def _about(run: RunRecord) -> dict[str, Any]:
             "preprocess": m.preprocess.as_dict(),
             "weights": m.weights,
             "auxiliary": bool(m.graph.auxiliary),
+            "task": m.task,
+            "threshold": m.threshold,
             "wrapped": spec_digest({"graph": m.graph.spec()}) if m.home is not None else None,
         },
         "mode": run.mode,

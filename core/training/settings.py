@@ -23,7 +23,7 @@ from headstart.training.modes import MODES, Mode, mode_of
 from headstart.training.options import OPTIONS, Caching, Computing, Training, Watching
 from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
-from headstart.training.sample_weights import checked_class_weights
+from headstart.training.sample_weights import checked_weights
 from headstart.training.signatures import check_keywords
 
 
@@ -58,7 +58,8 @@ class Settings(Watching, Caching, Computing, Training):
             )
         optimizer_of(self.optimizer, SGD(), self.lr)
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
-        object.__setattr__(self, "class_weights", checked_class_weights(self.class_weights))
+        object.__setattr__(self, "class_weights", checked_weights("class_weights", self.class_weights))
+        object.__setattr__(self, "pos_weight", checked_weights("pos_weight", self.pos_weight, zero=False))
         schedule_of(self.schedule, self.warmup)
         object.__setattr__(self, "memory", memory_limit(self.memory))
         if self.cut == INPUT and mode.frozen:
@@ -106,12 +107,16 @@ class Settings(Watching, Caching, Computing, Training):
 
     def record(self) -> dict[str, Any]:
         """JSON-able: what a run's record has of each option that it names, as it was meant for this mode."""
-        scale, by_class = self.lr_scale, self.class_weights
+
+        def plain(value: Any) -> Any:
+            return dict(value) if isinstance(value, Mapping) else value
+
         features = self.dtype if self.training_mode.cached else "uint8" if self.cut == INPUT else None
         meant = {
-            "lr_scale": dict(scale) if isinstance(scale, Mapping) else scale,
+            "lr_scale": plain(self.lr_scale),
             "schedule": vars(self.rates),
-            "class_weights": dict(by_class) if isinstance(by_class, Mapping) else by_class,
+            "class_weights": plain(self.class_weights),
+            "pos_weight": plain(self.pos_weight),
             "augment": self.augmentation.as_dict() if self.augmentation else None,
             "batch_norm": "train" if self.train_statistics else "frozen",
             "dtype": features,

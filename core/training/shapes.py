@@ -9,7 +9,7 @@ from headstart.common.reading import ANY, DictOf, ListOf, Number, Optional
 
 LARGEST = 256 << 20  # bytes of such a file: twelve million steps
 DATA = {
-    **{name: Optional(str) for name in ("name",)},
+    **{name: Optional(str) for name in ("name", "task")},
     **{name: Optional(int) for name in ("train", "val")},
     "classes": Optional(ListOf(str)),
     "skipped": Optional(ListOf(ListOf(str, 2))),
@@ -20,6 +20,7 @@ RECORD_OF_EPOCH = {
     "accuracy": Optional(Number),
     "val_loss": Optional(Number),
     "val_accuracy": Optional(Number),
+    "val_score": Optional(Number),
     "seconds": {"data": Number, "trunk": Number, "head": Number},
     "learning_rate": Optional(Number),
     "step_losses": ListOf(Optional(Number)),
@@ -30,6 +31,7 @@ VALIDATION = {
     "confusion": ListOf(ListOf(int, 3)),
     "not_finite": Optional(int),
     **dict.fromkeys(("right", "ids", "weights"), Optional(str)),
+    "misses": Optional(ListOf({"id": str, "index": int, "label": str, "predicted": str, "error": Number})),
     "worst": ListOf(
         {
             "id": str,
@@ -61,6 +63,8 @@ RUN = {
         "preprocess": DictOf(ANY),
         "weights": Optional(str),
         "auxiliary": bool,
+        "task": Optional(str),
+        "threshold": Optional(Number),
         "wrapped": Optional(str),
     },
     "mode": str,
@@ -82,13 +86,16 @@ RUN = {
 
 EPOCH = {
     "epoch": Optional(int),
-    **{name: Optional(Number) for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")},
+    **{
+        name: Optional(Number)
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy", "val_score", "learning_rate")
+    },
     "seconds": {name: Optional(Number) for name in ("data", "trunk", "head", "total")},
 }
-NUMBERS = ("val_accuracy", "val_loss", "extraction_seconds", "total_seconds", "speedup_over_frozen")
+NUMBERS = ("val_accuracy", "val_score", "val_loss", "extraction_seconds", "total_seconds", "speedup_over_frozen")
 ENTRY = {
     "label": str,
-    **{name: Optional(str) for name in ("backend", "mode", "cut")},
+    **{name: Optional(str) for name in ("backend", "mode", "cut", "score")},
     **{name: Optional(Number) for name in NUMBERS},
     **{name: Optional(int) for name in ("extracted", "reused", "pays_off_after_epochs")},
     "diverged": Optional(bool),

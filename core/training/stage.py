@@ -12,13 +12,13 @@ from functools import cached_property
 
 import numpy as np
 
-from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.contract.recipe import Recipe
 from headstart.contract.running import Trainer
 from headstart.graph import Graph
 from headstart.training.history import Record
 from headstart.training.modes import default_optimizer
+from headstart.training.objective import Objective
 from headstart.training.rates import kept_by_owner, rate_multiples
 from headstart.training.settings import Settings
 
@@ -42,6 +42,8 @@ class Stage:
     batch_size: int
     seed: int
     """of the order of the samples"""
+    objective: Objective
+    """what it works towards"""
     kept: frozenset[str] = frozenset()
     """parameters that a module's owner froze, and that training leaves alone"""
 
@@ -60,6 +62,7 @@ def stage_of(
     params: Mapping[str, np.ndarray],
     settings: Settings,
     *,
+    objective: Objective,
     fresh: Collection[str],
     samples: int,
     epochs: int,
@@ -75,10 +78,11 @@ def stage_of(
         name,
         graph,
         params,
-        Recipe(optimizer, Softmax(settings.label_smoothing), settings.train_statistics, settings.seed, multiples),
+        Recipe(optimizer, objective.loss, settings.train_statistics, settings.seed, multiples),
         settings.rates.rates(optimizer.lr, epochs * steps).reshape(epochs, -1),
         settings.batch_size,
         settings.seed,
+        objective,
         kept,
     )
 

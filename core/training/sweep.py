@@ -1,4 +1,5 @@
-"""`sweep`: a grid of heads on one cache, side by side where their kind allows it, ranked by validation accuracy.
+"""`sweep`: a grid of heads on one cache, side by side where their kind allows it, ranked by how well they do on
+validation data.
 
 Invariant: each run is the one that `fit` returns for the same settings, to rounding; side by side or one after the
 other makes no difference but in time.
@@ -21,9 +22,9 @@ from headstart.common.progress import track
 from headstart.common.table import Table
 from headstart.contract import registry
 from headstart.contract.heads import Chain, Heads, HeadsRecipe, chain_of
-from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.data import Dataset
+from headstart.data.annotations import REGRESSION
 from headstart.data.copies import warn_of_copies
 from headstart.data.id_set import IdSet
 from headstart.data.summary import say
@@ -31,25 +32,25 @@ from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params
-from headstart.training import metrics
 from headstart.training.checks import in_parts, opened
 from headstart.training.feeding import Fed, from_cache
-from headstart.training.feeds import EpochResult, Feeds
+from headstart.training.feeds import Feeds
 from headstart.training.frozen_trunk import check_trunk
-from headstart.training.history import History, Record, Seconds
+from headstart.training.history import Record
 from headstart.training.job import TrainingJob, initial, job_of
-from headstart.training.loop import Trained
+from headstart.training.loop import Trained, record_of, result_of
+from headstart.training.measured import measure
 from headstart.training.modes import default_optimizer
 from headstart.training.observers import EpochCallback, LogLine, Observers
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.scores.outcome import Outcome
+from headstart.training.scores.result import SMALLER_IS_BETTER
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE, stage_of
 from headstart.training.stages import settings_record, train_stage
 from headstart.training.tables import sweep_table
-from headstart.training.validation import validation_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -66,8 +67,9 @@ MAX_NBYTES = 1 << 30  # of the parameters that are trained side by side; what an
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a grid, best first: by validation accuracy after the last epoch, then by validation loss. Those
-    that diverged, whose accuracy says nothing, come last."""
+    """The runs of a grid, best first: by the headline score of the task (accuracy, micro F1, mean absolute error)
+    on the validation data after the last epoch, then by validation loss. Those that diverged, whose scores say
+    nothing, come last."""
 
     runs: tuple[Run, ...]
     points: tuple[Mapping[str, float], ...]
@@ -85,18 +87,19 @@ class Sweep:
             raise SettingError(ALL_DIVERGED.format(count=len(self.runs)))
         return self.runs[0]
 
-    def table(self) -> list[dict[str, float]]:
-        """An entry for each run, best first: its point of the grid, loss, accuracy, val_loss, val_accuracy, and
-        whether it diverged."""
+    def table(self) -> list[dict[str, Any]]:
+        """An entry for each run, best first: its point of the grid, loss, accuracy, val_loss, val_accuracy,
+        val_score and which score that is, and whether it diverged."""
         entries = []
         for run, point in zip(self.runs, self.points, strict=True):
             last = run.history[-1]
-            assert last.val_loss is not None and last.val_accuracy is not None
             figures = {
                 "loss": last.loss,
                 "accuracy": last.accuracy,
                 "val_loss": last.val_loss,
                 "val_accuracy": last.val_accuracy,
+                "val_score": last.val_score,
+                "score": last.score,
                 "diverged": run.diverged,
             }
             entries.append({**point, **figures})
@@ -145,7 +148,9 @@ def sweep(
     start = time.perf_counter()
     train, val = in_parts(*opened(train, val))
     if val is None:
-        raise SettingError("val=None: heads are ranked by their validation accuracy; pass data or features for it")
+        raise SettingError(
+            "val=None: heads are ranked by how well they do on validation data; pass data or features for it"
+        )
     settings = settings_of("sweep", options)
     points = list(_points(grid))
     job = job_of(model, train, val, settings)
@@ -179,9 +184,12 @@ def sweep(
 
     def rank(i: int) -> tuple[bool, float, float]:
         last = runs[i].history[-1]
-        assert last.val_loss is not None and last.val_accuracy is not None
+        assert last.val_loss is not None
         # as numbers that are not finite sort nowhere, they are asked for first
-        return (True, 0.0, 0.0) if runs[i].diverged else (False, -last.val_accuracy, last.val_loss)
+        if runs[i].diverged or last.val_score is None:
+            return (True, 0.0, 0.0 if runs[i].diverged else last.val_loss)
+        sign = 1 if last.score in SMALLER_IS_BETTER else -1
+        return (False, sign * last.val_score, last.val_loss)
 
     order = sorted(range(len(runs)), key=rank)
     if runs[order[0]].diverged:
@@ -253,6 +261,7 @@ def _alone(job: TrainingJob, graph: Graph, feeds: Feeds, advance: Callable[..., 
         graph,
         job.model.params,
         job.settings,
+        objective=job.objective,
         fresh=job.fresh,
         samples=len(job.train),
         epochs=job.settings.epochs,
@@ -273,26 +282,32 @@ def _side_by_side(
     lr, decay = (np.array([getattr(o, name) for o in optimizers], np.float32) for name in ("lr", "weight_decay"))
     start = job.model.params
     stacked = {name: np.repeat(start[name][None], len(jobs), 0) for name in graph.param_shapes()}
-    recipe = HeadsRecipe(optimizers[0], lr, decay, Softmax(settings.label_smoothing))
+    recipe = HeadsRecipe(optimizers[0], lr, decay, job.objective.loss)
     heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
     if heads is None:
         return None
-    steps = len(train.labels) // job.batch_size
+    steps = len(train.targets) // job.batch_size
     shares = settings.rates.rates(1.0, settings.epochs * steps).reshape(settings.epochs, -1)
     records: list[list[Record]] = [[] for _ in jobs]
     for epoch, share in enumerate(shares):
         result = train.train(heads, train.order(settings.batch_size, settings.seed, epoch), share, epoch)
         logits, more = val.logits(heads)  # (n, heads, classes)
-        for k, record in enumerate(_records(result, more, logits, val.labels, share[-1] * lr, epoch)):
-            records[k].append(record)
+        measured = [measure(job.objective, logits[:, k], val.targets, val_data) for k in range(len(jobs))]
+        seconds = (result.seconds + more).shared(len(jobs))
+        for k, of in enumerate(measured):
+            accuracy = None if job.objective.task == REGRESSION else float(result.accuracy[k])
+            losses = result.losses[:, k, None]
+            records[k].append(record_of(job.objective, epoch, losses, accuracy, of, seconds, share * lr[k]))
         advance(len(jobs))
     params = heads.params()
     return [
-        Trained(
+        result_of(
             {name: np.ascontiguousarray(values[k]) for name, values in params.items()},
-            History(records[k]),
-            validation_of(logits[:, k], val_data),
-            Outcome.of_one_of_many(logits[:, k], val_data),
+            records[k],
+            job.objective,
+            logits[:, k],
+            val_data,
+            Outcome.of_one_of_many,
         )
         for k in range(len(jobs))
     ]
@@ -302,7 +317,7 @@ def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds:
     """The run of one head, of which `graph` was trained."""
     start = job.model
     return Run(
-        model=start.with_params({**start.params, **trained.params}),
+        model=job.objective.trained(start.with_params({**start.params, **trained.params}), trained.threshold),
         mode=job.settings.mode,
         cut=job.cut,
         backend=job.backend.name,
@@ -318,24 +333,3 @@ def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds:
         before={name: start.params[name] for name in first_convolutions(start.graph)},
         val=job.val,
     )
-
-
-def _records(
-    result: EpochResult, more: Seconds, logits: np.ndarray, labels: np.ndarray, rates: np.ndarray, epoch: int
-) -> Iterator[Record]:
-    """A record for each head; of the time that all took together each has its share."""
-    total, count = result.seconds + more, logits.shape[1]
-    share = Seconds(total.data / count, total.trunk / count, total.head / count)
-    accuracies = np.asarray(result.accuracy)
-    for k in range(count):
-        losses = result.losses[:, k]
-        yield Record(
-            epoch + 1,
-            float(losses.mean(dtype=np.float64)),
-            float(accuracies[k]),
-            float(metrics.cross_entropy(logits[:, k], labels).mean()),
-            metrics.accuracy(logits[:, k], labels),
-            share,
-            float(rates[k]),
-            tuple(map(float, losses)),
-        )

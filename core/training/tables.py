@@ -6,12 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.common.table import Table
-from headstart.common.text import accuracy_text, nbytes_text, seconds_text, time_text
+from headstart.common.text import (
+    accuracy_text,
+    nbytes_text,
+    seconds_text,
+    time_text,
+    val_score_name,
+    val_score_text,
+)
 from headstart.report.scores import CLASS_SCORES, score_name, score_text, worst_classes
 from headstart.training.scores import Scores
 
 COMPARISON_LEGEND = """\
-±: half of the 95 % interval, by resampling the validation data; =: they do not tell it from the most accurate.
+±: half of the 95 % interval, by resampling the validation data; =: they do not tell it from the best.
 s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
 data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
 * to find it full already. speed-up: of an epoch, over a frozen one of the same backend. total: seconds of the
@@ -22,13 +29,14 @@ extract: until the store has all features, once. epoch: training the head behind
 validating it, on the cache; uncached: with the trunk run for every image. pays off: the number of epochs from
 which the cache has saved time. ~ not measured, between cuts that were; * not all at once in memory: streamed."""
 
+COMPARISON_COLUMNS = ("s/epoch", "data", "trunk", "head", "extract", "speed-up", "total", "pays off")
 PHASES = ("total", "data", "trunk", "head")
 
 
 def comparison_table(backend: str, versions: Mapping[str, str], entries: Sequence[Mapping[str, Any]]) -> Table:
     """The entries of one backend, as `Comparison.rows` has them."""
     return Table(
-        ("mode", "val acc", "s/epoch", "data", "trunk", "head", "extract", "speed-up", "total", "pays off"),
+        ("mode", val_score_name(entries), *COMPARISON_COLUMNS),
         [_comparison_cells(entry) for entry in entries],
         right=tuple(range(1, 10)),
         title=f"{backend} ({', '.join(f'{name} {version}' for name, version in versions.items())})",
@@ -54,29 +62,31 @@ def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _accuracy_text(entry: Mapping[str, Any]) -> str:
-    """With half of its interval, and "=" where the samples do not tell it from the most accurate."""
-    ends = ((entry.get("scores") or {}).get("intervals") or {}).get("accuracy")
-    text = accuracy_text(entry, "val_accuracy")
+    """With half of its interval, and "=" where the samples do not tell it from the best."""
+    name = entry.get("score") or "accuracy"
+    ends = ((entry.get("scores") or {}).get("intervals") or {}).get(name)
+    text = val_score_text(entry)
     if ends is None or entry.get("diverged"):
         return text
     mark = "=" if (entry.get("against_best") or {}).get("noise") else ""
-    return f"{mark}{text}±{50 * (ends[1] - ends[0]):.1f}"
+    half = (ends[1] - ends[0]) / 2
+    return f"{mark}{text}±{half:.2g}" if name == "mae" else f"{mark}{text}±{100 * half:.1f}"
 
 
-def sweep_table(entries: Sequence[Mapping[str, float]], top: int | None = None) -> Table:
+def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) -> Table:
     """The best `top` entries of `Sweep.table()`, at least one; None: all."""
     axes = [name for name in ("lr", "weight_decay", "seed") if entries and name in entries[0]]
     texts = [
         (
             *(f"{entry[name]:g}" for name in axes),
-            accuracy_text(entry, "val_accuracy"),
+            val_score_text(entry),
             f"{entry['val_loss']:.4f}",
             accuracy_text(entry, "accuracy"),
             f"{entry['loss']:.4f}",
         )
         for entry in entries[: None if top is None else max(1, top)]
     ]
-    columns = (*axes, "val acc", "val loss", "train acc", "train loss")
+    columns = (*axes, val_score_name(entries), "val loss", "train acc", "train loss")
     return Table(columns, texts, right=tuple(range(len(columns))))
 
 

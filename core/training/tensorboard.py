@@ -97,7 +97,9 @@ class Board:
         """After an epoch with these learning rates, one a step, that ended with these parameters. `auxiliary`: the
         names of the outputs whose losses are recorded apart."""
         self._epochs += 1
-        figures: dict[str, Any] = {"loss": record.loss, "accuracy": record.accuracy}
+        figures: dict[str, Any] = {"loss": record.loss}
+        if record.accuracy is not None:
+            figures["accuracy"] = record.accuracy
         for name, loss in zip(auxiliary, record.auxiliary_losses, strict=True):
             figures[f"auxiliary_loss/{name}"] = loss
         figures |= {"learning_rate": record.learning_rate}
@@ -106,7 +108,9 @@ class Board:
             self._scalar("train", tag, value, self._epochs)
         if record.val_loss is not None:
             self._scalar("validation", "loss", record.val_loss, self._epochs)
-            self._scalar("validation", "accuracy", record.val_accuracy, self._epochs)
+        for name, score in {"accuracy": record.val_accuracy, record.score: record.val_score}.items():
+            if score is not None:
+                self._scalar("validation", name, score, self._epochs)
         for loss, rate in zip(record.step_losses, rates.tolist(), strict=True):
             self._steps += 1
             self._scalar("train", "step/loss", loss, self._steps)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
 from headstart.common.errors import HeadstartError
+from headstart.contract.losses import Sigmoid, per_sample
 from headstart.data import Dataset
+from headstart.data.annotations import MULTI, SINGLE
 from headstart.features.feature_set import FeatureSet
 from headstart.training.metrics import cross_entropy, decided, softmax
 
@@ -42,6 +44,23 @@ FIELDS = tuple(Mistake.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
+class Miss:
+    """A sample whose labels or numbers were not met; in words, as it was not taken for one other class."""
+
+    id: str
+    index: int
+    """in the validation data"""
+    label: str
+    """ "'cat' and 'dog'", or "1.5" """
+    predicted: str
+    error: float
+    """of labels the cross-entropy, of numbers the error in deviations, in the mean over labels or targets"""
+
+
+MISS_FIELDS = tuple(Miss.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
 class Validation:
     """The last epoch's predictions on the validation data."""
 
@@ -58,6 +77,8 @@ class Validation:
     """digest of the samples' ids in their order: runs with the same one were validated on the same samples"""
     weights: str = field(default="", repr=False)
     """how much each sample counts, float32, as `weights_text` writes them; "" where the data have no weights"""
+    misses: tuple[Miss, ...] = field(default=(), repr=False)
+    """of several labels or numbers a sample, up to 12, the largest first"""
 
     def right_of_each(self) -> np.ndarray | None:
         """bool `(samples,)`; None where it is not known."""
@@ -91,8 +112,9 @@ class Validation:
             "confusion": [list(cell) for cell in self.confusion],
             "worst": [asdict(mistake) for mistake in self.worst],
             "not_finite": self.not_finite,
-            **({"right": self.right, "ids": self.ids} if self.right else {}),
+            **({"right": self.right, "ids": self.ids} if self.ids else {}),
             **({"weights": self.weights} if self.weights else {}),
+            **({"misses": [asdict(miss) for miss in self.misses]} if self.misses else {}),
         }
 
     @classmethod
@@ -104,8 +126,9 @@ class Validation:
             for mistake in saved["worst"]
         ]
         mistakes = tuple(Mistake(**fields) for fields in worst)
-        texts = (saved.get(name) or "" for name in ("right", "ids", "weights"))
-        return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0, *texts)
+        right, ids, weights = (saved.get(name) or "" for name in ("right", "ids", "weights"))
+        misses = tuple(Miss(**{name: miss[name] for name in MISS_FIELDS}) for miss in saved.get("misses") or ())
+        return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0, right, ids, weights, misses)
 
 
 def bits_text(bits: np.ndarray) -> str:
@@ -140,22 +163,60 @@ def weights_in_text(text: str, count: int) -> np.ndarray | None:
     return weights if sound else None
 
 
-def validation_of(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
-    """`logits`: float32 `(n, classes)`, of the samples of `data` in their order."""
+def validation_of(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: float = 0.5) -> Validation:
+    """`predictions`: float32 `(n, k)`, logits or numbers in their units, of the samples of `data` in their order.
+    `threshold`: of the task "multi"."""
+    if data.task != SINGLE:
+        return _of_many(predictions, data, threshold)
+    return _of_classes(predictions, data)
+
+
+def _of_many(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: float) -> Validation:
+    """Of several labels, or numbers, a sample."""
+    labels = data.labels
+    known = np.isfinite(predictions).all(1)
+    if data.task == MULTI:
+        errors = per_sample(Sigmoid(), predictions, labels)
+        there = predictions > np.log(threshold / (1 - threshold))
+        right = (there == (labels != 0)).all(1) & known
+        guesses: np.ndarray = there.astype(np.uint8)
+    else:
+        spread = labels.std(0, dtype=np.float64)
+        errors = (np.abs(predictions - labels.astype(np.float64)) / np.where(spread > 0, spread, 1)).mean(1)
+        right, guesses = np.zeros(len(labels), bool), predictions.astype(np.float32)
+    wrong = np.flatnonzero(~right & known)
+    worst = wrong[np.argsort(-errors[wrong], kind="stable")[:WORST]]
+    guessed = replace(data.annotations, labels=guesses)
+    ids, worst, digest = _ids_of(data, worst)
+    misses = (
+        Miss(id, int(i), data.annotations.label_text(int(i)), guessed.label_text(int(i)), float(errors[i]))
+        for id, i in zip(ids, worst, strict=True)
+    )
+    bits = bits_text(right) if digest and data.task == MULTI else ""
+    weights = weights_text(data.weights) if digest and data.weights is not None else ""
+    return Validation(len(labels), (), (), int((~known).sum()), bits, digest, weights, tuple(misses))
+
+
+def _ids_of(data: Dataset | FeatureSet, worst: np.ndarray) -> tuple[Sequence[str], np.ndarray, str]:
+    """The ids of the samples at these positions, the positions whose ids are known, and a digest of all ids."""
+    try:
+        ids = data.subset(worst).ids if len(worst) else ()
+    except HeadstartError:  # a file that has gone meanwhile: no reason to lose what was trained
+        ids, worst = (), worst[:0]
+    try:
+        return ids, worst, blake3("".join(data.ids).encode()).hexdigest(length=16)
+    except HeadstartError:
+        return ids, worst, ""
+
+
+def _of_classes(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
     labels, predicted = data.labels, logits.argmax(1)
     sure = decided(logits)
     cells, counts = np.unique(np.stack([labels, predicted], 1)[sure], axis=0, return_counts=True)
     losses = cross_entropy(logits, labels)
     wrong = np.flatnonzero((predicted != labels) & sure)
     worst = wrong[np.argsort(-losses[wrong], kind="stable")[:WORST]]
-    try:
-        ids = data.subset(worst).ids if len(worst) else ()
-    except HeadstartError:  # a file that has gone meanwhile: no reason to lose what was trained
-        ids, worst = (), worst[:0]
-    try:
-        digest = blake3("".join(data.ids).encode()).hexdigest(length=16)
-    except HeadstartError:
-        digest = ""
+    ids, worst, digest = _ids_of(data, worst)
     probabilities = softmax(logits[worst])
     return Validation(
         len(labels),

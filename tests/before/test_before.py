@@ -89,7 +89,10 @@ def test_a_run_predicts_what_it_did(made: Path, backend: str) -> None:
     run = hs.load(made / "run", backend=backend)
     assert (run.backend, run.mode, run.cut) == (backend, "cached", "relu4")
     assert run.model.classes == ("dark", "light", "striped")
-    assert run.history.as_list() == about["history"]
+    assert [{key: epoch[key] for key in about["history"][0]} for epoch in run.history.as_list()] == about[
+        "history"
+    ]
+    assert run.history["val_score"] == run.history["val_accuracy"]
     assert run.history[-1].val_accuracy == expected["val_accuracy"]
     assert run.validation is not None and run.validation.as_dict() == about["validation"]
     images = hs.data.folder(made / "images")

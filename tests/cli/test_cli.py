@@ -299,7 +299,7 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     assert (figures["extracted"], figures["reused"], figures["features_made_by"]) == (16, 0, [backend])
     assert figures["data"] == {
         "name": "photos", "train": 12, "val": 4, "classes": ["dark", "light"], "skipped": [],
-        "named_classes": True,
+        "task": "single", "named_classes": True,
         "split": [{"by": "position", "fraction": 0.75, "seed": 0, "side": "first"}],
     }  # fmt: skip
     assert figures["settings"]["optimizer"]["head"]["lr"] == 0.02

@@ -151,10 +151,6 @@ def test_exports_of_other_tasks(tmp_path: Path) -> None:
     assert table["label"].to_pylist() == MULTI.tolist() and table["group"].to_pylist() == list(GROUPS)
     folder = features.save_npy(tmp_path / "npy")
     assert np.array_equal(np.load(folder / "labels.npy"), MULTI)
-    with pytest.raises(
-        DataError, match="task 'multi', which a framework's data set of features does not take so far"
-    ):
-        features.to_dataset("torch")
 
 
 # Groups and folds -------------------------------------------------------------------------------------------
@@ -251,18 +247,3 @@ def test_labels_of_other_tasks_split(task: str) -> None:
 
 
 # Doors ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", ["multi", "regression"])
-def test_what_cannot_learn_a_task_says_so(task: str) -> None:
-    data = data_of(KINDS[task].without_parts())
-    model = hs.model("lenet", classes=list(data.classes), size=32)
-    calls: list[Any] = [
-        lambda: hs.fit(model, data, data, epochs=1),
-        lambda: hs.fit(model, data, None, epochs=1, mode="full"),
-        lambda: hs.sweep(model, data, data, grid={"lr": [0.1]}),
-        lambda: hs.plan(model, data),
-    ]
-    for call in calls:
-        with pytest.raises(DataError, match=f"task {task!r}, which training does not take so far"):
-            call()

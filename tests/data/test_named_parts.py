@@ -139,8 +139,8 @@ def test_a_table_in_the_command(tmp_path: Path, backend: str, monkeypatch: pytes
     )  # fmt: skip
     done = headstart("fit", "--data", table, "--image", "picture_fil", "--label", "kind", *QUICK)
     assert done.code == 2 and done.err.count("\n") == 1 and "did you mean 'picture_file'" in done.err
-    done = headstart("fit", "--data", table, *columns, "--task", "multi", *QUICK)
-    assert done.code == 2 and "task 'multi', which training does not take so far" in done.err
+    done = headstart("fit", "--data", table, *columns, "--task", "multi", *QUICK, "--json", again)
+    assert done.code == 0 and json.loads(again.read_text())["score"] == "micro_f1", done.err
     words = ("--model", "lenet", "--weights", "none", "--size", "32", "--device", "cpu")
     done = headstart("extract", "--data", table, *columns, "--task", "multi", *words, "--save", tmp_path / "saved")
     assert done.code == 0 and hs.load_features(tmp_path / "saved").task == "multi", done.err

@@ -62,7 +62,7 @@ class TestCounting:
         assert parse is not None
         assert parse("balanced") == "balanced"
         assert parse("a=2, b=c=0.5") == {"a": 2.0, "b=c": 0.5}
-        with pytest.raises(SettingError, match="expected balanced, or classes such as"):
+        with pytest.raises(SettingError, match="expected balanced, or names such as"):
             parse("a=two")
 
 

@@ -208,7 +208,7 @@ def test_scores_are_computed_when_asked(made: Any, monkeypatch: Any) -> None:
     from headstart.training.scores import outcome
 
     asked: list[int] = []
-    monkeypatch.setattr(outcome, "scores_of", lambda *of: asked.append(len(of[1])) or "scores")
+    monkeypatch.setattr(outcome, "scores_of", lambda *of, threshold: asked.append(len(of[1])) or "scores")
     run, _, test = made
     result = run.evaluate(hs.data.folder(test, classes=CLASSES), device="cpu")
     assert asked == []

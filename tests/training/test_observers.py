@@ -21,6 +21,7 @@ from headstart.models import Model
 from headstart.training.feeds import EpochResult, Feeds
 from headstart.training.history import Seconds
 from headstart.training.loop import Trained, run_stage
+from headstart.training.objective import Objective
 from headstart.training.observers import About, EpochCallback, Observer, Observers
 from headstart.training.profiling import Profiler
 from headstart.training.stage import EpochEnd, Stage
@@ -42,7 +43,7 @@ class Counter:
 class Falling:
     """A feed whose losses fall until the third epoch, and rise then."""
 
-    labels = np.arange(8) % 2
+    targets = np.arange(8) % 2
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         return np.arange(STEPS * batch_size).reshape(STEPS, batch_size)
@@ -52,20 +53,19 @@ class Falling:
         return EpochResult(np.full((len(order), 1), 1.0 + abs(epoch - 2)), 0.5, Seconds())
 
     def logits(self, trainer: Any) -> tuple[np.ndarray, Seconds]:
-        return np.eye(2, dtype=np.float32)[self.labels], Seconds(head=0.5)
+        return np.eye(2, dtype=np.float32)[self.targets], Seconds(head=0.5)
 
 
 def stage_of(name: str, epochs: int) -> Stage:
     b = Builder()
     graph: Graph = b.graph(b.linear("out", "input", 1, 2))
-    return Stage(
-        name, graph, {}, Recipe(SGD(0.1), Softmax(), False, 0), np.full((epochs, STEPS), 0.1), BATCH, seed=0
-    )
+    recipe, rates = Recipe(SGD(0.1), Softmax(), False, 0), np.full((epochs, STEPS), 0.1)
+    return Stage(name, graph, {}, recipe, rates, BATCH, seed=0, objective=Objective("single", Softmax()))
 
 
 @pytest.fixture
 def data() -> Dataset:
-    return arrays(np.zeros((8, 4, 4, 3), np.uint8), Falling.labels)
+    return arrays(np.zeros((8, 4, 4, 3), np.uint8), Falling.targets)
 
 
 @pytest.fixture

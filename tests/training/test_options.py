@@ -148,8 +148,8 @@ def test_a_position_beyond_the_data_is_refused() -> None:
 
 def test_the_record_has_the_keys_that_reports_and_saved_runs_have() -> None:
     expected = (
-        "epochs batch_size optimizer lr_scale schedule label_smoothing class_weights augment batch_norm seed "
-        "device precision feature_dtype views"
+        "epochs batch_size optimizer lr_scale schedule label_smoothing class_weights pos_weight threshold huber "
+        "augment batch_norm seed device precision feature_dtype views"
     )
     assert list(Settings().record()) == expected.split()
     full = Settings(mode="scratch", cut="input", augment="flip", views=2, lr_scale={"fc": 0.5}).record()
@@ -161,6 +161,9 @@ def test_the_record_has_the_keys_that_reports_and_saved_runs_have() -> None:
         "schedule": {"kind": "constant", "warmup": 0.0},
         "label_smoothing": 0.0,
         "class_weights": None,
+        "pos_weight": None,
+        "threshold": None,
+        "huber": None,
         "augment": {"flip": True, "crop": None},
         "batch_norm": "train",
         "seed": 0,

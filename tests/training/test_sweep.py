@@ -137,6 +137,7 @@ def test_groups_of_as_many_as_there_is_room_for(
     assert (whole.at_once, halves.at_once) == (3, 2)
     assert whole.points == halves.points
     for a, b in zip(whole.table(), halves.table(), strict=True):
+        assert a.pop("score") == b.pop("score") == "accuracy"
         assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
 
 

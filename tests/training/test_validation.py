@@ -80,7 +80,8 @@ def test_of_a_run(mode: str, data: tuple[Dataset, Dataset], backend: str, tmp_pa
     assert np.array_equal(run.validation.matrix(10), confusion_matrix(val.labels, predicted, labels=range(10)))
     assert run.data == {
         "name": "digits", "train": len(train), "val": len(val), "classes": list(val.classes), "skipped": [],
-        "named_classes": True, "split": [{"by": "id", "fraction": 0.6, "seed": 0, "side": "first"}],
+        "task": "single", "named_classes": True,
+        "split": [{"by": "id", "fraction": 0.6, "seed": 0, "side": "first"}],
     }  # fmt: skip
     if mode == "cached":
         assert run.trained == 84 * 10 + 10

@@ -214,7 +214,7 @@ class WatchedFeed:
 
     def __init__(self, feed: Feed, trainer: WatchedTrainer, data: Dataset | FeatureSet) -> None:
         self.feed, self.trainer, self.data = feed, trainer, data
-        self.labels = feed.labels
+        self.targets = feed.targets
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         return self.feed.order(batch_size, seed, epoch)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.training.scores.multi import THRESHOLD
 from headstart.training.scores.result import HEADLINE, Scores, nothing
 from headstart.training.scores.scoring import scores_of
 
@@ -16,9 +17,11 @@ KEPT_NBYTES = 256 << 20
 class Outcome:
     """Holds the outputs until they are scored, then the scores."""
 
-    def __init__(self, outputs: np.ndarray, data: Any) -> None:
-        """`outputs`: of the samples of `data`, a Dataset or FeatureSet, in their order; see `scores_of`."""
+    def __init__(self, outputs: np.ndarray, data: Any, threshold: float = THRESHOLD) -> None:
+        """`outputs`: of the samples of `data`, a Dataset or FeatureSet, in their order; see `scores_of`, which has
+        `threshold` too."""
         self._asked: tuple[Any, ...] | None = (data.task, outputs, data.labels, data.classes, data.weights)
+        self._threshold = threshold
         self._scores: Scores | None = None
         if outputs.nbytes > KEPT_NBYTES:
             self._score()
@@ -30,7 +33,7 @@ class Outcome:
 
     def _score(self) -> Scores:
         assert self._asked is not None
-        self._scores = scores_of(*self._asked)
+        self._scores = scores_of(*self._asked, threshold=self._threshold)
         self._asked = None
         return self._scores
 
@@ -42,11 +45,11 @@ class Outcome:
         return outcome
 
     @classmethod
-    def of_one_of_many(cls, outputs: np.ndarray, data: Any) -> Outcome:
+    def of_one_of_many(cls, outputs: np.ndarray, data: Any, threshold: float = THRESHOLD) -> Outcome:
         """Of one head's outputs, a view into those of all that were trained together. Where these are too large
         to keep, scoring each head would take longer than training it."""
         base = outputs if outputs.base is None else outputs.base
         if base.nbytes <= KEPT_NBYTES:
-            return cls(outputs, data)
+            return cls(outputs, data, threshold)
         reason = "not kept of so many heads; run.evaluate(val) computes it"
         return cls.known(nothing(data.task, len(outputs), (HEADLINE[data.task],), reason))

@@ -1,0 +1,214 @@
+"""What a training works towards: the loss of the labels' task, the targets as a trainer takes them, and what a
+trained model's outputs mean.
+
+Numbers (regression) are standardised while they are trained on, by the training data's mean and deviation: so a
+learning rate means the same whether the targets are years or metres. Afterwards the scale goes into the last
+layer, so that a trained model gives the user's own units wherever it is taken: `predict`, the framework's own
+model, a weight file.
+
+Invariant: trainers and their losses see targets as they are standardised; scores, files and people see units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError, mean, per_sample
+from headstart.data import Dataset
+from headstart.data.annotations import MULTI, REGRESSION, SINGLE
+from headstart.features.feature_set import FeatureSet
+from headstart.graph import Node
+from headstart.graph.ops import INERT
+from headstart.models import Model
+from headstart.training.sample_weights import BALANCED
+from headstart.training.scores.multi import best_threshold
+from headstart.training.settings import Settings
+
+BEST = "best"
+THRESHOLD = 0.5
+OF_ONE_TASK = {"label_smoothing": SINGLE, "class_weights": SINGLE, "pos_weight": MULTI, "threshold": MULTI}
+OF_ONE_TASK["huber"] = REGRESSION
+INSTEAD = {
+    MULTI: "labels that are rare count more with pos_weight",
+    REGRESSION: "samples count by the data's weights",
+    SINGLE: "classes count by class_weights",
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the targets of a regression are standardised: (label - mean) / deviation."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    """above 0"""
+
+    def standardised(self, labels: np.ndarray) -> NDArray[np.float32]:
+        """`labels`: float `(n, d)` in units."""
+        return np.asarray((labels - np.array(self.mean)) / np.array(self.deviation), np.float32)
+
+    def in_units(self, outputs: np.ndarray) -> NDArray[np.float32]:
+        """The inverse: `outputs` float `(n, d)`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(outputs * np.array(self.deviation) + np.array(self.mean), np.float32)
+
+    def as_dict(self) -> dict[str, list[float]]:
+        """JSON-able."""
+        return {"mean": list(self.mean), "deviation": list(self.deviation)}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Scale:
+        """The inverse of `as_dict`."""
+        return cls(tuple(map(float, saved["mean"])), tuple(map(float, saved["deviation"])))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised on which targets, and what becomes of outputs."""
+
+    task: str
+    loss: Loss
+    scale: Scale | None = None
+    """of a regression's targets"""
+    threshold: float | str = THRESHOLD
+    """of the task "multi": the probability above which a label is predicted, or "best" """
+
+    def targets(self, data: Dataset | FeatureSet) -> np.ndarray:
+        """The labels as the loss takes them, see `headstart.contract.losses`."""
+        return data.labels if self.scale is None else self.scale.standardised(data.labels)
+
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """A trainer's outputs `(n, k)` as people see them: logits, or numbers in their units."""
+        return outputs if self.scale is None else self.scale.in_units(outputs)
+
+    @property
+    def plain(self) -> Loss:
+        """The loss of validation: without what only training weighs, smoothing and `pos_weight`."""
+        if self.task == REGRESSION:
+            return self.loss
+        return Softmax() if self.task == SINGLE else Sigmoid()
+
+    def validation_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """The mean over the samples. `outputs`: of a trainer."""
+        return mean(per_sample(self.plain, outputs, targets))
+
+    def decided(self, predictions: np.ndarray, data: Dataset | FeatureSet | None) -> float:
+        """The threshold as a number: the best one is that of the validation data."""
+        if not isinstance(self.threshold, str):
+            return self.threshold
+        return THRESHOLD if data is None else best_threshold(predictions, data.labels, data.weights)
+
+    def before(self, model: Model, scratch: bool) -> Model:
+        """`model` as training begins with it: a last layer that was trained before gives units, and is to give
+        standardised targets. One that is drawn does so from the start. SettingError for a model of which the
+        units cannot be taken off."""
+        if self.scale is None:
+            return model
+        layers = list(last_layers(model))
+        known = [node for node in layers if not scratch and not node.param_shapes().keys() <= model.fresh]
+        of, centre = np.array(self.scale.deviation), np.array(self.scale.mean)
+        return replace(model, params={**model.params, **_rescaled(known, model.params, 1 / of, -centre / of)})
+
+    def trained(self, model: Model, threshold: float = THRESHOLD) -> Model:
+        """`model` after training: what its outputs mean is said, and they are in units."""
+        params = model.params
+        if self.scale is not None:
+            of, centre = np.array(self.scale.deviation), np.array(self.scale.mean)
+            params = {**params, **_rescaled(last_layers(model), params, of, centre)}
+        return replace(model, params=params, task=self.task, threshold=threshold)
+
+
+def objective_of(settings: Settings, model: Model, train: Dataset | FeatureSet) -> Objective:
+    """For labels as `train` has them. SettingError for an option that goes with another task, UnknownNameError for
+    a label in `pos_weight` that the data have not, DataError for a target that does not vary."""
+    for name, task in OF_ONE_TASK.items():
+        if getattr(settings, name) and task != train.task:
+            raise SettingError(
+                f"{name}={getattr(settings, name)!r} goes with the task {task!r}, and the labels of "
+                f"{train.name!r} are of the task {train.task!r}, where {INSTEAD[train.task]}"
+            )
+    if train.task == SINGLE:
+        return Objective(SINGLE, Softmax(settings.label_smoothing))
+    if train.task == MULTI:
+        threshold = THRESHOLD if settings.threshold is None else settings.threshold
+        return Objective(MULTI, Sigmoid(pos_weights(train, settings.pos_weight)), threshold=threshold)
+    centred = all(node.attrs.get("bias", True) for node in last_layers(model))
+    loss = SquaredError() if settings.huber is None else Huber(settings.huber)
+    return Objective(REGRESSION, loss, scale_of(train, centred))
+
+
+def scale_of(train: Dataset | FeatureSet, centred: bool = True) -> Scale:
+    """By the training data. `centred`: whether a last layer can add the mean again; else only the spread around 0
+    is taken off. DataError for a target that does not vary."""
+    labels = train.labels.astype(np.float64)
+    centre = labels.mean(0) if centred else np.zeros(labels.shape[1])
+    deviation = np.sqrt(((labels - centre) ** 2).mean(0))
+    if (same := np.flatnonzero(labels.min(0) == labels.max(0))).size:
+        raise DataError(
+            f"all {len(labels)} training samples have the same {train.classes[same[0]]!r}, "
+            f"{labels[0, same[0]]:g}; there is nothing to learn"
+        )
+    return Scale(tuple(centre.tolist()), tuple(deviation.tolist()))
+
+
+def pos_weights(train: Dataset | FeatureSet, asked: Any) -> tuple[float, ...] | None:
+    """Of each label. "balanced": samples without it over samples with it, so that both count alike; 1 for a label
+    that no sample has."""
+    if asked is None:
+        return None
+    if isinstance(asked, Mapping):
+        for name in asked:
+            if name not in train.classes:
+                raise UnknownNameError("label", name, train.classes)
+        return tuple(float(asked.get(name, 1.0)) for name in train.classes)
+    assert asked == BALANCED
+    there = train.annotations.counts()
+    return (
+        tuple(((len(train) - there) / np.maximum(there, 1)).clip(1 / len(train)).tolist()) if there.any() else None
+    )
+
+
+def last_layers(model: Model) -> Iterator[Node]:
+    """The linear layer that each output comes from. SettingError where one comes from something else."""
+    for output in model.graph.outputs:
+        node = model.graph[output]
+        while node.op in INERT:
+            node = model.graph[node.inputs[0]]
+        if node.op != "linear":
+            raise SettingError(
+                f"{model.name} ends in {node.name!r}, {node.op}; numbers (task 'regression') are learned by a "
+                "linear layer at the end: take another model, or wrap this one with head='linear'"
+            )
+        yield node
+
+
+def _rescaled(
+    layers: Any, params: Mapping[str, np.ndarray], factor: np.ndarray, shift: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The parameters of these layers, their outputs times `factor` `(d,)`, plus `shift` `(d,)`."""
+    changed = {}
+    for node in layers:
+        weight, bias = f"{node.name}.weight", f"{node.name}.bias"
+        changed[weight] = (params[weight].astype(np.float64) * factor[:, None]).astype(np.float32)
+        if bias in node.param_shapes():
+            changed[bias] = (params[bias].astype(np.float64) * factor + shift).astype(np.float32)
+    return changed
+
+
+def objective_of_run(model: Model, settings: Mapping[str, Any]) -> Objective:
+    """The objective of a finished run, from its record, for other data than it was trained on."""
+    if model.task == SINGLE:
+        return Objective(SINGLE, Softmax())
+    if model.task == MULTI:
+        return Objective(MULTI, Sigmoid(), threshold=model.threshold)
+    saved = settings.get("targets")
+    huber = settings.get("huber")
+    loss = SquaredError() if huber is None else Huber(float(huber))
+    ones = (1.0,) * len(model.classes)
+    return Objective(REGRESSION, loss, Scale.from_dict(saved) if saved else Scale((0.0,) * len(ones), ones))

@@ -1,0 +1,247 @@
+"""Training on several labels a sample, and on numbers; other tests have one class a sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
+from headstart.data import Dataset
+from headstart.models import Model
+from headstart.training.objective import Scale, pos_weights, scale_of
+
+LABELS = ("bright", "red", "striped")
+TARGETS = ("year", "metres")
+SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 8, "optimizer": "adamw", "lr": 0.01}
+
+
+def images(count: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures, 0 and 1 for each of `LABELS`, and numbers for each of `TARGETS`, which can be seen in them."""
+    rng = np.random.default_rng(0)
+    light, red = rng.uniform(40, 200, count), rng.uniform(0, 50, count)
+    striped = rng.random(count) < 0.3
+    pictures = np.repeat(light[:, None, None, None], 16, 1).repeat(16, 2).repeat(3, 3)
+    pictures[..., 0] += red[:, None, None]
+    pictures[striped, ::4] = 0
+    pictures += rng.uniform(-5, 5, pictures.shape)
+    labels = np.stack([light > 120, red > 30, striped], 1).astype(np.uint8)
+    return pictures.clip(0, 255).astype(np.uint8), labels, np.stack([1900 + light, red / 1000], 1)
+
+
+def data_of(task: str) -> Dataset:
+    pictures, labels, numbers = images()
+    if task == "multi":
+        return hs.data.arrays(pictures, labels, LABELS, task=task)
+    return hs.data.arrays(pictures, numbers, TARGETS, task=task)
+
+
+def model_for(data: Dataset) -> Model:
+    return hs.model("lenet", classes=data.classes)
+
+
+def losses(run: hs.Run) -> list[float]:
+    return [loss for record in run.history for loss in record.step_losses]
+
+
+@pytest.fixture(scope="module", params=["multi", "regression"])
+def parts(request: pytest.FixtureRequest) -> tuple[Dataset, Dataset]:
+    return data_of(request.param).split(0.8)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    parts: tuple[Dataset, Dataset], backend: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Model, hs.Run]:
+    model = model_for(parts[0])
+    cache = tmp_path_factory.mktemp("cache")
+    return model, hs.fit(model, *parts, backend=backend, cache=cache, dtype="float32", **SETTINGS)
+
+
+def test_every_way_of_feeding_learns_the_same(
+    parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], backend: str
+) -> None:
+    model, cached = trained
+    frozen = hs.fit(model, *parts, mode="frozen", backend=backend, **SETTINGS)
+    np.testing.assert_allclose(losses(frozen), losses(cached), rtol=1e-4)
+    np.testing.assert_allclose(frozen.history["val_score"], cached.history["val_score"], rtol=1e-4)
+    settings = {name: value for name, value in SETTINGS.items() if name != "lr"}
+    swept = hs.sweep(model, *parts, grid={"lr": [0.01, 1e-6]}, backend=backend, dtype="float32", **settings)
+    scores = [run.history[-1].val_score for run in swept.runs]
+    assert scores == sorted(scores, reverse=parts[0].task == "multi"), "the best comes first: most F1, least error"
+    same = swept.runs[swept.points.index({"lr": 0.01})]
+    np.testing.assert_allclose(losses(same), losses(cached), rtol=1e-3)
+    np.testing.assert_allclose(same.predict(parts[1]), cached.predict(parts[1]), rtol=1e-3, atol=1e-3)
+
+
+def test_scores_are_scikit_learns(parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run]) -> None:
+    from sklearn.metrics import f1_score, mean_absolute_error
+
+    (train, val), (_, run) = parts, trained
+    predictions, last = run.predict(val), run.history[-1]
+    evaluation = run.evaluate(val)
+    if train.task == "multi":
+        expected = f1_score(val.labels, predictions > 0, average="micro")
+        assert last.accuracy is not None
+        assert last.val_accuracy == (val.labels == (predictions > 0)).all(1).mean()
+    else:
+        expected = mean_absolute_error(val.labels, predictions)
+        assert last.accuracy is None
+        assert last.val_accuracy is None
+        assert evaluation.accuracy is None
+    assert last.score == evaluation.scores.headline
+    assert last.val_score == pytest.approx(expected, rel=1e-4)
+    assert evaluation.scores[last.score] == pytest.approx(expected, rel=1e-4)
+    assert run.scores is not None
+    assert run.scores[last.score] == pytest.approx(expected, rel=1e-4)
+    assert evaluation.loss == pytest.approx(last.val_loss, rel=1e-3)
+
+
+def test_what_is_learnt_survives_a_file(
+    parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], tmp_path: Path, backend: str
+) -> None:
+    _, run = trained
+    loaded = hs.load(run.save(tmp_path / "run"), backend=backend)
+    np.testing.assert_array_equal(loaded.predict(parts[1]), run.predict(parts[1]))
+    assert (loaded.model.task, loaded.model.threshold) == (run.model.task, run.model.threshold)
+    assert loaded.history.as_list() == run.history.as_list()
+    assert loaded.validation == run.validation
+    assert loaded.evaluate(parts[1]).loss == pytest.approx(run.evaluate(parts[1]).loss)
+
+
+def test_training_goes_on_where_it_ended(
+    parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], backend: str
+) -> None:
+    """The first loss of a second run is that of what the first one learnt: units are taken off again."""
+    _, run = trained
+    settings = {**SETTINGS, "epochs": 1, "batch_size": len(parts[0]), "lr": 1e-9}
+    again = hs.fit(run.model, *parts, mode="frozen", backend=backend, **settings)
+    with pytest.warns(DataWarning, match="exact copies of what the run was trained on"):
+        expected = run.evaluate(parts[0]).loss
+    assert again.history[0].loss == pytest.approx(expected, rel=1e-3)
+    np.testing.assert_allclose(again.predict(parts[1]), run.predict(parts[1]), rtol=1e-4, atol=1e-4)
+
+
+def test_the_frameworks_own_model_gives_units(backend: str) -> None:
+    """One step down the gradient of the squared error of standardised numbers, and the scale in the last layer."""
+    data = data_of("regression")
+    model = model_for(data)
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": len(data), "dtype": "float32", "backend": backend}
+    run = hs.fit(model, data, optimizer=hs.SGD(lr=0.1, momentum=0.0), **settings)
+    x = hs.extract(model, data, backend=backend, dtype="float32").numpy().astype(np.float64)
+    fresh = model.reseeded(0)
+    weight, bias = (fresh[f"{model.graph.output}.{name}"].astype(np.float64) for name in ("weight", "bias"))
+    mean, deviation = data.labels.mean(0, dtype=np.float64), data.labels.std(0, dtype=np.float64)
+    targets = (data.labels - mean) / deviation
+    off = x @ weight.T + bias - targets
+    assert run.history[0].loss == pytest.approx((off**2).mean(), rel=1e-3)
+    weight -= 0.1 * 2 / off.size * off.T @ x
+    bias -= 0.1 * 2 / off.size * off.sum(0)
+    expected = (x @ weight.T + bias) * deviation + mean
+    np.testing.assert_allclose(run.predict(data), expected, rtol=1e-4)
+    assert run.settings["targets"]["mean"] == pytest.approx(mean.tolist())
+
+
+@pytest.mark.parametrize("mode", ["scratch", "full", "staged"])
+def test_everything_can_be_trained(parts: tuple[Dataset, Dataset], mode: str, backend: str) -> None:
+    run = hs.fit(model_for(parts[0]), *parts, mode=mode, backend=backend, **{**SETTINGS, "epochs": 1})
+    assert run.scores is not None
+    assert np.isfinite(run.scores[run.history[-1].score])
+    assert run.model.task == parts[0].task
+
+
+@pytest.mark.neutral
+class TestObjectives:
+    def test_a_scale_is_scikit_learns(self) -> None:
+        from sklearn.preprocessing import StandardScaler
+
+        data = data_of("regression")
+        reference = StandardScaler().fit(data.labels.astype(np.float64))
+        scale = scale_of(data)
+        np.testing.assert_allclose(scale.mean, reference.mean_)
+        np.testing.assert_allclose(scale.deviation, reference.scale_)
+        np.testing.assert_allclose(scale.standardised(data.labels), reference.transform(data.labels), atol=1e-6)
+        np.testing.assert_allclose(scale.in_units(scale.standardised(data.labels)), data.labels, rtol=1e-6)
+        assert Scale.from_dict(scale.as_dict()) == scale
+
+    def test_rare_labels_count_more(self) -> None:
+        data = data_of("multi")
+        there = data.labels.sum(0).astype(float)
+        assert pos_weights(data, "balanced") == pytest.approx((len(data) - there) / there)
+        assert pos_weights(data, {"red": 3.0}) == (1.0, 3.0, 1.0)
+        assert pos_weights(data, None) is None
+        with pytest.raises(UnknownNameError, match=r"reed.*red"):
+            pos_weights(data, {"reed": 3.0})
+
+    @pytest.mark.parametrize(
+        ("task", "options", "said"),
+        [
+            ("multi", {"class_weights": "balanced"}, "class_weights='balanced' goes with the task 'single'"),
+            ("multi", {"huber": 1.0}, "huber=1.0 goes with the task 'regression'"),
+            ("regression", {"label_smoothing": 0.1}, "goes with the task 'single'"),
+            ("regression", {"threshold": 0.4}, "goes with the task 'multi'"),
+            ("multi", {"threshold": "best"}, "there are none; pass val="),
+        ],
+    )
+    def test_options_of_other_tasks_are_refused(self, task: str, options: Any, said: str) -> None:
+        data = data_of(task)
+        with pytest.raises(SettingError, match=said):
+            hs.fit(model_for(data), data, **options)
+
+    @pytest.mark.parametrize(
+        "options", [{"pos_weight": {"red": 0}}, {"threshold": 1.5}, {"threshold": "good"}, {"huber": 0}]
+    )
+    def test_values_are_checked_before_anything_is_read(self, options: Any) -> None:
+        with pytest.raises(SettingError, match=next(iter(options))):
+            hs.fit(None, object(), **options)
+
+    def test_labels_that_cannot_be_learnt_are_refused(self) -> None:
+        multi, numbers = data_of("multi"), data_of("regression")
+        with pytest.raises(DataError, match="3 labels a sample, and the model 2 outputs"):
+            hs.fit(hs.model("lenet", classes=2), multi)
+        with pytest.raises(DataError, match="'multi', those of the validation data 'regression'"):
+            hs.fit(model_for(multi), multi, numbers)
+        pictures, labels, targets = images()
+        labels[:] = labels[0]
+        with pytest.raises(DataError, match="the same labels"):
+            hs.fit(model_for(multi), hs.data.arrays(pictures, labels, LABELS, task="multi"))
+        targets[:, 1] = 7
+        with pytest.raises(DataError, match="the same 'metres', 7; there is nothing to learn"):
+            hs.fit(model_for(numbers), hs.data.arrays(pictures, targets, TARGETS, task="regression"))
+
+    def test_a_target_that_is_missing_is_not_zero(self) -> None:
+        numbers = data_of("regression")
+        with pytest.raises(DataError, match=r"has no \[metres\]"):
+            hs.fit(model_for(numbers), numbers, numbers.only(["year"]))
+        swapped = numbers.only(["metres", "year"])
+        model = model_for(numbers)
+        from headstart.training.checks import alike
+
+        _, val = alike(model, numbers, swapped)
+        np.testing.assert_array_equal(val.labels, numbers.labels)
+
+
+def test_the_best_threshold_is_kept(backend: str, tmp_path: Path) -> None:
+    from sklearn.metrics import f1_score
+
+    train, val = data_of("multi").split(0.7)
+    settings = {**SETTINGS, "pos_weight": {"striped": 30.0, "red": 30.0}}
+    run = hs.fit(model_for(train), train, val, threshold="best", backend=backend, **settings)
+    chances = run.probabilities(val)
+    f1 = [f1_score(val.labels, chances > t, average="micro", zero_division=0) for t in np.arange(1, 1000) / 1000]
+    assert run.scores is not None
+    assert run.scores["micro_f1"] == pytest.approx(max(f1), abs=1e-6)
+    assert run.scores["micro_f1"] > f1[499], "0.5 is not the best here, so the test tells them apart"
+    assert run.settings["threshold"] == "best"
+    assert hs.load(run.save(tmp_path / "run")).evaluate(val).scores["micro_f1"] == run.scores["micro_f1"]
+
+
+def test_huber_losses_are_less_of_outliers(backend: str) -> None:
+    data = data_of("regression")
+    settings = {**SETTINGS, "epochs": 1, "batch_size": len(data)}
+    squared = hs.fit(model_for(data), data, backend=backend, **settings).history[0].loss
+    bounded = hs.fit(model_for(data), data, huber=0.5, backend=backend, **settings).history[0].loss
+    assert bounded < squared / 2
