@@ -22,6 +22,7 @@ from headstart.data.decode import read_file
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
 from headstart.data.layouts import role_of
+from headstart.data.missing_labels import labelled_rows, no_label
 from headstart.data.table import Columns, image_column, roles_of
 from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import check_on_error, expanded
@@ -54,12 +55,24 @@ def huggingface(
     check_on_error(on_error)
     check_task(task)
     rows = _Rows(source)
-    sets, first, place, values = rows.sets, rows.first, rows.place, rows.values
+    sets, first = rows.sets, rows.first
     asked = Columns(image, label, None, group, weight)
     frame = rows.frame
     if image is None and len(of_images := _image_columns(first)) == 1:
         asked = replace(asked, image=of_images[0])
     roles, notes = roles_of(frame, asked, split=False)
+    of_label = {name: rows.values(name) for name in roles["label"]}
+    is_nothing = no_label(classes) if _names(first, roles["label"]) is None else _no_number
+    kept, skipped = labelled_rows(frame.name, of_label, rows.place, on_error, is_nothing)
+    at: Sequence[int] = range(len(rows)) if kept is None else kept
+
+    def values(name: str) -> list[Any]:
+        every = of_label.get(name) or rows.values(name)
+        return every if kept is None else [every[i] for i in kept]
+
+    def place(i: int) -> str:
+        return rows.place(at[i])
+
     about = _labels(first, roles["label"], values, task, classes, place)
     if "group" in roles:
         about = replace(about, groups=groups_in(group or "", values(roles["group"]), place))
@@ -67,11 +80,11 @@ def huggingface(
         about = replace(about, weights=weights_in(weight or "", values(roles["weight"]), place))
     if len(sets) > 1:
         parts = [PARTS.index(part) for part, one in sets.items() for _ in range(len(one))]
-        about = replace(about, parts=np.array(parts, np.int8))
+        about = replace(about, parts=np.array(parts, np.int8)[np.array(at, np.int64)])
     if classes is None:
         warn_of_untrained(about, frame.name)
     said = [f"{frame.name}: {', '.join(notes)}"] if notes else []
-    return sound(rows.images(roles["image"], truncated), about, frame.name, (), on_error, said)
+    return sound(rows.images(roles["image"], truncated, at), about, frame.name, skipped, on_error, said)
 
 
 def hub_pictures(
@@ -84,7 +97,7 @@ def hub_pictures(
     else:
         of_images = _image_columns(rows.first)
         column = of_images[0] if len(of_images) == 1 else image_column(rows.frame)
-    pictures = rows.images(column, truncated)
+    pictures = rows.images(column, truncated, range(len(rows)))
     return sound(pictures, unlabelled(len(pictures)), rows.frame.name, (), on_error)
 
 
@@ -105,6 +118,9 @@ class _Rows:
         )
         self._starts = np.cumsum([0, *(len(one) for one in self.sets.values())])
 
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
     def values(self, name: str) -> list[Any]:
         return [value for one in self.sets.values() for value in one.with_format(None)[name]]
 
@@ -112,18 +128,19 @@ class _Rows:
         part, row = self._locate(i)
         return f"row {row + 1}{f' of {part}' if part else ''}"
 
-    def images(self, column: str, truncated: str) -> EncodedSource:
+    def images(self, column: str, truncated: str, rows: Sequence[int]) -> EncodedSource:
+        """Of these rows."""
         encoded = {part: _encoded(one, column) for part, one in self.sets.items()}
 
         def fetch(i: int) -> bytes:
-            part, row = self._locate(i)
+            part, row = self._locate(rows[i])
             cell = encoded[part][row][column]
             if isinstance(cell, Mapping):
                 cell = cell.get("bytes") or cell.get("path")
             return read_file(cell) if isinstance(cell, str) else bytes(cell or b"")
 
         name = self.frame.name
-        return EncodedSource(int(self._starts[-1]), fetch, lambda i: f"{name}, {self.place(i)}", truncated)
+        return EncodedSource(len(rows), fetch, lambda i: f"{name}, {self.place(rows[i])}", truncated)
 
     def _locate(self, i: int) -> tuple[str, int]:
         k = int(np.searchsorted(self._starts, i, "right")) - 1
@@ -169,6 +186,8 @@ def _splits(opened: Any) -> dict[str, Any]:
                 )
             sets[part] = one
         sets = {part: sets[part] for part in PARTS if part in sets}
+        if len(sets) > 1 and (empty := [part for part, one in sets.items() if not len(one)]):
+            raise DataError(f"the part {empty[0]!r} of the data set has no rows; leave that split out")
         if len(sets) == 1:
             sets = {"": next(iter(sets.values()))}
         first = next(iter(sets.values())).features
@@ -209,28 +228,47 @@ def _encoded(one: Any, column: str) -> Any:
     return one
 
 
+def _names(one: Any, columns: Sequence[str]) -> Any:
+    """What names the numbers in a column of labels, or in its lists; None where nothing does."""
+    if len(columns) > 1:
+        return None
+    feature = one.features[columns[0]]
+    kinds = (feature, getattr(feature, "feature", None))
+    return next((kind for kind in kinds if hasattr(kind, "names") and hasattr(kind, "int2str")), None)
+
+
+def _unnamed(row: str, number: int, column: str, count: int) -> DataError:
+    return DataError(
+        f"{row} has the label {number} in column {column!r}, whose {count} classes are numbered from 0"
+    )
+
+
+def _no_number(value: Any) -> bool:
+    """Whether a cell holds no number of a class: none, or -1, which test sets without labels have."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return any(number is None or number < 0 for number in value)
+    return value is None or value < 0
+
+
 def _labels(
     one: Any, columns: Sequence[str], values: Any, task: str | None, classes: Sequence[str] | None, place: Any
 ) -> Annotations:
     """Labels, of which the set's features may say the names."""
-    feature = one.features[columns[0]]
-    inner = getattr(feature, "feature", None)
-    named = next((kind for kind in (feature, inner) if hasattr(kind, "names") and hasattr(kind, "int2str")), None)
-    if len(columns) > 1 or named is None:
+    named = _names(one, columns)
+    if named is None:
         lists = [(name, values(name)) for name in columns]
         return labels_in(lists, task=task, classes=classes, separator=None, place=place)
     names, numbers = list(named.names), values(columns[0])
-    if inner is named:
+    if not hasattr(one.features[columns[0]], "int2str"):  # lists of such
         labels = np.zeros((len(numbers), len(names)), np.uint8)
         for i, listed in enumerate(numbers):
+            if (largest := max(listed, default=0)) >= len(names):
+                raise _unnamed(place(i), largest, columns[0], len(names))
             labels[i, listed] = 1
         about = Annotations(labels, tuple(names), MULTI)
     else:
-        for i, number in enumerate(numbers):
-            if number is None or not 0 <= number < len(names):
-                raise DataError(
-                    f"{place(i)} has no label in column {columns[0]!r} ({number}); leave out such rows"
-                )
+        if (largest := max(numbers)) >= len(names):
+            raise _unnamed(place(numbers.index(largest)), largest, columns[0], len(names))
         about = Annotations(np.array(numbers, np.int64), tuple(names))
     if task not in (None, about.task):
         raise DataError(f"the labels in column {columns[0]!r} are of task {about.task!r}, and task={task!r}")

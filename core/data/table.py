@@ -15,12 +15,13 @@ import numpy as np
 
 from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import MULTI, PARTS, Annotations
-from headstart.data.columns import NO_NUMBER, groups_in, is_missing, label_lists, labels_in, parts_in, weights_in
-from headstart.data.dataset import Dataset, FileSource, Skipped
+from headstart.data.columns import groups_in, label_lists, labels_in, parts_in, weights_in
+from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Column, Frame, frame_of
 from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
 from headstart.data.layouts import role_of
+from headstart.data.missing_labels import labelled_rows, no_label
 from headstart.data.repeated_rows import joined, once
 from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import check_on_error, expanded
@@ -32,7 +33,6 @@ IMAGE_NAMES = (
 LABEL_NAMES = "label labels class classes category categories target targets class_name label_name species"
 FURTHER = ("split", "group", "weight")
 SPLIT_NAMES = "split subset partition set"
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def table(
     if "split" in roles and split is None and not _says_parts(values[roles["split"]]):
         del roles["split"]
         notes = [note for note in notes if not note.startswith("split ")]
-    rows, skipped = _labelled(frame, values, roles["label"], on_error, classes)
+    of_label = {name: values[name] for name in roles["label"]}
+    rows, skipped = labelled_rows(frame.name, of_label, frame.place, on_error, no_label(classes))
     values = {name: column if rows is None else _picked(column, rows) for name, column in values.items()}
     images, name = values[roles["image"]], Path(frame.name).stem if folder is not None else "table"
     places: Sequence[int] = range(len(images)) if rows is None else rows
@@ -226,40 +227,6 @@ def image_column(frame: Frame) -> str:
 def _says_parts(values: Column) -> bool:
     """Whether a column that nobody named says train, val and test; else it is about something else."""
     return any(role_of(text.strip()) in PARTS for text in {value for value in values if isinstance(value, str)})
-
-
-# --- rows that are left out
-
-
-def _labelled(
-    frame: Frame, values: Mapping[str, Column], labels: Sequence[str], on_error: str, classes: Sequence[str] | None
-) -> tuple[list[int] | None, list[Skipped]]:
-    """The rows that have a label, None for all; with "raise" DataError where one has none. "nan", what a missing
-    number is as text, is no label, unless it is the name of one of `classes`."""
-    nothing = NO_NUMBER - set(classes or ())
-    without = sorted(
-        {
-            i
-            for name in labels
-            for i, value in enumerate(values[name])
-            if is_missing(value) or (type(value) is str and value in nothing)
-        }
-    )
-    if not without:
-        return None, []
-    what = (
-        f"{len(without):,} of {len(values[labels[0]]):,} rows have no label in {', '.join(map(repr, labels[:3]))}"
-    )
-    if on_error == "raise":
-        raise DataError(
-            f"{frame.name}: {what}, the first: {', '.join(map(frame.place, without[:SHOWN]))}. Fill them in, or "
-            'leave these rows out: on_error="skip" (--on-error skip)'
-        )
-    left = set(without)
-    rows = [i for i in range(len(values[labels[0]])) if i not in left]
-    if not rows:
-        raise DataError(f"{frame.name}: no row has a label in {', '.join(map(repr, labels[:3]))}")
-    return rows, [Skipped(frame.name, what)]
 
 
 def _picked(column: Column, rows: Sequence[int]) -> Column:

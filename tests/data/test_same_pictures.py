@@ -177,12 +177,43 @@ def test_splits_of_the_hub_are_parts(tmp_path: Path) -> None:
     )
     data = hs.data.huggingface(several, label="tags")
     assert (data.task, data.labels.tolist()) == ("multi", [[1, 0, 1], [0, 0, 0]])
-    with pytest.raises(DataError, match="row 1 has no label in column 'label'"):
+    with pytest.raises(DataError, match="24 of 24 rows have no label in 'label', the first: row 1, row 2, row 3"):
         hs.data.huggingface(whole.map(lambda row: {"label": -1}))
+    empty = library.DatasetDict({"train": whole, "validation": whole.select([])})
+    with pytest.raises(DataError, match="the part 'val' of the data set has no rows"):
+        hs.data.huggingface(empty)
     with pytest.raises(DataError, match="cannot be opened as a Hugging Face data set"):
         hs.data.huggingface(tmp_path)
     with pytest.raises(DataError, match="the data set is a list"):
         hs.data.huggingface([1, 2])
+
+
+@pytest.mark.neutral
+def test_rows_of_the_hub_without_labels(tmp_path: Path) -> None:
+    library = pytest.importorskip("datasets")
+    root = pictures(tmp_path / "photos", 2)
+    images = [{"bytes": path.read_bytes(), "path": None} for path in paths_of(root)[:6]]
+    ids = hs.data.folder(root).ids[:6:2]
+    kinds = library.ClassLabel(names=list(CLASSES))
+    missing = "3 of 6 rows have no label in 'label', the first: row 2, row 4, row 6"
+    forms: dict[str, tuple[Any, list[Any], list[Any]]] = {
+        "names": (library.Value("string"), ["ant", None], [0, 0, 0]),
+        "classes": (kinds, [1, None], [1, 1, 1]),
+        "classes, -1": (kinds, [1, -1], [1, 1, 1]),
+        "several": (library.Sequence(kinds), [[0, 2], None], [[1, 0, 1]] * 3),
+        "several, -1": (library.Sequence(kinds), [[0, 2], [1, -1]], [[1, 0, 1]] * 3),
+        "targets": (library.Value("float32"), [0.5, float("nan")], [[0.5]] * 3),
+    }
+    for what, (feature, labels, left) in forms.items():
+        features = library.Features({"image": library.Image(), "label": feature})
+        rows = library.Dataset.from_dict({"image": images, "label": labels * 3}, features=features)
+        with pytest.raises(DataError, match=missing):
+            hs.data.huggingface(rows)
+        data = hs.data.huggingface(rows, on_error="skip")
+        assert data.labels.tolist() == left, what
+        assert [data.source_name(i)[-5:] for i in range(3)] == ["row 1", "row 3", "row 5"]
+        assert data.ids == ids, what
+        assert "3 of 6 rows have no label" in data.skipped[0].reason
 
 
 @pytest.mark.neutral

@@ -1,0 +1,46 @@
+"""Rows without a label: said with their number and places, or left out where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from headstart.common.errors import DataError
+from headstart.data.columns import NO_NUMBER, is_missing
+from headstart.data.dataset import Skipped
+
+SHOWN = 3
+
+
+def labelled_rows(
+    name: str,
+    columns: Mapping[str, Sequence[Any]],
+    place: Callable[[int], str],
+    on_error: str,
+    is_nothing: Callable[[Any], bool],
+) -> tuple[list[int] | None, list[Skipped]]:
+    """The rows that have a label in all of `columns`, None for all rows, and what was left out. `name`, `place`:
+    what messages call the table, and a row. DataError with `on_error="raise"` where a row has none, and where none
+    has one."""
+    without = sorted({i for values in columns.values() for i, value in enumerate(values) if is_nothing(value)})
+    if not without:
+        return None, []
+    count, which = len(next(iter(columns.values()))), ", ".join(map(repr, list(columns)[:SHOWN]))
+    what = f"{len(without):,} of {count:,} rows have no label in {which}"
+    if on_error == "raise":
+        raise DataError(
+            f"{name}: {what}, the first: {', '.join(map(place, without[:SHOWN]))}. Fill them in, or leave these "
+            'rows out: on_error="skip" (--on-error skip)'
+        )
+    left = set(without)
+    rows = [i for i in range(count) if i not in left]
+    if not rows:
+        raise DataError(f"{name}: no row has a label in {which}")
+    return rows, [Skipped(name, what)]
+
+
+def no_label(classes: Sequence[str] | None) -> Callable[[Any], bool]:
+    """What holds no label: nothing, and "nan", what a missing number is as text, unless that is the name of one of
+    `classes`."""
+    nothing = NO_NUMBER - set(classes or ())
+    return lambda value: is_missing(value) or (type(value) is str and value in nothing)
