@@ -184,6 +184,8 @@ MODULES: Mapping[str, Callable[[Attributes], nn.Module]] = {
     "drop_path": lambda a: DropPath(a["rate"]),
     "native": lambda a: build(a["part"]),
 }
+DRAWN = ("conv", "linear")
+"""those whose making draws all of their weights"""
 # layers without: attributes -> function
 FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
     "relu": lambda a: F.relu,
@@ -206,6 +208,16 @@ FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
     "first_token": lambda a: lambda x: x[:, 0],
     "mean_tokens": lambda a: lambda x: x.mean(1),
 }
+
+
+def _layer(node: Node) -> nn.Module:
+    """The layer of a node, whose parameters are yet to be given their values. Drawing what is replaced at once
+    would take longer than all else that a large layer needs."""
+    if node.op not in DRAWN:
+        return MODULES[node.op](node.attrs)
+    with torch.device("meta"):
+        layer = MODULES[node.op](node.attrs)
+    return layer.to_empty(device=torch.get_default_device())
 
 
 def _is_lone(node: Node, x: Any) -> bool:
@@ -233,10 +245,10 @@ class Network(nn.Module):
         super().__init__()
         self.graph = graph
         self.outputs = tuple(outputs)
-        with torch.random.fork_rng(devices=[]):  # layers draw weights, which are replaced at once
+        with torch.random.fork_rng(devices=[]):  # a user's module may draw weights, which are replaced at once
             for node in graph.nodes[1:]:
                 if node.op in MODULES:
-                    layer = MODULES[node.op](node.attrs)
+                    layer = _layer(node)
                     if node.op != "native":  # a user's may rely on the layout of what it computes, as `view` does
                         layer = layer.to(memory_format=torch.channels_last)
                     self._attach(node, layer)

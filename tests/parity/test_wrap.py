@@ -16,11 +16,13 @@ import timm
 import torch
 from flax import nnx
 from PIL import Image
+from sparing import Trunks
 from torch import nn
 from torchvision import models as tv
 
 import headstart as hs
 from headstart.common.errors import BackendError, CutError
+from headstart.contract import registry
 from headstart.data import Dataset, Preprocess
 from headstart.store.keys import params_digest
 from headstart.testing import relative_error
@@ -140,7 +142,12 @@ def settled(net: Any, x: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("name", "cut", "inside"), KERAS, ids=[row[0] for row in KERAS])
 def test_a_keras_application_cut_in_two(
-    name: str, cut: str, inside: str | None, data: tuple[Dataset, Dataset], tmp_path: Path
+    name: str,
+    cut: str,
+    inside: str | None,
+    data: tuple[Dataset, Dataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import keras
 
@@ -161,6 +168,8 @@ def test_a_keras_application_cut_in_two(
     assert relative_error(outputs["logits"], expected) < 1e-4
     assert relative_error(expected[:1], expected[1:2]) > 1e-2, "images that are told apart, or nothing is compared"
     if inside is not None:
+        keras_backend = registry.load("keras")
+        monkeypatch.setattr(keras_backend, "trunk", Trunks(keras_backend, "trunk").trunk)
         runs = [fit(model, data, tmp_path, mode=mode, epochs=1) for mode in ("frozen", "cached")]
         np.testing.assert_allclose(*(run.history[0].step_losses for run in runs), rtol=1e-3)
         with pytest.raises(CutError, match=f"'{inside}' is inside a branch"):

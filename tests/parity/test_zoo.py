@@ -10,9 +10,9 @@ names, shapes and settings are compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 import torchvision
 from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer, Original
 from safetensors.torch import load_file
+from sparing import Trunks, hardly_optimised
 from torch import nn
 
 import headstart as hs
@@ -51,6 +52,8 @@ ON_HUB = [
     for key, entry in row.weights.items()
     if isinstance(entry, Hub) and entry.repo.startswith("timm/")
 ]
+LONG_TO_COMPILE = ("googlenet", "inception_v3", "densenet121", "efficientnet_b0", "convnext_tiny")
+"""of small and many convolutions, in whose trainings XLA would take longer than all the rest together"""
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -102,12 +105,23 @@ def model_of(name: str, classes: int, size: int | None, params: Mapping[str, np.
     )
 
 
+@lru_cache(maxsize=1)  # drawing the largest takes seconds, and what is computed is then trained
+def random_params(name: str, size: int | None) -> dict[str, np.ndarray]:
+    """For CLASSES."""
+    params = reference.random_params(architecture(name).graph(CLASSES, size=size), seed=1)
+    for value in params.values():
+        value.flags.writeable = False
+    return params
+
+
 def random_model(row: KnownAnswer, classes: int) -> tuple[Model, dict[str, torch.Tensor]]:
     """A model with random weights and statistics, and the original's state dict of the same values, in which
-    auxiliary classifiers are too."""
+    auxiliary classifiers are too. `classes`: the first of CLASSES."""
     assert row.original is not None
     graph = architecture(row.name).graph(classes, size=row.original.size)
-    params = reference.random_params(graph, seed=1)
+    drawn, shapes = random_params(row.name, row.original.size), graph.param_shapes()
+    params = {name: value[: shapes[name][0]] for name, value in drawn.items()}
+    assert {name: value.shape for name, value in params.items()} == shapes
     state = tensors(graph, params, layout(row.name, row.original.library))
     return model_of(row.name, classes, row.original.size, params), state
 
@@ -298,7 +312,8 @@ def test_every_cut_is_the_originals_folded_or_not(case: Case, backend: str) -> N
     foldable = any(node.op == "batch_norm" for node in model.graph.nodes)
     assert foldable or fold(model.graph, model.params)[0] == model.graph
     for folded in (True, False) if foldable else (True,):
-        found = hs.forward(model, x, list(wanted), backend=backend, device="cpu", folded=folded)
+        with hardly_optimised(foldable and not folded):
+            found = hs.forward(model, x, list(wanted), backend=backend, device="cpu", folded=folded)
         errors = {cut: relative_error(found[cut], wanted[cut]) for cut in wanted}
         assert {cut: error for cut, error in errors.items() if not error <= TOLERANCE} == {}, folded
 
@@ -312,8 +327,9 @@ def measured(network: nn.Module, x: np.ndarray) -> nn.Module:
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
-    with torch.no_grad():
-        network(torch.from_numpy(x).permute(0, 3, 1, 2))
+    if norms:
+        with torch.no_grad():
+            network(torch.from_numpy(x).permute(0, 3, 1, 2))
     return network.eval()
 
 
@@ -329,7 +345,7 @@ def trainable_model(row: KnownAnswer, x: np.ndarray) -> Model:
     params = {name: params[name] for name in model.params}
     logits = hs.forward(replace(model, params=params), x, backend="torch", device="cpu")["logits"]
     for part in ("weight", "bias"):
-        params[f"{arch.classifier}.{part}"] /= np.abs(logits).max()
+        params[f"{arch.classifier}.{part}"] = params[f"{arch.classifier}.{part}"] / np.abs(logits).max()
     return replace(model, params=params)
 
 
@@ -361,6 +377,7 @@ class Training:
         self.images = drawn[order[:IMAGES]]
         self.data = hs.data.arrays(self.images, np.arange(IMAGES) % TRAINED_CLASSES)
         self.runs: dict[object, Run] = {}
+        self.trunks = {name: Trunks(registry.load(name), self.cut) for name in BACKENDS}
 
     @cached_property
     def certain(self) -> Model:
@@ -434,6 +451,13 @@ def losses(run: Run) -> np.ndarray:
 
 class TestTraining:
     """A class, so that a worker of its own has them: together they take as long as all else here."""
+
+    @pytest.fixture(autouse=True)
+    def _compiled_once(self, training: Training, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        for name, trunks in training.trunks.items():
+            monkeypatch.setattr(registry.load(name), "trunk", trunks.trunk)
+        with hardly_optimised(training.row.name in LONG_TO_COMPILE):
+            yield
 
     def test_gradients_of_the_head_agree_across_backends(self, training: Training) -> None:
         first, *others = (training.first_step(name)[1] for name in BACKENDS)
