@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import DataError
-from headstart.data.annotations import unlabelled
+from headstart.data.annotations import REGRESSION, unlabelled
 from headstart.data.columns import is_missing, labels_in
 from headstart.data.dataset import Dataset
 from headstart.data.encoded import MAX_NBYTES, EncodedSource, sound
@@ -90,8 +90,15 @@ def webdataset(
             "such "
             "set: unpack it, and name the folder"
         )
-    if classes is not None and all(_is_position(value, len(list(classes))) for value in values):
-        values = [list(classes)[int(value)] for value in values]
+    classes = None if classes is None else list(classes)
+    if classes is not None and task != REGRESSION and all(map(_is_whole, values)):
+        far = [i for i, value in enumerate(values) if not 0 <= int(value) < len(classes)]
+        if far and not set(classes) & set(map(str, values)):
+            raise DataError(
+                f"the label of {place(far[0])} is {values[far[0]]}; classes= names {len(classes)}, numbered from 0"
+            )
+        if not far:
+            values = [classes[int(value)] for value in values]
     about = labels_in([(source, values)], task=task, classes=classes, separator=separator, place=place)
 
     def fetch(i: int) -> bytes:
@@ -122,8 +129,8 @@ def tar_pictures(shards: Sequence[str | Path], on_error: str = "raise", truncate
     return sound(source, unlabelled(len(members)), Path(paths[0]).name.split(".")[0], (), on_error)
 
 
-def _is_position(value: Any, count: int) -> bool:
-    return (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())) and 0 <= int(value) < count
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, str) and value.removeprefix("-").isdecimal())
 
 
 def _paths(shards: str | Path | Sequence[str | Path]) -> list[str]:

@@ -234,6 +234,14 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
         hs.data.webdataset(path)
     with pytest.raises(DataError, match="1 of 2 samples have no label \\(x\\), the first: b in"):
         hs.data.webdataset(path, label="x")
+    numbers = write_tar(tmp_path / "n.tar", {"a.png": picture, "a.cls": b"0", "b.png": picture, "b.cls": b"3"})
+    with pytest.raises(DataError, match=r"the label of b in \S+n\.tar is 3; classes= names 2, numbered from 0"):
+        hs.data.webdataset(numbers, classes=["cat", "dog"])
+    assert hs.data.webdataset(numbers, classes=["3", "0"]).labels.tolist() == [1, 0], (
+        "names, as not all are places"
+    )
+    ages = hs.data.webdataset(numbers, classes=["cls"], task="regression")
+    assert (ages.classes, ages.labels.tolist()) == (("cls",), [[0.0], [3.0]])
     for name, message in (("gone.tar", "there is no file"), ("x-{3..1}.tar", "names -1 shards")):
         with pytest.raises(DataError, match=message):
             hs.data.webdataset(tmp_path / name)
