@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.data.annotations import SINGLE
 from headstart.training.scores.resampling import paired_difference
 from headstart.training.validation import bits_of, weights_in_text
 
@@ -14,13 +15,15 @@ from headstart.training.validation import bits_of, weights_in_text
 def mark_noise(entries: Sequence[dict[str, Any]]) -> None:
     """Say of each entry how its accuracy differs from the best of those that were validated on the same samples,
     with the 95 % interval of a paired bootstrap, and whether that is noise: under `against_best`, None for the
-    best itself and where it cannot be known. Where the samples have weights, all of it is weighted."""
+    best itself, where it cannot be known, and of tasks that are ranked by another score. Where the samples have
+    weights, all of it is weighted."""
     groups: dict[tuple[str, int, str], list[tuple[dict[str, Any], np.ndarray]]] = {}
     for entry in entries:
         entry["against_best"] = None
         validation = entry.get("validation") or {}
         right = bits_of(validation.get("right") or "", validation.get("samples") or 0)
-        if right is not None and not entry["diverged"]:
+        by_accuracy = (entry.get("scores") or {}).get("task", SINGLE) == SINGLE
+        if right is not None and by_accuracy and not entry["diverged"]:
             key = (str(validation.get("ids")), len(right), validation.get("weights") or "")
             groups.setdefault(key, []).append((entry, right))
     for (_, count, text), group in groups.items():

@@ -15,6 +15,7 @@ from PIL import Image
 from headstart.common.errors import DivergedWarning, ImageError
 from headstart.contract import registry
 from headstart.data import Arrays, Dataset
+from headstart.data.annotations import REGRESSION
 from headstart.data.arrays import as_array
 from headstart.data.door import is_frame
 from headstart.data.loader import batches
@@ -26,6 +27,7 @@ from headstart.features.inference import fed, frozen, normalised, unsound_node
 from headstart.graph import Node
 from headstart.models import Model, check_model
 from headstart.training.checks import features_at
+from headstart.training.prediction_columns import Reading
 
 
 def predict(
@@ -136,7 +138,8 @@ def logits_of(
 def told(model: Model, logits: np.ndarray, unsound: tuple[Node, str] | None) -> np.ndarray:
     """The logits `(n, classes)`, unchanged; DivergedWarning where some are not finite, or where parameters are
     not. Logits of the latter may look sound, since a rectifier makes 0 of NaN."""
-    warn_of_lost(model, int((~np.isfinite(logits.max(1, initial=-np.inf))).sum()), len(logits), unsound)
+    sure = Reading(tuple(model.classes), model.task).sure(logits)
+    warn_of_lost(model, int((~sure).sum()), len(logits), unsound)
     return logits
 
 
@@ -144,8 +147,10 @@ def warn_of_lost(model: Model, lost: int, total: int, unsound: tuple[Node, str] 
     """A DivergedWarning where `lost` of `total` samples have logits that name no class, or parameters are not
     finite."""
     if lost or unsound is not None:
+        numbers = "numbers that are not finite: they say nothing"
+        outputs = numbers if model.task == REGRESSION else "logits that are not finite: they name no class"
         what = (
-            f"gives {lost} of {total} samples logits that are not finite: they name no class"
+            f"gives {lost} of {total} samples {outputs}"
             if lost or unsound is None
             else f"gives logits that mean nothing: {unsound[1]}"
         )

@@ -154,6 +154,7 @@ def test_noise_is_told_on_the_same_samples_only() -> None:
         entry("lost", right, diverged=True),
         {"label": "before", "diverged": False, "validation": {"samples": 160}},
         {"label": "unvalidated", "diverged": False, "validation": None},
+        entry("labels", right, scores={"task": "multi"}),
         entry("damaged", right) | {"validation": {"samples": 160, "right": "*no*", "ids": "x"}},
         entry("short", right) | {"validation": {"samples": 160, "right": "AAAA", "ids": "x"}},
     ]  # fmt: skip
@@ -162,7 +163,7 @@ def test_noise_is_told_on_the_same_samples_only() -> None:
     assert good["best"] == "best" and not good["noise"]
     assert good["difference"] == pytest.approx(-30 / 160) and good["interval"][1] < 0
     assert near_of_best["noise"]
-    assert others == [None] * 7
+    assert others == [None] * 8
 
 
 def test_noise_is_told_by_the_samples_weights() -> None:

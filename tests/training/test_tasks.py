@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import headstart as hs
-from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
+from headstart.cli import main as cli
+from headstart.common.errors import DataError, DataWarning, DivergedWarning, SettingError, UnknownNameError
 from headstart.data import Dataset
 from headstart.models import Model
 from headstart.training.objective import Scale, pos_weights, scale_of
+from headstart.training.predictions import classify
 
 LABELS = ("bright", "red", "striped")
 TARGETS = ("year", "metres")
@@ -110,6 +114,58 @@ def test_what_is_learnt_survives_a_file(
     assert loaded.history.as_list() == run.history.as_list()
     assert loaded.validation == run.validation
     assert loaded.evaluate(parts[1]).loss == pytest.approx(run.evaluate(parts[1]).loss)
+
+
+def test_predictions_are_written_as_the_task_says(
+    trained: tuple[Model, hs.Run], tmp_path: Path, backend: str, capsys: Any, monkeypatch: Any
+) -> None:
+    _, run = trained
+    files = []
+    for i, pixels in enumerate(images(7)[0]):
+        files.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(pixels).save(files[-1])
+    outputs = run.predict(files, device="cpu")
+    for path in (run.save(tmp_path / "run"), None):
+        if path is None:
+            written = run.write_predictions(files, tmp_path / "out.csv", device="cpu", batch_size=3)
+            assert written.images == 7
+        else:
+            line = ["--run", path, *files, "--csv", tmp_path / "out.csv", "--device", "cpu", "--backend", backend]
+            monkeypatch.setattr("sys.argv", ["headstart", "predict", *map(str, line)])
+            cli.main()
+            said = " ".join(capsys.readouterr().out.split())
+        with (tmp_path / "out.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["file"] for row in rows] == files
+        if run.model.task == "regression":
+            assert list(rows[0]) == ["file", *TARGETS]
+            found = np.array([[float(row[name]) for name in TARGETS] for row in rows])
+            np.testing.assert_allclose(found, outputs, rtol=1e-5, atol=1e-6)
+            assert found[:, 0].min() > 1800, "years, as the user has them"
+            assert f"year {outputs[:, 0].min():.4g}"[:8] in said
+        else:
+            assert list(rows[0]) == ["file", "labels", *(f"probability_{name}" for name in LABELS)]
+            p = run.probabilities(files, device="cpu")
+            found = np.array([[float(row[f"probability_{name}"]) for name in LABELS] for row in rows])
+            np.testing.assert_allclose(found, p, rtol=1e-4)
+            over = [[name for name, of in zip(LABELS, row, strict=True) if of > run.model.threshold] for row in p]
+            assert [row["labels"] for row in rows] == [";".join(names) for names in over]
+    with pytest.raises(SettingError, match="top is 2"):
+        run.write_predictions(files, tmp_path / "out.csv", top=2)
+    shown = classify(run.model, files, backend=backend, device="cpu")
+    listed = shown.as_list()[0]
+    if run.model.task == "regression":
+        assert dict(listed["values"]) == pytest.approx(
+            dict(zip(TARGETS, outputs[0].tolist(), strict=True)), rel=1e-5
+        )
+    else:
+        assert listed["probabilities"] == pytest.approx(dict(zip(LABELS, p[0].tolist(), strict=True)), rel=1e-5)
+        assert [name for name, _ in listed["labels"]] == over[0]
+    assert shown.as_table().columns[1] == ("target" if run.model.task == "regression" else "label")
+    lost = run.model.with_params({name: np.full_like(value, np.nan) for name, value in run.model.params.items()})
+    with pytest.warns(DivergedWarning):
+        written = hs.write_predictions(lost, files, tmp_path / "out.csv", backend=backend, device="cpu")
+    assert (written.not_finite, written.counts, written.ranges) == (7, {}, {})
 
 
 def test_training_goes_on_where_it_ended(
