@@ -61,7 +61,7 @@ def to_rgb(image: Image.Image, source: str | Path) -> Image.Image:
         del image.info["transparency"]
     if image.mode in STEP:
         image = image.convert(STEP[image.mode])
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _grey(image: Image.Image, source: str | Path, tags: Any) -> np.ndarray:

@@ -26,7 +26,9 @@ LABEL_LISTS = ("targets", "labels", "_labels")
 PREPROCESSING = "as preprocessing is the model's"
 
 
-def wrap(source: Any, classes: Sequence[str] | None = None, on_error: str = "raise") -> Dataset:
+def wrap(
+    source: Any, classes: Sequence[str] | None = None, on_error: str = "raise", truncated: str = "raise"
+) -> Dataset:
     """A map-style set of (image, label), as other libraries have them, or a list of such pairs. Images are paths,
     bytes of image files, Pillow images or uint8 arrays `(h, w, 3)`; labels are class numbers or names, as in
     `arrays`.
@@ -34,8 +36,8 @@ def wrap(source: Any, classes: Sequence[str] | None = None, on_error: str = "rai
     A set that lists its files (`.samples`, as an image folder of another library), and a part or a chain of such
     (`.dataset` with `.indices`, `.datasets`), is read from them, without its transforms, which is said. Of others
     the images come from the set when they are asked for, and so must be uint8 or Pillow: a transform to floats is
-    refused. `classes`: default the set's own `.classes`, but for labels that a `target_transform` made. Raises
-    DataError for what is no such set.
+    refused. `classes`: default the set's own `.classes`, but for labels that a `target_transform` made.
+    `on_error`, `truncated`: of files and encoded bytes, as of `folder`. Raises DataError for what is no such set.
     """
     check_on_error(on_error)
     if isinstance(source, str | Mapping) or not _is_indexed(source):
@@ -52,7 +54,7 @@ def wrap(source: Any, classes: Sequence[str] | None = None, on_error: str = "rai
         samples = [piece.source.samples[i] for piece in pieces for i in piece.positions]
         labels = [label for piece in pieces for label in _listed_labels(piece)]
         notes = _notes(pieces, name)
-        files = FileSource([str(path) for path, _ in samples])
+        files = FileSource([str(path) for path, _ in samples], truncated)
         return sound(files, _labels(labels, names, count), name, (), on_error, notes)
     first = _pair(source, 0)[0]
     own = [_own_labels(piece) for piece in pieces]
@@ -66,11 +68,12 @@ def wrap(source: Any, classes: Sequence[str] | None = None, on_error: str = "rai
                 advance()
     about = _labels(labels, names, count)
     if isinstance(first, str | os.PathLike):
-        return sound(
-            FileSource([str(expanded(_pair(source, i)[0])) for i in range(count)]), about, name, (), on_error
-        )
+        files = FileSource([str(expanded(_pair(source, i)[0])) for i in range(count)], truncated)
+        return sound(files, about, name, (), on_error)
     if isinstance(first, bytes | bytearray | memoryview):
-        encoded = EncodedSource(count, lambda i: bytes(_pair(source, i)[0]), lambda i: f"sample {i} of {name}")
+        encoded = EncodedSource(
+            count, lambda i: bytes(_pair(source, i)[0]), lambda i: f"sample {i} of {name}", truncated
+        )
         return sound(encoded, about, name, (), on_error)
     images = _Images(source, name)
     try:

@@ -192,6 +192,8 @@ def test_the_command_says_it_once(
     predict = ["predict", "--run", tmp_path / "run", trap / "fox" / "5.jpg", "--truncated", "keep"]
     code, said = run(monkeypatch, capsys, *predict)
     assert code == 0 and "1 picture breaks off and was kept" in said
+    for k, path in enumerate(sorted(trap.rglob("*.jpg"))):  # others, of which the run has seen none
+        path.write_bytes(half(100 + k))
     evaluate = ["evaluate", "--run", tmp_path / "run", "--data", trap]
     assert run(monkeypatch, capsys, *evaluate, "--truncated", "keep")[0] == 0
     logging.getLogger("headstart").setLevel(logging.NOTSET)
