@@ -20,9 +20,10 @@ from headstart.backends.torch.losses import (
     per_sample,
     predictions,
 )
+from headstart.backends.torch.optimizers import FusedOptimizer
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.recorded import Recorder, do
-from headstart.backends.torch.train import STEP, kept_by, note_recording, optimizer_of, threads
+from headstart.backends.torch.train import STEP, threads
 from headstart.common.machine import threads_for
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.optimizers import SGD
@@ -43,7 +44,7 @@ class TorchHeads:
         # The optimiser steps from zero at a rate of one: what it gives is the direction, and each head goes along
         # it at its own rate.
         self.directions = [torch.zeros_like(w) for w in self.weights.values()]
-        self.optimizer = optimizer_of(recipe.optimizer, self.directions, lr=1.0, weight_decay=0.0)
+        self.optimizer = FusedOptimizer(recipe.optimizer, {1.0: self.directions}, weight_decay=0.0)
         self.lr, self.decay = (from_numpy(a, self.device) for a in (recipe.lr, recipe.weight_decay))
         recorded = place.kind == "cuda" and allowed()
         self.recorder = Recorder(self._step, self._state) if recorded else None
@@ -87,7 +88,7 @@ class TorchHeads:
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""
-        return [*self.weights.values(), *self.directions, *kept_by(self.optimizer)]
+        return [*self.weights.values(), *self.directions, *self.optimizer.tensors()]
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         with torch.inference_mode(), computing(self.place), threads(self._threads(inputs, stop - start)):
@@ -124,8 +125,7 @@ class TorchHeads:
             direction.zero_()
             gradient = gradient + self._each(self.decay, w) * w if isinstance(o, SGD) else gradient
             direction.grad = gradient.contiguous()  # fused optimisers take it for laid out as the parameter is
-        note_recording(self.optimizer, rate)
-        self.optimizer.step()
+        self.optimizer.step(1.0)
         for direction, w in zip(self.directions, self.weights.values(), strict=True):
             rates = self._each(self.lr, w) * rate
             if not isinstance(o, SGD):

@@ -19,10 +19,10 @@ from headstart.backends.torch.devices import autocast, computing, device_of, syn
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.epoch import Epoch
 from headstart.backends.torch.losses import count_right, mean_loss, native_targets, predictions
+from headstart.backends.torch.optimizers import FusedOptimizer
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.recorded import Recorder, do
 from headstart.common.machine import threads_for
-from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph
@@ -90,21 +90,18 @@ class TorchTrainer:
         that is given. A rate that is a tensor is read by the device."""
         outputs = self._forward(x)
         losses = [mean_loss(self.recipe.loss, logits, y, weights) for logits in outputs]
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate if group["multiple"] == 1 else rate * group["multiple"]
-        note_recording(self.optimizer, rate)
         self.optimizer.zero_grad()
         if len(losses) == 1:
             losses[0].backward(self.weights[0])
         else:
             torch.stack(losses).dot(self.weights).backward()
-        self.optimizer.step()
+        self.optimizer.step(rate)
         told = losses[0].detach().view(1) if len(losses) == 1 else torch.stack(losses).detach()
         return told, predictions(self.recipe.loss, outputs[0].detach(), predicted)
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""
-        return [*self.network.tensors().values(), *kept_by(self.optimizer)]
+        return [*self.network.tensors().values(), *self.optimizer.tensors()]
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         self.network.eval()
@@ -152,36 +149,14 @@ def keeps_statistics(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) or {"running_mean", "running_var"} <= module._buffers.keys()
 
 
-def _optimizer(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> FusedOptimizer:
     by_multiple: dict[float, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if recipe.rates.get(name) == 0:
             parameter.requires_grad_(False)
             continue
         by_multiple.setdefault(recipe.rates.get(name, 1.0), []).append(parameter)
-    groups = [{"params": params, "multiple": multiple} for multiple, params in by_multiple.items()]
-    return optimizer_of(recipe.optimizer, groups, recipe.optimizer.lr, recipe.optimizer.weight_decay)
-
-
-def optimizer_of(o: Optimizer, params: Any, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """What `o` names, with this learning rate and weight decay in place of its own."""
-    if isinstance(o, SGD):
-        return torch.optim.SGD(params, lr, o.momentum, nesterov=o.nesterov, weight_decay=weight_decay, fused=True)
-    return torch.optim.AdamW(params, lr, (o.beta1, o.beta2), o.epsilon, weight_decay, fused=True)
-
-
-def note_recording(optimizer: torch.optim.Optimizer, rate: float | torch.Tensor) -> None:
-    """Tell it whether its step is being recorded, which only a rate on the device allows: it asks to be told."""
-    recording = isinstance(rate, torch.Tensor) and torch.cuda.is_current_stream_capturing()
-    for group in optimizer.param_groups:
-        if "capturable" in group:
-            group["capturable"] = recording
-
-
-def kept_by(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """Its moments and counters."""
-    kept = [one for state in optimizer.state.values() for one in state.values()]
-    return [one for one in kept if isinstance(one, torch.Tensor)]
+    return FusedOptimizer(recipe.optimizer, by_multiple, recipe.optimizer.weight_decay)
 
 
 class Effort:
