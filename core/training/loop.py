@@ -19,8 +19,9 @@ from headstart.features.feature_set import FeatureSet
 from headstart.training.feeds import Feeds
 from headstart.training.history import History, Record, Seconds
 from headstart.training.measured import Measured, measure
-from headstart.training.objective import THRESHOLD, Objective
+from headstart.training.objective import Objective
 from headstart.training.observers import Observers
+from headstart.training.scores.multi import THRESHOLD
 from headstart.training.scores.outcome import Outcome
 from headstart.training.scores.result import HEADLINE
 from headstart.training.stage import EpochEnd, Stage

@@ -27,11 +27,10 @@ from headstart.graph import Node
 from headstart.graph.ops import INERT
 from headstart.models import Model
 from headstart.training.sample_weights import BALANCED
-from headstart.training.scores.multi import best_threshold
+from headstart.training.scores.multi import THRESHOLD, best_threshold
 from headstart.training.settings import Settings
 
 BEST = "best"
-THRESHOLD = 0.5
 OF_ONE_TASK = {"label_smoothing": SINGLE, "class_weights": SINGLE, "pos_weight": MULTI, "threshold": MULTI}
 OF_ONE_TASK["huber"] = REGRESSION
 INSTEAD = {

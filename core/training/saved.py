@@ -29,10 +29,10 @@ from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
 from headstart.store.keys import spec_digest
 from headstart.training.history import History
-from headstart.training.objective import THRESHOLD
 from headstart.training.run import Run
 from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
 from headstart.training.scores import Scores
+from headstart.training.scores.multi import THRESHOLD
 from headstart.training.scores.outcome import Outcome
 from headstart.training.scores.result import HEADLINE
 from headstart.training.shapes import LARGEST, RUN
