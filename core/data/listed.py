@@ -3,19 +3,21 @@ where one is named twice."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, ImageError
 from headstart.data.annotations import unlabelled
+from headstart.data.columns import is_missing
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import KINDS, frame_of
 from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
 from headstart.data.table import image_column
 from headstart.data.walk import check_on_error, expanded
+
+EMPTY = "names no image: its cell is empty"
 
 
 def is_table(path: str | Path) -> bool:
@@ -35,8 +37,8 @@ def images_listed(
 ) -> Dataset:
     """The images of a table, as of `table`, without labels. `image`, `root`: as there; a table of one column needs
     no `image`. With `on_error="skip"`, files that are not there or do not decode are left out and listed in
-    `.skipped`; with `examine=False` as well, all rows are kept and nothing is decoded. `truncated`: as of
-    `folder`. Raises DataError as `table` does."""
+    `.skipped`, as are rows without a name; with `examine=False` as well, all rows are kept and nothing is decoded.
+    `truncated`: as of `folder`. Raises DataError as `table` does."""
     check_on_error(on_error)
     decoding = on_error if examine else "raise"
     frame, folder = frame_of(source)
@@ -49,16 +51,40 @@ def images_listed(
         return frame.place(i)
 
     name = Path(frame.name).stem if folder is not None else "table"
-    if holds_bytes(images, column, place):
+    rows = [i for i, cell in enumerate(images) if on_error == "raise" or not is_missing(cell)]
+    if not rows:
+        raise DataError(f"{frame.name}: no row names an image in column {column!r}")
+    if holds_bytes([images[rows[0]]], column, lambda _: place(rows[0])):
         encoded = EncodedSource(
             len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}", truncated
         )
         return sound(encoded, unlabelled(len(images)), name, (), decoding)
     at = expanded(root) if root is not None else folder if folder is not None else Path()
-    files = files_of(images, column, at, place)
-    kept, missing = files_there(files, frame, at, place, on_error)
-    left_out: list[Skipped] = missing if examine else []
-    about = unlabelled(len(files))
-    if len(kept) < len(files) and examine:
-        files, about = [files[i] for i in kept], about.rows(np.array(kept, np.int64))
-    return sound(FileSource(files, truncated), about, name, left_out, decoding)
+
+    def place_of(k: int) -> str:
+        return place(rows[k])
+
+    files = files_of([images[i] for i in rows], column, at, place_of)
+    kept, left_out = files_there(files, frame, at, place_of, on_error)
+    if examine:
+        named = set(rows)
+        empty = [Skipped(f"{frame.name}, {place(i)}", EMPTY) for i in range(len(images)) if i not in named]
+        files = [files[k] for k in kept]
+        return sound(FileSource(files, truncated), unlabelled(len(files)), name, [*left_out, *empty], decoding)
+    paths = [f"{frame.name}, {place(i)}" for i in range(len(images))]
+    for i, file in zip(rows, files, strict=True):
+        paths[i] = file
+    return sound(_Listed(paths, frozenset(rows), truncated), unlabelled(len(paths)), name, (), decoding)
+
+
+class _Listed(FileSource):
+    """Files of a table, of which some rows name none: `named` are the others."""
+
+    def __init__(self, paths: Sequence[str], named: frozenset[int], truncated: str) -> None:
+        super().__init__(paths, truncated)
+        self._named = named
+
+    def read(self, index: int) -> tuple[bytes, str]:
+        if index not in self._named:
+            raise ImageError(self.paths[index], EMPTY)
+        return super().read(index)

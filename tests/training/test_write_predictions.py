@@ -173,6 +173,29 @@ def test_a_table_lists_its_images_in_its_order(photos: Path, tmp_path: Path) -> 
         hs.data.images_at(photos, image="a")
 
 
+def test_rows_that_name_no_image_keep_their_lines(model: Any, photos: Path, tmp_path: Path, backend: str) -> None:
+    table = photos / "list.csv"
+    table.write_text('file,n\n,1\n"01, a.png",2\n  ,3\n"03, a.png",4\n')
+    with pytest.raises(DataError, match="row 1 names no image"):
+        hs.predict(model, table, backend=backend, device="cpu")
+    written = hs.write_predictions(
+        model, table, tmp_path / "out.csv", on_error="skip", backend=backend, device="cpu"
+    )
+    _, *lines = lines_of(written.path)
+    assert [Path(line[0]).name for line in lines] == [
+        "list.csv, row 1",
+        "01, a.png",
+        "list.csv, row 3",
+        "03, a.png",
+    ]
+    assert [line[1] == "" for line in lines] == [line[3] != "" for line in lines] == [True, False, True, False]
+    skipped = hs.data.images_at(table, "skip")
+    assert len(skipped) == len(skipped.skipped) == 2 and "cell is empty" in skipped.skipped[0].reason
+    table.write_text("file,n\n,1\n")
+    with pytest.raises(DataError, match="no row names an image"):
+        hs.data.images_at(table, "skip")
+
+
 @pytest.mark.neutral
 def test_a_table_holds_its_images(photos: Path, tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
