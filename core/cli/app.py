@@ -34,7 +34,7 @@ FAMILIES = {
 """commands that have commands of their own"""
 
 COMMANDS = {
-    "compare": "Compare the modes in every installed backend: accuracy, seconds by phase, speed-up, break-even.",
+    "compare": "Compare the modes in every installed backend: scores, seconds by phase, speed-up, break-even.",
     "fit": "Train a model on a folder of images, and say how well it does.",
     "plan": "Predict what caching at each cut costs and saves, from a few batches; with --budget, the best cut.",
     "sweep": "Train a grid of heads on one cache, side by side where they are linear, and rank them.",

@@ -44,10 +44,11 @@ def compare(
     out: Annotated[Path, Parameter(help="Folder for compare.json and report.html.")] = Path("headstart-compare"),
     json_file: Json = None,
 ) -> int | None:
-    """Compare the modes in every installed backend: accuracy, seconds by phase, speed-up, break-even.
+    """Compare the modes in every installed backend: scores, seconds by phase, speed-up, break-even.
 
     Same weights, same data, same order, same start in each. Every backend runs in a process of its own.
     """
+    from headstart.report.scores import outputs_text
     from headstart.training.compare import compare as run_compare
     from headstart.training.tables import COMPARISON_LEGEND
 
@@ -78,7 +79,7 @@ def compare(
     about, model, tables = comparison["data"], comparison["model"], comparison.as_tables()
     show(
         f"{about['name']}: {about['train']} training and {about['val']} validation images, "
-        f"{len(about['classes'])} classes; {model['name']} ({model['weights'] or 'random'}) "
+        f"{outputs_text(about['task'], len(about['classes']))}; {model['name']} ({model['weights'] or 'random'}) "
         f"at {model['preprocess']['size']} px",
         *(f"skipped {printable(file)}: {printable(reason)}" for file, reason in about["skipped"]),
         *tables,

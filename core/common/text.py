@@ -12,7 +12,8 @@ from typing import Any
 
 from headstart.common.redact import redacted
 
-HEADLINES = {"accuracy": "acc", "micro_f1": "F1", "mae": "MAE"}
+ACCURACY = "accuracy"
+HEADLINES = {ACCURACY: "acc", "micro_f1": "F1", "mae": "MAE"}
 """the scores that a task is known by, as heads of columns"""
 
 
@@ -125,5 +126,5 @@ def val_score_text(row: Mapping[str, Any]) -> str:
 
 def val_score_name(rows: Iterable[Mapping[str, Any]]) -> str:
     """The head of its column: "val acc", "val F1", "val MAE"; "val score" where the rows have several."""
-    scores = {row.get("score") or "accuracy" for row in rows}
+    scores = {row.get("score") or ACCURACY for row in rows}
     return "val " + (HEADLINES.get(scores.pop(), "score") if len(scores) == 1 else "score")

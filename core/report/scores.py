@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ SCORE_NAMES = {
 }
 PLAIN = ("log_loss", "mae", "rmse", "r2")
 """scores that are no shares"""
+OF_ANY_SIZE = ("mae", "rmse")
+"""scores that are as large as the units make them"""
+NOUNS = {"single": ("class", "classes"), "multi": ("label", "labels"), "regression": ("target", "targets")}
+
+SMALLER_IS_BETTER = ("calibration_error", "log_loss", "hamming_loss", "mae", "rmse")
 
 CLASS_SCORES = {
     "precision": "precision",
@@ -45,15 +51,32 @@ def score_name(name: str) -> str:
 
 
 def score_text(name: str, value: float) -> str:
+    if name in OF_ANY_SIZE:
+        return f"{value:.4g}"
     return f"{value:.4f}" if name in PLAIN else f"{value:.1%}"
 
 
-def worst_classes(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
-    """The rows to show, and of many classes a title that says which they are: those with the lowest F1."""
+def noun(task: str | None) -> tuple[str, str]:
+    """What the outputs of a model for `task` are called, one and several; None, in figures of before: single."""
+    return NOUNS.get(task or "single", NOUNS["single"])
+
+
+def outputs_text(task: str | None, count: int) -> str:
+    """ "5 classes", "1 label"."""
+    return f"{count:,} {noun(task)[count != 1]}"
+
+
+def worst_classes(
+    rows: Sequence[Mapping[str, Any]], task: str | None = None
+) -> tuple[list[Mapping[str, Any]], str]:
+    """The rows to show, and of many classes a title that says which they are: those with the lowest F1, or R2."""
     if len(rows) <= SHOWN_CLASSES:
         return list(rows), ""
-    by_f1 = sorted(rows, key=lambda row: 2.0 if finite(row.get("f1")) is None else row["f1"])
-    return by_f1[:SHOWN_CLASSES], f"the {SHOWN_CLASSES} of {len(rows):,} classes with the lowest F1"
+    name = "r2" if task == "regression" else "f1"
+    lowest = sorted(rows, key=lambda row: math.inf if finite(row.get(name)) is None else row[name])
+    return lowest[:SHOWN_CLASSES], (
+        f"the {SHOWN_CLASSES} of {outputs_text(task, len(rows))} with the lowest {CLASS_SCORES[name]}"
+    )
 
 
 def classes_card(entry: Entry) -> dict[str, Any] | None:
@@ -61,7 +84,8 @@ def classes_card(entry: Entry) -> dict[str, Any] | None:
     scores = entry.get("scores") or {}
     if not (rows := scores.get("per_class")):
         return None
-    shown, title = worst_classes(rows)
+    task = scores.get("task")
+    shown, title = worst_classes(rows, task)
     names = [name for name in CLASS_SCORES if any(name in row for row in rows)]
     lines = [
         {
@@ -75,7 +99,8 @@ def classes_card(entry: Entry) -> dict[str, Any] | None:
     ]
     values = (scores.get("values") or {}).items()
     return {
-        "title": f"Scores by class{f': {title}' if title else ''}",
+        "class": noun(task)[0],
+        "title": f"Scores by {noun(task)[0]}{f': {title}' if title else ''}",
         "columns": ["samples", *(CLASS_SCORES[name] for name in names)],
         "lines": lines,
         "scores": "; ".join(

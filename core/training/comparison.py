@@ -202,7 +202,7 @@ def add_entry(comparison: Comparison, entry: dict[str, Any], val: Dataset | Feat
 def _add_pictures(comparison: Comparison, entry: Mapping[str, Any], data: Dataset | FeatureSet | None) -> None:
     """Add thumbnails of the run's worst mistakes, where the images are at hand."""
     if isinstance(data, Dataset) and entry["validation"] is not None:
-        worst = entry["validation"]["worst"]
+        worst = [*entry["validation"]["worst"], *(entry["validation"].get("misses") or ())]
         missing = [mistake["index"] for mistake in worst if mistake["id"] not in comparison["pictures"]]
         comparison["pictures"].update(thumbnails(data, missing))
 

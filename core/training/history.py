@@ -60,7 +60,7 @@ class Record:
     """mean over the steps, of each auxiliary classifier, unweighted; `loss` leaves them out"""
     val_score: float | None = None
     """the headline score of the labels' task on the validation data: accuracy, of several labels micro F1 at
-    probabilities above 0.5, of numbers the mean absolute error in their units"""
+    the threshold (where that is "best", at the epoch's best), of numbers the mean absolute error in their units"""
     score: str = "accuracy"
     """which it is: "accuracy", "micro_f1" or "mae" """
 

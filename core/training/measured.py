@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.contract.losses import right
 from headstart.data.annotations import MULTI, REGRESSION
-from headstart.training.metrics import accuracy
+from headstart.training.metrics import accuracy, logit
 from headstart.training.objective import Objective
 
 
@@ -32,9 +31,9 @@ def measure(objective: Objective, outputs: np.ndarray, targets: np.ndarray, data
         return Measured(loss, None, float(errors.mean()))
     if objective.task == MULTI:
         there = targets != 0
-        predicted = outputs > 0
+        predicted = outputs > logit(objective.decided(outputs, data))
         hits, both = int((predicted & there).sum()), int(predicted.sum()) + int(there.sum())
-        share = float(right(objective.plain, outputs, targets).mean())
+        share = float(((predicted == there).all(1) & ~np.isnan(outputs).any(1)).mean())
         return Measured(loss, share, 2 * hits / both if there.any() else None)
     share = accuracy(outputs, targets)
     return Measured(loss, share, share)

@@ -30,3 +30,8 @@ def decided(logits: np.ndarray) -> np.ndarray:
     nor does one whose largest logit is infinite. Minus infinity is allowed: it rules a class out."""
     sure: np.ndarray = np.isfinite(logits.max(1))
     return sure
+
+
+def logit(probability: float) -> float:
+    """What a sigmoid makes `probability`, between 0 and 1, of."""
+    return float(np.log(probability / (1 - probability)))

@@ -2,45 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from headstart.data.annotations import SINGLE
-from headstart.training.scores.resampling import paired_difference
-from headstart.training.validation import bits_of, weights_in_text
+from headstart.common.text import ACCURACY
+from headstart.report.scores import SMALLER_IS_BETTER
+from headstart.training.sample_texts import bits_of, numbers_of, weights_of_text
+from headstart.training.scores.resampling import Difference, paired_difference, paired_difference_of_ratios
+
+COLUMNS = {"micro_f1": 2, "mae": 1}
+"""scores that are told of by `Validation.terms`, and how many a sample has"""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How a run did on each sample, as texts, as its JSON has them."""
+
+    score: str
+    samples: int
+    right: str
+    """of accuracy"""
+    terms: str
+    """of other scores"""
+    weights: str
 
 
 def mark_noise(entries: Sequence[dict[str, Any]]) -> None:
-    """Say of each entry how its accuracy differs from the best of those that were validated on the same samples,
-    with the 95 % interval of a paired bootstrap, and whether that is noise: under `against_best`, None for the
-    best itself, where it cannot be known, and of tasks that are ranked by another score. Where the samples have
-    weights, all of it is weighted."""
-    groups: dict[tuple[str, int, str], list[tuple[dict[str, Any], np.ndarray]]] = {}
+    """Say of each entry how its headline score differs from the best of those that were validated on the same
+    samples by the same score, with the 95 % interval of a paired bootstrap, and whether that is noise: under
+    `against_best`, None for the best itself and where it cannot be known. Where the samples have weights, all of
+    it is weighted."""
+    groups: dict[Any, list[tuple[dict[str, Any], Answers, float]]] = {}
     for entry in entries:
         entry["against_best"] = None
-        validation = entry.get("validation") or {}
-        right = bits_of(validation.get("right") or "", validation.get("samples") or 0)
-        by_accuracy = (entry.get("scores") or {}).get("task", SINGLE) == SINGLE
-        if right is not None and by_accuracy and not entry["diverged"]:
-            key = (str(validation.get("ids")), len(right), validation.get("weights") or "")
-            groups.setdefault(key, []).append((entry, right))
-    for (_, count, text), group in groups.items():
-        weights = weights_in_text(text, count) if text else None
-        if len(group) > 1 and (weights is not None or not text):
-            _mark(group, weights)
+        answers = _answers(entry)
+        value = None if entry["diverged"] else score_of(answers)
+        if value is not None:
+            # the mean over other targets, or F1 of other labels, is another score
+            named = None if answers.score == ACCURACY else tuple(sorted(entry.get("classes") or ()))
+            ids = str(entry["validation"].get("ids"))
+            key = (answers.score, ids, answers.samples, answers.weights, named)
+            groups.setdefault(key, []).append((entry, answers, value))
+    for (score, *_), group in groups.items():
+        sign = -1 if score in SMALLER_IS_BETTER else 1
+        best, of_best, _ = max(group, key=lambda of: sign * of[2])
+        for entry, answers, _ in group:
+            if entry is not best:
+                difference = difference_of(answers, of_best)
+                entry["against_best"] = {
+                    "best": best["label"],
+                    "difference": difference.value,
+                    "interval": [difference.low, difference.high],
+                    "noise": difference.is_noise,
+                    "weighted": bool(answers.weights),
+                }
 
 
-def _mark(group: Sequence[tuple[dict[str, Any], np.ndarray]], weights: np.ndarray | None) -> None:
-    best, best_right = max(group, key=lambda of: float(of[1].sum() if weights is None else weights @ of[1]))
-    for entry, right in group:
-        if entry is not best:
-            difference = paired_difference(right, best_right, weights)
-            entry["against_best"] = {
-                "best": best["label"],
-                "difference": difference.value,
-                "interval": [difference.low, difference.high],
-                "noise": difference.is_noise,
-                "weighted": weights is not None,
-            }
+def _answers(entry: Mapping[str, Any]) -> Answers:
+    validation = entry.get("validation") or {}
+    right, terms, weights = (validation.get(name) or "" for name in ("right", "terms", "weights"))
+    return Answers(entry.get("score") or ACCURACY, validation.get("samples") or 0, right, terms, weights)
+
+
+def score_of(answers: Answers) -> float | None:
+    """The headline score; None where the texts do not tell it."""
+    read = _read(answers)
+    if read is None:
+        return None
+    terms, weights = read
+    numerator, denominator = terms.sum(0) if weights is None else weights @ terms
+    return float(numerator / denominator) if denominator else None
+
+
+@lru_cache(64)  # a comparison asks again with every run that is added
+def difference_of(answers: Answers, best: Answers) -> Difference:
+    """Of two of which `score_of` tells the score."""
+    read, other = _read(answers), _read(best)
+    assert read is not None and other is not None
+    (terms, weights), (of_best, _) = read, other
+    if answers.score == ACCURACY:
+        return paired_difference(terms[:, 0] > 0, of_best[:, 0] > 0, weights)
+    return paired_difference_of_ratios(terms, of_best, weights)
+
+
+def _read(answers: Answers) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """float64 `(samples, 2)`, what each sample adds to the two sums whose ratio is the score, and the weights."""
+    n, weights = answers.samples, None
+    if answers.weights and (weights := weights_of_text(answers.weights, n)) is None:
+        return None
+    if answers.score == ACCURACY:
+        right = bits_of(answers.right, n)
+        return None if right is None else (np.stack([right, np.ones(n)], 1), weights)
+    columns = COLUMNS.get(answers.score)
+    terms = None if columns is None else numbers_of(answers.terms, n, columns)
+    if terms is None:
+        return None
+    return (terms if columns == 2 else np.concatenate([terms, np.ones((n, 1))], 1)), weights

@@ -21,6 +21,7 @@ from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype
 from headstart.training.checks import check_sets, in_parts, opened
+from headstart.training.objective import objective_of
 from headstart.training.placement import bytes_to_hold, memory_limit, where_to
 from headstart.training.planning.measuring import Bench
 from headstart.training.planning.predicting import (
@@ -93,6 +94,7 @@ def plan(
         place,
         batch=batch,
         optimizer=settings.optimizer,
+        objective=objective_of(settings, model, train),
         dtype=settings.dtype,
         workers=settings.workers,
         cache=Path(cache_root(settings.cache)),
@@ -133,6 +135,7 @@ def plan(
         "name": train.name,
         "train": load.train,
         "val": load.val,
+        "task": train.task,
         "classes": list(train.classes),
     }
     return Plan(tuple(map(plan_of, planned)), settings.epochs, facts, limits, about, model.describe())

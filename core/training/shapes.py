@@ -30,7 +30,7 @@ VALIDATION = {
     "samples": int,
     "confusion": ListOf(ListOf(int, 3)),
     "not_finite": Optional(int),
-    **dict.fromkeys(("right", "ids", "weights"), Optional(str)),
+    **dict.fromkeys(("right", "ids", "weights", "terms"), Optional(str)),
     "misses": Optional(ListOf({"id": str, "index": int, "label": str, "predicted": str, "error": Number})),
     "worst": ListOf(
         {
@@ -113,6 +113,11 @@ ENTRY = {
             "samples": Optional(int),
             "confusion": Optional(ListOf(ListOf(int, 3))),
             "not_finite": Optional(int),
+            "misses": Optional(
+                ListOf(
+                    {name: Optional(str) for name in ("id", "label", "predicted")} | {"error": Optional(Number)}
+                )
+            ),
             "worst": Optional(
                 ListOf(
                     {

@@ -32,6 +32,7 @@ from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params
+from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.checks import in_parts, opened
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import Feeds
@@ -45,7 +46,6 @@ from headstart.training.observers import EpochCallback, LogLine, Observers
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.scores.outcome import Outcome
-from headstart.training.scores.result import SMALLER_IS_BETTER
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE, stage_of
@@ -115,7 +115,7 @@ class Sweep:
         return {
             "machine": machine_facts(),
             "versions": registry.versions(first.backend),
-            "data": {name: first.data[name] for name in ("name", "train", "val", "classes")},
+            "data": {name: first.data[name] for name in ("name", "train", "val", "task", "classes")},
             "model": first.model.describe(),
             "cut": first.cut,
             "settings": dict(first.settings),

@@ -7,6 +7,7 @@ from typing import Any
 
 from headstart.common.table import Table
 from headstart.common.text import (
+    ACCURACY,
     accuracy_text,
     nbytes_text,
     seconds_text,
@@ -14,7 +15,7 @@ from headstart.common.text import (
     val_score_name,
     val_score_text,
 )
-from headstart.report.scores import CLASS_SCORES, score_name, score_text, worst_classes
+from headstart.report.scores import CLASS_SCORES, noun, score_name, score_text, worst_classes
 from headstart.training.scores import Scores
 
 COMPARISON_LEGEND = """\
@@ -63,7 +64,7 @@ def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _accuracy_text(entry: Mapping[str, Any]) -> str:
     """With half of its interval, and "=" where the samples do not tell it from the best."""
-    name = entry.get("score") or "accuracy"
+    name = entry.get("score") or ACCURACY
     ends = ((entry.get("scores") or {}).get("intervals") or {}).get(name)
     text = val_score_text(entry)
     if ends is None or entry.get("diverged"):
@@ -76,23 +77,33 @@ def _accuracy_text(entry: Mapping[str, Any]) -> str:
 def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) -> Table:
     """The best `top` entries of `Sweep.table()`, at least one; None: all."""
     axes = [name for name in ("lr", "weight_decay", "seed") if entries and name in entries[0]]
+    judged = any(entry["accuracy"] is not None for entry in entries)  # numbers are not right or wrong
     texts = [
         (
             *(f"{entry[name]:g}" for name in axes),
             val_score_text(entry),
             f"{entry['val_loss']:.4f}",
-            accuracy_text(entry, "accuracy"),
+            *([accuracy_text(entry, "accuracy")] if judged else []),
             f"{entry['loss']:.4f}",
         )
         for entry in entries[: None if top is None else max(1, top)]
     ]
-    columns = (*axes, val_score_name(entries), "val loss", "train acc", "train loss")
+    columns = (*axes, val_score_name(entries), "val loss", *(["train acc"] if judged else []), "train loss")
     return Table(columns, texts, right=tuple(range(len(columns))))
 
 
-SCORES_LEGEND = """\
-95 %: what other samples of this kind would give, by resampling. macro: mean over the classes that have the score.
-calibration error: by how much the probabilities are off, in the mean."""
+INTERVAL_LEGEND = "95 %: what other samples of this kind would give, by resampling."
+SCORES_LEGENDS = {
+    "single": f"""\
+{INTERVAL_LEGEND} macro: mean over the classes that have the score.
+calibration error: by how much the probabilities are off, in the mean.""",
+    "multi": f"""\
+{INTERVAL_LEGEND} micro: of all labels together.
+macro: mean over the labels that have the score. subset accuracy: samples whose labels are all right.""",
+    "regression": f"""\
+{INTERVAL_LEGEND} In the units of the targets, in the mean over them.
+R2: 1 where all is predicted, 0 where no more than the mean is.""",
+}
 
 
 def scores_table(scores: Scores) -> Table:
@@ -103,18 +114,18 @@ def scores_table(scores: Scores) -> Table:
         interval = "" if ends is None else " to ".join(score_text(name, end) for end in ends)
         rows.append((score_name(name), score_text(name, value), interval))
     rows += [(score_name(name), "-", reason) for name, reason in scores.undefined.items()]
-    return Table(("score", "value", "95 %"), rows, right=(1,), legend=SCORES_LEGEND)
+    return Table(("score", "value", "95 %"), rows, right=(1,), legend=SCORES_LEGENDS[scores.task])
 
 
 def classes_table(scores: Scores) -> Table:
-    """A row a class; of many those that have the lowest F1."""
-    rows, title = worst_classes(scores.per_class)
+    """A row a class, label or target; of many those that have the lowest F1, or R2."""
+    rows, title = worst_classes(scores.per_class, scores.task)
     names = [name for name in CLASS_SCORES if any(name in row for row in scores.per_class)]
     texts = [
         (row["class"], str(row["samples"]), *(score_text(n, row[n]) if n in row else "-" for n in names))
         for row in rows
     ]
-    columns = ("class", "samples", *(CLASS_SCORES[name] for name in names))
+    columns = (noun(scores.task)[0], "samples", *(CLASS_SCORES[name] for name in names))
     return Table(columns, texts, right=tuple(range(1, len(columns))), title=title)
 
 

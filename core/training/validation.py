@@ -6,7 +6,6 @@ confusion matrix that are zero are left out.
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,8 @@ from headstart.contract.losses import Sigmoid, per_sample
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.features.feature_set import FeatureSet
-from headstart.training.metrics import cross_entropy, decided, softmax
+from headstart.training.metrics import cross_entropy, decided, logit, softmax
+from headstart.training.sample_texts import bits_of, bits_text, numbers_text
 
 WORST = 12
 
@@ -76,9 +76,14 @@ class Validation:
     ids: str = field(default="", repr=False)
     """digest of the samples' ids in their order: runs with the same one were validated on the same samples"""
     weights: str = field(default="", repr=False)
-    """how much each sample counts, float32, as `weights_text` writes them; "" where the data have no weights"""
+    """how much each sample counts, float32, as `numbers_text` writes them; "" where the data have no weights"""
     misses: tuple[Miss, ...] = field(default=(), repr=False)
     """of several labels or numbers a sample, up to 12, the largest first"""
+    terms: str = field(default="", repr=False)
+    """what each sample adds to the headline score, float32, as `numbers_text` writes them. Of labels
+    `(samples, 2)`: twice the number of those that are rightly predicted, and the number of those that are there
+    plus that of those that are predicted; micro F1 is the sum of the first over that of the second. Of numbers
+    `(samples, 1)`: the absolute error, in the mean over targets. "" of classes, which have `right` """
 
     def right_of_each(self) -> np.ndarray | None:
         """bool `(samples,)`; None where it is not known."""
@@ -115,6 +120,7 @@ class Validation:
             **({"right": self.right, "ids": self.ids} if self.ids else {}),
             **({"weights": self.weights} if self.weights else {}),
             **({"misses": [asdict(miss) for miss in self.misses]} if self.misses else {}),
+            **({"terms": self.terms} if self.terms else {}),
         }
 
     @classmethod
@@ -126,41 +132,10 @@ class Validation:
             for mistake in saved["worst"]
         ]
         mistakes = tuple(Mistake(**fields) for fields in worst)
-        right, ids, weights = (saved.get(name) or "" for name in ("right", "ids", "weights"))
+        right, ids, weights, terms = (saved.get(name) or "" for name in ("right", "ids", "weights", "terms"))
         misses = tuple(Miss(**{name: miss[name] for name in MISS_FIELDS}) for miss in saved.get("misses") or ())
-        return cls(saved["samples"], cells, mistakes, saved.get("not_finite") or 0, right, ids, weights, misses)
-
-
-def bits_text(bits: np.ndarray) -> str:
-    """bool `(n,)` as base64, eight samples a byte."""
-    return base64.b64encode(np.packbits(bits).tobytes()).decode()
-
-
-def bits_of(text: str, count: int) -> np.ndarray | None:
-    """The inverse of `bits_text`; None where the text does not hold `count` bits."""
-    try:
-        packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
-    except ValueError:
-        return None
-    if not count or len(packed) != -(-count // 8):
-        return None
-    return np.unpackbits(packed, count=count).astype(bool)
-
-
-def weights_text(weights: np.ndarray) -> str:
-    """float `(n,)` as base64 of little-endian float32."""
-    return base64.b64encode(weights.astype("<f4").tobytes()).decode()
-
-
-def weights_in_text(text: str, count: int) -> np.ndarray | None:
-    """The inverse of `weights_text`, as float64; None where the text does not hold `count` weights, or such as
-    weigh nothing."""
-    try:
-        weights = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float64)
-    except ValueError:
-        return None
-    sound = len(weights) == count and np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
-    return weights if sound else None
+        lost = saved.get("not_finite") or 0
+        return cls(saved["samples"], cells, mistakes, lost, right, ids, weights, misses, terms)
 
 
 def validation_of(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: float = 0.5) -> Validation:
@@ -177,12 +152,14 @@ def _of_many(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: flo
     known = np.isfinite(predictions).all(1)
     if data.task == MULTI:
         errors = per_sample(Sigmoid(), predictions, labels)
-        there = predictions > np.log(threshold / (1 - threshold))
-        right = (there == (labels != 0)).all(1) & known
-        guesses: np.ndarray = there.astype(np.uint8)
+        truth, guess = labels != 0, predictions > logit(threshold)
+        right = (guess == truth).all(1) & known
+        terms = np.stack([2 * (guess & truth).sum(1), guess.sum(1) + truth.sum(1)], 1)
+        guesses: np.ndarray = guess.astype(np.uint8)
     else:
         spread = labels.std(0, dtype=np.float64)
-        errors = (np.abs(predictions - labels.astype(np.float64)) / np.where(spread > 0, spread, 1)).mean(1)
+        off = np.abs(predictions - labels.astype(np.float64))
+        errors, terms = (off / np.where(spread > 0, spread, 1)).mean(1), off.mean(1)
         right, guesses = np.zeros(len(labels), bool), predictions.astype(np.float32)
     wrong = np.flatnonzero(~right & known)
     worst = wrong[np.argsort(-errors[wrong], kind="stable")[:WORST]]
@@ -193,8 +170,9 @@ def _of_many(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: flo
         for id, i in zip(ids, worst, strict=True)
     )
     bits = bits_text(right) if digest and data.task == MULTI else ""
-    weights = weights_text(data.weights) if digest and data.weights is not None else ""
-    return Validation(len(labels), (), (), int((~known).sum()), bits, digest, weights, tuple(misses))
+    weights = numbers_text(data.weights) if digest and data.weights is not None else ""
+    kept = numbers_text(terms) if digest and np.isfinite(terms).all() else ""
+    return Validation(len(labels), (), (), int((~known).sum()), bits, digest, weights, tuple(misses), kept)
 
 
 def _ids_of(data: Dataset | FeatureSet, worst: np.ndarray) -> tuple[Sequence[str], np.ndarray, str]:
@@ -228,5 +206,5 @@ def _of_classes(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
         int((~sure).sum()),
         bits_text((predicted == labels) & sure) if digest else "",
         digest,
-        weights_text(data.weights) if digest and data.weights is not None else "",
+        numbers_text(data.weights) if digest and data.weights is not None else "",
     )

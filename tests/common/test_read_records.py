@@ -23,9 +23,10 @@ from headstart.common.places import data_root
 from headstart.common.reading import DEPTH, parse_json, read_json
 from headstart.models import pins
 from headstart.training.comparison import read_comparison
+from headstart.training.sample_texts import bits_text
 from headstart.training.scores import scores_of
 from headstart.training.scores.outcome import Outcome
-from headstart.training.validation import Mistake, Validation, bits_text
+from headstart.training.validation import Mistake, Validation
 
 pytestmark = pytest.mark.neutral
 

@@ -16,7 +16,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 import headstart as hs
 from headstart.cli import main as cli
 from headstart.errors import DataError, DataWarning, SettingError, WeightsError
-from headstart.training.validation import Validation, weights_in_text
+from headstart.training.sample_texts import weights_of_text
+from headstart.training.validation import Validation
 
 CLASSES = ("dark", "light", "middle")
 
@@ -185,7 +186,7 @@ def test_weights_of_validation_are_kept_with_the_run(made: Any, tmp_path: Path) 
     w = np.arange(1, len(data) + 1, dtype=np.float32)
     weighted = hs.data.arrays(images, data.labels, classes=CLASSES, weights=w)
     result = run.evaluate(weighted, device="cpu")
-    np.testing.assert_array_equal(weights_in_text(result.validation.weights, len(data)), w)
+    np.testing.assert_array_equal(weights_of_text(result.validation.weights, len(data)), w)
     assert Validation.from_dict(result.validation.as_dict()) == result.validation
     assert "weights" not in run.evaluate(data, device="cpu").validation.as_dict()
 

@@ -15,7 +15,8 @@ from commands import headstart
 
 import headstart as hs
 from headstart.common.errors import CutError, SettingError
-from headstart.contract.checked import CheckedBackend
+from headstart.contract.checked import CheckedBackend, CheckedTrainer
+from headstart.contract.losses import Loss, Sigmoid, Softmax, SquaredError
 from headstart.training.planning.predicting import (
     Load,
     Point,
@@ -274,3 +275,36 @@ def test_on_the_command_line(backend: str, tmp_path: Path, monkeypatch: pytest.M
     assert "within 1MB, --cut avgpool trains the most" in result.out
     result = headstart(*command, "--cuts", "avgpool", "--budget", "1kB")
     assert "no cut fits: the smallest cache takes" in result.out
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"), [("single", Softmax()), ("multi", Sigmoid()), ("regression", SquaredError())]
+)
+def test_an_epoch_is_measured_with_the_loss_and_targets_of_the_task(
+    task: str, loss: Loss, backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = {"single": np.arange(12) % 3, "multi": rng.random((12, 3)) < 0.5, "regression": rng.random((12, 3))}
+    images = rng.integers(0, 256, (12, 32, 32, 3), np.uint8)
+    data = hs.data.arrays(images, labels[task], ["a", "b", "c"], task=task)
+    trainer, epoch, seen = CheckedBackend.trainer, CheckedTrainer.epoch, []
+
+    def watched_trainer(backend: Any, graph: Any, params: Any, recipe: Any, place: Any) -> Any:
+        seen.append(recipe.loss)
+        return trainer(backend, graph, params, recipe, place)
+
+    def watched_epoch(self: Any, inputs: Any, targets: np.ndarray, *rest: Any) -> Any:
+        seen.append(targets)
+        return epoch(self, inputs, targets, *rest)
+
+    monkeypatch.setattr(CheckedBackend, "trainer", watched_trainer)
+    monkeypatch.setattr(CheckedTrainer, "epoch", watched_epoch)
+    settings: dict[str, Any] = {"backend": backend, "batch_size": 12, "cache": tmp_path}
+    plan = hs.plan(hs.model("lenet", classes=data.classes), data, cuts="relu4", **settings)
+    assert seen[0] == loss
+    expected = labels[task]
+    if task == "regression":
+        expected = (expected - expected.mean(0)) / expected.std(0)
+    for targets in seen[1:]:
+        np.testing.assert_allclose(targets, expected, atol=1e-5)
+    assert len(seen) > 1 and plan.as_dict()["data"]["task"] == task

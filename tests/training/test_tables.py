@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
+from sklearn.metrics import f1_score, mean_absolute_error
 
 from headstart.common.table import Table
+from headstart.data import arrays
 from headstart.training.comparison import Comparison
 from headstart.training.noise import mark_noise
 from headstart.training.plan import Budget, CutPlan, Plan
 from headstart.training.prediction_columns import Reading
 from headstart.training.predictions import Predictions
+from headstart.training.sample_texts import bits_of, bits_text, numbers_of, numbers_text, weights_of_text
 from headstart.training.scores import scores_of
 from headstart.training.tables import classes_table, scores_table, sweep_table
-from headstart.training.validation import bits_of, bits_text, weights_in_text, weights_text
+from headstart.training.validation import validation_of
 
 pytestmark = pytest.mark.neutral
 
@@ -66,6 +70,24 @@ def test_a_sweep() -> None:
     assert table.rows == [("0.001", "1", "25.0%", "1.5000", "100.0%", "0.1250")]
     assert len(sweep_table([figures, figures], top=0).rows) == 1
     assert len(sweep_table([figures, figures]).rows) == 2
+
+
+def test_numbers_are_not_right_or_wrong() -> None:
+    figures = {"val_score": 0.01234, "score": "mae", "val_accuracy": None, "accuracy": None, "diverged": False}
+    table = sweep_table([{"lr": 0.1, "val_loss": 1.5, "loss": 0.125, **figures}])
+    assert table.columns == ("lr", "val MAE", "val loss", "train loss")
+    assert table.rows == [("0.1", "0.01234", "1.5000", "0.1250")]
+
+
+def test_many_targets_are_shown_by_r2() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(50, 40)) / 1000
+    scores = scores_of("regression", truth + np.arange(40) / 1e4, truth, [f"t{k}" for k in range(40)])
+    table = classes_table(scores)
+    assert table.title == "the 30 of 40 targets with the lowest R2"
+    assert table.columns[0] == "target" and column(table, "target")[0] == "t39"
+    assert column(scores_table(scores), "value")[0] == f"{scores['mae']:.4g}", "small units have their digits"
+    assert "calibration" not in scores_table(scores).legend
 
 
 def test_a_plan() -> None:
@@ -154,7 +176,7 @@ def test_noise_is_told_on_the_same_samples_only() -> None:
         entry("lost", right, diverged=True),
         {"label": "before", "diverged": False, "validation": {"samples": 160}},
         {"label": "unvalidated", "diverged": False, "validation": None},
-        entry("labels", right, scores={"task": "multi"}),
+        entry("labels", right, score="micro_f1"),
         entry("damaged", right) | {"validation": {"samples": 160, "right": "*no*", "ids": "x"}},
         entry("short", right) | {"validation": {"samples": 160, "right": "AAAA", "ids": "x"}},
     ]  # fmt: skip
@@ -175,7 +197,7 @@ def test_noise_is_told_by_the_samples_weights() -> None:
         validation = {"samples": 160, "right": bits_text(bits), "ids": "x", "weights": text}
         return {"label": label, "diverged": False, "validation": validation}
 
-    text = weights_text(weights)
+    text = numbers_text(weights)
     rows = [
         entry("many", many, text),
         entry("few", few, text),
@@ -190,12 +212,101 @@ def test_noise_is_told_by_the_samples_weights() -> None:
     assert against["difference"] == pytest.approx(expected) and against["interval"][1] < 0
 
 
+def judged(label: str, outputs: np.ndarray, truth: np.ndarray, task: str, **changes: Any) -> dict[str, Any]:
+    """An entry of these outputs for the validation data, as a run makes it."""
+    pictures = np.zeros((len(truth), 4, 4, 3), np.uint8)
+    pictures[:, 0, 0, 0], pictures[:, 0, 0, 1] = np.arange(len(truth)) % 256, np.arange(len(truth)) // 256
+    data = arrays(pictures, truth, [f"t{k}" for k in range(truth.shape[1])], task=task)
+    validation = validation_of(outputs.astype(np.float32), data).as_dict()
+    score = {"multi": "micro_f1", "regression": "mae"}[task]
+    return {"label": label, "diverged": False, "score": score, "validation": validation, **changes}
+
+
+def test_labels_are_told_apart_by_f1() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random((160, 3)) < 0.4).astype(np.uint8)
+    noisy = {share: np.where(rng.random(truth.shape) < share, 1 - truth, truth) * 2.0 - 1 for share in (0.1, 0.3)}
+    near = noisy[0.1].copy()
+    near[:4] *= -1
+    rows = [judged("far", noisy[0.3], truth, "multi"), judged("best", noisy[0.1], truth, "multi")]
+    rows += [judged("near", near, truth, "multi"), judged("others", noisy[0.3], truth, "multi", classes=["x"])]
+    mark_noise(rows)
+    far, best, close, others = (row["against_best"] for row in rows)
+    assert (best, others) == (None, None), "F1 of other labels is another score"
+    expected = [f1_score(truth, outputs > 0, average="micro") for outputs in (noisy[0.3], noisy[0.1])]
+    assert (far["best"], far["noise"], far["weighted"]) == ("best", False, False)
+    assert far["difference"] == pytest.approx(expected[0] - expected[1])
+    assert close["noise"]
+
+    guesses = [outputs > 0 for outputs in (noisy[0.3], noisy[0.1])]
+    terms = np.concatenate(
+        [np.stack([2 * (g & (truth > 0)).sum(1), g.sum(1) + truth.sum(1)], 1) for g in guesses], 1
+    )
+
+    def difference(*terms: np.ndarray, axis: int) -> Any:
+        a, of_a, b, of_b = (of.sum(axis) for of in terms)
+        return a / of_a - b / of_b
+
+    drawn = bootstrap(
+        tuple(terms.T), difference, paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=rng
+    ).confidence_interval
+    assert far["interval"] == pytest.approx([drawn.low, drawn.high], abs=0.015)
+
+
+def test_numbers_are_told_apart_by_their_errors_and_the_least_is_best() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(160, 2)).astype(np.float32)
+    errors = {scale: truth + scale * rng.normal(size=truth.shape) for scale in (0.5, 1.0)}
+    near = errors[0.5].copy()
+    near[:4] += 0.5
+    rows = [judged(str(scale), outputs, truth, "regression") for scale, outputs in errors.items()]
+    rows += [judged("near", near, truth, "regression"), judged("lost", truth * np.nan, truth, "regression")]
+    mark_noise(rows)
+    best, far, close, lost = (row["against_best"] for row in rows)
+    assert (best, lost) == (None, None)
+    a, b = (mean_absolute_error(truth.T, errors[s].T, multioutput="raw_values") for s in (1.0, 0.5))
+    assert (far["best"], far["noise"]) == ("0.5", False)
+    assert far["difference"] == pytest.approx((a - b).mean(), rel=1e-4), "more is worse"
+    drawn = bootstrap((a - b,), np.mean, method="percentile", n_resamples=4000, rng=rng).confidence_interval
+    assert far["interval"] == pytest.approx([drawn.low, drawn.high], abs=0.02)
+    assert close["noise"]
+
+
+@pytest.mark.parametrize("task", ["multi", "regression"])
+def test_equal_runs_are_rarely_told_apart(task: str) -> None:
+    """By simulation: of pairs whose errors are drawn alike about 5 % at most, of unlike ones most."""
+    rng = np.random.default_rng(1)
+    told = {1.0: 0, 1.5: 0}
+    for _ in range(40):
+        truth = (rng.random((100, 2)) < 0.5).astype(np.uint8) if task == "multi" else rng.normal(size=(100, 2))
+        centre = 2.0 * truth - 1 if task == "multi" else truth
+        first = judged("first", centre + rng.normal(size=truth.shape), truth, task)
+        for spread in told:
+            pair = [first, judged("other", centre + spread * rng.normal(size=truth.shape), truth, task)]
+            mark_noise(pair)
+            (against,) = (row["against_best"] for row in pair if row["against_best"])
+            told[spread] += not against["noise"]
+    assert told[1.0] <= 5 and told[1.5] >= 15, told
+
+
+def test_terms_that_do_not_fit_tell_nothing() -> None:
+    truth = np.arange(12.0).reshape(12, 1)
+    rows = [judged(str(k), truth + k, truth, "regression") for k in range(3)]
+    rows[0]["validation"]["terms"] = numbers_text(-np.ones(12))
+    rows[1]["validation"]["terms"] = rows[1]["validation"]["terms"][:8]
+    mark_noise(rows)
+    assert [row["against_best"] for row in rows] == [None] * 3
+    two = np.random.default_rng(0).random((9, 2)).astype(np.float32)
+    np.testing.assert_array_equal(numbers_of(numbers_text(two), 9, 2), two)
+    assert numbers_of(numbers_text(two), 9, 1) is None
+
+
 def test_weights_go_there_and_back() -> None:
     weights = np.random.default_rng(0).random(9).astype(np.float32)
-    np.testing.assert_array_equal(weights_in_text(weights_text(weights), 9), weights)
+    np.testing.assert_array_equal(weights_of_text(numbers_text(weights), 9), weights)
     for wrong in (weights[:8], -weights, weights * np.nan, weights * 0):
-        assert weights_in_text(weights_text(wrong), 9) is None
-    assert weights_in_text("*no*", 9) is None
+        assert weights_of_text(numbers_text(wrong), 9) is None
+    assert weights_of_text("*no*", 9) is None
 
 
 def test_bits_go_there_and_back() -> None:

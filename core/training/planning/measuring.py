@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from headstart.common.progress import track
-from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place, Recipe
@@ -36,6 +35,7 @@ from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype
 from headstart.training.feeds import EVALUATION_ROWS, evaluated
 from headstart.training.modes import default_optimizer
+from headstart.training.objective import Objective
 from headstart.training.planning.predicting import Point, Rates, Work
 
 REPEATS = 3
@@ -73,6 +73,7 @@ class Bench:
         *,
         batch: int,
         optimizer: str | Optimizer | None,
+        objective: Objective,
         dtype: str,
         workers: int | None,
         cache: Path,
@@ -80,6 +81,7 @@ class Bench:
         self.model, self.train, self.val, self.work = model, train, val, work
         self.backend, self.place, self.cache = backend, place, cache
         self.batch, self.optimizer, self.dtype, self.workers = batch, optimizer, dtype, workers
+        self.objective = objective
 
     def measure(self, cuts: Sequence[str]) -> Measurements:
         """At each of `cuts`, at least one, in the graph's order."""
@@ -125,7 +127,7 @@ class Bench:
         graph = self.model.graph.after(cut, self.model.input_shape)
         params = {name: self.model.params[name] for name in graph.param_shapes()}
         optimizer = optimizer_of(self.optimizer, default_optimizer(graph, False), None)
-        trainer = self.backend.trainer(graph, params, Recipe(optimizer, Softmax(), False, 0), self.place)
+        trainer = self.backend.trainer(graph, params, Recipe(optimizer, self.objective.loss, False, 0), self.place)
         flops = 6 * self.work[cut].head_macs  # of a sample: forward, and twice as much backward
         batch = min(self.batch, max(LEAST_SAMPLES, int(HEAD_FLOPS / max(1, flops))))
         count = batch
@@ -134,13 +136,14 @@ class Bench:
         with np.errstate(over="ignore"):  # an extraction would say so; here it is only timed
             stored = features.astype(stored_dtype(self.dtype))
         rows = np.resize(stored, (count, *features.shape[1:]))
-        handle, labels = trainer.put(rows), np.arange(count) % len(self.model.classes)
+        labels = self.objective.targets(self.train)
+        handle, targets = trainer.put(rows), np.resize(labels, (count, *labels.shape[1:]))
         rng = np.random.default_rng(0)
 
         def epoch(steps: int) -> float:
             order = np.stack([rng.permutation(count)[:batch] for _ in range(steps)])
             start = time.perf_counter()
-            trainer.epoch(handle, labels, order, np.full(steps, 1e-6))
+            trainer.epoch(handle, targets, order, np.full(steps, 1e-6))
             return time.perf_counter() - start
 
         steps = 2

@@ -71,15 +71,15 @@ def exact_share(right: bool, samples: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """One run's share of right answers less another's, on the same samples."""
+    """One run's score less another's, on the same samples."""
 
     value: float
     low: float
     high: float
     """ends of the 95 % interval of the paired bootstrap"""
     at_odds: float
-    """samples that only one of the two has right; weighted, as many equal ones as tell as much (Kish 1965): 1,000
-    of which one has nearly all the weight are little more than one"""
+    """samples on which the two differ; weighted, as many equal ones as tell as much (Kish 1965): 1,000 of which
+    one has nearly all the weight are little more than one"""
 
     @property
     def is_noise(self) -> bool:
@@ -90,10 +90,12 @@ class Difference:
 def paired_difference(
     right: np.ndarray, other: np.ndarray, weights: np.ndarray | None = None, seed: int = 0
 ) -> Difference:
-    """`right`, `other`: bool `(n,)`, what each run has right of the same samples in the same order. `weights`:
-    float `(n,)`, at least one above 0: how much each sample counts; None: all the same."""
+    """Of shares of right answers. `right`, `other`: bool `(n,)`, what each run has right of the same samples in
+    the same order. `weights`: float `(n,)`, at least one above 0: how much each sample counts; None: all alike."""
     if weights is not None:
-        return _weighted_difference(right, other, weights.astype(np.float64), seed)
+        ones = np.ones(len(right))
+        terms, of_other = (np.stack([of, ones], 1) for of in (right, other))
+        return paired_difference_of_ratios(terms, of_other, weights, seed)
     gained, lost, n = int((right & ~other).sum()), int((other & ~right).sum()), len(right)
     shares = np.array([gained, lost, n - gained - lost]) / n
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
@@ -101,11 +103,22 @@ def paired_difference(
     return Difference((gained - lost) / n, float(low), float(high), gained + lost)
 
 
-def _weighted_difference(right: np.ndarray, other: np.ndarray, weights: np.ndarray, seed: int) -> Difference:
-    sign = right.astype(np.float64) - other
-    drawn = ratio(resampled_sums(np.stack([weights * sign, weights], 1), seed))
+def paired_difference_of_ratios(
+    terms: np.ndarray, other: np.ndarray, weights: np.ndarray | None = None, seed: int = 0
+) -> Difference:
+    """Of scores that are one sum over the samples, divided by another: shares, means, F1. `terms`, `other`: float
+    `(n, 2)`, what each sample adds to the two sums in each run; the second of them is above 0. `weights`: as of
+    `paired_difference`."""
+    w = np.ones(len(terms)) if weights is None else weights.astype(np.float64)
+    if (terms[:, 1] == other[:, 1]).all():  # half the columns to draw
+        columns = np.stack([w * (terms[:, 0] - other[:, 0]), w * terms[:, 1]], 1)
+        drawn, value = ratio(resampled_sums(columns, seed)), ratio(columns.sum(0, keepdims=True))
+    else:
+        columns = w[:, None] * np.concatenate([terms, other], 1)
+        sums, all_of = resampled_sums(columns, seed), columns.sum(0, keepdims=True)
+        drawn, value = (ratio(of[:, :2]) - ratio(of[:, 2:]) for of in (sums, all_of))
     low, high = np.nanpercentile(drawn, (TAIL, 100 - TAIL))
-    at_odds = weights[sign != 0]
+    at_odds = w[(terms != other).any(1)]
     squares = float((at_odds**2).sum())
     effective = float(at_odds.sum()) ** 2 / squares if squares else 0.0
-    return Difference(float(weights @ sign / weights.sum()), float(low), float(high), effective)
+    return Difference(float(value[0]), float(low), float(high), effective)

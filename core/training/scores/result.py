@@ -11,7 +11,6 @@ from headstart.training.scores.resampling import NO_SPREAD
 
 HEADLINE = {"single": "accuracy", "multi": "micro_f1", "regression": "mae"}
 """by task, the score that comes first and has an interval"""
-SMALLER_IS_BETTER = ("calibration_error", "log_loss", "hamming_loss", "mae", "rmse")
 
 
 @dataclass(frozen=True)
