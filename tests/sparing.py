@@ -17,8 +17,9 @@ from headstart.store import params_digest
 @contextmanager
 def hardly_optimised(hardly: bool = True) -> Iterator[None]:
     """JAX's programs that are compiled inside are hardly optimised, which takes half as long where they have
-    many convolutions. This environment is the one where XLA compiles as it does for users, emitters of fusions
-    included; so this is for the second look at a network only, and something of each kind is always optimised."""
+    many small convolutions. This environment is the one where XLA compiles as it does for users, emitters of
+    fusions included; so this is for the second look at a network only, and something of each kind is always
+    optimised."""
     import jax
 
     before = jax.config.read("jax_disable_most_optimizations")

@@ -52,8 +52,9 @@ ON_HUB = [
     for key, entry in row.weights.items()
     if isinstance(entry, Hub) and entry.repo.startswith("timm/")
 ]
-LONG_TO_COMPILE = ("googlenet", "inception_v3", "densenet121", "efficientnet_b0", "convnext_tiny")
-"""of small and many convolutions, in whose trainings XLA would take longer than all the rest together"""
+LONG_TO_COMPILE = ("densenet121", "efficientnet_b0")
+"""of many small convolutions: XLA takes longer over them than they run. Those of inception_v3 and convnext_tiny
+are so large that steps that are hardly optimised take what compiling spares"""
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -312,7 +313,7 @@ def test_every_cut_is_the_originals_folded_or_not(case: Case, backend: str) -> N
     foldable = any(node.op == "batch_norm" for node in model.graph.nodes)
     assert foldable or fold(model.graph, model.params)[0] == model.graph
     for folded in (True, False) if foldable else (True,):
-        with hardly_optimised(foldable and not folded):
+        with hardly_optimised(model.name in LONG_TO_COMPILE and not folded):
             found = hs.forward(model, x, list(wanted), backend=backend, device="cpu", folded=folded)
         errors = {cut: relative_error(found[cut], wanted[cut]) for cut in wanted}
         assert {cut: error for cut, error in errors.items() if not error <= TOLERANCE} == {}, folded
