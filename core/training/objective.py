@@ -62,9 +62,15 @@ class Scale:
         return {"mean": list(self.mean), "deviation": list(self.deviation)}
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> Scale:
-        """The inverse of `as_dict`."""
-        return cls(tuple(map(float, saved["mean"])), tuple(map(float, saved["deviation"])))
+    def from_dict(cls, saved: Mapping[str, Any], targets: int) -> Scale:
+        """The inverse of `as_dict`, of so many targets. ValueError for what is no scale of them."""
+        scale = cls(tuple(map(float, saved["mean"])), tuple(map(float, saved["deviation"])))
+        numbers = np.array([*scale.mean, *scale.deviation])
+        if not len(scale.mean) == len(scale.deviation) == targets:
+            raise ValueError(f"settings.targets are not of the {targets} that the model has")
+        if not np.isfinite(numbers).all() or min(scale.deviation) <= 0:
+            raise ValueError("settings.targets are not finite, or a deviation is not above 0")
+        return scale
 
 
 @dataclass(frozen=True)
@@ -143,16 +149,21 @@ def objective_of(settings: Settings, model: Model, train: Dataset | FeatureSet) 
 
 
 def scale_of(train: Dataset | FeatureSet, centred: bool = True) -> Scale:
-    """By the training data. `centred`: whether a last layer can add the mean again; else only the spread around 0
-    is taken off. DataError for a target that does not vary."""
-    labels = train.labels.astype(np.float64)
-    centre = labels.mean(0) if centred else np.zeros(labels.shape[1])
-    deviation = np.sqrt(((labels - centre) ** 2).mean(0))
+    """By the training data, in which a sample counts by its weight: one of weight 2 is there twice, one of weight
+    0 not at all. `centred`: whether a last layer can add the mean again; else only the spread around 0 is taken
+    off. DataError for a target that does not vary."""
+    labels, weights = train.labels.astype(np.float64), train.weights
+    if weights is not None and weights.any():
+        labels, weights = labels[weights > 0], weights[weights > 0].astype(np.float64)
+    else:
+        weights = None  # that none counts is found where the weights are taken
     if (same := np.flatnonzero(labels.min(0) == labels.max(0))).size:
         raise DataError(
-            f"all {len(labels)} training samples have the same {train.classes[same[0]]!r}, "
-            f"{labels[0, same[0]]:g}; there is nothing to learn"
+            f"all {len(labels)} training samples{'' if weights is None else ' that count'} have the same "
+            f"{train.classes[same[0]]!r}, {labels[0, same[0]]:g}, as 32 bits hold it; there is nothing to learn"
         )
+    centre = np.average(labels, 0, weights) if centred else np.zeros(labels.shape[1])
+    deviation = np.sqrt(np.average((labels - centre) ** 2, 0, weights))
     return Scale(tuple(centre.tolist()), tuple(deviation.tolist()))
 
 
@@ -180,11 +191,20 @@ def last_layers(model: Model) -> Iterator[Node]:
         while node.op in INERT:
             node = model.graph[node.inputs[0]]
         if node.op != "linear":
+            mend = (
+                "take a model that ends in one"
+                if model.home is None
+                else "pass head='linear', or hidden widths such as [256], to hs.wrap"
+            )
             raise SettingError(
-                f"{model.name} ends in {node.name!r}, {node.op}; numbers (task 'regression') are learned by a "
-                "linear layer at the end: take another model, or wrap this one with head='linear'"
+                f"{model.name} ends in {_kind(node)}; numbers (task 'regression') are learned by a linear layer "
+                f"at the end, into which their scale goes: {mend}"
             )
         yield node
+
+
+def _kind(node: Node) -> str:
+    return "a head of its own" if node.op == "native" else f"{node.name!r}, {node.op}"
 
 
 def _rescaled(
@@ -201,13 +221,14 @@ def _rescaled(
 
 
 def objective_of_run(model: Model, settings: Mapping[str, Any]) -> Objective:
-    """The objective of a finished run, from its record, for other data than it was trained on."""
+    """The objective of a finished run, from its record, for other data than it was trained on. ValueError and its
+    kin for a record that does not say it."""
     if model.task == SINGLE:
         return Objective(SINGLE, Softmax())
     if model.task == MULTI:
         return Objective(MULTI, Sigmoid(), threshold=model.threshold)
-    saved = settings.get("targets")
-    huber = settings.get("huber")
+    huber, saved = settings.get("huber"), settings.get("targets")
+    if saved is None:
+        raise ValueError("settings.targets are missing: by what the targets were standardised")
     loss = SquaredError() if huber is None else Huber(float(huber))
-    ones = (1.0,) * len(model.classes)
-    return Objective(REGRESSION, loss, Scale.from_dict(saved) if saved else Scale((0.0,) * len(ones), ones))
+    return Objective(REGRESSION, loss, Scale.from_dict(saved, len(model.classes)))

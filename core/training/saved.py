@@ -29,6 +29,7 @@ from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
 from headstart.store.keys import spec_digest
 from headstart.training.history import History
+from headstart.training.objective import objective_of_run
 from headstart.training.run import Run
 from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
 from headstart.training.scores import Scores
@@ -149,6 +150,7 @@ def _check_sense(run: Run) -> None:
     classes = range(len(run.model.classes))
     if run.model.task not in TASKS or not 0 < run.model.threshold < 1:
         raise ValueError(f"the model is of the task {run.model.task[:40]!a}, threshold {run.model.threshold}")
+    objective_of_run(run.model, run.settings)
     if run.scores is not None and run.scores.task not in HEADLINE:
         raise ValueError(f"scores are of the task {run.scores.task[:40]!a}")
     if run.validation is not None:

@@ -74,7 +74,11 @@ RUN = {
     "head_history": ListOf(RECORD_OF_EPOCH),
     "extraction": Optional({"extracted": int, "reused": int, "seconds": Number, "made_by": ListOf(str)}),
     "seconds": Number,
-    "settings": {"versions": Optional(DictOf(str))},
+    "settings": {
+        "versions": Optional(DictOf(str)),
+        "huber": Optional(Number),
+        "targets": Optional({"mean": ListOf(Number), "deviation": ListOf(Number)}),
+    },
     # runs of before there were reports have none of these
     "data": Optional(DATA),
     "trained": Optional(int),

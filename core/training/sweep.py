@@ -186,8 +186,10 @@ def sweep(
         last = runs[i].history[-1]
         assert last.val_loss is not None
         # as numbers that are not finite sort nowhere, they are asked for first
-        if runs[i].diverged or last.val_score is None:
-            return (True, 0.0, 0.0 if runs[i].diverged else last.val_loss)
+        if runs[i].diverged:
+            return (True, 0.0, 0.0)
+        if last.val_score is None:  # as of validation data in which no sample has a label: of none of the heads
+            return (False, 0.0, last.val_loss)
         sign = 1 if last.score in SMALLER_IS_BETTER else -1
         return (False, sign * last.val_score, last.val_loss)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,14 @@ from PIL import Image
 
 import headstart as hs
 from headstart.cli import main as cli
-from headstart.common.errors import DataError, DataWarning, DivergedWarning, SettingError, UnknownNameError
+from headstart.common.errors import (
+    DataError,
+    DataWarning,
+    DivergedWarning,
+    SettingError,
+    UnknownNameError,
+    WeightsError,
+)
 from headstart.data import Dataset
 from headstart.models import Model
 from headstart.training.objective import Scale, pos_weights, scale_of
@@ -20,6 +29,8 @@ from headstart.training.predictions import classify
 
 LABELS = ("bright", "red", "striped")
 TARGETS = ("year", "metres")
+BEHIND_DROPOUT = "dropout2"
+"""where a loss of training is one that can be told without the backend's random numbers"""
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 8, "optimizer": "adamw", "lr": 0.01}
 
 
@@ -65,6 +76,14 @@ def trained(
     return model, hs.fit(model, *parts, backend=backend, cache=cache, dtype="float32", **SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def numbers_run(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = data_of("regression")
+    cache = tmp_path_factory.mktemp("cache")
+    run = hs.fit(model_for(data), data, backend=backend, cache=cache, epochs=1, batch_size=40)
+    return run.save(tmp_path_factory.mktemp("run") / "run")
+
+
 def test_every_way_of_feeding_learns_the_same(
     parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], backend: str
 ) -> None:
@@ -79,6 +98,22 @@ def test_every_way_of_feeding_learns_the_same(
     same = swept.runs[swept.points.index({"lr": 0.01})]
     np.testing.assert_allclose(losses(same), losses(cached), rtol=1e-3)
     np.testing.assert_allclose(same.predict(parts[1]), cached.predict(parts[1]), rtol=1e-3, atol=1e-3)
+
+
+def test_rows_from_the_disk_are_learnt_by_their_own_targets(parts: tuple[Dataset, Dataset], backend: str) -> None:
+    """Another order, the same mean loss of an epoch whose steps move nothing."""
+    runs = [
+        hs.fit(
+            model_for(parts[0]), *parts, memory=memory, backend=backend, dtype="float32", cut=BEHIND_DROPOUT,
+            epochs=1, batch_size=3, lr=1e-9,
+        )
+        for memory in (11_000, None)
+    ]  # fmt: skip
+    assert [run.settings["features"]["where"] == "disk" for run in runs] == [True, False]
+    streamed, resident = (run.history[0] for run in runs)
+    assert streamed.loss == pytest.approx(resident.loss, rel=1e-4)
+    assert streamed.val_loss == pytest.approx(resident.val_loss, rel=1e-4)
+    assert streamed.val_score == pytest.approx(resident.val_score, rel=1e-4)
 
 
 def test_scores_are_scikit_learns(parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run]) -> None:
@@ -173,7 +208,7 @@ def test_training_goes_on_where_it_ended(
 ) -> None:
     """The first loss of a second run is that of what the first one learnt: units are taken off again."""
     _, run = trained
-    settings = {**SETTINGS, "epochs": 1, "batch_size": len(parts[0]), "lr": 1e-9}
+    settings = {**SETTINGS, "epochs": 1, "batch_size": len(parts[0]), "lr": 1e-9, "cut": BEHIND_DROPOUT}
     again = hs.fit(run.model, *parts, mode="frozen", backend=backend, **settings)
     with pytest.warns(DataWarning, match="exact copies of what the run was trained on"):
         expected = run.evaluate(parts[0]).loss
@@ -186,7 +221,7 @@ def test_the_frameworks_own_model_gives_units(backend: str) -> None:
     data = data_of("regression")
     model = model_for(data)
     settings: dict[str, Any] = {"epochs": 1, "batch_size": len(data), "dtype": "float32", "backend": backend}
-    run = hs.fit(model, data, optimizer=hs.SGD(lr=0.1, momentum=0.0), **settings)
+    run = hs.fit(model, data, cut=BEHIND_DROPOUT, optimizer=hs.SGD(lr=0.1, momentum=0.0), **settings)
     x = hs.extract(model, data, backend=backend, dtype="float32").numpy().astype(np.float64)
     fresh = model.reseeded(0)
     weight, bias = (fresh[f"{model.graph.output}.{name}"].astype(np.float64) for name in ("weight", "bias"))
@@ -221,7 +256,22 @@ class TestObjectives:
         np.testing.assert_allclose(scale.deviation, reference.scale_)
         np.testing.assert_allclose(scale.standardised(data.labels), reference.transform(data.labels), atol=1e-6)
         np.testing.assert_allclose(scale.in_units(scale.standardised(data.labels)), data.labels, rtol=1e-6)
-        assert Scale.from_dict(scale.as_dict()) == scale
+        assert Scale.from_dict(scale.as_dict(), 2) == scale
+
+    def test_a_sample_of_weight_2_is_there_twice(self) -> None:
+        pictures, _, numbers = images()
+        weights = np.tile([0.0, 2.0, 1.0, 1.0], 10)
+        numbers[::4] = 1e12  # what marks a number that is not known, in samples that do not count
+        weighted = hs.data.arrays(pictures, numbers, TARGETS, task="regression", weights=weights)
+        times = np.repeat(np.arange(40), weights.astype(int))
+        scale = scale_of(weighted)
+        expected = numbers.astype(np.float32)[times].astype(np.float64)
+        np.testing.assert_allclose(scale.mean, expected.mean(0))
+        np.testing.assert_allclose(scale.deviation, expected.std(0))
+        numbers[weights > 0] = 7
+        constant = hs.data.arrays(pictures, numbers, TARGETS, task="regression", weights=weights)
+        with pytest.raises(DataError, match="all 30 training samples that count have the same 'year', 7"):
+            scale_of(constant)
 
     def test_rare_labels_count_more(self) -> None:
         data = data_of("multi")
@@ -265,7 +315,7 @@ class TestObjectives:
         with pytest.raises(DataError, match="the same labels"):
             hs.fit(model_for(multi), hs.data.arrays(pictures, labels, LABELS, task="multi"))
         targets[:, 1] = 7
-        with pytest.raises(DataError, match="the same 'metres', 7; there is nothing to learn"):
+        with pytest.raises(DataError, match="the same 'metres', 7, as 32 bits hold it; there is nothing to learn"):
             hs.fit(model_for(numbers), hs.data.arrays(pictures, targets, TARGETS, task="regression"))
 
     def test_a_target_that_is_missing_is_not_zero(self) -> None:
@@ -292,7 +342,45 @@ def test_the_best_threshold_is_kept(backend: str, tmp_path: Path) -> None:
     assert run.scores["micro_f1"] == pytest.approx(max(f1), abs=1e-6)
     assert run.scores["micro_f1"] > f1[499], "0.5 is not the best here, so the test tells them apart"
     assert run.settings["threshold"] == "best"
+    assert run.history[-1].val_score == pytest.approx(run.scores["micro_f1"])
+    evaluation = run.evaluate(val)
+    assert evaluation.accuracy == run.history[-1].val_accuracy == evaluation.scores["subset_accuracy"]
     assert hs.load(run.save(tmp_path / "run")).evaluate(val).scores["micro_f1"] == run.scores["micro_f1"]
+
+
+def test_a_head_that_diverged_is_not_the_best_where_none_has_a_score(backend: str) -> None:
+    """Without any label in the validation data there is no F1, of no head."""
+    train = data_of("multi")
+    pictures = np.random.default_rng(1).integers(0, 255, (4, 16, 16, 3), np.uint8)
+    val = hs.data.arrays(pictures, np.zeros((4, 3), np.uint8), LABELS, task="multi")
+    settings = {"epochs": 1, "batch_size": 8, "optimizer": "adamw", "backend": backend}
+    with np.errstate(all="ignore"):
+        swept = hs.sweep(model_for(train), train, val, grid={"lr": [1e30, 0.01, 1e-3]}, **settings)
+    assert [run.diverged for run in swept.runs] == [False, False, True]
+    assert [run.history[-1].val_score for run in swept.runs[:2]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        (None, "targets are missing"),
+        ({"mean": [1.0], "deviation": [1.0]}, "not of the 2"),
+        ({"mean": [1.0, 2.0], "deviation": [1.0, 0.0]}, "not above 0"),
+        ({"mean": [1.0, float("nan")], "deviation": [1.0, 1.0]}, "not finite"),
+        ({"mean": "12", "deviation": [1.0, 1.0]}, "mean is a text"),
+        ("1900", "targets is a text"),
+    ],
+)
+def test_a_run_without_the_scale_of_its_targets_is_refused(
+    saved: Any, said: str, numbers_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(numbers_run, folder)
+    record = json.loads((folder / "run.json").read_text())
+    record["settings"]["targets"] = saved
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match=said):
+        hs.load(folder)
 
 
 def test_huber_losses_are_less_of_outliers(backend: str) -> None:
