@@ -66,9 +66,10 @@ class TensorFlowHeads:
             self.optimizer.build(list(self.weights.values()))
         self.may_compile = compiles(chain, place)
         self.products = sum(w.size for w in params.values())  # of a row
-        self._epoch = compiled(self._updates)
-        self._compiled_epoch = compiled(self._updates, jit_compile=True)
-        self._logits = compiled(self._forward)
+        # AutoGraph takes a second to rewrite Python's ifs and loops, and none here depends on a tensor's value
+        self._epoch = compiled(self._updates, autograph=False)
+        self._compiled_epoch = compiled(self._updates, autograph=False, jit_compile=True)
+        self._logits = compiled(self._forward, autograph=False)
 
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)
@@ -124,7 +125,8 @@ class TensorFlowHeads:
         means = tf.TensorArray(tf.float32, size=steps, element_shape=(heads,))
         correct = tf.zeros(heads, tf.int64)
         variables = list(self.weights.values())
-        for i in tf.range(steps):
+
+        def update(i: Any, means: Any, correct: Any) -> tuple[Any, Any, Any]:
             if order is None:  # decided while it is traced
                 # not `rows[a:b]`, whose size XLA does not know
                 x, y, w = (
@@ -142,9 +144,12 @@ class TensorFlowHeads:
                 loss = tf.reduce_sum(of_step)
             self.optimizer.learning_rate.assign(rates[i])
             self.optimizer.apply(tape.gradient(loss, [w.value for w in variables]), variables)
-            means = means.write(i, of_step)
             right = tf.cast(tf.reduce_sum(losses.right(self.recipe.loss, outputs, y), -1), tf.int64)
-            correct += right * tf.cast(tf.math.is_finite(of_step), tf.int64)  # argmax of NaN is 0
+            right *= tf.cast(tf.math.is_finite(of_step), tf.int64)  # argmax of NaN is 0
+            return i + 1, means.write(i, of_step), correct + right
+
+        start = tf.constant(0), means, correct
+        _, means, correct = tf.while_loop(lambda i, *_: i < steps, update, start, maximum_iterations=steps)
         return means.stack(), correct
 
 
