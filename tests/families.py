@@ -14,6 +14,7 @@ from headstart.models import (
     convnext,
     densenet,
     efficientnet,
+    efficientnet_lite,
     googlenet,
     inception,
     lenet,
@@ -96,6 +97,17 @@ SMALL: Mapping[str, Small] = {
             "STAGES": ((1, 3, 1, 8, 1), (6, 5, 2, 8, 2)),
             "EFFICIENTNETS": {"efficientnet": (1.0, 1.0, 0.2, 16, 16)},
             "STEM": 8,
+        },
+    ),
+    "efficientnet_lite": Small(
+        efficientnet_lite,
+        efficientnet_lite.efficientnet_lite,
+        15,
+        {
+            "STAGES": ((1, 3, 1, 8, 1), (6, 5, 2, 8, 2)),
+            "LITES": {"efficientnet_lite": (1.0, 1.0, 0.2, 15, 15)},
+            "STEM": 8,
+            "LAST": 8,
         },
     ),
     "convnext": Small(

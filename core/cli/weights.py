@@ -51,10 +51,12 @@ def update(model: Model, /, *, weights: Name = None) -> None:
 
     Nothing else ever changes them.
     """
-    from headstart.models import hub
-    from headstart.models.architecture import Hub
+    from headstart.models import hub, packaged
+    from headstart.models.architecture import Hub, Packaged
 
     published = _published(model, weights)
+    if isinstance(published, Packaged) and packaged.find(published) is None:
+        published = published.otherwise
     if not isinstance(published, Hub):
         raise SettingError(f"these weights of {model} are not from the hub; they cannot change")
     before, after = hub.update(published)

@@ -63,7 +63,24 @@ class Pickled:
     classes: str | None = "imagenet"
 
 
-Published = Shipped | Hub | Pickled
+@dataclass(frozen=True)
+class Packaged:
+    """Weights in a package of the Python index, as torch saved them before 1.6; where it is not installed, those
+    of the same network from the hub."""
+
+    distribution: str
+    """what pip calls it"""
+    module: str
+    file: str
+    """in the module's folder"""
+    sha256: str
+    preprocess: Preprocess
+    otherwise: Hub
+    layout: str = "package"
+    classes: str | None = "imagenet"
+
+
+Published = Shipped | Hub | Pickled | Packaged
 Build = Callable[[str, int, Head, int], Graph]
 
 

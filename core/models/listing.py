@@ -14,8 +14,8 @@ from typing import Any
 from headstart.common.errors import HeadstartError, SettingError
 from headstart.common.table import Table
 from headstart.common.text import shape_text
-from headstart.models import hub, imported, pickles
-from headstart.models.architecture import Architecture, Hub, Pickled, Shipped
+from headstart.models import hub, imported, packaged, pickles
+from headstart.models.architecture import Architecture, Hub, Packaged, Pickled, Shipped
 from headstart.models.model import count_params
 from headstart.models.pins import pinned, stated
 from headstart.models.zoo import ARCHITECTURES, architecture
@@ -186,14 +186,19 @@ def weights_summary(arch: Architecture, name: str) -> WeightsSummary:
     def summary(source: str, here: bool, pinned: str | None) -> WeightsSummary:
         return WeightsSummary(arch.name, name, source, here, pinned)
 
-    match arch.weights.get(name):
-        case Hub() as published:
+    published = arch.weights.get(name)
+    if isinstance(published, Packaged):
+        if packaged.find(published) is not None:
+            return summary(published.distribution, True, "release")
+        published = published.otherwise
+    match published:
+        case Hub():
             is_stated, is_pinned = (pin.sha256 is not None for pin in (stated(published), pinned(published)))
             pinned_by = "release" if is_stated else "first use" if is_pinned else None
             return summary(published.repo, hub.here(published), pinned_by)
-        case Pickled() as published:
+        case Pickled():
             return summary(published.url, pickles.here(published), "release")
-        case Shipped() as published:
+        case Shipped():
             return summary(published.file, True, "release")
         case _:
             path = imported.find(arch.name, name)

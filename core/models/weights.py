@@ -21,8 +21,8 @@ from headstart.common.reading import check_regular, parse_json
 from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Graph
-from headstart.models import classes, hub, imported, pickles
-from headstart.models.architecture import Architecture, Hub, Pickled, Published, Shipped
+from headstart.models import classes, hub, imported, packaged, pickles
+from headstart.models.architecture import Architecture, Hub, Packaged, Pickled, Published, Shipped
 from headstart.models.layouts import fitted, unwrapped
 from headstart.models.pins import Pin, key
 from headstart.models.tensors import as_float32, read_tensors
@@ -54,7 +54,10 @@ def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
     if not isinstance(weights, str | os.PathLike):
         raise SettingError(f"weights={weights!r}; expected None, a published name or the path of a file")
     if (published := arch.weights.get(str(weights))) is not None:
-        file = read_weights(published_file(published))
+        file = _packaged(published) if isinstance(published, Packaged) else None
+        if isinstance(published, Packaged) and file is None:
+            published = published.otherwise
+        file = file or read_weights(published_file(published))
         return file if isinstance(published, Shipped) else _as_stated(arch, published, file)
     if (own := imported.find(arch.name, str(weights))) is not None:
         return read_weights(own)
@@ -76,9 +79,20 @@ def weights_for(model: str, option: str | None) -> str | None:
     return None if option == "none" else option
 
 
+def _packaged(published: Packaged) -> WeightFile | None:
+    """What an installed package brings; None where it is not installed."""
+    if (path := packaged.find(published)) is None:
+        return None
+    tensors = {name: value for name, value in packaged.read(path, published).items() if value.dtype.kind == "f"}
+    params = {name: as_float32(path, name, value) for name, value in tensors.items()}
+    return WeightFile(str(path), unwrapped(params), None, None)
+
+
 def published_file(published: Published) -> Path:
-    """The safetensors file of published weights, downloaded and converted if need be."""
+    """The file of published weights, downloaded and converted if need be: safetensors, but for a package's own."""
     match published:
+        case Packaged():
+            return packaged.find(published) or hub.fetch(published.otherwise)
         case Shipped():
             return Path(str(resources.files("headstart.models") / published.file))
         case Hub():
@@ -113,9 +127,15 @@ def read_weights(path: Path) -> WeightFile:
         raise WeightsError(f"{path}: its metadata cannot be read ({error})") from error
 
 
-def _as_stated(arch: Architecture, published: Hub | Pickled, file: WeightFile) -> WeightFile:
+def _as_stated(arch: Architecture, published: Hub | Pickled | Packaged, file: WeightFile) -> WeightFile:
     """The file's tensors with the preprocessing and the classes of the architecture, which knows better."""
-    source = f"{published.repo}/{published.file}" if isinstance(published, Hub) else published.url
+    match published:
+        case Hub():
+            source = f"{published.repo}/{published.file}"
+        case Packaged():
+            source = f"{published.distribution}/{published.file}"
+        case Pickled():
+            source = published.url
     file = replace(file, source=source, preprocess=published.preprocess, classes=None)
     if published.classes is None:
         # Its last layer, where there is one, is no classifier: a projection, or left from another training.
@@ -178,7 +198,8 @@ def hub_files() -> dict[str, tuple[Architecture, Hub]]:
     return {
         key(published): (arch, published)
         for arch in ARCHITECTURES.values()
-        for published in arch.weights.values()
+        for entry in arch.weights.values()
+        for published in [entry.otherwise if isinstance(entry, Packaged) else entry]
         if isinstance(published, Hub)
     }
 

@@ -10,6 +10,7 @@ from headstart.models import (
     convnext,
     densenet,
     efficientnet,
+    efficientnet_lite,
     googlenet,
     inception,
     lenet,
@@ -20,7 +21,10 @@ from headstart.models import (
 )
 from headstart.models.architecture import Architecture
 
-FAMILIES = (resnet, alexnet, vgg, googlenet, inception, mobilenet, densenet, efficientnet, convnext, vit, lenet)
+FAMILIES = (
+    *(resnet, alexnet, vgg, googlenet, inception, mobilenet, densenet),
+    *(efficientnet, efficientnet_lite, convnext, vit, lenet),
+)
 ARCHITECTURES: Mapping[str, Architecture] = {
     arch.name: arch for family in FAMILIES for arch in family.ARCHITECTURES
 }

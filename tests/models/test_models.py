@@ -19,7 +19,7 @@ from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer
 from safetensors.numpy import load_file, save_file
 
 import headstart as hs
-from headstart.common.errors import GraphError, SettingError, UnknownNameError, WeightsError
+from headstart.common.errors import DataError, GraphError, SettingError, UnknownNameError, WeightsError
 from headstart.graph import Builder, fold
 from headstart.models import ARCHITECTURES, Model, architecture
 from headstart.models.architecture import Shipped
@@ -147,13 +147,11 @@ def test_classes(classes: Any, names: tuple[str, ...], named: bool) -> None:
     "classes",
     [
         0,
-        1,
         -3,
         True,
         "rose",
         2.0,
         [],
-        ["one"],
         ["a", "b", "a"],
         [1, "1"],
         {"a", "b"},
@@ -170,6 +168,15 @@ def test_classes(classes: Any, names: tuple[str, ...], named: bool) -> None:
 def test_classes_that_cannot_be(classes: Any) -> None:
     with pytest.raises(SettingError, match="class"):
         hs.model("lenet", classes=classes)
+
+
+def test_one_number_may_be_all_that_is_learnt() -> None:
+    """One output is a regression's; that one class is nothing to learn is said of the data."""
+    assert hs.model("lenet", classes=["age"]).classes == ("age",)
+    model = hs.model("lenet", classes=1)
+    data = hs.data.arrays(np.zeros((3, 8, 8, 3), np.uint8), [0, 0, 0], ["age"])
+    with pytest.raises(DataError, match="of one class"):
+        hs.fit(model, data)
 
 
 @pytest.mark.parametrize(
