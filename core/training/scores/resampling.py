@@ -51,7 +51,7 @@ def resampled_sums(columns: np.ndarray, seed: int) -> np.ndarray:
     for start in range(0, RESAMPLES, step):
         part = sums[start : start + step]
         drawn = rng.integers(0, n, (len(part), n))
-        for k, column in enumerate(np.ascontiguousarray(columns.T)):  # a third of the time of whole rows
+        for k, column in enumerate(np.ascontiguousarray(columns.T)):
             part[:, k] = column[drawn].sum(1)
     return sums
 
