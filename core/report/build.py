@@ -16,8 +16,10 @@ from typing import Any
 
 from headstart.report import figures
 from headstart.report.cards import LARGEST, Images, errors_card, kernel_cards
+from headstart.report.headlines import ACCURACY, Headline, headline_of, headlines_of, is_drawn
 from headstart.report.looks import looks
 from headstart.report.repeat import machine_line, repetition
+from headstart.report.scores import outputs_text
 from headstart.report.series import (
     PHASES,
     BreakEven,
@@ -26,19 +28,24 @@ from headstart.report.series import (
     break_even,
     diverged,
     finite,
+    guessing_loss,
+    headline_name,
+    headline_value,
     loss_limit,
     lost,
     points,
 )
 
 FOLDER = Path(__file__).parent
+SCORE = "val score"
+"""the column of the headline score, called by its name where all runs have the same"""
 PICTURES = "<!-- pictures -->"  # where they go once all else is there
 COLUMNS = (
     ("run", "text"),
     ("backend", "text"),
     ("mode", "text"),
     ("cut", "text"),
-    ("val accuracy", "number"),
+    (SCORE, "number"),
     ("95 %", "number"),
     ("against the best", "number"),
     ("val loss", "number"),
@@ -64,7 +71,13 @@ def build(content: Mapping[str, Any]) -> str:
     """See `headstart.report.page`."""
     known = figures.cleaned(content)
     # The order of the table at first, and of everything behind it: what is best comes first.
-    entries = sorted(known["rows"], key=lambda entry: (diverged(entry), *_last_if_none(entry.get("val_accuracy"))))
+    headlines = headlines_of(known["rows"])
+
+    def rank(entry: Entry) -> tuple[Any, ...]:
+        headline = headline_of(entry)
+        return diverged(entry), headlines.index(headline), *headline.rank(entry)
+
+    entries = sorted(known["rows"], key=rank)
     images = Images()
     kernels = kernel_cards(known["rows"], images)  # first, so that they are the last to be left out
     html: str = _template().render(
@@ -76,7 +89,9 @@ def build(content: Mapping[str, Any]) -> str:
         bokeh=_bokeh(),
         data=script_json(_drawn(known)),
         count=len(entries),
-        columns=COLUMNS,
+        columns=_columns(headlines),
+        score=_words(headlines),
+        measures=_measures(known["rows"]),
         table=[_cells(entry) for entry in entries],
         repeats=all(entry["label"] == f"{entry.get('backend')} {entry.get('mode')}" for entry in entries),
         keys=_keys(known["rows"]),
@@ -112,6 +127,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    jinja.filters["capital"] = figures.capital
     return jinja.get_template("page.html")
 
 
@@ -121,12 +137,6 @@ def _bokeh() -> str:
     from bokeh.resources import Resources
 
     return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
-
-
-def _last_if_none(value: Any) -> tuple[bool, float]:
-    """For sorting from the largest down, with what is missing or not finite last."""
-    x = finite(value)
-    return x is None, -(x or 0.0)
 
 
 # ---- the head of the page and its table
@@ -143,16 +153,17 @@ def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
         for part, name in (("train", "training"), ("val", "validation"))
         if data.get(part)
     ]
-    samples = f"{' and '.join(counts)} samples in {len(data.get('classes') or ())} classes"
+    task, classes = data.get("task"), len(data.get("classes") or ())
+    between = "in" if task in (None, "single") else "with"
+    samples = f"{' and '.join(counts)} samples {between} {outputs_text(task, classes)}"
     machine = machine_line(known)
     runs = f"{len(entries)} run{'' if len(entries) == 1 else 's'}{f' on {machine}' if machine else ''}"
     text = f"{data.get('name')}: {samples if counts else 'no samples'}. "
     text += f"Model {model.get('name')} ({', '.join(about)}). {runs}."
     if entries and diverged(entries[0]):
         text += " Every run diverged: none is the most accurate." if len(entries) > 1 else " It diverged."
-    elif entries and finite(entries[0].get("val_accuracy")) is not None:
-        accuracy = f"{figures.percent(entries[0]['val_accuracy'])} of the validation data right"
-        text += f" The most accurate: {entries[0]['label']}, {accuracy}." if len(entries) > 1 else f" {accuracy}."
+    elif entries and headline_value(entries[0]) is not None and len(headlines_of(entries)) == 1:
+        text += _best(entries)
     noise = [e["label"] for e in entries if not diverged(e) and (e.get("against_best") or {}).get("noise")]
     if noise:
         best = "the best, samples by their weights" if _weighted(entries) else "the best"
@@ -163,6 +174,48 @@ def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
         if finite(entry.get("speedup_over_frozen")) is not None
     ]
     return text + (f" Speed-up of an epoch by the cache: {', '.join(faster)}." if faster else "")
+
+
+def _best(entries: Sequence[Entry]) -> str:
+    """A sentence on the first of them."""
+    headline, best = headline_of(entries[0]), entries[0]
+    value = headline.text(headline_value(best))
+    if headline is ACCURACY:
+        value += " of the validation data right"
+    if len(entries) > 1:
+        return f" {headline.best}: {best['label']}, {value}."
+    return f" {value}." if headline is ACCURACY else f" {figures.capital(headline.words)} {value}."
+
+
+def _columns(headlines: Sequence[Headline]) -> list[dict[str, Any]]:
+    """Of the table of runs; `sort`: how it is sorted at first."""
+    (headline, *others) = headlines
+    by_score = "ascending" if headline.smaller_is_better else "descending"
+    return [
+        {
+            "name": f"val {headline.column}" if name == SCORE and not others else name,
+            "kind": kind,
+            "sort": by_score if name == SCORE and not others else None,
+        }
+        for name, kind in COLUMNS
+    ]
+
+
+def _words(headlines: Sequence[Headline]) -> dict[str, str]:
+    """What the notes of the table call the score, and what its differences are in."""
+    (headline, *others) = headlines
+    if others:
+        return {"words": "headline score", "unit": "in percent, of errors in their units"}
+    return {"words": headline.words, "unit": "in percent" if headline.is_share else "in its units, less is better"}
+
+
+def _measures(entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """What the curves are of: the loss, and each headline score that there is a figure of."""
+    scores = [headline for headline in headlines_of(entries) if is_drawn(headline, entries)]
+    return [
+        {"name": "loss", "words": "loss", "axis": "loss"},
+        *({"name": headline.name, "words": headline.words, "axis": headline.axis} for headline in scores),
+    ]
 
 
 def _weighted(entries: Sequence[Entry]) -> bool:
@@ -185,7 +238,7 @@ def _cells(entry: Entry) -> list[Cell]:
         text(entry.get("backend")),
         text(entry.get("mode")),
         text(entry.get("cut")),
-        Cell("diverged", None) if diverged(entry) else number(entry.get("val_accuracy"), figures.percent),
+        Cell("diverged", None) if diverged(entry) else number(headline_value(entry), headline_of(entry).text),
         *_noise_cells(entry),
         number(entry.get("val_loss"), figures.loss),
         number(entry["seconds_per_epoch"].get("total"), figures.seconds),
@@ -198,17 +251,17 @@ def _cells(entry: Entry) -> list[Cell]:
 
 
 def _noise_cells(entry: Entry) -> tuple[Cell, Cell]:
-    """The accuracy's interval, and what a paired bootstrap on the same samples says of it and the best."""
-    ends = ((entry.get("scores") or {}).get("intervals") or {}).get("accuracy")
+    """The headline score's interval, and what a paired bootstrap on the same samples says of it and the best."""
+    ends = ((entry.get("scores") or {}).get("intervals") or {}).get(headline_name(entry))
     unknown = Cell(figures.NONE, None)
     if ends is None or diverged(entry):
         return unknown, unknown
-    low, high = (figures.percent(end).removesuffix(f"{figures.SPACE}%") for end in ends)
-    interval = Cell(f"{low} to {high}", finite(ends[0]))
+    headline = headline_of(entry)
+    interval = Cell(headline.interval(ends), finite(ends[0]))
     against = entry.get("against_best")
     if not against:
         return interval, unknown
-    difference = f"{100 * (finite(against.get('difference')) or 0):+.1f}".replace("-", "\N{MINUS SIGN}")
+    difference = headline.difference(finite(against.get("difference")) or 0.0)
     words = [difference, *(["weighted"] if against.get("weighted") else [])]
     words += ["within noise"] if against.get("noise") else []
     return interval, Cell(", ".join(words), finite(against.get("difference")))
@@ -228,25 +281,37 @@ def _keys(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page's script draws: figures by name, and the runs' points, which four of them share."""
+    """What the page's script draws: figures by name, the runs' points, which the curves share, and how the scores
+    among them are written."""
     from headstart.report import plots
 
     entries = known["rows"]
     drawn = [points(entry) for entry in entries]
     figures_by_name: dict[str, Any] = {}
     if any(drawn):
-        for measure, axis in itertools.product(("loss", "accuracy"), ("epoch", "seconds")):
-            figures_by_name[f"{measure} {axis}"] = plots.curves(measure, axis)
+        for measure, axis in itertools.product(_measures(entries), ("epoch", "seconds")):
+            name = measure["name"]
+            figures_by_name[f"{name} {axis}"] = plots.curves(name, measure["axis"], axis)
     for i, entry in enumerate(_cached(entries)):
         even = break_even(entry)
         if isinstance(even, BreakEven):
             figures_by_name[f"break-even {i}"] = plots.break_even(even)
     losses = [loss for one in drawn for point in one for loss in (point.loss, point.val_loss)]
+    data = known.get("data") or {}
     return {
         "figures": figures_by_name,
-        "limit": loss_limit(losses, len((known.get("data") or {}).get("classes") or ())),
+        "limit": loss_limit(losses, guessing_loss(data.get("task"), len(data.get("classes") or ()))),
+        "scores": {
+            headline.name: {"words": headline.words, "share": headline.is_share}
+            for headline in headlines_of(entries)
+        },
         "runs": [
-            {"label": entry["label"], **asdict(look), "points": [_rounded(point) for point in one]}
+            {
+                "label": entry["label"],
+                **asdict(look),
+                "score": headline_of(entry).name,
+                "points": [_rounded(point) for point in one],
+            }
             for entry, look, one in zip(entries, looks(entries), drawn, strict=True)
         ],
     }

@@ -12,11 +12,13 @@ from typing import Any
 
 from headstart.report import figures
 from headstart.report.scores import classes_card
-from headstart.report.series import Entry, confused, finite
+from headstart.report.series import Entry, confused, finite, headline_name
 
 LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last runs first
 CLASSES_IN_A_MATRIX = 30
 CONFUSED_PAIRS = 20
+TASK_OF = {"micro_f1": "multi", "mae": "regression"}
+WITHOUT = "Which samples they are is not known."
 IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 
 
@@ -43,7 +45,11 @@ class Images:
 
 
 def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
-    """A run's confusion matrix, or the pairs of classes confused most, its classes' scores, its worst errors."""
+    """A run's confusion matrix, or the pairs of classes confused most, its classes' scores, its worst errors; of
+    several labels or numbers a sample, of which none is taken for another, the scores and the worst."""
+    task = (entry.get("scores") or {}).get("task") or TASK_OF.get(headline_name(entry), "single")
+    if task != "single":
+        return _misses_card(entry, task, known, images)
     validation = entry["validation"]
     classes = entry.get("classes") or (known.get("data") or {}).get("classes") or ()
     pictures = known.get("pictures") or {}
@@ -65,17 +71,20 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
         "matrix": None,
         "pairs": None,
         "classes": classes_card(entry),
+        "note": None,
         "worst": [
             {
                 "picture": images.number(pictures.get(str(one.get("id")))),
                 "id": one.get("id"),
                 "true": name(one.get("label")),
                 "predicted": name(one.get("predicted")),
-                "probability": figures.percent(one.get("probability")),
+                "between": "taken for",
+                "how": figures.percent(one.get("probability")),
             }
             for one in validation.get("worst") or ()
         ],
     }
+    card["without"] = WITHOUT if wrong else "None: every sample was classified correctly."
     if len(classes) > CLASSES_IN_A_MATRIX:
         card["pairs"] = [
             {"true": name(t), "predicted": name(p), "count": n, "of": of_class[t]}
@@ -85,6 +94,45 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
         counts = {(t, p): n for t, p, n in cells}
         card["matrix"] = {"names": list(classes), "lines": list(_lines(counts, of_class, len(classes)))}
     return card
+
+
+def _misses_card(entry: Entry, task: str, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
+    """Of several labels, or of numbers, a sample."""
+    validation, pictures = entry["validation"], known.get("pictures") or {}
+    samples, lost_samples = (int(finite(validation.get(name)) or 0) for name in ("samples", "not_finite"))
+    right, count, note, without = finite(entry.get("val_accuracy")), f"{samples:,} samples", None, WITHOUT
+    if task == "multi" and right is not None:
+        wrong = samples - round(right * samples)
+        count = f"{wrong:,} of {samples:,} with a label missing or too many"
+        without = WITHOUT if wrong else "None: of every sample all labels are right."
+    if task == "regression":
+        note = "Off: by so many standard deviations of the target in these samples."
+        targets = entry.get("classes") or (known.get("data") or {}).get("classes") or ()
+        if len(targets) > 1:
+            note = f"Targets: {'; '.join(map(str, targets))}. {note[:-1]}, in the mean over targets."
+    if lost_samples:
+        count += f", {lost_samples:,} without a finite prediction"
+    worst = [
+        {
+            "picture": images.number(pictures.get(str(miss.get("id")))),
+            "id": miss.get("id"),
+            "true": miss.get("label"),
+            "between": "predicted",
+            "predicted": miss.get("predicted"),
+            "how": f"{'off' if task == 'regression' else 'loss'} {figures.of_any_size(miss.get('error'))}",
+        }
+        for miss in validation.get("misses") or ()
+    ]
+    return {
+        "label": entry["label"],
+        "count": count if samples else "",
+        "matrix": None,
+        "pairs": None,
+        "classes": classes_card(entry),
+        "note": note if worst else None,
+        "worst": worst,
+        "without": without,
+    }
 
 
 def _lines(

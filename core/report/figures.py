@@ -56,6 +56,12 @@ def percent(value: Any) -> str:
     return _or(value, f"{100 * (finite(value) or 0):.1f}{SPACE}%")
 
 
+def of_any_size(value: Any) -> str:
+    """A number in units of which nothing is known: four digits."""
+    x = finite(value) or 0.0
+    return _or(value, f"{x:,.0f}" if 1000 <= abs(x) < 1e6 else f"{x:.4g}")
+
+
 def loss(value: Any) -> str:
     x = finite(value) or 0.0
     return _or(value, f"{x:,.4f}" if abs(x) < 1000 else f"{x:.3g}")
@@ -72,6 +78,11 @@ def times(value: Any) -> str:
 
 def epochs(value: Any) -> str:
     return _or(value, f"{finite(value) or 0:,.0f}{SPACE}epoch{'' if value == 1 else 's'}")
+
+
+def capital(text: str) -> str:
+    """For the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
 
 
 def millions(value: Any) -> str:

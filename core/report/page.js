@@ -43,9 +43,9 @@
   }
 
   // ---- the figures
-  const { figures, limit, runs } = read("data");
+  const { figures, limit, scores, runs } = read("data");
   // As build.py writes a point.
-  const [EPOCH, SECONDS, STAGE, LOSS, ACCURACY, VAL_LOSS, VAL_ACCURACY] = [0, 1, 2, 3, 4, 5, 6];
+  const [EPOCH, SECONDS, STAGE, LOSS, SCORE, VAL_LOSS, VAL_SCORE] = [0, 1, 2, 3, 4, 5, 6];
   const plots = new Map(); // element -> view
   const hidden = new Set(); // numbers of rows
   const curves = () => Array.from(plots.values(), (view) => view.model).filter((plot) => plot.name !== "break-even");
@@ -69,19 +69,29 @@
 
   const measureOf = (plot) => {
     const [measure, axis] = plot.name.split(" ");
-    const [train, val, scale] = measure === "loss" ? [LOSS, VAL_LOSS, 1] : [ACCURACY, VAL_ACCURACY, 100];
-    const column = (points, of, by = 1) => points.map((point) => (point[of] === null ? NaN : by * point[of]));
+    const loss = measure === "loss";
+    const [train, val, scale] = loss ? [LOSS, VAL_LOSS, 1] : [SCORE, VAL_SCORE, scores[measure].share ? 100 : 1];
+    // Of a run that is known by another score there is nothing to draw.
+    const column = (run, of, by = 1) => (loss || run.score === measure ? run.points : []).map(
+      (point) => (point[of] === null ? NaN : by * point[of]),
+    );
     return {
-      measure,
-      x: (run) => column(run.points, axis === "epoch" ? EPOCH : SECONDS),
-      train: (run) => column(run.points, train, scale),
-      val: (run) => column(run.points, val, scale),
+      loss,
+      fromZero: loss || !scores[measure].share,
+      x: (run) => column(run, axis === "epoch" ? EPOCH : SECONDS),
+      train: (run) => column(run, train, scale),
+      val: (run) => column(run, val, scale),
     };
   };
 
   const number = (value, digits, unit = "") => (value === null ? "\u2013" : value.toFixed(digits) + unit);
-  const said = (loss, accuracy) =>
-    `loss ${number(loss, 4)}, accuracy ${number(accuracy === null ? null : 100 * accuracy, 1, "\u00a0%")}`;
+  const scored = (run, value) => {
+    const { words, share } = scores[run.score];
+    if (value !== null && !share) return `, ${words} ${Number(value.toPrecision(4))}`;
+    return `, ${words} ${number(value === null ? null : 100 * value, 1, "\u00a0%")}`;
+  };
+  const said = (run, loss, score) =>
+    `loss ${number(loss, 4)}${score === null && run.score !== "accuracy" ? "" : scored(run, score)}`;
   const when = (point) => {
     const seconds = point[SECONDS] >= 100 ? point[SECONDS].toFixed(0) : Number(point[SECONDS].toPrecision(3));
     return `epoch ${point[EPOCH]}${point[STAGE] === "head" ? " (head alone)" : ""}, ${seconds}\u00a0s`;
@@ -94,11 +104,12 @@
     const points = Object.fromEntries(names.map((name) => [name, []]));
     runs.forEach((run, row) => {
       const [x, train, val] = [of.x(run), of.train(run), of.val(run)];
+      if (x.length === 0) return;
       const validated = val.some(Number.isFinite);
       const add = (ys, filled) => run.points.forEach((point, i) => {
         const values = [
           row, x[i], ys[i], run.colour, filled ? run.colour : "rgba(0,0,0,0)", run.marker, run.label, when(point),
-          said(point[VAL_LOSS], point[VAL_ACCURACY]), said(point[LOSS], point[ACCURACY]),
+          said(run, point[VAL_LOSS], point[VAL_SCORE]), said(run, point[LOSS], point[SCORE]),
         ];
         names.forEach((name, n) => points[name].push(values[n]));
       });
@@ -130,8 +141,8 @@
     }
     if (ys.length === 0) {
       setRange(plot.y_range, 0, 1);
-    } else if (of.measure === "loss" && Math.min(...ys) >= 0) {
-      setRange(plot.y_range, 0, Math.min(limit ?? Infinity, 1.06 * (Math.max(...ys) || 1)));
+    } else if (of.fromZero && Math.min(...ys) >= 0) {
+      setRange(plot.y_range, 0, Math.min((of.loss ? limit : null) ?? Infinity, 1.06 * (Math.max(...ys) || 1)));
     } else {
       const [low, high] = [Math.min(...ys), Math.max(...ys)];
       const room = 0.05 * (high - low) || 1;

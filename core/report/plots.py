@@ -30,14 +30,14 @@ TOOLTIP = """<div style="font:12px/1.45 sans-serif;color:#222;white-space:nowrap
 validation: @validation<br>training: @training</div>"""
 
 AXES = {"epoch": "epoch", "seconds": "seconds of wall time, extraction included"}
-MEASURES = {"loss": "loss", "accuracy": "accuracy, %"}
 
 
-def curves(measure: str, axis: str) -> dict[str, Any]:
-    """`measure` ("loss" or "accuracy") over `axis` ("epoch" or "seconds"), without data and ranges: the page has
-    one table of all points for the four figures, fills them from it, and hides a row by the filters of their
-    renderers "training", "validation" and "points", whose column "row" has its number."""
-    plot = _figure(AXES[axis], MEASURES[measure], name=f"{measure} {axis}")
+def curves(measure: str, label: str, axis: str) -> dict[str, Any]:
+    """`measure` ("loss", or the name of a headline score), of which the axis says `label`, over `axis` ("epoch" or
+    "seconds"), without data and ranges: the page has one table of all points for these figures, fills them from
+    it, and hides a row by the filters of their renderers "training", "validation" and "points", whose column "row"
+    has its number."""
+    plot = _figure(AXES[axis], label, name=f"{measure} {axis}")
     for name, style in (
         ("training", {"line_width": 1, "line_dash": [4, 3], "line_alpha": 0.6}),
         ("validation", {"line_width": 2}),

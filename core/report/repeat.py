@@ -9,6 +9,7 @@ from typing import Any
 
 from headstart.common.sizes import binary_size
 from headstart.report import figures
+from headstart.report.scores import noun
 
 
 def repetition(known: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def repetition(known: Mapping[str, Any]) -> dict[str, Any]:
             dict.fromkeys(short((entry.get("settings") or {}).get("seed")) for entry in known["rows"])
         ),
         **{f"data, {name}": fact(value) for name, value in data.items() if name not in ("skipped", "classes")},
-        "classes": ", ".join(map(str, data.get("classes") or ())),
+        noun(data.get("task"))[1]: ", ".join(map(str, data.get("classes") or ())),
         **{f"model, {name}": fact(value) for name, value in model.items()},
     }
     settings = {entry["label"]: flat(entry.get("settings") or {}) for entry in known["rows"]}

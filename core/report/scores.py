@@ -99,7 +99,7 @@ def classes_card(entry: Entry) -> dict[str, Any] | None:
     ]
     values = (scores.get("values") or {}).items()
     return {
-        "class": noun(task)[0],
+        "noun": noun(task)[0],
         "title": f"Scores by {noun(task)[0]}{f': {title}' if title else ''}",
         "columns": ["samples", *(CLASS_SCORES[name] for name in names)],
         "lines": lines,

@@ -29,9 +29,10 @@ class Point:
     stage: str
     """"head" in the first stage of a staged run, else "all" """
     loss: float | None
-    accuracy: float | None
+    score: float | None
+    """of the training data, the run's headline score; None where that is no accuracy, as it is not measured"""
     val_loss: float | None
-    val_accuracy: float | None
+    val_score: float | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def finite(value: Any) -> float | None:
 def lost(record: Mapping[str, Any]) -> bool:
     """Whether a loss of this epoch was not finite. In JSON it is null then, and only one of validation may be
     missing."""
-    validated = record.get("val_loss") is not None or record.get("val_accuracy") is not None
+    validated = any(record.get(name) is not None for name in ("val_loss", "val_accuracy", "val_score"))
     names = [name for name, there in (("loss", "loss" in record), ("val_loss", validated)) if there]
     return any(finite(record.get(name)) is None for name in names)
 
@@ -92,9 +93,27 @@ def points(entry: Entry) -> list[Point]:
     for stage, records in (("head", entry.get("head_history") or ()), ("all", entry.get("history") or ())):
         for record in records:
             clock += finite(record["seconds"].get("total")) or 0.0
-            values = [finite(record.get(name)) for name in ("loss", "accuracy", "val_loss", "val_accuracy")]
-            every.append(Point(len(every) + 1, clock, stage, *values))
+            score = record.get("accuracy") if headline_name(entry) == "accuracy" else None
+            values = (record.get("loss"), score, record.get("val_loss"))
+            value = headline_value(record)
+            every.append(Point(len(every) + 1, clock, stage, *map(finite, values), value))
     return every
+
+
+def headline_name(entry: Entry) -> str:
+    """Which score the run is known by; entries of before there were several have no name of one."""
+    return str(entry.get("score") or "accuracy")
+
+
+def headline_value(figures: Mapping[str, Any]) -> float | None:
+    """Of an entry, or of a record of an epoch, the headline score on the validation data."""
+    value = figures.get("val_score")
+    return finite(figures.get("val_accuracy") if value is None and headline_name(figures) == "accuracy" else value)
+
+
+def guessing_loss(task: str | None, classes: int) -> float:
+    """What guessing costs: log(classes), of each label log(2), of standardised numbers their variance."""
+    return {"multi": math.log(2), "regression": 1.0}.get(str(task), math.log(max(classes, 2)))
 
 
 def break_even(entry: Entry) -> BreakEven | str:
@@ -112,10 +131,9 @@ def break_even(entry: Entry) -> BreakEven | str:
     return BreakEven(extraction, cached, frozen, int(after))
 
 
-def loss_limit(losses: Iterable[float | None], classes: int) -> float | None:
+def loss_limit(losses: Iterable[float | None], guessing: float) -> float | None:
     """Where the axis of losses has to end so that a run that diverged leaves the others readable; None: it may end
-    where they do. Guessing costs log(classes); what is far worse tells no more than that it is."""
-    guessing = math.log(max(classes, 2))
+    where they do. What is far worse than `guessing` tells no more than that it is."""
     largest = max((loss for loss in losses if loss is not None), default=0.0)
     return 4 * guessing if largest > 8 * guessing else None
 

@@ -99,6 +99,59 @@ def row(backend: str, mode: str, accuracy: float | None = 0.9, epochs: int = 3, 
     }
 
 
+def of_task(made: dict[str, Any], score: str, values: list[float], **changes: Any) -> dict[str, Any]:
+    """A row whose headline score is `score`, with these values on the validation data, an epoch each."""
+    task, shares = ("multi", True) if score == "micro_f1" else ("regression", False)
+    without: dict[str, Any] = {} if shares else {"accuracy": None, "val_accuracy": None}
+    history = [record(i + 1, 1.0, val_score=value, score=score, **without) for i, value in enumerate(values)]
+    rows = [
+        {"class": "red", "samples": 12, "precision": 0.5, "recall": 0.25, "f1": 1 / 3, "auc": 0.75},
+        {"class": "blue", "samples": 8, "recall": 0.0, "undefined": {"precision": "no label was predicted"}},
+    ]
+    if not shares:
+        rows = [{"class": "year", "samples": 20, "mae": 12.5, "rmse": 20.25, "r2": -0.5}]
+    misses = [
+        {"id": f"{i:032x}", "index": i, "label": label, "predicted": predicted, "error": 1.25}
+        for i, (label, predicted) in enumerate([("'red' and 'blue'", "nothing"), ("'red'", "'blue'")])
+    ]
+    return {
+        **made,
+        "score": score,
+        "val_score": values[-1],
+        "val_accuracy": 0.75 if shares else None,
+        "history": history,
+        "validation": {"samples": 20, "confusion": [], "worst": [], "misses": misses},
+        "scores": {
+            "task": task,
+            "samples": 20,
+            "values": {score: values[-1]},
+            "undefined": {},
+            "intervals": {score: [0.5, 0.625] if shares else [10.0, 1234.5]},
+            "per_class": rows,
+        },
+        **changes,
+    }
+
+
+def of_labels() -> dict[str, Any]:
+    rows = [
+        of_task(row("torch", "full"), "micro_f1", [0.25, 0.5]),
+        of_task(row("torch", "cached"), "micro_f1", [0.75, 0.625], against_best=None),
+    ]
+    data = {"name": "things", "train": 80, "val": 20, "classes": ["red", "blue"], "task": "multi", "skipped": []}
+    return content(rows, data=data)
+
+
+def of_numbers() -> dict[str, Any]:
+    against = {"best": "torch cached", "difference": 8.5, "interval": [-0.2, 17.0], "noise": True}
+    rows = [
+        of_task(row("torch", "full"), "mae", [50.0, 21.0], against_best=against),
+        of_task(row("torch", "cached"), "mae", [40.0, 12.5], against_best=None),
+    ]
+    data = {"name": "things", "train": 80, "val": 20, "classes": ["year"], "task": "regression", "skipped": []}
+    return content(rows, data=data)
+
+
 def content(rows: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
     made = rows if rows is not None else [row("torch", mode, 0.9 - i / 100) for i, mode in enumerate(MODES)]
     return {
@@ -173,7 +226,7 @@ def test_seconds_begin_with_the_extraction_and_staged_epochs_are_numbered_on() -
 def test_points_of_what_is_missing_or_not_finite_are_gaps() -> None:
     gaps = {"history": [record(1, 1.0, NAN, val_loss=None, val_accuracy=math.inf)]}
     (point,) = series.points(gaps)
-    assert (point.seconds, point.loss, point.val_loss, point.val_accuracy) == (1.0, None, None, None)
+    assert (point.seconds, point.loss, point.val_loss, point.val_score) == (1.0, None, None, None)
     assert series.points({"history": []}) == []
 
 
@@ -221,9 +274,10 @@ def test_where_nothing_was_frozen_there_is_no_break_even() -> None:
 
 def test_a_loss_beyond_all_guessing_does_not_set_the_axis() -> None:
     guess = math.log(10)
-    assert series.loss_limit([0.1, guess, 3 * guess, None], 10) is None
-    assert series.loss_limit([0.1, 1e6], 10) == pytest.approx(4 * guess)
-    assert series.loss_limit([], 10) is None
+    assert series.guessing_loss("single", 10) == series.guessing_loss(None, 10) == guess
+    assert series.loss_limit([0.1, guess, 3 * guess, None], guess) is None
+    assert series.loss_limit([0.1, 1e6], guess) == pytest.approx(4 * guess)
+    assert series.loss_limit([], guess) is None
 
 
 def test_classes_confused_most_come_first() -> None:
@@ -523,6 +577,11 @@ GAPS: dict[str, Callable[[], dict[str, Any]]] = {
         data={"name": "x", "train": 9, "val": 9, "classes": [f"c{i}" for i in range(99)]}
     ),
     "no-epochs": lambda: content([row("jax", "full", history=[])]),
+    "labels": of_labels,
+    "numbers": of_numbers,
+    "diverged-numbers": lambda: content(
+        [of_task(row("jax", "full"), "mae", [1.0, NAN], diverged=True, scores=None, against_best=None)]
+    ),
 }
 
 
@@ -537,6 +596,81 @@ def test_what_is_missing_leaves_a_gap(name: str) -> None:
         assert "taken for each other most often" in html and "Confusion matrix" not in html
     if name == "all-failed":
         assert "its last words:\ngone" in html
+
+
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def drawn(html: str) -> Any:
+    return json.loads(next(text for text in Parsed(html).scripts if '"figures"' in text))
+
+
+@pytest.mark.parametrize(
+    ("given", "score", "points", "said"),
+    [
+        (
+            of_labels,
+            "micro_f1",
+            [[None, 0.25], [None, 0.5]],
+            [
+                "80 training and 20 validation samples with 2 labels.",
+                f"The highest micro F1: torch cached, 62.5{SPACE}%.",
+                "val micro F1",
+                "50.0 to 62.5",
+                "\N{MINUS SIGN}5.0, within noise",
+                "the difference in micro F1, in percent",
+                "Loss and micro F1",
+                "Micro F1 per epoch",
+                "5 of 20 with a label missing or too many",
+                "Scores by label",
+                "'red' and 'blue' predicted nothing, loss 1.25",
+            ],
+        ),
+        (
+            of_numbers,
+            "mae",
+            [[None, 50.0], [None, 21.0]],
+            [
+                "80 training and 20 validation samples with 1 target.",
+                "The least mean absolute error: torch cached, 12.5. Within the noise",
+                "val MAE",
+                "10 to 1,234",
+                "+8.5, within noise",
+                "the difference in mean absolute error, in its units, less is better",
+                "Loss and mean absolute error",
+                "Mean absolute error over time",
+                "Scores by target",
+                "20.25",
+                "'red' predicted 'blue', off 1.25",
+            ],
+        ),
+    ],
+    ids=["multi", "regression"],
+)
+def test_a_page_of_another_task(
+    given: Callable[[], dict[str, Any]], score: str, points: list[list[float | None]], said: list[str]
+) -> None:
+    html = report.page(given())
+    text = re.sub(r"[ \n]+", " ", "".join(Parsed(html).texts))
+    for words in said:
+        assert words in text, words
+    assert "ccuracy" not in text.replace("subset accuracy", "") and "taken for" not in text
+    assert "Confusion" not in text and "class" not in text
+    assert text.index("torch cached") < text.index("torch full")
+    made = drawn(html)
+    assert {name.split()[0] for name in made["figures"]} == {"loss", score, "break-even"}
+    assert [[point[4], point[6]] for point in made["runs"][0]["points"]] == points
+
+
+def test_runs_of_several_tasks_are_drawn_apart() -> None:
+    """Neither is better than the other."""
+    html = report.page(content([row("torch", "full"), of_numbers()["rows"][1]]))
+    text = " ".join(Parsed(html).texts)
+    assert "val score" in text and not any("aria-sort" in attributes for _, attributes in Parsed(html).elements)
+    assert "most accurate" not in text and "least mean" not in text
+    made = drawn(html)
+    assert [run["score"] for run in made["runs"]] == ["accuracy", "mae"]
+    assert {name.split()[0] for name in made["figures"]} == {"loss", "accuracy", "mae", "break-even"}
 
 
 def test_intervals_noise_and_classes_are_shown() -> None:
@@ -766,4 +900,33 @@ def test_in_a_notebook_every_frame_works_and_is_as_high_as_its_page(chromium: Br
           [page.querySelectorAll(".pairs .plot canvas, .pairs .plot > div").length, clientHeight > 640])"""
     )
     assert found == [[4 if any(row["history"] for row in given["rows"]) else 0, True] for given in contents]
+    assert chromium.console() == []
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_pages_of_other_tasks_work(chromium: Browser, tmp_path: Path) -> None:
+    """Curves of the score, the least error first, and what hovering says; nothing reaches beyond a phone."""
+    tooltips = """const plot = Bokeh.documents.map((d) => d.roots()[0]).find((plot) => plot.name === arguments[0]);
+    const { data } = plot.renderers.find((r) => r.name === "points").data_source;
+    return [data.y, data.validation[1], data.training[1], plot.y_range.start]"""
+    chromium.open(saved(of_labels(), tmp_path), width=390, height=844)
+    assert (chromium.run(WIDTHS), chromium.run(BEYOND)) == ([390] * 3, [])
+    f1, validation, training, low = chromium.run(tooltips, "micro_f1 epoch")
+    assert f1 == [25, 50, 75, 62.5] and low > 0
+    assert (validation, training) == (f"loss 0.6000, micro F1 50.0{SPACE}%", "loss 0.5000")
+    assert chromium.console() == []
+    chromium.open(saved(of_numbers(), tmp_path), width=390, height=844)
+    assert (chromium.run(WIDTHS), chromium.run(BEYOND)) == ([390] * 3, [])
+    errors, validation, training, low = chromium.run(tooltips, "mae epoch")
+    assert (errors, low) == ([50, 21, 40, 12.5], 0)
+    assert (validation, training) == ("loss 0.6000, mean absolute error 21", "loss 0.5000")
+    score = chromium.find("#runs th:nth-child(5) button")
+    assert chromium.run("return arguments[0].closest('th').getAttribute('aria-sort')", score) == "ascending"
+    score.click()
+    first = "return document.querySelector('#runs tbody th').textContent"
+    assert chromium.run(first) == "torch full"
+    assert chromium.console() == []
+    chromium.open(saved(content([row("torch", "full"), of_numbers()["rows"][1]]), tmp_path))
+    assert chromium.run(tooltips, "mae seconds")[0] == [40, 12.5]
+    assert len(chromium.run(tooltips, "loss seconds")[0]) == 5
     assert chromium.console() == []
