@@ -94,9 +94,9 @@ def points(entry: Entry) -> list[Point]:
         for record in records:
             clock += finite(record["seconds"].get("total")) or 0.0
             score = record.get("accuracy") if headline_name(entry) == "accuracy" else None
-            values = (record.get("loss"), score, record.get("val_loss"))
-            value = headline_value(record)
-            every.append(Point(len(every) + 1, clock, stage, *map(finite, values), value))
+            loss, score, val_loss = map(finite, (record.get("loss"), score, record.get("val_loss")))
+            point = Point(len(every) + 1, clock, stage, loss, score, val_loss, headline_value(record))
+            every.append(point)
     return every
 
 
