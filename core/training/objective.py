@@ -31,6 +31,9 @@ from headstart.training.scores.multi import THRESHOLD, best_threshold
 from headstart.training.settings import Settings
 
 BEST = "best"
+FARTHEST = np.float32(1e18)
+"""of a standardised target: a sample of weight 0 may have any, and its squared error is to be finite, as 0 times
+infinity is no number"""
 OF_ONE_TASK = {"label_smoothing": SINGLE, "class_weights": SINGLE, "pos_weight": MULTI, "threshold": MULTI}
 OF_ONE_TASK["huber"] = REGRESSION
 INSTEAD = {
@@ -86,7 +89,10 @@ class Objective:
 
     def targets(self, data: Dataset | FeatureSet) -> np.ndarray:
         """The labels as the loss takes them, see `headstart.contract.losses`."""
-        return data.labels if self.scale is None else self.scale.standardised(data.labels)
+        if self.scale is None:
+            return data.labels
+        with np.errstate(over="ignore"):
+            return self.scale.standardised(data.labels).clip(-FARTHEST, FARTHEST)
 
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
         """A trainer's outputs `(n, k)` as people see them: logits, or numbers in their units."""
@@ -201,6 +207,18 @@ def last_layers(model: Model) -> Iterator[Node]:
                 f"at the end, into which their scale goes: {mend}"
             )
         yield node
+
+
+def unscaled(model: Model) -> tuple[Model, Scale]:
+    """`model`, which gives numbers, with their size taken off its last layer, and the scale that puts it on again.
+    For half precision: in bfloat16 years are multiples of 8, in float16 100,000 is infinite."""
+    model = model.without_auxiliary()
+    (layer,) = last_layers(model)
+    size = np.abs(model.params[f"{layer.name}.weight"]).max(1).astype(np.float64)
+    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+    bias = model.params.get(f"{layer.name}.bias", np.zeros(len(size))).astype(np.float64)
+    params = {**model.params, **_rescaled([layer], model.params, 1 / size, -bias / size)}
+    return replace(model, params=params), Scale(tuple(bias.tolist()), tuple(size.tolist()))
 
 
 def _kind(node: Node) -> str:

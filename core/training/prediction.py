@@ -6,7 +6,7 @@ Invariant: row i of the logits belongs to input i, and a picture gives the same 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 
 from headstart.common.errors import DivergedWarning, ImageError
 from headstart.contract import registry
+from headstart.contract.recipe import BFLOAT16, FLOAT16
 from headstart.data import Arrays, Dataset
 from headstart.data.annotations import REGRESSION
 from headstart.data.arrays import as_array
@@ -27,6 +28,7 @@ from headstart.features.inference import fed, frozen, normalised, unsound_node
 from headstart.graph import Node
 from headstart.models import Model, check_model
 from headstart.training.checks import features_at
+from headstart.training.objective import unscaled
 from headstart.training.prediction_columns import Reading
 
 
@@ -103,6 +105,7 @@ def logits_of(
     """What `predict` gives of what `prepared` made, a batch at a time, in bounded memory. `on_error`: "skip" has
     images that cannot be read go on as rows of NaN."""
     loaded = registry.load(backend, model.home)
+    model, finished = _without_units(model, precision)
     output = model.graph.output
     with np.errstate(over="ignore", invalid="ignore"):
         graph, params = frozen(model.graph.upto(output), model.params, [output])
@@ -130,7 +133,7 @@ def logits_of(
             if lost := [i for i in range(len(logits)) if unread and start + i in unread]:
                 logits = np.array(logits)
                 logits[lost] = np.nan
-            yield logits
+            yield finished(logits)
 
     return LogitBatches(total, made(), unsound, unread)
 
@@ -191,6 +194,7 @@ def logits_of_features(
 ) -> LogitBatches:
     """What `predict_features` gives, a batch at a time."""
     loaded = registry.load(backend, model.home)
+    model, finished = _without_units(model, precision)
     graph = model.graph.main.after(cut, model.input_shape)
     params = {name: model.params[name] for name in graph.param_shapes()}
     total = len(features)
@@ -202,8 +206,16 @@ def logits_of_features(
     read = (pad(folder.read(features.ids[start : start + size]), size) for start in range(0, total, size))
     outputs = trunk.stream(read, {graph.output: np.dtype(np.float32)})
     starts = range(0, total, size)
-    made = (rows[graph.output][: total - start] for start, rows in zip(starts, outputs, strict=True))
+    made = (finished(rows[graph.output][: total - start]) for start, rows in zip(starts, outputs, strict=True))
     return LogitBatches(total, made, unsound_node((graph, params)), {})
+
+
+def _without_units(model: Model, precision: str) -> tuple[Model, Callable[[np.ndarray], np.ndarray]]:
+    """What is computed in this precision, and what makes the model's outputs of it."""
+    if model.task != REGRESSION or precision not in (BFLOAT16, FLOAT16):
+        return model, lambda outputs: outputs
+    model, scale = unscaled(model)
+    return model, scale.in_units
 
 
 def _joined(model: Model, made: LogitBatches) -> np.ndarray:

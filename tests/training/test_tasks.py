@@ -22,9 +22,10 @@ from headstart.common.errors import (
     UnknownNameError,
     WeightsError,
 )
+from headstart.contract.losses import SquaredError
 from headstart.data import Dataset
 from headstart.models import Model
-from headstart.training.objective import Scale, pos_weights, scale_of
+from headstart.training.objective import Objective, Scale, pos_weights, scale_of
 from headstart.training.predictions import classify
 
 LABELS = ("bright", "red", "striped")
@@ -73,7 +74,8 @@ def trained(
 ) -> tuple[Model, hs.Run]:
     model = model_for(parts[0])
     cache = tmp_path_factory.mktemp("cache")
-    return model, hs.fit(model, *parts, backend=backend, cache=cache, dtype="float32", **SETTINGS)
+    settings = {"cut": BEHIND_DROPOUT, "backend": backend, "cache": cache, "dtype": "float32", **SETTINGS}
+    return model, hs.fit(model, *parts, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +90,12 @@ def test_every_way_of_feeding_learns_the_same(
     parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], backend: str
 ) -> None:
     model, cached = trained
-    frozen = hs.fit(model, *parts, mode="frozen", backend=backend, **SETTINGS)
+    frozen = hs.fit(model, *parts, mode="frozen", backend=backend, cut=BEHIND_DROPOUT, **SETTINGS)
     np.testing.assert_allclose(losses(frozen), losses(cached), rtol=1e-4)
     np.testing.assert_allclose(frozen.history["val_score"], cached.history["val_score"], rtol=1e-4)
-    settings = {name: value for name, value in SETTINGS.items() if name != "lr"}
+    settings = {"cut": BEHIND_DROPOUT, **{name: value for name, value in SETTINGS.items() if name != "lr"}}
     swept = hs.sweep(model, *parts, grid={"lr": [0.01, 1e-6]}, backend=backend, dtype="float32", **settings)
+    assert swept.at_once == 2
     scores = [run.history[-1].val_score for run in swept.runs]
     assert scores == sorted(scores, reverse=parts[0].task == "multi"), "the best comes first: most F1, least error"
     same = swept.runs[swept.points.index({"lr": 0.01})]
@@ -268,6 +271,10 @@ class TestObjectives:
         expected = numbers.astype(np.float32)[times].astype(np.float64)
         np.testing.assert_allclose(scale.mean, expected.mean(0))
         np.testing.assert_allclose(scale.deviation, expected.std(0))
+        numbers[::4] = 1e38
+        weighted = hs.data.arrays(pictures, numbers, TARGETS, task="regression", weights=weights)
+        aims = Objective("regression", SquaredError(), scale_of(weighted)).targets(weighted)
+        assert np.isfinite(aims**2).all(), "what does not count is not to make a NaN"
         numbers[weights > 0] = 7
         constant = hs.data.arrays(pictures, numbers, TARGETS, task="regression", weights=weights)
         with pytest.raises(DataError, match="all 30 training samples that count have the same 'year', 7"):
@@ -381,6 +388,16 @@ def test_a_run_without_the_scale_of_its_targets_is_refused(
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(WeightsError, match=said):
         hs.load(folder)
+
+
+def test_half_precision_keeps_the_units(numbers_run: Path, backend: str) -> None:
+    """A year is a multiple of 8 in bfloat16, which the outputs of the layers before it may well be."""
+    run, data = hs.load(numbers_run, backend=backend), data_of("regression")
+    features = hs.extract(run.model, data, backend=backend, dtype="float32")
+    expected, deviation = run.predict(features), data.labels.std(0)
+    for what in (data, features):
+        off = np.abs(run.predict(what, precision="bfloat16") - expected) / deviation
+        assert 0 < off.max() < 0.02
 
 
 def test_huber_losses_are_less_of_outliers(backend: str) -> None:
