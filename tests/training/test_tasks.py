@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from own import wrapped
 from PIL import Image
 
 import headstart as hs
@@ -398,6 +400,18 @@ def test_half_precision_keeps_the_units(numbers_run: Path, backend: str) -> None
     for what in (data, features):
         off = np.abs(run.predict(what, precision="bfloat16") - expected) / deviation
         assert 0 < off.max() < 0.02
+
+
+def test_a_wrapped_module_learns_numbers_by_a_fresh_head(backend: str) -> None:
+    own = import_module(f"own_{backend}")
+    rest, (pictures, _, numbers) = wrapped(own), images()
+    many = np.repeat(numbers[:, :1], len(rest.classes), 1)
+    with pytest.raises(SettingError, match="pass head='linear'"):
+        hs.fit(rest, hs.data.arrays(pictures, many, list(rest.classes), task="regression"))
+    data = data_of("regression")
+    run = hs.fit(wrapped(own, head="linear", classes=TARGETS), data, **{**SETTINGS, "epochs": 1})
+    mean, deviation = run.predict(data).mean(0), data.labels.std(0)
+    assert (np.abs(mean - data.labels.mean(0)) < 3 * deviation).all(), "in their units"
 
 
 def test_huber_losses_are_less_of_outliers(backend: str) -> None:
