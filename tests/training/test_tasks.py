@@ -282,6 +282,20 @@ class TestObjectives:
         with pytest.raises(DataError, match="all 30 training samples that count have the same 'year', 7"):
             scale_of(constant)
 
+    def test_every_output_gives_units(self) -> None:
+        """The auxiliary classifiers' too, from which a training may go on."""
+        model = hs.model("googlenet", classes=TARGETS, size=64, auxiliary=True)
+        assert len(model.graph.outputs) == 3
+        objective = Objective("regression", SquaredError(), Scale((1900.0, -2.0), (30.0, 1e-3)))
+        finished = objective.trained(model.with_params(model.params))
+        for layer in model.graph.outputs:
+            weight, bias = f"{layer}.weight", f"{layer}.bias"
+            np.testing.assert_allclose(finished.params[weight], model.params[weight] * [[30.0], [1e-3]], rtol=1e-6)
+            np.testing.assert_allclose(finished.params[bias], model.params[bias] * [30.0, 1e-3] + [1900.0, -2.0])
+        again = objective.before(finished, scratch=False)
+        for name, value in model.params.items():
+            np.testing.assert_allclose(again.params[name], value, rtol=1e-6, atol=2e-4)
+
     def test_rare_labels_count_more(self) -> None:
         data = data_of("multi")
         there = data.labels.sum(0).astype(float)
