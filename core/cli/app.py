@@ -35,11 +35,11 @@ FAMILIES = {
 
 COMMANDS = {
     "compare": "Compare the modes in every installed backend: scores, seconds by phase, speed-up, break-even.",
-    "fit": "Train a model on a folder of images, and say how well it does.",
+    "fit": "Train a model on images with classes, labels or numbers, and say how well it does.",
     "plan": "Predict what caching at each cut costs and saves, from a few batches; with --budget, the best cut.",
     "sweep": "Train a grid of heads on one cache, side by side where they are linear, and rank them.",
     "predict": "Classify images: with a model that was trained here, or with a published one as it is.",
-    "evaluate": "Say how well a trained model does on labelled images: scores, classes, confusions.",
+    "evaluate": "Say how well a trained model does on labelled images: scores, of each class too, confusions.",
     "extract": "Fill the cache with a data set's features; what is there already is not computed again.",
     "report": "Write the HTML report of a comparison again, from its figures.",
     "models": "List the models, or the legal cuts of one; counted with 1,000 classes.",

@@ -41,7 +41,7 @@ def evaluate(
     precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
     json_file: Json = None,
 ) -> None:
-    """Say how well a trained model does on labelled images: scores, classes, confusions."""
+    """Say how well a trained model does on labelled images: scores, of each class too, confusions."""
     from headstart.common.outputs import check_outputs
     from headstart.training.evaluate import evaluate as run_evaluate
     from headstart.training.evaluate import labelled

@@ -48,7 +48,7 @@ def fit(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Train a model on a folder of images, and say how well it does."""
+    """Train a model on images with classes, labels or numbers, and say how well it does."""
     from headstart.common.outputs import outdated
     from headstart.training.comparison import comparison
     from headstart.training.fit import fit as run_fit

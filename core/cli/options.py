@@ -197,7 +197,10 @@ class Source(TableOptions):
     truncated: Truncated = "raise"
     only: Annotated[
         str | None,
-        Parameter(help="Comma-separated classes to take, or a file of them. (default: all)", group=DATA),
+        Parameter(
+            help="Comma-separated classes, labels or targets to take, or a file of them. (default: all)",
+            group=DATA,
+        ),
     ] = None
 
     def classes(self) -> tuple[str, ...] | None:

@@ -43,11 +43,10 @@ SHOWN_CLASSES = 30
 
 def score_name(name: str) -> str:
     """A score's name in words."""
-    return SCORE_NAMES.get(name) or (
-        f"{name.removeprefix('macro_').replace('_', ' ')}, macro"
-        if name.startswith("macro_")
-        else name.replace("_", " ")
-    )
+    if name in SCORE_NAMES:
+        return SCORE_NAMES[name]
+    first, _, rest = name.partition("_")
+    return f"{rest}, {first}".replace("_", " ") if first in ("macro", "micro") else name.replace("_", " ")
 
 
 def score_text(name: str, value: float) -> str:

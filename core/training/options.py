@@ -380,9 +380,10 @@ class Watching:
         text=Path,
         recorded=False,
         more="The files are complete after every epoch: the runs `train` and `validation` with loss and "
-        "accuracy, and in `train` learning rates, seconds, each step's loss, histograms of the trained "
-        "parameters and of how far they have moved, the model's graph and the settings. Where the folder "
-        "holds a run already, that one is left as it is, and `2`, `3` ... in the folder are written.",
+        "accuracy, or the task's score (`micro_f1`, `mae`), and in `train` learning rates, seconds, each step's "
+        "loss, histograms of the trained parameters and of how far they have moved, the model's graph and the "
+        "settings. Where the folder holds a run already, that one is left as it is, and `2`, `3` ... in the "
+        "folder are written.",
     )
     debug_nans: bool = option(
         False,

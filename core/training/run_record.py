@@ -20,6 +20,7 @@ from headstart.features.inference import unsound_node
 from headstart.graph import Graph
 from headstart.models import Model
 from headstart.report import pictures
+from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.history import History
 from headstart.training.scores import Scores
 from headstart.training.scores.outcome import Outcome
@@ -63,7 +64,8 @@ class RunRecord:
     def __repr__(self) -> str:
         last = self.history[-1] if len(self.history) else None
         name = HEADLINE[self.model.task]
-        score = "" if last is None or last.val_score is None else f", val_{name} {last.val_score:.4f}"
+        shown = "g" if name in SMALLER_IS_BETTER else "f"
+        score = "" if last is None or last.val_score is None else f", val_{name} {last.val_score:.4{shown}}"
         cut = "" if self.cut is None else f", cut {self.cut!r}"
         epochs = len(self.head_history) + len(self.history)
         return (

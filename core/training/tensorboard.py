@@ -3,8 +3,9 @@ needed, and all backends write the same.
 
 TensorBoard draws one chart for each tag and one line in it for each run, and a run is a folder. So training and
 validation are two runs, `DIR/train` and `DIR/validation`, as Keras has them, and both write `loss` and `accuracy`:
-one chart, two lines. Tags such as `loss/train` and `loss/val` would be two charts. Everything else is of the run
-`train`.
+one chart, two lines. Tags such as `loss/train` and `loss/val` would be two charts. Of labels and numbers
+`validation` has the task's score as well, `micro_f1` or `mae`, which training data are not measured by; numbers
+have no accuracy. Everything else is of the run `train`.
 
 Invariants: what an epoch gave is in the files when the epoch is over, so that a running TensorBoard shows it and a
 killed process keeps it. Steps go on from the first stage of `staged` to the second. A folder that holds a run is

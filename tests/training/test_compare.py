@@ -373,6 +373,42 @@ module.fit = noted
     assert eval((tmp_path / "options").read_text(), names) == handed
 
 
+@pytest.mark.of("torch")  # what crosses is the same for all
+def test_children_train_for_the_task_of_a_table(tmp_path: Path) -> None:
+    """Ranked by the task's score, and printed so."""
+    rng, lines = np.random.default_rng(0), ["file,light,red"]
+    for i in range(30):
+        light, red = rng.integers(0, 200), rng.integers(0, 50)
+        image = np.full((8, 8, 3), light, np.uint8)
+        image[..., 0] += np.uint8(red)
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{light},{red / 50}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    table = ["--data", tmp_path / "table.csv", "--image", "file", "--label", "light,red"]
+    settings = [
+        "--model",
+        "lenet",
+        "--weights",
+        "none",
+        "--epochs",
+        1,
+        "--batch-size",
+        8,
+        "--out",
+        tmp_path / "out",
+    ]
+    names = ["--modes", "frozen,cached", "--backends", "torch"]
+    done = run(*table, *settings, *names, HEADSTART_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "validation images, 2 targets;" in done.stdout
+    assert "val MAE" in done.stdout and "val acc" not in done.stdout
+    frozen, cached = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
+    assert frozen["score"] == "mae" and frozen["val_accuracy"] is None
+    assert cached["val_score"] == pytest.approx(frozen["val_score"], rel=1e-3)
+    assert [row["against_best"] is None for row in (frozen, cached)].count(True) == 1
+    assert all(row["validation"]["terms"] and row["validation"]["misses"] for row in (frozen, cached))
+
+
 # --- children that fail
 
 

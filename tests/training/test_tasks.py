@@ -27,6 +27,7 @@ from headstart.common.errors import (
 from headstart.contract.losses import SquaredError
 from headstart.data import Dataset
 from headstart.models import Model
+from headstart.training.comparison import read_comparison
 from headstart.training.objective import Objective, Scale, pos_weights, scale_of
 from headstart.training.predictions import classify
 
@@ -206,6 +207,34 @@ def test_predictions_are_written_as_the_task_says(
     with pytest.warns(DivergedWarning):
         written = hs.write_predictions(lost, files, tmp_path / "out.csv", backend=backend, device="cpu")
     assert (written.not_finite, written.counts, written.ranges) == (7, {}, {})
+
+
+def test_a_comparison_shows_what_the_run_says(
+    parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], tmp_path: Path, backend: str
+) -> None:
+    """In the table, for people, in the file and in the report, of a saved run too."""
+    (train, _), (_, run) = parts, trained
+    multi = train.task == "multi"
+    compared = hs.comparison({"one": run, "same": run})
+    one, same = compared.rows
+    assert one["against_best"] is None and same["against_best"]["noise"] and same["against_best"]["best"] == "one"
+    assert run.validation is not None and run.scores is not None
+    assert {miss.id for miss in run.validation.misses} == set(compared["pictures"])
+    (table,) = compared.as_tables()
+    low, high = run.scores.interval or (0, 0)
+    value = run.history[-1].val_score
+    half = f"{50 * (high - low):.1f}" if multi else f"{(high - low) / 2:.2g}"
+    text = f"{value:.1%}±{half}" if multi else f"{value:.4g}±{half}"
+    assert table.columns[1] == ("val F1" if multi else "val MAE")
+    assert [row[1] for row in table.rows] == [text, f"={text}"]
+    assert ("val_micro_f1" if multi else "val_mae") in repr(run)
+    compared.report(tmp_path / "report.html")
+    (tmp_path / "compare.json").write_text(json.dumps(compared))
+    assert read_comparison(tmp_path / "compare.json").html() == (tmp_path / "report.html").read_text("utf-8")
+    page = hs.load(run.save(tmp_path / "run"), backend=backend).report(tmp_path / "loaded.html").read_text("utf-8")
+    words = "Micro F1" if multi else "Mean absolute error"
+    assert f"<h3>{words} per epoch</h3>" in page and f"{words} {value:.1%}".removesuffix("%")[:14] in page
+    assert all(name in page for name in train.classes)
 
 
 def test_training_goes_on_where_it_ended(

@@ -82,6 +82,26 @@ def test_loss_and_accuracy_are_two_lines_of_one_chart(written: SimpleNamespace) 
     assert written.validation.Tags()["scalars"] == ["loss", "accuracy"]
 
 
+@pytest.mark.parametrize(
+    ("task", "train", "validation"),
+    [("multi", {"loss", "accuracy"}, ["loss", "accuracy", "micro_f1"]), ("regression", {"loss"}, ["loss", "mae"])],
+)
+def test_other_tasks_have_their_score(
+    task: str, train: set[str], validation: list[str], backend: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (24, 2)) if task == "multi" else rng.random((24, 2))
+    images = rng.integers(0, 256, (24, 8, 8, 3), np.uint8)
+    data = hs.data.arrays(images, labels, ["a", "b"], task=task).split(0.6)
+    settings: dict[str, Any] = {"backend": backend, "epochs": 2, "batch_size": 8, "cache": tmp_path}
+    run = hs.fit(hs.model("lenet", classes=["a", "b"]), *data, tensorboard=tmp_path / "board", **settings)
+    found = events(tmp_path / "board" / "validation")
+    assert found.Tags()["scalars"] == validation
+    assert scalars(found, validation[-1])[1] == pytest.approx(run.history["val_score"], rel=1e-6)
+    tags = set(events(tmp_path / "board" / "train").Tags()["scalars"])
+    assert {tag for tag in tags if "/" not in tag} == {*train, "learning_rate"}
+
+
 def test_the_other_figures(written: SimpleNamespace) -> None:
     records = [*written.run.head_history, *written.run.history]
     assert scalars(written.train, "learning_rate")[1] == pytest.approx([r.learning_rate for r in records])
