@@ -206,7 +206,7 @@ def test_the_report_says_everything(finished: dict[str, Any], backend: str) -> N
     assert report["versions"] == {backend: registry.versions(backend)}
     assert report["data"] == {
         "name": "photos", "train": 32, "val": 8, "classes": ["dark", "light"], "skipped": [],
-        "named_classes": True,
+        "task": "single", "named_classes": True,
         "split": [{"by": "id", "fraction": 0.8, "seed": 0, "side": "first"}],
     }  # fmt: skip
     assert (report["model"]["name"], report["model"]["weights"]) == ("resnet18_half", "tinyimagenet")
