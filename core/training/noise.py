@@ -40,7 +40,7 @@ def mark_noise(entries: Sequence[dict[str, Any]]) -> None:
     for entry in entries:
         entry["against_best"] = None
         answers = _answers(entry)
-        value = None if entry["diverged"] else score_of(answers)
+        value = None if entry.get("diverged") else score_of(answers)
         if value is not None:
             # the mean over other targets, or F1 of other labels, is another score
             named = None if answers.score == ACCURACY else tuple(sorted(entry.get("classes") or ()))
