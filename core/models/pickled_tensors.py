@@ -90,7 +90,7 @@ class _Reader(pickle.Unpickler):
         return self.storages.setdefault(str(key), _Storage(dtype, int(size)))
 
 
-def read_torch_file(path: Path, content: bytes) -> dict[str, np.ndarray]:
+def read_pickled_tensors(path: Path, content: bytes) -> dict[str, np.ndarray]:
     """Name -> array, of a state dict in `content`, the bytes of the file at `path`. WeightsError for anything
     else."""
     file = io.BytesIO(content)
