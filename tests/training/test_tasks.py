@@ -394,6 +394,7 @@ def test_the_best_threshold_is_kept(backend: str, tmp_path: Path) -> None:
     assert run.scores["micro_f1"] == pytest.approx(max(f1), abs=1e-6)
     assert run.scores["micro_f1"] > f1[499], "0.5 is not the best here, so the test tells them apart"
     assert run.settings["threshold"] == "best"
+    assert run.history[-1].val_score == pytest.approx(run.scores["micro_f1"]), "what an epoch says is at it too"
     assert run.history[-1].val_score == pytest.approx(run.scores["micro_f1"])
     evaluation = run.evaluate(val)
     assert evaluation.accuracy == run.history[-1].val_accuracy == evaluation.scores["subset_accuracy"]

@@ -1,0 +1,244 @@
+"""The report in a browser, where there is one: no error on the console, lines that hide by a click, a table that
+sorts, a phone, paper, a notebook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Browser, browser
+from report_pages import (
+    GAPS,
+    SPACE,
+    Parsed,
+    content,
+    full_size,
+    hostile,
+    of_labels,
+    of_numbers,
+    row,
+)
+
+from headstart import report
+from headstart.report.looks import looks
+
+pytestmark = pytest.mark.neutral
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+def saved(given: dict[str, Any], folder: Path) -> Path:
+    path = folder / "report.html"
+    path.write_text(report.page(given), "utf-8")
+    return path
+
+
+# The numbers of the rows that each of the four curves shows: lines of training, of validation, and markers.
+SHOWN = """const kept = (r) => r.data_source.data.row.filter((_, i) => r.view.filter.booleans[i]);
+const rows = (r) => [...new Set(kept(r))].sort();
+const plots = Bokeh.documents.map((d) => d.roots()[0]).filter((plot) => / (epoch|seconds)$/.test(plot.name));
+return plots.map((plot) => plot.renderers.map(rows))"""
+# How many pixels of each of the four curves have about this colour.
+PIXELS = """const [r, g, b] = arguments[0];
+const count = (root) => Array.from(root.querySelectorAll("*")).reduce((sum, e) => {
+  if (e.shadowRoot) sum += count(e.shadowRoot);
+  if (e.tagName === "CANVAS") {
+    const d = e.getContext("2d").getImageData(0, 0, e.width, e.height).data;
+    for (let i = 0; i < d.length; i += 4) {
+      sum += d[i + 3] > 200 && Math.abs(d[i] - r) + Math.abs(d[i + 1] - g) + Math.abs(d[i + 2] - b) < 12;
+    }
+  }
+  return sum;
+}, 0);
+return Array.from(document.querySelectorAll(".pairs .plot")).map(count)"""
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_a_click_in_the_legend_hides_a_run_in_all_four_figures(chromium: Browser, tmp_path: Path) -> None:
+    rows = [
+        row("torch", "full", 0.9),
+        row("torch", "frozen", 0.8),
+        row("jax", "full", 0.7),
+        row("jax", "staged", 0.6),
+    ]
+    given = content(rows)
+    for one in rows[1]["history"]:  # not where another run is
+        one.update(loss=0.9, val_loss=0.95, accuracy=0.5, val_accuracy=0.4)
+    chromium.open(saved(given, tmp_path))
+    assert chromium.run("return performance.getEntriesByType('resource').length") == 0
+    assert chromium.run("return document.title") == "headstart on things"
+    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 3] * 4
+    colour = [int(looks(rows)[1].colour[i : i + 2], 16) for i in (1, 3, 5)]
+    assert min(chromium.run(PIXELS, colour)) > 50
+    key = chromium.find(".key[data-row='1']")
+    key.click()
+    chromium.wait("true")
+    assert chromium.run(SHOWN) == [[[0, 2, 3]] * 3] * 4
+    assert chromium.run(PIXELS, colour) == [0] * 4
+    assert key.get_attribute("aria-pressed") == "false"
+    key.click()
+    chromium.wait("true")
+    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 3] * 4
+    assert min(chromium.run(PIXELS, colour)) > 50
+    backend = chromium.find(".legend .group")
+    backend.click()
+    assert chromium.run(SHOWN) == [[[2, 3]] * 3] * 4
+    backend.click()
+    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 3] * 4
+    assert [line for line in chromium.console() if "willReadFrequently" not in line] == []  # what PIXELS does
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_the_table_sorts_by_click_and_by_keyboard(chromium: Browser, tmp_path: Path) -> None:
+    # As texts, 100 would come before 9; what is missing comes last either way.
+    rows = [row("torch", "full", 0.8, total_seconds=9.0), row("torch", "cached", 0.9, total_seconds=None)]
+    rows.append(row("torch", "staged", None, total_seconds=100.0))
+    chromium.open(saved(content(rows), tmp_path))
+
+    def order() -> list[str]:
+        found: list[str] = chromium.run(
+            "return Array.from(document.querySelectorAll('#runs tbody th'), (e) => e.textContent)"
+        )
+        return [label.removeprefix("torch ") for label in found]
+
+    def sorted_by() -> dict[str, str]:
+        found: dict[str, str] = chromium.run(
+            "return Object.fromEntries(Array.from(document.querySelectorAll('#runs [aria-sort]'),"
+            " (e) => [e.textContent, e.getAttribute('aria-sort')]))"
+        )
+        return found
+
+    assert (order(), sorted_by()) == (["cached", "full", "staged"], {"val accuracy": "descending"})
+    total = chromium.find("#runs th:nth-child(11) button")
+    total.click()
+    assert (order(), sorted_by()) == (["staged", "full", "cached"], {"total, s": "descending"})
+    total.click()
+    assert (order(), sorted_by()) == (["full", "staged", "cached"], {"total, s": "ascending"})
+    mode = chromium.find("#runs th:nth-child(3) button")
+    mode.send_keys("\ue007")  # Enter
+    assert (order(), sorted_by()) == (["cached", "full", "staged"], {"mode": "ascending"})
+    mode.send_keys(" ")
+    assert (order(), sorted_by()) == (["staged", "full", "cached"], {"mode": "descending"})
+
+
+# What reaches beyond the right edge, but for what scrolls in a box of its own.
+BEYOND = """return Array.from(document.querySelectorAll("main *")).filter((e) => e.checkVisibility()
+  && e.closest(matchMedia("print").matches ? ".none-of-them" : ".scroll, .legend") === null
+  && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))"""
+WIDTHS = "return [document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]"
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_a_full_page_fits_phone_screen_and_paper(chromium: Browser, tmp_path: Path) -> None:
+    given = deepcopy(full_size())
+    given["rows"][0]["label"] = "an_unusually_long_name_of_a_run_" * 4
+    chromium.open(saved(given, tmp_path), width=390, height=844)
+    assert chromium.run(WIDTHS) == [390] * 3
+    assert chromium.run(BEYOND) == []
+    tops = "return Array.from(document.querySelectorAll('.pairs figure'), (e) => e.getBoundingClientRect().top)"
+    assert len(set(chromium.run(tops))) == 4
+    chromium.resize(1280, 900)
+    chromium.wait("document.querySelector('.plot').getBoundingClientRect().width > 500")
+    assert chromium.run(WIDTHS) == [1280] * 3
+    assert chromium.run(BEYOND) == []
+    assert len(set(chromium.run(tops))) == 2
+    printed = chromium.pdf()
+    assert printed.startswith(b"%PDF") and printed.rstrip().endswith(b"%%EOF")
+    boxes = re.findall(rb"/MediaBox\s*\[\s*0 0 ([\d.]+) ([\d.]+)\]", printed)
+    assert boxes and all((round(float(w)), round(float(h))) == (595, 842) for w, h in boxes)
+    # What is printed is as wide as the paper's inside at most.
+    chromium.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    chromium.resize(688, 900)
+    try:
+        assert chromium.run(BEYOND) == []
+    finally:
+        chromium.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert chromium.console() == []
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_figures_are_printed_as_copies(chromium: Browser, tmp_path: Path) -> None:
+    chromium.open(saved(content(), tmp_path))
+    copies = (
+        "return Array.from(document.querySelectorAll('canvas.printed'), (e) => [e.width > 200, e.height > 200])"
+    )
+    chromium.run("dispatchEvent(new Event('beforeprint'))")
+    assert chromium.run(copies) == [[True, True]] * 5
+    blank = "return Array.from(document.querySelectorAll('canvas.printed'), (e) => e.getContext('2d')"
+    filled = f"{blank}.getImageData(0, 0, e.width, e.height).data.some((value) => value > 0))"
+    assert chromium.run(filled) == [True] * 5
+    chromium.run("dispatchEvent(new Event('afterprint'))")
+    assert chromium.run(copies) == []
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_hostile_texts_do_nothing(chromium: Browser, tmp_path: Path) -> None:
+    chromium.open(saved(hostile(), tmp_path))
+    assert chromium.run("return [typeof hacked, performance.getEntriesByType('resource').length]") == [
+        "undefined",
+        0,
+    ]
+    assert "$$x^2$$" in chromium.run("return document.title")
+    assert chromium.console() == []
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_in_a_notebook_every_frame_works_and_is_as_high_as_its_page(chromium: Browser, tmp_path: Path) -> None:
+    contents = [GAPS[name]() for name in ("one-epoch", "no-validation", "diverged", "all-failed", "no-epochs")]
+    pages = [report.page(given) for given in contents]
+    cells = tmp_path / "notebook.html"
+    cells.write_text(f"<!doctype html><meta charset=utf-8><body>{''.join(map(report.frame, pages))}", "utf-8")
+    elements = Parsed(cells.read_text("utf-8")).elements
+    assert [attributes["srcdoc"] for tag, attributes in elements if tag == "iframe"] == pages
+    chromium.resize(900, 700)
+    chromium.driver.get(cells.as_uri())
+    chromium.wait(
+        """Array.from(document.querySelectorAll("iframe")).every((frame) => {
+          const page = frame.contentDocument?.documentElement;
+          const differs = () => Math.abs(page.getBoundingClientRect().height - frame.clientHeight);
+          return page?.dataset.ready === "yes" && differs() < 2;
+        })"""
+    )
+    found = chromium.run(
+        """return Array.from(document.querySelectorAll("iframe"), ({ contentDocument: page, clientHeight }) =>
+          [page.querySelectorAll(".pairs .plot canvas, .pairs .plot > div").length, clientHeight > 640])"""
+    )
+    assert found == [[4 if any(row["history"] for row in given["rows"]) else 0, True] for given in contents]
+    assert chromium.console() == []
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_pages_of_other_tasks_work(chromium: Browser, tmp_path: Path) -> None:
+    """Curves of the score, the least error first, and what hovering says; nothing reaches beyond a phone."""
+    tooltips = """const plot = Bokeh.documents.map((d) => d.roots()[0]).find((plot) => plot.name === arguments[0]);
+    const { data } = plot.renderers.find((r) => r.name === "points").data_source;
+    return [data.y, data.validation[1], data.training[1], plot.y_range.start]"""
+    chromium.open(saved(of_labels(), tmp_path), width=390, height=844)
+    assert (chromium.run(WIDTHS), chromium.run(BEYOND)) == ([390] * 3, [])
+    f1, validation, training, low = chromium.run(tooltips, "micro_f1 epoch")
+    assert f1 == [25, 50, 75, 62.5] and low > 0
+    assert (validation, training) == (f"loss 0.6000, micro F1 50.0{SPACE}%", "loss 0.5000")
+    assert chromium.console() == []
+    chromium.open(saved(of_numbers(), tmp_path), width=390, height=844)
+    assert (chromium.run(WIDTHS), chromium.run(BEYOND)) == ([390] * 3, [])
+    errors, validation, training, low = chromium.run(tooltips, "mae epoch")
+    assert (errors, low) == ([50, 21, 40, 12.5], 0)
+    assert (validation, training) == ("loss 0.6000, mean absolute error 21", "loss 0.5000")
+    score = chromium.find("#runs th:nth-child(5) button")
+    assert chromium.run("return arguments[0].closest('th').getAttribute('aria-sort')", score) == "ascending"
+    score.click()
+    first = "return document.querySelector('#runs tbody th').textContent"
+    assert chromium.run(first) == "torch full"
+    assert chromium.console() == []
+    chromium.open(saved(content([row("torch", "full"), of_numbers()["rows"][1]]), tmp_path))
+    assert chromium.run(tooltips, "mae seconds")[0] == [40, 12.5]
+    assert len(chromium.run(tooltips, "loss seconds")[0]) == 5
+    assert chromium.console() == []
