@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.common.errors import DataError, UnknownNameError
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
+from headstart.data.label_texts import cut, first_comma, refuse_decimal_commas, warn_of_commas
 from headstart.data.labels import warn_of_missing
 from headstart.data.layouts import role_of
 from headstart.data.names import class_list, normal, shown, twins
 
-SEPARATORS = ";|"
 NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 """what a missing number, or a missing time, is as text"""
 
-OWN_LABELS = 20  # rows of which each has a label of its own: that is a column of ids
+OWN_LABELS = 20  # rows of which nearly each has a label of its own: that is a column of ids, or of numbers
+NEARLY = 0.9
+TRUTHS = {"True": 1, "False": 0, "TRUE": 1, "FALSE": 0, "true": 1, "false": 0}  # of pandas, spreadsheets, JSON
 SHOWN = 3
 SAY_TASK = "say which it is: task='single' for classes, task='regression' for numbers (--task)"
 
@@ -77,7 +79,7 @@ def labels_in(
         )
     if kinds == {"text"}:
         texts = [str(value).strip() for value in values]
-        if task in (None, MULTI) and (lists := _cut(texts, separator, task)) is not None:
+        if task in (None, MULTI) and (lists := cut(texts, separator, task == MULTI)) is not None:
             return _of_lists(lists, column, MULTI, names, place)
         return _of_texts(texts, column, task, names, place)
     if "text" in kinds:
@@ -100,7 +102,7 @@ def label_lists(column: str, values: Sequence[Any], separator: str | None) -> li
         return [list(value) for value in values] if names else None
     kinds = {_kind(value) for value in values}
     if kinds == {"text"}:
-        return _cut([str(value).strip() for value in values], separator, MULTI)
+        return cut([str(value).strip() for value in values], separator, True)
     return [[str(value)] for value in values] if kinds <= {"whole", "truth"} else None
 
 
@@ -127,30 +129,15 @@ def _mixed(values: Sequence[Any], column: str, are_numbers: Sequence[bool], plac
     )
 
 
-def _cut(texts: Sequence[str], separator: str | None, task: str | None) -> list[list[str]] | None:
-    """Texts as lists of labels; None where nothing says that they are such."""
-    if separator is not None and not separator.strip():
-        raise SettingError(f"separator is {separator!r}; expected the characters between labels, such as ;")
-    separator = separator if separator is not None else _separator(texts)
-    if separator is None:
-        return [[text] for text in texts] if task == MULTI else None
-    return [[part.strip() for part in text.split(separator) if part.strip()] for text in texts]
-
-
-def _separator(texts: Sequence[str]) -> str | None:
-    """What stands between several labels in a cell: the character that does in some, and leaves labels
-    everywhere."""
-    for separator in SEPARATORS:
-        if any(separator in text for text in texts) and all(text.strip(separator + " ") for text in texts):
-            return separator
-    return None
-
-
 def _of_texts(
     texts: Sequence[str], column: str, task: str | None, names: tuple[str, ...] | None, place: Place
 ) -> Annotations:
     """Of names, or of numbers written as text."""
     distinct = dict.fromkeys(texts)
+    if task == REGRESSION or (task is None and names is None):
+        refuse_decimal_commas(texts, column, place(first_comma(texts) or 0))
+    if task is None and names is None:
+        warn_of_commas(texts, column)
     numeric = {text: _number(text) for text in distinct}
     are_numbers = [number is not None for number in numeric.values()]
     if task == REGRESSION and not all(are_numbers):
@@ -183,9 +170,10 @@ def _single(
 ) -> Annotations:
     spelling = {text: normal(text) for text in dict.fromkeys(texts)}
     present = sorted(set(spelling.values()))
-    if task is None and len(present) == len(texts) >= OWN_LABELS:
+    if task is None and names is None and len(texts) >= OWN_LABELS and len(present) > NEARLY * len(texts):
+        each = "each" if len(present) == len(texts) else "nearly each"
         raise DataError(
-            f"each of the {len(texts):,} rows has a label of its own in column {column!r}, such as "
+            f"{each} of the {len(texts):,} rows has a label of its own in column {column!r}, such as "
             f"{shown(texts[0])}: is that the column of labels? Name another with label= (--label), or {SAY_TASK}"
         )
     numbers = _numbered(present, names, column, lambda name: place(_first(texts, spelling, name)))
@@ -257,9 +245,9 @@ def _of_several(
     numbers = []
     for column, values in columns:
         try:
-            numbers.append((column, np.array([float(value) for value in values], np.float64)))
+            numbers.append((column, np.array([float(TRUTHS.get(value, value)) for value in values], np.float64)))
         except (TypeError, ValueError):
-            bad = next(i for i, value in enumerate(values) if _number(str(value)) is None)
+            bad = next(i for i, value in enumerate(values) if _number(str(TRUTHS.get(value, value))) is None)
             raise DataError(
                 f"column {column!r} holds {values[bad]!r:.40} in {place(bad)}; of several label columns each "
                 "holds "

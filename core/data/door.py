@@ -22,12 +22,12 @@ PAIRS = "hs.data.arrays([image for image, _ in {0}], [label for _, label in {0}]
 ARRAYS = "hs.data.arrays(images, labels)"
 
 
-def as_data_set(thing: Any, classes: Sequence[str] | None = None) -> Any:
+def as_data_set(thing: Any, classes: Sequence[str] | None = None, task: str | None = None) -> Any:
     """A path (of a folder or a table), a data set of Hugging Face's library, a frame, a list of pairs (image,
     label) or another library's map-style set as the data set that it means; anything else as it is.
 
-    `classes`: in whose order a folder's are numbered, of which it may lack some; None: its own. Raises what
-    opening raises.
+    `classes`: in whose order a folder's are numbered, of which it may lack some; None: its own. `task`: of a
+    frame, whose values alone may not tell it. Raises what opening raises.
     """
     if isinstance(thing, str | os.PathLike):
         return open_data(os.fspath(thing), classes=classes)
@@ -36,7 +36,7 @@ def as_data_set(thing: Any, classes: Sequence[str] | None = None) -> Any:
     if is_hub_set(thing):
         return huggingface(thing)
     if is_frame(thing):
-        return table(thing)
+        return table(thing, task=task)
     if _is_map_style(thing):
         return wrap(thing)
     return thing

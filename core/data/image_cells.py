@@ -86,7 +86,8 @@ def files_there(
         first = "; ".join(f"{files[i]} ({place(i)})" for i in missing[:SHOWN])
         skip = ', or leave them out: on_error="skip" (--on-error skip)' if len(missing) < len(files) else ""
         raise DataError(
-            f"{len(missing):,} of the {len(files):,} files that {frame.name} names are not there, the first: "
+            f"{len(missing):,} of the {len(files):,} files that {frame.name} names "
+            f"{'is' if len(missing) == 1 else 'are'} not there, the first: "
             f"{first}. {_hint(files[missing[0]], root)}{skip}"
         )
     gone = set(missing)

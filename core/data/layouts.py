@@ -67,7 +67,7 @@ TABLES = {
 }
 NO_TABLES = (
     "tables of labels (.csv, .tsv, .jsonl, .parquet) are opened by hs.data.table(path), or --data in the command; "
-    "of others make such a one"
+    "save a table of another kind as one of these"
 )
 
 

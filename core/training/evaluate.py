@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import DataError, SettingError
 from headstart.common.log import LOG
+from headstart.contract import registry
 from headstart.data import Dataset, folder, open_data
+from headstart.data.annotations import SINGLE
 from headstart.data.names import normal
 from headstart.data.table import Columns
 from headstart.data.walk import expanded
@@ -20,7 +23,13 @@ from headstart.training.saved import load
 
 
 def evaluate(
-    run: Run | str | Path, data: Any, *, on_error: str = "raise", truncated: str = "raise", **settings: Any
+    run: Run | str | Path,
+    data: Any,
+    *,
+    on_error: str = "raise",
+    truncated: str = "raise",
+    backend: str | None = None,
+    **settings: Any,
 ) -> Evaluation:
     """How well a run does on labelled samples: accuracy and loss, `.scores` with an interval and a row a class,
     `.confusions`.
@@ -28,13 +37,17 @@ def evaluate(
     `run`: of `fit`, or the folder that it was saved to. `data`: a data set, features of the run's trunk, what
     `fit` makes a data set of (a frame, pairs ...), or what the command line takes for --data: of a folder with a
     folder a class, some of the run's classes may be missing. Of a path to data that came in parts, the test part
-    is taken. `on_error`, `truncated`: of files, see `hs.data.folder`. `settings`: of `Run.predict`. Raises what
+    is taken. `on_error`, `truncated`: of files, see `hs.data.folder`. `backend`: None: of a run its own, of a
+    folder as `load` chooses it. `settings`: of `Run.predict`. Raises what
     `load`, `hs.data.folder` and `Run.evaluate` do.
     """
     if isinstance(run, str | os.PathLike):
-        run = load(run)
+        run = load(run, backend)
+        backend = None
     if not isinstance(run, Run):
         raise SettingError(f"run is a {type(run).__name__}; expected a Run, or the folder of a saved one")
+    if backend is not None:
+        run = replace(run, backend=registry.choose(backend, run.model.home))
     if isinstance(data, str | os.PathLike):
         data = labelled(run, os.fspath(data), on_error, truncated=truncated)
     return run.evaluate(data, **settings)
@@ -57,11 +70,23 @@ def labelled(
         return folder(text, on_error, classes.names, truncated)
     is_table = classes.named and root.is_file()
     names = classes.names if is_table else None
-    data = open_data(text, on_error, names, Columns(**(columns or {})), truncated)
+    named = Columns(**(columns or {}))
+    if is_table and named.task is None and run.model.task != SINGLE:
+        named = replace(named, task=run.model.task)  # whole numbers, and cells of one label, do not tell it
+    data = open_data(text, on_error, names, named, truncated)
     if data.parts:
         if "test" not in data.parts:
             there = ", ".join(data.parts)
-            raise DataError(f"{data.name} has the parts {there}, and no test part; name one of them, its own path")
+            raise DataError(f"{data.name} has the parts {there}, and no test part{_one_of(root, data)}")
         LOG.info("%s: its test part", data.name)
         return data.test
     return data
+
+
+def _one_of(root: Path, data: Dataset) -> str:
+    """How to name one part of data that have no test part."""
+    here = next((root / part for part in data.parts if (root / part).is_dir()), None)
+    if here is not None:
+        return f"; name one of them, such as {here}"
+    part = next(iter(data.parts))
+    return f"; pass one of them from Python, such as run.evaluate(data.{part}), or a table of its rows alone"

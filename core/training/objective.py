@@ -37,10 +37,11 @@ infinity is no number"""
 OF_ONE_TASK = {"label_smoothing": SINGLE, "class_weights": SINGLE, "pos_weight": MULTI, "threshold": MULTI}
 OF_ONE_TASK["huber"] = REGRESSION
 INSTEAD = {
-    MULTI: "labels that are rare count more with pos_weight",
-    REGRESSION: "samples count by the data's weights",
-    SINGLE: "classes count by class_weights",
+    MULTI: ", where labels that are rare count more with pos_weight",
+    REGRESSION: ", where samples count by the data's weights",
+    SINGLE: ", where classes count by class_weights",
 }
+COUNTING = ("class_weights", "pos_weight")
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def objective_of(settings: Settings, model: Model, train: Dataset | FeatureSet) 
         if getattr(settings, name) and task != train.task:
             raise SettingError(
                 f"{name}={getattr(settings, name)!r} goes with the task {task!r}, and the labels of "
-                f"{train.name!r} are of the task {train.task!r}, where {INSTEAD[train.task]}"
+                f"{train.name!r} are of the task {train.task!r}{INSTEAD[train.task] if name in COUNTING else ''}"
             )
     if train.task == SINGLE:
         return Objective(SINGLE, Softmax(settings.label_smoothing))

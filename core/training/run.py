@@ -12,7 +12,7 @@ import numpy as np
 from headstart.common.errors import DataError, SettingError
 from headstart.contract import registry
 from headstart.data import Dataset
-from headstart.data.annotations import MULTI, REGRESSION
+from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.classes import aligned
 from headstart.data.copies import warn_of_seen
 from headstart.data.door import as_data_set, check_data_set
@@ -87,7 +87,7 @@ class Run(RunRecord):
         the run was trained on. DataWarning for samples that it was trained on, exact copies. Raises DataError for
         a class that is not among them, SettingError for what is neither data set nor features.
         """
-        named = data = as_data_set(data)
+        named = data = as_data_set(data, task=None if self.model.task == SINGLE else self.model.task)
         check_data_set(data, "data", (Dataset, FeatureSet))
         if data.task != self.model.task:
             raise DataError(

@@ -277,6 +277,9 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no separator": (TWO, {"separator": " "}, "separator is ' '"),
     "another task": ("file,y\nant/ant0.png,.5\n", {"label": "y", "classes": ["a", "b"]}, "labels of another task"),
     "ids as labels": (csv_of({"file": files() * 2, "id": list(range(24))}), {"label": "id"}, "a label of its own"),
+    "nearly ids": (csv_of({"file": files() * 2, "id": [0, *range(23)]}), {"label": "id"}, "nearly each of the"),
+    "decimal commas": ("file;y\nant/ant0.png;3,5\nbee/bee0.png;4\n", {"label": "y"}, "'3,5' .row 1.: write them"),
+    "targets with commas": ("file;y\nant/ant0.png;3,5\n", {"label": "y", "task": "regression"}, "decimal point"),
 }  # fmt: skip
 
 
@@ -336,3 +339,39 @@ def test_what_can_be_left_out(root: Path) -> None:
     reasons = " ".join(f"{path} {reason}" for path, reason in data.skipped)
     assert "1 of 5 rows have no label" in reasons and "x.png is not there (row 3" in reasons
     assert "ant0.png the same in row 5 again, which is not counted" in reasons
+
+
+def labels_of(root: Path, cells: list[str], **arguments: Any) -> tuple[str, tuple[str, ...], list[Any]]:
+    text = "file;label\n" + "".join(f"ant/ant{i}.png;{cell}\n" for i, cell in enumerate(cells))
+    data = hs.data.table(write(root / "t.csv", text), **arguments)
+    return data.task, data.classes, data.labels.tolist()
+
+
+@pytest.mark.neutral
+def test_lists_that_pandas_or_json_wrote_are_several_labels(root: Path) -> None:
+    several = ("multi", ("cat", "dog"), [[1, 1], [0, 1], [0, 0]])
+    assert labels_of(root, ["['cat', 'dog']", "['dog']", "[]"]) == several
+    assert labels_of(root, ["['cat', 'dog']", "['dog']", "[]"], task="multi") == several
+    names = ("[odd", "['cat']")
+    assert (
+        labels_of(root, list(names), task="single")[1] == labels_of(root, list(names))[1] == tuple(sorted(names))
+    )
+
+
+@pytest.mark.neutral
+def test_names_made_of_other_names_and_commas_are_said(root: Path) -> None:
+    cells = ["cat", "dog", "cat, dog"]
+    with pytest.warns(DataWarning, match=r"'cat, dog' in column 'label' is taken as the name of one class"):
+        assert labels_of(root, cells)[0] == "single"
+    assert labels_of(root, cells, separator=",") == ("multi", ("cat", "dog"), [[1, 0], [0, 1], [1, 1]])
+    assert labels_of(root, cells, task="single")[1] == ("cat", "cat, dog", "dog")
+    assert labels_of(root, ["Lyon, France", "Nice, France", "Rome, Italy"])[0] == "single"  # and nothing said
+    assert labels_of(root, ["3,5", "4,1"], task="single")[1] == ("3,5", "4,1")
+    assert labels_of(root, ["3,5", "4"], separator=",")[1] == ("3", "4", "5")
+
+
+@pytest.mark.neutral
+def test_columns_of_true_and_false_are_labels(root: Path) -> None:
+    text = "file,red,round\nant/ant0.png,True,FALSE\nant/ant1.png,True,true\nant/ant2.png,0,1\n"
+    data = hs.data.table(write(root / "t.csv", text), label=["red", "round"])
+    assert (data.task, data.labels.tolist()) == ("multi", [[1, 0], [1, 1], [0, 1]])

@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 import headstart as hs
 from headstart.cli import main as cli
-from headstart.errors import DataError, DataWarning, SettingError, WeightsError
+from headstart.errors import DataError, DataWarning, SettingError, UnknownNameError, WeightsError
 from headstart.training.sample_texts import weights_of_text
 from headstart.training.validation import Validation
 
@@ -111,8 +111,30 @@ def test_a_folder_may_lack_classes_and_one_in_parts_is_tested_on_its_test(made: 
         pictures(tmp_path / "parts" / part, {"dark": count, "light": count}, 3)
     assert hs.evaluate(run, tmp_path / "parts", device="cpu").samples == 8
     (tmp_path / "parts/test").rename(tmp_path / "parts/val")
-    with pytest.raises(DataError, match="parts train, val, and no test part"):
+    with pytest.raises(
+        DataError, match=r"parts train, val, and no test part; name one of them, such as \S*parts/train$"
+    ):
         hs.evaluate(run, tmp_path / "parts", device="cpu")
+
+
+def test_a_table_in_parts_without_a_test_part_cannot_be_named_by_a_path(made: Any, tmp_path: Path) -> None:
+    run, _, test = made
+    table = tmp_path / "parts.csv"
+    files = [path.relative_to(test) for path in sorted(test.rglob("*.png"))]
+    rows = [f"{file},{file.parent.name},{'val' if i % 2 else 'train'}" for i, file in enumerate(files)]
+    table.write_text("\n".join(["file,kind,split", *rows]))
+    from headstart.training.evaluate import labelled
+
+    with pytest.raises(DataError, match=r"run\.evaluate\(data\.train\), or a table of its rows alone"):
+        labelled(run, str(table), columns={"label": "kind", "root": str(test)})
+
+
+def test_the_backend_is_named_as_everywhere(made: Any) -> None:
+    run, saved, test = made
+    for of in (run, saved):
+        with pytest.raises(UnknownNameError, match="mlx"):
+            hs.evaluate(of, test, backend="mlx")
+        assert hs.evaluate(of, test, backend=run.backend, device="cpu").samples > 0
 
 
 def test_what_evaluate_refuses(made: Any, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from headstart.contract.losses import SquaredError
 from headstart.data import Dataset
 from headstart.models import Model
 from headstart.training.comparison import read_comparison
+from headstart.training.evaluate import labelled
 from headstart.training.objective import Objective, Scale, pos_weights, scale_of
 from headstart.training.predictions import classify
 
@@ -340,7 +341,7 @@ class TestObjectives:
             ("multi", {"class_weights": "balanced"}, "class_weights='balanced' goes with the task 'single'"),
             ("multi", {"huber": 1.0}, "huber=1.0 goes with the task 'regression'"),
             ("regression", {"label_smoothing": 0.1}, "goes with the task 'single'"),
-            ("regression", {"threshold": 0.4}, "goes with the task 'multi'"),
+            ("regression", {"threshold": 0.4}, "goes with the task 'multi', and the labels .* task 'regression'$"),
             ("multi", {"threshold": "best"}, "there are none; pass val="),
         ],
     )
@@ -464,3 +465,29 @@ def test_huber_losses_are_less_of_outliers(backend: str) -> None:
     squared = hs.fit(model_for(data), data, backend=backend, **settings).history[0].loss
     bounded = hs.fit(model_for(data), data, huber=0.5, backend=backend, **settings).history[0].loss
     assert bounded < squared / 2
+
+
+def test_a_run_knows_the_task_of_a_table_that_does_not_tell_it(
+    numbers_run: Path, backend: str, tmp_path: Path
+) -> None:
+    pictures, _, numbers = images(24)
+    files = [tmp_path / f"{i}.png" for i in range(24)]
+    for file, picture in zip(files, pictures, strict=True):
+        Image.fromarray(picture).save(file)
+    whole = [f"{file},{round(light)},{round(red)}" for file, (light, red) in zip(files, numbers, strict=True)]
+    table = tmp_path / "numbers.csv"
+    table.write_text("\n".join([f"file,{','.join(TARGETS)}", *whole]))
+    run = hs.load(numbers_run, backend)
+    with pytest.raises(DataError, match="task='regression'"):
+        hs.data.table(table, label=list(TARGETS))
+    assert labelled(run, str(table), columns={"label": list(TARGETS)}).task == "regression"
+
+    data = data_of("multi")
+    multi = hs.fit(model_for(data), data, backend=backend, cache=tmp_path / "cache", epochs=1, batch_size=40)
+    one_each = [LABELS[i % len(LABELS)] for i in range(24)]
+    table.write_text(
+        "\n".join(["file,label", *(f"{f},{label}" for f, label in zip(files, one_each, strict=True))])
+    )
+    assert hs.evaluate(multi, table).scores.task == "multi"
+    pandas = pytest.importorskip("pandas")
+    assert hs.evaluate(multi, pandas.read_csv(table)).scores.task == "multi"

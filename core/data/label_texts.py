@@ -1,0 +1,99 @@
+"""Texts in a column of labels: several labels in one cell, and numbers with a decimal comma.
+
+Invariant: a text is cut into labels only where it can mean nothing else. What looks like several labels, and may
+be one name, stays one and is said; what looks like a number with a decimal comma is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Sequence
+
+from headstart.common.errors import DataError, DataWarning, SettingError
+from headstart.data.names import shown
+
+SEPARATORS = ";|"
+COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+def cut(texts: Sequence[str], separator: str | None, several: bool) -> list[list[str]] | None:
+    """Texts as lists of labels; None where nothing says that they are such. `several`: somebody said that they
+    are, with whatever separator."""
+    if separator is not None and not separator.strip():
+        raise SettingError(f"separator is {separator!r}; expected the characters between labels, such as ;")
+    if separator is None and (lists := _written_lists(texts)) is not None:
+        return lists
+    separator = separator if separator is not None else _separator(texts)
+    if separator is None:
+        return [[text] for text in texts] if several else None
+    return [[part.strip() for part in text.split(separator) if part.strip()] for text in texts]
+
+
+def _separator(texts: Sequence[str]) -> str | None:
+    """What stands between several labels in a cell: the character that does in some, and leaves labels
+    everywhere."""
+    for separator in SEPARATORS:
+        if any(separator in text for text in texts) and all(text.strip(separator + " ") for text in texts):
+            return separator
+    return None
+
+
+def _written_lists(texts: Sequence[str]) -> list[list[str]] | None:
+    """The names in texts such as "['cat', 'dog']", which pandas makes of lists in a CSV, and JSON of them; None
+    where not every text is such a list."""
+    if not all(text.startswith("[") and text.endswith("]") for text in texts):
+        return None
+    lists = []
+    for text in texts:
+        try:
+            names = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+        if not all(isinstance(name, str) and name.strip() for name in names):
+            return None
+        lists.append([name.strip() for name in names])
+    return lists
+
+
+def refuse_decimal_commas(texts: Sequence[str], column: str, place: str) -> None:
+    """DataError for a column of numbers of which some have a decimal comma, as spreadsheets write them in much of
+    Europe. `place`: what messages call the table's first such row."""
+    distinct = dict.fromkeys(texts)
+    if (comma := first_comma(texts)) is not None and all(
+        _is_number(text.replace(",", ".", 1)) for text in distinct
+    ):
+        raise DataError(
+            f"the labels in column {column!r} are numbers with a comma, such as {texts[comma]!r:.40} ({place}): "
+            "write them with a decimal point, as pandas.read_csv(..., decimal=',') reads them; or if each is a "
+            "name, say task='single', or if the comma stands between labels, separator=',' (--task, --separator)"
+        )
+
+
+def first_comma(texts: Sequence[str]) -> int | None:
+    """The first text that is a number with a decimal comma."""
+    return next((i for i, text in enumerate(texts) if COMMA.fullmatch(text)), None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def warn_of_commas(texts: Sequence[str], column: str) -> None:
+    """DataWarning for names that are made of fewer names with commas between them: "cat, dog" beside "cat" and
+    "dog", which is one class, and was probably meant as two labels."""
+    distinct = dict.fromkeys(texts)
+    joined = next((text for text in distinct if "," in text), None)
+    parts = {part.strip() for text in distinct for part in text.split(",")}
+    if joined is not None and len(parts) < len(distinct):
+        warnings.warn(
+            f"{shown(joined)} in column {column!r} is taken as the name of one class; if the comma stands between "
+            "several labels, say separator=',' (--separator ,); if not, task='single' (--task)",
+            DataWarning,
+            stacklevel=6,
+        )
