@@ -161,7 +161,7 @@ def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     text = f"{data.get('name')}: {samples if counts else 'no samples'}. "
     text += f"Model {model.get('name')} ({', '.join(about)}). {runs}."
     if entries and diverged(entries[0]):
-        text += " Every run diverged: none is the most accurate." if len(entries) > 1 else " It diverged."
+        text += " Every run diverged: none is the best." if len(entries) > 1 else " It diverged."
     elif entries and headline_value(entries[0]) is not None and len(headlines_of(entries)) == 1:
         text += _best(entries)
     noise = [e["label"] for e in entries if not diverged(e) and (e.get("against_best") or {}).get("noise")]

@@ -113,8 +113,9 @@ class History(Sequence[Record]):
         return [record.as_dict() for record in self._records]
 
     @classmethod
-    def from_list(cls, rows: Sequence[dict[str, Any]]) -> History:
-        """The inverse of `as_list`."""
+    def from_list(cls, rows: Sequence[dict[str, Any]], validated: bool = False) -> History:
+        """The inverse of `as_list`. `validated`: there were validation data, which the rows of numbers do not tell
+        where no figure was finite."""
         records = []
         for row in rows:
             seconds = {key: row["seconds"][key] for key in ("data", "trunk", "head")}
@@ -122,7 +123,7 @@ class History(Sequence[Record]):
                 key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
             }
             fields["seconds"] = Seconds(**seconds)
-            _restore_nans(fields)
+            _restore_nans(fields, validated)
             records.append(Record(**fields))
         return cls(records)
 
@@ -135,11 +136,12 @@ class History(Sequence[Record]):
         )
 
 
-def _restore_nans(fields: dict[str, Any]) -> None:
+def _restore_nans(fields: dict[str, Any], validated: bool) -> None:
     """JSON has null where a figure was not finite; only without validation data is there no figure."""
     names = ["loss", "learning_rate"]
-    measured = any(fields.get(name) is not None for name in ("val_accuracy", "val_score"))
+    measured = validated or any(fields.get(name) is not None for name in ("val_accuracy", "val_score"))
     names += ["val_loss"] if measured else []
+    names += ["val_score"] if measured and fields.get("score") == "mae" else []
     if fields.get("accuracy") is not None:
         names += ["val_accuracy"] if fields.get("val_loss") is not None else []
         fields.setdefault("val_score", fields.get("val_accuracy"))  # records of before had one class a sample

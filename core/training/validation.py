@@ -171,6 +171,8 @@ def _of_many(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: flo
     )
     bits = bits_text(right) if digest and data.task == MULTI else ""
     weights = numbers_text(data.weights) if digest and data.weights is not None else ""
+    with np.errstate(over="ignore"):
+        terms = terms.astype(np.float32)
     kept = numbers_text(terms) if digest and np.isfinite(terms).all() else ""
     return Validation(len(labels), (), (), int((~known).sum()), bits, digest, weights, tuple(misses), kept)
 

@@ -117,4 +117,4 @@ def test_a_report_says_it(swept: Any, lost: Any) -> None:
         for row in content["rows"]:
             row.pop("diverged")  # as before there was such a mark
         assert "The most accurate: lr 0.003," in build(content)
-    assert "Every run diverged: none is the most accurate" in build(hs.comparison({"a": lost, "b": lost}))
+    assert "Every run diverged: none is the best" in build(hs.comparison({"a": lost, "b": lost}))

@@ -340,6 +340,17 @@ def test_a_history_comes_back_from_json(records: list[Record]) -> None:
     assert again.seconds_per_epoch() == history.seconds_per_epoch()
 
 
+def test_numbers_that_were_not_finite_come_back() -> None:
+    """Rows of numbers alone do not tell NaN from no validation data."""
+    figures = {"accuracy": None, "val_accuracy": None, "score": "mae"}
+    lost = record(1, val_loss=np.nan, val_score=np.nan, **figures)
+    rows = json.loads(json.dumps(History([lost]).as_list()).replace("NaN", "null"))
+    again = History.from_list(rows, validated=True)[0]
+    assert again.val_loss is not None and again.val_score is not None
+    assert np.isnan([again.val_loss, again.val_score]).all() and again.val_accuracy is None
+    assert History.from_list(rows)[0].val_score is None
+
+
 def test_the_typical_epoch_is_a_later_one() -> None:
     slow, fast = Seconds(9.0, 9.0, 9.0), Seconds(1.0, 2.0, 3.0)
     epochs = [record(i + 1, seconds=s) for i, s in enumerate([slow, fast, fast, Seconds(1.5, 1.5, 9.0)])]
