@@ -33,6 +33,11 @@ IMAGE_NAMES = (
 LABEL_NAMES = "label labels class classes category categories target targets class_name label_name species"
 FURTHER = ("split", "group", "weight")
 SPLIT_NAMES = "split subset partition set"
+NOT_GUESSED = {
+    "group": "group groups group_id patient patient_id subject subject_id",
+    "weight": "weight weights sample_weight",
+}
+"""what changes the split and the figures, and may be about something else: it is said that it was not taken"""
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,11 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
                 f"{frame.name}: which column is the {role}? {which} {'it' if candidates else 'so'}; name it: "
                 f"{role}= (--{role}), one of {', '.join(frame.names[:20])}"
             )
+    for role, names in NOT_GUESSED.items():
+        if role not in roles:
+            called = [name for name in free if name.strip().lower().replace(" ", "_") in names.split()]
+            option = "--group" if role == "group" else "--weight-column"
+            guessed += [f"{name!r} is not taken as {role} (say {role}=, {option})" for name in called]
     return roles, guessed
 
 

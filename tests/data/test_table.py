@@ -375,3 +375,14 @@ def test_columns_of_true_and_false_are_labels(root: Path) -> None:
     text = "file,red,round\nant/ant0.png,True,FALSE\nant/ant1.png,True,true\nant/ant2.png,0,1\n"
     data = hs.data.table(write(root / "t.csv", text), label=["red", "round"])
     assert (data.task, data.labels.tolist()) == ("multi", [[1, 0], [1, 1], [0, 1]])
+
+
+@pytest.mark.neutral
+def test_columns_of_groups_and_weights_that_nobody_named_are_said(root: Path) -> None:
+    text = "file,kind,Patient ID,weight\nant/ant0.png,ant,p1,2\nbee/bee0.png,bee,p2,1\n"
+    columns = {"image": "file", "label": "kind"}
+    data = hs.data.table(write(root / "t.csv", text), **columns)
+    of_groups = "'Patient ID' is not taken as group (say group=, --group)"
+    said = f"{of_groups}, 'weight' is not taken as weight (say weight=, --weight-column)"
+    assert data.notes == (f"{root / 't.csv'}: {said}",) and data.groups is None and data.weights is None
+    assert hs.data.table(root / "t.csv", **columns, group="Patient ID", weight="weight").notes == ()
