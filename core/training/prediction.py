@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from headstart.common.errors import DivergedWarning, ImageError
+from headstart.common.errors import DataWarning, DivergedWarning, ImageError
 from headstart.contract import registry
 from headstart.contract.recipe import BFLOAT16, FLOAT16
 from headstart.data import Arrays, Dataset
@@ -22,6 +22,7 @@ from headstart.data.door import is_frame
 from headstart.data.loader import batches
 from headstart.data.pictures import pictures_of
 from headstart.data.rows import count, pad, window
+from headstart.data.walk import check_on_error
 from headstart.data.workers import check_counts
 from headstart.features.feature_set import FeatureSet
 from headstart.features.inference import fed, frozen, normalised, unsound_node
@@ -30,6 +31,8 @@ from headstart.models import Model, check_model
 from headstart.training.checks import features_at
 from headstart.training.objective import unscaled
 from headstart.training.prediction_columns import Reading
+
+SHOWN = 3
 
 
 def predict(
@@ -41,6 +44,7 @@ def predict(
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
+    on_error: str = "raise",
 ) -> np.ndarray:
     """float32 logits `(n, classes)` of `model` as it is; `model.classes` names their columns.
 
@@ -53,7 +57,8 @@ def predict(
     features of this model's trunk, at the cut before its classifier. For a wrapped model without preprocessing: a
     data set, or the arrays it takes.
 
-    `precision`: of the arithmetic, "float32", "tf32", "bfloat16" or "float16"; see `fit`.
+    `precision`: of the arithmetic, "float32", "tf32", "bfloat16" or "float16"; see `fit`. `on_error`: "skip" has
+    rows of NaN for images that cannot be read, and a DataWarning that names them.
 
     Raises ImageError for a file that cannot be decoded, DataError for arrays that are no images and for a folder
     that holds none, SettingError for anything else, and for floats that cannot have been preprocessed for this
@@ -62,20 +67,29 @@ def predict(
     check_model(model)
     check_counts(batch_size=batch_size)
     registry.check_place(device, precision)
+    check_on_error(on_error)
     if isinstance(images, FeatureSet):
         features = features_at(model, images, model.default_cut)
         settings: dict[str, Any] = {"backend": backend, "batch_size": batch_size}
         return predict_features(model, features, features.cuts[0], **settings, device=device, precision=precision)
     made = logits_of(
         model,
-        prepared(model, images),
+        prepared(model, images, on_error),
         backend=backend,
         batch_size=batch_size,
         device=device,
         precision=precision,
         workers=workers,
+        on_error=on_error,
     )
-    return told(model, _joined(model, made), made.unsound)
+    logits = _joined(model, made)
+    if made.unread:
+        first = "; ".join(map(str, list(made.unread.values())[:SHOWN]))
+        text = f"{len(made.unread):,} of {made.total:,} images could not be read, and their rows are NaN: {first}"
+        warnings.warn(text, DataWarning, stacklevel=2)
+    there = np.delete(logits, list(made.unread), axis=0) if made.unread else logits
+    told(model, there, made.unsound)
+    return logits
 
 
 class LogitBatches(NamedTuple):

@@ -52,19 +52,21 @@ class Run(RunRecord):
         device: str = "auto",
         precision: str = "float32",
         workers: int | None = None,
+        on_error: str = "raise",
     ) -> np.ndarray:
         """float32 logits `(n, classes)`, or numbers in their units `(n, targets)`; computed in
         float32 unless `precision` says otherwise, whatever it was trained in.
 
         `images`: whatever `hs.predict` takes: a data set, a path, a folder, a Pillow image, arrays, a list ...; or
         features of this model's trunk at the cut behind which it was trained: then no image is needed.
+        `on_error="skip"`: rows of NaN for images that cannot be read.
         Raises what `hs.predict` does, and SettingError for features of another trunk.
         """
         settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
         if isinstance(images, FeatureSet):
             here = features_at(self.model, images, self.cut or self.model.default_cut)
             return predict_features(self.model, here, here.cuts[0], backend=self.backend, **settings)
-        return predict(self.model, images, backend=self.backend, workers=workers, **settings)
+        return predict(self.model, images, backend=self.backend, workers=workers, on_error=on_error, **settings)
 
     def write_predictions(self, images: Any, path: str | Path, *, top: int = 1, **settings: Any) -> Written:
         """Write the `top` likeliest classes of each image to a .csv, .tsv or .parquet file, a batch at a time, in
@@ -87,6 +89,8 @@ class Run(RunRecord):
         the run was trained on. DataWarning for samples that it was trained on, exact copies. Raises DataError for
         a class that is not among them, SettingError for what is neither data set nor features.
         """
+        if "on_error" in settings:
+            raise SettingError("on_error goes where the data are opened: hs.data.folder(path, on_error=...)")
         named = data = as_data_set(data, task=None if self.model.task == SINGLE else self.model.task)
         check_data_set(data, "data", (Dataset, FeatureSet))
         if data.task != self.model.task:

@@ -17,7 +17,7 @@ from PIL import Image
 import headstart as hs
 from headstart.cli import main as cli
 from headstart.data.dataset import FileSource
-from headstart.errors import DataError, DivergedWarning, ImageError, SettingError, UnknownNameError
+from headstart.errors import DataError, DataWarning, DivergedWarning, ImageError, SettingError, UnknownNameError
 from headstart.training import predictions
 from headstart.training.metrics import softmax
 from headstart.training.prediction_files import as_text
@@ -165,7 +165,7 @@ def test_a_table_lists_its_images_in_its_order(photos: Path, tmp_path: Path) -> 
     elsewhere.write_text("a,b\n" + "".join(f'"{name}",1\n' for name in [*names, "gone.png"]))
     with pytest.raises(DataError, match=r"which column is the image.*--image"):
         hs.data.images_at(elsewhere)
-    with pytest.raises(DataError, match=r"1 of the 5 files .* are not there"):
+    with pytest.raises(DataError, match=r"1 of the 5 files .* is not there"):
         hs.data.images_at(elsewhere, image="a", root=photos)
     skipped = hs.data.images_at(elsewhere, "skip", image="a", root=photos)
     assert len(skipped) == 4 and len(skipped.skipped) == 1
@@ -331,3 +331,21 @@ def test_the_command(photos: Path, tmp_path: Path, backend: str, capsys: Any, mo
     ):
         code, out, err = call(*model, photos, *words)
         assert (code, out) == (2, "") and text in err and len(err.splitlines()) == 1
+
+
+def test_predict_has_rows_of_nan_for_what_cannot_be_read(model: Any, photos: Path, backend: str) -> None:
+    place: dict[str, Any] = {"backend": backend, "device": "cpu", "batch_size": 4}
+    sound = hs.predict(model, photos, **place)
+    (photos / "00.png").write_bytes(b"")
+    files = [hs.data.images_at(photos, "skip", examine=False).source_name(i) for i in range(12)]
+    broken = next(i for i, name in enumerate(files) if name.endswith("00.png"))
+    with pytest.raises(ImageError, match=r"00\.png.* empty"):
+        hs.predict(model, photos, **place)
+    with pytest.warns(
+        DataWarning, match=r"^1 of 12 images could not be read, and their rows are NaN: .*00\.png"
+    ) as said:
+        logits = hs.predict(model, photos, on_error="skip", **place)
+    assert len(said) == 1, "what cannot be read has not diverged"
+    assert np.isnan(logits[broken]).all() and np.allclose(np.delete(logits, broken, 0), sound, atol=1e-5)
+    with pytest.raises(UnknownNameError, match="skipp"):
+        hs.predict(model, photos, on_error="skipp", **place)
