@@ -130,9 +130,9 @@ def _more(*parts: Any) -> str:
     text = ""
     if (groups := [data.groups for data in parts])[0] is not None:
         counts = Counter(name for one in groups for name in one).values()
-        text += (
-            f"; in {_counted(len(counts), 'group')} of {min(counts, default=0):,} to {max(counts, default=0):,}"
-        )
+        least, most = min(counts, default=0), max(counts, default=0)
+        sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        text += f"; in {_counted(len(counts), 'group')} of {sizes}"
     if (weights := [data.weights for data in parts if len(data)]) and weights[0] is not None:
         every = np.concatenate(weights)
         text += f"; weighted {every.min():.3g} to {every.max():.3g}"

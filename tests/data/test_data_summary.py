@@ -94,8 +94,8 @@ def test_lines_of_tasks_parts_groups_and_weights() -> None:
         "set: 4 images in 2 classes: a 2, b 2; in 2 groups of 1 to 3; train 2, val 1, test 1"
     ]
     assert summary.data_lines(parts.train, parts.val, parts.test) == [
-        "set: 3 images in 2 classes: a 2, b 1; in 1 group of 3 to 3; 2 to train on, 1 to validate, none of b",
-        "test: set: 1 image in 2 classes: a 0, b 1; in 1 group of 1 to 1",
+        "set: 3 images in 2 classes: a 2, b 1; in 1 group of 3; 2 to train on, 1 to validate, none of b",
+        "test: set: 1 image in 2 classes: a 0, b 1; in 1 group of 1",
     ]
     many = of([k for k in range(100) for _ in range(k + 1)], [f"class {k}" for k in range(100)])
     assert summary.data_lines(many)[0].endswith(
