@@ -40,7 +40,7 @@ def _any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.contract.registry.installed", lambda: ("torch",))
     # the same in every page, and nearly all of the time that one takes
     monkeypatch.setattr("headstart.report.build._bokeh", lambda: "")
-    monkeypatch.setattr("headstart.report.plots.curves", lambda measure, axis: {})
+    monkeypatch.setattr("headstart.report.plots.curves", lambda *of: {})
 
 
 def whole_run() -> Any:
