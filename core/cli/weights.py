@@ -52,11 +52,9 @@ def update(model: Model, /, *, weights: Name = None) -> None:
     Nothing else ever changes them.
     """
     from headstart.models import hub, packaged
-    from headstart.models.architecture import Hub, Packaged
+    from headstart.models.architecture import Hub
 
-    published = _published(model, weights)
-    if isinstance(published, Packaged) and packaged.find(published) is None:
-        published = published.otherwise
+    published = packaged.at_hand(_published(model, weights))
     if not isinstance(published, Hub):
         raise SettingError(f"these weights of {model} are not from the hub; they cannot change")
     before, after = hub.update(published)

@@ -186,19 +186,17 @@ def weights_summary(arch: Architecture, name: str) -> WeightsSummary:
     def summary(source: str, here: bool, pinned: str | None) -> WeightsSummary:
         return WeightsSummary(arch.name, name, source, here, pinned)
 
-    published = arch.weights.get(name)
-    if isinstance(published, Packaged):
-        if packaged.find(published) is not None:
+    entry = arch.weights.get(name)
+    match entry and packaged.at_hand(entry):
+        case Packaged() as published:
             return summary(published.distribution, True, "release")
-        published = published.otherwise
-    match published:
-        case Hub():
+        case Hub() as published:
             is_stated, is_pinned = (pin.sha256 is not None for pin in (stated(published), pinned(published)))
             pinned_by = "release" if is_stated else "first use" if is_pinned else None
             return summary(published.repo, hub.here(published), pinned_by)
-        case Pickled():
+        case Pickled() as published:
             return summary(published.url, pickles.here(published), "release")
-        case Shipped():
+        case Shipped() as published:
             return summary(published.file, True, "release")
         case _:
             path = imported.find(arch.name, name)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.common.errors import WeightsError
-from headstart.models.architecture import Packaged
+from headstart.models.architecture import Packaged, Published
 from headstart.models.pickled_tensors import read_pickled_tensors
 
 
@@ -26,6 +26,13 @@ def find(published: Packaged) -> Path | None:
     folders = (spec.submodule_search_locations or ()) if spec is not None else ()
     paths = (Path(folder) / published.file for folder in folders)
     return next((path for path in paths if path.is_file()), None)
+
+
+def at_hand(published: Published) -> Published:
+    """What is to be read: a package's weights where it is installed, else those of the hub; others as they are."""
+    if isinstance(published, Packaged) and find(published) is None:
+        return published.otherwise
+    return published
 
 
 def read(path: Path, published: Packaged) -> dict[str, np.ndarray]:

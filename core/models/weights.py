@@ -54,11 +54,12 @@ def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
     if not isinstance(weights, str | os.PathLike):
         raise SettingError(f"weights={weights!r}; expected None, a published name or the path of a file")
     if (published := arch.weights.get(str(weights))) is not None:
-        file = _packaged(published) if isinstance(published, Packaged) else None
-        if isinstance(published, Packaged) and file is None:
-            published = published.otherwise
-        file = file or read_weights(published_file(published))
-        return file if isinstance(published, Shipped) else _as_stated(arch, published, file)
+        published = packaged.at_hand(published)
+        path = published_file(published)
+        if isinstance(published, Shipped):
+            return read_weights(path)
+        file = _packaged(published, path) if isinstance(published, Packaged) else read_weights(path)
+        return _as_stated(arch, published, file)
     if (own := imported.find(arch.name, str(weights))) is not None:
         return read_weights(own)
     path = expanded(weights)
@@ -79,10 +80,8 @@ def weights_for(model: str, option: str | None) -> str | None:
     return None if option == "none" else option
 
 
-def _packaged(published: Packaged) -> WeightFile | None:
-    """What an installed package brings; None where it is not installed."""
-    if (path := packaged.find(published)) is None:
-        return None
+def _packaged(published: Packaged, path: Path) -> WeightFile:
+    """What an installed package brings."""
     tensors = {name: value for name, value in packaged.read(path, published).items() if value.dtype.kind == "f"}
     params = {name: as_float32(path, name, value) for name, value in tensors.items()}
     return WeightFile(str(path), unwrapped(params), None, None)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.data.annotations import MULTI, REGRESSION
-from headstart.training.metrics import accuracy, logit
+from headstart.training.metrics import accuracy, named_labels
 from headstart.training.objective import Objective
 
 
@@ -31,9 +31,9 @@ def measure(objective: Objective, outputs: np.ndarray, targets: np.ndarray, data
         return Measured(loss, None, float(errors.mean()))
     if objective.task == MULTI:
         there = targets != 0
-        predicted = outputs > logit(objective.decided(outputs, data))
-        hits, both = int((predicted & there).sum()), int(predicted.sum()) + int(there.sum())
+        predicted, terms = named_labels(outputs, targets, objective.decided(outputs, data))
         share = float(((predicted == there).all(1) & ~np.isnan(outputs).any(1)).mean())
-        return Measured(loss, share, 2 * hits / both if there.any() else None)
+        hits, both = terms.sum(0).tolist()
+        return Measured(loss, share, hits / both if there.any() else None)
     share = accuracy(outputs, targets)
     return Measured(loss, share, share)

@@ -32,6 +32,16 @@ def decided(logits: np.ndarray) -> np.ndarray:
     return sure
 
 
+def named_labels(logits: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of several labels a sample: bool `(n, k)`, which are predicted, their probability being larger than
+    `threshold`; and int64 `(n, 2)`, twice the number of those that are rightly predicted, and the number of those
+    that are there plus that of those that are predicted. Micro F1 is the sum of the first over that of the second.
+    `logits`: float `(n, k)`; `labels`: 0 or 1 `(n, k)`."""
+    there, predicted = labels != 0, logits > logit(threshold)
+    hits, both = 2 * (predicted & there).sum(1), predicted.sum(1) + there.sum(1)
+    return predicted, np.stack([hits, both], 1)
+
+
 def logit(probability: float) -> float:
     """What a sigmoid makes `probability`, between 0 and 1, of."""
     return float(np.log(probability / (1 - probability)))

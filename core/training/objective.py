@@ -34,8 +34,11 @@ BEST = "best"
 FARTHEST = np.float32(1e18)
 """of a standardised target: a sample of weight 0 may have any, and its squared error is to be finite, as 0 times
 infinity is no number"""
-OF_ONE_TASK = {"label_smoothing": SINGLE, "class_weights": SINGLE, "pos_weight": MULTI, "threshold": MULTI}
-OF_ONE_TASK["huber"] = REGRESSION
+OF_ONE_TASK = {
+    **dict.fromkeys(("label_smoothing", "class_weights"), SINGLE),
+    **dict.fromkeys(("pos_weight", "threshold"), MULTI),
+    "huber": REGRESSION,
+}
 INSTEAD = {
     MULTI: ", where labels that are rare count more with pos_weight",
     REGRESSION: ", where samples count by the data's weights",
@@ -175,8 +178,8 @@ def scale_of(train: Dataset | FeatureSet, centred: bool = True) -> Scale:
 
 
 def pos_weights(train: Dataset | FeatureSet, asked: Any) -> tuple[float, ...] | None:
-    """Of each label. "balanced": samples without it over samples with it, so that both count alike; 1 for a label
-    that no sample has."""
+    """Of each label. "balanced": samples without it over samples with it, so that both count alike. What a label
+    that no sample has would count is of no matter."""
     if asked is None:
         return None
     if isinstance(asked, Mapping):
@@ -186,9 +189,8 @@ def pos_weights(train: Dataset | FeatureSet, asked: Any) -> tuple[float, ...] | 
         return tuple(float(asked.get(name, 1.0)) for name in train.classes)
     assert asked == BALANCED
     there = train.annotations.counts()
-    return (
-        tuple(((len(train) - there) / np.maximum(there, 1)).clip(1 / len(train)).tolist()) if there.any() else None
-    )
+    ratios = (len(train) - there) / np.maximum(there, 1)
+    return tuple(ratios.clip(1 / len(train)).tolist())  # of a label that all have, above 0
 
 
 def last_layers(model: Model) -> Iterator[Node]:

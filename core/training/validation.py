@@ -19,7 +19,7 @@ from headstart.contract.losses import Sigmoid, per_sample
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.features.feature_set import FeatureSet
-from headstart.training.metrics import cross_entropy, decided, logit, softmax
+from headstart.training.metrics import cross_entropy, decided, named_labels, softmax
 from headstart.training.sample_texts import bits_of, bits_text, numbers_text
 
 WORST = 12
@@ -81,9 +81,8 @@ class Validation:
     """of several labels or numbers a sample, up to 12, the largest first"""
     terms: str = field(default="", repr=False)
     """what each sample adds to the headline score, float32, as `numbers_text` writes them. Of labels
-    `(samples, 2)`: twice the number of those that are rightly predicted, and the number of those that are there
-    plus that of those that are predicted; micro F1 is the sum of the first over that of the second. Of numbers
-    `(samples, 1)`: the absolute error, in the mean over targets. "" of classes, which have `right` """
+    `(samples, 2)`, see `headstart.training.metrics.named_labels`. Of numbers `(samples, 1)`: the absolute error,
+    in the mean over targets. "" of classes, which have `right` """
 
     def right_of_each(self) -> np.ndarray | None:
         """bool `(samples,)`; None where it is not known."""
@@ -152,9 +151,8 @@ def _of_many(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: flo
     known = np.isfinite(predictions).all(1)
     if data.task == MULTI:
         errors = per_sample(Sigmoid(), predictions, labels)
-        truth, guess = labels != 0, predictions > logit(threshold)
-        right = (guess == truth).all(1) & known
-        terms = np.stack([2 * (guess & truth).sum(1), guess.sum(1) + truth.sum(1)], 1)
+        guess, terms = named_labels(predictions, labels, threshold)
+        right = (guess == (labels != 0)).all(1) & known
         guesses: np.ndarray = guess.astype(np.uint8)
     else:
         spread = labels.std(0, dtype=np.float64)
@@ -170,11 +168,12 @@ def _of_many(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: flo
         for id, i in zip(ids, worst, strict=True)
     )
     bits = bits_text(right) if digest and data.task == MULTI else ""
-    weights = numbers_text(data.weights) if digest and data.weights is not None else ""
     with np.errstate(over="ignore"):
         terms = terms.astype(np.float32)
     kept = numbers_text(terms) if digest and np.isfinite(terms).all() else ""
-    return Validation(len(labels), (), (), int((~known).sum()), bits, digest, weights, tuple(misses), kept)
+    return Validation(
+        len(labels), (), (), int((~known).sum()), bits, digest, _weights(data, digest), tuple(misses), kept
+    )
 
 
 def _ids_of(data: Dataset | FeatureSet, worst: np.ndarray) -> tuple[Sequence[str], np.ndarray, str]:
@@ -187,6 +186,11 @@ def _ids_of(data: Dataset | FeatureSet, worst: np.ndarray) -> tuple[Sequence[str
         return ids, worst, blake3("".join(data.ids).encode()).hexdigest(length=16)
     except HeadstartError:
         return ids, worst, ""
+
+
+def _weights(data: Dataset | FeatureSet, digest: str) -> str:
+    """The samples' weights, where they have any and it is known whose they are."""
+    return numbers_text(data.weights) if digest and data.weights is not None else ""
 
 
 def _of_classes(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
@@ -208,5 +212,5 @@ def _of_classes(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
         int((~sure).sum()),
         bits_text((predicted == labels) & sure) if digest else "",
         digest,
-        numbers_text(data.weights) if digest and data.weights is not None else "",
+        _weights(data, digest),
     )
