@@ -166,6 +166,9 @@ class Quantized(nn.Module):
         self.into = quantized.Quantize(0.05, 64, torch.quint8)
         self.first, self.second = quantized.Conv2d(3, 8, 3, 2), quantized.Conv2d(8, 8, 3)
         self.first.scale = self.second.scale = 0.05
+        for layer in (self.first, self.second):  # torch leaves the weights as the memory was
+            weight = torch.randn(layer.weight().shape) * 0.2
+            layer.set_weight_bias(torch.quantize_per_tensor(weight, 0.01, 0, torch.qint8), torch.zeros(8))
         self.out, self.fc = quantized.DeQuantize(), nn.Linear(8, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
