@@ -24,7 +24,7 @@ from headstart.data.rows import window
 from headstart.graph import Graph, Node
 
 
-@behind_door("__init__", "put", "epoch", "step", "logits", "params")
+@behind_door("__init__", "put", "epoch", "step", "logits", "params", "state", "load_state")
 class JaxTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
@@ -96,6 +96,21 @@ class JaxTrainer:
         nnx.update(self.network, weights, rest)
         return self.network.numpy_params()
 
+    def state(self) -> dict[str, np.ndarray]:
+        leaves = jax.tree.leaves_with_path(self.carry)
+        return {jax.tree_util.keystr(path): np.array(_numbers(leaf)) for path, leaf in leaves}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Of keys of random numbers there are the numbers that they are."""
+
+        def leaf_of(path: Any, leaf: Any) -> Any:
+            array = np.array(state[jax.tree_util.keystr(path)])
+            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return array
+            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+
+        self.carry = put(jax.tree.map_with_path(leaf_of, self.carry), self.place)
+
     def _forward(self, weights: nnx.State, rest: nnx.State, x: Any) -> jax.Array:
         network = nnx.merge(self.inference, weights, rest)
         return network(_as_float(x)).astype(jnp.float32)
@@ -136,6 +151,10 @@ class JaxTrainer:
 def _as_float(x: Any) -> Any:
     """Features in half precision as float32; what is no number with a fraction stays."""
     return jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, x)
+
+
+def _numbers(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
 def _convolves(node: Node) -> bool:

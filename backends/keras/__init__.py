@@ -1,6 +1,6 @@
 """The Keras 3 backend, on whichever engine KERAS_BACKEND names; epochs are compiled whole on TensorFlow."""
 
-from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, WRAP, Description
+from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
 
 DESCRIPTION = Description(
     module="headstart.backends.keras.backend",
@@ -9,7 +9,7 @@ DESCRIPTION = Description(
     install="pip install 'headstart[keras]'",
     # which of them an engine has, it says: TensorFlow the first two
     devices=("cpu", "cuda", "mps", "xpu", "tpu"),
-    abilities=frozenset({FACTS, HEADS, MEMORY, PROFILE, WRAP}),
+    abilities=frozenset({FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
     exports={"tf": ("tensorflow",)},
     wraps="a functional keras.Model",
     # on these engines its models are their modules, too

@@ -20,6 +20,7 @@ from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import ACTIVATIONS, network
 from headstart.backends.keras.functions import compiled
 from headstart.backends.keras.optimizers import optimizer_of
+from headstart.backends.keras.progress import assign, values_of
 from headstart.contract import devices
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.recipe import BFLOAT16, FLOAT32, TF32, Place, Recipe
@@ -38,8 +39,8 @@ def compiles(chain: Chain, place: Place) -> bool:
     return single and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
 
 
-@behind_door("__init__", "put", "epoch", "logits", "params")
-@at_place("put", "epoch", "logits", "params")
+@behind_door("__init__", "put", "epoch", "logits", "params", "state", "load_state")
+@at_place("put", "epoch", "logits", "params", "state", "load_state")
 class TensorFlowHeads:
     def __init__(
         self,
@@ -94,6 +95,16 @@ class TensorFlowHeads:
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: to_numpy(keras.ops.copy(w.value)) for name, w in self.weights.items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return values_of(self._changed())
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        assign(self._changed(), state)
+
+    def _changed(self) -> dict[str, keras.Variable]:
+        kept = {f"optimizer.{i}": variable for i, variable in enumerate(self.optimizer.variables)}
+        return {**{f"variable.{name}": weight for name, weight in self.weights.items()}, **kept}
 
     def _forward(self, x: Any) -> Any:
         """`(n, h, classes)`"""
@@ -189,6 +200,12 @@ class ChainTrainer:
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: value[0] for name, value in self.heads.params().items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self.heads.state()
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        self.heads.load_state(state)
 
 
 def heads(

@@ -18,6 +18,7 @@ from headstart.backends.keras.functions import compiled, compiled_for
 from headstart.backends.keras.heads import ChainTrainer, compiles
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.optimizers import optimizer_of
+from headstart.backends.keras.progress import assign, values_of
 from headstart.contract.heads import chain_of
 from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
@@ -26,8 +27,8 @@ from headstart.data.rows import window
 from headstart.graph import Graph
 
 
-@behind_door("__init__", "put", "epoch", "step", "logits", "params")
-@at_place("put", "epoch", "step", "logits", "params")
+@behind_door("__init__", "put", "epoch", "step", "logits", "params", "state", "load_state")
+@at_place("put", "epoch", "step", "logits", "params", "state", "load_state")
 class KerasTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.graph, self.recipe, self.place = graph, recipe, place
@@ -117,6 +118,22 @@ class KerasTrainer:
     def params(self) -> dict[str, np.ndarray]:
         found = numpy_params(self.graph, self.model)
         return {name: value.astype(self.kinds[name], copy=False) for name, value in found.items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return values_of(self._changed())
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        assign(self._changed(), state)
+
+    def _changed(self) -> dict[str, keras.Variable]:
+        """All that a step changes. Layers' own generators of random numbers are among a model's variables."""
+        named = {id(v): name for node in self.graph.nodes for name, v in variables(node, self.model).items()}
+        others = (v for v in self.model.variables if id(v) not in named)
+        return {
+            **{f"variable.{named[id(v)]}": v for v in self.model.variables if id(v) in named},
+            **{f"other.{i}": v for i, v in enumerate(others)},
+            **{f"optimizer.{i}": v for i, v in enumerate(self.optimizer.variables)},
+        }
 
     def _loss(self, targets: Any, outputs: Any) -> Any:
         """`(n,)`"""

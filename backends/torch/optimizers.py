@@ -60,13 +60,50 @@ class FusedOptimizer:
         assert not isinstance(o, SGD)
         for parameter in moved:
             if parameter not in self._moments:
-                steps = torch.zeros((), device=parameter.device)
-                self._moments[parameter] = (torch.zeros_like(parameter), torch.zeros_like(parameter), steps)
+                average, square, count = self._zeros(parameter)
+                self._moments[parameter] = (average, square, count)
         averages, squares, steps = map(list, zip(*(self._moments[parameter] for parameter in moved), strict=True))
         adamw(
             moved, gradients, averages, squares, [], steps, fused=True, lr=rate, beta1=o.beta1, beta2=o.beta2,
             eps=o.epsilon, weight_decay=self.weight_decay, amsgrad=False, maximize=False,
         )  # fmt: skip
+
+    def state(self) -> list[dict[str, torch.Tensor]]:
+        """What is kept of each parameter, in the order of the groups; zeros before its first step."""
+        kinds, states = self._kinds(), []
+        for parameter in (parameter for parameters in self.groups.values() for parameter in parameters):
+            kept = self._kept(parameter)
+            states.append(dict(zip(kinds, kept or self._zeros(parameter), strict=True)))
+        return states
+
+    @torch.no_grad()
+    def load_state(self, states: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """What `state` gave. Tensors that are there stay the same ones, which a recorded step writes to."""
+        parameters = [parameter for parameters in self.groups.values() for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                continue
+            kept = self._kept(parameter) or self._zeros(parameter)
+            for tensor, name in zip(kept, self._kinds(), strict=True):
+                tensor.copy_(state[name])
+            if isinstance(self.settings, SGD):
+                self._momentum[parameter] = kept[0]
+            else:
+                self._moments[parameter] = (kept[0], kept[1], kept[2])
+
+    def _kinds(self) -> tuple[str, ...]:
+        if isinstance(self.settings, SGD):
+            return ("momentum",) if self.settings.momentum else ()
+        return "average", "square", "steps"
+
+    def _kept(self, parameter: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        momentum = self._momentum.get(parameter)
+        return self._moments.get(parameter, ()) if momentum is None else (momentum,)
+
+    def _zeros(self, parameter: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if isinstance(self.settings, SGD):
+            return tuple(torch.zeros_like(parameter) for _ in self._kinds())
+        return torch.zeros_like(parameter), torch.zeros_like(parameter), torch.zeros((), device=parameter.device)
 
     def tensors(self) -> list[torch.Tensor]:
         """What is kept between steps: momentum, or moments and counters."""

@@ -14,13 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import exact_numpy, from_numpy, to_native, to_numpy
-from headstart.backends.torch.chance import lent, seeded_state, state_of
+from headstart.backends.torch.chance import lent, seeded_state
+from headstart.backends.torch.chance import state_of as random_state_of
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.epoch import Epoch
 from headstart.backends.torch.losses import count_right, mean_loss, native_targets, predictions
 from headstart.backends.torch.optimizers import FusedOptimizer
 from headstart.backends.torch.products import linear
+from headstart.backends.torch.progress import put_back, state_of
 from headstart.backends.torch.recorded import Recorder, do
 from headstart.common.machine import threads_for
 from headstart.contract.recipe import Place, Recipe
@@ -30,7 +32,7 @@ from headstart.graph.fuse import allowed
 from headstart.graph.ops import RANDOM
 
 
-@behind_door("__init__", "put", "epoch", "step", "logits", "params")
+@behind_door("__init__", "put", "epoch", "step", "logits", "params", "state", "load_state")
 class TorchTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
@@ -112,6 +114,13 @@ class TorchTrainer:
         tensors = self.network.tensors()
         return {name: exact_numpy(tensors[name]).copy() for name in self.network.graph.param_shapes()}
 
+    def state(self) -> dict[str, np.ndarray]:
+        return state_of(self.network, self.optimizer) | {"random": exact_numpy(self.random_state).copy()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        put_back(self.network, self.optimizer, state)
+        self.random_state = from_numpy(state["random"].copy())
+
     def _forward(self, rows: Any) -> list[torch.Tensor]:
         """The logits of the output and, in training, of the auxiliary ones."""
         x = to_native(rows, self.device)
@@ -141,7 +150,7 @@ class TorchTrainer:
             return
         with lent([(self.device, self.random_state)]):
             yield
-            self.random_state = state_of(self.device)
+            self.random_state = random_state_of(self.device)
 
 
 def keeps_statistics(module: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from headstart.common.redact import redact_raised, redacted
 __all__ = [
     "BackendError",
     "CacheNotWritableError",
+    "CheckpointError",
     "CutError",
     "DamagedDescriptionError",
     "DamagedShardError",
@@ -205,6 +206,10 @@ class DivergedWarning(UserWarning):
 
 class FrozenWarning(UserWarning):
     """A mode that trains everything leaves a wrapped module's trunk as it is, since its owner froze it."""
+
+
+class CheckpointError(HeadstartError):
+    """A training cannot go on from this: it is damaged, or the state of another graph, optimiser or backend."""
 
 
 class SavedFeaturesError(StoreError):

@@ -16,9 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from headstart.common.errors import BackendError
+from headstart.common.errors import BackendError, CheckpointError
 from headstart.contract import devices
-from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, Description
+from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, STATE, Description
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer, Trunk
@@ -90,7 +90,9 @@ class CheckedBackend(Passing):
 
     def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
         inner = self._inner.trainer(graph, params, recipe, place.for_training)
-        return CheckedTrainer(inner, self.name, _expected(graph, params), (len(graph.outputs),), ())
+        return CheckedTrainer(
+            inner, self.name, _expected(graph, params), (len(graph.outputs),), (), self._description
+        )
 
     def heads(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> Any:
         able = HEADS in self._description.abilities
@@ -99,7 +101,7 @@ class CheckedBackend(Passing):
             return None
         count = len(recipe.lr)
         stacked = {name: (value.shape, value.dtype) for name, value in params.items()}
-        return CheckedTrainer(inner, self.name, stacked, (count,), (count,))
+        return CheckedTrainer(inner, self.name, stacked, (count,), (count,), self._description)
 
 
 class CheckedTrunk(Passing):
@@ -171,10 +173,17 @@ class CheckedTrainer(Passing):
     """Of one head, or of many side by side."""
 
     def __init__(
-        self, inner: Any, backend: str, expected: Expected, losses: tuple[int, ...], heads: tuple[int, ...]
+        self,
+        inner: Any,
+        backend: str,
+        expected: Expected,
+        losses: tuple[int, ...],
+        heads: tuple[int, ...],
+        description: Description,
     ) -> None:
         """`losses`: shape of a step's; `heads`: of what there is one of a head."""
         super().__init__(inner)
+        self._description = description
         self._backend, self._expected, self._losses, self._heads = backend, expected, losses, heads
 
     def epoch(
@@ -209,6 +218,27 @@ class CheckedTrainer(Passing):
 
     def params(self) -> dict[str, np.ndarray]:
         return checked_params(self._backend, self._inner.params(), self._expected)
+
+    def state(self) -> dict[str, np.ndarray]:
+        self._description.require(self._backend, STATE)
+        state = self._inner.state()
+        plain = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+        if not plain or not all(isinstance(v, np.ndarray) and not v.dtype.hasobject for v in state.values()):
+            raise _wrong(self._backend, "a trainer's state", _about(state), "a dict of arrays")
+        return dict(state)
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """CheckpointError where it is no state of such a trainer, which then stays as it is."""
+        here = self.state()
+        for name in sorted(here.keys() | state.keys()):
+            kinds = [_about(arrays[name]) if name in arrays else "nothing" for arrays in (state, here)]
+            if kinds[0] != kinds[1]:
+                raise CheckpointError(
+                    f"this is the state of another graph or optimizer: {name!r} is {kinds[0]}; expected "
+                    f"{kinds[1]}. A training goes on with the model, the settings and the backend "
+                    f"({self._backend!r}) with which it began"
+                )
+        self._inner.load_state(state)
 
     def _checked(self, result: Any, shape: tuple[int, ...], size: int) -> Any:
         losses, right = result

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from headstart.common.errors import MissingAbilityError
 
-FACTS, HEADS, MEMORY, PROFILE, WRAP = "facts", "heads", "memory", "profile", "wrap"
+FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP = "facts", "heads", "memory", "profile", "state", "wrap"
 
 
 class Ability(NamedTuple):
     """Something that a backend may lack."""
 
     methods: tuple[str, ...]
-    """of `Backend`, that it takes"""
+    """of `Backend`, that it takes; none where its trainers have them"""
     what: str
     """what a backend without it cannot do"""
     instead: str = ""
@@ -35,6 +35,7 @@ ABILITIES: Mapping[str, Ability] = {
     HEADS: Ability(("heads",), "train many heads side by side"),
     MEMORY: Ability(("memory",), "say how much memory its device has left"),
     PROFILE: Ability(("profile",), "record a profile", "leave out profile="),
+    STATE: Ability((), "give the state of a training", "leave out checkpoint= and resume="),
     WRAP: Ability(
         ("owns", "inputs", "wrap", "attempt"),
         "wrap modules of users' own",

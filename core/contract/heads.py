@@ -62,4 +62,5 @@ class HeadsRecipe:
 
 class Heads(Trainer, Protocol):
     """A trainer of `h` heads at once. As `Trainer`, but losses are `(steps, h)`, the numbers of samples classified
-    right int64 `(h,)`, logits `(n, h, classes)`, and every parameter has a first axis of `h`."""
+    right int64 `(h,)`, logits `(n, h, classes)`, and every parameter has a first axis of `h`. Core asks it for no
+    state."""

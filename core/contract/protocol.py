@@ -68,8 +68,9 @@ class Backend(Protocol):
     changes what a method here does, nor is it changed.
 
     Which of the optional methods it has (`memory`, `device_facts`, `heads`, `profile`; `owns`, `inputs`, `wrap`,
-    `attempt`; `exports`) its `headstart.contract.description.Description` says; the others are every backend's.
-    Core calls a backend through `headstart.contract.checked.CheckedBackend`, where all of them are.
+    `attempt`; `exports`; of its trainers `state` and `load_state`) its
+    `headstart.contract.description.Description` says; the others are every backend's. Core calls a backend through
+    `headstart.contract.checked.CheckedBackend`, where all of them are.
     """
 
     name: str

@@ -3,7 +3,7 @@ ones under an opaque handle."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,3 +66,14 @@ class Trainer(Protocol):
 
     def params(self) -> dict[str, np.ndarray]:
         """All parameters as they are now, statistics included, in torchvision's layout."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a step changes: parameters and statistics, what the optimiser keeps, its count of steps, where
+        the generators of random numbers are; a wrapped module's own, too. Copies, under names and in a layout of
+        the backend's own. Trainers of one graph and recipe have the same names, shapes and dtypes, before the
+        first step as after it: by these core tells a state of something else. Optional, with the next one:
+        "state"."""
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state, which is left as it is: on a CPU the steps that follow give to the bit what they
+        gave the trainer whose state it is. Core has checked names, shapes and dtypes."""

@@ -31,6 +31,7 @@ from headstart.testing.samples import (
     small_model,
     tiny_model,
 )
+from headstart.testing.states import States
 from headstart.testing.trainers import Trainers
 
 __all__ = [
@@ -48,5 +49,7 @@ __all__ = [
 ]
 
 
-class BackendConformance(Places, Graphs, Trunks, Trainers, Losses, Gradients, Layers, SideBySide, Modules, Modes):
+class BackendConformance(
+    Places, Graphs, Trunks, Trainers, States, Losses, Gradients, Layers, SideBySide, Modules, Modes
+):
     """Subclass it and set `backend`."""

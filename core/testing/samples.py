@@ -122,6 +122,15 @@ def random_layer(op: str) -> Graph:
     return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=64), 64, 2)), (4, 4, 4))
 
 
+def restless() -> Graph:
+    """`(4, 5, 3)` maps through a batch norm and dropout to a classifier: what keeps statistics and draws random
+    numbers."""
+    b = Builder()
+    x = b.add("bn", "batch_norm", "input", channels=3, momentum=0.3, epsilon=1e-3)
+    x = b.add("flatten", "flatten", b.add("dropout", "dropout", x, rate=0.25), features=60)
+    return of_shape(b.graph(b.linear("fc", x, 60, 4)), (4, 5, 3))
+
+
 def every_op() -> Graph:
     """A small graph for `(17, 11, 3)` with every op of the table but those of whole networks (`normalize`,
     `global_avg_pool`), odd sizes, and padding that differs by side."""

@@ -333,6 +333,54 @@ class _FirstRows(Trained):
         return self._inner.logits(inputs, 0, min(stop, len(inputs)) - start)
 
 
+# ---- what a training goes on from
+
+
+def forgetting(name: str, test: str, *parts: str) -> None:
+    """Register a backend whose trainers do not put back what has one of `parts` in its name."""
+
+    class Forgetting(Trained):
+        def load_state(self, state: Any) -> None:
+            here = self._inner.state()
+            lost = {key: here[key] for key in state if any(part in key for part in parts)}
+            assert lost
+            self._inner.load_state({**state, **lost})
+
+    faulty_training(name, test)(Forgetting)
+
+
+forgetting("VelocityForgotten", "test_moments_go_on_from_a_state[sgd]", ".momentum")
+forgetting("MomentsForgotten", "test_moments_go_on_from_a_state[adamw]", ".average", ".square")
+forgetting("CountOfStepsForgotten", "test_moments_go_on_from_a_state[adamw]", ".steps")
+forgetting("GeneratorForgotten", "test_what_is_dropped_goes_on_from_a_state[sgd]", "random")
+forgetting("StatisticsForgotten", "test_statistics_go_on_from_a_state[sgd]", "running_")
+forgetting("ModulesStatisticsForgotten", "test_a_wrapped_module_goes_on_from_a_state", "running_")
+
+
+@faulty_training("StateOnlyOnceBegun", "test_a_state_has_the_same_names_at_all_times[sgd]")
+class _Late(Trained):
+    def state(self) -> Any:
+        begun = any(not np.array_equal(value, self.start[name]) for name, value in self._inner.params().items())
+        return {n: v for n, v in self._inner.state().items() if begun or not n.startswith("optimizer")}
+
+
+@faulty_training("StateShared", "test_a_state_is_a_copy[sgd]")
+class _Lent(Trained):
+    def state(self) -> Any:
+        tensors = self._inner.network.tensors()
+        return self._inner.state() | {f"tensor.{name}": t.detach().numpy() for name, t in tensors.items()}
+
+
+@fails("test_a_state_of_something_else_is_refused")
+class NothingRefused(Passing):
+    """As were it the door that let it through."""
+
+    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
+        trainer = Passing(self._inner.trainer(graph, params, recipe, place))
+        trainer.state = dict
+        return trainer
+
+
 # ---- trunks
 
 

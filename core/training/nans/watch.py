@@ -156,6 +156,13 @@ class WatchedTrainer:
     def params(self) -> dict[str, np.ndarray]:
         return self.trainer.params()
 
+    def state(self) -> dict[str, np.ndarray]:
+        return self.trainer.state()
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        self.trainer.load_state(state)
+        self.before = self.trainer.params()
+
     def _numpy(self, rows: Any) -> Any:
         return each(lambda a: a if isinstance(a, np.ndarray) else np.array(self.backend.numpy(a)), rows)
 
