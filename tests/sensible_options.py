@@ -11,6 +11,8 @@ SENSIBLE: dict[str, Any] = {
     "mode": "full",
     "cut": "layer3",
     "epochs": 2,
+    "monitor": "val_accuracy",
+    "min_delta": 0.01,
     "batch_size": 8,
     "optimizer": hs.SGD(lr=0.5),
     "lr": 0.1,

@@ -155,18 +155,20 @@ def add_run(comparison: Comparison, run: RunRecord, label: str | None = None) ->
 
 def entry_of(run: RunRecord) -> dict[str, Any]:
     """A run as an entry of the comparison."""
-    last = run.history[-1]
+    best = run.history.best
     return {
         "label": f"{run.backend} {run.mode}",
         "backend": run.backend,
         "mode": run.mode,
         "cut": run.cut,
-        "val_accuracy": last.val_accuracy,
-        "val_score": last.val_score,
-        "score": last.score,
-        "val_loss": last.val_loss,
+        "val_accuracy": best.val_accuracy,
+        "val_score": best.val_score,
+        "score": best.score,
+        "val_loss": best.val_loss,
         "diverged": run.diverged,
+        "best_epoch": run.best_epoch,
         "history": run.history.as_list(),
+        "head_best_epoch": run.head_history.best_epoch or None,
         "head_history": run.head_history.as_list(),
         "seconds_per_epoch": run.history.seconds_per_epoch().as_dict(),
         "extraction_seconds": run.extraction.seconds if run.extraction else 0.0,

@@ -83,10 +83,21 @@ OnEpoch = Callable[[str, Record], None]
 
 
 class History(Sequence[Record]):
-    """The records of a run: `history[0].loss`, `history[0]["loss"]`, and `history["loss"]` for all epochs."""
+    """The records of a stage: `history[0].loss`, `history[0]["loss"]`, and `history["loss"]` for all epochs.
+    `history.best` is that of the epoch whose head was kept."""
 
-    def __init__(self, records: Sequence[Record] = ()) -> None:
+    def __init__(self, records: Sequence[Record] = (), best_epoch: int | None = None) -> None:
+        """`best_epoch`: the number of the epoch whose head was kept; None: the last one's was."""
         self._records = tuple(records)
+        self.best_epoch = len(self._records) if best_epoch is None else best_epoch
+        """from 1; 0 where there are no epochs"""
+
+    @property
+    def best(self) -> Record:
+        """The record of the epoch whose head was kept. IndexError where there are no epochs."""
+        if not self._records:
+            raise IndexError("there are no epochs, and so no best one")
+        return self._records[self.best_epoch - 1]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -113,9 +124,13 @@ class History(Sequence[Record]):
         return [record.as_dict() for record in self._records]
 
     @classmethod
-    def from_list(cls, rows: Sequence[dict[str, Any]], validated: bool = False) -> History:
+    def from_list(
+        cls, rows: Sequence[dict[str, Any]], validated: bool = False, best_epoch: int | None = None
+    ) -> History:
         """The inverse of `as_list`. `validated`: there were validation data, which the rows of numbers do not tell
-        where no figure was finite."""
+        where no figure was finite. ValueError for a best epoch that is none of them."""
+        if best_epoch is not None and not 1 <= best_epoch <= len(rows):
+            raise ValueError(f"the best epoch is {best_epoch} of {len(rows)}")
         records = []
         for row in rows:
             seconds = {key: row["seconds"][key] for key in ("data", "trunk", "head")}
@@ -125,7 +140,7 @@ class History(Sequence[Record]):
             fields["seconds"] = Seconds(**seconds)
             _restore_nans(fields, validated)
             records.append(Record(**fields))
-        return cls(records)
+        return cls(records, best_epoch)
 
     def seconds_per_epoch(self) -> Seconds:
         """The median epoch, phase by phase. The first epoch, in which compilers run, counts only where it is

@@ -26,6 +26,7 @@ from headstart.training.objective import BEST, Objective, objective_of
 from headstart.training.rates import check_modules
 from headstart.training.sample_weights import sample_weights
 from headstart.training.settings import Settings
+from headstart.training.stopping import Monitor, monitor_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class TrainingJob:
     place: Place
     objective: Objective
     """what it works towards: loss, targets, and what outputs mean"""
+    monitor: Monitor | None = None
+    """what decides which epoch is kept; None: the last one is"""
     weights: NDArray[np.float32] | None = None
     """`(n,)`: how much each training sample counts; None where all count alike"""
 
@@ -76,6 +79,9 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     weights = sample_weights(train, settings.class_weights)
     if objective.threshold == BEST and val is None:
         raise SettingError("threshold='best' is the best on validation data, and there are none; pass val=")
+    monitor = None
+    if settings.monitor is not None:  # a name that is none is an error without validation data too
+        monitor = monitor_of(settings.monitor, train.task, settings.min_delta)
     last = model.graph.check_cut(cut or model.default_cut) if mode.frozen else None
     if cut is not None and last is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same
@@ -83,7 +89,9 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     place = backend.place(settings.device, settings.precision)
     model = objective.before(model, scratch=not mode.pretrained)
     start = replace(model, params=initial(model, mode, last, settings.seed))
-    return TrainingJob(start, train, val, settings, last, backend, place, objective, weights)
+    return TrainingJob(
+        start, train, val, settings, last, backend, place, objective, monitor if val is not None else None, weights
+    )
 
 
 def initial(model: Model, mode: Mode, cut: str | None, seed: int) -> dict[str, np.ndarray]:

@@ -28,6 +28,10 @@ class _FitCompareCompareModesSweep(TypedDict, total=False):
 
     cut: str | None
     """Last node of the frozen trunk; see `headstart models NAME`."""
+    monitor: str | None
+    """The validation score by which the best epoch is kept, such as val_accuracy; none: the last epoch."""
+    min_delta: float
+    """By how much an epoch has to be better; of others the earliest is kept."""
     schedule: str | Schedule
     """constant or cosine."""
     warmup: float

@@ -25,6 +25,7 @@ from headstart.training.scores.multi import THRESHOLD
 from headstart.training.scores.outcome import Outcome
 from headstart.training.scores.result import HEADLINE
 from headstart.training.stage import EpochEnd, Stage
+from headstart.training.stopping import Best
 from headstart.training.validation import Validation, validation_of
 
 
@@ -33,10 +34,10 @@ class Trained:
     """The result of a stage."""
 
     params: dict[str, np.ndarray]
-    """of what was trained"""
+    """of what was trained, after the epoch that was kept"""
     history: History
     validation: Validation | None
-    """what was right and wrong after the last epoch; None where there were no validation data"""
+    """what was right and wrong after that epoch; None where there were no validation data"""
     outcome: Outcome | None
     """the same, to be scored"""
     threshold: float = THRESHOLD
@@ -44,35 +45,48 @@ class Trained:
 
 
 def run_stage(stage: Stage, trainer: Trainer, feeds: Feeds, observers: Observers) -> Trained:
-    """Train for as many epochs as there are learning rates, or until an observer ends it."""
+    """Train for as many epochs as there are learning rates, or until the stage's monitor or an observer ends it.
+    What the best epoch gave is what is returned; where nothing decides which that is, the last one."""
     records: list[Record] = []
-    outputs, objective = None, stage.objective
+    objective, best = stage.objective, Best(stage.monitor)
+    kept: tuple[dict[str, np.ndarray], np.ndarray | None] | None = None
+    outputs = None
     for epoch, rates in enumerate(stage.rates):
         observers.begin(epoch)
         order = feeds.train.order(stage.batch_size, stage.seed, epoch)
         record, outputs = run_epoch(trainer, feeds, objective, order, rates, epoch)
         records.append(record)
-        if observers.epoch(EpochEnd(stage, record, rates, trainer)):
+        end = EpochEnd(stage, record, rates, trainer)
+        if best.better(record):
+            kept = end.params, outputs
+        ended = observers.epoch(end)
+        if ended or best.over:
             break
-    return result_of(trainer.params(), records, objective, outputs, feeds.val_data)
+    params, outputs = (trainer.params(), outputs) if kept is None else kept
+    return result_of(params, history_of(records, best), objective, outputs, feeds.val_data)
+
+
+def history_of(records: list[Record], best: Best) -> History:
+    """The epochs that were trained, the best of them marked."""
+    return History(records, None if best.record is None else best.record.epoch)
 
 
 def result_of(
     params: dict[str, np.ndarray],
-    records: list[Record],
+    history: History,
     objective: Objective,
     outputs: np.ndarray | None,
     val: Dataset | FeatureSet | None,
     outcome: Callable[[np.ndarray, Any, float], Outcome] = Outcome,
 ) -> Trained:
     """The result, from the outputs for the validation data, float32 `(n, k)` as the trainer gives them; None where
-    there were none. `outcome`: what is kept of them."""
+    there were none. `params` and `outputs`: after the epoch that is kept. `outcome`: what is kept of them."""
     if outputs is None or val is None:
-        return Trained(params, History(records), None, None, objective.decided(np.zeros((0, 0)), None))
+        return Trained(params, history, None, None, objective.decided(np.zeros((0, 0)), None))
     predictions = objective.predictions(outputs)
     threshold = objective.decided(predictions, val)
     validation = validation_of(predictions, val, threshold)
-    return Trained(params, History(records), validation, outcome(predictions, val, threshold), threshold)
+    return Trained(params, history, validation, outcome(predictions, val, threshold), threshold)
 
 
 def run_epoch(

@@ -70,6 +70,11 @@ def _weights_of(flag: str, text: str) -> str | dict[str, float]:
     return weights
 
 
+def monitor_named(text: str) -> str | None:
+    """A name as it is; "none" is None."""
+    return None if text == "none" else text
+
+
 def threshold_of(text: str) -> str | float:
     """A number where it is one, else the word."""
     try:
@@ -141,6 +146,10 @@ def _is_positive(value: object) -> bool:
     return value is not True and isinstance(value, Real) and 0 < float(value) < float("inf")
 
 
+def _is_not_negative(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) < float("inf")
+
+
 def _is_threshold(value: object) -> bool:
     return value == "best" or (isinstance(value, Real) and 0 < float(value) < 1)
 
@@ -174,6 +183,22 @@ class Training:
         "are kept in the store, and read from there.",
     )
     epochs: int = option(5, "Epochs of training.", whole(1), takers=FUNCTIONS, text=int, defaults={"compare": 3})
+    monitor: str | None = option(
+        "val_loss",
+        "The validation score by which the best epoch is kept, such as val_accuracy; none: the last epoch.",
+        Rule("the name of a score, or None", lambda value: value is None or NAME.holds(value)),
+        takers=THAT_TRAIN,
+        parse=monitor_named,
+        more='"val_loss", "val_accuracy", or the score that the task is known by: "accuracy", "micro_f1", "mae". '
+        "None: the last epoch's head is kept. In `staged` it decides in each stage.",
+    )
+    min_delta: float = option(
+        0.0,
+        "By how much an epoch has to be better; of others the earliest is kept.",
+        Rule("a number of 0 or more", _is_not_negative, float),
+        takers=THAT_TRAIN,
+        text=float,
+    )
     batch_size: int = option(64, "Samples a step.", whole(1), takers=FUNCTIONS, text=int)
     optimizer: str | Optimizer | None = option(
         None,
@@ -243,7 +268,7 @@ class Training:
         takers=THAT_TRAIN,
         parse=threshold_of,
         unset="0.5",
-        more='"best" is the one with the largest micro F1 on the validation data after the last epoch.',
+        more='"best" is the one with the largest micro F1 on the validation data, of the epoch that is kept.',
     )
     huber: float | None = option(
         None,

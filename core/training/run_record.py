@@ -51,7 +51,7 @@ class RunRecord:
     trained: int | None = None
     """the number of parameters that were trained"""
     validation: Validation | None = None
-    """what was right and wrong after the last epoch; None where there were no validation data"""
+    """what was right and wrong after the epoch that was kept; None where there were no validation data"""
     outcome: Outcome | None = field(default=None, repr=False)
     """what `scores` are computed from, or were"""
     train_ids: IdSet | None = field(default=None, repr=False)
@@ -62,10 +62,10 @@ class RunRecord:
     """what it was validated on, for pictures in its report; not saved"""
 
     def __repr__(self) -> str:
-        last = self.history[-1] if len(self.history) else None
+        best = self.history.best if len(self.history) else None
         name = HEADLINE[self.model.task]
         shown = "g" if name in SMALLER_IS_BETTER else "f"
-        score = "" if last is None or last.val_score is None else f", val_{name} {last.val_score:.4{shown}}"
+        score = "" if best is None or best.val_score is None else f", val_{name} {best.val_score:.4{shown}}"
         cut = "" if self.cut is None else f", cut {self.cut!r}"
         epochs = len(self.head_history) + len(self.history)
         return (
@@ -74,9 +74,16 @@ class RunRecord:
         )
 
     @property
+    def best_epoch(self) -> int:
+        """The number of the epoch, from 1, whose head the model has: the best by the `monitor` of the settings, or
+        the last. In `staged` of the second stage; `head_history.best_epoch` is that of the first."""
+        return self.history.best_epoch
+
+    @property
     def scores(self) -> Scores | None:
-        """Of the validation data after the last epoch, with a row a class and an interval; computed at the first
-        call. None where there were no validation data, or the run was saved by a version without scores."""
+        """Of the validation data after the epoch that was kept, with a row a class and an interval; computed at
+        the first call. None where there were no validation data, or the run was saved by a version without
+        scores."""
         return None if self.outcome is None else self.outcome.scores
 
     @cached_property

@@ -121,8 +121,8 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
             about["mode"],
             about["cut"],
             about["backend"],
-            History.from_list(about["history"], about.get("validation") is not None),
-            History.from_list(about["head_history"], about.get("validation") is not None),
+            _history(about, "history", "best_epoch"),
+            _history(about, "head_history", "head_best_epoch"),
             ExtractionStats(**{**stats, "made_by": tuple(stats["made_by"])}) if stats else None,
             about["seconds"],
             about["settings"],
@@ -139,6 +139,11 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
         said = str(error) if isinstance(error, HeadstartError) else repr(error)
         raise WeightsError(f"{folder / RECORD}: not a saved run ({said})") from error
     return run
+
+
+def _history(about: Mapping[str, Any], name: str, best: str) -> History:
+    """The epochs of a stage. Runs of before kept the last one, and do not say so."""
+    return History.from_list(about[name], about.get("validation") is not None, about.get(best))
 
 
 def _check_sense(run: Run) -> None:

@@ -21,6 +21,7 @@ from headstart.training.modes import default_optimizer
 from headstart.training.objective import Objective
 from headstart.training.rates import kept_by_owner, rate_multiples
 from headstart.training.settings import Settings
+from headstart.training.stopping import Monitor
 
 HEAD_STAGE, ALL_STAGE = "head", "all"
 """the stages there are: only what follows the cut is trained, or the whole network"""
@@ -44,6 +45,8 @@ class Stage:
     """of the order of the samples"""
     objective: Objective
     """what it works towards"""
+    monitor: Monitor | None = None
+    """what decides which epoch is kept, and when the stage ends; None: all epochs are trained, the last is kept"""
     kept: frozenset[str] = frozenset()
     """parameters that a module's owner froze, and that training leaves alone"""
 
@@ -66,6 +69,7 @@ def stage_of(
     fresh: Collection[str],
     samples: int,
     epochs: int,
+    monitor: Monitor | None,
 ) -> Stage:
     """A stage as `settings` have it. `params`: of the model; those of `graph` are trained. `fresh`: which of them
     are not pretrained. `samples`: how many the training data have."""
@@ -83,6 +87,7 @@ def stage_of(
         settings.batch_size,
         settings.seed,
         objective,
+        monitor,
         kept,
     )
 

@@ -75,6 +75,7 @@ def _train_head(job: TrainingJob, cut: str, observers: Observers) -> Finished:
         fresh=job.fresh,
         samples=len(job.train),
         epochs=epochs,
+        monitor=job.monitor,
     )
     finished = _train(job, stage, source, (), observers)
     check_trunk(job.model, cut, {**job.model.params, **finished.trained.params}, source.trunk)
@@ -93,6 +94,7 @@ def _train_all(job: TrainingJob, model: Model, earlier: tuple[Finished, ...], ob
         fresh=job.fresh,
         samples=len(job.train),
         epochs=job.settings.epochs,
+        monitor=job.monitor,
     )
     return _train(job, stage, source, earlier, observers)
 

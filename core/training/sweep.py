@@ -11,7 +11,8 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from headstart.training.feeds import Feeds
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.history import Record
 from headstart.training.job import TrainingJob, initial, job_of
-from headstart.training.loop import Trained, record_of, result_of
+from headstart.training.loop import Trained, history_of, record_of, result_of
 from headstart.training.measured import measure
 from headstart.training.modes import default_optimizer
 from headstart.training.observers import EpochCallback, LogLine, Observers
@@ -50,6 +51,7 @@ from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE, stage_of
 from headstart.training.stages import settings_record, train_stage
+from headstart.training.stopping import Best
 from headstart.training.tables import sweep_table
 
 if TYPE_CHECKING:
@@ -68,8 +70,8 @@ MAX_NBYTES = 1 << 30  # of the parameters that are trained side by side; what an
 @dataclass(frozen=True)
 class Sweep:
     """The runs of a grid, best first: by the headline score of the task (accuracy, micro F1, mean absolute error)
-    on the validation data after the last epoch, then by validation loss. Those that diverged, whose scores say
-    nothing, come last."""
+    on the validation data after the epoch that was kept, then by validation loss. Those that diverged, whose
+    scores say nothing, come last."""
 
     runs: tuple[Run, ...]
     points: tuple[Mapping[str, float], ...]
@@ -88,18 +90,21 @@ class Sweep:
         return self.runs[0]
 
     def table(self) -> list[dict[str, Any]]:
-        """An entry for each run, best first: its point of the grid, loss, accuracy, val_loss, val_accuracy,
-        val_score and which score that is, and whether it diverged."""
+        """An entry for each run, best first: its point of the grid; loss, accuracy, val_loss, val_accuracy,
+        val_score and which score that is, of the epoch that was kept; which that is (`best_epoch`) of how many
+        (`epochs`), and whether it diverged."""
         entries = []
         for run, point in zip(self.runs, self.points, strict=True):
-            last = run.history[-1]
+            best = run.history.best
             figures = {
-                "loss": last.loss,
-                "accuracy": last.accuracy,
-                "val_loss": last.val_loss,
-                "val_accuracy": last.val_accuracy,
-                "val_score": last.val_score,
-                "score": last.score,
+                "loss": best.loss,
+                "accuracy": best.accuracy,
+                "val_loss": best.val_loss,
+                "val_accuracy": best.val_accuracy,
+                "val_score": best.val_score,
+                "score": best.score,
+                "best_epoch": run.best_epoch,
+                "epochs": len(run.history),
                 "diverged": run.diverged,
             }
             entries.append({**point, **figures})
@@ -183,15 +188,15 @@ def sweep(
     runs = [_run(of, graph, source, trained[i], seconds / len(jobs), ids) for i, of in enumerate(jobs)]
 
     def rank(i: int) -> tuple[bool, float, float]:
-        last = runs[i].history[-1]
-        assert last.val_loss is not None
+        best = runs[i].history.best
+        assert best.val_loss is not None
         # as numbers that are not finite sort nowhere, they are asked for first
         if runs[i].diverged:
             return (True, 0.0, 0.0)
-        if last.val_score is None:  # as of validation data in which no sample has a label: of none of the heads
-            return (False, 0.0, last.val_loss)
-        sign = 1 if last.score in SMALLER_IS_BETTER else -1
-        return (False, sign * last.val_score, last.val_loss)
+        if best.val_score is None:  # as of validation data in which no sample has a label: of none of the heads
+            return (False, 0.0, best.val_loss)
+        sign = 1 if best.score in SMALLER_IS_BETTER else -1
+        return (False, sign * best.val_score, best.val_loss)
 
     order = sorted(range(len(runs)), key=rank)
     if runs[order[0]].diverged:
@@ -267,6 +272,7 @@ def _alone(job: TrainingJob, graph: Graph, feeds: Feeds, advance: Callable[..., 
         fresh=job.fresh,
         samples=len(job.train),
         epochs=job.settings.epochs,
+        monitor=job.monitor,
     )
     with Observers([LogLine(), EpochCallback(lambda stage, record: advance())]) as observers:
         return train_stage(job, stage, feeds, observers, about={})
@@ -290,29 +296,54 @@ def _side_by_side(
         return None
     steps = len(train.targets) // job.batch_size
     shares = settings.rates.rates(1.0, settings.epochs * steps).reshape(settings.epochs, -1)
-    records: list[list[Record]] = [[] for _ in jobs]
+    followed = [_Head(Best(job.monitor)) for _ in jobs]
     for epoch, share in enumerate(shares):
         result = train.train(heads, train.order(settings.batch_size, settings.seed, epoch), share, epoch)
         logits, more = val.logits(heads)  # (n, heads, classes)
         measured = [measure(job.objective, logits[:, k], val.targets, val_data) for k in range(len(jobs))]
         seconds = (result.seconds + more).shared(len(jobs))
-        for k, of in enumerate(measured):
+        better = []
+        for k, head in enumerate(followed):
             accuracy = None if job.objective.task == REGRESSION else float(result.accuracy[k])
             losses = result.losses[:, k, None]
-            records[k].append(record_of(job.objective, epoch, losses, accuracy, of, seconds, share * lr[k]))
+            head.records.append(
+                record_of(job.objective, epoch, losses, accuracy, measured[k], seconds, share * lr[k])
+            )
+            better += [k] if head.best.better(head.records[-1]) else []
+        _keep(heads, followed, better, logits)
         advance(len(jobs))
-    params = heads.params()
+    _keep(heads, followed, [k for k, head in enumerate(followed) if head.params is None], logits)
     return [
         result_of(
-            {name: np.ascontiguousarray(values[k]) for name, values in params.items()},
-            records[k],
+            head.params or {},
+            history_of(head.records, head.best),
             job.objective,
-            logits[:, k],
+            head.outputs,
             val_data,
-            Outcome.of_one_of_many,
+            partial(Outcome.of_one_of_many, heads=len(jobs)),
         )
-        for k in range(len(jobs))
+        for head in followed
     ]
+
+
+@dataclass
+class _Head:
+    """One of the heads that are trained side by side, as far as it has come."""
+
+    best: Best
+    records: list[Record] = field(default_factory=list)
+    params: dict[str, np.ndarray] | None = None
+    """after its best epoch"""
+    outputs: np.ndarray | None = None
+    """float32 `(n, classes)`: for the validation data, after that epoch"""
+
+
+def _keep(heads: Heads, followed: Sequence[_Head], numbers: Sequence[int], logits: np.ndarray) -> None:
+    """Keep what the heads of these numbers are now. `logits`: `(n, heads, classes)`."""
+    params = heads.params() if numbers else {}
+    for k in numbers:
+        followed[k].params = {name: values[k].copy() for name, values in params.items()}
+        followed[k].outputs = logits[:, k].copy()
 
 
 def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds: float, train_ids: IdSet) -> Run:

@@ -62,7 +62,7 @@ MISS_FIELDS = tuple(Miss.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class Validation:
-    """The last epoch's predictions on the validation data."""
+    """The predictions on the validation data, of the epoch that was kept."""
 
     samples: int
     confusion: tuple[tuple[int, int, int], ...] = field(repr=False)

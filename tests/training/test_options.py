@@ -148,13 +148,15 @@ def test_a_position_beyond_the_data_is_refused() -> None:
 
 def test_the_record_has_the_keys_that_reports_and_saved_runs_have() -> None:
     expected = (
-        "epochs batch_size optimizer lr_scale schedule label_smoothing class_weights pos_weight threshold huber "
-        "augment batch_norm seed device precision feature_dtype views"
+        "epochs monitor min_delta batch_size optimizer lr_scale schedule label_smoothing class_weights pos_weight "
+        "threshold huber augment batch_norm seed device precision feature_dtype views"
     )
     assert list(Settings().record()) == expected.split()
     full = Settings(mode="scratch", cut="input", augment="flip", views=2, lr_scale={"fc": 0.5}).record()
     assert json.loads(json.dumps(full)) == {
         "epochs": 5,
+        "monitor": "val_loss",
+        "min_delta": 0.0,
         "batch_size": 64,
         "optimizer": None,
         "lr_scale": {"fc": 0.5},

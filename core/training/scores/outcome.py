@@ -45,11 +45,12 @@ class Outcome:
         return outcome
 
     @classmethod
-    def of_one_of_many(cls, outputs: np.ndarray, data: Any, threshold: float = THRESHOLD) -> Outcome:
-        """Of one head's outputs, a view into those of all that were trained together. Where these are too large
-        to keep, scoring each head would take longer than training it."""
-        base = outputs if outputs.base is None else outputs.base
-        if base.nbytes <= KEPT_NBYTES:
+    def of_one_of_many(
+        cls, outputs: np.ndarray, data: Any, threshold: float = THRESHOLD, *, heads: int
+    ) -> Outcome:
+        """Of one of so many heads that were trained together. Where the outputs of all are too large to keep,
+        scoring each head would take longer than training it."""
+        if heads * outputs.nbytes <= KEPT_NBYTES:
             return cls(outputs, data, threshold)
         reason = "not kept of so many heads; run.evaluate(val) computes it"
         return cls.known(nothing(data.task, len(outputs), (HEADLINE[data.task],), reason))
