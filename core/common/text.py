@@ -13,7 +13,7 @@ from typing import Any
 from headstart.common.redact import redacted
 
 ACCURACY = "accuracy"
-HEADLINES = {ACCURACY: "acc", "micro_f1": "F1", "mae": "MAE"}
+HEADLINES = {ACCURACY: "acc", "micro_f1": "F1", "mae": "MAE", "standardised_mae": "MAE/sd"}
 """the scores that a task is known by, as heads of columns"""
 
 
@@ -97,7 +97,8 @@ def epoch_line(what: str, record: Any) -> str:
     value = record if isinstance(record, Mapping) else record.as_dict()
     line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}"
     if value["accuracy"] is not None:
-        line += f", accuracy {value['accuracy']:.1%}"
+        # beside micro F1 it is to be said that a sample is right only where all of its labels are
+        line += f", {'subset ' if value['score'] == 'micro_f1' else ''}accuracy {value['accuracy']:.1%}"
     if value["val_loss"] is not None:
         line += f", val_loss {value['val_loss']:.4f}"
     if value["val_score"] is not None:
@@ -107,7 +108,7 @@ def epoch_line(what: str, record: Any) -> str:
 
 def headline_text(name: str, value: float) -> str:
     """The score that a task is known by: a share as percent, an error as the number that it is."""
-    return f"{value:.4g}" if name == "mae" else f"{value:.1%}"
+    return f"{value:.4g}" if name in ("mae", "standardised_mae") else f"{value:.1%}"
 
 
 def accuracy_text(row: Mapping[str, Any], name: str) -> str:

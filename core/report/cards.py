@@ -17,7 +17,7 @@ from headstart.report.series import Entry, confused, finite, headline_name
 LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last runs first
 CLASSES_IN_A_MATRIX = 30
 CONFUSED_PAIRS = 20
-TASK_OF = {"micro_f1": "multi", "mae": "regression"}
+TASK_OF = {"micro_f1": "multi", "mae": "regression", "standardised_mae": "regression"}
 WITHOUT = "Which samples they are is not known."
 IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 

@@ -1,5 +1,5 @@
 """The score that a run is known by, in words and figures: accuracy, of several labels a sample micro F1, of
-numbers the mean absolute error.
+numbers the mean absolute error, of several in deviations of each.
 
 Entries of before there were several have no `score` and no `val_score`: theirs is accuracy.
 """
@@ -18,7 +18,7 @@ from headstart.report.series import Entry, finite, headline_name, headline_value
 @dataclass(frozen=True)
 class Headline:
     name: str
-    """as in figures: "accuracy", "micro_f1", "mae" """
+    """as in figures: "accuracy", "micro_f1", "mae", "standardised_mae" """
     column: str
     """for the head of a column"""
     words: str
@@ -62,6 +62,12 @@ HEADLINES: Mapping[str, Headline] = {
     "accuracy": ACCURACY,
     "micro_f1": Headline("micro_f1", "micro F1", "micro F1", "The highest micro F1"),
     "mae": Headline("mae", "MAE", "mean absolute error", "The least mean absolute error"),
+    "standardised_mae": Headline(
+        "standardised_mae",
+        "MAE in sd",
+        "mean absolute error in deviations",
+        "The least mean absolute error, in deviations of the targets,",
+    ),
 }
 
 

@@ -16,16 +16,17 @@ SCORE_NAMES = {
     "micro_f1": "F1, micro",
     "calibration_error": "calibration error",
     "mae": "mean absolute error",
+    "standardised_mae": "standardised mean absolute error",
     "rmse": "root mean squared error",
     "r2": "R2",
 }
-PLAIN = ("log_loss", "mae", "rmse", "r2")
+PLAIN = ("log_loss", "mae", "standardised_mae", "rmse", "r2")
 """scores that are no shares"""
-OF_ANY_SIZE = ("mae", "rmse")
+OF_ANY_SIZE = ("mae", "standardised_mae", "rmse")
 """scores that are as large as the units make them"""
 NOUNS = {"single": ("class", "classes"), "multi": ("label", "labels"), "regression": ("target", "targets")}
 
-SMALLER_IS_BETTER = ("calibration_error", "log_loss", "hamming_loss", "mae", "rmse")
+SMALLER_IS_BETTER = ("calibration_error", "log_loss", "hamming_loss", "mae", "standardised_mae", "rmse")
 
 CLASS_SCORES = {
     "precision": "precision",

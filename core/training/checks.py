@@ -20,6 +20,7 @@ from headstart.features.feature_set import FeatureSet
 from headstart.features.trunk_keys import INPUT, key_of
 from headstart.models import Model
 from headstart.store.keys import explain
+from headstart.training.sample_weights import check_counting
 from headstart.training.settings import Settings
 
 
@@ -175,9 +176,11 @@ def check_data(model: Model, data: Dataset | FeatureSet, what: str) -> None:
 
 
 def check_labels(model: Model, data: Dataset | FeatureSet, what: str) -> None:
-    """DataError unless there are samples, and the model has an output for each of their labels."""
+    """DataError unless there are samples, of which one at least counts, and the model has an output for each of
+    their labels."""
     if not len(data):
         raise DataError(f"the {what} data set {data.name!r} is empty")
+    check_counting(data)
     if data.task != SINGLE:
         if data.labels.shape[1] != len(model.classes):
             kind = "labels" if data.task == MULTI else "targets"

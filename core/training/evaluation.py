@@ -21,7 +21,8 @@ class Evaluation:
 
     samples: int
     loss: float
-    """mean cross-entropy; of numbers the mean loss of the standardised ones"""
+    """mean cross-entropy; of numbers the mean loss of the standardised ones. Where samples have weights, it is
+    weighted, as all figures here are"""
     accuracy: float | None
     """share of the samples whose class has the largest logit, or whose labels are all right; None of numbers"""
     classes: tuple[str, ...] = field(repr=False)
@@ -33,8 +34,7 @@ class Evaluation:
 
     @property
     def scores(self) -> Scores:
-        """All scores, with an interval and a row a class; computed at the first call. Where samples have weights,
-        weighted, as `loss` and `accuracy` are not."""
+        """All scores, with an interval and a row a class; computed at the first call."""
         return self.outcome.scores
 
     @property

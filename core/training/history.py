@@ -48,8 +48,8 @@ class Record:
     accuracy: float | None
     """share of the samples whose class, or whose labels all, are right; None where labels are numbers"""
     val_loss: float | None
-    """without smoothing or weights: cross-entropy, or of numbers the loss of the standardised ones; None where
-    there are no validation data"""
+    """without smoothing or what weighs classes: cross-entropy, or of numbers the loss of the standardised ones;
+    None where there are no validation data. Where these have weights, the three figures of them are weighted"""
     val_accuracy: float | None
     seconds: Seconds
     """training and validation together"""
@@ -60,9 +60,10 @@ class Record:
     """mean over the steps, of each auxiliary classifier, unweighted; `loss` leaves them out"""
     val_score: float | None = None
     """the headline score of the labels' task on the validation data: accuracy, of several labels micro F1 at
-    the threshold (where that is "best", at the epoch's best), of numbers the mean absolute error in their units"""
+    the threshold (where that is "best", at the epoch's best), of a number the mean absolute error in its unit, of
+    several the mean absolute error in deviations of the training targets, so that none rules by its unit"""
     score: str = "accuracy"
-    """which it is: "accuracy", "micro_f1" or "mae" """
+    """which it is: "accuracy", "micro_f1", "mae" or "standardised_mae" """
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.keys():
@@ -156,7 +157,7 @@ def _restore_nans(fields: dict[str, Any], validated: bool) -> None:
     names = ["loss", "learning_rate"]
     measured = validated or any(fields.get(name) is not None for name in ("val_accuracy", "val_score"))
     names += ["val_loss"] if measured else []
-    names += ["val_score"] if measured and fields.get("score") == "mae" else []
+    names += ["val_score"] if measured and fields.get("score") in ("mae", "standardised_mae") else []
     if fields.get("accuracy") is not None:
         names += ["val_accuracy"] if fields.get("val_loss") is not None else []
         fields.setdefault("val_score", fields.get("val_accuracy"))  # records of before had one class a sample

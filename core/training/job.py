@@ -81,7 +81,7 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
         raise SettingError("threshold='best' is the best on validation data, and there are none; pass val=")
     monitor = None
     if settings.monitor is not None:  # a name that is none is an error without validation data too
-        monitor = monitor_of(settings.monitor, train.task, settings.min_delta)
+        monitor = monitor_of(settings.monitor, train.task, settings.min_delta, outputs=len(train.classes))
     last = model.graph.check_cut(cut or model.default_cut) if mode.frozen else None
     if cut is not None and last is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same

@@ -6,7 +6,7 @@ is, and returns the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from headstart.training.objective import Objective
 from headstart.training.observers import Observers
 from headstart.training.scores.multi import THRESHOLD
 from headstart.training.scores.outcome import Outcome
-from headstart.training.scores.result import HEADLINE
+from headstart.training.scores.result import headline
 from headstart.training.stage import EpochEnd, Stage
 from headstart.training.stopping import Best
 from headstart.training.validation import Validation, validation_of
@@ -77,7 +77,7 @@ def result_of(
     objective: Objective,
     outputs: np.ndarray | None,
     val: Dataset | FeatureSet | None,
-    outcome: Callable[[np.ndarray, Any, float], Outcome] = Outcome,
+    outcome: Callable[[np.ndarray, Any, float, Sequence[float] | None], Outcome] = Outcome,
 ) -> Trained:
     """The result, from the outputs for the validation data, float32 `(n, k)` as the trainer gives them; None where
     there were none. `params` and `outputs`: after the epoch that is kept. `outcome`: what is kept of them."""
@@ -85,8 +85,8 @@ def result_of(
         return Trained(params, history, None, None, objective.decided(np.zeros((0, 0)), None))
     predictions = objective.predictions(outputs)
     threshold = objective.decided(predictions, val)
-    validation = validation_of(predictions, val, threshold)
-    return Trained(params, history, validation, outcome(predictions, val, threshold), threshold)
+    judged = (predictions, val, threshold, objective.deviation)
+    return Trained(params, history, validation_of(*judged), outcome(*judged), threshold)
 
 
 def run_epoch(
@@ -125,5 +125,5 @@ def record_of(
         tuple(map(float, losses[:, 0])),
         tuple(means[1:]),
         measured.score,
-        HEADLINE[objective.task],
+        headline(objective.task, len(objective.deviation or ())),
     )

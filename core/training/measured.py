@@ -1,5 +1,8 @@
 """What an epoch's record says of the validation data: a loss, an accuracy, and the score that the task is known
 by. They are computed after every epoch, so they are the cheap ones; `scores` has the others.
+
+Invariant: where samples have weights, each of them is weighted, as the scores are: a sample of weight 2 is there
+twice, one of weight 0 not at all.
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.data.annotations import MULTI, REGRESSION
-from headstart.training.metrics import accuracy, named_labels
+from headstart.training.metrics import named_labels, right_classes
 from headstart.training.objective import Objective
+from headstart.training.scores.per_class import weighted_mean
 
 
 class Measured(NamedTuple):
@@ -24,16 +28,18 @@ class Measured(NamedTuple):
 
 def measure(objective: Objective, outputs: np.ndarray, targets: np.ndarray, data: Any) -> Measured:
     """`outputs`: float32 `(n, k)` as a trainer gives them, for `targets` as its loss takes them; `data`: the
-    samples with their labels."""
-    loss = objective.validation_loss(outputs, targets)
+    samples with their labels and weights, of which one at least counts."""
+    weights = None if data.weights is None else data.weights.astype(np.float64)
+    loss = weighted_mean(objective.validation_losses(outputs, targets), weights)
     if objective.task == REGRESSION:
-        errors = np.abs(objective.predictions(outputs).astype(np.float64) - data.labels)
-        return Measured(loss, None, float(errors.mean()))
+        errors = objective.errors(objective.predictions(outputs), data.labels)
+        return Measured(loss, None, weighted_mean(errors, weights))
     if objective.task == MULTI:
         there = targets != 0
         predicted, terms = named_labels(outputs, targets, objective.decided(outputs, data))
-        share = float(((predicted == there).all(1) & ~np.isnan(outputs).any(1)).mean())
-        hits, both = terms.sum(0).tolist()
-        return Measured(loss, share, hits / both if there.any() else None)
-    share = accuracy(outputs, targets)
+        share = weighted_mean((predicted == there).all(1) & ~np.isnan(outputs).any(1), weights)
+        counted = np.ones(len(terms)) if weights is None else weights
+        hits, both = (counted @ terms).tolist()
+        return Measured(loss, share, hits / both if counted @ there.any(1) else None)
+    share = weighted_mean(right_classes(outputs, targets), weights)
     return Measured(loss, share, share)

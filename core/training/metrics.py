@@ -20,9 +20,15 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return z
 
 
+def right_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """bool `(n,)`: whether a sample's largest logit is its label's. Logits that are not finite are never right."""
+    right: np.ndarray = (logits.argmax(1) == labels) & decided(logits)
+    return right
+
+
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of samples whose largest logit is their label's. Logits that are not finite are never right."""
-    return float(((logits.argmax(1) == labels) & decided(logits)).mean())
+    """The share of samples that are right."""
+    return float(right_classes(logits, labels).mean())
 
 
 def decided(logits: np.ndarray) -> np.ndarray:

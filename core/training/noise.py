@@ -14,7 +14,7 @@ from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.sample_texts import bits_of, numbers_of, weights_of_text
 from headstart.training.scores.resampling import Difference, paired_difference, paired_difference_of_ratios
 
-COLUMNS = {"micro_f1": 2, "mae": 1}
+COLUMNS = {"micro_f1": 2, "mae": 1, "standardised_mae": 1}
 """scores that are told of by `Validation.terms`, and how many a sample has"""
 
 

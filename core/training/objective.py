@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, SettingError, UnknownNameError
-from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError, mean, per_sample
+from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError, per_sample
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.features.feature_set import FeatureSet
@@ -28,6 +28,7 @@ from headstart.graph.ops import INERT
 from headstart.models import Model
 from headstart.training.sample_weights import BALANCED
 from headstart.training.scores.multi import THRESHOLD, best_threshold
+from headstart.training.scores.regression import headline_errors
 from headstart.training.settings import Settings
 
 BEST = "best"
@@ -109,9 +110,18 @@ class Objective:
             return self.loss
         return Softmax() if self.task == SINGLE else Sigmoid()
 
-    def validation_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """The mean over the samples. `outputs`: of a trainer."""
-        return mean(per_sample(self.plain, outputs, targets))
+    def validation_losses(self, outputs: np.ndarray, targets: np.ndarray) -> NDArray[np.float64]:
+        """float64 `(n,)`, of each sample. `outputs`: of a trainer."""
+        return per_sample(self.plain, outputs, targets)
+
+    def errors(self, predictions: np.ndarray, labels: np.ndarray) -> NDArray[np.float64]:
+        """float64 `(n,)`: what each sample adds to the headline score of numbers, see `headline_errors`."""
+        return headline_errors(predictions, labels, self.deviation)
+
+    @property
+    def deviation(self) -> tuple[float, ...] | None:
+        """Of a regression's targets, by the training data: what one unit of each is worth beside the others."""
+        return None if self.scale is None else self.scale.deviation
 
     def decided(self, predictions: np.ndarray, data: Dataset | FeatureSet | None) -> float:
         """The threshold as a number: the best one is that of the validation data."""

@@ -189,7 +189,8 @@ class Training:
         Rule("the name of a score, or None", lambda value: value is None or NAME.holds(value)),
         takers=THAT_TRAIN,
         parse=monitor_named,
-        more='"val_loss", "val_accuracy", or the score that the task is known by: "accuracy", "micro_f1", "mae". '
+        more='"val_loss", "val_accuracy", or the score that the task is known by: "accuracy", "micro_f1", "mae", '
+        '"standardised_mae". '
         "None: the last epoch's head is kept. In `staged` it decides in each stage.",
     )
     min_delta: float = option(

@@ -115,8 +115,8 @@ class Run(RunRecord):
             measured.loss,
             measured.accuracy,
             data.classes,
-            validation_of(predictions, data, threshold),
-            Outcome(predictions, data, threshold),
+            validation_of(predictions, data, threshold, objective.deviation),
+            Outcome(predictions, data, threshold, objective.deviation),
             seen,
         )
 

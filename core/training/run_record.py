@@ -24,7 +24,7 @@ from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.history import History
 from headstart.training.scores import Scores
 from headstart.training.scores.outcome import Outcome
-from headstart.training.scores.result import HEADLINE
+from headstart.training.scores.result import headline
 from headstart.training.validation import Validation
 
 
@@ -63,7 +63,7 @@ class RunRecord:
 
     def __repr__(self) -> str:
         best = self.history.best if len(self.history) else None
-        name = HEADLINE[self.model.task]
+        name = headline(self.model.task, len(self.model.classes)) if best is None else best.score
         shown = "g" if name in SMALLER_IS_BETTER else "f"
         score = "" if best is None or best.val_score is None else f", val_{name} {best.val_score:.4{shown}}"
         cut = "" if self.cut is None else f", cut {self.cut!r}"

@@ -61,6 +61,11 @@ def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> N
     return _counting(data, weights if data.weights is None else weights * data.weights)
 
 
+def check_counting(data: Dataset | FeatureSet) -> None:
+    """DataError where no sample counts."""
+    _counting(data, data.weights)
+
+
 def _counting(data: Dataset | FeatureSet, weights: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
     if weights is not None and not weights.any():
         raise DataError(f"no sample of {data.name!r} counts: all of their weights are 0")

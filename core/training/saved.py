@@ -35,7 +35,6 @@ from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
 from headstart.training.scores import Scores
 from headstart.training.scores.multi import THRESHOLD
 from headstart.training.scores.outcome import Outcome
-from headstart.training.scores.result import HEADLINE
 from headstart.training.shapes import LARGEST, RUN
 from headstart.training.validation import Validation
 
@@ -156,7 +155,7 @@ def _check_sense(run: Run) -> None:
     if run.model.task not in TASKS or not 0 < run.model.threshold < 1:
         raise ValueError(f"the model is of the task {run.model.task[:40]!a}, threshold {run.model.threshold}")
     objective_of_run(run.model, run.settings)
-    if run.scores is not None and run.scores.task not in HEADLINE:
+    if run.scores is not None and run.scores.task not in TASKS:
         raise ValueError(f"scores are of the task {run.scores.task[:40]!a}")
     if run.validation is not None:
         cells = [(label, predicted) for label, predicted, _ in run.validation.confusion]

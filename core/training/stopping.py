@@ -15,7 +15,7 @@ from headstart.common.errors import UnknownNameError
 from headstart.data.annotations import REGRESSION
 from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.history import Record
-from headstart.training.scores.result import HEADLINE
+from headstart.training.scores.result import headline
 
 LOSS = "val_loss"
 
@@ -44,20 +44,23 @@ class Monitor:
         return bool((gain if self.smaller_is_better else -gain) > self.min_delta)
 
 
-def monitors(task: str) -> Mapping[str, str]:
-    """The names that a monitor may have for labels of this task -> the field of an epoch's record."""
-    score = HEADLINE[task]
+def monitors(task: str, outputs: int = 1) -> Mapping[str, str]:
+    """The names that a monitor may have for labels of this task -> the field of an epoch's record. `outputs`: how
+    many numbers a sample has."""
+    score = headline(task, outputs)
     names = [LOSS, "val_score"] if task == REGRESSION else [LOSS, "val_accuracy", "val_score"]
     return {f"val_{score}": "val_score", score: "val_score", **{name: name for name in names}}
 
 
-def monitor_of(name: str, task: str, min_delta: float = 0.0, patience: int | None = None) -> Monitor:
-    """UnknownNameError for a name that labels of this task have no score of."""
-    names = monitors(task)
+def monitor_of(
+    name: str, task: str, min_delta: float = 0.0, patience: int | None = None, outputs: int = 1
+) -> Monitor:
+    """UnknownNameError for a name that labels of this task have no score of. `outputs`: as of `monitors`."""
+    names = monitors(task, outputs)
     if name not in names:
         raise UnknownNameError("monitor", name, names, f" for labels of the task {task!r}")
     figure = names[name]
-    smaller = figure == LOSS or (figure == "val_score" and HEADLINE[task] in SMALLER_IS_BETTER)
+    smaller = figure == LOSS or (figure == "val_score" and headline(task, outputs) in SMALLER_IS_BETTER)
     return Monitor(name, figure, smaller, min_delta, patience)
 
 

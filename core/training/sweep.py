@@ -69,9 +69,9 @@ MAX_NBYTES = 1 << 30  # of the parameters that are trained side by side; what an
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a grid, best first: by the headline score of the task (accuracy, micro F1, mean absolute error)
-    on the validation data after the epoch that was kept, then by validation loss. Those that diverged, whose
-    scores say nothing, come last."""
+    """The runs of a grid, best first: by the headline score of the task (accuracy, micro F1, mean absolute error,
+    of several targets each in its deviation) on the validation data after the epoch that was kept, then by
+    validation loss. Those that diverged, whose scores say nothing, come last."""
 
     runs: tuple[Run, ...]
     points: tuple[Mapping[str, float], ...]

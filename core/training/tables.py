@@ -15,7 +15,7 @@ from headstart.common.text import (
     val_score_name,
     val_score_text,
 )
-from headstart.report.scores import CLASS_SCORES, noun, score_name, score_text, worst_classes
+from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
 from headstart.training.scores import Scores
 
 COMPARISON_LEGEND = """\
@@ -71,7 +71,7 @@ def _accuracy_text(entry: Mapping[str, Any]) -> str:
         return text
     mark = "=" if (entry.get("against_best") or {}).get("noise") else ""
     half = (ends[1] - ends[0]) / 2
-    return f"{mark}{text}±{half:.2g}" if name == "mae" else f"{mark}{text}±{100 * half:.1f}"
+    return f"{mark}{text}±{half:.2g}" if name in OF_ANY_SIZE else f"{mark}{text}±{100 * half:.1f}"
 
 
 def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) -> Table:
@@ -88,7 +88,9 @@ def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) ->
         )
         for entry in entries[: None if top is None else max(1, top)]
     ]
-    columns = (*axes, val_score_name(entries), "val loss", *(["train acc"] if judged else []), "train loss")
+    several = any(entry.get("score") == "micro_f1" for entry in entries)  # a sample is right if all labels are
+    trained = [f"train {'subset ' if several else ''}acc"] if judged else []
+    columns = (*axes, val_score_name(entries), "val loss", *trained, "train loss")
     return Table(columns, texts, right=tuple(range(len(columns))))
 
 
@@ -101,7 +103,8 @@ calibration error: by how much the probabilities are off, in the mean.""",
 {INTERVAL_LEGEND} micro: of all labels together.
 macro: mean over the labels that have the score. subset accuracy: samples whose labels are all right.""",
     "regression": f"""\
-{INTERVAL_LEGEND} In the units of the targets, in the mean over them.
+{INTERVAL_LEGEND} In the units of the targets, in the mean over them; standardised: each
+in its deviation among the training data, so that no unit rules.
 R2: 1 where all is predicted, 0 where no more than the mean is.""",
 }
 

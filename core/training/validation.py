@@ -21,6 +21,7 @@ from headstart.data.annotations import MULTI, SINGLE
 from headstart.features.feature_set import FeatureSet
 from headstart.training.metrics import cross_entropy, decided, named_labels, softmax
 from headstart.training.sample_texts import bits_of, bits_text, numbers_text
+from headstart.training.scores.regression import headline_errors
 
 WORST = 12
 
@@ -54,7 +55,8 @@ class Miss:
     """ "'cat' and 'dog'", or "1.5" """
     predicted: str
     error: float
-    """of labels the cross-entropy, of numbers the error in deviations, in the mean over labels or targets"""
+    """of labels the cross-entropy, of numbers the error in deviations of the training targets, in the mean over
+    labels or targets"""
 
 
 MISS_FIELDS = tuple(Miss.__dataclass_fields__)
@@ -81,8 +83,8 @@ class Validation:
     """of several labels or numbers a sample, up to 12, the largest first"""
     terms: str = field(default="", repr=False)
     """what each sample adds to the headline score, float32, as `numbers_text` writes them. Of labels
-    `(samples, 2)`, see `headstart.training.metrics.named_labels`. Of numbers `(samples, 1)`: the absolute error,
-    in the mean over targets. "" of classes, which have `right` """
+    `(samples, 2)`, see `headstart.training.metrics.named_labels`. Of numbers `(samples, 1)`: see
+    `headstart.training.scores.regression.headline_errors`. "" of classes, which have `right` """
 
     def right_of_each(self) -> np.ndarray | None:
         """bool `(samples,)`; None where it is not known."""
@@ -137,15 +139,23 @@ class Validation:
         return cls(saved["samples"], cells, mistakes, lost, right, ids, weights, misses, terms)
 
 
-def validation_of(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: float = 0.5) -> Validation:
+def validation_of(
+    predictions: np.ndarray,
+    data: Dataset | FeatureSet,
+    threshold: float = 0.5,
+    deviation: Sequence[float] | None = None,
+) -> Validation:
     """`predictions`: float32 `(n, k)`, logits or numbers in their units, of the samples of `data` in their order.
-    `threshold`: of the task "multi"."""
+    `threshold`: of the task "multi"; `deviation`: `(k,)`, of the task "regression", of the training targets, None
+    where it is that of `data`."""
     if data.task != SINGLE:
-        return _of_many(predictions, data, threshold)
+        return _of_many(predictions, data, threshold, deviation)
     return _of_classes(predictions, data)
 
 
-def _of_many(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: float) -> Validation:
+def _of_many(
+    predictions: np.ndarray, data: Dataset | FeatureSet, threshold: float, deviation: Sequence[float] | None
+) -> Validation:
     """Of several labels, or numbers, a sample."""
     labels = data.labels
     known = np.isfinite(predictions).all(1)
@@ -155,9 +165,11 @@ def _of_many(predictions: np.ndarray, data: Dataset | FeatureSet, threshold: flo
         right = (guess == (labels != 0)).all(1) & known
         guesses: np.ndarray = guess.astype(np.uint8)
     else:
-        spread = labels.std(0, dtype=np.float64)
-        off = np.abs(predictions - labels.astype(np.float64))
-        errors, terms = (off / np.where(spread > 0, spread, 1)).mean(1), off.mean(1)
+        if deviation is None:
+            spread = labels.std(0, dtype=np.float64)
+            deviation = np.where(spread > 0, spread, 1).tolist()
+        terms = headline_errors(predictions, labels, deviation)
+        errors = terms if len(deviation) > 1 else terms / deviation[0]
         right, guesses = np.zeros(len(labels), bool), predictions.astype(np.float32)
     wrong = np.flatnonzero(~right & known)
     worst = wrong[np.argsort(-errors[wrong], kind="stable")[:WORST]]

@@ -403,7 +403,7 @@ def test_children_train_for_the_task_of_a_table(tmp_path: Path) -> None:
     assert "validation images, 2 targets;" in done.stdout
     assert "val MAE" in done.stdout and "val acc" not in done.stdout
     frozen, cached = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
-    assert frozen["score"] == "mae" and frozen["val_accuracy"] is None
+    assert frozen["score"] == "standardised_mae" and frozen["val_accuracy"] is None
     assert cached["val_score"] == pytest.approx(frozen["val_score"], rel=1e-3)
     assert [row["against_best"] is None for row in (frozen, cached)].count(True) == 1
     assert all(row["validation"]["terms"] and row["validation"]["misses"] for row in (frozen, cached))

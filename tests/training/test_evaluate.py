@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 
 import headstart as hs
 from headstart.cli import main as cli
 from headstart.errors import DataError, DataWarning, SettingError, UnknownNameError, WeightsError
+from headstart.training.metrics import softmax
 from headstart.training.sample_texts import weights_of_text
 from headstart.training.validation import Validation
 
@@ -214,16 +215,24 @@ def test_weights_of_validation_are_kept_with_the_run(made: Any, tmp_path: Path) 
 
 
 def test_samples_that_weigh_more_count_more(made: Any) -> None:
-    """In the scores; accuracy and loss are as they were."""
+    """In every figure."""
     run, _, test = made
     data = hs.data.folder(test, classes=CLASSES)
     images = [np.asarray(data.load(i)[0]) for i in range(len(data))]
     w = np.random.default_rng(0).random(len(data)).astype(np.float32)
     weighted = hs.evaluate(run, hs.data.arrays(images, data.labels, classes=CLASSES, weights=w), device="cpu")
-    predicted = run.predict(data, device="cpu").argmax(1)
-    assert weighted.scores["accuracy"] == pytest.approx(accuracy_score(data.labels, predicted, sample_weight=w))
-    assert weighted.accuracy == pytest.approx(accuracy_score(data.labels, predicted))
-    assert weighted.accuracy != pytest.approx(weighted.scores["accuracy"])
+    logits = run.predict(data, device="cpu")
+    expected = accuracy_score(data.labels, logits.argmax(1), sample_weight=w)
+    assert weighted.scores["accuracy"] == pytest.approx(expected)
+    assert weighted.accuracy == pytest.approx(expected)
+    assert expected != pytest.approx(accuracy_score(data.labels, logits.argmax(1)))
+    expected = log_loss(data.labels, softmax(logits), sample_weight=w, labels=range(len(CLASSES)))
+    assert weighted.loss == pytest.approx(expected, rel=1e-4)
+    assert weighted.scores["log_loss"] == pytest.approx(expected, rel=1e-4)
+    none = hs.data.arrays(images, data.labels, classes=CLASSES, weights=1.0 * (np.arange(len(data)) == 0))
+    none = none.subset(np.arange(1, len(data)))
+    with pytest.raises(DataError, match=r"no sample of .* counts: all of their weights are 0"):
+        hs.evaluate(run, none, device="cpu")
 
 
 def test_scores_are_computed_when_asked(made: Any, monkeypatch: Any) -> None:
@@ -231,7 +240,7 @@ def test_scores_are_computed_when_asked(made: Any, monkeypatch: Any) -> None:
     from headstart.training.scores import outcome
 
     asked: list[int] = []
-    monkeypatch.setattr(outcome, "scores_of", lambda *of, threshold: asked.append(len(of[1])) or "scores")
+    monkeypatch.setattr(outcome, "scores_of", lambda *of, **more: asked.append(len(of[1])) or "scores")
     run, _, test = made
     result = run.evaluate(hs.data.folder(test, classes=CLASSES), device="cpu")
     assert asked == []

@@ -127,6 +127,13 @@ def test_which_figure_decides_and_in_which_direction(task: str, name: str, figur
     assert monitor_of(name, task) == Monitor(name, figure, smaller)
 
 
+def test_several_targets_are_watched_by_a_score_that_no_unit_rules() -> None:
+    for name in ("standardised_mae", "val_standardised_mae", "val_score"):
+        assert monitor_of(name, "regression", outputs=2) == Monitor(name, "val_score", True)
+    with pytest.raises(UnknownNameError, match="expected one of val_standardised_mae, standardised_mae, val_loss"):
+        monitor_of("mae", "regression", outputs=2)
+
+
 @pytest.mark.parametrize(
     ("task", "name", "allowed"),
     [

@@ -19,6 +19,7 @@ from headstart.training.prediction_columns import Reading
 from headstart.training.predictions import Predictions
 from headstart.training.sample_texts import bits_of, bits_text, numbers_of, numbers_text, weights_of_text
 from headstart.training.scores import scores_of
+from headstart.training.scores.result import headline
 from headstart.training.tables import classes_table, scores_table, sweep_table
 from headstart.training.validation import validation_of
 
@@ -86,7 +87,9 @@ def test_many_targets_are_shown_by_r2() -> None:
     table = classes_table(scores)
     assert table.title == "the 30 of 40 targets with the lowest R2"
     assert table.columns[0] == "target" and column(table, "target")[0] == "t39"
-    assert column(scores_table(scores), "value")[0] == f"{scores['mae']:.4g}", "small units have their digits"
+    first, second, *_ = column(scores_table(scores), "value")
+    assert second == f"{scores['mae']:.4g}", "small units have their digits"
+    assert float(first) == pytest.approx((np.arange(40) / 1e4 / truth.std(0)).mean(), rel=1e-3)
     assert "calibration" not in scores_table(scores).legend
 
 
@@ -218,7 +221,7 @@ def judged(label: str, outputs: np.ndarray, truth: np.ndarray, task: str, **chan
     pictures[:, 0, 0, 0], pictures[:, 0, 0, 1] = np.arange(len(truth)) % 256, np.arange(len(truth)) // 256
     data = arrays(pictures, truth, [f"t{k}" for k in range(truth.shape[1])], task=task)
     validation = validation_of(outputs.astype(np.float32), data).as_dict()
-    score = {"multi": "micro_f1", "regression": "mae"}[task]
+    score = headline(task, truth.shape[1])
     return {"label": label, "diverged": False, "score": score, "validation": validation, **changes}
 
 
@@ -264,7 +267,10 @@ def test_numbers_are_told_apart_by_their_errors_and_the_least_is_best() -> None:
     mark_noise(rows)
     best, far, close, lost = (row["against_best"] for row in rows)
     assert (best, lost) == (None, None)
-    a, b = (mean_absolute_error(truth.T, errors[s].T, multioutput="raw_values") for s in (1.0, 0.5))
+    unit = truth.std(0, dtype=np.float64)
+    a, b = (
+        mean_absolute_error((truth / unit).T, (errors[s] / unit).T, multioutput="raw_values") for s in (1.0, 0.5)
+    )
     assert (far["best"], far["noise"]) == ("0.5", False)
     assert far["difference"] == pytest.approx((a - b).mean(), rel=1e-4), "more is worse"
     drawn = bootstrap((a - b,), np.mean, method="percentile", n_resamples=4000, rng=rng).confidence_interval

@@ -134,7 +134,8 @@ def test_scores_are_scikit_learns(parts: tuple[Dataset, Dataset], trained: tuple
         assert last.accuracy is not None
         assert last.val_accuracy == (val.labels == (predictions > 0)).all(1).mean()
     else:
-        expected = mean_absolute_error(val.labels, predictions)
+        unit = train.labels.std(0, dtype=np.float64)
+        expected = mean_absolute_error(val.labels / unit, predictions / unit)
         assert last.accuracy is None
         assert last.val_accuracy is None
         assert evaluation.accuracy is None
@@ -226,14 +227,14 @@ def test_a_comparison_shows_what_the_run_says(
     value = run.history[-1].val_score
     half = f"{50 * (high - low):.1f}" if multi else f"{(high - low) / 2:.2g}"
     text = f"{value:.1%}±{half}" if multi else f"{value:.4g}±{half}"
-    assert table.columns[1] == ("val F1" if multi else "val MAE")
+    assert table.columns[1] == ("val F1" if multi else "val MAE/sd")
     assert [row[1] for row in table.rows] == [text, f"={text}"]
-    assert ("val_micro_f1" if multi else "val_mae") in repr(run)
+    assert ("val_micro_f1" if multi else "val_standardised_mae") in repr(run)
     compared.report(tmp_path / "report.html")
     (tmp_path / "compare.json").write_text(json.dumps(compared))
     assert read_comparison(tmp_path / "compare.json").html() == (tmp_path / "report.html").read_text("utf-8")
     page = hs.load(run.save(tmp_path / "run"), backend=backend).report(tmp_path / "loaded.html").read_text("utf-8")
-    words = "Micro F1" if multi else "Mean absolute error"
+    words = "Micro F1" if multi else "Mean absolute error in deviations"
     assert f"<h3>{words} per epoch</h3>" in page and f"{words} {value:.1%}".removesuffix("%")[:14] in page
     assert all(name in page for name in train.classes)
 

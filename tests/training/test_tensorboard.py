@@ -84,7 +84,10 @@ def test_loss_and_accuracy_are_two_lines_of_one_chart(written: SimpleNamespace) 
 
 @pytest.mark.parametrize(
     ("task", "train", "validation"),
-    [("multi", {"loss", "accuracy"}, ["loss", "accuracy", "micro_f1"]), ("regression", {"loss"}, ["loss", "mae"])],
+    [
+        ("multi", {"loss", "accuracy"}, ["loss", "accuracy", "micro_f1"]),
+        ("regression", {"loss"}, ["loss", "standardised_mae"]),
+    ],
 )
 def test_other_tasks_have_their_score(
     task: str, train: set[str], validation: list[str], backend: str, tmp_path: Path

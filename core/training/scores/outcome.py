@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from headstart.training.scores.multi import THRESHOLD
-from headstart.training.scores.result import HEADLINE, Scores, nothing
+from headstart.training.scores.result import Scores, headline, nothing
 from headstart.training.scores.scoring import scores_of
 
 KEPT_NBYTES = 256 << 20
@@ -17,11 +18,17 @@ KEPT_NBYTES = 256 << 20
 class Outcome:
     """Holds the outputs until they are scored, then the scores."""
 
-    def __init__(self, outputs: np.ndarray, data: Any, threshold: float = THRESHOLD) -> None:
+    def __init__(
+        self,
+        outputs: np.ndarray,
+        data: Any,
+        threshold: float = THRESHOLD,
+        deviation: Sequence[float] | None = None,
+    ) -> None:
         """`outputs`: of the samples of `data`, a Dataset or FeatureSet, in their order; see `scores_of`, which has
-        `threshold` too."""
+        `threshold` and `deviation` too."""
         self._asked: tuple[Any, ...] | None = (data.task, outputs, data.labels, data.classes, data.weights)
-        self._threshold = threshold
+        self._threshold, self._deviation = threshold, deviation
         self._scores: Scores | None = None
         if outputs.nbytes > KEPT_NBYTES:
             self._score()
@@ -33,7 +40,7 @@ class Outcome:
 
     def _score(self) -> Scores:
         assert self._asked is not None
-        self._scores = scores_of(*self._asked, threshold=self._threshold)
+        self._scores = scores_of(*self._asked, threshold=self._threshold, deviation=self._deviation)
         self._asked = None
         return self._scores
 
@@ -46,11 +53,17 @@ class Outcome:
 
     @classmethod
     def of_one_of_many(
-        cls, outputs: np.ndarray, data: Any, threshold: float = THRESHOLD, *, heads: int
+        cls,
+        outputs: np.ndarray,
+        data: Any,
+        threshold: float = THRESHOLD,
+        deviation: Sequence[float] | None = None,
+        *,
+        heads: int,
     ) -> Outcome:
         """Of one of so many heads that were trained together. Where the outputs of all are too large to keep,
         scoring each head would take longer than training it."""
         if heads * outputs.nbytes <= KEPT_NBYTES:
-            return cls(outputs, data, threshold)
+            return cls(outputs, data, threshold, deviation)
         reason = "not kept of so many heads; run.evaluate(val) computes it"
-        return cls.known(nothing(data.task, len(outputs), (HEADLINE[data.task],), reason))
+        return cls.known(nothing(data.task, len(outputs), (headline(data.task, outputs.shape[1]),), reason))

@@ -9,8 +9,17 @@ from typing import Any
 
 from headstart.training.scores.resampling import NO_SPREAD
 
-HEADLINE = {"single": "accuracy", "multi": "micro_f1", "regression": "mae"}
-"""by task, the score that comes first and has an interval"""
+TASKS = ("single", "multi", "regression")
+HEADLINES = ("accuracy", "micro_f1", "standardised_mae", "mae")
+"""what `headline` gives; of scores that have several of them the first is the one"""
+
+
+def headline(task: str, outputs: int) -> str:
+    """The score of a task that comes first, has an interval, and ranks runs. `outputs`: how many numbers a sample
+    has. Of several targets it is free of their units: else the one with the largest numbers would rule it."""
+    if task == "regression":
+        return "mae" if outputs == 1 else "standardised_mae"
+    return {"single": "accuracy", "multi": "micro_f1"}[task]
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ class Scores:
     @property
     def headline(self) -> str:
         """The name of the score that has an interval."""
-        return HEADLINE[self.task]
+        there = (name for name in HEADLINES if name in self.values or name in self.undefined)
+        return next(there, headline(self.task, 1))
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -93,10 +103,10 @@ def finished(
     the headline score, None where there is no spread to tell it by. `settings`: as of `Scores`."""
     known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
     undefined = {name: reason(name) for name in values if name not in known}
-    headline = HEADLINE[task]
-    if headline in known and interval is None:
-        undefined[f"{headline} interval"] = NO_SPREAD
-    intervals = {} if interval is None else {headline: interval}
+    name = headline(task, len(per_class))
+    if name in known and interval is None:
+        undefined[f"{name} interval"] = NO_SPREAD
+    intervals = {} if interval is None else {name: interval}
     return Scores(task, samples, known, undefined, intervals, tuple(per_class), settings or {})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from headstart.common.errors import DataError, UnknownNameError
 from headstart.training.scores.multi import THRESHOLD, best_threshold, multi_scores
 from headstart.training.scores.regression import regression_scores
-from headstart.training.scores.result import HEADLINE, Scores
+from headstart.training.scores.result import TASKS, Scores
 from headstart.training.scores.single import single_scores
 
 
@@ -22,6 +22,7 @@ def scores_of(
     weights: Any = None,
     *,
     threshold: float | str = THRESHOLD,
+    deviation: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Scores:
     """How well `outputs` fit `labels`.
@@ -30,12 +31,13 @@ def scores_of(
     "regression": predictions and targets `(n, d)`, both in the units of the targets. `classes`: names of the k
     classes or labels, or of the d targets. `weights`: `(n,)`, how much each sample counts; None: all the same.
     `threshold`: of "multi", from 0 to 1, or "best" for the one with the largest micro F1 on these very samples.
+    `deviation`: of "regression", `(d,)`, what the errors of several targets are divided by; None: the labels' own.
     `seed`: of the interval's resamples.
 
     Raises UnknownNameError for another task, DataError for arrays that do not fit each other.
     """
-    if task not in HEADLINE:
-        raise UnknownNameError("task", task, HEADLINE)
+    if task not in TASKS:
+        raise UnknownNameError("task", task, TASKS)
     outputs, labels, names = np.asarray(outputs), np.asarray(labels), tuple(classes)
     expected = (len(outputs),) if task == "single" else outputs.shape
     if outputs.ndim != 2 or outputs.shape[1] != len(names) or labels.shape != expected:
@@ -48,7 +50,7 @@ def scores_of(
             raise DataError(f"labels reach from {labels.min()} to {labels.max()}; there are {len(names)} classes")
         return single_scores(outputs, labels.astype(np.int64, copy=False), names, weights, seed)
     if task == "regression":
-        return regression_scores(outputs, labels, names, weights, seed)
+        return regression_scores(outputs, labels, names, weights, seed, deviation)
     if not isinstance(threshold, str):
         return multi_scores(outputs, labels, names, weights, float(threshold), seed)
     if threshold != "best":
