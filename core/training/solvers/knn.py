@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import DataError, SettingError
-from headstart.training.solvers.rows import Rows, rows_of
+from headstart.common.errors import SettingError
+from headstart.training.solvers.rows import Rows, finite, rows_of
 
 QUERIES = 4096
 """samples whose neighbours are looked for in one pass over the rows"""
@@ -52,10 +52,7 @@ def _between(rows: Rows, start: int, stop: int) -> Iterable[np.ndarray]:
 
 
 def _unit(block: np.ndarray) -> np.ndarray:
-    if not np.isfinite(block).all():
-        raise DataError("features that are not finite have no neighbours")
-    with np.errstate(over="ignore"):
-        length = np.linalg.norm(block.astype(np.float64, copy=False), axis=1, keepdims=True)
+    length = np.linalg.norm(finite(block).astype(np.float64, copy=False), axis=1, keepdims=True)
     return (block / np.where(length > 0, length, 1)).astype(block.dtype, copy=False)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ class Standard:
         """Rows `(b, d)`, standardised; of their own dtype, and subtracted in float64, since a mean far from 0 has
         no digits to spare."""
         return ((block - self.mean) / self.deviation).astype(block.dtype, copy=False)
+
+    def rounded(self, dtype: type[np.floating[Any]]) -> Standard:
+        """With numbers that this dtype holds. A mean that is a little off is what an intercept takes up."""
+        return Standard(*(values.astype(dtype).astype(np.float64) for values in (self.mean, self.deviation)))
 
     def folded(
         self, weight: NDArray[np.float64], bias: NDArray[np.float64]

@@ -8,15 +8,13 @@ Invariant: sums of disjoint samples add up to the sums of all, so what is held o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import DataError
 from headstart.training.solvers.linear import Standard
-from headstart.training.solvers.rows import Rows
+from headstart.training.solvers.rows import Rows, finite
 
 
 @dataclass(frozen=True)
@@ -100,19 +98,44 @@ def summed(
     start: Standard | None = None
     sums: list[Moments] = []
     for where, block in rows.blocks():
-        block = block.astype(np.float64, copy=False)
+        block = finite(block).astype(np.float64, copy=False)
         if start is None:
             start = spread(block, np.ones(len(block)))
             sums = [Moments.zeros(block.shape[1], targets.shape[1]) for _ in range(parts)]
         x = (block - start.mean) / start.deviation
-        if not np.isfinite(x).all():
-            raise DataError("features that are not finite: no linear layer can be solved for them")
         of, y, w = part_of[where], targets[where], weights[where]
         for part in np.unique(of):
             chosen = slice(None) if parts == 1 else of == part
             sums[part] = sums[part].add(x[chosen], y[chosen], w[chosen])
     assert start is not None
-    return Summed(tuple(sums), start, _standard(sums, start))
+    count, x = sum(part.count for part in sums), sum((part.x for part in sums), np.zeros_like(start.mean))
+    xx = sum((part.xx.diagonal() for part in sums), np.zeros_like(start.mean))
+    return Summed(tuple(sums), start, _standard_of(count, x, xx, start))
+
+
+def standard_of(rows: Rows, weights: NDArray[np.float64], kept: int) -> tuple[Standard, np.ndarray]:
+    """What standardises the features, and some of the rows as they are, at even distances and of weight above 0:
+    about `kept` for each feature.
+
+    One pass over the rows. DataError for rows that are not finite.
+    """
+    start: Standard | None = None
+    count, x1, x2 = 0.0, np.zeros(0), np.zeros(0)
+    some = []
+    takes = np.zeros(len(weights), bool)
+    for where, block in rows.blocks():
+        finite(block)
+        if start is None:
+            start = spread(block.astype(np.float64, copy=False), np.ones(len(block)))
+            x1, x2 = np.zeros_like(start.mean), np.zeros_like(start.mean)
+            counting = np.flatnonzero(weights > 0)
+            takes[counting[:: max(1, len(counting) // (kept * block.shape[1]))]] = True
+        x = (block - start.mean) / start.deviation
+        w = weights[where]
+        count, x1, x2 = count + w.sum(), x1 + w @ x, x2 + w @ x**2
+        some.append(block[takes[where]])
+    assert start is not None
+    return _standard_of(count, x1, x2, start), np.concatenate(some)
 
 
 def spread(block: NDArray[np.float64], weights: NDArray[np.float64]) -> Standard:
@@ -125,10 +148,9 @@ def spread(block: NDArray[np.float64], weights: NDArray[np.float64]) -> Standard
     return Standard(mean, np.where(same | (deviation == 0), 1.0, deviation))
 
 
-def _standard(sums: Sequence[Moments], start: Standard) -> Standard:
-    count = sum(part.count for part in sums)
-    x = sum((part.x for part in sums), np.zeros_like(start.mean)) / count
-    xx = sum((part.xx.diagonal() for part in sums), np.zeros_like(start.mean)) / count
+def _standard_of(count: float, x: NDArray[np.float64], xx: NDArray[np.float64], start: Standard) -> Standard:
+    """From the sums of x and x^2, `(d,)`, x as `start` shifted and scaled it."""
+    x, xx = x / count, xx / count
     variance = xx - x**2
     # what is left of a feature that does not vary is rounding
     varies = variance > 1e-12 * np.maximum(xx, np.finfo(np.float64).tiny)

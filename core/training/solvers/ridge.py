@@ -32,7 +32,7 @@ from headstart.training.solvers.linear import (
     fold_list,
 )
 from headstart.training.solvers.moments import spread, summed
-from headstart.training.solvers.rows import Rows, rows_of
+from headstart.training.solvers.rows import Rows, finite, rows_of
 
 PENALTIES = 20
 Floats = NDArray[np.float64]
@@ -175,9 +175,7 @@ def _dual(
     rows: Rows, y: Floats, path: Floats, w: Floats, groups: list[NDArray[np.intp]], each: bool, d: int
 ) -> _Solved:
     """By the n x n products of rows with each other; the rows, fewer than their features, are in memory."""
-    x = np.concatenate([block.astype(np.float64) for _, block in rows.blocks()])
-    if not np.isfinite(x).all():
-        raise DataError("features that are not finite: no linear layer can be solved for them")
+    x = finite(np.concatenate([block.astype(np.float64) for _, block in rows.blocks()]))
     standard = spread(x, w)
     x = standard.applied(x)
     solved = _Dual(x, y, path, w)

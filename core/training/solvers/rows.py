@@ -57,6 +57,13 @@ def rows_of(source: np.ndarray | Iterable[np.ndarray] | Rows, count: int) -> Row
     return Rows(source, count)
 
 
+def finite(block: np.ndarray) -> np.ndarray:
+    """The block; DataError for a number that is none."""
+    if not np.isfinite(block).all():
+        raise DataError("features that are not finite: nothing can be solved for them")
+    return block
+
+
 def computed_in(dtype: np.dtype[Any]) -> type[np.float32] | type[np.float64]:
     """What rows of this dtype are multiplied in; half precision is only how they are stored."""
     return np.float64 if dtype == np.float64 else np.float32
