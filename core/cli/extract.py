@@ -58,7 +58,7 @@ def extract(
         workers=workers,
     )
     saved = features.save(save, replace=replace) if save is not None else None
-    write_figures(json_file, {"model": source.model, **features.as_dict()})
+    write_figures(json_file, {"model": model.name, **features.as_dict()})
     show(features.as_table(), extraction_line(features.stats))
     if saved is not None:
         show(f"saved to {saved}")

@@ -111,7 +111,10 @@ DATA_HELP = (
     "digits, cifar10, flowers, or the path of a folder that holds a folder a class, or train, val and test "
     "with a folder a class in each, or of a table (CSV, TSV, JSON lines, Parquet)."
 )
-MODEL_HELP = "Architecture; `headstart models` lists them."
+MODEL_HELP = (
+    "Architecture; `headstart models` lists them. (default: efficientnet_lite0 where its weights are here, else "
+    "resnet18_half, which digits get anyhow)"
+)
 WEIGHTS_HELP = (
     "Published or imported name (`headstart weights ls`), path of a .safetensors file, or none. "
     "(default: the model's first published ones)"
@@ -190,7 +193,7 @@ class Source(TableOptions):
     """A data set, and the network that is run on it."""
 
     data: Annotated[str, Parameter(help=DATA_HELP, group=DATA)] = "digits"
-    model: Annotated[str, Parameter(help=MODEL_HELP, group=DATA)] = "resnet18_half"
+    model: Annotated[str | None, Parameter(help=MODEL_HELP, group=DATA)] = None
     weights: Weights = None
     size: Size = None
     on_error: OnError = "raise"

@@ -61,9 +61,9 @@ def plan(
     result = run_plan(model, train, val, cuts=named, budget=limits, **values)
     keep_figures(json_file, result.as_dict())
     facts = result.facts
-    size = result.model["preprocess"]["size"]
+    size, weights = result.model["preprocess"]["size"], printable(model.weights or "random")
     show(
-        f"{printable(train.name)}: {facts['samples']} images; {model.name} at {size} px; "
+        f"{printable(train.name)}: {facts['samples']} images; {model.name} ({weights}) at {size} px; "
         f"{values['backend']} on {facts['device']}, {facts['precision']}; decoding "
         f"{facts['decode_images_per_second']:.0f} images/s",
         result.as_table(),

@@ -61,7 +61,13 @@ def predict(
         Parameter(help="Likewise: what its files are relative to. (default: its own folder)", group=TABLE),
     ] = None,
     run: Annotated[Path | None, Parameter(help="Folder that `headstart fit --out` wrote.")] = None,
-    model: Annotated[str | None, Parameter(help="Use a model as it is, without training.")] = None,
+    model: Annotated[
+        str | None,
+        Parameter(
+            help="Use a model as it is, without training. (default: that of --run; without it efficientnet_lite0 "
+            "where its weights are here, else resnet18_half)"
+        ),
+    ] = None,
     weights: Weights = None,
     size: Size = None,
     on_error: OnError = "raise",
@@ -82,11 +88,14 @@ def predict(
     """Classify images: with a model that was trained here, or with a published one as it is."""
     from headstart.data import images_at
     from headstart.data.summary import say
+    from headstart.models.default_model import model_line
     from headstart.training.predictions import classify, write_predictions
 
     file = _file(csv, parquet, json_file)
-    trained, name = _model(run, model, weights, size, backend)
+    trained, name, why = _model(run, model, weights, size, backend)
     data = images_at(images, on_error, image, root, examine=False, truncated=truncated)
+    if why:
+        LOG.info("%s", model_line(trained, why))
     import_quietly(name, device, precision)
     if data.skipped or any(path.is_dir() for path in images):
         say(data)
@@ -132,22 +141,25 @@ def _file(csv: Path | None, parquet: Path | None, json_file: Path | None) -> Pat
 
 def _model(
     run: Path | None, model: str | None, weights: str | None, size: int | None, backend: str | None
-) -> tuple[Model, str]:
-    """The model that options name, and the backend that runs it."""
+) -> tuple[Model, str, str]:
+    """The model that options name, the backend that runs it, and why that model, where they name none."""
     from headstart.contract import registry
+    from headstart.models.default_model import Default, default_model
     from headstart.models.model import model as make_model
     from headstart.models.weights import weights_for
     from headstart.training.saved import load
 
-    if run is not None and model is None:
+    if run is not None and model is not None:
+        raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")
+    if run is not None:
         if weights is not None or size is not None:
             raise SettingError("--weights and --size go with --model; a trained model has its own")
         trained = load(run, backend)
-        return trained.model, trained.backend
-    if model is None or run is not None:
-        raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")
-    published = weights_for(model, weights)
+        return trained.model, trained.backend, ""
+    default = Default(model, "") if model is not None else default_model(photographs=True, weights=weights)
+    published = weights_for(default.name, weights)
     if published is None:
-        raise SettingError(f"{model} has no weights to use as they are; pass --weights FILE.safetensors")
+        raise SettingError(f"{default.name} has no weights to use as they are; pass --weights FILE.safetensors")
     name = registry.choose(backend)
-    return make_model(model, weights=published, size=size), name
+    why = default.why and f"{default.why}; a trained one goes with --run"
+    return make_model(default.name, weights=published, size=size), name, why

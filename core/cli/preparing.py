@@ -16,6 +16,7 @@ from headstart.common.log import LOG
 
 if TYPE_CHECKING:
     from headstart.data import Dataset
+    from headstart.features.feature_set import FeatureSet
     from headstart.models import Model
     from headstart.training.opening import Prepared
 
@@ -24,7 +25,7 @@ def note_random_weights(source: Source) -> None:
     """Say that a network starts from random weights where nobody has asked for that."""
     from headstart.models.weights import weights_for
 
-    if source.weights is None and weights_for(source.model, None) is None:
+    if source.model is not None and source.weights is None and weights_for(source.model, None) is None:
         LOG.info(
             f"note: {source.model} has no weights in this package, so it starts from random ones; "
             "pass --weights FILE.safetensors"
@@ -72,7 +73,9 @@ def ready(
 
 def _saved(source: TrainingSource, folder: Path, seed: int) -> Prepared:
     from headstart.data import opening
+    from headstart.data.summary import say_before
     from headstart.features.loading import load_features
+    from headstart.models.default_model import model_line
     from headstart.models.model import model
     from headstart.models.weights import weights_for
     from headstart.training.opening import Prepared
@@ -87,25 +90,51 @@ def _saved(source: TrainingSource, folder: Path, seed: int) -> Prepared:
         seed=seed,
         split_by=source.split_by,
     )
-    weights, head = weights_for(source.model, source.weights), head_of(source.head)
-    made = model(source.model, weights=weights, classes=parts.train.classes, head=head, size=source.size)
+    name, weights = source.model, source.weights
+    if name is None:
+        name, extracted_with = _trunk_of(parts.train)
+        weights = extracted_with if weights is None else weights
+    head = head_of(source.head)
+    made = model(name, weights_for(name, weights), classes=parts.train.classes, head=head, size=source.size)
+    say_before(parts.train, model_line(made))
     return Prepared(made, *parts)
+
+
+def _trunk_of(features: FeatureSet) -> tuple[str, str | None]:
+    """The model and the weights, as --weights has them, whose features these are, as far as a name tells."""
+    from headstart.models import ARCHITECTURES, imported
+    from headstart.models.default_model import SHIPPED
+
+    label = features.key().label
+    name, weights = str(label.get("model")), str(label.get("weights"))
+    arch = ARCHITECTURES.get(name)
+    if arch is None:
+        return SHIPPED, None
+    if weights == "random":
+        return name, "none"
+    return name, weights if weights in arch.weights or imported.find(name, weights) is not None else None
 
 
 def opened(source: Source) -> tuple[Model, Dataset]:
     """The model and all of the data, for features: these do not depend on the classifier, and some weights have
     none."""
     from headstart.data import open_data
+    from headstart.data.summary import say_before
     from headstart.data.table import Columns
+    from headstart.models.default_model import Default, model_line
     from headstart.models.model import model
     from headstart.models.weights import weights_for
+    from headstart.training.opening import model_for
 
     columns = Columns(**(source.columns() or {}))
     data = open_data(source.data, source.on_error, columns=columns, truncated=source.truncated)
     if (classes := source.classes()) is not None:
         data = data.only(classes)
-    weights = weights_for(source.model, source.weights)
-    return model(source.model, weights, data.classes, size=source.size), data
+    default = Default(source.model, "") if source.model is not None else model_for(source.data, source.weights)
+    weights = weights_for(default.name, source.weights)
+    made = model(default.name, weights, data.classes, size=source.size)
+    say_before(data, model_line(made, default.why))
+    return made, data
 
 
 def import_quietly(backend: str, device: str, precision: str = "float32") -> None:

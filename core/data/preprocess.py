@@ -100,6 +100,11 @@ class Preprocess:
             object.__setattr__(self, name, values)  # lists become tuples: equal settings compare equal
         self._warn_of_other_units()
 
+    def __str__(self) -> str:
+        sizes = f"{self.size} px" if self.size == self.resize else f"{self.size} px of {self.resize}"
+        mean, deviation = (", ".join(f"{value:g}" for value in dict.fromkeys(v)) for v in (self.mean, self.std))
+        return f"{sizes}, {self.interpolation}, mean {mean}, deviation {deviation}"
+
     def _warn_of_other_units(self) -> None:
         """Mean and deviation of 0..255 with pixels of 0..1, or the other way round, make every picture alike. A
         warning only, since whoever trained so may have to go on."""

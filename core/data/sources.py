@@ -89,6 +89,12 @@ def open_data(
     raise UnknownNameError("data set", text, NAMES, hint=" (and there is no folder of that name)")
 
 
+def are_photographs(text: str) -> bool:
+    """Whether `open_data` gives pictures such as people take: whatever it opens but the digits, grey images of
+    8 pixels. Nothing is opened."""
+    return text.removeprefix(BUILTIN) != "digits"
+
+
 def takes_columns(text: str) -> bool:
     """Whether what `text` names is a table, or another set in whose place columns can be named."""
     path = expanded(text)

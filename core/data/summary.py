@@ -26,6 +26,7 @@ MOST_LACKING = 5
 MOST_TARGETS = 5
 
 _said: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # data -> the level at which it was said
+_first: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # data -> a line that is said before its own
 
 
 def data_lines(train: Any, val: Any = None, test: Any = None) -> list[str]:
@@ -56,7 +57,7 @@ def say(train: Any, val: Any = None, test: Any = None) -> None:
     if all(_said.get(data, logging.CRITICAL) <= level for data in parts):
         return
     if level == logging.INFO:
-        for line in data_lines(train, val, test):
+        for line in [*(_first.pop(data) for data in parts if data in _first), *data_lines(train, val, test)]:
             LOG.info("%s", line)
     for note in dict.fromkeys(note for data in parts if data not in _said for note in getattr(data, "notes", ())):
         LOG.info("%s", printable(note))
@@ -69,6 +70,12 @@ def say(train: Any, val: Any = None, test: Any = None) -> None:
     for data in parts:
         say_remarks(data)
     mark(*parts, level=level)
+
+
+def say_before(data: Any, line: str) -> None:
+    """Have `say` log this line before those of the data: what it tells belongs to a start, and a mistake that is
+    found until then is told alone."""
+    _first[data] = line
 
 
 def say_remarks(data: Any) -> None:

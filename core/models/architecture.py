@@ -74,6 +74,8 @@ class Packaged:
     file: str
     """in the module's folder"""
     sha256: str
+    version: str
+    """of the distribution whose file that is"""
     preprocess: Preprocess
     otherwise: Hub
     layout: str = "package"

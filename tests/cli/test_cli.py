@@ -165,7 +165,7 @@ MISTAKES = {
     "split": (["fit", "--split", "1.5"], ["1.5", "between 0 and 1"]),
     "run": (["predict", "--run", "nowhere", "x.jpg"], ["nowhere", "no run is saved there"]),
     "run-and-model": (["predict", "--run", "a", "--model", "b", "x.jpg"], ["--run FOLDER", "--model NAME"]),
-    "neither": (["predict", "x.jpg"], ["--run FOLDER", "--model NAME"]),
+    "neither": (["predict", "x.jpg"], ["x.jpg: there is no such file or folder"]),
     "no-weights": (["predict", "--model", "lenet", "x.jpg"], ["lenet has no weights"]),
     "on-error": (["extract", "--data", "{photos}", "--on-error", "ignore"], ["'ignore'", "raise, skip"]),
     "info": (["cache", "info", "ffff"], ["'ffff'"]),
@@ -288,8 +288,8 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     )  # fmt: skip
     assert result.code == 0, result.err
     lines = result.err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["photos", "epoch 1", "epoch 2", "epoch 3"]
-    assert lines[0] == "photos: 16 images in 2 classes: dark 8, light 8; 12 to train on, 4 to validate"
+    assert [line.partition(":")[0] for line in lines] == ["model", "photos", "epoch 1", "epoch 2", "epoch 3"]
+    assert lines[1] == "photos: 16 images in 2 classes: dark 8, light 8; 12 to train on, 4 to validate"
     assert "features: 16 extracted, 0 reused" in result.out
     assert f"saved to {tmp_path / 'run'}" in result.out.replace("\n", "")
     figures = load(tmp_path / "fit.json")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
+import subprocess
+import sys
+import textwrap
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.common.errors import WeightsError
+from headstart.common.errors import DownloadError, WeightsError
 from headstart.models import architecture, listing, weights
 from headstart.models.architecture import Hub, Packaged
 from headstart.models.pickled_tensors import MAGIC, PROTOCOL, read_pickled_tensors
@@ -110,6 +114,7 @@ class TestPackages:
             folder.name,
             "models/lenet.pth",
             hashlib.sha256(content).hexdigest(),
+            "1.2.3",
             architecture("lenet").preprocess,
             otherwise=Hub("made/lenet", architecture("lenet").preprocess, classes=None),
             classes=None,
@@ -133,8 +138,34 @@ class TestPackages:
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"not the weights that made-weights came with .* pip install"):
+        told = r"not the weights that made-weights 1\.2\.3 came with .*; "
+        mend = r"pip install --force-reinstall made-weights==1\.2\.3"
+        with pytest.raises(WeightsError, match=told + mend):
             hs.model("lenet", weights="made")
+
+    def test_no_torch_and_no_network_is_needed(self, published: Packaged, tmp_path: Path) -> None:
+        """A JAX user has no torch. A process of its own, in which neither can be had."""
+        program = f"""
+            import socket, sys
+            sys.modules["torch"] = None
+            def refuse(*_, **__): raise OSError("there is no network here")
+            socket.socket.connect = socket.getaddrinfo = refuse
+            import headstart as hs
+            from headstart.models import architecture
+            from headstart.models.architecture import Hub, Packaged
+            preprocess = architecture("lenet").preprocess
+            architecture("lenet").weights["made"] = Packaged(
+                "made-weights", {published.module!r}, {published.file!r}, {published.sha256!r}, "1.2.3",
+                preprocess, otherwise=Hub("made/lenet", preprocess),
+            )
+            model = hs.model("lenet", weights="made", classes=["a", "b"])
+            print(model.classes, model.weights, sorted(set(model.params) - model.fresh) != [])
+        """
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True
+        )
+        assert (done.stdout, done.stderr) == ("('a', 'b') made True\n", "")
 
     def test_the_hub_is_asked_where_it_is_not_installed(
         self, published: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,10 +175,12 @@ class TestPackages:
 
         def fetch(hub: Hub) -> Path:
             asked.append(hub)
-            raise WeightsError("there is no network here")
+            raise DownloadError("there is no network here")
 
         monkeypatch.setattr("headstart.models.hub.fetch", fetch)
-        with pytest.raises(WeightsError, match="no network"):
+        with pytest.raises(
+            DownloadError, match=r"no network here\. A package .* lacks models/lenet\.pth; pip install"
+        ):
             hs.model("lenet", weights="made")
         assert [hub.repo for hub in asked] == ["made/lenet"]
         assert listing.weights_summary(architecture("lenet"), "made").source == "made/lenet"

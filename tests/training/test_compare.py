@@ -226,6 +226,7 @@ def test_the_table_has_a_line_a_mode(finished: dict[str, Any], backend: str) -> 
         assert "compare.json" in out
     err = finished["first"]["err"].splitlines()
     assert [line.partition(":")[0] for line in err] == [
+        "model",
         "photos",
         *(f"{backend} {mode} epoch {i}" for mode in ("frozen", "cached") for i in (1, 2)),
     ], "the data once, a line an epoch, and no chatter of frameworks"
@@ -519,8 +520,8 @@ def test_what_a_child_refuses_is_a_mistake(tmp_path: Path, backend: str) -> None
     broken.write_bytes(broken.read_bytes()[:300])
     result = run("--data", photos, "--backends", backend, "--modes", "cached", "--out", tmp_path / "out")
     assert result.returncode == 2
-    assert result.stderr.splitlines()[1].startswith(f"error: {backend}: {broken}: ")
-    assert result.stderr.count("\n") == 2
+    assert result.stderr.splitlines()[2].startswith(f"error: {backend}: {broken}: ")
+    assert result.stderr.count("\n") == 3
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["errors"][backend]["type"] == "ImageError"
 
 
