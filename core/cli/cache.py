@@ -85,11 +85,8 @@ def explain(
     computed.
     """
     from headstart import cache
-    from headstart.data.summary import say as say_data
 
-    model, data = opened(source)
-    say_data(data)
-    explanation = cache.explain(model, data, **feature_options.arguments())
+    explanation = cache.explain(*opened(source), **feature_options.arguments())
     for coverage in explanation:
         view = "" if coverage.view is None else f", view {coverage.view}"
         say(f"{coverage.cut}{view} ({coverage.key[:12]}): {coverage}")

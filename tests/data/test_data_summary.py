@@ -155,8 +155,9 @@ def test_commands_say_it_and_gc_takes_nothing_unread_for_gone(
     (photos / "owl").symlink_to(disk)
     about = ("--data", photos, "--model", "lenet", "--weights", "none", "--cuts", "relu4")
     line = "photos: 20 images in 3 classes: cat 8, dog 8, owl 4"
-    assert told(capsys, monkeypatch, "extract", *about, "--device", "cpu") == (0, f"{line}\n")
-    assert told(capsys, monkeypatch, "cache", "explain", *about) == (0, f"{line}\n")
+    both = f"model: lenet (random): 32 px, bilinear, mean 0.5, deviation 0.5\n{line}\n"
+    assert told(capsys, monkeypatch, "extract", *about, "--device", "cpu") == (0, both)
+    assert told(capsys, monkeypatch, "cache", "explain", *about) == (0, both)
     assert told(capsys, monkeypatch, "cache", "gc", "--data", photos) == (0, f"{line}\n")
     disk.rename(tmp_path / "unmounted")
     code, error = told(capsys, monkeypatch, "cache", "gc", "--data", photos, "--yes")
