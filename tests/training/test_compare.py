@@ -159,7 +159,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, backend: str) -> dict[str
     """Two modes, then all five on the same cache."""
     root = tmp_path_factory.mktemp("compare")
     photos = make_images(root / "photos")
-    arguments = ["--data", photos, "--backends", backend, "--size", 32, "--batch-size", 8, "--epochs"]
+    arguments = ["--data", photos, "--model", "resnet18_half", "--backends", backend, "--size", 32]
+    arguments += ["--batch-size", 8, "--epochs"]
     environment = {"HEADSTART_CACHE": str(root / "cache")}
     found: dict[str, Any] = {"photos": photos, "root": root}
     first = [2, "--modes", "frozen,cached", "--tensorboard", root / "board"]
