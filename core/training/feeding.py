@@ -88,7 +88,7 @@ def from_images(job: TrainingJob, node: str | None) -> Fed:
         return Images(
             data,
             job.model.preprocess,
-            s.batch_size,
+            job.batch_size,
             runs,
             node,
             augment,

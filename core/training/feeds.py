@@ -24,7 +24,7 @@ from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.inputs import Arrays
 from headstart.data.loader import batches
-from headstart.data.order import block_order, epoch_order
+from headstart.data.order import block_order, epoch_order, epoch_shape
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import pad
 from headstart.features.exports import all_rows
@@ -51,7 +51,7 @@ class Feed(Protocol):
     """of its samples, as the loss takes them"""
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-        """int64 `(steps, batch)`: an epoch's order, from seed and epoch; there are `n // batch` steps."""
+        """int64 `(steps, batch)`: an epoch's order, from seed and epoch; see `epoch_shape`."""
 
     def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
         """One epoch in the given order, int64 `(steps, batch)`, at the given learning rates `(steps,)`."""
@@ -186,7 +186,7 @@ class Streamed:
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         if self.in_memory:
             return epoch_order(len(self.targets), batch_size, seed, epoch)
-        batch = min(batch_size, len(self.targets))
+        _, batch = epoch_shape(len(self.targets), batch_size)
         on_disk = self._source(epoch % self.features.views).on_disk
         return block_order(on_disk, self.block, self.pools.rows // batch * batch, batch_size, seed, epoch)
 
@@ -271,7 +271,8 @@ class Images:
         weights: np.ndarray | None = None,
         targets: np.ndarray | None = None,
     ) -> None:
-        """`weights`, `targets`: as `Resident` has them."""
+        """`batch_size`: of the evaluation; with that of training, a trunk sees one shape. `weights`, `targets`: as
+        `Resident` has them."""
         self.weights = weights
         self.data, self.preprocess, self.batch_size = data, preprocess, batch_size
         self.trunk, self.cut = trunk, cut

@@ -17,6 +17,7 @@ from headstart.contract import registry
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.data import Arrays, Dataset
+from headstart.data.order import epoch_shape
 from headstart.features.feature_set import FeatureSet
 from headstart.features.trunk_keys import cut_of
 from headstart.models import Model, check_model
@@ -60,8 +61,8 @@ class TrainingJob:
 
     @property
     def batch_size(self) -> int:
-        """As it is trained with: where there are few samples, it is as many as they are."""
-        return min(self.settings.batch_size, len(self.train))
+        """As it is trained with: at most what was asked for, so that all batches of an epoch are of one size."""
+        return epoch_shape(len(self.train), self.settings.batch_size)[1]
 
 
 def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJob:

@@ -56,7 +56,7 @@ class _FitSweepPlanCompareCompareModes(TypedDict, total=False):
     epochs: int
     """Epochs of training."""
     batch_size: int
-    """Samples a step."""
+    """Samples a step, at most: all steps of an epoch have as many."""
     optimizer: str | Optimizer | None
     """adamw or sgd."""
     device: str

@@ -200,7 +200,14 @@ class Training:
         takers=THAT_TRAIN,
         text=float,
     )
-    batch_size: int = option(64, "Samples a step.", whole(1), takers=FUNCTIONS, text=int)
+    batch_size: int = option(
+        64,
+        "Samples a step, at most: all steps of an epoch have as many.",
+        whole(1),
+        takers=FUNCTIONS,
+        text=int,
+        more="An epoch takes every sample, and less than one a step twice, to fill the last batch.",
+    )
     optimizer: str | Optimizer | None = option(
         None,
         "adamw or sgd.",

@@ -15,6 +15,7 @@ import numpy as np
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.contract.recipe import Recipe
 from headstart.contract.running import Trainer
+from headstart.data.order import epoch_shape
 from headstart.graph import Graph
 from headstart.training.history import Record
 from headstart.training.modes import default_optimizer
@@ -41,6 +42,7 @@ class Stage:
     rates: np.ndarray
     """float `(epochs, steps)`: the learning rates"""
     batch_size: int
+    """of every step"""
     seed: int
     """of the order of the samples"""
     objective: Objective
@@ -77,14 +79,14 @@ def stage_of(
     params = {name: params[name] for name in graph.param_shapes()}
     kept = kept_by_owner(graph, not settings.training_mode.pretrained)
     multiples = rate_multiples(params, fresh, settings.lr_scale, kept)
-    steps = samples // min(settings.batch_size, samples)
+    steps, batch_size = epoch_shape(samples, settings.batch_size)
     return Stage(
         name,
         graph,
         params,
         Recipe(optimizer, objective.loss, settings.train_statistics, settings.seed, multiples),
         settings.rates.rates(optimizer.lr, epochs * steps).reshape(epochs, -1),
-        settings.batch_size,
+        batch_size,
         settings.seed,
         objective,
         monitor,

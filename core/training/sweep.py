@@ -28,6 +28,7 @@ from headstart.data import Dataset
 from headstart.data.annotations import REGRESSION
 from headstart.data.copies import warn_of_copies
 from headstart.data.id_set import IdSet
+from headstart.data.order import epoch_shape
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
@@ -294,7 +295,7 @@ def _side_by_side(
     heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
     if heads is None:
         return None
-    steps = len(train.targets) // job.batch_size
+    steps, _ = epoch_shape(len(train.targets), settings.batch_size)
     shares = settings.rates.rates(1.0, settings.epochs * steps).reshape(settings.epochs, -1)
     followed = [_Head(Best(job.monitor)) for _ in jobs]
     for epoch, share in enumerate(shares):

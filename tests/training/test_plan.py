@@ -173,15 +173,15 @@ def test_seconds_add_up() -> None:
     # the trunk runs full batches: 4 of the training samples, and 20 rows at once of the others
     images = 128 + 20
     assert plan.extraction_seconds == pytest.approx(2 + images * 0.01 + 110 * 20 * 1e-4)
-    head = 96 * 0.001 + 20 * 0.0005  # three full steps
+    head = 100 * 0.001 + 20 * 0.0005  # four steps of 25
     assert plan.cached_epoch_seconds == pytest.approx(head)
-    assert plan.uncached_epoch_seconds == pytest.approx(head + (96 + 20) * 0.01)
+    assert plan.uncached_epoch_seconds == pytest.approx(head + (100 + 20) * 0.01)
     assert plan.total_seconds == pytest.approx(plan.extraction_seconds + 5 * head)
     assert plan.uncached_total_seconds == pytest.approx(5 * plan.uncached_epoch_seconds)
     assert (plan.nbytes, plan.where, plan.missing) == (110 * 20, "device", 110)
     # one core for both: what overlaps little is nearly the sum
     shared = at_cut(point, replace(rates, decode=0.01, overlap=0.9))
-    assert shared.uncached_epoch_seconds == pytest.approx(head + 0.9 * (96 + 20) * (0.01 + 0.01))
+    assert shared.uncached_epoch_seconds == pytest.approx(head + 0.9 * (100 + 20) * (0.01 + 0.01))
     # from the disk an epoch takes as long as reading the features, if that is longer
     streamed = at_cut(point, rates, where="disk")
     assert streamed.cached_epoch_seconds == pytest.approx(110 * 20 * 1e-2)

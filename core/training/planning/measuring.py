@@ -27,6 +27,7 @@ from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer
 from headstart.data import Dataset
 from headstart.data.loader import batches
+from headstart.data.order import epoch_shape
 from headstart.data.rows import pad
 from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import key_of
@@ -149,7 +150,7 @@ class Bench:
         steps = 2
         epoch(steps)
         seconds = epoch(steps)
-        full = len(self.train) // self.batch
+        full, _ = epoch_shape(len(self.train), self.batch)
         if seconds / steps * full < EPOCH_SECONDS and full > steps:  # then as long as it will be
             steps = full
             epoch(steps)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headstart.data.order import epoch_shape
 from headstart.models import Model
 from headstart.training.placement import DISK
 from headstart.training.planning.table import CutPlan
@@ -83,6 +84,7 @@ class Load:
     distinct: int
     """samples of both, those with the same bytes counted once, as the store keeps them"""
     batch: int
+    """of an extraction; at most so many are trained on in a step"""
     epochs: int
 
 
@@ -160,10 +162,11 @@ def predicted(
     lacking = missing / load.distinct  # alike in both sets
     images = through(missing, padded(lacking * train, batch) + padded(lacking * val, batch))
     extraction = point.build_seconds + images + missing * work.row_nbytes * rates.write if missing else 0.0
-    trained = train // batch * batch
+    steps, size = epoch_shape(train, batch)
+    trained = steps * size
     head = trained * point.step_seconds + val * point.evaluation_seconds
     cached = max(head, nbytes * rates.read) if where == DISK else head
-    uncached = head + through(trained + val, trained + padded(val, batch))
+    uncached = head + through(trained + val, trained + padded(val, size))
     return CutPlan(
         cut=cut,
         shape=work.shape,
