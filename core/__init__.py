@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headstart.models.listing import list_models
     from headstart.models.model import model
     from headstart.models.wrapped import wrap
+    from headstart.training.advise import advise
     from headstart.training.compare import compare
     from headstart.training.compare_modes import compare_modes
     from headstart.training.comparison import Comparison, comparison
@@ -45,6 +46,7 @@ _WHERE = {
     "errors": ("headstart.errors", None),
     "HeadstartError": ("headstart.common.errors", "HeadstartError"),
     "Comparison": ("headstart.training.comparison", "Comparison"),
+    "advise": ("headstart.training.advise", "advise"),
     "compare": ("headstart.training.compare", "compare"),
     "compare_modes": ("headstart.training.compare_modes", "compare_modes"),
     "comparison": ("headstart.training.comparison", "comparison"),
@@ -81,6 +83,7 @@ __all__ = [
     "Preprocess",
     "Run",
     "Schedule",
+    "advise",
     "cache",
     "compare",
     "compare_modes",

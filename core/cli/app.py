@@ -19,7 +19,7 @@ from headstart.common.log import VARIABLE, set_level
 from headstart.common.version import __version__
 
 TITLES = {
-    "Train": ("compare", "fit", "plan", "sweep"),
+    "Train": ("advise", "compare", "fit", "plan", "sweep"),
     "Use": ("predict", "evaluate", "extract", "report"),
     "Look": ("models", "weights", "cache"),
     "Set up": ("completion",),
@@ -34,6 +34,7 @@ FAMILIES = {
 """commands that have commands of their own"""
 
 COMMANDS = {
+    "advise": "Say which trunk, which cut and how much to train, from features, before anything is trained.",
     "compare": "Compare the modes in every installed backend: scores, seconds by phase, speed-up, break-even.",
     "fit": "Train a model on images with classes, labels or numbers, and say how well it does.",
     "plan": "Predict what caching at each cut costs and saves, from a few batches; with --budget, the best cut.",
@@ -62,6 +63,7 @@ COMMANDS = {
 EXAMPLES = (
     "headstart compare",
     "headstart compare --data flower_photos --modes frozen,cached,full --epochs 3",
+    "headstart advise --data flower_photos",
     "headstart plan --data flower_photos --model resnet50 --budget 2GB",
     "headstart fit --data flower_photos --mode cached --cut layer4.0 --out run/",
     "headstart predict --run run/ rose.jpg tulip.jpg",

@@ -7,7 +7,7 @@ Invariant: importing this needs no numpy, so that help comes at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,14 +86,14 @@ def parameter(option: str | Option, **changes: Any) -> Parameter:
 def settings_of(function: str) -> type:
     """A class with a field for each option of training that `function` ("fit", "sweep" ...) has on the command
     line, in their order."""
-    fields = []
+    options = []
     for option in flags_for(function):
         text: Any = option.text
         default = option.default_of(function)
         annotation: Any = Annotated[text if default is not None else text | None, parameter(option)]
-        fields.append((option.name, annotation, field(default=default)))
+        options.append((option.name, annotation, field(default=default)))
     # cyclopts takes a class of the module `types`, which make_dataclass says, for one of Python's own
-    return make_dataclass(f"{function.title()}Settings", fields, frozen=True, namespace={"__module__": __name__})
+    return make_dataclass(f"{function.title()}Settings", options, frozen=True, namespace={"__module__": __name__})
 
 
 def values_of(settings: Any) -> dict[str, Any]:
@@ -189,13 +189,10 @@ class TableOptions:
 
 
 @dataclass(frozen=True)
-class Source(TableOptions):
-    """A data set, and the network that is run on it."""
+class DataSource(TableOptions):
+    """A data set, and how its images are read."""
 
     data: Annotated[str, Parameter(help=DATA_HELP, group=DATA)] = "digits"
-    model: Annotated[str | None, Parameter(help=MODEL_HELP, group=DATA)] = None
-    weights: Weights = None
-    size: Size = None
     on_error: OnError = "raise"
     truncated: Truncated = "raise"
     only: Annotated[
@@ -205,12 +202,30 @@ class Source(TableOptions):
             group=DATA,
         ),
     ] = None
+    size: Size = None
 
     def classes(self) -> tuple[str, ...] | None:
         """What --only names; None for all."""
         from headstart.data.class_files import class_names_of
 
         return None if self.only is None else tuple(class_names_of(self.only, "--only"))
+
+    def words(self) -> list[str]:
+        """The options that name the same to another command: the data, and all that is not left out."""
+        words = ["--data", self.data]
+        for of in fields(self):
+            value = getattr(self, of.name)
+            if of.name != "data" and value != of.default:
+                words += [f"--{of.name.replace('_', '-')}", str(value)]
+        return words
+
+
+@dataclass(frozen=True)
+class Source(DataSource):
+    """A data set, and the network that is run on it."""
+
+    model: Annotated[str | None, Parameter(help=MODEL_HELP, group=DATA)] = None
+    weights: Weights = None
 
 
 @dataclass(frozen=True)
@@ -269,7 +284,7 @@ class FeatureOptions:
 COLUMNS = ("image", "label", "split_column", "group", "weight_column", "root", "separator", "task")
 """the options of tables, which `TableOptions.columns` puts together"""
 
-SOURCE, TRAINING_SOURCE, TABLE_OPTIONS = Source(), TrainingSource(), TableOptions()
+SOURCE, TRAINING_SOURCE, TABLE_OPTIONS, DATA_SOURCE = Source(), TrainingSource(), TableOptions(), DataSource()
 FEATURE_OPTIONS = FeatureOptions()
 """with every option left out"""
 

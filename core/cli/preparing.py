@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import COLUMNS, Source, TrainingSource, head_of, values_of
+from headstart.cli.options import COLUMNS, DataSource, Source, TrainingSource, head_of, values_of
 from headstart.cli.streams import quietly
 from headstart.common.errors import DeviceWarning
 from headstart.common.log import LOG
@@ -118,23 +118,28 @@ def _trunk_of(features: FeatureSet) -> tuple[str, str | None]:
 def opened(source: Source) -> tuple[Model, Dataset]:
     """The model and all of the data, for features: these do not depend on the classifier, and some weights have
     none."""
-    from headstart.data import open_data
     from headstart.data.summary import say_before
-    from headstart.data.table import Columns
     from headstart.models.default_model import Default, model_line
     from headstart.models.model import model
     from headstart.models.weights import weights_for
     from headstart.training.opening import model_for
 
-    columns = Columns(**(source.columns() or {}))
-    data = open_data(source.data, source.on_error, columns=columns, truncated=source.truncated)
-    if (classes := source.classes()) is not None:
-        data = data.only(classes)
+    data = data_of(source)
     default = Default(source.model, "") if source.model is not None else model_for(source.data, source.weights)
     weights = weights_for(default.name, source.weights)
     made = model(default.name, weights, data.classes, size=source.size)
     say_before(data, model_line(made, default.why))
     return made, data
+
+
+def data_of(source: DataSource) -> Dataset:
+    """All of the data."""
+    from headstart.data import open_data
+    from headstart.data.table import Columns
+
+    columns = Columns(**(source.columns() or {}))
+    data = open_data(source.data, source.on_error, columns=columns, truncated=source.truncated)
+    return data if (classes := source.classes()) is None else data.only(classes)
 
 
 def import_quietly(backend: str, device: str, precision: str = "float32") -> None:

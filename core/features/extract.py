@@ -86,15 +86,18 @@ class Extractor:
         views: int = 1,
         seed: int = 0,
         observe: Observe | None = None,
+        pooled: bool = False,
     ) -> None:
-        """The arguments of `extract`. `observe`: is called with each batch of features as it is computed."""
+        """The arguments of `extract`. `observe`: is called with each batch of features as it is computed.
+        `pooled`: a vector a cut is kept, see `headstart.features.pooled`."""
         registry.check_place(device, precision)
-        self.model, self.batch_size, self.workers = model, batch_size, workers
+        self.batch_size, self.workers = batch_size, workers
         self.device, self.precision = device, precision
         self.backend_name = registry.choose(backend, model.home)
         self.keys = FeatureKeys(
-            model, cuts, precision=precision, dtype=dtype, augment=augment, views=views, seed=seed
+            model, cuts, precision=precision, dtype=dtype, augment=augment, views=views, seed=seed, pooled=pooled
         )
+        self.model = self.keys.model
         self.seed, self.observe = seed, observe
         self.store = FeatureStore(cache)
         self.folders = self.keys.folders(self.store)

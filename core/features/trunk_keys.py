@@ -14,6 +14,7 @@ from headstart.common.errors import CutError, SettingError
 from headstart.data import Arrays
 from headstart.data.augment import Augment
 from headstart.features.company import check_unchanged
+from headstart.features.pooled import with_pools
 from headstart.models import Model
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
@@ -38,8 +39,10 @@ class FeatureKeys:
         augment: str | Augment | None,
         views: int,
         seed: int,
+        pooled: bool = False,
     ) -> None:
-        """The arguments of `extract`. Raises CutError and SettingError."""
+        """The arguments of `extract`. `pooled`: a vector a cut, see `headstart.features.pooled`. Raises CutError
+        and SettingError."""
         check_dtype(dtype)
         names = [cuts] if isinstance(cuts, str) else [model.default_cut] if cuts is None else list(cuts)
         self.augment = Augment.parse(augment)
@@ -48,6 +51,10 @@ class FeatureKeys:
         check_views(views, self.augment)
         self.nodes = {cut: cut_of(model, cut) for cut in names}
         """cut, as the user wrote it -> node"""
+        if pooled:
+            model, self.nodes = with_pools(model, self.nodes)
+        self.model = model
+        """whose nodes they are: with what pools them"""
         self.shapes = model.graph.shapes(model.input_shape)
         """node -> shape of a sample's features"""
         self.by_node = {

@@ -80,7 +80,7 @@ def build(content: Mapping[str, Any]) -> str:
     entries = sorted(known["rows"], key=rank)
     images = Images()
     kernels = kernel_cards(known["rows"], images)  # first, so that they are the last to be left out
-    html: str = _template().render(
+    html: str = template("page.html").render(
         title=known.get("title") or f"headstart on {known['data'].get('name')}",
         created=known.get("created"),
         summary=_summary(known, entries),
@@ -117,7 +117,8 @@ def script_json(value: Any) -> str:
 
 
 @cache
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A template of this folder, which escapes all that it is given."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     jinja = Environment(
@@ -128,7 +129,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     jinja.filters["capital"] = figures.capital
-    return jinja.get_template("page.html")
+    return jinja.get_template(name)
 
 
 @cache

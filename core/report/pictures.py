@@ -28,9 +28,9 @@ BROKEN = (255, 0, 255)
 DECREASE, NONE, INCREASE = np.array([[33, 102, 172], [247, 247, 247], [178, 24, 43]], np.float64)
 
 
-def thumbnails(dataset: Dataset, indices: Iterable[int]) -> dict[str, str]:
-    """Sample id -> picture, of the samples at these positions. What is no image, and files that can no longer be
-    read or have changed, are left out."""
+def thumbnails(dataset: Dataset, indices: Iterable[int], longest: int = LONGEST) -> dict[str, str]:
+    """Sample id -> picture, of the samples at these positions, of `longest` pixels at most. What is no image, and
+    files that can no longer be read or have changed, are left out."""
     pictures: dict[str, str] = {}
     if dataset.entries is not None:
         return pictures
@@ -39,16 +39,16 @@ def thumbnails(dataset: Dataset, indices: Iterable[int]) -> dict[str, str]:
             image, id = dataset.load(int(index))
         except (DataError, OSError):
             continue
-        pictures[id] = _thumbnail(image)
+        pictures[id] = _thumbnail(image, longest)
     return pictures
 
 
-def _thumbnail(image: Image.Image) -> str:
+def _thumbnail(image: Image.Image, longest: int = LONGEST) -> str:
     small = image.convert("RGB")
-    if max(small.size) <= TINY:
+    if max(small.size) <= min(TINY, longest):
         red, green, blue = (channel.tobytes() for channel in small.split())
         return _png(small.convert("L") if red == green == blue else small)
-    small.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

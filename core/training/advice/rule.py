@@ -1,0 +1,123 @@
+"""From what features tell to what each mode will come to, and from that to advice. Arithmetic only: no features,
+no clock, no framework.
+
+A mode's error is predicted as the linear head's held-out error times e to the power of a sum: coefficients, below,
+of a few figures. They were fitted to what 33 trainings of every mode really came to (`benchmarks/advising.py`),
+and tested on data sets that they were not fitted to.
+
+Invariant: what is advised is the first of the equally good: of modes whose predicted scores are within `EQUAL` of
+the best, the one that takes the least time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+LINEAR, CUT, STAGED, FULL, SCRATCH = MODES = ("linear", "cut", "staged", "full", "scratch")
+"""what may be trained: the classifier on cached features; what is behind an earlier cut; the classifier, then all;
+all, from the weights; all, from random ones"""
+EQUAL = 0.005
+"""of an error: less is no reason to train longer"""
+FLOOR = 1e-3
+"""errors are never taken to be less: the logarithm of none is not"""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one trunk and the data before anything is trained."""
+
+    samples: int
+    """to train on"""
+    classes: int
+    """or labels, or targets"""
+    error: float
+    """of a linear head on held-out samples, see `CutFigures.error`"""
+    earlier_error: float
+    """the least at the earlier cuts; `error` where none was looked at"""
+    seen_error: float
+    """of a linear head on the samples it has learnt from"""
+    half_error: float
+    """of a linear head that has learnt from half of the samples"""
+    knn_error: float
+    pretrained: bool
+    confidence: float | None = None
+    """of the trunk's own classifier, see `Familiarity`; None where it has none"""
+
+    def figures(self) -> dict[str, float]:
+        """What the coefficients are of; each about 0 where nothing is known, and about 1 where it tells a lot."""
+        error = max(self.error, FLOOR)
+        return {
+            "constant": 1.0,
+            "samples": math.log10(max(self.samples, 1) / 300),
+            "error": math.log(error / 0.3),
+            "earlier": math.log(max(self.earlier_error, FLOOR) / error),
+            "slope": math.log(max(self.half_error, FLOOR) / error),
+            "random": float(not self.pretrained),
+        }
+
+
+COEFFICIENTS: Mapping[str, Mapping[str, float]] = {
+    CUT: {"constant": -0.2, "samples": -0.2, "earlier": 0.3},
+    STAGED: {"constant": -0.25, "samples": -0.4, "earlier": 0.3},
+    FULL: {"constant": -0.2, "samples": -0.5, "earlier": 0.3},
+    SCRATCH: {"constant": 0.6, "samples": -0.6, "random": -0.6},
+}
+"""mode -> of each figure, added up in the exponent; LINEAR is what the others are compared with"""
+SPREAD: Mapping[str, float] = {LINEAR: 0.1, CUT: 0.2, STAGED: 0.2, FULL: 0.3, SCRATCH: 0.4}
+"""mode -> by how much the logarithm of its error was off, one standard deviation, on data sets that were left
+out"""
+
+
+def predicted_errors(evidence: Evidence) -> dict[str, float]:
+    """Mode -> the error that it is expected to have on samples that it has not seen."""
+    figures = evidence.figures()
+    error = max(evidence.error, FLOOR)
+    errors = {LINEAR: error}
+    for mode, weights in COEFFICIENTS.items():
+        exponent = sum(weight * figures[name] for name, weight in weights.items())
+        errors[mode] = error * math.exp(min(max(exponent, -3.0), 3.0))
+    return errors
+
+
+@dataclass(frozen=True)
+class Option:
+    """One trunk in one mode."""
+
+    trunk: str
+    mode: str
+    error: float
+    """expected"""
+    seconds: float
+    within: bool = True
+    """the budget"""
+
+
+def advised(options: Sequence[Option]) -> Option | None:
+    """The quickest of those that are expected to be as good as the best, within the budget; None where nothing
+    is."""
+    within = [option for option in options if option.within]
+    if not within:
+        return None
+    least = min(option.error for option in within)
+    return min((o for o in within if o.error <= least + EQUAL), key=lambda o: (o.seconds, o.error))
+
+
+def pareto(options: Sequence[Option]) -> list[Option]:
+    """Those that nothing is both quicker and better than, the quickest first."""
+    front: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.seconds, o.error)):
+        if not front or option.error < front[-1].error:
+            front.append(option)
+    return front
+
+
+def doubt(mode: str, error: float, runner_up: Option | None) -> float | None:
+    """How likely it is that the runner-up comes out better, from how far predictions were off: 0 to 0.5; None
+    where there is none."""
+    if runner_up is None:
+        return None
+    apart = math.log(max(runner_up.error, FLOOR) / max(error, FLOOR))
+    together = math.hypot(SPREAD[mode], SPREAD[runner_up.mode])
+    return 0.5 * math.erfc(apart / together / math.sqrt(2))

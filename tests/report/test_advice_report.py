@@ -1,0 +1,155 @@
+"""The page of advice: what it holds, that nothing in it is markup from elsewhere, and how it behaves in a
+browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import browser
+from PIL import Image
+
+from headstart.report.advice import advice_page
+from headstart.report.pictures import _png
+
+pytestmark = pytest.mark.neutral
+
+HOSTILE = "</script><b onclick=x>{{7*7}}"
+DOT = _png(Image.new("RGB", (2, 2)))
+
+
+OVER = """const point = document.querySelector('[data-point="4"]');
+point.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))"""
+
+
+def row(trunk: str, what: str, score: float, seconds: float, **more: Any) -> dict[str, Any]:
+    return {
+        "trunk": trunk,
+        "what": what,
+        "cut": "layer3" if what == "cut" else None,
+        "score": score,
+        "interval": [score - 0.03, score + 0.03],
+        "seconds": seconds,
+        "bytes": 1000 if what in ("linear", "cut", "staged") else 0,
+        "within_budget": True,
+        "pareto": False,
+        **more,
+    }
+
+
+def content(name: str = "things", score: str = "accuracy") -> dict[str, Any]:
+    rows = [
+        row("a", "staged", 0.9, 60, pareto=True),
+        row("a", "full", 0.88, 600, within_budget=False),
+        row("a", "cut", 0.85, 20, pareto=True),
+        row("b", "linear", 0.8, 0.1, pareto=True),
+        row("b", "scratch", 0.5, 900),
+    ]
+    cut = {
+        "cut": "layer3",
+        "score": 0.8,
+        "interval": [0.7, 0.9],
+        "seen": 1.0,
+        "knn": 0.7,
+        "logme": -0.2,
+        "spread": 0.1,
+    }
+    cut |= {"curve": [[10, 0.6], [20, 0.7], [40, 0.8]], "silhouette": None}
+    familiar = {"classes": 1000, "confidence": 0.31, "entropy": 0.6}
+    points = [
+        {
+            "x": k / 30,
+            "y": (k * 7 % 30) / 30,
+            "class": k % 10,
+            "label": f"{name} {k % 10}",
+            "picture": DOT if k else None,
+        }
+        for k in range(30)
+    ]
+    return {
+        "data": {"name": name},
+        "score": score,
+        "trunks": [
+            {"trunk": "a", "cuts": [cut], "familiarity": familiar},
+            {"trunk": "b", "cuts": [cut], "familiarity": None},
+        ],
+        "rows": rows,
+        "best": rows[0],
+        "sentence": f"train the classifier of {name}",
+        "command": f"headstart fit --data '{name}'",
+        "map": {
+            "method": "PCA",
+            "share": 0.2,
+            "classes": [f"{name} {k}" for k in range(10)],
+            "task": "single",
+            "points": points,
+        },
+    }
+
+
+def test_it_says_everything_and_fetches_nothing() -> None:
+    page = advice_page(content())
+    for text in (
+        "Train the classifier of things.",
+        "headstart fit --data",
+        "from a cut (layer3)",
+        "10: 60.0%, 20: 70.0%",
+    ):
+        assert text in page
+    assert "the likeliest of its own 1,000 classes 31% in the mean" in page
+    assert page.count("<circle data-point") == 30 and "4 other classes" in page  # six have a colour of their own
+    assert not re.search(r"(src|href)=\"?(https?:)?//", page)
+    assert page.count('class="ring"') == 1 and page.count('<g class="over">') == 1
+    without = advice_page(content() | {"map": None})
+    assert "A map of the features" not in without
+
+
+def test_better_is_higher_quicker_is_further_left_and_the_line_goes_through_the_front() -> None:
+    page = advice_page(content())
+    places = [(float(x), float(y)) for x, y in re.findall(r'transform="translate\(([\d.]+) ([\d.]+)\)"', page)]
+    by = dict(zip(("staged", "full", "cut", "linear", "scratch"), places, strict=True))
+    assert [name for name, _ in sorted(by.items(), key=lambda of: of[1][0])] == [
+        "linear",
+        "cut",
+        "staged",
+        "full",
+        "scratch",
+    ]
+    assert [name for name, _ in sorted(by.items(), key=lambda of: of[1][1])] == [
+        "staged",
+        "full",
+        "cut",
+        "linear",
+        "scratch",
+    ]
+    front = re.search(r'class="front" points="([^"]*)"', page)
+    assert front is not None
+    assert front[1] == " ".join(f"{x},{y}" for x, y in (by["linear"], by["cut"], by["staged"]))
+
+
+def test_what_comes_from_data_is_text() -> None:
+    page = advice_page(content(HOSTILE))
+    assert HOSTILE not in page and "onclick=x>" not in page.replace("&lt;b onclick=x&gt;", "")
+    assert page.count("<script") == 2
+
+
+def test_errors_in_units_are_no_percentages() -> None:
+    page = advice_page(content(score="mae"))
+    assert "mean absolute error, less is better" in page and "0.9" in page
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_points_show_their_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "advice.html"
+    path.write_text(advice_page(content()), "utf-8")
+    with browser(tmp_path) as chromium:
+        chromium.open(path, width=400)
+        assert chromium.run("return document.documentElement.scrollWidth") == 400
+        assert chromium.run("return performance.getEntriesByType('resource').length") == 0
+        chromium.run(OVER)
+        assert chromium.run("return document.getElementById('shown').innerText") == "things 4"
+        chromium.find("#as-pictures").click()
+        assert chromium.run("return document.querySelectorAll('#map image').length") == 29
+        assert chromium.console() == []
