@@ -14,12 +14,12 @@ from headstart.common.errors import CutError, DownloadError, SettingError, Weigh
 from headstart.common.log import LOG
 from headstart.graph.ops import INERT
 from headstart.models import Model, check_model
-from headstart.models.listing import weights_summary
+from headstart.models.default_model import PHOTOGRAPHS, SHIPPED, default_model
 from headstart.models.model import model as make_model
-from headstart.models.weights import weights_for
+from headstart.models.weights import is_here, weights_for
 from headstart.models.zoo import architecture
 
-NAMED = ("efficientnet_lite0", "resnet18_half")
+NAMED = (PHOTOGRAPHS, SHIPPED)
 """looked at where none are named, those whose weights are at hand"""
 EARLIER = 3
 """cuts before the classifier's that are looked at, where none are named"""
@@ -73,7 +73,9 @@ def candidates(
     stands twice; CutError for a cut that no model has; WeightsError where there are weights of none.
     """
     if models is None:
-        models = [name for name in NAMED if _at_hand(name)]
+        models = [name for name in NAMED if is_here(next(iter(architecture(name).weights.values())))]
+        if PHOTOGRAPHS not in models:
+            LOG.info("without %s: %s", PHOTOGRAPHS, default_model(photographs=True).why)
     listed = (
         [models] if isinstance(models, str | Model) else list(models) if isinstance(models, Iterable) else None
     )
@@ -110,12 +112,6 @@ def candidates(
             labels, made, _cuts_of_all([network for network, _ in made], cuts), strict=True
         )
     ]
-
-
-def _at_hand(name: str) -> bool:
-    """Whether a model's first published weights need no network."""
-    arch = architecture(name)
-    return weights_summary(arch, next(iter(arch.weights))).here
 
 
 def _labels(models: Sequence[Model]) -> list[str]:
