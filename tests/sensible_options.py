@@ -40,4 +40,6 @@ SENSIBLE: dict[str, Any] = {
     "tensorboard": Path("curves"),
     "debug_nans": True,
     "profile": Path("trace"),
+    "checkpoint": Path("kept"),
+    "resume": Path("kept"),
 }

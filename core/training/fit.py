@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING
 from headstart.common.errors import DivergedWarning
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies
-from headstart.data.id_set import IdSet
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
-from headstart.training.history import History
+from headstart.training.checkpoints.keeping import checkpoints_of
+from headstart.training.finished import run_of
 from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
 from headstart.training.profiling import Profiler
-from headstart.training.rates import trained_count, warn_frozen
+from headstart.training.rates import warn_frozen
 from headstart.training.run import Run
-from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
-from headstart.training.stage import HEAD_STAGE
-from headstart.training.stages import Finished, first, settings_record, train_stages
+from headstart.training.stages import train_stages
 from headstart.training.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
@@ -54,18 +52,20 @@ def fit(
     for copies in both, and for pictures with more than one label.
 
     Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, NonFiniteError for
-    what `debug_nans` finds, ProfileError, and whatever `extract` raises.
+    what `debug_nans` finds, ProfileError, CheckpointError for what `resume` cannot go on from, and whatever
+    `extract` raises.
     """
     start = time.perf_counter()
     settings = settings_of("fit", options)
     job = job_of(model, train, val, settings)
+    checkpoints = checkpoints_of(job)
     warn_of_copies(job.train, job.val)
     warn_frozen(job.model, job.mode)
     watching = tuple(_observers(job))
     say(job.train, job.val)
     with Observers(watching) as observers:
-        stages = train_stages(job, observers)
-    run = _run(job, stages, time.perf_counter() - start)
+        stages = train_stages(job, observers, checkpoints)
+    run = run_of(job, stages, time.perf_counter() - start)
     if run.diverged:
         warnings.warn(
             f"the training of {model.name} in mode {settings.mode!r} has diverged: its last loss or its weights "
@@ -86,30 +86,3 @@ def _observers(job: TrainingJob) -> Iterator[Observer]:
     yield LogLine(staged=job.mode.then_all)
     if s.on_epoch is not None:
         yield EpochCallback(s.on_epoch)
-
-
-def _run(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Run:
-    """The result of the job, from its finished stages."""
-    start, last = job.model, stages[-1]
-    trained = {name: value for done in stages for name, value in done.trained.params.items()}
-    optimizers = {done.stage.name: done.stage.optimizer for done in stages}
-    return Run(
-        model=job.objective.trained(start.with_params({**start.params, **trained}), last.trained.threshold),
-        mode=job.settings.mode,
-        cut=job.cut,
-        backend=job.backend.name,
-        history=last.trained.history,
-        head_history=stages[0].trained.history if len(stages) > 1 else History(),
-        extraction=first(done.extraction for done in stages),
-        seconds=seconds,
-        settings=settings_record(job, optimizers, first(done.placement for done in stages)),
-        data=data_facts(job.train, job.val),
-        trained=trained_count(
-            last.stage.graph if last.stage.name == HEAD_STAGE else start.graph, scratch=not job.mode.pretrained
-        ),
-        validation=last.trained.validation,
-        outcome=last.trained.outcome,
-        train_ids=IdSet.of(job.train.ids),
-        before={name: start.params[name] for name in first_convolutions(start.graph)},
-        val=job.val,
-    )

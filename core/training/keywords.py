@@ -21,6 +21,10 @@ class _Fit(TypedDict, total=False):
 
     mode: str
     """scratch, full, frozen, cached or staged."""
+    checkpoint: str | Path | None
+    """Keep the best epoch's run, and all that it takes to go on, in this folder while it trains."""
+    resume: str | Path | None
+    """Go on with the training whose checkpoint is in this folder, and keep it there."""
 
 
 class _FitCompareCompareModesSweep(TypedDict, total=False):

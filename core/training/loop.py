@@ -25,6 +25,7 @@ from headstart.training.scores.multi import THRESHOLD
 from headstart.training.scores.outcome import Outcome
 from headstart.training.scores.result import headline
 from headstart.training.stage import EpochEnd, Stage
+from headstart.training.standing import Standing
 from headstart.training.stopping import Best
 from headstart.training.validation import Validation, validation_of
 
@@ -44,26 +45,30 @@ class Trained:
     """of labels: as asked for, or the best one"""
 
 
-def run_stage(stage: Stage, trainer: Trainer, feeds: Feeds, observers: Observers) -> Trained:
+def run_stage(
+    stage: Stage,
+    trainer: Trainer,
+    feeds: Feeds,
+    observers: Observers,
+    standing: Standing | None = None,
+    keep: Callable[[Standing], None] | None = None,
+) -> Trained:
     """Train for as many epochs as there are learning rates, or until the stage's monitor or an observer ends it.
-    What the best epoch gave is what is returned; where nothing decides which that is, the last one."""
-    records: list[Record] = []
-    objective, best = stage.objective, Best(stage.monitor)
-    kept: tuple[dict[str, np.ndarray], np.ndarray | None] | None = None
-    outputs = None
-    for epoch, rates in enumerate(stage.rates):
+    What the best epoch gave is what is returned; where nothing decides which that is, the last one. `standing`:
+    how far the stage is, which the trainer goes on from. `keep` is told how far it is after each epoch."""
+    standing, objective = standing or Standing(stage), stage.objective
+    while not standing.over:
+        epoch = len(standing.records)
         observers.begin(epoch)
-        order = feeds.train.order(stage.batch_size, stage.seed, epoch)
+        order, rates = feeds.train.order(stage.batch_size, stage.seed, epoch), stage.rates[epoch]
         record, outputs = run_epoch(trainer, feeds, objective, order, rates, epoch)
-        records.append(record)
         end = EpochEnd(stage, record, rates, trainer)
-        if best.better(record):
-            kept = end.params, outputs
-        ended = observers.epoch(end)
-        if ended or best.over:
-            break
-    params, outputs = (trainer.params(), outputs) if kept is None else kept
-    return result_of(params, history_of(records, best), objective, outputs, feeds.val_data)
+        standing.add(end, outputs)
+        standing.ended = observers.epoch(end)
+        if keep is not None:
+            keep(standing)
+    params = trainer.params() if standing.params is None else standing.params
+    return result_of(params, standing.history, objective, standing.outputs, feeds.val_data)
 
 
 def history_of(records: list[Record], best: Best) -> History:

@@ -6,61 +6,48 @@ Invariant: a frozen trunk is bit-equal before and after a stage; see `frozen_tru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from headstart.common.log import LOG
-from headstart.contract import registry
-from headstart.contract.optimizers import Optimizer, as_dict
-from headstart.features.feature_set import ExtractionStats
+from headstart.contract.running import Trainer
 from headstart.features.inference import fed
 from headstart.features.trunk_keys import INPUT
 from headstart.models import Model
 from headstart.models.model import count_params
+from headstart.training.checkpoints.keeping import Checkpoints, Keeper
 from headstart.training.company import check_trained
 from headstart.training.feeding import Fed, from_cache, from_images
 from headstart.training.feeds import Feeds
+from headstart.training.finished import Finished, first, settings_record
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.job import TrainingJob
 from headstart.training.loop import Trained, run_stage
 from headstart.training.nans.watch import check_weights, watched
 from headstart.training.observers import Observers
-from headstart.training.placement import Placement
 from headstart.training.rates import check_kept
 from headstart.training.stage import ALL_STAGE, HEAD_STAGE, Stage, stage_of
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A stage that has been trained. The data that it was fed with are let go of."""
-
-    stage: Stage
-    trained: Trained
-    extraction: ExtractionStats | None
-    """of the features that it was fed with, if it was"""
-    placement: Placement | None
-    """of those features"""
+from headstart.training.standing import Standing
 
 
-def train_stages(job: TrainingJob, observers: Observers) -> tuple[Finished, ...]:
-    """Train what the job's mode trains: one stage, or two."""
+def train_stages(
+    job: TrainingJob, observers: Observers, checkpoints: Checkpoints | None = None
+) -> tuple[Finished, ...]:
+    """Train what the job's mode trains: one stage, or two. `checkpoints`: where they go on from and are kept."""
     model, cut = job.model, job.cut
     observers.start(model, cut)
     if job.settings.debug_nans:
         check_weights(model, cut, ALL_STAGE if cut is None else HEAD_STAGE)
     finished: tuple[Finished, ...] = ()
     if cut is not None:
-        finished = (_train_head(job, cut, observers),)
+        finished = (_train_head(job, cut, observers, checkpoints),)
         model = model.with_params({**model.params, **finished[0].trained.params})
     if cut is None or job.mode.then_all:
-        finished = (*finished, _train_all(job, model, finished, observers))
+        finished = (*finished, _train_all(job, model, finished, observers, checkpoints))
     return finished
 
 
-def _train_head(job: TrainingJob, cut: str, observers: Observers) -> Finished:
+def _train_head(job: TrainingJob, cut: str, observers: Observers, checkpoints: Checkpoints | None) -> Finished:
     source = from_cache(job, cut) if job.mode.cached else from_images(job, cut)
     graph = job.model.graph.after(cut, job.model.input_shape)
     epochs = job.settings.epochs
@@ -77,12 +64,18 @@ def _train_head(job: TrainingJob, cut: str, observers: Observers) -> Finished:
         epochs=epochs,
         monitor=job.monitor,
     )
-    finished = _train(job, stage, source, (), observers)
+    finished = _train(job, stage, source, (), observers, checkpoints)
     check_trunk(job.model, cut, {**job.model.params, **finished.trained.params}, source.trunk)
     return finished
 
 
-def _train_all(job: TrainingJob, model: Model, earlier: tuple[Finished, ...], observers: Observers) -> Finished:
+def _train_all(
+    job: TrainingJob,
+    model: Model,
+    earlier: tuple[Finished, ...],
+    observers: Observers,
+    checkpoints: Checkpoints | None,
+) -> Finished:
     """`model`: as it is by now."""
     source = from_cache(job, INPUT) if job.settings.cut == INPUT else from_images(job, None)
     stage = stage_of(
@@ -96,11 +89,16 @@ def _train_all(job: TrainingJob, model: Model, earlier: tuple[Finished, ...], ob
         epochs=job.settings.epochs,
         monitor=job.monitor,
     )
-    return _train(job, stage, source, earlier, observers)
+    return _train(job, stage, source, earlier, observers, checkpoints)
 
 
 def _train(
-    job: TrainingJob, stage: Stage, source: Fed, earlier: tuple[Finished, ...], observers: Observers
+    job: TrainingJob,
+    stage: Stage,
+    source: Fed,
+    earlier: tuple[Finished, ...],
+    observers: Observers,
+    checkpoints: Checkpoints | None,
 ) -> Finished:
     optimizers = {s.name: s.optimizer for s in (*(done.stage for done in earlier), stage)}
     placement = source.placement or first(done.placement for done in earlier)
@@ -111,14 +109,28 @@ def _train(
         "backend": job.backend.name,
         **settings_record(job, optimizers, placement),
     }
-    trained = train_stage(job, stage, source.feeds, observers, about)
-    return Finished(stage, trained, source.extraction, source.placement)
+
+    def finished(trained: Trained) -> Finished:
+        return Finished(stage, trained, source.extraction, source.placement)
+
+    def begin(trainer: Trainer) -> tuple[Standing, Keeper] | tuple[None, None]:
+        if checkpoints is None:
+            return None, None
+        return checkpoints.begin(stage, trainer, placement, lambda so_far: (*earlier, finished(so_far)))
+
+    return finished(train_stage(job, stage, source.feeds, observers, about, begin))
 
 
 def train_stage(
-    job: TrainingJob, stage: Stage, feeds: Feeds, observers: Observers, about: Mapping[str, Any]
+    job: TrainingJob,
+    stage: Stage,
+    feeds: Feeds,
+    observers: Observers,
+    about: Mapping[str, Any],
+    begin: Callable[[Trainer], tuple[Standing, Keeper] | tuple[None, None]] | None = None,
 ) -> Trained:
     """Make a trainer for a stage of the job, and train. `about`: JSON-able, what observers are told of the run.
+    `begin`: puts the trainer where the stage goes on, and says how far that is and who keeps it; None: it begins.
 
     SettingError where a wrapped module gives a sample something else in other company; NonFiniteError where
     `debug_nans` finds a value that is not finite.
@@ -134,29 +146,7 @@ def train_stage(
     if job.settings.debug_nans:
         trainer, feeds = watched(trainer, stage, feeds, job.backend, job.place)
     observers.stage(stage, about)
-    trained = run_stage(stage, trainer, feeds, observers)
+    standing, keep = (None, None) if begin is None else begin(trainer)
+    trained = run_stage(stage, trainer, feeds, observers, standing, keep)
     check_kept(stage.kept, stage.params, trained.params)
     return trained
-
-
-def settings_record(
-    job: TrainingJob, optimizers: Mapping[str, Optimizer], placement: Placement | None
-) -> dict[str, Any]:
-    """JSON-able: enough to repeat the run. `optimizers`: by stage."""
-    return {
-        **job.settings.record(),
-        "batch_size": job.batch_size,
-        "optimizer": {stage: as_dict(optimizer) for stage, optimizer in optimizers.items()},
-        "device": job.place.device,
-        "device_facts": job.backend.device_facts(job.place),
-        "precision": job.place.precision,
-        **({} if job.objective.scale is None else {"targets": job.objective.scale.as_dict()}),
-        "features": None if placement is None else placement.as_dict(),
-        "threads": job.backend.threads(),
-        "versions": registry.versions(job.backend.name),
-    }
-
-
-def first(values: Iterable[T | None]) -> T | None:
-    """The first that is not None."""
-    return next((value for value in values if value is not None), None)

@@ -38,6 +38,7 @@ from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.checks import in_parts, opened
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import Feeds
+from headstart.training.finished import settings_record
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.history import Record
 from headstart.training.job import TrainingJob, initial, job_of
@@ -51,7 +52,7 @@ from headstart.training.scores.outcome import Outcome
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE, stage_of
-from headstart.training.stages import settings_record, train_stage
+from headstart.training.stages import train_stage
 from headstart.training.stopping import Best
 from headstart.training.tables import sweep_table
 

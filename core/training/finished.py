@@ -1,0 +1,84 @@
+"""Stages that have been trained, and the run that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from headstart.contract import registry
+from headstart.contract.optimizers import Optimizer, as_dict
+from headstart.data.id_set import IdSet
+from headstart.features.feature_set import ExtractionStats
+from headstart.training.history import History
+from headstart.training.job import TrainingJob
+from headstart.training.loop import Trained
+from headstart.training.placement import Placement
+from headstart.training.rates import trained_count
+from headstart.training.run import Run
+from headstart.training.run_record import data_facts, first_convolutions
+from headstart.training.stage import HEAD_STAGE, Stage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that has been trained. The data that it was fed with are let go of."""
+
+    stage: Stage
+    trained: Trained
+    extraction: ExtractionStats | None
+    """of the features that it was fed with, if it was"""
+    placement: Placement | None
+    """of those features"""
+
+
+def run_of(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Run:
+    """The result of the job, from its finished stages."""
+    start, last = job.model, stages[-1]
+    trained = {name: value for done in stages for name, value in done.trained.params.items()}
+    optimizers = {done.stage.name: done.stage.optimizer for done in stages}
+    return Run(
+        model=job.objective.trained(start.with_params({**start.params, **trained}), last.trained.threshold),
+        mode=job.settings.mode,
+        cut=job.cut,
+        backend=job.backend.name,
+        history=last.trained.history,
+        head_history=stages[0].trained.history if len(stages) > 1 else History(),
+        extraction=first(done.extraction for done in stages),
+        seconds=seconds,
+        settings=settings_record(job, optimizers, first(done.placement for done in stages)),
+        data=data_facts(job.train, job.val),
+        trained=trained_count(
+            last.stage.graph if last.stage.name == HEAD_STAGE else start.graph, scratch=not job.mode.pretrained
+        ),
+        validation=last.trained.validation,
+        outcome=last.trained.outcome,
+        train_ids=IdSet.of(job.train.ids),
+        before={name: start.params[name] for name in first_convolutions(start.graph)},
+        val=job.val,
+    )
+
+
+def settings_record(
+    job: TrainingJob, optimizers: Mapping[str, Optimizer], placement: Placement | None
+) -> dict[str, Any]:
+    """JSON-able: enough to repeat the run. `optimizers`: by stage."""
+    return {
+        **job.settings.record(),
+        "batch_size": job.batch_size,
+        "optimizer": {stage: as_dict(optimizer) for stage, optimizer in optimizers.items()},
+        "device": job.place.device,
+        "device_facts": job.backend.device_facts(job.place),
+        "precision": job.place.precision,
+        **({} if job.objective.scale is None else {"targets": job.objective.scale.as_dict()}),
+        "features": None if placement is None else placement.as_dict(),
+        "threads": job.backend.threads(),
+        "versions": registry.versions(job.backend.name),
+    }
+
+
+def first(values: Iterable[T | None]) -> T | None:
+    """The first that is not None."""
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,323 @@
+"""A training that is killed goes on from its checkpoint, and gives to the bit what it would have given."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import headstart
+
+import headstart as hs
+from headstart.common.errors import (
+    CheckpointError,
+    MissingAbilityError,
+    SettingError,
+    UnknownOptionError,
+    WatchingWarning,
+)
+from headstart.contract import registry
+from headstart.training.checkpoints import keeping
+from headstart.training.checkpoints.files import stage_file
+from headstart.training.run import Run
+
+SETTINGS: dict[str, Any] = {"epochs": 4, "batch_size": 16, "device": "cpu", "workers": 1}
+MODES: dict[str, dict[str, Any]] = {
+    "cached": {},
+    "frozen": {"optimizer": "sgd"},
+    "full": {"augment": "flip,crop", "lr_scale": 0.1},
+    "scratch": {"schedule": "cosine", "warmup": 0.25},
+    "staged": {"head_epochs": 3, "monitor": "val_accuracy"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _written_after_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "SHARE", 0.0)
+
+
+def model_of() -> Any:
+    """With dropout, which draws."""
+    return hs.model("lenet", classes=10, head=(16, 0.5))
+
+
+def parts() -> tuple[Any, Any]:
+    train, val = hs.data.digits().subset(range(100)).split(0.7)
+    return train, val
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_after(epochs: int) -> Callable[[str, Any], None]:
+    """Ends the training as a kill does, after so many epochs of all stages; the last of them is not kept."""
+    done = 0
+
+    def on_epoch(stage: str, record: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == epochs:
+            raise Killed
+
+    return on_epoch
+
+
+def assert_equal(run: Run, undisturbed: Run) -> None:
+    """In all but what the clock says."""
+    for mine, other in ((run.history, undisturbed.history), (run.head_history, undisturbed.head_history)):
+        assert mine.best_epoch == other.best_epoch
+        assert [replace(r, seconds=None) for r in mine] == [replace(r, seconds=None) for r in other]  # type: ignore[arg-type]
+    for name, value in undisturbed.model.params.items():
+        np.testing.assert_array_equal(run.model.params[name], value, err_msg=name)
+    assert run.validation == undisturbed.validation
+    assert run.model.threshold == undisturbed.model.threshold
+    assert (run.scores is None) == (undisturbed.scores is None)
+    if run.scores is not None and undisturbed.scores is not None:
+        assert run.scores.as_dict() == undisturbed.scores.as_dict()
+
+
+def interrupted(folder: Path, after: int, **settings: Any) -> None:
+    """A training whose checkpoint is in the folder, killed in its epoch `after`, of all stages."""
+    with pytest.raises(Killed):
+        hs.fit(
+            model_of(), *parts(), **{**SETTINGS, "checkpoint": folder, **settings}, on_epoch=killed_after(after)
+        )
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_training_goes_on_as_if_nothing_had_been(mode: str, backend: str, tmp_path: Path) -> None:
+    """Wherever it is broken off: before the first epoch is kept, between the stages, in each of them, at the end;
+    twice, too. And what keeps it does not change it."""
+    settings = {**SETTINGS, "mode": mode, **MODES[mode]}
+    undisturbed = hs.fit(model_of(), *parts(), **settings)
+    total = len(undisturbed.history) + len(undisturbed.head_history)
+    for broken in range(1, total + 1):
+        folder = tmp_path / str(broken)
+        interrupted(folder, broken, mode=mode, **MODES[mode])
+        if broken == 2 and total > 3:
+            with pytest.raises(Killed):
+                hs.fit(model_of(), *parts(), **settings, resume=folder, on_epoch=killed_after(2))
+        assert_equal(hs.fit(model_of(), *parts(), **settings, resume=folder), undisturbed)
+    assert_equal(hs.fit(model_of(), *parts(), **settings, resume=folder), undisturbed)  # it had ended
+
+
+PROGRAM = """
+import sys
+import headstart as hs
+from headstart.training.checkpoints import keeping
+keeping.LEAST_SECONDS = keeping.SHARE = 0.0
+sys.path.insert(0, sys.argv[3])
+from training.test_resume import SLOW, model_of, parts
+hs.fit(model_of(), *parts(), **SLOW, **{sys.argv[1]: sys.argv[2]})
+"""
+SLOW = {**SETTINGS, "mode": "staged", "epochs": 30, "head_epochs": 60}
+
+
+def test_killed_at_random_moments(backend: str, tmp_path: Path) -> None:
+    """Processes by SIGKILL, in each stage."""
+    undisturbed = hs.fit(model_of(), *parts(), **SLOW)
+    folder, chance = tmp_path / "kept", random.Random(1)
+    environment = {**os.environ, "HEADSTART_BACKEND": backend}
+    kills = 0
+    stages = ["head", "all"] if backend == "torch" else ["all"]  # where compiling takes long, once
+    for stage in stages:
+        words = ["checkpoint" if stage == stages[0] else "resume", folder, Path(__file__).parents[1]]
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, words)], env=environment)
+        while process.poll() is None and not stage_file(folder, stage).exists():
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == len(stages)
+    assert_equal(hs.fit(model_of(), *parts(), **SLOW, resume=folder), undisturbed)
+
+
+# ---- what is in the folder
+
+
+@pytest.mark.of("torch")
+def test_the_folder_holds_the_run_of_the_best_epoch(backend: str, tmp_path: Path) -> None:
+    interrupted(tmp_path, 3)
+    run = hs.load(tmp_path)
+    assert [record.epoch for record in run.history][-1] <= 2
+    undisturbed = hs.fit(model_of(), *parts(), **SETTINGS)
+    done = undisturbed.history["val_loss"][: len(run.history)]
+    assert run.best_epoch == 1 + int(np.argmin(done))
+    assert run.evaluate(parts()[1]).loss == pytest.approx(min(done), rel=1e-3)
+
+
+@pytest.mark.of("torch")
+def test_it_is_written_once_a_second_and_at_the_end(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of milliseconds are not slowed down."""
+    monkeypatch.setattr(keeping, "LEAST_SECONDS", 3600.0)
+    written = []
+    write = keeping.write_stage
+
+    def noted(path: Path, content: Any) -> None:
+        written.append(path.name)
+        write(path, content)
+
+    monkeypatch.setattr(keeping, "write_stage", noted)
+    hs.fit(model_of(), *parts(), **SETTINGS, mode="staged", checkpoint=tmp_path)
+    assert written == ["state-head.safetensors", "state-all.safetensors"]
+
+
+@pytest.mark.of("torch")
+def test_a_checkpoint_goes_on_in_another_folder(backend: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "mode": "staged"}
+    interrupted(tmp_path / "first", 6, mode="staged")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
+    with pytest.raises(Killed):
+        hs.fit(
+            model_of(), *parts(), **settings, resume=tmp_path / "first", checkpoint=tmp_path / "second",
+            on_epoch=killed_after(2),
+        )  # fmt: skip
+    assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == before
+    run = hs.fit(model_of(), *parts(), **settings, resume=tmp_path / "second")
+    assert_equal(run, hs.fit(model_of(), *parts(), **settings))
+
+
+@pytest.mark.of("torch")
+def test_what_an_observer_ended_stays_ended(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.training.observers import LogLine
+
+    monkeypatch.setattr(LogLine, "epoch", lambda self, end: end.record.epoch == 2)
+    first = hs.fit(model_of(), *parts(), **SETTINGS, checkpoint=tmp_path)
+    monkeypatch.undo()
+    assert len(first.history) == 2
+    assert_equal(hs.fit(model_of(), *parts(), **SETTINGS, resume=tmp_path), first)
+
+
+@pytest.mark.of("torch")
+def test_a_disk_that_is_full_does_not_end_a_training(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keeping, "save", full)
+    with pytest.warns(WatchingWarning, match=r"cannot be written \(No space left on device\)") as told:
+        run = hs.fit(model_of(), *parts(), **SETTINGS, checkpoint=tmp_path)
+    assert len(run.history) == SETTINGS["epochs"]
+    assert len(told) == 1
+
+
+# ---- what is refused
+
+
+@pytest.fixture(scope="module")
+def kept(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kept")
+    hs.fit(model_of(), *parts(), **SETTINGS, checkpoint=folder)
+    return folder
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 5}, "began with epochs=4, and here it is 5"),
+        ({"lr": 0.5}, "began with lr=None, and here it is 0.5"),
+        ({"mode": "frozen"}, "began with mode='cached', and here it is 'frozen'"),
+        ({"optimizer": hs.SGD()}, "began with optimizer=None, and here it is {'name': 'sgd'"),
+        ({"seed": 1}, "began with seed=0, and here it is 1"),
+        ({"model": {"seed": 1}}, "began with the model's weights at the start '"),
+        ({"model": {"head": (8, 0.5)}}, "began with the model's graph '"),
+        ({"train": 60}, "began with the number of training samples 66, and here it is 60"),
+        ({"val": "less"}, "began with the number of validation samples"),
+        ({"val": None}, "began with the number of validation samples .*, and here it is none"),
+        ({"order": "turned"}, r"began with the training samples \(digest of their ids\) '"),
+    ],
+    ids=str,
+)
+def test_another_training_is_refused(kept: Path, change: dict[str, Any], said: str) -> None:
+    """With the first thing that differs."""
+    train, val = parts()
+    change = dict(change)
+    model = hs.model("lenet", **{"classes": 10, "head": (16, 0.5), **change.pop("model", {})})
+    if "train" in change:
+        train = train.subset(range(change.pop("train")))
+    if change.pop("order", None):
+        train = train.subset(np.arange(len(train))[::-1])
+    if "val" in change:
+        val = None if change.pop("val") is None else val.subset(range(len(val) - 1))
+    with pytest.raises(SettingError, match=said):
+        hs.fit(model, train, val, **{**SETTINGS, **change}, resume=kept)
+
+
+@pytest.mark.of("torch")
+def test_what_is_no_checkpoint_is_told(kept: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint is there \(training.json is missing\)"):
+        hs.fit(model_of(), *parts(), **SETTINGS, resume=tmp_path / "nowhere")
+    with pytest.raises(SettingError, match="checkpoint is there already; go on with it by resume="):
+        hs.fit(model_of(), *parts(), **SETTINGS, checkpoint=kept)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match="nothing can be written there"):
+        hs.fit(model_of(), *parts(), **SETTINGS, checkpoint=tmp_path / "file")
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize("name", ["state-all.safetensors", "state-head.safetensors", "training.json"])
+def test_what_is_damaged_is_told_and_nothing_else_is_lost(backend: str, name: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "mode": "staged", "head_epochs": 1}
+    interrupted(tmp_path, 3, **settings)
+    content = (tmp_path / name).read_bytes()
+    for damaged in (content[: len(content) // 2], b"", content[:40] + b"?" + content[41:]):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=name):
+            hs.fit(model_of(), *parts(), **settings, resume=tmp_path)
+        assert (tmp_path / name).read_bytes() == damaged
+    assert hs.load(tmp_path).history
+    (tmp_path / name).write_bytes(content)
+    hs.fit(model_of(), *parts(), **settings, resume=tmp_path)
+
+
+@pytest.mark.of("torch")
+def test_a_backend_that_gives_no_state_keeps_none(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(registry.describe(backend), abilities=frozenset())
+    monkeypatch.setattr(registry, "_described", lambda name: plain)
+    with pytest.raises(MissingAbilityError, match="leave out checkpoint= and resume="):
+        hs.fit(model_of(), *parts(), **SETTINGS, checkpoint=tmp_path)
+
+
+@pytest.mark.of("torch")
+def test_a_sweep_keeps_none(backend: str, tmp_path: Path) -> None:
+    with pytest.raises(UnknownOptionError, match="unknown setting 'checkpoint' of sweep"):
+        hs.sweep(model_of(), *parts(), grid={"lr": [0.1]}, checkpoint=tmp_path)  # type: ignore[call-arg]
+
+
+@pytest.mark.of("torch")
+def test_on_the_command_line(backend: str, tmp_path: Path) -> None:
+    words = ["fit", "--data", "digits", "--model", "lenet", "--epochs", 1, "--batch-size", 64, "--device", "cpu"]
+    folder = tmp_path / "kept"
+    first = headstart(*words, "--checkpoint", folder)
+    assert first.code == 0, first.err
+    again = headstart(*words, "--resume", folder)
+    assert again.code == 0, again.err
+    rows = [next(line for line in said.out.splitlines() if " cached " in line) for said in (first, again)]
+    results = [row.split()[1] for row in rows]
+    assert "%" in results[0] and results[0] == results[1]
+    other = headstart(*words, "--seed", 3, "--resume", folder)
+    assert other.code == 2
+    assert "began with seed=0, and here it is 3" in other.err.strip().splitlines()[-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        scored = headstart("evaluate", "--run", folder, "--data", "digits")
+    assert scored.code == 0 and "what the run was trained on" in scored.err
