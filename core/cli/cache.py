@@ -86,7 +86,7 @@ def explain(
     """
     from headstart import cache
 
-    explanation = cache.explain(*opened(source), **feature_options.arguments())
+    explanation = cache.explain(*opened(source, feature_options.cuts), **feature_options.arguments())
     for coverage in explanation:
         view = "" if coverage.view is None else f", view {coverage.view}"
         say(f"{coverage.cut}{view} ({coverage.key[:12]}): {coverage}")

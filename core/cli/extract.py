@@ -46,7 +46,7 @@ def extract(
     if save is not None:
         check_free(save, replace)  # now, and not after a week of extraction
     note_random_weights(source)
-    model, data = opened(source)
+    model, data = opened(source, feature_options.cuts)
     import_quietly(name, device, feature_options.precision)
     features = run_extract(
         model,

@@ -56,8 +56,8 @@ def plan(
     from headstart.training.tables import PLAN_LEGEND
 
     limits = Budget.parse(budget)
-    (model, train, val, _), values = ready(source, settings, seed=seed)
     named = names_in(cuts) if cuts is not None else None
+    (model, train, val, _), values = ready(source, settings, seed=seed, cuts=named or ())
     result = run_plan(model, train, val, cuts=named, budget=limits, **values)
     keep_figures(json_file, result.as_dict())
     facts = result.facts

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import COLUMNS, DataSource, Source, TrainingSource, head_of, values_of
+from headstart.cli.options import COLUMNS, DataSource, Source, TrainingSource, head_of, names_in, values_of
 from headstart.cli.streams import quietly
 from headstart.common.errors import DeviceWarning
 from headstart.common.log import LOG
@@ -39,13 +39,14 @@ def ready(
     seed: int = 0,
     features: Path | None = None,
     outputs: Sequence[Path | None] = (),
+    cuts: Sequence[str] = (),
 ) -> tuple[Prepared, dict[str, Any]]:
     """(model and data, keyword arguments), with which `fit`, `sweep` and `plan` begin. The data are the saved
     features in the folder `features`, if one is named. The keyword arguments are what `settings` mean; the backend
     among them is chosen and imported.
 
     `seed`: of the split, where the settings have none. `outputs`: what will be written, which is checked first,
-    and not after the training.
+    and not after the training. `cuts`: further ones than the settings' that are named.
     """
     from headstart.common.outputs import check_outputs
     from headstart.contract import registry
@@ -64,7 +65,7 @@ def ready(
         options_by_mode([values.get("mode", "cached")], {"cut": cut, "seed": seed})
         named = vars(source) | {"head": head_of(source.head), "only": source.classes()}
         named = {name: value for name, value in named.items() if name not in COLUMNS}
-        prepared = model_and_data(**named, columns=source.columns(), cut=cut, seed=seed)
+        prepared = model_and_data(**named, columns=source.columns(), cut=cut, cuts=cuts, seed=seed)
     if prepared.test is not None:
         warn_of_test_copies(prepared.test, prepared.train, prepared.val)
     import_quietly(backend, settings.device, settings.precision)
@@ -115,9 +116,9 @@ def _trunk_of(features: FeatureSet) -> tuple[str, str | None]:
     return name, weights if weights in arch.weights or imported.find(name, weights) is not None else None
 
 
-def opened(source: Source) -> tuple[Model, Dataset]:
+def opened(source: Source, cuts: str | None = None) -> tuple[Model, Dataset]:
     """The model and all of the data, for features: these do not depend on the classifier, and some weights have
-    none."""
+    none. `cuts`: those that are asked for, comma-separated."""
     from headstart.data.summary import say_before
     from headstart.models.default_model import Default, model_line
     from headstart.models.model import model
@@ -125,7 +126,11 @@ def opened(source: Source) -> tuple[Model, Dataset]:
     from headstart.training.opening import model_for
 
     data = data_of(source)
-    default = Default(source.model, "") if source.model is not None else model_for(source.data, source.weights)
+    default = (
+        Default(source.model, "")
+        if source.model is not None
+        else model_for(source.data, source.weights, names_in(cuts or ""))
+    )
     weights = weights_for(default.name, source.weights)
     made = model(default.name, weights, data.classes, size=source.size)
     say_before(data, model_line(made, default.why))

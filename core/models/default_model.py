@@ -7,6 +7,7 @@ is downloaded that nobody asked for, and nothing fails for want of a network.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from headstart.models import imported, packaged
@@ -29,16 +30,17 @@ class Default(NamedTuple):
     """What is said of the choice, and how to get a better one; "" where it was named."""
 
 
-def default_model(*, photographs: bool, weights: str | None = None) -> Default:
-    """The model for a data set of `photographs`, or of something else. `weights`: those that were asked for.
+def default_model(*, photographs: bool, weights: str | None = None, cuts: Sequence[str] = ()) -> Default:
+    """The model for a data set of `photographs`, or of something else. `weights`, `cuts`: what was asked for.
 
     Weights bring the model that has them: "imagenet" and "tinyimagenet" the one of these two, the name of imported
-    weights the one they were imported for. "none" and the path of a file tell nothing.
+    weights the one they were imported for. "none" and the path of a file tell nothing. Cuts do so likewise:
+    "layer4.0" is a node of one of the two only.
     """
     if weights is not None:
         named = (name for name in (PHOTOGRAPHS, SHIPPED) if _has(name, weights))
         return Default(next(named, SHIPPED), UNNAMED)
-    if not photographs:
+    if not photographs or not _cuts(SHIPPED).isdisjoint({*cuts} - _cuts(PHOTOGRAPHS)):
         return Default(SHIPPED, UNNAMED)
     published = next(iter(architecture(PHOTOGRAPHS).weights.values()))
     if is_here(published):
@@ -61,6 +63,10 @@ def default_line() -> str:
 def model_line(model: Model, why: str = "") -> str:
     """Which model, weights and preprocessing are taken, for logs."""
     return f"model: {model.line()}{why and f'; {why}'}"
+
+
+def _cuts(name: str) -> frozenset[str]:
+    return frozenset(architecture(name).graph(2).cuts())
 
 
 def _how_to_get(published: Published) -> str:

@@ -41,7 +41,7 @@ def other_version(published: Packaged) -> str | None:
         installed = f"{name} {version(name)}"
     except PackageNotFoundError:
         installed = f"the installed {name}"
-    return f"{installed} lacks {published.file}; {how_to_install(published)}"
+    return f"{installed} is another version, without {published.file}: {how_to_install(published)}"
 
 
 def how_to_install(published: Packaged) -> str:

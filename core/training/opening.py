@@ -52,6 +52,7 @@ def model_and_data(
     test: str | None = None,
     only: Sequence[str] | None = None,
     columns: Mapping[str, Any] | None = None,
+    cuts: Sequence[str] = (),
 ) -> Prepared:
     """`model`: None for the one that suits the data, see `default_model`. `weights`: see `weights_for`.
     `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`;
@@ -75,7 +76,8 @@ def model_and_data(
     if parts.train.task == SINGLE and len(parts.train.classes) < MIN_CLASSES:
         name = ", ".join(map(shown, parts.train.classes)) or "none"
         raise DataError(f"{data} has the class {name} only; expected at least {MIN_CLASSES} to tell apart")
-    default = Default(model, "") if model is not None else model_for(data, weights)
+    of_model = cuts if cut is None else (*cuts, cut)
+    default = Default(model, "") if model is not None else model_for(data, weights, of_model)
     published = weights_for(default.name, weights)
     network = make_model(default.name, weights=published, classes=parts.train.classes, head=head, size=size)
     if cut is not None:
@@ -84,6 +86,6 @@ def model_and_data(
     return Prepared(network, *parts)
 
 
-def model_for(data: str, weights: str | None) -> Default:
+def model_for(data: str, weights: str | None, cuts: Sequence[str] = ()) -> Default:
     """The model for data of this name, where nobody says another."""
-    return default_model(photographs=are_photographs(data), weights=weights)
+    return default_model(photographs=are_photographs(data), weights=weights, cuts=cuts)

