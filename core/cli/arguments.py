@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 
 from cyclopts import (
@@ -23,6 +24,22 @@ from cyclopts import (
 from headstart.common.errors import SettingError, UnknownNameError
 
 MISTAKE = 2  # the exit code
+NEAR = 0.7
+"""how alike the letters of two options are, of 1: --save is no --size, nor --run an --lr"""
+WRITTEN = ("--out", "--save", "--csv", "--json")
+"""where results go, by command; the first that a command has is meant"""
+MEANT = {
+    **dict.fromkeys(("--save", "--out", "--output", "--out-dir", "--output-dir", "--save-dir", "-o"), WRITTEN),
+    "--run": ("--out",),  # of a run that is not there yet
+    "--model": ("--run",),
+    **dict.fromkeys(("--load", "--checkpoint", "--ckpt"), ("--run", "--weights")),
+    **dict.fromkeys(("--learning-rate", "--rate"), ("--lr",)),
+    **dict.fromkeys(("--bs", "--batch"), ("--batch-size",)),
+    "--label-column": ("--label",),
+    "--image-column": ("--image",),
+    "--group-column": ("--group",),
+}
+"""what other programs call an option, and this one's other commands -> what it is called here"""
 
 EMPTY_OPTION = re.compile(r"--[\w-]+=")
 NO_PATH = "- stands for no file here: /dev/stdout is the standard output, and ./- a file of that name"
@@ -66,11 +83,24 @@ def _before_the_rest(words: Sequence[str]) -> Iterator[str]:
         yield word
 
 
+def _unknown(word: str, allowed: Iterable[Argument]) -> str:
+    """An option that is none, and which was probably meant: by what it says, then by its letters."""
+    option = word.partition("=")[0]
+    names = [name for argument in allowed for name in argument.names if name.startswith("--")]
+    meant = [name for name in MEANT.get(option.replace("_", "-"), ()) if name in names]
+    letters = {name.removeprefix("--"): name for name in names}
+    near = get_close_matches(option.removeprefix("--"), letters, 1, cutoff=NEAR)
+    likely = meant[0] if meant else letters[near[0]] if near else None
+    return f"unknown option {option}{'' if likely is None else f'; did you mean {likely}?'}"
+
+
 def mistake(error: Exception) -> str:
     """A line that says what is wrong with a command line."""
     match error:
         case MissingArgumentError(keyword=str() as option):
             return f"{option} needs a value"
+        case MissingArgumentError(unused_tokens=[first, *_], app=App() as app) if first.startswith("--"):
+            return _unknown(first, app.assemble_argument_collection())  # what it lacks is probably this one
         case MissingArgumentError(argument=Argument() as argument):
             return f"{argument.name} is missing"
         case UnusedCliTokensError(unused_tokens=[first, *_]):
@@ -79,9 +109,8 @@ def mistake(error: Exception) -> str:
             return f"unknown option {first}"
         case UnknownCommandError(unused_tokens=[first, *_], app=App() as app):
             return str(UnknownNameError("command", first, [name for name in app if not name.startswith("-")]))
-        case UnknownOptionError():
-            _, _, text = str(error).partition(": ")
-            return f"unknown option {text.rstrip('.').replace('. Did', '; did')}"
+        case UnknownOptionError(token=token, argument_collection=allowed):
+            return _unknown(token.keyword or token.value, allowed)
         case _:
             text = str(error)
             return text[0].lower() + text[1:] if text.startswith("Invalid") else text

@@ -16,7 +16,7 @@ import numpy as np
 
 from headstart.common.errors import DataError, UnknownNameError
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
-from headstart.data.label_texts import cut, first_comma, refuse_decimal_commas, warn_of_commas
+from headstart.data.label_texts import WITH_POINT, cut, first_comma, refuse_decimal_commas, warn_of_commas
 from headstart.data.labels import warn_of_missing
 from headstart.data.layouts import role_of
 from headstart.data.names import class_list, normal, shown, twins
@@ -94,16 +94,17 @@ def labels_in(
     return _single([str(_whole(value)) for value in values], column, task, names, place)
 
 
-def label_lists(column: str, values: Sequence[Any], separator: str | None) -> list[list[str]] | None:
+def label_lists(values: Sequence[Any], separator: str | None, several: bool = True) -> list[list[str]] | None:
     """The labels in each cell, of a column of several labels a sample (task "multi"); None where the cells are
-    not names, or mix them with numbers."""
+    not names, or mix them with numbers. `several`: somebody said that they are such; else None also where the
+    cells do not tell."""
     if all(isinstance(value, list | tuple) for value in values):
         names = all(isinstance(name, str) for value in values for name in value)
         return [list(value) for value in values] if names else None
     kinds = {_kind(value) for value in values}
     if kinds == {"text"}:
-        return cut([str(value).strip() for value in values], separator, True)
-    return [[str(value)] for value in values] if kinds <= {"whole", "truth"} else None
+        return cut([str(value).strip() for value in values], separator, several)
+    return [[str(value)] for value in values] if several and kinds <= {"whole", "truth"} else None
 
 
 def _kind(value: Any) -> str:
@@ -248,6 +249,11 @@ def _of_several(
             numbers.append((column, np.array([float(TRUTHS.get(value, value)) for value in values], np.float64)))
         except (TypeError, ValueError):
             bad = next(i for i, value in enumerate(values) if _number(str(TRUTHS.get(value, value))) is None)
+            if first_comma([str(values[bad]).strip()]) is not None:
+                raise DataError(
+                    f"column {column!r} holds {values[bad]!r:.40} in {place(bad)}, a number with a comma: "
+                    f"{WITH_POINT}"
+                ) from None
             raise DataError(
                 f"column {column!r} holds {values[bad]!r:.40} in {place(bad)}; of several label columns each "
                 "holds "
@@ -356,6 +362,7 @@ def weights_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
         if number is None or not math.isfinite(number) or number < 0:
             raise DataError(
                 f"the weight of {place(i)} in column {column!r} is {value!r:.40}; expected a number of 0 or more"
+                f"{', with a decimal point' if first_comma([str(value).strip()]) is not None else ''}"
             )
         weights[i] = number
     if not weights.any():

@@ -27,6 +27,10 @@ from headstart.data.formats import SUFFIXES
 from headstart.data.layouts import URL
 from headstart.data.signatures import UNPACK, what_is
 
+AS_UTF_8 = (
+    ", as spreadsheets do ('CSV UTF-8') and iconv -f WINDOWS-1252 -t UTF-8; or in Python take the frame of "
+    "pandas.read_csv(path, encoding='cp1252') as the table, with root= for the folder of its images"
+)
 MAX_LINE = 1 << 20  # characters
 DELIMITERS = ",;\t|"
 SEPARATOR_LINE = re.compile(r"sep=[,;\t|]?", re.IGNORECASE)
@@ -161,10 +165,11 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         try:
             line = file.readline(MAX_LINE)
         except UnicodeDecodeError as error:
-            code, wrong = error.encoding.upper(), f"byte {error.object[error.start]:#04x}"
+            code, wrong, mend = error.encoding.upper(), f"byte {error.object[error.start]:#04x}", ""
             if code == "UTF-8":
                 number, wrong = _odd_line(path, number), f"{wrong}; Latin-1 or Windows-1252?"
-            raise DataError(f"{path} is no {code} in line {number} ({wrong}); save it as UTF-8") from None
+                mend = AS_UTF_8
+            raise DataError(f"{path} is no {code} in line {number} ({wrong}); save it as UTF-8{mend}") from None
         if not line:
             return
         if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):

@@ -15,6 +15,10 @@ from headstart.common.errors import DataError, DataWarning, SettingError
 from headstart.data.names import shown
 
 SEPARATORS = ";|"
+WITH_POINT = (
+    "write them with a decimal point, or in Python take the frame of pandas.read_csv(path, sep=';', decimal=',') "
+    "as the table, with root= for the folder of its images"
+)
 COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -66,8 +70,8 @@ def refuse_decimal_commas(texts: Sequence[str], column: str, place: str) -> None
     ):
         raise DataError(
             f"the labels in column {column!r} are numbers with a comma, such as {texts[comma]!r:.40} ({place}): "
-            "write them with a decimal point, as pandas.read_csv(..., decimal=',') reads them; or if each is a "
-            "name, say task='single', or if the comma stands between labels, separator=',' (--task, --separator)"
+            f"{WITH_POINT}; or if each is a name, say task='single', or if the comma stands between labels, "
+            "separator=',' (--task, --separator)"
         )
 
 

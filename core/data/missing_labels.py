@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headstart.common.errors import DataError
-from headstart.data.columns import NO_NUMBER, is_missing
+from headstart.data.columns import NO_NUMBER, is_missing, label_lists
 from headstart.data.dataset import Skipped
 
 SHOWN = 3
@@ -18,10 +18,12 @@ def labelled_rows(
     place: Callable[[int], str],
     on_error: str,
     is_nothing: Callable[[Any], bool],
+    may_be_several: bool = False,
 ) -> tuple[list[int] | None, list[Skipped]]:
     """The rows that have a label in all of `columns`, None for all rows, and what was left out. `name`, `place`:
-    what messages call the table, and a row. DataError with `on_error="raise"` where a row has none, and where none
-    has one."""
+    what messages call the table, and a row. `may_be_several`: nobody has said of what task the labels are, and
+    they look like several a sample. DataError with `on_error="raise"` where a row has none, and where none has
+    one."""
     without = sorted({i for values in columns.values() for i, value in enumerate(values) if is_nothing(value)})
     if not without:
         return None, []
@@ -31,12 +33,32 @@ def labelled_rows(
         raise DataError(
             f"{name}: {what}, the first: {', '.join(map(place, without[:SHOWN]))}. Fill them in, or leave these "
             'rows out: on_error="skip" (--on-error skip)'
+            + "; if these are samples without any of the labels, say task='multi' (--task)"
+            * may_be_several
         )
     left = set(without)
     rows = [i for i in range(count) if i not in left]
     if not rows:
         raise DataError(f"{name}: no row has a label in {which}")
     return rows, [Skipped(name, what)]
+
+
+def without_any(
+    column: Sequence[Any], separator: str | None, is_nothing: Callable[[Any], bool], several: bool
+) -> list[list[str]] | None:
+    """A column of several labels a sample, each cell as a list, in which a cell that holds nothing is a sample
+    without a label. None where every cell holds something, or none does, or they are not names. `several`: as of
+    `label_lists`."""
+    empty = [is_nothing(value) for value in column]
+    if not any(empty) or all(empty):
+        return None
+    filled = label_lists(
+        [value for value, nothing in zip(column, empty, strict=True) if not nothing], separator, several
+    )
+    if filled is None:
+        return None
+    lists = iter(filled)
+    return [[] if nothing else next(lists) for nothing in empty]
 
 
 def no_label(classes: Sequence[str] | None) -> Callable[[Any], bool]:

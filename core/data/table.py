@@ -21,7 +21,7 @@ from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Column, Frame, frame_of
 from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
 from headstart.data.layouts import role_of
-from headstart.data.missing_labels import labelled_rows, no_label
+from headstart.data.missing_labels import labelled_rows, no_label, without_any
 from headstart.data.repeated_rows import joined, once
 from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import check_on_error, expanded
@@ -95,7 +95,8 @@ def table(
     Where `image`, `label` or `split` is None, a column that is called so is taken, if there is only one, and said.
     `task`: where the values do not tell: "single", "multi" or "regression". `classes`: their order, as of
     `folder`. A picture that several rows name with one label is taken once; with `task="multi"` the labels of all
-    its rows are joined, as annotation tools write a row a label. With `on_error="skip"`, rows without
+    its rows are joined, as annotation tools write a row a label, and an empty cell of one column of labels is a
+    sample without any; unasked it is none, as it may not be labelled yet. With `on_error="skip"`, rows without
     a label, and files that are not there or do not decode, are left out and listed in `.skipped`. `truncated`: as
     of `folder`.
 
@@ -114,7 +115,14 @@ def table(
         del roles["split"]
         notes = [note for note in notes if not note.startswith("split ")]
     of_label = {name: values[name] for name in roles["label"]}
-    rows, skipped = labelled_rows(frame.name, of_label, frame.place, on_error, no_label(classes))
+    is_nothing, may_be_several = no_label(classes), False
+    if task in (None, MULTI) and len(of_label) == 1:
+        ((column, cells),) = of_label.items()
+        lists = without_any(cells, separator, is_nothing, task == MULTI)
+        if lists is not None and task == MULTI:
+            values[column] = of_label[column] = lists
+        may_be_several = lists is not None
+    rows, skipped = labelled_rows(frame.name, of_label, frame.place, on_error, is_nothing, may_be_several)
     values = {name: column if rows is None else _picked(column, rows) for name, column in values.items()}
     images, name = values[roles["image"]], Path(frame.name).stem if folder is not None else "table"
     places: Sequence[int] = range(len(images)) if rows is None else rows
@@ -128,7 +136,7 @@ def table(
     files = [] if in_cells else files_of(images, roles["image"], at, place)
     if task == MULTI and files and len(roles["label"]) == 1:
         (column,) = roles["label"]
-        if (lists := label_lists(column, values[column], separator)) is not None:
+        if (lists := label_lists(values[column], separator)) is not None:
             others = {role: values[cells] for role, cells in roles.items() if role in FURTHER}
             first, labels = joined(files, lists, others, place)
             if len(first) < len(files):

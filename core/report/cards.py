@@ -104,9 +104,11 @@ def _misses_card(entry: Entry, task: str, known: Mapping[str, Any], images: Imag
     if task == "multi" and right is not None:
         wrong = samples - round(right * samples)
         count = f"{wrong:,} of {samples:,} with a label missing or too many"
-        without = WITHOUT if wrong else "None: of every sample all labels are right."
+        if validation.get("weights"):  # then it is a share of their weight
+            count = f"{1 - right:.1%} by weight of {samples:,} with a label missing or too many"
+        without = WITHOUT if right < 1 else "None: of every sample all labels are right."
     if task == "regression":
-        note = "Off: by so many standard deviations of the target in these samples."
+        note = "Off: by so many standard deviations of the target."
         targets = entry.get("classes") or (known.get("data") or {}).get("classes") or ()
         if len(targets) > 1:
             note = f"Targets: {'; '.join(map(str, targets))}. {note[:-1]}, in the mean over targets."

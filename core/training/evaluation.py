@@ -9,7 +9,7 @@ from typing import Any
 from headstart.common.table import Table
 from headstart.training.scores import Scores
 from headstart.training.scores.outcome import Outcome
-from headstart.training.tables import classes_table, confusions_table, scores_table
+from headstart.training.tables import classes_table, confusions_table, misses_table, scores_table
 from headstart.training.validation import Validation
 
 CONFUSIONS = 10
@@ -29,6 +29,8 @@ class Evaluation:
     validation: Validation = field(repr=False)
     """which class was taken for which, and the worst mistakes"""
     outcome: Outcome = field(repr=False)
+    worst_names: tuple[str, ...] = field(default=(), repr=False)
+    """what the samples of `validation.misses` are called: their files, where they have such"""
     trained_on: int | None = None
     """samples that are exact copies of what the run was trained on; None where that is not known"""
 
@@ -61,8 +63,11 @@ class Evaluation:
         return {"samples": self.trained_on, "share": self.trained_on / max(1, self.samples)}
 
     def as_tables(self) -> Sequence[Table]:
-        """Scores, classes, and the largest confusions, if there are any."""
+        """Scores, classes, and the largest confusions, or of several labels or numbers a sample the worst samples,
+        if there are any."""
         confusions = self.confusions[:CONFUSIONS]
         tables = [scores_table(self.scores)]
         tables += [classes_table(self.scores)] if self.scores.per_class else []
+        if misses := self.validation.misses[:CONFUSIONS]:
+            tables.append(misses_table(misses, self.worst_names, self.scores.task))
         return [*tables, confusions_table(confusions)] if confusions else tables

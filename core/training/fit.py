@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from headstart.common.errors import DivergedWarning
+from headstart.common.log import LOG
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies
 from headstart.data.summary import say
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from headstart.training.keywords import FitOptions
+
+NOT_VALIDATED = (
+    "{name}: nothing is validated, as there are no validation data, so the run has no scores; "
+    "`train, val = data.split(0.8)` holds some out, and `fit(model, train, val)` takes them (--split, --val)"
+)
 
 
 @documented
@@ -63,6 +69,8 @@ def fit(
     warn_frozen(job.model, job.mode)
     watching = tuple(_observers(job))
     say(job.train, job.val)
+    if job.val is None:
+        LOG.info("%s", NOT_VALIDATED.format(name=job.train.name))
     with Observers(watching) as observers:
         stages = train_stages(job, observers, checkpoints)
     run = run_of(job, stages, time.perf_counter() - start)

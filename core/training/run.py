@@ -109,14 +109,17 @@ class Run(RunRecord):
         outputs = predictions if scale is None else scale.standardised(predictions)
         measured = measure(objective, outputs, targets, data)
         assert measured.loss is not None
-        threshold = self.model.threshold
+        judged = (predictions, data, self.model.threshold, objective.deviation)
+        validation = validation_of(*judged)
+        name_of = data.source_name if isinstance(data, Dataset) else "sample {}".format
         return Evaluation(
             len(data),
             measured.loss,
             measured.accuracy,
             data.classes,
-            validation_of(predictions, data, threshold, objective.deviation),
-            Outcome(predictions, data, threshold, objective.deviation),
+            validation,
+            Outcome(*judged),
+            tuple(name_of(miss.index) for miss in validation.misses),
             seen,
         )
 

@@ -65,7 +65,8 @@ class RunRecord:
         best = self.history.best if len(self.history) else None
         name = headline(self.model.task, len(self.model.classes)) if best is None else best.score
         shown = "g" if name in SMALLER_IS_BETTER else "f"
-        score = "" if best is None or best.val_score is None else f", val_{name} {best.val_score:.4{shown}}"
+        score = ", not validated" if best is not None and best.val_loss is None else ""
+        score = score if best is None or best.val_score is None else f", val_{name} {best.val_score:.4{shown}}"
         cut = "" if self.cut is None else f", cut {self.cut!r}"
         epochs = len(self.head_history) + len(self.history)
         return (

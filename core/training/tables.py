@@ -17,6 +17,7 @@ from headstart.common.text import (
 )
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
 from headstart.training.scores import Scores
+from headstart.training.validation import Miss
 
 COMPARISON_LEGEND = """\
 ±: half of the 95 % interval, by resampling the validation data; =: they do not tell it from the best.
@@ -31,6 +32,7 @@ validating it, on the cache; uncached: with the trunk run for every image. pays 
 which the cache has saved time. ~ not measured, between cuts that were; * not all at once in memory: streamed."""
 
 COMPARISON_COLUMNS = ("s/epoch", "data", "trunk", "head", "extract", "speed-up", "total", "pays off")
+SHOWN_OF_NAMES = 40
 PHASES = ("total", "data", "trunk", "head")
 
 
@@ -136,6 +138,21 @@ def confusions_table(confusions: Sequence[Mapping[str, Any]]) -> Table:
     """Of `Evaluation.confusions`."""
     texts = [(one["true"], one["predicted"], str(one["count"]), str(one["of"])) for one in confusions]
     return Table(("true class", "taken for", "times", "of"), texts, right=(2, 3))
+
+
+def misses_table(misses: Sequence[Miss], names: Sequence[str], task: str) -> Table:
+    """Of `Validation.misses`; `names`: what the samples are called."""
+    texts = [
+        (_end_of(name), miss.label, miss.predicted, f"{miss.error:.4g}")
+        for name, miss in zip(names, misses, strict=False)
+    ]
+    error = "loss" if task == "multi" else "error, sd"
+    return Table(("worst samples", noun(task)[1], "predicted", error), texts, right=(3,))
+
+
+def _end_of(name: str) -> str:
+    """Of a long path the end, which tells files apart."""
+    return name if len(name) <= SHOWN_OF_NAMES else f"...{name[3 - SHOWN_OF_NAMES :]}"
 
 
 def plan_table(plans: Sequence[Mapping[str, Any]], epochs: int) -> Table:

@@ -67,6 +67,17 @@ def test_a_table_is_learnt_by_its_task(
     assert run.model.classes == names
     evaluated = headstart("evaluate", "--run", tmp_path / "run", "--data", test, *columns, *place)
     assert shown in evaluated.out, evaluated.err
+    result = hs.evaluate(
+        run, hs.data.table(test, image="file", label=list(names), task=run.model.task), device="cpu"
+    )
+    table, misses = result.as_tables()[-1], result.validation.misses
+    assert table.columns[0] == "worst samples" and len(misses) == min(len(table.rows), TESTED) > 1
+    errors = [miss.error for miss in misses]
+    assert errors == sorted(errors, reverse=True)
+    for (name, expected, predicted, error), miss in zip(table.rows, misses, strict=True):
+        assert Path(name).name == f"test{miss.index}.png" and name in evaluated.out
+        assert (expected, predicted, error) == (miss.label, miss.predicted, f"{miss.error:.4g}")
+        assert error in evaluated.out and expected[:20] in evaluated.out
     refused = headstart(*fit, *of_another_task)
     assert refused.code == 2
     assert "goes with the task" in refused.err.splitlines()[-1]

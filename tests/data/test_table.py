@@ -279,6 +279,13 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "ids as labels": (csv_of({"file": files() * 2, "id": list(range(24))}), {"label": "id"}, "a label of its own"),
     "nearly ids": (csv_of({"file": files() * 2, "id": [0, *range(23)]}), {"label": "id"}, "nearly each of the"),
     "decimal commas": ("file;y\nant/ant0.png;3,5\nbee/bee0.png;4\n", {"label": "y"}, "'3,5' .row 1.: write them"),
+    "several with commas": ("file;y;z\nant/ant0.png;4;3,5\n", {"label": ["y", "z"]}, "'z' holds '3,5' in row 1, a "
+    "number with a comma: write them with a decimal point"),
+    "a weight with a comma": ("file;label;w\nant/ant0.png;cat;0,5\n", {"weight": "w"}, "more, with a decimal p"),
+    "perhaps no label": ("file,label\nant/ant0.png,cat;dog\nbee/bee0.png,\n", {}, r"row 2.*--on-error skip\); if "
+    "these are samples without any of the labels, say task='multi'"),
+    "surely no class": ("file,label\nant/ant0.png,cat\nbee/bee0.png,\n", {}, r"row 2.*--on-error skip\)$"),
+    "no label anywhere": ("file,label\nant/ant0.png,\nbee/bee0.png,\n", {"task": "multi"}, "2 of 2 rows have no"),
     "targets with commas": ("file;y\nant/ant0.png;3,5\n", {"label": "y", "task": "regression"}, "decimal point"),
 }  # fmt: skip
 
@@ -289,6 +296,38 @@ def test_refused(root: Path, kind: str) -> None:
     text, arguments, message = WRONG[kind]
     with pytest.raises((DataError, SettingError), match=message):
         hs.data.table(write(root / "t.csv", text), **arguments)
+
+
+@pytest.mark.neutral
+def test_samples_without_any_label(root: Path) -> None:
+    """Of several labels none may be there, where somebody says that they are labels: empty cells are such then,
+    also where rows without a label are left out of other tables."""
+    cells = ["cat;dog", "", "dog", " ", "NaN", "cat"]
+    texts = {"file": files()[:6], "tags": cells}
+    lists = {"file": texts["file"], "tags": [["cat", "dog"], None, ["dog"], [], None, ["cat"]]}
+    expected = [[1, 1], [0, 0], [0, 1], [0, 0], [0, 0], [1, 0]]
+    for source, on_error in ((texts, "raise"), (texts, "skip"), (lists, "raise")):
+        data = hs.data.table(source, label="tags", task="multi", root=root, on_error=on_error)
+        assert (data.classes, data.labels.tolist(), data.skipped) == (("cat", "dog"), expected, ())
+        assert summary.data_lines(data)[0].endswith("multi-label, 0.7 a sample, 3 without any")
+    left = hs.data.table(texts, label="tags", root=root, on_error="skip")
+    assert (len(left), left.task) == (3, "multi"), "unasked they are not labelled yet"
+
+
+@pytest.mark.neutral
+def test_what_advice_says_opens(root: Path) -> None:
+    """A table as spreadsheets of western Europe write it: Windows-1252, and commas in numbers."""
+    pandas = pytest.importorskip("pandas")
+    path = write(root / "t.csv", "file;größe\nant/ant0.png;3,5\nbee/bee0.png;4\n", "cp1252")
+    with pytest.raises(DataError, match=r"line 1 \(byte 0xf6; Latin-1 or Windows-1252\?\).*encoding='cp1252'"):
+        hs.data.table(path, label="größe")
+    write(path, path.read_text("cp1252"))
+    with pytest.raises(DataError, match=r"sep=';', decimal=','\) as the table, with root="):
+        hs.data.table(path, label="größe")
+    write(path, path.read_text("utf-8"), "cp1252")
+    frame = pandas.read_csv(path, sep=";", encoding="cp1252", decimal=",")
+    data = hs.data.table(frame, label="größe", root=root)
+    assert (data.task, data.labels.tolist()) == ("regression", [[3.5], [4.0]])
 
 
 IN_THE_COMMAND = (

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from commands import headstart
 from PIL import Image
 
 import headstart as hs
@@ -96,6 +97,44 @@ def test_saved_features_keep_names_and_parts(train: Dataset, tmp_path: Path, bac
                 assert a.ids == b.ids == c.ids
                 assert a.labels.tolist() == b.labels.tolist() == c.labels.tolist()
     assert parts[0].splits[0].as_dict() == {"by": "id", "fraction": 0.7, "seed": 2, "side": "first"}
+
+
+def test_what_is_not_validated_is_said(
+    tmp_path: Path, backend: str, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder without a part for it too, with the way to have it; the command holds a share out."""
+    for part, start in (("train", 0), ("test", 50)):
+        for kind, name in enumerate(("ant", "bee")):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(4):
+                file = tmp_path / "photos" / part / name / f"{i}.png"
+                Image.fromarray(picture(kind, start + 10 * kind + i)).save(file)
+    model, settings = hs.model("lenet", classes=["ant", "bee"]), {**FAST, "epochs": 1, "backend": backend}
+    caplog.set_level("INFO", logger="headstart")
+    run = hs.fit(model, str(tmp_path / "photos"), **settings)
+    (line,) = (text for text in caplog.messages if "nothing is validated" in text)
+    assert line.startswith("photos: ") and "train, val = data.split(0.8)" in line and "--split" in line
+    assert "not validated" in repr(run) and run.scores is None
+    caplog.clear()
+    validated = hs.fit(model, *hs.data.folder(tmp_path / "photos").train.split(0.8), **settings)
+    assert not [text for text in caplog.messages if "nothing is validated" in text]
+    assert "not validated" not in repr(validated)
+    monkeypatch.chdir(tmp_path)
+    line = [
+        "fit",
+        "--data",
+        "photos",
+        "--model",
+        "lenet",
+        "--epochs",
+        "1",
+        "--backend",
+        backend,
+        "--device",
+        "cpu",
+    ]
+    done = headstart(*line)
+    assert done.code == 0 and "to validate" in done.err and "nothing is validated" not in done.err
 
 
 def test_copies_are_warned_of(train: Dataset, backend: str) -> None:
