@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ def pytest_configure() -> None:
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    _draw_the_same_examples()
+
+
+def _draw_the_same_examples() -> None:
+    """Tests of properties pass or fail by the code alone: not by which examples this run has drawn, nor by how
+    busy the machine is with others."""
+    with suppress(ModuleNotFoundError):  # some environments have no Hypothesis
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile(
+            "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        )
+        settings.load_profile("repeatable")
 
 
 @pytest.hookimpl(optionalhook=True)

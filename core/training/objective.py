@@ -213,7 +213,8 @@ def last_layers(model: Model) -> Iterator[Node]:
             mend = (
                 "take a model that ends in one"
                 if model.home is None
-                else "pass head='linear', or hidden widths such as [256], to hs.wrap"
+                else "pass head='linear', or hidden widths such as [256], to hs.wrap; what is in front of its "
+                "cut= stays as the module has it"
             )
             raise SettingError(
                 f"{model.name} ends in {_kind(node)}; numbers (task 'regression') are learned by a linear layer "

@@ -174,12 +174,12 @@ def header(path: Path) -> None:
 def test_what_is_no_such_file(tmp_path: Path, reader: str, make: Callable[[Path], None]) -> None:
     name, read, error = READERS[reader]
     make(tmp_path / name)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(error) as caught:
         read(tmp_path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_what_json_may_hold(tmp_path: Path) -> None:

