@@ -16,22 +16,20 @@ import numpy as np
 
 from headstart.common.errors import DataError, SettingError
 from headstart.common.log import LOG
-from headstart.common.progress import track
 from headstart.common.text import time_text
 from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.data.annotations import SINGLE
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.summary import say
-from headstart.features.extract import Extractor
 from headstart.models import Model
 from headstart.training.advice.candidates import Candidate, candidates
 from headstart.training.advice.costs import Cost, costs
-from headstart.training.advice.familiarity import familiarity
 from headstart.training.advice.held_out import Positions
-from headstart.training.advice.measuring import CutFigures, error_of, folds_for, measure, score_of
+from headstart.training.advice.looking import look_at
+from headstart.training.advice.measuring import error_of, folds_for, score_of
 from headstart.training.advice.result import Advice, Choice, TrunkFigures
-from headstart.training.advice.rule import CUT, SPREAD, Evidence, Option, advised, doubt, pareto, predicted_errors
+from headstart.training.advice.rule import CUT, SPREAD, Option, advised, doubt, pareto, predicted_errors
 from headstart.training.advice.words import names_of_budget, sentence
 from headstart.training.checks import in_parts
 from headstart.training.plan import Budget
@@ -61,9 +59,10 @@ def advise(
 
     One pass over the data a trunk gives the features of several cuts, each averaged to a vector; at most 10,000
     samples are looked at. Of each cut come out: scores of ridge regression and nearest neighbours on held-out
-    samples (five folds; groups are not cut), with intervals and a learning curve; how far the classes lie apart;
-    LogME. Of each trunk, what its own classifier makes of the data, and what `plan` says of seconds and bytes.
-    From these the score of each mode is predicted, by a rule that was fitted to trainings of other data.
+    samples (five folds, or one by one; groups are not cut), with intervals and a learning curve; how far the
+    classes lie apart; LogME. Of each trunk, what its own classifier makes of the data, and what `plan` says of
+    seconds and bytes. From these the score of each mode is predicted, by a rule that was fitted to trainings of
+    other data.
 
     `data`: as of `fit`; of data in parts the training part is looked at. `models`: names, `"resnet50:none"` for
     random weights and `"resnet50:NAME"` for others than the first published ones, or models; default: those of
@@ -94,7 +93,7 @@ def advise(
     listed = candidates(models, cuts, train.classes if train.named_classes else len(train.classes), size)
     for candidate in listed:
         LOG.info("looking at %s: %s", candidate.label, ", ".join(candidate.cuts))
-        figures, last = _figures(candidate, looked_at, folds, len(train), where, seed)
+        figures, last = look_at(candidate, looked_at, folds, len(train), where, seed)
         took = costs(candidate, train, where)
         trunks.append(figures)
         features[figures.label] = last
@@ -133,43 +132,12 @@ def _to_train_on(data: Any) -> Dataset:
     return train
 
 
-def _looked_at(train: Dataset, seed: int) -> tuple[Dataset, list[Positions]]:
+def _looked_at(train: Dataset, seed: int) -> tuple[Dataset, list[Positions] | None]:
     """The samples that are looked at, the first by a digest, and their folds."""
     if len(train) > MOST:
         order = np.argsort(np.array(train.ids))[:MOST]  # ids are digests
         train = train.subset(np.sort(order))
     return train, folds_for(train, seed)
-
-
-def _figures(
-    candidate: Candidate, data: Dataset, folds: Sequence[Positions], samples: int, where: dict[str, Any], seed: int
-) -> tuple[TrunkFigures, np.ndarray]:
-    """What the features of a trunk tell, and those that its classifier takes. `samples`: to train on."""
-    model = candidate.model
-    extracted = Extractor(model, candidate.cuts, pooled=True, **where)(data)
-    shapes = model.graph.shapes(model.input_shape)
-    cuts: list[CutFigures] = []
-    x = np.empty((0, 0), np.float32)
-    with track(f"looking at {candidate.label}", len(candidate.cuts)) as advance:
-        for cut in candidate.cuts:
-            rows = extracted.numpy(cut).astype(np.float32)
-            x = rows.reshape(len(rows), -1) if rows.ndim != 3 else rows.mean(1)  # tokens that have no class token
-            cuts.append(measure(cut, shapes[cut], x, data, folds, seed))
-            advance()
-    last = cuts[-1]
-    half = dict(last.curve).get(last.curve[-2][0], last.score)
-    evidence = Evidence(
-        samples=samples,
-        classes=len(data.classes),
-        error=last.error,
-        earlier_error=min((cut.error for cut in cuts[:-1]), default=last.error),
-        seen_error=error_of(last.seen, data),
-        half_error=error_of(half, data),
-        knn_error=error_of(last.knn, data),
-        pretrained=candidate.pretrained,
-        confidence=None if (known := familiarity(model, x)) is None else known.confidence,
-    )
-    return TrunkFigures(candidate.label, model, candidate.named_weights, tuple(cuts), known, evidence), x
 
 
 def _choices(

@@ -32,6 +32,7 @@ def photos(root: Path) -> Path:
     return root
 
 
+@pytest.mark.of("torch")  # what backends do of it, pooled features and plans, is tested in each
 def test_the_command_says_what_to_run_and_that_runs(backend: str, tmp_path: Path) -> None:
     folder, figures, page = photos(tmp_path / "my photos"), tmp_path / "advice.json", tmp_path / "advice.html"
     how = ["--backend", backend, "--device", "cpu", "--batch-size", 8, "--workers", 1]

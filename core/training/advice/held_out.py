@@ -80,28 +80,29 @@ class Solved:
 def solved(
     x: np.ndarray,
     target: Target,
-    folds: Sequence[Positions],
+    folds: Sequence[Positions] | None,
     weights: np.ndarray | None = None,
     share: float = 1.0,
     seed: int = 0,
 ) -> Solved:
-    """`x`: `(n, d)`. `folds`: positions, each sample in one of them. `weights`: of samples. `share`: of the
-    samples those that are learnt from, of every fold about as many; a smaller share is part of a larger one."""
+    """`x`: `(n, d)`. `folds`: positions, each sample in one of them; None: each by itself. `weights`: of samples.
+    `share`: of the samples those that are learnt from, of every fold about as many; a smaller share is part of a
+    larger one."""
     n, d = x.shape
     part = fold_numbers(folds, n)
     counting: Floats = np.ones(n) if weights is None else np.array(weights, np.float64)
     if share < 1:
         draw: Floats = np.asarray(np.random.default_rng(seed).random(n))
-        for fold in folds:
-            count = max(1, round(share * len(fold)))
+        for fold in [np.arange(n)] if folds is None else folds:
+            count = max(2, round(share * len(fold)))
             counting[fold[np.argsort(draw[fold], kind="stable")[count:]]] = 0
-        if min(n, d) > MANY:
+        if min(n, d) > MANY and part is not None:
             part[part >= FOLDS_OF_MANY] = -1
     if not counting.any():
         counting[:] = 1
     path = ridge(x, target.columns, PENALTIES * d, weights=counting, folds=part)
     assert path.held_out is not None
-    rows = np.flatnonzero(part >= 0)
+    rows = np.arange(n) if part is None else np.flatnonzero(part >= 0)
     held_out = path.held_out[:, rows]
     errors = [_of(target, rows).error(predicted) for predicted in held_out]
     best = int(np.argmin(errors))  # of equal ones the largest penalty, which comes first
@@ -113,8 +114,10 @@ def _of(target: Target, rows: Positions) -> Target:
     return Target(target.task, target.labels[rows], target.columns[rows], target.mean, target.scale)
 
 
-def fold_numbers(folds: Sequence[Positions], count: int) -> Positions:
-    """int64 `(count,)`: which fold each sample is in."""
+def fold_numbers(folds: Sequence[Positions] | None, count: int) -> Positions | None:
+    """int64 `(count,)`: which fold each sample is in; None: each in one of its own."""
+    if folds is None:
+        return None
     part = np.full(count, -1, np.int64)
     for number, fold in enumerate(folds):
         part[fold] = number
@@ -129,7 +132,7 @@ def standardised(x: np.ndarray) -> NDArray[np.float32]:
     return np.asarray((x - mean) / np.where(scale > 0, scale, np.inf), np.float32)
 
 
-def neighbours(x: np.ndarray, target: Target, folds: Sequence[Positions]) -> np.ndarray:
+def neighbours(x: np.ndarray, target: Target, folds: Sequence[Positions] | None) -> np.ndarray:
     """`(n, k)`: for each sample the mean of the columns of its nearest samples of the other folds, by the cosine
     of their standardised features."""
     return knn(standardised(x), target.columns, NEIGHBOURS, folds=fold_numbers(folds, len(x)))

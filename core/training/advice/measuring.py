@@ -22,6 +22,8 @@ from headstart.training.scores import scores_of
 from headstart.training.scores.result import Scores
 
 FOLDS = 5
+FEW = 1000
+"""samples, of which each can be held out by itself"""
 LEAST = 10
 """samples, or groups of such, below which held-out scores say nothing"""
 SHARES = (0.25, 0.5, 1.0)
@@ -68,8 +70,10 @@ class CutFigures:
         }
 
 
-def folds_for(data: Samples, seed: int) -> list[Positions]:
-    """Five folds, fewer of few samples; no group is in two. DataError where there are too few to hold any out."""
+def folds_for(data: Samples, seed: int) -> list[Positions] | None:
+    """Five folds, fewer of few groups; no group is in two, nor are equal samples. None, of few samples without
+    groups: each is held out by itself, since a fifth of them is too many to do without. DataError where there are
+    too few to hold any out."""
     groups = data.groups
     distinct = len(set(data.ids if groups is None else groups))
     what = "different samples" if groups is None else "groups"
@@ -79,19 +83,21 @@ def folds_for(data: Samples, seed: int) -> list[Positions]:
             f"{data.name} has {distinct} {what} to train on; expected at least {least}, as a part of them is held "
             "out to see what could be learnt of the others"
         )
+    if groups is None and distinct == len(data) <= FEW:
+        return None
     folds = folds_of(lambda: data.ids, data.annotations, min(FOLDS, distinct), seed, data.name)
     return [fold.astype(np.int64) for fold in folds]
 
 
 def measure(
-    cut: str, shape: tuple[int, ...], x: np.ndarray, data: Samples, folds: Sequence[Positions], seed: int
+    cut: str, shape: tuple[int, ...], x: np.ndarray, data: Samples, folds: Sequence[Positions] | None, seed: int
 ) -> CutFigures:
     """`x`: features `(n, d)` of the samples of `data`; `folds`: as of `folds_for`; `shape`: of the cut itself."""
     target = Target.of(data)
     fitted = {share: solved(x, target, folds, data.weights, share, seed) for share in SHARES}
     whole = _scores(target.outputs(fitted[1.0].held_out), data, target)
     headline = whole.headline
-    learnt = len(data) * (len(folds) - 1) / len(folds)
+    learnt = len(data) - 1 if folds is None else len(data) * (len(folds) - 1) / len(folds)
 
     def of_share(of: Solved) -> float:
         return _scores(target.outputs(of.held_out), data.subset(of.rows), target)[headline]
