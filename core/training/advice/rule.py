@@ -70,12 +70,14 @@ SPREAD: Mapping[str, float] = {LINEAR: 0.1, CUT: 0.2, STAGED: 0.2, FULL: 0.3, SC
 out"""
 
 
-def predicted_errors(evidence: Evidence) -> dict[str, float]:
-    """Mode -> the error that it is expected to have on samples that it has not seen."""
+def predicted_errors(
+    evidence: Evidence, coefficients: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, float]:
+    """Mode -> the error that it is expected to have on samples that it has not seen. `coefficients`: None: ours."""
     figures = evidence.figures()
     error = max(evidence.error, FLOOR)
     errors = {LINEAR: error}
-    for mode, weights in COEFFICIENTS.items():
+    for mode, weights in (COEFFICIENTS if coefficients is None else coefficients).items():
         exponent = sum(weight * figures[name] for name, weight in weights.items())
         errors[mode] = error * math.exp(min(max(exponent, -3.0), 3.0))
     return errors
