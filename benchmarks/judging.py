@@ -175,8 +175,8 @@ def _judge(name: str, modes: Mapping[str, str], cases: Sequence[Case]) -> Judged
 
 
 def trunk_choices(cases: Sequence[Case]) -> list[str]:
-    """Of each data set and size with all trunks: the best of all trunks and modes, beside what the advice takes, and
-    LogME with a linear head. Lines of a table in Markdown."""
+    """Of each data set and size with all trunks: the best of all trunks and modes, what advice takes, and LogME
+    with a linear head. Lines of a table in Markdown."""
     lines = ["| data | best | advice | LogME, linear |", "|---|---|---|---|"]
     sets: dict[str, list[Case]] = {}
     for case in cases:

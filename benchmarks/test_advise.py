@@ -6,8 +6,8 @@
     python benchmarks/test_advise.py --data ROOT --out advice.json --judge    # the tables of what is finished
 
 ROOT has `flowers800/` and `ants_bees/{train,val}/`, a folder a class in each, and `cifar10/{train,test}/`. Digits
-and textures need no file, and under pytest the smallest cases of these are tried, or the file of outcomes judged that
-HEADSTART_BENCH_ADVICE names.
+and textures need no file. Under pytest the smallest cases of these are tried; with HEADSTART_BENCH_ADVICE=FILE
+the outcomes in a file are judged instead.
 """
 
 from __future__ import annotations

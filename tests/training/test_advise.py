@@ -15,6 +15,7 @@ from PIL import Image
 import headstart as hs
 from headstart.common.errors import DataError, SettingError
 from headstart.training import advise as advising
+from headstart.training.advice.costs import epochs_of
 from headstart.training.advice.rule import MODES
 
 
@@ -57,7 +58,9 @@ def test_the_command_says_what_to_run_and_that_runs(backend: str, tmp_path: Path
     assert (spent.code, spent.out) == (2, "")
     assert "nothing can be trained within it; the quickest, lenet, random with mode" in spent.err
 
-    done = headstart(*words[1:], "--epochs", 1, *how)
+    if "--epochs" in words:
+        words[words.index("--epochs") + 1] = "1"
+    done = headstart(*words[1:], *how)
     assert done.code == 0, done.err
 
 
@@ -77,8 +80,14 @@ def test_several_labels_and_numbers(tmp_path: Path) -> None:
     several = hs.data.arrays(images, np.eye(3, dtype=int)[levels], ["a", "b", "c"], task="multi")
     advice = hs.advise(several, "lenet:none", **common)
     assert advice.headline == "micro_f1" and advice[advice.best.trunk].last.silhouette is None
-    run = hs.fit(advice.model, several, epochs=1, **advice.best.options, **common)
+    run = hs.fit(advice.model, several, **advice.best.options | {"epochs": 1}, **common)
     assert run.mode == advice.best.mode
+
+
+@pytest.mark.neutral
+def test_few_steps_an_epoch_take_more_epochs() -> None:
+    assert [epochs_of("full", samples, 64) for samples in (20, 640, 6400, 640_000)] == [20, 10, 5, 5]
+    assert epochs_of("linear", 640, 64) == 100
 
 
 @pytest.mark.neutral

@@ -11,9 +11,17 @@ from headstart.training.advice.candidates import Candidate
 from headstart.training.advice.rule import CUT, FULL, LINEAR, SCRATCH, STAGED
 from headstart.training.plan import Plan, plan
 
-HEAD_EPOCHS, CUT_EPOCHS, ALL_EPOCHS, SCRATCH_EPOCHS = 40, 20, 10, 30
-"""that the seconds are of: of a linear head on features, of more than that, of a pretrained network, of a new
-one"""
+STEPS = {LINEAR: 2000, CUT: 200, STAGED: 100, FULL: 100, SCRATCH: 200}
+"""that a training is to have; of a linear head at most, as it stops by itself"""
+EPOCHS = {LINEAR: (10, 100), CUT: (10, 40), STAGED: (5, 20), FULL: (5, 20), SCRATCH: (10, 40)}
+"""within which the steps are rounded to epochs"""
+
+
+def epochs_of(what: str, samples: int, batch_size: int) -> int:
+    """How many epochs a mode is thought to be trained for: few steps an epoch take more epochs."""
+    least, most = EPOCHS[what]
+    steps = -(-samples // min(batch_size, samples))
+    return min(max(-(-STEPS[what] // steps), least), most)
 
 
 @dataclass(frozen=True)
@@ -25,30 +33,30 @@ class Cost:
     nbytes: int
     """of the features in the store; 0 where none are"""
     epochs: int
-    epoch_seconds: float
+    """in `staged` those of all of the network"""
 
 
 def costs(candidate: Candidate, train: Dataset, options: Mapping[str, Any]) -> dict[str, Cost]:
-    """Mode -> its cost. `options`: keyword arguments of `plan`."""
+    """Mode -> its cost. `options`: keyword arguments of `plan`, the size of a batch among them."""
     model = candidate.model
     first, last, earlier = model.graph.cuts()[0], model.default_cut, candidate.earlier
     named = dict.fromkeys(cut for cut in (first, earlier, last) if cut is not None)
     planned = plan(model, train, cuts=list(named), **options)
-    head = _cached(planned, last, HEAD_EPOCHS)
+    epochs = {what: epochs_of(what, len(train), options["batch_size"]) for what in STEPS}
+    head = _cached(planned, last, epochs[LINEAR])
     # behind the first cut is all of the network but its first layer
     whole = planned[first].uncached_epoch_seconds
     found = {
         LINEAR: head,
-        STAGED: Cost(head.seconds + ALL_EPOCHS * whole, head.nbytes, ALL_EPOCHS, whole),
-        FULL: Cost(ALL_EPOCHS * whole, 0, ALL_EPOCHS, whole),
-        SCRATCH: Cost(SCRATCH_EPOCHS * whole, 0, SCRATCH_EPOCHS, whole),
+        STAGED: Cost(head.seconds + epochs[STAGED] * whole, head.nbytes, epochs[STAGED]),
+        FULL: Cost(epochs[FULL] * whole, 0, epochs[FULL]),
+        SCRATCH: Cost(epochs[SCRATCH] * whole, 0, epochs[SCRATCH]),
     }
     if earlier is not None:
-        found[CUT] = _cached(planned, earlier, CUT_EPOCHS)
+        found[CUT] = _cached(planned, earlier, epochs[CUT])
     return found
 
 
 def _cached(planned: Plan, cut: str, epochs: int) -> Cost:
     row = planned[cut]
-    seconds = row.extraction_seconds + epochs * row.cached_epoch_seconds
-    return Cost(seconds, row.nbytes, epochs, row.cached_epoch_seconds)
+    return Cost(row.extraction_seconds + epochs * row.cached_epoch_seconds, row.nbytes, epochs)

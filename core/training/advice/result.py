@@ -94,7 +94,7 @@ class Choice:
     nbytes: int
     """of features in the store; 0 where none are kept"""
     epochs: int
-    """that the seconds are of"""
+    """that the seconds are of, in `staged` those of all of the network"""
     within: bool
     """the budget"""
     front: bool
@@ -107,8 +107,9 @@ class Choice:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of `fit`."""
-        return {"mode": self.mode, **({} if self.cut is None else {"cut": self.cut})}
+        """Keyword arguments of `fit`. A linear head says by itself how long it is trained."""
+        cut = {} if self.cut is None else {"cut": self.cut}
+        return {"mode": self.mode, **cut, **({} if self.what == LINEAR else {"epochs": self.epochs})}
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -171,9 +172,7 @@ class Advice:
         words += ["--model", trunk.model.name]
         if trunk.named_weights is not None:
             words += ["--weights", trunk.named_weights]
-        words += ["--mode", self.best.mode]
-        if self.best.cut is not None:
-            words += ["--cut", self.best.cut]
+        words += [word for name, value in self.best.options.items() for word in (f"--{name}", str(value))]
         return shlex.join(words)
 
     def table(self) -> list[dict[str, Any]]:

@@ -73,7 +73,8 @@ out"""
 def predicted_errors(
     evidence: Evidence, coefficients: Mapping[str, Mapping[str, float]] | None = None
 ) -> dict[str, float]:
-    """Mode -> the error that it is expected to have on samples that it has not seen. `coefficients`: None: ours."""
+    """Mode -> the error that it is expected to have on samples that it has not seen. `coefficients`: None:
+    ours."""
     figures = evidence.figures()
     error = max(evidence.error, FLOOR)
     errors = {LINEAR: error}
