@@ -16,6 +16,9 @@ import numpy as np
 
 import headstart as hs
 from headstart.common.text import accuracy_text
+from headstart.data.sources import are_photographs
+from headstart.models import architecture
+from headstart.models.default_model import PHOTOGRAPHS, SHIPPED, default_model
 
 
 def options(doc: str | None, name: str) -> argparse.ArgumentParser:
@@ -32,6 +35,23 @@ def options(doc: str | None, name: str) -> argparse.ArgumentParser:
     add("--backend", help="torch, keras or jax (default: HEADSTART_BACKEND, or the only one installed)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--out", type=Path, default=Path("examples-out", name), help="folder to write to (default: %(default)s)")
+    return parser
+
+
+def small_trunk(args: argparse.Namespace, data: str) -> tuple[str, str]:
+    """Model and weights of the small form, for data of this name: of `--trunk`, else what the commands take."""
+    name = args.trunk or default_model(photographs=are_photographs(data)).name
+    return name, next(iter(architecture(name).weights))
+
+
+def with_trunk(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The same, with the option that `small_trunk` reads."""
+    parser.add_argument(
+        "--trunk",
+        choices=(PHOTOGRAPHS, SHIPPED),
+        help="of the small form (default: the first on photographs if its weights are here, "
+        "`pip install 'headstart[weights]'`, else the second)",
+    )
     return parser
 
 

@@ -12,8 +12,8 @@ What comes out: the same losses, step by step, in a fraction of the time. How sm
 beforehand: by the multiplications, the trunk is most of an epoch, and with the cache it falls away.
 
     python -m examples.cached_block                               # ResNet-50, published weights, 3,670 flowers
-    python -m examples.cached_block --small --data flower_photos  # the network of the package, 96 px
-    python -m examples.cached_block --small                       # the same without network: digits
+    python -m examples.cached_block --small --data flower_photos  # EfficientNet-Lite0, if its weights are here
+    python -m examples.cached_block --small                       # without network: digits, resnet18_half
     python -m examples.cached_block --weights none                # ResNet-50's seconds without its weights
 """
 
@@ -26,12 +26,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 import headstart as hs
-from examples.common import finish, options, part, start
+from examples.common import PHOTOGRAPHS, SHIPPED, finish, options, part, small_trunk, start, with_trunk
+
+CUTS = {PHOTOGRAPHS: "blocks.5.3", SHIPPED: "layer4.0"}
+"""of the small forms: before the last block"""
 
 
 def main(argv: Sequence[str] | None = None) -> hs.Comparison:
     """Train the block with and without the cache; returns both as a comparison."""
-    parser = options(__doc__, "cached_block")
+    parser = with_trunk(options(__doc__, "cached_block"))
     parser.add_argument(
         "--weights", default="imagenet", help="of ResNet-50; none: random, good for the seconds only"
     )
@@ -39,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> hs.Comparison:
     seed, where = args.seed, {"backend": args.backend, "device": args.device}
 
     if args.small:
-        name, weights, cut = "resnet18_half", "tinyimagenet", "layer4.0"
-        data = part(hs.data.open_data(args.data or "digits"), args.samples or 160, seed=seed)
-        print(f"scaled down: {name} ({weights}, 96 px) instead of ResNet-50 (ImageNet, 224 px); {data}")
+        source = args.data or "digits"
+        name, weights = small_trunk(args, source)
+        cut = CUTS[name]
+        data = part(hs.data.open_data(source), args.samples or 160, seed=seed)
+        print(f"scaled down: {name} ({weights}) instead of ResNet-50 (ImageNet, 224 px); {data}")
     else:
         name, weights, cut = "resnet50", None if args.weights == "none" else args.weights, "layer4.1"
         data = part(hs.data.open_data(args.data or "flowers"), args.samples, seed=seed)

@@ -10,9 +10,10 @@ What comes out: the features' accuracies beside LeNet's, and where the seconds g
 extraction, once, and next to nothing an epoch; LeNet costs the same in every epoch. The report's chart is
 interactive: a click on a line's name hides it.
 
-The small form has one trunk, the network of the package. It stands in three times, fed with images enlarged
-to 32, 64 and 128 pixels, as the three trunks are fed with 299, 224 and 224; and a fourth time with random
-weights, to see what of it is the pretraining.
+The small form has one trunk: an EfficientNet-Lite0 trained on ImageNet where `headstart[weights]` is installed,
+else, and on the digits, the network of the package. It stands in three times, fed with images enlarged to 32
+pixels and more, as the three trunks are fed with 299, 224 and 224; and a fourth time with random weights, to see
+what of it is the pretraining.
 
     python -m examples.three_trunks                                  # three trunks, all of CIFAR-10: with a GPU
     python -m examples.three_trunks --samples 500                    # 5,000 training images
@@ -25,25 +26,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import headstart as hs
-from examples.common import finish, options, part, start
+from examples.common import PHOTOGRAPHS, SHIPPED, finish, options, part, small_trunk, start, with_trunk
+
+SIZES = {PHOTOGRAPHS: (32, 96, 224), SHIPPED: (32, 64, 128)}
+"""of the small forms, in pixels"""
 
 
 def main(argv: Sequence[str] | None = None) -> hs.Comparison:
     """Train a linear classifier on each trunk, and a LeNet; returns them as a comparison."""
-    args = options(__doc__, "three_trunks").parse_args(argv)
+    args = with_trunk(options(__doc__, "three_trunks")).parse_args(argv)
     seed, where = args.seed, {"backend": args.backend, "device": args.device}
 
     if args.small:
-        data = part(hs.data.open_data(args.data or "digits"), args.samples or 250, seed=seed)
+        source = args.data or "digits"
+        name, weights = small_trunk(args, source)
+        data = part(hs.data.open_data(source), args.samples or 250, seed=seed)
         train, val = data.split(0.8, seed=seed, by="position")
-        print(f"scaled down: one trunk, resnet18_half (tinyimagenet), three times; {data}")
+        print(f"scaled down: one trunk, {name} ({weights}), three times; {data}")
         trunks = {
-            f"resnet18_half, {size} px": hs.model(
-                "resnet18_half", weights="tinyimagenet", classes=data.classes, size=size
-            )
-            for size in (32, 64, 128)
+            f"{name}, {size} px": hs.model(name, weights=weights, classes=data.classes, size=size)
+            for size in SIZES[name]
         }
-        trunks["random weights, 64 px"] = hs.model("resnet18_half", classes=data.classes, size=64)
+        middle = SIZES[name][1]
+        trunks[f"random weights, {middle} px"] = hs.model(name, classes=data.classes, size=middle)
     else:
         if args.data in (None, "cifar10"):
             train, val = (hs.data.cifar10(split=split) for split in ("train", "test"))

@@ -23,10 +23,24 @@ from torch import nn
 from torch.nn.functional import normalize
 
 import headstart as hs
-from examples.common import beyond, options, part, percent, print_table, start, write_page
+from examples.common import (
+    PHOTOGRAPHS,
+    SHIPPED,
+    beyond,
+    options,
+    part,
+    percent,
+    print_table,
+    small_trunk,
+    start,
+    with_trunk,
+    write_page,
+)
 
 FULL = {"model": "resnet50", "weights": "imagenet", "data": "cifar10", "samples": 500, "size": None}
-SMALL = {"model": "resnet18_half", "weights": "tinyimagenet", "data": "digits", "samples": 150, "size": 64}
+SMALL = {"data": "digits", "samples": 150}
+SIZES = {PHOTOGRAPHS: 224, SHIPPED: 64}
+"""of the small forms, in pixels"""
 TRAINING, SEEN, UNSEEN = "training pairs", "seen classes, other images", "unseen classes"
 COSINE, TRAINED = "cosine of the features", "trained projection"
 DIMENSIONS, MARGIN, BATCH, PAIRS = 32, 1.0, 128, 4000
@@ -37,10 +51,13 @@ Embed = Callable[[torch.Tensor], torch.Tensor]
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Returns `{"auc": {kind of pairs: {way: [one a seed]}}, "accuracy": the same}`."""
-    parser = options(__doc__, "verification")
+    parser = with_trunk(options(__doc__, "verification"))
     parser.add_argument("--seeds", type=int, default=5, help="draws of the seen classes (default: %(default)s)")
     args = parser.parse_args(argv)
     form: dict[str, Any] = SMALL if args.small else FULL
+    if args.small:
+        name, weights = small_trunk(args, args.data or form["data"])
+        form = form | {"model": name, "weights": weights, "size": SIZES[name]}
     data = part(hs.data.open_data(args.data or form["data"]), args.samples or form["samples"], seed=args.seed)
     model = hs.model(form["model"], weights=form["weights"], classes=data.classes, size=form["size"])
     print(f"{data.name}: {len(data)} images, {len(data.classes)} classes; {model.name} ({model.weights})")
