@@ -75,6 +75,8 @@ TARGETS: Mapping[str, Target] = {
     # the longer one of decoding alone and computing alone
     "folder": Target("cost", 1.1),
     "64 heads": Target("cost", 4.0),
+    "ridge path": Target("speed", 5.0),
+    "logistic path": Target("speed", 5.0),
     "streaming": Target("speed", 0.8),
     "import headstart": Target("own", 0.15),
     "headstart --help": Target("own", 0.3),

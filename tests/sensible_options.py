@@ -10,6 +10,7 @@ import headstart as hs
 SENSIBLE: dict[str, Any] = {
     "mode": "full",
     "cut": "layer3",
+    "solver": "ridge",
     "epochs": 2,
     "monitor": "val_accuracy",
     "min_delta": 0.01,

@@ -36,6 +36,7 @@ LEFT_OUT = Settings()
     "headstart fit --data flower_photos --augment flip,crop --views 4 --memory 512MB",
     "headstart fit --data flower_photos --mode full --cut input",
     "headstart fit --features saved/ --model resnet50",
+    "headstart fit --data flower_photos --solver logistic --out run/",
     "headstart fit --data flower_photos --mode full --checkpoint kept/",
     "headstart fit --data flower_photos --mode full --resume kept/",
 )

@@ -157,7 +157,7 @@ def entry_of(run: RunRecord) -> dict[str, Any]:
     """A run as an entry of the comparison."""
     best = run.history.best
     return {
-        "label": f"{run.backend} {run.mode}",
+        "label": " ".join(filter(None, (run.backend, run.mode, run.settings.get("solver")))),
         "backend": run.backend,
         "mode": run.mode,
         "cut": run.cut,

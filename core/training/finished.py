@@ -39,6 +39,9 @@ def run_of(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Ru
     start, last = job.model, stages[-1]
     trained = {name: value for done in stages for name, value in done.trained.params.items()}
     optimizers = {done.stage.name: done.stage.optimizer for done in stages}
+    settings = settings_record(job, optimizers, first(done.placement for done in stages))
+    if last.trained.solved is not None:
+        settings["solved"] = dict(last.trained.solved)
     return Run(
         model=job.objective.trained(start.with_params({**start.params, **trained}), last.trained.threshold),
         mode=job.settings.mode,
@@ -48,7 +51,7 @@ def run_of(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Ru
         head_history=stages[0].trained.history if len(stages) > 1 else History(),
         extraction=first(done.extraction for done in stages),
         seconds=seconds,
-        settings=settings_record(job, optimizers, first(done.placement for done in stages)),
+        settings=settings,
         data=data_facts(job.train, job.val),
         trained=trained_count(
             last.stage.graph if last.stage.name == HEAD_STAGE else start.graph, scratch=not job.mode.pretrained
@@ -67,8 +70,9 @@ def settings_record(
     """JSON-able: enough to repeat the run. `optimizers`: by stage."""
     return {
         **job.settings.record(),
+        **({} if job.settings.solver is None else {"solver": job.settings.solver}),
         "batch_size": job.batch_size,
-        "optimizer": {stage: as_dict(optimizer) for stage, optimizer in optimizers.items()},
+        "optimizer": {name: as_dict(of) for name, of in optimizers.items() if job.settings.solver is None},
         "device": job.place.device,
         "device_facts": job.backend.device_facts(job.place),
         "precision": job.place.precision,

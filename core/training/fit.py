@@ -27,6 +27,7 @@ from headstart.training.rates import warn_frozen
 from headstart.training.run import Run
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
+from headstart.training.solving import check_solvable
 from headstart.training.stages import train_stages
 from headstart.training.tensorboard import TensorBoard
 
@@ -64,6 +65,7 @@ def fit(
     start = time.perf_counter()
     settings = settings_of("fit", options)
     job = job_of(model, train, val, settings)
+    check_solvable(job)
     checkpoints = checkpoints_of(job)
     warn_of_copies(job.train, job.val)
     warn_frozen(job.model, job.mode)

@@ -6,7 +6,7 @@ is, and returns the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,8 @@ class Trained:
     """the same, to be scored"""
     threshold: float = THRESHOLD
     """of labels: as asked for, or the best one"""
+    solved: Mapping[str, Any] | None = None
+    """how the penalty of a head that was solved was chosen, JSON-able; None of what was trained step by step"""
 
 
 def run_stage(

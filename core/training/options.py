@@ -117,6 +117,12 @@ def _schedules() -> Iterable[str]:
     return SCHEDULES
 
 
+def _solvers() -> Iterable[str]:
+    from headstart.training.solvers import SOLVERS
+
+    return SOLVERS
+
+
 def _backends() -> Iterable[str]:
     from headstart.contract.registry import names
 
@@ -181,6 +187,19 @@ class Training:
         recorded=False,
         more='Everything behind it is the head. "input", in "full" and "scratch": decoded and resized images '
         "are kept in the store, and read from there.",
+    )
+    solver: str | None = option(
+        None,
+        "Solve for the head instead of stepping: ridge or logistic; for one linear layer, in mode cached.",
+        one_of(_solvers),
+        takers=("fit",),
+        unset="steps",
+        recorded=False,
+        more='"ridge": least squares, in closed form. "logistic": logistic regression, to convergence. Features '
+        "are standardised; of a path of penalties the one is taken that does best on training samples which are "
+        "held out in turn, by leave-one-out or in five folds, groups whole. The validation data choose nothing. "
+        "What is returned, saved and exported is the plain linear layer, and `run.settings['solved']` says how it "
+        "was chosen.",
     )
     epochs: int = option(5, "Epochs of training.", whole(1), takers=FUNCTIONS, text=int, defaults={"compare": 3})
     monitor: str | None = option(

@@ -26,6 +26,12 @@ from headstart.training.rates import checked_scale
 from headstart.training.sample_weights import checked_weights
 from headstart.training.signatures import check_keywords
 
+OF_STEPS = (
+    *("epochs", "monitor", "min_delta", "optimizer", "lr", "lr_scale", "schedule", "warmup"),
+    *("checkpoint", "resume"),
+)
+"""options that a head that is solved does not read"""
+
 
 def checked_folder(option: str, folder: str | Path) -> Path:
     """The folder that `option` names, made if need be. SettingError unless files can be written there."""
@@ -71,6 +77,7 @@ class Settings(Keeping, Watching, Caching, Computing, Training):
             if getattr(self, name) is not None:
                 raise SettingError(why)
         self._check_augmentation(mode)
+        self._check_solver(mode)
 
     def _check_augmentation(self, mode: Mode) -> None:
         """Views are of something, and what is cached is not augmented without them."""
@@ -84,6 +91,27 @@ class Settings(Keeping, Watching, Caching, Computing, Training):
                 f"augment= with {what}: what is cached is computed once, so a random crop "
                 "or flip would be drawn once and frozen into the cache; pass views= to keep several, or use mode "
                 + " or ".join(repr(other.name) for other in MODES.values() if not other.cached)
+            )
+
+    def _check_solver(self, mode: Mode) -> None:
+        """What is solved has its features in the cache, and takes no steps."""
+        if self.solver is None:
+            return
+        if not mode.cached or mode.then_all:
+            raise SettingError(
+                f"solver={self.solver!r} with mode {mode.name!r}, which trains step by step; a head is solved on "
+                "features in the cache, in mode 'cached'"
+            )
+        for name in OF_STEPS:
+            if getattr(self, name) != OPTIONS[name].default:
+                raise SettingError(
+                    f"{name}={getattr(self, name)!r} with solver={self.solver!r}: a head that is solved takes no "
+                    "steps; leave one of them out"
+                )
+        if self.views is not None:
+            raise SettingError(
+                f"views={self.views} with solver={self.solver!r}, which takes every sample once; leave out one of "
+                "them, and augment= with views="
             )
 
     @property

@@ -26,6 +26,7 @@ from headstart.training.loop import Trained, run_stage
 from headstart.training.nans.watch import check_weights, watched
 from headstart.training.observers import Observers
 from headstart.training.rates import check_kept
+from headstart.training.solving import solved_stage
 from headstart.training.stage import ALL_STAGE, HEAD_STAGE, Stage, stage_of
 from headstart.training.standing import Standing
 
@@ -118,6 +119,8 @@ def _train(
             return None, None
         return checkpoints.begin(stage, trainer, placement, lambda so_far: (*earlier, finished(so_far)))
 
+    if job.settings.solver is not None:
+        return finished(solved_stage(job, stage, source.feeds, observers, about))
     return finished(train_stage(job, stage, source.feeds, observers, about, begin))
 
 

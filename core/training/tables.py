@@ -54,7 +54,7 @@ def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
     if entry["features_made_by"]:
         extraction = seconds_text(entry["extraction_seconds"]) + ("" if entry["extracted"] else "*")
     return (
-        entry["mode"],
+        " ".join(filter(None, (entry["mode"], (entry.get("settings") or {}).get("solver")))),
         _accuracy_text(entry),
         *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in PHASES),
         extraction,

@@ -9,7 +9,7 @@ reading them costs; each goes its own way in `descent` and leaves the product as
 covariance, estimated from some of the rows, preconditions them: over features as a network gives them, whose
 variances differ by orders of magnitude in most directions, that takes a fifth of the passes (measured, 4,000 x
 512:
-11 where 55 were needed without). Folds start from where all samples led.
+11 where 55 were needed without).
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.special import expit
 
 from headstart.common.errors import DataError, SettingError
 from headstart.training.solvers.descent import REMEMBERED, Minimum, minimised
@@ -109,16 +107,14 @@ def logistic(
     groups = [] if folds is None else fold_list(folds, len(targets))
     problem = _Problem(rows, targets, w, _Labels(pos_weight) if labels else _Classes())
     path = checked_penalties(logistic_penalties(problem.d) if penalties is None else penalties)
-    of_all = problem.solved(path, problem.start(len(path)), np.zeros(len(path), np.intp), (), bar, evaluations)
+    parts = [np.zeros(0, np.intp), *groups]  # in the first nothing is held out
+    minimum = problem.solved(path, parts, bar, evaluations)
+    points = minimum.points.reshape(len(parts), len(path), -1, problem.d + 1)
     losses = held_out = None
     if groups:
         held_out = np.full((len(path), *targets.shape), np.nan, np.float32) if keep else None
         losses, counted = np.zeros(len(path)), 0.0
-        start = np.tile(of_all.points, (len(groups), 1, 1))
-        fold_of = np.repeat(np.arange(len(groups)), len(path))
-        of_folds = problem.solved(np.tile(path, len(groups)), start, fold_of, groups, bar, evaluations)
-        points = of_folds.points.reshape(len(groups), *of_all.points.shape)
-        for where, outputs, known in problem.outputs(points, groups):
+        for where, outputs, known in problem.outputs(points, parts):
             each = problem.curve.losses(outputs.transpose(1, 0, 2), targets[where][:, None], plain=True)
             losses += w[where][known] @ (each[known] / (targets.shape[1] if labels else 1))
             counted += float(w[where][known].sum())
@@ -127,8 +123,9 @@ def logistic(
             if on_held_out is not None:
                 on_held_out(where, outputs)
         losses = losses / counted if counted else np.full(len(path), np.nan)
-    weight, bias = problem.standard.folded(of_all.points[..., :-1], of_all.points[..., -1])
-    return LogisticPath(path, weight, bias, losses, held_out, of_all.values, of_all.gradients, problem.passes)
+    weight, bias = problem.standard.folded(points[0, ..., :-1], points[0, ..., -1])
+    values, gradients = minimum.values[: len(path)], minimum.gradients[: len(path)]
+    return LogisticPath(path, weight, bias, losses, held_out, values, gradients, problem.passes)
 
 
 class _Classes:
@@ -172,8 +169,9 @@ class _Labels:
     def with_slopes(self, z: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         losses = self.losses(z, targets)
         both, there = self._counting(targets, False)
-        expit(z, out=z)
-        z *= both
+        z = np.tanh(z / 2, out=z)
+        z += 1
+        z *= both / 2
         z -= there
         return losses, z
 
@@ -211,34 +209,26 @@ class _Problem:
             for where, block in self.rows.blocks():
                 yield where, (block.astype(self.dtype, copy=False) - self._mean) / self._deviation
 
-    def start(self, heads: int) -> Floats:
-        """`(heads, k, d + 1)`: no weights, and the intercepts that go with that."""
-        points = np.zeros((heads, self.targets.shape[1], self.d + 1))
-        points[..., -1] = self.curve.start(self.w @ self.targets / self.w.sum())
-        return points
+    def solved(self, path: Floats, parts: Sequence[NDArray[np.intp]], bar: float, evaluations: int) -> Minimum:
+        """The minimum of each penalty of the path without the samples of each part, part after part. Points are
+        `(k, d + 1)`, the last column the intercepts.
 
-    def solved(
-        self,
-        penalties: Floats,
-        start: Floats,
-        fold_of: NDArray[np.intp],
-        groups: Sequence[NDArray[np.intp]],
-        bar: float,
-        evaluations: int,
-    ) -> Minimum:
-        """The minimum for each penalty `(h,)`, without the samples of its fold. `start`: `(h, k, d + 1)`; where a
-        class is lost its intercept is put right."""
-        of_fold, shares = self._counting(groups)
+        Each begins without weights. Where all samples led to would be nearer, but weights that fit every sample
+        have a small gradient on most of them as well: they would be at the bar at once, and still know the others.
+        """
+        of_fold, shares = self._counting(parts)
+        fold_of, penalties = np.repeat(np.arange(len(parts)), len(path)), np.tile(path, len(parts))
         lost = _lost(shares)[fold_of]
-        start[..., -1][lost] = self.curve.start(shares)[fold_of][lost]
+        start = np.zeros((len(penalties), shares.shape[1], self.d + 1))
+        start[..., -1] = self.curve.start(shares)[fold_of]
         of_fold = of_fold.astype(self.dtype)
         k = start.shape[1]
         at_once = int(max(1, min(COLUMNS // k, NBYTES // (2 * REMEMBERED * start[0].nbytes))))
         noise = 1e-6 if self.dtype == np.float32 else 1e-12
-        parts: list[Minimum] = []
+        groups: list[Minimum] = []
         for first in range(0, len(penalties), at_once):
             part = slice(first, first + at_once)
-            parts.append(
+            groups.append(
                 minimised(
                     self._evaluator(penalties[part], of_fold, fold_of[part], lost[part]),
                     start[part],
@@ -249,9 +239,9 @@ class _Problem:
                 )
             )
         return Minimum(
-            np.concatenate([part.points for part in parts]),
-            np.concatenate([part.values for part in parts]),
-            np.concatenate([part.gradients for part in parts]),
+            np.concatenate([group.points for group in groups]),
+            np.concatenate([group.values for group in groups]),
+            np.concatenate([group.gradients for group in groups]),
         )
 
     def _counting(self, groups: Sequence[NDArray[np.intp]]) -> tuple[Floats, Floats]:
@@ -295,6 +285,8 @@ class _Problem:
         """About the inverse of the Hessian: of the curvature that the losses have where nothing is known of a
         sample, times the features' covariance, plus the penalty. Where there are so many features that its factors
         would not fit, their variances, which are all 1."""
+        from scipy.linalg import cho_factor, cho_solve  # a tenth of a second, for those who need it
+
         shares = (self.w @ self.targets / self.w.sum()).clip(LEAST, 1 - LEAST)
         curvature = float((shares * (1 - shares)).mean())
         distinct, which = np.unique(penalties, return_inverse=True)
@@ -323,14 +315,14 @@ class _Problem:
         return precondition
 
     def outputs(
-        self, points: Floats, groups: list[NDArray[np.intp]]
+        self, points: Floats, parts: list[NDArray[np.intp]]
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.bool_]]]:
         """Positions of one fold `(b,)`, their outputs `(p, b, k)` by its layers, `points[fold]` `(p, k, d + 1)`,
         and whether the other folds have each one's classes."""
-        shares = self._counting(groups)[1]
+        shares = self._counting(parts)[1]
         fold_of = np.full(len(self.w), -1)
-        for number, group in enumerate(groups):
-            fold_of[group] = number
+        for number, part in enumerate(parts):
+            fold_of[part] = number
         for where, x in self._blocks():
             of = fold_of[where]
             for number in np.unique(of[of >= 0]):
