@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from headstart.contract.optimizers import Schedule
 from headstart.contract.protocol import Backend
-from headstart.contract.recipe import Place
-from headstart.contract.running import Trunk
+from headstart.contract.recipe import Place, Recipe
+from headstart.contract.running import Trainer, Trunk
 from headstart.graph import Graph
 from headstart.store import params_digest
 
@@ -47,3 +50,36 @@ class Trunks:
             if list(outputs) == [self.cut]:
                 self.kept[key] = trunk
         return trunk
+
+
+class Trainers:
+    """A backend's trainers, each made and compiled once for several trainings, of which the later ones begin with
+    the state that the first began with. That a trainer goes on from a state, and that nothing but the rates that
+    come with the steps depends on the optimiser's, is for the conformance suite to say."""
+
+    def __init__(self, backend: Backend, trainings: int) -> None:
+        """`trainings`: of each trainer, which is given up then: it holds the parameters of a head twice."""
+        self.make, self.trainings = backend.trainer, trainings
+        self.kept: dict[object, tuple[Trainer, dict[str, np.ndarray], int]] = {}
+
+    def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
+        optimizer = replace(recipe.optimizer, lr=1.0)
+        about = (recipe.loss, recipe.train_statistics, recipe.seed, tuple(sorted(recipe.rates.items())))
+        key = (graph, params_digest(params), optimizer, about, place)
+        if key not in self.kept:
+            trainer: Any = self.make(graph, params, recipe, place)
+            self.kept[key] = trainer, trainer.state(), self.trainings - 1
+            return trainer
+        trainer, state, more = self.kept.pop(key)
+        trainer.load_state(state)
+        if more > 1:
+            self.kept[key] = trainer, state, more - 1
+        return trainer
+
+
+@dataclass(frozen=True)
+class LastStepOnly(Schedule):
+    """All steps are taken, as a program for so many has them, and none but the last moves anything."""
+
+    def rates(self, lr: float, steps: int) -> np.ndarray:
+        return np.where(np.arange(steps) < steps - 1, 0, lr).astype(np.float32)

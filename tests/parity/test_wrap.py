@@ -31,7 +31,7 @@ from headstart.testing import relative_error
 TORCH: list[tuple[str, Callable[[], nn.Module], int, str | None, str | None]] = [
     ("tv-resnet18", tv.resnet18, 32, "layer3", "layer3"),
     ("tv-densenet121", tv.densenet121, 32, "features.transition2", "features.transition2"),
-    ("tv-vit_b_16", lambda: tv.vit_b_16(image_size=32), 32, "encoder.layers.encoder_layer_5", None),
+    ("tv-vit", lambda: tv.VisionTransformer(32, 16, 8, 3, 96, 384), 32, "encoder.layers.encoder_layer_5", None),
     ("tv-inception_v3", lambda: tv.inception_v3(init_weights=False), 75, "Mixed_6e", "Mixed_6e"),
     ("tv-googlenet", lambda: tv.googlenet(init_weights=False), 64, "inception4a", "inception4a"),
     ("tv-swin_t", tv.swin_t, 64, None, None),

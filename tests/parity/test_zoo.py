@@ -22,12 +22,14 @@ import torch
 import torchvision
 from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer, Original
 from safetensors.torch import load_file
-from sparing import Trunks, hardly_optimised
+from sparing import LastStepOnly, Trainers, Trunks, hardly_optimised
 from torch import nn
 
 import headstart as hs
 from headstart.contract import registry
+from headstart.contract.optimizers import Schedule
 from headstart.data import Dataset, Preprocess
+from headstart.data.order import epoch_order
 from headstart.graph import Graph, fold
 from headstart.models import ARCHITECTURES, Model, architecture
 from headstart.models.architecture import Hub
@@ -382,6 +384,10 @@ class Training:
         self.data = hs.data.arrays(self.images, np.arange(IMAGES) % TRAINED_CLASSES)
         self.runs: dict[object, Run] = {}
         self.trunks = {name: Trunks(registry.load(name), self.cut) for name in BACKENDS}
+        # the first step, ten steps, then those behind the trunk: the last on a graph of its own where that has
+        # something random
+        trainings = 3 if self.certain.graph == self.model.graph else 2
+        self.trainers = {name: Trainers(registry.load(name), trainings) for name in BACKENDS}
 
     @cached_property
     def certain(self) -> Model:
@@ -397,15 +403,25 @@ class Training:
             behind = behind or node.name == self.cut
         return replace(self.model, graph=Graph(tuple(nodes), self.model.graph.output))
 
-    def fit(self, model: Model, data: Dataset, backend: str, rate: float, mode: str = "cached") -> Run:
-        key = (model.graph, len(data), backend, rate, mode)
+    def fit(
+        self,
+        model: Model,
+        data: Dataset,
+        backend: str,
+        rate: float,
+        mode: str = "cached",
+        schedule: Schedule | None = None,
+    ) -> Run:
+        """Over ten steps; with a schedule over one epoch."""
+        key = (model.graph, backend, rate, mode, schedule)
         if key not in self.runs:
             self.runs[key] = hs.fit(
                 model,
                 data,
                 mode=mode,
                 cut=self.cut,
-                epochs=EPOCHS if len(data) == IMAGES else 1,
+                epochs=EPOCHS if schedule is None else 1,
+                schedule=schedule or "constant",
                 batch_size=BATCH,
                 optimizer=hs.SGD(rate, momentum=0.0),
                 dtype="float32",
@@ -416,8 +432,8 @@ class Training:
         return self.runs[key]
 
     def first_step(self, backend: str) -> tuple[float, dict[str, np.ndarray]]:
-        """Loss and gradients of the first batch, from one step of plain gradient descent, so long that rounding
-        does not show."""
+        """Loss and gradients of the first epoch's last batch before anything has moved, from one step of plain
+        gradient descent, so long that rounding does not show."""
         cache, rate = self.folder / backend, 1e4
         # all features at once, so that the trunk is compiled once
         hs.extract(
@@ -430,15 +446,19 @@ class Training:
             backend=backend,
             cache=cache,
         )
-        run = self.fit(self.certain, self.data.subset(np.arange(BATCH)), backend, rate)
+        # as many rows as later, so the same programs; the last batch has those that are farthest from corners
+        places = epoch_order(IMAGES, BATCH, seed=0, epoch=0)
+        rows = np.empty(IMAGES, np.int64)
+        rows[places[::-1].ravel()] = np.arange(IMAGES)
+        run = self.fit(self.certain, self.data.subset(rows), backend, rate, schedule=LastStepOnly())
         head = self.certain.graph.after(self.cut, self.model.input_shape)
         trained = head.param_shapes().keys() - head.buffers()
         gradients = {name: (self.model.params[name] - run.model.params[name]) / rate for name in trained}
-        return run.history[0].step_losses[0], gradients
+        return run.history[0].step_losses[-1], gradients
 
     @cached_property
     def rate(self) -> float:
-        """With which a step of the first batch brings its loss down by a tenth."""
+        """With which a step of that batch brings its loss down by a tenth."""
         loss, gradients = self.first_step("torch")
         return 0.1 * loss / sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values())
 
@@ -460,6 +480,7 @@ class TestTraining:
     def _compiled_once(self, training: Training, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name, trunks in training.trunks.items():
             monkeypatch.setattr(registry.load(name), "trunk", trunks.trunk)
+            monkeypatch.setattr(registry.load(name), "trainer", training.trainers[name].trainer)
         with hardly_optimised(training.row.name in LONG_TO_COMPILE):
             yield
 

@@ -414,6 +414,7 @@ def test_children_train_for_the_task_of_a_table(tmp_path: Path) -> None:
 # --- children that fail
 
 
+@pytest.mark.of("torch")  # how a process ends, and what becomes of its rows, is the same for all
 def test_a_child_that_crashes_is_reported_and_the_rows_are_kept(
     finished: dict[str, Any], tmp_path: Path, backend: str
 ) -> None:
@@ -514,6 +515,7 @@ os._exit(3)
     assert f"{second} cached" in page
 
 
+@pytest.mark.of("torch")  # what crosses is the same for all
 def test_what_a_child_refuses_is_a_mistake(tmp_path: Path, backend: str) -> None:
     """Images are decoded by the children alone."""
     photos = make_images(tmp_path / "photos")
