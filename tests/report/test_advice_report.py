@@ -130,7 +130,8 @@ def test_better_is_higher_quicker_is_further_left_and_the_line_goes_through_the_
 
 
 def test_what_comes_from_data_is_text() -> None:
-    page = advice_page(content(HOSTILE))
+    page = advice_page(content(HOSTILE + "\u202e"))
+    assert "\u202e" not in page and "\\u202e" in page  # a mark that turns the direction of writing
     assert HOSTILE not in page and "onclick=x>" not in page.replace("&lt;b onclick=x&gt;", "")
     assert page.count("<script") == 2
 
