@@ -24,8 +24,8 @@ from headstart.training.advice.rule import EQUAL, FLOOR, Evidence, predicted_err
 from headstart.training.sample_texts import bits_of
 from headstart.training.scores.resampling import paired_difference
 
-FIGURES = ("constant", "earlier", "samples")
-SHRUNK = {"constant": 0.1, "earlier": 1.0, "samples": 3.0}
+FIGURES = ("constant", "samples", "earlier", "slope", "random")
+SHRUNK = {"constant": 0.1, "samples": 1.0, "earlier": 1.0, "slope": 1.0, "random": 1.0}
 """penalties of their coefficients: cases are few"""
 NEAR = 0.01
 """of a score: what counts as good as the best"""
@@ -98,19 +98,33 @@ def finished(outcomes: Outcomes) -> list[Case]:
     return cases
 
 
-def fitted(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
-    """Mode -> coefficients, by ridge regression of the logarithm of its error over the linear head's."""
-    coefficients = {}
+@dataclass(frozen=True)
+class Fit:
+    """What `rule.predicted_errors` takes."""
+
+    coefficients: Mapping[str, Mapping[str, float]]
+    """mode -> of each figure"""
+    spread: Mapping[str, float]
+    """mode -> one standard deviation of what they leave unexplained"""
+
+    def errors(self, case: Case) -> dict[str, float]:
+        return predicted_errors(case.evidence, self.coefficients, self.spread)
+
+
+def fitted(cases: Sequence[Case]) -> Fit:
+    """By ridge regression of the logarithm of each mode's error over the linear head's."""
+    coefficients, spread = {}, {}
     for mode in MODES[1:]:
         of = [case for case in cases if mode in case.scores]
-        if not of:
+        if len(of) <= len(FIGURES):
             continue
         x = np.array([[case.evidence.figures()[name] for name in FIGURES] for case in of])
         y = np.array([gain(case, mode) for case in of])
         penalty = np.diag([SHRUNK[name] for name in FIGURES])
         solution = np.linalg.solve(x.T @ x + penalty, x.T @ y)
         coefficients[mode] = dict(zip(FIGURES, map(float, solution), strict=True))
-    return coefficients
+        spread[mode] = math.sqrt(float(((y - x @ solution) ** 2).sum()) / (len(of) - len(FIGURES)))
+    return Fit(coefficients, spread)
 
 
 def gain(case: Case, mode: str) -> float:
@@ -143,9 +157,9 @@ def judged(cases: Sequence[Case]) -> tuple[list[Judged], dict[str, float]]:
     """Each way of choosing, and mode -> by how much the logarithm of its predicted error was off."""
     advice, off = {}, {mode: [] for mode in MODES}
     for data in sorted({case.data for case in cases}):
-        coefficients = fitted([case for case in cases if case.data != data])
+        fit = fitted([case for case in cases if case.data != data])
         for case in (case for case in cases if case.data == data):
-            errors = predicted_errors(case.evidence, coefficients)
+            errors = fit.errors(case)
             advice[case.name] = picked(case, errors)
             for mode, score in case.scores.items():
                 if mode in errors:
@@ -185,12 +199,9 @@ def trunk_choices(cases: Sequence[Case]) -> list[str]:
     for name, of in sets.items():
         if len(of) < len(TRUNKS):
             continue
-        coefficients = fitted([case for case in cases if case.data != of[0].data])
+        fit = fitted([case for case in cases if case.data != of[0].data])
         options = [
-            (error, case, mode)
-            for case in of
-            for mode, error in predicted_errors(case.evidence, coefficients).items()
-            if mode in case.scores
+            (error, case, mode) for case in of for mode, error in fit.errors(case).items() if mode in case.scores
         ]
         least = min(error for error, _, _ in options)
         near = [(case.seconds[mode], case, mode) for error, case, mode in options if error <= least + EQUAL]
@@ -231,8 +242,16 @@ def report(outcomes: Outcomes) -> str:
     ]
     for way in ways:
         lines.append(f"| {way.name} | {way.near:.0%} | {way.same:.0%} | {100 * way.regret:.1f} points |")
-    lines += ["", *trunk_choices(cases), "", "coefficients of all cases, and by how much predictions were off:"]
-    for mode, of in fitted(cases).items():
-        lines.append(f"  {mode}: " + ", ".join(f'"{name}": {value:.2f}' for name, value in of.items()))
+    lines += [
+        "",
+        *trunk_choices(cases),
+        "",
+        "coefficients of all cases, what they leave unexplained, and by how much",
+    ]
+    lines.append("predictions of data sets that were left out were off:")
+    fit = fitted(cases)
+    for mode, of in fit.coefficients.items():
+        named = ", ".join(f'"{name}": {value:.2f}' for name, value in of.items())
+        lines.append(f"  {mode}: {named}; {fit.spread[mode]:.2f}")
     lines.append("  " + ", ".join(f"{mode}: {value:.2f}" for mode, value in spread.items()))
     return "\n".join(lines)

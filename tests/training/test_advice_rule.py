@@ -45,6 +45,7 @@ def test_every_mode_has_an_error_and_the_linear_heads_is_the_measured_one() -> N
 
 def test_the_sum_is_in_the_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rule, "COEFFICIENTS", {"full": {"constant": 0.5, "samples": -2.0, "random": 1.0}})
+    monkeypatch.setattr(rule, "SPREAD", {"full": 0.0})
     more = replace(NEAR, samples=3000)  # ten times the 300 that the figure is counted from
     assert predicted_errors(more) == {"linear": 0.1, "full": pytest.approx(0.1 * math.exp(0.5 - 2.0))}
     assert predicted_errors(replace(more, pretrained=False))["full"] == pytest.approx(0.1 * math.exp(-0.5))
@@ -52,6 +53,20 @@ def test_the_sum_is_in_the_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
         NEAR, error=0.0, earlier_error=0.0, half_error=0.0
     )  # nothing is wrong: the logarithm is bounded
     assert all(math.isfinite(error) for error in predicted_errors(none).values())
+
+
+def test_of_two_modes_that_look_alike_the_less_known_one_is_the_worse_bet() -> None:
+    same, spread = {"constant": -0.2}, {"full": 0.2, "scratch": 0.8}
+    errors = predicted_errors(NEAR, {"full": same, "scratch": same}, spread)
+    assert errors["full"] == pytest.approx(0.1 * math.exp(-0.2 + 0.02))  # the mean of a log-normal distribution
+    assert errors["scratch"] == pytest.approx(0.1 * math.exp(-0.2 + 0.32))
+
+
+def test_a_cut_that_does_better_by_a_few_samples_tells_little() -> None:
+    few = replace(NEAR, samples=50, error=0.2, earlier_error=0.16)  # 10 and 8 wrong answers
+    many = replace(few, samples=5000)
+    assert many.figures()["earlier"] < few.figures()["earlier"] < 0
+    assert few.figures()["earlier"] == pytest.approx(math.log(13 / 15))
 
 
 def test_far_data_gain_more_from_training_the_trunk() -> None:

@@ -24,6 +24,9 @@ NAMES = {
 }
 ROSE = 0.1
 """share of the error that the second half of the samples took away, from which a curve is said to rise"""
+FAR = -0.25
+"""the figure "earlier" (see `Evidence.figures`) from which data are said to be far from what a trunk was trained
+on"""
 DECISIVE = 0.05
 
 
@@ -49,7 +52,7 @@ def sentence(
         known.append(f"more samples still help ({half} of half of them, {whole} of all)")
     else:
         known.append(f"more samples hardly help it ({half} of half of them, {whole} of all)")
-    if evidence.earlier_error < evidence.error:
+    if evidence.figures()["earlier"] <= FAR:
         earlier = min(trunk.cuts[:-1], key=lambda cut: cut.error)
         known.append(
             f"its features at {earlier.cut} do better, {text(earlier.score)}, so the data lie far from its own"
