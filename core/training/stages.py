@@ -117,7 +117,7 @@ def _train(
     def begin(trainer: Trainer) -> tuple[Standing, Keeper] | tuple[None, None]:
         if checkpoints is None:
             return None, None
-        return checkpoints.begin(stage, trainer, placement, lambda so_far: (*earlier, finished(so_far)))
+        return checkpoints.begin(stage, trainer, source.feeds, lambda so_far: (*earlier, finished(so_far)))
 
     if job.settings.solver is not None:
         return finished(solved_stage(job, stage, source.feeds, observers, about))

@@ -261,6 +261,21 @@ def test_another_training_is_refused(kept: Path, change: dict[str, Any], said: s
 
 
 @pytest.mark.of("torch")
+def test_another_order_of_the_samples_is_refused(backend: str, tmp_path: Path) -> None:
+    """As memory has it."""
+    model = hs.model("resnet18_half", weights="tinyimagenet", classes=10, size=32)
+    settings = {**SETTINGS, "batch_size": 8, "epochs": 2}
+    streamed = {**settings, "memory": "40KB"}
+    undisturbed = hs.fit(model, *parts(), **streamed)
+    assert undisturbed.settings["features"]["where"] == "disk"
+    with pytest.raises(Killed):
+        hs.fit(model, *parts(), **streamed, checkpoint=tmp_path, on_epoch=killed_after(2))
+    with pytest.raises(SettingError, match=r"in another order .* memory= has them"):
+        hs.fit(model, *parts(), **settings, resume=tmp_path)
+    assert_equal(hs.fit(model, *parts(), **streamed, resume=tmp_path), undisturbed)
+
+
+@pytest.mark.of("torch")
 def test_what_is_no_checkpoint_is_told(kept: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint is there \(training.json is missing\)"):
         hs.fit(model_of(), *parts(), **SETTINGS, resume=tmp_path / "nowhere")

@@ -25,7 +25,7 @@ from safetensors.numpy import save as save_safetensors
 
 from headstart.common.errors import CheckpointError, WeightsError
 from headstart.common.outputs import write_bytes, write_json
-from headstart.common.reading import ANY, DictOf, ListOf, Optional, check, parse_json, read_json
+from headstart.common.reading import ANY, DictOf, ListOf, check, parse_json, read_json
 from headstart.common.version import __version__
 from headstart.models.tensors import read_tensors
 from headstart.training.checkpoints.terms import Terms
@@ -37,7 +37,7 @@ ABOUT = {
     "format": int,
     "terms": str,
     "stage": str,
-    "order": Optional(DictOf(ANY)),
+    "order": str,
     "records": ListOf({**RECORD_OF_EPOCH, "score": str}),
     "over": bool,
     "dtypes": DictOf(str),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from headstart.common.errors import BackendError, CheckpointError, HeadstartError, SettingError, WatchingWarning
 from headstart.common.log import LOG
@@ -31,11 +31,11 @@ from headstart.training.checkpoints.files import (
     write_terms,
 )
 from headstart.training.checkpoints.terms import check_terms, digest_of, terms_of
+from headstart.training.feeds import Feeds
 from headstart.training.finished import Finished, run_of
 from headstart.training.history import History
 from headstart.training.job import TrainingJob
 from headstart.training.loop import Trained, result_of
-from headstart.training.placement import DISK, Placement
 from headstart.training.saving import save
 from headstart.training.settings import checked_folder
 from headstart.training.stage import Stage
@@ -72,13 +72,11 @@ class Checkpoints:
                 )
             write_terms(checked_folder("checkpoint", folder), terms)
 
-    def begin(
-        self, stage: Stage, trainer: Trainer, placement: Placement | None, so_far: SoFar
-    ) -> tuple[Standing, Keeper]:
+    def begin(self, stage: Stage, trainer: Trainer, feeds: Feeds, so_far: SoFar) -> tuple[Standing, Keeper]:
         """How far the stage is, which the trainer goes on from, and who keeps it. CheckpointError where what was
         kept is damaged, SettingError where the samples would come in another order."""
         standing = Standing(stage)
-        order = order_of(placement)
+        order = order_of(stage, feeds)
         content = None if self.source is None else read_stage(stage_file(self.source, stage.name))
         keeper = Keeper(self, stage, trainer, order, so_far)
         if content is not None and self.source is not None:
@@ -91,14 +89,15 @@ class Checkpoints:
                 keeper.write(standing)
         return standing, keeper
 
-    def _standing(self, path: Path, content: Content, stage: Stage, order: Mapping[str, Any] | None) -> Standing:
+    def _standing(self, path: Path, content: Content, stage: Stage, order: str) -> Standing:
         about, arrays = content.about, content.arrays
         if about["terms"] != self.terms or about["stage"] != stage.name:
             raise CheckpointError(f"{path}: of another training than {TRAINING} beside it")
         if about["order"] != order:
             raise SettingError(
-                f"the training in {path.parent} took its features {_said(about['order'])}, and this one takes "
-                f"them {_said(order)}, so that the samples come in another order; memory= decides that"
+                f"resume={str(path.parent)!r}: the samples would come in another order than that training's. "
+                "Features that are read from the disk come as they lie there, in pools as memory= has them: pass "
+                "what it had, with the cache that it had"
             )
         validated = self.job.val is not None
         try:
@@ -128,7 +127,7 @@ class Keeper:
         of: Checkpoints,
         stage: Stage,
         trainer: Trainer,
-        order: Mapping[str, Any] | None,
+        order: str,
         so_far: SoFar,
     ) -> None:
         self.of, self.stage, self.trainer, self.order, self.so_far = of, stage, trainer, order, so_far
@@ -195,15 +194,8 @@ def checkpoints_of(job: TrainingJob) -> Checkpoints | None:
     return Checkpoints(job, folder, source)
 
 
-def order_of(placement: Placement | None) -> dict[str, Any] | None:
-    """What decides the order of the samples beside seed and epoch: blocks and pools, where they come from the
-    disk; None where they are shuffled as a whole."""
-    if placement is None or placement.where != DISK:
-        return None
-    return {"pool_nbytes": placement.pool_nbytes, "block_nbytes": placement.block_nbytes}
-
-
-def _said(order: Mapping[str, Any] | None) -> str:
-    if order is None:
-        return "from memory, shuffled as a whole"
-    return f"from the disk in pools of {order['pool_nbytes']} bytes and blocks of {order['block_nbytes']}"
+def order_of(stage: Stage, feeds: Feeds) -> str:
+    """A digest of the first epoch's order: with seed and epoch it stands for all of them. What is read from the
+    disk comes in blocks, as its rows lie there and as memory allows."""
+    order = feeds.train.order(stage.batch_size, stage.seed, 0)
+    return blake3(np.ascontiguousarray(order).tobytes()).hexdigest(length=16)
