@@ -53,6 +53,7 @@ def test_the_sum_is_in_the_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
         NEAR, error=0.0, earlier_error=0.0, half_error=0.0
     )  # nothing is wrong: the logarithm is bounded
     assert all(math.isfinite(error) for error in predicted_errors(none).values())
+    assert predicted_errors(replace(none, samples=20))["linear"] == 0.5 / 20  # no more than half of one is wrong
 
 
 def test_of_two_modes_that_look_alike_the_less_known_one_is_the_worse_bet() -> None:

@@ -90,6 +90,20 @@ def test_few_steps_an_epoch_take_more_epochs() -> None:
     assert epochs_of("linear", 640, 64) == 100
 
 
+@pytest.mark.of("torch")
+def test_a_module_of_ones_own_on_inputs_that_are_no_images(tmp_path: Path) -> None:
+    import torch
+
+    rng, labels = np.random.default_rng(0), np.arange(40) % 2
+    data = hs.data.arrays(rng.normal(size=(40, 5)).astype(np.float32) + labels[:, None], labels, ["a", "b"])
+    layers = (torch.nn.Linear(5, 7), torch.nn.ReLU(), torch.nn.Linear(7, 2))
+    model = hs.wrap(torch.nn.Sequential(*layers), classes=["a", "b"], example=data, name="mine")
+    advice = hs.advise(data, model, backend="torch", device="cpu", cache=tmp_path)
+    assert advice.best.trunk == "mine" and advice.command().startswith("hs.fit(model, train, val, mode=")
+    assert "cut" not in {choice.what for choice in advice.choices} and advice.trunks[0].familiarity is None
+    assert "A map of the features" in advice.report(tmp_path / "advice.html").read_text()
+
+
 @pytest.mark.neutral
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), True, "soon", "0"])
 def test_a_budget_that_is_none(budget: Any) -> None:

@@ -46,7 +46,8 @@ class Candidate:
 
     @property
     def pretrained(self) -> bool:
-        return self.model.weights is not None
+        """Whether it has learnt something; of a module that somebody wrapped, that is taken for granted."""
+        return self.model.weights is not None or self.model.home is not None
 
     @property
     def earlier(self) -> str | None:
@@ -118,7 +119,7 @@ def _labels(models: Sequence[Model]) -> list[str]:
     names = [model.name for model in models]
     return [
         model.name
-        if names.count(model.name) == 1 and model.weights is not None
+        if names.count(model.name) == 1 and (model.weights is not None or model.home is not None)
         else f"{model.name}, {model.weights or 'random'}"
         for model in models
     ]

@@ -46,6 +46,8 @@ def costs(candidate: Candidate, train: Dataset, options: Mapping[str, Any]) -> d
     head = _cached(planned, last, epochs[LINEAR])
     # behind the first cut is all of the network but its first layer
     whole = planned[first].uncached_epoch_seconds
+    if model.home is not None:  # of which the first cut is the last: backward takes about twice what forward does
+        whole += 2 * max(0.0, whole - planned[first].cached_epoch_seconds)
     found = {
         LINEAR: head,
         STAGED: Cost(head.seconds + epochs[STAGED] * whole, head.nbytes, epochs[STAGED]),

@@ -165,9 +165,12 @@ class Advice:
         return self[self.best.trunk].model
 
     def command(self, data: Sequence[str] | None = None) -> str:
-        """The command that does what is advised. `data`: its arguments that name the data; default: the data by
-        their name."""
+        """The command that does what is advised; of a module that somebody wrapped, which no command can name, the
+        call. `data`: its arguments that name the data; default: the data by their name."""
         trunk = self[self.best.trunk]
+        if trunk.model.home is not None:
+            named = "".join(f", {name}={value!r}" for name, value in self.best.options.items())
+            return f"hs.fit(model, train, val{named})"
         words = ["headstart", "fit", *(["--data", self.data.name] if data is None else data)]
         words += ["--model", trunk.model.name]
         if trunk.named_weights is not None:

@@ -24,6 +24,8 @@ DOUBT = 5
 """wrong answers that are added to each side where cuts are compared: a few more or less are luck"""
 FLOOR = 1e-3
 """errors are never taken to be less: the logarithm of none is not"""
+HALF = 0.5
+"""of a sample, likewise: that none of so many was wrong says no more"""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def predicted_errors(
         SPREAD if spread is None else spread,
     )
     figures = evidence.figures()
-    error = max(evidence.error, FLOOR)
+    error = max(evidence.error, FLOOR, HALF / max(evidence.samples, 1))
     errors = {LINEAR: error}
     for mode, weights in coefficients.items():
         exponent = sum(weight * figures[name] for name, weight in weights.items()) + spread[mode] ** 2 / 2

@@ -27,7 +27,9 @@ ROSE = 0.1
 FAR = -0.25
 """the figure "earlier" (see `Evidence.figures`) from which data are said to be far from what a trunk was trained
 on"""
-DECISIVE = 0.05
+AS_GOOD, DECISIVE = 0.47, 0.05
+"""likelihoods that the next is better: above the one it is as good; below the other it is
+settled"""
 
 
 def sentence(
@@ -74,8 +76,10 @@ def sentence(
         return f"{line}; nothing else was within the budget to compare with"
     other = WHAT[runner_up.what].format(trunk=runner_up.trunk, cut=runner_up.cut)
     takes = f"{text(runner_up.score)} in {time_text(runner_up.seconds)}"
+    if likelihood > AS_GOOD:
+        return f"{line}; {other} ({takes}) may do as well"
     if likelihood < DECISIVE:
-        return f"{line}; next would be {other} ({takes}), which is hardly better in {likelihood:.0%} of such cases"
+        return f"{line}; next would be {other} ({takes}), and that it is better is unlikely ({likelihood:.0%})"
     return f"{line}; in doubt, {other} ({takes}) is better in about {likelihood:.0%} of such cases"
 
 
