@@ -21,7 +21,14 @@ RECORD = {
     "val_score": None, "score": "accuracy", "learning_rate": 0.25, "step_losses": [0.5, math.nan],
     "auxiliary_losses": [], "seconds": {"data": 0.0, "trunk": 0.0, "head": 0.25, "total": 0.25},
 }  # fmt: skip
-ABOUT: dict[str, Any] = {"terms": "ab", "stage": "head", "order": "cd", "records": [RECORD], "over": False}
+ABOUT: dict[str, Any] = {
+    "terms": "ab",
+    "stage": "head",
+    "recipe": "ef",
+    "order": "cd",
+    "records": [RECORD],
+    "over": False,
+}
 ARRAYS = {
     "steps": np.array(3.0, np.float32),
     "half": np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16),

@@ -27,6 +27,7 @@ from headstart.common.errors import (
     WatchingWarning,
 )
 from headstart.contract import registry
+from headstart.training import stage
 from headstart.training.checkpoints import keeping
 from headstart.training.checkpoints.files import stage_file
 from headstart.training.run import Run
@@ -144,10 +145,10 @@ def test_killed_at_random_moments(backend: str, tmp_path: Path) -> None:
     environment = {**os.environ, "HEADSTART_BACKEND": backend}
     kills = 0
     stages = ["head", "all"] if backend == "torch" else ["all"]  # where compiling takes long, once
-    for stage in stages:
-        words = ["checkpoint" if stage == stages[0] else "resume", folder, Path(__file__).parents[1]]
+    for name in stages:
+        words = ["checkpoint" if name == stages[0] else "resume", folder, Path(__file__).parents[1]]
         process = subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, words)], env=environment)
-        while process.poll() is None and not stage_file(folder, stage).exists():
+        while process.poll() is None and not stage_file(folder, name).exists():
             time.sleep(0.005)
         time.sleep(chance.uniform(0.0, 0.2))
         process.send_signal(signal.SIGKILL)
@@ -284,6 +285,14 @@ def test_another_order_of_the_samples_is_refused(backend: str, tmp_path: Path) -
     with pytest.raises(SettingError, match=r"in another order .* memory= has them"):
         hs.fit(model, *parts(), **settings, resume=tmp_path)
     assert_equal(hs.fit(model, *parts(), **streamed, resume=tmp_path), undisturbed)
+
+
+@pytest.mark.of("torch")
+def test_defaults_that_are_others_by_now_are_refused(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of another version: the options are the same, and the steps would not be."""
+    monkeypatch.setattr(stage, "default_optimizer", lambda graph, everything: hs.AdamW(lr=0.25))
+    with pytest.raises(SettingError, match=r"the steps would be others .* the version that training\.json"):
+        hs.fit(model_of(), *parts(), **SETTINGS, resume=kept)
 
 
 @pytest.mark.of("torch")

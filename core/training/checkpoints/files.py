@@ -37,6 +37,7 @@ ABOUT = {
     "format": int,
     "terms": str,
     "stage": str,
+    "recipe": str,
     "order": str,
     "records": ListOf({**RECORD_OF_EPOCH, "score": str}),
     "over": bool,

@@ -20,7 +20,9 @@ from headstart.common.places import expanded
 from headstart.contract import registry
 from headstart.contract.checked import checked_params
 from headstart.contract.description import STATE
+from headstart.contract.optimizers import as_dict
 from headstart.contract.running import Trainer
+from headstart.store.keys import spec_digest
 from headstart.training.checkpoints.files import (
     TRAINING,
     Content,
@@ -93,6 +95,12 @@ class Checkpoints:
         about, arrays = content.about, content.arrays
         if about["terms"] != self.terms or about["stage"] != stage.name:
             raise CheckpointError(f"{path}: of another training than {TRAINING} beside it")
+        if about["recipe"] != recipe_digest(stage):
+            raise SettingError(
+                f"resume={str(path.parent)!r}: the steps would be others than that training's: its optimizer, "
+                "learning rates or loss by default are not those of this version of headstart; go on with the "
+                f"version that {TRAINING} there names, or begin anew: checkpoint= and another folder"
+            )
         if about["order"] != order:
             raise SettingError(
                 f"resume={str(path.parent)!r}: the samples would come in another order than that training's. "
@@ -173,6 +181,7 @@ class Keeper:
         about = {
             "terms": self.of.terms,
             "stage": self.stage.name,
+            "recipe": recipe_digest(self.stage),
             "order": self.order,
             "records": standing.history.as_list(),
             "over": standing.ended,
@@ -192,6 +201,22 @@ def checkpoints_of(job: TrainingJob) -> Checkpoints | None:
     folder = source if s.checkpoint is None else expanded(s.checkpoint)
     assert folder is not None
     return Checkpoints(job, folder, source)
+
+
+def recipe_digest(stage: Stage) -> str:
+    """A digest of what its steps are, the defaults of this version included."""
+    recipe = stage.recipe
+    return spec_digest(
+        {
+            "optimizer": as_dict(recipe.optimizer),
+            "loss": repr(recipe.loss),
+            "statistics": recipe.train_statistics,
+            "seed": recipe.seed,
+            "multiples": dict(recipe.rates),
+            "rates": [list(stage.rates.shape), blake3(stage.rates.tobytes()).hexdigest()],
+            "monitor": repr(stage.monitor),
+        }
+    )
 
 
 def order_of(stage: Stage, feeds: Feeds) -> str:
