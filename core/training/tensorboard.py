@@ -65,6 +65,8 @@ class Board:
             self._files[run] = self._x["event_file_writer"].EventsWriter(str(path / "events"))
         self._first: dict[str, np.ndarray] = {}
         self._epochs, self._steps = 0, 0
+        self._of_stage = 0
+        """the number of the stage's last epoch"""
 
     def __enter__(self) -> Board:
         return self
@@ -89,6 +91,7 @@ class Board:
         rows = [f"| {name} | {json.dumps(value)} |" for name, value in about.items()]
         table = "\n".join(["| setting | value |", "|---|---|", *rows])
         self._summary("train", self._x["summary"].text("settings", table), self._epochs)
+        self._of_stage = 0
         new = {name: value for name, value in params.items() if name not in self._first}
         self._first |= new
         self._histograms("parameters", new)
@@ -97,7 +100,10 @@ class Board:
     def epoch(self, record: Record, rates: np.ndarray, params: Params, auxiliary: tuple[str, ...]) -> None:
         """After an epoch with these learning rates, one a step, that ended with these parameters. `auxiliary`: the
         names of the outputs whose losses are recorded apart."""
-        self._epochs += 1
+        before = max(0, record.epoch - 1 - self._of_stage)  # a stage that goes on: epochs that another board has
+        self._epochs += before + 1
+        self._steps += before * len(rates)
+        self._of_stage = record.epoch
         figures: dict[str, Any] = {"loss": record.loss}
         if record.accuracy is not None:
             figures["accuracy"] = record.accuracy

@@ -203,6 +203,18 @@ def test_auxiliary_losses_and_what_is_not_finite(tmp_path: Path) -> None:
     assert (last.min, last.max, last.num) == (1, 2, 2)
 
 
+def test_a_stage_that_goes_on_keeps_its_numbers(tmp_path: Path) -> None:
+    """Its first epochs are on another board."""
+    rates, params = np.full(2, 0.1, np.float32), {"w": np.zeros(3, np.float32)}
+    with Board(tmp_path, validation=False) as board:
+        board.start(params, {})
+        for epoch in (3, 4):
+            board.epoch(Record(epoch, 0.5, 0.5, None, None, Seconds(), 0.1, (0.5, 0.25)), rates, params, ())
+    found = events(tmp_path / "train")
+    assert scalars(found, "loss")[0] == [3, 4]
+    assert scalars(found, "step/loss")[0] == [5, 6, 7, 8]
+
+
 def test_what_is_missing_is_named(fit: Fit, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(tensorboard, "find_spec", lambda name: None if name == "tensorboardX" else 1)
     with pytest.raises(SettingError, match=r"pip install 'headstart\[tensorboard\]'"):
