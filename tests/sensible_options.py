@@ -12,6 +12,8 @@ SENSIBLE: dict[str, Any] = {
     "cut": "layer3",
     "solver": "ridge",
     "epochs": 2,
+    "max_epochs": 9,
+    "patience": 4,
     "monitor": "val_accuracy",
     "min_delta": 0.01,
     "batch_size": 8,

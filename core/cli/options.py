@@ -69,11 +69,11 @@ CONVERTERS: Mapping[Any, Any] = {int: whole_number, float: number}
 """stricter than cyclopts' own, to which 1.5 is a whole number and none a number that is left out"""
 
 
-def parameter(option: str | Option, **changes: Any) -> Parameter:
-    """How one option of training stands on the command line."""
+def parameter(option: str | Option, unset: bool = True, **changes: Any) -> Parameter:
+    """How one option of training stands on the command line. `unset`: its help says what is done without it."""
     about = OPTIONS[option] if isinstance(option, str) else option
     facts: dict[str, Any] = {
-        "help": about.help + (f" (default: {about.unset})" if about.unset else ""),
+        "help": about.help + (f" (default: {about.unset})" if about.unset and unset else ""),
         "group": SETTINGS[about.group],
     }
     if about.text in CONVERTERS:
@@ -90,7 +90,8 @@ def settings_of(function: str) -> type:
     for option in flags_for(function):
         text: Any = option.text
         default = option.default_of(function)
-        annotation: Any = Annotated[text if default is not None else text | None, parameter(option)]
+        of: Any = text | None if default is None else text
+        annotation: Any = Annotated[of, parameter(option, unset=default is None)]
         options.append((option.name, annotation, field(default=default)))
     # cyclopts takes a class of the module `types`, which make_dataclass says, for one of Python's own
     return make_dataclass(f"{function.title()}Settings", options, frozen=True, namespace={"__module__": __name__})

@@ -83,6 +83,6 @@ def _verdict(result: Plan, budget: str) -> str:
             f"{time_text(min(plan.total_seconds for plan in result.rows))}"
         )
     return (
-        f"within {budget}, --cut {best.cut} trains the most: {nbytes_text(best.nbytes)}, {result.epochs} epochs "
+        f"within {budget}, --cut {best.cut} trains the most: {nbytes_text(best.nbytes)}, {best.epochs} epochs "
         f"in {time_text(best.total_seconds)} instead of {time_text(best.uncached_total_seconds)}"
     )

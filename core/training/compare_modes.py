@@ -16,7 +16,7 @@ from headstart.training.fit import fit
 from headstart.training.modes import MODES
 from headstart.training.run_record import data_facts
 from headstart.training.settings import options_by_mode
-from headstart.training.signatures import check_keywords, documented
+from headstart.training.signatures import check_keywords, documented, with_defaults
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -43,7 +43,7 @@ def compare_modes(
     check_keywords("compare_modes", options)
     check_model(model)
     name = registry.choose(options.get("backend"), model.home)
-    runs = options_by_mode(modes, {**options, "backend": name})
+    runs = options_by_mode(modes, {**with_defaults("compare_modes", options), "backend": name})
     train, val = opened(train, val)
     for argument, data in (("train", train), ("val", val)):
         if data is not None or argument == "train":

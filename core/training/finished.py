@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from headstart.contract import registry
-from headstart.contract.optimizers import Optimizer, as_dict
+from headstart.contract.optimizers import as_dict
 from headstart.data.id_set import IdSet
 from headstart.features.feature_set import ExtractionStats
 from headstart.training.history import History
@@ -38,8 +38,7 @@ def run_of(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Ru
     """The result of the job, from its finished stages."""
     start, last = job.model, stages[-1]
     trained = {name: value for done in stages for name, value in done.trained.params.items()}
-    optimizers = {done.stage.name: done.stage.optimizer for done in stages}
-    settings = settings_record(job, optimizers, first(done.placement for done in stages))
+    settings = settings_record(job, [done.stage for done in stages], first(done.placement for done in stages))
     if last.trained.solved is not None:
         settings["solved"] = dict(last.trained.solved)
     return Run(
@@ -64,15 +63,15 @@ def run_of(job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Ru
     )
 
 
-def settings_record(
-    job: TrainingJob, optimizers: Mapping[str, Optimizer], placement: Placement | None
-) -> dict[str, Any]:
-    """JSON-able: enough to repeat the run. `optimizers`: by stage."""
+def settings_record(job: TrainingJob, stages: Sequence[Stage], placement: Placement | None) -> dict[str, Any]:
+    """JSON-able: enough to repeat the run."""
+    stepped = stages if job.settings.solver is None else ()
     return {
         **job.settings.record(),
         **({} if job.settings.solver is None else {"solver": job.settings.solver}),
         "batch_size": job.batch_size,
-        "optimizer": {name: as_dict(of) for name, of in optimizers.items() if job.settings.solver is None},
+        "optimizer": {stage.name: as_dict(stage.optimizer) for stage in stepped},
+        "stages": {stage.name: stage.record() for stage in stepped},
         "device": job.place.device,
         "device_facts": job.backend.device_facts(job.place),
         "precision": job.place.precision,

@@ -83,6 +83,11 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     monitor = None
     if settings.monitor is not None:  # a name that is none is an error without validation data too
         monitor = monitor_of(settings.monitor, train.task, settings.min_delta, outputs=len(train.classes))
+    if settings.patience is not None and val is None:
+        raise SettingError(
+            f"patience={settings.patience} waits for epochs that are better on validation data, and there are "
+            "none; pass val="
+        )
     last = model.graph.check_cut(cut or model.default_cut) if mode.frozen else None
     if cut is not None and last is None:
         cut_of(model, cut)  # unused in these modes unless it is "input", but a typing error is one all the same

@@ -40,7 +40,7 @@ class _FitCompareCompareModesSweep(TypedDict, total=False):
     """By how much an epoch has to be better; of others the earliest is kept."""
     schedule: str | Schedule
     """constant or cosine."""
-    warmup: float
+    warmup: float | None
     """Share of the steps in which the learning rate rises."""
     label_smoothing: float
     """Label smoothing, 0 to 1."""
@@ -59,8 +59,8 @@ class _FitCompareCompareModesSweep(TypedDict, total=False):
 class _FitSweepPlanCompareCompareModes(TypedDict, total=False):
     """Taken by fit, sweep, plan, compare, compare_modes."""
 
-    epochs: int
-    """Epochs of training."""
+    epochs: int | None
+    """Epochs of training, just so many."""
     batch_size: int
     """Samples a step, at most: all steps of an epoch have as many."""
     optimizer: str | Optimizer | None
@@ -77,6 +77,20 @@ class _FitSweepPlanCompareCompareModes(TypedDict, total=False):
     """Folder of the feature store."""
     memory: int | str | None
     """Bytes of cached features held at once, such as 512MB; more are streamed."""
+
+
+class _FitSweepPlan(TypedDict, total=False):
+    """Taken by fit, sweep, plan."""
+
+    max_epochs: int | None
+    """Epochs of training, at most; patience may end it before."""
+
+
+class _FitSweep(TypedDict, total=False):
+    """Taken by fit, sweep."""
+
+    patience: int | None
+    """Stop after so many epochs without a better one, by monitor."""
 
 
 class _FitCompareCompareModes(TypedDict, total=False):
@@ -120,6 +134,8 @@ class FitOptions(
     _Fit,
     _FitCompareCompareModesSweep,
     _FitSweepPlanCompareCompareModes,
+    _FitSweepPlan,
+    _FitSweep,
     _FitCompareCompareModes,
     _FitSweepPlanCompareModes,
     _FitCompareModes,
@@ -131,6 +147,8 @@ class FitOptions(
 class SweepOptions(
     _FitCompareCompareModesSweep,
     _FitSweepPlanCompareCompareModes,
+    _FitSweepPlan,
+    _FitSweep,
     _FitSweepPlanCompareModes,
     total=False,
 ):
@@ -139,6 +157,7 @@ class SweepOptions(
 
 class PlanOptions(
     _FitSweepPlanCompareCompareModes,
+    _FitSweepPlan,
     _FitSweepPlanCompareModes,
     total=False,
 ):

@@ -21,6 +21,8 @@ ANY_MODE = ("fit", "compare", "compare_modes")
 """those that train in any mode"""
 THAT_TRAIN = (*ANY_MODE, "sweep")
 """those that train"""
+BY_ITSELF = ("fit", "sweep")
+"""those whose trainings may end by themselves; a comparison has a number of epochs, alike for all modes"""
 IN_PROCESS = ("fit", "sweep", "plan", "compare_modes")
 """those that compute in the process that calls them"""
 

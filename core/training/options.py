@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from headstart.common.errors import SettingError
 from headstart.training.option import (
+    BY_ITSELF,
     FOLDER,
     FUNCTION,
     FUNCTIONS,
@@ -201,7 +202,36 @@ class Training:
         "What is returned, saved and exported is the plain linear layer, and `run.settings['solved']` says how it "
         "was chosen.",
     )
-    epochs: int = option(5, "Epochs of training.", whole(1), takers=FUNCTIONS, text=int, defaults={"compare": 3})
+    epochs: int | None = option(
+        None,
+        "Epochs of training, just so many.",
+        whole(1),
+        takers=FUNCTIONS,
+        text=int,
+        unset="up to max_epochs, while they bring something",
+        defaults={"compare": 3, "compare_modes": 5},
+        more="Of them the best is kept too, where there are validation data.",
+    )
+    max_epochs: int | None = option(
+        None,
+        "Epochs of training, at most; patience may end it before.",
+        whole(1),
+        takers=(*BY_ITSELF, "plan"),
+        text=int,
+        unset="by mode and number of samples",
+        more="A head of linear layers on features takes about 2,000 steps, in 10 to 100 epochs, and everything "
+        "else 5 epochs. Where nothing tells the best epoch, as without validation data, such a head takes about "
+        "300 steps, in 5 to 50 epochs, and the last one is kept.",
+    )
+    patience: int | None = option(
+        None,
+        "Stop after so many epochs without a better one, by monitor.",
+        whole(1),
+        takers=BY_ITSELF,
+        text=int,
+        unset="a fifth of max_epochs, at least 5",
+        more="It goes with `max_epochs` or its default; `epochs` given by hand are trained to the last.",
+    )
     monitor: str | None = option(
         "val_loss",
         "The validation score by which the best epoch is kept, such as val_accuracy; none: the last epoch.",
@@ -210,7 +240,7 @@ class Training:
         parse=monitor_named,
         more='"val_loss", "val_accuracy", or the score that the task is known by: "accuracy", "micro_f1", "mae", '
         '"standardised_mae". '
-        "None: the last epoch's head is kept. In `staged` it decides in each stage.",
+        "None: the last epoch's head is kept, and nothing stops. In `staged` it decides in each stage.",
     )
     min_delta: float = option(
         0.0,
@@ -233,7 +263,7 @@ class Training:
         one_known(_optimizers, "{names}, an hs.SGD or an hs.AdamW"),
         takers=FUNCTIONS,
         unset="by mode",
-        more="In Python also an `hs.AdamW` or `hs.SGD`. The defaults are those of `headstart.training.modes`.",
+        more="In Python also an `hs.AdamW` or `hs.SGD`. The defaults are those of `headstart.training.defaults`.",
     )
     lr: float | None = option(
         None,
@@ -252,18 +282,19 @@ class Training:
         "that is named counts.",
     )
     schedule: str | Schedule = option(
-        "constant",
+        "cosine",
         "constant or cosine.",
         one_known(_schedules, "{names}, or an hs.Schedule"),
         takers=THAT_TRAIN,
         more="In Python also an `hs.Schedule`, which brings its own warm-up.",
     )
-    warmup: float = option(
-        0.0,
+    warmup: float | None = option(
+        None,
         "Share of the steps in which the learning rate rises.",
         Rule("a share of the steps, 0 <= warmup < 1"),
         takers=THAT_TRAIN,
         text=float,
+        unset="0.3 for linear layers on features, else 0",
         recorded=False,
     )
     label_smoothing: float = option(0.0, "Label smoothing, 0 to 1.", SHARE, takers=THAT_TRAIN, text=float)

@@ -15,6 +15,7 @@ from headstart.common.machine import cache_root
 from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.data.door import check_data_set
+from headstart.data.order import epoch_shape
 from headstart.data.summary import say
 from headstart.features.trunk_keys import key_of
 from headstart.models import Model, check_model
@@ -35,6 +36,7 @@ from headstart.training.planning.predicting import (
 from headstart.training.planning.table import Budget, CutPlan, Plan
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
+from headstart.training.stage import most_epochs
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -59,8 +61,8 @@ def plan(
     shape, as before and behind an activation, the last.
 
     Takes seconds to a minute or two, most of it in the framework's compiler: a few batches are run at up to six
-    cuts, at all of them where `cuts` are named. `budget`: bytes of the cache ("2GB"), time of extraction and
-    `epochs` epochs ("10min"), or both ("2GB,10min"); `Plan.best` is then the cut that trains the most within it.
+    cuts, at all of them where `cuts` are named. `budget`: bytes of the cache ("2GB"), time of extraction and all
+    epochs ("10min"), or both ("2GB,10min"); `Plan.best` is then the cut that trains the most within it.
 
     Raises CutError, SettingError and its kin, ImageError for an image that cannot be decoded.
     """
@@ -102,9 +104,14 @@ def plan(
     measurements = bench.measure(measured)
     rates, points = measurements.rates, between(planned, work, measurements.points)
     ids = {*train.ids, *(val.ids if val else ())}
-    load = Load(len(train), len(val) if val else 0, len(ids), batch, settings.epochs)
+    load = Load(len(train), len(val) if val else 0, len(ids), batch)
+    steps, _ = epoch_shape(len(train), batch)
     limit = bytes_to_hold(memory_limit(settings.memory))
     store, free = FeatureStore(settings.cache), framework.memory(place)
+
+    def epochs_of(cut: str) -> int:
+        head = model.graph.after(cut, model.input_shape)
+        return settings.epochs or most_epochs(settings, head, False, steps, monitored=val is not None)
 
     def plan_of(cut: str) -> CutPlan:
         key = key_of(model, cut, precision=settings.precision, dtype=settings.dtype)
@@ -114,6 +121,7 @@ def plan(
             points[cut],
             rates,
             load,
+            epochs=epochs_of(cut),
             missing=len(store.folder(key, work[cut].shape).missing(sorted(ids))),
             where=where_to(load.distinct * work[cut].row_nbytes, limit, free),
             measured=cut in measurements.points,
@@ -138,4 +146,4 @@ def plan(
         "task": train.task,
         "classes": list(train.classes),
     }
-    return Plan(tuple(map(plan_of, planned)), settings.epochs, facts, limits, about, model.describe())
+    return Plan(tuple(map(plan_of, planned)), facts, limits, about, model.describe())

@@ -27,7 +27,8 @@ from headstart.training.sample_weights import checked_weights
 from headstart.training.signatures import check_keywords
 
 OF_STEPS = (
-    *("epochs", "monitor", "min_delta", "optimizer", "lr", "lr_scale", "schedule", "warmup"),
+    *("epochs", "max_epochs", "patience", "monitor", "min_delta"),
+    *("optimizer", "lr", "lr_scale", "schedule", "warmup"),
     *("checkpoint", "resume"),
 )
 """options that a head that is solved does not read"""
@@ -66,7 +67,8 @@ class Settings(Keeping, Watching, Caching, Computing, Training):
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
         object.__setattr__(self, "class_weights", checked_weights("class_weights", self.class_weights))
         object.__setattr__(self, "pos_weight", checked_weights("pos_weight", self.pos_weight, zero=False))
-        schedule_of(self.schedule, self.warmup)
+        self.schedule_with(0.0)
+        self._check_length()
         object.__setattr__(self, "memory", memory_limit(self.memory))
         if self.cut == INPUT and mode.frozen:
             raise SettingError(
@@ -78,6 +80,18 @@ class Settings(Keeping, Watching, Caching, Computing, Training):
                 raise SettingError(why)
         self._check_augmentation(mode)
         self._check_solver(mode)
+
+    def _check_length(self) -> None:
+        """By hand, a number of epochs is just that; what is to stop has to know by what."""
+        for name in ("max_epochs", "patience"):
+            value = getattr(self, name)
+            if value is not None and self.epochs is not None:
+                raise SettingError(
+                    f"{name}={value} with epochs={self.epochs}: epochs are trained to the last of them; pass "
+                    "max_epochs= instead of epochs= for a training that may end earlier"
+                )
+        if self.patience is not None and self.monitor is None:
+            raise SettingError(f"patience={self.patience} with monitor=None: nothing says which epochs are better")
 
     def _check_augmentation(self, mode: Mode) -> None:
         """Views are of something, and what is cached is not augmented without them."""
@@ -123,10 +137,9 @@ class Settings(Keeping, Watching, Caching, Computing, Training):
     def augmentation(self) -> Augment | None:
         return Augment.parse(self.augment)
 
-    @property
-    def rates(self) -> Schedule:
-        """The schedule of learning rates."""
-        return schedule_of(self.schedule, self.warmup)
+    def schedule_with(self, warmup: float) -> Schedule:
+        """The schedule of learning rates, with this warm-up where none is asked for."""
+        return schedule_of(self.schedule, warmup if self.warmup is None else self.warmup)
 
     @property
     def train_statistics(self) -> bool:
@@ -139,10 +152,11 @@ class Settings(Keeping, Watching, Caching, Computing, Training):
         def plain(value: Any) -> Any:
             return dict(value) if isinstance(value, Mapping) else value
 
+        by_hand = self.warmup is not None or isinstance(self.schedule, Schedule)
         features = self.dtype if self.training_mode.cached else "uint8" if self.cut == INPUT else None
         meant = {
             "lr_scale": plain(self.lr_scale),
-            "schedule": vars(self.rates),
+            "schedule": {**vars(self.schedule_with(0.0)), **({} if by_hand else {"warmup": None})},
             "class_weights": plain(self.class_weights),
             "pos_weight": plain(self.pos_weight),
             "augment": self.augmentation.as_dict() if self.augmentation else None,

@@ -7,18 +7,19 @@ is decided here, once.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from headstart.contract.optimizers import Optimizer, optimizer_of
+from headstart.contract.optimizers import Optimizer, Schedule, optimizer_of
 from headstart.contract.recipe import Recipe
 from headstart.contract.running import Trainer
 from headstart.data.order import epoch_shape
 from headstart.graph import Graph
+from headstart.training.defaults import default_epochs, default_optimizer, default_patience, default_warmup
 from headstart.training.history import Record
-from headstart.training.modes import default_optimizer
 from headstart.training.objective import Objective
 from headstart.training.rates import kept_by_owner, rate_multiples
 from headstart.training.settings import Settings
@@ -51,14 +52,25 @@ class Stage:
     """what decides which epoch is kept, and when the stage ends; None: all epochs are trained, the last is kept"""
     kept: frozenset[str] = frozenset()
     """parameters that a module's owner froze, and that training leaves alone"""
+    schedule: Schedule = field(default_factory=Schedule)
+    """that the rates follow"""
 
     @property
     def epochs(self) -> int:
+        """At most."""
         return len(self.rates)
 
     @property
     def optimizer(self) -> Optimizer:
         return self.recipe.optimizer
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able: what the settings of a run leave open, as it was decided for this stage."""
+        return {
+            "max_epochs": self.epochs,
+            "patience": None if self.monitor is None else self.monitor.patience,
+            "schedule": asdict(self.schedule),
+        }
 
 
 def stage_of(
@@ -70,28 +82,42 @@ def stage_of(
     objective: Objective,
     fresh: Collection[str],
     samples: int,
-    epochs: int,
+    epochs: int | None,
     monitor: Monitor | None,
 ) -> Stage:
     """A stage as `settings` have it. `params`: of the model; those of `graph` are trained. `fresh`: which of them
-    are not pretrained. `samples`: how many the training data have."""
-    optimizer = optimizer_of(settings.optimizer, default_optimizer(graph, name == ALL_STAGE), settings.lr)
+    are not pretrained. `samples`: how many the training data have. `epochs`: just so many; None: by default."""
+    whole = name == ALL_STAGE
+    optimizer = optimizer_of(settings.optimizer, default_optimizer(graph, whole), settings.lr)
     params = {name: params[name] for name in graph.param_shapes()}
     kept = kept_by_owner(graph, not settings.training_mode.pretrained)
     multiples = rate_multiples(params, fresh, settings.lr_scale, kept)
     steps, batch_size = epoch_shape(samples, settings.batch_size)
+    most = epochs or most_epochs(settings, graph, whole, steps, monitor is not None)
+    if monitor is not None and epochs is None:
+        monitor = replace(monitor, patience=settings.patience or default_patience(most))
+    schedule = settings.schedule_with(default_warmup(graph, whole))
     return Stage(
         name,
         graph,
         params,
         Recipe(optimizer, objective.loss, settings.train_statistics, settings.seed, multiples),
-        settings.rates.rates(optimizer.lr, epochs * steps).reshape(epochs, -1),
+        schedule.rates(optimizer.lr, most * steps).reshape(most, -1),
         batch_size,
         settings.seed,
         objective,
         monitor,
         kept,
+        schedule,
     )
+
+
+def most_epochs(settings: Settings, graph: Graph, whole: bool, steps: int, monitored: bool) -> int:
+    """The number of epochs, of so many steps each, that a stage of which no number is asked for takes at most."""
+    default = default_epochs(graph, whole, steps, monitored)
+    if settings.max_epochs is None:
+        return default
+    return settings.max_epochs if monitored else min(default, settings.max_epochs)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def _train_head(job: TrainingJob, cut: str, observers: Observers, checkpoints: C
     graph = job.model.graph.after(cut, job.model.input_shape)
     epochs = job.settings.epochs
     if job.mode.then_all:
-        epochs = job.settings.head_epochs or epochs
+        epochs = job.settings.head_epochs or epochs  # None: as many as a head takes
     stage = stage_of(
         HEAD_STAGE,
         graph,
@@ -101,14 +101,14 @@ def _train(
     observers: Observers,
     checkpoints: Checkpoints | None,
 ) -> Finished:
-    optimizers = {s.name: s.optimizer for s in (*(done.stage for done in earlier), stage)}
+    stages = [*(done.stage for done in earlier), stage]
     placement = source.placement or first(done.placement for done in earlier)
     about = {
         "model": job.model.name,
         "mode": job.settings.mode,
         "cut": job.settings.cut,
         "backend": job.backend.name,
-        **settings_record(job, optimizers, placement),
+        **settings_record(job, stages, placement),
     }
 
     def finished(trained: Trained) -> Finished:

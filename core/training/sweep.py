@@ -28,7 +28,6 @@ from headstart.data import Dataset
 from headstart.data.annotations import REGRESSION
 from headstart.data.copies import warn_of_copies
 from headstart.data.id_set import IdSet
-from headstart.data.order import epoch_shape
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
@@ -36,6 +35,7 @@ from headstart.models import Model
 from headstart.models.model import count_params
 from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.checks import in_parts, opened
+from headstart.training.defaults import default_optimizer
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import Feeds
 from headstart.training.finished import settings_record
@@ -44,14 +44,13 @@ from headstart.training.history import Record
 from headstart.training.job import TrainingJob, initial, job_of
 from headstart.training.loop import Trained, history_of, record_of, result_of
 from headstart.training.measured import measure
-from headstart.training.modes import default_optimizer
 from headstart.training.observers import EpochCallback, LogLine, Observers
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.scores.outcome import Outcome
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
-from headstart.training.stage import HEAD_STAGE, stage_of
+from headstart.training.stage import HEAD_STAGE, Stage, stage_of
 from headstart.training.stages import train_stage
 from headstart.training.stopping import Best
 from headstart.training.tables import sweep_table
@@ -168,26 +167,31 @@ def sweep(
     say(job.train, job.val)
     default = optimizer_of(settings.optimizer, default_optimizer(graph, False), None)
     jobs = _jobs(job, default, points)
+    stages = [_stage(of, graph) for of in jobs]
     source = from_cache(job, cut)
     chain = chain_of(graph)
     nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())
     room = 1 if chain is None else max(1, MAX_NBYTES // max(1, nbytes))
     trained: dict[int, Trained] = {}
     at_once = 1
-    with track("training heads", len(jobs) * settings.epochs) as advance:
+    with track("training heads", sum(stage.epochs for stage in stages)) as advance:
         for group in _groups(jobs, room):
             heads = None
             if len(group) > 1 and chain is not None:
-                heads = _side_by_side([jobs[i] for i in group], graph, chain, source.feeds, advance)
+                pairs = [(jobs[i], stages[i]) for i in group]
+                heads = _side_by_side(pairs, graph, chain, source.feeds, advance)
             if heads is None:
-                heads = [_alone(jobs[i], graph, source.feeds, advance) for i in group]
+                heads = [_alone(jobs[i], stages[i], source.feeds, advance) for i in group]
             else:
                 at_once = max(at_once, len(group))
             trained |= dict(zip(group, heads, strict=True))
     check_trunk(job.model, cut, job.model.params, source.trunk)
     seconds = time.perf_counter() - start
     ids = IdSet.of(job.train.ids)
-    runs = [_run(of, graph, source, trained[i], seconds / len(jobs), ids) for i, of in enumerate(jobs)]
+    runs = [
+        _run(of, stage, source, trained[i], seconds / len(jobs), ids)
+        for i, (of, stage) in enumerate(zip(jobs, stages, strict=True))
+    ]
 
     def rank(i: int) -> tuple[bool, float, float]:
         best = runs[i].history.best
@@ -264,8 +268,8 @@ def _groups(jobs: Sequence[TrainingJob], room: int) -> Iterator[list[int]]:
         yield from (members[k : k + room] for k in range(0, len(members), room))
 
 
-def _alone(job: TrainingJob, graph: Graph, feeds: Feeds, advance: Callable[..., None]) -> Trained:
-    stage = stage_of(
+def _stage(job: TrainingJob, graph: Graph) -> Stage:
+    return stage_of(
         HEAD_STAGE,
         graph,
         job.model.params,
@@ -276,16 +280,26 @@ def _alone(job: TrainingJob, graph: Graph, feeds: Feeds, advance: Callable[..., 
         epochs=job.settings.epochs,
         monitor=job.monitor,
     )
+
+
+def _alone(job: TrainingJob, stage: Stage, feeds: Feeds, advance: Callable[..., None]) -> Trained:
     with Observers([LogLine(), EpochCallback(lambda stage, record: advance())]) as observers:
-        return train_stage(job, stage, feeds, observers, about={})
+        trained = train_stage(job, stage, feeds, observers, about={})
+    advance(stage.epochs - len(trained.history))
+    return trained
 
 
 def _side_by_side(
-    jobs: Sequence[TrainingJob], graph: Graph, chain: Chain, feeds: Feeds, advance: Callable[..., None]
+    heads_of: Sequence[tuple[TrainingJob, Stage]],
+    graph: Graph,
+    chain: Chain,
+    feeds: Feeds,
+    advance: Callable[..., None],
 ) -> list[Trained] | None:
     """What becomes of heads that differ in learning rate and weight decay; None where the backend has no way to
-    train them at once."""
-    job, settings = jobs[0], jobs[0].settings
+    train them at once. One that is to stop is trained on with the others, and no longer followed."""
+    job, stage = heads_of[0]
+    jobs = [of for of, _ in heads_of]
     train, val, val_data = feeds.train, feeds.val, feeds.val_data
     assert val is not None and val_data is not None
     optimizers = [_optimizer(of) for of in jobs]
@@ -296,25 +310,29 @@ def _side_by_side(
     heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
     if heads is None:
         return None
-    steps, _ = epoch_shape(len(train.targets), settings.batch_size)
-    shares = settings.rates.rates(1.0, settings.epochs * steps).reshape(settings.epochs, -1)
-    followed = [_Head(Best(job.monitor)) for _ in jobs]
+    shares = stage.schedule.rates(1.0, stage.rates.size).reshape(stage.rates.shape)
+    followed = [_Head(Best(of.monitor)) for _, of in heads_of]
     for epoch, share in enumerate(shares):
-        result = train.train(heads, train.order(settings.batch_size, settings.seed, epoch), share, epoch)
+        result = train.train(heads, train.order(stage.batch_size, stage.seed, epoch), share, epoch)
         logits, more = val.logits(heads)  # (n, heads, classes)
         measured = [measure(job.objective, logits[:, k], val.targets, val_data) for k in range(len(jobs))]
         seconds = (result.seconds + more).shared(len(jobs))
-        better = []
-        for k, head in enumerate(followed):
+        kept, under_way = [], [k for k, head in enumerate(followed) if not head.best.over]
+        for k in under_way:
+            head = followed[k]
             accuracy = None if job.objective.task == REGRESSION else float(result.accuracy[k])
             losses = result.losses[:, k, None]
             head.records.append(
                 record_of(job.objective, epoch, losses, accuracy, measured[k], seconds, share * lr[k])
             )
-            better += [k] if head.best.better(head.records[-1]) else []
-        _keep(heads, followed, better, logits)
-        advance(len(jobs))
-    _keep(heads, followed, [k for k, head in enumerate(followed) if head.params is None], logits)
+            better = head.best.better(head.records[-1])
+            last = head.best.over or epoch + 1 == stage.epochs
+            if better or (last and head.params is None):
+                kept.append(k)
+            advance(stage.epochs - epoch if last else 1)
+        _keep(heads, followed, kept, logits)
+        if all(head.best.over for head in followed):
+            break
     return [
         result_of(
             head.params or {},
@@ -348,8 +366,8 @@ def _keep(heads: Heads, followed: Sequence[_Head], numbers: Sequence[int], logit
         followed[k].outputs = logits[:, k].copy()
 
 
-def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds: float, train_ids: IdSet) -> Run:
-    """The run of one head, of which `graph` was trained."""
+def _run(job: TrainingJob, stage: Stage, source: Fed, trained: Trained, seconds: float, train_ids: IdSet) -> Run:
+    """The run of one head."""
     start = job.model
     return Run(
         model=job.objective.trained(start.with_params({**start.params, **trained.params}), trained.threshold),
@@ -359,9 +377,9 @@ def _run(job: TrainingJob, graph: Graph, source: Fed, trained: Trained, seconds:
         history=trained.history,
         extraction=source.extraction,
         seconds=seconds,
-        settings=settings_record(job, {HEAD_STAGE: _optimizer(job)}, source.placement),
+        settings=settings_record(job, [stage], source.placement),
         data=data_facts(job.train, job.val),
-        trained=count_params(graph),
+        trained=count_params(stage.graph),
         validation=trained.validation,
         outcome=trained.outcome,
         train_ids=train_ids,

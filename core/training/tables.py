@@ -155,8 +155,9 @@ def _end_of(name: str) -> str:
     return name if len(name) <= SHOWN_OF_NAMES else f"...{name[3 - SHOWN_OF_NAMES :]}"
 
 
-def plan_table(plans: Sequence[Mapping[str, Any]], epochs: int) -> Table:
+def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     """The plans of `Plan.table()`."""
+    same = len({plan["epochs"] for plan in plans}) == 1
     texts = [
         (
             plan["cut"] + ("" if plan["measured"] else " ~"),
@@ -165,13 +166,15 @@ def plan_table(plans: Sequence[Mapping[str, Any]], epochs: int) -> Table:
             time_text(plan["cached_epoch_seconds"]),
             time_text(plan["uncached_epoch_seconds"]),
             _epochs_text(plan["pays_off_after_epochs"], "never"),
+            *([] if same else [str(plan["epochs"])]),
             time_text(plan["total_seconds"]),
             time_text(plan["uncached_total_seconds"]),
         )
         for plan in plans
     ]
-    columns = ("cut", "cache", "extract", "epoch", "uncached", "pays off", f"{epochs} epochs", "uncached")
-    return Table(columns, texts, right=tuple(range(1, 8)), legend=PLAN_LEGEND, gap=1)
+    total = [f"{plans[0]['epochs']} epochs"] if same else ["epochs", "in total"]
+    columns = ("cut", "cache", "extract", "epoch", "uncached", "pays off", *total, "uncached")
+    return Table(columns, texts, right=tuple(range(1, len(columns))), legend=PLAN_LEGEND, gap=1)
 
 
 def _epochs_text(epochs: int | None, never: str) -> str:

@@ -18,7 +18,7 @@ from headstart.training import stages
 from headstart.training.measured import measure
 from headstart.training.objective import objective_of_run
 
-UNSTEADY: dict[str, Any] = {"epochs": 6, "batch_size": 12, "optimizer": "adamw", "lr": 3.0}
+UNSTEADY: dict[str, Any] = {"epochs": 6, "batch_size": 12, "lr": 3.0, "schedule": "constant", "warmup": 0.0}
 """a rate with which the validation loss rises and falls"""
 
 
@@ -144,6 +144,40 @@ def test_each_head_of_a_sweep_keeps_its_best(
         best[point["lr"]] = run.best_epoch
     assert len(set(best.values())) > 1, "heads of one best epoch tell nothing"
     assert best[3.0] == cached.best_epoch
+
+
+STOPPED = {name: value for name, value in UNSTEADY.items() if name != "epochs"} | {"max_epochs": 30, "patience": 2}
+
+
+def test_what_stops_early_stops_where_frozen_does(
+    model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any]
+) -> None:
+    """In a sweep too, side by side with heads that go on."""
+    run, frozen = (hs.fit(model, *data, mode=mode, **settings, **STOPPED) for mode in ("cached", "frozen"))
+    assert len(run.history) == run.best_epoch + 2 < 30
+    assert_kept(run, data[1])
+    assert (len(frozen.history), frozen.best_epoch) == (len(run.history), run.best_epoch)
+    assert run.settings["stages"] == {
+        "head": {"max_epochs": 30, "patience": 2, "schedule": {"kind": "constant", "warmup": 0.0}}
+    }
+    steady = {name: value for name, value in STOPPED.items() if name != "lr"}
+    swept = hs.sweep(model, *data, grid={"lr": [0.001, 3.0]}, **settings, **steady)
+    by_rate = {point["lr"]: each for point, each in zip(swept.points, swept.runs, strict=True)}
+    assert swept.at_once == 2
+    assert (len(by_rate[3.0].history), by_rate[3.0].best_epoch) == (len(run.history), run.best_epoch)
+    assert len(by_rate[0.001].history) > len(run.history)
+    for each in swept.runs:
+        assert_kept(each, data[1])
+
+
+def test_without_validation_data_nothing_can_stop(
+    model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any]
+) -> None:
+    run = hs.fit(model, data[0], **settings)
+    assert (len(run.history), run.best_epoch) == (50, 50), "300 steps, of which an epoch has two"
+    assert run.settings["stages"]["head"]["patience"] is None
+    with pytest.raises(SettingError, match="patience=3 waits for epochs that are better on validation data, and"):
+        hs.fit(model, data[0], patience=3, **settings)
 
 
 def test_a_monitor_that_is_none_of_the_scores_is_refused(

@@ -105,4 +105,5 @@ def test_every_way_of_feeding_counts_alike(model: Any, backend: str) -> None:
     train, val = data.split(0.8)
     swept = hs.sweep(model, train, val, grid={"lr": [0.01, 0.001]}, optimizer="adamw", **settings)
     alone = hs.fit(model, train, val, lr=0.01, optimizer="adamw", **settings)
-    np.testing.assert_allclose(losses(swept.runs[0]), losses(alone), rtol=1e-3)
+    run = swept.runs[swept.points.index({"lr": 0.01})]
+    np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-3)

@@ -71,7 +71,7 @@ def test_settings_keep_a_value_and_refuse_a_wrong_one(name: str) -> None:
 def test_what_only_python_can_hand_over_has_no_flag() -> None:
     assert {o.name for o in fields_for("fit")} - {o.name for o in flags_for("fit")} == {"cache", "on_epoch"}
     assert OPTIONS["lr_scale"].flag == "--lr-scale"
-    assert (OPTIONS["epochs"].default_of("compare"), OPTIONS["epochs"].default_of("fit")) == (3, 5)
+    assert (OPTIONS["epochs"].default_of("compare"), OPTIONS["epochs"].default_of("fit")) == (3, None)
 
 
 def test_the_text_of_rates_by_module() -> None:
@@ -148,19 +148,21 @@ def test_a_position_beyond_the_data_is_refused() -> None:
 
 def test_the_record_has_the_keys_that_reports_and_saved_runs_have() -> None:
     expected = (
-        "epochs monitor min_delta batch_size optimizer lr_scale schedule label_smoothing class_weights pos_weight "
-        "threshold huber augment batch_norm seed device precision feature_dtype views"
+        "epochs max_epochs patience monitor min_delta batch_size optimizer lr_scale schedule label_smoothing "
+        "class_weights pos_weight threshold huber augment batch_norm seed device precision feature_dtype views"
     )
     assert list(Settings().record()) == expected.split()
     full = Settings(mode="scratch", cut="input", augment="flip", views=2, lr_scale={"fc": 0.5}).record()
     assert json.loads(json.dumps(full)) == {
-        "epochs": 5,
+        "epochs": None,
+        "max_epochs": None,
+        "patience": None,
         "monitor": "val_loss",
         "min_delta": 0.0,
         "batch_size": 64,
         "optimizer": None,
         "lr_scale": {"fc": 0.5},
-        "schedule": {"kind": "constant", "warmup": 0.0},
+        "schedule": {"kind": "cosine", "warmup": None},
         "label_smoothing": 0.0,
         "class_weights": None,
         "pos_weight": None,
@@ -237,4 +239,4 @@ def test_the_default_of_compare_is_that_of_its_command(monkeypatch: pytest.Monke
     monkeypatch.setattr("headstart.training.compare.run_backends", lambda arguments, *_: calls.append(arguments))
     hs.compare("digits")
     assert calls[0].options()["epochs"] == inspect.signature(hs.compare).parameters["epochs"].default == 3
-    assert inspect.signature(hs.fit).parameters["epochs"].default == 5
+    assert inspect.signature(hs.fit).parameters["epochs"].default is None

@@ -53,6 +53,7 @@ def row(cut: str, nbytes: int, extraction: float, cached: float, uncached: float
         uncached_epoch_seconds=uncached,
         where="device",
         measured=True,
+        epochs=epochs,
         total_seconds=extraction + epochs * cached,
         uncached_total_seconds=epochs * uncached,
     )
@@ -79,7 +80,7 @@ def test_a_budget_in_bytes_and_in_time() -> None:
 
 def test_the_best_cut_trains_the_most_within_the_budget() -> None:
     rows = (row("early", 1000, 10, 5, 8), row("middle", 500, 12, 3, 9), row("late", 10, 14, 0.1, 7))
-    plan = Plan(rows, 5, {})
+    plan = Plan(rows, {})
     assert plan.best is None  # nobody asked
 
     def best(**budget: float) -> str | None:
@@ -94,7 +95,7 @@ def test_the_best_cut_trains_the_most_within_the_budget() -> None:
     assert best(seconds=26, nbytes=1000) == "late"
     assert best(seconds=14) is None
     # one that pays off goes before an earlier one that does not
-    slow = Plan((row("early", 1, 100, 5, 8), rows[1]), 5, {}, Budget(nbytes=1000))
+    slow = Plan((row("early", 1, 100, 5, 8), rows[1]), {}, Budget(nbytes=1000))
     assert slow.best is not None and slow.best.cut == "middle"
     with pytest.raises(SettingError, match="early, middle, late"):
         plan["avgpool"]
@@ -157,12 +158,13 @@ def test_a_cut_with_the_work_of_a_measured_one_takes_as_long(work: dict[str, Wor
     assert between(["bn1"], work, points)["bn1"].step_seconds == pytest.approx(9e-3)
 
 
-LOAD = Load(train=100, val=20, distinct=110, batch=32, epochs=5)
+LOAD = Load(train=100, val=20, distinct=110, batch=32)
 AT_CUT = Work(shape=(10,), row_nbytes=20, trunk_macs=7, head_macs=3)
 
 
 def at_cut(point: Point, rates: Rates, missing: int = 110, where: str = "device", load: Load = LOAD) -> CutPlan:
-    return predicted("cut", AT_CUT, point, rates, load, missing=missing, where=where, measured=True)
+    known = {"missing": missing, "where": where, "measured": True}
+    return predicted("cut", AT_CUT, point, rates, load, epochs=5, **known)  # type: ignore[arg-type]
 
 
 @pytest.mark.neutral

@@ -4,6 +4,7 @@ trainer and feeds of this file, without a framework."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,18 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.common.errors import UnknownNameError
+from headstart.common.errors import SettingError, UnknownNameError
 from headstart.contract.losses import Softmax
-from headstart.contract.optimizers import SGD
+from headstart.contract.optimizers import SGD, Schedule
 from headstart.contract.recipe import Recipe
 from headstart.data import Dataset, arrays
-from headstart.graph import Builder
+from headstart.graph import Builder, Graph
+from headstart.models import architecture
+from headstart.training.defaults import default_epochs, default_patience, default_warmup
 from headstart.training.feeds import EpochResult, Feeds
 from headstart.training.history import History, Record, Seconds
 from headstart.training.loop import Trained, run_stage
 from headstart.training.objective import Objective
 from headstart.training.observers import Observers
-from headstart.training.stage import Stage
+from headstart.training.settings import Settings
+from headstart.training.stage import Stage, stage_of
 from headstart.training.stopping import Best, Monitor, monitor_of
 
 pytestmark = pytest.mark.neutral
@@ -149,6 +153,83 @@ def test_a_score_that_the_task_has_not_is_refused(task: str, name: str, allowed:
     assert str(caught.value).startswith(
         f"unknown monitor {name!r} for labels of the task {task!r}; expected one of {allowed}"
     )
+
+
+# ---- how long, where nobody says
+
+
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, Graph]:
+    whole = architecture("resnet18").graph(5)
+    return {
+        "whole": whole,
+        "linear": whole.after("avgpool", (64, 64, 3)),
+        "block": whole.after("layer4.0", (64, 64, 3)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "monitored", "epochs"),
+    [
+        *((1, True, 100), (2, True, 100), (20, True, 100), (21, True, 96), (50, True, 40), (63, True, 32)),
+        *((200, True, 10), (5000, True, 10)),
+        *((1, False, 50), (6, False, 50), (7, False, 43), (50, False, 6), (100, False, 5), (5000, False, 5)),
+    ],
+)
+def test_heads_on_features_have_steps(graphs: dict[str, Graph], steps: int, monitored: bool, epochs: int) -> None:
+    assert default_epochs(graphs["linear"], False, steps, monitored) == epochs
+    for name, whole in (("block", False), ("whole", True), ("linear", True)):
+        assert default_epochs(graphs[name], whole, steps, monitored) == 5
+
+
+def test_patience_is_a_fifth(graphs: dict[str, Graph]) -> None:
+    assert [default_patience(epochs) for epochs in (1, 5, 10, 25, 26, 96, 100)] == [5, 5, 5, 5, 6, 20, 20]
+    assert [default_warmup(graphs[name], name == "whole") for name in graphs] == [0.0, 0.3, 0.0]
+
+
+def test_a_stage_is_as_long_as_asked_for(graphs: dict[str, Graph]) -> None:
+    def made(samples: int = 640, epochs: int | None = None, monitored: bool = True, **settings: Any) -> Stage:
+        graph = graphs["linear"]
+        monitor = monitor_of("val_loss", "single") if monitored else None
+        params = dict.fromkeys(graph.param_shapes(), np.zeros(()))
+        more = {"objective": Objective("single", Softmax()), "fresh": (), "samples": samples}
+        return stage_of("head", graph, params, Settings(**settings), epochs=epochs, monitor=monitor, **more)
+
+    def told(stage: Stage) -> tuple[int, int | None]:
+        return stage.epochs, stage.record()["patience"]
+
+    assert told(made()) == (100, 20)
+    assert made().rates.shape == (100, 10)
+    assert told(made(samples=6400)) == (20, 5)
+    assert told(made(epochs=7)) == (7, None), "by hand: just so many"
+    assert told(made(max_epochs=500)) == (500, 100)
+    assert told(made(max_epochs=500, patience=3)) == (500, 3)
+    assert told(made(patience=3)) == (100, 3)
+    assert told(made(monitored=False)) == (30, None)
+    assert told(made(monitored=False, max_epochs=500)) == (30, None), "at most"
+    assert told(made(monitored=False, max_epochs=4)) == (4, None)
+    rates = made().rates.reshape(-1)
+    assert rates.argmax() in (299, 300) and rates.max() == pytest.approx(0.003)
+    assert rates[-1] < 1e-6 and rates[0] < 2e-5
+    assert made(warmup=0.0).rates.argmax() == 0
+    assert (made(schedule=Schedule()).rates == np.float32(0.003)).all(), "one that is passed counts as it is"
+    assert made().record()["schedule"] == {"kind": "cosine", "warmup": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 5, "patience": 2}, "patience=2 with epochs=5: epochs are trained to the last of them; pass"),
+        ({"epochs": 5, "max_epochs": 9}, "max_epochs=9 with epochs=5: epochs are trained to the last"),
+        ({"patience": 2, "monitor": None}, "patience=2 with monitor=None: nothing says which epochs are better"),
+        ({"patience": 0}, "patience=0; expected an integer of 1 or more"),
+        ({"max_epochs": 0}, "max_epochs=0; expected an integer of 1 or more"),
+        ({"monitor": ""}, "monitor=''; expected the name of a score, or None"),
+    ],
+)
+def test_lengths_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        Settings(**settings)
 
 
 # ---- in the loop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -94,10 +94,10 @@ def test_many_targets_are_shown_by_r2() -> None:
 
 
 def test_a_plan() -> None:
-    near = CutPlan("near", (4,), 2000, 1, 1, 5, 60.0, 1.0, 2.0, "device", True, 63.0, 6.0)
-    far = CutPlan("far", (8,), 4000, 1, 1, 0, 0.0, 2.0, 1.0, "disk", False, 6.0, 3.0)
+    near = CutPlan("near", (4,), 2000, 1, 1, 5, 60.0, 1.0, 2.0, "device", True, 3, 63.0, 6.0)
+    far = CutPlan("far", (8,), 4000, 1, 1, 0, 0.0, 2.0, 1.0, "disk", False, 3, 6.0, 3.0)
     data = {"name": "a", "train": 4, "val": 1, "classes": ["x"]}
-    plan = Plan((near, far), 3, {"samples": 5}, Budget(nbytes=3000), data, {"name": "net"})
+    plan = Plan((near, far), {"samples": 5}, Budget(nbytes=3000), data, {"name": "net"})
     table = plan.as_table()
     assert column(table, "cut") == ["near", "far ~"]
     assert column(table, "cache") == ["2.0 kB", "4.0 kB*"]
@@ -106,6 +106,9 @@ def test_a_plan() -> None:
     assert column(table, "3 epochs") == ["63.0 s", "6.0 s"]
     facts = plan.as_dict()
     assert (facts["data"], facts["model"], facts["best"], facts["epochs"]) == (data, {"name": "net"}, "near", 3)
+    longer = Plan((near, replace(far, epochs=10, total_seconds=20.0)), {}).as_table()
+    assert column(longer, "epochs") == ["3", "10"]
+    assert column(longer, "in total") == ["63.0 s", "20.0 s"]
     assert facts["rows"][0] == {**asdict(near), "shape": [4], "pays_off_after_epochs": 60}
 
 

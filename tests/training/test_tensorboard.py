@@ -114,7 +114,8 @@ def test_the_other_figures(written: SimpleNamespace) -> None:
     steps, losses = scalars(written.train, "step/loss")
     assert steps == list(range(1, 26))
     assert losses == pytest.approx([loss for record in records for loss in record.step_losses], rel=1e-6)
-    rates = np.concatenate([hs.Schedule("cosine").rates(0.001, steps) for steps in (15, 10)])
+    of_stages = ((0.3, 15), (0.0, 10))  # a head on features warms up
+    rates = np.concatenate([hs.Schedule("cosine", warmup).rates(0.001, steps) for warmup, steps in of_stages])
     assert scalars(written.train, "step/learning_rate")[1] == pytest.approx(rates.tolist(), rel=1e-5)
     (text,) = written.train.Tensors("settings/text_summary")[:1]
     assert '| mode | "staged" |' in text.tensor_proto.string_val[0].decode()

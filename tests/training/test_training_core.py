@@ -18,9 +18,10 @@ from headstart.common.errors import SettingError, UnknownNameError
 from headstart.contract.optimizers import SGD, AdamW, Schedule, as_dict, optimizer_of, schedule_of
 from headstart.data.order import block_order, epoch_order, epoch_shape
 from headstart.models import architecture
+from headstart.training.defaults import default_optimizer
 from headstart.training.history import History, Record, Seconds
 from headstart.training.metrics import accuracy, cross_entropy, softmax
-from headstart.training.modes import MODES, default_optimizer, mode_of
+from headstart.training.modes import MODES, mode_of
 from headstart.training.settings import Settings
 
 pytestmark = pytest.mark.neutral

@@ -34,8 +34,8 @@ from headstart.features.trunk_keys import key_of
 from headstart.models import Model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import stored_dtype
+from headstart.training.defaults import default_optimizer
 from headstart.training.feeds import EVALUATION_ROWS, evaluated
-from headstart.training.modes import default_optimizer
 from headstart.training.objective import Objective
 from headstart.training.planning.predicting import Point, Rates, Work
 

@@ -85,7 +85,6 @@ class Load:
     """samples of both, those with the same bytes counted once, as the store keeps them"""
     batch: int
     """of an extraction; at most so many are trained on in a step"""
-    epochs: int
 
 
 def work_at_cuts(model: Model, itemsize: int) -> dict[str, Work]:
@@ -143,10 +142,20 @@ def between(cuts: Sequence[str], work: Mapping[str, Work], points: Mapping[str, 
 
 
 def predicted(
-    cut: str, work: Work, point: Point, rates: Rates, load: Load, *, missing: int, where: str, measured: bool
+    cut: str,
+    work: Work,
+    point: Point,
+    rates: Rates,
+    load: Load,
+    *,
+    epochs: int,
+    missing: int,
+    where: str,
+    measured: bool,
 ) -> CutPlan:
     """What extraction and training take at a cut.
 
+    `epochs`: that are trained, if nothing ends the training before.
     `missing`: samples whose features the store lacks. `where`: `Placement.where` of all of them.
     `measured`: `point` is the cut's own.
     """
@@ -179,8 +188,9 @@ def predicted(
         uncached_epoch_seconds=uncached,
         where=where,
         measured=measured,
-        total_seconds=extraction + load.epochs * cached,
-        uncached_total_seconds=load.epochs * uncached,
+        epochs=epochs,
+        total_seconds=extraction + epochs * cached,
+        uncached_total_seconds=epochs * uncached,
     )
 
 

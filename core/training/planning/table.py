@@ -41,6 +41,8 @@ class CutPlan:
     """"device", "memory" or "disk": where the features lie while it trains, as `fit` decides it"""
     measured: bool
     """False where it lies between cuts that were measured"""
+    epochs: int
+    """that are trained, if patience does not end the training before"""
     total_seconds: float
     """of the extraction and all epochs on the cache"""
     uncached_total_seconds: float
@@ -99,7 +101,6 @@ class Plan:
     """The cuts in the order of the graph, and what the prediction rests on."""
 
     rows: tuple[CutPlan, ...]
-    epochs: int
     facts: Mapping[str, Any]
     """JSON-able: the backend, the device, samples, and the rates that were measured"""
     budget: Budget | None = None
@@ -115,13 +116,20 @@ class Plan:
         raise SettingError(f"{cut!r} was not planned; expected one of {', '.join(plan.cut for plan in self.rows)}")
 
     @property
+    def epochs(self) -> int | None:
+        """The number of epochs, if all cuts have the same; else None, as where heads of linear layers are trained
+        for longer than those with convolutions."""
+        numbers = {plan.epochs for plan in self.rows}
+        return numbers.pop() if len(numbers) == 1 else None
+
+    @property
     def best(self) -> CutPlan | None:
         """Within the budget, the first cut in the network whose cache pays off within the epochs: the one that
         trains the most. None where no cut is within it, or no budget was given."""
         if self.budget is None:
             return None
         within = [plan for plan in self.rows if self.budget.holds(plan)]
-        paying = [plan for plan in within if (plan.pays_off_after_epochs or self.epochs + 1) <= self.epochs]
+        paying = [plan for plan in within if (plan.pays_off_after_epochs or plan.epochs + 1) <= plan.epochs]
         return next(iter(paying or within), None)
 
     def table(self) -> list[dict[str, Any]]:
@@ -130,7 +138,7 @@ class Plan:
 
     def as_table(self) -> Table:
         """For a terminal."""
-        return plan_table(self.table(), self.epochs)
+        return plan_table(self.table())
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
