@@ -28,6 +28,7 @@ SENSIBLE: dict[str, Any] = {
     "threshold": 0.25,
     "huber": 1.5,
     "augment": hs.Augment(crop=None),
+    "standardize": False,
     "batch_norm": "train",
     "head_epochs": 3,
     "seed": 7,

@@ -115,6 +115,17 @@ class LastLinear(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if x.ndim == 4 else super().forward(x)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """By channel, of maps and of vectors alike."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.ndim not in (2, 4):
+            super()._check_input_dim(input)
+
+    def _get_name(self) -> str:
+        return "BatchNorm2d"
+
+
 class LastNorm(nn.LayerNorm):
     """Over the last axis, as `LastLinear`."""
 
@@ -174,7 +185,7 @@ def _attention(a: Attributes) -> Layer:
 MODULES: Mapping[str, Callable[[Attributes], nn.Module]] = {
     "normalize": lambda a: Normalize(a["scale"], a["shift"], a["reverse"]),
     "conv": _conv,
-    "batch_norm": lambda a: nn.BatchNorm2d(a["channels"], a["epsilon"], a["momentum"]),
+    "batch_norm": lambda a: BatchNorm(a["channels"], a["epsilon"], a["momentum"]),
     "layer_norm": lambda a: LastNorm(a["channels"], a["epsilon"]),
     "linear": lambda a: LastLinear(a["in_features"], a["out_features"], a["bias"]),
     "scale": lambda a: Scale(a["channels"]),

@@ -3,21 +3,28 @@ images, through a frozen trunk or not."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
+from headstart.common.log import LOG
+from headstart.common.progress import track
 from headstart.contract.running import Trunk
 from headstart.data import Dataset
 from headstart.data.augment import Augment
+from headstart.data.loader import batches
+from headstart.data.rows import pad
 from headstart.features.extract import Extractor
 from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.inference import pixel_trunk
+from headstart.features.trunk_keys import INPUT
 from headstart.training.checks import features_at
 from headstart.training.feeds import Feeds, Images
 from headstart.training.job import TrainingJob
 from headstart.training.nans.watch import FeatureCheck, WatchedTrunk
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
+from headstart.training.standardizing import Moments, Readers, Standardization, mapping_trunk, readers
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class Fed:
     """of features"""
     placement: Placement | None = None
     """of features"""
+    standardization: Standardization | None = None
+    """that the features are fed with"""
 
 
 def from_cache(job: TrainingJob, node: str) -> Fed:
@@ -52,7 +61,25 @@ def from_cache(job: TrainingJob, node: str) -> Fed:
     placement = place_features(sets, node, job.batch_size, memory_limit(job.settings.memory), free)
     targets = [job.objective.targets(features) for features in sets]
     feeds = feeds_of(sets, node, placement, job.weights, targets)
-    return Fed(Feeds(feeds[0], feeds[1] if len(feeds) > 1 else None, train, val), trunk, extraction, placement)
+    standardization = None
+    if (linear := _mapped_into(job, node)) is not None:
+        moments = Moments(linear.averaged)
+        for rows, weights in feeds[0].stored():
+            moments.add(rows, weights)
+        standardization = moments.standardization(linear)
+        for feed in feeds:
+            feed.standardize(standardization)
+    feeds_of_stage = Feeds(feeds[0], feeds[1] if len(feeds) > 1 else None, train, val)
+    return Fed(feeds_of_stage, trunk, extraction, placement, standardization)
+
+
+def _mapped_into(job: TrainingJob, cut: str) -> Readers | None:
+    """The layers that a map of the features at `cut` goes into; None where they are trained on as they are: it was
+    not asked for, no layer can take it, or a solver standardises by itself."""
+    s = job.settings
+    if not s.standardize or s.solver is not None or cut == INPUT:
+        return None
+    return readers(job.model.graph.after(cut, job.model.input_shape))
 
 
 def _extractor(job: TrainingJob, node: str, views: bool = False) -> Extractor:
@@ -79,9 +106,14 @@ def from_images(job: TrainingJob, node: str | None) -> Fed:
     """Decoded images, in every epoch anew; with a `node`, through the frozen trunk up to it."""
     assert isinstance(job.train, Dataset) and not isinstance(job.val, FeatureSet)
     trunk = None if node is None else pixel_trunk(job.model, [node], job.backend, job.place)
-    runs = trunk
-    if trunk is not None and node is not None and job.settings.debug_nans:
-        runs = WatchedTrunk(trunk, job.model, node, job.backend, job.place)
+    runs, standardization, mapping = trunk, None, None
+    if trunk is not None and node is not None:
+        if (linear := _mapped_into(job, node)) is not None:
+            standardization = _moments(job, trunk, node, linear.averaged).standardization(linear)
+            shape = job.model.graph.shapes(job.model.input_shape)[node]
+            mapping = mapping_trunk(standardization, shape, job.backend, job.place)
+        if job.settings.debug_nans:
+            runs = WatchedTrunk(trunk, job.model, node, job.backend, job.place)
 
     def feed(data: Dataset, augment: Augment | None, weights: np.ndarray | None = None) -> Images:
         s = job.settings
@@ -96,7 +128,38 @@ def from_images(job: TrainingJob, node: str | None) -> Fed:
             s.workers,
             weights,
             job.objective.targets(data),
+            mapping,
         )
 
     train = feed(job.train, job.settings.augmentation, job.weights)
-    return Fed(Feeds(train, None if job.val is None else feed(job.val, None), job.train, job.val), trunk)
+    feeds = Feeds(train, None if job.val is None else feed(job.val, None), job.train, job.val)
+    return Fed(feeds, trunk, standardization=standardization)
+
+
+def _moments(job: TrainingJob, trunk: Trunk, cut: str, averaged: bool) -> Moments:
+    """Of the training images' features, as a cache would have them in its first view: one pass over them."""
+    assert isinstance(job.train, Dataset)
+    start, size, s = time.perf_counter(), job.batch_size, job.settings
+    loader = batches(
+        job.train,
+        job.model.preprocess,
+        np.arange(len(job.train)),
+        size,
+        workers=s.workers,
+        augment=s.augmentation,
+        seed=s.seed,
+        epoch=0,
+    )
+    moments = Moments(averaged)
+    with track("standardising features", -(-len(job.train) // size)) as advance:
+        for batch in loader:
+            features = job.backend.numpy(trunk.run(pad(batch.images, size))[cut])
+            weights = None if job.weights is None else job.weights[batch.indices]
+            moments.add(np.ascontiguousarray(features[: len(batch.ids)]), weights)
+            advance()
+    LOG.debug(
+        "standardised features by one pass over %d training images, %.1f s",
+        len(job.train),
+        time.perf_counter() - start,
+    )
+    return moments

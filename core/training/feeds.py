@@ -31,6 +31,7 @@ from headstart.features.exports import all_rows
 from headstart.features.feature_set import FeatureSet
 from headstart.store.ids import ids_to_array
 from headstart.training.history import Seconds
+from headstart.training.standardizing import MAPPED, Standardization
 
 EVALUATION_ROWS = 512
 
@@ -58,6 +59,17 @@ class Feed(Protocol):
 
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         """float32 `(n, classes)`, in the data set's order."""
+
+
+class FeatureFeed(Feed, Protocol):
+    """A feed of features that were stored."""
+
+    def stored(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """All rows of the first view as they are stored, and how much each counts, in blocks, in any order. Each
+        block is valid until the next one is asked for."""
+
+    def standardize(self, by: Standardization) -> None:
+        """Rows are mapped before they are fed, from now on. To be called once, before anything was fed."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +109,28 @@ class Resident:
         samples, as the loss takes them; None: the labels."""
         self.features, self.cut, self.weights = features, cut, weights
         self.targets = features.labels if targets is None else targets
+        self.standardization: Standardization | None = None
+        self._read: np.ndarray | None = None  # the first view's rows, between their statistics and their use
         self._placed: dict[int, Any] = {}
+
+    def stored(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        self._read = all_rows(self.features, self.cut, 0)
+        yield self._read, self.weights
+
+    def standardize(self, by: Standardization) -> None:
+        self.standardization = by
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         return epoch_order(len(self.targets), batch_size, seed, epoch)
 
     def _on_device(self, trainer: Trainer, view: int) -> Any:
         if view not in self._placed:
-            self._placed[view] = trainer.put(all_rows(self.features, self.cut, view))
+            rows, self._read = (None, self._read) if view else (self._read, None)
+            if rows is None:
+                rows = all_rows(self.features, self.cut, view)
+            if self.standardization is not None:
+                rows = self.standardization.map(rows)
+            self._placed[view] = trainer.put(rows)
         return self._placed[view]
 
     def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
@@ -176,12 +202,30 @@ class Streamed:
         self.features, self.cut, self.pools, self.block, self.weights = features, cut, pools, block, weights
         self.targets = features.labels if targets is None else targets
         self.in_memory = in_memory
+        self.standardization: Standardization | None = None
         self._sources: dict[int, _Source] = {}
 
     def _source(self, view: int) -> _Source:
         if view not in self._sources:
             self._sources[view] = _Source(self.features, self.cut, view, self.in_memory)
+            if self.standardization is not None:
+                self._sources[view].standardize(self.standardization)
         return self._sources[view]
+
+    def stored(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        source = self._source(0)
+        pools = self._in_order(source)
+        for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
+            yield rows, None if self.weights is None else self.weights[positions]
+
+    def standardize(self, by: Standardization) -> None:
+        self.standardization = by
+        for source in self._sources.values():
+            source.standardize(by)
+
+    def _in_order(self, source: _Source) -> list[np.ndarray]:
+        """The positions of pool after pool, as they are read fastest."""
+        return [source.on_disk[i : i + self.pools.rows] for i in range(0, len(self.targets), self.pools.rows)]
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         if self.in_memory:
@@ -213,7 +257,7 @@ class Streamed:
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         clock = Clock()
         source = self._source(0)
-        pools = [source.on_disk[i : i + self.pools.rows] for i in range(0, len(self.targets), self.pools.rows)]
+        pools = self._in_order(source)
         logits: np.ndarray | None = None
         for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
             clock("data")
@@ -236,12 +280,22 @@ class _Source:
         count = len(features)
         self.on_disk = np.arange(count) if in_memory else self._folder.disk_order(self._ids)
         """positions in the order in which their rows are read fastest"""
+        self._by: Standardization | None = None
+
+    def standardize(self, by: Standardization) -> None:
+        """Rows are mapped from now on: those that are held at once, others whenever they are read."""
+        if self._rows is None:
+            self._by = by
+        else:
+            by.map(self._rows)
 
     def read(self, positions: np.ndarray, out: np.ndarray, restore: bool) -> None:
         if self._rows is not None:
             np.take(self._rows, positions, axis=0, out=out)
-        else:
-            self._folder.read(self._ids[positions], out, restore)
+            return
+        self._folder.read(self._ids[positions], out, restore)
+        if self._by is not None:
+            self._by.map(out)
 
 
 def evaluated(trainer: Trainer, rows: Any, count: int) -> np.ndarray:
@@ -270,12 +324,13 @@ class Images:
         workers: int | None,
         weights: np.ndarray | None = None,
         targets: np.ndarray | None = None,
+        mapping: Trunk | None = None,
     ) -> None:
         """`batch_size`: of the evaluation; with that of training, a trunk sees one shape. `weights`, `targets`: as
-        `Resident` has them."""
+        `Resident` has them. `mapping`: what standardises the trunk's features; see `mapping_trunk`."""
         self.weights = weights
         self.data, self.preprocess, self.batch_size = data, preprocess, batch_size
-        self.trunk, self.cut = trunk, cut
+        self.trunk, self.cut, self.mapping = trunk, cut, mapping
         self.augment, self.seed, self.workers = augment, seed, workers
         self.targets = data.labels if targets is None else targets
 
@@ -286,6 +341,8 @@ class Images:
         if self.trunk is None or self.cut is None:
             return images
         features = self.trunk.run(images)[self.cut]
+        if self.mapping is not None:
+            features = self.mapping.run(features)[MAPPED]
         clock("trunk")
         return features
 

@@ -52,6 +52,8 @@ class _FitCompareCompareModesSweep(TypedDict, total=False):
     """With several labels a sample, the probability above which one is predicted; best: by validation."""
     huber: float | None
     """With numbers as labels, errors above so many standard deviations count in proportion, not squared."""
+    standardize: bool
+    """Train a linear head on standardised features; what comes of it is a plain layer all the same."""
     seed: int
     """Seed of all that is drawn: split, order, initial weights, dropout and augmentation."""
 

@@ -70,7 +70,7 @@ def run_stage(
         if keep is not None:
             keep(standing)
     params = trainer.params() if standing.params is None else standing.params
-    return result_of(params, standing.history, objective, standing.outputs, feeds.val_data)
+    return result_of(stage.plain(params), standing.history, objective, standing.outputs, feeds.val_data)
 
 
 def history_of(records: list[Record], best: Best) -> History:

@@ -345,6 +345,19 @@ class Training:
         " cache that is impossible, and refused unless `views` keeps several. In `staged` it is used in "
         "the second stage, and with `views` in the first.",
     )
+    standardize: bool = option(
+        True,
+        "Train a linear head on standardised features; what comes of it is a plain layer all the same.",
+        SWITCH,
+        takers=THAT_TRAIN,
+        text=bool,
+        more="Every channel gets mean 0 and deviation 1 over the training data, by their weights, through a fixed "
+        "map that goes into the first layer afterwards: what is predicted with, saved and exported takes features "
+        "as they are. It is for features, cached or of a frozen trunk, that only linear layers of the head read "
+        "(averages over positions, flattening and dropout between may be; without a bias, only the deviation "
+        'is taken off); all else is trained as without it. "frozen" makes one pass over the training images '
+        "for it.",
+    )
     batch_norm: str = option(
         "auto",
         "Statistics of trained batch norms: frozen, train, or auto (train in scratch).",

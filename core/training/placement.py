@@ -17,7 +17,7 @@ from headstart.common.errors import SettingError
 from headstart.common.machine import available_memory
 from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.features.feature_set import FeatureSet
-from headstart.training.feeds import Feed, Pools, Resident, Streamed
+from headstart.training.feeds import FeatureFeed, Pools, Resident, Streamed
 
 DEVICE, MEMORY, DISK = "device", "memory", "disk"
 BLOCK_NBYTES = 1 << 20  # reading this much at once costs a disk little more than its seek
@@ -104,7 +104,7 @@ def feeds_of(
     placement: Placement,
     weights: np.ndarray | None = None,
     targets: Sequence[np.ndarray] | None = None,
-) -> list[Feed]:
+) -> list[FeatureFeed]:
     """A feed for each set. Feeds that stream share one pair of pools. `weights`: of the first set's samples.
     `targets`: of each set, as the loss takes them; None: the labels."""
     counting = [weights, *[None] * (len(features) - 1)]

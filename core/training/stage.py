@@ -23,6 +23,7 @@ from headstart.training.history import Record
 from headstart.training.objective import Objective
 from headstart.training.rates import kept_by_owner, rate_multiples
 from headstart.training.settings import Settings
+from headstart.training.standardizing import Standardization
 from headstart.training.stopping import Monitor
 
 HEAD_STAGE, ALL_STAGE = "head", "all"
@@ -54,6 +55,12 @@ class Stage:
     """parameters that a module's owner froze, and that training leaves alone"""
     schedule: Schedule = field(default_factory=Schedule)
     """that the rates follow"""
+    standardization: Standardization | None = None
+    """what the features are mapped by before they are fed"""
+
+    def plain(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A trainer's parameters, for features as they are in the store."""
+        return dict(params) if self.standardization is None else self.standardization.folded(params)
 
     @property
     def epochs(self) -> int:
@@ -84,12 +91,16 @@ def stage_of(
     samples: int,
     epochs: int | None,
     monitor: Monitor | None,
+    standardization: Standardization | None = None,
 ) -> Stage:
     """A stage as `settings` have it. `params`: of the model; those of `graph` are trained. `fresh`: which of them
-    are not pretrained. `samples`: how many the training data have. `epochs`: just so many; None: by default."""
+    are not pretrained. `samples`: how many the training data have. `epochs`: just so many; None: by default.
+    `standardization`: of the features that it is fed with."""
     whole = name == ALL_STAGE
     optimizer = optimizer_of(settings.optimizer, default_optimizer(graph, whole), settings.lr)
     params = {name: params[name] for name in graph.param_shapes()}
+    if standardization is not None:
+        params = standardization.unfolded(params, fresh)
     kept = kept_by_owner(graph, not settings.training_mode.pretrained)
     multiples = rate_multiples(params, fresh, settings.lr_scale, kept)
     steps, batch_size = epoch_shape(samples, settings.batch_size)
@@ -109,6 +120,7 @@ def stage_of(
         monitor,
         kept,
         schedule,
+        standardization,
     )
 
 

@@ -64,6 +64,7 @@ def _train_head(job: TrainingJob, cut: str, observers: Observers, checkpoints: C
         samples=len(job.train),
         epochs=epochs,
         monitor=job.monitor,
+        standardization=source.standardization,
     )
     finished = _train(job, stage, source, (), observers, checkpoints)
     check_trunk(job.model, cut, {**job.model.params, **finished.trained.params}, source.trunk)

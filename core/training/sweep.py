@@ -52,6 +52,7 @@ from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE, Stage, stage_of
 from headstart.training.stages import train_stage
+from headstart.training.standardizing import Standardization
 from headstart.training.stopping import Best
 from headstart.training.tables import sweep_table
 
@@ -167,8 +168,8 @@ def sweep(
     say(job.train, job.val)
     default = optimizer_of(settings.optimizer, default_optimizer(graph, False), None)
     jobs = _jobs(job, default, points)
-    stages = [_stage(of, graph) for of in jobs]
     source = from_cache(job, cut)
+    stages = [_stage(of, graph, source.standardization) for of in jobs]
     chain = chain_of(graph)
     nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())
     room = 1 if chain is None else max(1, MAX_NBYTES // max(1, nbytes))
@@ -268,7 +269,7 @@ def _groups(jobs: Sequence[TrainingJob], room: int) -> Iterator[list[int]]:
         yield from (members[k : k + room] for k in range(0, len(members), room))
 
 
-def _stage(job: TrainingJob, graph: Graph) -> Stage:
+def _stage(job: TrainingJob, graph: Graph, standardization: Standardization | None) -> Stage:
     return stage_of(
         HEAD_STAGE,
         graph,
@@ -279,6 +280,7 @@ def _stage(job: TrainingJob, graph: Graph) -> Stage:
         samples=len(job.train),
         epochs=job.settings.epochs,
         monitor=job.monitor,
+        standardization=standardization,
     )
 
 
@@ -304,8 +306,7 @@ def _side_by_side(
     assert val is not None and val_data is not None
     optimizers = [_optimizer(of) for of in jobs]
     lr, decay = (np.array([getattr(o, name) for o in optimizers], np.float32) for name in ("lr", "weight_decay"))
-    start = job.model.params
-    stacked = {name: np.repeat(start[name][None], len(jobs), 0) for name in graph.param_shapes()}
+    stacked = {name: np.repeat(value[None], len(jobs), 0) for name, value in stage.params.items()}
     recipe = HeadsRecipe(optimizers[0], lr, decay, job.objective.loss)
     heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
     if heads is None:
@@ -335,7 +336,7 @@ def _side_by_side(
             break
     return [
         result_of(
-            head.params or {},
+            stage.plain(head.params or {}),
             history_of(head.records, head.best),
             job.objective,
             head.outputs,

@@ -149,7 +149,8 @@ def test_a_position_beyond_the_data_is_refused() -> None:
 def test_the_record_has_the_keys_that_reports_and_saved_runs_have() -> None:
     expected = (
         "epochs max_epochs patience monitor min_delta batch_size optimizer lr_scale schedule label_smoothing "
-        "class_weights pos_weight threshold huber augment batch_norm seed device precision feature_dtype views"
+        "class_weights pos_weight threshold huber augment standardize batch_norm seed device precision "
+        "feature_dtype views"
     )
     assert list(Settings().record()) == expected.split()
     full = Settings(mode="scratch", cut="input", augment="flip", views=2, lr_scale={"fc": 0.5}).record()
@@ -169,6 +170,7 @@ def test_the_record_has_the_keys_that_reports_and_saved_runs_have() -> None:
         "threshold": None,
         "huber": None,
         "augment": {"flip": True, "crop": None},
+        "standardize": True,
         "batch_norm": "train",
         "seed": 0,
         "device": "auto",

@@ -253,12 +253,16 @@ def test_training_goes_on_where_it_ended(
 
 
 def test_the_frameworks_own_model_gives_units(backend: str) -> None:
-    """One step down the gradient of the squared error of standardised numbers, and the scale in the last layer."""
+    """One step down the gradient of the squared error of standardised numbers on standardised features, and both
+    scales in the layer."""
+    from sklearn.preprocessing import StandardScaler
+
     data = data_of("regression")
     model = model_for(data)
     settings: dict[str, Any] = {"epochs": 1, "batch_size": len(data), "dtype": "float32", "backend": backend}
     run = hs.fit(model, data, cut=BEHIND_DROPOUT, optimizer=hs.SGD(lr=0.1, momentum=0.0), **settings)
     x = hs.extract(model, data, backend=backend, dtype="float32").numpy().astype(np.float64)
+    x = StandardScaler().fit_transform(x)
     fresh = model.reseeded(0)
     weight, bias = (fresh[f"{model.graph.output}.{name}"].astype(np.float64) for name in ("weight", "bias"))
     mean, deviation = data.labels.mean(0, dtype=np.float64), data.labels.std(0, dtype=np.float64)
@@ -445,7 +449,7 @@ def test_half_precision_keeps_the_units(numbers_run: Path, backend: str) -> None
     expected, deviation = run.predict(features), data.labels.std(0)
     for what in (data, features):
         off = np.abs(run.predict(what, precision="bfloat16") - expected) / deviation
-        assert 0 < off.max() < 0.02
+        assert 0 < off.max() < 0.06  # bfloat16 also rounds features that vary little beside their mean
 
 
 def test_a_wrapped_module_learns_numbers_by_a_fresh_head(backend: str) -> None:

@@ -170,7 +170,8 @@ class Keeper:
         best = standing.history.best_epoch
         if standing.over or best != self.saved:
             val = self.of.job.val
-            trained = result_of(params, standing.history, self.stage.objective, standing.outputs, val)
+            plain, objective = self.stage.plain(params), self.stage.objective
+            trained = result_of(plain, standing.history, objective, standing.outputs, val)
             save(run_of(self.of.job, self.so_far(trained), time.perf_counter() - self.of.begun), self.of.folder)
             self.saved = best
         arrays = {f"{STATE_OF}{name}": array for name, array in self.trainer.state().items()}
