@@ -284,7 +284,8 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     result = shell(
         "fit", "--data", photos, "--model", "resnet18_half", "--size", 32, "--epochs", 3, "--batch-size", 4,
         "--backend", backend, "--device", "cpu", "--out", tmp_path / "run", "--json", tmp_path / "fit.json",
-        "--dtype", "float32", "--split", 0.75, "--split-by", "position", "--lr", 0.02,
+        "--dtype", "float32", "--split", 0.75, "--split-by", "position", "--lr", 0.02, "--schedule", "constant",
+        "--warmup", 0,
     )  # fmt: skip
     assert result.code == 0, result.err
     lines = result.err.splitlines()
@@ -295,7 +296,7 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     figures = load(tmp_path / "fit.json")
     assert (figures["backend"], figures["mode"], figures["cut"]) == (backend, "cached", "avgpool")
     assert len(figures["history"]) == 3
-    assert figures["val_accuracy"] == figures["history"][-1]["val_accuracy"]
+    assert figures["val_accuracy"] == figures["history"][figures["best_epoch"] - 1]["val_accuracy"]
     assert (figures["extracted"], figures["reused"], figures["features_made_by"]) == (16, 0, [backend])
     assert figures["data"] == {
         "name": "photos", "train": 12, "val": 4, "classes": ["dark", "light"], "skipped": [],
@@ -309,6 +310,7 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     assert figures["history"][0]["learning_rate"] == pytest.approx(0.02)
     run = hs.load(tmp_path / "run", backend=backend)
     assert run.history.as_list() == figures["history"]
+    assert run.best_epoch == figures["best_epoch"]
     assert run.model.classes == ("dark", "light")
 
 

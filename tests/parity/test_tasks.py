@@ -98,7 +98,7 @@ def test_losses_are_torchs_own_step_by_step(case: str, backend: str, cache: Path
     assert np.abs(np.subtract(expected, at_rest))[1:].max() > 10 * TOLERANCE, "gradients are seen in losses"
     options: dict[str, Any] = {
         "cut": CUT, "epochs": EPOCHS, "batch_size": BATCH, "device": "cpu", "backend": backend, "cache": cache,
-        **OPTIONS.get(case, {}),
+        "schedule": "constant", "warmup": 0.0, "standardize": False, **OPTIONS.get(case, {}),
     }  # fmt: skip
     descent = hs.SGD(lr=LR, momentum=0.0)
     runs = [hs.fit(model, data, dtype="float32", optimizer=descent, **options)]
