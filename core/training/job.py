@@ -20,6 +20,7 @@ from headstart.data import Arrays, Dataset
 from headstart.data.order import epoch_shape
 from headstart.features.feature_set import FeatureSet
 from headstart.features.trunk_keys import cut_of
+from headstart.graph import Graph
 from headstart.models import Model, check_model
 from headstart.training.checks import check_sets
 from headstart.training.modes import Mode
@@ -102,8 +103,20 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
 
 def initial(model: Model, mode: Mode, cut: str | None, seed: int) -> dict[str, np.ndarray]:
     """The parameters that a run starts from. A frozen trunk is the model's own, random or not; only the
-    fresh part of what is trained comes from `seed`."""
+    fresh part of what is trained comes from `seed`.
+
+    A fresh output layer on a frozen trunk starts at zero, as in Kolesnikov et al. 2020 (BiT, arXiv:1912.11370):
+    what is drawn at random is noise in the outputs that few samples never train away.
+    """
     params = model.reseeded(seed, everything=not mode.pretrained)
     if cut is not None:
         params |= {name: model.params[name] for name in model.graph.upto(cut).param_shapes()}
+    if mode.frozen:
+        params |= {name: np.zeros_like(params[name]) for name in output_layer(model.graph) & model.fresh}
     return params
+
+
+def output_layer(graph: Graph) -> set[str]:
+    """The parameters of the linear layer whose outputs are the graph's; none where something else makes them."""
+    output = graph[graph.output]
+    return set(output.param_shapes()) if output.op == "linear" else set()

@@ -18,7 +18,14 @@ from headstart.training import stages
 from headstart.training.measured import measure
 from headstart.training.objective import objective_of_run
 
-UNSTEADY: dict[str, Any] = {"epochs": 6, "batch_size": 12, "lr": 3.0, "schedule": "constant", "warmup": 0.0}
+UNSTEADY: dict[str, Any] = {
+    "epochs": 6,
+    "batch_size": 12,
+    "lr": 10.0,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "standardize": False,
+}
 """a rate with which the validation loss rises and falls"""
 
 
@@ -132,7 +139,7 @@ def test_each_head_of_a_sweep_keeps_its_best(
     model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any], cached: Any
 ) -> None:
     """Side by side as alone."""
-    rates = [0.01, 0.1, 3.0]
+    rates = [0.01, 0.1, UNSTEADY["lr"]]
     unsteady = {name: value for name, value in UNSTEADY.items() if name != "lr"}
     swept = hs.sweep(model, *data, grid={"lr": rates}, **settings, **unsteady)
     assert swept.at_once == 3
@@ -143,7 +150,7 @@ def test_each_head_of_a_sweep_keeps_its_best(
         assert entry["val_loss"] == run.history.best.val_loss
         best[point["lr"]] = run.best_epoch
     assert len(set(best.values())) > 1, "heads of one best epoch tell nothing"
-    assert best[3.0] == cached.best_epoch
+    assert best[UNSTEADY["lr"]] == cached.best_epoch
 
 
 STOPPED = {name: value for name, value in UNSTEADY.items() if name != "epochs"} | {"max_epochs": 30, "patience": 2}
@@ -161,10 +168,13 @@ def test_what_stops_early_stops_where_frozen_does(
         "head": {"max_epochs": 30, "patience": 2, "schedule": {"kind": "constant", "warmup": 0.0}}
     }
     steady = {name: value for name, value in STOPPED.items() if name != "lr"}
-    swept = hs.sweep(model, *data, grid={"lr": [0.001, 3.0]}, **settings, **steady)
+    swept = hs.sweep(model, *data, grid={"lr": [0.001, UNSTEADY["lr"]]}, **settings, **steady)
     by_rate = {point["lr"]: each for point, each in zip(swept.points, swept.runs, strict=True)}
     assert swept.at_once == 2
-    assert (len(by_rate[3.0].history), by_rate[3.0].best_epoch) == (len(run.history), run.best_epoch)
+    assert (len(by_rate[UNSTEADY["lr"]].history), by_rate[UNSTEADY["lr"]].best_epoch) == (
+        len(run.history),
+        run.best_epoch,
+    )
     assert len(by_rate[0.001].history) > len(run.history)
     for each in swept.runs:
         assert_kept(each, data[1])

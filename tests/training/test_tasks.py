@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,11 @@ def test_every_way_of_feeding_learns_the_same(
 
 def test_rows_from_the_disk_are_learnt_by_their_own_targets(parts: tuple[Dataset, Dataset], backend: str) -> None:
     """Another order, the same mean loss of an epoch whose steps move nothing."""
+    # not fresh: a head that starts at zero has scores that hang on its last bits
+    model = replace(model_for(parts[0]), fresh=frozenset())
     runs = [
         hs.fit(
-            model_for(parts[0]), *parts, memory=memory, backend=backend, dtype="float32", cut=BEHIND_DROPOUT,
+            model, *parts, memory=memory, backend=backend, dtype="float32", cut=BEHIND_DROPOUT,
             epochs=1, batch_size=3, lr=1e-9,
         )
         for memory in (11_000, None)
@@ -263,8 +266,7 @@ def test_the_frameworks_own_model_gives_units(backend: str) -> None:
     run = hs.fit(model, data, cut=BEHIND_DROPOUT, optimizer=hs.SGD(lr=0.1, momentum=0.0), **settings)
     x = hs.extract(model, data, backend=backend, dtype="float32").numpy().astype(np.float64)
     x = StandardScaler().fit_transform(x)
-    fresh = model.reseeded(0)
-    weight, bias = (fresh[f"{model.graph.output}.{name}"].astype(np.float64) for name in ("weight", "bias"))
+    weight, bias = (np.zeros(shape) for shape in model.graph[model.graph.output].param_shapes().values())
     mean, deviation = data.labels.mean(0, dtype=np.float64), data.labels.std(0, dtype=np.float64)
     targets = (data.labels - mean) / deviation
     off = x @ weight.T + bias - targets
