@@ -183,9 +183,14 @@ def test_the_command_says_it_once(
 ) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HEADSTART_BACKEND", "torch")
-    fit = ["fit", "--data", trap, "--size", 32, "--epochs", 2, "--batch-size", 4, "--out", tmp_path / "run"]
+    fit = [
+        "fit", "--data", trap, "--model", "resnet18_half", "--size", 32, "--epochs", 2, "--batch-size", 4,
+        "--out", tmp_path / "run",
+    ]  # fmt: skip
     code, said = run(monkeypatch, capsys, *fit)
-    assert code == 2 and said.count("\n") == 2 and "--truncated keep" in said.splitlines()[1]
+    lines = said.splitlines()
+    assert code == 2 and [line.partition(":")[0] for line in lines] == ["model", "trap", "error"]
+    assert "--truncated keep" in lines[2]
     code, said = run(monkeypatch, capsys, *fit, "--truncated", "keep")
     assert code == 0
     assert said.count("break off and were kept") == 1 and "warning: trap: 2 pictures break off" in said

@@ -60,10 +60,14 @@ def fit(data: tuple[Dataset, Dataset], cache: Path) -> Fit:
     return call
 
 
+RATE: dict[str, Any] = {"lr": 0.01, "schedule": "constant", "warmup": 0.0}
+"""the same in each step, however many epochs there are"""
+
+
 @pytest.fixture(scope="module")
 def runs(own: ModuleType, fit: Fit) -> dict[str, Any]:
     """One run of every mode."""
-    return {mode: fit(wrapped(own), mode=mode, epochs=3, lr=0.01) for mode in MODES}
+    return {mode: fit(wrapped(own), mode=mode, epochs=3, **RATE) for mode in MODES}
 
 
 # ---- what it computes
@@ -171,8 +175,8 @@ def test_statistics_follow_the_batches_only_if_asked_to(own: ModuleType, fit: Fi
 
 def test_the_same_seed_gives_the_same_history(own: ModuleType, fit: Fit, runs: dict[str, Any]) -> None:
     first = runs["scratch"].history["step_losses"]
-    assert fit(wrapped(own), mode="scratch", epochs=1, lr=0.01).history["step_losses"] == first[:1]
-    assert fit(wrapped(own), mode="scratch", epochs=1, lr=0.01, seed=1).history["step_losses"] != first[:1]
+    assert fit(wrapped(own), mode="scratch", epochs=1, **RATE).history["step_losses"] == first[:1]
+    assert fit(wrapped(own), mode="scratch", epochs=1, **RATE, seed=1).history["step_losses"] != first[:1]
 
 
 def test_native_predicts_the_same(runs: dict[str, Any], backend: str, data: tuple[Dataset, Dataset]) -> None:
