@@ -42,7 +42,8 @@ def printable_lines(text: str) -> str:
 def say(text: object, err: bool = False) -> None:
     """Print a line, without what would steer a terminal and without secrets: to standard output, or to standard
     error."""
-    print(printable_lines(redacted(str(text))), file=sys.stderr if err else sys.stdout, flush=True)
+    # in one piece: an interrupt may come between a line and its end
+    print(f"{printable_lines(redacted(str(text)))}\n", end="", file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def shortened(text: str, length: int = 80) -> str:

@@ -8,6 +8,7 @@ end the training with its exception.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,11 +19,15 @@ from headstart.common.errors import WatchingWarning
 from headstart.common.log import LOG
 from headstart.common.text import epoch_line
 from headstart.models import Model
-from headstart.training.history import OnEpoch
+from headstart.training.history import History, OnEpoch
 from headstart.training.stage import HEAD_STAGE, EpochEnd, Stage
 
 About = Mapping[str, Any]
 """JSON-able: what a run is, as far as it is known when a stage begins"""
+EPOCHS_TOLD = 20
+"""that a stage may have for each to get a line of the log"""
+SECONDS_BETWEEN = 1.0
+"""of such lines, where there are more"""
 
 
 class Observer:
@@ -50,6 +55,9 @@ class Observer:
 
     def epoch(self, end: EpochEnd) -> bool | None:
         """After each epoch. True ends the stage: its other epochs are not trained."""
+
+    def done(self, stage: Stage, history: History) -> None:
+        """After the last epoch of each stage, with what it has recorded."""
 
     def end(self, error: BaseException | None) -> None:
         """Once, at the end, also after an error: close files. `error`: the exception that ends the training, or
@@ -88,6 +96,9 @@ class Observers:
         """Whether one of them ends the stage."""
         return self._tell(lambda observer: observer.epoch(end))
 
+    def done(self, stage: Stage, history: History) -> None:
+        self._tell(lambda observer: observer.done(stage, history))
+
     def _tell(self, call: Callable[[Observer], bool | None]) -> bool:
         answers = []
         for observer in tuple(self._watching):
@@ -112,14 +123,37 @@ class Observers:
 
 
 class LogLine(Observer):
-    """A line of the log for each epoch."""
+    """A line of the log for each epoch. Of a stage with many, which on features take a moment each, a line a
+    second, the last one, and which was kept."""
 
     def __init__(self, staged: bool = False) -> None:
         """`staged`: a second stage follows that of the head, so the lines of the head's say "head"."""
         self.staged = staged
+        self._due = 0.0
+        self._untold: EpochEnd | None = None
+        """the last epoch, where there was no line of it"""
 
     def epoch(self, end: EpochEnd) -> None:
+        now = time.monotonic()
+        self._untold = None
+        if end.stage.epochs > EPOCHS_TOLD and end.record.epoch > 1 and now < self._due:
+            self._untold = end
+            return
+        self._due = now + SECONDS_BETWEEN
+        self._tell_of(end)
+
+    def _tell_of(self, end: EpochEnd) -> None:
         LOG.info(epoch_line("head " if self.staged and end.stage.name == HEAD_STAGE else "", end.record))
+
+    def done(self, stage: Stage, history: History) -> None:
+        if self._untold is not None:
+            self._tell_of(self._untold)
+        self._untold = None
+        if stage.epochs > EPOCHS_TOLD and stage.monitor is not None:
+            LOG.info(
+                "kept epoch %d of %d, the best by %s%s", history.best_epoch, len(history), stage.monitor.name,
+                "" if len(history) == stage.epochs else f"; no better one came, of {stage.epochs} at most",
+            )  # fmt: skip
 
 
 class EpochCallback(Observer):

@@ -152,5 +152,6 @@ def train_stage(
     observers.stage(stage, about)
     standing, keep = (None, None) if begin is None else begin(trainer)
     trained = run_stage(stage, trainer, feeds, observers, standing, keep)
+    observers.done(stage, trained.history)
     check_kept(stage.kept, stage.params, trained.params)
     return trained
