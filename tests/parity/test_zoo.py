@@ -422,6 +422,8 @@ class Training:
                 cut=self.cut,
                 epochs=EPOCHS if schedule is None else 1,
                 schedule=schedule or "constant",
+                warmup=0.0 if schedule is None else None,
+                standardize=False,  # rates and gradients are those of the features as they are
                 batch_size=BATCH,
                 optimizer=hs.SGD(rate, momentum=0.0),
                 dtype="float32",
