@@ -54,7 +54,14 @@ def default_epochs(trained: Graph, whole: bool, steps: int, monitored: bool) -> 
     """The number of epochs, of so many steps each, at most. `monitored`: the best of them is kept."""
     if whole or not is_shallow(trained):
         return EPOCHS
-    total, (least, most) = (HEAD_STEPS, HEAD_EPOCHS) if monitored else (UNMONITORED_STEPS, UNMONITORED_EPOCHS)
+    total, bounds = (HEAD_STEPS, HEAD_EPOCHS) if monitored else (UNMONITORED_STEPS, UNMONITORED_EPOCHS)
+    return epochs_for(total, steps, bounds)
+
+
+def epochs_for(total: int, steps: int, bounds: tuple[int, int]) -> int:
+    """How many epochs of `steps` steps each make at least `total` steps, within `bounds`: the fewest and the most
+    epochs."""
+    least, most = bounds
     return min(most, max(least, -(-total // steps)))
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from headstart.data import Dataset
+from headstart.data.order import epoch_shape
 from headstart.training.advice.candidates import Candidate
 from headstart.training.advice.rule import CUT, FULL, LINEAR, SCRATCH, STAGED
+from headstart.training.defaults import epochs_for
 from headstart.training.plan import Plan, plan
 
 STEPS = {LINEAR: 2000, CUT: 200, STAGED: 100, FULL: 100, SCRATCH: 200}
@@ -19,9 +21,8 @@ EPOCHS = {LINEAR: (10, 100), CUT: (10, 40), STAGED: (5, 20), FULL: (5, 20), SCRA
 
 def epochs_of(what: str, samples: int, batch_size: int) -> int:
     """How many epochs a mode is thought to be trained for: few steps an epoch take more epochs."""
-    least, most = EPOCHS[what]
-    steps = -(-samples // min(batch_size, samples))
-    return min(max(-(-STEPS[what] // steps), least), most)
+    steps, _ = epoch_shape(samples, batch_size)
+    return epochs_for(STEPS[what], steps, EPOCHS[what])
 
 
 @dataclass(frozen=True)
