@@ -11,8 +11,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +21,9 @@ from headstart.common.machine import machine_facts
 from headstart.common.progress import track
 from headstart.common.table import Table
 from headstart.contract import registry
-from headstart.contract.heads import Chain, Heads, HeadsRecipe, chain_of
+from headstart.contract.heads import chain_of
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.data import Dataset
-from headstart.data.annotations import REGRESSION
 from headstart.data.copies import warn_of_copies
 from headstart.data.id_set import IdSet
 from headstart.data.summary import say
@@ -40,20 +38,17 @@ from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import Feeds
 from headstart.training.finished import settings_record
 from headstart.training.frozen_trunk import check_trunk
-from headstart.training.history import Record
 from headstart.training.job import TrainingJob, initial, job_of
-from headstart.training.loop import Trained, history_of, record_of, result_of
-from headstart.training.measured import measure
+from headstart.training.loop import Trained
 from headstart.training.observers import EpochCallback, LogLine, Observers
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
-from headstart.training.scores.outcome import Outcome
 from headstart.training.settings import settings_of
+from headstart.training.side_by_side import side_by_side
 from headstart.training.signatures import documented
 from headstart.training.stage import HEAD_STAGE, Stage, stage_of
 from headstart.training.stages import train_stage
 from headstart.training.standardizing import Standardization
-from headstart.training.stopping import Best
 from headstart.training.tables import sweep_table
 
 if TYPE_CHECKING:
@@ -180,7 +175,7 @@ def sweep(
             heads = None
             if len(group) > 1 and chain is not None:
                 pairs = [(jobs[i], stages[i]) for i in group]
-                heads = _side_by_side(pairs, graph, chain, source.feeds, advance)
+                heads = side_by_side(pairs, graph, chain, source.feeds, advance)
             if heads is None:
                 heads = [_alone(jobs[i], stages[i], source.feeds, advance) for i in group]
             else:
@@ -253,12 +248,6 @@ def _jobs(job: TrainingJob, default: Optimizer, points: Sequence[Mapping[str, fl
     return jobs
 
 
-def _optimizer(job: TrainingJob) -> Optimizer:
-    optimizer = job.settings.optimizer
-    assert optimizer is not None and not isinstance(optimizer, str)
-    return optimizer
-
-
 def _groups(jobs: Sequence[TrainingJob], room: int) -> Iterator[list[int]]:
     """Which of them can be trained side by side: those of one seed, which see the same rows in the same order,
     and of them so many at once as there is room for."""
@@ -289,82 +278,6 @@ def _alone(job: TrainingJob, stage: Stage, feeds: Feeds, advance: Callable[..., 
         trained = train_stage(job, stage, feeds, observers, about={})
     advance(stage.epochs - len(trained.history))
     return trained
-
-
-def _side_by_side(
-    heads_of: Sequence[tuple[TrainingJob, Stage]],
-    graph: Graph,
-    chain: Chain,
-    feeds: Feeds,
-    advance: Callable[..., None],
-) -> list[Trained] | None:
-    """What becomes of heads that differ in learning rate and weight decay; None where the backend has no way to
-    train them at once. One that is to stop is trained on with the others, and no longer followed."""
-    job, stage = heads_of[0]
-    jobs = [of for of, _ in heads_of]
-    train, val, val_data = feeds.train, feeds.val, feeds.val_data
-    assert val is not None and val_data is not None
-    optimizers = [_optimizer(of) for of in jobs]
-    lr, decay = (np.array([getattr(o, name) for o in optimizers], np.float32) for name in ("lr", "weight_decay"))
-    stacked = {name: np.repeat(value[None], len(jobs), 0) for name, value in stage.params.items()}
-    recipe = HeadsRecipe(optimizers[0], lr, decay, job.objective.loss)
-    heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
-    if heads is None:
-        return None
-    shares = stage.schedule.rates(1.0, stage.rates.size).reshape(stage.rates.shape)
-    followed = [_Head(Best(of.monitor)) for _, of in heads_of]
-    for epoch, share in enumerate(shares):
-        result = train.train(heads, train.order(stage.batch_size, stage.seed, epoch), share, epoch)
-        logits, more = val.logits(heads)  # (n, heads, classes)
-        measured = [measure(job.objective, logits[:, k], val.targets, val_data) for k in range(len(jobs))]
-        seconds = (result.seconds + more).shared(len(jobs))
-        kept, under_way = [], [k for k, head in enumerate(followed) if not head.best.over]
-        for k in under_way:
-            head = followed[k]
-            accuracy = None if job.objective.task == REGRESSION else float(result.accuracy[k])
-            losses = result.losses[:, k, None]
-            head.records.append(
-                record_of(job.objective, epoch, losses, accuracy, measured[k], seconds, share * lr[k])
-            )
-            better = head.best.better(head.records[-1])
-            last = head.best.over or epoch + 1 == stage.epochs
-            if better or (last and head.params is None):
-                kept.append(k)
-            advance(stage.epochs - epoch if last else 1)
-        _keep(heads, followed, kept, logits)
-        if all(head.best.over for head in followed):
-            break
-    return [
-        result_of(
-            stage.plain(head.params or {}),
-            history_of(head.records, head.best),
-            job.objective,
-            head.outputs,
-            val_data,
-            partial(Outcome.of_one_of_many, heads=len(jobs)),
-        )
-        for head in followed
-    ]
-
-
-@dataclass
-class _Head:
-    """One of the heads that are trained side by side, as far as it has come."""
-
-    best: Best
-    records: list[Record] = field(default_factory=list)
-    params: dict[str, np.ndarray] | None = None
-    """after its best epoch"""
-    outputs: np.ndarray | None = None
-    """float32 `(n, classes)`: for the validation data, after that epoch"""
-
-
-def _keep(heads: Heads, followed: Sequence[_Head], numbers: Sequence[int], logits: np.ndarray) -> None:
-    """Keep what the heads of these numbers are now. `logits`: `(n, heads, classes)`."""
-    params = heads.params() if numbers else {}
-    for k in numbers:
-        followed[k].params = {name: values[k].copy() for name, values in params.items()}
-        followed[k].outputs = logits[:, k].copy()
 
 
 def _run(job: TrainingJob, stage: Stage, source: Fed, trained: Trained, seconds: float, train_ids: IdSet) -> Run:
