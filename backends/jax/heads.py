@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from headstart.contract.recipe import Place
 from headstart.data.rows import window
 
 
-@behind_door("__init__", "put", "epoch", "logits", "params")
+@behind_door("__init__", "put", "epoch", "logits", "params", "keep")
 class JaxHeads:
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place
@@ -49,7 +50,8 @@ class JaxHeads:
     ) -> tuple[np.ndarray, np.ndarray]:
         known = put((losses.native_targets(targets), weights), self.place)
         batches = None if order is None else put(order.astype(np.int32), self.place)
-        self.carry, (means, correct) = self._epoch(self.carry, rows, known, batches, rates)
+        own = self.recipe.lr, self.recipe.weight_decay
+        self.carry, (means, correct) = self._epoch(self.carry, own, rows, known, batches, rates)
         return to_numpy(means), to_numpy(correct).sum(0)
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
@@ -57,6 +59,12 @@ class JaxHeads:
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: np.array(w) for name, w in self.carry[0].items()}
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        # on the host, where nothing is compiled for it; the count of steps, a number, is of all heads
+        places, carry = list(numbers), jax.tree.map(np.asarray, self.carry)
+        self.carry = put(jax.tree.map(lambda kept: kept[places] if kept.ndim else kept, carry), self.place)
+        self.recipe = self.recipe.of(numbers)
 
     def _forward(self, weights: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
         """`(n, h, classes)`"""
@@ -76,8 +84,13 @@ class JaxHeads:
             x = x if bias is None else x + bias.astype(dtype)
         return x.astype(jnp.float32)
 
-    def _one_step(self, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
-        (weights, moments), (targets, sample_weights) = carry, known
+    def _one_step(self, own: Any, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
+        """`own`: the heads' rates and weight decays, each `(h,)`. They are arguments, so that a program does not
+        depend on which heads there are, but on how many."""
+        (lr, decay), (weights, moments), (targets, sample_weights) = own, carry, known
+        by_head = None
+        if sample_weights is not None and sample_weights.ndim == 2:
+            by_head = sample_weights = sample_weights.T
 
         def loss_of(weights: Mapping[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             logits = self._forward(weights, x).swapaxes(0, 1)
@@ -86,21 +99,19 @@ class JaxHeads:
 
         (_, (means, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
 
-        def each(values: np.ndarray, like: jax.Array) -> jax.Array:
+        def each(values: jax.Array, like: jax.Array) -> jax.Array:
             return values.reshape(-1, *[1] * (like.ndim - 1))
 
-        decays = {name: each(self.recipe.weight_decay, w) * w for name, w in weights.items()}
+        decays = {name: each(decay, w) * w for name, w in weights.items()}
         if isinstance(self.recipe.optimizer, SGD):
             gradients = {name: g + decays[name] for name, g in gradients.items()}
             decays = dict.fromkeys(decays, 0.0)
         updates, moments = self.rule.update(gradients, moments)
-        weights = {
-            name: w - rate * each(self.recipe.lr, w) * (updates[name] + decays[name])
-            for name, w in weights.items()
-        }
+        weights = {name: w - rate * each(lr, w) * (updates[name] + decays[name]) for name, w in weights.items()}
+        right = losses.right(self.recipe.loss, logits, targets)
+        right = right if by_head is None else right & (by_head > 0)
         # argmax of NaN is 0
-        right = losses.count_right(self.recipe.loss, logits, targets) * jnp.isfinite(means)
-        return (weights, moments), (means, right)
+        return (weights, moments), (means, right.sum(-1) * jnp.isfinite(means))
 
-    def _whole_epoch(self, *args: Any) -> tuple[Any, Result]:
-        return whole_epoch(self._one_step, *args)
+    def _whole_epoch(self, carry: Any, own: Any, *args: Any) -> tuple[Any, Result]:
+        return whole_epoch(partial(self._one_step, own), carry, *args)

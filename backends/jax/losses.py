@@ -32,19 +32,24 @@ def per_sample(loss: Loss, outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def mean(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """`(..., n)` -> `(...)`"""
+    """`(..., n)` -> `(...)`; weights `(n,)`, or of the losses' own shape."""
     if weights is None:
         return losses.mean(-1)
-    total = weights.sum()
+    total = weights.sum(-1)
     return (losses * weights).sum(-1) / jnp.where(total > 0, total, 1)
 
 
 def count_right(loss: Loss, outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """`(...)`: how many samples are classified right. What NaN is taken for counts here."""
+    return right(loss, outputs, targets).sum(-1)
+
+
+def right(loss: Loss, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """bool `(..., n)`: whether a sample is classified right. What NaN is taken for counts here."""
     match loss:
         case Softmax():
-            return (outputs.argmax(-1) == targets).sum(-1)
+            return outputs.argmax(-1) == targets
         case Sigmoid():
-            return ((outputs > 0) == (targets > 0)).all(-1).sum(-1)
+            return ((outputs > 0) == (targets > 0)).all(-1)
         case _:
-            return jnp.zeros(outputs.shape[:-2], jnp.int32)
+            return jnp.zeros(outputs.shape[:-1], bool)

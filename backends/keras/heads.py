@@ -8,7 +8,7 @@ as long as the features, and takes four times as long where they lie as Keras ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -39,8 +39,8 @@ def compiles(chain: Chain, place: Place) -> bool:
     return single and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
 
 
-@behind_door("__init__", "put", "epoch", "logits", "params", "state", "load_state")
-@at_place("put", "epoch", "logits", "params", "state", "load_state")
+@behind_door("__init__", "put", "epoch", "logits", "params", "state", "load_state", "keep")
+@at_place("put", "epoch", "logits", "params", "state", "load_state", "keep")
 class TensorFlowHeads:
     def __init__(
         self,
@@ -51,21 +51,25 @@ class TensorFlowHeads:
         multiples: Mapping[str, float] | None = None,
     ) -> None:
         """`multiples` of the learning rate: 1 for a parameter that is not named."""
-        self.chain, self.recipe, self.place = chain, recipe, place
+        self.chain, self.recipe, self.place, self.multiples = chain, recipe, place, multiples or {}
+        self.may_compile = compiles(chain, place)
         with on(place):
             self.before = network(chain.before, {}) if chain.before else None
-            self.weights = {
-                name: keras.Variable(value, name=f"w{i}") for i, (name, value) in enumerate(params.items())
-            }
-            rates, decays = (
-                [values.reshape(-1, *[1] * (len(w.shape) - 1)) for w in self.weights.values()]
-                for values in (recipe.lr, recipe.weight_decay)
-            )
-            shares = [np.float32((multiples or {}).get(name, 1.0)) for name in self.weights]
-            rates = [rate * share for rate, share in zip(rates, shares, strict=True)]
-            self.optimizer = optimizer_of(recipe.optimizer, rates, decays)
-            self.optimizer.build(list(self.weights.values()))
-        self.may_compile = compiles(chain, place)
+            self._begin(params)
+
+    def _begin(self, params: Mapping[str, np.ndarray]) -> None:
+        """Train these from now on, by the recipe; nothing is kept of their steps."""
+        self.weights = {
+            name: keras.Variable(value, name=f"w{i}") for i, (name, value) in enumerate(params.items())
+        }
+        rates, decays = (
+            [values.reshape(-1, *[1] * (len(w.shape) - 1)) for w in self.weights.values()]
+            for values in (self.recipe.lr, self.recipe.weight_decay)
+        )
+        shares = [np.float32(self.multiples.get(name, 1.0)) for name in self.weights]
+        rates = [rate * share for rate, share in zip(rates, shares, strict=True)]
+        self.optimizer = optimizer_of(self.recipe.optimizer, rates, decays)
+        self.optimizer.build(list(self.weights.values()))
         self.products = sum(w.size for w in params.values())  # of a row
         # AutoGraph takes a second to rewrite Python's ifs and loops, and none here depends on a tensor's value
         self._epoch = compiled(self._updates, autograph=False)
@@ -101,6 +105,14 @@ class TensorFlowHeads:
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         assign(self._changed(), state)
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        places = list(numbers)
+        # the count of steps and the rate, numbers both, are of all heads
+        state = {name: kept[places] if kept.ndim else kept for name, kept in self.state().items()}
+        self.recipe = self.recipe.of(numbers)
+        self._begin({name: value[places] for name, value in self.params().items()})
+        self.load_state(state)
 
     def _changed(self) -> dict[str, keras.Variable]:
         kept = {f"optimizer.{i}": variable for i, variable in enumerate(self.optimizer.variables)}
@@ -151,11 +163,16 @@ class TensorFlowHeads:
             with tf.GradientTape() as tape:
                 # (h, n, classes)
                 outputs = tf.transpose(self._forward(x), (1, 0, 2))
+                by_head = None
+                if w is not None and len(w.shape) == 2:
+                    by_head = w = tf.transpose(w)
                 of_step = losses.mean(losses.per_sample(self.recipe.loss, outputs, y), w)
                 loss = tf.reduce_sum(of_step)
             self.optimizer.learning_rate.assign(rates[i])
             self.optimizer.apply(tape.gradient(loss, [w.value for w in variables]), variables)
-            right = tf.cast(tf.reduce_sum(losses.right(self.recipe.loss, outputs, y), -1), tf.int64)
+            hits = losses.right(self.recipe.loss, outputs, y)
+            hits = hits if by_head is None else hits * tf.cast(by_head > 0, hits.dtype)
+            right = tf.cast(tf.reduce_sum(hits, -1), tf.int64)
             right *= tf.cast(tf.math.is_finite(of_step), tf.int64)  # argmax of NaN is 0
             return i + 1, means.write(i, of_step), correct + right
 

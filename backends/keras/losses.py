@@ -39,10 +39,10 @@ def _of_each_output(loss: Sigmoid | SquaredError | Huber, outputs: Any, targets:
 
 
 def mean(losses: Any, weights: Any) -> Any:
-    """`(..., n)` -> `(...)`; weights None: all alike."""
+    """`(..., n)` -> `(...)`; weights `(n,)`, or of the losses' own shape; None: all alike."""
     if weights is None:
         return ops.mean(losses, -1)
-    total = ops.sum(weights)
+    total = ops.sum(weights, -1)
     return ops.sum(losses * weights, -1) / ops.where(total > 0, total, ops.ones_like(total))
 
 

@@ -38,7 +38,7 @@ class Epoch:
     targets: torch.Tensor
     """`(steps, batch, ...)`"""
     weights: torch.Tensor | None
-    """`(steps, batch)`"""
+    """`(steps, batch)`; of heads side by side also `(steps, batch, heads)`"""
     rates: np.ndarray
     """float32 `(steps,)`"""
     losses: torch.Tensor

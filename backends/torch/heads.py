@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,7 @@ from headstart.backends.torch.arrays import from_numpy, to_native, to_numpy
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.epoch import Epoch
-from headstart.backends.torch.losses import (
-    count_right,
-    mean,
-    per_sample,
-    predictions,
-)
+from headstart.backends.torch.losses import mean, per_sample, predictions, right
 from headstart.backends.torch.optimizers import FusedOptimizer
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.recorded import Recorder, do
@@ -32,22 +27,35 @@ from headstart.data.rows import window
 from headstart.graph.fuse import allowed
 
 
-@behind_door("__init__", "put", "epoch", "logits", "params")
+@behind_door("__init__", "put", "epoch", "logits", "params", "keep")
 class TorchHeads:
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place
         self.device = device_of(place)
         self.before = Network(chain.before, {}).to(self.device).eval() if chain.before else None
-        self.weights = {
-            name: from_numpy(np.array(value)).to(self.device).requires_grad_() for name, value in params.items()
-        }
+        self._begin({name: from_numpy(np.array(value)).to(self.device) for name, value in params.items()})
+
+    def _begin(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Train these from now on, by the recipe; nothing is kept of their steps."""
+        self.weights = {name: w.requires_grad_() for name, w in weights.items()}
         # The optimiser steps from zero at a rate of one: what it gives is the direction, and each head goes along
         # it at its own rate.
         self.directions = [torch.zeros_like(w) for w in self.weights.values()]
-        self.optimizer = FusedOptimizer(recipe.optimizer, {1.0: self.directions}, weight_decay=0.0)
-        self.lr, self.decay = (from_numpy(a, self.device) for a in (recipe.lr, recipe.weight_decay))
-        recorded = place.kind == "cuda" and allowed()
+        self.optimizer = FusedOptimizer(self.recipe.optimizer, {1.0: self.directions}, weight_decay=0.0)
+        self.lr, self.decay = (from_numpy(a, self.device) for a in (self.recipe.lr, self.recipe.weight_decay))
+        recorded = self.place.kind == "cuda" and allowed()
         self.recorder = Recorder(self._step, self._state) if recorded else None
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        places = torch.tensor(list(numbers), device=self.device)
+        # the count of steps, a number, is of all heads
+        states = [
+            {name: kept[places] if kept.ndim else kept for name, kept in state.items()}
+            for state in self.optimizer.state()
+        ]
+        self.recipe = self.recipe.of(numbers)
+        self._begin({name: w.detach()[places] for name, w in self.weights.items()})
+        self.optimizer.load_state(states)
 
     def put(self, rows: np.ndarray) -> torch.Tensor:
         return from_numpy(rows, self.device)
@@ -64,9 +72,9 @@ class TorchHeads:
         epoch = Epoch.of(rows, targets, order, rates, weights, len(self.lr), correct)
         with computing(self.place), threads(self._threads(rows, epoch.targets.shape[1] * STEP)):
             do(epoch, self._step, self.recorder)
-        right = (correct * epoch.losses.isfinite()).sum(0)  # argmax of NaN is 0
+        counted = (correct * epoch.losses.isfinite()).sum(0)  # argmax of NaN is 0
         synchronize(self.device)
-        return to_numpy(epoch.losses), to_numpy(right)
+        return to_numpy(epoch.losses), to_numpy(counted)
 
     def _step(
         self,
@@ -76,15 +84,18 @@ class TorchHeads:
         weights: torch.Tensor | None = None,
         correct: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses `(h,)`, and how many each head had right `(h,)`, in `correct` if that is given."""
+        """The losses `(h,)`, and how many each head had right `(h,)`, in `correct` if that is given. `weights`:
+        `(n,)` or `(n, h)`."""
         logits = self._forward(x)
         each = per_sample(self.recipe.loss, logits.flatten(0, 1), y.repeat_interleave(len(self.lr), 0))
         loss = mean(each.view(len(x), -1), weights)
         gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
         self._update(gradients, rate)
         predicted = predictions(self.recipe.loss, logits.detach().transpose(0, 1))
-        right = count_right(self.recipe.loss, predicted, y)
-        return loss.detach(), right if correct is None else correct.copy_(right)
+        hits = right(self.recipe.loss, predicted, y)
+        hits = hits & (weights.T > 0) if weights is not None and weights.ndim == 2 else hits
+        counted = hits.sum(-1)
+        return loss.detach(), counted if correct is None else correct.copy_(counted)
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""

@@ -43,11 +43,12 @@ def mean_loss(
 
 
 def mean(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """`(n, ...)` -> `(...)`"""
+    """`(n, ...)` -> `(...)`; weights `(n,)`, or of the losses' own shape."""
     if weights is None:
         return losses.mean(0)
-    total = weights.sum()
-    return torch.tensordot(weights, losses, 1) / torch.where(total > 0, total, 1)
+    total = weights.sum(0)
+    weighted = torch.tensordot(weights, losses, 1) if weights.ndim == 1 else (weights * losses).sum(0)
+    return weighted / torch.where(total > 0, total, 1)
 
 
 def by_step(
@@ -76,11 +77,17 @@ def predictions(loss: Loss, outputs: torch.Tensor, out: torch.Tensor | None = No
 
 
 def count_right(loss: Loss, predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """`(...)` of predictions and targets `(..., n)` or `(..., n, k)`: how many samples are classified right."""
+    """`(...)`: how many samples are classified right."""
+    return right(loss, predicted, targets).sum(-1)
+
+
+def right(loss: Loss, predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """bool `(..., n)` of predictions and targets `(..., n)` or `(..., n, k)`: whether a sample is classified
+    right."""
     match loss:
         case Softmax():
-            return (predicted == targets).sum(-1)
+            return predicted == targets
         case Sigmoid():
-            return (predicted == targets).all(-1).sum(-1)
+            return (predicted == targets).all(-1)
         case _:
-            return predicted.new_zeros(predicted.shape[:-2], dtype=torch.int64)
+            return predicted.new_zeros(predicted.shape[:-1], dtype=torch.bool)

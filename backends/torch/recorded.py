@@ -38,7 +38,7 @@ class Recording:
         size = epoch.targets.shape[1]
         self.count = count
         self.targets = torch.zeros_like(epoch.targets[:1]).repeat(count, *[1] * (epoch.targets.ndim - 1))
-        self.weights = None if epoch.weights is None else epoch.weights.new_ones(count, size)
+        self.weights = None if epoch.weights is None else epoch.weights.new_ones(count, *epoch.weights.shape[1:])
         self.rates = torch.zeros_like(epoch.device_rates[:1]).repeat(count)
         self.graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
@@ -84,7 +84,8 @@ class Recorder:
             self.is_begun = True
         if start == len(epoch.targets):  # of an epoch of one step the first was all
             return start
-        shape = epoch.rows.shape[1:], epoch.rows.dtype, epoch.targets.shape[1], epoch.weights is None
+        weights = None if epoch.weights is None else epoch.weights.shape[2:]
+        shape = epoch.rows.shape[1:], epoch.rows.dtype, epoch.targets.shape[1], weights
         if self.shape != shape:
             self.shape = shape
             self.recordings = self._recorded(epoch, start)

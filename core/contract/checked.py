@@ -101,7 +101,7 @@ class CheckedBackend(Passing):
             return None
         count = len(recipe.lr)
         stacked = {name: (value.shape, value.dtype) for name, value in params.items()}
-        return CheckedTrainer(inner, self.name, stacked, (count,), (count,), self._description)
+        return CheckedHeads(inner, self.name, stacked, (count,), (count,), self._description)
 
 
 class CheckedTrunk(Passing):
@@ -257,6 +257,17 @@ class CheckedTrainer(Passing):
                 f"0 to {size}, integers {self._heads}",
             )
         return result
+
+
+class CheckedHeads(CheckedTrainer):
+    """Of many side by side."""
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        self._inner.keep(numbers)
+        self._losses = self._heads = (len(numbers),)
+        self._expected = {
+            name: ((len(numbers), *shape[1:]), dtype) for name, (shape, dtype) in self._expected.items()
+        }
 
 
 def checked_params(backend: str, params: Mapping[str, np.ndarray], expected: Expected) -> dict[str, np.ndarray]:

@@ -7,7 +7,8 @@ draws random numbers, keeps statistics or convolves is trained as `fit` does it,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -59,8 +60,26 @@ class HeadsRecipe:
     """float32 `(h,)`"""
     loss: Loss
 
+    def of(self, numbers: Sequence[int]) -> HeadsRecipe:
+        """That of the heads of these numbers, in this order."""
+        places = list(numbers)
+        return replace(self, lr=self.lr[places], weight_decay=self.weight_decay[places])
+
 
 class Heads(Trainer, Protocol):
     """A trainer of `h` heads at once. As `Trainer`, but losses are `(steps, h)`, the numbers of samples classified
     right int64 `(h,)`, logits `(n, h, classes)`, and every parameter has a first axis of `h`. Core asks it for no
-    state."""
+    state.
+
+    The `weights` of an epoch are float32 `(n,)`, of all heads, or `(n, h)`, of each head its own. With a column of
+    its own a head is what it is alone with that column as its samples' weights: its loss of a batch is the mean
+    weighted by the column. A batch of which the column is all 0 is a step of that head all the same, with a loss
+    and gradients of 0; what momentum and weight decay do in such a step, they do as of a head alone. But of what
+    `(n, h)` weights leave out of a head's training, which are samples of weight 0, none counts as classified
+    right."""
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Go on with the heads of these numbers alone, from 0 to `h - 1`, one at least and none twice, in this
+        order: each with its parameters, its rate and its weight decay, and what the optimiser keeps of it. They go
+        on as they would have gone on beside the others, to rounding. From now on `h` is their number, in whatever
+        comes back and in `weights`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from headstart.testing.samples import of_shape, two_layers
 from headstart.testing.suite import Suite, drawn, floats
 
 LR, DECAY, SHARES = (0.2, 0.02, 0.5), (0.0, 0.3, 0.1), (1.0, 0.5, 0.25)
+OPTIMIZERS = [hs.SGD(momentum=0.9, nesterov=True), hs.AdamW()]
 
 
 def pooled() -> Graph:
@@ -33,7 +35,7 @@ def pooled() -> Graph:
 class SideBySide(Suite):
     """Three heads of two layers and a rectifier, each with a rate and a weight decay of its own."""
 
-    @pytest.fixture(scope="class", params=[hs.SGD(momentum=0.9, nesterov=True), hs.AdamW()], ids=["sgd", "adamw"])
+    @pytest.fixture(scope="class", params=OPTIMIZERS, ids=["sgd", "adamw"])
     @classmethod
     def three(cls, framework: Backend, place: Place, request: pytest.FixtureRequest) -> SimpleNamespace:
         """After an epoch with an order and one without; and the same by hand."""
@@ -109,3 +111,63 @@ class SideBySide(Suite):
         assert three.logits.shape == (5, 3, 4)
         for k, (head, _) in enumerate(three.by_hand):
             np.testing.assert_allclose(three.logits[:, k], head.logits(three.x[4:9]), rtol=1e-3, atol=1e-3)
+
+    @pytest.fixture(scope="class", params=OPTIMIZERS, ids=["sgd", "adamw"])
+    @classmethod
+    def fewer(cls, framework: Backend, place: Place, request: pytest.FixtureRequest) -> SimpleNamespace:
+        """Three heads, of which after an epoch the last and the first are kept, and after another these two in
+        turn; and the same by hand. The last epoch has weights of each head its own."""
+        cls.require(HEADS)
+        graph, (x, y) = two_layers(["relu"]), drawn(0, 24, 7, classes=4)
+        chain = chain_of(graph)
+        assert chain is not None
+        starts = [initial_params(graph, seed) for seed in range(3)]
+        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
+        recipe = HeadsRecipe(request.param, floats(LR), floats(DECAY), Softmax())
+        heads: Any = framework.heads(chain, stacked, recipe, place)
+        if heads is None:
+            pytest.skip(f"backend {cls.backend!r} trains these heads one after the other")
+        order, rows, shares = np.arange(24).reshape(3, 8), heads.put(x), floats(SHARES)
+        weights = np.random.default_rng(1).uniform(0, 3, (24, 3)).astype(np.float32)
+        by_hand = [
+            TwoLayers(start, replace(request.param, lr=lr, weight_decay=decay), rectified=True)
+            for start, lr, decay in zip(starts, LR, DECAY, strict=True)
+        ]
+        epochs = []
+        for there, numbers in (([0, 1, 2], None), ([2, 0], [2, 0]), ([0, 2], [1, 0])):
+            if numbers is not None:
+                heads.keep(numbers)
+            by_head = weights[:, there] if there == [0, 2] else None
+            losses, right = heads.epoch(rows, y, order, shares, by_head)
+            steps = [
+                [
+                    by_hand[k].step(x[b], y[b], LR[k] * share, None if by_head is None else weights[b, k])
+                    for b, share in zip(order, SHARES, strict=True)
+                ]
+                for k in there
+            ]
+            expected = {k: {n: w.copy() for n, w in by_hand[k].params.items()} for k in there}
+            epochs.append(SimpleNamespace(there=there, losses=losses, right=right, steps=steps, expected=expected))
+            epochs[-1].params = heads.params()
+        logits = heads.logits(x, 4, 9)
+        return SimpleNamespace(epochs=epochs, logits=logits, known=[by_hand[k].logits(x[4:9]) for k in (0, 2)])
+
+    def test_heads_that_are_kept_go_on(self, fewer: SimpleNamespace) -> None:
+        """With their parameters, rates, weight decays, and what the optimiser keeps of them."""
+        for epoch in fewer.epochs:
+            assert epoch.losses.shape == (3, len(epoch.there))
+            assert epoch.right.shape == (len(epoch.there),)
+            for place, (k, steps) in enumerate(zip(epoch.there, epoch.steps, strict=True)):
+                np.testing.assert_allclose(epoch.losses[:, place], [loss for loss, _ in steps], rtol=1e-3)
+                assert epoch.right[place] == sum(count for _, count in steps)
+                for name, value in epoch.expected[k].items():
+                    assert epoch.params[name].shape == (len(epoch.there), *value.shape)
+                    # nine steps of 0.1 make more of rounding than six do
+                    error = (name, k, epoch.there)
+                    kept = epoch.params[name][place]
+                    np.testing.assert_allclose(kept, value, rtol=2e-3, atol=2e-3, err_msg=error)
+
+    def test_heads_that_are_kept_have_their_own_logits(self, fewer: SimpleNamespace) -> None:
+        assert fewer.logits.shape == (5, 2, 4)
+        for place, known in enumerate(fewer.known):
+            np.testing.assert_allclose(fewer.logits[:, place], known, rtol=1e-3, atol=1e-3)

@@ -12,7 +12,7 @@ import pytest
 import headstart as hs
 from headstart.contract.description import HEADS
 from headstart.contract.heads import HeadsRecipe, chain_of
-from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError
+from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError, right
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.models.initial import initial_params
@@ -122,5 +122,45 @@ class Losses(Suite):
             head = SimpleNamespace(losses=result[0][:, k], right=int(result[1][k]))
             np.testing.assert_allclose(head.losses, [value for value, _ in steps], rtol=self.tolerance())
             assert head.right == sum(right for _, right in steps)
+            for name, value in by_hand.params.items():
+                assert_close(after[name][k], value, f"{name} of head {k}")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "as they lie"])
+    def test_heads_weigh_samples_each_its_own_way(
+        self, framework: Backend, place: Place, kind: str, ordered: bool
+    ) -> None:
+        """As if each were alone with its column as weights: also in a batch of which none counts. A sample that
+        does not count is not right."""
+        self.require(HEADS)
+        loss, graph, (x, _) = KINDS[kind], two_layers(), drawn(0, BATCH * STEPS, 7, classes=OUTPUTS)
+        targets, chain = targets_of(loss, len(x)), chain_of(graph)
+        assert chain is not None
+        starts = [initial_params(graph, seed) for seed in range(3)]
+        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
+        lr, decay = (0.3, 0.1, 0.2), (0.1, 0.0, 0.3)
+        recipe = HeadsRecipe(hs.SGD(momentum=0.9), floats(lr), floats(decay), loss)
+        heads: Any = framework.heads(chain, stacked, recipe, place)
+        if heads is None:
+            pytest.skip(f"backend {self.backend!r} trains these heads one after the other")
+        order = np.arange(len(x)).reshape(STEPS, BATCH)
+        if ordered:
+            order = np.random.default_rng(1).permutation(len(x)).reshape(STEPS, BATCH)
+        weights = np.stack([weights_of(len(x), seed) for seed in range(3)], 1)
+        weights[order[1], 1] = 0
+        weights[:, 2] = np.arange(len(x)) % 3 > 0  # as of three folds
+        shares = floats([1.0, 0.5, 0.25])
+        losses, counts = heads.epoch(heads.put(x), targets, order if ordered else None, shares, weights)
+        after = heads.params()
+        for k, start in enumerate(starts):
+            by_hand = TwoLayers(start, hs.SGD(lr[k], 0.9, weight_decay=decay[k]), loss=loss)
+            hits = 0
+            for i, (batch, share) in enumerate(zip(order, shares, strict=True)):
+                there = weights[batch, k] > 0
+                hits += right(loss, by_hand.logits(x[batch]), targets[batch])[there].sum()
+                expected, _ = by_hand.step(x[batch], targets[batch], lr[k] * share, weights[batch, k])
+                np.testing.assert_allclose(losses[i, k], expected, rtol=self.tolerance(), err_msg=f"head {k}")
+            assert losses[1, 1] == 0
+            assert counts[k] == hits
             for name, value in by_hand.params.items():
                 assert_close(after[name][k], value, f"{name} of head {k}")

@@ -105,8 +105,9 @@ class Resident:
     def __init__(
         self, features: FeatureSet, cut: str, weights: np.ndarray | None = None, targets: np.ndarray | None = None
     ) -> None:
-        """`weights`: float32 `(n,)`, how much each sample counts in training; None: alike. `targets`: of the
-        samples, as the loss takes them; None: the labels."""
+        """`weights`: float32 `(n,)`, how much each sample counts in training, or for heads side by side `(n, h)`,
+        how much for each head; None: alike. `targets`: of the samples, as the loss takes them; None: the
+        labels."""
         self.features, self.cut, self.weights = features, cut, weights
         self.targets = features.labels if targets is None else targets
         self.standardization: Standardization | None = None
@@ -139,7 +140,7 @@ class Resident:
         clock("data")
         losses, correct = trainer.epoch(rows, self.targets, order, rates, self.weights)
         clock("head")
-        return EpochResult(losses, correct / order.size, clock.total())
+        return EpochResult(losses, correct / counted(self.weights, order), clock.total())
 
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         clock = Clock()
@@ -252,7 +253,7 @@ class Streamed:
                 losses.append(loss)
                 correct += right
                 advance(len(part))
-        return EpochResult(np.concatenate(losses), correct / order.size, clock.total())
+        return EpochResult(np.concatenate(losses), correct / counted(self.weights, order), clock.total())
 
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         clock = Clock()
@@ -296,6 +297,14 @@ class _Source:
         self._folder.read(self._ids[positions], out, restore)
         if self._by is not None:
             self._by.map(out)
+
+
+def counted(weights: np.ndarray | None, order: np.ndarray) -> Any:
+    """Of how many of an order's samples a trainer says how many are right: int, or of weights `(n, h)` int `(h,)`,
+    at least 1."""
+    if weights is None or weights.ndim == 1:
+        return order.size
+    return np.maximum(np.count_nonzero(weights[order.reshape(-1)], 0), 1)
 
 
 def evaluated(trainer: Trainer, rows: Any, count: int) -> np.ndarray:

@@ -1,9 +1,4 @@
-"""Backends with a fault each: torch's own, but for one thing. `FAULTS` says which test of the suite has to fail
-for each of them. Not collected by itself: `test_planted` runs it.
-
-Faults are planted between the backend and the door that checks what it returns, so that the suite sees what it
-would see of a backend that had them.
-"""
+"""Backends with a fault each: torch's own, but for one thing. Not collected by itself: `test_planted` runs it."""
 
 from __future__ import annotations
 
@@ -13,78 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import planted_heads  # noqa: F401 - its faults are among FAULTS
 import pytest
 from conformance import Torch
+from planting import FAULTS, Faulty, Trained, fails, faulty_training
 
 from headstart.contract import registry
 from headstart.contract.checked import CheckedBackend, Passing
 from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place
 from headstart.graph import Graph, Node
-
-FAULTS: dict[str, tuple[type[Passing], str]] = {}
-"""name of the fault -> the backend, and the test that has to fail"""
-
-
-def fails(test: str) -> Any:
-    """Register a backend with a fault as one that this test has to find."""
-
-    def registered(fault: type[Passing]) -> type[Passing]:
-        FAULTS[fault.__name__] = (fault, test)
-        return fault
-
-    return registered
-
-
-class Faulty(Passing):
-    """A backend in which a subclass changes what trainers are asked for, or what they answer."""
-
-    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
-        return self.made(graph, params, recipe, place)
-
-    def made(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
-        return self._inner.trainer(graph, params, recipe, place)
-
-
-class Trained(Passing):
-    """A trainer that a subclass changes."""
-
-    def __init__(self, inner: Any, graph: Graph, params: Any, recipe: Any, remake: Any = None) -> None:
-        super().__init__(inner)
-        self.graph, self.recipe, self.remake = graph, recipe, remake
-        self.start = {name: value.copy() for name, value in params.items()}
-
-    def epoch(self, rows: Any, labels: Any, order: Any, rates: Any) -> Any:
-        return self.changed(self._inner.epoch(rows, labels, order, rates))
-
-    def step(self, inputs: Any, labels: Any, rate: Any) -> Any:
-        return self.changed(self._inner.step(inputs, labels, rate))
-
-    def changed(self, result: Any) -> Any:
-        return result
-
-
-class FaultyTraining(Faulty):
-    """`kind`: the trainer in place of the framework's own."""
-
-    kind: type[Trained]
-
-    def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
-        def remake(current: Any) -> Any:
-            return self._inner.trainer(graph, current, recipe, place)
-
-        return self.kind(remake(params), graph, params, recipe, remake)
-
-
-def faulty_training(name: str, test: str) -> Any:
-    """Register a backend whose trainers are of the class."""
-
-    def registered(kind: type[Trained]) -> type[Trained]:
-        fails(test)(type(name, (FaultyTraining,), {"kind": kind}))
-        return kind
-
-    return registered
-
 
 # ---- what a trainer is asked for
 
@@ -434,42 +367,6 @@ class MapsAsTheFrameworkHasThem(Passing):
     def numpy(self, array: Any) -> np.ndarray:
         array = self._inner.numpy(array)
         return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
-
-
-# ---- heads
-
-
-@fails("test_heads_have_rates_and_decays_of_their_own[sgd]")
-class HeadsRatesMixedUp(Passing):
-    def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
-        return self._inner.heads(chain, params, replace(recipe, lr=recipe.lr[::-1].copy()), place)
-
-
-@fails("test_heads_have_rates_and_decays_of_their_own[adamw]")
-class HeadsShareADecay(Passing):
-    def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
-        shared = np.full_like(recipe.weight_decay, recipe.weight_decay.mean())
-        return self._inner.heads(chain, params, replace(recipe, weight_decay=shared), place)
-
-
-@fails("test_heads_have_losses_and_hits_of_their_own[sgd]")
-class HeadsWithoutSmoothing(Passing):
-    def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
-        return self._inner.heads(chain, params, replace(recipe, loss=Softmax()), place)
-
-
-@fails("test_heads_have_logits_of_their_own[sgd]")
-class HeadsLogitsMixedUp(Passing):
-    def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
-        heads = Passing(self._inner.heads(chain, params, recipe, place))
-        heads.logits = lambda *what: heads._inner.logits(*what)[:, ::-1].copy()
-        return heads
-
-
-@fails("test_heads_see_what_comes_before_them")
-class HeadsPrecisionIgnored(Passing):
-    def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
-        return self._inner.heads(chain, params, recipe, replace(place, precision="float32"))
 
 
 # ---- places

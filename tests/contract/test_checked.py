@@ -228,6 +228,35 @@ def test_heads_side_by_side_are_checked() -> None:
                     ask()
 
 
+def test_heads_that_are_kept_are_checked() -> None:
+    """After that there are fewer of everything."""
+    chain = chain_of(GRAPH)
+    recipe = HeadsRecipe(hs.SGD(), np.ones(3, np.float32), np.zeros(3, np.float32), Softmax())
+    three, two = ({name: np.repeat(value[None], n, 0) for name, value in PARAMS.items()} for n in (3, 2))
+    for params, count in ((two, 2), (three, 3)):
+        kept: list[Any] = []
+        answers = {
+            "params": params,
+            "epoch": (np.ones((2, count), np.float32), np.zeros(count, np.int64)),
+            "logits": np.ones((8, count, 3), np.float32),
+        }
+        backend = checked_backend(**answers)
+        backend._inner.keep = kept.append
+        heads = backend.heads(chain, three, recipe, PLACE)
+        heads.keep([2, 0])
+        assert kept == [[2, 0]]
+        for ask in (
+            heads.params,
+            lambda h=heads: h.epoch(ROWS, LABELS, ORDER, RATES),
+            lambda h=heads: h.logits(ROWS, 0, 8),
+        ):
+            if count == 2:
+                ask()
+            else:
+                with pytest.raises(BackendError):
+                    ask()
+
+
 @pytest.mark.each
 def test_nothing_of_it_is_saved(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """The whole way: a weight that comes back transposed ends `fit`."""

@@ -24,7 +24,7 @@ from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.store import FeatureStore
 from headstart.store import writer as shard_writer
-from headstart.training.feeds import Resident, Streamed
+from headstart.training.feeds import Resident, Streamed, counted
 from headstart.training.placement import Placement, feeds_of, place_features
 from headstart.training.settings import Settings
 
@@ -337,3 +337,10 @@ def test_features_of_another_trunk_are_refused(
     unlike = hs.model("lenet", classes=["a", "b"])
     with pytest.raises(DataError, match="Make the model with classes="):
         hs.fit(unlike, *features, backend=backend, cut=CUT)
+
+
+def test_what_counts_for_a_head_alone_is_what_it_has_right_or_wrong() -> None:
+    order = np.array([[3, 1], [0, 3]])
+    weights = np.array([[1, 0, 0], [0, 2, 0], [9, 9, 9], [0.5, 0.5, 0]], np.float32)
+    assert counted(None, order) == counted(weights[:, 0], order) == 4
+    assert counted(weights, order).tolist() == [3, 3, 1]
