@@ -78,6 +78,8 @@ def show(*parts: Table | str) -> None:
             console.print(part, highlight=False)
         else:
             console.print(render(part))
+            if part.note:
+                console.print(f"{part.note}\n", highlight=False)
 
 
 def show_legend(text: str) -> None:

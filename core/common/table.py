@@ -20,5 +20,7 @@ class Table:
     title: str = ""
     legend: str = ""
     """what the columns mean, where their names do not say it"""
+    note: str = ""
+    """a sentence on these rows, for below them"""
     gap: int = 2
     """spaces around a column's text: 2, or fewer where all columns are to fit a terminal of 80 characters"""

@@ -16,6 +16,7 @@ from typing import Any
 
 from headstart.report import figures
 from headstart.report.cards import LARGEST, Images, errors_card, kernel_cards
+from headstart.report.endings import endings, sentence
 from headstart.report.headlines import ACCURACY, Headline, headline_of, headlines_of, is_drawn
 from headstart.report.looks import looks
 from headstart.report.repeat import machine_line, repetition
@@ -49,6 +50,7 @@ COLUMNS = (
     ("95 %", "number"),
     ("against the best", "number"),
     ("val loss", "number"),
+    ("kept", "number"),
     ("s/epoch", "number"),
     ("extraction, s", "number"),
     ("total, s", "number"),
@@ -96,6 +98,8 @@ def build(content: Mapping[str, Any]) -> str:
         repeats=all(entry["label"] == f"{entry.get('backend')} {entry.get('mode')}" for entry in entries),
         keys=_keys(known["rows"]),
         has_curves=any(points(entry) for entry in entries),
+        marked=any(point.kept for entry in entries for point in points(entry)),
+        endings={entry["label"]: words for entry in entries if len(entries) > 1 and (words := sentence(entry))},
         diverged=_diverged(entries),
         bars=_bars(known["rows"]),
         pays=[_paying(entry, i) for i, entry in enumerate(_cached(known["rows"]))],
@@ -165,6 +169,8 @@ def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
         text += " Every run diverged: none is the best." if len(entries) > 1 else " It diverged."
     elif entries and headline_value(entries[0]) is not None and len(headlines_of(entries)) == 1:
         text += _best(entries)
+    if len(entries) == 1 and (words := sentence(entries[0])):
+        text += f" {figures.capital(words)}."
     noise = [e["label"] for e in entries if not diverged(e) and (e.get("against_best") or {}).get("noise")]
     if noise:
         best = "the best, samples by their weights" if _weighted(entries) else "the best"
@@ -242,6 +248,7 @@ def _cells(entry: Entry) -> list[Cell]:
         Cell("diverged", None) if diverged(entry) else number(headline_value(entry), headline_of(entry).text),
         *_noise_cells(entry),
         number(entry.get("val_loss"), figures.loss),
+        _kept(entry),
         number(entry["seconds_per_epoch"].get("total"), figures.seconds),
         extraction,
         number(entry.get("total_seconds"), figures.seconds),
@@ -249,6 +256,12 @@ def _cells(entry: Entry) -> list[Cell]:
         number((entry.get("parameters") or {}).get("trained"), figures.count),
         number(entry.get("pays_off_after_epochs"), figures.epochs),
     ]
+
+
+def _kept(entry: Entry) -> Cell:
+    """Of a staged run: in its second stage."""
+    ends = endings(entry)
+    return Cell(f"{ends[-1].kept}/{ends[-1].trained}", ends[-1].kept) if ends else Cell(figures.NONE, None)
 
 
 def _noise_cells(entry: Entry) -> tuple[Cell, Cell]:

@@ -45,7 +45,7 @@
   // ---- the figures
   const { figures, limit, scores, runs } = read("data");
   // As build.py writes a point.
-  const [EPOCH, SECONDS, STAGE, LOSS, SCORE, VAL_LOSS, VAL_SCORE] = [0, 1, 2, 3, 4, 5, 6];
+  const [EPOCH, SECONDS, STAGE, LOSS, SCORE, VAL_LOSS, VAL_SCORE, KEPT] = [0, 1, 2, 3, 4, 5, 6, 7];
   const plots = new Map(); // element -> view
   const hidden = new Set(); // numbers of rows
   const curves = () => Array.from(plots.values(), (view) => view.model).filter((plot) => plot.name !== "break-even");
@@ -94,29 +94,37 @@
     `loss ${number(loss, 4)}${score === null && run.score !== "accuracy" ? "" : scored(run, score)}`;
   const when = (point) => {
     const seconds = point[SECONDS] >= 100 ? point[SECONDS].toFixed(0) : Number(point[SECONDS].toPrecision(3));
-    return `epoch ${point[EPOCH]}${point[STAGE] === "head" ? " (head alone)" : ""}, ${seconds}\u00a0s`;
+    const stage = point[STAGE] === "head" ? " (head alone)" : "";
+    return `epoch ${point[EPOCH]}${stage}${point[KEPT] ? ", kept" : ""}, ${seconds}\u00a0s`;
   };
 
   const fill = (plot) => {
     const of = measureOf(plot);
     const lines = (ys) => ({ row: runs.map((_, i) => i), xs: runs.map(of.x), ys: runs.map(ys), colour: runs.map((r) => r.colour) });
-    const names = ["row", "x", "y", "colour", "fill", "marker", "label", "when", "validation", "training"];
+    const names = ["row", "x", "y", "colour", "fill", "marker", "size", "label", "when", "validation", "training"];
     const points = Object.fromEntries(names.map((name) => [name, []]));
+    const kept = { row: [], x: [], y: [], colour: [] };
     runs.forEach((run, row) => {
       const [x, train, val] = [of.x(run), of.train(run), of.val(run)];
       if (x.length === 0) return;
       const validated = val.some(Number.isFinite);
       const add = (ys, filled) => run.points.forEach((point, i) => {
         const values = [
-          row, x[i], ys[i], run.colour, filled ? run.colour : "rgba(0,0,0,0)", run.marker, run.label, when(point),
+          row, x[i], ys[i], run.colour, filled ? run.colour : "rgba(0,0,0,0)", run.marker,
+          run.points.length > 40 ? 4 : 7, run.label, when(point), // many markers are no band
           said(run, point[VAL_LOSS], point[VAL_SCORE]), said(run, point[LOSS], point[SCORE]),
         ];
         names.forEach((name, n) => points[name].push(values[n]));
       });
       if (validated) add(val, true);
       if (!validated || x.length === 1) add(train, false); // a line through one point is none
+      run.points.forEach((point, i) => {
+        if (!point[KEPT]) return;
+        const mark = { row, x: x[i], y: (validated ? val : train)[i], colour: run.colour };
+        Object.entries(mark).forEach(([name, value]) => kept[name].push(value));
+      });
     });
-    const data = { training: lines(of.train), validation: lines(of.val), points };
+    const data = { training: lines(of.train), validation: lines(of.val), points, kept };
     for (const renderer of plot.renderers) renderer.data_source.data = data[renderer.name];
   };
 

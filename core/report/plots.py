@@ -35,17 +35,23 @@ AXES = {"epoch": "epoch", "seconds": "seconds of wall time, extraction included"
 def curves(measure: str, label: str, axis: str) -> dict[str, Any]:
     """`measure` ("loss", or the name of a headline score), of which the axis says `label`, over `axis` ("epoch" or
     "seconds"), without data and ranges: the page has one table of all points for these figures, fills them from
-    it, and hides a row by the filters of their renderers "training", "validation" and "points", whose column "row"
-    has its number."""
+    it, and hides a row by the filters of their renderers "training", "validation", "kept" (the epochs whose heads
+    were) and "points", whose column "row" has its number."""
     plot = _figure(AXES[axis], label, name=f"{measure} {axis}")
     for name, style in (
         ("training", {"line_width": 1, "line_dash": [4, 3], "line_alpha": 0.6}),
         ("validation", {"line_width": 2}),
     ):
         plot.multi_line("xs", "ys", line_color="colour", name=name, **style, **_empty("xs", "ys", "colour"))
-    looks = {"marker": "marker", "line_color": "colour", "fill_color": "fill", "size": 7}
+    looks = {"marker": "marker", "line_color": "colour", "fill_color": "fill", "size": "size"}
     texts = ("label", "when", "validation", "training")
-    dots = plot.scatter("x", "y", name="points", **looks, **_empty("x", "y", "colour", "marker", "fill", *texts))
+    plot.scatter(
+        "x", "y", name="kept", marker="circle", size=15, line_width=2.5, line_color="colour", fill_color=None,
+        **_empty("x", "y", "colour"),
+    )  # fmt: skip
+    dots = plot.scatter(
+        "x", "y", name="points", **looks, **_empty("x", "y", "colour", "marker", "fill", "size", *texts)
+    )
     plot.add_tools(
         HoverTool(renderers=[dots], tooltips=TOOLTIP, limit=6, point_policy="snap_to_data", visible=False)
     )

@@ -33,6 +33,8 @@ class Point:
     """of the training data, the run's headline score; None where that is no accuracy, as it is not measured"""
     val_loss: float | None
     val_score: float | None
+    kept: bool = False
+    """whether its head was kept"""
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,13 @@ def points(entry: Entry) -> list[Point]:
     """A run's epochs in the order in which they were trained; those of a staged run's first stage come first."""
     clock = finite(entry.get("extraction_seconds")) or 0.0
     every: list[Point] = []
-    for stage, records in (("head", entry.get("head_history") or ()), ("all", entry.get("history") or ())):
-        for record in records:
+    for stage, name, best in (("head", "head_history", "head_best_epoch"), ("all", "history", "best_epoch")):
+        for number, record in enumerate(entry.get(name) or (), 1):
             clock += finite(record["seconds"].get("total")) or 0.0
             score = record.get("accuracy") if headline_name(entry) == "accuracy" else None
             loss, score, val_loss = map(finite, (record.get("loss"), score, record.get("val_loss")))
-            point = Point(len(every) + 1, clock, stage, loss, score, val_loss, headline_value(record))
-            every.append(point)
+            figures = (loss, score, val_loss, headline_value(record))
+            every.append(Point(len(every) + 1, clock, stage, *figures, kept=number == entry.get(best)))
     return every
 
 

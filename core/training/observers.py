@@ -149,11 +149,9 @@ class LogLine(Observer):
         if self._untold is not None:
             self._tell_of(self._untold)
         self._untold = None
-        if stage.epochs > EPOCHS_TOLD and stage.monitor is not None:
-            LOG.info(
-                "kept epoch %d of %d, the best by %s%s", history.best_epoch, len(history), stage.monitor.name,
-                "" if len(history) == stage.epochs else f"; no better one came, of {stage.epochs} at most",
-            )  # fmt: skip
+        ending = stage.ending(history, stage.name if self.staged and stage.name == HEAD_STAGE else "")
+        if stage.monitor is not None and (ending.early or stage.epochs > EPOCHS_TOLD):
+            LOG.info(ending.words)
 
 
 class EpochCallback(Observer):

@@ -18,8 +18,9 @@ from headstart.contract.recipe import Recipe
 from headstart.contract.running import Trainer
 from headstart.data.order import epoch_shape
 from headstart.graph import Graph
+from headstart.report.endings import Ending
 from headstart.training.defaults import default_epochs, default_optimizer, default_patience, default_warmup
-from headstart.training.history import Record
+from headstart.training.history import History, Record
 from headstart.training.objective import Objective
 from headstart.training.rates import kept_by_owner, rate_multiples
 from headstart.training.settings import Settings
@@ -70,6 +71,12 @@ class Stage:
     @property
     def optimizer(self) -> Optimizer:
         return self.recipe.optimizer
+
+    def ending(self, history: History, name: str = "") -> Ending:
+        """How it ended, once it has this history; `name`: what it is to be called."""
+        decided = self.monitor is not None and self.monitor.better(history.best, None)
+        monitor = self.monitor.name if self.monitor is not None and decided else None
+        return Ending(len(history), history.best_epoch, self.epochs, monitor, name)
 
     def record(self) -> dict[str, Any]:
         """JSON-able: what the settings of a run leave open, as it was decided for this stage."""

@@ -15,6 +15,7 @@ from headstart.common.text import (
     val_score_name,
     val_score_text,
 )
+from headstart.report.endings import overview, sentence
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
 from headstart.training.scores import Scores
 from headstart.training.validation import Miss
@@ -37,15 +38,22 @@ PHASES = ("total", "data", "trunk", "head")
 
 
 def comparison_table(backend: str, versions: Mapping[str, str], entries: Sequence[Mapping[str, Any]]) -> Table:
-    """The entries of one backend, as `Comparison.rows` has them."""
+    """The entries of one backend, as `Comparison.rows` has them. Below them: how long they were trained, and which
+    epoch was kept."""
+    names = [_name(entry) for entry in entries]
     return Table(
         ("mode", val_score_name(entries), *COMPARISON_COLUMNS),
         [_comparison_cells(entry) for entry in entries],
         right=tuple(range(1, 10)),
         title=f"{backend} ({', '.join(f'{name} {version}' for name, version in versions.items())})",
         legend=COMPARISON_LEGEND,
+        note=sentence(entries[0]) if len(entries) == 1 else overview(entries, names),
         gap=0,
     )
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return " ".join(filter(None, (entry["mode"], (entry.get("settings") or {}).get("solver"))))
 
 
 def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -54,7 +62,7 @@ def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
     if entry["features_made_by"]:
         extraction = seconds_text(entry["extraction_seconds"]) + ("" if entry["extracted"] else "*")
     return (
-        " ".join(filter(None, (entry["mode"], (entry.get("settings") or {}).get("solver")))),
+        _name(entry),
         _accuracy_text(entry),
         *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in PHASES),
         extraction,

@@ -7,6 +7,10 @@ one chart, two lines. Tags such as `loss/train` and `loss/val` would be two char
 `validation` has the task's score as well, `micro_f1` or `mae`, which training data are not measured by; numbers
 have no accuracy. Everything else is of the run `train`.
 
+Which epoch a stage kept is written when the stage is over: as the scalar `best_epoch`, counted as the charts
+count, beside its figures `best/...`; as the text `ending`, in words; and, of the last stage, in the table of
+hyperparameters.
+
 Invariants: what an epoch gave is in the files when the epoch is over, so that a running TensorBoard shows it and a
 killed process keeps it. Steps go on from the first stage of `staged` to the second. A folder that holds a run is
 not added to, since TensorBoard would draw both as one line: the next one goes to `DIR/2`.
@@ -29,7 +33,7 @@ import numpy as np
 from headstart.common.errors import SettingError
 from headstart.graph import NativePart
 from headstart.models import Model
-from headstart.training.history import Record
+from headstart.training.history import History, Record
 from headstart.training.observers import About, Observer
 from headstart.training.settings import checked_folder
 from headstart.training.stage import EpochEnd, Stage
@@ -67,6 +71,8 @@ class Board:
         self._epochs, self._steps = 0, 0
         self._of_stage = 0
         """the number of the stage's last epoch"""
+        self._about: Mapping[str, Any] = {}
+        self._results: dict[str, float] = {}
 
     def __enter__(self) -> Board:
         return self
@@ -91,7 +97,7 @@ class Board:
         rows = [f"| {name} | {json.dumps(value)} |" for name, value in about.items()]
         table = "\n".join(["| setting | value |", "|---|---|", *rows])
         self._summary("train", self._x["summary"].text("settings", table), self._epochs)
-        self._of_stage = 0
+        self._of_stage, self._about = 0, about
         new = {name: value for name, value in params.items() if name not in self._first}
         self._first |= new
         self._histograms("parameters", new)
@@ -127,6 +133,25 @@ class Board:
             changes = {name: _numbers(value) - _numbers(self._first[name]) for name, value in params.items()}
         self._histograms("change", changes)
         self._flush()
+
+    def done(self, history: History, ending: str) -> None:
+        """After a stage. `ending`: how it ended, in words."""
+        best = history.best
+        step = self._epochs - len(history) + best.epoch
+        figures = {"loss": best.loss, "val_loss": best.val_loss, f"val_{best.score}": best.val_score}
+        scalars = {f"best/{name}": value for name, value in figures.items() if value is not None}
+        self._results = {"best_epoch": step, **scalars}
+        for tag, value in self._results.items():
+            self._scalar("train", tag, value, step)
+        self._summary("train", self._x["summary"].text("ending", ending), self._epochs)
+        self._flush()
+
+    def compared(self) -> None:
+        """After the last stage: a line for the table of hyperparameters, with what was kept."""
+        if self._results:
+            for summary in self._x["summary"].hparams(_plain(self._about), self._results):
+                self._summary("train", summary, self._epochs)
+            self._flush()
 
     def _histograms(self, kind: str, arrays: Params) -> None:
         for name, array in arrays.items():
@@ -219,13 +244,29 @@ class TensorBoard(Observer):
     def epoch(self, end: EpochEnd) -> None:
         self.board.epoch(end.record, end.rates, end.params, end.stage.graph.outputs[1:])
 
+    def done(self, stage: Stage, history: History) -> None:
+        self.board.done(history, stage.ending(history).words)
+
     def end(self, error: BaseException | None) -> None:
+        if error is None:
+            self.board.compared()
         self.board.close()
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:
     """float64 `(n,)`"""
     return np.asarray(array).astype(np.float64).reshape(-1)
+
+
+def _plain(settings: Mapping[str, Any], before: str = "") -> dict[str, bool | float | str]:
+    """Numbers, names and switches by their paths, "optimizer.head.lr"; a table has no place for anything else."""
+    flat: dict[str, bool | float | str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _plain(value, f"{before}{name}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[f"{before}{name}"] = value
+    return flat
 
 
 def _unused(folder: Path) -> Path:

@@ -75,24 +75,24 @@ def test_a_click_in_the_legend_hides_a_run_in_all_four_figures(chromium: Browser
     chromium.open(saved(given, tmp_path))
     assert chromium.run("return performance.getEntriesByType('resource').length") == 0
     assert chromium.run("return document.title") == "headstart on things"
-    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 3] * 4
+    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 4] * 4
     colour = [int(looks(rows)[1].colour[i : i + 2], 16) for i in (1, 3, 5)]
     assert min(chromium.run(PIXELS, colour)) > 50
     key = chromium.find(".key[data-row='1']")
     key.click()
     chromium.wait("true")
-    assert chromium.run(SHOWN) == [[[0, 2, 3]] * 3] * 4
+    assert chromium.run(SHOWN) == [[[0, 2, 3]] * 4] * 4
     assert chromium.run(PIXELS, colour) == [0] * 4
     assert key.get_attribute("aria-pressed") == "false"
     key.click()
     chromium.wait("true")
-    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 3] * 4
+    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 4] * 4
     assert min(chromium.run(PIXELS, colour)) > 50
     backend = chromium.find(".legend .group")
     backend.click()
-    assert chromium.run(SHOWN) == [[[2, 3]] * 3] * 4
+    assert chromium.run(SHOWN) == [[[2, 3]] * 4] * 4
     backend.click()
-    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 3] * 4
+    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 4] * 4
     assert [line for line in chromium.console() if "willReadFrequently" not in line] == []  # what PIXELS does
 
 
@@ -117,7 +117,7 @@ def test_the_table_sorts_by_click_and_by_keyboard(chromium: Browser, tmp_path: P
         return found
 
     assert (order(), sorted_by()) == (["cached", "full", "staged"], {"val accuracy": "descending"})
-    total = chromium.find("#runs th:nth-child(11) button")
+    total = chromium.find("#runs th:nth-child(12) button")
     total.click()
     assert (order(), sorted_by()) == (["staged", "full", "cached"], {"total, s": "descending"})
     total.click()
@@ -127,6 +127,35 @@ def test_the_table_sorts_by_click_and_by_keyboard(chromium: Browser, tmp_path: P
     assert (order(), sorted_by()) == (["cached", "full", "staged"], {"mode": "ascending"})
     mode.send_keys(" ")
     assert (order(), sorted_by()) == (["staged", "full", "cached"], {"mode": "descending"})
+
+
+# Where the rings of the plot of this name are, and what is said of the points in them.
+RINGS = """const plot = Bokeh.documents.map((d) => d.roots()[0]).find((plot) => plot.name === arguments[0]);
+const of = (name) => plot.renderers.find((r) => r.name === name).data_source.data;
+const [rings, points] = [of("kept"), of("points")];
+return Array.from(rings.x, (x, i) => [rings.row[i], x, rings.y[i], points.when.find(
+  (_, k) => points.row[k] === rings.row[i] && points.x[k] === x && points.y[k] === rings.y[i])])"""
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_the_epoch_that_was_kept_is_in_a_ring(chromium: Browser, tmp_path: Path) -> None:
+    """Of each stage of a staged run, in all figures; of runs without validation data on the training's line."""
+    chromium.open(saved(content([row("torch", "full"), row("torch", "staged")]), tmp_path))
+    space = SPACE
+    assert chromium.run(RINGS, "loss epoch") == [
+        [0, 2, 0.6, f"epoch 2, kept, 4{space}s"],
+        [1, 1, 2.1, f"epoch 1 (head alone), kept, 3.01{space}s"],
+        [1, 4, 0.6, f"epoch 4, kept, 7.02{space}s"],
+    ]
+    assert [x for _, x, _, _ in chromium.run(RINGS, "accuracy seconds")] == pytest.approx([4, 3.01, 7.02])
+    assert "the epoch that was kept" in chromium.find("#legend .mark").text
+    chromium.open(saved(GAPS["no-validation"](), tmp_path))
+    assert [ring[2] for ring in chromium.run(RINGS, "loss epoch")] == [0.5], "of three epochs, not of one"
+    unmarked = [row("torch", "full", best_epoch=None)]
+    chromium.open(saved(content(unmarked), tmp_path))
+    assert chromium.run(RINGS, "loss epoch") == []
+    assert chromium.run("return document.querySelectorAll('#legend .mark').length") == 0
+    assert chromium.console() == []
 
 
 # What reaches beyond the right edge, but for what scrolls in a box of its own.

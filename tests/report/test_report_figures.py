@@ -33,14 +33,18 @@ def test_seconds_begin_with_the_extraction_and_staged_epochs_are_numbered_on() -
     staged = {
         "extraction_seconds": 10.0,
         "head_history": [record(1, 1.0), record(2, 2.0)],
+        "head_best_epoch": 1,
         "history": [record(1, 5.0, 0.25), record(2, 6.0, 0.125)],
+        "best_epoch": 2,
     }
     points = series.points(staged)
     assert [point.epoch for point in points] == [1, 2, 3, 4]
     assert [point.seconds for point in points] == [11.0, 13.0, 18.0, 24.0]
     assert [point.stage for point in points] == ["head", "head", "all", "all"]
     assert [point.loss for point in points] == [0.5, 0.5, 0.25, 0.125]
-    assert points[-1] == series.Point(4, 24.0, "all", 0.125, 0.8, 0.225, 0.75)
+    assert points[-1] == series.Point(4, 24.0, "all", 0.125, 0.8, 0.225, 0.75, kept=True)
+    assert [point.kept for point in points] == [True, False, False, True], "of each stage"
+    assert not any(point.kept for point in series.points({"history": [record(1, 1.0)]})), "of before"
 
 
 def test_points_of_what_is_missing_or_not_finite_are_gaps() -> None:

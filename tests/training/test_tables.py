@@ -58,6 +58,24 @@ def test_a_comparison() -> None:
     assert column(first, "pays off") == ["-", "1 epoch", "1 epoch"]
 
 
+def test_which_epoch_was_kept_stands_below_a_comparison() -> None:
+    def trained(mode: str, epochs: int, kept: int, **changes: Any) -> dict[str, Any]:
+        settings = {"monitor": "val_loss", "stages": {"head": {"max_epochs": 100}, "all": {"max_epochs": 3}}}
+        history = [{"epoch": i + 1, "val_loss": 1.0} for i in range(epochs)]
+        return row(mode, history=history, best_epoch=kept, settings=settings, **changes)
+
+    head = [{"epoch": i + 1, "val_loss": 1.0} for i in range(37)]
+    staged = trained("staged", 3, 2, head_history=head, head_best_epoch=22)
+    rows = [trained("full", 3, 2), staged, row("cached", settings={"solver": "ridge"})]
+    (table,) = Comparison(rows=rows, versions={"torch": {}}).as_tables()
+    assert table.note == "kept epoch, by val_loss: full 2 of 3, staged 2 of 3 (head: 22 of 37, stopped early)"
+    (alone,) = Comparison(rows=[staged], versions={"torch": {}}).as_tables()
+    assert alone.note == (
+        "head: stopped after 37 of at most 100 epochs; kept epoch 22, the best by val_loss. "
+        "all: 3 epochs; kept epoch 2, the best by val_loss"
+    )
+
+
 def test_a_comparison_of_one_run() -> None:
     facts: dict[str, Any] = {"machine": {"cores": 2}, "data": {"name": "a"}, "model": {"name": "b"}}
     comparison = Comparison(rows=[row("full")], versions={"torch": {"torch": "2"}}, created="now", **facts)

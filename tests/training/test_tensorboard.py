@@ -102,7 +102,33 @@ def test_other_tasks_have_their_score(
     assert found.Tags()["scalars"] == validation
     assert scalars(found, validation[-1])[1] == pytest.approx(run.history["val_score"], rel=1e-6)
     tags = set(events(tmp_path / "board" / "train").Tags()["scalars"])
-    assert {tag for tag in tags if "/" not in tag} == {*train, "learning_rate"}
+    assert {tag for tag in tags if "/" not in tag} == {*train, "learning_rate", "best_epoch"}
+
+
+def test_the_epoch_that_was_kept(written: SimpleNamespace) -> None:
+    """Of both stages, on the axis of the charts; in words; and in the table of hyperparameters."""
+    head, all_ = written.run.head_history, written.run.history
+    kept = [head.best_epoch, len(head) + all_.best_epoch]
+    assert scalars(written.train, "best_epoch") == (kept, kept)
+    for name in ("loss", "val_loss", "val_accuracy"):
+        steps, values = scalars(written.train, f"best/{name}")
+        assert (steps, values) == (kept, pytest.approx([head.best[name], all_.best[name]], rel=1e-6))
+    texts = [each.tensor_proto.string_val[0].decode() for each in written.train.Tensors("ending/text_summary")]
+    assert texts == [
+        f"{len(stage)} epochs; kept epoch {stage.best_epoch}, the best by val_loss" for stage in (head, all_)
+    ]
+    start = hyperparameters(written.train, "session_start_info")
+    assert start.hparams["mode"].string_value == "staged"
+    assert start.hparams["optimizer.head.lr"].number_value == pytest.approx(0.001)
+    metrics = {info.name.tag for info in hyperparameters(written.train, "experiment").metric_infos}
+    assert metrics == {"best_epoch", "best/loss", "best/val_loss", "best/val_accuracy"}
+
+
+def hyperparameters(found: Any, part: str) -> Any:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    content = found.SummaryMetadata(f"_hparams_/{part}").plugin_data.content
+    return getattr(HParamsPluginData.FromString(content), part)
 
 
 def test_the_other_figures(written: SimpleNamespace) -> None:
