@@ -6,7 +6,7 @@ is, and returns the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,16 +84,17 @@ def result_of(
     objective: Objective,
     outputs: np.ndarray | None,
     val: Dataset | FeatureSet | None,
-    outcome: Callable[[np.ndarray, Any, float, Sequence[float] | None], Outcome] = Outcome,
+    heads: int = 1,
 ) -> Trained:
     """The result, from the outputs for the validation data, float32 `(n, k)` as the trainer gives them; None where
-    there were none. `params` and `outputs`: after the epoch that is kept. `outcome`: what is kept of them."""
+    there were none. `params` and `outputs`: after the epoch that is kept. `heads`: how many were trained
+    together, these being one's."""
     if outputs is None or val is None:
         return Trained(params, history, None, None, objective.decided(np.zeros((0, 0)), None))
     predictions = objective.predictions(outputs)
     threshold = objective.decided(predictions, val)
     judged = (predictions, val, threshold, objective.deviation)
-    return Trained(params, history, validation_of(*judged), outcome(*judged), threshold)
+    return Trained(params, history, validation_of(*judged), Outcome(*judged, heads=heads), threshold)
 
 
 def run_epoch(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from headstart.training.history import Record
 from headstart.training.job import TrainingJob
 from headstart.training.loop import Trained, history_of, record_of, result_of
 from headstart.training.measured import measure
-from headstart.training.scores.outcome import Outcome
 from headstart.training.stage import Stage
 from headstart.training.stopping import Best
 
@@ -77,7 +75,7 @@ def side_by_side(
             job.objective,
             head.outputs,
             val_data,
-            partial(Outcome.of_one_of_many, heads=len(jobs)),
+            len(jobs),
         )
         for head in followed
     ]

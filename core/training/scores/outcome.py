@@ -24,14 +24,29 @@ class Outcome:
         data: Any,
         threshold: float = THRESHOLD,
         deviation: Sequence[float] | None = None,
+        heads: int = 1,
     ) -> None:
         """`outputs`: of the samples of `data`, a Dataset or FeatureSet, in their order; see `scores_of`, which has
-        `threshold` and `deviation` too."""
+        `threshold` and `deviation` too. `heads`: how many were trained together, this one of them; where the
+        outputs of all are too large to keep, scoring each would take longer than training it, and none is."""
         self._asked: tuple[Any, ...] | None = (data.task, outputs, data.labels, data.classes, data.weights)
         self._threshold, self._deviation = threshold, deviation
         self._scores: Scores | None = None
-        if outputs.nbytes > KEPT_NBYTES:
+        if heads * outputs.nbytes <= KEPT_NBYTES:
+            return
+        if heads == 1:
             self._score()
+            return
+        reason = "not kept of so many heads; run.evaluate(val) computes it"
+        name = headline(data.task, outputs.shape[1])
+        self._asked, self._scores = None, nothing(data.task, len(outputs), (name,), reason)
+
+    @classmethod
+    def known(cls, scores: Scores) -> Outcome:
+        """Of scores that are there."""
+        outcome = cls.__new__(cls)
+        outcome._asked, outcome._scores = None, scores
+        return outcome
 
     @property
     def scores(self) -> Scores:
@@ -43,27 +58,3 @@ class Outcome:
         self._scores = scores_of(*self._asked, threshold=self._threshold, deviation=self._deviation)
         self._asked = None
         return self._scores
-
-    @classmethod
-    def known(cls, scores: Scores) -> Outcome:
-        """Of scores that are there."""
-        outcome = cls.__new__(cls)
-        outcome._asked, outcome._scores = None, scores
-        return outcome
-
-    @classmethod
-    def of_one_of_many(
-        cls,
-        outputs: np.ndarray,
-        data: Any,
-        threshold: float = THRESHOLD,
-        deviation: Sequence[float] | None = None,
-        *,
-        heads: int,
-    ) -> Outcome:
-        """Of one of so many heads that were trained together. Where the outputs of all are too large to keep,
-        scoring each head would take longer than training it."""
-        if heads * outputs.nbytes <= KEPT_NBYTES:
-            return cls(outputs, data, threshold, deviation)
-        reason = "not kept of so many heads; run.evaluate(val) computes it"
-        return cls.known(nothing(data.task, len(outputs), (headline(data.task, outputs.shape[1]),), reason))
