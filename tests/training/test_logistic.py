@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from linear_problems import Blocks, problem, standardised
 from sklearn.linear_model import LogisticRegression
 
 from headstart.common.errors import DataError, SettingError
@@ -21,22 +21,6 @@ BAR = 1e-7
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def problem(n: int = 90, d: int = 6, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of unlike scales and far from 0, labels, and weights of which one is 0."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, n)
-    rows = rng.normal(0, 1, (classes, d))[labels] + rng.normal(0, 2, (n, d))
-    weights = rng.uniform(0.2, 3, n)
-    weights[1] = 0
-    return rows * rng.uniform(0.01, 30, d) + rng.normal(0, 50, d), labels, weights
-
-
-def standardised(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    mean = np.average(rows, 0, weights)
-    deviation = np.sqrt(np.average((rows - mean) ** 2, 0, weights))
-    return (rows - mean) / np.where(deviation > 0, deviation, 1)
-
-
 def peer(x: np.ndarray, labels: np.ndarray, penalty: float, weights: np.ndarray) -> LogisticRegression:
     c = 1 / (penalty * weights.sum())
     return LogisticRegression(C=c, tol=1e-8, max_iter=10000).fit(x, labels, weights)
@@ -46,17 +30,6 @@ def probabilities(path: LogisticPath, i: int, rows: np.ndarray) -> np.ndarray:
     z = rows @ path.weight[i].T + path.bias[i]
     z = np.exp(z - z.max(1, keepdims=True))
     return np.asarray(z / z.sum(1, keepdims=True))
-
-
-class Blocks:
-    """Rows that are read again and again, in blocks of odd sizes."""
-
-    def __init__(self, rows: np.ndarray, size: int) -> None:
-        self.rows, self.size = rows, size
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for start in range(0, len(self.rows), self.size):
-            yield self.rows[start : start + self.size]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

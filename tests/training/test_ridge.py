@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from linear_problems import Blocks, standardised
+from linear_problems import problem as labelled
 from sklearn.linear_model import Ridge, RidgeClassifier, RidgeCV
 
 from headstart.common.errors import DataError, SettingError
@@ -21,32 +22,10 @@ PATH = np.array([10.0, 1.0, 0.1, 0.01])
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def problem(n: int, d: int, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of unlike scales and far from 0, 1 and -1 for the classes, and weights of which one is 0."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, n)
-    centres = rng.normal(0, 1, (classes, d))
-    rows = (centres[labels] + rng.normal(0, 2, (n, d))) * rng.uniform(0.01, 30, d) + rng.normal(0, 50, d)
-    weights = rng.uniform(0.2, 3, n)
-    weights[1] = 0
-    return rows, np.where(np.eye(classes)[labels] > 0, 1.0, -1.0), weights
-
-
-def standardised(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    mean = np.average(rows, 0, weights)
-    deviation = np.sqrt(np.average((rows - mean) ** 2, 0, weights))
-    return (rows - mean) / np.where(deviation > 0, deviation, 1)
-
-
-class Blocks:
-    """Rows that are read again and again, in blocks of odd sizes."""
-
-    def __init__(self, rows: np.ndarray, size: int) -> None:
-        self.rows, self.size = rows, size
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for start in range(0, len(self.rows), self.size):
-            yield self.rows[start : start + self.size]
+def problem(n: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """With 1 and -1 for the classes."""
+    rows, labels, weights = labelled(n, d)
+    return rows, np.where(np.eye(3)[labels] > 0, 1.0, -1.0), weights
 
 
 @pytest.mark.parametrize("weighted", [False, True])
