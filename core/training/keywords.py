@@ -34,10 +34,6 @@ class _FitCompareCompareModesSweep(TypedDict, total=False):
 
     cut: str | None
     """Last node of the frozen trunk; see `headstart models NAME`."""
-    monitor: str | None
-    """The validation score by which the best epoch is kept, such as val_accuracy; none: the last epoch."""
-    min_delta: float
-    """By how much an epoch has to be better; of others the earliest is kept."""
     schedule: str | Schedule
     """constant or cosine."""
     warmup: float | None
@@ -56,17 +52,21 @@ class _FitCompareCompareModesSweep(TypedDict, total=False):
     """Train a linear head on standardised features; what comes of it is a plain layer all the same."""
     seed: int
     """Seed of all that is drawn: split, order, initial weights, dropout and augmentation."""
+    monitor: str | None
+    """The validation score by which the best epoch is kept, such as val_accuracy; none: the last epoch."""
+    min_delta: float
+    """By how much an epoch has to be better; of others the earliest is kept."""
 
 
 class _FitSweepPlanCompareCompareModes(TypedDict, total=False):
     """Taken by fit, sweep, plan, compare, compare_modes."""
 
-    epochs: int | None
-    """Epochs of training, just so many."""
     batch_size: int
     """Samples a step, at most: all steps of an epoch have as many."""
     optimizer: str | Optimizer | None
     """adamw or sgd."""
+    epochs: int | None
+    """Epochs of training, just so many."""
     device: str
     """auto, cpu, cuda or cuda:N; mps, xpu or tpu where the backend has it."""
     precision: str
@@ -79,20 +79,6 @@ class _FitSweepPlanCompareCompareModes(TypedDict, total=False):
     """Folder of the feature store."""
     memory: int | str | None
     """Bytes of cached features held at once, such as 512MB; more are streamed."""
-
-
-class _FitSweepPlan(TypedDict, total=False):
-    """Taken by fit, sweep, plan."""
-
-    max_epochs: int | None
-    """Epochs of training, at most; patience may end it before."""
-
-
-class _FitSweep(TypedDict, total=False):
-    """Taken by fit, sweep."""
-
-    patience: int | None
-    """Stop after so many epochs without a better one, by monitor."""
 
 
 class _FitCompareCompareModes(TypedDict, total=False):
@@ -118,6 +104,20 @@ class _FitCompareCompareModes(TypedDict, total=False):
     """Write the framework's own trace of each stage's second epoch to this folder."""
 
 
+class _FitSweepPlan(TypedDict, total=False):
+    """Taken by fit, sweep, plan."""
+
+    max_epochs: int | None
+    """Epochs of training, at most; patience may end it before."""
+
+
+class _FitSweep(TypedDict, total=False):
+    """Taken by fit, sweep."""
+
+    patience: int | None
+    """Stop after so many epochs without a better one, by monitor."""
+
+
 class _FitSweepPlanCompareModes(TypedDict, total=False):
     """Taken by fit, sweep, plan, compare_modes."""
 
@@ -136,9 +136,9 @@ class FitOptions(
     _Fit,
     _FitCompareCompareModesSweep,
     _FitSweepPlanCompareCompareModes,
+    _FitCompareCompareModes,
     _FitSweepPlan,
     _FitSweep,
-    _FitCompareCompareModes,
     _FitSweepPlanCompareModes,
     _FitCompareModes,
     total=False,

@@ -66,6 +66,16 @@ def one_known(names: Names, words: str = "one of {names}") -> Rule:
     return Rule(words, names=names)
 
 
+def _is_positive(value: object) -> bool:
+    return value is not True and isinstance(value, Real) and 0 < float(value) < float("inf")
+
+
+def _is_not_negative(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) < float("inf")
+
+
+POSITIVE = Rule("a positive number", _is_positive, float)
+NOT_NEGATIVE = Rule("a number of 0 or more", _is_not_negative, float)
 SHARE = Rule("0 <= {name} < 1", lambda value: isinstance(value, Real) and 0 <= float(value) < 1, float)
 NAME = Rule("a name", lambda value: isinstance(value, str) and bool(value))
 SWITCH = Rule("True or False", lambda value: isinstance(value, bool))

@@ -20,7 +20,7 @@ from headstart.contract.registry import check_place
 from headstart.data.augment import Augment
 from headstart.features.trunk_keys import INPUT
 from headstart.training.modes import MODES, Mode, mode_of
-from headstart.training.options import OPTIONS, Caching, Computing, Keeping, Training, Watching
+from headstart.training.options import OPTIONS, Caching, Computing, Keeping, Stopping, Training, Watching
 from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
 from headstart.training.sample_weights import checked_weights
@@ -50,7 +50,7 @@ def checked_folder(option: str, folder: str | Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Settings(Keeping, Watching, Caching, Computing, Training):
+class Settings(Keeping, Watching, Caching, Computing, Stopping, Training):
     """All options of one run, by their names; see `options`. Raises SettingError and its kin."""
 
     def __post_init__(self) -> None:

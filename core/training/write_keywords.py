@@ -8,12 +8,13 @@ that the same functions take.
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
-from headstart.training import options
 from headstart.training.option import FUNCTIONS
-from headstart.training.options import OPTIONS
+from headstart.training.options import GROUPS, OPTIONS
 
 FILE = Path(__file__).with_name("keywords.py")
 PREAMBLE = '''"""The keyword arguments of the functions that take options, for editors and type checkers.
@@ -41,9 +42,9 @@ def _imports() -> Iterator[str]:
     """What the types of the options need, from where `options` has it."""
     types = [ast.walk(ast.parse(option.annotation)) for option in OPTIONS.values()]
     used = {node.id for nodes in types for node in nodes if isinstance(node, ast.Name)}
-    tree = ast.parse(Path(options.__file__).read_text(encoding="utf-8"))
+    trees = [ast.parse(inspect.getsource(import_module(group.__module__))) for group in GROUPS]
     sources: dict[str, set[str]] = {}
-    for node in ast.walk(tree):
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.ImportFrom):
             sources.setdefault(str(node.module), set()).update(used & {alias.name for alias in node.names})
     lines = {

@@ -20,7 +20,8 @@ from headstart.training import keywords
 from headstart.training.compare import CompareArguments
 from headstart.training.modes import MODES
 from headstart.training.option import FUNCTIONS, Option
-from headstart.training.options import GROUPS, OPTIONS, fields_for, flags_for, scale_of
+from headstart.training.options import GROUPS, OPTIONS, fields_for, flags_for
+from headstart.training.options.texts import scale_of
 from headstart.training.settings import Settings, options_by_mode
 from headstart.training.write_keywords import FILE, keywords_text
 
@@ -148,9 +149,9 @@ def test_a_position_beyond_the_data_is_refused() -> None:
 
 def test_the_record_has_the_keys_that_reports_and_saved_runs_have() -> None:
     expected = (
-        "epochs max_epochs patience monitor min_delta batch_size optimizer lr_scale schedule label_smoothing "
-        "class_weights pos_weight threshold huber augment standardize batch_norm seed device precision "
-        "feature_dtype views"
+        "batch_size optimizer lr_scale schedule label_smoothing class_weights pos_weight threshold huber augment "
+        "standardize batch_norm seed epochs max_epochs patience monitor min_delta device precision feature_dtype "
+        "views"
     )
     assert list(Settings().record()) == expected.split()
     full = Settings(mode="scratch", cut="input", augment="flip", views=2, lr_scale={"fc": 0.5}).record()

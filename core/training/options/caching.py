@@ -1,0 +1,54 @@
+"""What is cached, and how much of it is held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.training.option import FOLDER, FUNCTIONS, Rule, one_of, option, whole
+
+
+def _dtypes() -> Iterable[str]:
+    from headstart.features.trunk_keys import DTYPES
+
+    return DTYPES
+
+
+@dataclass(frozen=True)
+class Caching:
+    """What is cached, and how much of it is held."""
+
+    dtype: str = option(
+        "float16",
+        "Type of stored features: float16, float32 or bfloat16.",
+        one_of(_dtypes),
+        takers=FUNCTIONS,
+        recorded="feature_dtype",
+    )
+    cache: str | Path | None = option(
+        None,
+        "Folder of the feature store.",
+        FOLDER,
+        takers=FUNCTIONS,
+        text=None,
+        unset="HEADSTART_CACHE, else the user's cache folder",
+        recorded=False,
+    )
+    views: int | None = option(
+        None,
+        "Keep so many augmented views of every image, for features in the cache; augment says how they are drawn.",
+        whole(1),
+        text=int,
+        more="Epoch e reads view e mod `views`. View v is what an uncached run of that seed draws in epoch v.",
+    )
+    memory: int | str | None = option(
+        None,
+        "Bytes of cached features held at once, such as 512MB; more are streamed.",
+        Rule("a number of bytes, or a text such as '512MB'"),
+        takers=FUNCTIONS,
+        unset="half of what is free",
+        recorded=False,
+        more="In Python also a number of bytes. What is streamed comes from the disk, shuffled in blocks; "
+        "where the features were stands in the run's settings.",
+    )
