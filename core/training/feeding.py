@@ -22,9 +22,10 @@ from headstart.features.trunk_keys import INPUT
 from headstart.training.checks import features_at
 from headstart.training.feeds import Feeds, Images
 from headstart.training.job import TrainingJob
+from headstart.training.moments import Moments
 from headstart.training.nans.watch import FeatureCheck, WatchedTrunk
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
-from headstart.training.standardizing import Moments, Readers, Standardization, mapping_trunk, readers
+from headstart.training.standardizing import Readers, Standardization, mapping_trunk, readers
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def from_cache(job: TrainingJob, node: str) -> Fed:
         moments = Moments(linear.averaged)
         for rows, weights in feeds[0].stored():
             moments.add(rows, weights)
-        standardization = moments.standardization(linear)
+        standardization = Standardization.of(moments, linear)
         for feed in feeds:
             feed.standardize(standardization)
     feeds_of_stage = Feeds(feeds[0], feeds[1] if len(feeds) > 1 else None, train, val)
@@ -109,7 +110,7 @@ def from_images(job: TrainingJob, node: str | None) -> Fed:
     runs, standardization, mapping = trunk, None, None
     if trunk is not None and node is not None:
         if (linear := _mapped_into(job, node)) is not None:
-            standardization = _moments(job, trunk, node, linear.averaged).standardization(linear)
+            standardization = Standardization.of(_moments(job, trunk, node, linear.averaged), linear)
             shape = job.model.graph.shapes(job.model.input_shape)[node]
             mapping = mapping_trunk(standardization, shape, job.backend, job.place)
         if job.settings.debug_nans:

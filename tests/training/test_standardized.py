@@ -22,7 +22,8 @@ from headstart.models.initial import initial_params
 from headstart.training.feeds import Pools, Streamed
 from headstart.training.job import initial
 from headstart.training.modes import mode_of
-from headstart.training.standardizing import Moments, readers
+from headstart.training.moments import Moments
+from headstart.training.standardizing import Standardization, readers
 
 CLASSES = ("dim", "red", "green")
 BATCH, EPOCHS, RATE, CHANNELS = 8, 3, 0.05, 12
@@ -292,7 +293,7 @@ def test_what_is_streamed_is_mapped_once(features: Any, in_memory: bool) -> None
     assert linear is not None
     for block, weights in feed.stored():
         moments.add(block, weights)
-    by = moments.standardization(linear)
+    by = Standardization.of(moments, linear)
     scaler = StandardScaler().fit(raw.astype(np.float64))
     np.testing.assert_allclose(by.mean, scaler.mean_, rtol=1e-6)
     np.testing.assert_allclose(by.deviation, scaler.scale_, rtol=1e-5)

@@ -12,8 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 import headstart as hs
 from headstart.graph import Builder, Graph
-from headstart.training import standardizing
-from headstart.training.standardizing import Moments, Readers, Standardization, readers
+from headstart.training import moments as moments_module
+from headstart.training.moments import Moments
+from headstart.training.standardizing import Readers, Standardization, readers
 
 pytestmark = pytest.mark.neutral
 
@@ -30,7 +31,7 @@ def standardization_of(rows: np.ndarray, blocks: int = 1, **settings: Any) -> St
     moments = Moments(settings.get("averaged", False))
     for block in np.array_split(rows, blocks):
         moments.add(block)
-    return moments.standardization(linear_readers(**settings))
+    return Standardization.of(moments, linear_readers(**settings))
 
 
 def rows_of(kind: str, count: int = 4000) -> np.ndarray:
@@ -57,7 +58,7 @@ DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat1
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_map_is_scikit_learns(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standardizing, "MOST_ROWS", 100)  # many blocks, in threads
+    monkeypatch.setattr(moments_module, "MOST_ROWS", 100)  # many blocks, in threads
     rows = rows_of(kind).astype(DTYPES[dtype])
     numbers = rows.astype(np.float64)
     scaler = StandardScaler().fit(numbers)
@@ -232,6 +233,6 @@ def test_a_sample_counts_by_its_weight(shape: tuple[int, ...], averaged: bool) -
     weighted, repeated = Moments(averaged), Moments(averaged)
     weighted.add(rows, counts.astype(np.float32))
     repeated.add(np.repeat(rows, counts, 0))
-    one, other = (moments.standardization(linear_readers(averaged=averaged)) for moments in (weighted, repeated))
+    one, other = (moments.standard() for moments in (weighted, repeated))
     np.testing.assert_allclose(one.mean, other.mean, rtol=1e-6)
     np.testing.assert_allclose(one.deviation, other.deviation, rtol=1e-5)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.samples import Samples
+from headstart.training.moments import Moments
 from headstart.training.solvers.knn import knn
 from headstart.training.solvers.ridge import ridge
 
@@ -126,10 +127,7 @@ def fold_numbers(folds: Sequence[Positions] | None, count: int) -> Positions | N
 
 def standardised(x: np.ndarray) -> NDArray[np.float32]:
     """By mean and deviation; what does not vary is 0."""
-    x = x.astype(np.float64)
-    mean, scale = x.mean(0), x.std(0)
-    scale[scale <= 1e-9 * np.abs(mean)] = np.inf
-    return np.asarray((x - mean) / np.where(scale > 0, scale, np.inf), np.float32)
+    return np.asarray(Moments.of(x).standard().applied(x), np.float32)
 
 
 def neighbours(x: np.ndarray, target: Target, folds: Sequence[Positions] | None) -> np.ndarray:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +19,6 @@ from headstart.common.errors import SettingError
 
 HeldOut = Callable[[NDArray[np.intp], NDArray[np.float32]], None]
 """is told which samples, and their outputs `(penalties, samples, k)` by weights that have not seen them"""
-
-
-@dataclass(frozen=True)
-class Standard:
-    """The map that standardises features: (x - mean) / deviation."""
-
-    mean: NDArray[np.float64]
-    """`(d,)`, weighted by the samples' weights"""
-    deviation: NDArray[np.float64]
-    """`(d,)`, above 0; 1 for a feature that does not vary"""
-
-    def applied(self, block: np.ndarray) -> np.ndarray:
-        """Rows `(b, d)`, standardised; of their own dtype, and subtracted in float64, since a mean far from 0 has
-        no digits to spare."""
-        return ((block - self.mean) / self.deviation).astype(block.dtype, copy=False)
-
-    def rounded(self, dtype: type[np.floating[Any]]) -> Standard:
-        """With numbers that this dtype holds. A mean that is a little off is what an intercept takes up."""
-        return Standard(*(values.astype(dtype).astype(np.float64) for values in (self.mean, self.deviation)))
-
-    def folded(
-        self, weight: NDArray[np.float64], bias: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """A layer for standardised features, weight `(..., k, d)` and bias `(..., k)`, as one for the features."""
-        weight = weight / self.deviation
-        return weight, bias - weight @ self.mean
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, SettingError
+from headstart.training.moments import Moments, Standard, computed_in
 from headstart.training.solvers.descent import REMEMBERED, Minimum, minimised
 from headstart.training.solvers.linear import (
     HeldOut,
@@ -30,8 +31,7 @@ from headstart.training.solvers.linear import (
     checked_weights,
     fold_list,
 )
-from headstart.training.solvers.moments import standard_of
-from headstart.training.solvers.rows import Rows, computed_in, rows_of
+from headstart.training.solvers.rows import Rows, finite, rows_of
 
 PENALTIES = 10
 BAR = 1e-4
@@ -123,7 +123,7 @@ def logistic(
             if on_held_out is not None:
                 on_held_out(where, outputs)
         losses = losses / counted if counted else np.full(len(path), np.nan)
-    weight, bias = problem.standard.folded(points[0, ..., :-1], points[0, ..., -1])
+    weight, bias = problem.standard.folded_layer(points[0, ..., :-1], points[0, ..., -1])
     values, gradients = minimum.values[: len(path)], minimum.gradients[: len(path)]
     return LogisticPath(path, weight, bias, losses, held_out, values, gradients, problem.passes)
 
@@ -186,20 +186,17 @@ class _Problem:
 
     def __init__(self, rows: Rows, targets: np.ndarray, w: Floats, curve: _Classes | _Labels) -> None:
         self.rows, self.targets, self.w, self.curve = rows, targets, w, curve
-        standard, some = standard_of(rows, w, SAMPLED)
+        self.standard, some = _standard_of(rows, w)
         self.passes = 1
-        self.d = len(standard.mean)
+        self.d = len(self.standard.mean)
         self.dtype = computed_in(some.dtype)
-        self.standard = standard.rounded(self.dtype)
-        self._mean: NDArray[Any] = self.standard.mean.astype(self.dtype)
-        self._deviation: NDArray[Any] = self.standard.deviation.astype(self.dtype)
-        like: NDArray[Any] = (some.astype(self.dtype, copy=False) - self._mean) / self._deviation
+        like = self.standard.applied(some)
         self._covariance: NDArray[Any] = like.T @ like / len(like)
         self._copy: np.ndarray | None = None
         if isinstance(rows.source, np.ndarray):
             self._copy = np.empty(rows.source.shape, self.dtype)
             for where, block in rows.blocks():
-                self._copy[where] = (block - self._mean) / self._deviation
+                self._copy[where] = self.standard.applied(block)
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         self.passes += 1
@@ -207,7 +204,7 @@ class _Problem:
             yield from Rows(self._copy, len(self._copy)).blocks()
         else:
             for where, block in self.rows.blocks():
-                yield where, (block.astype(self.dtype, copy=False) - self._mean) / self._deviation
+                yield where, self.standard.applied(block)
 
     def solved(self, path: Floats, parts: Sequence[NDArray[np.intp]], bar: float, evaluations: int) -> Minimum:
         """The minimum of each penalty of the path without the samples of each part, part after part. Points are
@@ -338,3 +335,16 @@ class _Problem:
 def _lost(shares: Floats) -> NDArray[np.bool_]:
     """Which classes no sample has, or all have."""
     return np.asarray((shares <= 0) | (shares >= 1 - 1e-9))
+
+
+def _standard_of(rows: Rows, weights: Floats) -> tuple[Standard, np.ndarray]:
+    """What standardises the features, and some of the rows as they are, at even distances and of weight above 0:
+    about `SAMPLED` for each feature. One pass over the rows. DataError for rows that are not finite."""
+    moments, counting, takes = Moments(), np.flatnonzero(weights > 0), np.zeros(len(weights), bool)
+    some = []
+    for where, block in rows.blocks():
+        moments.add(finite(block), weights[where])
+        if not where.start:
+            takes[counting[:: max(1, len(counting) // (SAMPLED * block.shape[1]))]] = True
+        some.append(block[takes[where]])
+    return moments.standard(), np.concatenate(some)

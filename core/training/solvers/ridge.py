@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
+from headstart.training.moments import Moments
 from headstart.training.solvers.linear import (
     HeldOut,
     LinearPath,
@@ -31,7 +32,7 @@ from headstart.training.solvers.linear import (
     checked_weights,
     fold_list,
 )
-from headstart.training.solvers.moments import spread, summed
+from headstart.training.solvers.products import Products, summed
 from headstart.training.solvers.rows import Rows, finite, rows_of
 
 PENALTIES = 20
@@ -133,16 +134,15 @@ def _primal(
     total, standard = sums.total, sums.standard
     offset = (sums.start.mean - standard.mean) / standard.deviation
 
-    def layers(moments: object) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    def layers(products: Products) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         """Weight `(p, k, d)` and bias `(p, k)` for standardised features, and the decomposition."""
-        assert isinstance(moments, type(total))
-        covariance, xy = moments.centred(sums.scale)
+        covariance, xy = products.centred(sums.scale)
         s, v = np.linalg.eigh(covariance)
         s = np.maximum(s, 0)
         rotated = v.T @ xy  # (d, k)
         weight = np.einsum("pjk,dj->pkd", rotated / (s[:, None] + path[:, None, None]), v, optimize=True)
-        mean = moments.x / moments.count / sums.scale + offset
-        return weight, moments.y / moments.count - weight @ mean, s, v, rotated
+        mean = products.x / products.count / sums.scale + offset
+        return weight, products.y / products.count - weight @ mean, s, v, rotated
 
     weight, bias, s, v, rotated = layers(total)
 
@@ -168,7 +168,7 @@ def _primal(
                 outputs = np.einsum("bd,pkd->pbk", x[here], layer.astype(x.dtype), optimize=True)
                 yield here + where.start, outputs + shift[:, None]
 
-    return _Solved(*standard.folded(weight, bias), held_out_each() if each else held_out_groups())
+    return _Solved(*standard.folded_layer(weight, bias), held_out_each() if each else held_out_groups())
 
 
 def _dual(
@@ -176,7 +176,7 @@ def _dual(
 ) -> _Solved:
     """By the n x n products of rows with each other; the rows, fewer than their features, are in memory."""
     x = finite(np.concatenate([block.astype(np.float64) for _, block in rows.blocks()]))
-    standard = spread(x, w)
+    standard = Moments.of(x, w).standard()
     x = standard.applied(x)
     solved = _Dual(x, y, path, w)
 
@@ -188,7 +188,7 @@ def _dual(
             counting[group] = 0
             yield group, _Dual(x, y, path, counting).outputs(group)
 
-    return _Solved(*standard.folded(solved.weight, solved.bias), held_out())
+    return _Solved(*standard.folded_layer(solved.weight, solved.bias), held_out())
 
 
 class _Dual:

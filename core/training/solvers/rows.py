@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from headstart.common.errors import DataError
+from headstart.training.moments import computed_in
 
 BLOCK = 4096
 """rows at once, so that a block and what is computed of it stay small beside the rows"""
@@ -62,8 +62,3 @@ def finite(block: np.ndarray) -> np.ndarray:
     if not np.isfinite(block).all():
         raise DataError("features that are not finite: nothing can be solved for them")
     return block
-
-
-def computed_in(dtype: np.dtype[Any]) -> type[np.float32] | type[np.float64]:
-    """What rows of this dtype are multiplied in; half precision is only how they are stored."""
-    return np.float64 if dtype == np.float64 else np.float32
