@@ -104,7 +104,7 @@ class MissingAbilityError(BackendError):
 
 
 class UnsupportedOpError(HeadstartError):
-    """A graph holds an op that a backend has no translation for."""
+    """A graph holds an op that a backend, or a file format, has no translation for."""
 
 
 class CutError(SettingError):
@@ -217,7 +217,8 @@ class SavedFeaturesError(StoreError):
 
 
 class ExportError(HeadstartError):
-    """Features cannot be handed over in this form: a package for it is missing, or it has no such dtype."""
+    """Features, or a model, cannot be handed over in this form: a package for it is missing, or it cannot hold
+    them."""
 
 
 class FeatureOverflowError(StoreError):

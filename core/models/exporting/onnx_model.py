@@ -1,0 +1,222 @@
+"""A model as an ONNX file: pixels in, probabilities out, and in its metadata all that a program needs to serve it.
+
+What most exported files get wrong is what they leave to the reader: resized pictures still have to be normalised,
+the batch is as large as the example's, classes have numbers. So normalisation is inside, the batch is free, and
+classes, preprocessing and task stand in the file.
+
+Invariant: equal models give equal bytes, whichever backend trained them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from headstart.common.errors import SettingError, UnknownNameError
+from headstart.common.version import __version__
+from headstart.data.annotations import MULTI, REGRESSION, SINGLE
+from headstart.data.inputs import Arrays
+from headstart.graph import Graph, fold, without_inert
+from headstart.models.exporting.onnx_graph import (
+    DTYPES,
+    FIRST,
+    LAST,
+    Emission,
+)
+from headstart.models.exporting.onnx_ops import emit_graph, emitter_of
+from headstart.models.model import Model
+from headstart.store.keys import canonical_json, params_digest
+
+WHOLE, TRUNK, HEAD = PARTS = ("whole", "trunk", "head")
+IMAGES, PIXEL_VALUES, FEATURES = "images", "pixel_values", "features"
+"""what the file's input is called: uint8 `(n, h, w, 3)`, RGB; float32 `(n, 3, h, w)`, preprocessed; features of
+the cut, float32 with the channels last, as the store has them. The last one is the output of a trunk, too"""
+NOT_VERIFIED = "not verified"
+MOST_NBYTES = (1 << 31) - (1 << 24)
+"""of a file's weights: what holds them all ends at 2 GiB, names and nodes included"""
+
+
+SMALL_NBYTES = 1024
+"""weights below that stay in the graph's own file"""
+PAGE_NBYTES = 4096
+"""where weights begin in a file of their own, so that they can be mapped"""
+EXTERNAL = 1
+"""ONNX's number for a tensor whose bytes lie in another file"""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the outputs of a task are called in a file. Each is float32 `(n, classes)`."""
+
+    plain: str
+    """the model's own outputs"""
+    op: str | None = None
+    """ONNX's op that makes probabilities of them"""
+    probable: str | None = None
+    """what these are called"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.plain,) if self.probable is None else (self.plain, self.probable)
+
+
+OUTPUTS: Mapping[str, Outputs] = {
+    SINGLE: Outputs("logits", "Softmax", "probabilities"),
+    MULTI: Outputs("logits", "Sigmoid", "scores"),
+    REGRESSION: Outputs("values"),
+}
+"""task -> its outputs; values are in the targets' own units, as the model gives them"""
+
+
+def onnx_model(
+    model: Model, *, part: str = WHOLE, cut: str | None = None, pixels: bool = True, dtype: str = "float32"
+) -> Any:
+    """The model, or a part of it, as an `onnx.ModelProto` for any number of samples at once. `onnx_bytes` and
+    `write_onnx` make a file of it.
+
+    `part`: "whole"; "trunk", from pictures to `features` at the cut; "head", from `features` to the outputs.
+    `cut`: a legal cut; None: the model's own. `pixels`: whether the input is `images`, uint8 `(n, h, w, 3)` in RGB
+    of the model's size, which are normalised inside; otherwise `pixel_values`, float32 `(n, 3, h, w)`, already
+    preprocessed. `dtype`: "float32" or "float16", of weights and arithmetic; outputs are float32.
+
+    `OUTPUTS` has the outputs' names. The metadata, all of them texts, are `classes`, `preprocess` (JSON), `task`,
+    `threshold` of several labels, `part`, `cut`, `dtype`, `model`, `weights_digest`, `headstart_version` and
+    `verified`, which is "not verified" until somebody says otherwise (`set_metadata`).
+
+    Raises ExportError where the package onnx is missing, UnsupportedOpError for layers of a wrapped module,
+    CutError, and SettingError for a setting that is not allowed or weights that float16 does not hold.
+    """
+    if part not in PARTS:
+        raise UnknownNameError("part", part, PARTS)
+    if dtype not in DTYPES:
+        raise UnknownNameError("dtype of an ONNX file", dtype, DTYPES)
+    if part == HEAD and not pixels:
+        raise SettingError(
+            "pixels=False is about the input of pictures, and part='head' takes features; leave it out"
+        )
+    whole = model.graph.main
+    cut = whole.check_cut(model.default_cut if cut is None else cut)
+    if part == HEAD:
+        graph, shape = whole.after(cut, model.input_shape), whole.shapes(model.input_shape)[cut]
+    else:
+        graph, shape = whole.upto(cut) if part == TRUNK else whole, model.input_shape
+    for node in graph.nodes[1:]:
+        emitter_of(node)  # what cannot be written is said before anything is built
+    weights = {name: model.params[name] for name in graph.param_shapes()}
+
+    graph, params = fold(without_inert(graph), weights, [graph.output])
+    if part != HEAD and pixels and not isinstance(model.preprocess, Arrays):
+        graph = graph.normalized(*model.preprocess.affine(), model.preprocess.reverse)
+    e = Emission(graph, params, shape, dtype)
+    if part == HEAD:
+        e.input(FEATURES, LAST, "float32")
+    elif pixels:
+        e.input(IMAGES, LAST, "uint8")
+    else:
+        e.input(PIXEL_VALUES, FIRST, "float32")
+    emit_graph(e, graph)
+    _outputs(e, graph, None if part == TRUNK else OUTPUTS[model.task])
+    about = {
+        "part": part,
+        "cut": cut,
+        "dtype": dtype,
+        "model": model.name,
+        "task": model.task,
+        "classes": canonical_json(list(model.classes)),
+        "preprocess": canonical_json(model.preprocess.as_dict()),
+        "weights_digest": params_digest(weights),
+        "headstart_version": __version__,
+        "verified": NOT_VERIFIED,
+    }
+    if model.task == MULTI:
+        about["threshold"] = canonical_json(model.threshold)
+    e.file.producer_name, e.file.producer_version = "headstart", __version__
+    set_metadata(e.file, about)
+    return e.file
+
+
+def _outputs(e: Emission, graph: Graph, outputs: Outputs | None) -> None:
+    """Declare what the file gives; None: features."""
+    plain = e.output(graph.output, FEATURES if outputs is None else outputs.plain)
+    if outputs is not None and outputs.op is not None and outputs.probable is not None:
+        axis = {"axis": -1} if outputs.op == "Softmax" else {}
+        e.emit(outputs.op, [plain], outputs.probable, **axis)
+        e.declared(outputs.probable, e.shapes[graph.output])
+
+
+def set_metadata(proto: Any, about: Mapping[str, str]) -> None:
+    """Add texts to a file's metadata, or replace those that are there. They stay in the order of their names."""
+    texts = metadata(proto) | dict(about)
+    del proto.metadata_props[:]
+    for key in sorted(texts):
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, texts[key]
+
+
+def metadata(proto: Any) -> dict[str, str]:
+    """A file's metadata by their names."""
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
+def onnx_bytes(proto: Any) -> bytes:
+    """The file's bytes: equal ones for equal models. SettingError where they are too many for one file, which
+    `write_onnx` makes two of."""
+    if needs_data_file(proto):
+        raise SettingError(
+            f"the weights have {weights_nbytes(proto):,} bytes, and an ONNX file by itself ends at 2 GiB; "
+            "write it to a path, beside which a second file holds them"
+        )
+    written: bytes = proto.SerializeToString(deterministic=True)
+    return written
+
+
+def weights_nbytes(proto: Any) -> int:
+    """How many bytes the weights have."""
+    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+
+
+def needs_data_file(proto: Any) -> bool:
+    """Whether the weights need a file of their own beside the graph's."""
+    return weights_nbytes(proto) > MOST_NBYTES
+
+
+def write_onnx(proto: Any, path: Path, data_name: str | None = None) -> tuple[Path, ...]:
+    """Write the file, and return the paths of what was written: `path`, and beside it, where the weights are too
+    large for one file, a second one called `data_name` (None: `path`'s name and ".data"), which the first names.
+    What is there is replaced. Raises OSError."""
+    if not needs_data_file(proto):
+        path.write_bytes(onnx_bytes(proto))
+        return (path,)
+    data = path.with_name(data_name or f"{path.name}.data")
+    with data.open("wb") as file:
+        graph_only = _without_weights(proto, file, data.name)
+    path.write_bytes(graph_only.SerializeToString(deterministic=True))
+    return (path, data)
+
+
+def _without_weights(proto: Any, file: IO[bytes], name: str) -> Any:
+    """A copy of which the larger weights are written to `file`, which it calls `name`."""
+    copy = type(proto)(
+        ir_version=proto.ir_version, producer_name=proto.producer_name, producer_version=proto.producer_version
+    )
+    copy.opset_import.extend(proto.opset_import)
+    copy.metadata_props.extend(proto.metadata_props)
+    copy.graph.name = proto.graph.name
+    for field in ("node", "input", "output"):
+        getattr(copy.graph, field).extend(getattr(proto.graph, field))
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) < SMALL_NBYTES:
+            copy.graph.initializer.append(tensor)
+            continue
+        file.write(b"\0" * (-file.tell() % PAGE_NBYTES))
+        place = {"location": name, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
+        file.write(tensor.raw_data)
+        outside = copy.graph.initializer.add()
+        outside.name, outside.data_type, outside.data_location = tensor.name, tensor.data_type, EXTERNAL
+        outside.dims.extend(tensor.dims)
+        for key, value in place.items():
+            entry = outside.external_data.add()
+            entry.key, entry.value = key, value
+    return copy
