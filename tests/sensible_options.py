@@ -32,6 +32,7 @@ SENSIBLE: dict[str, Any] = {
     "monitor": "val_accuracy",
     "min_delta": 0.01,
     "head_epochs": 3,
+    "folds": 3,
     "backend": "jax",
     "device": "cpu",
     "precision": "bfloat16",

@@ -18,7 +18,7 @@ from headstart.cli.options import (
     settings_of,
 )
 from headstart.cli.preparing import ready
-from headstart.cli.rendering import show
+from headstart.cli.rendering import show, show_legend
 from headstart.cli.results import attempt, keep_figures, test_figures, test_line
 from headstart.common.text import extraction_line, placement_line
 
@@ -37,6 +37,7 @@ LEFT_OUT = Settings()
     "headstart fit --data flower_photos --mode full --cut input",
     "headstart fit --features saved/ --model resnet50",
     "headstart fit --data flower_photos --solver logistic --out run/",
+    "headstart fit --data flower_photos --folds 5 --out run/",
     "headstart fit --data flower_photos --mode full --checkpoint kept/",
     "headstart fit --data flower_photos --mode full --resume kept/",
 )
@@ -55,6 +56,7 @@ def fit(
     from headstart.common.outputs import outdated
     from headstart.training.comparison import comparison
     from headstart.training.fit import fit as run_fit
+    from headstart.training.tables import folds_table
 
     (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
     of_near = near_figures(near, model, train, val, test, settings=values)
@@ -72,6 +74,10 @@ def fit(
     if keep_figures(json_file, facts) is not None and out is None and json_file and json_file.suffix:
         written.append(attempt(lambda: f"written to {figures.report(json_file.with_suffix('.html'))}"))
     show(*figures.as_tables())
+    if run.folds is not None:
+        of_folds = folds_table(run.folds, len(train), run.best_epoch)
+        show(of_folds)
+        show_legend(of_folds.legend)
     if tested is not None:
         show(test_line(tested.as_dict()))
     if run.extraction is not None:

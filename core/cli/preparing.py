@@ -57,22 +57,22 @@ def ready(
     check_outputs(*outputs)
     values = values_of(settings)
     values["backend"] = backend = registry.choose(settings.backend)
-    seed, cut = values.get("seed", seed), values.get("cut")
+    seed, cut, folds = values.get("seed", seed), values.get("cut"), values.get("folds")
     note_random_weights(source)
     if features is not None:
-        prepared = _saved(source, features, seed)
+        prepared = _saved(source, features, seed, folds)
     else:
         options_by_mode([values.get("mode", "cached")], {"cut": cut, "seed": seed})
         named = vars(source) | {"head": head_of(source.head), "only": source.classes()}
         named = {name: value for name, value in named.items() if name not in COLUMNS}
-        prepared = model_and_data(**named, columns=source.columns(), cut=cut, cuts=cuts, seed=seed)
+        prepared = model_and_data(**named, columns=source.columns(), cut=cut, cuts=cuts, seed=seed, folds=folds)
     if prepared.test is not None:
         warn_of_test_copies(prepared.test, prepared.train, prepared.val)
     import_quietly(backend, settings.device, settings.precision)
     return prepared, values
 
 
-def _saved(source: TrainingSource, folder: Path, seed: int) -> Prepared:
+def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None) -> Prepared:
     from headstart.data import opening
     from headstart.data.summary import say_before
     from headstart.features.loading import load_features
@@ -90,6 +90,7 @@ def _saved(source: TrainingSource, folder: Path, seed: int) -> Prepared:
         split=source.split,
         seed=seed,
         split_by=source.split_by,
+        folds=folds,
     )
     name, weights = source.model, source.weights
     if name is None:

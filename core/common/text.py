@@ -112,6 +112,17 @@ def headline_text(name: str, value: float) -> str:
     return f"{value:.4g}" if name in ("mae", "standardised_mae") else f"{value:.1%}"
 
 
+def folds_line(scores: Any) -> str:
+    """What cross-validation says, of `FoldScores` or of its `as_dict`."""
+    told = scores if isinstance(scores, Mapping) else scores.as_dict()
+    name, count = told["score"], len(told["values"])
+    if told["mean"] is None:
+        return f"{name} over {count} folds: none is known"
+    ends = told["interval"]
+    interval = "" if ends is None else f" (95 %: {' to '.join(headline_text(name, end) for end in ends)})"
+    return f"{name} over {count} folds {headline_text(name, told['mean'])}{interval}"
+
+
 def accuracy_text(row: Mapping[str, Any], name: str) -> str:
     """A share of right answers; of a run that diverged there is none to tell."""
     if row.get("diverged"):
@@ -127,6 +138,10 @@ def val_score_text(row: Mapping[str, Any]) -> str:
 
 
 def val_score_name(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The head of its column: "val acc", "val F1", "val MAE"; "val score" where the rows have several."""
+    """The head of its column: "val acc", "val F1", "val MAE"; "val score" where the rows have several. "acc, 5
+    folds" where each is the mean over so many."""
+    rows = list(rows)
     scores = {row.get("score") or ACCURACY for row in rows}
-    return "val " + (HEADLINES.get(scores.pop(), "score") if len(scores) == 1 else "score")
+    name = HEADLINES.get(scores.pop(), "score") if len(scores) == 1 else "score"
+    counts = {len((row.get("folds") or {}).get("values") or ()) for row in rows}
+    return f"{name}, {counts.pop()} folds" if len(counts) == 1 and counts != {0} else f"val {name}"

@@ -37,13 +37,20 @@ def opened(
     split: float | None = None,
     seed: int = 0,
     split_by: str = "id",
+    folds: int | None = None,
 ) -> Opened:
     """`open_one`: from a name, and the classes to number by (None: its own), to what it names. `val`, `test`:
     names of further data. `only`: the classes to take. `split`, `split_by`: see `Samples.split`, with `seed`.
+    `folds`: into so many the training data will be cut, so that nothing is split off for validation.
 
-    Raises SettingError where a name or a share is given for what the data have themselves; what `open_one`, `only`
-    and `split` raise.
+    Raises SettingError where a name or a share is given for what the data have themselves, and validation data
+    beside folds; what `open_one`, `only` and `split` raise.
     """
+    if folds is not None and (val is not None or split is not None):
+        option = f"--val {val} (val=)" if val is not None else f"--split {split:g} (split=)"
+        raise SettingError(
+            f"{option} with --folds {folds} (folds=), which hold out each sample once; leave out one"
+        )
     whole = open_one(name, None)
     classes, parts = whole.classes, whole.parts
     train = whole.train if parts else whole
@@ -65,6 +72,13 @@ def opened(
     if held_out["test"] is not None:  # now, and not after the training
         to = Classes(train.classes, train.named_classes, "the training data")
         held_out["test"] = aligned(held_out["test"], "the test data", to)
+    if folds is not None:
+        if held_out["val"] is not None:
+            raise SettingError(
+                f"--folds {folds} (folds=) with {name}, which came with validation data of its own: folds are cut "
+                f"of one set. Name its training part alone, as in --data {name}/train, or leave out --folds"
+            )
+        return Opened(train, None, held_out["test"])
     if held_out["val"] is not None:
         if split is not None:
             raise SettingError(

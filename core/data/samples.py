@@ -179,16 +179,23 @@ class Samples(ABC):
         Raises SettingError for arguments, DataError where there are fewer different samples (or groups) than
         folds, and for data that came in parts already.
         """
-        self._in_one_piece("cut into folds")
-        pairs = []
-        for number, val in enumerate(folds_of(lambda: self.ids, self.annotations, k, seed, self.name)):
-            held_out = np.zeros(len(self), bool)
-            held_out[val] = True
+        numbers, pairs = self.fold_numbers(k, seed), []
+        for number in range(k):
+            held_out = numbers == number
             about: dict[str, Any] = {"fraction": 1 - 1 / k, "seed": int(seed), "fold": number, "folds": int(k)}
             train_part, val_part = (Part("fold", side=side, **about) for side in ("first", "second"))
             train = self._rows(np.flatnonzero(~held_out), (*self.splits, train_part))
-            pairs.append((train, self._rows(val, (*self.splits, val_part))))
+            pairs.append((train, self._rows(np.flatnonzero(held_out), (*self.splits, val_part))))
         return pairs
+
+    def fold_numbers(self, k: int = 5, seed: int = 0) -> np.ndarray:
+        """int64 `(n,)`: in which of the `val` of `folds(k, seed)` each sample is, from 0. Raises what `folds`
+        does."""
+        self._in_one_piece("cut into folds")
+        numbers = np.empty(len(self), np.int64)
+        for number, members in enumerate(folds_of(lambda: self.ids, self.annotations, k, seed, self.name)):
+            numbers[members] = number
+        return numbers
 
     def _in_one_piece(self, action: str) -> None:
         if (of := self.annotations.parts) is not None:

@@ -17,6 +17,7 @@ from typing import Any
 from headstart.report import figures
 from headstart.report.cards import LARGEST, Images, errors_card, kernel_cards
 from headstart.report.endings import endings, sentence
+from headstart.report.folds import fold_cards
 from headstart.report.headlines import ACCURACY, Headline, headline_of, headlines_of, is_drawn
 from headstart.report.looks import looks
 from headstart.report.repeat import machine_line, repetition
@@ -104,6 +105,7 @@ def build(content: Mapping[str, Any]) -> str:
         bars=_bars(known["rows"]),
         pays=[_paying(entry, i) for i, entry in enumerate(_cached(known["rows"]))],
         errors_of=[errors_card(entry, known, images) for entry in entries if entry.get("validation")],
+        folds=fold_cards(entries),
         kernels=kernels,
         failed=known.get("errors") or {},
         repeat=repetition(known),
@@ -187,11 +189,13 @@ def _best(entries: Sequence[Entry]) -> str:
     """A sentence on the first of them."""
     headline, best = headline_of(entries[0]), entries[0]
     value = headline.text(headline_value(best))
-    if headline is ACCURACY:
+    if folds := best.get("folds"):
+        value += f" in the mean of {len(folds['values'])} folds"
+    elif headline is ACCURACY:
         value += " of the validation data right"
     if len(entries) > 1:
         return f" {headline.best}: {best['label']}, {value}."
-    return f" {value}." if headline is ACCURACY else f" {figures.capital(headline.words)} {value}."
+    return f" {value}." if headline is ACCURACY and not folds else f" {figures.capital(headline.words)} {value}."
 
 
 def _columns(headlines: Sequence[Headline]) -> list[dict[str, Any]]:
@@ -267,6 +271,8 @@ def _kept(entry: Entry) -> Cell:
 def _noise_cells(entry: Entry) -> tuple[Cell, Cell]:
     """The headline score's interval, and what a paired bootstrap on the same samples says of it and the best."""
     ends = ((entry.get("scores") or {}).get("intervals") or {}).get(headline_name(entry))
+    if folds := entry.get("folds"):
+        ends = folds.get("interval")
     unknown = Cell(figures.NONE, None)
     if ends is None or diverged(entry):
         return unknown, unknown

@@ -20,6 +20,7 @@ from headstart.common.places import expanded
 from headstart.common.reading import check, read_json
 from headstart.common.redact import redacted_command
 from headstart.common.table import Table
+from headstart.common.text import ACCURACY
 from headstart.common.version import __version__
 from headstart.data import Dataset
 from headstart.features.feature_set import FeatureSet
@@ -156,7 +157,7 @@ def add_run(comparison: Comparison, run: RunRecord, label: str | None = None) ->
 def entry_of(run: RunRecord) -> dict[str, Any]:
     """A run as an entry of the comparison."""
     best = run.history.best
-    return {
+    entry = {
         "label": " ".join(filter(None, (run.backend, run.mode, run.settings.get("solver")))),
         "backend": run.backend,
         "mode": run.mode,
@@ -185,6 +186,10 @@ def entry_of(run: RunRecord) -> dict[str, Any]:
         "speedup_over_frozen": None,
         "pays_off_after_epochs": None,
     }
+    if (folds := run.folds) is not None:  # of the last training, on all of the data, nothing is known
+        entry |= {"val_score": folds.mean, "val_loss": folds.loss, "folds": folds.as_dict()}
+        entry["val_accuracy"] = folds.mean if folds.score == ACCURACY else None
+    return entry
 
 
 def add_entry(comparison: Comparison, entry: dict[str, Any], val: Dataset | FeatureSet | None) -> None:

@@ -74,6 +74,16 @@ def from_cache(job: TrainingJob, node: str) -> Fed:
     return Fed(feeds_of_stage, trunk, extraction, placement, standardization)
 
 
+def extracted(job: TrainingJob, node: str) -> ExtractionStats:
+    """Have the store hold the features of all of the job's training data at a node, as they are trained on and as
+    they are evaluated."""
+    assert isinstance(job.train, Dataset)
+    extractors = [_extractor(job, node)]
+    if job.settings.views is not None:
+        extractors.append(_extractor(job, node, views=True))
+    return merged([extractor(job.train).stats for extractor in extractors])
+
+
 def _mapped_into(job: TrainingJob, cut: str) -> Readers | None:
     """The layers that a map of the features at `cut` goes into; None where they are trained on as they are: it was
     not asked for, no layer can take it, or a solver standardises by itself."""

@@ -69,6 +69,7 @@ def settings_record(job: TrainingJob, stages: Sequence[Stage], placement: Placem
     return {
         **job.settings.record(),
         **({} if job.settings.solver is None else {"solver": job.settings.solver}),
+        **({} if job.settings.folds is None else {"folds": job.settings.folds}),
         "batch_size": job.batch_size,
         "optimizer": {stage.name: as_dict(stage.optimizer) for stage in stepped},
         "stages": {stage.name: stage.record() for stage in stepped},

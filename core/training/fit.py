@@ -20,6 +20,7 @@ from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.training.checkpoints.keeping import checkpoints_of
 from headstart.training.finished import run_of
+from headstart.training.folds import cross_validated, one_set
 from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
 from headstart.training.profiling import Profiler
@@ -56,7 +57,8 @@ def fit(
     library, a frame, a list of pairs (image, label), another library's map-style set. Or, for mode "cached",
     features that `extract` or `load_features` gave, where the images need not be at hand. Their labels are
     compared by the names of their classes, with each other and with the model's: `val` may lack some. DataWarning
-    for copies in both, and for pictures with more than one label.
+    for copies in both, and for pictures with more than one label. With `folds`, `train` is cut into them, and
+    there is no `val`.
 
     Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, NonFiniteError for
     what `debug_nans` finds, ProfileError, CheckpointError for what `resume` cannot go on from, and whatever
@@ -64,6 +66,8 @@ def fit(
     """
     start = time.perf_counter()
     settings = settings_of("fit", options)
+    if settings.folds is not None:
+        train, val = one_set(train, val, settings.folds), None
     job = job_of(model, train, val, settings)
     check_solvable(job)
     checkpoints = checkpoints_of(job)
@@ -71,11 +75,14 @@ def fit(
     warn_frozen(job.model, job.mode)
     watching = tuple(_observers(job))
     say(job.train, job.val)
-    if job.val is None:
+    if job.val is None and settings.folds is None:
         LOG.info("%s", NOT_VALIDATED.format(name=job.train.name))
+    of_folds = None if settings.folds is None else cross_validated(model, job)
+    job = job if of_folds is None else of_folds.last(job)
     with Observers(watching) as observers:
         stages = train_stages(job, observers, checkpoints)
-    run = run_of(job, stages, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    run = run_of(job, stages, seconds) if of_folds is None else of_folds.run(job, stages, seconds)
     if run.diverged:
         warnings.warn(
             f"the training of {model.name} in mode {settings.mode!r} has diverged: its last loss or its weights "

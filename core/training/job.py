@@ -5,8 +5,8 @@ Invariant: nothing of it changes while it trains. What becomes of the training i
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from headstart.training.objective import BEST, Objective, objective_of
 from headstart.training.rates import check_modules
 from headstart.training.sample_weights import sample_weights
 from headstart.training.settings import Settings
+from headstart.training.stage import Length
 from headstart.training.stopping import Monitor, monitor_of
 
 
@@ -50,6 +51,8 @@ class TrainingJob:
     """what decides which epoch is kept; None: the last one is"""
     weights: NDArray[np.float32] | None = None
     """`(n,)`: how much each training sample counts; None where all count alike"""
+    lengths: Mapping[str, Length] = field(default_factory=dict)
+    """stage -> how long it is, of one of several trainings"""
 
     @property
     def mode(self) -> Mode:
@@ -79,12 +82,13 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     train, val, cut = check_sets(model, settings, train, val)
     objective = objective_of(settings, model, train)  # first: it knows which options the task has
     weights = sample_weights(train, settings.class_weights)
-    if objective.threshold == BEST and val is None:
+    validated = val is not None or settings.folds is not None
+    if objective.threshold == BEST and not validated:
         raise SettingError("threshold='best' is the best on validation data, and there are none; pass val=")
     monitor = None
     if settings.monitor is not None:  # a name that is none is an error without validation data too
         monitor = monitor_of(settings.monitor, train.task, settings.min_delta, outputs=len(train.classes))
-    if settings.patience is not None and val is None:
+    if settings.patience is not None and not validated:
         raise SettingError(
             f"patience={settings.patience} waits for epochs that are better on validation data, and there are "
             "none; pass val="
@@ -97,7 +101,7 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     model = objective.before(model, scratch=not mode.pretrained)
     start = replace(model, params=initial(model, mode, last, settings.seed))
     return TrainingJob(
-        start, train, val, settings, last, backend, place, objective, monitor if val is not None else None, weights
+        start, train, val, settings, last, backend, place, objective, monitor if validated else None, weights
     )
 
 

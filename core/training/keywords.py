@@ -23,6 +23,8 @@ class _Fit(TypedDict, total=False):
     """scratch, full, frozen, cached or staged."""
     solver: str | None
     """Solve for the head instead of stepping: ridge or logistic; for one linear layer, in mode cached."""
+    folds: int | None
+    """Hold out each of so many folds in turn; the model is then trained on all of the data."""
     checkpoint: str | Path | None
     """Keep the best epoch's run, and all that it takes to go on, in this folder while it trains."""
     resume: str | Path | None

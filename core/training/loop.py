@@ -7,7 +7,7 @@ is, and returns the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class Trained:
     """the same, to be scored"""
     threshold: float = THRESHOLD
     """of labels: as asked for, or the best one"""
+    predictions: np.ndarray | None = field(default=None, repr=False)
+    """float32 `(n, k)`, of the validation data after that epoch: logits, or numbers in their units"""
     solved: Mapping[str, Any] | None = None
     """how the penalty of a head that was solved was chosen, JSON-able; None of what was trained step by step"""
 
@@ -94,7 +96,8 @@ def result_of(
     predictions = objective.predictions(outputs)
     threshold = objective.decided(predictions, val)
     judged = (predictions, val, threshold, objective.deviation)
-    return Trained(params, history, validation_of(*judged), Outcome(*judged, heads=heads), threshold)
+    outcome = Outcome(*judged, heads=heads)
+    return Trained(params, history, validation_of(*judged), outcome, threshold, predictions)
 
 
 def run_epoch(

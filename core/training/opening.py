@@ -27,7 +27,8 @@ MIN_CLASSES = 2
 
 
 class Prepared(NamedTuple):
-    """A model, and what it is trained, validated and tested on: data sets, or features; `test` may be None."""
+    """A model, and what it is trained, validated and tested on: data sets, or features; `test` may be None, and of
+    what is cut into folds `val` is."""
 
     model: Model
     train: Any
@@ -53,9 +54,10 @@ def model_and_data(
     only: Sequence[str] | None = None,
     columns: Mapping[str, Any] | None = None,
     cuts: Sequence[str] = (),
+    folds: int | None = None,
 ) -> Prepared:
     """`model`: None for the one that suits the data, see `default_model`. `weights`: see `weights_for`.
-    `val`, `test`, `only`, `split`: see `headstart.data.opening.opened`;
+    `val`, `test`, `only`, `split`, `folds`: see `headstart.data.opening.opened`;
     `columns`: of tables, as `Columns` has them; `on_error`, `truncated`: see `hs.data.folder`. Raises DataError,
     SettingError and its kin, and CutError where `cut` is no legal cut of the model."""
     any_table = any(takes_columns(name) for name in (data, val, test) if name is not None)
@@ -72,6 +74,7 @@ def model_and_data(
         split=split,
         seed=seed,
         split_by=split_by,
+        folds=folds,
     )
     if parts.train.task == SINGLE and len(parts.train.classes) < MIN_CLASSES:
         name = ", ".join(map(shown, parts.train.classes)) or "none"

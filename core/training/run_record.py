@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.common.text import folds_line
 from headstart.data import Dataset
 from headstart.data.id_set import IdSet
 from headstart.features.feature_set import ExtractionStats, FeatureSet
@@ -23,6 +24,7 @@ from headstart.report import pictures
 from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.history import History
 from headstart.training.scores import Scores
+from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.scores.outcome import Outcome
 from headstart.training.scores.result import headline
 from headstart.training.validation import Validation
@@ -56,6 +58,9 @@ class RunRecord:
     """what `scores` are computed from, or were"""
     train_ids: IdSet | None = field(default=None, repr=False)
     """which samples it was trained on; None in runs of before"""
+    folds: FoldScores | None = None
+    """of cross-validation. The model was trained on all of the data then; `validation` and `scores` are of the
+    folds' heads, each on the samples that it had not seen, and `history` has no validation"""
     before: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     """the weights of the network's first two convolutions, `(out, in, h, w)`, as training began; not saved"""
     val: Dataset | FeatureSet | None = field(default=None, repr=False)
@@ -67,6 +72,8 @@ class RunRecord:
         shown = "g" if name in SMALLER_IS_BETTER else "f"
         score = ", not validated" if best is not None and best.val_loss is None else ""
         score = score if best is None or best.val_score is None else f", val_{name} {best.val_score:.4{shown}}"
+        if self.folds is not None:
+            score = f", {folds_line(self.folds)}"
         cut = "" if self.cut is None else f", cut {self.cut!r}"
         epochs = len(self.head_history) + len(self.history)
         return (
@@ -82,9 +89,9 @@ class RunRecord:
 
     @property
     def scores(self) -> Scores | None:
-        """Of the validation data after the epoch that was kept, with a row a class and an interval; computed at
-        the first call. None where there were no validation data, or the run was saved by a version without
-        scores."""
+        """Of the validation data after the epoch that was kept, with a row a class and an interval; of a run with
+        `folds`, of what each fold's head said of that fold, and not of the model here. Computed at the first call.
+        None where there were no validation data, or the run was saved by a version without scores."""
         return None if self.outcome is None else self.outcome.scores
 
     @cached_property

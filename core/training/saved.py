@@ -33,8 +33,10 @@ from headstart.training.objective import objective_of_run
 from headstart.training.run import Run
 from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
 from headstart.training.scores import Scores
+from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.scores.multi import THRESHOLD
 from headstart.training.scores.outcome import Outcome
+from headstart.training.scores.result import HEADLINES
 from headstart.training.shapes import LARGEST, RUN
 from headstart.training.validation import Validation
 
@@ -130,6 +132,7 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
             Validation.from_dict(about["validation"]) if about.get("validation") else None,
             Outcome.known(Scores.from_dict(about["scores"])) if about.get("scores") else None,
             IdSet.from_dict(about["train_ids"]) if about.get("train_ids") else None,
+            FoldScores.from_dict(about["folds"]) if about.get("folds") else None,
         )
         _check_sense(run)
     except WeightsError:
@@ -142,7 +145,8 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
 
 def _history(about: Mapping[str, Any], name: str, best: str) -> History:
     """The epochs of a stage. Runs of before kept the last one, and do not say so."""
-    return History.from_list(about[name], about.get("validation") is not None, about.get(best))
+    validated = about.get("validation") is not None and not about.get("folds")
+    return History.from_list(about[name], validated, about.get(best))
 
 
 def _check_sense(run: Run) -> None:
@@ -157,6 +161,8 @@ def _check_sense(run: Run) -> None:
     objective_of_run(run.model, run.settings)
     if run.scores is not None and run.scores.task not in TASKS:
         raise ValueError(f"scores are of the task {run.scores.task[:40]!a}")
+    if run.folds is not None and run.folds.score not in HEADLINES:
+        raise ValueError(f"folds have the score {run.folds.score[:40]!a}")
     if run.validation is not None:
         cells = [(label, predicted) for label, predicted, _ in run.validation.confusion]
         cells += [(mistake.label, mistake.predicted) for mistake in run.validation.worst]

@@ -125,4 +125,5 @@ def _about(run: RunRecord) -> dict[str, Any]:
         "train_ids": run.train_ids.as_dict() if run.train_ids else None,
         "validation": run.validation.as_dict() if run.validation else None,
         "scores": run.scores.as_dict() if run.scores else None,
+        **({} if run.folds is None else {"folds": run.folds.as_dict()}),
     }

@@ -20,7 +20,7 @@ from headstart.contract.registry import check_place
 from headstart.data.augment import Augment
 from headstart.features.trunk_keys import INPUT
 from headstart.training.modes import MODES, Mode, mode_of
-from headstart.training.options import OPTIONS, Caching, Computing, Keeping, Stopping, Training, Watching
+from headstart.training.options import OPTIONS, Caching, Computing, Folding, Keeping, Stopping, Training, Watching
 from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
 from headstart.training.sample_weights import checked_weights
@@ -32,6 +32,7 @@ OF_STEPS = (
     *("checkpoint", "resume"),
 )
 """options that a head that is solved does not read"""
+OF_ONE_TRAINING = ("checkpoint", "resume", "debug_nans")
 
 
 def checked_folder(option: str, folder: str | Path) -> Path:
@@ -50,7 +51,7 @@ def checked_folder(option: str, folder: str | Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Settings(Keeping, Watching, Caching, Computing, Stopping, Training):
+class Settings(Keeping, Watching, Caching, Computing, Folding, Stopping, Training):
     """All options of one run, by their names; see `options`. Raises SettingError and its kin."""
 
     def __post_init__(self) -> None:
@@ -80,6 +81,7 @@ class Settings(Keeping, Watching, Caching, Computing, Stopping, Training):
                 raise SettingError(why)
         self._check_augmentation(mode)
         self._check_solver(mode)
+        self._check_folds()
 
     def _check_length(self) -> None:
         """By hand, a number of epochs is just that; what is to stop has to know by what."""
@@ -127,6 +129,17 @@ class Settings(Keeping, Watching, Caching, Computing, Stopping, Training):
                 f"views={self.views} with solver={self.solver!r}, which takes every sample once; leave out one of "
                 "them, and augment= with views="
             )
+
+    def _check_folds(self) -> None:
+        """Folds are several trainings; these options are about one."""
+        if self.folds is None:
+            return
+        for name in OF_ONE_TRAINING:
+            if getattr(self, name):
+                raise SettingError(
+                    f"{name}={getattr(self, name)!r} with folds={self.folds}, which trains {self.folds + 1} "
+                    f"times; {name} is about one training. Leave out one of them"
+                )
 
     @property
     def training_mode(self) -> Mode:

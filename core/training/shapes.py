@@ -52,6 +52,17 @@ SCORES = {
     "per_class": ListOf({"class": str, "samples": int, "undefined": Optional(DictOf(str))}),
     "settings": Optional(DictOf(ANY)),
 }
+FOLDS = {
+    "score": str,
+    "mean": Optional(Number),
+    "interval": Optional(ListOf(Number, 2)),
+    "loss": Optional(Number),
+    "values": ListOf(Optional(Number)),
+    "losses": ListOf(Optional(Number)),
+    "best_epochs": ListOf(int),
+    "sizes": ListOf(int),
+    "seed": int,
+}
 RUN = {
     "format": int,
     "weights": Optional({"file": str, "sha256": str}),
@@ -87,6 +98,7 @@ RUN = {
     "train_ids": Optional({"nbytes": int, "ids": str}),
     "validation": Optional(VALIDATION),
     "scores": Optional(SCORES),
+    "folds": Optional(FOLDS),
 }
 """run.json"""
 
@@ -156,6 +168,7 @@ ENTRY = {
         }
     ),
     "settings": Optional(DictOf(ANY)),
+    "folds": Optional(FOLDS),
 }
 COMPARISON = {
     "headstart": Optional(str),

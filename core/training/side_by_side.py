@@ -45,9 +45,8 @@ def side_by_side(
     heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
     if heads is None:
         return None
-    shares = stage.schedule.rates(1.0, stage.rates.size).reshape(stage.rates.shape)
     followed = [_Head(Best(of.monitor)) for _, of in heads_of]
-    for epoch, share in enumerate(shares):
+    for epoch, share in enumerate(stage.shares):
         result = train.train(heads, train.order(stage.batch_size, stage.seed, epoch), share, epoch)
         logits, more = val.logits(heads)  # (n, heads, classes)
         measured = [measure(job.objective, logits[:, k], val.targets, val_data) for k in range(len(jobs))]

@@ -22,7 +22,6 @@ from headstart.common.machine import available_memory
 from headstart.common.sizes import binary_size
 from headstart.contract.losses import mean, per_sample, right
 from headstart.data.annotations import MULTI, REGRESSION
-from headstart.data.splits import folds_of
 from headstart.features.exports import FeatureRows
 from headstart.graph import Graph, Node
 from headstart.graph.ops import INERT
@@ -218,9 +217,7 @@ def _folds(job: TrainingJob) -> tuple[NDArray[np.intp] | None, str]:
             f"solver={job.settings.solver!r} holds out samples to choose its penalty, and all {len(ids)} of them "
             "are one " + ("picture" if annotations.groups is None else "group")
         )
-    folds = np.empty(len(ids), np.intp)
-    for number, members in enumerate(folds_of(lambda: ids, annotations, count, job.settings.seed, job.train.name)):
-        folds[members] = number
+    folds = job.train.fold_numbers(count, job.settings.seed).astype(np.intp)
     return folds, f"{count} folds" + ("" if annotations.groups is None else " of groups")
 
 

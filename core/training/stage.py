@@ -32,6 +32,17 @@ HEAD_STAGE, ALL_STAGE = "head", "all"
 
 
 @dataclass(frozen=True)
+class Length:
+    """How long a stage of one of several trainings is, all of which are to have the same epochs at the same
+    rates."""
+
+    samples: int | None = None
+    """by how many samples the default number of epochs is decided; None: by those that are trained on"""
+    end: int | None = None
+    """the stage is over after so many epochs, wherever its rates are by then; None: its monitor says when"""
+
+
+@dataclass(frozen=True)
 class Stage:
     """What a stage trains, and how. All that its loop needs, beside the data."""
 
@@ -58,6 +69,8 @@ class Stage:
     """that the rates follow"""
     standardization: Standardization | None = None
     """what the features are mapped by before they are fed"""
+    scheduled: int | None = None
+    """the number of epochs that the rates are made for, where the stage ends before; None: it does not"""
 
     def plain(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A trainer's parameters, for features as they are in the store."""
@@ -67,6 +80,17 @@ class Stage:
     def epochs(self) -> int:
         """At most."""
         return len(self.rates)
+
+    @property
+    def planned(self) -> int:
+        """The number of epochs that the rates are made for."""
+        return self.scheduled or self.epochs
+
+    @property
+    def shares(self) -> np.ndarray:
+        """float `(epochs, steps)`: the rates as shares of the optimiser's."""
+        steps = self.rates.shape[1]
+        return self.schedule.rates(1.0, self.planned * steps).reshape(-1, steps)[: self.epochs]
 
     @property
     def optimizer(self) -> Optimizer:
@@ -81,7 +105,8 @@ class Stage:
     def record(self) -> dict[str, Any]:
         """JSON-able: what the settings of a run leave open, as it was decided for this stage."""
         return {
-            "max_epochs": self.epochs,
+            "max_epochs": self.planned,
+            **({} if self.scheduled is None else {"ended_after": self.epochs}),
             "patience": None if self.monitor is None else self.monitor.patience,
             "schedule": asdict(self.schedule),
         }
@@ -99,10 +124,12 @@ def stage_of(
     epochs: int | None,
     monitor: Monitor | None,
     standardization: Standardization | None = None,
+    length: Length | None = None,
 ) -> Stage:
     """A stage as `settings` have it. `params`: of the model; those of `graph` are trained. `fresh`: which of them
     are not pretrained. `samples`: how many the training data have. `epochs`: just so many; None: by default.
-    `standardization`: of the features that it is fed with."""
+    `standardization`: of the features that it is fed with. `length`: of one of several trainings."""
+    length = length or Length()
     whole = name == ALL_STAGE
     optimizer = optimizer_of(settings.optimizer, default_optimizer(graph, whole), settings.lr)
     params = {name: params[name] for name in graph.param_shapes()}
@@ -111,7 +138,10 @@ def stage_of(
     kept = kept_by_owner(graph, not settings.training_mode.pretrained)
     multiples = rate_multiples(params, fresh, settings.lr_scale, kept)
     steps, batch_size = epoch_shape(samples, settings.batch_size)
-    most = epochs or most_epochs(settings, graph, whole, steps, monitor is not None)
+    length_steps, _ = epoch_shape(length.samples or samples, settings.batch_size)
+    most = epochs or most_epochs(settings, graph, whole, length_steps, monitor is not None)
+    if length.end is not None:
+        monitor = None
     if monitor is not None and epochs is None:
         monitor = replace(monitor, patience=settings.patience or default_patience(most))
     schedule = settings.schedule_with(default_warmup(graph, whole))
@@ -120,7 +150,7 @@ def stage_of(
         graph,
         params,
         Recipe(optimizer, objective.loss, settings.train_statistics, settings.seed, multiples),
-        schedule.rates(optimizer.lr, most * steps).reshape(most, -1),
+        schedule.rates(optimizer.lr, most * steps).reshape(most, -1)[: length.end],
         batch_size,
         settings.seed,
         objective,
@@ -128,6 +158,7 @@ def stage_of(
         kept,
         schedule,
         standardization,
+        most if length.end is not None and length.end < most else None,
     )
 
 

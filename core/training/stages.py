@@ -65,6 +65,7 @@ def _train_head(job: TrainingJob, cut: str, observers: Observers, checkpoints: C
         epochs=epochs,
         monitor=job.monitor,
         standardization=source.standardization,
+        length=job.lengths.get(HEAD_STAGE),
     )
     finished = _train(job, stage, source, (), observers, checkpoints)
     check_trunk(job.model, cut, {**job.model.params, **finished.trained.params}, source.trunk)
@@ -90,6 +91,7 @@ def _train_all(
         samples=len(job.train),
         epochs=job.settings.epochs,
         monitor=job.monitor,
+        length=job.lengths.get(ALL_STAGE),
     )
     return _train(job, stage, source, earlier, observers, checkpoints)
 

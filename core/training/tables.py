@@ -8,7 +8,10 @@ from typing import Any
 from headstart.common.table import Table
 from headstart.common.text import (
     ACCURACY,
+    HEADLINES,
     accuracy_text,
+    folds_line,
+    headline_text,
     nbytes_text,
     seconds_text,
     time_text,
@@ -18,6 +21,7 @@ from headstart.common.text import (
 from headstart.report.endings import overview, sentence
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
 from headstart.training.scores import Scores
+from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.validation import Miss
 
 COMPARISON_LEGEND = """\
@@ -76,6 +80,8 @@ def _accuracy_text(entry: Mapping[str, Any]) -> str:
     """With half of its interval, and "=" where the samples do not tell it from the best."""
     name = entry.get("score") or ACCURACY
     ends = ((entry.get("scores") or {}).get("intervals") or {}).get(name)
+    if folds := entry.get("folds"):
+        ends = folds.get("interval")
     text = val_score_text(entry)
     if ends is None or entry.get("diverged"):
         return text
@@ -161,6 +167,29 @@ def misses_table(misses: Sequence[Miss], names: Sequence[str], task: str) -> Tab
 def _end_of(name: str) -> str:
     """Of a long path the end, which tells files apart."""
     return name if len(name) <= SHOWN_OF_NAMES else f"...{name[3 - SHOWN_OF_NAMES :]}"
+
+
+def folds_table(scores: FoldScores, samples: int, epochs: int) -> Table:
+    """A row a fold. `samples`, `epochs`: that the model itself was trained with."""
+    rows = [
+        (
+            str(fold),
+            str(size),
+            "-" if value is None else headline_text(scores.score, value),
+            "-" if loss is None else f"{loss:.4f}",
+            str(epoch),
+        )
+        for fold, (size, value, loss, epoch) in enumerate(
+            zip(scores.sizes, scores.values, scores.losses, scores.best_epochs, strict=True), 1
+        )
+    ]
+    columns = ("fold", "held out", HEADLINES[scores.score], "loss", "best epoch")
+    legend = f"""\
+{folds_line(scores)}, by Student's t over the folds.
+Each fold is scored by a model that was trained on the others. The model itself is trained on all {samples:,}
+samples, for the folds' median best number of epochs, {epochs}; what it scores on new samples is not known, and
+should be this or a little better."""
+    return Table(columns, rows, right=tuple(range(len(columns))), legend=legend)
 
 
 def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from headstart.training.option import Option
 from headstart.training.options.caching import Caching
 from headstart.training.options.computing import Computing
+from headstart.training.options.folding import Folding
 from headstart.training.options.keeping import Keeping
 from headstart.training.options.stopping import Stopping
 from headstart.training.options.training import Training
@@ -33,6 +34,7 @@ __all__ = [
     "OPTIONS",
     "Caching",
     "Computing",
+    "Folding",
     "Keeping",
     "Stopping",
     "Training",
@@ -41,7 +43,7 @@ __all__ = [
     "flags_for",
 ]
 
-GROUPS = (Training, Stopping, Computing, Caching, Watching, Keeping)
+GROUPS = (Training, Stopping, Folding, Computing, Caching, Watching, Keeping)
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(
     {of.name: Option.of(of, group.__doc__ or "") for group in GROUPS for of in fields(group)}

@@ -1,0 +1,113 @@
+"""Cross-validation: each fold of the data is held out in turn, and the model that is returned is trained on all of
+them, for as many epochs as served the folds best.
+
+Invariant: no head has seen a sample that it is scored on. All trainings of one call, the folds' and the last one
+on all of the data, have the same number of epochs at the same rates before them, which the number of all samples
+decides; so that an epoch of a fold means the same to the last training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import median_low
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import SettingError
+from headstart.common.log import LOG
+from headstart.common.text import folds_line
+from headstart.data.door import as_data_set
+from headstart.data.samples import Samples
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.features.trunk_keys import INPUT
+from headstart.models import Model
+from headstart.training.feeding import extracted
+from headstart.training.finished import Finished, run_of
+from headstart.training.job import TrainingJob, job_of
+from headstart.training.observers import LogLine, Observers
+from headstart.training.run import Run
+from headstart.training.scores.fold_scores import FoldScores, fold_scores
+from headstart.training.scores.outcome import Outcome
+from headstart.training.stage import ALL_STAGE, HEAD_STAGE, Length
+from headstart.training.stages import train_stages
+from headstart.training.validation import validation_of
+
+
+def one_set(train: Any, val: Any, folds: int) -> Any:
+    """The data that are cut into folds. SettingError where validation data are given as well, or came with
+    them."""
+    if val is not None:
+        raise SettingError(
+            f"val= with folds={folds}: each fold is held out in turn, and nothing else validates; leave out val=, "
+            "or folds=. Data to test on go to run.evaluate(test)"
+        )
+    train = as_data_set(train)
+    if isinstance(train, Samples) and "val" in train.parts:
+        raise SettingError(
+            f"folds={folds} with {train.name!r}, which came in the parts {', '.join(train.parts)}: folds are cut "
+            "of one set. Pass data.train, whose folds are then held out in turn, or leave out folds="
+        )
+    return train.train if isinstance(train, Samples) and train.parts else train
+
+
+@dataclass(frozen=True)
+class CrossValidated:
+    """What the folds' trainings gave."""
+
+    scores: FoldScores
+    predictions: np.ndarray
+    """float32 `(n, k)`, of all samples in their order, by the head that was not trained on them: logits, or
+    numbers in their units"""
+    ends: Mapping[str, int]
+    """stage -> the median of the folds' best epochs"""
+    extraction: ExtractionStats | None = None
+    """of all samples' features, where the folds read such"""
+
+    def last(self, job: TrainingJob) -> TrainingJob:
+        """The training on all of the data."""
+        return replace(job, lengths={name: Length(end=end) for name, end in self.ends.items()})
+
+    def run(self, job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Run:
+        """The run that this last training is. Its validation is that of the folds."""
+        threshold = job.objective.decided(self.predictions, job.train)
+        judged = (self.predictions, job.train, threshold, job.objective.deviation)
+        trained = replace(
+            stages[-1].trained, validation=validation_of(*judged), outcome=Outcome(*judged), threshold=threshold
+        )
+        run = run_of(job, (*stages[:-1], replace(stages[-1], trained=trained)), seconds)
+        return replace(run, folds=self.scores, val=job.train, extraction=self.extraction or run.extraction)
+
+
+def cross_validated(model: Model, job: TrainingJob) -> CrossValidated:
+    """Train on all folds but one, for each of them, one after the other. `model`: that `job` was made of."""
+    count, seed = job.settings.folds, job.settings.seed
+    assert count is not None
+    extraction = _extracted(job)
+    numbers = job.train.fold_numbers(count, seed)
+    lengths = dict.fromkeys((HEAD_STAGE, ALL_STAGE), Length(samples=len(job.train)))
+    done: list[tuple[Finished, ...]] = []
+    predictions = np.empty((len(job.train), len(job.train.classes)), np.float32)
+    for fold, (train, val) in enumerate(job.train.folds(count, seed)):
+        LOG.info("fold %d of %d: %d samples to train on, %d held out", fold + 1, count, len(train), len(val))
+        of_fold = replace(job_of(model, train, val, replace(job.settings, folds=None)), lengths=lengths)
+        with Observers([LogLine(staged=job.mode.then_all)]) as observers:
+            done.append(train_stages(of_fold, observers))
+        predictions[numbers == fold] = done[-1][-1].trained.predictions
+    histories = [stages[-1].trained.history for stages in done]
+    scores = fold_scores(histories, np.bincount(numbers).tolist(), seed)
+    ends = {
+        of_folds[0].stage.name: median_low(one.trained.history.best_epoch for one in of_folds)
+        for of_folds in zip(*done, strict=True)
+    }
+    LOG.info("%s; now on all %d samples", folds_line(scores), len(job.train))
+    return CrossValidated(scores, predictions, ends, extraction)
+
+
+def _extracted(job: TrainingJob) -> ExtractionStats | None:
+    """Have the store hold what the folds and the last training read of it, by one pass over the data."""
+    node = job.cut if job.mode.cached else job.settings.cut
+    if node is None or not (job.mode.cached or node == INPUT) or isinstance(job.train, FeatureSet):
+        return None
+    return extracted(job, node)
