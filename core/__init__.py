@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headstart.training.compare_modes import compare_modes
     from headstart.training.comparison import Comparison, comparison
     from headstart.training.evaluate import evaluate
+    from headstart.training.exporting.export import export
     from headstart.training.fit import fit
     from headstart.training.plan import plan
     from headstart.training.prediction import predict
@@ -51,6 +52,7 @@ _WHERE = {
     "compare_modes": ("headstart.training.compare_modes", "compare_modes"),
     "comparison": ("headstart.training.comparison", "comparison"),
     "evaluate": ("headstart.training.evaluate", "evaluate"),
+    "export": ("headstart.training.exporting.export", "export"),
     "extract": ("headstart.features.extract", "extract"),
     "list_models": ("headstart.models.listing", "list_models"),
     "load_features": ("headstart.features.loading", "load_features"),
@@ -91,6 +93,7 @@ __all__ = [
     "data",
     "errors",
     "evaluate",
+    "export",
     "extract",
     "fit",
     "forward",

@@ -20,7 +20,7 @@ from headstart.common.version import __version__
 
 TITLES = {
     "Train": ("advise", "compare", "fit", "plan", "sweep"),
-    "Use": ("predict", "evaluate", "extract", "report"),
+    "Use": ("predict", "evaluate", "export", "extract", "report"),
     "Look": ("models", "weights", "cache"),
     "Set up": ("completion",),
 }
@@ -41,6 +41,7 @@ COMMANDS = {
     "sweep": "Train a grid of heads on one cache, side by side where they are linear, and rank them.",
     "predict": "Classify images: with a model that was trained here, or with a published one as it is.",
     "evaluate": "Say how well a trained model does on labelled images: scores, of each class too, confusions.",
+    "export": "Write a trained model as a file for other programs, which is held to the run before it is there.",
     "extract": "Fill the cache with a data set's features; what is there already is not computed again.",
     "report": "Write the HTML report of a comparison again, from its figures.",
     "models": "List the models, or the legal cuts of one; counted with 1,000 classes.",
@@ -69,6 +70,7 @@ EXAMPLES = (
     "headstart predict --run run/ rose.jpg tulip.jpg",
     "headstart predict --model resnet50 --weights imagenet rose.jpg",
     "headstart evaluate --run run/ --data test/",
+    "headstart export run/ flowers.onnx",
     "headstart models resnet50",
     "headstart weights ls",
     "headstart cache ls",

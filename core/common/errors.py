@@ -28,6 +28,7 @@ __all__ = [
     "DivergedWarning",
     "DownloadError",
     "ExportError",
+    "ExportMismatchError",
     "ExtractionInterrupted",
     "FeatureDriftError",
     "FeatureOverflowError",
@@ -219,6 +220,10 @@ class SavedFeaturesError(StoreError):
 class ExportError(HeadstartError):
     """Features, or a model, cannot be handed over in this form: a package for it is missing, or it cannot hold
     them."""
+
+
+class ExportMismatchError(ExportError):
+    """An exported model does not compute what the run does, or cannot be opened again. It was not kept."""
 
 
 class FeatureOverflowError(StoreError):

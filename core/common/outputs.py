@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import sys
 import time
@@ -199,10 +200,15 @@ def _locked(folder: Path, alone: bool) -> Iterator[Callable[[], bool] | None]:
 def _remove_unfinished(folder: Path, age: float) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if UNFINISHED.fullmatch(entry.name) and (entry.is_symlink() or entry.is_file(follow_symlinks=False)):
-                with contextlib.suppress(OSError):
-                    if time.time() - entry.stat(follow_symlinks=False).st_mtime >= age:
-                        Path(entry.path).unlink()
+            if not UNFINISHED.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime < age:
+                    continue
+                if entry.is_dir(follow_symlinks=False):  # of `headstart.common.staging`
+                    shutil.rmtree(entry.path)
+                elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                    Path(entry.path).unlink()
 
 
 def _plain(value: Any) -> Any:

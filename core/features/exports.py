@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from headstart.common.errors import ExportError, MissingAbilityError, SettingError
 from headstart.common.files import PARTIAL_PREFIX, replace_whole, sync_folder
 from headstart.common.memory import aligned_empty
+from headstart.common.outputs import writing_into
 from headstart.common.places import expanded
 from headstart.contract import registry
 from headstart.data.annotations import SINGLE
@@ -172,19 +173,24 @@ def save_npy(
         raise SettingError(f"{target} exists already; expected a folder that is empty or does not exist")
     with saving(target):
         make_folder(target.parent)
-        partial = target.parent / f"{PARTIAL_PREFIX}{uuid.uuid4().hex}"
-        partial.mkdir()
-        try:
-            for name, array in ((LABELS, features.labels), (IDS, rows.ids), (CLASSES, _text(features.classes))):
-                replace_whole(partial / name, [_npy_header(array.dtype, array.shape), array])
-            replace_whole(partial / FEATURES, _npy(rows, wanted))
-            # The folder appears with all four in it.
-            os.replace(partial, target)  # noqa: PTH105 - as in `files`
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        sync_folder(target.parent)
+        with writing_into(target.parent):  # whoever clears away what killed writers left sees that this one lives
+            _make_whole(target, rows, features, wanted)
     return target
+
+
+def _make_whole(target: Path, rows: FeatureRows, features: ReadableFeatures, dtype: np.dtype[Any]) -> None:
+    """The folder appears with all four files in it."""
+    partial = target.parent / f"{PARTIAL_PREFIX}{uuid.uuid4().hex}"
+    partial.mkdir()
+    try:
+        for name, array in ((LABELS, features.labels), (IDS, rows.ids), (CLASSES, _text(features.classes))):
+            replace_whole(partial / name, [_npy_header(array.dtype, array.shape), array])
+        replace_whole(partial / FEATURES, _npy(rows, dtype))
+        os.replace(partial, target)  # noqa: PTH105 - as in `files`
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
 
 
 def all_rows(features: ReadableFeatures, cut: str | None, view: int) -> NDArray[Any]:

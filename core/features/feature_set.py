@@ -207,7 +207,7 @@ class FeatureSet(Samples):
         self, folder: str | PathLike[str], cut: str | None = None, view: int = 0, *, dtype: str | None = None
     ) -> Path:
         """Write `features.npy`, `labels.npy` (int64), `ids.npy` (`(n, 16)` uint8) and `classes.npy` (strings) into
-        a new folder, which is there with all four or not at all (killed, it leaves a `.partial-...` beside it).
+        a new folder, which is there with all four or not at all.
         Takes some tens of MB of memory, however many rows.
 
         `dtype="float32"` converts. Raises ExportError for bfloat16, which `.npy` does not have, unless it is

@@ -21,6 +21,7 @@ from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_labels, features_at, trained_classes
 from headstart.training.comparison import Comparison, comparison
 from headstart.training.evaluation import Evaluation
+from headstart.training.exporting.export import Exported, export
 from headstart.training.measured import measure
 from headstart.training.metrics import softmax
 from headstart.training.objective import objective_of_run
@@ -133,6 +134,13 @@ class Run(RunRecord):
 
     def _comparison(self) -> Comparison:
         return comparison([self])
+
+    def export(self, path: str | Path, data: Any = None, **settings: Any) -> Exported:
+        """Write the model for other programs, by the path's suffix: .onnx, or .safetensors for weights alone. It
+        is held to `predict` before it is there: on `data`, else on the validation data, where this run has them,
+        else on random pictures. `settings`: of `hs.export`, such as `part="trunk"`, `half=True`, `replace=True`.
+        Raises what it does."""
+        return export(self, path, data, **settings)
 
     def save(self, path: str | Path) -> Path:
         """Write the run to the folder `path` (made if need be; a run already there is replaced, at once). Returns

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,6 +28,7 @@ from headstart.common.files import PARTIAL_PREFIX, replace_whole
 from headstart.common.outputs import json_text, writing_into
 from headstart.common.places import expanded
 from headstart.common.version import __version__
+from headstart.models import Model
 from headstart.models.layouts import published
 from headstart.store.keys import spec_digest
 from headstart.training.run_record import RunRecord
@@ -42,13 +44,7 @@ def save(run: RunRecord, path: str | Path) -> Path:
     """See `Run.save`."""
     folder = expanded(path)
     m = run.model
-    metadata = {
-        "format": "pt",
-        "architecture": m.name,
-        "preprocess": json.dumps(m.preprocess.as_dict()),
-        **({"classes": json.dumps(list(m.classes))} if m.named_classes else {}),
-    }
-    data = save_safetensors(published(m.graph, m.params, m.layouts[0]), metadata)
+    data = weights_bytes(m)
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"weights-{sha256[:16]}.safetensors"
     about = {
@@ -74,6 +70,20 @@ def save(run: RunRecord, path: str | Path) -> Path:
             f"{folder}: the run cannot be written there ({getattr(error, 'strerror', None) or error})"
         ) from error
     return folder
+
+
+def weights_bytes(model: Model, said: Mapping[str, str] | None = None) -> bytes:
+    """The model's weights as a safetensors file, with what is to be known of them in its metadata; `said`: further
+    entries there."""
+    metadata = {
+        "format": "pt",
+        "architecture": model.name,
+        "preprocess": json.dumps(model.preprocess.as_dict()),
+        **({"classes": json.dumps(list(model.classes))} if model.named_classes else {}),
+        **(said or {}),
+    }
+    content: bytes = save_safetensors(published(model.graph, model.params, model.layouts[0]), metadata)
+    return content
 
 
 def _link(link: Path, name: str, had_record: bool) -> None:

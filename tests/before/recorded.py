@@ -224,6 +224,7 @@ TORCH_JSON = {
     "sweep": f"sweep {TRAINED} --lr 0.001,0.01 --weight-decay 0,0.1 --seeds 0,1",
     "extract": f"extract --data {{made}}/images {OWN} {HERE_ALONE} --cuts pool2,relu4",
     "evaluate": f"evaluate --run {{made}}/run --data {{made}}/images {HERE_ALONE}",
+    "export": "export {made}/run {work}/out.onnx --device cpu",
     "predict --run": f"predict --run {{made}}/run {{made}}/images --top 2 {HERE_ALONE}",
     "predict --model": f"predict {OWN} {{made}}/images/dark/0.png {HERE_ALONE}",
     "cache verify --recompute": f"cache verify --recompute 5 --data {{made}}/images {OWN} {HERE_ALONE}",
@@ -265,7 +266,7 @@ def run_json(name: str, made: Path, work: Path, environment: Any) -> tuple[Resul
 # ---- options and mistakes
 
 COMMANDS = (
-    *("", "compare", "fit", "report", "plan", "sweep", "extract", "evaluate", "predict", "models"),
+    *("", "compare", "fit", "report", "plan", "sweep", "extract", "evaluate", "export", "predict", "models"),
     *("cache", *(f"cache {name}" for name in ("ls", "info", "explain", "verify", "gc"))),
     *("weights", *(f"weights {name}" for name in ("ls", "fetch", "update", "import", "rm", "pin"))),
 )
@@ -378,6 +379,7 @@ def refused(name: str, option: str, value: str) -> bool:
 REQUIRED = {
     **dict.fromkeys(("report", "predict", "cache info", "weights fetch", "weights update"), "x"),
     "evaluate": "--run x --data x",
+    "export": "x x.onnx",
     "weights import": "x --model lenet",
     "weights rm": "x --model lenet",
 }

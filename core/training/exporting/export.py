@@ -1,0 +1,134 @@
+"""`hs.export`, `Run.export`: a model as a file for other programs, which is there when it has been shown to
+compute what the model computes, and not before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.common.errors import ExportMismatchError, HeadstartError, SettingError, UnknownNameError
+from headstart.common.places import expanded
+from headstart.common.staging import staged, writing
+from headstart.common.text import nbytes_text
+from headstart.contract import registry
+from headstart.models import check_model
+from headstart.models.exporting.onnx_model import HEAD, PARTS, WHOLE
+from headstart.training.exporting.formats import Format, format_for
+from headstart.training.exporting.request import Request
+from headstart.training.exporting.samples import probes
+from headstart.training.exporting.verify import Verification, held_to_the_model, said_by
+from headstart.training.run_record import RunRecord
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` has written."""
+
+    path: Path
+    format: str
+    part: str
+    cut: str | None
+    """None of a whole model"""
+    nbytes: int
+    verification: Verification | None
+    """None where nothing was verified"""
+
+    def line(self) -> str:
+        """For people."""
+        part = "" if self.part == WHOLE else f" of the {self.part} at {self.cut}"
+        proof = "not verified" if self.verification is None else self.verification.line()
+        return f"{self.path}: {self.format}{part}, {nbytes_text(self.nbytes)}; {proof}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        proof = None if self.verification is None else self.verification.as_dict()
+        return {**vars(self), "path": str(self.path), "verification": proof}
+
+
+def export(
+    model: Any,
+    path: str | Path,
+    data: Any = None,
+    *,
+    format: str | None = None,
+    part: str = WHOLE,
+    cut: str | None = None,
+    pixels: bool = True,
+    half: bool = False,
+    verify: bool = True,
+    replace: bool = False,
+    backend: str | None = None,
+    device: str = "auto",
+) -> Exported:
+    """Write a model as a file for other programs: `model` is a run, or a model as `hs.model`, `hs.wrap` give it.
+
+    `format`: "onnx" or "safetensors"; None: as the path's suffix says. An ONNX file takes `images`, uint8
+    `(n, size, size, 3)` in RGB for any n, normalises them itself, and gives `logits` and `probabilities` (of
+    several labels `logits` and `scores`, of numbers `values` in their units), float32 `(n, classes)`; classes,
+    preprocessing and task stand in its metadata. `pixels=False`: it takes `pixel_values`, float32
+    `(n, 3, size, size)`, already preprocessed. `half`: its weights and arithmetic are float16.
+    `part`: "trunk", from pictures to `features` at `cut`, channels last, as the store has them; "head", from
+    `features` there to the outputs; "whole". `cut`: a legal cut; None: the run's own.
+
+    What was written is opened by what will run it, and held to the model itself at batches of 1, 2 and 7: outputs
+    within 1e-3, relative, with `half` 2e-2, and the same answers. On `data`: a folder, files, a data set, whatever
+    `hs.predict` takes; None: the run's validation data, where it has them (it has after `fit`, not after `load`);
+    else on random pictures, which is said. `verify=False` leaves that out, and the file says so. `backend`,
+    `device`: with which the model itself is run for it; None: the run's own.
+
+    `replace`: whether something may be replaced that is there already. Until all is well nothing is written under
+    the path, and it keeps what it holds. Raises ExportMismatchError (an ExportError) where the file differs from
+    the model; ExportError for a model that the format cannot hold, and for a missing package; UnknownNameError,
+    CutError; SettingError for what else is not allowed, and where the path cannot be written.
+    """
+    val = None
+    if isinstance(model, RunRecord):
+        run, model = model, model.model
+        backend, val = (run.backend if backend is None else backend), run.val
+        cut = (run.cut if part != WHOLE else None) if cut is None else cut
+    check_model(model)
+    target = expanded(path)
+    row = format_for(target, format)
+    request = _request(model, part, cut, pixels, half, backend)
+    row.check(request, verify)
+    if verify:
+        registry.choose(backend, model.home)
+        registry.check_place(device, "float32")
+    with staged(target, replace, row.marker) as made:
+        with writing(target):
+            row.write(request, made)
+        proof = None
+        if verify:
+            proof = _proof(row, request, made, target, probes(request, data, val), device)
+            with writing(target):
+                row.note(request, made, json.dumps(proof.for_file(), sort_keys=True))
+        nbytes = sum(file.stat().st_size for file in made.parent.rglob("*") if file.is_file())
+    return Exported(target, row.name, part, None if part == WHOLE else request.cut, nbytes, proof)
+
+
+def _request(model: Any, part: str, cut: str | None, pixels: bool, half: bool, backend: str | None) -> Request:
+    if part not in PARTS:
+        raise UnknownNameError("part", part, PARTS)
+    if cut is not None and part == WHOLE:
+        raise SettingError(f"cut={cut!r} divides the model; expected part='trunk' or part='head' with it (--part)")
+    if part == HEAD and not pixels:
+        raise SettingError(
+            "pixels=False is about pictures, and a head takes features; expected it with part='whole' or 'trunk'"
+        )
+    for name, value in (("pixels", pixels), ("half", half)):
+        if not isinstance(value, bool):
+            raise SettingError(f"{name}={value!r}; expected True or False")
+    return Request(
+        model, part, model.graph.main.check_cut(model.default_cut if cut is None else cut), pixels, half, backend
+    )
+
+
+def _proof(row: Format, request: Request, made: Path, target: Path, samples: Any, device: str) -> Verification:
+    try:
+        opened = row.open(made, request)
+    except Exception as error:  # of somebody else's program, or of ours that reads the file as a stranger's
+        text = str(error) if isinstance(error, HeadstartError) else said_by(error)
+        raise ExportMismatchError(f"{target}: was not kept: what was written cannot be opened ({text})") from error
+    return held_to_the_model(opened, str(target), request, samples, device, row.plain)

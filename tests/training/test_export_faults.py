@@ -1,0 +1,252 @@
+"""What exporters get wrong, planted one by one: verification catches each, and no file is left.
+
+The faults are put where they come from: into the network that is written down, into the file's graph, or into what
+it says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from exporting import small_model, validation
+
+import headstart as hs
+from headstart.errors import ExportError, ExportMismatchError
+from headstart.graph import Graph
+from headstart.models import Model
+from headstart.models.exporting import onnx_model as writer
+from headstart.training.exporting import verify
+
+pytestmark = pytest.mark.of("torch")
+pytest.importorskip("onnxruntime")
+
+
+def params(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Model], Model]:
+    return lambda model: replace(model, params={**model.params, name: change(model.params[name])})
+
+
+def node(name: str, **changes: Any) -> Callable[[Model], Model]:
+    """Other attributes; with `op=` another op, with these attributes alone."""
+
+    def changed(model: Model) -> Model:
+        op = changes.get("op", model.graph[name].op)
+        rest = {key: value for key, value in changes.items() if key != "op"}
+        attrs = rest if "op" in changes else {**model.graph[name].attrs, **rest}
+        nodes = (replace(n, op=op, attrs=attrs) if n.name == name else n for n in model.graph.nodes)
+        return replace(model, graph=Graph(tuple(nodes), model.graph.output))
+
+    return changed
+
+
+def pixels(**changes: Any) -> Callable[[Model], Model]:
+    """How the graph normalises; its metadata say what is right."""
+    return lambda model: replace(model, preprocess=replace(model.preprocess, **changes))
+
+
+NETWORK: Mapping[str, Callable[[Model], Model]] = {
+    "a transposed kernel": params("conv1.weight", lambda w: w.swapaxes(2, 3)),
+    "a kernel turned round": params("conv1.weight", lambda w: w[..., ::-1, ::-1]),
+    "a kernel's inputs in another order": params("conv3.weight", lambda w: w[:, ::-1]),
+    "a bias dropped": params("fc.bias", np.zeros_like),
+    "weights of eight bits": params("conv2.weight", lambda w: w.astype(ml_dtypes.bfloat16).astype(np.float32)),
+    "epsilon of a batch norm": node("bn1", epsilon=1e-5),
+    "epsilon of a layer norm": node("norm", epsilon=1e-5),
+    "variance and mean exchanged": lambda model: replace(
+        model, params={**model.params, "bn1.running_mean": model.params["bn1.running_var"]}
+    ),
+    "padding off by one": node("conv1", padding=((0, 2), (0, 2))),
+    "padding of a pool off by one": node("pool1", padding=((2, 0), (2, 0))),
+    "relu6 as relu": node("act1", op="relu"),
+    "relu left out": node("act2", op="dropout", rate=0.5),
+    "an average that counts padding": node("pool2", count_padding=True),
+    "a maximum that is an average": lambda model: replace(
+        model,
+        graph=Graph(tuple(replace(n, op="avg_pool") if n.name == "pool1" else n for n in model.graph.nodes), "fc"),
+    ),
+    "BGR": pixels(channels="bgr"),
+    "missing normalisation": pixels(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+    "the deviations of other channels": pixels(std=(0.3, 0.25, 0.2)),
+    "pixels of another scale": pixels(scale=1 / 256),
+}
+
+
+def softmax_over_the_batch(proto: Any) -> None:
+    (softmax,) = (node for node in proto.graph.node if node.op_type == "Softmax")
+    softmax.attribute[0].i = 0
+
+
+def exchanged_outputs(proto: Any) -> None:
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = {"logits": "probabilities", "probabilities": "logits"}.get(name, name)
+
+
+def batch_of_one(proto: Any) -> None:
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def mean_of_the_batch(proto: Any) -> None:
+    """Right at a batch of one."""
+    import onnx
+
+    (last,) = (node for node in proto.graph.node if "logits" in node.output)
+    last.output[0] = "each"
+    at = list(proto.graph.node).index(last) + 1
+    proto.graph.node.insert(
+        at, onnx.helper.make_node("ReduceMean", ["each"], ["their mean"], axes=[0], keepdims=1)
+    )
+    proto.graph.node.insert(at + 1, onnx.helper.make_node("Sub", ["each", "each"], ["zero"]))
+    proto.graph.node.insert(at + 2, onnx.helper.make_node("Add", ["zero", "their mean"], ["logits"]))
+
+
+def greatest_for_mean(proto: Any) -> None:
+    changed = 0
+    for node in proto.graph.node:
+        if node.op_type in ("GlobalAveragePool", "ReduceMean"):
+            node.op_type = node.op_type.replace("Average", "Max").replace("Mean", "Max")
+            changed += 1
+    assert changed
+
+
+def no_such_op(proto: Any) -> None:
+    proto.graph.node[0].op_type = "Imagine"
+
+
+def output_left_out(number: int) -> Callable[[Any], None]:
+    def change(proto: Any) -> None:
+        del proto.graph.output[number]
+
+    return change
+
+
+def an_output_more(proto: Any) -> None:
+    import onnx
+
+    proto.graph.node.append(onnx.helper.make_node("Identity", ["logits"], ["more"]))
+    added = proto.graph.output.add()
+    added.CopyFrom(proto.graph.output[0])
+    added.name = "more"
+
+
+GRAPH: Mapping[str, tuple[Callable[[Any], None], str]] = {
+    "softmax over the batch": (softmax_over_the_batch, "at batch 1 gives probabilities that differ"),
+    "outputs exchanged": (exchanged_outputs, "at batch 1 gives"),
+    "a batch of one": (batch_of_one, "at batch 2 cannot be run"),
+    "a mean over the batch": (mean_of_the_batch, "at batch 2 gives logits that differ"),
+    "a maximum for the mean": (greatest_for_mean, "at batch 1 gives logits that differ"),
+    "no such op": (no_such_op, "cannot be opened"),
+    "no logits": (output_left_out(0), "gives probabilities; expected logits, probabilities"),
+    "no probabilities": (output_left_out(1), "gives logits; expected logits, probabilities"),
+    "an output more": (an_output_more, "gives logits, probabilities, more; expected logits, probabilities"),
+}
+"""and what is said of it"""
+
+
+def said(name: str, change: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def changed(proto: Any) -> None:
+        value = json.loads(writer.metadata(proto)[name])
+        writer.set_metadata(proto, {name: json.dumps(change(value))})
+
+    return changed
+
+
+def not_said(proto: Any) -> None:
+    (entry,) = (entry for entry in proto.metadata_props if entry.key == "preprocess")
+    proto.metadata_props.remove(entry)
+
+
+SAYS: Mapping[str, Callable[[Any], None]] = {
+    "classes reordered": said("classes", lambda names: names[::-1]),
+    "another crop": said("preprocess", lambda settings: {**settings, "resize": 24}),
+    "another filter": said("preprocess", lambda settings: {**settings, "interpolation": "nearest"}),
+    "another task": lambda proto: writer.set_metadata(proto, {"task": "multi", "threshold": "0.5"}),
+    "no preprocessing": not_said,
+    "no JSON": lambda proto: writer.set_metadata(proto, {"preprocess": "{"}),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return small_model()
+
+
+def refused(
+    model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch, plant: Callable[..., Any], **settings: Any
+) -> str:
+    """What is said where `plant(writer, model, **settings)` makes the file. The folder is as empty as it was."""
+    monkeypatch.setattr(writer, "onnx_model", lambda m, **about: plant(real, m, **about))
+    settings = {"data": validation(), "backend": "torch", "device": "cpu"} | settings
+    with pytest.raises(ExportMismatchError) as caught:
+        hs.export(model, folder / "out.onnx", **settings)
+    assert isinstance(caught.value, ExportError)
+    assert "\n" not in str(caught.value) and "out.onnx: was not kept" in str(caught.value)
+    assert not list(folder.iterdir())
+    return str(caught.value)
+
+
+real = writer.onnx_model
+
+
+def wrong_network(change: Callable[[Model], Model]) -> Callable[..., Any]:
+    def plant(write: Any, model: Model, **about: Any) -> Any:
+        proto = write(change(model), **about)
+        writer.set_metadata(proto, {"preprocess": json.dumps(model.preprocess.as_dict())})
+        return proto
+
+    return plant
+
+
+def wrong_file(change: Callable[[Any], None]) -> Callable[..., Any]:
+    def plant(write: Any, model: Model, **about: Any) -> Any:
+        proto = write(model, **about)
+        change(proto)
+        return proto
+
+    return plant
+
+
+def test_without_a_fault_it_is_kept(model: Model, tmp_path: Path) -> None:
+    """So that what is refused below is refused for its fault."""
+    exported = hs.export(model, tmp_path / "out.onnx", validation(), backend="torch", device="cpu")
+    assert exported.verification is not None and exported.verification.largest < 1e-5
+
+
+@pytest.mark.parametrize("fault", NETWORK)
+def test_a_wrong_network(fault: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "differ from the run's by" in refused(model, tmp_path, monkeypatch, wrong_network(NETWORK[fault]))
+
+
+@pytest.mark.parametrize("fault", NETWORK)
+def test_a_wrong_network_shows_on_pictures_that_are_drawn(
+    fault: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(model, tmp_path, monkeypatch, wrong_network(NETWORK[fault]), data=None)
+
+
+@pytest.mark.parametrize("fault", GRAPH)
+def test_a_wrong_graph(fault: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, text = GRAPH[fault]
+    assert text in refused(model, tmp_path, monkeypatch, wrong_file(change))
+
+
+@pytest.mark.parametrize("fault", SAYS)
+def test_it_says_something_else_of_itself(
+    fault: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(model, tmp_path, monkeypatch, wrong_file(SAYS[fault]))
+
+
+@pytest.mark.parametrize("fault", ["another crop", "another filter"])
+def test_photographs_show_another_preprocessing(
+    fault: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the numbers alone, whatever is compared of what files say."""
+    monkeypatch.setattr(verify, "check_description", lambda *about: None)
+    assert "differ from the run's by" in refused(model, tmp_path, monkeypatch, wrong_file(SAYS[fault]))
