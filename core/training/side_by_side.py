@@ -7,7 +7,7 @@ no longer followed where it is to stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,11 @@ from headstart.training.measured import measure
 from headstart.training.stage import Stage
 from headstart.training.stopping import Best
 
+FEWER, WORTH = 0.75, 2e10
+"""Heads that have stopped are dropped where at most such a share of those in the product is left, and where that
+saves so many multiply-adds at least: a narrower product is another program, and making it takes JAX and TensorFlow
+0.7 s of a core. No clock decides, so that a sweep done twice gives the same bits."""
+
 
 def side_by_side(
     heads_of: Sequence[tuple[TrainingJob, Stage]],
@@ -33,7 +38,8 @@ def side_by_side(
     advance: Callable[..., None],
 ) -> list[Trained] | None:
     """What becomes of heads that differ in learning rate and weight decay; None where the backend has no way to
-    train them at once. One that is to stop is trained on with the others, and no longer followed."""
+    train them at once. One that is to stop is no longer followed, and trained on with the others until so few are
+    followed that it pays to go on with these alone."""
     job, stage = heads_of[0]
     jobs = [of for of, _ in heads_of]
     train, val, val_data = feeds.train, feeds.val, feeds.val_data
@@ -46,27 +52,36 @@ def side_by_side(
     if heads is None:
         return None
     followed = [_Head(Best(of.monitor)) for _, of in heads_of]
+    trained = list(range(len(jobs)))
+    """the heads that are trained, in their order on the device"""
+    # forward, and back to the weights and to what came in
+    work = 3 * sum(value.size for value in stage.params.values()) * len(train.targets)
+    """multiply-adds of a head in an epoch, as near as it matters"""
     for epoch, share in enumerate(stage.shares):
+        under_way = [k for k in trained if not followed[k].best.over]
+        if not under_way:
+            break
+        saved = (len(trained) - len(under_way)) * (stage.epochs - epoch) * work
+        if len(under_way) <= FEWER * len(trained) and saved >= WORTH:
+            heads.keep([trained.index(k) for k in under_way])
+            trained = under_way
         result = train.train(heads, train.order(stage.batch_size, stage.seed, epoch), share, epoch)
         logits, more = val.logits(heads)  # (n, heads, classes)
-        measured = [measure(job.objective, logits[:, k], val.targets, val_data) for k in range(len(jobs))]
-        seconds = (result.seconds + more).shared(len(jobs))
-        kept, under_way = [], [k for k, head in enumerate(followed) if not head.best.over]
+        seconds, kept = (result.seconds + more).shared(len(trained)), []
         for k in under_way:
-            head = followed[k]
-            accuracy = None if job.objective.task == REGRESSION else float(result.accuracy[k])
-            losses = result.losses[:, k, None]
+            head, place = followed[k], trained.index(k)
+            accuracy = None if job.objective.task == REGRESSION else float(result.accuracy[place])
+            losses = result.losses[:, place, None]
+            measured = measure(job.objective, logits[:, place], val.targets, val_data)
             head.records.append(
-                record_of(job.objective, epoch, losses, accuracy, measured[k], seconds, share * lr[k])
+                record_of(job.objective, epoch, losses, accuracy, measured, seconds, share * lr[k])
             )
             better = head.best.better(head.records[-1])
             last = head.best.over or epoch + 1 == stage.epochs
             if better or (last and head.params is None):
                 kept.append(k)
             advance(stage.epochs - epoch if last else 1)
-        _keep(heads, followed, kept, logits)
-        if all(head.best.over for head in followed):
-            break
+        _keep(heads, {trained.index(k): followed[k] for k in kept}, logits)
     return [
         result_of(
             stage.plain(head.params or {}),
@@ -92,12 +107,12 @@ class _Head:
     """float32 `(n, classes)`: for the validation data, after that epoch"""
 
 
-def _keep(heads: Heads, followed: Sequence[_Head], numbers: Sequence[int], logits: np.ndarray) -> None:
-    """Keep what the heads of these numbers are now. `logits`: `(n, heads, classes)`."""
-    params = heads.params() if numbers else {}
-    for k in numbers:
-        followed[k].params = {name: values[k].copy() for name, values in params.items()}
-        followed[k].outputs = logits[:, k].copy()
+def _keep(heads: Heads, kept: Mapping[int, _Head], logits: np.ndarray) -> None:
+    """Keep what these are now, by their places on the device. `logits`: `(n, heads, classes)`."""
+    params = heads.params() if kept else {}
+    for place, head in kept.items():
+        head.params = {name: values[place].copy() for name, values in params.items()}
+        head.outputs = logits[:, place].copy()
 
 
 def _optimizer(job: TrainingJob) -> Optimizer:

@@ -67,7 +67,7 @@ class HeadsKeepTheRatesOfOthers(Passing):
         return heads
 
 
-@fails("test_heads_weigh_samples_each_its_own_way[ordered-softmax]")
+@fails("test_heads_weigh_samples_each_its_own_way[softmax-True]")
 class HeadsWeighAlike(Passing):
     def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
         heads = Passing(self._inner.heads(chain, params, recipe, place))
@@ -75,7 +75,7 @@ class HeadsWeighAlike(Passing):
         return heads
 
 
-@fails("test_heads_weigh_samples_each_its_own_way[as they lie-sigmoid]")
+@fails("test_heads_weigh_samples_each_its_own_way[sigmoid-False]")
 class HeadsCountAllThatIsRight(Passing):
     def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
         heads = Passing(self._inner.heads(chain, params, recipe, place))

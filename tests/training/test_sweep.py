@@ -13,10 +13,12 @@ from numpy.testing import assert_allclose
 
 import headstart as hs
 from headstart.common.errors import SettingError
+from headstart.contract.checked import CheckedHeads
 from headstart.contract.heads import chain_of
 from headstart.data import Dataset
 from headstart.graph import Builder
 from headstart.models import Model
+from headstart.training import side_by_side
 from headstart.training import sweep as sweeping
 
 CLASSES = ["dim", "red", "green"]
@@ -104,6 +106,36 @@ def test_the_ranking(model: Model, data: tuple[Dataset, Dataset], backend: str) 
     trunk = [name for name in model.params if not name.startswith("fc.")]
     assert len(trunk) == len(model.params) - 2
     assert all(np.array_equal(found.best.model.params[name], model.params[name]) for name in trunk)
+
+
+def test_heads_that_have_stopped_are_dropped_from_the_product(
+    model: Model, data: tuple[Dataset, Dataset], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which changes nothing of the others."""
+    dropped: list[list[int]] = []
+    keep = CheckedHeads.keep
+
+    def spied(self: CheckedHeads, numbers: Any) -> None:
+        dropped.append(list(numbers))
+        keep(self, numbers)
+
+    monkeypatch.setattr(CheckedHeads, "keep", spied)
+    settings: dict[str, Any] = {"max_epochs": 14, "patience": 3, "batch_size": 8, "backend": backend}
+    settings |= {"optimizer": hs.AdamW(), "grid": {"lr": [0.001, 0.3, 0.01, 0.1]}, "dtype": "float32"}
+    whole = hs.sweep(model, *data, **settings)
+    assert not dropped, "it is not worth it"
+    monkeypatch.setattr(side_by_side, "WORTH", 0)
+    narrowed = hs.sweep(model, *data, **settings)
+    assert dropped
+    assert len({len(run.history) for run in whole.runs}) > 1
+    assert narrowed.points == whole.points
+    for run, expected in zip(narrowed.runs, whole.runs, strict=True):
+        assert len(run.history) == len(expected.history)
+        assert run.best_epoch == expected.best_epoch
+        for name in ("loss", "val_loss", "accuracy"):
+            assert_allclose(run.history[name], expected.history[name], rtol=1e-4, atol=1e-6)
+        for name, value in expected.model.params.items():
+            assert_allclose(run.model.params[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_one_that_diverges_comes_last(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
