@@ -24,7 +24,7 @@ from headstart.contract.recipe import Place
 from headstart.data.rows import window
 
 
-@behind_door("__init__", "put", "epoch", "logits", "params", "keep")
+@behind_door("__init__", "put", "epoch", "logits", "params", "keep", "logits_of")
 class JaxHeads:
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place
@@ -36,6 +36,7 @@ class JaxHeads:
         self.carry = put((weights, self.rule.init(weights)), place)
         self._epoch = compiled(self._whole_epoch, place, changes=0)
         self._logits = compiled(self._forward, place)
+        self._logits_of = compiled(self._forward_of, place)
 
     def put(self, rows: np.ndarray) -> jax.Array:
         return put(rows, self.place)
@@ -56,6 +57,10 @@ class JaxHeads:
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         return to_numpy(self._logits(self.carry[0], put(window(inputs, start, stop), self.place)))
+
+    def logits_of(self, inputs: Any, start: int, stop: int, numbers: Sequence[int]) -> np.ndarray:
+        places = put(np.array(numbers, np.int32), self.place)
+        return to_numpy(self._logits_of(self.carry[0], put(window(inputs, start, stop), self.place), places))
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: np.array(w) for name, w in self.carry[0].items()}
@@ -83,6 +88,9 @@ class JaxHeads:
                 x = jnp.einsum("nhi,hoi->nho", x, weight)
             x = x if bias is None else x + bias.astype(dtype)
         return x.astype(jnp.float32)
+
+    def _forward_of(self, weights: Mapping[str, jax.Array], x: jax.Array, places: jax.Array) -> jax.Array:
+        return self._forward({name: w[places] for name, w in weights.items()}, x)
 
     def _one_step(self, own: Any, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
         """`own`: the heads' rates and weight decays, each `(h,)`. They are arguments, so that a program does not

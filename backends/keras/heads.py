@@ -39,8 +39,8 @@ def compiles(chain: Chain, place: Place) -> bool:
     return single and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
 
 
-@behind_door("__init__", "put", "epoch", "logits", "params", "state", "load_state", "keep")
-@at_place("put", "epoch", "logits", "params", "state", "load_state", "keep")
+@behind_door("__init__", "put", "epoch", "logits", "params", "state", "load_state", "keep", "logits_of")
+@at_place("put", "epoch", "logits", "params", "state", "load_state", "keep", "logits_of")
 class TensorFlowHeads:
     def __init__(
         self,
@@ -75,6 +75,7 @@ class TensorFlowHeads:
         self._epoch = compiled(self._updates, autograph=False)
         self._compiled_epoch = compiled(self._updates, autograph=False, jit_compile=True)
         self._logits = compiled(self._forward, autograph=False)
+        self._logits_of = compiled(self._forward_of, autograph=False)
 
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)
@@ -97,6 +98,9 @@ class TensorFlowHeads:
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         return self._logits(window(inputs, start, stop)).numpy()
 
+    def logits_of(self, inputs: Any, start: int, stop: int, numbers: Sequence[int]) -> np.ndarray:
+        return self._logits_of(window(inputs, start, stop), np.array(numbers, np.int32)).numpy()
+
     def params(self) -> dict[str, np.ndarray]:
         return {name: to_numpy(keras.ops.copy(w.value)) for name, w in self.weights.items()}
 
@@ -118,10 +122,17 @@ class TensorFlowHeads:
         kept = {f"optimizer.{i}": variable for i, variable in enumerate(self.optimizer.variables)}
         return {**{f"variable.{name}": weight for name, weight in self.weights.items()}, **kept}
 
-    def _forward(self, x: Any) -> Any:
-        """`(n, h, classes)`"""
+    def _forward_of(self, x: Any, places: Any) -> Any:
         import tensorflow as tf
 
+        return self._forward(x, {name: tf.gather(w.value, places) for name, w in self.weights.items()})
+
+    def _forward(self, x: Any, weights: Mapping[str, Any] | None = None) -> Any:
+        """`(n, h, classes)`. `weights`: in place of those that are trained."""
+        import tensorflow as tf
+
+        if weights is None:
+            weights = {name: w.value for name, w in self.weights.items()}
         dtype = tf.bfloat16 if self.place.precision == BFLOAT16 else tf.float32
         x = tf.cast(x, tf.float32)
         x = tf.cast(x if self.before is None else self.before(x, training=False), dtype)
@@ -129,15 +140,15 @@ class TensorFlowHeads:
             if node.op != "linear":
                 x = keras.activations.get(ACTIVATIONS[node.op])(x)
                 continue
-            weight, bias = self.weights[f"{node.name}.weight"], self.weights.get(f"{node.name}.bias")
+            weight, bias = weights[f"{node.name}.weight"], weights.get(f"{node.name}.bias")
             heads, outputs, inputs = weight.shape
-            kernel = tf.cast(weight.value, dtype)
+            kernel = tf.cast(weight, dtype)
             if len(x.shape) == 2:  # the same rows for all heads
                 x = tf.matmul(x, tf.reshape(kernel, (heads * outputs, inputs)), transpose_b=True)
                 x = tf.reshape(x, (-1, heads, outputs))
             else:
                 x = tf.einsum("nhi,hoi->nho", x, kernel)
-            x = x if bias is None else x + tf.cast(bias.value, dtype)
+            x = x if bias is None else x + tf.cast(bias, dtype)
         return tf.cast(x, tf.float32)
 
     def _updates(self, rows: Any, targets: Any, weights: Any, order: Any, rates: Any) -> tuple[Any, Any]:

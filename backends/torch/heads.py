@@ -27,7 +27,7 @@ from headstart.data.rows import window
 from headstart.graph.fuse import allowed
 
 
-@behind_door("__init__", "put", "epoch", "logits", "params", "keep")
+@behind_door("__init__", "put", "epoch", "logits", "params", "keep", "logits_of")
 class TorchHeads:
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place
@@ -105,6 +105,12 @@ class TorchHeads:
         with torch.inference_mode(), computing(self.place), threads(self._threads(inputs, stop - start)):
             return to_numpy(self._forward(window(inputs, start, stop)))
 
+    def logits_of(self, inputs: Any, start: int, stop: int, numbers: Sequence[int]) -> np.ndarray:
+        places = torch.tensor(list(numbers), device=self.device)
+        with torch.inference_mode(), computing(self.place), threads(self._threads(inputs, stop - start)):
+            weights = {name: w.index_select(0, places) for name, w in self.weights.items()}
+            return to_numpy(self._forward(window(inputs, start, stop), weights))
+
     def _threads(self, rows: Any, count: int) -> int:
         """That so many rows are worth."""
         return threads_for(count * (math.prod(rows.shape[1:]) + sum(w.numel() for w in self.weights.values())))
@@ -112,8 +118,9 @@ class TorchHeads:
     def params(self) -> dict[str, np.ndarray]:
         return {name: to_numpy(w).copy() for name, w in self.weights.items()}
 
-    def _forward(self, rows: Any) -> torch.Tensor:
-        """`(n, h, classes)`"""
+    def _forward(self, rows: Any, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """`(n, h, classes)`. `weights`: in place of those that are trained."""
+        weights = self.weights if weights is None else weights
         x = to_native(rows, self.device)
         with autocast(self.place):
             x = x if self.before is None else self.before(x)
@@ -121,7 +128,7 @@ class TorchHeads:
                 if node.op != "linear":
                     x = FUNCTIONS[node.op](node.attrs)(x)
                     continue
-                weight, bias = self.weights[f"{node.name}.weight"], self.weights.get(f"{node.name}.bias")
+                weight, bias = weights[f"{node.name}.weight"], weights.get(f"{node.name}.bias")
                 if x.ndim == 2:  # the same rows for all heads
                     x = linear(x, weight.flatten(0, 1), None).unflatten(1, weight.shape[:2])
                 else:

@@ -204,16 +204,20 @@ class CheckedTrainer(Passing):
         return self._checked(self._inner.step(inputs, targets, rate, *weighted), self._losses, len(targets))
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
-        logits = self._inner.logits(inputs, start, stop)
+        return self._checked_logits(self._inner.logits(inputs, start, stop), inputs, start, stop, self._heads)
+
+    def _checked_logits(
+        self, logits: np.ndarray, inputs: Any, start: int, stop: int, heads: tuple[int, ...]
+    ) -> np.ndarray:
         size = len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
         rows = len(range(*slice(start, stop).indices(size)))
         if not (
             isinstance(logits, np.ndarray)
             and logits.dtype == np.float32
-            and logits.ndim == 2 + len(self._heads)
-            and logits.shape[:-1] == (rows, *self._heads)
+            and logits.ndim == 2 + len(heads)
+            and logits.shape[:-1] == (rows, *heads)
         ):
-            raise _wrong(self._backend, "logits", _about(logits), f"float32 {(rows, *self._heads)} + (classes,)")
+            raise _wrong(self._backend, "logits", _about(logits), f"float32 {(rows, *heads)} + (classes,)")
         return logits
 
     def params(self) -> dict[str, np.ndarray]:
@@ -261,6 +265,10 @@ class CheckedTrainer(Passing):
 
 class CheckedHeads(CheckedTrainer):
     """Of many side by side."""
+
+    def logits_of(self, inputs: Any, start: int, stop: int, numbers: Sequence[int]) -> np.ndarray:
+        logits = self._inner.logits_of(inputs, start, stop, numbers)
+        return self._checked_logits(logits, inputs, start, stop, (len(numbers),))
 
     def keep(self, numbers: Sequence[int]) -> None:
         self._inner.keep(numbers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -77,6 +77,10 @@ class Heads(Trainer, Protocol):
     and gradients of 0; what momentum and weight decay do in such a step, they do as of a head alone. But of what
     `(n, h)` weights leave out of a head's training, which are samples of weight 0, none counts as classified
     right."""
+
+    def logits_of(self, inputs: Any, start: int, stop: int, numbers: Sequence[int]) -> np.ndarray:
+        """As `logits`, float32 `(n, len(numbers), classes)`: of the heads of these numbers, from 0 to `h - 1`, in
+        this order; one may be named twice. The others cost nothing."""
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Go on with the heads of these numbers alone, from 0 to `h - 1`, one at least and none twice, in this

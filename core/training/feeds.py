@@ -64,6 +64,23 @@ class Feed(Protocol):
 class FeatureFeed(Feed, Protocol):
     """A feed of features that were stored."""
 
+    def train(
+        self,
+        trainer: Trainer,
+        order: np.ndarray,
+        rates: np.ndarray,
+        epoch: int,
+        weights: np.ndarray | None = None,
+    ) -> EpochResult:
+        """As any feed. `weights`: how much each sample counts in this epoch, float32 `(n,)`, or for heads side by
+        side `(n, h)`; None: as the feed has it."""
+
+    def logits_of(
+        self, trainer: Any, parts: Sequence[slice], numbers: Sequence[Sequence[int] | None]
+    ) -> tuple[list[np.ndarray], Seconds]:
+        """What `logits` gives of each of these parts of the samples, whose starts and stops are said; of heads
+        side by side that of the heads of these numbers alone, `(m, len(numbers), classes)`, None: of all."""
+
     def stored(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """All rows of the first view as they are stored, and how much each counts, in blocks, in any order. Each
         block is valid until the next one is asked for."""
@@ -134,19 +151,41 @@ class Resident:
             self._placed[view] = trainer.put(rows)
         return self._placed[view]
 
-    def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
-        clock = Clock()
+    def train(
+        self,
+        trainer: Trainer,
+        order: np.ndarray,
+        rates: np.ndarray,
+        epoch: int,
+        weights: np.ndarray | None = None,
+    ) -> EpochResult:
+        clock, weights = Clock(), self.weights if weights is None else weights
         rows = self._on_device(trainer, epoch % self.features.views)
         clock("data")
-        losses, correct = trainer.epoch(rows, self.targets, order, rates, self.weights)
+        losses, correct = trainer.epoch(rows, self.targets, order, rates, weights)
         clock("head")
-        return EpochResult(losses, correct / counted(self.weights, order), clock.total())
+        return EpochResult(losses, correct / counted(weights, order), clock.total())
 
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         clock = Clock()
         rows = self._on_device(trainer, 0)
         clock("data")
         logits = evaluated(trainer, rows, len(self.targets))
+        clock("head")
+        return logits, clock.total()
+
+    def logits_of(
+        self, trainer: Any, parts: Sequence[slice], numbers: Sequence[Sequence[int] | None]
+    ) -> tuple[list[np.ndarray], Seconds]:
+        clock, count = Clock(), len(self.targets)
+        rows = self._on_device(trainer, 0)
+        clock("data")
+        # windows of one size, whichever part they are of: compiled code sees one shape
+        size = min(EVALUATION_ROWS, max(part.stop - part.start for part in parts))
+        logits = [
+            evaluated(trainer, rows, count, part, size, of_part)
+            for part, of_part in zip(parts, numbers, strict=True)
+        ]
         clock("head")
         return logits, clock.total()
 
@@ -235,8 +274,15 @@ class Streamed:
         on_disk = self._source(epoch % self.features.views).on_disk
         return block_order(on_disk, self.block, self.pools.rows // batch * batch, batch_size, seed, epoch)
 
-    def train(self, trainer: Trainer, order: np.ndarray, rates: np.ndarray, epoch: int) -> EpochResult:
-        clock = Clock()
+    def train(
+        self,
+        trainer: Trainer,
+        order: np.ndarray,
+        rates: np.ndarray,
+        epoch: int,
+        weights: np.ndarray | None = None,
+    ) -> EpochResult:
+        clock, weights = Clock(), self.weights if weights is None else weights
         source = self._source(epoch % self.features.views)
         steps = max(1, self.pools.rows // order.shape[1])
         starts = range(0, len(order), steps)
@@ -247,13 +293,13 @@ class Streamed:
                 clock("data")
                 part = rates[start : start + steps]
                 # The rows were read to where they are used: nothing is gathered again.
-                weights = None if self.weights is None else self.weights[positions]
-                loss, right = trainer.epoch(trainer.put(rows), self.targets[positions], None, part, weights)
+                of_pool = None if weights is None else weights[positions]
+                loss, right = trainer.epoch(trainer.put(rows), self.targets[positions], None, part, of_pool)
                 clock("head")
                 losses.append(loss)
                 correct += right
                 advance(len(part))
-        return EpochResult(np.concatenate(losses), correct / counted(self.weights, order), clock.total())
+        return EpochResult(np.concatenate(losses), correct / counted(weights, order), clock.total())
 
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         clock = Clock()
@@ -269,6 +315,26 @@ class Streamed:
             clock("head")
         assert logits is not None
         return logits, clock.total()
+
+    def logits_of(
+        self, trainer: Any, parts: Sequence[slice], numbers: Sequence[Sequence[int] | None]
+    ) -> tuple[list[np.ndarray], Seconds]:
+        clock, source = Clock(), self._source(0)
+        results: list[np.ndarray] = []
+        for part, of_part in zip(parts, numbers, strict=True):
+            on_disk = source.on_disk[(source.on_disk >= part.start) & (source.on_disk < part.stop)]
+            pools = [on_disk[i : i + self.pools.rows] for i in range(0, len(on_disk), self.pools.rows)]
+            logits: np.ndarray | None = None
+            for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
+                clock("data")
+                of_pool = evaluated(trainer, trainer.put(rows), len(positions), numbers=of_part)
+                if logits is None:
+                    logits = np.empty((len(on_disk), *of_pool.shape[1:]), np.float32)
+                logits[positions - part.start] = of_pool
+                clock("head")
+            assert logits is not None
+            results.append(logits)
+        return results, clock.total()
 
 
 class _Source:
@@ -307,14 +373,25 @@ def counted(weights: np.ndarray | None, order: np.ndarray) -> Any:
     return np.maximum(np.count_nonzero(weights[order.reshape(-1)], 0), 1)
 
 
-def evaluated(trainer: Trainer, rows: Any, count: int) -> np.ndarray:
-    """float32 `(count, classes)`: the logits of the first rows of a handle."""
-    size = min(EVALUATION_ROWS, count)
-    parts = []
-    for start in range(0, count, size):
+def evaluated(
+    trainer: Any,
+    rows: Any,
+    count: int,
+    part: slice | None = None,
+    size: int = EVALUATION_ROWS,
+    numbers: Sequence[int] | None = None,
+) -> np.ndarray:
+    """float32 `(count, classes)`: the logits of the rows of a handle that has so many; of a `part` of them alone,
+    whose start and stop are said. `size`: of what is computed at once. `numbers`: of heads side by side those
+    that are asked; None: all."""
+    start, stop = (0, count) if part is None else (part.start, part.stop)
+    size, parts = min(size, count), []
+    for first in range(start, stop, size):
         # The last chunk begins earlier instead of being smaller, and what it repeats is cut off.
-        begin = min(start, count - size)
-        parts.append(trainer.logits(rows, begin, begin + size)[start - begin :])
+        begin = min(first, count - size)
+        asked = (rows, begin, begin + size)
+        logits = trainer.logits(*asked) if numbers is None else trainer.logits_of(*asked, numbers)
+        parts.append(logits[first - begin : first - begin + min(size, stop - first)])
     return np.concatenate(parts)
 
 

@@ -40,6 +40,14 @@ class HeadsLogitsMixedUp(Passing):
         return heads
 
 
+@fails("test_some_heads_have_logits_alone[sgd]")
+class HeadsLogitsOfTheFirst(Passing):
+    def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
+        heads = Passing(self._inner.heads(chain, params, recipe, place))
+        heads.logits_of = lambda *what: heads._inner.logits_of(*what[:3], sorted(what[3]))
+        return heads
+
+
 @fails("test_heads_that_are_kept_go_on[adamw]")
 class HeadsForgetTheirMoments(Passing):
     def heads(self, chain: Any, params: Any, recipe: Any, place: Place) -> Any:
