@@ -10,7 +10,7 @@ import pytest
 from headstart.common.errors import UnsupportedOpError
 from headstart.graph import OPS, Builder, Graph, Node
 from headstart.graph.ops import ACTIVATIONS
-from headstart.models.exporting.onnx_graph import FIRST, LAST, Emission
+from headstart.models.exporting.onnx_graph import FIRST, LAST, Emission, lone_tokens
 from headstart.models.exporting.onnx_ops import EMITTERS, emit_graph
 from headstart.testing import reference
 from headstart.testing.samples import every_op, relative_error
@@ -146,6 +146,34 @@ def test_a_graph_of_every_op() -> None:
 
 def test_a_graph_of_every_op_in_float16() -> None:
     check(every_op(), (17, 11, 3), 2e-2, "float16")
+
+
+def last_block(ends: tuple[str, ...]) -> Graph:
+    """Tokens of `(7, 6)` through what a vision transformer ends in, and to `ends`."""
+    b = Builder()
+    qkv = b.linear("qkv", b.add("norm1", "layer_norm", "input", channels=6), 6, 18)
+    y = b.linear("proj", b.add("attention", "attention", qkv, heads=2), 6, 6)
+    x = b.add("add", "add", b.add("ls1", "scale", y, channels=6), "input")
+    y = b.add("act", "gelu", b.linear("fc1", b.add("norm2", "layer_norm", x, channels=6), 6, 24))
+    x = b.add("block", "add", b.linear("fc2", y, 24, 6), x)
+    x = b.add("norm", "batch_norm", b.add("both", "concat", x, x), channels=12)
+    made = [b.add(end, end, x) for end in ends]
+    return b.graph(made[0] if len(made) == 1 else b.add("end", "concat", *made))
+
+
+@pytest.mark.parametrize("ends", [("first_token",), ("first_token", "mean_tokens"), ("mean_tokens",)])
+def test_of_the_last_block_the_one_token_is_computed_that_is_read(ends: tuple[str, ...]) -> None:
+    graph = last_block(ends)
+    check(graph, TOKENS, 1e-5)
+    lone = {"attention", "proj", "ls1", "add", "norm2", "fc1", "act", "fc2", "block", "both", "norm"}
+    assert lone_tokens(graph) == (lone if ends == ("first_token",) else set())
+    e = Emission(graph, reference.random_params(graph, 0), TOKENS, "float32")
+    e.input("images", LAST, "float32")
+    emit_graph(e, graph)
+    shapes = onnx.shape_inference.infer_shapes(e.file, data_prop=True).graph.value_info
+    ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in shapes}
+    assert {ranks[name] for name in lone} == ({2} if ends == ("first_token",) else {3})
+    assert ranks["qkv"] == 3
 
 
 def test_an_op_without_an_emitter_is_named() -> None:

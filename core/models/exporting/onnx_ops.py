@@ -1,7 +1,7 @@
 """op -> ONNX nodes: one emitter for each row of the op table but `native`.
 
 An emitter appends the nodes that compute a node of ours; the last of them gives the value that has the node's
-name. It returns the order of axes that this value is in.
+name. It returns the form that this value is in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from headstart.common.errors import UnsupportedOpError
 from headstart.graph import Graph, Node
 from headstart.graph.ops import adaptive_weights, window_padding
-from headstart.models.exporting.onnx_graph import DTYPES, FIRST, LAST, Emission
+from headstart.models.exporting.onnx_graph import DTYPES, FIRST, LAST, TOKEN, Emission
 
 Emitter = Callable[[Emission, Node], str]
 Padding = Sequence[Sequence[int]]
@@ -78,13 +78,12 @@ def _conv(e: Emission, node: Node) -> str:
 
 
 def _linear(e: Emission, node: Node) -> str:
-    (source,), bias = node.inputs, node.attrs["bias"]
-    layout = e.layout(source)
-    x = e.value(source, layout)
-    if layout == FIRST:  # a convolution of one pixel
+    (source,), bias, form = node.inputs, node.attrs["bias"], e.form(node)
+    x = e.value(source, form)
+    if form == FIRST:  # a convolution of one pixel
         inputs = [x, e.param(node, "weight", lambda weight: weight[:, :, None, None])]
         e.emit("Conv", [*inputs, *([e.param(node, "bias")] if bias else [])], node.name, kernel_shape=(1, 1))
-    elif len(e.shapes[source]) == 1:
+    elif form == TOKEN or len(e.shapes[source]) == 1:
         inputs = [x, e.param(node, "weight")]
         e.emit("Gemm", [*inputs, *([e.param(node, "bias")] if bias else [])], node.name, transB=1)
     else:
@@ -92,7 +91,7 @@ def _linear(e: Emission, node: Node) -> str:
         product = e.emit("MatMul", [x, weight], f"{node.name}/product" if bias else node.name)
         if bias:
             e.emit("Add", [product, e.param(node, "bias")], node.name)
-    return layout
+    return form
 
 
 def _batch_norm(e: Emission, node: Node) -> str:
@@ -106,29 +105,31 @@ def _batch_norm(e: Emission, node: Node) -> str:
     terms = e.constant(f"{node.name}.bias", bias - mean * factor)
     (source,) = node.inputs
     if len(e.shapes[source]) == 2:  # of tokens ONNX's would take the second axis for the channels
-        product = e.emit("Mul", [e.value(source, LAST), factors], f"{node.name}/product")
+        form = e.form(node)
+        product = e.emit("Mul", [e.value(source, form), factors], f"{node.name}/product")
         e.emit("Add", [product, terms], node.name)
-        return LAST
-    layout = FIRST if e.is_map(source) else LAST
+        return form
+    form = FIRST if e.is_map(source) else LAST
     neutral = [
         e.constant(f"{node.name}.running_mean", np.zeros(len(factor))),
         e.constant(f"{node.name}.running_var", np.ones(len(factor))),
     ]
-    e.emit("BatchNormalization", [e.value(source, layout), factors, terms, *neutral], node.name, epsilon=0.0)
-    return layout
+    e.emit("BatchNormalization", [e.value(source, form), factors, terms, *neutral], node.name, epsilon=0.0)
+    return form
 
 
 def _layer_norm(e: Emission, node: Node) -> str:
-    inputs = [e.value(node.inputs[0], LAST), e.param(node, "weight"), e.param(node, "bias")]
+    form = TOKEN if node.name in e.lone else LAST
+    inputs = [e.value(node.inputs[0], form), e.param(node, "weight"), e.param(node, "bias")]
     e.emit("LayerNormalization", inputs, node.name, axis=-1, epsilon=node.attrs["epsilon"])
-    return LAST
+    return form
 
 
 def _scale(e: Emission, node: Node) -> str:
-    layout = e.layout(node.inputs[0])
-    weight = e.param(node, "weight", (lambda w: w[:, None, None]) if layout == FIRST else None)
-    e.emit("Mul", [e.value(node.inputs[0], layout), weight], node.name)
-    return layout
+    form = e.form(node)
+    weight = e.param(node, "weight", (lambda w: w[:, None, None]) if form == FIRST else None)
+    e.emit("Mul", [e.value(node.inputs[0], form), weight], node.name)
+    return form
 
 
 # ---- functions of each number
@@ -138,9 +139,9 @@ def _elementwise(steps: Callable[[Emission, str, str], str]) -> Emitter:
     """`steps`: the emission, the input, the name of the output, which they return."""
 
     def emitter(e: Emission, node: Node) -> str:
-        layout = e.layout(node.inputs[0])
-        steps(e, e.value(node.inputs[0], layout), node.name)
-        return layout
+        form = e.form(node)
+        steps(e, e.value(node.inputs[0], form), node.name)
+        return form
 
     return emitter
 
@@ -223,18 +224,18 @@ def _global_avg_pool(e: Emission, node: Node) -> str:
 
 def _joined(op: str) -> Emitter:
     def emitter(e: Emission, node: Node) -> str:
-        layout = e.common(node.inputs)
-        e.emit(op, [e.value(name, layout) for name in node.inputs], node.name)
-        return layout
+        form = e.form(node)
+        e.emit(op, [e.value(name, form) for name in node.inputs], node.name)
+        return form
 
     return emitter
 
 
 def _concat(e: Emission, node: Node) -> str:
-    layout = e.common(node.inputs)
-    axis = 1 if layout == FIRST else len(e.shapes[node.name])
-    e.emit("Concat", [e.value(name, layout) for name in node.inputs], node.name, axis=axis)
-    return layout
+    form = e.form(node)
+    axis = 1 if form == FIRST else -1
+    e.emit("Concat", [e.value(name, form) for name in node.inputs], node.name, axis=axis)
+    return form
 
 
 def _flatten(e: Emission, node: Node) -> str:
@@ -246,11 +247,10 @@ def _flatten(e: Emission, node: Node) -> str:
 
 
 def _tokens(e: Emission, node: Node) -> str:
-    (source,) = node.inputs
     count, channels = e.shapes[node.name]
-    layout = e.layout(source)
-    x = e.value(source, layout)
-    if layout == LAST:
+    form = e.form(node)
+    x = e.value(node.inputs[0], form)
+    if form == LAST:
         e.emit("Reshape", [x, e.integers(f"{node.name}.shape", [0, count, channels])], node.name)
     else:
         shape = e.integers(f"{node.name}.shape", [0, channels, count])
@@ -278,26 +278,31 @@ def _position(e: Emission, node: Node) -> str:
 def _attention(e: Emission, node: Node) -> str:
     (source,), heads, name = node.inputs, node.attrs["heads"], node.name
     count, channels = e.shapes[name]
-    width = channels // heads
-    shape = e.integers(f"{name}.heads", [0, count, 3, heads, width])
-    x = e.emit("Reshape", [e.value(source, LAST), shape], f"{name}/heads")
-    x = e.emit("Transpose", [x], f"{name}/qkv", perm=(2, 0, 3, 1, 4))
-    q, k, v = (
-        e.emit("Gather", [x, e.constant(f"constant/{i}", i, np.dtype("<i8"))], f"{name}/{key}", axis=0)
-        for i, key in enumerate("qkv")
-    )
-    q = e.emit("Mul", [q, e.constant(f"{name}.scale", width**-0.5)], f"{name}/scaled")
-    k = e.emit("Transpose", [k], f"{name}/keys", perm=(0, 1, 3, 2))
+    width, lone = channels // heads, name in e.lone
+    sides = e.integers(f"constant/{channels}x3", [channels] * 3)
+    q, k, v = e.emit_several("Split", [e.value(source, LAST), sides], [f"{name}/{key}" for key in "qkv"], axis=2)
+    if lone:
+        q = e.emit("Gather", [q, e.index(0)], f"{name}/q_token", axis=1)
+    q = e.emit("Mul", [q, e.constant(f"{name}.scale", width**-0.5)], f"{name}/q_scaled")
+
+    def by_head(x: str, key: str, tokens: int, perm: tuple[int, ...]) -> str:
+        shape = e.integers(f"constant/{tokens}x{heads}x{width}", [0, tokens, heads, width])
+        return e.emit(
+            "Transpose", [e.emit("Reshape", [x, shape], f"{name}/{key}_heads")], f"{name}/{key}_", perm=perm
+        )
+
+    q = by_head(q, "q", 1 if lone else count, (0, 2, 1, 3))
+    k, v = by_head(k, "k", count, (0, 2, 3, 1)), by_head(v, "v", count, (0, 2, 1, 3))
     weights = e.emit("Softmax", [e.emit("MatMul", [q, k], f"{name}/scores")], f"{name}/weights", axis=-1)
     x = e.emit("MatMul", [weights, v], f"{name}/each")
     x = e.emit("Transpose", [x], f"{name}/together", perm=(0, 2, 1, 3))
-    e.emit("Reshape", [x, e.integers(f"{name}.shape", [0, count, channels])], name)
-    return LAST
+    shape = [0, channels] if lone else [0, count, channels]
+    e.emit("Reshape", [x, e.integers(f"{name}.shape", shape)], name)
+    return TOKEN if lone else LAST
 
 
 def _first_token(e: Emission, node: Node) -> str:
-    first = e.constant("constant/0", 0, np.dtype("<i8"))
-    e.emit("Gather", [e.value(node.inputs[0], LAST), first], node.name, axis=1)
+    e.emit("Identity", [e.value(node.inputs[0], TOKEN)], node.name)
     return LAST
 
 
