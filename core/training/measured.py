@@ -26,6 +26,11 @@ class Measured(NamedTuple):
     """the headline score of the task"""
 
 
+def measure_heads(objective: Objective, outputs: np.ndarray, targets: np.ndarray, data: Any) -> list[Measured]:
+    """Of each of `h` heads: `outputs` float32 `(n, h, k)`, the others as of `measure`."""
+    return [measure(objective, outputs[:, k], targets, data) for k in range(outputs.shape[1])]
+
+
 def measure(objective: Objective, outputs: np.ndarray, targets: np.ndarray, data: Any) -> Measured:
     """`outputs`: float32 `(n, k)` as a trainer gives them, for `targets` as its loss takes them; `data`: the
     samples with their labels and weights, of which one at least counts."""

@@ -180,7 +180,8 @@ def sweep(
                 heads = [_alone(jobs[i], stages[i], source.feeds, advance) for i in group]
             else:
                 at_once = max(at_once, len(group))
-            trained |= dict(zip(group, heads, strict=True))
+            # what was predicted is kept by whoever scores it, where there is room for that of so many
+            trained |= {i: replace(head, predictions=None) for i, head in zip(group, heads, strict=True)}
     check_trunk(job.model, cut, job.model.params, source.trunk)
     seconds = time.perf_counter() - start
     ids = IdSet.of(job.train.ids)
