@@ -34,7 +34,7 @@ from headstart.training.observers import Observers
 from headstart.training.rates import kept_by_owner
 from headstart.training.solvers.linear import LinearPath
 from headstart.training.solvers.logistic import BAR, LogisticPath, logistic
-from headstart.training.solvers.ridge import ridge
+from headstart.training.solvers.ridge import ridge, working_nbytes
 from headstart.training.solvers.rows import BLOCK
 from headstart.training.stage import EpochEnd, Stage
 
@@ -102,9 +102,10 @@ def solved_stage(
     layer = linear_layer(stage.graph)
     assert layer is not None and isinstance(feeds.train, Resident | Streamed)
     start = time.perf_counter()
-    order, rows = _rows(job, feeds.train, stage.graph)
+    folds, held_out = _folds(job)
+    order, rows = _rows(job, feeds.train, stage.graph, 0 if folds is None else int(folds.max()) + 1)
     read = time.perf_counter() - start
-    weight, bias, solved = _solved(job, rows, order)
+    weight, bias, solved = _solved(job, rows, order, folds, held_out)
     params = {f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}
     # at a rate of 0: nothing is stepped, the backend only computes what the layer gives
     stage = replace(stage, params={**stage.params, **params}, rates=np.zeros((1, 1), np.float32))
@@ -133,13 +134,12 @@ def solved_stage(
 
 
 def _solved(
-    job: TrainingJob, rows: Any, order: NDArray[np.intp]
+    job: TrainingJob, rows: Any, order: NDArray[np.intp], folds: NDArray[np.intp] | None, held_out: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Weight `(k, d)` and bias `(k,)` of the best penalty, and how it was chosen, JSON-able. `rows`: of the
-    samples in this order."""
+    samples in this order. `folds`, `held_out`: which are held out together, and in words."""
     targets = job.objective.targets(job.train)[order]
     weights = None if job.weights is None else job.weights[order].astype(np.float64)
-    folds, held_out = _folds(job)
     folds = None if folds is None else folds[order]
     scale = 1.0
     path: LinearPath
@@ -235,14 +235,15 @@ def _scale(job: TrainingJob, outputs: np.ndarray, targets: np.ndarray, weights: 
     return float(np.exp(minimize_scalar(loss, bounds=(-5.0, 7.0), method="bounded").x))
 
 
-def _rows(job: TrainingJob, feed: Resident | Streamed, graph: Graph) -> tuple[NDArray[np.intp], Any]:
+def _rows(job: TrainingJob, feed: Resident | Streamed, graph: Graph, folds: int) -> tuple[NDArray[np.intp], Any]:
     """The features as solvers take them, and in which order the samples are: in memory where the feed has them
-    there, else from the disk in the order in which they lie there."""
+    there, else from the disk in the order in which they lie there. `folds`: how many are held out; 0: each sample
+    by itself."""
     features = FeatureRows(feed.features, feed.cut, 0)
     blocks, layer = _Blocks(features, graph), linear_layer(graph)
     assert layer is not None
     n, d = len(features), layer.attrs["in_features"]
-    needed = 8 * min(n, d) ** 2 * (3 if job.settings.solver == "ridge" else 0)
+    needed = working_nbytes(n, d, folds) if job.settings.solver == "ridge" else 0
     if needed > available_memory():
         raise SettingError(
             f"solver='ridge' keeps the products of {d:,} features with each other, {binary_size(needed)}, and "

@@ -17,6 +17,8 @@ from headstart.contract.losses import Sigmoid, Softmax, per_sample
 from headstart.contract.losses import mean as mean_loss
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
+from headstart.training import solving
+from headstart.training.solvers.ridge import working_nbytes
 from headstart.training.solving import FOLDS
 
 TASKS = {"single": ("dark", "light", "striped"), "multi": ("bright", "red"), "regression": ("lux", "metres")}
@@ -231,3 +233,20 @@ def test_the_command(backend: str, tmp_path: Path) -> None:
     assert figures["settings"]["solved"]["loss"] == "cross-entropy"
     refused = headstart(*common, "--epochs", 7)
     assert refused.code == 2 and "takes no steps" in refused.err
+
+
+@pytest.mark.parametrize("groups", [False, True], ids=["each", "folds"])
+def test_products_that_do_not_fit_are_refused(groups: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folds keep the products of each, and several are decomposed at once."""
+    data = images("single", 400, groups=groups)
+    features = hs.extract(hs.model("lenet", classes=data.classes), data, backend=backend)
+    needed = working_nbytes(400, 84, FOLDS if groups else 0)
+    assert needed > 8 * 84**2 * (FOLDS if groups else 3)
+    model = hs.model("lenet", classes=data.classes)
+    for free, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(solving, "available_memory", lambda free=free: free)
+        if fits:
+            hs.fit(model, features, solver="ridge", backend=backend)
+        else:
+            with pytest.raises(SettingError, match="use solver='logistic', or a cut with fewer features"):
+                hs.fit(model, features, solver="ridge", backend=backend)

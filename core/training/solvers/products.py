@@ -1,7 +1,7 @@
 """The sums over samples that ridge regression needs, from one pass over the rows.
 
 The rows are shifted and scaled by what the first block has, which keeps float64 sums exact for features far from 0
-without a pass to find their means; `centred` takes the rest of the mean off.
+without a pass to find their means; covariances have the rest of the mean taken off.
 
 Invariant: sums of disjoint samples add up to the sums of all, so what is held out can be taken off again.
 """
@@ -55,14 +55,19 @@ class Products:
             self.count - other.count, self.x - other.x, self.y - other.y, self.xx - other.xx, self.xy - other.xy
         )
 
-    def centred(self, scale: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The covariances of x, in units of `scale` `(d,)`, `(d, d)`, and of x with y, `(d, k)`."""
+    def covariance(self, scale: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of x, in units of `scale` `(d,)`: `(d, d)`."""
         x = self.x / self.count
         xx = self.xx / self.count
         xx -= np.outer(x, x)
         xx /= scale
         xx /= scale[:, None]
-        return xx, (self.xy / self.count - np.outer(x, self.y / self.count)) / scale[:, None]
+        return xx
+
+    def with_targets(self, scale: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The covariance of x, in units of `scale` `(d,)`, with y: `(d, k)`."""
+        x, y = self.x / self.count, self.y / self.count
+        return np.asarray((self.xy / self.count - np.outer(x, y)) / scale[:, None])
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
+from headstart.common.machine import cpus
 from headstart.training.moments import Moments
+from headstart.training.solvers.eigen import decomposed, each_decomposed
 from headstart.training.solvers.linear import (
     HeldOut,
     LinearPath,
@@ -36,12 +38,23 @@ from headstart.training.solvers.products import Products, summed
 from headstart.training.solvers.rows import Rows, finite, rows_of
 
 PENALTIES = 20
+DECOMPOSING = 5
+"""matrices as large as the one that is decomposed: it, its copy, the eigenvectors and LAPACK's two"""
 Floats = NDArray[np.float64]
 
 
 def ridge_penalties(d: int, count: int = PENALTIES) -> Floats:
     """float64 `(count,)`, falling: for d features, from 10 d (the output is nearly the mean) to 1e-6 d."""
     return max(d, 1) * np.logspace(1, -6, count)
+
+
+def working_nbytes(n: int, d: int, folds: int = 0) -> int:
+    """What `ridge` needs beside the rows, of which a part as large as a block is in memory at least. `folds`: how
+    many; 0: each sample is held out by itself."""
+    if n < d:
+        return 8 * (6 * n**2 + 3 * n * d)
+    at_once = DECOMPOSING * max(1, min(folds, cpus()))
+    return 8 * d**2 * (at_once + (folds + 2 if folds else 1))
 
 
 def ridge(
@@ -134,17 +147,16 @@ def _primal(
     total, standard = sums.total, sums.standard
     offset = (sums.start.mean - standard.mean) / standard.deviation
 
-    def layers(products: Products) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """Weight `(p, k, d)` and bias `(p, k)` for standardised features, and the decomposition."""
-        covariance, xy = products.centred(sums.scale)
-        s, v = np.linalg.eigh(covariance)
-        s = np.maximum(s, 0)
-        rotated = v.T @ xy  # (d, k)
+    def layers(products: Products, s: Floats, v: Floats, rotated: Floats) -> tuple[Floats, Floats]:
+        """Weight `(p, k, d)` and bias `(p, k)` for standardised features, of a decomposition."""
         weight = np.einsum("pjk,dj->pkd", rotated / (s[:, None] + path[:, None, None]), v, optimize=True)
         mean = products.x / products.count / sums.scale + offset
-        return weight, products.y / products.count - weight @ mean, s, v, rotated
+        return weight, products.y / products.count - weight @ mean
 
-    weight, bias, s, v, rotated = layers(total)
+    s, v = decomposed(total.covariance(sums.scale))
+    s = np.maximum(s, 0)
+    rotated = v.T @ total.with_targets(sums.scale)  # (d, k)
+    weight, bias = layers(total, s, v, rotated)
 
     def held_out_each() -> Iterator[tuple[NDArray[np.intp], np.ndarray]]:
         shrink = 1 / (s + path[:, None])  # (p, d)
@@ -159,7 +171,12 @@ def _primal(
             yield _positions(where), y[where] - (y[where] - outputs) / np.maximum(1 - h, 1e-12)[..., None]
 
     def held_out_groups() -> Iterator[tuple[NDArray[np.intp], np.ndarray]]:
-        others = [layers(total - part)[:2] for part in sums.parts[1:]]
+        without = each_decomposed((total - part).covariance(sums.scale) for part in sums.parts[1:])
+        others = []
+        for part, (values, vectors) in zip(sums.parts[1:], without, strict=True):
+            rest = total - part
+            turned = vectors.T @ rest.with_targets(sums.scale)
+            others.append(layers(rest, np.maximum(values, 0), vectors, turned))
         for where, block in rows.blocks():
             x, of = standard.applied(block), part_of[where]
             for number in np.unique(of[of > 0]):
@@ -203,7 +220,7 @@ class _Dual:
         # Centred rows add up to 0 with these weights: that direction is the intercept's. It is made the largest,
         # so that it can be told from the others, and left out.
         products += (2 * products.trace() + 1) * np.outer(root, root)
-        s, q = np.linalg.eigh(products)
+        s, q = decomposed(products)
         s, q = np.maximum(s[:-1], 0), q[:, :-1]
         shrink = 1 / (s + path[:, None])  # (p, j)
         rotated = q.T @ ((y - centre) * root[:, None])  # (j, k)
