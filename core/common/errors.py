@@ -39,6 +39,7 @@ __all__ = [
     "ImageError",
     "MissingAbilityError",
     "MissingFeaturesError",
+    "ModelFileError",
     "NonFiniteError",
     "ProfileError",
     "SavedFeaturesError",
@@ -224,6 +225,10 @@ class ExportError(HeadstartError):
 
 class ExportMismatchError(ExportError):
     """An exported model does not compute what the run does, or cannot be opened again. It was not kept."""
+
+
+class ModelFileError(HeadstartError):
+    """The file of an exported model cannot be read or run, or is none that headstart wrote."""
 
 
 class FeatureOverflowError(StoreError):

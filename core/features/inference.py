@@ -15,6 +15,7 @@ from headstart.contract.recipe import Place
 from headstart.contract.running import Trunk
 from headstart.data import Arrays
 from headstart.data.arrays import as_array
+from headstart.data.preprocess import Preprocess
 from headstart.data.ranges import check_normalised
 from headstart.graph import Graph, Node, fold, without_inert
 from headstart.models import Model, check_model
@@ -41,7 +42,8 @@ def forward(
     clearly not preprocessed for this model.
     """
     check_model(model)
-    x = model.preprocess.prepared(x) if isinstance(model.preprocess, Arrays) else normalised(model, x)
+    preprocess = model.preprocess
+    x = preprocess.prepared(x) if isinstance(preprocess, Arrays) else normalised(preprocess, x)
     wanted = [cuts] if isinstance(cuts, str) else list(cuts)
     nodes = {cut: model.graph.resolve(cut) for cut in wanted}
     loaded = registry.load(backend, model.home)
@@ -75,9 +77,9 @@ def native(model: Model, cuts: str | Sequence[str] | None = None, *, backend: st
     return chosen.native(graph, {name: model.params[name] for name in graph.param_shapes()}, nodes)
 
 
-def normalised(model: Model, images: Any) -> np.ndarray:
+def normalised(preprocess: Preprocess, images: Any) -> np.ndarray:
     """Images that come as preprocessed, float `(n, h, w, 3)`, as float32; SettingError where they are not that, or
-    cannot have been preprocessed for this model."""
+    cannot have been preprocessed so."""
     x = as_array(images, "images")
     if x.ndim != 4 or x.shape[3] != 3 or not np.issubdtype(x.dtype, np.floating):
         first = x.ndim == 4 and x.shape[1] == 3
@@ -89,8 +91,7 @@ def normalised(model: Model, images: Any) -> np.ndarray:
                 else "model.preprocess.normalise turns uint8 images into such"
             )
         )
-    assert not isinstance(model.preprocess, Arrays)
-    check_normalised(x, model.preprocess.affine())
+    check_normalised(x, preprocess.affine())
     return x.astype(np.float32, copy=False)
 
 

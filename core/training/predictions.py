@@ -15,15 +15,22 @@ from headstart.common.errors import ImageError, SettingError
 from headstart.common.outputs import check_outputs, write_bytes
 from headstart.common.progress import track
 from headstart.common.table import Table
-from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.walk import check_on_error
 from headstart.data.workers import check_counts
 from headstart.features.feature_set import FeatureSet
-from headstart.models import Model, check_model
 from headstart.training.checks import features_at
-from headstart.training.prediction import LogitBatches, logits_of, logits_of_features, prepared, warn_of_lost
+from headstart.training.prediction import (
+    LogitBatches,
+    Predictor,
+    check_predictor,
+    logits_of,
+    logits_of_features,
+    prepared,
+    warn_of_lost,
+    with_trunk,
+)
 from headstart.training.prediction_columns import ERROR, FILE, TEXT, Cells, Reading, Tally
 from headstart.training.prediction_files import WRITERS
 
@@ -91,7 +98,7 @@ class Predictions:
 
 
 def classify(
-    model: Model,
+    model: Predictor,
     images: Any,
     *,
     top: int = 1,
@@ -101,6 +108,7 @@ def classify(
     on_error: str = "raise",
 ) -> Predictions:
     """What each image shows, for people; the arguments and errors are those of `write_predictions`."""
+    check_predictor(model, backend, device, precision)
     reading = _reading(model, top)
     made = _made(model, images, reading, on_error, backend, 64, device, precision, None, None)
     names: list[str] = []
@@ -139,7 +147,7 @@ class Written:
 
 
 def write_predictions(
-    model: Model,
+    model: Predictor,
     images: Any,
     path: str | Path,
     *,
@@ -165,10 +173,9 @@ def write_predictions(
     SettingError where the file cannot be written, before anything is computed if that can be known; ExportError
     for Parquet without pyarrow.
     """
-    check_model(model)
+    check_predictor(model, backend, device, precision)
     check_counts(batch_size=batch_size, top=top)
     check_on_error(on_error)
-    registry.check_place(device, precision)
     target = Path(path)
     if target.suffix.lower() not in WRITERS:
         raise SettingError(f"{target}: predictions are written as {', '.join(WRITERS)}, by the file's suffix")
@@ -196,14 +203,14 @@ def write_predictions(
     )
 
 
-def _reading(model: Model, top: int) -> Reading:
+def _reading(model: Predictor, top: int) -> Reading:
     return Reading(tuple(model.classes), model.task, top, model.threshold)
 
 
 class _Made:
     """A model's outputs on images, read batch by batch, and what is to be said of all of them."""
 
-    def __init__(self, model: Model, reading: Reading, logits: LogitBatches, names: Any) -> None:
+    def __init__(self, model: Predictor, reading: Reading, logits: LogitBatches, names: Any) -> None:
         """`names`: from a position to what the image is called."""
         self.total = logits.total
         self.tally = Tally(reading)
@@ -239,7 +246,7 @@ class _Made:
 
 
 def _made(
-    model: Model,
+    model: Predictor,
     images: Any,
     reading: Reading,
     on_error: str,
@@ -257,6 +264,7 @@ def _made(
         "precision": precision,
     }
     if isinstance(images, FeatureSet):
+        model = with_trunk(model)
         features = features_at(model, images, cut or model.default_cut)
         logits = logits_of_features(model, features, features.cuts[0], **place)
         return _Made(model, reading, logits, features.ids.__getitem__)

@@ -35,6 +35,38 @@ BY_TOKEN = frozenset({"layer_norm", "batch_norm", "linear", "scale", "add", "mul
 """the ops that compute each token's output from that token alone"""
 BATCH = "n"
 TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+OPS = frozenset(
+    [
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Conv",
+        "Div",
+        "Erf",
+        "Flatten",
+        "Gather",
+        "Gemm",
+        "GlobalAveragePool",
+        "HardSwish",
+        "Identity",
+        "LayerNormalization",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "ReduceMean",
+        "Relu",
+        "Reshape",
+        "Sigmoid",
+        "Softmax",
+        "Split",
+        "Transpose",
+    ]
+)
+"""those of ONNX's that files of ours are made of. A file with others is not opened again"""
 NUMBERS = {"<f4": 1, "|u1": 2, "<i8": 7, "<f2": 10}
 """numpy's name of a dtype -> ONNX's number"""
 
@@ -77,6 +109,7 @@ class Emission:
 
     def emit_several(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> list[str]:
         """Append an ONNX node, and return its outputs' names."""
+        assert op in OPS
         made = self.onnx.helper.make_node(op, list(inputs), list(outputs), outputs[0], **attributes)
         self.proto.node.append(made)
         return list(outputs)

@@ -1,0 +1,219 @@
+"""An exported model, opened again: an ONNX file that headstart wrote, run by onnxruntime alone. Pictures come in
+as for `hs.predict`, by the same code, and what the file says of itself is all that is known of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import HeadstartError, ModelFileError, SettingError
+from headstart.common.places import expanded
+from headstart.common.reading import ListOf, check, parse_json
+from headstart.common.text import printable, shortened
+from headstart.data.annotations import MULTI, TASKS
+from headstart.data.names import class_list
+from headstart.data.preprocess import Preprocess
+from headstart.data.workers import check_counts
+from headstart.models.exporting.onnx_model import (
+    FEATURES,
+    HEAD,
+    IMAGES,
+    NOT_VERIFIED,
+    OUTPUTS,
+    PARTS,
+    PIXEL_VALUES,
+    TRUNK,
+    WHOLE,
+)
+from headstart.models.exporting.onnx_runtime import OnnxSession
+from headstart.training.exporting.request import VERIFIED
+from headstart.training.prediction import Feed, LogitBatches, predict
+from headstart.training.predictions import Predictions, classify
+from headstart.training.scores.multi import THRESHOLD
+
+LONGEST_NAME = 200
+
+
+class OnnxModel:
+    """A model, or a part of one, in an ONNX file. It may be used by several threads at once."""
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        """Open a file that `export` wrote. `threads`: that compute one batch together; None: as many as there are
+        CPUs. Raises ModelFileError for a file that cannot be read, that is damaged, or that headstart did not
+        write; ExportError where onnxruntime is missing."""
+        if threads is not None:
+            check_counts(threads=threads)
+        self.path = expanded(path)
+        self._session = OnnxSession(self.path, threads)
+        about = self._session.contents.metadata
+        self.name = shortened(about.get("model") or self.path.name, LONGEST_NAME)
+        """the network's"""
+        try:
+            self.part = _one_of(about, "part", PARTS)
+            """"whole"; "trunk", from pictures to features; "head", from features to the outputs"""
+            self.task = _one_of(about, "task", TASKS)
+            """what the outputs mean: "single", "multi" or "regression" """
+            self.classes = _classes(about["classes"])
+            """the names of the outputs' columns"""
+            self.threshold = _threshold(about) if self.task == MULTI else THRESHOLD
+            """of several labels: the probability above which one is there"""
+            self.preprocess = None if self.part == HEAD else _preprocess(about["preprocess"])
+            """how a picture is brought to the right size; None of a head"""
+            self.verified = _verified(about)
+            """what was found as the file was held to its run; None where nothing was"""
+            self.cut = about.get("cut")
+            """the node where a trunk ends and a head begins"""
+            self.input, self.outputs = self._ends()
+        except (ValueError, HeadstartError) as reason:
+            raise ModelFileError(
+                f"{self.path}: is not as headstart writes its ONNX files ({printable(str(reason))})"
+            ) from reason
+
+    def __repr__(self) -> str:
+        part = "" if self.part == WHOLE else f", {self.part} at {self.cut!r}"
+        return f"{type(self).__name__}({str(self.path)!r}: {self.name!r}{part}, {len(self.classes)} classes)"
+
+    def _ends(self) -> tuple[str, tuple[str, ...]]:
+        """Names of the input and of the outputs. ValueError where they do not fit the rest."""
+        contents = self._session.contents
+        (taken,) = contents.inputs
+        if self.part == HEAD:
+            allowed: dict[str, tuple[str, tuple[int, ...] | None]] = {FEATURES: ("float32", None)}
+        else:
+            assert self.preprocess is not None
+            size = self.preprocess.size
+            allowed = {IMAGES: ("uint8", (size, size, 3)), PIXEL_VALUES: ("float32", (3, size, size))}
+        dtype, shape = allowed.get(taken.name, ("", None))
+        is_batch_free = bool(taken.shape) and isinstance(taken.shape[0], str)
+        if taken.dtype.name != dtype or shape not in (None, taken.shape[1:]) or not is_batch_free:
+            texts = " or ".join(f"{name}, {kind} {dims or ''}".rstrip() for name, (kind, dims) in allowed.items())
+            raise ValueError(
+                f"its input is {shortened(taken.name)}, {taken.dtype} {shortened(str(taken.shape))}; "
+                f"expected {texts}"
+            )
+        names = (FEATURES,) if self.part == TRUNK else OUTPUTS[self.task].names
+        if tuple(value.name for value in contents.outputs) != names:
+            received = ", ".join(shortened(value.name) for value in contents.outputs) or "none"
+            raise ValueError(f"its outputs are {received}; expected {', '.join(names)}")
+        for value in contents.outputs if self.part != TRUNK else ():
+            if value.shape[1:] != (len(self.classes),):
+                raise ValueError(
+                    f"its output {value.name} is {shortened(str(value.shape))}, and it names {len(self.classes)} "
+                    "classes"
+                )
+        return taken.name, names
+
+    def run(self, rows: np.ndarray) -> Mapping[str, np.ndarray]:
+        """All outputs of `n` samples by their names: float32 `(n, classes)`, of a trunk features.
+
+        `rows`: uint8 `(n, size, size, 3)`, as `preprocess.apply` makes them of pictures; of a file that takes
+        `pixel_values` also float32 of that shape, normalised already; of a head float32 features as the store has
+        them. Raises SettingError for other rows, ModelFileError where the graph cannot be computed.
+        """
+        return self._run(self.outputs, rows)
+
+    def _run(self, outputs: tuple[str, ...], rows: np.ndarray) -> dict[str, np.ndarray]:
+        results = self._session.run(outputs, self._taken(np.asarray(rows)))
+        for name, values in zip(outputs, results, strict=True):
+            if self.part != TRUNK and values.shape != (len(rows), len(self.classes)):
+                raise ModelFileError(
+                    f"{self.path}: gives {name} of the shape {values.shape} for {len(rows)} samples and "
+                    f"{len(self.classes)} classes"
+                )
+        return dict(zip(outputs, results, strict=True))
+
+    def _taken(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as the graph takes them."""
+        if self.preprocess is None:
+            (entry,) = self._session.contents.inputs
+            if rows.dtype != np.float32 or rows.shape[1:] != entry.shape[1:]:
+                raise SettingError(f"rows are {rows.dtype} {rows.shape}; expected float32 {entry.shape}")
+            return rows
+        shape = (len(rows) if rows.ndim else 0, *self.preprocess.shape)
+        if rows.dtype == np.float32 and rows.shape == shape and self.input == PIXEL_VALUES:
+            pixels = rows
+        elif rows.dtype == np.uint8 and rows.shape == shape:
+            if self.input == IMAGES:
+                return rows
+            pixels = self.preprocess.normalise(rows)
+        else:
+            also = (
+                ", or float32, preprocessed"
+                if self.input == PIXEL_VALUES
+                else ", which the file normalises itself"
+            )
+            raise SettingError(
+                f"pictures are {rows.dtype} {rows.shape}; {self.path.name} takes uint8 "
+                f"(n, {self.preprocess.size}, {self.preprocess.size}, 3){also}"
+            )
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, 1))  # (n, 3, size, size)
+
+    def check(self) -> None:
+        """SettingError where it is a part of a model, which takes no pictures, or gives no logits."""
+        if self.part != WHOLE:
+            ends = "takes features" if self.part == HEAD else "gives features"
+            raise SettingError(
+                f"{self.path}: is the {self.part} of a model, which {ends}; expected a whole one to predict with "
+                "(its .run takes arrays)"
+            )
+
+    def logits(self, feed: Feed) -> LogitBatches:
+        """The first of the outputs, of what it is fed: logits, or values in the targets' units."""
+        plain = self.outputs[:1]
+        made = (self._run(plain, rows)[plain[0]] for rows in feed.batches)
+        return feed.logits(made, self._session.unsound)
+
+    def predict(
+        self, images: Any, *, batch_size: int = 64, workers: int | None = None, on_error: str = "raise"
+    ) -> np.ndarray:
+        """float32 logits `(n, classes)`, or values of a regression, as `hs.predict` gives them of the run, and
+        with its errors: `images` are whatever it takes as pictures."""
+        return predict(self, images, batch_size=batch_size, workers=workers, on_error=on_error)
+
+    def classify(self, images: Any, *, top: int = 1, on_error: str = "raise") -> Predictions:
+        """What each picture shows, with probabilities: `as_list` of it is what `headstart predict --json` writes.
+        `top`: how many classes are named."""
+        check_counts(top=top)
+        return classify(self, images, top=top, on_error=on_error)
+
+
+def _one_of(about: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:
+    if about[key] not in allowed:
+        raise ValueError(f"its {key} is {shortened(about[key])!r}; expected one of {', '.join(allowed)}")
+    return about[key]
+
+
+def _json(text: str, what: str, shape: Any) -> Any:
+    try:
+        content = parse_json(text)
+        check(content, shape)
+    except ValueError as reason:
+        raise ValueError(f"its {what} cannot be read: {shortened(str(reason))}") from None
+    return content
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    return class_list(_json(text, "classes", ListOf(str)), ModelFileError)
+
+
+def _preprocess(text: str) -> Preprocess:
+    return Preprocess.from_dict(_json(text, "preprocessing", dict))
+
+
+def _threshold(about: Mapping[str, str]) -> float:
+    value = _json(about.get("threshold", "null"), "threshold", (int, float))
+    if not 0 <= value <= 1:
+        raise ValueError(f"its threshold is {value}; expected a probability, from 0 to 1")
+    return float(value)
+
+
+def _verified(about: Mapping[str, str]) -> dict[str, Any] | None:
+    text = about.get(VERIFIED, NOT_VERIFIED)
+    content: dict[str, Any] | None = (
+        None if text == NOT_VERIFIED else _json(text, "figures of its verification", dict)
+    )
+    return content
