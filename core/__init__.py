@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headstart.training.comparison import Comparison, comparison
     from headstart.training.evaluate import evaluate
     from headstart.training.exporting.export import export
+    from headstart.training.exporting.exported import OnnxModel
     from headstart.training.fit import fit
     from headstart.training.plan import plan
     from headstart.training.prediction import predict
@@ -63,6 +64,7 @@ _WHERE = {
     "plan": ("headstart.training.plan", "plan"),
     "predict": ("headstart.training.prediction", "predict"),
     "fit": ("headstart.training.fit", "fit"),
+    "OnnxModel": ("headstart.training.exporting.exported", "OnnxModel"),
     "SGD": ("headstart.contract.optimizers", "SGD"),
     "AdamW": ("headstart.contract.optimizers", "AdamW"),
     "Run": ("headstart.training.run", "Run"),
@@ -82,6 +84,7 @@ __all__ = [
     "Augment",
     "Comparison",
     "HeadstartError",
+    "OnnxModel",
     "Preprocess",
     "Run",
     "Schedule",

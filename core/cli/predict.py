@@ -25,12 +25,14 @@ from headstart.cli.rendering import show
 from headstart.cli.results import keep_figures
 from headstart.common.errors import SettingError
 from headstart.common.log import LOG
+from headstart.common.places import expanded
 
 if TYPE_CHECKING:
-    from headstart.models import Model
+    from headstart.training.prediction import Predictor
     from headstart.training.predictions import Written
 
 
+ONNX = ".onnx"
 SHOWN = 5  # classes whose numbers are printed
 
 
@@ -39,6 +41,7 @@ SHOWN = 5  # classes whose numbers are printed
     "headstart predict --model resnet50 --weights imagenet --top 5 photos/",
     "headstart predict --run run/ --top 3 --csv labels.csv photos/",
     "headstart predict --model vit_b_16 --size 384 photo.jpg",
+    "headstart predict --run flowers.onnx photos/",
 )
 def predict(
     *images: Annotated[
@@ -60,7 +63,13 @@ def predict(
         str | None,
         Parameter(help="Likewise: what its files are relative to. (default: its own folder)", group=TABLE),
     ] = None,
-    run: Annotated[Path | None, Parameter(help="Folder that `headstart fit --out` wrote.")] = None,
+    run: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder that `headstart fit --out` wrote; or the ONNX file that `headstart export` wrote, which "
+            "takes no framework."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         Parameter(
@@ -86,17 +95,21 @@ def predict(
     json_file: Json = None,
 ) -> None:
     """Classify images: with a model that was trained here, or with a published one as it is."""
+    from headstart.contract import registry
     from headstart.data import images_at
     from headstart.data.summary import say
-    from headstart.models.default_model import model_line
+    from headstart.training.exporting.exported import OnnxModel
+    from headstart.training.prediction import check_predictor
     from headstart.training.predictions import classify, write_predictions
 
     file = _file(csv, parquet, json_file)
     trained, name, why = _model(run, model, weights, size, backend)
+    check_predictor(trained, name, device, precision)
     data = images_at(images, on_error, image, root, examine=False, truncated=truncated)
     if why:
-        LOG.info("%s", model_line(trained, why))
-    import_quietly(name, device, precision)
+        LOG.info("%s", why)
+    if not isinstance(trained, OnnxModel):
+        import_quietly(registry.choose(name), device, precision)
     if data.skipped or any(path.is_dir() for path in images):
         say(data)
     settings: dict[str, Any] = {"top": top, "backend": name, "device": device, "precision": precision}
@@ -141,19 +154,25 @@ def _file(csv: Path | None, parquet: Path | None, json_file: Path | None) -> Pat
 
 def _model(
     run: Path | None, model: str | None, weights: str | None, size: int | None, backend: str | None
-) -> tuple[Model, str, str]:
-    """The model that options name, the backend that runs it, and why that model, where they name none."""
+) -> tuple[Predictor, str | None, str]:
+    """What options name to predict with, the backend that runs it, and a line that says why
+    that, where they name none."""
     from headstart.contract import registry
-    from headstart.models.default_model import Default, default_model
+    from headstart.models.default_model import Default, default_model, model_line
     from headstart.models.model import model as make_model
     from headstart.models.weights import weights_for
+    from headstart.training.exporting.exported import OnnxModel
     from headstart.training.saved import load
+    from headstart.training.saving import RECORD
 
     if run is not None and model is not None:
         raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")
     if run is not None:
         if weights is not None or size is not None:
             raise SettingError("--weights and --size go with --model; a trained model has its own")
+        path = expanded(run)
+        if path.name != RECORD and (path.is_file() or (path.suffix.lower() == ONNX and not path.is_dir())):
+            return OnnxModel(path), backend, ""
         trained = load(run, backend)
         return trained.model, trained.backend, ""
     default = Default(model, "") if model is not None else default_model(photographs=True, weights=weights)
@@ -161,5 +180,5 @@ def _model(
     if published is None:
         raise SettingError(f"{default.name} has no weights to use as they are; pass --weights FILE.safetensors")
     name = registry.choose(backend)
-    why = default.why and f"{default.why}; a trained one goes with --run"
-    return make_model(default.name, weights=published, size=size), name, why
+    made = make_model(default.name, weights=published, size=size)
+    return made, name, default.why and model_line(made, f"{default.why}; a trained one goes with --run")

@@ -80,6 +80,7 @@ def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if folder.is_file():
         beside = f", such as {folder.parent}" if folder.name == RECORD else ""
+        beside += ", or hs.OnnxModel for an ONNX file" if folder.suffix.lower() == ".onnx" else ""
         raise WeightsError(f"{folder} is a file; expected the folder that Run.save wrote{beside}")
     try:
         about = read_json(path, LARGEST, "a saved run", {"format": int}, WeightsError)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -177,7 +177,7 @@ class _Graph:
         """op, inputs, outputs"""
 
     def read(self, graph: Field) -> None:
-        readers = {
+        readers: dict[int, Callable[[Field], object]] = {
             _NODES: self._node,
             2: lambda name: self._name(name, "the graph's name"),
             _TENSORS: lambda tensor: self._contents.tensors.append(self._tensor(tensor)),
@@ -220,7 +220,8 @@ class _Graph:
     def _node(self, message: Field) -> None:
         if len(self._nodes) >= MOST_NODES:
             raise ValueError(f"it has more than {MOST_NODES:,} nodes")
-        op, ends = "", ([], [])  # type: tuple[str, tuple[list[str], list[str]]]
+        op = ""
+        ends: tuple[list[str], list[str]] = ([], [])
         for entry in self._wire.fields(message.start, message.end):
             _expect(entry, _NODE, "a node")
             if entry.number in (1, 2):
@@ -249,7 +250,10 @@ class _Graph:
                         raise ValueError(f"{what} is {number:,}")
 
     def _tensor(self, message: Field) -> Tensor:
-        name, shape, number, raw, place, outside = "", [], 0, None, {}, False  # type: Any
+        name, number, outside = "", 0, False
+        shape: list[int] = []
+        raw: Field | None = None
+        place: dict[str, str] = {}
         for entry in self._wire.fields(message.start, message.end):
             _expect(entry, _TENSOR, "a weight")
             if entry.number == 1:
@@ -270,9 +274,9 @@ class _Graph:
         if len(shape) > MOST_AXES or any(not 0 <= side <= LARGEST_NUMBER for side in shape):
             raise ValueError(f"{what} has the shape {shortened(str(shape))}")
         nbytes = math.prod(shape) * dtype.itemsize
-        if outside == (raw is not None):
+        if outside is (raw is not None):
             raise ValueError(f"{what} has no bytes, or bytes in two places")
-        if not outside:
+        if raw is not None:
             if raw.end - raw.start != nbytes:
                 raise ValueError(
                     f"{what} has the shape {shape}, {nbytes:,} bytes, and {raw.end - raw.start:,} are there"
@@ -286,7 +290,8 @@ class _Graph:
         return Tensor(name, dtype, tuple(shape), int(offset), nbytes, place.get("location", ""))
 
     def _value(self, message: Field) -> Value:
-        wire, name, number, shape = self._wire, "", 0, []  # type: Any
+        wire, name, number = self._wire, "", 0
+        shape: list[int | str] = []
         for entry in wire.fields(message.start, message.end):
             _expect(entry, {1: "name", 2: "type"}, "an input or output")
             if entry.number == 1:
