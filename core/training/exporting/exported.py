@@ -144,7 +144,7 @@ class OnnxModel:
             also = (
                 ", or float32, preprocessed"
                 if self.input == PIXEL_VALUES
-                else ", which the file normalises itself"
+                else ", and normalises them itself"
             )
             raise SettingError(
                 f"pictures are {rows.dtype} {rows.shape}; {self.path.name} takes uint8 "
