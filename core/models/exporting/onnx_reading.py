@@ -234,7 +234,7 @@ class _Graph:
                 raise ValueError(f"a node's op is of the domain {shortened(domain, 40)!r}")
         if op not in OPS:
             raise ValueError(f"a node's op is {shortened(op, 40)!r}")
-        if len(ends[1]) != 1 or not ends[0]:
+        if not all(ends):
             raise ValueError(f"a node {op} has {len(ends[0])} inputs and {len(ends[1])} outputs")
         self._nodes.append((op, *ends))
 

@@ -141,11 +141,7 @@ class OnnxModel:
                 return rows
             pixels = self.preprocess.normalise(rows)
         else:
-            also = (
-                ", or float32, preprocessed"
-                if self.input == PIXEL_VALUES
-                else ", and normalises them itself"
-            )
+            also = ", or float32, preprocessed" if self.input == PIXEL_VALUES else ", and normalises them itself"
             raise SettingError(
                 f"pictures are {rows.dtype} {rows.shape}; {self.path.name} takes uint8 "
                 f"(n, {self.preprocess.size}, {self.preprocess.size}, 3){also}"
