@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-NEEDED = ("torch", "torchvision", "timm", "keras", "tensorflow", "jax", "flax", "optax")
+NEEDED = ("torch", "torchvision", "timm", "keras", "tensorflow", "jax", "flax", "optax", "onnx", "onnxruntime")
 missing = [name for name in NEEDED if find_spec(name) is None]
 if missing and os.environ.get("HEADSTART_PARITY"):
     raise pytest.UsageError(f"the parity environment lacks {', '.join(missing)}")

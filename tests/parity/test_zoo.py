@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -33,6 +34,7 @@ from headstart.data.order import epoch_order
 from headstart.graph import Graph, fold
 from headstart.models import ARCHITECTURES, Model, architecture
 from headstart.models.architecture import Hub
+from headstart.models.exporting.onnx_model import onnx_bytes, onnx_model
 from headstart.models.layouts import Layout, fitted, published
 from headstart.testing import reference, relative_error
 from headstart.training.run import Run
@@ -322,6 +324,19 @@ def test_every_cut_is_the_originals_folded_or_not(case: Case, backend: str) -> N
             found = hs.forward(model, x, list(wanted), backend=backend, device="cpu", folded=folded)
         errors = {cut: relative_error(found[cut], wanted[cut]) for cut in wanted}
         assert {cut: error for cut, error in errors.items() if not error <= TOLERANCE} == {}, folded
+
+
+def test_the_onnx_file_computes_what_the_original_does(case: Case) -> None:
+    """In onnxruntime, for any number of pictures."""
+    model, x, wanted = case
+    file = onnx_bytes(onnx_model(model, pixels=False))
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+    for rows in ([0], [1, 0], [0, 1, 1, 0, 1, 0, 0]):
+        pixels = np.ascontiguousarray(x[rows].transpose(0, 3, 1, 2))
+        (logits,) = session.run(["logits"], {"pixel_values": pixels})
+        assert relative_error(logits, wanted["logits"][rows]) < TOLERANCE, len(rows)
 
 
 # --- training

@@ -155,6 +155,10 @@ class Emission:
         """Say in which form a node's output is there, as `value`; None: under the node's name."""
         self._values[name] = {form: name if value is None else value}
 
+    def forms(self, name: str) -> tuple[str, ...]:
+        """In which forms a node's output is there, that in which it was made first."""
+        return tuple(self._values[name])
+
     def value(self, name: str, form: str) -> str:
         """A node's output in one of its forms."""
         values = self._values[name]
