@@ -104,7 +104,7 @@ def read_contents(file: IO[bytes], path: Path) -> Contents:
     if missing := [name for name in NEEDED if name not in contents.metadata]:
         raise ModelFileError(
             f"{path}: is not a file that headstart wrote (its producer is "
-            f"{shortened(contents.producer or 'unknown', 40)!r}, and its metadata lack {', '.join(missing)}); "
+            f"'{shortened(contents.producer or 'unknown', 40)}', and its metadata lack {', '.join(missing)}); "
             f"write one with `headstart export RUN {path.name}`, or run this one with onnxruntime itself"
         )
     try:
@@ -201,18 +201,18 @@ class _Graph:
             for name in inputs:
                 if name not in computed and name not in constant:
                     raise ValueError(
-                        f"a node {op} takes {shortened(name, 40)!r}, which none before it gives: nodes are out of "
+                        f"a node {op} takes '{shortened(name, 40)}', which none before it gives: nodes are out of "
                         "order, go round in a circle, or lack one"
                     )
             if computed.isdisjoint(inputs):
                 raise ValueError(f"a node {op} computes nothing of the input")
             for name in outputs:
                 if not name or name in computed or name in constant:
-                    raise ValueError(f"two nodes give {shortened(name, 40)!r}")
+                    raise ValueError(f"two nodes give '{shortened(name, 40)}'")
                 computed.add(name)
         for value in self._contents.outputs:
             if value.name not in computed:
-                raise ValueError(f"no node gives its output {shortened(value.name, 40)!r}")
+                raise ValueError(f"no node gives its output '{shortened(value.name, 40)}'")
 
     def _name(self, entry: Field, what: str) -> str:
         return self._wire.text(entry, LONGEST_NAME, what)
@@ -231,9 +231,9 @@ class _Graph:
             elif entry.number == 5:
                 self._attribute(entry)
             elif entry.number == 7 and (domain := self._name(entry, "the domain of a node")):
-                raise ValueError(f"a node's op is of the domain {shortened(domain, 40)!r}")
+                raise ValueError(f"a node's op is of the domain '{shortened(domain, 40)}'")
         if op not in OPS:
-            raise ValueError(f"a node's op is {shortened(op, 40)!r}")
+            raise ValueError(f"a node's op is '{shortened(op, 40)}'")
         if not all(ends):
             raise ValueError(f"a node {op} has {len(ends[0])} inputs and {len(ends[1])} outputs")
         self._nodes.append((op, *ends))
@@ -269,7 +269,7 @@ class _Graph:
                 place[key] = value
             elif entry.number == 14:
                 outside = entry.value == 1
-        what = f"the weight {shortened(name, 40)!r}"
+        what = f"the weight '{shortened(name, 40)}'"
         dtype = self._dtype(number, what)
         if len(shape) > MOST_AXES or any(not 0 <= side <= LARGEST_NUMBER for side in shape):
             raise ValueError(f"{what} has the shape {shortened(str(shape))}")
@@ -305,7 +305,7 @@ class _Graph:
                         continue
                     for axis in wire.fields(part.start, part.end):
                         shape.append(self._side(axis))
-        return Value(name, self._dtype(number, f"{shortened(name, 40)!r}"), tuple(shape))
+        return Value(name, self._dtype(number, f"'{shortened(name, 40)}'"), tuple(shape))
 
     def _side(self, axis: Field) -> int | str:
         side: int | str = ""
@@ -330,9 +330,9 @@ def file_beside(path: Path, name: str) -> Path:
         except (OSError, RuntimeError) as error:
             said = getattr(error, "strerror", None) or "its links go round in a circle"
             raise ModelFileError(
-                f"{path}: its weights are in {shortened(name)!r} beside it, and {said}"
+                f"{path}: its weights are in '{shortened(name)}' beside it, and {said}"
             ) from error
         # A link may lead beside the file that the model itself is a link to, as in a hub's cache.
         if real.is_file() and real.parent in (model.parent, path.parent.resolve()):
             return real
-    raise ModelFileError(f"{path}: its weights are said to be in {shortened(name)!r}; expected a file beside it")
+    raise ModelFileError(f"{path}: its weights are said to be in '{shortened(name)}'; expected a file beside it")

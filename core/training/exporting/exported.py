@@ -179,7 +179,7 @@ class OnnxModel:
 
 def _one_of(about: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:
     if about[key] not in allowed:
-        raise ValueError(f"its {key} is {shortened(about[key])!r}; expected one of {', '.join(allowed)}")
+        raise ValueError(f"its {key} is '{shortened(about[key])}'; expected one of {', '.join(allowed)}")
     return about[key]
 
 
