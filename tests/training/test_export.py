@@ -70,6 +70,7 @@ def test_a_run_leaves_as_a_file_that_computes_what_it_does(run: hs.Run, tmp_path
     assert exported.nbytes == exported.path.stat().st_size
 
 
+@pytest.mark.of("torch")
 def test_the_file_says_how_it_was_verified(run: hs.Run, tmp_path: Path) -> None:
     """With no digits that two backends would have differently."""
     about = said_by(run.export(tmp_path / "out.onnx", device="cpu").path)
@@ -87,7 +88,9 @@ def test_the_file_says_how_it_was_verified(run: hs.Run, tmp_path: Path) -> None:
     assert said_by(unverified.path)["verified"] == "not verified"
 
 
-@pytest.mark.parametrize("cut", [None, "act1"], ids=["the run's own cut", "another"])
+@pytest.mark.parametrize(
+    "cut", [None, pytest.param("act1", marks=pytest.mark.of("torch"))], ids=["the run's own cut", "another"]
+)
 def test_a_trunk_and_a_head_are_the_whole(run: hs.Run, tmp_path: Path, cut: str | None) -> None:
     trunk = run.export(tmp_path / "trunk.onnx", part="trunk", cut=cut, device="cpu")
     head = run.export(tmp_path / "head.onnx", part="head", cut=cut, device="cpu")
@@ -101,6 +104,7 @@ def test_a_trunk_and_a_head_are_the_whole(run: hs.Run, tmp_path: Path, cut: str 
     assert trunk.verification is not None and trunk.verification.same is None
 
 
+@pytest.mark.of("torch")
 def test_weights_alone(run: hs.Run, tmp_path: Path) -> None:
     model = hs.model("lenet", classes=CLASSES)
     exported = hs.export(model, tmp_path / "out.safetensors", photographs(), backend=run.backend, device="cpu")
@@ -113,6 +117,7 @@ def test_weights_alone(run: hs.Run, tmp_path: Path) -> None:
 # ---- on which samples
 
 
+@pytest.mark.of("torch")
 def test_samples(run: hs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are named, else the run's, else drawn ones, which is said."""
     for i, picture in enumerate(photographs(5)):
@@ -188,6 +193,20 @@ def test_half_precision_and_floats(run: hs.Run, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.of("torch")
+def test_weights_in_a_file_of_their_own(run: hs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above 2 GiB. It is called by what it holds, so that what is replaced is whole to the last."""
+    monkeypatch.setattr(writer, "MOST_NBYTES", 100)
+    monkeypatch.setattr(writer, "SMALL_NBYTES", 16)
+    exported = run.export(tmp_path / "out.onnx", device="cpu")
+    data, main = sorted(path.name for path in tmp_path.iterdir())
+    assert main == "out.onnx" and data.startswith("out-") and data.endswith("-whole-float32.onnx.data")
+    assert exported.nbytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    logits, _ = given(exported.path, pixels(run.model))
+    np.testing.assert_allclose(logits, run.predict(photographs(), device="cpu"), rtol=1e-4, atol=1e-4)
+    assert json.loads(said_by(exported.path)["verified"])["samples"] == 12
+
+
 # ---- what cannot be
 
 
@@ -233,6 +252,15 @@ def test_every_format_is_a_whole_row() -> None:
     suffixes = [suffix for row in formats().values() for suffix in row.suffixes]
     assert len(suffixes) == len(set(suffixes)) and all(suffix.startswith(".") for suffix in suffixes)
     assert all(row.install for row in formats().values() if row.written_with or row.run_with)
+
+
+@pytest.mark.neutral
+def test_every_format_is_told_of() -> None:
+    """In the command's help, in Python's, and in README."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    help_text = headstart("export", "--help").out
+    for name, row in formats().items():
+        assert name in help_text and name in (hs.export.__doc__ or "") and f"| `{row.suffixes[0]}`" in readme
 
 
 @pytest.mark.neutral
