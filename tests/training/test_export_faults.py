@@ -135,12 +135,27 @@ def an_output_more(proto: Any) -> None:
     added.name = "more"
 
 
+def an_axis_more(proto: Any) -> None:
+    import onnx
+
+    (last,) = (node for node in proto.graph.node if "logits" in node.output)
+    last.output[0] = "flat"
+    at = list(proto.graph.node).index(last) + 1
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
+    proto.graph.node.insert(at, onnx.helper.make_node("Unsqueeze", ["flat", "axis"], ["logits"]))
+    for output in proto.graph.output:
+        dims = output.type.tensor_type.shape.dim
+        dims.add().CopyFrom(dims[1])
+        dims[1].dim_value = 1
+
+
 GRAPH: Mapping[str, tuple[Callable[[Any], None], str]] = {
     "softmax over the batch": (softmax_over_the_batch, "at batch 1 gives probabilities that differ"),
     "outputs exchanged": (exchanged_outputs, "at batch 1 gives"),
     "a batch of one": (batch_of_one, "at batch 2 cannot be run"),
     "a mean over the batch": (mean_of_the_batch, "at batch 2 gives logits that differ"),
     "a maximum for the mean": (greatest_for_mean, "at batch 1 gives logits that differ"),
+    "an axis more": (an_axis_more, "at batch 1 gives logits (1, 1, 4); expected (1, 4)"),
     "no such op": (no_such_op, "cannot be opened"),
     "no logits": (output_left_out(0), "gives probabilities; expected logits, probabilities"),
     "no probabilities": (output_left_out(1), "gives logits; expected logits, probabilities"),
