@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from headstart.common.errors import DivergedWarning
 from headstart.common.log import LOG
+from headstart.common.text import folds_line
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies
 from headstart.data.summary import say
@@ -20,7 +21,8 @@ from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.training.checkpoints.keeping import checkpoints_of
 from headstart.training.finished import run_of
-from headstart.training.folds import cross_validated, one_set
+from headstart.training.fold_heads import cross_validated_heads
+from headstart.training.folds import CrossValidated, cross_validated, one_set
 from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
 from headstart.training.profiling import Profiler
@@ -77,12 +79,12 @@ def fit(
     say(job.train, job.val)
     if job.val is None and settings.folds is None:
         LOG.info("%s", NOT_VALIDATED.format(name=job.train.name))
-    of_folds = None if settings.folds is None else cross_validated(model, job)
+    of_folds = None if settings.folds is None else _of_folds(model, job)
     job = job if of_folds is None else of_folds.last(job)
     with Observers(watching) as observers:
         stages = train_stages(job, observers, checkpoints)
-    seconds = time.perf_counter() - start
-    run = run_of(job, stages, seconds) if of_folds is None else of_folds.run(job, stages, seconds)
+    run = run_of(job, stages, time.perf_counter() - start)
+    run = run if of_folds is None else of_folds.completed(run, job)
     if run.diverged:
         warnings.warn(
             f"the training of {model.name} in mode {settings.mode!r} has diverged: its last loss or its weights "
@@ -91,6 +93,13 @@ def fit(
             stacklevel=2,
         )
     return run
+
+
+def _of_folds(model: Model, job: TrainingJob) -> CrossValidated:
+    side_by_side = cross_validated_heads(job, [job])
+    result = cross_validated(model, job, job.settings.seed) if side_by_side is None else side_by_side[0][0]
+    LOG.info("%s; now on all %d samples", folds_line(result.scores), len(job.train))
+    return result
 
 
 def _observers(job: TrainingJob) -> Iterator[Observer]:

@@ -17,14 +17,13 @@ import numpy as np
 
 from headstart.common.errors import SettingError
 from headstart.common.log import LOG
-from headstart.common.text import folds_line
 from headstart.data.door import as_data_set
 from headstart.data.samples import Samples
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.trunk_keys import INPUT
 from headstart.models import Model
 from headstart.training.feeding import extracted
-from headstart.training.finished import Finished, run_of
+from headstart.training.finished import Finished
 from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import LogLine, Observers
 from headstart.training.run import Run
@@ -69,20 +68,25 @@ class CrossValidated:
         """The training on all of the data."""
         return replace(job, lengths={name: Length(end=end) for name, end in self.ends.items()})
 
-    def run(self, job: TrainingJob, stages: tuple[Finished, ...], seconds: float) -> Run:
-        """The run that this last training is. Its validation is that of the folds."""
+    def completed(self, run: Run, job: TrainingJob, heads: int = 1) -> Run:
+        """The run of this last training, with what the folds say. `heads`: of how many it is one."""
         threshold = job.objective.decided(self.predictions, job.train)
         judged = (self.predictions, job.train, threshold, job.objective.deviation)
-        trained = replace(
-            stages[-1].trained, validation=validation_of(*judged), outcome=Outcome(*judged), threshold=threshold
+        return replace(
+            run,
+            model=replace(run.model, threshold=threshold),
+            folds=self.scores,
+            validation=validation_of(*judged),
+            outcome=Outcome(*judged, heads=heads),
+            extraction=self.extraction or run.extraction,
+            val=job.train,
         )
-        run = run_of(job, (*stages[:-1], replace(stages[-1], trained=trained)), seconds)
-        return replace(run, folds=self.scores, val=job.train, extraction=self.extraction or run.extraction)
 
 
-def cross_validated(model: Model, job: TrainingJob) -> CrossValidated:
-    """Train on all folds but one, for each of them, one after the other. `model`: that `job` was made of."""
-    count, seed = job.settings.folds, job.settings.seed
+def cross_validated(model: Model, job: TrainingJob, seed: int) -> CrossValidated:
+    """Train on all folds but one, for each of them, one after the other. `model`: that `job` was made of; `seed`:
+    by which its samples are cut."""
+    count = job.settings.folds
     assert count is not None
     extraction = _extracted(job)
     numbers = job.train.fold_numbers(count, seed)
@@ -101,7 +105,6 @@ def cross_validated(model: Model, job: TrainingJob) -> CrossValidated:
         of_folds[0].stage.name: median_low(one.trained.history.best_epoch for one in of_folds)
         for of_folds in zip(*done, strict=True)
     }
-    LOG.info("%s; now on all %d samples", folds_line(scores), len(job.train))
     return CrossValidated(scores, predictions, ends, extraction)
 
 

@@ -30,6 +30,16 @@ saves so many multiply-adds at least: a narrower product is another program, and
 0.7 s of a core. No clock decides, so that a sweep done twice gives the same bits."""
 
 
+MAX_NBYTES = 1 << 30
+"""of the parameters that are trained side by side; what an optimiser keeps comes to it"""
+
+
+def most_at_once(graph: Graph) -> int:
+    """How many heads there is room for."""
+    nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())
+    return max(1, MAX_NBYTES // max(1, nbytes))
+
+
 def side_by_side(
     heads_of: Sequence[tuple[TrainingJob, Stage]],
     graph: Graph,

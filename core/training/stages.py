@@ -13,6 +13,7 @@ from headstart.common.log import LOG
 from headstart.contract.running import Trainer
 from headstart.features.inference import fed
 from headstart.features.trunk_keys import INPUT
+from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params
 from headstart.training.checkpoints.keeping import Checkpoints, Keeper
@@ -28,6 +29,7 @@ from headstart.training.observers import Observers
 from headstart.training.rates import check_kept
 from headstart.training.solving import solved_stage
 from headstart.training.stage import ALL_STAGE, HEAD_STAGE, Stage, stage_of
+from headstart.training.standardizing import Standardization
 from headstart.training.standing import Standing
 
 
@@ -51,10 +53,18 @@ def train_stages(
 def _train_head(job: TrainingJob, cut: str, observers: Observers, checkpoints: Checkpoints | None) -> Finished:
     source = from_cache(job, cut) if job.mode.cached else from_images(job, cut)
     graph = job.model.graph.after(cut, job.model.input_shape)
+    stage = head_stage(job, graph, source.standardization)
+    finished = _train(job, stage, source, (), observers, checkpoints)
+    check_trunk(job.model, cut, {**job.model.params, **finished.trained.params}, source.trunk)
+    return finished
+
+
+def head_stage(job: TrainingJob, graph: Graph, standardization: Standardization | None) -> Stage:
+    """The stage in which `graph` is trained, what follows the job's cut."""
     epochs = job.settings.epochs
     if job.mode.then_all:
         epochs = job.settings.head_epochs or epochs  # None: as many as a head takes
-    stage = stage_of(
+    return stage_of(
         HEAD_STAGE,
         graph,
         job.model.params,
@@ -64,12 +74,9 @@ def _train_head(job: TrainingJob, cut: str, observers: Observers, checkpoints: C
         samples=len(job.train),
         epochs=epochs,
         monitor=job.monitor,
-        standardization=source.standardization,
+        standardization=standardization,
         length=job.lengths.get(HEAD_STAGE),
     )
-    finished = _train(job, stage, source, (), observers, checkpoints)
-    check_trunk(job.model, cut, {**job.model.params, **finished.trained.params}, source.trunk)
-    return finished
 
 
 def _train_all(
