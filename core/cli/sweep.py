@@ -22,7 +22,7 @@ from headstart.cli.preparing import ready
 from headstart.cli.rendering import show
 from headstart.cli.results import attempt, keep_figures, test_figures, test_line
 from headstart.common.errors import SettingError
-from headstart.common.text import extraction_line
+from headstart.common.text import extraction_line, folds_line
 
 if TYPE_CHECKING:
     Settings = Any
@@ -37,6 +37,7 @@ GRID = Group("What is tried", sort_key=1.5)
 @command(
     "headstart sweep --data flower_photos --lr 0.0003,0.001,0.003,0.01",
     "headstart sweep --data flower_photos --lr 0.001,0.01 --weight-decay 0,0.01,0.1 --seeds 0,1,2 --out best/",
+    "headstart sweep --data flower_photos --folds 5 --out best/",
     "headstart sweep --features saved/ --lr 0.001,0.01,0.1 --optimizer sgd --epochs 30 --schedule cosine",
 )
 def sweep(
@@ -75,7 +76,11 @@ def sweep(
     if result.extraction is not None:
         show(extraction_line(result.extraction))
     how = f"{result.at_once} at once" if result.at_once > 1 else "one after the other"
-    show(f"{len(result.runs)} heads, {how}; {result.seconds:.1f} s")
+    folds = result.runs[0].folds
+    of_folds = "" if folds is None else f" x {len(folds.values)} folds"
+    show(f"{len(result.runs)} heads{of_folds}, {how}; {result.seconds:.1f} s")
+    if folds is not None and not all_diverged:
+        show(f"the best: {folds_line(folds)}; it is trained on all {sum(folds.sizes):,} samples")
     if saved is not None:
         show(f"the best is saved to {saved}")
     if all_diverged and out is not None:

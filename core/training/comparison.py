@@ -20,7 +20,6 @@ from headstart.common.places import expanded
 from headstart.common.reading import check, read_json
 from headstart.common.redact import redacted_command
 from headstart.common.table import Table
-from headstart.common.text import ACCURACY
 from headstart.common.version import __version__
 from headstart.data import Dataset
 from headstart.features.feature_set import FeatureSet
@@ -29,6 +28,7 @@ from headstart.report import frame, page
 from headstart.report.pictures import thumbnails
 from headstart.training.noise import mark_noise
 from headstart.training.run_record import RunRecord
+from headstart.training.scores.fold_scores import figures_of
 from headstart.training.shapes import COMPARISON, LARGEST
 from headstart.training.tables import comparison_table
 
@@ -187,8 +187,7 @@ def entry_of(run: RunRecord) -> dict[str, Any]:
         "pays_off_after_epochs": None,
     }
     if (folds := run.folds) is not None:  # of the last training, on all of the data, nothing is known
-        entry |= {"val_score": folds.mean, "val_loss": folds.loss, "folds": folds.as_dict()}
-        entry["val_accuracy"] = folds.mean if folds.score == ACCURACY else None
+        entry |= figures_of(folds)
     return entry
 
 

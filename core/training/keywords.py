@@ -23,8 +23,6 @@ class _Fit(TypedDict, total=False):
     """scratch, full, frozen, cached or staged."""
     solver: str | None
     """Solve for the head instead of stepping: ridge or logistic; for one linear layer, in mode cached."""
-    folds: int | None
-    """Hold out each of so many folds in turn; the model is then trained on all of the data."""
     checkpoint: str | Path | None
     """Keep the best epoch's run, and all that it takes to go on, in this folder while it trains."""
     resume: str | Path | None
@@ -118,6 +116,8 @@ class _FitSweep(TypedDict, total=False):
 
     patience: int | None
     """Stop after so many epochs without a better one, by monitor."""
+    folds: int | None
+    """Hold out each of so many folds in turn; the model is then trained on all of the data."""
 
 
 class _FitSweepPlanCompareModes(TypedDict, total=False):

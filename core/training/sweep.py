@@ -28,7 +28,6 @@ from headstart.data.copies import warn_of_copies
 from headstart.data.id_set import IdSet
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
-from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params
 from headstart.report.scores import SMALLER_IS_BETTER
@@ -37,18 +36,20 @@ from headstart.training.defaults import default_optimizer
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import Feeds
 from headstart.training.finished import settings_record
+from headstart.training.fold_heads import cross_validated_heads
+from headstart.training.folds import CrossValidated, cross_validated, one_set
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.job import TrainingJob, initial, job_of
 from headstart.training.loop import Trained
 from headstart.training.observers import EpochCallback, LogLine, Observers
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
+from headstart.training.scores.fold_scores import figures_of
 from headstart.training.settings import settings_of
-from headstart.training.side_by_side import side_by_side
+from headstart.training.side_by_side import most_at_once, side_by_side
 from headstart.training.signatures import documented
-from headstart.training.stage import HEAD_STAGE, Stage, stage_of
-from headstart.training.stages import train_stage
-from headstart.training.standardizing import Standardization
+from headstart.training.stage import Stage
+from headstart.training.stages import head_stage, train_stage
 from headstart.training.tables import sweep_table
 
 if TYPE_CHECKING:
@@ -61,14 +62,13 @@ ALL_DIVERGED = (
     "lower learning rates"
 )
 AXES = ("lr", "weight_decay", "seed")
-MAX_NBYTES = 1 << 30  # of the parameters that are trained side by side; what an optimiser keeps comes to it
 
 
 @dataclass(frozen=True)
 class Sweep:
     """The runs of a grid, best first: by the headline score of the task (accuracy, micro F1, mean absolute error,
     of several targets each in its deviation) on the validation data after the epoch that was kept, then by
-    validation loss. Those that diverged, whose scores say nothing, come last."""
+    validation loss; of folds by the means over them. Those that diverged, whose scores say nothing, come last."""
 
     runs: tuple[Run, ...]
     points: tuple[Mapping[str, float], ...]
@@ -89,7 +89,8 @@ class Sweep:
     def table(self) -> list[dict[str, Any]]:
         """An entry for each run, best first: its point of the grid; loss, accuracy, val_loss, val_accuracy,
         val_score and which score that is, of the epoch that was kept; which that is (`best_epoch`) of how many
-        (`epochs`), and whether it diverged."""
+        (`epochs`), and whether it diverged. Of folds the validation figures are the means over them, and `folds`
+        has what they are of; the others are of the training on all of the data."""
         entries = []
         for run, point in zip(self.runs, self.points, strict=True):
             best = run.history.best
@@ -104,6 +105,7 @@ class Sweep:
                 "epochs": len(run.history),
                 "diverged": run.diverged,
             }
+            figures |= {} if run.folds is None else figures_of(run.folds)
             entries.append({**point, **figures})
         return entries
 
@@ -137,7 +139,7 @@ def sweep(
     **options: Unpack[SweepOptions],
 ) -> Sweep:
     """Train a head for every point of `grid` on cached features, and rank them on `val`, which data that came in
-    named parts have themselves.
+    named parts have themselves, or by the mean over `folds` of `train`.
 
     `grid`: any of "lr", "weight_decay" and "seed", each with the values to try; all combinations are trained. What
     the grid leaves out is the optimiser's own, or `seed`. Everything else is as in `fit` with mode "cached".
@@ -148,12 +150,15 @@ def sweep(
     `extract` raises.
     """
     start = time.perf_counter()
-    train, val = in_parts(*opened(train, val))
-    if val is None:
-        raise SettingError(
-            "val=None: heads are ranked by how well they do on validation data; pass data or features for it"
-        )
     settings = settings_of("sweep", options)
+    if settings.folds is not None:
+        train, val = one_set(train, val, settings.folds), None
+    train, val = in_parts(*opened(train, val))
+    if val is None and settings.folds is None:
+        raise SettingError(
+            "val=None: heads are ranked by how well they do on validation data; pass data or features for it, or "
+            "folds=5"
+        )
     points = list(_points(grid))
     job = job_of(model, train, val, settings)
     cut = job.cut
@@ -162,14 +167,16 @@ def sweep(
     graph = job.model.graph.after(cut, job.model.input_shape)
     say(job.train, job.val)
     default = optimizer_of(settings.optimizer, default_optimizer(graph, False), None)
-    jobs = _jobs(job, default, points)
+    jobs, at_once = _jobs(job, default, points), 1
+    of_folds: Sequence[CrossValidated] = ()
+    if settings.folds is not None:
+        of_folds, at_once = _of_folds(model, job, jobs)
+        jobs = [result.last(of) for result, of in zip(of_folds, jobs, strict=True)]
     source = from_cache(job, cut)
-    stages = [_stage(of, graph, source.standardization) for of in jobs]
+    stages = [head_stage(of, graph, source.standardization) for of in jobs]
     chain = chain_of(graph)
-    nbytes = sum(4 * int(np.prod(shape)) for shape in graph.param_shapes().values())
-    room = 1 if chain is None else max(1, MAX_NBYTES // max(1, nbytes))
+    room = 1 if chain is None else most_at_once(graph)
     trained: dict[int, Trained] = {}
-    at_once = 1
     with track("training heads", sum(stage.epochs for stage in stages)) as advance:
         for group in _groups(jobs, room):
             heads = None
@@ -189,24 +196,25 @@ def sweep(
         _run(of, stage, source, trained[i], seconds / len(jobs), ids)
         for i, (of, stage) in enumerate(zip(jobs, stages, strict=True))
     ]
+    if of_folds:
+        runs = [result.completed(run, of, len(jobs)) for result, run, of in zip(of_folds, runs, jobs, strict=True)]
 
     def rank(i: int) -> tuple[bool, float, float]:
-        best = runs[i].history.best
-        assert best.val_loss is not None
+        best, folds = runs[i].history.best, runs[i].folds
+        score, loss = (best.val_score, best.val_loss) if folds is None else (folds.mean, folds.loss)
         # as numbers that are not finite sort nowhere, they are asked for first
-        if runs[i].diverged:
+        if runs[i].diverged or loss is None or (folds is not None and folds.diverged):
             return (True, 0.0, 0.0)
-        if best.val_score is None:  # as of validation data in which no sample has a label: of none of the heads
-            return (False, 0.0, best.val_loss)
+        if score is None:  # as of validation data in which no sample has a label: of none of the heads
+            return (False, 0.0, loss)
         sign = 1 if best.score in SMALLER_IS_BETTER else -1
-        return (False, sign * best.val_score, best.val_loss)
+        return (False, sign * score, loss)
 
     order = sorted(range(len(runs)), key=rank)
     if runs[order[0]].diverged:
         warnings.warn(ALL_DIVERGED.format(count=len(runs)), DivergedWarning, stacklevel=2)
-    return Sweep(
-        tuple(runs[i] for i in order), tuple(points[i] for i in order), at_once, source.extraction, seconds
-    )
+    best_first = [runs[i] for i in order]
+    return Sweep(tuple(best_first), tuple(points[i] for i in order), at_once, best_first[0].extraction, seconds)
 
 
 def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
@@ -259,19 +267,12 @@ def _groups(jobs: Sequence[TrainingJob], room: int) -> Iterator[list[int]]:
         yield from (members[k : k + room] for k in range(0, len(members), room))
 
 
-def _stage(job: TrainingJob, graph: Graph, standardization: Standardization | None) -> Stage:
-    return stage_of(
-        HEAD_STAGE,
-        graph,
-        job.model.params,
-        job.settings,
-        objective=job.objective,
-        fresh=job.fresh,
-        samples=len(job.train),
-        epochs=job.settings.epochs,
-        monitor=job.monitor,
-        standardization=standardization,
-    )
+def _of_folds(model: Model, job: TrainingJob, jobs: Sequence[TrainingJob]) -> tuple[Sequence[CrossValidated], int]:
+    """What the folds gave for each of `jobs`, and how many of their heads were trained at once."""
+    side_by_side = cross_validated_heads(job, jobs)
+    if side_by_side is not None:
+        return side_by_side
+    return [cross_validated(model, of, job.settings.seed) for of in jobs], 1
 
 
 def _alone(job: TrainingJob, stage: Stage, feeds: Feeds, advance: Callable[..., None]) -> Trained:

@@ -78,16 +78,22 @@ def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _accuracy_text(entry: Mapping[str, Any]) -> str:
     """With half of its interval, and "=" where the samples do not tell it from the best."""
+    half = _half_text(entry)
+    mark = "=" if half and (entry.get("against_best") or {}).get("noise") else ""
+    return f"{mark}{val_score_text(entry)}{half}"
+
+
+def _half_text(entry: Mapping[str, Any]) -> str:
+    """Half of the interval of the headline score, by the folds where there are any; "" where it is not known."""
     name = entry.get("score") or ACCURACY
-    ends = ((entry.get("scores") or {}).get("intervals") or {}).get(name)
     if folds := entry.get("folds"):
         ends = folds.get("interval")
-    text = val_score_text(entry)
+    else:
+        ends = ((entry.get("scores") or {}).get("intervals") or {}).get(name)
     if ends is None or entry.get("diverged"):
-        return text
-    mark = "=" if (entry.get("against_best") or {}).get("noise") else ""
+        return ""
     half = (ends[1] - ends[0]) / 2
-    return f"{mark}{text}±{half:.2g}" if name in OF_ANY_SIZE else f"{mark}{text}±{100 * half:.1f}"
+    return f"±{half:.2g}" if name in OF_ANY_SIZE else f"±{100 * half:.1f}"
 
 
 def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) -> Table:
@@ -97,8 +103,8 @@ def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) ->
     texts = [
         (
             *(f"{entry[name]:g}" for name in axes),
-            val_score_text(entry),
-            f"{entry['val_loss']:.4f}",
+            val_score_text(entry) + _half_text(entry),
+            "-" if entry["val_loss"] is None else f"{entry['val_loss']:.4f}",
             *([accuracy_text(entry, "accuracy")] if judged else []),
             f"{entry['loss']:.4f}",
         )

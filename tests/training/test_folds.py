@@ -61,7 +61,8 @@ def of(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Of a data set: a model, and its features."""
     cache = tmp_path_factory.mktemp("cache")
 
-    def made(data: hs.data.Dataset, cut: str = "relu4") -> tuple[Model, FeatureSet]:
+    def made(data: hs.data.Dataset, cut: str = "dropout2") -> tuple[Model, FeatureSet]:
+        # behind the dropout, a linear layer alone: folds are trained side by side
         model = hs.model("lenet", classes=data.classes)
         return model, hs.extract(model, data, [cut], backend=backend, cache=cache, dtype="float32")
 
@@ -167,10 +168,11 @@ def test_the_scores_are_those_of_scikit_learns_cross_validation(of: Any, backend
     np.testing.assert_allclose(run.folds.values, expected, atol=0.08)
 
 
-def test_drawn_labels_are_not_foreseen(of: Any, backend: str) -> None:
+@pytest.mark.parametrize(("cut", "count", "lr"), [("dropout2", 50, 0.1), ("pool2", 80, 0.003)])
+def test_drawn_labels_are_not_foreseen(of: Any, backend: str, cut: str, count: int, lr: float) -> None:
     """They can be learnt by heart: a head that had seen a fold would know it."""
-    model, features = of(noise(80, 1), "pool2")
-    run = hs.fit(model, features, folds=4, backend=backend, batch_size=16, lr=0.003, monitor=None)
+    model, features = of(noise(count, 1), cut)
+    run = hs.fit(model, features, folds=4, backend=backend, batch_size=16, lr=lr, monitor=None)
     assert run.history[-1].accuracy > 0.95
     assert abs(run.folds.mean - 0.5) < 0.15
 
@@ -216,7 +218,10 @@ def test_a_fold_without_its_weights_is_another(of: Any, backend: str) -> None:
     assert len(labels) == run.validation.samples
 
 
-@pytest.mark.parametrize("mode", ["staged", "frozen", "scratch"])
+@pytest.mark.parametrize(
+    "mode",
+    ["staged", *(pytest.param(mode, marks=pytest.mark.of("torch")) for mode in ("frozen", "scratch"))],
+)
 def test_other_modes(backend: str, tmp_path: Path, mode: str) -> None:
     train, _ = small_data()
     settings: dict[str, Any] = {"backend": backend, "device": "cpu", "cache": tmp_path, "batch_size": 20}
@@ -320,3 +325,67 @@ def test_data_that_are_not_one_set(backend: str) -> None:
             assert sum(run.folds.sizes) == 40
     with pytest.raises(DataError, match="cannot be cut into 61 folds"):
         hs.fit(model, data, folds=61, backend=backend)
+
+
+# --- many settings
+
+
+GRID: dict[str, Any] = {"lr": [0.003, 0.03], "seed": [0, 3]}
+
+
+@pytest.fixture(scope="module")
+def swept(single: tuple[Model, FeatureSet, Any], backend: str) -> Any:
+    model, features, _ = single
+    settings = {name: value for name, value in QUICK.items() if name != "lr"}
+    return hs.sweep(model, features, grid=GRID, folds=4, backend=backend, **settings)
+
+
+def test_a_sweep_ranks_by_the_mean_over_folds(swept: Any, single: tuple[Model, FeatureSet, Any]) -> None:
+    assert len(swept.runs) == 4 and swept.at_once == 8, "two rates and four folds, of one seed at once"
+    entries = swept.table()
+    means = [run.folds.mean for run in swept.runs]
+    assert means == [entry["val_score"] for entry in entries] == [entry["val_accuracy"] for entry in entries]
+    assert [(-entry["val_score"], entry["val_loss"]) for entry in entries] == sorted(
+        (-run.folds.mean, run.folds.loss) for run in swept.runs
+    )
+    for run in swept.runs:
+        assert run.folds.sizes == swept.best.folds.sizes, "the same folds for all, whatever their seed"
+        assert len(run.history) == run.folds.median_epoch and run.history.best.val_loss is None
+    columns = swept.as_table().columns
+    assert columns[2:4] == ("acc, 4 folds", "val loss")
+    json.dumps(swept.as_dict(), allow_nan=False)
+
+
+def test_a_point_of_a_sweep_is_what_fit_gives(
+    swept: Any, single: tuple[Model, FeatureSet, Any], backend: str
+) -> None:
+    model, features, _ = single
+    run = next(r for r, p in zip(swept.runs, swept.points, strict=True) if p == {"lr": 0.03, "seed": 0})
+    alone = hs.fit(model, features, folds=4, backend=backend, **QUICK)
+    assert alone.folds.values == run.folds.values
+    np.testing.assert_allclose(alone.folds.losses, run.folds.losses, rtol=1e-3)
+    assert alone.folds.best_epochs == run.folds.best_epochs
+    np.testing.assert_allclose(alone.predict(features), run.predict(features), rtol=2e-2, atol=2e-3)
+
+
+def test_side_by_side_or_alone_makes_no_difference(
+    swept: Any, single: tuple[Model, FeatureSet, Any], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, features, run = single
+    monkeypatch.setattr("headstart.training.side_by_side.MAX_NBYTES", 1)
+    alone = hs.fit(model, features, folds=5, seed=3, backend=backend, **QUICK)
+    assert alone.folds.best_epochs == run.folds.best_epochs
+    np.testing.assert_allclose(alone.folds.losses, run.folds.losses, rtol=1e-3)
+    assert alone.folds.values == run.folds.values
+
+
+@pytest.mark.of("torch")
+def test_the_command_of_a_sweep(tmp_path: Path) -> None:
+    options = ["--data", "digits", "--size", "32", "--backend", "torch", "--folds", "3", "--lr", "0.003,0.03"]
+    report = tmp_path / "figures.json"
+    result = headstart("sweep", *options, "--epochs", "2", "--json", str(report), "--out", str(tmp_path / "best"))
+    assert result.code == 0, result.err
+    assert "2 heads x 3 folds, 6 at once" in result.out
+    best = json.loads(report.read_text())["rows"][0]
+    assert f"{best['folds']['mean']:.1%}" in result.out and "trained on all 1,797 samples" in result.out
+    assert hs.load(tmp_path / "best").folds.mean == best["folds"]["mean"]

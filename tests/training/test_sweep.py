@@ -19,7 +19,6 @@ from headstart.data import Dataset
 from headstart.graph import Builder
 from headstart.models import Model
 from headstart.training import side_by_side
-from headstart.training import sweep as sweeping
 
 CLASSES = ["dim", "red", "green"]
 GRID: dict[str, Any] = {"lr": [0.003, 0.03], "weight_decay": [0.0, 0.3], "seed": [0, 4]}
@@ -167,7 +166,7 @@ def test_groups_of_as_many_as_there_is_room_for(
 ) -> None:
     settings: dict[str, Any] = {"grid": {"lr": [0.001, 0.003, 0.01]}, "epochs": 1, "backend": backend}
     whole = hs.sweep(model, *data, **settings)
-    monkeypatch.setattr(sweeping, "MAX_NBYTES", 2 * 4 * (256 * 3 + 3))
+    monkeypatch.setattr("headstart.training.side_by_side.MAX_NBYTES", 2 * 4 * (256 * 3 + 3))
     halves = hs.sweep(model, *data, **settings)
     assert (whole.at_once, halves.at_once) == (3, 2)
     assert whole.points == halves.points

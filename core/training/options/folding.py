@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headstart.training.option import option, whole
+from headstart.training.option import BY_ITSELF, option, whole
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Folding:
         None,
         "Hold out each of so many folds in turn; the model is then trained on all of the data.",
         whole(2),
-        takers=("fit",),
+        takers=BY_ITSELF,
         text=int,
         unset="one validation set",
         recorded=False,

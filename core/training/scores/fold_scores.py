@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, median_low, stdev
 from typing import Any
 
+from headstart.common.text import ACCURACY
 from headstart.training.history import History
 from headstart.training.scores.result import HEADLINES
 
@@ -92,6 +93,16 @@ class FoldScores:
         if not len(values) == len(losses) == len(epochs) == len(sizes) >= 2 or min(epochs) < 1:
             raise ValueError("folds are no scores of two folds or more")
         return cls(saved["score"], values, losses, epochs, sizes, saved["seed"])
+
+
+def figures_of(folds: FoldScores) -> dict[str, Any]:
+    """JSON-able: the validation figures of a run with folds, by the names that those of other runs have."""
+    return {
+        "val_score": folds.mean,
+        "val_accuracy": folds.mean if folds.score == ACCURACY else None,
+        "val_loss": folds.loss,
+        "folds": folds.as_dict(),
+    }
 
 
 def fold_scores(histories: Sequence[History], sizes: Sequence[int], seed: int) -> FoldScores:
