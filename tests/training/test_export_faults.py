@@ -22,6 +22,9 @@ from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.exporting import onnx_model as writer
 from headstart.training.exporting import verify
+from headstart.training.exporting.request import Request
+from headstart.training.exporting.samples import probes
+from headstart.training.metrics import softmax
 
 pytestmark = pytest.mark.of("torch")
 pytest.importorskip("onnxruntime")
@@ -92,29 +95,6 @@ def batch_of_one(proto: Any) -> None:
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
 
 
-def mean_of_the_batch(proto: Any) -> None:
-    """Right at a batch of one."""
-    import onnx
-
-    (last,) = (node for node in proto.graph.node if "logits" in node.output)
-    last.output[0] = "each"
-    at = list(proto.graph.node).index(last) + 1
-    proto.graph.node.insert(
-        at, onnx.helper.make_node("ReduceMean", ["each"], ["their mean"], axes=[0], keepdims=1)
-    )
-    proto.graph.node.insert(at + 1, onnx.helper.make_node("Sub", ["each", "each"], ["zero"]))
-    proto.graph.node.insert(at + 2, onnx.helper.make_node("Add", ["zero", "their mean"], ["logits"]))
-
-
-def greatest_for_mean(proto: Any) -> None:
-    changed = 0
-    for node in proto.graph.node:
-        if node.op_type in ("GlobalAveragePool", "ReduceMean"):
-            node.op_type = node.op_type.replace("Average", "Max").replace("Mean", "Max")
-            changed += 1
-    assert changed
-
-
 def no_such_op(proto: Any) -> None:
     proto.graph.node[0].op_type = "Imagine"
 
@@ -135,31 +115,14 @@ def an_output_more(proto: Any) -> None:
     added.name = "more"
 
 
-def an_axis_more(proto: Any) -> None:
-    import onnx
-
-    (last,) = (node for node in proto.graph.node if "logits" in node.output)
-    last.output[0] = "flat"
-    at = list(proto.graph.node).index(last) + 1
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
-    proto.graph.node.insert(at, onnx.helper.make_node("Unsqueeze", ["flat", "axis"], ["logits"]))
-    for output in proto.graph.output:
-        dims = output.type.tensor_type.shape.dim
-        dims.add().CopyFrom(dims[1])
-        dims[1].dim_value = 1
-
-
 GRAPH: Mapping[str, tuple[Callable[[Any], None], str]] = {
     "softmax over the batch": (softmax_over_the_batch, "at batch 1 gives probabilities that differ"),
     "outputs exchanged": (exchanged_outputs, "at batch 1 gives"),
-    "a batch of one": (batch_of_one, "at batch 2 cannot be run"),
-    "a mean over the batch": (mean_of_the_batch, "at batch 2 gives logits that differ"),
-    "a maximum for the mean": (greatest_for_mean, "at batch 1 gives logits that differ"),
-    "an axis more": (an_axis_more, "at batch 1 gives logits (1, 1, 4); expected (1, 4)"),
+    "a batch of one": (batch_of_one, "its input is images, uint8 (1, 24, 24, 3)"),
     "no such op": (no_such_op, "cannot be opened"),
-    "no logits": (output_left_out(0), "gives probabilities; expected logits, probabilities"),
-    "no probabilities": (output_left_out(1), "gives logits; expected logits, probabilities"),
-    "an output more": (an_output_more, "gives logits, probabilities, more; expected logits, probabilities"),
+    "no logits": (output_left_out(0), "its outputs are probabilities"),
+    "no probabilities": (output_left_out(1), "its outputs are logits"),
+    "an output more": (an_output_more, "its outputs are logits, probabilities, more"),
 }
 """and what is said of it"""
 
@@ -207,6 +170,88 @@ def refused(
 
 
 real = writer.onnx_model
+
+
+class Runs:
+    """An opened export that gives what `change(outputs, rows)` makes of the model's own outputs."""
+
+    def __init__(self, model: Model, change: Callable[..., Any]) -> None:
+        self.outputs: tuple[str, ...] = ("logits", "probabilities")
+        self.preprocess, self.classes = model.preprocess, model.classes
+        self.task, self.threshold = model.task, model.threshold
+        self._model, self._change = model, change
+
+    def run(self, rows: Any) -> dict[str, np.ndarray]:
+        logits = hs.predict(self._model, self._model.preprocess.normalise(rows), backend="torch", device="cpu")
+        return self._change({"logits": logits, "probabilities": softmax(logits)}, rows) or {}
+
+
+def only_of_one(outputs: Any, rows: Any) -> Any:
+    if len(rows) > 1:
+        raise RuntimeError("Got invalid dimensions for input:\n index: 0 Got: 2 Expected: 1")
+    return outputs
+
+
+RUN: Mapping[str, tuple[Callable[..., Any], str]] = {
+    "a batch of one": (
+        only_of_one,
+        "at batch 2 cannot be run (RuntimeError: Got invalid dimensions for input: in",
+    ),
+    "a mean over the batch": (
+        lambda outputs, rows: {name: 0 * values + values.mean(0) for name, values in outputs.items()},
+        "at batch 2 gives logits that differ",
+    ),
+    "a batch turned round": (
+        lambda outputs, rows: {name: values[::-1] for name, values in outputs.items()},
+        "at batch 2 gives logits that differ",
+    ),
+    "wrong from the third sample on": (
+        lambda outputs, rows: {
+            name: values * (np.arange(len(rows)) < 2)[:, None] for name, values in outputs.items()
+        },
+        "at batch 7 gives logits that differ",
+    ),
+    "an axis more": (
+        lambda outputs, rows: {name: values[:, None] for name, values in outputs.items()},
+        "at batch 1 gives logits (1, 1, 4); expected (1, 4)",
+    ),
+    "one class": (
+        lambda outputs, rows: {name: values[:, :1] for name, values in outputs.items()},
+        "at batch 1 gives logits (1, 1); expected (1, 4)",
+    ),
+    "no number": (
+        lambda outputs, rows: {**outputs, "probabilities": outputs["probabilities"] * np.nan},
+        "at batch 1 gives probabilities that differ from the run's by nan",
+    ),
+    "a bit too much": (
+        lambda outputs, rows: {**outputs, "logits": outputs["logits"] * 1.003},
+        "at batch 1 gives logits that differ",
+    ),
+}
+"""of what runs it, whatever the format, and what is said of it"""
+
+
+@pytest.mark.parametrize("fault", RUN)
+def test_what_runs_it_is_wrong(fault: str, model: Model) -> None:
+    change, text = RUN[fault]
+    with pytest.raises(ExportMismatchError) as caught:
+        held(Runs(model, change))
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_outputs_that_lack_or_are_too_many(model: Model) -> None:
+    opened = Runs(model, lambda outputs, rows: outputs)
+    assert held(opened).largest < 1e-6
+    for names in (("logits",), ("probabilities",), ("logits", "probabilities", "features")):
+        opened.outputs = names
+        with pytest.raises(ExportMismatchError, match="expected logits, probabilities"):
+            held(opened)
+
+
+def held(opened: Any) -> Any:
+    model = opened._model
+    request = Request(model, "whole", "pool2", backend="torch")
+    return verify.held_to_the_model(opened, "out", request, probes(request, validation(), None), "cpu")
 
 
 def wrong_network(change: Callable[[Model], Model]) -> Callable[..., Any]:

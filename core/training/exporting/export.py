@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.common.errors import ExportMismatchError, HeadstartError, SettingError, UnknownNameError
+from headstart.common.errors import ExportMismatchError, SettingError, UnknownNameError
 from headstart.common.places import expanded
 from headstart.common.staging import staged, writing
 from headstart.common.text import nbytes_text
@@ -129,6 +129,6 @@ def _proof(row: Format, request: Request, made: Path, target: Path, samples: Any
     try:
         opened = row.open(made, request)
     except Exception as error:  # of somebody else's program, or of ours that reads the file as a stranger's
-        text = str(error) if isinstance(error, HeadstartError) else said_by(error)
+        text = said_by(error).replace(f"{made}: ", "")
         raise ExportMismatchError(f"{target}: was not kept: what was written cannot be opened ({text})") from error
     return held_to_the_model(opened, str(target), request, samples, device, row.plain)

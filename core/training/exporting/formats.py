@@ -87,7 +87,7 @@ OWN = (
         (".onnx",),
         "onnxruntime, OpenVINO, TensorRT, converters for phones",
         onnx_file.write,
-        onnx_file.OnnxFile,
+        onnx_file.opened,
         onnx_file.note,
         frozenset({PART, NORMALISED, HALF}),
         written_with=("onnx",),

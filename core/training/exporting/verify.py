@@ -141,11 +141,12 @@ def held_to_the_model(
 def check_description(opened: Opened, name: str, request: Request) -> None:
     """ExportMismatchError unless what the file says of itself is what the model is."""
     model = request.model
-    stated = {
+    stated: dict[str, tuple[Any, Any]] = {
         "task": (opened.task, model.task),
-        "threshold": (opened.threshold, model.threshold),
         "classes": (tuple(opened.classes), tuple(model.classes)),
     }
+    if model.task == MULTI:
+        stated["threshold"] = (opened.threshold, model.threshold)
     if request.part != HEAD:
         stated["preprocessing"] = (opened.preprocess, model.preprocess)
     for what, (said, expected) in stated.items():
@@ -205,15 +206,14 @@ def _run(opened: Opened, name: str, rows: Any, positions: np.ndarray, size: int)
     taken = {key: rows[key][positions] for key in rows} if isinstance(rows, dict) else rows[positions]
     try:
         return opened.run(taken)
-    except HeadstartError:
-        raise
-    except Exception as error:  # of somebody else's program
+    except Exception as error:  # of somebody else's program, most likely
         raise _mismatch(name, f"at batch {size} cannot be run ({said_by(error)})") from error
 
 
 def said_by(error: BaseException) -> str:
-    """What an error of another program says, as one line."""
-    return shortened(" ".join(f"{type(error).__name__}: {error}".split()), ERROR_LENGTH)
+    """What an error says, of another program's as well, as one line."""
+    kind = "" if isinstance(error, HeadstartError) else f"{type(error).__name__}: "
+    return shortened(" ".join(f"{kind}{error}".split()), ERROR_LENGTH)
 
 
 def _scale(reference: np.ndarray, output: str, request: Request) -> Any:
