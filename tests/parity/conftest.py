@@ -13,3 +13,6 @@ missing = [name for name in NEEDED if find_spec(name) is None]
 if missing and os.environ.get("HEADSTART_PARITY"):
     raise pytest.UsageError(f"the parity environment lacks {', '.join(missing)}")
 collect_ignore_glob = ["test_*.py"] if missing else []
+if not missing:
+    # before any test loads TensorFlow: Triton, which this loads, crashes where it comes after
+    import torchvision  # noqa: F401

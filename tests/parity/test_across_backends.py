@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torchvision  # before any test loads TensorFlow: Triton, which this loads, crashes when it comes after
+import torchvision
 from safetensors.torch import load_file
 
 import headstart as hs

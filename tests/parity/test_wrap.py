@@ -1,7 +1,5 @@
 """Published models as users bring them: torchvision's, timm's and Keras's own, cut in two by `hs.wrap`, compute
-what they compute whole; and the three frameworks' modules live side by side in one process.
-
-Keras is imported late: torchvision crashes where TensorFlow was imported before it."""
+what they compute whole; and the three frameworks' modules live side by side in one process."""
 
 from __future__ import annotations
 
