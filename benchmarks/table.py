@@ -75,6 +75,7 @@ TARGETS: Mapping[str, Target] = {
     # the longer one of decoding alone and computing alone
     "folder": Target("cost", 1.1),
     "64 heads": Target("cost", 4.0),
+    "stopping": Target("cost", 1.02),
     "ridge path": Target("speed", 5.0),
     "logistic path": Target("speed", 5.0),
     "streaming": Target("speed", 0.8),

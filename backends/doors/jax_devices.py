@@ -119,6 +119,11 @@ def options(kind: str) -> dict[str, bool] | None:
     return told
 
 
+def donates(place: Place) -> bool:
+    """Whether a program takes over the memory of what it `changes`."""
+    return place.kind in DONATING
+
+
 def compiled(function: Callable[..., Any], place: Place, changes: int | None = None) -> Any:
     """The function as one program with the arithmetic of its place. `changes`: the number of an argument that the
     caller drops for what the function returns in its stead; its memory is used again."""
@@ -128,7 +133,7 @@ def compiled(function: Callable[..., Any], place: Place, changes: int | None = N
         with computing(place):
             return function(*args)
 
-    donated = (changes,) if changes is not None and place.kind in DONATING else ()
+    donated = (changes,) if changes is not None and donates(place) else ()
     return jax.jit(traced, donate_argnums=donated, compiler_options=options(place.kind))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from headstart.backends.doors.jax_devices import compiled, put
+from headstart.backends.doors.jax_devices import compiled, donates, put
 from headstart.backends.jax import losses
 from headstart.backends.jax.arrays import to_numpy
 from headstart.backends.jax.door import behind_door
@@ -24,7 +24,7 @@ from headstart.data.rows import window
 from headstart.graph import Graph, Node
 
 
-@behind_door("__init__", "put", "epoch", "step", "logits", "params", "state", "load_state")
+@behind_door("__init__", "put", "epoch", "step", "logits", "params", "_read", "state", "load_state")
 class JaxTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
@@ -93,8 +93,19 @@ class JaxTrainer:
 
     def params(self) -> dict[str, np.ndarray]:
         weights, rest, _ = self.carry
+        return self._read(weights, rest)
+
+    def _read(self, weights: nnx.State, rest: nnx.State) -> dict[str, np.ndarray]:
         nnx.update(self.network, weights, rest)
         return self.network.numpy_params()
+
+    def snapshot(self) -> Callable[[], dict[str, np.ndarray]]:
+        """Arrays never change, and are there until the next step where its memory is to be theirs."""
+        if donates(self.place):
+            params = self.params()
+            return lambda: params
+        weights, rest, _ = self.carry
+        return lambda: self._read(weights, rest)
 
     def state(self) -> dict[str, np.ndarray]:
         leaves = jax.tree.leaves_with_path(self.carry)

@@ -288,8 +288,14 @@ def variables(node: Node, model: keras.Model) -> dict[str, keras.Variable]:
 
 def numpy_params(graph: Graph, model: keras.Model) -> dict[str, np.ndarray]:
     """The parameters under torchvision's names, in its layout."""
-    return {
-        name: _from_keras(node, to_numpy(keras.ops.copy(variable.value)))
+    return snapshot(graph, model)()
+
+
+def snapshot(graph: Graph, model: keras.Model) -> Callable[[], dict[str, np.ndarray]]:
+    """Reads what `numpy_params` would have given now, from copies on the device."""
+    copies = [
+        (node, name, keras.ops.copy(variable.value))
         for node in graph.nodes
         for name, variable in variables(node, model).items()
-    }
+    ]
+    return lambda: {name: _from_keras(node, to_numpy(copy)) for node, name, copy in copies}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from headstart.backends.keras import losses
 from headstart.backends.keras.arrays import at_place, dtype_policy, from_numpy, on, to_numpy
 from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.door import behind_door
-from headstart.backends.keras.emit import Style, network, numpy_params, variables
+from headstart.backends.keras.emit import Style, network, snapshot, variables
 from headstart.backends.keras.functions import compiled, compiled_for
 from headstart.backends.keras.heads import ChainTrainer, compiles
 from headstart.backends.keras.layers import keep_statistics
@@ -27,8 +27,8 @@ from headstart.data.rows import window
 from headstart.graph import Graph
 
 
-@behind_door("__init__", "put", "epoch", "step", "logits", "params", "state", "load_state")
-@at_place("put", "epoch", "step", "logits", "params", "state", "load_state")
+@behind_door("__init__", "put", "epoch", "step", "logits", "params", "snapshot", "state", "load_state")
+@at_place("put", "epoch", "step", "logits", "params", "snapshot", "state", "load_state")
 class KerasTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.graph, self.recipe, self.place = graph, recipe, place
@@ -116,8 +116,11 @@ class KerasTrainer:
         return to_numpy(self.inference.predict_on_batch(window(inputs, start, stop)))
 
     def params(self) -> dict[str, np.ndarray]:
-        found = numpy_params(self.graph, self.model)
-        return {name: value.astype(self.kinds[name], copy=False) for name, value in found.items()}
+        return self.snapshot()()
+
+    def snapshot(self) -> Callable[[], dict[str, np.ndarray]]:
+        read = snapshot(self.graph, self.model)
+        return lambda: {name: value.astype(self.kinds[name], copy=False) for name, value in read().items()}
 
     def state(self) -> dict[str, np.ndarray]:
         return values_of(self._changed())

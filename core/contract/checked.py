@@ -223,6 +223,13 @@ class CheckedTrainer(Passing):
     def params(self) -> dict[str, np.ndarray]:
         return checked_params(self._backend, self._inner.params(), self._expected)
 
+    def snapshot(self) -> Callable[[], dict[str, np.ndarray]]:
+        if hasattr(self._inner, "snapshot"):
+            read = self._inner.snapshot()
+            return lambda: checked_params(self._backend, read(), self._expected)
+        params = self.params()
+        return lambda: params
+
     def state(self) -> dict[str, np.ndarray]:
         self._description.require(self._backend, STATE)
         state = self._inner.state()

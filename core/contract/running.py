@@ -3,7 +3,7 @@ ones under an opaque handle."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +66,12 @@ class Trainer(Protocol):
 
     def params(self) -> dict[str, np.ndarray]:
         """All parameters as they are now, statistics included, in torchvision's layout."""
+
+    def snapshot(self) -> Callable[[], dict[str, np.ndarray]]:
+        """The parameters of now, to be read later or never: a function of what `params` would have returned,
+        whatever is trained meanwhile. Core takes one after every epoch that is the best so far and keeps the last,
+        so it is to cost next to nothing: arrays stay on the device, and nothing is waited for. Optional: without
+        it core takes `params`."""
 
     def state(self) -> dict[str, np.ndarray]:
         """All that a step changes: parameters and statistics, what the optimiser keeps, its count of steps, where

@@ -31,16 +31,18 @@ class Layers(Suite):
         x = x * floats([0.5, 2, 3]) + floats([1, -2, 0])
         start = reference.random_params(graph, 0)
         trainer = framework.trainer(graph, start, recipe_of(train_statistics=request.param), place)
-        seen = []
+        seen, snapshots = [], []
         for k in range(2):
             losses, _ = trainer.step(x[8 * k : 8 * k + 8], y[8 * k : 8 * k + 8], 0.01)
             seen.append((float(losses[0]), trainer.params()))
+            snapshots.append(trainer.snapshot())
         return SimpleNamespace(
             graph=graph,
             x=x,
             y=y,
             start=start,
             seen=seen,
+            snapshots=[read() for read in snapshots],
             trained=request.param,
             logits=trainer.logits(x, 0, 5),
         )
@@ -59,6 +61,12 @@ class Layers(Suite):
         if not norms.trained:
             for name in STATISTICS:
                 np.testing.assert_array_equal(norms.seen[1][1][name], norms.start[name])
+
+    def test_snapshots_have_statistics_too(self, norms: SimpleNamespace) -> None:
+        for (_, params), snapshot in zip(norms.seen, norms.snapshots, strict=True):
+            assert snapshot.keys() == params.keys()
+            for name, value in params.items():
+                np.testing.assert_array_equal(snapshot[name], value, err_msg=name)
 
     def test_a_batch_is_normalized_by_the_statistics_asked_for(self, norms: SimpleNamespace) -> None:
         """By its own where they are trained, else by those that came with the weights."""

@@ -270,6 +270,22 @@ class Trainers(Suite):
         assert [params_digest(params) for params in read] == copies, "what was read has changed with a later step"
         assert_close(read[2]["fc.weight"], by_hand.weight)
 
+    def test_a_snapshot_is_of_its_moment(self, framework: Backend, place: Place) -> None:
+        """Whatever was trained before it is read, by steps and by epochs, and whichever is read first."""
+        graph, (x, y) = linear_graph(), drawn(12, 16, 7, classes=4)
+        trainer = framework.trainer(graph, initial_params(graph, 0), recipe_of(hs.AdamW(lr=0.05)), place)
+        rows, order = trainer.put(x), np.arange(16).reshape(2, 8)
+        snapshots, expected = [trainer.snapshot()], [trainer.params()]
+        for _ in range(2):
+            trainer.epoch(rows, y, order, floats([0.05, 0.05]))
+            snapshots.append(trainer.snapshot())
+            expected.append(trainer.params())
+        trainer.step(x, y, 0.05)
+        digests = list(map(params_digest, expected))
+        assert len({*digests, params_digest(trainer.params())}) == 4
+        assert [params_digest(read()) for read in reversed(snapshots)] == digests[::-1]
+        assert params_digest(snapshots[0]()) == digests[0], "read once more"
+
     def test_what_a_trainer_is_given_is_left_as_it_is(self, framework: Backend, place: Place) -> None:
         """Features that fill the memory may be shared and not copied, so nothing may write to them."""
         graph, (x, y) = linear_graph(), drawn(11, 16, 7, classes=4)

@@ -3,7 +3,8 @@ state it is all that the next epoch takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 
@@ -19,15 +20,18 @@ class Standing:
     stage: Stage
     records: list[Record] = field(default_factory=list)
     """of the epochs that were trained"""
-    params: dict[str, np.ndarray] | None = None
-    """of what is trained, after the best epoch; None where nothing decides which that is, or none was"""
+    known: InitVar[dict[str, np.ndarray] | None] = None
+    """`params`, where that is read from a file"""
     outputs: np.ndarray | None = None
     """for the validation data, float32 `(n, k)`, after the best epoch, or else after the last one; None where
     there are none"""
     ended: bool = False
     """whether an observer ended it"""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known: dict[str, np.ndarray] | None) -> None:
+        self._params = known
+        self._snapshot: Callable[[], dict[str, np.ndarray]] | None = None
+        """reads them, where they were not yet"""
         self.best = Best(self.stage.monitor)
         for record in self.records:
             self.best.better(record)
@@ -36,9 +40,17 @@ class Standing:
         """An epoch was trained, with these outputs for the validation data."""
         self.records.append(end.record)
         if self.best.better(end.record):
-            self.params, self.outputs = end.params, outputs
+            self._snapshot = self._params = None  # before the next: one of them at a time takes memory
+            self._snapshot, self.outputs = end.trainer.snapshot(), outputs
         elif self.best.record is None:
             self.outputs = outputs
+
+    @property
+    def params(self) -> dict[str, np.ndarray] | None:
+        """Of what is trained, after the best epoch; None where nothing decides which that is, or none was."""
+        if self._snapshot is not None:
+            self._params, self._snapshot = self._snapshot(), None
+        return self._params
 
     @property
     def over(self) -> bool:

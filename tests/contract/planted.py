@@ -208,6 +208,12 @@ class _Shared(Trained):
         return self.read
 
 
+@faulty_training("SnapshotFollows", "test_a_snapshot_is_of_its_moment")
+class _Following(Trained):
+    def snapshot(self) -> Any:
+        return self._inner.params
+
+
 @faulty_training("SquareWeightsTurned", "test_parameters_of_every_op_come_back_as_they_went_in")
 class _Turned(Trained):
     def params(self) -> Any:

@@ -39,6 +39,10 @@ class Counter:
     def params(self) -> dict[str, np.ndarray]:
         return {"steps": np.array(self.steps)}
 
+    def snapshot(self) -> Callable[[], dict[str, np.ndarray]]:
+        params = self.params()
+        return lambda: params
+
 
 class Falling:
     """A feed whose losses fall until the third epoch, and rise then."""

@@ -6,7 +6,7 @@ the training with a NonFiniteError.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +155,9 @@ class WatchedTrainer:
 
     def params(self) -> dict[str, np.ndarray]:
         return self.trainer.params()
+
+    def snapshot(self) -> Callable[[], dict[str, np.ndarray]]:
+        return self.trainer.snapshot()
 
     def state(self) -> dict[str, np.ndarray]:
         return self.trainer.state()
