@@ -19,7 +19,7 @@ from headstart.cli.options import (
     whole_number,
 )
 from headstart.cli.preparing import ready
-from headstart.cli.rendering import show
+from headstart.cli.rendering import show, show_legend
 from headstart.cli.results import attempt, keep_figures, test_figures, test_line
 from headstart.common.errors import SettingError
 from headstart.common.text import extraction_line, folds_line
@@ -39,6 +39,7 @@ GRID = Group("What is tried", sort_key=1.5)
     "headstart sweep --data flower_photos --lr 0.001,0.01 --weight-decay 0,0.01,0.1 --seeds 0,1,2 --out best/",
     "headstart sweep --data flower_photos --folds 5 --out best/",
     "headstart sweep --features saved/ --lr 0.001,0.01,0.1 --optimizer sgd --epochs 30 --schedule cosine",
+    "headstart sweep --data flower_photos --weight-decay 0,0.001,0.01,0.1 --halving",
 )
 def sweep(
     *,
@@ -52,6 +53,14 @@ def sweep(
         str | None,
         Parameter(help="Seeds of order and initial weights to try, comma-separated.", group=GRID),
     ] = None,
+    halving: Annotated[
+        bool,
+        Parameter(
+            help="End the worse half of the heads of a seed early, again and again, while the better go on.",
+            group=GRID,
+            show_default=False,
+        ),
+    ] = False,
     settings: Annotated[Settings, FLAT] = LEFT_OUT,
     top: Annotated[int, Parameter(help="How many of the best to show.", converter=whole_number)] = 10,
     out: Annotated[Path | None, Parameter(help="Save the best model to this folder.")] = None,
@@ -65,20 +74,24 @@ def sweep(
 
     grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds})
     (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
-    result = run_sweep(model, train, val, grid=grid or USUAL_GRID, **values)
+    result = run_sweep(model, train, val, grid=grid or USUAL_GRID, halving=halving, **values)
     all_diverged = result.runs[0].diverged
     saved = attempt(lambda: result.best.save(out)) if out is not None and not all_diverged else None
     tested = None if test is None or all_diverged else attempt(lambda: result.best.evaluate(test))
     keep_figures(json_file, {**result.as_dict(), **test_figures(tested)})
-    show(result.as_table(top))
+    table = result.as_table(top)
+    show(table)
+    if table.legend:
+        show_legend(table.legend)
     if tested is not None:
         show(test_line(tested.as_dict(), "of the best"))
     if result.extraction is not None:
         show(extraction_line(result.extraction))
     how = f"{result.at_once} at once" if result.at_once > 1 else "one after the other"
+    pruned = f"; {sum(result.pruned)} ended early" if halving else ""
     folds = result.runs[0].folds
     of_folds = "" if folds is None else f" x {len(folds.values)} folds"
-    show(f"{len(result.runs)} heads{of_folds}, {how}; {result.seconds:.1f} s")
+    show(f"{len(result.runs)} heads{of_folds}, {how}{pruned}; {result.seconds:.1f} s")
     if folds is not None and not all_diverged:
         show(f"the best: {folds_line(folds)}; it is trained on all {sum(folds.sizes):,} samples")
     if saved is not None:

@@ -47,6 +47,8 @@ class Trained:
     """float32 `(n, k)`, of the validation data after that epoch: logits, or numbers in their units"""
     solved: Mapping[str, Any] | None = None
     """how the penalty of a head that was solved was chosen, JSON-able; None of what was trained step by step"""
+    pruned: bool = False
+    """whether it was ended before its time, as others were better; see `halving`"""
 
 
 def run_stage(

@@ -8,7 +8,7 @@ no longer followed where it is to stop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from headstart.contract.heads import Chain, Heads, HeadsRecipe
 from headstart.data.annotations import REGRESSION
 from headstart.graph import Graph
 from headstart.training.feeds import Feeds, Resident, Streamed
+from headstart.training.halving import Race
 from headstart.training.history import Record
 from headstart.training.job import TrainingJob
 from headstart.training.judging import Judge, judge_of
@@ -48,13 +49,15 @@ def side_by_side(
     advance: Callable[..., None],
     judge: Judge | None = None,
     weights: np.ndarray | None = None,
+    halving: bool = False,
 ) -> list[Trained] | None:
     """What becomes of heads that differ in learning rate and weight decay, and in what they may be trained on;
     None where the backend has no way to train them at once. One that is to stop is no longer followed, and trained
     on with the others until so few are followed that it pays to go on with these alone.
 
     `judge`: what each is validated on; None: what the feeds have for it. `weights`: float32 `(n, h)`, how much
-    each training sample counts for each head; None: for all alike, as the feeds have it.
+    each training sample counts for each head; None: for all alike, as the feeds have it. `halving`: a head is to
+    stop as well where others were better; see `Race`.
     """
     job, jobs = heads_of[0][0], [of for of, _ in heads_of]
     stage = max((stage for _, stage in heads_of), key=lambda stage: stage.epochs)
@@ -68,6 +71,7 @@ def side_by_side(
     if heads is None:
         return None
     followed = [_Head(Best(of.monitor), of.epochs) for _, of in heads_of]
+    race = Race({k: head.best for k, head in enumerate(followed)}, stage.epochs, halving)
     trained = list(range(len(jobs)))
     """the heads that are trained, in their order on the device"""
     # forward, and back to the weights and to what came in
@@ -93,7 +97,13 @@ def side_by_side(
             head.records.append(
                 record_of(job.objective, epoch, losses, accuracy, measured, seconds, share * lr[k])
             )
-            if head.best.better(head.records[-1]) or (head.over and head.params is None):
+            if head.best.better(head.records[-1]):
+                kept.append(k)
+        for k in race.losers(epoch + 1):
+            followed[k].pruned = not followed[k].over
+        for k in under_way:
+            head = followed[k]
+            if head.over and head.params is None and k not in kept:
                 kept.append(k)
             advance(head.epochs - epoch if head.over else 1)
         params = heads.params() if kept else {}
@@ -103,13 +113,16 @@ def side_by_side(
             outputs = judged.outputs.get(k)
             followed[k].outputs = None if outputs is None else outputs.copy()
     return [
-        result_of(
-            stage.plain(head.params or {}),
-            history_of(head.records, head.best),
-            job.objective,
-            head.outputs,
-            judge.data(k),
-            len(jobs),
+        replace(
+            result_of(
+                stage.plain(head.params or {}),
+                history_of(head.records, head.best),
+                job.objective,
+                head.outputs,
+                judge.data(k),
+                len(jobs),
+            ),
+            pruned=head.pruned,
         )
         for k, head in enumerate(followed)
     ]
@@ -127,8 +140,10 @@ class _Head:
     """after its best epoch"""
     outputs: np.ndarray | None = None
     """float32 `(n, classes)`: for its validation samples, after that epoch"""
+    pruned: bool = False
+    """whether others were better, when it would have gone on"""
 
     @property
     def over(self) -> bool:
         """Whether it is trained no further."""
-        return self.best.over or len(self.records) >= self.epochs
+        return self.pruned or self.best.over or len(self.records) >= self.epochs

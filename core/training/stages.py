@@ -145,9 +145,21 @@ def train_stage(
     """Make a trainer for a stage of the job, and train. `about`: JSON-able, what observers are told of the run.
     `begin`: puts the trainer where the stage goes on, and says how far that is and who keeps it; None: it begins.
 
-    SettingError where a wrapped module gives a sample something else in other company; NonFiniteError where
-    `debug_nans` finds a value that is not finite.
+    Raises what `trainer_of` does; NonFiniteError where `debug_nans` finds a value that is not finite.
     """
+    trainer, feeds = trainer_of(job, stage, feeds)
+    observers.stage(stage, about)
+    standing, keep = (None, None) if begin is None else begin(trainer)
+    trained = run_stage(stage, trainer, feeds, observers, standing, keep)
+    observers.done(stage, trained.history)
+    check_kept(stage.kept, stage.params, trained.params)
+    return trained
+
+
+def trainer_of(job: TrainingJob, stage: Stage, feeds: Feeds) -> tuple[Trainer, Feeds]:
+    """A trainer for a stage of the job, and the feeds to train it with.
+
+    SettingError where a wrapped module gives a sample something else in other company."""
     LOG.debug(
         "%s: training %d parameters with %s on %s, %s, %d threads",
         stage.name, count_params(stage.graph), stage.optimizer, job.place.device, job.place.precision,
@@ -158,9 +170,4 @@ def train_stage(
         check_trained(stage.graph, trainer, feeds, job.backend, job.place, job.model.graph)
     if job.settings.debug_nans:
         trainer, feeds = watched(trainer, stage, feeds, job.backend, job.place)
-    observers.stage(stage, about)
-    standing, keep = (None, None) if begin is None else begin(trainer)
-    trained = run_stage(stage, trainer, feeds, observers, standing, keep)
-    observers.done(stage, trained.history)
-    check_kept(stage.kept, stage.params, trained.params)
-    return trained
+    return trainer, feeds

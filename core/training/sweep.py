@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +34,13 @@ from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.checks import in_parts, opened
 from headstart.training.defaults import default_optimizer
 from headstart.training.feeding import Fed, from_cache
-from headstart.training.feeds import Feeds
 from headstart.training.finished import settings_record
 from headstart.training.fold_heads import cross_validated_heads
 from headstart.training.folds import CrossValidated, cross_validated, one_set
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.job import TrainingJob, initial, job_of
 from headstart.training.loop import Trained
-from headstart.training.observers import EpochCallback, LogLine, Observers
+from headstart.training.one_by_one import one_by_one
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.scores.fold_scores import figures_of
@@ -49,7 +48,7 @@ from headstart.training.settings import settings_of
 from headstart.training.side_by_side import most_at_once, side_by_side
 from headstart.training.signatures import documented
 from headstart.training.stage import Stage
-from headstart.training.stages import head_stage, train_stage
+from headstart.training.stages import head_stage
 from headstart.training.tables import sweep_table
 
 if TYPE_CHECKING:
@@ -78,6 +77,10 @@ class Sweep:
     extraction: ExtractionStats | None
     seconds: float
     """wall time of the whole call"""
+    halving: bool
+    """whether the worse half of the heads was ended early, again and again"""
+    pruned: tuple[bool, ...]
+    """of each run: whether it was ended so; its epochs are those that it had until then"""
 
     @property
     def best(self) -> Run:
@@ -89,10 +92,11 @@ class Sweep:
     def table(self) -> list[dict[str, Any]]:
         """An entry for each run, best first: its point of the grid; loss, accuracy, val_loss, val_accuracy,
         val_score and which score that is, of the epoch that was kept; which that is (`best_epoch`) of how many
-        (`epochs`), and whether it diverged. Of folds the validation figures are the means over them, and `folds`
-        has what they are of; the others are of the training on all of the data."""
+        (`epochs`); whether it was `pruned`, by halving, before it had come to its end; and whether it diverged. Of
+        folds the validation figures are the means over them, and `folds` has what they are of; the others are of
+        the training on all of the data."""
         entries = []
-        for run, point in zip(self.runs, self.points, strict=True):
+        for run, point, pruned in zip(self.runs, self.points, self.pruned, strict=True):
             best = run.history.best
             figures = {
                 "loss": best.loss,
@@ -103,6 +107,7 @@ class Sweep:
                 "score": best.score,
                 "best_epoch": run.best_epoch,
                 "epochs": len(run.history),
+                "pruned": pruned,
                 "diverged": run.diverged,
             }
             figures |= {} if run.folds is None else figures_of(run.folds)
@@ -124,6 +129,7 @@ class Sweep:
             "cut": first.cut,
             "settings": dict(first.settings),
             "at_once": self.at_once,
+            "halving": self.halving,
             "seconds": self.seconds,
             "rows": self.table(),
         }
@@ -136,6 +142,7 @@ def sweep(
     val: Dataset | FeatureSet | None = None,
     *,
     grid: Mapping[str, Sequence[float]],
+    halving: bool = False,
     **options: Unpack[SweepOptions],
 ) -> Sweep:
     """Train a head for every point of `grid` on cached features, and rank them on `val`, which data that came in
@@ -145,11 +152,18 @@ def sweep(
     the grid leaves out is the optimiser's own, or `seed`. Everything else is as in `fit` with mode "cached".
     Heads of linear layers and activations (what follows a cut at "avgpool", say) are trained side by side, those
     of one seed in one group; others one after the other.
+    `halving`: again and again the worse half of the heads of one seed is ended early, by the best figure of
+    `monitor` that each has had (successive halving, eta 2). Of the epochs that there are at most, one head is left
+    after a half, two after a quarter, four after an eighth, and so on; the last one goes on until it ends by
+    itself. Until it is ended, a head is what it is without halving. One that starts slowly, as at a low rate, may
+    be lost by it. Heads that are trained one after the other wait for each other in memory.
 
     Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, and whatever
     `extract` raises.
     """
     start = time.perf_counter()
+    if not isinstance(halving, bool):
+        raise SettingError(f"halving={halving!r}; expected True or False")
     settings = settings_of("sweep", options)
     if settings.folds is not None:
         train, val = one_set(train, val, settings.folds), None
@@ -158,6 +172,13 @@ def sweep(
         raise SettingError(
             "val=None: heads are ranked by how well they do on validation data; pass data or features for it, or "
             "folds=5"
+        )
+    if halving and settings.monitor is None:
+        raise SettingError("halving=True with monitor=None: nothing says which heads are better")
+    if halving and settings.folds is not None:
+        raise SettingError(
+            f"halving=True with folds={settings.folds}: heads are ended by how they do on validation data, and "
+            "folds are compared when all of them are trained; leave one of them out"
         )
     points = list(_points(grid))
     job = job_of(model, train, val, settings)
@@ -175,16 +196,15 @@ def sweep(
     source = from_cache(job, cut)
     stages = [head_stage(of, graph, source.standardization) for of in jobs]
     chain = chain_of(graph)
-    room = 1 if chain is None else most_at_once(graph)
+    room = most_at_once(graph)
     trained: dict[int, Trained] = {}
     with track("training heads", sum(stage.epochs for stage in stages)) as advance:
         for group in _groups(jobs, room):
-            heads = None
+            heads, pairs = None, [(jobs[i], stages[i]) for i in group]
             if len(group) > 1 and chain is not None:
-                pairs = [(jobs[i], stages[i]) for i in group]
-                heads = side_by_side(pairs, graph, chain, source.feeds, advance)
+                heads = side_by_side(pairs, graph, chain, source.feeds, advance, halving=halving)
             if heads is None:
-                heads = [_alone(jobs[i], stages[i], source.feeds, advance) for i in group]
+                heads = one_by_one(pairs, source.feeds, advance, halving)
             else:
                 at_once = max(at_once, len(group))
             # what was predicted is kept by whoever scores it, where there is room for that of so many
@@ -214,7 +234,15 @@ def sweep(
     if runs[order[0]].diverged:
         warnings.warn(ALL_DIVERGED.format(count=len(runs)), DivergedWarning, stacklevel=2)
     best_first = [runs[i] for i in order]
-    return Sweep(tuple(best_first), tuple(points[i] for i in order), at_once, best_first[0].extraction, seconds)
+    return Sweep(
+        tuple(best_first),
+        tuple(points[i] for i in order),
+        at_once,
+        best_first[0].extraction,
+        seconds,
+        halving,
+        tuple(trained[i].pruned for i in order),
+    )
 
 
 def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
@@ -273,13 +301,6 @@ def _of_folds(model: Model, job: TrainingJob, jobs: Sequence[TrainingJob]) -> tu
     if side_by_side is not None:
         return side_by_side
     return [cross_validated(model, of, job.settings.seed) for of in jobs], 1
-
-
-def _alone(job: TrainingJob, stage: Stage, feeds: Feeds, advance: Callable[..., None]) -> Trained:
-    with Observers([LogLine(), EpochCallback(lambda stage, record: advance())]) as observers:
-        trained = train_stage(job, stage, feeds, observers, about={})
-    advance(stage.epochs - len(trained.history))
-    return trained
 
 
 def _run(job: TrainingJob, stage: Stage, source: Fed, trained: Trained, seconds: float, train_ids: IdSet) -> Run:

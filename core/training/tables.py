@@ -100,6 +100,7 @@ def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) ->
     """The best `top` entries of `Sweep.table()`, at least one; None: all."""
     axes = [name for name in ("lr", "weight_decay", "seed") if entries and name in entries[0]]
     judged = any(entry["accuracy"] is not None for entry in entries)  # numbers are not right or wrong
+    halved = any(entry.get("pruned") for entry in entries)
     texts = [
         (
             *(f"{entry[name]:g}" for name in axes),
@@ -107,13 +108,15 @@ def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) ->
             "-" if entry["val_loss"] is None else f"{entry['val_loss']:.4f}",
             *([accuracy_text(entry, "accuracy")] if judged else []),
             f"{entry['loss']:.4f}",
+            *([f"{'*' if entry['pruned'] else ''}{entry['epochs']}"] if halved else []),
         )
         for entry in entries[: None if top is None else max(1, top)]
     ]
     several = any(entry.get("score") == "micro_f1" for entry in entries)  # a sample is right if all labels are
     trained = [f"train {'subset ' if several else ''}acc"] if judged else []
-    columns = (*axes, val_score_name(entries), "val loss", *trained, "train loss")
-    return Table(columns, texts, right=tuple(range(len(columns))))
+    columns = (*axes, val_score_name(entries), "val loss", *trained, "train loss", *(["epochs"] if halved else []))
+    legend = "* pruned: ended early, as others were better after as many epochs" if halved else ""
+    return Table(columns, texts, right=tuple(range(len(columns))), legend=legend)
 
 
 INTERVAL_LEGEND = "95 %: what other samples of this kind would give, by resampling."
