@@ -85,14 +85,17 @@ def backend() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of one framework (`@pytest.mark.of`) belong to the environments that have chosen it. What needs no
     framework (`@pytest.mark.neutral`) runs once, in the first one's, not three times; in a module that is marked
-    so, a test may be for each of them all the same (`@pytest.mark.each`)."""
+    in one of these ways, a test may be for each of them all the same (`@pytest.mark.each`)."""
     named = os.environ.get(registry.VARIABLE) or next(iter(registry.installed()), None)
     first = named in (None, registry.names()[0])
     others = [
         item
         for item in items
-        if ((mark := item.get_closest_marker("of")) and mark.args != (named,))
-        or (item.get_closest_marker("neutral") and not item.get_closest_marker("each") and not first)
+        if not item.get_closest_marker("each")
+        and (
+            ((mark := item.get_closest_marker("of")) and mark.args != (named,))
+            or (item.get_closest_marker("neutral") and not first)
+        )
     ]
     if others:
         config.hook.pytest_deselected(items=others)

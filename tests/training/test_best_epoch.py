@@ -27,6 +27,8 @@ UNSTEADY: dict[str, Any] = {
     "standardize": False,
 }
 """a rate with which the validation loss rises and falls"""
+ONCE = pytest.mark.of("torch")
+"""what core decides for every backend in the same way"""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,7 @@ def test_a_run_is_that_of_its_best_epoch(cached: Any, data: tuple[Dataset, Datas
         hs.load(folder, backend=cached.backend)
 
 
+@ONCE
 @pytest.mark.parametrize(("monitor", "figure"), [("accuracy", "val_accuracy"), ("val_accuracy", "val_accuracy")])
 def test_another_score_decides(
     model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any], monitor: str, figure: str
@@ -92,6 +95,7 @@ def test_another_score_decides(
     assert_kept(hs.fit(model, *data, monitor=monitor, **settings, **UNSTEADY), data[1], figure)
 
 
+@ONCE
 def test_without_a_monitor_the_last_epoch_is_kept(
     model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any], cached: Any
 ) -> None:
@@ -103,6 +107,7 @@ def test_without_a_monitor_the_last_epoch_is_kept(
     assert hs.fit(model, data[0], **settings, **UNSTEADY).best_epoch == 6, "without validation data"
 
 
+@ONCE
 def test_frozen_keeps_what_cached_keeps(
     model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any], cached: Any
 ) -> None:
@@ -112,6 +117,7 @@ def test_frozen_keeps_what_cached_keeps(
         np.testing.assert_allclose(frozen.model.params[name], cached.model.params[name], rtol=1e-2, atol=0.05)
 
 
+@ONCE
 @pytest.mark.filterwarnings("ignore::headstart.common.errors.DivergedWarning")  # at that rate, the whole network
 def test_each_stage_of_staged_keeps_its_best(
     model: Any,
@@ -180,6 +186,7 @@ def test_what_stops_early_stops_where_frozen_does(
         assert_kept(each, data[1])
 
 
+@ONCE
 def test_without_validation_data_nothing_can_stop(
     model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any]
 ) -> None:

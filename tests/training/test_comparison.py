@@ -16,6 +16,8 @@ from headstart.data import Dataset
 from headstart.training.comparison import read_comparison
 from headstart.training.run import Run
 
+pytestmark = pytest.mark.of("torch")  # what is made of runs is core's
+
 
 @pytest.fixture(scope="module")
 def data() -> tuple[Dataset, Dataset]:

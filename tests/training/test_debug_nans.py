@@ -95,7 +95,7 @@ def mlp(backend: str, numbers: tuple[Dataset, Dataset]) -> Callable[[Any], Model
     )
 
 
-@pytest.mark.parametrize("mode", ["scratch", "frozen", "staged"])
+@pytest.mark.parametrize("mode", ["scratch", "frozen", pytest.param("staged", marks=pytest.mark.of("torch"))])
 def test_a_healthy_run_is_the_same(
     fit: Fit, mlp: Callable[[Any], Model], numbers: tuple[Dataset, Dataset], mode: str
 ) -> None:
@@ -111,6 +111,7 @@ def test_a_healthy_run_is_the_same(
     assert watched.settings.keys() == plain.settings.keys()
 
 
+@pytest.mark.of("torch")  # core's
 def test_a_healthy_run_from_the_disk(
     fit: Fit, mlp: Callable[[Any], Model], numbers: tuple[Dataset, Dataset]
 ) -> None:

@@ -18,6 +18,8 @@ import headstart as hs
 from headstart.common.errors import DataError, DataWarning, ImageError, SettingError
 from headstart.data import Dataset
 
+pytestmark = pytest.mark.of("torch")  # what comes in is core's
+
 COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220]])
 FAST: dict[str, Any] = {"epochs": 6, "batch_size": 8, "lr": 0.05, "device": "cpu"}
 
@@ -142,6 +144,7 @@ def test_copies_are_warned_of(train: Dataset, backend: str) -> None:
         hs.fit(hs.model("lenet", classes=3), train, train.subset([3, 4, 5]), backend=backend, **FAST)
 
 
+@pytest.mark.each
 def test_whatever_is_predicted(run: hs.Run, tmp_path: Path, backend: str) -> None:
     for kind in range(3):
         Image.fromarray(picture(kind, 7)).save(tmp_path / f"{kind}.png")

@@ -20,6 +20,8 @@ from headstart.training.metrics import softmax
 from headstart.training.sample_texts import weights_of_text
 from headstart.training.validation import Validation
 
+pytestmark = pytest.mark.of("torch")  # what is made of predictions is core's
+
 CLASSES = ("dark", "light", "middle")
 
 
@@ -46,6 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, backend: str) -> tuple[Any, P
     return run, run.save(root / "run"), pictures(root / "test", {"dark": 7, "middle": 9}, seed=1)
 
 
+@pytest.mark.each
 def test_a_runs_scores_are_its_validations(made: Any) -> None:
     run, folder, _ = made
     predicted = run.predict(run.val, device="cpu").argmax(1)

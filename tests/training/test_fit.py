@@ -103,6 +103,9 @@ def shards(cache: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in cache.rglob("*.safetensors")}
 
 
+ONCE = pytest.mark.of("torch")
+"""what core does with every backend in the same way"""
+
 # --- mistakes
 
 
@@ -221,7 +224,7 @@ def test_no_data(fit: Fit, data: tuple[Dataset, Dataset], which: str) -> None:
 # --- arguments are left alone
 
 
-@pytest.mark.parametrize("mode", ["cached", "frozen", "full"])
+@pytest.mark.parametrize("mode", ["cached", *(pytest.param(mode, marks=ONCE) for mode in ("frozen", "full"))])
 def test_nothing_that_was_passed_is_changed(fit: Fit, data: tuple[Dataset, Dataset], mode: str) -> None:
     model = small_model(head=[12])
     params, digest, fresh = dict(model.params), params_digest(model.params), model.fresh
@@ -307,6 +310,7 @@ def test_the_rates_and_settings_are_recorded(fit: Fit) -> None:
     assert run.seconds > 0
 
 
+@ONCE
 def test_label_smoothing_is_in_the_loss_and_not_in_the_validation(fit: Fit, data: Any) -> None:
     """At the first step nothing is trained yet, so its loss follows from the initial weights."""
     model = small_model()
@@ -318,6 +322,7 @@ def test_label_smoothing_is_in_the_loss_and_not_in_the_validation(fit: Fit, data
     assert smooth.history[0].loss == pytest.approx(0.7 * plain.history[0].loss + 0.3 * uniform.mean(), rel=1e-3)
 
 
+@ONCE
 @pytest.mark.parametrize("mode", ["full", "frozen"])
 def test_augmentation_is_used_and_repeats(fit: Fit, lenet: Model, mode: str) -> None:
     settings: dict[str, Any] = {"mode": mode, "epochs": 2}
@@ -332,6 +337,7 @@ def test_augmentation_is_used_and_repeats(fit: Fit, lenet: Model, mode: str) -> 
     assert losses(fit(**settings, augment="none")) == losses(plain)
 
 
+@ONCE
 def test_epochs_are_reported_as_they_end(fit: Fit) -> None:
     calls: list[tuple[str, Record]] = []
     run = fit(epochs=3, on_epoch=lambda stage, record: calls.append((stage, record)))
@@ -343,6 +349,7 @@ def test_epochs_are_reported_as_they_end(fit: Fit) -> None:
     assert [record for _, record in calls] == list(run.history)
 
 
+@ONCE
 def test_an_error_in_the_callback_is_the_callers(fit: Fit) -> None:
     def stop(stage: str, record: Record) -> None:
         raise LookupError("enough")
@@ -381,6 +388,7 @@ def test_the_second_stage_starts_from_the_trained_head(staged: tuple[Any, Any], 
     np.testing.assert_allclose(losses(cached), run.head_history["step_losses"], rtol=1e-4)
 
 
+@ONCE
 def test_staged_augments_its_second_stage(fit: Fit) -> None:
     plain, augmented = (fit(mode="staged", augment=augment) for augment in (None, "flip,crop"))
     assert plain.head_history["step_losses"] == augmented.head_history["step_losses"]
@@ -391,6 +399,7 @@ def test_staged_augments_its_second_stage(fit: Fit) -> None:
 # --- using a run
 
 
+@ONCE
 def test_all_kinds_of_images_predict_the_same(run: Any, data: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     val = data[1]
     pixels = np.stack([val[i].image for i in range(len(val))])
@@ -426,6 +435,7 @@ def test_images_of_differing_sizes_and_modes(run: Any, data: tuple[Dataset, Data
     assert not np.allclose(logits[3], logits[2], atol=1e-2)
 
 
+@ONCE
 def test_what_is_known_of_a_device_is_kept(
     data: tuple[Dataset, Dataset], backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,6 +553,7 @@ def test_a_run_comes_back(
         hs.load(saved)
 
 
+@ONCE
 def test_a_run_with_hidden_layers_and_named_classes_comes_back(
     fit: Fit, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path
 ) -> None:
