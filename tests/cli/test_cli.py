@@ -246,6 +246,7 @@ def test_unknown_option_of_the_process() -> None:
     assert "--nope" in result.err
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_mistake_that_training_finds_is_one_line(here: Cli, photos: Path, backend: str) -> None:
     for option, value, text in (
         ("--epochs", 0, "epochs=0"),
@@ -263,6 +264,7 @@ def test_a_mistake_that_training_finds_is_one_line(here: Cli, photos: Path, back
     assert not shards()
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_broken_image_is_named(here: Cli, photos: Path, backend: str) -> None:
     bad = photos / "dark/3.png"
     bad.write_bytes(bad.read_bytes()[:100])
@@ -314,6 +316,7 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     assert run.model.classes == ("dark", "light")
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_fit_with_images(here: Cli, photos: Path, tmp_path: Path, backend: str) -> None:
     result = here(
         "fit", "--data", photos, "--model", "lenet", "--mode", "full", "--epochs", 1, "--batch-size", 4,
@@ -329,6 +332,7 @@ def test_fit_with_images(here: Cli, photos: Path, tmp_path: Path, backend: str) 
     assert figures["settings"]["schedule"]["kind"] == "cosine"
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_extract(here: Cli, photos: Path, tmp_path: Path, backend: str) -> None:
     arguments: list[object] = ["extract", "--data", photos, "--model", "resnet18_half", "--size", 32]
     arguments += [
@@ -358,6 +362,7 @@ def test_extract(here: Cli, photos: Path, tmp_path: Path, backend: str) -> None:
     assert (figures["extracted"], figures["reused"]) == (0, 16)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_predict_with_a_saved_run(here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str) -> None:
     photos, run = saved
     result = here(
@@ -383,6 +388,7 @@ def test_predict_with_a_saved_run(here: Cli, saved: tuple[Path, Path], tmp_path:
     assert "light" not in single.out
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_predict_with_a_model_as_it_is(photos: Path, tmp_path: Path, backend: str) -> None:
     figures = tmp_path / "p.json"
     result = shell(
@@ -397,6 +403,7 @@ def test_predict_with_a_model_as_it_is(photos: Path, tmp_path: Path, backend: st
     assert {name for name, _ in row["classes"]} <= set(known)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_predict_what_is_no_image(here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str) -> None:
     (tmp_path / "empty").mkdir()
     for path, text in ((tmp_path / "empty", "no image files in"), (tmp_path / "missing.jpg", "missing.jpg")):
@@ -477,6 +484,7 @@ def test_an_empty_cache(here: Cli, tmp_path: Path) -> None:
     assert not FeatureStore().root.exists(), "looking creates nothing"
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_cache_ls_and_info(here: Cli, stored: list[Any], tmp_path: Path, backend: str) -> None:
     result = here("cache", "ls", "--json", tmp_path / "ls.json")
     assert result.code == 0

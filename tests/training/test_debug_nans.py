@@ -111,7 +111,7 @@ def test_a_healthy_run_is_the_same(
     assert watched.settings.keys() == plain.settings.keys()
 
 
-@pytest.mark.of("torch")  # core's
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_healthy_run_from_the_disk(
     fit: Fit, mlp: Callable[[Any], Model], numbers: tuple[Dataset, Dataset]
 ) -> None:

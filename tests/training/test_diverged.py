@@ -73,7 +73,7 @@ def test_a_sweep_ranks_it_last(swept: Any) -> None:
     assert np.isfinite(swept.best.history[-1].val_loss)
 
 
-@pytest.mark.of("torch")  # core's
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_sweep_of_which_every_head_diverged(model: Any, data: tuple[Dataset, Dataset], settings: Any) -> None:
     with pytest.warns(DivergedWarning, match="every one of the 2 heads diverged"):
         swept = hs.sweep(model, *data, grid={"lr": [1e20, 1e21]}, **settings)
@@ -105,7 +105,7 @@ def test_trunks_that_look_sound(data: tuple[Dataset, Dataset], backend: str) -> 
         assert told(model, text, (model.graph.nodes[0], "bias holds NaN")) is text
 
 
-@pytest.mark.of("torch")  # core's
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_report_says_it(swept: Any, lost: Any) -> None:
     runs = {"lost by 1e20": lost, **{f"lr {lr}": run for lr, run in zip(RATES, swept.runs, strict=True)}}
     comparison = hs.comparison(runs)

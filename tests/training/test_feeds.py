@@ -76,6 +76,7 @@ def placed(features: list[FeatureSet], **settings: Any) -> Placement:
 # --- views
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_views_are_what_an_augmented_run_draws(fit: Callable[..., Any]) -> None:
     uncached = fit(mode="frozen", cut=CUT, augment="flip,crop", epochs=4)
     cached = fit(mode="cached", cut=CUT, augment="flip,crop", views=4, epochs=4)
@@ -107,6 +108,7 @@ def test_the_views_come_in_turn(model: Model, data: Any, features: Any, backend:
     assert np.array_equal(fed[2], fed[0]) and not np.array_equal(fed[1], fed[0])
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_more_views_keep_the_first_ones(model: Model, data: Any, backend: str) -> None:
     def extract(views: int, **settings: Any) -> Any:
         settings = {"augment": "flip,crop", "device": "cpu", **settings}
@@ -149,6 +151,7 @@ def test_views_that_make_no_sense_are_refused(model: Model, data: Any, backend: 
 # --- decoded images
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_training_on_decoded_images_is_training_on_images(fit: Callable[..., Any]) -> None:
     plain = fit(mode="full", epochs=2)
     cached = fit(mode="full", epochs=2, cut="input")
@@ -298,6 +301,7 @@ def test_damage_ends_a_streamed_epoch(model: Model, features: Any, backend: str)
 # --- features without images
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_features_train_like_the_data_that_they_are_of(
     fit: Callable[..., Any], features: Any, data: Any, model: Model, backend: str, tmp_path: Path
 ) -> None:
@@ -317,6 +321,7 @@ def test_features_train_like_the_data_that_they_are_of(
     assert np.array_equal(losses(elsewhere), losses(expected))
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_features_of_another_trunk_are_refused(
     fit: Callable[..., Any], features: Any, data: Any, model: Model, backend: str
 ) -> None:

@@ -27,6 +27,7 @@ def kept_words(best: str, length: str) -> str:
     return f"{length}; kept epoch {best.split(' of ')[0]}, the best by val_loss"
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_many_epochs_get_a_line_a_second(caplog: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     *told, _ = lines(caplog, backend, epochs=3)
     assert [line.split(":")[0] for line in told] == ["epoch 1", "epoch 2", "epoch 3"]

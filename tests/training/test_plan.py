@@ -229,6 +229,7 @@ def test_a_plan_of_every_cut(data: hs.data.Dataset, backend: str, tmp_path: Path
     assert again["avgpool"].where == "disk"
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_plan_knows_the_places_that_fit_knows(
     data: hs.data.Dataset, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +251,7 @@ def test_a_plan_knows_the_places_that_fit_knows(
             assert run.settings["features"]["where"] == where
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_plan_of_no_cut_in_particular(data: hs.data.Dataset, backend: str, tmp_path: Path) -> None:
     model = hs.model("lenet", classes=data.classes)
     plan = hs.plan(model, data, backend=backend, batch_size=8, cache=tmp_path)
@@ -266,6 +268,7 @@ def test_mistakes(data: hs.data.Dataset, backend: str, tmp_path: Path) -> None:
         hs.plan(model, data, epochs=0, backend=backend, cache=tmp_path)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_on_the_command_line(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "plan.json"

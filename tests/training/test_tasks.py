@@ -150,6 +150,7 @@ def test_scores_are_scikit_learns(parts: tuple[Dataset, Dataset], trained: tuple
     assert evaluation.loss == pytest.approx(last.val_loss, rel=1e-3)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_what_is_learnt_survives_a_file(
     parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], tmp_path: Path, backend: str
 ) -> None:
@@ -162,6 +163,7 @@ def test_what_is_learnt_survives_a_file(
     assert loaded.evaluate(parts[1]).loss == pytest.approx(run.evaluate(parts[1]).loss)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_predictions_are_written_as_the_task_says(
     trained: tuple[Model, hs.Run], tmp_path: Path, backend: str, capsys: Any, monkeypatch: Any
 ) -> None:
@@ -214,6 +216,7 @@ def test_predictions_are_written_as_the_task_says(
     assert (written.not_finite, written.counts, written.ranges) == (7, {}, {})
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_comparison_shows_what_the_run_says(
     parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], tmp_path: Path, backend: str
 ) -> None:
@@ -242,6 +245,7 @@ def test_a_comparison_shows_what_the_run_says(
     assert all(name in page for name in train.classes)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_training_goes_on_where_it_ended(
     parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], backend: str
 ) -> None:
@@ -278,7 +282,9 @@ def test_the_frameworks_own_model_gives_units(backend: str) -> None:
     assert run.settings["targets"]["mean"] == pytest.approx(mean.tolist())
 
 
-@pytest.mark.parametrize("mode", ["scratch", "full", "staged"])
+@pytest.mark.parametrize(
+    "mode", ["full", *(pytest.param(mode, marks=pytest.mark.of("torch")) for mode in ("scratch", "staged"))]
+)
 def test_everything_can_be_trained(parts: tuple[Dataset, Dataset], mode: str, backend: str) -> None:
     run = hs.fit(model_for(parts[0]), *parts, mode=mode, backend=backend, **{**SETTINGS, "epochs": 1})
     assert run.scores is not None
@@ -390,6 +396,7 @@ class TestObjectives:
         np.testing.assert_array_equal(val.labels, numbers.labels)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_the_best_threshold_is_kept(backend: str, tmp_path: Path) -> None:
     from sklearn.metrics import f1_score
 
@@ -409,6 +416,7 @@ def test_the_best_threshold_is_kept(backend: str, tmp_path: Path) -> None:
     assert hs.load(run.save(tmp_path / "run")).evaluate(val).scores["micro_f1"] == run.scores["micro_f1"]
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_head_that_diverged_is_not_the_best_where_none_has_a_score(backend: str) -> None:
     """Without any label in the validation data there is no F1, of no head."""
     train = data_of("multi")
@@ -421,6 +429,7 @@ def test_a_head_that_diverged_is_not_the_best_where_none_has_a_score(backend: st
     assert [run.history[-1].val_score for run in swept.runs[:2]] == [None, None]
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize(
     ("saved", "said"),
     [
@@ -474,6 +483,7 @@ def test_huber_losses_are_less_of_outliers(backend: str) -> None:
     assert bounded < squared / 2
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_run_knows_the_task_of_a_table_that_does_not_tell_it(
     numbers_run: Path, backend: str, tmp_path: Path
 ) -> None:

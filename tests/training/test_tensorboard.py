@@ -18,6 +18,8 @@ from headstart.training import tensorboard
 from headstart.training.history import Record, Seconds
 from headstart.training.tensorboard import Board
 
+pytestmark = pytest.mark.of("torch")  # what is written is core's
+
 pytest.importorskip("tensorboardX")
 pytest.importorskip("tensorboard")
 
@@ -193,6 +195,7 @@ def test_an_epoch_is_in_the_files_when_it_is_over(written: SimpleNamespace) -> N
     assert written.during.Graph().node
 
 
+@pytest.mark.each
 def test_nothing_changes_by_it(fit: Fit, tmp_path: Path) -> None:
     """Nor does a second run write to the first one's files; without validation data there is no such run."""
     plain = fit(epochs=1)

@@ -16,6 +16,8 @@ from headstart.data import Dataset
 from headstart.training.metrics import softmax
 from headstart.training.validation import Validation, validation_of
 
+pytestmark = pytest.mark.of("torch")  # what is made of predictions is core's
+
 
 @pytest.fixture(scope="module")
 def data() -> tuple[Dataset, Dataset]:
@@ -69,7 +71,7 @@ def test_what_is_no_number_is_taken_for_no_class(data: tuple[Dataset, Dataset]) 
     assert Validation.from_dict(json.loads(json_text(found.as_dict()))) == found
 
 
-@pytest.mark.parametrize("mode", ["cached", "full", "staged"])
+@pytest.mark.parametrize("mode", [pytest.param("cached", marks=pytest.mark.each), "full", "staged"])
 def test_of_a_run(mode: str, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path) -> None:
     """It is the model as it is after the last epoch, and is saved with it."""
     train, val = data

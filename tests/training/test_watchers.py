@@ -17,6 +17,8 @@ from headstart.contract import registry
 from headstart.store.keys import params_digest
 from headstart.testing import small_data
 
+pytestmark = pytest.mark.of("torch")  # the loop is core's
+
 
 @pytest.fixture(scope="module")
 def settings(backend: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

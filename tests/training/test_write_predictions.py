@@ -22,6 +22,8 @@ from headstart.training import predictions
 from headstart.training.metrics import softmax
 from headstart.training.prediction_files import as_text
 
+pytestmark = pytest.mark.of("torch")  # what is written is core's
+
 CLASSES = ("dark", "light", 'of "two", lines')
 
 
@@ -46,6 +48,7 @@ def lines_of(path: Path, delimiter: str = ",") -> list[list[str]]:
         return list(csv.reader(file, delimiter=delimiter))
 
 
+@pytest.mark.each
 def test_csv_has_a_line_an_image_in_their_order(model: Any, photos: Path, tmp_path: Path, backend: str) -> None:
     settings: dict[str, Any] = {"backend": backend, "device": "cpu", "batch_size": 4}
     data = hs.data.images_at(photos)
