@@ -290,6 +290,17 @@ def test_a_wrong_network_shows_on_pictures_that_are_drawn(
     refused(model, tmp_path, monkeypatch, wrong_network(NETWORK[fault]), data=None)
 
 
+def test_small_features_are_no_zeros(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deep network with fresh weights has features of 1e-8. Those that are all zero are right, too."""
+    small = params("conv3.weight", lambda w: 1e-9 * w)(model)
+    wrong = wrong_network(params("conv3.weight", lambda w: 1.1 * w))
+    asked: dict[str, Any] = {"part": "trunk", "backend": "torch", "device": "cpu"}
+    zero = params("conv3.weight", lambda w: 0 * w)(model)
+    assert hs.export(zero, tmp_path / "zero.onnx", validation(), **asked).verification.largest == 0  # type: ignore[union-attr]
+    (tmp_path / "zero.onnx").unlink()
+    refused(small, tmp_path, monkeypatch, wrong, cut="mean", part="trunk")
+
+
 @pytest.mark.parametrize("fault", GRAPH)
 def test_a_wrong_graph(fault: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change, text = GRAPH[fault]

@@ -227,7 +227,7 @@ def _scale(reference: np.ndarray, output: str, request: Request) -> Any:
     if request.half and task != REGRESSION:
         varied = largest  # eleven bits: what varies little is lost in them
     least = LEAST_VARIED_NUMBERS if task == REGRESSION else LEAST_VARIED
-    return np.maximum(np.clip(varied, least * largest, largest), 1e-6)
+    return np.maximum(np.clip(varied, least * largest, largest), np.finfo(np.float32).tiny)  # all may be 0
 
 
 def _with_answers(
