@@ -106,7 +106,7 @@ def onnx_model(
         emitter_of(node)  # what cannot be written is said before anything is built
     weights = {name: model.params[name] for name in graph.param_shapes()}
 
-    graph, params = fold(without_inert(graph), weights, [graph.output])
+    graph, params = fold(without_inert(graph), weights)
     if part != HEAD and pixels and not isinstance(model.preprocess, Arrays):
         graph = graph.normalized(*model.preprocess.affine(), model.preprocess.reverse)
     e = Emission(graph, params, shape, dtype)
