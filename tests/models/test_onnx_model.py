@@ -184,6 +184,20 @@ def test_float16_is_half_as_large_and_close(model: Model, images: np.ndarray, pa
     assert metadata(half)["dtype"] == "float16"
 
 
+@pytest.mark.parametrize("part", ["whole", "head"])
+def test_numbers_in_their_own_units_are_not_rounded_to_float16(
+    model: Model, images: np.ndarray, part: str
+) -> None:
+    """Years around 2001, between which float16 has nothing; or numbers that it does not hold."""
+    for origin in (2001.0, 1e6):
+        params = {**model.params, "fc.bias": model.params["fc.bias"] + np.float32(origin)}
+        years = replace(model, params=params, task="regression")
+        expected = values(years, images)
+        given = {"features": expected["avgpool"].astype(np.float32)} if part == "head" else {"images": images}
+        (output,) = session(onnx_model(years, part=part, dtype="float16")).run(None, given)
+        assert np.abs(output - expected["fc"]).max() < 2e-2 * np.abs(expected["fc"] - origin).max()
+
+
 def test_weights_beyond_float16_are_an_error(model: Model) -> None:
     params = {**model.params, "fc.weight": model.params["fc.weight"] * 1e7}
     with pytest.raises(SettingError, match=r"dtype='float16': 'fc.weight' holds numbers up to .*65,504"):

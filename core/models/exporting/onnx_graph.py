@@ -14,7 +14,7 @@ Invariant: the graph is a function of nodes, weights and number type. Every name
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,10 +84,18 @@ def onnx_library() -> Any:
 class Emission:
     """An ONNX graph that grows node by node."""
 
-    def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], shape: Shape, dtype: str) -> None:
-        """`shape`: of one sample of the graph's input. `dtype`: of weights and arithmetic."""
+    def __init__(
+        self,
+        graph: Graph,
+        params: Mapping[str, np.ndarray],
+        shape: Shape,
+        dtype: str,
+        precise: Collection[str] = (),
+    ) -> None:
+        """`shape`: of one sample of the graph's input. `dtype`: of weights and arithmetic; `precise`: linear
+        layers that have float32 whatever that is, and give it."""
         self.onnx = onnx_library()
-        self.graph, self.params = graph, params
+        self.graph, self.params, self.precise = graph, params, frozenset(precise)
         self.shapes = graph.shapes(shape)
         self.dtype = DTYPES[dtype]
         self.file = self.onnx.ModelProto(ir_version=IR_VERSION)
@@ -143,7 +151,8 @@ class Emission:
         """A parameter of the node as an initializer, changed in layout where a function says so."""
         name = f"{node.name}.{suffix}"
         value = self.params[name]
-        return self.constant(name, value if change is None else change(value))
+        dtype = DTYPES["float32"] if node.name in self.precise else None
+        return self.constant(name, value if change is None else change(value), dtype)
 
     # ---- values
 
@@ -202,7 +211,7 @@ class Emission:
     def output(self, node: str, name: str) -> str:
         """Declare a node's output as one of the file's, channels last and float32. Its name is returned."""
         value = self.value(node, LAST)
-        if self.dtype != DTYPES["float32"]:
+        if self.dtype != DTYPES["float32"] and node not in self.precise:
             self.cast(value, name, "float32")
         else:
             self._rename(value, name)

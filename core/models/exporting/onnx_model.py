@@ -79,7 +79,8 @@ def onnx_model(
     `part`: "whole"; "trunk", from pictures to `features` at the cut; "head", from `features` to the outputs.
     `cut`: a legal cut; None: the model's own. `pixels`: whether the input is `images`, uint8 `(n, h, w, 3)` in RGB
     of the model's size, which are normalised inside; otherwise `pixel_values`, float32 `(n, 3, h, w)`, already
-    preprocessed. `dtype`: "float32" or "float16", of weights and arithmetic; outputs are float32.
+    preprocessed. `dtype`: "float32" or "float16", of weights and arithmetic; outputs are float32, and so is the
+    last layer of a regression.
 
     `OUTPUTS` has the outputs' names. The metadata, all of them texts, are `classes`, `preprocess` (JSON), `task`,
     `threshold` of several labels, `part`, `cut`, `dtype`, `model`, `weights_digest`, `headstart_version` and
@@ -109,7 +110,9 @@ def onnx_model(
     graph, params = fold(without_inert(graph), weights)
     if part != HEAD and pixels and not isinstance(model.preprocess, Arrays):
         graph = graph.normalized(*model.preprocess.affine(), model.preprocess.reverse)
-    e = Emission(graph, params, shape, dtype)
+    # The layer that gives numbers in the targets' own units: float16 would round years to whole ones.
+    exact = part != TRUNK and model.task == REGRESSION and graph[graph.output].op == "linear"
+    e = Emission(graph, params, shape, dtype, (graph.output,) if exact else ())
     if part == HEAD:
         e.input(FEATURES, LAST, "float32")
     elif pixels:

@@ -80,6 +80,8 @@ def _conv(e: Emission, node: Node) -> str:
 def _linear(e: Emission, node: Node) -> str:
     (source,), bias, form = node.inputs, node.attrs["bias"], e.form(node)
     x = e.value(source, form)
+    if node.name in e.precise and e.dtype != DTYPES["float32"]:
+        x = e.cast(x, f"{node.name}/cast", "float32")
     if form == FIRST:  # a convolution of one pixel
         inputs = [x, e.param(node, "weight", lambda weight: weight[:, :, None, None])]
         e.emit("Conv", [*inputs, *([e.param(node, "bias")] if bias else [])], node.name, kernel_shape=(1, 1))
