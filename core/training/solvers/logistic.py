@@ -281,16 +281,16 @@ class _Problem:
     def _preconditioner(self, penalties: Floats) -> Callable[[Floats, NDArray[np.intp]], Floats]:
         """About the inverse of the Hessian: of the curvature that the losses have where nothing is known of a
         sample, times the features' covariance, plus the penalty. Where there are so many features that its factors
-        would not fit, their variances, which are all 1."""
+        would not fit, their variances."""
         from scipy.linalg import cho_factor, cho_solve  # a tenth of a second, for those who need it
 
         shares = (self.w @ self.targets / self.w.sum()).clip(LEAST, 1 - LEAST)
         curvature = float((shares * (1 - shares)).mean())
         distinct, which = np.unique(penalties, return_inverse=True)
-        factors = None
+        variances, factors = self._covariance.diagonal().astype(np.float64), None
         if len(distinct) * self._covariance.nbytes <= NBYTES:
             # what rounding may have made negative
-            slack = (1e-6 if self.dtype == np.float32 else 1e-12) * self.d
+            slack = (1e-6 if self.dtype == np.float32 else 1e-12) * variances.sum()
             eye: NDArray[Any] = np.eye(self.d, dtype=self.dtype)
             factors = [
                 cho_factor(curvature * (self._covariance + slack * eye) + of * eye, overwrite_a=True)
@@ -303,7 +303,7 @@ class _Problem:
                 here = which[heads] == number
                 columns = gradients[here][..., :-1].reshape(-1, self.d)
                 if factors is None:
-                    made = columns / (curvature + distinct[number])
+                    made = columns / (curvature * variances + distinct[number])
                 else:
                     made = cho_solve(factors[number], columns.T.astype(self.dtype), overwrite_b=True).T
                 result[here, ..., :-1] = made.reshape(-1, gradients.shape[1], self.d)
