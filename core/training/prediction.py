@@ -22,7 +22,7 @@ from headstart.data.door import is_frame
 from headstart.data.loader import batches
 from headstart.data.pictures import pictures_of
 from headstart.data.preprocess import Preprocess
-from headstart.data.rows import count, pad, window
+from headstart.data.rows import count, nbytes, pad, window
 from headstart.data.walk import check_on_error
 from headstart.data.workers import check_counts
 from headstart.features.feature_set import FeatureSet
@@ -33,6 +33,8 @@ from headstart.training.objective import unscaled
 from headstart.training.prediction_columns import Reading
 
 SHOWN = 3
+MOST_NBYTES = 1 << 28
+"""of a batch of pictures for an exported file, which may come from anywhere and name any size"""
 
 
 @runtime_checkable
@@ -212,7 +214,8 @@ def logits_of(
     images that cannot be read go on as rows of NaN."""
     if not isinstance(model, Model):
         assert model.preprocess is not None  # or `prepared` has made nothing
-        return model.logits(feed_of(model.preprocess, ready, batch_size, workers, on_error))
+        most = max(1, MOST_NBYTES // max(1, nbytes(model.preprocess.allocate(1))))
+        return model.logits(feed_of(model.preprocess, ready, min(batch_size, most), workers, on_error))
     loaded = registry.load(backend, model.home)
     model, finished = _without_units(model, precision)
     output = model.graph.output

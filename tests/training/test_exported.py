@@ -22,6 +22,7 @@ from headstart.models.exporting import onnx_model as exporting
 from headstart.models.exporting.onnx_model import onnx_model, write_onnx
 from headstart.testing import reference
 from headstart.testing.samples import relative_error, shaken, tiny_model
+from headstart.training import prediction
 from headstart.training.history import History, Record, Seconds
 
 pytest.importorskip("onnx")
@@ -181,6 +182,19 @@ def test_a_file_says_itself_how_it_is_computed(
     assert result.code == 2
     assert f"--{name}" in result.err
     assert result.err.count("\n") == 1
+
+
+def test_batches_are_as_small_as_large_pictures_need(
+    model: Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file from anywhere may say that its pictures have 8192 pixels a side."""
+    file = hs.OnnxModel(written(model, tmp_path / "m.onnx"))
+    monkeypatch.setattr(prediction, "MOST_NBYTES", 2 * 14 * 14 * 3 + 1)
+    sizes: list[int] = []
+    run = file._run
+    monkeypatch.setattr(file, "_run", lambda outputs, rows: sizes.append(len(rows)) or run(outputs, rows))
+    assert relative_error(file.predict(folder), expected(model)) < TOLERANCE
+    assert sizes == [2, 2, 2]
 
 
 def test_what_is_no_file_and_no_count_of_threads(model: Model, tmp_path: Path) -> None:

@@ -355,6 +355,8 @@ def test_a_file_of_tiny_pieces_ends_soon(proto: Any, tmp_path: Path, monkeypatch
     path = saved(proto, tmp_path)
     path.write_bytes(path.read_bytes() + b"\x3a\0" * 10_000)
     assert "it holds two graphs" in refused(path)
+    monkeypatch.setattr(wire, "MOST_NBYTES", 500)
+    assert "its texts have more than 500 bytes" in refused(saved(proto, tmp_path))
     path.write_bytes(b"\x08\x08" * 10_000)
     assert "it is made of more than 5,000 pieces" in refused(path)
 

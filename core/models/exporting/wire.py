@@ -13,6 +13,8 @@ from typing import IO, NamedTuple
 BLOCK_NBYTES = 1 << 16
 MOST_FIELDS = 500_000
 """of all messages together; the largest network of the zoo has a tenth of that"""
+MOST_NBYTES = 1 << 26
+"""of all texts together that are read"""
 LONGEST_VARINT = 10
 NUMBER, TEXT, SINGLE = 0, 2, 5
 """how a field's content is written: a number of seven bits a byte, a length and so many bytes, four bytes"""
@@ -39,7 +41,7 @@ class Wire:
         """`size`: of the file, in bytes."""
         self._file, self.size = file, size
         self._block, self._block_start = b"", 0
-        self._fields_left = MOST_FIELDS
+        self._fields_left, self._nbytes_left = MOST_FIELDS, MOST_NBYTES
 
     def fields(self, start: int, end: int) -> Iterator[Field]:
         """The fields of the message between two places of the file. ValueError where there is none."""
@@ -73,6 +75,9 @@ class Wire:
             raise ValueError(f"{what} is a number, and no text")
         if length > limit:
             raise ValueError(f"{what} has {length:,} bytes; expected at most {limit:,}")
+        self._nbytes_left -= length
+        if self._nbytes_left < 0:
+            raise ValueError(f"its texts have more than {MOST_NBYTES:,} bytes")
         self._file.seek(field.start)
         content = self._file.read(length)
         if len(content) != length:
