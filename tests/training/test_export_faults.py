@@ -239,6 +239,16 @@ def test_what_runs_it_is_wrong(fault: str, model: Model) -> None:
     assert text in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_another_answer_whose_numbers_are_near(model: Model) -> None:
+    """Of a model that is sure of nothing all probabilities are nearly alike, and yet the first class is first."""
+    unsure = params("fc.weight", lambda w: 1e-6 * w)(
+        params("fc.bias", lambda b: np.float32([2e-3, 0, 0, 0]))(model)
+    )
+    opened = Runs(unsure, lambda outputs, rows: {**outputs, "probabilities": outputs["probabilities"][:, ::-1]})
+    with pytest.raises(ExportMismatchError, match="another answer than the run for 12 of 12 given samples"):
+        held(opened)
+
+
 def test_outputs_that_lack_or_are_too_many(model: Model) -> None:
     opened = Runs(model, lambda outputs, rows: outputs)
     assert held(opened).largest < 1e-6

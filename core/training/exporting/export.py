@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,11 @@ def export(
     check_model(model)
     target = expanded(path)
     row = format_for(target, format)
-    request = _request(model, part, cut, pixels, half, backend)
+    request = _request(model, part, cut, pixels, half, backend or row.backend)
     row.check(request, verify)
-    if verify:
-        registry.choose(backend, model.home)
-        registry.check_place(device, "float32")
+    registry.check_place(device, "float32")
+    if verify:  # before anything is written
+        request = replaced(request, backend=registry.choose(request.backend, model.home))
     with staged(target, replace, row.marker) as made:
         with writing(target):
             row.write(request, made)

@@ -67,7 +67,8 @@ class Format:
             ]
             raise ExportError(
                 f"{request.model.name} is a wrapped module, of which headstart knows no graph, and format "
-                f"{self.name!r} is written from one; expected one of {', '.join(others)}"
+                f"{self.name!r} is written from one; expected one of {', '.join(others)}, or part='head' "
+                "(--part head) where its head is a fresh one"
             )
         if self.backend is not None and request.backend != self.backend:
             raise ExportError(

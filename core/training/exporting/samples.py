@@ -23,7 +23,8 @@ from headstart.training.prediction import prepared
 MOST = 63
 """samples, nine batches of seven: a network of 4 GFLOPs runs them in seconds"""
 SEED = 0
-VALIDATION, GIVEN, DRAWN = "validation samples", "given samples", f"random pictures (seed {SEED})"
+VALIDATION, GIVEN = "validation samples", "given samples"
+DRAWN, DRAWN_INPUTS = (f"random {what} (seed {SEED})" for what in ("pictures", "inputs"))
 
 
 class Probes(NamedTuple):
@@ -32,7 +33,7 @@ class Probes(NamedTuple):
     data: Dataset | FeatureSet
     """of features only where a head is exported"""
     words: str
-    """one of `VALIDATION`, `GIVEN` and `DRAWN`"""
+    """one of `VALIDATION`, `GIVEN`, `DRAWN` and `DRAWN_INPUTS`"""
 
 
 def probes(request: Request, data: Any, val: Any) -> Probes:
@@ -50,7 +51,8 @@ def probes(request: Request, data: Any, val: Any) -> Probes:
         return Probes(_spread(_as_data_set(request, data)), GIVEN)
     if isinstance(val, Dataset) or (isinstance(val, FeatureSet) and request.part == HEAD):
         return Probes(_spread(val), VALIDATION)
-    return Probes(_drawn(request.model.preprocess), DRAWN)
+    preprocess = request.model.preprocess
+    return Probes(_drawn(preprocess), DRAWN if isinstance(preprocess, Preprocess) else DRAWN_INPUTS)
 
 
 def _as_data_set(request: Request, data: Any) -> Dataset:
