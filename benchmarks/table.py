@@ -76,6 +76,7 @@ TARGETS: Mapping[str, Target] = {
     "folder": Target("cost", 1.1),
     "64 heads": Target("cost", 4.0),
     "stopping": Target("cost", 1.02),
+    "5 folds": Target("cost", 3.0),
     "ridge path": Target("speed", 5.0),
     "logistic path": Target("speed", 5.0),
     "streaming": Target("speed", 0.8),

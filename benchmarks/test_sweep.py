@@ -1,4 +1,5 @@
-"""64 heads trained at once on one cache, beside one head, epoch by epoch in turn."""
+"""64 heads trained at once on one cache, beside one head, epoch by epoch in turn; and a sweep of 16 settings with
+five folds beside one without, in turn, whole calls."""
 
 from __future__ import annotations
 
@@ -65,3 +66,52 @@ def test_sixty_four_heads_at_once(benchmark: Any, child: Child, size: str) -> No
     gain = facts["heads"] / times
     print(f"\n{child.backend}, {size}: 64 heads in the time of {times:.1f}, {gain:.1f}x one after the other")
     assert gain >= FLOOR
+
+
+FOLDS = {"small": (512, 5, 2000), "large": (2048, 10, 4000)}
+COST = 3.0  # of five folds, in times of none, at most
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def folded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    script = Path(__file__).with_name("folded.py")
+    cache = str(tmp_path_factory.mktemp("cache"))
+    made = Child(request.param, [sys.executable, str(script), request.param, cache])
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("size", FOLDS)
+def test_five_folds_of_sixteen_settings(benchmark: Any, folded: Child, size: str) -> None:
+    columns, classes, rows = FOLDS[size]
+    folded.ask(do="prepare", columns=columns, classes=classes, rows=rows)
+    benchmark.group = f"sweep of 16 rates, {rows} x {columns} features, {classes} classes"
+    plain: list[dict[str, Any]] = []
+    of_folds: list[dict[str, Any]] = []
+    benchmark.pedantic(
+        lambda: of_folds.append(folded.ask(do="sweep", folds=5)),
+        setup=lambda: plain.append(folded.ask(do="sweep", folds=None)),
+        rounds=3,
+        warmup_rounds=1,
+    )
+    # the same data, the same settings: about the same score, and every head side by side
+    assert abs(of_folds[-1]["score"] - plain[-1]["score"]) < 0.08
+    assert (plain[-1]["at_once"], of_folds[-1]["at_once"]) == (16, 80)
+    if benchmark.stats is None:
+        pytest.skip("nothing was timed: --benchmark-disable")
+    # of the processor: whole calls take seconds, in which others may have had the machine
+    cost, peers = (float(np.median([one["processor"] for one in calls[1:]])) for calls in (of_folds, plain))
+    facts = folded.ask(do="facts")
+    table.record(
+        "5 folds of 16 settings",
+        benchmark.group.partition(", ")[2],
+        cost,
+        backend=folded.backend,
+        peer="16 settings",
+        peers=peers,
+        target="5 folds",
+        facts=facts,
+    )
+    benchmark.extra_info.update(facts, times_of_sixteen_settings=cost / peers)
+    print(f"\n{folded.backend}, {size}: 5 folds of 16 settings in the time of {cost / peers:.2f} x 16 settings")
+    assert cost / peers <= COST

@@ -22,6 +22,7 @@ from headstart.contract.running import Trainer
 from headstart.data import Dataset
 from headstart.features.feature_set import FeatureSet
 from headstart.graph import Graph
+from headstart.training.checks import check_data
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import EpochResult, FeatureFeed, Feeds, Resident, Streamed
 from headstart.training.folds import CrossValidated
@@ -92,18 +93,24 @@ class FoldedFeatures:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """float32 `(n, folds)`: how much each sample counts for the heads of each fold, 0 in that fold."""
+        """float32 `(n, folds)`: how much each sample counts for the heads of each fold, 0 in that fold. DataError
+        where what is left of a fold cannot be trained on."""
         columns = np.zeros((len(self.data), len(self.parts)), np.float32)
         for fold, part in enumerate(self.parts):
-            learnt = np.delete(np.arange(len(self.data)), part)
-            of_fold = sample_weights(self.data.subset(learnt), self.job.settings.class_weights)
-            columns[learnt, fold] = 1.0 if of_fold is None else of_fold
+            places = np.delete(np.arange(len(self.data)), part)
+            learnt = self.data.subset(places)
+            check_data(self.job.model, learnt, "train")
+            of_fold = sample_weights(learnt, self.job.settings.class_weights)
+            columns[places, fold] = 1.0 if of_fold is None else of_fold
         return columns
 
     @cached_property
     def sets(self) -> list[Dataset | FeatureSet]:
-        """Each fold's samples."""
-        return [self.data.subset(np.arange(part.start, part.stop)) for part in self.parts]
+        """Each fold's samples. DataError where none of them counts."""
+        sets = [self.data.subset(np.arange(part.start, part.stop)) for part in self.parts]
+        for of_fold in sets:
+            check_data(self.job.model, of_fold, "val")
+        return sets
 
     def result(self, trained: Sequence[Trained]) -> CrossValidated:
         """Of the heads of each fold, of one job."""

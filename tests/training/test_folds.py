@@ -22,7 +22,7 @@ from headstart.common.errors import DataError, SettingError, WeightsError
 from headstart.data.annotations import PARTS
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
-from headstart.testing import small_data, small_model
+from headstart.testing import small_data, tiny_model
 from headstart.training.comparison import read_comparison
 from headstart.training.scores.fold_scores import FoldScores
 
@@ -157,7 +157,7 @@ def test_a_fold_is_what_fit_gives_with_its_validation_data(of: Any, backend: str
     np.testing.assert_allclose(run.predict(features), whole.predict(features), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", [None, "logistic"])
+@pytest.mark.parametrize("solver", [None, pytest.param("logistic", marks=pytest.mark.of("torch"))])
 def test_the_scores_are_those_of_scikit_learns_cross_validation(of: Any, backend: str, solver: Any) -> None:
     model, features = of(images("single", 240))
     run = hs.fit(model, features, folds=4, seed=1, backend=backend, solver=solver)
@@ -168,7 +168,10 @@ def test_the_scores_are_those_of_scikit_learns_cross_validation(of: Any, backend
     np.testing.assert_allclose(run.folds.values, expected, atol=0.08)
 
 
-@pytest.mark.parametrize(("cut", "count", "lr"), [("dropout2", 50, 0.1), ("pool2", 80, 0.003)])
+@pytest.mark.parametrize(
+    ("cut", "count", "lr"),
+    [("dropout2", 50, 0.1), pytest.param("pool2", 80, 0.003, marks=pytest.mark.of("torch"))],
+)
 def test_drawn_labels_are_not_foreseen(of: Any, backend: str, cut: str, count: int, lr: float) -> None:
     """They can be learnt by heart: a head that had seen a fold would know it."""
     model, features = of(noise(count, 1), cut)
@@ -225,7 +228,7 @@ def test_a_fold_without_its_weights_is_another(of: Any, backend: str) -> None:
 def test_other_modes(backend: str, tmp_path: Path, mode: str) -> None:
     train, _ = small_data()
     settings: dict[str, Any] = {"backend": backend, "device": "cpu", "cache": tmp_path, "batch_size": 20}
-    run = hs.fit(small_model(), train, mode=mode, folds=2, max_epochs=3, **settings)
+    run = hs.fit(tiny_model(), train, mode=mode, folds=2, max_epochs=3, **settings)
     assert len(run.folds.values) == 2 and run.validation.samples == len(train)
     assert len(run.history) == run.folds.median_epoch
     assert run.history.best.val_loss is None
@@ -369,14 +372,16 @@ def test_a_point_of_a_sweep_is_what_fit_gives(
 
 
 def test_side_by_side_or_alone_makes_no_difference(
-    swept: Any, single: tuple[Model, FeatureSet, Any], backend: str, monkeypatch: pytest.MonkeyPatch
+    single: tuple[Model, FeatureSet, Any], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, features, run = single
+    model, features, _ = single
+    settings = {"folds": 2, "seed": 3, "backend": backend, **QUICK}
+    together = hs.fit(model, features, **settings)
     monkeypatch.setattr("headstart.training.side_by_side.MAX_NBYTES", 1)
-    alone = hs.fit(model, features, folds=5, seed=3, backend=backend, **QUICK)
-    assert alone.folds.best_epochs == run.folds.best_epochs
-    np.testing.assert_allclose(alone.folds.losses, run.folds.losses, rtol=1e-3)
-    assert alone.folds.values == run.folds.values
+    alone = hs.fit(model, features, **settings)
+    assert alone.folds.best_epochs == together.folds.best_epochs
+    np.testing.assert_allclose(alone.folds.losses, together.folds.losses, rtol=1e-3)
+    assert alone.folds.values == together.folds.values
 
 
 @pytest.mark.of("torch")

@@ -13,7 +13,7 @@ from headstart.common.text import epoch_line
 from headstart.contract.losses import Sigmoid, Softmax, SquaredError
 from headstart.training.history import Seconds
 from headstart.training.loop import record_of
-from headstart.training.measured import Measured, measure
+from headstart.training.measured import Measured, measure, measure_heads
 from headstart.training.metrics import softmax
 from headstart.training.objective import Objective, Scale
 from headstart.training.scores import Scores, scores_of
@@ -128,3 +128,16 @@ def test_an_epochs_line_says_which_accuracy_it_is() -> None:
     ]
     assert ", accuracy 40.0%, val_loss 0.1000, val_accuracy 80.0%" in lines[0]
     assert ", subset accuracy 40.0%, val_loss 0.1000, val_micro_f1 80.0%" in lines[1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("task", OBJECTIVES)
+def test_heads_are_measured_as_each_alone(task: str, weighted: bool) -> None:
+    weights = np.random.default_rng(1).integers(0, 3, N).astype(np.float32) if weighted else None
+    objective, outputs, data = drawn(task, weights)
+    heads = np.stack([outputs, -outputs, outputs[:, ::-1]], 1)
+    heads[3, 1, 0] = np.nan
+    targets = objective.targets(data)
+    alone = [measure(objective, heads[:, k], targets, data) for k in range(3)]
+    for one, other in zip(measure_heads(objective, heads, targets, data), alone, strict=True):
+        np.testing.assert_allclose(np.array(one, float), np.array(other, float), rtol=1e-12)
