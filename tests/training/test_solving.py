@@ -21,6 +21,8 @@ from headstart.training import solving
 from headstart.training.solvers.ridge import working_nbytes
 from headstart.training.solving import FOLDS
 
+pytestmark = pytest.mark.of("torch")  # heads are solved in core
+
 TASKS = {"single": ("dark", "light", "striped"), "multi": ("bright", "red"), "regression": ("lux", "metres")}
 
 
@@ -66,6 +68,7 @@ def numbers(features: FeatureSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return features.numpy().astype(np.float64), features.labels, weights.astype(np.float64)
 
 
+@pytest.mark.each
 def test_ridge_is_scikit_learns(features: tuple[Model, FeatureSet, FeatureSet], backend: str) -> None:
     model, train, val = features
     run = hs.fit(model, train, val, solver="ridge", backend=backend)
@@ -114,6 +117,7 @@ def test_logistic_is_scikit_learns(features: tuple[Model, FeatureSet, FeatureSet
     assert solved["held_out"] == f"{FOLDS} folds" and solved["gradient"] <= 1e-4
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("solver", ["ridge", "logistic"])
 def test_a_solved_run_is_a_run(solver: str, backend: str, tmp_path: Path) -> None:
     """Trained on pictures; saved, loaded, evaluated, shown; watched."""

@@ -258,6 +258,7 @@ def test_in_half_precision(fit: Callable[..., Any], data: tuple[Dataset, Dataset
     assert half.evaluate(data[1], device="cpu").loss == pytest.approx(half.history[-1].val_loss, rel=bar)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_it_is_for_linear_heads(fit: Callable[..., Any]) -> None:
     """What convolutions read, and networks that are trained as a whole, are as without it."""
     for settings in ({"cut": "layer4.0", "mode": "cached"}, {"mode": "full"}):

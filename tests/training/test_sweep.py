@@ -90,6 +90,7 @@ def test_each_head_is_the_one_trained_alone(
         assert {key: run.settings[key] for key in repeated} == {key: alone.settings[key] for key in repeated}
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_the_ranking(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 8, "backend": backend, "dtype": "float32"}
     found = hs.sweep(model, *data, grid={"lr": [1e-6, 1e-4, 0.01]}, **settings)
@@ -148,6 +149,7 @@ def test_one_that_diverges_comes_last(model: Model, data: tuple[Dataset, Dataset
     assert_allclose(found.best.history[-1].loss, alone.history[-1].loss, rtol=2e-4)  # its neighbour does no harm
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_heads_that_cannot_be_side_by_side(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
     """A convolution behind the cut, and dropout: one after the other, and the same as alone."""
     grid = {"lr": [0.001, 0.01]}
@@ -161,6 +163,7 @@ def test_heads_that_cannot_be_side_by_side(model: Model, data: tuple[Dataset, Da
         )
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_groups_of_as_many_as_there_is_room_for(
     model: Model, data: tuple[Dataset, Dataset], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
