@@ -17,7 +17,7 @@ from headstart.common.errors import DivergedWarning, SettingError
 from headstart.data import Dataset
 from headstart.report.build import build
 from headstart.training import metrics
-from headstart.training.prediction import told
+from headstart.training.prediction import LogitBatches, told
 
 RATES = [0.003, 1e20]
 
@@ -100,9 +100,10 @@ def test_trunks_that_look_sound(data: tuple[Dataset, Dataset], backend: str) -> 
     params["conv1.bias"] = np.full_like(params["conv1.bias"], np.nan)
     with pytest.warns(DivergedWarning, match=r"conv1.bias of node 'conv1' \(conv\) holds NaN|not finite"):
         hs.predict(replace(model, params=params), data[1], backend=backend)
-    text = told(model, np.zeros((1, 2)), None)
+    logits = np.zeros((1, 2))
+    assert told(model, logits, LogitBatches(1, iter(()), None, {})) is logits
     with pytest.warns(DivergedWarning, match="lenet gives logits that mean nothing: bias holds NaN. Its training"):
-        assert told(model, text, (model.graph.nodes[0], "bias holds NaN")) is text
+        assert told(model, logits, LogitBatches(1, iter(()), "bias holds NaN", {})) is logits
 
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
