@@ -209,6 +209,10 @@ def test_weights_in_a_file_of_their_own(run: hs.Run, tmp_path: Path, monkeypatch
     logits, _ = given(exported.path, pixels(run.model))
     np.testing.assert_allclose(logits, run.predict(photographs(), device="cpu"), rtol=1e-4, atol=1e-4)
     assert json.loads(said_by(exported.path)["verified"])["samples"] == 12
+    (tmp_path / "other-0123456789abcdef-whole-float32.onnx.data").write_bytes(b"another file's")
+    run.export(exported.path, half=True, replace=True, device="cpu")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["other-0123456789abcdef-whole-float32.onnx.data", data.replace("float32", "float16"), main]
 
 
 # ---- what cannot be

@@ -3,7 +3,9 @@ compute what the model computes, and not before."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -106,6 +108,11 @@ def export(
             with writing(target):
                 row.note(request, made, json.dumps(proof.for_file(), sort_keys=True))
         nbytes = sum(file.stat().st_size for file in made.parent.rglob("*") if file.is_file())
+        names = {entry.name for entry in made.parent.iterdir()}
+    for file in row.beside(Path(os.path.realpath(target))):
+        if file.name not in names:
+            with contextlib.suppress(OSError):  # somebody may be reading it; the export itself is done
+                file.unlink()
     return Exported(target, row.name, part, None if part == WHOLE else request.cut, nbytes, proof)
 
 

@@ -7,7 +7,7 @@ framework writes is the backend's, and its rows join these in `formats`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +38,8 @@ class Format:
     note: Callable[[Request, Path, str], None]
     """writes into its metadata what verification has said; raises OSError"""
     takes: frozenset[str] = frozenset()
+    beside: Callable[[Path], Sequence[Path]] = lambda path: ()
+    """what its exports to a path have put beside that, to be removed where another export replaces them"""
     marker: str = ""
     """of a format that is a folder: a file that every such folder has. "": it is a file"""
     plain: bool = False
@@ -91,6 +93,7 @@ OWN = (
         onnx_file.opened,
         onnx_file.note,
         frozenset({PART, NORMALISED, HALF}),
+        onnx_file.beside,
         written_with=("onnx",),
         run_with=("onnxruntime",),
         install="pip install 'headstart[onnx]'",

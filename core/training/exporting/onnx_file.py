@@ -3,6 +3,7 @@ opened to be verified as those who get it open it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from headstart.common.files import replace_whole
@@ -23,6 +24,14 @@ def write(request: Request, path: Path) -> None:
     about = onnx_model.metadata(proto)
     data_name = f"{path.stem}-{about['weights_digest'][:16]}-{about['part']}-{about['dtype']}{path.suffix}.data"
     onnx_model.write_onnx(proto, path, data_name)
+
+
+def beside(path: Path) -> list[Path]:
+    """The files of weights that `write` has put beside a file of this name."""
+    name = re.compile(
+        rf"{re.escape(path.stem)}-[0-9a-f]{{16}}-({'|'.join(onnx_model.PARTS)})-float(32|16){re.escape(path.suffix)}\.data"
+    )
+    return [file for file in path.parent.iterdir() if name.fullmatch(file.name)]
 
 
 def note(request: Request, path: Path, said: str) -> None:
