@@ -150,9 +150,12 @@ class Moments:
             if sums is not None:
                 self._sums = sums if self._sums is None else self._sums + sums
 
-    def standard(self, centred: bool = True) -> Standard:
+    def standard(self, centred: bool = True, spread: float = 0.0) -> Standard:
         """The map that standardises these rows, in numbers that their dtype holds. `centred`: whether a mean can
-        be taken off; if not, the deviation is that around 0.
+        be taken off; if not, the deviation is that around 0. `spread`: how far apart the channels' deviations
+        may stay, as the deviation of their logarithms. Those that are no further apart are all divided by one
+        number, others are drawn together to that, and none stays further than three times it off the median. The
+        mean of the channels' variances becomes 1; with a `spread` of 0 each channel's variance does.
 
         A channel that does not vary, or is not finite, keeps its scale."""
         assert self._sums is not None, "no row counts"
@@ -164,6 +167,12 @@ class Moments:
             usable &= variance > (DIGITS * np.finfo(self._dtype).eps * mean) ** 2
         mean = np.where(np.isfinite(mean), mean, 0) * centred
         deviation = np.sqrt(np.where(usable, variance, 1))
+        if usable.any():
+            beside = np.log(deviation[usable] / np.median(deviation[usable]))
+            beside *= spread / max(spread, float(beside.std()), SMALLEST)
+            beside = np.exp(beside.clip(-3 * spread, 3 * spread))
+            # steps are as large as of channels that each have a variance of 1
+            deviation[usable] *= np.sqrt((beside**2).mean()) / beside
         return Standard(*(values.astype(self._dtype).astype(np.float64) for values in (mean, deviation)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scalers import scaler_of
 from sklearn.preprocessing import StandardScaler
 
 import headstart as hs
@@ -138,7 +139,7 @@ def test_the_history_and_the_layer_are_a_plain_loops(
     model = small(*SCALES["plus 10"], fresh=fresh)
     train, val = features(model, cut)
     rows = [one.numpy(cut).reshape(len(one), -1, CHANNELS).mean(1) for one in (train, val)]
-    scaler = StandardScaler().fit(rows[0].astype(np.float64))
+    scaler = scaler_of(rows[0])
     run = fit(model, cut=cut)
     weight, bias = started(model)
     if not fresh:  # one that was trained before goes on from what it does
@@ -227,7 +228,7 @@ def test_numbers_are_a_plain_loops(fit: Callable[..., Any], features: Any, backe
     rows = hs.extract(model, train, "avgpool", backend=backend, device="cpu", dtype="float32", cache=cache).numpy()
     run = fit(model, train, val)
     scaler, aim = (
-        StandardScaler().fit(rows.astype(np.float64)),
+        scaler_of(rows),
         StandardScaler().fit(train.labels.astype(np.float64)),
     )
     x, y = scaler.transform(rows), aim.transform(train.labels)
@@ -295,7 +296,7 @@ def test_what_is_streamed_is_mapped_once(features: Any, in_memory: bool) -> None
     for block, weights in feed.stored():
         moments.add(block, weights)
     by = Standardization.of(moments, linear)
-    scaler = StandardScaler().fit(raw.astype(np.float64))
+    scaler = scaler_of(raw)
     np.testing.assert_allclose(by.mean, scaler.mean_, rtol=1e-6)
     np.testing.assert_allclose(by.deviation, scaler.scale_, rtol=1e-5)
     feed.standardize(by)

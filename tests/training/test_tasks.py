@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from own import wrapped
 from PIL import Image
+from scalers import scaler_of
 
 import headstart as hs
 from headstart.cli import main as cli
@@ -130,7 +131,7 @@ def test_scores_are_scikit_learns(parts: tuple[Dataset, Dataset], trained: tuple
     from sklearn.metrics import f1_score, mean_absolute_error
 
     (train, val), (_, run) = parts, trained
-    predictions, last = run.predict(val), run.history[-1]
+    predictions, last = run.predict(val), run.history.best
     evaluation = run.evaluate(val)
     if train.task == "multi":
         expected = f1_score(val.labels, predictions > 0, average="micro")
@@ -230,7 +231,7 @@ def test_a_comparison_shows_what_the_run_says(
     assert {miss.id for miss in run.validation.misses} == set(compared["pictures"])
     (table,) = compared.as_tables()
     low, high = run.scores.interval or (0, 0)
-    value = run.history[-1].val_score
+    value = run.history.best.val_score
     half = f"{50 * (high - low):.1f}" if multi else f"{(high - low) / 2:.2g}"
     text = f"{value:.1%}±{half}" if multi else f"{value:.4g}±{half}"
     assert table.columns[1] == ("val F1" if multi else "val MAE/sd")
@@ -262,14 +263,12 @@ def test_training_goes_on_where_it_ended(
 def test_the_frameworks_own_model_gives_units(backend: str) -> None:
     """One step down the gradient of the squared error of standardised numbers on standardised features, and both
     scales in the layer."""
-    from sklearn.preprocessing import StandardScaler
-
     data = data_of("regression")
     model = model_for(data)
     settings: dict[str, Any] = {"epochs": 1, "batch_size": len(data), "dtype": "float32", "backend": backend}
     run = hs.fit(model, data, cut=BEHIND_DROPOUT, optimizer=hs.SGD(lr=0.1, momentum=0.0), **settings)
     x = hs.extract(model, data, backend=backend, dtype="float32").numpy().astype(np.float64)
-    x = StandardScaler().fit_transform(x)
+    x = scaler_of(x).transform(x)
     weight, bias = (np.zeros(shape) for shape in model.graph[model.graph.output].param_shapes().values())
     mean, deviation = data.labels.mean(0, dtype=np.float64), data.labels.std(0, dtype=np.float64)
     targets = (data.labels - mean) / deviation
