@@ -11,6 +11,7 @@ import pytest
 from headstart.graph import without_inert
 from headstart.models import ARCHITECTURES, architecture
 from headstart.models.exporting.onnx_graph import BATCH, FIRST, LAST, TOKEN, Emission
+from headstart.models.exporting.onnx_model import FEATURES, IMAGES, OUTPUTS, PIXEL_VALUES
 from headstart.models.exporting.onnx_ops import emit_graph
 
 onnx = pytest.importorskip("onnx")
@@ -34,6 +35,8 @@ class Weightless(Emission):
 def test_every_value_has_the_shape_of_its_node(name: str) -> None:
     size = architecture(name).preprocess.size
     graph = without_inert(architecture(name).graph(3, size=size).main)
+    ends = {IMAGES, PIXEL_VALUES, FEATURES, *(end for outputs in OUTPUTS.values() for end in outputs.names)}
+    assert ends.isdisjoint(node.name for node in graph.nodes), "a file would have two values of that name"
     params = {key: np.broadcast_to(np.float32(1), shape) for key, shape in graph.param_shapes().items()}
     e = Weightless(graph, params, (size, size, 3), "float32")
     e.input("pixel_values", FIRST, "float32")
