@@ -59,8 +59,10 @@ class JaxHeads:
         return to_numpy(self._logits(self.carry[0], put(window(inputs, start, stop), self.place)))
 
     def logits_of(self, inputs: Any, start: int, stop: int, numbers: Sequence[int]) -> np.ndarray:
-        places = put(np.array(numbers, np.int32), self.place)
-        return to_numpy(self._logits_of(self.carry[0], put(window(inputs, start, stop), self.place), places))
+        # one program takes the rows and the heads, and computes: of few rows, each call by itself takes longer
+        rows = np.arange(start, min(stop, len(inputs)), dtype=np.int32)
+        asked = put((inputs, rows, np.array(numbers, np.int32)), self.place)
+        return to_numpy(self._logits_of(self.carry[0], *asked))
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: np.array(w) for name, w in self.carry[0].items()}
@@ -89,8 +91,10 @@ class JaxHeads:
             x = x if bias is None else x + bias.astype(dtype)
         return x.astype(jnp.float32)
 
-    def _forward_of(self, weights: Mapping[str, jax.Array], x: jax.Array, places: jax.Array) -> jax.Array:
-        return self._forward({name: w[places] for name, w in weights.items()}, x)
+    def _forward_of(
+        self, weights: Mapping[str, jax.Array], inputs: jax.Array, rows: jax.Array, heads: jax.Array
+    ) -> jax.Array:
+        return self._forward({name: w[heads] for name, w in weights.items()}, inputs[rows])
 
     def _one_step(self, own: Any, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
         """`own`: the heads' rates and weight decays, each `(h,)`. They are arguments, so that a program does not
