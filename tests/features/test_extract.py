@@ -51,6 +51,8 @@ from headstart.testing import relative_error, shaken, small_model
 CUT = "relu4"
 COUNTS = {"daisy": 6, "rose": 5, "tulip": 4}
 TOTAL = sum(COUNTS.values())
+ONCE = pytest.mark.of("torch")
+"""which rows are computed and which are kept, core decides for every backend in the same way"""
 
 Extract = Callable[..., Any]
 
@@ -131,6 +133,7 @@ def test_a_second_extraction_computes_nothing(photos: Path, extract: Extract, mo
     assert first.numpy().shape == (TOTAL, 84)
 
 
+@ONCE
 def test_only_added_images_are_computed(photos: Path, extract: Extract, model: Model, backend: str) -> None:
     extract(photos)
     before = shards()
@@ -144,6 +147,7 @@ def test_only_added_images_are_computed(photos: Path, extract: Extract, model: M
     assert after.classes == ("daisy", "rose", "tulip", "violet")
 
 
+@ONCE
 def test_names_labels_and_times_do_not_matter(photos: Path, extract: Extract) -> None:
     first = extract(photos)
     row = dict(zip(first.ids, first.numpy(), strict=True))
@@ -161,6 +165,7 @@ def test_names_labels_and_times_do_not_matter(photos: Path, extract: Extract) ->
         assert np.array_equal(features, row[id])
 
 
+@ONCE
 def test_an_edited_image_is_new_whatever_its_time_says(
     photos: Path, extract: Extract, model: Model, backend: str
 ) -> None:
@@ -176,6 +181,7 @@ def test_an_edited_image_is_new_whatever_its_time_says(
     assert relative_error(second.numpy(), expected(model, hs.data.folder(photos), CUT, backend)) < 1e-5
 
 
+@ONCE
 def test_a_duplicate_is_stored_once_and_stands_twice(photos: Path, extract: Extract) -> None:
     shutil.copy(photos / "daisy/001.jpg", photos / "tulip/copy.jpg")
     features = extract(photos)
@@ -190,6 +196,7 @@ def test_a_duplicate_is_stored_once_and_stands_twice(photos: Path, extract: Extr
     assert counts(extract(photos)) == (0, TOTAL)
 
 
+@ONCE
 def test_the_same_pixels_in_other_bytes_are_another_sample(photos: Path, extract: Extract) -> None:
     Image.open(photos / "daisy/000.png").save(photos / "daisy/again.bmp")
     features = extract(photos)
@@ -219,6 +226,7 @@ def test_row_i_is_that_of_image_i(photos: Path, backend: str, extract: Extract) 
     assert np.array_equal(extract(repeated, "avgpool", model=model).numpy(), rows[[3, 3, 0]])
 
 
+@ONCE
 def test_a_shuffled_subset_first(photos: Path, extract: Extract, model: Model, backend: str) -> None:
     data = hs.data.folder(photos)
     shuffled = data.subset(np.random.default_rng(1).permutation(TOTAL)[:7])
@@ -230,6 +238,7 @@ def test_a_shuffled_subset_first(photos: Path, extract: Extract, model: Model, b
     assert relative_error(whole.numpy(), expected(model, data, CUT, backend)) < 1e-5
 
 
+@ONCE
 def test_another_cut_is_computed_alone(photos: Path, extract: Extract, model: Model, backend: str) -> None:
     extract(photos, ["pool2", "relu4"])
     before = shards()
@@ -285,12 +294,14 @@ def test_what_changes_features_misses(
     assert counts(extract(photos)) == (0, TOTAL)
 
 
+@ONCE
 def test_the_size_of_images_misses(photos: Path, extract: Extract) -> None:
     small, large = small_model(classes=3), small_model(classes=3, size=48)
     extract(photos, "avgpool", model=small)
     assert counts(extract(photos, "avgpool", model=large)) == (TOTAL, 0)
 
 
+@ONCE
 @pytest.mark.parametrize(
     "change",
     [
@@ -352,6 +363,7 @@ def test_nothing_to_extract(photos: Path, extract: Extract) -> None:
 # --- images that change or cannot be decoded
 
 
+@ONCE
 def test_a_file_that_changes_on_the_way_is_refused(photos: Path, extract: Extract) -> None:
     data = hs.data.folder(photos)
     last = max(range(TOTAL), key=lambda i: data.ids[i])  # samples are visited in the order of their ids
@@ -369,6 +381,7 @@ def _names(photos: Path) -> dict[str, str]:
     return {id: data.source_name(i) for i, id in enumerate(data.ids)}
 
 
+@ONCE
 def test_a_broken_image_is_named_and_the_others_are_kept(
     photos: Path, extract: Extract, model: Model, backend: str
 ) -> None:
@@ -421,6 +434,7 @@ def test_features_that_are_not_numbers(photos: Path, extract: Extract, model: Mo
         assert stored_rows() == 0
 
 
+@ONCE
 def test_a_cache_that_cannot_be(photos: Path, extract: Extract, tmp_path: Path) -> None:
     file = tmp_path / "a-file"
     file.write_text("mine")
@@ -431,6 +445,7 @@ def test_a_cache_that_cannot_be(photos: Path, extract: Extract, tmp_path: Path) 
     assert file.read_text() == "mine"
 
 
+@ONCE
 def test_too_little_space_is_known_before_anything_is_computed(
     photos: Path, extract: Extract, monkeypatch: Any
 ) -> None:
@@ -457,6 +472,7 @@ def flip_a_byte(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
+@ONCE
 def test_a_damaged_shard_is_never_used_and_only_its_rows_are_computed_again(
     photos: Path, extract: Extract
 ) -> None:
@@ -477,6 +493,7 @@ def test_a_damaged_shard_is_never_used_and_only_its_rows_are_computed_again(
     assert relative_error(again.numpy(), good) < 1e-6
 
 
+@ONCE
 def test_a_shard_with_a_damaged_header_stops_the_extraction(photos: Path, extract: Extract) -> None:
     good = extract(photos).numpy()
     (shard,) = shards()
@@ -594,6 +611,7 @@ def test_what_vanishes_in_float16_is_refused(photos: Path, backend: str, tmp_pat
         hs.extract(model, data, "fc1", precision="float16", **settings)
 
 
+@ONCE
 def test_an_interrupt_keeps_what_is_finished(
     photos: Path, extract: Extract, model: Model, backend: str, monkeypatch: Any
 ) -> None:
