@@ -26,6 +26,8 @@ from headstart.data.rows import window
 
 @behind_door("__init__", "put", "epoch", "logits", "params", "keep", "logits_of")
 class JaxHeads:
+    compiles = True
+
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place
         self.before = None

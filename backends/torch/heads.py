@@ -29,6 +29,8 @@ from headstart.graph.fuse import allowed
 
 @behind_door("__init__", "put", "epoch", "logits", "params", "keep", "logits_of")
 class TorchHeads:
+    compiles = False
+
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place
         self.device = device_of(place)

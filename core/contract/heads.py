@@ -78,6 +78,10 @@ class Heads(Trainer, Protocol):
     `(n, h)` weights leave out of a head's training, which are samples of weight 0, none counts as classified
     right."""
 
+    compiles: bool
+    """whether another number of heads is another program, which takes a moment to make: `keep` is then called only
+    where it saves more"""
+
     def logits_of(self, inputs: Any, start: int, stop: int, numbers: Sequence[int]) -> np.ndarray:
         """As `logits`, float32 `(n, len(numbers), classes)`: of the heads of these numbers, from 0 to `h - 1`, in
         this order; one may be named twice. The others cost nothing."""

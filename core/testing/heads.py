@@ -159,7 +159,8 @@ class SideBySide(Suite):
             epochs.append(SimpleNamespace(there=there, losses=losses, right=right, steps=steps, expected=expected))
             epochs[-1].params = heads.params()
         logits = heads.logits(x, 4, 9)
-        return SimpleNamespace(epochs=epochs, logits=logits, known=[by_hand[k].logits(x[4:9]) for k in (0, 2)])
+        known = [by_hand[k].logits(x[4:9]) for k in (0, 2)]
+        return SimpleNamespace(epochs=epochs, logits=logits, known=known, compiles=heads.compiles)
 
     def test_heads_that_are_kept_go_on(self, fewer: SimpleNamespace) -> None:
         """With their parameters, rates, weight decays, and what the optimiser keeps of them."""
@@ -175,6 +176,9 @@ class SideBySide(Suite):
                     error = (name, k, epoch.there)
                     kept = epoch.params[name][place]
                     np.testing.assert_allclose(kept, value, rtol=2e-3, atol=2e-3, err_msg=error)
+
+    def test_heads_say_whether_they_are_compiled_for_their_number(self, fewer: SimpleNamespace) -> None:
+        assert fewer.compiles in (True, False)
 
     def test_heads_that_are_kept_have_their_own_logits(self, fewer: SimpleNamespace) -> None:
         assert fewer.logits.shape == (5, 2, 4)

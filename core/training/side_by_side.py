@@ -26,9 +26,9 @@ from headstart.training.stage import Stage
 from headstart.training.stopping import Best
 
 FEWER, WORTH = 0.75, 2e10
-"""Heads that have stopped are dropped where at most such a share of those in the product is left, and where that
-saves so many multiply-adds at least: a narrower product is another program, and making it takes JAX and TensorFlow
-0.7 s of a core. No clock decides, so that a sweep done twice gives the same bits."""
+"""Heads that have stopped are dropped where at most such a share of those in the product is left; where a narrower
+product is another program, only if that saves so many multiply-adds: making it takes JAX and TensorFlow half a
+second of a core. No clock decides, so that a sweep done twice gives the same bits."""
 
 
 MAX_NBYTES = 1 << 30
@@ -82,7 +82,7 @@ def side_by_side(
         if not under_way:
             break
         saved = (len(trained) - len(under_way)) * (stage.epochs - epoch) * work
-        if len(under_way) <= FEWER * len(trained) and saved >= WORTH:
+        if len(under_way) <= FEWER * len(trained) and (saved >= WORTH or not heads.compiles):
             heads.keep([trained.index(k) for k in under_way])
             weights = None if weights is None else weights[:, [trained.index(k) for k in under_way]]
             trained = under_way

@@ -21,7 +21,7 @@ from headstart.training.history import Record, Seconds
 from headstart.training.stopping import Best, Monitor
 
 CLASSES = ["dim", "red", "green"]
-RATES = [3.0, 0.00001, 0.03, 0.0001, 0.01, 0.001, 0.3, 0.003]
+RATES = [3.0, 0.00001, 0.03, 0.001]
 SETTINGS: dict[str, Any] = {"max_epochs": 16, "patience": 6, "batch_size": 8, "dtype": "float32"}
 
 
@@ -109,7 +109,7 @@ def test_side_by_side_the_winner_is_that_of_a_sweep_without(
     plain = hs.sweep(model, *data, grid=grid, backend=backend, **SETTINGS)
     monkeypatch.setattr(side_by_side, "WORTH", 0)  # the product becomes narrower with each that is ended
     halved = hs.sweep(model, *data, grid=grid, halving=True, backend=backend, **SETTINGS)
-    assert plain.at_once == halved.at_once == 8
+    assert plain.at_once == halved.at_once == 4
     check(plain, halved, 2e-4)
     assert halved.points[0] == plain.points[0]
     assert not halved.pruned[0]
@@ -117,7 +117,7 @@ def test_side_by_side_the_winner_is_that_of_a_sweep_without(
 
 def test_one_after_the_other_they_are_the_same_to_the_bit(data: tuple[Dataset, Dataset], backend: str) -> None:
     """With dropout, whose random numbers go on where they were."""
-    model, grid = made([8, 0.3]), {"lr": [0.03, 0.00001, 0.003]}
+    model, grid = made([8, 0.3]), {"lr": [0.03, 0.00001]}
     settings: dict[str, Any] = {**SETTINGS, "max_epochs": 8, "patience": 8, "batch_size": 16, "device": "cpu"}
     plain = hs.sweep(model, *data, grid=grid, backend=backend, **settings)
     halved = hs.sweep(model, *data, grid=grid, halving=True, backend=backend, **settings)
