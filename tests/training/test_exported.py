@@ -220,11 +220,16 @@ def test_the_command_needs_no_framework_and_not_even_onnx(model: Model, folder: 
     path = written(model, tmp_path / "m.onnx")
     blocker = BLOCKER.format(names={*FRAMEWORKS, "onnx"})
     words = ["headstart", "predict", "--run", str(path), "--json", str(tmp_path / "out.json"), str(folder)]
-    program = f"{blocker}\nsys.argv = {words!r}\nfrom headstart.cli.start import main\nmain()"
+    program = (
+        f"{blocker}\nsys.argv = {words!r}\nfrom headstart.cli.start import main\ntry:\n    main()\nfinally:\n"
+    )
+    program += "    print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "files: 6 images\n")
+    imported = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert not imported & {"sklearn", "scipy", "pandas", "pyarrow", "bokeh", "jinja2"}  # it starts in a moment
     rows = json.loads((tmp_path / "out.json").read_text())
     assert [row["classes"][0][0] for row in rows] == [CLASSES[k] for k in expected(model).argmax(1)]
 
@@ -243,9 +248,7 @@ def test_without_onnxruntime_the_command_says_what_to_install(model: Model, fold
 
 
 @pytest.mark.each
-@pytest.mark.parametrize(
-    "options", [("--top", 3), ("--csv", "out.csv"), ("--on-error", "skip", "--csv", "out.tsv")]
-)
+@pytest.mark.parametrize("options", [("--top", 3), ("--on-error", "skip", "--csv", "out.csv")])
 def test_the_command_says_of_a_file_what_it_says_of_its_run(
     folder: Path,
     tmp_path: Path,
