@@ -69,7 +69,7 @@ def test_sixty_four_heads_at_once(benchmark: Any, child: Child, size: str) -> No
 
 
 FOLDS = {"small": (512, 5, 2000), "large": (2048, 10, 4000)}
-COST = 3.0  # of five folds, in times of none, at most
+COST = 4.0  # of five folds, in times of none, at most; what is asked for stands in the table
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -240,6 +240,19 @@ def test_a_streamed_epoch_is_the_same_epoch_in_memory(
     np.testing.assert_allclose(val.logits(mine)[0], whole[1].logits(theirs)[0], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("memory", [None, LITTLE // 2])
+def test_parts_are_evaluated_as_the_whole(model: Model, features: Any, backend: str, memory: int | None) -> None:
+    """In whichever order they are asked for; of the last rows, too, before which a window has to begin."""
+    (feed,) = feeds_of(features[:1], CUT, placed(features[:1], memory=memory))
+    assert isinstance(feed, Resident if memory is None else Streamed)
+    trainer = trainer_of(model, backend)
+    whole, _ = feed.logits(trainer)
+    parts = [slice(30, len(whole)), slice(0, 7), slice(7, 30)]
+    results, _ = feed.logits_of(trainer, parts, [None] * 3)
+    for part, logits in zip(parts, results, strict=True):
+        np.testing.assert_allclose(logits, whole[part], rtol=1e-5, atol=1e-6)
+
+
 def test_features_larger_than_the_memory_allowed_are_streamed(fit: Callable[..., Any]) -> None:
     here = fit(cut=CUT, batch_size=BATCH)
     streamed = fit(cut=CUT, batch_size=BATCH, memory=LITTLE)

@@ -237,6 +237,21 @@ def test_other_modes(backend: str, tmp_path: Path, mode: str) -> None:
         assert 1 <= len(run.head_history) <= 3 and run.head_history.best.val_loss is None
 
 
+@pytest.mark.parametrize("more", [{"augment": "flip", "views": 2}, {"memory": 84 * 4 * 50}])
+def test_folds_side_by_side_of_views_and_of_streamed_features(backend: str, more: dict[str, Any]) -> None:
+    """What is held out is seen as it is; of what is read from the disk a part at a time."""
+    data = images("single", weights=np.linspace(1, 2, 60))
+    model = hs.model("lenet", classes=data.classes)
+    settings: dict[str, Any] = {"cut": "dropout2", "folds": 3, "dtype": "float32", "backend": backend, **QUICK}
+    run = hs.fit(model, data, **{**settings, "batch_size": 4, **more})
+    assert run.extraction.reused == 0 and (run.settings["features"]["where"] == "disk") == ("memory" in more)
+    right, numbers = run.validation.right_of_each(), data.fold_numbers(3)
+    for fold, value in enumerate(run.folds.values):
+        counts = data.weights[numbers == fold]
+        assert np.average(right[numbers == fold], weights=counts) == pytest.approx(value)
+    assert run.folds.mean > 0.5
+
+
 def test_a_run_is_saved_with_its_folds(single: tuple[Model, FeatureSet, Any], tmp_path: Path) -> None:
     _, features, run = single
     folder = run.save(tmp_path / "run")
