@@ -1,10 +1,12 @@
-"""`headstart WORDS`, in this process: what tests of commands share."""
+"""What tests of commands share: `headstart WORDS`, in this process, and processes that are interrupted."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from headstart.cli import main as cli
@@ -29,3 +31,14 @@ def headstart(*words: object) -> Result:
     finally:
         sys.argv = before
     return Result(code or 0, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def heeded_ctrl_c() -> Iterator[None]:
+    """What is started here ends by SIGINT, though these tests themselves may be what a shell has started in the
+    background: with SIGINT ignored, which children inherit."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

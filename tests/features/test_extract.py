@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import heeded_ctrl_c
 from PIL import Image
 
 import headstart as hs
@@ -711,7 +712,10 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path, backend: str) -> None:
         "cpu",
     ]
     slow = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slow) as child:
+    with (
+        heeded_ctrl_c(),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slow) as child,
+    ):
         wait_for_shards(child, 3)
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)

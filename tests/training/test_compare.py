@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import heeded_ctrl_c
 from PIL import Image
 from sensible_options import SENSIBLE
 
@@ -545,8 +546,12 @@ def interrupt(arguments: list[str], environment: dict[str, str], ready: Callable
     processes end. Returns exit code and standard error."""
     with (
         tempfile.NamedTemporaryFile() as said,
+        heeded_ctrl_c(),
         subprocess.Popen(
-            arguments, stdout=subprocess.DEVNULL, stderr=said, env={**os.environ, **environment}
+            arguments,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env={**os.environ, **environment},
         ) as parent,
     ):
         deadline = time.monotonic() + 120
@@ -554,7 +559,12 @@ def interrupt(arguments: list[str], environment: dict[str, str], ready: Callable
             time.sleep(0.005)
         started = children(parent.pid)
         parent.send_signal(signal.SIGINT)
-        parent.wait(60)
+        try:
+            parent.wait(60)
+        except subprocess.TimeoutExpired:
+            for process in (*started, parent.pid):
+                os.kill(process, signal.SIGKILL)
+            raise
         err = Path(said.name).read_text()
     assert len(started) == 1, err
     assert not any(map(is_running, started))
