@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scalers import scaler_of
 
 
 def problem(n: int = 90, d: int = 6, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -19,9 +20,7 @@ def problem(n: int = 90, d: int = 6, classes: int = 3, seed: int = 0) -> tuple[n
 
 
 def standardised(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    mean = np.average(rows, 0, weights)
-    deviation = np.sqrt(np.average((rows - mean) ** 2, 0, weights))
-    return np.asarray((rows - mean) / np.where(deviation > 0, deviation, 1))
+    return np.asarray(scaler_of(rows, weights).transform(rows.astype(np.float64)))
 
 
 class Blocks:

@@ -13,13 +13,14 @@ SPREAD = 0.5
 """as README and docs/defaults.md say; not read from the code that is tested"""
 
 
-def scaler_of(rows: np.ndarray) -> Any:
+def scaler_of(rows: np.ndarray, weights: np.ndarray | None = None) -> Any:
     """A StandardScaler of `(n, channels)` of which the scales are evened: how many times wider than the middle one
     a channel is, is raised to the power that leaves its logarithms a spread of at most `SPREAD`, and bounded by
-    three times that; the mean variance is 1. A constant channel keeps its scale."""
+    three times that; the mean variance is 1. A constant channel keeps its scale. `weights`: of the rows."""
     rows = rows.astype(np.float64)
-    scaler = StandardScaler().fit(rows)
-    varying = np.flatnonzero((rows != rows[0]).any(0))
+    scaler = StandardScaler().fit(rows, sample_weight=weights)
+    counting = rows if weights is None else rows[weights > 0]
+    varying = np.flatnonzero((counting != counting[0]).any(0))
     if len(varying):
         middle = statistics.median(scaler.scale_[varying])
         times = [math.log(scaler.scale_[channel] / middle) for channel in varying]
@@ -27,5 +28,6 @@ def scaler_of(rows: np.ndarray) -> Any:
         for channel, logarithm in zip(varying, times, strict=True):
             kept = max(-3 * SPREAD, min(3 * SPREAD, power * logarithm))
             scaler.scale_[channel] /= math.exp(kept)
-        scaler.scale_[varying] *= np.sqrt(((rows - scaler.mean_) / scaler.scale_)[:, varying].var(0).mean())
+        mapped = ((rows - scaler.mean_) / scaler.scale_)[:, varying]
+        scaler.scale_[varying] *= np.sqrt(np.average(mapped**2, 0, weights).mean())
     return scaler

@@ -6,10 +6,6 @@ same knowledge, and a learning rate that fits the one fits the other not at all.
 map, of the training part, where core feeds them; backends know nothing of it. After the training the map goes into
 the first linear layer, and whatever is predicted with, saved and exported is that layer alone.
 
-How much a channel varies beside the others is knowledge too: a trunk that was trained has its wide channels where
-they tell classes apart, and divided each by its own deviation they lose up to three points (docs/defaults.md). So
-all are divided by one number, unless they are further apart than trunks leave them.
-
 Invariant: the store keeps features as the trunk gives them; `frozen` gets the map that `cached` has.
 """
 
@@ -29,9 +25,6 @@ from headstart.training.moments import Moments, Standard
 
 PASSED = ("global_avg_pool", "adaptive_avg_pool", "flatten")
 MAPPED = "standardized"
-SPREAD = 0.5
-"""of the logarithms of the channels' deviations. Trained trunks leave 0.3 to 0.6 on photographs, random ones 0.8;
-on digits, of which many channels see nothing, it is 2"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +38,7 @@ class Standardization(Standard):
     @classmethod
     def of(cls, moments: Moments, readers: Readers) -> Standardization:
         """That of the features that these layers read."""
-        standard = moments.standard(readers.centred, SPREAD)
+        standard = moments.standard(readers.centred)
         return cls(standard.mean, standard.deviation, readers.layers)
 
     def folded(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

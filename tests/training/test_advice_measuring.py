@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scalers import scaler_of
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 
 import headstart as hs
 from headstart.common.errors import CutError, DataError, SettingError, UnknownNameError
@@ -44,7 +44,7 @@ def each() -> list[Any]:
 
 def by_sklearn(x: np.ndarray, y: np.ndarray, folds: list[Any], penalty: float) -> np.ndarray:
     """Held-out predictions, of features that are standardised by all samples."""
-    x, predicted = StandardScaler().fit_transform(x), np.zeros_like(y, dtype=np.float64)
+    x, predicted = scaler_of(x).transform(x), np.zeros_like(y, dtype=np.float64)
     for fold in folds:
         others = np.setdiff1d(np.arange(len(x)), fold)
         predicted[fold] = Ridge(alpha=penalty * len(others)).fit(x[others], y[others]).predict(x[fold])
@@ -62,7 +62,7 @@ def test_classes() -> None:
     assert figures.score == pytest.approx(max(expected)) and figures.error == pytest.approx(1 - figures.score)
     assert figures.interval is not None and figures.interval[0] < figures.score < figures.interval[1]
     assert figures.seen > figures.score
-    scaled = StandardScaler().fit_transform(x)
+    scaled = scaler_of(x).transform(x)
     assert figures.silhouette == pytest.approx(silhouette_score(scaled, labels, metric="cosine"), abs=1e-5)
     near = np.zeros(N, np.int64)
     for fold in each():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_problems import Blocks, problem, standardised
+from scalers import scaler_of
 from sklearn.linear_model import LogisticRegression
 
 from headstart.common.errors import DataError, SettingError
@@ -103,7 +104,7 @@ def test_smoothed_targets() -> None:
     targets = np.eye(3)[labels] * 0.7 + 0.1
     path = logistic(rows, targets, [0.05], bar=BAR)
     x = standardised(rows, np.ones(len(rows)))
-    scale = rows.std(0)
+    scale = scaler_of(rows).scale_
     gradient = (probabilities(path, 0, rows) - targets).T @ x / len(x) + 0.05 * path.weight[0] * scale
     assert np.abs(gradient).max() < 1e-6
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.preprocessing import StandardScaler
+from scalers import scaler_of
 
 from headstart.training.moments import Moments, Standard
 
@@ -37,18 +37,18 @@ def test_what_comes_first_does_not_matter() -> None:
     dead_last = Moments()
     for block in np.array_split(rows[::-1], 7):
         dead_last.add(np.ascontiguousarray(block))
-    scaler = StandardScaler().fit(rows.astype(np.float64))
+    scaler = scaler_of(rows)
     for moments in (Moments.of(rows), dead_last):
         np.testing.assert_allclose(moments.standard().deviation, scaler.scale_, rtol=1e-6)
     alone = Moments()
     alone.add(rows, (np.arange(len(rows)) >= 5000).astype(float))
-    scaler = StandardScaler().fit(rows[5000:].astype(np.float64))
+    scaler = scaler_of(rows[5000:])
     np.testing.assert_allclose(alone.standard().deviation, scaler.scale_, rtol=1e-5)
 
 
 def test_float64_is_summed_as_it_is() -> None:
     rows = np.random.default_rng(0).normal(1e6, 1e-3, (3000, 3))
-    standard, scaler = Moments.of(rows).standard(), StandardScaler().fit(rows - 1e6)
+    standard, scaler = Moments.of(rows).standard(), scaler_of(rows - 1e6)
     np.testing.assert_allclose(standard.deviation, scaler.scale_, rtol=1e-6)
     np.testing.assert_allclose(standard.applied(rows), scaler.transform(rows - 1e6), atol=1e-6)
     assert standard.applied(rows).dtype == np.float64

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import headstart
+from scalers import scaler_of
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import headstart as hs
@@ -57,9 +58,8 @@ def features(
 
 
 def standardised(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = np.average(rows, 0, weights)
-    deviation = np.sqrt(np.average((rows - mean) ** 2, 0, weights))
-    return mean, np.where(deviation > 0, deviation, 1)
+    scaler = scaler_of(rows, weights)
+    return scaler.mean_, scaler.scale_
 
 
 def numbers(features: FeatureSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
