@@ -191,7 +191,7 @@ def test_predictions_are_written_as_the_task_says(
             found = np.array([[float(row[name]) for name in TARGETS] for row in rows])
             np.testing.assert_allclose(found, outputs, rtol=1e-5, atol=1e-6)
             assert found[:, 0].min() > 1800, "years, as the user has them"
-            assert f"year {outputs[:, 0].min():.4g}"[:8] in said
+            assert f"year {outputs[:, 0].min():.6g}"[:8] in said
         else:
             assert list(rows[0]) == ["file", "labels", *(f"probability_{name}" for name in LABELS)]
             p = run.probabilities(files, device="cpu")
