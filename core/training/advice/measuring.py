@@ -15,7 +15,6 @@ import numpy as np
 from headstart.common.errors import DataError
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.samples import Samples
-from headstart.data.splits import folds_of
 from headstart.training.advice.held_out import Positions, Solved, Target, neighbours, solved, standardised
 from headstart.training.advice.logme import logme
 from headstart.training.scores import scores_of
@@ -85,8 +84,9 @@ def folds_for(data: Samples, seed: int) -> list[Positions] | None:
         )
     if groups is None and distinct == len(data) <= FEW:
         return None
-    folds = folds_of(lambda: data.ids, data.annotations, min(FOLDS, distinct), seed, data.name)
-    return [fold.astype(np.int64) for fold in folds]
+    count = min(FOLDS, distinct)
+    numbers = data.fold_numbers(count, seed)
+    return [np.flatnonzero(numbers == fold) for fold in range(count)]
 
 
 def measure(
