@@ -110,7 +110,7 @@ def plain(text: str) -> bool:
 
 
 def test_nothing_printed_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    table = Table(("name", HOSTILE), [(HOSTILE, HOSTILE)], title=HOSTILE)
+    table = Table(("name", HOSTILE), [(HOSTILE, HOSTILE)], title=HOSTILE, note=f"below {HOSTILE}")
     with streams.standard_streams():
         print(HOSTILE)
         print(HOSTILE, file=sys.stderr)
@@ -119,7 +119,8 @@ def test_nothing_printed_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -
     rendering.show_legend(HOSTILE)
     out, err = capsys.readouterr()
     assert plain(out) and plain(err)
-    assert out.count("[/x][bold]:smile:") >= 4, "and nothing in it is markup"
+    assert out.count("[/x][bold]:smile:") >= 5, "and nothing in it is markup"
+    assert "below" in out
 
 
 def test_a_terminal_keeps_its_colours_and_nothing_else() -> None:
