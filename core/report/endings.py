@@ -28,11 +28,13 @@ class Ending:
     """the score by which the kept one is the best; None: nothing decided, and the last one was kept"""
     stage: str = ""
     """"head" or "all" where there were both"""
+    of_folds: bool = False
+    """whether it is over where folds had their best epoch, in the middle of them; the last is kept then"""
 
     @property
     def early(self) -> bool:
         """Whether it stopped before the last epoch that there might have been."""
-        return self.most is not None and self.trained < self.most
+        return self.most is not None and self.trained < self.most and not self.of_folds
 
     @property
     def words(self) -> str:
@@ -40,7 +42,9 @@ class Ending:
         text = f"{self.trained} epoch{'' if self.trained == 1 else 's'}"
         if self.early:
             text = f"stopped after {self.trained} of at most {self.most} epochs"
-        if self.monitor is not None:
+        if self.of_folds:
+            text = f"trained for {self.trained} of {self.most} epochs, the median of the folds' best"
+        elif self.monitor is not None:
             text += f"; kept epoch {self.kept}, the best by {self.monitor}"
         elif self.trained > 1 or self.early:
             text += "; kept the last" if self.kept == self.trained else f"; kept epoch {self.kept}"
@@ -79,8 +83,16 @@ def _ending(records: Sequence[Mapping[str, Any]], kept: Any, about: Any, monitor
     figure = "val_loss" if monitor == "val_loss" else "val_score"
     value = records[kept - 1].get(figure, records[kept - 1].get("val_accuracy"))
     decided = isinstance(monitor, str) and finite(value) is not None
+    of_folds = isinstance(about, Mapping) and isinstance(about.get("ended_after"), int)
     return [
-        Ending(len(records), kept, most if isinstance(most, int) else None, monitor if decided else None, stage)
+        Ending(
+            len(records),
+            kept,
+            most if isinstance(most, int) else None,
+            monitor if decided else None,
+            stage,
+            of_folds,
+        )
     ]
 
 

@@ -283,6 +283,7 @@ def test_a_comparison_has_the_folds_figures(single: tuple[Model, FeatureSet, Any
     (table,) = figures.as_tables()
     half = (run.folds.interval[1] - run.folds.interval[0]) / 2
     assert table.columns[1] == "acc, 5 folds"
+    assert f"trained for {run.best_epoch} of 12 epochs, the median of the folds' best" == table.note
     assert table.rows[0][1] == f"{run.folds.mean:.1%}±{100 * half:.1f}"
     page = figures.html()
     assert "<h2>Folds</h2>" in page and f"for {run.best_epoch} epochs, the folds&#39; median best" in page
