@@ -34,6 +34,7 @@ SPREAD = 0.5
 """of the logarithms of the channels' deviations. Trained trunks leave 0.3 to 0.6 on photographs, random ones 0.8;
 on digits, of which many channels see nothing, it is 2"""
 SMALLEST = 1e-72  # of a variance; 1 / deviation and what it makes of weights are to be numbers of float32
+LEAST_SQUARES = 1e-30  # added up in float32: below, what is lost of the smallest of them shows
 DIGITS = 4  # a channel varies if its deviation is more than so many times what its mean is rounded by
 
 
@@ -107,7 +108,13 @@ class _Sums:
             off = x - near
             weighted = off if weights is None else off * weights[:, None].astype(x.dtype)
             shift = weighted.sum(0, dtype=np.float64) / count
-            squares = np.einsum("nc,nc->c", weighted, off).astype(np.float64) - count * shift**2
+            squares = np.einsum("nc,nc->c", weighted, off).astype(np.float64)
+            # of numbers above 1e19 or below 1e-19 float32 holds no squares, or only some of their digits
+            beyond = ~np.isfinite(squares) | (squares < LEAST_SQUARES) if x.dtype == np.float32 else None
+            if beyond is not None and beyond.any():
+                pair = (array[:, beyond].astype(np.float64) for array in (weighted, off))
+                squares[beyond] = np.einsum("nc,nc->c", *pair)
+            squares -= count * shift**2
             return cls(count, near + shift, squares.clip(0))
 
     def __add__(self, other: _Sums) -> _Sums:

@@ -62,6 +62,22 @@ def test_the_map_is_of_numbers_that_its_rows_can_hold() -> None:
         np.testing.assert_array_equal(values, values.astype(np.float32))
 
 
+@pytest.mark.parametrize("scale", [1e20, 1e-20, 1e-23, 1e-30])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_squares_that_float32_does_not_hold(scale: float, weighted: bool) -> None:
+    """Beside a channel of usual size, and one that does not vary."""
+    rows = np.random.default_rng(0).standard_normal((1500, 3)).astype(np.float32)
+    rows[:, 1] *= np.float32(scale)
+    rows[:, 2] = scale
+    weights = np.arange(1500) % 3 / 2 if weighted else None
+    standard = Moments.of(rows, weights).standard()
+    off = rows.astype(np.float64) - np.average(rows.astype(np.float64), 0, weights)
+    expected = np.sqrt(np.average(off[:, :2] ** 2, 0, weights))
+    np.testing.assert_allclose(standard.deviation[:2], expected, rtol=1e-5)
+    assert standard.deviation[2] == 1
+    assert not standard.applied(rows)[:, 2].any()
+
+
 def test_a_layer_is_folded() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(3, [0.1, 2, 30], (50, 3))
