@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Sequence
 from weakref import WeakSet
 
+import numpy as np
+
 from headstart.common.errors import DataWarning
 from headstart.data.dataset import Dataset
 from headstart.data.samples import Samples
@@ -55,6 +57,22 @@ def warn_of_copies(train: Samples, val: Samples | None) -> None:
             f"{len(at_odds)} {'picture has' if len(at_odds) == 1 else 'pictures have'} more than one label, which "
             "no model can learn: "
             f"{_few(list(at_odds.values()))}. Keep one of each"
+        )
+
+
+def warn_of_copies_across(data: Samples, folds: np.ndarray) -> None:
+    """A DataWarning for samples of which there are copies in another fold, as where one picture is in several
+    groups. `folds`: int `(n,)`, which fold each sample is in."""
+    first: dict[str, int] = {}
+    leaked: list[str] = []
+    for i, id in enumerate(data.ids):
+        k = first.setdefault(id, i)
+        if folds[k] != folds[i]:
+            leaked.append(f"{_name(data, i)} is {_name(data, k)}" if len(leaked) < SHOWN else "")
+    if leaked:
+        _warn(
+            f"{len(leaked)} of {len(data)} samples are exact copies of samples in another fold, so the folds' figures "
+            f"are too good: {_few(leaked)}. Leave them out, or have copies in one group"
         )
 
 

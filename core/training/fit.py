@@ -15,7 +15,7 @@ from headstart.common.errors import DivergedWarning
 from headstart.common.log import LOG
 from headstart.common.text import folds_line
 from headstart.data import Dataset
-from headstart.data.copies import warn_of_copies
+from headstart.data.copies import warn_of_copies, warn_of_copies_across
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
@@ -74,6 +74,8 @@ def fit(
     check_solvable(job)
     checkpoints = checkpoints_of(job)
     warn_of_copies(job.train, job.val)
+    if settings.folds is not None:
+        warn_of_copies_across(job.train, job.train.fold_numbers(settings.folds, settings.seed))
     warn_frozen(job.model, job.mode)
     watching = tuple(_observers(job))
     say(job.train, job.val)

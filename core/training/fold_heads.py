@@ -84,8 +84,8 @@ class FoldedFeatures:
         """where each fold's samples lie"""
         # of augmented views, what is held out is seen as it is
         plain = self.data if job.settings.views is not None else None
-        weights = None if job.weights is None else job.weights[self.order]
-        self.source: Fed = from_cache(replace(job, train=self.data, val=plain, weights=weights), cut)
+        # the map that standardises goes by what the data say: class weights come of labels, held out ones too
+        self.source: Fed = from_cache(replace(job, train=self.data, val=plain, weights=self.data.weights), cut)
         feeds = self.source.feeds
         train, held_out = feeds.train, feeds.val or feeds.train
         assert isinstance(train, Resident | Streamed) and isinstance(held_out, Resident | Streamed)

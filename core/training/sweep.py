@@ -24,7 +24,7 @@ from headstart.contract import registry
 from headstart.contract.heads import chain_of
 from headstart.contract.optimizers import Optimizer, optimizer_of
 from headstart.data import Dataset
-from headstart.data.copies import warn_of_copies
+from headstart.data.copies import warn_of_copies, warn_of_copies_across
 from headstart.data.id_set import IdSet
 from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
@@ -61,6 +61,7 @@ ALL_DIVERGED = (
     "lower learning rates"
 )
 AXES = ("lr", "weight_decay", "seed")
+NUMBERS = {"integers": (int, np.integer), "numbers": (int, np.integer, float, np.floating)}
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ def sweep(
     cut = job.cut
     assert cut is not None
     warn_of_copies(job.train, job.val)
+    if settings.folds is not None:
+        warn_of_copies_across(job.train, job.train.fold_numbers(settings.folds, settings.seed))
     graph = job.model.graph.after(cut, job.model.input_shape)
     say(job.train, job.val)
     default = optimizer_of(settings.optimizer, default_optimizer(graph, False), None)
@@ -255,13 +258,13 @@ def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
     for name, values in lists.items():
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
             raise SettingError(f"grid[{name!r}]={values!r}; expected a list of values")
+        kind = "integers" if name == "seed" else "numbers"
+        if not all(isinstance(value, NUMBERS[kind]) and not isinstance(value, bool) for value in values):
+            raise SettingError(f"grid[{name!r}]={values!r}; expected a list of {kind}")
         if len(set(values)) < len(values):
             raise SettingError(
                 f"grid[{name!r}]={values!r} has a value twice; the same head would be trained twice"
             )
-        whole = name != "seed" or all(isinstance(value, int | np.integer) for value in values)
-        if not whole or any(isinstance(value, bool) for value in values):
-            raise SettingError(f"grid['seed']={values!r}; expected integers")
     for point in itertools.product(*grid.values()):
         # numpy's numbers as Python's, which can be written as JSON
         yield {name: np.asarray(value).item() for name, value in zip(grid, point, strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import headstart as hs
-from headstart.common.errors import DataError, SettingError, WeightsError
+from headstart.common.errors import DataError, DataWarning, SettingError, WeightsError
 from headstart.data.annotations import PARTS
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.testing import small_data, tiny_model
 from headstart.training.comparison import read_comparison
+from headstart.training.fit import fit
+from headstart.training.fold_heads import cross_validated_heads
+from headstart.training.job import job_of
 from headstart.training.scores.fold_scores import FoldScores
+from headstart.training.settings import settings_of
 
 TASKS = {"single": ("dark", "light", "striped"), "multi": ("bright", "red"), "regression": ("lux", "metres")}
 QUICK: dict[str, Any] = {"batch_size": 16, "max_epochs": 12, "lr": 0.03}
@@ -178,6 +183,41 @@ def test_drawn_labels_are_not_foreseen(of: Any, backend: str, cut: str, count: i
     run = hs.fit(model, features, folds=4, backend=backend, batch_size=16, lr=lr, monitor=None)
     assert run.history[-1].accuracy > 0.95
     assert abs(run.folds.mean - 0.5) < 0.15
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_weights": "balanced"}])
+def test_labels_that_are_held_out_are_not_seen(of: Any, backend: str, settings: dict[str, Any]) -> None:
+    """What is predicted of a fold is the same to the bit, whatever its labels are."""
+    data, predicted = images("single"), []
+    for shift in (0, 1):
+        out = data.fold_numbers(3) == 1
+        labels = np.where(out, (data.labels + shift) % 3, data.labels)
+        model, features = of(hs.data.arrays(data._source.images, labels, TASKS["single"]))
+        options: Any = {"folds": 3, "epochs": 2, "monitor": None, "backend": backend, "batch_size": 16, "lr": 0.03}
+        job = job_of(model, features, None, settings_of("fit", {**options, **settings}))
+        heads = cross_validated_heads(job, [job])
+        assert heads is not None
+        predicted.append(heads[0][0].predictions)
+    np.testing.assert_array_equal(predicted[0][out], predicted[1][out])
+    assert not np.allclose(predicted[0][~out], predicted[1][~out], atol=0.01)
+
+
+@pytest.mark.of("torch")
+def test_copies_in_several_groups_are_told(of: Any, backend: str) -> None:
+    """Groups are what is drawn for, and a picture in two of them may be on both sides."""
+    data = images("single", 20)
+    twice = np.concatenate([data._source.images] * 2)
+    labels = np.concatenate([data.labels] * 2)
+    grouped = hs.data.arrays(twice, labels, TASKS["single"], groups=[f"group {i}" for i in range(40)])
+    model, features = of(grouped)
+    folds = grouped.fold_numbers(3)
+    crossing = int((folds[:20] != folds[20:]).sum())
+    assert crossing > 5
+    for call in (fit, partial(hs.sweep, grid={"seed": [0]})):
+        with pytest.warns(DataWarning, match=f"{crossing} of 40 samples are exact copies of samples in another"):
+            call(model, features, folds=3, epochs=1, backend=backend)
+    model, features = of(hs.data.arrays(twice, labels, TASKS["single"]))  # without groups: copies are one
+    hs.fit(model, features, folds=3, epochs=1, backend=backend)
 
 
 def test_groups_are_not_cut(of: Any, backend: str) -> None:
