@@ -245,6 +245,8 @@ def test_what_is_asked_for_must_be_possible(run: hs.Run, tmp_path: Path) -> None
         (SettingError, "there is no node 'nowhere'", out, {"part": "head", "cut": "nowhere"}),
         (SettingError, "a head takes features", out, {"part": "head", "pixels": False}),
         (SettingError, "half='yes'; expected True or False", out, {"half": "yes"}),
+        (SettingError, "replace='no'; expected True or False", out, {"replace": "no"}),
+        (SettingError, "verify='no'; expected True or False", out, {"verify": "no"}),
         (SettingError, "has no half=True, which goes with onnx", tmp_path / "w.safetensors", {"half": True}),
         (SettingError, "has no part=, which goes with onnx", tmp_path / "w.safetensors", {"part": "trunk"}),
         (SettingError, "unknown device", out, {"device": "gpu"}),

@@ -92,6 +92,9 @@ def export(
         backend, val = (run.backend if backend is None else backend), run.val
         cut = (run.cut if part != WHOLE else None) if cut is None else cut
     check_model(model)
+    for name, value in (("verify", verify), ("replace", replace)):
+        if not isinstance(value, bool):
+            raise SettingError(f"{name}={value!r}; expected True or False")
     target = expanded(path)
     row = format_for(target, format)
     request = _request(model, part, cut, pixels, half, backend or row.backend)
