@@ -71,8 +71,8 @@ def warn_of_copies_across(data: Samples, folds: np.ndarray) -> None:
             leaked.append(f"{_name(data, i)} is {_name(data, k)}" if len(leaked) < SHOWN else "")
     if leaked:
         _warn(
-            f"{len(leaked)} of {len(data)} samples are exact copies of samples in another fold, so the folds' figures "
-            f"are too good: {_few(leaked)}. Leave them out, or have copies in one group"
+            f"{len(leaked)} of {len(data)} samples are exact copies of samples in another fold, so the folds' "
+            f"figures are too good: {_few(leaked)}. Leave them out, or have copies in one group"
         )
 
 
