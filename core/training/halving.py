@@ -34,8 +34,8 @@ class Race:
 
     def losers(self, epoch: int) -> list[int]:
         """Those that do not go on after this epoch, counted from 1: at a rung the worse half, by the best figure
-        of the monitor that each has had; of equals those of higher numbers. Heads that have stopped by themselves
-        are compared as well, with what they came to."""
+        of the monitor that each has had; of equals those of a higher validation loss in that epoch, of these those
+        of higher numbers. Heads that have stopped by themselves are compared as well, with what they came to."""
         if epoch not in self.rungs:
             return []
         ranked = sorted(self.heads, key=self._rank)
@@ -49,10 +49,11 @@ class Race:
             )  # fmt: skip
         return losers
 
-    def _rank(self, number: int) -> tuple[bool, float, int]:
+    def _rank(self, number: int) -> tuple[bool, float, float, int]:
         """The smaller, the better. As numbers that are not finite sort nowhere, they never are a best figure."""
         best = self.heads[number]
         if best.record is None or best.monitor is None:
-            return True, 0.0, number
-        figure = float(getattr(best.record, best.monitor.figure))
-        return False, figure if best.monitor.smaller_is_better else -figure, number
+            return True, 0.0, 0.0, number
+        figure, loss = float(getattr(best.record, best.monitor.figure)), best.record.val_loss
+        loss = loss if loss is not None and math.isfinite(loss) else math.inf
+        return False, figure if best.monitor.smaller_is_better else -figure, loss, number

@@ -76,6 +76,9 @@ def test_the_better_half_by_the_best_figure_goes_on() -> None:
     larger = Monitor("accuracy", "val_loss", smaller_is_better=False)
     assert sorted(race([[0.5], [0.6], [0.7], [np.nan]], larger, 4).losers(1)) == [0, 3]
     assert sorted(race([[0.5], [0.5], [0.5], [0.5]], smaller, 4).losers(1)) == [2, 3], "of equals the first"
+    accuracy = Monitor("val_accuracy", "val_score", smaller_is_better=False)
+    alike = race([[0.9], [np.nan], [0.7], [0.8], [0.6]], accuracy, 8)
+    assert sorted(alike.losers(1)) == [0, 1], "of one accuracy those of a higher loss"
     assert Race({0: Best(smaller), 1: Best(smaller)}, 4, halving=False).rungs == ()
 
 
