@@ -44,13 +44,16 @@ def opened(
     `folds`: into so many the training data will be cut, so that nothing is split off for validation.
 
     Raises SettingError where a name or a share is given for what the data have themselves, and validation data
-    beside folds; what `open_one`, `only` and `split` raise.
+    or a split beside folds; what `open_one`, `only` and `split` raise.
     """
-    if folds is not None and (val is not None or split is not None):
-        option = f"--val {val} (val=)" if val is not None else f"--split {split:g} (split=)"
-        raise SettingError(
-            f"{option} with --folds {folds} (folds=), which hold out each sample once; leave out one"
-        )
+    beside = {"--val {} (val=)": val, "--split {} (split=)": split}
+    beside["--split-by {} (split_by=)"] = None if split_by == "id" else split_by
+    for option, value in beside.items():
+        if folds is not None and value is not None:
+            raise SettingError(
+                f"{option.format(value)} with --folds {folds} (folds=), which hold out each sample once; leave "
+                "out one"
+            )
     whole = open_one(name, None)
     classes, parts = whole.classes, whole.parts
     train = whole.train if parts else whole
