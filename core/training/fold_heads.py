@@ -25,7 +25,7 @@ from headstart.graph import Graph
 from headstart.training.checks import check_data
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import EpochResult, FeatureFeed, Feeds, Resident, Streamed
-from headstart.training.folds import CrossValidated
+from headstart.training.folds import CrossValidated, scores_of_folds
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.history import Seconds
 from headstart.training.job import TrainingJob
@@ -33,7 +33,6 @@ from headstart.training.judging import OnFolds
 from headstart.training.loop import Trained
 from headstart.training.observers import EpochCallback, Observers
 from headstart.training.sample_weights import sample_weights
-from headstart.training.scores.fold_scores import fold_scores
 from headstart.training.side_by_side import most_at_once, side_by_side
 from headstart.training.stage import HEAD_STAGE, Stage
 from headstart.training.stages import head_stage, train_stage
@@ -76,10 +75,10 @@ class FoldedFeatures:
     def __init__(self, job: TrainingJob, cut: str) -> None:
         """`job`: whose settings say how many folds; its features are extracted where they are missing."""
         assert job.settings.folds is not None
-        self.job, numbers = job, job.train.fold_numbers(job.settings.folds, job.settings.seed)
-        self.order = np.argsort(numbers, kind="stable")
+        self.job, self.numbers = job, job.train.fold_numbers(job.settings.folds, job.settings.seed)
+        self.order = np.argsort(self.numbers, kind="stable")
         self.data = job.train.subset(self.order)
-        stops = np.cumsum(np.bincount(numbers)).tolist()
+        stops = np.cumsum(np.bincount(self.numbers)).tolist()
         self.parts = [slice(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
         """where each fold's samples lie"""
         # of augmented views, what is held out is seen as it is
@@ -114,11 +113,11 @@ class FoldedFeatures:
 
     def result(self, trained: Sequence[Trained]) -> CrossValidated:
         """Of the heads of each fold, of one job."""
-        histories, sizes = [head.history for head in trained], [part.stop - part.start for part in self.parts]
-        scores = fold_scores(histories, sizes, self.job.settings.seed)
         predictions = np.empty((len(self.data), len(self.data.classes)), np.float32)
         for head, part in zip(trained, self.parts, strict=True):
             predictions[self.order[part]] = head.predictions
+        histories = [head.history for head in trained]
+        scores = scores_of_folds(histories, predictions, self.numbers, self.job, self.job.settings.seed)
         return CrossValidated(scores, predictions, {HEAD_STAGE: scores.median_epoch}, self.source.extraction)
 
 

@@ -8,7 +8,7 @@ decides; so that an epoch of a fold means the same to the last training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from headstart.common.errors import SettingError
 from headstart.common.log import LOG
+from headstart.data.annotations import MULTI
 from headstart.data.door import as_data_set
 from headstart.data.samples import Samples
 from headstart.features.feature_set import ExtractionStats, FeatureSet
@@ -24,7 +25,9 @@ from headstart.features.trunk_keys import INPUT
 from headstart.models import Model
 from headstart.training.feeding import extracted
 from headstart.training.finished import Finished
+from headstart.training.history import History
 from headstart.training.job import TrainingJob, job_of
+from headstart.training.measured import measure
 from headstart.training.observers import LogLine, Observers
 from headstart.training.run import Run
 from headstart.training.scores.fold_scores import FoldScores, fold_scores
@@ -99,13 +102,30 @@ def cross_validated(model: Model, job: TrainingJob, seed: int) -> CrossValidated
         with Observers([LogLine(staged=job.mode.then_all)]) as observers:
             done.append(train_stages(of_fold, observers))
         predictions[numbers == fold] = done[-1][-1].trained.predictions
-    histories = [stages[-1].trained.history for stages in done]
-    scores = fold_scores(histories, np.bincount(numbers).tolist(), seed)
+    scores = scores_of_folds([stages[-1].trained.history for stages in done], predictions, numbers, job, seed)
     ends = {
         of_folds[0].stage.name: median_low(one.trained.history.best_epoch for one in of_folds)
         for of_folds in zip(*done, strict=True)
     }
     return CrossValidated(scores, predictions, ends, extraction)
+
+
+def scores_of_folds(
+    histories: Sequence[History], predictions: np.ndarray, numbers: np.ndarray, job: TrainingJob, seed: int
+) -> FoldScores:
+    """`histories`: of each fold's training; `predictions`: of all samples, by the head that was not trained on
+    them; `numbers`: each sample's fold. The best threshold is one for all folds, that of the run: one that each
+    chose for itself would make their scores too good."""
+    scores = fold_scores(histories, np.bincount(numbers).tolist(), seed)
+    objective = job.objective
+    if objective.task != MULTI or not isinstance(objective.threshold, str):
+        return scores
+    decided, values = replace(objective, threshold=objective.decided(predictions, job.train)), []
+    for number in range(len(histories)):
+        places = np.flatnonzero(numbers == number)
+        samples = job.train.subset(places)
+        values.append(measure(decided, predictions[places], decided.targets(samples), samples).score)
+    return replace(scores, values=tuple(values))
 
 
 def _extracted(job: TrainingJob) -> ExtractionStats | None:

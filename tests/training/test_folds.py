@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from commands import headstart
 from scipy import stats
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.model_selection import PredefinedSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -27,6 +29,7 @@ from headstart.testing import small_data, tiny_model
 from headstart.training.comparison import read_comparison
 from headstart.training.fit import fit
 from headstart.training.fold_heads import cross_validated_heads
+from headstart.training.folds import CrossValidated
 from headstart.training.job import job_of
 from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.settings import settings_of
@@ -246,6 +249,29 @@ def test_other_tasks(of: Any, backend: str, task: str) -> None:
         assert 0 < run.scores["mae"] < 100, "in units"
 
 
+@pytest.mark.of("torch")
+@pytest.mark.parametrize("cut", ["dropout2", "pool2"])
+def test_all_folds_have_the_runs_threshold(
+    of: Any, backend: str, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of drawn labels a threshold that each fold chose for itself would say too much."""
+    drawn = images("multi")
+    labels = (np.random.default_rng(5).random((60, 2)) < 0.4).astype(np.uint8)
+    model, features = of(hs.data.arrays(drawn._source.images, labels, TASKS["multi"], task="multi"), cut)
+    results, completed = [], CrossValidated.completed
+
+    def noted(self: CrossValidated, *args: Any) -> Any:
+        results.append(self.predictions)
+        return completed(self, *args)
+
+    monkeypatch.setattr(CrossValidated, "completed", noted)
+    run = hs.fit(model, features, folds=5, threshold="best", backend=backend, **{**QUICK, "max_epochs": 3})
+    numbers, predicted = features.fold_numbers(5), expit(results[0]) > run.model.threshold
+    for fold, value in enumerate(run.folds.values):
+        expected = f1_score(labels[numbers == fold], predicted[numbers == fold], average="micro")
+        assert value == pytest.approx(expected)
+
+
 def test_a_fold_without_its_weights_is_another(of: Any, backend: str) -> None:
     """Samples that do not count are neither learnt from nor scored."""
     labels = images("single").labels.copy()
@@ -344,10 +370,10 @@ def test_the_command(tmp_path: Path) -> None:
     low, high = folds["interval"]
     assert f"accuracy over 3 folds {folds['mean']:.1%} (95 %: {low:.1%} to {high:.1%})" in result.out
     assert "trained on all 1,797\nsamples" in result.out
-    for more, message in ((["--split", "0.5"], "--split 0.5"), (["--val", "digits"], "--val digits")):
+    for more in (["--split", "0.5"], ["--val", "digits"], ["--split-by", "position"]):
         refused = headstart("fit", *options, *more)
         assert refused.code == 2 and "Traceback" not in refused.err
-        assert f"{message} (" in refused.err and "with --folds 3" in refused.err
+        assert f"{' '.join(more)} (" in refused.err and "with --folds 3" in refused.err
 
 
 # --- what cannot be
