@@ -112,8 +112,6 @@ def test_parts_that_are_not_whole(tmp_path: Path) -> None:
     }
     (tmp_path / "test" / "0.png").unlink()
     (tmp_path / "test").rmdir()
-    (tmp_path / "test" / "0.png").unlink()
-    (tmp_path / "test").rmdir()
     (tmp_path / "val" / "more").symlink_to(tmp_path / "train" / "cat")
     with pytest.raises(DataError, match="twice, as 'train/cat' and as 'val/more'"):
         data.folder(tmp_path)
