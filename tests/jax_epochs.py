@@ -23,12 +23,14 @@ def epoch_of(place: Place, many: bool) -> tuple[Any, tuple[Any, ...]]:
 
     backend, graph = registry.load("jax"), linear_graph(COLUMNS, CLASSES)
     shapes = graph.param_shapes()
+    own: tuple[Any, ...] = ()
     if many:
         params = {name: np.zeros((HEADS, *shape), np.float32) for name, shape in shapes.items()}
         rates = np.full(HEADS, 1e-3, np.float32)
         chain = chain_of(graph)
         assert chain is not None
         trainer = backend.heads(chain, params, HeadsRecipe(hs.AdamW(), rates, rates, Softmax()), place)
+        own = ((rates, rates),)
     else:
         params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
         trainer = backend.trainer(graph, params, Recipe(hs.AdamW(), Softmax(), False, 0), place)
@@ -41,4 +43,4 @@ def epoch_of(place: Place, many: bool) -> tuple[Any, tuple[Any, ...]]:
             ((STEPS,), np.float32),
         )
     )
-    return trainer, (trainer.carry, rows, (labels, None), order, rate)
+    return trainer, (trainer.carry, *own, rows, (labels, None), order, rate)
