@@ -13,6 +13,11 @@ missing = [name for name in NEEDED if find_spec(name) is None]
 if missing and os.environ.get("HEADSTART_PARITY"):
     raise pytest.UsageError(f"the parity environment lacks {', '.join(missing)}")
 collect_ignore_glob = ["test_*.py"] if missing else []
-if not missing:
-    # before any test loads TensorFlow: Triton, which this loads, crashes where it comes after
-    import torchvision  # noqa: F401
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure() -> None:
+    """Triton, which torchvision loads, crashes where it comes after TensorFlow, so it comes before any test. But a
+    worker is bound to its core first (tests/conftest.py), since torch counts the cores when it is loaded."""
+    if not missing:
+        import torchvision  # noqa: F401
