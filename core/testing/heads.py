@@ -13,6 +13,7 @@ import headstart as hs
 from headstart.contract.description import HEADS
 from headstart.contract.heads import HeadsRecipe, chain_of
 from headstart.contract.losses import Softmax
+from headstart.contract.optimizers import Optimizer
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.graph import Builder, Graph
@@ -37,28 +38,38 @@ def pooled() -> Graph:
 class SideBySide(Suite):
     """Three heads of two layers and a rectifier, each with a rate and a weight decay of its own."""
 
+    @classmethod
+    def _heads(
+        cls, framework: Backend, place: Place, optimizer: Optimizer, smoothing: float = 0.0
+    ) -> tuple[Any, list[TwoLayers]]:
+        """The backend's, and the same by hand."""
+        graph = two_layers(["relu"])
+        chain = chain_of(graph)
+        assert chain is not None
+        starts = [initial_params(graph, seed) for seed in range(3)]
+        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
+        recipe = HeadsRecipe(optimizer, floats(LR), floats(DECAY), Softmax(smoothing))
+        heads = framework.heads(chain, stacked, recipe, place)
+        if heads is None:
+            pytest.skip(f"backend {cls.backend!r} trains these heads one after the other")
+        by_hand = [
+            TwoLayers(start, replace(optimizer, lr=lr, weight_decay=decay), rectified=True, smoothing=smoothing)
+            for start, lr, decay in zip(starts, LR, DECAY, strict=True)
+        ]
+        return heads, by_hand
+
     @pytest.fixture(scope="class", params=OPTIMIZERS, ids=["sgd", "adamw"])
     @classmethod
     def three(cls, framework: Backend, place: Place, request: pytest.FixtureRequest) -> SimpleNamespace:
         """After an epoch with an order and one without; and the same by hand."""
         cls.require(HEADS)
-        graph, (x, y) = two_layers(["relu"]), drawn(0, 24, 7, classes=4)
-        chain = chain_of(graph)
-        assert chain is not None
-        starts = [initial_params(graph, seed) for seed in range(3)]
-        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
-        recipe = HeadsRecipe(request.param, floats(LR), floats(DECAY), Softmax(0.1))
-        heads = framework.heads(chain, stacked, recipe, place)
-        if heads is None:
-            pytest.skip(f"backend {cls.backend!r} trains these heads one after the other")
+        heads, heads_by_hand = cls._heads(framework, place, request.param, 0.1)
+        x, y = drawn(0, 24, 7, classes=4)
         order = np.random.default_rng(1).permutation(24).reshape(3, 8)
         rows, shares = heads.put(x), floats(SHARES)
         results = [heads.epoch(rows, y, order, shares), heads.epoch(rows, y, None, shares)]
         by_hand = []
-        for start, lr, decay in zip(starts, LR, DECAY, strict=True):
-            head = TwoLayers(
-                start, replace(request.param, lr=lr, weight_decay=decay), rectified=True, smoothing=0.1
-            )
+        for head, lr in zip(heads_by_hand, LR, strict=True):
             steps = []
             for batches in (order, np.arange(24).reshape(3, 8)):
                 steps.append([head.step(x[b], y[b], lr * share) for b, share in zip(batches, SHARES, strict=True)])
@@ -127,21 +138,10 @@ class SideBySide(Suite):
         """Three heads, of which after an epoch the last and the first are kept, and after another these two in
         turn; and the same by hand. The last epoch has weights of each head its own."""
         cls.require(HEADS)
-        graph, (x, y) = two_layers(["relu"]), drawn(0, 24, 7, classes=4)
-        chain = chain_of(graph)
-        assert chain is not None
-        starts = [initial_params(graph, seed) for seed in range(3)]
-        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
-        recipe = HeadsRecipe(request.param, floats(LR), floats(DECAY), Softmax())
-        heads: Any = framework.heads(chain, stacked, recipe, place)
-        if heads is None:
-            pytest.skip(f"backend {cls.backend!r} trains these heads one after the other")
+        heads, by_hand = cls._heads(framework, place, request.param)
+        x, y = drawn(0, 24, 7, classes=4)
         order, rows, shares = np.arange(24).reshape(3, 8), heads.put(x), floats(SHARES)
         weights = np.random.default_rng(1).uniform(0, 3, (24, 3)).astype(np.float32)
-        by_hand = [
-            TwoLayers(start, replace(request.param, lr=lr, weight_decay=decay), rectified=True)
-            for start, lr, decay in zip(starts, LR, DECAY, strict=True)
-        ]
         epochs = []
         for there, numbers in (([0, 1, 2], None), ([2, 0], [2, 0]), ([0, 2], [1, 0])):
             if numbers is not None:
