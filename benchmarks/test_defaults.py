@@ -113,9 +113,11 @@ def regression(case: Case, splits: int) -> Figure:
     values = []
     for seed in range(splits):
         train, _, test = thirds(case.features, seed)
-        tuned = LogisticRegressionCV(Cs=10, cv=5, max_iter=1000).fit(
-            train.numpy().astype(np.float32), train.labels
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of options that are left as they are by default
+            tuned = LogisticRegressionCV(Cs=10, cv=5, max_iter=1000).fit(
+                train.numpy().astype(np.float32), train.labels
+            )
         values.append(100 * tuned.score(test.numpy().astype(np.float32), test.labels))
     return Figure(tuple(values))
 
