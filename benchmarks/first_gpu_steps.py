@@ -138,7 +138,7 @@ def conformance(small: bool) -> None:
 
 def suite(small: bool, paths: str = "tests", workers: int = 4, words: str = "") -> None:
     """The project's tests, whose `device` is "auto": what they train is trained on the card."""
-    options = ["-n", str(workers)] if workers else []
+    options = ["-n", str(workers), "-p", "no:benchmark"] if workers else []
     _pytest(*paths.split(), *options, *(["-k", words] if words else []))
 
 
@@ -394,6 +394,9 @@ def heads(small: bool) -> None:
                     AdamW(), np.full(HEADS, 1e-3, np.float32), np.full(HEADS, 0.01, np.float32), Softmax()
                 )
                 trainer = framework.heads(chain, stacked, recipe, place)
+                if trainer is None:
+                    say(heads=count, refused=f"{os.environ[registry.VARIABLE]} trains one head at a time here")
+                    break
             resident = trainer.put(rows)
             order = rng.permutation(samples)[: samples // size * size].reshape(-1, size)
             rates = np.full(len(order), 1e-3 if count == 1 else 1.0, np.float32)

@@ -115,6 +115,10 @@ class LastLinear(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if x.ndim == 4 else super().forward(x)
 
 
+SMALLEST = 1e-38
+"""An epsilon that changes no variance: torch refuses 0 in training, and torch 2.11 in inference too."""
+
+
 class BatchNorm(nn.BatchNorm2d):
     """By channel, of maps and of vectors alike."""
 
@@ -185,7 +189,7 @@ def _attention(a: Attributes) -> Layer:
 MODULES: Mapping[str, Callable[[Attributes], nn.Module]] = {
     "normalize": lambda a: Normalize(a["scale"], a["shift"], a["reverse"]),
     "conv": _conv,
-    "batch_norm": lambda a: BatchNorm(a["channels"], a["epsilon"], a["momentum"]),
+    "batch_norm": lambda a: BatchNorm(a["channels"], max(a["epsilon"], SMALLEST), a["momentum"]),
     "layer_norm": lambda a: LastNorm(a["channels"], a["epsilon"]),
     "linear": lambda a: LastLinear(a["in_features"], a["out_features"], a["bias"]),
     "scale": lambda a: Scale(a["channels"]),

@@ -61,12 +61,13 @@ class Epoch:
         predictions, in the targets' shape and dtype."""
         device, steps = rows.device, len(rates)
         size = len(rows) // steps if order is None else order.shape[1]
-        known = native_targets(by_step(targets, order, steps, size, device))
+        places = None if order is None else from_numpy(order, device)
+        known = native_targets(by_step(targets, places, steps, size, device))
         return cls(
             rows,
-            None if order is None else from_numpy(order, device),
+            places,
             known,
-            None if weights is None else by_step(weights, order, steps, size, device),
+            None if weights is None else by_step(weights, places, steps, size, device),
             rates,
             torch.empty(steps, outputs, device=device),
             torch.empty_like(known) if outcome is None else outcome,

@@ -25,6 +25,8 @@ from headstart.training.moments import Moments, Standard
 
 PASSED = ("global_avg_pool", "adaptive_avg_pool", "flatten")
 MAPPED = "standardized"
+EPSILON = 1e-12
+"""Added to a variance of 1, which in float32 stays what it is: not every framework takes 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ def mapping_trunk(
     channels = shape[-1]
     nodes = (
         Node("features", "input", (), {"shape": shape}),
-        Node(MAPPED, "batch_norm", ("features",), {"channels": channels, "epsilon": 0.0}),
+        Node(MAPPED, "batch_norm", ("features",), {"channels": channels, "epsilon": EPSILON}),
     )
     numbers = {
         "weight": 1 / standardization.deviation,
