@@ -1,6 +1,7 @@
 """The PyTorch backend."""
 
-from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
+from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
+from headstart.contract.programs import NORMALISED, PART, WRAPPED, FileFormat
 
 DESCRIPTION = Description(
     module="headstart.backends.torch.backend",
@@ -8,8 +9,18 @@ DESCRIPTION = Description(
     distributions=("torch",),
     install="pip install 'headstart[torch]'",
     devices=("cpu", "cuda", "mps", "xpu"),
-    abilities=frozenset({FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
+    abilities=frozenset({EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
     exports={"torch": ()},
+    formats=(
+        FileFormat(
+            "pt2",
+            (".pt2",),
+            "torch.export.load: PyTorch in Python and, compiled by AOTInductor, in C++; ExecuTorch",
+            "headstart.backends.torch.pt2",
+            frozenset({PART, NORMALISED, WRAPPED}),
+            channels_first=True,
+        ),
+    ),
     wraps="a torch.nn.Module",
     order=1,
 )

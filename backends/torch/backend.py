@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from headstart.backends.doors.torch import behind_door
-from headstart.backends.torch import exports, original, profile, wrap
+from headstart.backends.torch import exports, files, original, profile, wrap
 from headstart.backends.torch.arrays import to_native, to_numpy
 from headstart.backends.torch.devices import decide, device_facts, free_memory
 from headstart.backends.torch.emit import Network
@@ -22,6 +22,7 @@ from headstart.backends.torch.train import TorchTrainer
 from headstart.backends.torch.trunk import TorchTrunk
 from headstart.common.machine import cpus_allowed
 from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.wrapping import Wrapping, WrapRequest
 from headstart.data import Preprocess
@@ -30,7 +31,7 @@ from headstart.graph import Graph
 Params = Mapping[str, np.ndarray]
 
 
-@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt")
+@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt", "write")
 class TorchBackend:
     name = "torch"
 
@@ -79,6 +80,9 @@ class TorchBackend:
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         return profile.profile(folder)
+
+    def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
+        files.write(program, path, texts)
 
     def exports(self) -> ModuleType:
         return exports

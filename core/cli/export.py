@@ -26,7 +26,9 @@ def export(
     out: Annotated[Path, argument("out", "The file to write.")],
     /,
     *,
-    format: Annotated[str | None, Parameter(help="onnx or safetensors. (default: as OUT's suffix says)")] = None,
+    format: Annotated[
+        str | None, Parameter(help="onnx, safetensors; of PyTorch's own pt2. (default: as OUT's suffix says)")
+    ] = None,
     part: Annotated[
         str,
         Parameter(help="whole; trunk, from pictures to features; head, from features to the outputs."),

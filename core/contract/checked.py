@@ -18,8 +18,9 @@ import numpy as np
 
 from headstart.common.errors import BackendError, CheckpointError
 from headstart.contract import devices
-from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, STATE, Description
+from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, Description
 from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer, Trunk
 from headstart.contract.streams import Dtypes, one_by_one
@@ -76,6 +77,10 @@ class CheckedBackend(Passing):
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         self._description.require(self.name, PROFILE)
         return cast("AbstractContextManager[None]", self._inner.profile(folder))
+
+    def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
+        self._description.require(self.name, EXPORT)
+        self._inner.write(program, format, path, texts)
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
         graph = graph.upto(*outputs)

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from headstart.common.errors import MissingAbilityError
+from headstart.contract.programs import FileFormat
 
-FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP = "facts", "heads", "memory", "profile", "state", "wrap"
+EXPORT, FACTS, HEADS, MEMORY = "export", "facts", "heads", "memory"
+PROFILE, STATE, WRAP = "profile", "state", "wrap"
 
 
 class Ability(NamedTuple):
@@ -31,6 +33,7 @@ class Ability(NamedTuple):
 
 
 ABILITIES: Mapping[str, Ability] = {
+    EXPORT: Ability(("write",), "write files of its framework's own", "export to .onnx"),
     FACTS: Ability(("device_facts",), "tell about its device"),
     HEADS: Ability(("heads",), "train many heads side by side"),
     MEMORY: Ability(("memory",), "say how much memory its device has left"),
@@ -65,6 +68,8 @@ class Description:
     exports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """the names by which features can be handed to the framework's own programs (`features.to("torch")`) -> the
     further modules that this takes. Without any, the backend has no method `exports`"""
+    formats: tuple[FileFormat, ...] = ()
+    """the kinds of files that it writes models to; with the ability "export" at least one"""
     wraps: str = ""
     """of a backend that can wrap: what `hs.wrap` takes of this framework, such as "a torch.nn.Module\""""
     asked_before: tuple[str, ...] = ()

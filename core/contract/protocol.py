@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from headstart.contract.heads import Chain, Heads, HeadsRecipe
+from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer, Trunk
 from headstart.contract.wrapping import Wrapping, WrapRequest
@@ -68,7 +69,7 @@ class Backend(Protocol):
     changes what a method here does, nor is it changed.
 
     Which of the optional methods it has (`memory`, `device_facts`, `heads`, `profile`; `owns`, `inputs`, `wrap`,
-    `attempt`; `exports`; of its trainers `state` and `load_state`) its
+    `attempt`; `exports`; `write`; of its trainers `state` and `load_state`) its
     `headstart.contract.description.Description` says; the others are every backend's. Core calls a backend through
     `headstart.contract.checked.CheckedBackend`, where all of them are.
     """
@@ -133,6 +134,11 @@ class Backend(Protocol):
         """Record what the body does with the framework's own profiler, and write the trace to `folder`, in the
         form in which TensorBoard shows it. ProfileError where the profiler cannot be started. Optional:
         "profile"."""
+
+    def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
+        """Write a program as a file, or folder, of a format of its description's, at a path where nothing is yet.
+        The file holds `texts` too, where whoever opens it finds them. ExportError where the framework cannot write
+        such a program, in its own words; OSError. Optional: "export"."""
 
     def exports(self) -> Exports:
         """What hands features to the framework's own programs. Optional: has it what its description exports."""

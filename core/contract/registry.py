@@ -24,6 +24,7 @@ from headstart.common.errors import BackendError, MissingAbilityError, UnknownNa
 from headstart.contract import devices
 from headstart.contract.checked import CheckedBackend
 from headstart.contract.description import ABILITIES, WRAP, Description
+from headstart.contract.programs import FileFormat
 from headstart.contract.protocol import Backend, Exports
 from headstart.contract.recipe import PRECISIONS
 from headstart.graph.native import require_home
@@ -233,6 +234,13 @@ def exporting(target: str) -> tuple[str, Exports]:
             f"{target!r} needs {' and '.join(missing)}, which is not installed: {description.install}"
         )
     return name, backend.exports()
+
+
+def formats() -> Mapping[str, tuple[str, FileFormat]]:
+    """Name -> backend and format, of all kinds of files that some backend writes, whether its framework is
+    installed or not."""
+    rows = [(name, known) for name, description in _known().items() for known in description.formats]
+    return {known.name: (name, known) for name, known in reversed(rows)}  # of two the first backend's
 
 
 # ---- whose a module is

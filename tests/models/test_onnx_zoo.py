@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headstart.contract.programs import FEATURES, IMAGES, PIXEL_VALUES
 from headstart.graph import without_inert
 from headstart.models import ARCHITECTURES, architecture
 from headstart.models.exporting.onnx_graph import BATCH, FIRST, LAST, TOKEN, Emission
-from headstart.models.exporting.onnx_model import FEATURES, IMAGES, OUTPUTS, PIXEL_VALUES
 from headstart.models.exporting.onnx_ops import emit_graph
+from headstart.models.exporting.parts import OUTPUTS
 
 onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.neutral

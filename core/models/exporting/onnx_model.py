@@ -10,13 +10,13 @@ Invariant: equal models give equal bytes, whichever backend trained them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from headstart.common.errors import SettingError, UnknownNameError
 from headstart.common.version import __version__
-from headstart.data.annotations import MULTI, REGRESSION, SINGLE
+from headstart.contract.programs import FEATURES, IMAGES, PIXEL_VALUES, SIGMOID, SOFTMAX
+from headstart.data.annotations import REGRESSION
 from headstart.data.inputs import Arrays
 from headstart.graph import Graph, fold, without_inert
 from headstart.models.exporting.onnx_graph import (
@@ -26,14 +26,19 @@ from headstart.models.exporting.onnx_graph import (
     Emission,
 )
 from headstart.models.exporting.onnx_ops import emit_graph, emitter_of
+from headstart.models.exporting.parts import (
+    HEAD,
+    OUTPUTS,
+    TRUNK,
+    WHOLE,
+    Outputs,
+    part_of,
+    taking_pixels,
+    texts_of,
+)
 from headstart.models.model import Model
-from headstart.store.keys import canonical_json, params_digest
 
-WHOLE, TRUNK, HEAD = PARTS = ("whole", "trunk", "head")
-IMAGES, PIXEL_VALUES, FEATURES = "images", "pixel_values", "features"
-"""what the file's input is called: uint8 `(n, h, w, 3)`, RGB; float32 `(n, 3, h, w)`, preprocessed; features of
-the cut, float32 with the channels last, as the store has them. The last one is the output of a trunk, too"""
-NOT_VERIFIED = "not verified"
+OPS = {SOFTMAX: "Softmax", SIGMOID: "Sigmoid"}
 MOST_NBYTES = (1 << 31) - (1 << 24)
 """of a file's weights: what holds them all ends at 2 GiB, names and nodes included"""
 
@@ -44,30 +49,6 @@ PAGE_NBYTES = 4096
 """where weights begin in a file of their own, so that they can be mapped"""
 EXTERNAL = 1
 """ONNX's number for a tensor whose bytes lie in another file"""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the outputs of a task are called in a file. Each is float32 `(n, classes)`."""
-
-    plain: str
-    """the model's own outputs"""
-    op: str | None = None
-    """ONNX's op that makes probabilities of them"""
-    probable: str | None = None
-    """what these are called"""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.plain,) if self.probable is None else (self.plain, self.probable)
-
-
-OUTPUTS: Mapping[str, Outputs] = {
-    SINGLE: Outputs("logits", "Softmax", "probabilities"),
-    MULTI: Outputs("logits", "Sigmoid", "scores"),
-    REGRESSION: Outputs("values"),
-}
-"""task -> its outputs; values are in the targets' own units, as the model gives them"""
 
 
 def onnx_model(
@@ -82,37 +63,26 @@ def onnx_model(
     preprocessed. `dtype`: "float32" or "float16", of weights and arithmetic; outputs are float32, and so is the
     last layer of a regression.
 
-    `OUTPUTS` has the outputs' names. The metadata, all of them texts, are `classes`, `preprocess` (JSON), `task`,
-    `threshold` of several labels, `part`, `cut`, `dtype`, `model`, `weights_digest`, `headstart_version` and
-    `verified`, which is "not verified" until somebody says otherwise (`set_metadata`).
+    `parts.OUTPUTS` has the outputs' names. The metadata are `parts.texts_of` it; `set_metadata` changes them.
 
     Raises ExportError where the package onnx is missing, UnsupportedOpError for layers of a wrapped module,
     CutError, and SettingError for a setting that is not allowed or weights that float16 does not hold.
     """
-    if part not in PARTS:
-        raise UnknownNameError("part", part, PARTS)
     if dtype not in DTYPES:
         raise UnknownNameError("dtype of an ONNX file", dtype, DTYPES)
     if part == HEAD and not pixels:
         raise SettingError(
             "pixels=False is about the input of pictures, and part='head' takes features; leave it out"
         )
-    whole = model.graph.main
-    cut = whole.check_cut(model.default_cut if cut is None else cut)
-    if part == HEAD:
-        graph, shape = whole.after(cut, model.input_shape), whole.shapes(model.input_shape)[cut]
-    else:
-        graph, shape = whole.upto(cut) if part == TRUNK else whole, model.input_shape
-    for node in graph.nodes[1:]:
+    taken = part_of(model, part, cut)
+    for node in taken.graph.nodes[1:]:
         emitter_of(node)  # what cannot be written is said before anything is built
-    weights = {name: model.params[name] for name in graph.param_shapes()}
-
-    graph, params = fold(without_inert(graph), weights)
+    graph, params = fold(without_inert(taken.graph), taken.weights)
     if part != HEAD and pixels and not isinstance(model.preprocess, Arrays):
-        graph = graph.normalized(*model.preprocess.affine(), model.preprocess.reverse)
+        graph = taking_pixels(graph, model)
     # The layer that gives numbers in the targets' own units: float16 would round years to whole ones.
     exact = part != TRUNK and model.task == REGRESSION and graph[graph.output].op == "linear"
-    e = Emission(graph, params, shape, dtype, (graph.output,) if exact else ())
+    e = Emission(graph, params, taken.shape, dtype, (graph.output,) if exact else ())
     if part == HEAD:
         e.input(FEATURES, LAST, "float32")
     elif pixels:
@@ -121,31 +91,17 @@ def onnx_model(
         e.input(PIXEL_VALUES, FIRST, "float32")
     emit_graph(e, graph)
     _outputs(e, graph, None if part == TRUNK else OUTPUTS[model.task])
-    about = {
-        "part": part,
-        "cut": cut,
-        "dtype": dtype,
-        "model": model.name,
-        "task": model.task,
-        "classes": canonical_json(list(model.classes)),
-        "preprocess": canonical_json(model.preprocess.as_dict()),
-        "weights_digest": params_digest(weights),
-        "headstart_version": __version__,
-        "verified": NOT_VERIFIED,
-    }
-    if model.task == MULTI:
-        about["threshold"] = canonical_json(model.threshold)
     e.file.producer_name, e.file.producer_version = "headstart", __version__
-    set_metadata(e.file, about)
+    set_metadata(e.file, texts_of(model, part, taken, dtype))
     return e.file
 
 
 def _outputs(e: Emission, graph: Graph, outputs: Outputs | None) -> None:
     """Declare what the file gives; None: features."""
     plain = e.output(graph.output, FEATURES if outputs is None else outputs.plain)
-    if outputs is not None and outputs.op is not None and outputs.probable is not None:
-        axis = {"axis": -1} if outputs.op == "Softmax" else {}
-        e.emit(outputs.op, [plain], outputs.probable, **axis)
+    if outputs is not None and outputs.makes is not None and outputs.probable is not None:
+        axis = {"axis": -1} if outputs.makes == SOFTMAX else {}
+        e.emit(OPS[outputs.makes], [plain], outputs.probable, **axis)
         e.declared(outputs.probable, e.shapes[graph.output])
 
 

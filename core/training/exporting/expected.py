@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from headstart.contract import registry
+from headstart.contract.programs import FEATURES
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION
 from headstart.data.loader import batches
 from headstart.data.rows import window
 from headstart.features.feature_set import FeatureSet
 from headstart.features.inference import pixel_trunk
-from headstart.models.exporting.onnx_model import FEATURES, HEAD, OUTPUTS, TRUNK
+from headstart.models.exporting.parts import HEAD, OUTPUTS, TRUNK
 from headstart.training.checks import features_at
 from headstart.training.exporting.request import Request
 from headstart.training.metrics import softmax

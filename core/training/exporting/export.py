@@ -17,8 +17,9 @@ from headstart.common.staging import staged, writing
 from headstart.common.text import nbytes_text
 from headstart.contract import registry
 from headstart.models import check_model
-from headstart.models.exporting.onnx_model import HEAD, PARTS, WHOLE
-from headstart.training.exporting.formats import Format, format_for
+from headstart.models.exporting.parts import HEAD, PARTS, WHOLE
+from headstart.training.exporting.format import Format
+from headstart.training.exporting.formats import format_for, formats
 from headstart.training.exporting.request import Request
 from headstart.training.exporting.samples import probes
 from headstart.training.exporting.verify import Verification, held_to_the_model, said_by
@@ -67,11 +68,13 @@ def export(
 ) -> Exported:
     """Write a model as a file for other programs: `model` is a run, or a model as `hs.model`, `hs.wrap` give it.
 
-    `format`: "onnx" or "safetensors"; None: as the path's suffix says. An ONNX file takes `images`, uint8
+    `format`: "onnx" or "safetensors"; of the frameworks' own, which need the framework, "pt2" (PyTorch); None: as
+    the path's suffix says. A file takes `images`, uint8
     `(n, size, size, 3)` in RGB for any n, normalises them itself, and gives `logits` and `probabilities` (of
     several labels `logits` and `scores`, of numbers `values` in their units), float32 `(n, classes)`; classes,
-    preprocessing and task stand in its metadata. `pixels=False`: it takes `pixel_values`, float32
-    `(n, 3, size, size)`, already preprocessed. `half`: its weights and arithmetic are float16.
+    preprocessing and task stand in its metadata. A wrapped module's takes the arrays that the module takes.
+    `pixels=False`: it takes `pixel_values`, float32 `(n, 3, size, size)`, already preprocessed. `half`: its
+    weights and arithmetic are float16.
     `part`: "trunk", from pictures to `features` at `cut`, channels last, as the store has them; "head", from
     `features` there to the outputs; "whole". `cut`: a legal cut; None: the run's own.
 
@@ -98,7 +101,7 @@ def export(
     target = expanded(path)
     row = format_for(target, format)
     request = _request(model, part, cut, pixels, half, backend or row.backend)
-    row.check(request, verify)
+    row.check(request, verify, formats())
     registry.check_place(device, "float32")
     if verify:  # before anything is written
         request = replaced(request, backend=registry.choose(request.backend, model.home))

@@ -6,34 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from headstart.common.errors import HeadstartError, ModelFileError, SettingError
 from headstart.common.places import expanded
-from headstart.common.reading import ListOf, check, parse_json
 from headstart.common.text import printable, shortened
-from headstart.data.annotations import MULTI, TASKS
-from headstart.data.names import class_list
+from headstart.contract.programs import FEATURES, IMAGES, PIXEL_VALUES
 from headstart.data.preprocess import Preprocess
 from headstart.data.workers import check_counts
-from headstart.models.exporting.onnx_model import (
-    FEATURES,
-    HEAD,
-    IMAGES,
-    NOT_VERIFIED,
-    OUTPUTS,
-    PARTS,
-    PIXEL_VALUES,
-    TRUNK,
-    WHOLE,
-)
 from headstart.models.exporting.onnx_runtime import OnnxSession
-from headstart.training.exporting.request import VERIFIED
+from headstart.models.exporting.parts import HEAD, OUTPUTS, TRUNK, WHOLE
+from headstart.training.exporting.about import About
 from headstart.training.prediction import Feed, LogitBatches, predict
 from headstart.training.predictions import Predictions, classify
-from headstart.training.scores.multi import THRESHOLD
 
 LONGEST_NAME = 200
 
@@ -53,20 +40,16 @@ class OnnxModel:
         self.name = shortened(about.get("model") or self.path.name, LONGEST_NAME)
         """the network's"""
         try:
-            self.part = _one_of(about, "part", PARTS)
-            """"whole"; "trunk", from pictures to features; "head", from features to the outputs"""
-            self.task = _one_of(about, "task", TASKS)
-            """what the outputs mean: "single", "multi" or "regression" """
-            self.classes = _classes(about["classes"])
-            """the names of the outputs' columns"""
-            self.threshold = _threshold(about) if self.task == MULTI else THRESHOLD
-            """of several labels: the probability above which one is there"""
-            self.preprocess = None if self.part == HEAD else _preprocess(about["preprocess"])
+            read = About.read(about, arrays=False)
+            self.part, self.cut = read.part, read.cut
+            """"whole"; "trunk", from pictures to features at the cut; "head", from these to the outputs"""
+            self.task, self.classes, self.threshold = read.task, read.classes, read.threshold
+            """what the outputs mean: "single", "multi" or "regression"; the names of the outputs' columns; of
+            several labels the probability above which one is there"""
+            self.preprocess = cast("Preprocess | None", read.preprocess)
             """how a picture is brought to the right size; None of a head"""
-            self.verified = _verified(about)
+            self.verified = read.verified
             """what was found as the file was held to its run; None where nothing was"""
-            self.cut = about.get("cut")
-            """the node where a trunk ends and a head begins"""
             self.input, self.outputs = self._ends()
         except (ValueError, HeadstartError) as reason:
             raise ModelFileError(
@@ -175,41 +158,3 @@ class OnnxModel:
         `top`: how many classes are named."""
         check_counts(top=top)
         return classify(self, images, top=top, on_error=on_error)
-
-
-def _one_of(about: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:
-    if about[key] not in allowed:
-        raise ValueError(f"its {key} is '{shortened(about[key])}'; expected one of {', '.join(allowed)}")
-    return about[key]
-
-
-def _json(text: str, what: str, shape: Any) -> Any:
-    try:
-        content = parse_json(text)
-        check(content, shape)
-    except ValueError as reason:
-        raise ValueError(f"its {what} cannot be read: {shortened(str(reason))}") from None
-    return content
-
-
-def _classes(text: str) -> tuple[str, ...]:
-    return class_list(_json(text, "classes", ListOf(str)), ModelFileError)
-
-
-def _preprocess(text: str) -> Preprocess:
-    return Preprocess.from_dict(_json(text, "preprocessing", dict))
-
-
-def _threshold(about: Mapping[str, str]) -> float:
-    value = _json(about.get("threshold", "null"), "threshold", (int, float))
-    if not 0 <= value <= 1:
-        raise ValueError(f"its threshold is {value}; expected a probability, from 0 to 1")
-    return float(value)
-
-
-def _verified(about: Mapping[str, str]) -> dict[str, Any] | None:
-    text = about.get(VERIFIED, NOT_VERIFIED)
-    content: dict[str, Any] | None = (
-        None if text == NOT_VERIFIED else _json(text, "figures of its verification", dict)
-    )
-    return content

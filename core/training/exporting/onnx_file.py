@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headstart.common.files import replace_whole
 from headstart.models.exporting import onnx_model
+from headstart.models.exporting.parts import PARTS
 from headstart.training.exporting.exported import OnnxModel
 from headstart.training.exporting.request import VERIFIED, Request
 
@@ -29,7 +30,7 @@ def write(request: Request, path: Path) -> None:
 def beside(path: Path) -> list[Path]:
     """The files of weights that `write` has put beside a file of this name."""
     name = re.compile(
-        rf"{re.escape(path.stem)}-[0-9a-f]{{16}}-({'|'.join(onnx_model.PARTS)})-float(32|16){re.escape(path.suffix)}\.data"
+        rf"{re.escape(path.stem)}-[0-9a-f]{{16}}-({'|'.join(PARTS)})-float(32|16){re.escape(path.suffix)}\.data"
     )
     return [file for file in path.parent.iterdir() if name.fullmatch(file.name)]
 

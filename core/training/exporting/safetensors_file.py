@@ -14,7 +14,7 @@ from headstart.common.files import replace_whole
 from headstart.contract import registry
 from headstart.features.inference import pixel_trunk
 from headstart.models import architecture
-from headstart.models.exporting.onnx_model import NOT_VERIFIED, OUTPUTS
+from headstart.models.exporting.parts import NOT_VERIFIED, OUTPUTS
 from headstart.models.layouts import fitted
 from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored

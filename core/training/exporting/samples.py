@@ -16,7 +16,7 @@ from headstart.data.preprocess import Preprocess
 from headstart.data.rows import each
 from headstart.data.sources import BUILTIN, NAMES
 from headstart.features.feature_set import FeatureSet
-from headstart.models.exporting.onnx_model import HEAD
+from headstart.models.exporting.parts import HEAD
 from headstart.training.exporting.request import Request
 from headstart.training.prediction import prepared
 

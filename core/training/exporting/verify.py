@@ -21,7 +21,7 @@ from headstart.common.text import shortened
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.rows import each
-from headstart.models.exporting.onnx_model import HEAD, TRUNK
+from headstart.models.exporting.parts import HEAD, TRUNK
 from headstart.training.exporting.expected import Expected, expected_of, rows_of
 from headstart.training.exporting.request import Opened, Request
 from headstart.training.exporting.samples import Probes
@@ -154,6 +154,8 @@ class _Trial:
         ExportMismatchError where something differs by more than the tolerance."""
         size, largest = len(positions), 0.0
         made = self._run(positions)
+        if missing := [output for output in self.expected.outputs if output not in made]:
+            raise _mismatch(self.name, f"at batch {size} gives {', '.join(made)}, and not {', '.join(missing)}")
         for output, values in self.expected.outputs.items():
             received, expected = np.asarray(made[output]), values[positions]
             if received.shape != expected.shape:

@@ -1,0 +1,73 @@
+"""Models as files of torch's own, by `torch.export`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from headstart.backends.torch import pt2
+from headstart.backends.torch.arrays import from_native
+from headstart.backends.torch.emit import Network
+from headstart.common.errors import ExportError
+from headstart.common.text import shortened
+from headstart.contract.programs import PIXEL_VALUES, SIGMOID, SOFTMAX, Program
+
+SAMPLES = 3
+"""of the example that is traced: a batch of one is taken for one that is always one"""
+
+
+MAKES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "": lambda y: y,
+    SOFTMAX: lambda y: torch.softmax(y, -1),
+    SIGMOID: torch.sigmoid,
+}
+
+
+class Exportable(nn.Module):
+    """A program as a module that takes its inputs by their names, and gives a dict of its outputs."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        network = Network(program.graph, program.params).eval().requires_grad_(False)
+        # torch warns of weights of another layout as of parts of something larger
+        self.network = network.to(memory_format=torch.contiguous_format)
+        self.outputs = dict(program.outputs)
+        self.names = tuple(entry.name for entry in program.inputs)
+
+        def forward(**arrays: torch.Tensor) -> dict[str, torch.Tensor]:
+            return self.computed(arrays)
+
+        # What checks the inputs of a program that is opened again is made of the names in the signature.
+        one = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, one) for name in self.names]
+        vars(forward)["__signature__"] = inspect.Signature(parameters)
+        self.forward = forward
+
+    def computed(self, arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if len(self.names) > 1:
+            y = self.network(dict(arrays))
+        else:
+            ((name, x),) = arrays.items()
+            y = self.network(x.permute(0, 3, 1, 2) if x.ndim == 4 and name != PIXEL_VALUES else x)
+        y = from_native(y.float())
+        return {name: MAKES[how](y) for name, how in self.outputs.items()}
+
+
+def write(program: Program, path: Path, texts: Mapping[str, str]) -> None:
+    arrays = {
+        name: torch.zeros(SAMPLES, *shape, dtype=getattr(torch, dtype)) for name, shape, dtype in program.inputs
+    }
+    batch = {name: {0: torch.export.Dim.DYNAMIC} for name in arrays}
+    try:
+        exported = torch.export.export(Exportable(program), (), arrays, dynamic_shapes=batch, strict=False)
+    except Exception as error:  # torch's exporter raises of all kinds
+        reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise ExportError(
+            f"torch.export cannot write this model ({reason}); "
+            "expected a module without Python's own branches on values, or another format"
+        ) from error
+    pt2.save(exported, str(path), texts)

@@ -1,0 +1,221 @@
+"""A run leaves as a file of its framework's own: every format that the backend describes, opened by the framework
+alone, in a process of its own, and held to the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exporting import CLASSES, SIZE, photographs, small_model, validation
+from own import X, sentences, wrapped
+from PIL import Image
+
+import headstart as hs
+from headstart.contract import registry
+from headstart.contract.opening import FileProcess
+from headstart.contract.programs import NORMALISED, PART, WRAPPED, FileFormat, Program, loader
+from headstart.errors import ExportError, ExportMismatchError, SettingError
+from headstart.models.exporting import parts
+from headstart.training.exporting import framework_file
+from headstart.training.history import History, Record, Seconds
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", list(registry.formats()))
+
+
+@pytest.fixture
+def known(name: str, backend: str) -> FileFormat:
+    """A format that this backend writes, where what it needs is installed."""
+    owner, known = registry.formats()[name]
+    if owner != backend:
+        pytest.skip(f"{name} is written by {owner}")
+    for module in known.modules:
+        pytest.importorskip(module)
+    return known
+
+
+def run_of(backend: str, task: str = "single") -> hs.Run:
+    record = Record(1, 0.5, 0.5, 0.5, 0.5, Seconds(), 0.1, (0.5,))
+    return hs.Run(small_model(task), "cached", "pool2", backend, History([record]), val=validation())
+
+
+def pixels(model: Any) -> np.ndarray:
+    return np.stack([model.preprocess.apply(Image.fromarray(picture)) for picture in photographs()])
+
+
+class Here:
+    """What `FileProcess` does, without a process, which has to import the framework first."""
+
+    def __init__(self, path: Path, module: str, quiet: Mapping[str, str]) -> None:
+        self.texts, self.run = loader(module).load(str(path))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_file, "FileProcess", Here)
+
+
+def opened(path: Path, known: FileFormat) -> Here:
+    return Here(path, known.loader, {})
+
+
+def test_a_run_leaves_as_a_file_that_computes_what_it_does(
+    known: FileFormat, backend: str, tmp_path: Path
+) -> None:
+    run = run_of(backend)
+    exported = run.export(tmp_path / "made" / f"out{known.suffixes[0]}", device="cpu")
+    assert [*exported.path.parent.iterdir()] == [exported.path] and exported.format == known.name
+    proof = exported.verification
+    assert proof is not None and (proof.samples, proof.of, proof.same) == (12, "validation samples", 12)
+    assert list(proof.differences) == [1, 2, 7] and proof.largest < 1e-5
+    file = FileProcess(exported.path, known.loader, {})
+    for count in (1, 5):
+        made = file.run({"images": pixels(run.model)[:count]})
+        assert list(made) == ["logits", "probabilities"]
+        expected = run.predict(photographs()[:count], device="cpu")
+        np.testing.assert_allclose(made["logits"], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(made["probabilities"].sum(1), 1, atol=1e-5)
+    texts = file.texts
+    assert json.loads(texts["classes"]) == list(CLASSES) and json.loads(texts["verified"])["samples"] == 12
+    assert json.loads(texts["inputs"]) == {"images": ["uint8", ["n", SIZE, SIZE, 3]]}
+    assert json.loads(texts["preprocess"]) == run.model.preprocess.as_dict()
+
+
+@pytest.mark.parametrize(("task", "second"), [("multi", "scores"), ("regression", None)])
+@pytest.mark.usefixtures("here")
+def test_every_task(known: FileFormat, backend: str, task: str, second: str | None, tmp_path: Path) -> None:
+    run = run_of(backend, task)
+    exported = run.export(tmp_path / f"out{known.suffixes[0]}", photographs(), device="cpu")
+    made = opened(exported.path, known).run({"images": pixels(run.model)})
+    assert list(made)[1:] == ([] if second is None else [second])
+    if second is not None:
+        np.testing.assert_allclose(made["scores"], 1 / (1 + np.exp(-made["logits"])), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_trunk_and_a_head_are_the_whole(known: FileFormat, backend: str, tmp_path: Path) -> None:
+    if PART not in known.takes:
+        pytest.skip(f"{known.name} takes whole models")
+    run = run_of(backend)
+    trunk, head = (
+        run.export(tmp_path / f"{part}{known.suffixes[0]}", part=part, device="cpu") for part in ("trunk", "head")
+    )
+    features = opened(trunk.path, known).run({"images": pixels(run.model)})["features"]
+    x = run.model.preprocess.normalise(pixels(run.model))
+    expected = hs.forward(run.model, x, "pool2", backend=backend, device="cpu")["pool2"]
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
+    logits = opened(head.path, known).run({"features": np.ascontiguousarray(features)})["logits"]
+    np.testing.assert_allclose(logits, run.predict(photographs(), device="cpu"), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("here")
+def test_pixels_that_are_preprocessed_already(known: FileFormat, backend: str, tmp_path: Path) -> None:
+    if NORMALISED not in known.takes:
+        pytest.skip(f"{known.name} takes pixels")
+    run = run_of(backend)
+    exported = run.export(tmp_path / f"out{known.suffixes[0]}", pixels=False, device="cpu")
+    x = run.model.preprocess.normalise(pixels(run.model))
+    x = np.ascontiguousarray(np.moveaxis(x, -1, 1)) if known.channels_first else x
+    made = opened(exported.path, known).run({"pixel_values": x})
+    np.testing.assert_allclose(made["logits"], run.predict(photographs(), device="cpu"), rtol=1e-4, atol=1e-4)
+
+
+def weights(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Program], Program]:
+    return lambda program: replace(program, params={**program.params, name: change(program.params[name])})
+
+
+PLANTED: Mapping[str, Callable[[Program], Program]] = {
+    "a kernel turned round": weights("conv3.weight", lambda w: w[..., ::-1].copy()),
+    "classes in another order": weights("fc.weight", lambda w: w[::-1].copy()),
+    "a bias dropped": weights("fc.bias", np.zeros_like),
+    "another function of the logits": lambda program: replace(
+        program, outputs={"logits": "", "probabilities": "sigmoid"}
+    ),
+    "an output missing": lambda program: replace(program, outputs={"logits": ""}),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+@pytest.mark.usefixtures("here")
+def test_what_computes_something_else_is_not_kept(
+    known: FileFormat, backend: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = parts.program
+
+    def wrong(*args: Any, **settings: Any) -> tuple[Program, dict[str, str]]:
+        program, texts = right(*args, **settings)
+        return PLANTED[fault](program), texts
+
+    monkeypatch.setattr(parts, "program", wrong)
+    with pytest.raises(ExportMismatchError, match="was not kept"):
+        run_of(backend).export(tmp_path / f"out{known.suffixes[0]}", device="cpu")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_there_is_kept(known: FileFormat, backend: str, tmp_path: Path) -> None:
+    run = run_of(backend)
+    path = tmp_path / f"out{known.suffixes[0]}"
+    run.export(path, device="cpu", verify=False)
+    assert opened(path, known).texts["verified"] == "not verified"
+    with pytest.raises(SettingError, match="replace"):
+        run.export(path, device="cpu")
+    run.export(path, device="cpu", replace=True)
+    assert json.loads(opened(path, known).texts["verified"])["batches"] == [1, 2, 7]
+
+
+@pytest.mark.neutral
+def test_a_file_that_breaks_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that opens it says why, or how it ended."""
+    (tmp_path / "ends.py").write_text("import os\ndef load(path): os._exit(3)\n")
+    (tmp_path / "refuses.py").write_text("def load(path): raise ValueError('nothing there')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for module, text in (("ends", "ended with exit code 3"), ("refuses", "ValueError: nothing there")):
+        with pytest.raises(ExportError, match=text):
+            FileProcess(tmp_path / "out", module, {})
+
+
+@pytest.mark.neutral
+def test_loaders_open_files_by_the_framework_alone() -> None:
+    """They import nothing of headstart."""
+    for _, known in registry.formats().values():
+        folder = Path(__file__).parents[2] / Path(*known.loader.split(".")[1:]).with_suffix(".py")
+        source = folder.read_text()
+        assert "def load(" in source and "def note(" in source
+        assert "from headstart" not in source and "import headstart" not in source
+
+
+@pytest.mark.parametrize("kind", ["pictures", "several arrays", "its own classifier"])
+@pytest.mark.usefixtures("here")
+def test_a_wrapped_module(known: FileFormat, backend: str, kind: str, tmp_path: Path) -> None:
+    """By the same code, with whatever its framework's exporter makes of it."""
+    if WRAPPED not in known.takes:
+        pytest.skip(f"{known.name} takes no wrapped modules")
+    module = import_module(f"own_{backend}")
+    if kind == "several arrays":
+        rows: Any = sentences(20)
+        data = hs.data.arrays(rows, np.arange(20) % 2, classes=["a", "b"])
+        model = hs.wrap(module.text(), cut=module.TEXT_CUT, head="linear", classes=["a", "b"], example=data)
+    else:
+        rows = X
+        settings = {"head": "linear", "classes": CLASSES} if kind == "pictures" else {}
+        model = wrapped(module, **settings)
+        data = None
+    exported = hs.export(model, tmp_path / f"out{known.suffixes[0]}", data, backend=backend, device="cpu")
+    assert exported.verification is not None and exported.verification.largest < 1e-4
+    expected = hs.predict(model, rows, device="cpu")
+    if kind == "several arrays":
+        given = {name: np.asarray(array) for name, array in rows.items()}
+    else:
+        pixels = np.random.default_rng(0).integers(0, 256, (5, *model.preprocess.shape), np.uint8)
+        given, expected = {"images": pixels}, hs.predict(model, model.preprocess.normalise(pixels), device="cpu")
+    made = opened(exported.path, known).run(given)
+    np.testing.assert_allclose(made["logits"], expected, rtol=1e-4, atol=1e-5)
