@@ -46,7 +46,7 @@ READINGS = 5  # of a folder that is saved to while it is read
 
 def load(path: str | Path, backend: str | None = None, model: Model | None = None) -> Run:
     """The run that `Run.save` wrote to the folder `path`, ready to predict, in any backend: `backend`, else
-    HEADSTART_BACKEND, else the one that trained it if it is installed, else the only one installed.
+    HEADSTART_BACKEND, else the one that trained it if it is installed, or none is, else the only one installed.
 
     `model`: for a run of a wrapped model, whose code is in no file: what `hs.wrap` makes of the same module, with
     whatever weights. Raises WeightsError where the folder holds no complete run, or one of another model.
@@ -61,7 +61,9 @@ def load(path: str | Path, backend: str | None = None, model: Model | None = Non
             # Saved to in this moment, its weights may be others by now.
             if not left or _record(folder).get("weights") == about.get("weights"):
                 raise
-    if backend is None and not os.environ.get(registry.VARIABLE) and run.backend in registry.installed():
+    installed = registry.installed()
+    # Where none is installed, weights can still be looked at and leave; what computes says what is missing.
+    if backend is None and not os.environ.get(registry.VARIABLE) and (run.backend in installed or not installed):
         return run
     return replace(run, backend=registry.choose(backend, run.model.home))
 

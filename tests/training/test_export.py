@@ -20,7 +20,7 @@ from exporting import CLASSES, photographs, small_model, validation
 from PIL import Image
 
 import headstart as hs
-from headstart.errors import ExportError, HeadstartError, SettingError, UnknownNameError
+from headstart.errors import BackendError, ExportError, HeadstartError, SettingError, UnknownNameError
 from headstart.models.exporting import onnx_model as writer
 from headstart.training.exporting import verify
 from headstart.training.exporting.formats import formats
@@ -105,6 +105,31 @@ def test_a_trunk_and_a_head_are_the_whole(run: hs.Run, tmp_path: Path, cut: str 
 
 
 @pytest.mark.of("torch")
+def test_a_head_says_which_trunk_it_goes_with(run: hs.Run, tmp_path: Path) -> None:
+    """So that a service that keeps features of one can tell whether they are for the other."""
+    trunk, head, other = (
+        said_by(run.export(tmp_path / f"{part}-{cut}.onnx", part=part, cut=cut, verify=False).path)
+        for part, cut in (("trunk", None), ("head", None), ("head", "act1"))
+    )
+    assert head["trunk_digest"] == trunk["weights_digest"] != other["trunk_digest"]
+    assert "trunk_digest" not in trunk
+
+
+@pytest.mark.neutral
+def test_a_run_leaves_where_no_framework_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HEADSTART_BACKEND", raising=False)
+    history = History([Record(1, 0.5, 0.5, 0.5, 0.5, Seconds(), 0.1, (0.5,))])
+    hs.Run(hs.model("lenet", classes=CLASSES), "cached", "relu4", "torch", history).save(tmp_path / "run")
+    monkeypatch.setattr("headstart.contract.registry._missing", lambda modules: list(modules))
+    run = hs.load(tmp_path / "run")
+    assert run.export(tmp_path / "out.onnx", verify=False).path.is_file()
+    for use in (lambda: run.predict(photographs()), lambda: run.export(tmp_path / "verified.onnx")):
+        with pytest.raises(BackendError, match=r"torch.*pip install"):
+            use()
+    assert not (tmp_path / "verified.onnx").exists()
+
+
+@pytest.mark.of("torch")
 def test_weights_alone(run: hs.Run, tmp_path: Path) -> None:
     model = hs.model("lenet", classes=CLASSES)
     exported = hs.export(model, tmp_path / "out.safetensors", photographs(), backend=run.backend, device="cpu")
@@ -180,7 +205,13 @@ def test_numbers_are_held_to_how_far_they_vary(
     write, off = writer.onnx_model, replace(model, params={**model.params, "fc.bias": wrong})
     asked: dict[str, Any] = {"data": validation(), "backend": "torch", "device": "cpu"}
     hs.export(model, tmp_path / "right.onnx", **asked)
-    monkeypatch.setattr(writer, "onnx_model", lambda m, **about: write(off, **about))
+
+    def planted(model: Any, **about: Any) -> Any:
+        proto = write(off, **about)
+        writer.set_metadata(proto, writer.metadata(write(model, **about)))
+        return proto
+
+    monkeypatch.setattr(writer, "onnx_model", planted)
     with pytest.raises(ExportError, match="differ from the run's by"):
         hs.export(model, tmp_path / "wrong.onnx", **asked)
 

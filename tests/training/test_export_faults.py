@@ -144,6 +144,8 @@ SAYS: Mapping[str, Callable[[Any], None]] = {
     "classes reordered": said("classes", lambda names: names[::-1]),
     "another crop": said("preprocess", lambda settings: {**settings, "resize": 24}),
     "another filter": said("preprocess", lambda settings: {**settings, "interpolation": "nearest"}),
+    "weights of another model": lambda proto: writer.set_metadata(proto, {"weights_digest": "0" * 32}),
+    "another cut": lambda proto: writer.set_metadata(proto, {"cut": "act1"}),
     "another task": lambda proto: writer.set_metadata(proto, {"task": "multi", "threshold": "0.5"}),
     "no preprocessing": not_said,
     "no JSON": lambda proto: writer.set_metadata(proto, {"preprocess": "{"}),
@@ -179,6 +181,7 @@ class Runs:
         self.outputs: tuple[str, ...] = ("logits", "probabilities")
         self.preprocess, self.classes = model.preprocess, model.classes
         self.task, self.threshold = model.task, model.threshold
+        self.texts: Mapping[str, str] = {}
         self._model, self._change = model, change
 
     def run(self, rows: Any) -> dict[str, np.ndarray]:
@@ -265,9 +268,11 @@ def held(opened: Any) -> Any:
 
 
 def wrong_network(change: Callable[[Model], Model]) -> Callable[..., Any]:
+    """Which says that it is the right one."""
+
     def plant(write: Any, model: Model, **about: Any) -> Any:
         proto = write(change(model), **about)
-        writer.set_metadata(proto, {"preprocess": json.dumps(model.preprocess.as_dict())})
+        writer.set_metadata(proto, writer.metadata(write(model, **about)))
         return proto
 
     return plant

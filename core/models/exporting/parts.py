@@ -57,6 +57,8 @@ class Part(NamedTuple):
     weights: Mapping[str, np.ndarray]
     """as the model has them, nothing folded"""
     cut: str
+    before: Mapping[str, np.ndarray]
+    """of a head: the weights of the trunk in front of it"""
 
 
 def part_of(model: Model, part: str, cut: str | None) -> Part:
@@ -70,7 +72,9 @@ def part_of(model: Model, part: str, cut: str | None) -> Part:
         graph, shape = whole.after(cut, model.input_shape), whole.shapes(model.input_shape)[cut]
     else:
         graph, shape = whole.upto(cut) if part == TRUNK else whole, model.input_shape
-    return Part(graph, shape, {name: model.params[name] for name in graph.param_shapes()}, cut)
+    before = whole.upto(cut).param_shapes() if part == HEAD else ()
+    weights, ahead = ({name: model.params[name] for name in names} for names in (graph.param_shapes(), before))
+    return Part(graph, shape, weights, cut, ahead)
 
 
 def taking_pixels(graph: Graph, model: Model) -> Graph:
@@ -82,7 +86,8 @@ def taking_pixels(graph: Graph, model: Model) -> Graph:
 def texts_of(model: Model, part: str, taken: Part, dtype: str = "float32") -> dict[str, str]:
     """What a file says of itself: `classes` and `preprocess` (JSON), `task`, `threshold` of several labels,
     `part`, `cut`, `dtype`, `model`, `weights_digest`, `headstart_version` and `verified`, which is "not verified"
-    until somebody says otherwise."""
+    until somebody says otherwise; of a head also `trunk_digest`, the `weights_digest` of the trunk that goes with
+    it."""
     about = {
         "part": part,
         "cut": taken.cut,
@@ -97,6 +102,8 @@ def texts_of(model: Model, part: str, taken: Part, dtype: str = "float32") -> di
     }
     if model.task == MULTI:
         about["threshold"] = canonical_json(model.threshold)
+    if part == HEAD:
+        about["trunk_digest"] = params_digest(taken.before)
     return about
 
 

@@ -36,7 +36,7 @@ class OnnxModel:
             check_counts(threads=threads)
         self.path = expanded(path)
         self._session = OnnxSession(self.path, threads)
-        about = self._session.contents.metadata
+        about = self.texts = self._session.contents.metadata
         self.name = shortened(about.get("model") or self.path.name, LONGEST_NAME)
         """the network's"""
         try:

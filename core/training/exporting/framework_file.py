@@ -58,7 +58,7 @@ class FrameworkFile:
 
     def __init__(self, process: FileProcess) -> None:
         """ModelFileError where the file does not say what it takes."""
-        self._process = process
+        self._process, self.texts = process, process.texts
         try:
             about = About.read(process.texts)
             self._inputs = read_json(process.texts["inputs"], "inputs", dict)

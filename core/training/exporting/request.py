@@ -38,7 +38,7 @@ class Opened(Protocol):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What `run` gives, by the names in `headstart.models.exporting.onnx_model`: those of the task, of a trunk
+        """What `run` gives, by the names in `headstart.models.exporting.parts`: those of the task, of a trunk
         "features" """
 
     @property
@@ -53,6 +53,11 @@ class Opened(Protocol):
 
     @property
     def threshold(self) -> float: ...
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """All that the file says of itself, as `headstart.models.exporting.parts.texts_of` has written it; of a
+        format that holds weights alone nothing."""
 
     def run(self, rows: Any) -> Mapping[str, np.ndarray]:
         """Its outputs, each `(n, ...)`, of `n` samples as `headstart.data.loader` has them for `preprocess`, uint8

@@ -50,6 +50,7 @@ class WeightsOf:
         self.preprocess, self.classes = self._model.preprocess, self._model.classes
         self.task, self.threshold = model.task, model.threshold
         self.outputs = (OUTPUTS[self.task].plain,)
+        self.texts: Mapping[str, str] = {}
 
         loaded = registry.load(request.backend, model.home)
         self._output, self._numpy = self._model.graph.output, loaded.numpy

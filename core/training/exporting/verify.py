@@ -21,7 +21,7 @@ from headstart.common.text import shortened
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.rows import each
-from headstart.models.exporting.parts import HEAD, TRUNK
+from headstart.models.exporting.parts import HEAD, TRUNK, part_of, texts_of
 from headstart.training.exporting.expected import Expected, expected_of, rows_of
 from headstart.training.exporting.request import Opened, Request
 from headstart.training.exporting.samples import Probes
@@ -31,6 +31,8 @@ BATCHES = {1: 7, 2: 14, 7: 63}
 TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
 """the largest relative difference, in float32 and in float16"""
 ERROR_LENGTH = 300
+IDENTITY = ("model", "part", "cut", "dtype", "weights_digest", "trunk_digest")
+"""the texts of which model a file is, and of which part"""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,14 @@ def check_description(opened: Opened, name: str, request: Request) -> None:
         stated["threshold"] = (opened.threshold, model.threshold)
     if request.part != HEAD:
         stated["preprocessing"] = (opened.preprocess, model.preprocess)
+    if texts := opened.texts:
+        expected_texts = texts_of(
+            model,
+            request.part,
+            part_of(model, request.part, request.cut),
+            "float16" if request.half else "float32",
+        )
+        stated |= {key: (texts.get(key), expected_texts[key]) for key in IDENTITY if key in expected_texts}
     for what, (said, expected) in stated.items():
         if said != expected:
             raise _mismatch(
