@@ -152,7 +152,7 @@ class ClassToken(nn.Module):
         self.weight = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat((self.weight.expand(len(x), 1, -1).to(x.dtype), x), 1)
+        return torch.cat((self.weight.expand(x.shape[0], 1, -1).to(x.dtype), x), 1)
 
 
 class Position(nn.Module):

@@ -219,3 +219,33 @@ def test_a_wrapped_module(known: FileFormat, backend: str, kind: str, tmp_path: 
         given, expected = {"images": pixels}, hs.predict(model, model.preprocess.normalise(pixels), device="cpu")
     made = opened(exported.path, known).run(given)
     np.testing.assert_allclose(made["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_vision_transformer(known: FileFormat, backend: str, tmp_path: Path) -> None:
+    """Its class token is there once and for every sample."""
+    model = hs.model("vit_tiny_patch16_224", classes=CLASSES, size=32)
+    exported = hs.export(model, tmp_path / f"out{known.suffixes[0]}", photographs(), backend=backend, device="cpu")
+    assert exported.verification is not None and exported.verification.largest < 1e-4
+
+
+@pytest.mark.of("torch")
+def test_what_torch_cannot_write(tmp_path: Path) -> None:
+    """A module that decides by what it sees."""
+    import torch
+
+    class Deciding(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return y.relu() if y.sum() > 0 else y.sigmoid()
+
+    model = wrapped(
+        import_module("own_torch"), Deciding(), cut="its end", init=None, head="linear", classes=CLASSES
+    )
+    with pytest.raises(ExportError, match=r"torch\.export cannot write this model \(.*another format") as caught:
+        hs.export(model, tmp_path / "out.pt2", device="cpu")
+    assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
