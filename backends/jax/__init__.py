@@ -1,6 +1,7 @@
 """The JAX backend: flax NNX modules, optax, and epochs under one `lax.scan`."""
 
-from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
+from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
+from headstart.contract.programs import NORMALISED, PART, WRAPPED, FileFormat
 
 DESCRIPTION = Description(
     module="headstart.backends.jax.backend",
@@ -8,8 +9,18 @@ DESCRIPTION = Description(
     distributions=("jax", "flax", "optax"),
     install="pip install 'headstart[jax]'",
     devices=("cpu", "cuda", "tpu", "xpu", "mps"),
-    abilities=frozenset({FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
+    abilities=frozenset({EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
     exports={"jax": ()},
+    formats=(
+        FileFormat(
+            "stablehlo",
+            (".stablehlo",),
+            "jax.export.deserialize: JAX on CPUs, CUDA's GPUs and TPUs; what else compiles StableHLO",
+            "headstart.backends.jax.stablehlo",
+            frozenset({PART, NORMALISED, WRAPPED}),
+            modules=("flatbuffers",),
+        ),
+    ),
     wraps="a flax.nnx.Module, or two JAX functions (trunk, head) with params=(trunk_params, head_params)",
     quiet={"TF_CPP_MIN_LOG_LEVEL": "3"},  # XLA's, too
     order=3,

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.doors.jax_devices import device_facts, free_memory
-from headstart.backends.jax import exports, profile, wrap
+from headstart.backends.jax import exports, files, profile, wrap
 from headstart.backends.jax.arrays import decide, host, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
@@ -24,6 +24,7 @@ from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
 from headstart.common.machine import cpus, cpus_allowed
 from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.wrapping import Wrapping, WrapRequest
 from headstart.graph import Graph
@@ -51,7 +52,7 @@ def defaults(environ: Mapping[str, str]) -> dict[str, str]:
     return unset
 
 
-@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt")
+@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt", "write")
 class JaxBackend:
     name = "jax"
 
@@ -107,6 +108,9 @@ class JaxBackend:
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         return profile.profile(folder)
+
+    def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
+        files.write(program, path, texts)
 
     def exports(self) -> ModuleType:
         return exports

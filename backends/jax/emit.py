@@ -88,7 +88,7 @@ class Scale(nnx.Module):
 
 class ClassToken(Scale):
     def __call__(self, x: jax.Array) -> jax.Array:
-        token = jnp.broadcast_to(self.weight[...].astype(x.dtype), (len(x), 1, x.shape[2]))
+        token = jnp.broadcast_to(self.weight[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         return jnp.concatenate([token, x], 1)
 
 
@@ -101,7 +101,7 @@ class DropPath(nnx.Dropout):
     """Stochastic depth (Huang et al. 2016, arXiv:1603.09382), a sample at a time."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x * super().__call__(jnp.ones((len(x), *[1] * (x.ndim - 1)), x.dtype))
+        return x * super().__call__(jnp.ones((x.shape[0], *[1] * (x.ndim - 1)), x.dtype))
 
 
 def _given(value: np.ndarray) -> Callable[..., jax.Array]:
@@ -235,11 +235,11 @@ FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
     "add": lambda a: jnp.add,
     "multiply": lambda a: jnp.multiply,
     "concat": lambda a: lambda *xs: jnp.concatenate(xs, -1),
-    "tokens": lambda a: lambda x: x.reshape(len(x), -1, x.shape[3]),
+    "tokens": lambda a: lambda x: x.reshape(x.shape[0], -1, x.shape[3]),
     "attention": _attention,
     "first_token": lambda a: lambda x: x[:, 0],
     "mean_tokens": lambda a: lambda x: x.mean(1),
-    "flatten": lambda a: lambda x: x.transpose(0, 3, 1, 2).reshape(len(x), -1),
+    "flatten": lambda a: lambda x: x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1),
 }
 # suffix of a parameter -> attribute of the NNX layer, where the two differ
 ATTRIBUTES = {

@@ -27,7 +27,10 @@ def export(
     /,
     *,
     format: Annotated[
-        str | None, Parameter(help="onnx, safetensors; of PyTorch's own pt2. (default: as OUT's suffix says)")
+        str | None,
+        Parameter(
+            help="onnx, safetensors; of PyTorch's own pt2, of JAX's stablehlo. (default: as OUT's suffix says)"
+        ),
     ] = None,
     part: Annotated[
         str,

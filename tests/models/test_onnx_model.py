@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporting import small_model
 
 import headstart as hs
 from headstart.common.errors import CutError, ExportError, SettingError, UnknownNameError, UnsupportedOpError
 from headstart.common.version import __version__
 from headstart.data.preprocess import Preprocess
-from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.exporting import onnx_model as exporting
 from headstart.models.exporting.onnx_model import (
@@ -274,26 +272,3 @@ def test_of_a_wrapped_module_the_head_can_be_written() -> None:
     head = model.graph.after(model.default_cut, model.input_shape)
     expected = reference.run(head, model.params, features)[head.output]
     assert relative_error(logits, expected) < TOLERANCE
-
-
-@pytest.mark.parametrize("old", ["conv1", "pool1", "fc"])
-@pytest.mark.parametrize("new", ["images", "features", "logits", "probabilities"])
-def test_a_node_may_be_called_as_an_output_is(old: str, new: str) -> None:
-    """As in somebody's own module."""
-    model = small_model()
-    nodes = tuple(
-        replace(n, name=new if n.name == old else n.name, inputs=tuple(new if i == old else i for i in n.inputs))
-        for n in model.graph.nodes
-    )
-    params = {
-        name.replace(f"{old}.", f"{new}.") if name.startswith(f"{old}.") else name: value
-        for name, value in model.params.items()
-    }
-    graph = Graph(nodes, new if model.graph.output == old else model.graph.output)
-    x = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape), np.uint8)
-    found = [
-        ort.InferenceSession(onnx_bytes(onnx_model(each, cut="mean"))).run(None, {"images": x})
-        for each in (model, replace(model, graph=graph, params=params))
-    ]
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_array_equal(ours, theirs)

@@ -10,7 +10,6 @@ Invariant: equal models give equal bytes, whichever backend trained them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,8 +38,6 @@ from headstart.models.exporting.parts import (
 )
 from headstart.models.model import Model
 
-TAKEN = {IMAGES, PIXEL_VALUES, FEATURES, *(name for outputs in OUTPUTS.values() for name in outputs.names)}
-"""what inputs and outputs are called"""
 OPS = {SOFTMAX: "Softmax", SIGMOID: "Sigmoid"}
 MOST_NBYTES = (1 << 31) - (1 << 24)
 """of a file's weights: what holds them all ends at 2 GiB, names and nodes included"""
@@ -83,10 +80,9 @@ def onnx_model(
     graph, params = fold(without_inert(taken.graph), taken.weights)
     if part != HEAD and pixels and not isinstance(model.preprocess, Arrays):
         graph = taking_pixels(graph, model)
-    graph, named = _apart(graph, params)
     # The layer that gives numbers in the targets' own units: float16 would round years to whole ones.
     exact = part != TRUNK and model.task == REGRESSION and graph[graph.output].op == "linear"
-    e = Emission(graph, named, taken.shape, dtype, (graph.output,) if exact else ())
+    e = Emission(graph, params, taken.shape, dtype, (graph.output,) if exact else ())
     if part == HEAD:
         e.input(FEATURES, LAST, "float32")
     elif pixels:
@@ -98,22 +94,6 @@ def onnx_model(
     e.file.producer_name, e.file.producer_version = "headstart", __version__
     set_metadata(e.file, texts_of(model, part, taken, dtype))
     return e.file
-
-
-def _apart(graph: Graph, params: Mapping[str, Any]) -> tuple[Graph, Mapping[str, Any]]:
-    """Nodes that a module calls as a file's inputs and outputs are called get other names."""
-    names = {node.name: f"{node.name}/node" for node in graph.nodes if node.name in TAKEN}
-    if not names:
-        return graph, params
-    nodes = [
-        replace(node, name=names.get(node.name, node.name), inputs=tuple(names.get(i, i) for i in node.inputs))
-        for node in graph.nodes
-    ]
-    renamed: dict[str, Any] = {}
-    for old, new in zip(graph.nodes, nodes, strict=True):
-        pairs = zip(old.param_shapes(), new.param_shapes(), strict=True)
-        renamed |= {name: params[before] for before, name in pairs}
-    return Graph(tuple(nodes), names.get(graph.output, graph.output)), renamed
 
 
 def _outputs(e: Emission, graph: Graph, outputs: Outputs | None) -> None:
