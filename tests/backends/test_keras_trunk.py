@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from families import SMALL
 
 from headstart.contract import registry
+from headstart.graph import Builder
 from headstart.testing import reference, relative_error
 
 pytestmark = pytest.mark.of("keras")
@@ -51,6 +53,56 @@ def test_weights_are_rounded_once(engine: str, precision: str, limit: float, mon
     weight.assign(weight.value * 2)
     changed = [name for name, value in trunk.params().items() if not np.array_equal(value, params[name])]
     assert len(changed) == 1
+
+
+def test_what_no_layer_needs_any_more_is_given_up(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a chain of layers there are two outputs at any time, and not all of them: those of a ViT-L/16 and 64
+    images have 8 GB together."""
+    if engine != "torch":
+        pytest.skip("a compiled program sees to that")
+    import keras
+
+    b = Builder()
+    x = "input"
+    for i in range(12):
+        x = b.add(f"relu{i}", "relu", b.conv(f"conv{i}", x, 3, 3, 3, pad=1))
+    graph = b.graph(x)
+    params = reference.random_params(graph, 0)
+    framework = registry.load("keras")
+    trunk = framework.trunk(graph, params, [graph.output], framework.place("cpu", "float32"))
+    alive: list[Any] = []
+    counts = []
+    call = keras.layers.Conv2D.call
+
+    def counted(layer: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        made = call(layer, inputs, *rest, **more)
+        alive.append(weakref.ref(made))
+        counts.append(sum(one() is not None for one in alive))
+        return made
+
+    monkeypatch.setattr(keras.layers.Conv2D, "call", counted)
+    x_in = np.random.default_rng(0).standard_normal((2, 9, 9, 3)).astype(np.float32)
+    found = framework.numpy(trunk.run(x_in)[graph.output])
+    assert len(counts) == 12 and max(counts) <= 2
+    assert relative_error(found, reference.run(graph, params, x_in)[graph.output]) < 1e-5
+
+
+def test_a_keras_that_keeps_another_record_is_called_as_it_is(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.backends.keras import forward
+
+    if engine != "torch":
+        pytest.skip("a compiled program sees to that")
+    assert forward._steps(SimpleNamespace()) is None
+    monkeypatch.setattr(forward, "_steps", lambda model: None)
+    graph = SMALL["dinov2"].graph(monkeypatch, "dinov2")
+    params = reference.random_params(graph, 0)
+    x = np.random.default_rng(0).standard_normal((2, SMALL["dinov2"].size, SMALL["dinov2"].size, 3))
+    framework = registry.load("keras")
+    trunk = framework.trunk(graph, params, [graph.output], framework.place("cpu", "float32"))
+    found = framework.numpy(trunk.run(x.astype(np.float32))[graph.output])
+    assert relative_error(found, reference.run(graph, params, x.astype(np.float32))[graph.output]) < 1e-4
 
 
 @pytest.fixture
