@@ -1,6 +1,7 @@
 """The Keras 3 backend, on whichever engine KERAS_BACKEND names; epochs are compiled whole on TensorFlow."""
 
-from headstart.contract.description import FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
+from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
+from headstart.contract.programs import NORMALISED, PART, WRAPPED, FileFormat
 
 DESCRIPTION = Description(
     module="headstart.backends.keras.backend",
@@ -9,8 +10,17 @@ DESCRIPTION = Description(
     install="pip install 'headstart[keras]'",
     # which of them an engine has, it says: TensorFlow the first two
     devices=("cpu", "cuda", "mps", "xpu", "tpu"),
-    abilities=frozenset({FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
+    abilities=frozenset({EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
     exports={"tf": ("tensorflow",)},
+    formats=(
+        FileFormat(
+            "keras",
+            (".keras",),
+            "keras.saving.load_model: Keras on TensorFlow, JAX or PyTorch",
+            "headstart.backends.keras.keras_file",
+            frozenset({PART, NORMALISED, WRAPPED}),
+        ),
+    ),
     wraps="a functional keras.Model",
     # on these engines its models are their modules, too
     asked_before=("torch", "jax"),

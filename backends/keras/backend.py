@@ -16,7 +16,7 @@ from headstart.backends.keras import engine  # noqa: F401 - of the Keras that is
 import keras
 import numpy as np
 
-from headstart.backends.keras import profile, wrap
+from headstart.backends.keras import files, profile, wrap
 from headstart.backends.keras.arrays import DEVICES, beside, decide, on_host, to_numpy
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import network
@@ -26,6 +26,7 @@ from headstart.backends.keras.trunk import KerasTrunk
 from headstart.common.environment import COUNTS
 from headstart.common.machine import cpus, cpus_allowed
 from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer
 from headstart.contract.wrapping import Wrapping, WrapRequest
@@ -35,7 +36,7 @@ from headstart.graph import Graph
 Params = Mapping[str, np.ndarray]
 
 
-@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt")
+@behind_door("trunk", "trainer", "heads", "native", "call", "numpy", "wrap", "attempt", "write")
 class KerasBackend:
     name = "keras"
 
@@ -87,6 +88,10 @@ class KerasBackend:
 
     def profile(self, folder: Path) -> AbstractContextManager[None]:
         return profile.profile(folder)
+
+    @on_host
+    def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
+        files.write(program, format, path, texts)
 
     def exports(self) -> ModuleType:
         return import_module("headstart.backends.keras.exports")  # which needs TensorFlow, whatever the engine

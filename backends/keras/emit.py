@@ -206,7 +206,7 @@ EMIT: Mapping[str, Callable[..., Any]] = {
     ),
 }
 # suffix of a parameter -> attribute of the Keras layer, where the two differ
-ATTRIBUTES = {
+ATTRIBUTES: Mapping[str, Mapping[str, str]] = {
     "batch_norm": {
         "weight": "gamma",
         "bias": "beta",
@@ -228,21 +228,39 @@ def network(
     """The graph as a functional model, float32 out; with `outputs`, a dict of those nodes; with auxiliary outputs,
     a list of the output and them."""
     x = _input(graph)
-    values = {graph.input: x}
-    for node in graph.nodes[1:]:
-        if node.op not in EMIT:
-            raise UnsupportedOpError(f"the keras backend has no layer for op {node.op!r} ({node.name!r})")
-        values[node.name] = EMIT[node.op](node, style, *(values[name] for name in node.inputs))
+    values = emitted(graph, x, style)
     if outputs:
         found: Any = {name: keras.ops.cast(values[name], "float32") for name in outputs}
     else:
         results = [values[name] for name in graph.outputs]
         results = [x if x.dtype == "float32" else keras.ops.cast(x, "float32") for x in results]
         found = results if len(results) > 1 else results[0]
-    model = keras.Model(x, found)
+    return filled(keras.Model(x, found), graph, params)
+
+
+def emitted(
+    graph: Graph, x: Any, style: Style, emitters: Mapping[str, Callable[..., Any]] = EMIT
+) -> dict[str, Any]:
+    """What each node of the graph gives for the input `x`, by the node's name."""
+    values = {graph.input: x}
+    for node in graph.nodes[1:]:
+        if node.op not in emitters:
+            raise UnsupportedOpError(f"the keras backend has no layer for op {node.op!r} ({node.name!r})")
+        values[node.name] = emitters[node.op](node, style, *(values[name] for name in node.inputs))
+    return values
+
+
+def filled(
+    model: keras.Model,
+    graph: Graph,
+    params: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Mapping[str, str]] = ATTRIBUTES,
+) -> keras.Model:
+    """The model with its parameters. `attributes`: how its layers call these, where that differs from the op."""
     for node in graph.nodes:
-        for name, variable in variables(node, model).items():
-            variable.assign(_to_keras(node, np.asarray(params[name])))
+        for name, variable in variables(node, model, attributes).items():
+            value = _to_keras(node, np.asarray(params[name]))
+            variable.assign(value.reshape(variable.shape) if node.op == "class_token" else value)
         if node.op == "native":
             settle(model.get_layer(layer_name(node.name)))
     return model
@@ -274,12 +292,14 @@ def _from_keras(node: Node, value: np.ndarray) -> np.ndarray:
     return from_channels_last(value)
 
 
-def variables(node: Node, model: keras.Model) -> dict[str, keras.Variable]:
+def variables(
+    node: Node, model: keras.Model, attributes: Mapping[str, Mapping[str, str]] = ATTRIBUTES
+) -> dict[str, keras.Variable]:
     """torchvision's parameter name -> the model's variable, of one node."""
     if node.op == "native":
         return dict(zip(node.param_shapes(), model.get_layer(layer_name(node.name)).weights, strict=True))
     names = {name: name.rpartition(".")[2] for name in node.param_shapes()}
-    own = ATTRIBUTES.get(node.op, {})
+    own = attributes.get(node.op, {})
     return {
         name: getattr(model.get_layer(layer_name(node.name)), own.get(suffix, suffix))
         for name, suffix in names.items()
