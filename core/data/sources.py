@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -107,12 +108,14 @@ def digits() -> Dataset:
     """scikit-learn's bundled digits: 1797 grey images of 8 x 8, ten classes. Needs no download."""
     levels, classes = _bundled_digits()
     images = np.floor(levels * (255 / 16) + 0.5).astype(np.uint8)  # published as 0 to 16
-    return Dataset(ArraySource(images, "digits"), single(classes, [str(i) for i in range(10)]), "digits")
+    return Dataset(ArraySource(images, "digits"), single(classes.copy(), [str(i) for i in range(10)]), "digits")
 
 
+@cache
 def _bundled_digits() -> tuple[np.ndarray, np.ndarray]:
     """Images of float64, N x 8 x 8, and their classes, as `sklearn.datasets.load_digits` reads them. The file is
-    read where it lies: importing scikit-learn takes ten times as long. Where it lies elsewhere, it is asked."""
+    read where it lies: importing scikit-learn takes ten times as long. Where it lies elsewhere, it is asked. Read
+    once a process: nobody may change what comes back."""
     package = find_spec("sklearn")
     for folder_of_package in (package and package.submodule_search_locations) or ():
         file = Path(folder_of_package, "datasets", "data", "digits.csv.gz")

@@ -7,6 +7,7 @@ it would look for formulas (and load a library from the network to set them), ho
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from bokeh.embed import json_item
@@ -32,11 +33,13 @@ validation: @validation<br>training: @training</div>"""
 AXES = {"epoch": "epoch", "seconds": "seconds of wall time, extraction included"}
 
 
+@cache
 def curves(measure: str, label: str, axis: str) -> dict[str, Any]:
     """`measure` ("loss", or the name of a headline score), of which the axis says `label`, over `axis` ("epoch" or
     "seconds"), without data and ranges: the page has one table of all points for these figures, fills them from
     it, and hides a row by the filters of their renderers "training", "validation", "kept" (the epochs whose heads
-    were) and "points", whose column "row" has its number."""
+    were) and "points", whose column "row" has its number. Drawn once a process, as no run is in it: nobody may
+    change what comes back."""
     plot = _figure(AXES[axis], label, name=f"{measure} {axis}")
     for name, style in (
         ("training", {"line_width": 1, "line_dash": [4, 3], "line_alpha": 0.6}),

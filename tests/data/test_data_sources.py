@@ -215,6 +215,7 @@ def test_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch, lies_elsewher
     """Read from its file, or by itself where that cannot be found."""
     from sklearn.datasets import load_digits
 
+    data.sources._bundled_digits.cache_clear()
     if lies_elsewhere:
         monkeypatch.setattr(data.sources, "find_spec", lambda name: None)
     dataset = data.digits()
@@ -228,6 +229,7 @@ def test_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch, lies_elsewher
     np.testing.assert_allclose(grey, theirs.images * 255 / 16, atol=0.5)
     np.testing.assert_array_equal(dataset.labels, theirs.target)
     assert dataset[7].image.max() == 255
+    assert not np.shares_memory(dataset.labels, data.digits().labels), "each call's are its own"
 
 
 # CIFAR-10 --------------------------------------------------------------------------------------------------
