@@ -33,6 +33,7 @@ def tables(folder: Path, names: tuple[str, ...]) -> list[Path]:
     return paths
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize(
     ("names", "options", "recorded", "shown", "of_another_task"),
     [

@@ -64,6 +64,7 @@ def test_handing_on_ends_where_it_should() -> None:
         log.set_level("loud")
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize(("level", "said"), [("debug", True), ("info", True), ("warning", False), (None, True)])
 def test_the_commands_option(
     level: str | None,

@@ -130,6 +130,7 @@ def test_what_was_left_out_is_said_once_and_not_without_end(photos: Path, lines:
     assert hostile == [r"skipped a\x1b[2J: \n"]
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_the_library_says_it_before_it_computes(photos: Path, backend: str, lines: Any, tmp_path: Path) -> None:
     data = hs.data.folder(photos)
     model = hs.model("lenet", classes=data.classes, size=32)
@@ -143,6 +144,7 @@ def test_the_library_says_it_before_it_computes(photos: Path, backend: str, line
     assert sum(line.startswith("photos: ") for line in lines()) == 2
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_commands_say_it_and_gc_takes_nothing_unread_for_gone(
     photos: Path, backend: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -171,6 +173,7 @@ def test_commands_say_it_and_gc_takes_nothing_unread_for_gone(
         find_orphans(FeatureStore(), [data.subset([0])])
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_predict_walks_as_training_does(
     photos: Path, backend: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

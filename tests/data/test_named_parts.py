@@ -74,6 +74,7 @@ def test_what_is_trained_validated_and_tested_on(tmp_path: Path) -> None:
         opened("valid", open_at(whole), test="test")
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_fit_takes_the_parts_that_the_data_have(tmp_path: Path, backend: str) -> None:
     data = hs.data.folder(tree(tmp_path, train="abc", val="ab", test="ca"))
     model = hs.model("lenet", classes=data.classes, size=32)
@@ -93,6 +94,7 @@ def test_fit_takes_the_parts_that_the_data_have(tmp_path: Path, backend: str) ->
     assert run.evaluate(data.test).samples == 8
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_BACKEND", backend)
     root = tree(tmp_path / "photos", train="abc", val="ab", test="ca")
@@ -119,6 +121,7 @@ def test_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPat
     assert done.code == 0 and "8 test samples" in done.out, done.err
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_table_in_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_BACKEND", backend)
     root = tree(tmp_path / "photos", train="abc", val="ab")
@@ -157,6 +160,7 @@ def test_a_part_without_an_image_is_refused(tmp_path: Path) -> None:
         hs.data.folder(root)  # else a share of train/ would be validated on, and nobody told
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_what_the_command_cannot_mean(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_BACKEND", backend)
     root = tree(tmp_path / "photos", train="abc", val="ab")

@@ -118,6 +118,7 @@ def test_ids_labels_and_splits_are_the_folders(tmp_path: Path, way: str) -> None
         assert np.array_equal(data[i].image, folder[i].image), "one way of decoding"
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_the_history_is_the_folders(tmp_path: Path, backend: str) -> None:
     root = pictures(tmp_path / "photos")
     model = hs.model("lenet", classes=CLASSES, size=32)

@@ -692,6 +692,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(
     assert relative_error(resumed.numpy(), expected(model, hs.data.folder(data), CUT, backend)) < 1e-5
 
 
+@pytest.mark.of("torch")  # what is kept is the same for all; test_compare sees how a backend's process ends
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
 def test_ctrl_c_says_what_is_kept(tmp_path: Path, backend: str) -> None:
     count = 240

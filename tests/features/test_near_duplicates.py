@@ -142,6 +142,7 @@ def photographs(root: Path) -> Path:
     return root
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_pictures_that_were_saved_again(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_BACKEND", backend)
     root = photographs(tmp_path / "photos")

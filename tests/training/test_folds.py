@@ -135,6 +135,7 @@ def test_what_comes_back(single: tuple[Model, FeatureSet, Any]) -> None:
     assert f"accuracy over 5 folds {folds.mean:.1%}" in repr(run)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_the_model_is_trained_on_all_of_the_data_at_the_folds_rates(
     single: tuple[Model, FeatureSet, Any], backend: str
 ) -> None:
@@ -176,9 +177,10 @@ def test_the_scores_are_those_of_scikit_learns_cross_validation(of: Any, backend
     np.testing.assert_allclose(run.folds.values, expected, atol=0.08)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize(
     ("cut", "count", "lr"),
-    [("dropout2", 50, 0.1), pytest.param("pool2", 80, 0.003, marks=pytest.mark.of("torch"))],
+    [("dropout2", 50, 0.1), ("pool2", 80, 0.003)],
 )
 def test_drawn_labels_are_not_foreseen(of: Any, backend: str, cut: str, count: int, lr: float) -> None:
     """They can be learnt by heart: a head that had seen a fold would know it."""
@@ -188,6 +190,7 @@ def test_drawn_labels_are_not_foreseen(of: Any, backend: str, cut: str, count: i
     assert abs(run.folds.mean - 0.5) < 0.15
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize("settings", [{}, {"class_weights": "balanced"}])
 def test_labels_that_are_held_out_are_not_seen(of: Any, backend: str, settings: dict[str, Any]) -> None:
     """What is predicted of a fold is the same to the bit, whatever its labels are."""
@@ -223,6 +226,7 @@ def test_copies_in_several_groups_are_told(of: Any, backend: str) -> None:
     hs.fit(model, features, folds=3, epochs=1, backend=backend)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_groups_are_not_cut(of: Any, backend: str) -> None:
     """Of a thing that was seen once, the other pictures are known."""
     data = noise(24, 4)
@@ -234,6 +238,7 @@ def test_groups_are_not_cut(of: Any, backend: str) -> None:
     assert all(len(set(numbers[4 * i : 4 * i + 4])) == 1 for i in range(24))
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize("task", ["multi", "regression"])
 def test_other_tasks(of: Any, backend: str, task: str) -> None:
     model, features = of(images(task))
@@ -272,6 +277,7 @@ def test_all_folds_have_the_runs_threshold(
         assert value == pytest.approx(expected)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_fold_without_its_weights_is_another(of: Any, backend: str) -> None:
     """Samples that do not count are neither learnt from nor scored."""
     labels = images("single").labels.copy()
@@ -287,10 +293,8 @@ def test_a_fold_without_its_weights_is_another(of: Any, backend: str) -> None:
     assert len(labels) == run.validation.samples
 
 
-@pytest.mark.parametrize(
-    "mode",
-    ["staged", *(pytest.param(mode, marks=pytest.mark.of("torch")) for mode in ("frozen", "scratch"))],
-)
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+@pytest.mark.parametrize("mode", ["staged", "frozen", "scratch"])
 def test_other_modes(backend: str, tmp_path: Path, mode: str) -> None:
     train, _ = small_data()
     settings: dict[str, Any] = {"backend": backend, "device": "cpu", "cache": tmp_path, "batch_size": 20}
@@ -303,6 +307,7 @@ def test_other_modes(backend: str, tmp_path: Path, mode: str) -> None:
         assert 1 <= len(run.head_history) <= 3 and run.head_history.best.val_loss is None
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize("more", [{"augment": "flip", "views": 2}, {"memory": 84 * 4 * 50}])
 def test_folds_side_by_side_of_views_and_of_streamed_features(backend: str, more: dict[str, Any]) -> None:
     """What is held out is seen as it is; of what is read from the disk a part at a time."""

@@ -128,6 +128,7 @@ def test_one_after_the_other_they_are_the_same_to_the_bit(data: tuple[Dataset, D
     check(plain, halved, 0 if backend != "keras" else 1e-6)
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_what_goes_with_halving_and_what_does_not(data: tuple[Dataset, Dataset], backend: str) -> None:
     model = made()
     for sets, options, message in (
