@@ -108,7 +108,7 @@ def digits() -> Dataset:
     """scikit-learn's bundled digits: 1797 grey images of 8 x 8, ten classes. Needs no download."""
     levels, classes = _bundled_digits()
     images = np.floor(levels * (255 / 16) + 0.5).astype(np.uint8)  # published as 0 to 16
-    return Dataset(ArraySource(images, "digits"), single(classes.copy(), [str(i) for i in range(10)]), "digits")
+    return Dataset(ArraySource(images, "digits"), single(classes, [str(i) for i in range(10)]), "digits")
 
 
 @cache
