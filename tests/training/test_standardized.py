@@ -165,9 +165,7 @@ def test_without_it_features_are_trained_on_as_they_are(fit: Callable[..., Any],
     assert run.settings["standardize"] is False
 
 
-ONE_SCALE = [
-    name if name == "plus 10" else pytest.param(name, marks=pytest.mark.of("torch")) for name in SCALES
-]
+ONE_SCALE = [name if name == "plus 10" else pytest.param(name, marks=pytest.mark.of("torch")) for name in SCALES]
 """what core maps at each scale is the same for every backend: elsewhere the one that has a shift, too"""
 
 
