@@ -149,3 +149,18 @@ def test_an_epoch_is_one_loop(compiled: Callable[..., str], precision: str, many
 def test_float32_is_multiplied_in_full(compiled: Callable[..., str], precision: str, operands: str) -> None:
     text = trunk_program(compiled, "resnet18_half", precision).text
     assert re.findall(r"operand_precision=\{(\w+),(\w+)", text) == [(operands, operands)] * 20
+
+
+def test_an_exported_file_is_for_a_gpu_too(compiled: Callable[..., str], tmp_path: Path) -> None:
+    """Opened by JAX alone, at a batch that its export did not know."""
+    import jax
+    from jax import export
+
+    model = hs.model("resnet18_half", weights=None, classes=3)
+    path = hs.export(model, tmp_path / "out.stablehlo", verify=False, backend="jax").path
+    program = export.deserialize(path.read_bytes())
+    text = compiled(
+        jax.jit(lambda images: program.call(images=images)), np.zeros((5, *model.input_shape), np.uint8)
+    )
+    assert text.count('custom_call_target="__cudnn$conv') == 17  # and three of one pixel, which are products
+    assert set(re.findall(r"operand_precision=\{(\w+),(\w+)", text)) == {("highest", "highest")}
