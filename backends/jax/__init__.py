@@ -1,6 +1,6 @@
 """The JAX backend: flax NNX modules, optax, and epochs under one `lax.scan`."""
 
-from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
+from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, RANK, STATE, WRAP, Description
 from headstart.contract.programs import NORMALISED, PART, WRAPPED, FileFormat
 
 DESCRIPTION = Description(
@@ -9,7 +9,7 @@ DESCRIPTION = Description(
     distributions=("jax", "flax", "optax"),
     install="pip install 'headstart[jax]'",
     devices=("cpu", "cuda", "tpu", "xpu", "mps"),
-    abilities=frozenset({EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
+    abilities=frozenset({EXPORT, FACTS, HEADS, MEMORY, PROFILE, RANK, STATE, WRAP}),
     exports={"jax": ()},
     formats=(
         FileFormat(

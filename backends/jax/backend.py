@@ -112,6 +112,10 @@ class JaxBackend:
     def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
         files.write(program, path, texts)
 
+    def rank(self) -> tuple[int, int] | None:
+        count = jax.process_count()
+        return (jax.process_index(), count) if count > 1 else None
+
     def exports(self) -> ModuleType:
         return exports
 

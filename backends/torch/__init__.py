@@ -1,6 +1,6 @@
 """The PyTorch backend."""
 
-from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP, Description
+from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, RANK, STATE, WRAP, Description
 from headstart.contract.programs import NORMALISED, PART, WRAPPED, FileFormat
 
 DESCRIPTION = Description(
@@ -9,7 +9,7 @@ DESCRIPTION = Description(
     distributions=("torch",),
     install="pip install 'headstart[torch]'",
     devices=("cpu", "cuda", "mps", "xpu"),
-    abilities=frozenset({EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, WRAP}),
+    abilities=frozenset({EXPORT, FACTS, HEADS, MEMORY, PROFILE, RANK, STATE, WRAP}),
     exports={"torch": ()},
     formats=(
         FileFormat(

@@ -84,6 +84,11 @@ class TorchBackend:
     def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
         files.write(program, path, texts)
 
+    def rank(self) -> tuple[int, int] | None:
+        group = torch.distributed
+        there = group.is_available() and group.is_initialized()
+        return (group.get_rank(), group.get_world_size()) if there else None
+
     def exports(self) -> ModuleType:
         return exports
 

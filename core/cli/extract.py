@@ -21,6 +21,8 @@ from headstart.common.text import extraction_line
     "headstart extract --data flower_photos --augment flip,crop --views 4",
     "headstart extract --data flower_photos --cuts input",
     "headstart extract --data flower_photos --save flowers/",
+    "headstart extract --data flower_photos --part 3/8",
+    "srun -n 8 headstart extract --data flower_photos --part auto",
 )
 def extract(
     *,
@@ -30,6 +32,13 @@ def extract(
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     workers: Annotated[int | None, parameter("workers")] = DEFAULTS["workers"],
+    part: Annotated[
+        str | None,
+        Parameter(
+            help="Only the third of eight parts of the samples: 3/8; or auto: as torchrun, srun, an array of "
+            "SLURM's or mpirun numbers this process. Afterwards, without it, what is left is computed."
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         Parameter(help="Also write features and labels into this folder, for training without the images."),
@@ -56,6 +65,7 @@ def extract(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        part=part,
     )
     saved = features.save(save, replace=replace) if save is not None else None
     write_figures(json_file, {"model": model.name, **features.as_dict()})

@@ -18,7 +18,7 @@ from headstart.common.errors import MissingAbilityError
 from headstart.contract.programs import FileFormat
 
 EXPORT, FACTS, HEADS, MEMORY = "export", "facts", "heads", "memory"
-PROFILE, STATE, WRAP = "profile", "state", "wrap"
+PROFILE, RANK, STATE, WRAP = "profile", "rank", "state", "wrap"
 
 
 class Ability(NamedTuple):
@@ -38,6 +38,7 @@ ABILITIES: Mapping[str, Ability] = {
     HEADS: Ability(("heads",), "train many heads side by side"),
     MEMORY: Ability(("memory",), "say how much memory its device has left"),
     PROFILE: Ability(("profile",), "record a profile", "leave out profile="),
+    RANK: Ability(("rank",), "tell which of several processes this is", "name it: --part 3/8"),
     STATE: Ability((), "give the state of a training", "leave out checkpoint= and resume="),
     WRAP: Ability(
         ("owns", "inputs", "wrap", "attempt"),

@@ -69,7 +69,7 @@ class Backend(Protocol):
     changes what a method here does, nor is it changed.
 
     Which of the optional methods it has (`memory`, `device_facts`, `heads`, `profile`; `owns`, `inputs`, `wrap`,
-    `attempt`; `exports`; `write`; of its trainers `state` and `load_state`) its
+    `attempt`; `exports`; `write`; `rank`; of its trainers `state` and `load_state`) its
     `headstart.contract.description.Description` says; the others are every backend's. Core calls a backend through
     `headstart.contract.checked.CheckedBackend`, where all of them are.
     """
@@ -139,6 +139,10 @@ class Backend(Protocol):
         """Write a program as a file, or folder, of a format of its description's, at a path where nothing is yet.
         The file holds `texts` too, where whoever opens it finds them. ExportError where the framework cannot write
         such a program, in its own words; OSError. Optional: "export"."""
+
+    def rank(self) -> tuple[int, int] | None:
+        """Which process this is, from 0, and of how many, where the caller has made them one group with the
+        framework's own means; None where he has not. Optional: "rank"."""
 
     def exports(self) -> Exports:
         """What hands features to the framework's own programs. Optional: has it what its description exports."""

@@ -23,7 +23,7 @@ from typing import Any, cast
 from headstart.common.errors import BackendError, MissingAbilityError, UnknownNameError
 from headstart.contract import devices
 from headstart.contract.checked import CheckedBackend
-from headstart.contract.description import ABILITIES, WRAP, Description
+from headstart.contract.description import ABILITIES, RANK, WRAP, Description
 from headstart.contract.programs import FileFormat
 from headstart.contract.protocol import Backend, Exports
 from headstart.contract.recipe import PRECISIONS
@@ -209,6 +209,14 @@ def _load(name: str) -> Backend:
 def load(name: str | None = None, home: str | None = None) -> Backend:
     """The backend object for `name` (see `choose`); imports its framework."""
     return _load(choose(name, home))
+
+
+def rank(name: str | None = None, home: str | None = None) -> tuple[int, int] | None:
+    """Which process this is, from 0, and of how many, where the backend's framework has made them one group; None
+    where it has not, or knows no such thing."""
+    if RANK not in describe(choose(name, home)).abilities:
+        return None
+    return load(name, home).rank()
 
 
 def exporting(target: str) -> tuple[str, Exports]:

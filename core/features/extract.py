@@ -31,6 +31,7 @@ from headstart.common.errors import (
     FeatureUnderflowError,
     MissingFeaturesError,
 )
+from headstart.common.log import LOG
 from headstart.common.progress import track
 from headstart.common.version import __version__
 from headstart.contract import registry
@@ -46,6 +47,7 @@ from headstart.data.rows import pad
 from headstart.data.summary import say
 from headstart.features.company import GROUP, check_company, is_trusted, note_trusted
 from headstart.features.distances import distances, wrong_rows
+from headstart.features.dividing import WorkPart, part_of
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import INPUT, FeatureKeys
@@ -411,6 +413,7 @@ def extract(
     augment: str | Augment | None = None,
     views: int = 1,
     seed: int = 0,
+    part: tuple[int, int] | str | None = None,
 ) -> FeatureSet:
     """The features of `data` at the legal `cuts` of `model` (default: what its classifier takes), from the store
     where it has them, computed where it lacks them (and then kept). Several cuts take one pass over the data.
@@ -425,6 +428,11 @@ def extract(
     `views`: how many augmented copies of every sample, view v drawn by `augment` ("flip", "crop", "flip,crop" or
     an `hs.Augment`) from (`seed`, v, the sample's id): what an uncached run with that seed draws in epoch v.
 
+    `part`: (3, 8) or "3/8": only the third of eight parts of the samples, whose features are then returned;
+    "auto": the part that a launcher (torchrun, srun, an array of SLURM's, mpirun) or the framework's process group
+    gives this process. So processes that share the store fill it together; the same call without a part computes
+    what is left.
+
     Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, FeatureUnderflowError,
     DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what
     is finished.
@@ -432,6 +440,7 @@ def extract(
     check_model(model)
     data = as_data_set(data)
     check_data_set(data, "data")
+    divided = None if part is None else part_of(part, lambda: registry.rank(backend, model.home))
     extractor = Extractor(
         model,
         cuts,
@@ -448,4 +457,12 @@ def extract(
     )
     say(data)
     warn_of_parts(data)
-    return extractor(data)
+    return extractor(data if divided is None else _divided(data, divided))
+
+
+def _divided(data: Dataset, part: WorkPart) -> Dataset:
+    """The part's samples."""
+    of_part = data.subset(part.positions(data.ids))
+    source = f" ({part.source})" if part.source else ""
+    LOG.info("%s%s: %s of %s samples", part, source, f"{len(of_part):,}", f"{len(data):,}")
+    return of_part
