@@ -361,6 +361,7 @@ def test_an_error_in_the_callback_is_the_callers(fit: Fit) -> None:
 # --- staged
 
 
+@ONCE
 def test_staged_trains_the_head_then_everything(staged: tuple[Any, list[tuple[str, Record]]]) -> None:
     run, calls = staged
     assert (len(run.head_history), len(run.history)) == (4, 2)
@@ -375,6 +376,7 @@ def test_staged_trains_the_head_then_everything(staged: tuple[Any, list[tuple[st
     assert run.cut == "avgpool"
 
 
+@ONCE
 def test_the_second_stage_starts_from_the_trained_head(staged: tuple[Any, Any], fit: Fit) -> None:
     run, _ = staged
     first, last = run.history[0].step_losses[0], run.head_history[-1].loss

@@ -202,6 +202,7 @@ def test_rows_that_fill_a_batch_up() -> None:
     assert [padded(count, 32) for count in (0, 0.2, 1, 31.5, 32, 33, 100)] == [0, 1, 1, 32, 32, 64, 128]
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_a_plan_of_every_cut(data: hs.data.Dataset, backend: str, tmp_path: Path) -> None:
     model = hs.model(MODEL, classes=data.classes, size=32)
     train, val = data.split(0.75, seed=0)
