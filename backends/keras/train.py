@@ -59,7 +59,8 @@ class KerasTrainer:
             self.optimizer,
             [self._loss] * count,
             loss_weights=self.weights,
-            metrics=[[self._right], *[[]] * (count - 1)],
+            # a list for each output, but of one alone: Keras 3.10 takes no lists there
+            metrics=[[self._right], *[[]] * (count - 1)] if count > 1 else [self._right],
         )
         # Left to its first step, Keras traces the whole model for the shapes of what it gives. That takes long,
         # and fails on JAX where a layer looks something up in a table of TensorFlow's.

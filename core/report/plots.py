@@ -42,7 +42,7 @@ def curves(measure: str, label: str, axis: str) -> dict[str, Any]:
     change what comes back."""
     plot = _figure(AXES[axis], label, name=f"{measure} {axis}")
     for name, style in (
-        ("training", {"line_width": 1, "line_dash": [4, 3], "line_alpha": 0.6}),
+        ("training", {"line_width": 1, "line_dash": "4 3", "line_alpha": 0.6}),
         ("validation", {"line_width": 2}),
     ):
         plot.multi_line("xs", "ys", line_color="colour", name=name, **style, **_empty("xs", "ys", "colour"))

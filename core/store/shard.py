@@ -271,7 +271,10 @@ def _entry(tag: str, shape: Iterable[int], start: int, end: int) -> dict[str, An
 
 
 def _digest(header: bytes, ids: bytes, checksums: bytes) -> str:
-    return blake3(header).update(ids).update(checksums).hexdigest(length=16)
+    digest = blake3(header)
+    for part in (ids, checksums):
+        digest.update(part)  # which returns None in blake3 0.4.0
+    return digest.hexdigest(length=16)
 
 
 def _parse(path: Path, handle: int) -> Shard:
