@@ -222,7 +222,7 @@ class Recording:
 
 
 @contextmanager
-def _recording(graph: Recording, **settings: Any) -> Iterator[None]:
+def recording(graph: Recording, **settings: Any) -> Iterator[None]:
     card = Card.current
     assert card is not None
     card.tape = graph.tape
@@ -289,7 +289,7 @@ def cuda() -> Iterator[Card]:
         "Stream": Stream,
         "Event": Event,
         "CUDAGraph": Recording,
-        "graph": _recording,
+        "graph": lambda graph, **settings: recording(graph, **settings),
         "current_stream": lambda *_: Stream(),
         "stream": lambda *_: nullcontext(),
         "device": Chosen,

@@ -31,6 +31,15 @@ LAUNCHES = 60
 F16 = np.dtype(np.float16)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _torch_is_left_as_it_was() -> Iterator[None]:
+    """Later tests may have a real card, which `monkeypatch` would keep from them: it undoes what a test has set
+    after the fixture `card` has put back what torch had."""
+    before = {name: value for name, value in vars(torch.cuda).items() if not name.startswith("_")}
+    yield
+    assert [name for name, value in before.items() if getattr(torch.cuda, name) is not value] == []
+
+
 @pytest.fixture
 def card() -> Iterator[pretended.Card]:
     with pretended.cuda() as card:
@@ -202,13 +211,13 @@ def test_a_long_stream_is_recorded_again_when_cudnn_has_tried_its_ways(
     card: pretended.Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headstart.backends.torch.streaming.TUNED_AFTER", 0.0)
-    tried, record = [], torch.cuda.graph
+    tried, record = [], pretended.recording
 
     def recording(graph: Any, **settings: Any) -> Any:
         tried.append(torch.backends.cudnn.benchmark)
         return record(graph, **settings)
 
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(pretended, "recording", recording)
     trunk = trunk_of(Place("cuda", "bfloat16"))
     rows = [one["avgpool"] for one in trunk.stream([pictures(2, 32)] * 6, {"avgpool": F16})]
     assert tried == [False, True]
@@ -222,7 +231,7 @@ def test_a_batch_that_cannot_be_recorded_is_computed_as_it_comes(
     def refuse(graph: Any, **settings: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(pretended, "recording", refuse)
     trunk = trunk_of(Place("cuda", "bfloat16"))
     rows = list(trunk.stream([pictures(2, 32)] * 6, {"avgpool": F16}))
     assert len(rows) == 6

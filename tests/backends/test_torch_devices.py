@@ -30,6 +30,8 @@ def _eight_cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Eight GPUs of a program that has started none of them."""
     asked: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # where there is a card, earlier tests have started it
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": asked.append(str(device)))
     return asked

@@ -83,7 +83,8 @@ def test_each_head_is_the_one_trained_alone(
         optimizer = type(kind)(**{**vars(kind), "lr": point["lr"], "weight_decay": point["weight_decay"]})
         alone = hs.fit(model, *data, optimizer=optimizer, seed=int(point["seed"]), **common)
         for record, expected in zip(run.history, alone.history, strict=True):
-            assert_allclose(record.step_losses, expected.step_losses, rtol=2e-4)
+            # a loss is a difference of numbers of about one, which round by 1e-7 in another order of sums
+            assert_allclose(record.step_losses, expected.step_losses, rtol=2e-4, atol=2e-7)
             assert_allclose(record.val_loss, expected.val_loss, rtol=2e-4)
             assert_allclose(record.learning_rate, expected.learning_rate, rtol=1e-6)
             assert abs(record.accuracy - expected.accuracy) <= 1 / 40  # a sample on the border
