@@ -15,7 +15,7 @@ DESCRIPTION = Description(
         FileFormat(
             "stablehlo",
             (".stablehlo",),
-            "jax.export.deserialize: JAX on CPUs, CUDA's GPUs and TPUs; what else compiles StableHLO",
+            "jax.export.deserialize: JAX on CPUs, NVIDIA's GPUs and TPUs",
             "headstart.backends.jax.stablehlo",
             frozenset({PART, NORMALISED, WRAPPED}),
             modules=("flatbuffers",),

@@ -125,16 +125,22 @@ def test_a_call_that_no_other_machine_has_is_not_exported(tmp_path: Path, monkey
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_module_for_one_batch_is_not_exported(tmp_path: Path) -> None:
-    """It can be run, and wrapped, and JAX says why it has no program for every batch."""
+@pytest.mark.parametrize("by_shape", [True, False])
+def test_a_pair_of_functions_for_any_batch(by_shape: bool, tmp_path: Path) -> None:
+    """Of one that is for the batch it is called with, JAX says why it has no program for every batch."""
 
     def trunk(params: Any, x: Any) -> Any:
-        return (x.reshape(len(x), -1) @ params).reshape(len(x), -1)
+        return x.reshape(x.shape[0] if by_shape else len(x), -1) @ params
 
     x = np.random.default_rng(0).standard_normal((9, 2, 3)).astype(np.float32)
     data = hs.data.arrays(x, np.arange(9) % 3)
-    params = (np.eye(6, dtype=np.float32), None)
+    params = (np.eye(6, dtype=np.float32)[::-1].copy(), None)
     model = hs.wrap((trunk, None), params=params, head="linear", classes=3, example=data)
+    path = tmp_path / "out.stablehlo"
+    if by_shape:
+        made = opened(written(path, model)).call(inputs=x)
+        np.testing.assert_allclose(made["logits"], hs.predict(model, x, device="cpu"), rtol=1e-4, atol=1e-6)
+        return
     with pytest.raises(ExportError, match=r"TypeError: .*x\.shape\[0\], not len\(x\)"):
-        written(tmp_path / "out.stablehlo", model)
+        written(path, model)
     assert not [*tmp_path.iterdir()]
