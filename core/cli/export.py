@@ -72,13 +72,18 @@ def export(
 ) -> None:
     """Write a trained model as a file for other programs, which is held to the run before it is there."""
     from headstart.common.outputs import check_outputs
+    from headstart.contract import registry
     from headstart.training.exporting.export import export as export_run
+    from headstart.training.exporting.formats import format_for
     from headstart.training.saved import load
 
     check_outputs(file=json_file)
     trained = load(run, backend)
+    writer = format_for(out, format).backend
     if verify:
         import_quietly(trained.backend, device)
+    if writer in registry.installed():
+        import_quietly(writer, "cpu")
     exported = export_run(
         trained,
         out,
