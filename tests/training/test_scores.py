@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ from headstart.training.scores.single import _rows
 
 pytestmark = pytest.mark.neutral
 CASES = 200
+RANDOM = "rng" if [int(part) for part in version("scipy").split(".")[:2]] >= [1, 15] else "random_state"
+"""what SciPy calls it"""
 PRF = ("precision", "recall", "f1")
 
 
@@ -419,7 +422,7 @@ def test_the_bootstrap_is_scipys() -> None:
     def mean_error(e: Any, v: Any, axis: int) -> Any:
         return (e * v).sum(axis) / v.sum(axis)
 
-    ends = bootstrap((errors, w), mean_error, paired=True, vectorized=True, method="percentile", rng=rng)
+    ends = bootstrap((errors, w), mean_error, paired=True, vectorized=True, method="percentile", **{RANDOM: rng})
     assert (low, high) == pytest.approx(tuple(ends.confidence_interval), abs=0.02)
 
 
@@ -479,7 +482,7 @@ def test_a_weighted_difference_is_scipys_paired_bootstrap() -> None:
 
         d = other.astype(float) - base
         ends = bootstrap(
-            (d, w), weighted, paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=rng
+            (d, w), weighted, paired=True, vectorized=True, method="percentile", n_resamples=4000, **{RANDOM: rng}
         )
         assert difference.value == pytest.approx(np.average(d, weights=w))
         assert (difference.low, difference.high) == pytest.approx(tuple(ends.confidence_interval), abs=0.012)
