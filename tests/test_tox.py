@@ -1,5 +1,5 @@
-"""The environments of tox.ini name what there is. Most of them run at every change; `card`, `device`, `bench` and
-`faults` when somebody asks, and what they name may have gone since."""
+"""The environments of tox.ini name what there is. Most of them run at every change; `card`, `device`, `bench`,
+`faults` and `versions` when somebody asks, and what they name may have gone since."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def setting(section: str, key: str) -> list[str]:
     while reference := re.search(r"\{\[(.+?)\](.+?)\}", text):
         text = text.replace(reference[0], TOX.get(*reference.groups()))
     lines = [line.strip().replace("{tox_root}", str(ROOT)) for line in text.replace("\\\n", "").splitlines()]
-    return [re.sub(r"^[a-z]+: +", "", line) for line in lines if line and not line.startswith("#")]
+    return [re.sub(r"^[a-z0-9, -]+: +", "", line) for line in lines if line and not line.startswith("#")]
 
 
 def pytest_calls(section: str) -> list[argparse.Namespace]:
@@ -51,7 +51,17 @@ def variables(section: str) -> dict[str, str]:
 def test_the_environments_are_there() -> None:
     assert {f"testenv:{name}" for name in ("card", "device", "bench", "faults", "parity")} <= set(SECTIONS)
     calls = {section: pytest_calls(section) for section in SECTIONS}
-    assert {section for section in SECTIONS if not calls[section]} == {"testenv:lint", "testenv:typing"}
+    without_tests = {section.removeprefix("testenv:") for section in SECTIONS if not calls[section]}
+    assert without_tests == {"lint", "typing", "versions"}
+
+
+def test_versions_runs_its_environments() -> None:
+    """The oldest and the newest of each framework."""
+    (label,) = (line for line in setting("tox", "labels") if line.startswith("versions = "))
+    assert f"testenv:{label.removeprefix('versions = ')}" in SECTIONS
+    assert "{oldest, newest}" in label
+    assert all(name in label for name in PYPROJECT["project"]["entry-points"]["headstart.backends"])
+    assert setting("testenv:versions", "commands") == ["tox run -m versions {posargs}"]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
