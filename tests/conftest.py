@@ -7,6 +7,7 @@ import random
 import sys
 import zlib
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 
 from headstart.contract import registry
+
+XLA_FLAGS_END = (0, 11)
+"""the first jaxlib that does not know the flags that tox names, and ends the process at once"""
 
 
 def pytest_configure() -> None:
@@ -23,7 +27,17 @@ def pytest_configure() -> None:
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    _spare_xla()
     _draw_the_same_examples()
+
+
+def _spare_xla() -> None:
+    """Before JAX is imported, here and in what tests start."""
+    with suppress(PackageNotFoundError, KeyError):
+        flags = os.environ["HEADSTART_TEST_XLA_FLAGS"]
+        numbers = tuple(int(number) for number in version("jaxlib").split(".")[:2])
+        if numbers < XLA_FLAGS_END:
+            os.environ.setdefault("XLA_FLAGS", flags)
 
 
 def _draw_the_same_examples() -> None:
