@@ -4,6 +4,7 @@ alone, in a process of its own, and held to the run."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -28,7 +29,10 @@ from headstart.training.history import History, Record, Seconds
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", list(registry.formats()))
+        named = os.environ.get(registry.VARIABLE)
+        metafunc.parametrize(
+            "name", [name for name, (owner, _) in registry.formats().items() if named in (None, owner)]
+        )
 
 
 @pytest.fixture
