@@ -3,11 +3,14 @@ a difference: what the tests of exports share."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import headstart as hs
+from headstart.contract.programs import loader
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Builder
 from headstart.models import Model
@@ -57,3 +60,10 @@ def small_model(task: str = "single") -> Model:
         params[name] = (np.abs(value) + 0.01 if name.endswith("running_var") else value).astype(np.float32)
     preprocess = Preprocess(SIZE, 30, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
     return Model("small", graph, params, preprocess, CLASSES, cut="mean", task=task)
+
+
+class Here:
+    """What `FileProcess` does, without a process, which has to import the framework first."""
+
+    def __init__(self, path: Path, module: str, quiet: Mapping[str, str]) -> None:
+        self.texts, self.run = loader(module).load(str(path))

@@ -20,6 +20,23 @@ DESCRIPTION = Description(
             "headstart.backends.keras.keras_file",
             frozenset({PART, NORMALISED, WRAPPED}),
         ),
+        FileFormat(
+            "savedmodel",
+            (".savedmodel",),
+            "TensorFlow Serving, TensorFlow.js, whoever has TensorFlow in any language; a folder",
+            "headstart.backends.keras.saved_model",
+            frozenset({PART, NORMALISED, WRAPPED}),
+            marker="saved_model.pb",
+            modules=("tensorflow",),
+        ),
+        FileFormat(
+            "tflite",
+            (".tflite",),
+            "LiteRT on phones, browsers and microprocessors, by its own ops alone",
+            "headstart.backends.keras.tflite",
+            frozenset({PART, NORMALISED, WRAPPED}),
+            modules=("tensorflow",),
+        ),
     ),
     wraps="a functional keras.Model",
     # on these engines its models are their modules, too

@@ -260,7 +260,8 @@ def filled(
     for node in graph.nodes:
         for name, variable in variables(node, model, attributes).items():
             value = _to_keras(node, np.asarray(params[name]))
-            variable.assign(value.reshape(variable.shape) if node.op == "class_token" else value)
+            # an embedding of one row in the place of a layer of ours
+            variable.assign(value[None] if value.ndim == 1 and len(variable.shape) == 2 else value)
         if node.op == "native":
             settle(model.get_layer(layer_name(node.name)))
     return model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import keras
 
 from headstart.backends.keras import keras_file
+from headstart.backends.keras.arrays import ENGINE
 from headstart.backends.keras.plain import model_of
 from headstart.common.errors import ExportError
 from headstart.common.text import shortened
@@ -19,14 +22,21 @@ Texts = Mapping[str, str]
 
 
 def write(program: Program, format: str, path: Path, texts: Texts) -> None:
-    WRITERS[format](model_of(program), path, texts)
+    """ExportError where Keras, or the engine that it runs on, cannot write such a model."""
+    if ENGINE not in ENGINES.get(format, (ENGINE,)):
+        raise ExportError(
+            f"format {format!r} is written by Keras on TensorFlow, and here it runs on {ENGINE}; set "
+            "KERAS_BACKEND=tensorflow, or expected .keras or .onnx"
+        )
+    WRITERS[format](program, path, texts)
 
 
-def _keras(model: keras.Model, path: Path, texts: Texts) -> None:
+def _keras(program: Program, path: Path, texts: Texts) -> None:
     if path.suffix != ".keras":
         raise ExportError(
             f"{path.name}: Keras opens no file that is called so; expected a name that ends in .keras"
         )
+    model = model_of(program)
     try:
         config = json.loads(model.to_json())
     except Exception as error:  # of layers of the user's own
@@ -38,11 +48,6 @@ def _keras(model: keras.Model, path: Path, texts: Texts) -> None:
         )
     model.save(path)
     keras_file.save(str(path), texts)
-
-
-def _refused(what: str, error: Exception) -> ExportError:
-    reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()))
-    return ExportError(f"{what} ({reason}); expected layers that say what they are made of, or another format")
 
 
 def _foreign(config: Any, name: str) -> Iterator[str]:
@@ -65,4 +70,70 @@ def _foreign(config: Any, name: str) -> Iterator[str]:
         yield from _foreign(value, name)
 
 
-WRITERS: Mapping[str, Callable[[keras.Model, Path, Texts], None]] = {"keras": _keras}
+def _saved_model(program: Program, path: Path, texts: Texts) -> None:
+    import tensorflow as tf
+
+    from headstart.backends.keras import saved_model
+
+    model = model_of(program)
+    entries = {name: tf.TensorSpec((None, *shape), dtype, name) for name, shape, dtype in program.inputs}
+    taken = entries if len(entries) > 1 else entries[program.inputs[0].name]
+    archive = keras.export.ExportArchive()
+    if program.graph.backend is not None:  # what layers of the user's own hold beside their weights
+        archive.track(model)  # by which all weights are in the folder twice
+    try:
+        archive.add_endpoint("serve", functools.partial(model, training=False), [taken])
+        archive.write_out(str(path), verbose=False)
+    except OSError:
+        raise
+    except Exception as error:  # of code of the user's own
+        raise _refused("TensorFlow cannot write this model", error) from error
+    saved_model.save(str(path), texts)
+
+
+def _tflite(program: Program, path: Path, texts: Texts) -> None:
+    import tensorflow as tf
+
+    from headstart.backends.keras import saved_model, tflite
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        _saved_model(program, Path(folder, "model"), texts)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            str(Path(folder, "model")), signature_keys=[saved_model.SIGNATURE]
+        )
+        # Of what it has no op for it would write pages to standard error, if it could not write TensorFlow's own.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+        try:
+            content = converter.convert()
+        except Exception as error:
+            raise _refused("TensorFlow's converter cannot write this model", error) from error
+    if flex := _flex_ops(content):
+        raise ExportError(
+            f"TFLite has no op for TensorFlow's {', '.join(flex)} in this model, and without TensorFlow beside it "
+            "nobody could run the file; expected another format"
+        )
+    path.write_bytes(content)
+    tflite.append(str(path), texts)
+
+
+def _flex_ops(content: bytes) -> list[str]:
+    """The ops of a model that are TensorFlow's and not TFLite's."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content)
+    codes = (model.OperatorCodes(i).CustomCode() or b"" for i in range(model.OperatorCodesLength()))
+    return sorted(code.decode().removeprefix("Flex") for code in codes if code)
+
+
+def _refused(what: str, error: Exception) -> ExportError:
+    reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()))
+    return ExportError(f"{what} ({reason}); expected layers that say what they are made of, or another format")
+
+
+WRITERS: Mapping[str, Callable[[Program, Path, Texts], None]] = {
+    "keras": _keras,
+    "savedmodel": _saved_model,
+    "tflite": _tflite,
+}
+ENGINES = {"savedmodel": ("tensorflow",), "tflite": ("tensorflow",)}
+"""the only engines on which a format is written"""

@@ -15,10 +15,10 @@ from keras import layers, ops
 
 from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.emit import ATTRIBUTES, EMIT, Style, emitted, filled, layer_name
-from headstart.backends.keras.layers import AdaptiveAveragePool, Attention, NoSoftmax, quick_gelu
+from headstart.backends.keras.layers import Attention, NoSoftmax, quick_gelu
 from headstart.contract.programs import SIGMOID, SOFTMAX, Program
 from headstart.graph import Node
-from headstart.graph.ops import window_padding
+from headstart.graph.ops import adaptive_weights, window_padding
 
 MAKES: Mapping[str, Callable[[Any], Any]] = {"": lambda y: y, SOFTMAX: ops.softmax, SIGMOID: ops.sigmoid}
 
@@ -42,21 +42,39 @@ def _counted(side: int, kernel: int, stride: int, padding: Any, outside: Any, co
     return windows.mean(1)
 
 
+def _adaptive_avg_pool(node: Node, style: Style, x: Any) -> Any:
+    size, sides = tuple(node.attrs["size"]), tuple(x.shape[1:3])
+    if size == sides:
+        return x
+    if all(side % count == 0 for side, count in zip(sides, size, strict=True)):
+        window = tuple(side // count for side, count in zip(sides, size, strict=True))
+        return layers.AveragePooling2D(window, window, name=layer_name(node.name))(x)
+    down, across = (adaptive_weights(side, count).T for side, count in zip(sides, size, strict=True))
+    x = ops.matmul(ops.transpose(x, (0, 3, 2, 1)), down)  # (n, c, w, i)
+    x = ops.matmul(ops.transpose(x, (0, 1, 3, 2)), across)  # (n, c, i, j)
+    return ops.transpose(x, (0, 2, 3, 1))
+
+
+def _row(node: Node, like: Any) -> Any:
+    """A node's weight, `(c,)`, behind each number of `like`."""
+    return layers.Embedding(1, node.attrs["channels"], name=layer_name(node.name))(
+        ops.zeros_like(like, dtype="int32")
+    )
+
+
 def _scale(node: Node, style: Style, x: Any) -> Any:
-    letters = "abcd"[: len(x.shape)]
-    return layers.EinsumDense(
-        f"{letters},{letters[-1]}->{letters}", (None, *x.shape[2:]), name=layer_name(node.name)
-    )(x)
+    one = (slice(0, 1),) * (len(x.shape) - 1)
+    return x * _row(node, x[(*one, 0)])
 
 
 def _class_token(node: Node, style: Style, x: Any) -> Any:
-    first = ops.zeros_like(x[:, :1, 0], dtype="int32")
-    return ops.concatenate([layers.Embedding(1, x.shape[2], name=layer_name(node.name))(first), x], 1)
+    return ops.concatenate([_row(node, x[:, :1, 0]), x], 1)
 
 
 def _position(node: Node, style: Style, x: Any) -> Any:
     tokens = node.attrs["tokens"]
-    places = ops.zeros_like(x[:1, :, 0], dtype="int32") + np.arange(tokens, dtype=np.int32)
+    # A sum would be TensorFlow's BiasAdd, of which TFLite has none for integers.
+    places = ops.maximum(ops.zeros_like(x[:1, :, 0], dtype="int32"), np.arange(tokens, dtype=np.int32))
     return x + layers.Embedding(tokens, x.shape[2], name=layer_name(node.name))(places)
 
 
@@ -64,7 +82,7 @@ EMITTERS: Mapping[str, Callable[..., Any]] = {
     **EMIT,
     "quick_gelu": lambda node, style, x: quick_gelu(x),
     "avg_pool": _avg_pool,
-    "adaptive_avg_pool": lambda node, style, x: AdaptiveAveragePool(node.attrs["size"]).call(x),
+    "adaptive_avg_pool": _adaptive_avg_pool,
     "scale": _scale,
     "class_token": _class_token,
     "position": _position,
@@ -73,7 +91,7 @@ EMITTERS: Mapping[str, Callable[..., Any]] = {
 }
 """op -> Keras's own layer, or operations"""
 EMBEDDED = {"weight": "embeddings"}
-NAMES = {**ATTRIBUTES, "scale": {"weight": "kernel"}, "class_token": EMBEDDED, "position": EMBEDDED}
+NAMES = {**ATTRIBUTES, "scale": EMBEDDED, "class_token": EMBEDDED, "position": EMBEDDED}
 """`ATTRIBUTES` of these layers"""
 
 

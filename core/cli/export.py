@@ -29,8 +29,8 @@ def export(
     format: Annotated[
         str | None,
         Parameter(
-            help="onnx, safetensors; of PyTorch's own pt2, of JAX's stablehlo, of Keras's keras. "
-            "(default: as OUT's suffix says)"
+            help="onnx, safetensors; of PyTorch's own pt2, of JAX's stablehlo, of Keras's keras, savedmodel, "
+            "tflite. (default: as OUT's suffix says)"
         ),
     ] = None,
     part: Annotated[

@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporting import small_model
+from exporting import Here, photographs, small_model
+from families import SMALL
 
 import headstart as hs
+from headstart.data.preprocess import Preprocess
 from headstart.errors import ExportError
+from headstart.models import Model
+from headstart.training.exporting import framework_file
 
 pytestmark = pytest.mark.of("keras")
 EXAMPLE = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
@@ -58,4 +62,77 @@ def test_what_is_the_users_own_is_in_no_keras_file(tmp_path: Path) -> None:
             hs.export(model, tmp_path / "out.keras", verify=False)
     with pytest.raises(ExportError, match="expected a name that ends in"):
         hs.export(small_model(), tmp_path / "out.bin", format="keras", verify=False)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "clip", "dinov2", "efficientnet"])
+def test_architectures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have ops for which Keras has no layer, or LiteRT no op of that name."""
+    monkeypatch.setattr(framework_file, "FileProcess", Here)
+    small, rng = SMALL[name], np.random.default_rng(0)
+    graph = small.graph(monkeypatch, name).main
+    params = {
+        parameter: np.abs(rng.normal(0.3, 0.3, shape)).astype(np.float32)
+        if parameter.endswith("running_var")
+        else rng.normal(0, 0.5, shape).astype(np.float32)
+        for parameter, shape in graph.param_shapes().items()
+    }
+    preprocess = Preprocess(small.size, small.size, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    model = Model(name, graph, params, preprocess, ("cat", "dog", "eel"), cut=graph.cuts()[-2])
+    for suffix in ("tflite", "keras"):
+        exported = hs.export(model, tmp_path / f"out.{suffix}", photographs(), device="cpu")
+        assert exported.verification is not None and exported.verification.largest < 1e-4
+
+
+# ---- TensorFlow's
+
+
+def test_a_saved_model_serves_any_batch_and_holds_weights_once(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    model = hs.model("lenet", classes=["cat", "dog"])
+    path = hs.export(model, tmp_path / "out.savedmodel", verify=False).path
+    _, taken = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature
+    assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in taken.items()} == {
+        "images": ([None, *model.input_shape], tf.uint8)
+    }
+    stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    assert stored < 1.2 * sum(value.nbytes for value in model.params.values())
+    assert json.loads((path / "assets.extra" / "headstart.json").read_text())["verified"] == "not verified"
+
+
+def test_a_tflite_file_has_its_labels_behind_it(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    path = hs.export(small_model(), tmp_path / "out.tflite", verify=False).path
+    import_module("headstart.backends.keras.tflite").note(str(path), {"verified": "by a friend"})
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode().split() == list(small_model().classes)
+        texts = json.loads(archive.read("headstart.json"))
+        assert len(archive.namelist()) == 2
+    assert (texts["verified"], texts["model"]) == ("by a friend", "small")
+    with pytest.warns(UserWarning, match="ai_edge_litert"):
+        signature = tf.lite.Interpreter(str(path)).get_signature_runner()
+    assert [list(entry["shape_signature"]) for entry in signature.get_input_details().values()] == [
+        [-1, 24, 24, 3]
+    ]
+
+
+def test_ops_that_tflite_has_not_are_named(tmp_path: Path) -> None:
+    keras = import_module("keras")
+    x = keras.Input((16, 16, 3))
+    y = keras.layers.GlobalAveragePooling2D(name="pool")(keras.ops.sinh(x))
+    model = hs.wrap(keras.Model(x, keras.layers.Dense(3)(y)), example=EXAMPLE)
+    with pytest.raises(ExportError, match="TFLite has no op for TensorFlow's Sinh in this model") as caught:
+        hs.export(model, tmp_path / "out.tflite")
+    assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
+    exported = hs.export(model, tmp_path / "out.savedmodel", EXAMPLE, device="cpu", verify=False)
+    assert (exported.path / "saved_model.pb").is_file()
+
+
+def test_tensorflow_writes_its_own_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.backends.keras.files.ENGINE", "jax")
+    for suffix in ("savedmodel", "tflite"):
+        with pytest.raises(ExportError, match="it runs on jax; set KERAS_BACKEND=tensorflow"):
+            hs.export(small_model(), tmp_path / f"out.{suffix}", verify=False)
     assert not [*tmp_path.iterdir()]

@@ -69,12 +69,13 @@ def export(
     """Write a model as a file for other programs: `model` is a run, or a model as `hs.model`, `hs.wrap` give it.
 
     `format`: "onnx" or "safetensors"; of the frameworks' own, which need the framework, "pt2" (PyTorch),
-    "stablehlo" (JAX) and "keras"; None: as the path's suffix says. A file takes `images`, uint8
-    `(n, size, size, 3)` in RGB for any n, normalises them itself, and gives `logits` and `probabilities` (of
-    several labels `logits` and `scores`, of numbers `values` in their units), float32 `(n, classes)`; classes,
-    preprocessing and task stand in its metadata. A wrapped module's takes the arrays that the module takes.
+    "stablehlo" (JAX), "keras", "savedmodel" and "tflite" (Keras on TensorFlow); None: as the path's suffix says.
+    A file takes `images`, uint8 `(n, size, size, 3)` in RGB for any n, normalises them itself, and gives `logits`
+    and `probabilities` (of several labels `logits` and `scores`, of numbers `values` in their units), float32
+    `(n, classes)`; classes, preprocessing and task stand in its metadata. A wrapped module's takes the arrays that
+    the module takes.
     `pixels=False`: it takes `pixel_values`, already preprocessed, float32 `(n, 3, size, size)`, and
-    `(n, size, size, 3)` in the formats of JAX and Keras. `half`: its weights and arithmetic are float16.
+    `(n, size, size, 3)` in JAX's and Keras's formats. `half`: its weights and arithmetic are float16.
     `part`: "trunk", from pictures to `features` at `cut`, channels last, as the store has them; "head", from
     `features` there to the outputs; "whole". `cut`: a legal cut; None: the run's own.
 

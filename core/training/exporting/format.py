@@ -67,7 +67,8 @@ class Format:
             others = [name for name, row in rows.items() if WRAPPED in row.takes and row.backend in (None, home)]
             raise ExportError(
                 f"{request.model.name} is a wrapped module of {home}, and format {self.name!r} is written by "
-                f"{self.backend}; expected one of {', '.join(others)}"
+                f"{self.backend}; expected one of {', '.join(others)}, or the same network built in "
+                f"{self.backend}, or an ONNX file made of the module by other means, which converters take"
             )
         needed = (*self.written_with, *(self.run_with if verify else ()))
         if missing := [module for module in needed if find_spec(module) is None]:
