@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import keras
 
 from headstart.backends.keras import keras_file
 from headstart.backends.keras.arrays import ENGINE
-from headstart.backends.keras.plain import model_of
+from headstart.backends.keras.plain import model_of, to_be_saved
 from headstart.common.errors import ExportError
 from headstart.common.text import shortened
 from headstart.contract.programs import Program
@@ -25,8 +26,8 @@ def write(program: Program, format: str, path: Path, texts: Texts) -> None:
     """ExportError where Keras, or the engine that it runs on, cannot write such a model."""
     if ENGINE not in ENGINES.get(format, (ENGINE,)):
         raise ExportError(
-            f"format {format!r} is written by Keras on TensorFlow, and here it runs on {ENGINE}; set "
-            "KERAS_BACKEND=tensorflow, or expected .keras or .onnx"
+            f"format {format!r} is written by Keras on TensorFlow, and here it runs on {ENGINE}; "
+            "expected KERAS_BACKEND=tensorflow, or .keras or .onnx"
         )
     WRITERS[format](program, path, texts)
 
@@ -36,7 +37,7 @@ def _keras(program: Program, path: Path, texts: Texts) -> None:
         raise ExportError(
             f"{path.name}: Keras opens no file that is called so; expected a name that ends in .keras"
         )
-    model = model_of(program)
+    model = to_be_saved(model_of(program))
     try:
         config = json.loads(model.to_json())
     except Exception as error:  # of layers of the user's own
@@ -126,7 +127,8 @@ def _flex_ops(content: bytes) -> list[str]:
 
 
 def _refused(what: str, error: Exception) -> ExportError:
-    reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()))
+    words = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")  # Keras writes some in bold
+    reason = shortened(" ".join(words.split()))
     return ExportError(f"{what} ({reason}); expected layers that say what they are made of, or another format")
 
 

@@ -102,7 +102,12 @@ def model_of(program: Program) -> keras.Model:
     y = emitted(program.graph, taken, Style(), EMITTERS)[program.graph.output]
     y = y if y.dtype == "float32" else ops.cast(y, "float32")
     outputs = {name: MAKES[how](y) for name, how in program.outputs.items()}
-    model = filled(keras.Model(taken, outputs), program.graph, program.params, NAMES)
+    return filled(keras.Model(taken, outputs), program.graph, program.params, NAMES)
+
+
+def to_be_saved(model: keras.Model) -> keras.Model:
+    """The model, which cannot be run any more, with Keras's own layer in its configuration where we have taken a
+    softmax off."""
     for layer in layers_of(model):
         if isinstance(layer, NoSoftmax):
             layer.__class__, layer.activation = layers.Activation, keras.activations.linear

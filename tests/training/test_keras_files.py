@@ -130,9 +130,17 @@ def test_ops_that_tflite_has_not_are_named(tmp_path: Path) -> None:
     assert (exported.path / "saved_model.pb").is_file()
 
 
+def test_a_softmax_that_was_taken_off_is_in_no_file_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_file, "FileProcess", Here)
+    model = owned("own_keras_layers", "ending", "layer")
+    for suffix in ("keras", "savedmodel", "tflite"):
+        exported = hs.export(model, tmp_path / f"out.{suffix}", EXAMPLE, device="cpu")
+        assert exported.verification is not None and exported.verification.largest < 1e-4
+
+
 def test_tensorflow_writes_its_own_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.backends.keras.files.ENGINE", "jax")
     for suffix in ("savedmodel", "tflite"):
-        with pytest.raises(ExportError, match="it runs on jax; set KERAS_BACKEND=tensorflow"):
+        with pytest.raises(ExportError, match="it runs on jax; expected KERAS_BACKEND=tensorflow"):
             hs.export(small_model(), tmp_path / f"out.{suffix}", verify=False)
     assert not [*tmp_path.iterdir()]
