@@ -22,7 +22,8 @@ def load(path: str) -> tuple[dict[str, str], Run]:
 
     def run(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with keras.device("cpu"):
-            outputs = model(dict(arrays) if len(arrays) > 1 else next(iter(arrays.values())), training=False)
+            given = [arrays[entry.name] for entry in model.inputs]
+            outputs = model(keras.tree.pack_sequence_as(model.input, given), training=False)
             return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
 
     return _texts(path), run
