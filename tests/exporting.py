@@ -65,5 +65,5 @@ def small_model(task: str = "single") -> Model:
 class Here:
     """What `FileProcess` does, without a process, which has to import the framework first."""
 
-    def __init__(self, path: Path, module: str, quiet: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, module: str, *environments: Mapping[str, str]) -> None:
         self.texts, self.run = loader(module).load(str(path))

@@ -19,6 +19,7 @@ DESCRIPTION = Description(
             "headstart.backends.jax.stablehlo",
             frozenset({PART, NORMALISED, WRAPPED}),
             modules=("flatbuffers",),
+            environment={"JAX_PLATFORMS": "cpu"},  # it opens every device that it may, before it is asked for one
         ),
     ),
     wraps="a flax.nnx.Module, or two JAX functions (trunk, head) with params=(trunk_params, head_params)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -36,5 +37,7 @@ def save(program: torch.export.ExportedProgram, path: str, texts: Mapping[str, s
 
 def _loaded(path: str) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
     extra = {TEXTS: ""}
-    program = torch.export.load(path, extra_files=extra)
+    with warnings.catch_warnings():  # torch 2.11 warns of its own buffers
+        warnings.simplefilter("ignore", UserWarning)
+        program = torch.export.load(path, extra_files=extra)
     return program, json.loads(extra[TEXTS])

@@ -26,14 +26,19 @@ from headstart.common.text import shortened
 from headstart.contract.programs import loader
 
 WORDS_LENGTH = 2000
+NO_CARDS = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+"""The file is run on the CPU. Some frameworks take most of a card's memory as soon as they see it, which is the
+training's own."""
 
 
 class FileProcess:
     """An opened file, in its process, which ends with this object."""
 
-    def __init__(self, path: Path, loader: str, quiet: Mapping[str, str]) -> None:
-        """`loader`: the module's name. `quiet`: of the backend's description. Raises ExportError where the file
-        cannot be opened, in the framework's words."""
+    def __init__(
+        self, path: Path, loader: str, quiet: Mapping[str, str], environment: Mapping[str, str] = {}
+    ) -> None:
+        """`loader`: the module's name. `quiet`: of the backend's description; `environment`: of the format's.
+        Raises ExportError where the file cannot be opened, in the framework's words."""
         self._words = tempfile.TemporaryFile()  # noqa: SIM115, which is closed with the process
         self._process = subprocess.Popen(
             # -P: a folder called torch in the working directory must not be taken for the framework
@@ -41,7 +46,7 @@ class FileProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env={**quiet, **os.environ, **for_frameworks(os.environ)},
+            env={**quiet, **os.environ, **for_frameworks(os.environ), **NO_CARDS, **environment},
             start_new_session=True,  # Ctrl-C comes to us alone, and ends both
         )
         weakref.finalize(self, _end, self._process, self._words)

@@ -8,7 +8,7 @@ framework alone (`Loader`). So what is verified is what somebody will run who ha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -70,6 +70,8 @@ class FileFormat:
     """what must be importable for it beside the backend's own modules"""
     install: str = ""
     """the command that installs these; "": the backend's own"""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """variables, and what they are set to where such a file is opened, so that only the CPU is looked for"""
 
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]

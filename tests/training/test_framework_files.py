@@ -186,6 +186,17 @@ def test_a_file_that_breaks_when_it_is_opened(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.neutral
+def test_what_opens_a_file_sees_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX and TensorFlow would take most of its memory, which the training's process needs."""
+    (tmp_path / "tells.py").write_text("import os\ndef load(path): return dict(os.environ), None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    known = registry.formats()["stablehlo"][1]
+    seen = FileProcess(tmp_path / "out", "tells", {"QUIET": "3"}, known.environment).texts
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["JAX_PLATFORMS"], seen["QUIET"]) == ("", "cpu", "3")
+
+
+@pytest.mark.neutral
 def test_loaders_open_files_by_the_framework_alone() -> None:
     """They import nothing of headstart."""
     for _, known in registry.formats().values():

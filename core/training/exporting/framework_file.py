@@ -50,7 +50,7 @@ def note(known: FileFormat, request: Request, path: Path, said: str) -> None:
 
 
 def opened(backend: str, known: FileFormat, path: Path, request: Request) -> Opened:
-    return FrameworkFile(FileProcess(path, known.loader, registry.describe(backend).quiet))
+    return FrameworkFile(FileProcess(path, known.loader, registry.describe(backend).quiet, known.environment))
 
 
 class FrameworkFile:
