@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import headstart as hs
 from headstart.training.history import History, Record, Seconds
 
@@ -18,10 +16,9 @@ def saved_run(backend: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("trained_by", "suffix"), [("keras", ".stablehlo"), ("jax", ".pt2")])
-def test_a_run_leaves_by_way_of_another_framework(trained_by: str, suffix: str, tmp_path: Path) -> None:
-    run = hs.load(saved_run(trained_by, tmp_path / "run"), trained_by)
-    exported = run.export(tmp_path / f"out{suffix}", device="cpu")
+def test_a_run_leaves_by_way_of_another_framework(tmp_path: Path) -> None:
+    run = hs.load(saved_run("keras", tmp_path / "run"), "keras")
+    exported = run.export(tmp_path / "out.stablehlo", device="cpu")
     assert exported.verification is not None and exported.verification.same == 63
 
 
