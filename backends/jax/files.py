@@ -18,7 +18,7 @@ from jax import export
 from headstart.backends.jax import stablehlo
 from headstart.backends.jax.emit import Network
 from headstart.common.errors import ExportError
-from headstart.common.text import shortened
+from headstart.common.text import raised_text
 from headstart.contract.programs import SIGMOID, SOFTMAX, Program
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -39,11 +39,10 @@ def write(program: Program, path: Path, texts: Mapping[str, str]) -> None:
     except OSError:
         raise
     except Exception as error:  # JAX's exporter raises of all kinds
-        reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()))
         raise ExportError(
-            f"jax.export cannot write this model ({reason}); expected a module that computes any number of "
-            "samples (x.shape[0], not len(x)) by JAX's own operations, with weights of less than 2 GB; or another "
-            "format"
+            f"jax.export cannot write this model ({raised_text(error)}); expected a module that computes any "
+            "number of samples (x.shape[0], not len(x)) by JAX's own operations, with weights of less than 2 GB; "
+            "or another format"
         ) from error
 
 

@@ -13,7 +13,7 @@ from headstart.backends.torch import pt2
 from headstart.backends.torch.arrays import from_native
 from headstart.backends.torch.emit import Network
 from headstart.common.errors import ExportError
-from headstart.common.text import shortened
+from headstart.common.text import raised_text
 from headstart.contract.programs import PIXEL_VALUES, SIGMOID, SOFTMAX, Program
 
 SAMPLES = 3
@@ -65,9 +65,8 @@ def write(program: Program, path: Path, texts: Mapping[str, str]) -> None:
     try:
         exported = torch.export.export(Exportable(program), (), arrays, dynamic_shapes=batch, strict=False)
     except Exception as error:  # torch's exporter raises of all kinds
-        reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()))
         raise ExportError(
-            f"torch.export cannot write this model ({reason}); "
+            f"torch.export cannot write this model ({raised_text(error)}); "
             "expected a module without Python's own branches on values, or another format"
         ) from error
     pt2.save(exported, str(path), texts)

@@ -78,6 +78,11 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def raised_text(error: BaseException, length: int = 80) -> str:
+    """What somebody else's error says, with its kind, as one line."""
+    return shortened(" ".join(f"{type(error).__name__}: {error}".split()), length)
+
+
 def extraction_line(stats: Any) -> str:
     made = f", made by {' and '.join(stats.made_by)}" if stats.reused else ""
     return (

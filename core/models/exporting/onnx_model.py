@@ -70,11 +70,7 @@ def onnx_model(
     """
     if dtype not in DTYPES:
         raise UnknownNameError("dtype of an ONNX file", dtype, DTYPES)
-    if part == HEAD and not pixels:
-        raise SettingError(
-            "pixels=False is about the input of pictures, and part='head' takes features; leave it out"
-        )
-    taken = part_of(model, part, cut)
+    taken = part_of(model, part, cut, pixels)
     for node in taken.graph.nodes[1:]:
         emitter_of(node)  # what cannot be written is said before anything is built
     graph, params = fold(without_inert(taken.graph), taken.weights)

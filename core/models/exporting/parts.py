@@ -61,11 +61,16 @@ class Part(NamedTuple):
     """of a head: the weights of the trunk in front of it"""
 
 
-def part_of(model: Model, part: str, cut: str | None) -> Part:
+def part_of(model: Model, part: str, cut: str | None, pixels: bool = True) -> Part:
     """`part`: "whole"; "trunk", from the input to the features at the cut; "head", from there to the outputs.
-    `cut`: a legal cut; None: the model's own. Raises UnknownNameError, CutError."""
+    `cut`: a legal cut; None: the model's own. `pixels`: as of `program`. Raises UnknownNameError, CutError;
+    SettingError for a head without pixels."""
     if part not in PARTS:
         raise UnknownNameError("part", part, PARTS)
+    if part == HEAD and not pixels:
+        raise SettingError(
+            "pixels=False is about the input of pictures, and part='head' takes features; leave it out"
+        )
     whole = model.graph.main
     cut = whole.check_cut(model.default_cut if cut is None else cut)
     if part == HEAD:
@@ -117,11 +122,7 @@ def program(
     `channels_first` as `(n, 3, h, w)`. A wrapped module that takes other arrays gets these as they are. Raises
     UnknownNameError, CutError; SettingError for a head without pixels.
     """
-    if part == HEAD and not pixels:
-        raise SettingError(
-            "pixels=False is about the input of pictures, and part='head' takes features; leave it out"
-        )
-    taken = part_of(model, part, cut)
+    taken = part_of(model, part, cut, pixels)
     graph, params = fold(without_inert(taken.graph), taken.weights)
     if part == HEAD:
         inputs: tuple[Input, ...] = (Input(FEATURES, taken.shape, "float32"),)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import ExportError, ExportMismatchError, HeadstartError
-from headstart.common.text import shortened
+from headstart.common.text import raised_text, shortened
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.rows import each
@@ -229,8 +229,9 @@ def _batches(count: int, size: int) -> Iterator[np.ndarray]:
 
 def said_by(error: BaseException) -> str:
     """What an error says, of another program's as well, as one line."""
-    kind = "" if isinstance(error, HeadstartError) else f"{type(error).__name__}: "
-    return shortened(" ".join(f"{kind}{error}".split()), ERROR_LENGTH)
+    if isinstance(error, HeadstartError):
+        return shortened(" ".join(str(error).split()), ERROR_LENGTH)
+    return raised_text(error, ERROR_LENGTH)
 
 
 def _mismatch(name: str, what: str) -> ExportMismatchError:
