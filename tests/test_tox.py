@@ -49,7 +49,9 @@ def variables(section: str) -> dict[str, str]:
 
 
 def test_the_environments_are_there() -> None:
-    assert {f"testenv:{name}" for name in ("card", "device", "bench", "faults", "parity")} <= set(SECTIONS)
+    assert {f"testenv:{name}" for name in ("card", "device", "bench", "faults", "machines", "parity")} <= set(
+        SECTIONS
+    )
     calls = {section: pytest_calls(section) for section in SECTIONS}
     without_tests = {section.removeprefix("testenv:") for section in SECTIONS if not calls[section]}
     assert without_tests == {"lint", "typing", "versions"}

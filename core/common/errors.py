@@ -42,6 +42,9 @@ __all__ = [
     "ModelFileError",
     "NonFiniteError",
     "ProfileError",
+    "RemoteError",
+    "RemoteNotFoundError",
+    "RemoteRefusedError",
     "SavedFeaturesError",
     "SettingError",
     "StoreError",
@@ -188,6 +191,26 @@ class UnreadableShardError(DamagedShardError):
     """The disk does not give a shard's bytes back. They may be what was written, so nothing moves the file."""
 
     cure = "Try again; where it stays so, delete that file, and the next extraction computes just its rows"
+
+
+class RemoteError(StoreError):
+    """An object store cannot be reached, or does not give or take an object. `url` names it."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url = url
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (type(self), (self.url, self.reason))
+
+
+class RemoteNotFoundError(RemoteError):
+    """There is no such object."""
+
+
+class RemoteRefusedError(RemoteError):
+    """The credentials at hand are none, or do not allow this."""
 
 
 class StoreWarning(UserWarning):

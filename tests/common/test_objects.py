@@ -1,0 +1,132 @@
+"""Objects behind a URL, on a real server of S3's protocol and in a folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from headstart.common.errors import RemoteError, RemoteNotFoundError, RemoteRefusedError, SettingError
+from headstart.common.objects import Objects, is_url, open_objects, without_secrets
+
+pytestmark = pytest.mark.neutral
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    pytest.importorskip("moto")
+    from object_server import served
+
+    with served() as server:
+        yield server.url
+
+
+@pytest.fixture(params=["s3", "file"])
+def objects(request, tmp_path_factory) -> Objects:
+    name = tmp_path_factory.mktemp("objects")
+    if request.param == "file":
+        return open_objects(name.as_uri())
+    return open_objects(f"{request.getfixturevalue('bucket')}/{name.name}")
+
+
+def test_what_is_put_is_listed_and_read(objects, tmp_path):
+    assert list(objects.list()) == []
+    assert objects.folders() == ([], [])
+    content = bytes(range(256)) * 40_000
+    file = tmp_path / "shard"
+    file.write_bytes(content)
+    objects.put("features/aa/one.bin", b"12345")
+    objects.put("features/bb/two.bin", file)
+    assert sorted((entry.name, entry.nbytes) for entry in objects.list()) == [
+        ("features/aa/one.bin", 5),
+        ("features/bb/two.bin", len(content)),
+    ]
+    assert [entry.name for entry in objects.list("features/aa")] == ["features/aa/one.bin"]
+    assert sorted(objects.folders("features")[0]) == ["features/aa", "features/bb"]
+    assert objects.get("features/aa/one.bin", limit=5) == b"12345"
+    assert b"".join(objects.pieces("features/bb/two.bin", len(content))) == content
+    assert objects.get_range("features/bb/two.bin", 255, 3) == b"\xff\x00\x01"
+    tag = objects.entry("features/aa/one.bin").tag
+    objects.put("features/aa/one.bin", b"67")
+    assert objects.get("features/aa/one.bin", limit=5) == b"67"
+    assert objects.entry("features/aa/one.bin").tag != tag
+    objects.delete("features/aa/one.bin")
+    objects.delete("features/aa/one.bin")
+    with pytest.raises(RemoteNotFoundError, match=r"features/aa/one.bin: there is no such object"):
+        objects.get("features/aa/one.bin", limit=5)
+
+
+def test_a_folder_that_is_not_there_yet_holds_nothing_and_is_made_by_writing(tmp_path):
+    folder = tmp_path / "a team's" / "cache"
+    objects = open_objects(folder.as_uri())
+    assert list(objects.list()) == list(objects.list("features")) == []
+    assert objects.folders() == ([], [])
+    with pytest.raises(RemoteNotFoundError):
+        objects.get("one", limit=5)
+    assert not folder.exists()
+    objects.put("deep/one", b"1")
+    assert (folder / "deep" / "one").read_bytes() == b"1"
+
+
+def test_sizes_are_held_to(objects):
+    objects.put("five", b"12345")
+    with pytest.raises(RemoteError, match=r"five: has 5 bytes, at most 4 are read"):
+        objects.get("five", limit=4)
+    with pytest.raises(RemoteError, match=r"five: has 5 bytes, expected 6"):
+        list(objects.pieces("five", 6))
+    with pytest.raises(RemoteError, match=r"five: "):
+        objects.get_range("five", 3, 3)
+    with pytest.raises(RemoteError, match=r"five: "):
+        objects.get_range("five", 9, 3)
+
+
+def test_what_is_refused_says_where_and_why(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(RemoteError, match=r"s3://photos/some/thing: .*") as refused:
+        monkeypatch.setattr("headstart.common.objects.RETRIES", 0)
+        open_objects(f"{bucket}/some").get("thing", limit=5)
+    assert "test-secret-value" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_no_permission_is_an_error_of_its_own(tmp_path):
+    import os
+
+    if os.geteuid() == 0:
+        pytest.skip("root may do everything")
+    tmp_path.chmod(0o500)
+    with pytest.raises(RemoteRefusedError, match="access was refused"):
+        open_objects(tmp_path.as_uri()).put("one", b"1")
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("ftp://host/photos", r"ftp://host/photos cannot be opened; expected a URL that begins with s3://, gs://"),
+        ("file://photos/x", r"file://photos/x names a folder of the machine photos; expected file:///folder"),
+        ("s3:///photos", r"names no bucket; expected s3://bucket/prefix"),
+        ("s3://key:secret@bucket/photos", r"s3://bucket/photos: a URL holds no credentials"),
+        ("s3://bucket/photos?secret=abcdefgh", r"s3://bucket/photos: a URL holds no credentials"),
+    ],
+)
+def test_urls_that_are_none(url, said):
+    with pytest.raises(SettingError, match=said) as refused:
+        open_objects(url)
+    assert "abcdefgh" not in str(refused.value) and "key:secret" not in str(refused.value)
+
+
+def test_what_is_a_url():
+    assert is_url("s3://bucket/photos") and is_url("file:///photos") and is_url("ftp://host/photos")
+    assert not is_url("photos") and not is_url("C:\\photos") and not is_url(None)
+    assert not is_url("https://example.org/photos.tar.gz")
+    assert without_secrets("s3://key:secret@bucket/photos/?token=1") == "s3://bucket/photos"
+
+
+def test_without_obstore_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
+    with pytest.raises(
+        RemoteError, match=r"needs obstore, which is not installed: pip install 'headstart\[remote\]'"
+    ):
+        open_objects("s3://bucket/photos")
