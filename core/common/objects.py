@@ -1,7 +1,7 @@
 """Objects behind a URL: a bucket of S3, Google Cloud or Azure, or a folder as `file://`, by the library obstore.
 
     objects = open_objects("s3://bucket/prefix")
-    for entry in objects.list("features/"): ...
+    for entry in objects.entries("features/"): ...
     data = objects.get("features/3f2a.../trunk.json", limit=1 << 20)
 
 Names are relative to the URL, with `/` between their parts. Credentials, endpoints and regions are obstore's own
@@ -135,7 +135,7 @@ class Objects:
         """An object's URL, as it may be shown."""
         return f"{self.url}/{name}" if name else self.url
 
-    def list(self, prefix: str = "", offset: str | None = None) -> Iterator[Entry]:
+    def entries(self, prefix: str = "", offset: str | None = None) -> Iterator[Entry]:
         """All objects whose names begin with `prefix`, a whole number of parts (`features/3f2a`), in no promised
         order; of a bucket, in that of their names, and with `offset` only those behind it. A request for every
         1,000."""

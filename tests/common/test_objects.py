@@ -31,18 +31,18 @@ def objects(request, tmp_path_factory) -> Objects:
 
 
 def test_what_is_put_is_listed_and_read(objects, tmp_path):
-    assert list(objects.list()) == []
+    assert list(objects.entries()) == []
     assert objects.folders() == ([], [])
     content = bytes(range(256)) * 40_000
     file = tmp_path / "shard"
     file.write_bytes(content)
     objects.put("features/aa/one.bin", b"12345")
     objects.put("features/bb/two.bin", file)
-    assert sorted((entry.name, entry.nbytes) for entry in objects.list()) == [
+    assert sorted((entry.name, entry.nbytes) for entry in objects.entries()) == [
         ("features/aa/one.bin", 5),
         ("features/bb/two.bin", len(content)),
     ]
-    assert [entry.name for entry in objects.list("features/aa")] == ["features/aa/one.bin"]
+    assert [entry.name for entry in objects.entries("features/aa")] == ["features/aa/one.bin"]
     assert sorted(objects.folders("features")[0]) == ["features/aa", "features/bb"]
     assert objects.get("features/aa/one.bin", limit=5) == b"12345"
     assert b"".join(objects.pieces("features/bb/two.bin", len(content))) == content
@@ -60,7 +60,7 @@ def test_what_is_put_is_listed_and_read(objects, tmp_path):
 def test_a_folder_that_is_not_there_yet_holds_nothing_and_is_made_by_writing(tmp_path):
     folder = tmp_path / "a team's" / "cache"
     objects = open_objects(folder.as_uri())
-    assert list(objects.list()) == list(objects.list("features")) == []
+    assert list(objects.entries()) == list(objects.entries("features")) == []
     assert objects.folders() == ([], [])
     with pytest.raises(RemoteNotFoundError):
         objects.get("one", limit=5)

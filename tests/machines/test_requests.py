@@ -25,6 +25,6 @@ def test_a_listing_is_one_request_for_a_thousand_objects():
         for name in names:
             objects.put(name, b"")
         server.reset_counts()
-        assert [entry.name for entry in objects.list()] == names
+        assert [entry.name for entry in objects.entries()] == names
         assert server.stats()["n_requests"] == 2
-        assert [entry.name for entry in objects.list(offset="0998")] == ["0999", "1000"]
+        assert [entry.name for entry in objects.entries(offset="0998")] == ["0999", "1000"]
