@@ -42,6 +42,7 @@ __all__ = [
     "ModelFileError",
     "NonFiniteError",
     "ProfileError",
+    "RemoteDamagedError",
     "RemoteError",
     "RemoteNotFoundError",
     "RemoteRefusedError",
@@ -203,6 +204,10 @@ class RemoteError(StoreError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return (type(self), (self.url, self.reason))
+
+
+class RemoteDamagedError(RemoteError):
+    """A shard in an object store is not what was written under its name. None of its rows is used."""
 
 
 class RemoteNotFoundError(RemoteError):

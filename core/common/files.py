@@ -23,9 +23,13 @@ from numpy.typing import NDArray
 
 PARTIAL_PREFIX = ".partial-"
 
+Chunk = bytes | memoryview | NDArray[Any]
+"""part of a file's content; a view is of bytes"""
 
-def replace_whole(path: Path, chunks: Iterable[bytes | NDArray[Any]]) -> None:
-    """Write the chunks to `path`, so that the name holds either all of them, durably, or what it held before.
+
+def replace_whole(path: Path, chunks: Iterable[Chunk]) -> None:
+    """Write the chunks to `path`, so that the name holds either all of them, durably, or what it held before:
+    also where the iterable raises before its end.
 
     Raises OSError; the unfinished file is removed where possible.
     """
@@ -128,8 +132,8 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _write_all(handle: int, chunk: bytes | NDArray[Any]) -> None:
-    if not isinstance(chunk, bytes):
+def _write_all(handle: int, chunk: Chunk) -> None:
+    if isinstance(chunk, np.ndarray):
         # numpy offers no buffer for bfloat16, hence the bytes' view.
         view = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
     else:

@@ -211,10 +211,13 @@ class Objects:
         return content
 
     def put(self, name: str, content: bytes | Path) -> None:
-        """Write an object whole: bytes, or what a file holds. An earlier one of that name is replaced."""
+        """Write an object whole, by one request: bytes, or what a file holds. An earlier one of that name is
+        replaced."""
         import obstore
 
-        self._asked(name, lambda: obstore.put(self._client(True), name, content))
+        # Of an upload in parts, a process that is killed leaves parts that are paid for and that nobody sees; and
+        # its last request cannot be made again, where the answer was lost.
+        self._asked(name, lambda: obstore.put(self._client(True), name, content, use_multipart=False))
 
     def delete(self, name: str) -> None:
         """Delete an object. One that is not there is none to delete."""

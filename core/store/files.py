@@ -8,14 +8,11 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from headstart.common.errors import CacheNotWritableError, DiskSpaceError, StoreError
-from headstart.common.files import PARTIAL_PREFIX, replace_whole, sync_folder
+from headstart.common.files import PARTIAL_PREFIX, Chunk, replace_whole, sync_folder
 from headstart.common.sizes import binary_size
 
 EVICTIONS = 10  # so many in a row, each at the very moment of a write, are no coincidence
@@ -26,10 +23,13 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _MEND = "set HEADSTART_CACHE to a folder that can be written"
 
 
-def write_atomically(path: Path, chunks: Sequence[bytes | NDArray[Any]]) -> None:
+def write_atomically(path: Path, chunks: Iterable[Chunk], nbytes: int | None = None) -> None:
     """`replace_whole`, with errors that say what the cache's owner can do: DiskSpaceError (with what the file
-    needs), CacheNotWritableError or StoreError."""
-    nbytes = sum(len(chunk) if isinstance(chunk, bytes) else chunk.nbytes for chunk in chunks)
+    needs), CacheNotWritableError or StoreError. `nbytes`: what the chunks hold together; counted where it is not
+    given."""
+    if nbytes is None:
+        chunks = list(chunks)
+        nbytes = sum(len(chunk) if isinstance(chunk, bytes) else chunk.nbytes for chunk in chunks)
     with storage_errors(path, "write", nbytes):
         replace_whole(path, chunks)
 

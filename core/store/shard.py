@@ -45,13 +45,14 @@ MAX_PROVENANCE_NBYTES = 64 << 10
 MAX_HEADER_NBYTES = 2 * MAX_PROVENANCE_NBYTES + (16 << 10)
 SUFFIX = ".safetensors"
 FORMAT = f"headstart-features/{FORMAT_VERSION}"
+CHECKSUM = np.dtype("<u8")
+PIECE_NBYTES = 4 << 20  # rows are read and verified in pieces of about this, to stay in the processor's cache
+WRONG_NAME = "its header, ids and checksums do not give its name"
 
 _TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
 _NAMES = {tag: name for name, tag in _TAGS.items()}
-_CHECKSUM = np.dtype("<u8")
 _UNFIT = re.compile(r"[^A-Za-z0-9_ .+-]")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
-_PIECE_NBYTES = 4 << 20  # rows are read and verified in pieces of about this, to stay in the processor's cache
 _ADVISABLE = hasattr(os, "posix_fadvise")
 _GAP_NBYTES = 16 << 10  # reading so much for nothing costs less than another call
 # Twice as many buffers are within every system's limit for one call; and with many more of them at once Python's
@@ -63,6 +64,44 @@ _DAMAGE = {errno.EISDIR, errno.ELOOP} | {
 }
 # Media errors. A cable may be loose, or a server away: the bytes may be there.
 _UNREADABLE = {errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """What the head of a shard's file says; it says it as a writer does, and within the limits."""
+
+    content: bytes
+    """the file's first bytes: length, JSON and padding, a multiple of 4096"""
+    key_digest: str
+    dtype_name: str
+    shape: tuple[int, ...]
+    """of the features: `(n, *row_shape)`"""
+    provenance: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        return self.shape[0]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return self.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return DTYPES[self.dtype_name]
+
+    @property
+    def row_nbytes(self) -> int:
+        return math.prod(self.row_shape) * self.dtype.itemsize
+
+    @property
+    def features_nbytes(self) -> int:
+        return self.rows * self.row_nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """of the whole file"""
+        return len(self.content) + self.features_nbytes + self.rows * (CHECKSUM.itemsize + ID_NBYTES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +153,7 @@ class Shard:
         nbytes = self.row_nbytes
         target = out.reshape(-1).view(np.uint8).data
         gap = memoryview(bytearray(_GAP_NBYTES))
-        step = max(1, min(_ROWS_AT_ONCE, _PIECE_NBYTES // nbytes))
+        step = max(1, min(_ROWS_AT_ONCE, PIECE_NBYTES // nbytes))
         with self._reading() as handle:
             if _ADVISABLE:  # what is read ahead unasked, as much again as a block, is not used
                 with suppress(OSError):
@@ -138,14 +177,14 @@ class Shard:
                         near, first = [], k
                 near += views[done:]
                 read_at(handle, self.data_start + int(piece_rows[first]) * nbytes, near)
-                checksums = np.fromiter(map(xxh3_64_intdigest, views), _CHECKSUM, len(views))
+                checksums = np.fromiter(map(xxh3_64_intdigest, views), CHECKSUM, len(views))
                 intact[piece] = checksums == self.checksums[piece_rows]
         return intact
 
     def damaged_rows(self) -> tuple[int, int]:
         """Read all rows, and count those that differ from their checksums, and those that do not and yet hold NaN
         or infinity, which no writer stores. Raises as `read_into` does."""
-        step = max(1, _PIECE_NBYTES // self.row_nbytes)
+        step = max(1, PIECE_NBYTES // self.row_nbytes)
         scratch = np.empty((min(step, len(self)), self.row_nbytes), np.uint8)
         damaged = not_finite = 0
         with self._reading() as handle:
@@ -171,6 +210,14 @@ class Shard:
             raise_unreadable(self.path, error)
 
 
+def raise_for_rows(path: Path, rows: int, damaged: int, not_finite: int) -> None:
+    """DamagedShardError where some of a shard's rows are damaged, or not finite: see `Shard.damaged_rows`."""
+    if damaged:
+        raise DamagedShardError(path, f"{damaged} of {rows} rows differ from their checksums")
+    if not_finite:
+        raise DamagedShardError(path, f"{not_finite} of {rows} rows hold NaN or infinity, which no writer stores")
+
+
 def finite_rows(rows: NDArray[Any]) -> NDArray[np.bool_]:
     """`(n,)` bool: which rows `(n, k)` of a stored dtype hold neither NaN nor infinity. Read off the exponents'
     bits: several times faster than isfinite on 16-bit floats."""
@@ -188,7 +235,7 @@ def row_checksums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """xxh3 of each row of bytes: `(n, row_nbytes)` uint8, contiguous -> `(n,)` uint64."""
     view, step = rows.reshape(-1).data, rows.shape[1]
     digests = (xxh3_64_intdigest(view[i : i + step]) for i in range(0, len(view), step))
-    return np.fromiter(digests, _CHECKSUM, len(rows))
+    return np.fromiter(digests, CHECKSUM, len(rows))
 
 
 def write_shard(
@@ -206,7 +253,7 @@ def write_shard(
     dtype, hold n rows together. Raises DiskSpaceError, CacheNotWritableError or StoreError.
     """
     header = _header(blocks[0].dtype.name, (len(ids), *blocks[0].shape[1:]), key_digest, provenance)
-    path = folder / (_digest(header, ids.tobytes(), checksums.tobytes()) + SUFFIX)
+    path = folder / (shard_digest(header, ids.tobytes(), checksums.tobytes()) + SUFFIX)
     write_atomically(path, [header, *blocks, checksums, ids])
     return path
 
@@ -254,7 +301,7 @@ def _header(dtype_name: str, shape: tuple[int, ...], key_digest: str, provenance
     }
     n = shape[0]
     features = math.prod(shape) * DTYPES[dtype_name].itemsize
-    checksums = features + n * _CHECKSUM.itemsize
+    checksums = features + n * CHECKSUM.itemsize
     entries = {
         "__metadata__": metadata,
         "features": _entry(_TAGS[dtype_name], shape, 0, features),
@@ -270,25 +317,29 @@ def _entry(tag: str, shape: Iterable[int], start: int, end: int) -> dict[str, An
     return {"dtype": tag, "shape": list(shape), "data_offsets": [start, end]}
 
 
-def _digest(header: bytes, ids: bytes, checksums: bytes) -> str:
+def shard_digest(header: bytes, ids: bytes, checksums: bytes) -> str:
+    """A shard's name, without its ending."""
     digest = blake3(header)
     for part in (ids, checksums):
         digest.update(part)  # which returns None in blake3 0.4.0
     return digest.hexdigest(length=16)
 
 
-def _parse(path: Path, handle: int) -> Shard:
-    status = os.fstat(handle)
-    stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-    size = status.st_size
-    start = _read(handle, 0, 8)
+def header_nbytes(path: Path, start: bytes, size: int) -> int:
+    """How many bytes of a file of `size` bytes are its header, by its first 8. DamagedShardError, naming `path`,
+    for a number that is none."""
     length = int.from_bytes(start, "little")
-    if length > MAX_HEADER_NBYTES or 8 + length > size:
+    if len(start) != 8 or length > MAX_HEADER_NBYTES or 8 + length > size:
         raise DamagedShardError(path, f"is cut short or has a wrong header length ({size} bytes)")
-    header = start + _read(handle, 8, length)
+    return 8 + length
+
+
+def parse_header(path: Path, content: bytes, size: int) -> ShardHeader:
+    """What the header of a file of `size` bytes says, held against the limits and the size. DamagedShardError,
+    naming `path`, for one that no writer writes."""
     stranger = DamagedShardError(path, "its header is not that of a feature shard")
     try:
-        entries = json.loads(header[8:].decode("ascii"))
+        entries = json.loads(content[8:].decode("ascii"))
         metadata, entry = entries["__metadata__"], entries["features"]
         format_name = metadata["format"]
         dtype_name, shape = _NAMES[entry["dtype"]], tuple(entry["shape"])
@@ -304,35 +355,47 @@ def _parse(path: Path, handle: int) -> Shard:
         raise stranger
     if not isinstance(key_digest, str) or not _DIGEST.fullmatch(key_digest):
         raise stranger
-    n, features = shape[0], math.prod(shape) * DTYPES[dtype_name].itemsize
-    if n > MAX_ROWS or features > MAX_FEATURES_NBYTES:
+    header = ShardHeader(
+        content=content, key_digest=key_digest, dtype_name=dtype_name, shape=shape, provenance=provenance
+    )
+    if header.rows > MAX_ROWS or header.features_nbytes > MAX_FEATURES_NBYTES:
         raise DamagedShardError(
-            path, f"claims {n} rows and {features} bytes of features, at most {MAX_ROWS} and {MAX_FEATURES_NBYTES}"
+            path,
+            f"claims {header.rows} rows and {header.features_nbytes} bytes of features, at most {MAX_ROWS} and "
+            f"{MAX_FEATURES_NBYTES}",
         )
     # One test for offsets, shapes, padding and stray fields: it is what the writer would write, or it is not.
     try:
-        same = _header(dtype_name, shape, key_digest, provenance) == header
+        same = _header(dtype_name, shape, key_digest, provenance) == content
     except (ValueError, RecursionError):  # NaN; nested as deep as only reading bears
         same = False
     if not same:
         raise DamagedShardError(path, "its header is not what a writer of feature shards writes")
-    expected = len(header) + features + n * (_CHECKSUM.itemsize + ID_NBYTES)
-    if size != expected:
-        raise DamagedShardError(path, f"has {size} bytes instead of {expected}")
-    checksums = _read(handle, len(header) + features, n * _CHECKSUM.itemsize)
-    ids = _read(handle, size - n * ID_NBYTES, n * ID_NBYTES)
-    if _digest(header, ids, checksums) != path.name.removesuffix(SUFFIX):
-        raise DamagedShardError(path, "its header, ids and checksums do not give its name")
+    if size != header.nbytes:
+        raise DamagedShardError(path, f"has {size} bytes instead of {header.nbytes}")
+    return header
+
+
+def _parse(path: Path, handle: int) -> Shard:
+    status = os.fstat(handle)
+    size = status.st_size
+    start = _read(handle, 0, min(8, size))
+    length = header_nbytes(path, start, size)
+    header = parse_header(path, start + _read(handle, 8, length - 8), size)
+    checksums = _read(handle, length + header.features_nbytes, header.rows * CHECKSUM.itemsize)
+    ids = _read(handle, size - header.rows * ID_NBYTES, header.rows * ID_NBYTES)
+    if shard_digest(header.content, ids, checksums) != path.name.removesuffix(SUFFIX):
+        raise DamagedShardError(path, WRONG_NAME)
     return Shard(
         path=path,
-        key_digest=key_digest,
-        dtype_name=dtype_name,
-        row_shape=shape[1:],
-        ids=np.frombuffer(ids, np.uint8).reshape(n, ID_NBYTES),
-        checksums=np.frombuffer(checksums, _CHECKSUM),
-        provenance=provenance,
-        data_start=len(header),
-        stamp=stamp,
+        key_digest=header.key_digest,
+        dtype_name=header.dtype_name,
+        row_shape=header.row_shape,
+        ids=np.frombuffer(ids, np.uint8).reshape(header.rows, ID_NBYTES),
+        checksums=np.frombuffer(checksums, CHECKSUM),
+        provenance=header.provenance,
+        data_start=length,
+        stamp=(status.st_ino, size, status.st_mtime_ns),
     )
 
 

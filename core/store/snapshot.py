@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from headstart.common.errors import DamagedShardError, StoreError
 from headstart.store.description import read_description
 from headstart.store.ids import sort_keys
-from headstart.store.shard import SUFFIX, Shard, open_shard, raise_unreadable
+from headstart.store.shard import SUFFIX, Shard, open_shard, raise_for_rows, raise_unreadable
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +139,7 @@ def _check_fit(shard: Shard, key_digest: str, dtype_name: str | None, first: Sha
 
 def raise_if_damaged(shard: Shard) -> None:
     """Read all rows: DamagedShardError unless each is what was written, and can have been."""
-    bad, not_finite = shard.damaged_rows()
-    if bad:
-        raise DamagedShardError(shard.path, f"{bad} of {len(shard)} rows differ from their checksums")
-    if not_finite:
-        reason = f"{not_finite} of {len(shard)} rows hold NaN or infinity, which no writer stores"
-        raise DamagedShardError(shard.path, reason)
+    raise_for_rows(shard.path, len(shard), *shard.damaged_rows())
 
 
 def identity_of(shard: Shard) -> str:
