@@ -39,10 +39,6 @@ def read_key(folder: Path) -> TrunkKey | None:
 def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Spec and label from a folder's trunk.json; None where there is none. StoreError for a wrong description."""
     path = folder / DESCRIPTION
-    cure = (
-        "no features were used. `headstart cache verify --repair` sets it aside, and the next extraction "
-        "writes it anew"
-    )
     try:
         data = read_whole(path, MAX_DESCRIPTION_NBYTES)
     except EOFError:
@@ -51,6 +47,18 @@ def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | No
         if has_gone(error) or isinstance(error, NotADirectoryError):
             return None
         raise_unreadable(path, error)
+    cure = (
+        "no features were used. `headstart cache verify --repair` sets it aside, and the next extraction "
+        "writes it anew"
+    )
+    return parse_description(data, folder.name, path, cure)
+
+
+def parse_description(
+    data: bytes, key_digest: str, where: Path | str, cure: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Spec and label from the bytes of a trunk.json that lies in the folder `key_digest`; `where` and `cure` are
+    for the message. DamagedDescriptionError for what no writer has written there."""
     try:
         if len(data) > MAX_DESCRIPTION_NBYTES:
             raise ValueError
@@ -60,9 +68,9 @@ def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | No
     except (ValueError, KeyError, TypeError, RecursionError):
         same = False
     if not same:
-        raise DamagedDescriptionError(f"{path} is not as it was written: damaged, or edited; {cure}")
-    if content["digest"] != folder.name:
+        raise DamagedDescriptionError(f"{where} is not as it was written: damaged, or edited; {cure}")
+    if content["digest"] != key_digest:
         raise DamagedDescriptionError(
-            f"{path} describes the trunk {content['digest']}, its folder is {folder.name}; {cure}"
+            f"{where} describes the trunk {content['digest']}, its folder is {key_digest}; {cure}"
         )
     return spec, label
