@@ -45,6 +45,9 @@ TIMEOUT_SECONDS = 120.0
 """a request's, its body included"""
 PAGE = 1000  # objects that a listing's request answers
 
+REFUSALS = ("status code: 401 ", "status code: 403 ")
+"""how obstore says it of a listing, for which it has no errors of their own"""
+
 Result = TypeVar("Result")
 
 
@@ -245,7 +248,8 @@ class Objects:
         url, reason = self.url_of(name), said_by_client(error)
         if isinstance(error, NotFoundError | FileNotFoundError):
             raise RemoteNotFoundError(url, "there is no such object") from error
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        refused = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
+        if refused or any(status in reason for status in REFUSALS):
             raise RemoteRefusedError(url, f"access was refused ({reason})") from error
         raise RemoteError(url, reason) from error
 
