@@ -6,6 +6,8 @@
     hs.cache.explain(model, data, ["layer3"])        # what an extraction would find, and why not more
     hs.cache.gc("5GB", delete=True)                  # delete what was not used for longest
     hs.cache.gc(keep=[data], delete=True)            # delete the features of images that are gone
+    hs.cache.push("s3://bucket/team")                # write to a store behind a URL what it lacks of this one
+    hs.cache.pull("s3://bucket/team", ["3f2a"])      # bring what this one lacks
 
 Every function looks at the cache in HEADSTART_CACHE, or at `cache`, and at those in HEADSTART_CACHE_SHARED.
 Invariant: nothing is computed, and nothing is deleted or moved unless `delete` or `repair` says so.
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from headstart.common.errors import SettingError
+from headstart.common.objects import open_objects
 from headstart.common.sizes import parse_nbytes
 from headstart.common.table import Table
 from headstart.common.text import nbytes_text, shortened, when
@@ -28,9 +31,25 @@ from headstart.data import Dataset
 from headstart.features.coverage import explain
 from headstart.features.orphans import Orphans, drop_orphans, find_orphans
 from headstart.store.feature_store import MAX_VARIABLE, FeatureStore, cache_limit
+from headstart.store.remote import pull as pulling
+from headstart.store.remote import push as pushing
+from headstart.store.remote.moves import Moves
 from headstart.store.upkeep import FolderInfo, GcPlan, VerifyReport
 
-__all__ = ["Listing", "OrphanCleaning", "TrunkCleaning", "TrunkCopies", "explain", "gc", "info", "list", "verify"]
+__all__ = [
+    "Listing",
+    "Moves",
+    "OrphanCleaning",
+    "TrunkCleaning",
+    "TrunkCopies",
+    "explain",
+    "gc",
+    "info",
+    "list",
+    "pull",
+    "push",
+    "verify",
+]
 
 LONGEST_VALUE = 1000  # characters of a fact in a table
 
@@ -220,3 +239,35 @@ def gc(
         raise SettingError(f"gc needs a limit: max_size, such as '20GB', or {MAX_VARIABLE}")
     plan = store.gc_plan(parse_nbytes(limit) if isinstance(limit, str) else limit)
     return TrunkCleaning(plan, store.gc(plan) if delete else None)
+
+
+def push(
+    url: str, keys: str | Sequence[str] = (), *, dry_run: bool = False, cache: str | Path | None = None
+) -> Moves:
+    """Write to the store behind a URL, such as "s3://bucket/team", the shards that it lacks of the cache's trunks:
+    of all, or of those whose keys, or their beginnings, are given. Each is read and verified first. Shared caches
+    are left alone. The same call goes on where an earlier one has stopped. `dry_run`: only say what would go.
+
+    What cannot be pushed is in the result, with the reason. Raises UnknownNameError and SettingError for `keys`
+    and `url`; RemoteError where the store cannot be reached, RemoteRefusedError where it may not be written;
+    TransferInterrupted for Ctrl-C.
+    """
+    return pushing.push(FeatureStore(cache, shared=()), open_objects(url), _beginnings(keys), dry_run)
+
+
+def pull(
+    url: str, keys: str | Sequence[str] = (), *, dry_run: bool = False, cache: str | Path | None = None
+) -> Moves:
+    """Bring the shards that the cache lacks of the trunks in the store behind a URL: of all, or of those whose
+    keys, or their beginnings, are given. Each is verified before it has its name. The same call goes on where an
+    earlier one has stopped. `dry_run`: only say what would come.
+
+    As an extraction does, it makes room by HEADSTART_CACHE_MAX first. What cannot be pulled is in the result, with
+    the reason. Raises as `push` does; DiskSpaceError where there is no room, before anything is fetched;
+    CacheNotWritableError.
+    """
+    return pulling.pull(FeatureStore(cache, shared=()), open_objects(url), _beginnings(keys), dry_run)
+
+
+def _beginnings(keys: str | Sequence[str]) -> builtins.list[str]:
+    return [keys] if isinstance(keys, str) else [*keys]

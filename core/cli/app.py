@@ -55,6 +55,8 @@ COMMANDS = {
     "cache info": "Say everything about one trunk's features.",
     "cache explain": "Say what `headstart extract` with these options would find in the cache, and why not more.",
     "cache verify": "Read every row and check it; exit code 1 where something is damaged.",
+    "cache push": "Write to a store behind a URL what it lacks of the cache.",
+    "cache pull": "Bring from a store behind a URL what the cache lacks.",
     "cache gc": "Delete the features that were not used for longest, until the rest fits.",
     "completion install": "Install the completion of a shell, which new shells then know.",
     "completion show": "Print the completion of a shell.",

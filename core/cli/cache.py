@@ -29,10 +29,12 @@ from headstart.cli.preparing import opened
 from headstart.cli.rendering import show
 from headstart.cli.results import write_figures
 from headstart.common.errors import SettingError
-from headstart.common.text import nbytes_text, printable, say, when
+from headstart.common.objects import is_url
+from headstart.common.text import nbytes_text, printable, say, shards_text, when
 
 if TYPE_CHECKING:
     from headstart.features.recompute import RecomputeReport
+    from headstart.store.remote.moves import Moves
     from headstart.store.upkeep import VerifyReport
 
 Key = Annotated[str, argument("KEY", "A key, or its beginning.")]
@@ -191,6 +193,79 @@ def _tell_compared(report: RecomputeReport) -> None:
         f"{report.compared:,} stored rows computed again, {len(report.differing)} differ; "
         f"{report.without_features:,} samples have no features"
     )
+
+
+KeyOrUrl = Annotated[
+    str,
+    argument("[KEY...] URL", "Keys, or their beginnings (default: all), and such as s3://bucket/prefix."),
+]
+DryRun = Annotated[bool, Parameter(help="Only say what would be moved.", show_default=False)]
+
+
+@command(
+    "headstart cache push s3://bucket/team",
+    "headstart cache push 3f2a 91c0 s3://bucket/team",
+    "headstart cache push s3://bucket/team --dry-run",
+)
+def push(*places: KeyOrUrl, dry_run: DryRun = False, json_file: Json = None) -> int | None:
+    """Write to a store behind a URL what it lacks of the cache.
+
+    Shards are read and verified first, and written under their names, so that any number may push to one place.
+    The same command goes on where an earlier one has stopped; exit code 1 where something could not be pushed.
+    """
+    from headstart import cache
+
+    keys, url = _keys_and_url(places)
+    return _tell_moves(cache.push(url, keys, dry_run=dry_run), json_file)
+
+
+@command(
+    "headstart cache pull s3://bucket/team",
+    "headstart cache pull 3f2a s3://bucket/team",
+    "headstart cache pull s3://bucket/team --dry-run",
+)
+def pull(*places: KeyOrUrl, dry_run: DryRun = False, json_file: Json = None) -> int | None:
+    """Bring from a store behind a URL what the cache lacks.
+
+    Shards are verified before they have their names. As an extraction does, it makes room by HEADSTART_CACHE_MAX
+    first. The same command goes on where an earlier one has stopped; exit code 1 where something could not be
+    pulled.
+    """
+    from headstart import cache
+
+    keys, url = _keys_and_url(places)
+    return _tell_moves(cache.pull(url, keys, dry_run=dry_run), json_file)
+
+
+def _keys_and_url(places: Sequence[str]) -> tuple[list[str], str]:
+    """SettingError unless there is one URL."""
+    urls = [place for place in places if is_url(place)]
+    if len(urls) != 1:
+        raise SettingError(
+            f"received {len(urls) or 'no'} URLs; expected one, such as s3://bucket/prefix, behind keys or alone"
+        )
+    return [place for place in places if not is_url(place)], urls[0]
+
+
+def _tell_moves(moves: Moves, json_file: Path | None) -> int | None:
+    if moves.trunks:
+        show(moves.as_table())
+    to = "to" if moves.what == "push" else "from"
+    there = "there" if moves.what == "push" else "here"
+    had = f"{sum(trunk.there for trunk in moves):,} were {there} already"
+    if moves.dry_run:
+        size = nbytes_text(moves.nbytes)
+        say(f"would {moves.what} {shards_text(moves.lacking)} ({size}) {to} {moves.url}; {had}")
+    else:
+        size = nbytes_text(moves.moved_nbytes)
+        gone = f", {moves.gone:,} had vanished" if moves.gone else ""
+        say(f"{moves.what}ed {shards_text(moves.moved)} ({size}) {to} {moves.url}; {had}{gone}")
+    for where, reason in moves.failures:
+        say(f"not {moves.what}ed: {printable(where)}: {printable(reason)}", err=True)
+    if moves.untried:
+        say(f"not tried: {shards_text(moves.untried)}; the same command goes on with them", err=True)
+    write_figures(json_file, moves.as_dict())
+    return None if moves.complete else 1
 
 
 @command(

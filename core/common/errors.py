@@ -50,6 +50,7 @@ __all__ = [
     "SettingError",
     "StoreError",
     "StoreWarning",
+    "TransferInterrupted",
     "TrunkChangedError",
     "UnderflowWarning",
     "UnknownNameError",
@@ -331,3 +332,7 @@ class ProfileError(HeadstartError):
 
 class ExtractionInterrupted(HeadstartError, KeyboardInterrupt):  # noqa: N818 - it is an interrupt
     """Ctrl-C came during extraction; what was finished is kept, and the message says how much."""
+
+
+class TransferInterrupted(HeadstartError, KeyboardInterrupt):  # noqa: N818 - it is an interrupt
+    """Ctrl-C came while shards were pushed or pulled; what has moved stays, and the message says how much."""

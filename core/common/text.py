@@ -57,6 +57,11 @@ def hint(label: Mapping[str, Any], name: str) -> str:
     return shortened(str(label.get(name, "?")))
 
 
+def shards_text(count: int) -> str:
+    """1 shard, 2,000 shards."""
+    return f"{count:,} shard{'' if count == 1 else 's'}"
+
+
 def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 

@@ -246,7 +246,7 @@ class FeatureFolder:
             present = snapshot.shards[0].row_shape
             raise SettingError(f"received rows of shape {tuple(row_shape)}; {self.path} holds rows of {present}")
         clear_leftovers(self.path)
-        return ShardWriter(self.path, self.key.digest, row_shape, dtype, provenance, self._prepare)
+        return ShardWriter(self.path, self.key.digest, row_shape, dtype, provenance, self.prepare)
 
     def makers(self) -> set[str]:
         """The backends that made the rows of the intact shards."""
@@ -341,7 +341,7 @@ class FeatureFolder:
         make_folder(self.path)
         probe_folder(self.path)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Create the folder and its description. Called around every shard: an eviction may have removed them."""
         make_folder(self.path)
         if read_description(self.path) is None:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from headstart.common.errors import CacheNotWritableError, DiskSpaceError, StoreError
+from headstart.common.errors import CacheNotWritableError, DiskSpaceError, RemoteError, StoreError
 from headstart.common.files import PARTIAL_PREFIX, Chunk, replace_whole, sync_folder
 from headstart.common.sizes import binary_size
 
@@ -64,6 +64,8 @@ def despite_evictions(action: Callable[[], None]) -> None:
     for left in reversed(range(EVICTIONS)):
         try:
             action()
+        except RemoteError:
+            raise  # an object that is not there
         except StoreError as error:
             if not isinstance(error.__cause__, FileNotFoundError) or not left:
                 raise

@@ -1,0 +1,300 @@
+"""Many shards on their way to a store behind a URL, or from it: in several threads, and what became of each.
+
+Invariant: what fails stops no other shard, and is named with its reason. What every other one would meet as well
+(no permission, no room on the disk) is raised at once; a server that has stopped answering is not asked a thousand
+times. Whatever ends a run, the same call goes on where it stopped: shards are there whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headstart.common.errors import (
+    CacheNotWritableError,
+    DamagedShardError,
+    DiskSpaceError,
+    RemoteDamagedError,
+    RemoteError,
+    RemoteNotFoundError,
+    RemoteRefusedError,
+    StoreError,
+    TransferInterrupted,
+)
+from headstart.common.progress import track
+from headstart.common.table import Table
+from headstart.common.text import hint, nbytes_text
+from headstart.store.remote.transfer import Advance
+from headstart.store.shard import SUFFIX
+from headstart.store.upkeep import DIGEST, files_of
+
+GIVE_UP_AFTER = 8
+"""transfers in a row that fail, each tried several times, as on a server that is away"""
+REQUESTS = 8  # at once, of small ones
+
+_EVERYBODYS = (RemoteRefusedError, DiskSpaceError, CacheNotWritableError)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A shard that one side lacks."""
+
+    key: str
+    """the trunk key's digest"""
+    digest: str
+    """the shard's"""
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class TrunkMoves:
+    """What moved of one trunk."""
+
+    key: str
+    label: dict[str, Any]
+    """hints for people: model, weights, cut"""
+    there: int
+    """shards that the other side had already"""
+    lacking: int
+    """shards that it lacked"""
+    nbytes: int
+    """their bytes"""
+    moved: int = 0
+    """shards that have moved"""
+    moved_nbytes: int = 0
+    failures: tuple[tuple[str, str], ...] = ()
+    """(file or URL, reason) for each that could not be moved"""
+    untried: int = 0
+    """shards that were not tried (any more)"""
+    gone: int = 0
+    """shards that had vanished when it was their turn"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            **self.label,
+            "key": self.key,
+            "there": self.there,
+            "lacking": self.lacking,
+            "bytes": self.nbytes,
+            "moved": self.moved,
+            "moved_bytes": self.moved_nbytes,
+            "failures": [list(failure) for failure in self.failures],
+            "untried": self.untried,
+            "gone": self.gone,
+        }
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What a push or a pull has moved, or would move. Iterates over the trunks."""
+
+    what: str
+    """"push" or "pull" """
+    url: str
+    root: Path
+    """of the local store"""
+    trunks: tuple[TrunkMoves, ...]
+    """by key"""
+    dry_run: bool
+    """whether nothing was to be moved"""
+
+    def __iter__(self) -> Iterator[TrunkMoves]:
+        return iter(self.trunks)
+
+    def __len__(self) -> int:
+        return len(self.trunks)
+
+    @property
+    def lacking(self) -> int:
+        return sum(trunk.lacking for trunk in self.trunks)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(trunk.nbytes for trunk in self.trunks)
+
+    @property
+    def moved(self) -> int:
+        return sum(trunk.moved for trunk in self.trunks)
+
+    @property
+    def moved_nbytes(self) -> int:
+        return sum(trunk.moved_nbytes for trunk in self.trunks)
+
+    @property
+    def failures(self) -> tuple[tuple[str, str], ...]:
+        """(file or URL, reason) for each shard, or trunk.json, that could not be moved"""
+        return tuple(failure for trunk in self.trunks for failure in trunk.failures)
+
+    @property
+    def untried(self) -> int:
+        return sum(trunk.untried for trunk in self.trunks)
+
+    @property
+    def gone(self) -> int:
+        """Shards that had vanished when it was their turn: somebody has deleted them."""
+        return sum(trunk.gone for trunk in self.trunks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures and not self.untried
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "url": self.url,
+            "dry_run": self.dry_run,
+            "moved": self.moved,
+            "moved_bytes": self.moved_nbytes,
+            "complete": self.complete,
+            "trunks": [trunk.as_dict() for trunk in self.trunks],
+        }
+
+    def as_table(self) -> Table:
+        """For a terminal."""
+        rows = [
+            (
+                trunk.key[:12],
+                f"{hint(trunk.label, 'model')} ({hint(trunk.label, 'weights')})",
+                hint(trunk.label, "cut"),
+                f"{trunk.there:,}",
+                f"{trunk.lacking if self.dry_run else trunk.moved:,}",
+                nbytes_text(trunk.nbytes if self.dry_run else trunk.moved_nbytes),
+                f"{len(trunk.failures) + trunk.untried:,}",
+            )
+            for trunk in self.trunks
+        ]
+        had = "there" if self.what == "push" else "here"
+        done = f"{'would ' if self.dry_run else ''}{self.what}"
+        return Table(("key", "model", "cut", had, done, "size", "failed"), rows, right=(3, 4, 5, 6))
+
+
+@dataclass
+class Outcome:
+    """What became of transfers; those that are in none of these were not tried, or had nothing left to move."""
+
+    moved: set[Transfer] = field(default_factory=set)
+    gone: set[Transfer] = field(default_factory=set)
+    """had vanished before they could be moved: an eviction is no failure"""
+    failed: dict[Transfer, tuple[str, str]] = field(default_factory=dict)
+
+    def of(self, trunk: TrunkMoves, transfers: Sequence[Transfer]) -> TrunkMoves:
+        """The trunk's moves, with what became of these transfers."""
+        moved = [transfer for transfer in transfers if transfer in self.moved]
+        failures = [self.failed[transfer] for transfer in transfers if transfer in self.failed]
+        gone = sum(transfer in self.gone for transfer in transfers)
+        return replace(
+            trunk,
+            moved=len(moved),
+            moved_nbytes=sum(transfer.nbytes for transfer in moved),
+            failures=(*trunk.failures, *failures),
+            untried=trunk.lacking - len(moved) - len(failures) - gone,
+            gone=gone,
+        )
+
+
+def move_all(
+    what: str, transfers: Sequence[Transfer], move: Callable[[Transfer, Advance], object], threads: int
+) -> Outcome:
+    """Call `move(transfer, advance)` for each, in so many threads, with progress in bytes. FileNotFoundError or
+    RemoteNotFoundError from it says that the shard has vanished where it was.
+
+    Raises RemoteRefusedError, DiskSpaceError and CacheNotWritableError, with nothing begun after them;
+    TransferInterrupted for Ctrl-C.
+    """
+    outcome = Outcome()
+    stopped = threading.Event()
+    in_a_row = 0
+
+    def one(transfer: Transfer, advance: Advance) -> bool:
+        if stopped.is_set():
+            return False
+
+        def advance_unless_stopped(nbytes: int) -> None:
+            if stopped.is_set():
+                raise _Stopped
+            advance(nbytes)
+
+        try:
+            move(transfer, advance_unless_stopped)
+        except _EVERYBODYS:
+            stopped.set()
+            raise
+        return True
+
+    with track(what, sum(transfer.nbytes for transfer in transfers)) as advance:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-transfer")
+        try:
+            futures = {pool.submit(one, transfer, advance): transfer for transfer in transfers}
+            for future in as_completed(futures):
+                transfer = futures[future]
+                try:
+                    if future.result():
+                        outcome.moved.add(transfer)
+                        in_a_row = 0
+                except _Stopped:
+                    pass
+                except (FileNotFoundError, RemoteNotFoundError):
+                    outcome.gone.add(transfer)
+                except StoreError as error:
+                    if isinstance(error, _EVERYBODYS):
+                        raise
+                    outcome.failed[transfer] = failure(error, f"{transfer.key}/{transfer.digest}{SUFFIX}")
+                    if isinstance(error, RemoteError) and not isinstance(error, RemoteDamagedError):
+                        in_a_row += 1
+                        if in_a_row == GIVE_UP_AFTER:
+                            stopped.set()
+        except KeyboardInterrupt:
+            stopped.set()
+            raise TransferInterrupted(
+                f"interrupted: {len(outcome.moved)} of {len(transfers)} shards have moved; the same call again "
+                "moves only the rest"
+            ) from None
+        finally:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    return outcome
+
+
+def shards_in(folder: Path) -> dict[str, int]:
+    """A shard's digest -> its bytes, of a trunk's folder in a local store, by name. StoreError."""
+    sizes = {}
+    for path, status in sorted(files_of(folder).items()):
+        if path.parent == folder and path.suffix == SUFFIX and DIGEST.fullmatch(path.stem):
+            sizes[path.stem] = status.st_size
+    return sizes
+
+
+def failure(error: StoreError, where: str = "") -> tuple[str, str]:
+    """(file or URL, reason). `where`: what it was about, if the error does not know."""
+    if isinstance(error, RemoteError):
+        return error.url, error.reason
+    if isinstance(error, DamagedShardError):
+        return str(error.path), f"{error.reason}. {error.cure}"
+    return where, str(error)
+
+
+def at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """The results of small requests, several of which are made at once, in the order of the items. Raises what
+    the first of them raises."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(REQUESTS, len(items)), thread_name_prefix="headstart-request") as pool:
+        futures = [pool.submit(partial(function, item)) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: a transfer that is not wanted any more
+    """Ends a transfer that is under way."""

@@ -1,0 +1,119 @@
+"""From a store behind a URL into the own cache: what this one lacks.
+
+Invariant: nothing gets a shard's name that is not that shard (`transfer`), and nothing is fetched that has no
+room: the limit (HEADSTART_CACHE_MAX) and the disk are asked before anything comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from headstart.common.errors import StoreError
+from headstart.common.objects import Objects
+from headstart.store.description import read_description
+from headstart.store.feature_folder import FeatureFolder
+from headstart.store.feature_store import FeatureStore
+from headstart.store.files import despite_evictions
+from headstart.store.keys import TrunkKey
+from headstart.store.remote.moves import Moves, Transfer, TrunkMoves, at_once, failure, move_all, shards_in
+from headstart.store.remote.remote_store import RemoteStore, digest_of
+from headstart.store.remote.transfer import Advance, download_shard
+from headstart.store.shard import SUFFIX, open_shard
+from headstart.store.upkeep import key_beginning
+
+DOWNLOADS = 8  # at once
+
+
+@dataclass(frozen=True)
+class _Trunk:
+    """A trunk of the other side, and what the own cache lacks of it."""
+
+    moves: TrunkMoves
+    folder: FeatureFolder | None = None
+    """the own cache's; None where nothing can come, as it is not known what it would be"""
+    transfers: tuple[Transfer, ...] = ()
+
+
+def pull(store: FeatureStore, objects: Objects, keys: Sequence[str] = (), dry_run: bool = False) -> Moves:
+    """Bring what the own cache lacks of the trunks behind a URL: of all, or of those whose keys begin so. A local
+    shard that has another size than there is damaged, and replaced.
+
+    Raises UnknownNameError and SettingError for a beginning of no key, or of several; RemoteError where the store
+    cannot be listed; DiskSpaceError where the shards have no room, before any is fetched; CacheNotWritableError;
+    TransferInterrupted. What else fails is in the result.
+    """
+    remote = RemoteStore(objects)
+    names = remote.keys()
+    if keys:
+        names = sorted({key_beginning(beginning, names) for beginning in keys})
+    trunks = [trunk for trunk in at_once(partial(_compared, store, remote), names) if trunk is not None]
+    moves = [trunk.moves for trunk in trunks] if dry_run else _fetched(store, remote, trunks)
+    return Moves(what="pull", url=objects.url, root=store.root, trunks=tuple(moves), dry_run=dry_run)
+
+
+def _compared(store: FeatureStore, remote: RemoteStore, key: str) -> _Trunk | None:
+    """None where there is no shard on the other side."""
+    there = remote.folder(key)
+    shards = {digest_of(entry): entry.nbytes for entry in there.shards()}
+    if not shards:
+        return None
+    own = shards_in(store.path / key)
+    lacking = tuple(Transfer(key, digest, size) for digest, size in shards.items() if own.get(digest) != size)
+    moves = TrunkMoves(
+        key=key,
+        label={},
+        there=len(shards) - len(lacking),
+        lacking=len(lacking),
+        nbytes=sum(transfer.nbytes for transfer in lacking),
+    )
+    nothing = "there is no trunk.json, here or there, that says what its shards are; they were not fetched"
+    try:
+        described = read_description(store.path / key) or there.description()
+    except StoreError as error:
+        return _Trunk(replace(moves, failures=(failure(error, there.url),), untried=len(lacking)))
+    if described is None:
+        return _Trunk(replace(moves, failures=((there.url, nothing),), untried=len(lacking)))
+    spec, label = described
+    return _Trunk(replace(moves, label=label), store.folder(TrunkKey(key, spec, label)), lacking)
+
+
+def _fetched(store: FeatureStore, remote: RemoteStore, trunks: Sequence[_Trunk]) -> list[TrunkMoves]:
+    folders = {trunk.moves.key: trunk.folder for trunk in trunks if trunk.folder is not None and trunk.transfers}
+    transfers = [transfer for trunk in trunks for transfer in trunk.transfers]
+    if folders:
+        nbytes = sum(transfer.nbytes for transfer in transfers)
+        store.make_room(nbytes, keep=[*folders])
+        next(iter(folders.values())).require_space(nbytes)
+    shapes = {key: _row_shape(folder) for key, folder in folders.items()}
+
+    def download(transfer: Transfer, advance: Advance) -> None:
+        folder = folders[transfer.key]
+
+        def fetch() -> None:
+            folder.prepare()
+            download_shard(
+                remote.objects,
+                remote.folder(transfer.key).shard_name(transfer.digest),
+                transfer.nbytes,
+                folder.path,
+                dtype_name=folder.dtype_name,
+                row_shape=shapes[transfer.key],
+                advance=advance,
+            )
+
+        despite_evictions(fetch)
+        folder.prepare()  # an eviction may have gone by in between
+
+    outcome = move_all(f"pulling from {remote.url}", transfers, download, DOWNLOADS)
+    return [outcome.of(trunk.moves, trunk.transfers) for trunk in trunks]
+
+
+def _row_shape(folder: FeatureFolder) -> tuple[int, ...] | None:
+    """Of the rows that are there, which others have to have too; None where there are none."""
+    for digest in shards_in(folder.path):
+        with contextlib.suppress(StoreError, FileNotFoundError):
+            return open_shard(folder.path / (digest + SUFFIX)).row_shape
+    return None

@@ -1,0 +1,79 @@
+"""`headstart cache` with a URL: what it says, what it writes as JSON, how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import headstart
+from faults.damage import flip, several
+
+pytestmark = pytest.mark.neutral
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return (tmp_path / "team").as_uri()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """The own cache: four trunks, of eight shards."""
+    several(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_push_and_pull(url, cache, tmp_path, monkeypatch) -> None:
+    key = next(path.name for path in (cache / "features").iterdir() if len(list(path.glob("*.safetensors"))) == 1)
+    planned = headstart("cache", "push", url, "--dry-run")
+    assert (planned.code, planned.err) == (0, "")
+    assert f"would push 8 shards (39.7 kB) to {url}; 0 were there already" in planned.out
+    assert not (tmp_path / "team").exists()
+    some = headstart("cache", "push", key[:5], url)
+    assert f"pushed 1 shard (5.1 kB) to {url}; 0 were there already" in some.out and key[:12] in some.out
+    rest = headstart("cache", "push", url, "--json", tmp_path / "figures.json")
+    assert f"pushed 7 shards (34.6 kB) to {url}; 1 were there already" in rest.out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["moved"], figures["complete"], len(figures["trunks"])) == (7, True, 4)
+
+    damaged = min((tmp_path / "team").rglob("*.safetensors"))
+    flip(damaged, 8 * 4100)
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "elsewhere"))
+    pulled = headstart("cache", "pull", url, "--json", tmp_path / "figures.json")
+    assert pulled.code == 1
+    assert "pulled 7 shards" in pulled.out and "0 were here already" in pulled.out
+    (line,) = pulled.err.splitlines()
+    assert line.startswith(f"not pulled: {damaged.as_uri()}: ")
+    (failure,) = [failure for trunk in read(tmp_path)["trunks"] for failure in trunk["failures"]]
+    assert failure[0] == damaged.as_uri()
+    flip(damaged, 8 * 4100)
+    assert headstart("cache", "pull", url).code == 0
+    assert "pulled 0 shards (0 B)" in headstart("cache", "pull", url).out
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "figures.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("push", "received no URLs; expected one, such as s3://bucket/prefix"),
+        ("pull s3://a/b s3://c/d", "received 2 URLs; expected one"),
+        ("push zz {url}", "unknown trunk key 'zz'"),
+        ("pull zz {url}", "unknown trunk key 'zz'"),
+        ("push ftp://host/x", "ftp://host/x cannot be opened; expected a URL that begins with s3://"),
+        ("push s3://name:secret@bucket/x", "s3://bucket/x: a URL holds no credentials"),
+    ],
+)
+def test_mistakes_are_one_line(words, said, url) -> None:
+    result = headstart("cache", *words.format(url=url).split())
+    assert result.code == 2 and result.err.startswith(f"error: {said}") and result.err.count("\n") == 1
+    assert "secret" not in result.err
+
+
+def test_a_place_that_may_not_be_written_is_one_line(url, cache, tmp_path) -> None:
+    (tmp_path / "team").write_bytes(b"no folder")
+    result = headstart("cache", "push", url)
+    assert result.code == 2 and result.err.startswith(f"error: {url}") and result.err.count("\n") == 1
