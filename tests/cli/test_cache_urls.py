@@ -9,6 +9,9 @@ import pytest
 from commands import headstart
 from faults.damage import flip, several
 
+from headstart.common.errors import RemoteRefusedError
+from headstart.common.objects import Objects
+
 pytestmark = pytest.mark.neutral
 
 
@@ -73,7 +76,20 @@ def test_mistakes_are_one_line(words, said, url) -> None:
     assert "secret" not in result.err
 
 
-def test_a_place_that_may_not_be_written_is_one_line(url, cache, tmp_path) -> None:
+def test_a_place_that_cannot_be_written_is_named(url, cache, tmp_path) -> None:
     (tmp_path / "team").write_bytes(b"no folder")
     result = headstart("cache", "push", url)
-    assert result.code == 2 and result.err.startswith(f"error: {url}") and result.err.count("\n") == 1
+    assert result.code == 1 and "pushed 0 shards (0 B)" in result.out
+    *failures, untried = result.err.splitlines()
+    assert len(failures) == 4 and all(line.startswith(f"not pushed: {url}/features/") for line in failures)
+    assert untried == "not tried: 8 shards; the same command goes on with them"
+
+
+def test_no_permission_is_one_line(url, cache, monkeypatch) -> None:
+    def refuse(self: Objects, name: str, content: bytes) -> None:
+        raise RemoteRefusedError(self.url_of(name), "access was refused (planted)")
+
+    monkeypatch.setattr(Objects, "put", refuse)
+    result = headstart("cache", "push", url)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert result.err.startswith(f"error: {url}/features/") and "access was refused (planted)" in result.err
