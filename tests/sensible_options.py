@@ -41,6 +41,7 @@ SENSIBLE: dict[str, Any] = {
     "cache": Path("features"),
     "views": 4,
     "memory": "512MB",
+    "push": "file:///features",
     "on_epoch": print,
     "tensorboard": Path("curves"),
     "debug_nans": True,

@@ -23,6 +23,7 @@ from headstart.common.text import extraction_line
     "headstart extract --data flower_photos --save flowers/",
     "headstart extract --data flower_photos --part 3/8",
     "srun -n 8 headstart extract --data flower_photos --part auto",
+    "headstart extract --data flower_photos --push s3://bucket/team",
 )
 def extract(
     *,
@@ -39,6 +40,7 @@ def extract(
             "SLURM's or mpirun numbers this process. Afterwards, without it, what is left is computed."
         ),
     ] = None,
+    push: Annotated[str | None, parameter("push")] = DEFAULTS["push"],
     save: Annotated[
         Path | None,
         Parameter(help="Also write features and labels into this folder, for training without the images."),
@@ -66,6 +68,7 @@ def extract(
         batch_size=batch_size,
         workers=workers,
         part=part,
+        push=push,
     )
     saved = features.save(save, replace=replace) if save is not None else None
     write_figures(json_file, {"model": model.name, **features.as_dict()})

@@ -16,7 +16,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ from headstart.common.errors import (
     MissingFeaturesError,
 )
 from headstart.common.log import LOG
+from headstart.common.objects import open_objects
 from headstart.common.progress import track
 from headstart.common.version import __version__
 from headstart.contract import registry
@@ -53,6 +54,7 @@ from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import INPUT, FeatureKeys
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
+from headstart.store.remote.pusher import Pusher
 from headstart.store.writer import ShardWriter
 
 CHECKED_ROWS = 4
@@ -89,10 +91,12 @@ class Extractor:
         seed: int = 0,
         observe: Observe | None = None,
         pooled: bool = False,
+        push: str | None = None,
     ) -> None:
         """The arguments of `extract`. `observe`: is called with each batch of features as it is computed.
         `pooled`: a vector a cut is kept, see `headstart.features.pooled`."""
         registry.check_place(device, precision)
+        self.pusher = None if push is None else Pusher(open_objects(push))
         self.batch_size, self.workers = batch_size, workers
         self.device, self.precision = device, precision
         self.backend_name = registry.choose(backend, model.home)
@@ -150,7 +154,8 @@ class Extractor:
             if any(wanted):
                 self._check_company(data)
                 self._prepare(lacking)
-                self._extract(data, lacking, wanted)
+                with self.pusher or nullcontext():
+                    self._extract(data, lacking, wanted)
             for done, of_view in zip(computed, wanted, strict=True):
                 done.update(of_view)
             try:
@@ -248,7 +253,10 @@ class Extractor:
             writers = {
                 node: stack.enter_context(
                     self.folders[node][view].writer(
-                        self.keys.shapes[node], self.folders[node][view].dtype_name, self.provenance(node)
+                        self.keys.shapes[node],
+                        self.folders[node][view].dtype_name,
+                        self.provenance(node),
+                        self.pusher,
                     )
                 )
                 for node in missing
@@ -414,6 +422,7 @@ def extract(
     views: int = 1,
     seed: int = 0,
     part: tuple[int, int] | str | None = None,
+    push: str | None = None,
 ) -> FeatureSet:
     """The features of `data` at the legal `cuts` of `model` (default: what its classifier takes), from the store
     where it has them, computed where it lacks them (and then kept). Several cuts take one pass over the data.
@@ -432,6 +441,10 @@ def extract(
     "auto": the part that a launcher (torchrun, srun, an array of SLURM's, mpirun) or the framework's process group
     gives this process. So processes that share the store fill it together; the same call without a part computes
     what is left.
+
+    `push`: the URL of a store, such as "s3://bucket/team", to which each finished shard is written on, while the
+    next ones are computed. What cannot be written there is a StoreWarning with the reason, and
+    `headstart.cache.push` moves it.
 
     Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, FeatureUnderflowError,
     DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what
@@ -454,6 +467,7 @@ def extract(
         augment=augment,
         views=views,
         seed=seed,
+        push=push,
     )
     say(data)
     warn_of_parts(data)

@@ -235,8 +235,15 @@ class FeatureFolder:
         )
         return np.argsort(lies_at, kind="stable")
 
-    def writer(self, row_shape: Sequence[int], dtype: str, provenance: Mapping[str, Any]) -> ShardWriter:
-        """A writer of rows of this shape; `dtype` must be the key's. Its first shard creates the folder."""
+    def writer(
+        self,
+        row_shape: Sequence[int],
+        dtype: str,
+        provenance: Mapping[str, Any],
+        written: Callable[[TrunkKey, Path], object] | None = None,
+    ) -> ShardWriter:
+        """A writer of rows of this shape; `dtype` must be the key's. Its first shard creates the folder.
+        `written`: is told of each shard that is there for good."""
         if dtype != self.dtype_name:
             raise SettingError(f"received feature dtype {dtype!r}; this trunk key says {self.dtype_name!r}")
         snapshot = self._snapshot
@@ -246,7 +253,8 @@ class FeatureFolder:
             present = snapshot.shards[0].row_shape
             raise SettingError(f"received rows of shape {tuple(row_shape)}; {self.path} holds rows of {present}")
         clear_leftovers(self.path)
-        return ShardWriter(self.path, self.key.digest, row_shape, dtype, provenance, self.prepare)
+        told = None if written is None else partial(written, self.key)
+        return ShardWriter(self.path, self.key.digest, row_shape, dtype, provenance, self.prepare, told)
 
     def makers(self) -> set[str]:
         """The backends that made the rows of the intact shards."""

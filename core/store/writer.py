@@ -54,9 +54,10 @@ class ShardWriter:
         dtype: str,
         provenance: Mapping[str, Any],
         prepare: Callable[[], None],
+        written: Callable[[Path], object] | None = None,
     ) -> None:
         """`prepare` is called before and after each shard; it creates the folder and its description where there
-        are none."""
+        are none. `written`: is told of each shard that is there for good."""
         self.row_shape = tuple(int(one) for one in row_shape)
         if len(self.row_shape) >= MAX_DIMENSIONS or any(one < 1 for one in self.row_shape):
             raise SettingError(f"a row of features cannot have the shape {self.row_shape}; expected sizes above 0")
@@ -70,6 +71,7 @@ class ShardWriter:
         self.rows_written = 0
         """Rows that are durably in the store."""
         self._folder, self._key_digest, self._prepare = folder, key_digest, prepare
+        self._written = written
         self._provenance = json.loads(about)  # as it will be read: keys are strings, tuples lists
         self._row_nbytes = math.prod(self.row_shape) * self.dtype.itemsize
         if self._row_nbytes > MAX_FEATURES_NBYTES:
@@ -146,7 +148,7 @@ class ShardWriter:
 
     def _store(self) -> None:
         self._prepare()
-        write_shard(
+        path = write_shard(
             self._folder,
             key_digest=self._key_digest,
             ids=np.concatenate([ids for ids, _, _ in self._pending]),
@@ -156,6 +158,8 @@ class ShardWriter:
         )
         # Once more: an eviction may have gone by in between, and left the shard without its description.
         self._prepare()
+        if self._written is not None:
+            self._written(path)
 
     def _cast(self, ids: Sequence[str], rows: NDArray[Any], computed: bool) -> NDArray[Any]:
         """A contiguous copy in the stored dtype, all of it finite."""

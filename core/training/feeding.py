@@ -110,6 +110,7 @@ def _extractor(job: TrainingJob, node: str, views: bool = False) -> Extractor:
         views=s.views or 1 if views else 1,
         seed=s.seed,
         observe=FeatureCheck(job.model, job.backend, job.place) if s.debug_nans else None,
+        push=s.push,
     )
 
 

@@ -118,6 +118,8 @@ class _FitSweep(TypedDict, total=False):
     """Stop after so many epochs without a better one, by monitor."""
     folds: int | None
     """Hold out each of so many folds in turn; the model is then trained on all of the data."""
+    push: str | None
+    """Write each finished shard of features on to the store behind this URL, such as s3://bucket/team."""
 
 
 class _FitSweepPlanCompareModes(TypedDict, total=False):

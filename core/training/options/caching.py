@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.training.option import FOLDER, FUNCTIONS, Rule, one_of, option, whole
+from headstart.common.objects import is_url
+from headstart.training.option import BY_ITSELF, FOLDER, FUNCTIONS, Rule, one_of, option, whole
 
 
 def _dtypes() -> Iterable[str]:
@@ -51,4 +52,13 @@ class Caching:
         recorded=False,
         more="In Python also a number of bytes. What is streamed comes from the disk, shuffled in blocks; "
         "where the features were stands in the run's settings.",
+    )
+    push: str | None = option(
+        None,
+        "Write each finished shard of features on to the store behind this URL, such as s3://bucket/team.",
+        Rule("a URL, such as 's3://bucket/team'", is_url),
+        takers=BY_ITSELF,
+        recorded=False,
+        more="It is done while the next ones are computed. What cannot be written there is a StoreWarning with "
+        "the reason, and `headstart.cache.push` moves it.",
     )

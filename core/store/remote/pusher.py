@@ -1,0 +1,155 @@
+"""Shards pushed on to a store behind a URL while others are still being made.
+
+Invariant: who makes shards never waits for the network until all are made, and nothing that goes wrong there stops
+it: shards are in the own cache first, what could not be pushed is told once, with the reason, and `headstart cache
+push` moves it. What waits are names of files, never their rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from headstart.common.errors import RemoteError, RemoteRefusedError, StoreError, TransferInterrupted
+from headstart.common.objects import Objects
+from headstart.common.progress import track
+from headstart.common.text import shards_text
+from headstart.store.description import description_of
+from headstart.store.feature_folder import warn
+from headstart.store.keys import TrunkKey
+from headstart.store.remote.moves import failure
+from headstart.store.remote.push import put_description
+from headstart.store.remote.remote_store import RemoteStore
+from headstart.store.remote.transfer import upload_shard
+
+UPLOADS = 2
+"""at once. Each holds a shard in memory, beside what makes the next ones"""
+GIVE_UP_AFTER = 4
+"""uploads in a row that fail, each tried several times: the server is away"""
+
+
+_refused: set[str] = set()
+"""URLs that this process may not write to: found out once"""
+
+
+class Pusher:
+    """Pushes shards as they are finished. A context manager, which may be entered again: leaving it waits for
+    those that are not pushed yet, with progress; after an interrupt only for those that are on their way.
+
+    StoreWarning, once, for what could not be pushed. Where a push was refused, or so many have failed in a row, no
+    other one is tried."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.url = objects.url
+        self._remote = RemoteStore(objects)
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: list[tuple[str, int, Future[None]]] = []
+        """trunk key, bytes, and what pushes them"""
+        self._lock = threading.Lock()
+        self._described: dict[str, bytes] = {}
+        """trunk key -> its description, which has been written"""
+        self._failures: list[tuple[str, str]] = []
+        self._untried: list[str] = []
+        """the trunk keys of shards that were not tried any more"""
+        self._keys: set[str] = set()
+        """of what has failed"""
+        self._in_a_row = 0
+        self._told = False
+
+    def __call__(self, key: TrunkKey, path: Path) -> None:
+        """Have a shard of the own cache pushed."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="headstart-push")
+        with contextlib.suppress(OSError):  # deleted already, by somebody else
+            self._pending.append((key.digest, path.stat().st_size, self._pool.submit(self._push, key, path)))
+
+    def __enter__(self) -> Pusher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not isinstance(error, KeyboardInterrupt):
+                self._wait()
+        finally:
+            self._untried += [key for key, _, future in self._pending if future.cancel()]
+            if self._pool is not None:
+                self._pool.shutdown(wait=True)
+                self._pool = None
+            self._pending.clear()
+            self._tell()
+
+    @property
+    def _given_up(self) -> bool:
+        return self._in_a_row >= GIVE_UP_AFTER or self.url in _refused
+
+    def _wait(self) -> None:
+        """TransferInterrupted for Ctrl-C."""
+        pending = [(nbytes, future) for _, nbytes, future in self._pending if not future.done()]
+        try:
+            with track(f"pushing to {self.url}", sum(nbytes for nbytes, _ in pending)) as advance:
+                for nbytes, future in pending:
+                    future.result()
+                    advance(nbytes)
+            # Somebody may have been deleting there meanwhile.
+            for key in sorted({key for key, _, _ in self._pending} & self._described.keys()):
+                if not self._given_up:
+                    again = partial(put_description, self._remote.folder(key), self._described[key], True)
+                    self._tried(key, self._remote.folder(key).url, again)
+        except KeyboardInterrupt:
+            raise TransferInterrupted(
+                f"interrupted: all features are in the cache, and not all of them at {self.url}"
+            ) from None
+
+    def _push(self, key: TrunkKey, path: Path) -> None:
+        if self._given_up:
+            with self._lock:
+                self._untried.append(key.digest)
+            return
+        with contextlib.suppress(FileNotFoundError):  # evicted
+            self._tried(key.digest, str(path), partial(self._describe_and_upload, key, path))
+
+    def _describe_and_upload(self, key: TrunkKey, path: Path) -> None:
+        folder = self._remote.folder(key.digest)
+        with self._lock:
+            if key.digest not in self._described:
+                description = description_of(key.spec, key.label)
+                put_description(folder, description)
+                self._described[key.digest] = description
+        upload_shard(folder.objects, path, folder.shard_name(path.stem))
+
+    def _tried(self, key: str, where: str, push: Callable[[], None]) -> None:
+        try:
+            push()
+        except StoreError as error:
+            with self._lock:
+                self._failures.append(failure(error, where))
+                self._keys.add(key)
+                self._in_a_row += isinstance(error, RemoteError)
+                if isinstance(error, RemoteRefusedError):
+                    _refused.add(self.url)
+        else:
+            self._in_a_row = 0
+
+    def _tell(self) -> None:
+        failures, untried, keys = self._failures, self._untried, sorted(self._keys | {*self._untried})
+        self._failures, self._untried, self._keys = [], [], set()
+        if not failures and (not untried or self._told or self.url in _refused):
+            return
+        self._told = True
+        what = [shards_text(len(failures))] if failures else []
+        if untried:
+            what.append(f"{shards_text(len(untried))} that {'was' if len(untried) == 1 else 'were'} not tried")
+        reasons = "; ".join(f"{where}: {reason}" for where, reason in failures[:1])
+        more = f" (and {len(failures) - 1} more like it)" if len(failures) > 1 else ""
+        command = f"headstart cache push {' '.join(key[:12] for key in keys)} {self.url}"
+        warn(
+            f"not pushed to {self.url}: {' and '.join(what)}{': ' if reasons else ''}{reasons}{more}. The "
+            f"features are in the cache, and `{command}` moves them"
+        )
