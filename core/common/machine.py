@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common import cgroups
+from headstart.common.errors import SettingError
+from headstart.common.objects import is_url, without_secrets
 from headstart.common.places import expanded, user_cache
 
 
@@ -85,7 +87,14 @@ def available_memory(root: Path = cgroups.ROOT) -> int:
 
 
 def cache_root(root: Path | str | None = None) -> Path:
-    """The cache folder: that given, else HEADSTART_CACHE, else the user's. It need not exist."""
+    """The cache folder: that given, else HEADSTART_CACHE, else the user's. It need not exist. SettingError for a
+    URL."""
+    named = "the cache" if root is not None else "HEADSTART_CACHE"
     if root is None:
         root = os.environ.get("HEADSTART_CACHE") or None
+    if isinstance(root, str) and is_url(root):
+        raise SettingError(
+            f"{named} is {without_secrets(root)}, a URL; expected a folder. To read what others have put there, "
+            "name it in HEADSTART_CACHE_SHARED"
+        )
     return (user_cache() if root is None else expanded(root)).absolute()

@@ -162,7 +162,7 @@ def explain(
 def _lacking(folder: FeatureFolder, ids: Sequence[str]) -> tuple[list[str], str | None]:
     """The ids without features, and what is wrong with a shard that may hold them."""
     try:
-        return folder.missing(ids), None
+        return folder.missing(ids, fetch=False), None
     except DamagedShardError as error:
         there = set(folder.ids())
         return [id for id in dict.fromkeys(ids) if id not in there], f"{error.path}: {error.reason}"

@@ -2,7 +2,9 @@
 ones.
 
 Invariant: damage in a shared cache stops nobody: its rows count as missing, and are computed into the own cache.
-Damage in the own cache is an error, and its owner decides what to do.
+Damage in the own cache is an error, and its owner decides what to do. Rows are read from files alone: what a
+shared cache behind a URL has comes into the own one when samples are looked for, and is trusted no more than it
+was there.
 """
 
 from __future__ import annotations
@@ -37,15 +39,19 @@ from headstart.common.sizes import binary_size
 from headstart.store.description import DESCRIPTION, MAX_DESCRIPTION_NBYTES, description_of, read_description
 from headstart.store.files import despite_evictions, free_space, make_folder, probe_folder, write_atomically
 from headstart.store.gather import gather_rows
-from headstart.store.ids import array_to_ids, ids_to_array, sort_keys
+from headstart.store.ids import ID_NBYTES, array_to_ids, ids_to_array, sort_keys
 from headstart.store.keys import TrunkKey, canonical_json, stored_dtype
+from headstart.store.remote.shared import Destination, SharedRemoteFolder
+from headstart.store.removal import move_into
 from headstart.store.shard import MAX_ROWS, Shard
 from headstart.store.snapshot import Snapshot, identity_of, raise_if_damaged, scan
-from headstart.store.upkeep import CHECKED, LAST_USED, clear_leftovers
+from headstart.store.upkeep import CHECKED, DAMAGED, LAST_USED, clear_leftovers
 from headstart.store.writer import ShardWriter
 
 TOUCH_SECONDS = 60.0  # reading is noted as use so often
 RESTORES = 3  # so often one reading has rows computed anew
+PULLED = "pulled"  # notes that a shard came from behind a URL
+REFUSED = "refused"  # that one came from there, and its rows were wrong
 
 Ids = Sequence[str] | NDArray[np.uint8]
 """32 hex digits each, or their bytes `(n, 16)`"""
@@ -78,14 +84,18 @@ class FeatureFolder:
         key: TrunkKey,
         shared: Sequence[Path] = (),
         row_shape: Sequence[int] | None = None,
+        remotes: Sequence[SharedRemoteFolder] = (),
+        make_room: Callable[[int], object] | None = None,
     ) -> None:
         """`shared`: the same key's folders in shared caches. They are only read, and need not exist.
         `row_shape`: shape of a sample's features, where it is known: shards of shared caches with rows of another
-        shape are passed over."""
+        shape are passed over. `remotes`: the same key in shared caches behind URLs, of which shards come into
+        this folder; `make_room` is called with their bytes before."""
         self.path = path
         self._expected = None if row_shape is None else tuple(int(one) for one in row_shape)
         self.key = key
         self.shared = tuple(shared)
+        self._remotes, self._make_room = tuple(remotes), make_room or _no_room_needed
         self.dtype_name: str = key.spec["dtype"]
         self.dtype = stored_dtype(self.dtype_name)
         self._snapshot: Snapshot | None = None
@@ -121,18 +131,40 @@ class FeatureFolder:
         unique = np.unique(self._refresh().keys)
         return array_to_ids(unique.view(np.uint8))
 
-    def missing(self, ids: Sequence[str]) -> list[str]:
-        """Those of the ids that have no features yet, each once, in the order of their first occurrence.
+    def missing(self, ids: Sequence[str], fetch: bool = True) -> list[str]:
+        """Those of the ids that have no features yet, each once, in the order of their first occurrence. What a
+        shared cache behind a URL has of them is brought into the own cache; with `fetch=False` it only counts as
+        there.
 
         Raises DamagedShardError where some are missing and a shard of the own cache that may hold them is damaged:
         whether to compute them again is the user's decision. StoreError where trunk.json describes another trunk,
         FeatureDriftError where the own cache's rows have another shape than the trunk gives.
         Damage in a shared cache makes its rows missing, with a StoreWarning; a shared shard is read in full for
-        that when it is first needed.
+        that when it is first needed. DiskSpaceError and CacheNotWritableError where what is fetched cannot be
+        stored.
         """
         keys = sort_keys(ids_to_array(ids))
         unique, places = np.unique(keys, return_index=True)
         self._approved = None
+        snapshot, there = self._look_for(unique)
+        for remote in self._remotes:
+            if there.all():
+                break
+            if fetch:
+                remote.fetch(self._destination(unique))
+                snapshot, there = self._look_for(unique)
+            else:
+                lacking = _as_bytes(unique[~there])
+                there[~there] = remote.present(lacking, self._row_nbytes(snapshot), self._came_wrong)
+        absent = np.sort(places[~there])
+        if len(absent):
+            self._pass_over(snapshot.passed_over)
+            if snapshot.damaged:
+                raise snapshot.damaged[0]
+        return [ids[place] for place in absent]
+
+    def _look_for(self, unique: NDArray[np.bytes_]) -> tuple[Snapshot, NDArray[np.bool_]]:
+        """The shards of now, and which of the ids are in a sound one."""
         while True:
             snapshot = self._refresh()
             self._check_shape(snapshot)
@@ -143,13 +175,34 @@ class FeatureFolder:
             sound = [self._is_sound(snapshot.shards[k]) for k in used[used >= snapshot.own].tolist()]
             self._say()
             if all(sound):
-                break
-        absent = np.sort(places[~there])
-        if len(absent):
-            self._pass_over(snapshot.passed_over)
-            if snapshot.damaged:
-                raise snapshot.damaged[0]
-        return [ids[place] for place in absent]
+                return snapshot, there
+
+    def _destination(self, unique: NDArray[np.bytes_]) -> Destination:
+        """Where shards with these ids come into."""
+
+        def require_room(nbytes: int) -> None:
+            self._make_room(nbytes)
+            self.require_writable()
+            self.require_space(nbytes)
+
+        return Destination(
+            path=self.path,
+            dtype_name=self.dtype_name,
+            row_shape=self.row_shape,
+            row_nbytes=self._row_nbytes(self._snapshot),
+            require_room=require_room,
+            prepare=self._prepare,
+            mark=lambda digest: self.mark_checked(digest, PULLED),
+            is_refused=self._came_wrong,
+            lacking=lambda: _as_bytes(unique[~self._look_for(unique)[1]]),
+        )
+
+    def _row_nbytes(self, snapshot: Snapshot | None) -> int | None:
+        """Bytes of a row, where its shape is known."""
+        shape = self._expected
+        if shape is None and snapshot is not None and snapshot.shards:
+            shape = snapshot.shards[0].row_shape
+        return None if shape is None else math.prod(shape) * self.dtype.itemsize
 
     def read(self, ids: Ids, out: NDArray[Any] | None = None, restore: bool = True) -> NDArray[Any]:
         """The rows of these samples, `(n, *row_shape)` in the stored dtype, in the order of the ids, which
@@ -219,8 +272,8 @@ class FeatureFolder:
                 self._restoring = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process cannot restore: it has no trunk."""
-        return {**self.__dict__, "_restorers": {}}
+        """Another process cannot restore: it has no trunk. Nor does it look for samples, so it asks no URL."""
+        return {**self.__dict__, "_restorers": {}, "_remotes": (), "_make_room": _no_room_needed}
 
     def disk_order(self, ids: Ids) -> NDArray[np.intp]:
         """The places in `ids` in the order in which their rows lie on the disk, shard by shard; samples without
@@ -266,14 +319,17 @@ class FeatureFolder:
         return [found[text] for text in sorted(found)]
 
     def sources(self, ids: Sequence[str]) -> list[tuple[Shard, bool, NDArray[np.intp]]]:
-        """The shards that these samples are read from, whether each lies in a shared cache, and the places in
-        `ids` of its samples. Samples without features are in none."""
+        """The shards that these samples are read from, whether each lies in a shared cache or has come from one
+        behind a URL, and the places in `ids` of its samples. Samples without features are in none."""
         keys = sort_keys(ids_to_array(ids))
         snapshot = self._refresh()
         place = snapshot.first(keys)
         there = np.flatnonzero(snapshot.stands_at(place, keys))
         owner = snapshot.shard_of[place[there]]
-        return [(snapshot.shards[k], k >= snapshot.own, there[owner == k]) for k in np.unique(owner).tolist()]
+        return [
+            (snapshot.shards[k], k >= snapshot.own or self._is_pulled(snapshot.shards[k]), there[owner == k])
+            for k in np.unique(owner).tolist()
+        ]
 
     def copies(self, ids: Sequence[str]) -> Iterator[tuple[Shard, NDArray[np.intp], NDArray[Any]]]:
         """Every stored copy of these samples' rows, verified: the shard, places in `ids` `(k,)`, and rows
@@ -307,11 +363,30 @@ class FeatureFolder:
                 yield shard, places, out
 
     def refuse_shared(self, names: Collection[str], reason: str) -> None:
-        """Have this process use no shard of these names (`Shard.path.stem`) in a shared cache any more."""
+        """Have this process use no shard of these names (`Shard.path.stem`) in a shared cache any more. Those that
+        have come from behind a URL are set aside, and do not come again. CacheNotWritableError or StoreError where
+        they cannot be."""
         snapshot = self._snapshot or self._refresh()
-        shards = [shard for shard in snapshot.shards[snapshot.own :] if shard.path.stem in names]
+        named = [k for k, shard in enumerate(snapshot.shards) if shard.path.stem in names]
+        shards = [snapshot.shards[k] for k in named if k >= snapshot.own]
         self._refused.update(map(identity_of, shards))
         self._pass_over([DamagedShardError(shard.path, reason) for shard in shards])
+        for shard in (snapshot.shards[k] for k in named if k < snapshot.own):
+            if self._is_pulled(shard):
+                self.mark_checked(shard.path.stem, REFUSED)
+                move_into(shard.path, DAMAGED, self.path.parent.parent)
+                self._pass_over_text(
+                    f"{shard.path}, which came from a shared cache: {reason}. It is set aside in the folder "
+                    f"{DAMAGED}, and not fetched again; its rows are computed"
+                )
+
+    def _is_pulled(self, shard: Shard) -> bool:
+        """Whether it came from behind a URL."""
+        return self.is_checked(shard.path.stem, PULLED)
+
+    def _came_wrong(self, digest: str) -> bool:
+        """Whether the shard of this digest came from behind a URL once, and was refused."""
+        return self.is_checked(digest, REFUSED)
 
     def is_checked(self, shard: str, by: str) -> bool:
         """Whether `mark_checked` was called with the same arguments."""
@@ -443,6 +518,15 @@ class FeatureFolder:
 
 def _without_cure(error: StoreError) -> str:
     return f"{error.path}: {error.reason}" if isinstance(error, DamagedShardError) else str(error)
+
+
+def _as_bytes(keys: NDArray[np.bytes_]) -> NDArray[np.uint8]:
+    """`(n,)` ids as `sort_keys` makes them -> `(n, 16)`"""
+    return np.ascontiguousarray(keys).view(np.uint8).reshape(-1, ID_NBYTES)
+
+
+def _no_room_needed(nbytes: int) -> None:
+    pass
 
 
 def warn(text: str) -> None:

@@ -9,17 +9,20 @@
 * Nothing is deleted but by `gc`, and there only what its preview listed, by `make_room` where a limit asks for it,
   and what killed writers left a day ago.
 * Links are followed to read, never to delete or move what they lead to (`removal`).
-* Shared caches are laid out alike, and only ever read. What is wrong with them stops nobody: their rows are
-  missing, and computed into the own cache. What is wrong with the own cache is an error, for its owner to decide.
+* Shared caches are laid out alike, and only ever read; of those behind URLs, what is needed comes into the own
+  one. What is wrong with them stops nobody: their rows are missing, and computed into the own cache. What is wrong
+  with the own cache is an error, for its owner to decide.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from headstart.common.errors import (
@@ -32,12 +35,14 @@ from headstart.common.errors import (
     UnreadableShardError,
 )
 from headstart.common.machine import cache_root
+from headstart.common.objects import is_url
 from headstart.common.progress import track
 from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.store.description import DESCRIPTION, read_description
 from headstart.store.feature_folder import FeatureFolder, is_open, used_here, warn
 from headstart.store.files import EVICTIONS
 from headstart.store.keys import TrunkKey
+from headstart.store.remote.shared import SharedRemote
 from headstart.store.removal import delete, move_into, require_no_link
 from headstart.store.shard import Shard, open_shard
 from headstart.store.snapshot import raise_if_damaged, scan
@@ -71,6 +76,13 @@ def cache_limit() -> int | None:
         raise SettingError(f"{MAX_VARIABLE}: {error}") from None
 
 
+def split_shared(text: str, separator: str = os.pathsep) -> list[str]:
+    """The folders and URLs in HEADSTART_CACHE_SHARED. Where colons stand between them, one before `//` belongs to
+    a URL."""
+    between = ":(?!//)" if separator == ":" else re.escape(separator)
+    return [part for part in re.split(between, text) if part]
+
+
 class FeatureStore:
     """All features under one root: the argument, else HEADSTART_CACHE, else the user's cache folder.
 
@@ -78,23 +90,28 @@ class FeatureStore:
     """
 
     def __init__(self, root: Path | str | None = None, shared: Iterable[Path | str] | None = None) -> None:
-        """`shared`: further caches, on any file system, that are only read; by default the folders in
+        """`shared`: further caches, on any file system or behind URLs, that are only read; by default those in
         HEADSTART_CACHE_SHARED, with `os.pathsep` between them. StoreWarning for one that does not exist: a
-        share may be away for a time, and its features can be computed."""
+        share may be away for a time, and its features can be computed. SettingError for a URL that is none."""
         self.root = cache_root(root)
         self.path = self.root / "features"
         named = "the argument shared"
         if shared is None:
             named = SHARED_VARIABLE
-            shared = [part for part in os.environ.get(SHARED_VARIABLE, "").split(os.pathsep) if part]
-        others = [one for one in shared if not self._is_own(one)]
+            shared = split_shared(os.environ.get(SHARED_VARIABLE, ""))
+        everything = list(shared)
+        urls = dict.fromkeys(one.rstrip("/") for one in everything if isinstance(one, str) and is_url(one))
+        self.remotes = tuple(SharedRemote(url, self.root) for url in urls)
+        others = [one for one in everything if not is_url(one) and not self._is_own(one)]
         self.shared = tuple(dict.fromkeys(self._shared_root(one, named) for one in others))
 
     def folder(self, key: TrunkKey, row_shape: Sequence[int] | None = None) -> FeatureFolder:
         """The features of one trunk key; their folder need not exist yet. `row_shape`: the shape of a sample's
         features, where it is known."""
         shared = [root / "features" / key.digest for root in self.shared]
-        return FeatureFolder(self.path / key.digest, key, shared, row_shape)
+        remotes = [folder for remote in self.remotes if (folder := remote.folder(key.digest)) is not None]
+        make_room = partial(self.make_room, keep=[key.digest])
+        return FeatureFolder(self.path / key.digest, key, shared, row_shape, remotes, make_room)
 
     def infos(self) -> list[FolderInfo]:
         """What each folder holds, by key; the own cache's comes before the same key's in shared caches. Damage is

@@ -122,7 +122,7 @@ def plan(
             rates,
             load,
             epochs=epochs_of(cut),
-            missing=len(store.folder(key, work[cut].shape).missing(sorted(ids))),
+            missing=len(store.folder(key, work[cut].shape).missing(sorted(ids), fetch=False)),
             where=where_to(load.distinct * work[cut].row_nbytes, limit, free),
             measured=cut in measurements.points,
         )

@@ -137,8 +137,7 @@ class Catalogue:
                     if isinstance(result, StoreError):
                         if in_a_row == FAILURES:
                             raise result
-                        if not isinstance(result, RemoteNotFoundError):
-                            self._tell(result)
+                        self._tell(result)
                     yield entry, None if isinstance(result, StoreError) else result
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
