@@ -31,9 +31,9 @@ from headstart.data import Dataset
 from headstart.features.coverage import explain
 from headstart.features.orphans import Orphans, drop_orphans, find_orphans
 from headstart.store.feature_store import MAX_VARIABLE, FeatureStore, cache_limit
-from headstart.store.remote import pull as pulling
-from headstart.store.remote import push as pushing
-from headstart.store.remote.moves import Moves
+from headstart.store.moving import pull as pulling
+from headstart.store.moving import push as pushing
+from headstart.store.moving.moves import Moves
 from headstart.store.upkeep import FolderInfo, GcPlan, VerifyReport
 
 __all__ = [

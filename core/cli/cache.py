@@ -34,7 +34,7 @@ from headstart.common.text import nbytes_text, printable, say, shards_text, when
 
 if TYPE_CHECKING:
     from headstart.features.recompute import RecomputeReport
-    from headstart.store.remote.moves import Moves
+    from headstart.store.moving.moves import Moves
     from headstart.store.upkeep import VerifyReport
 
 Key = Annotated[str, argument("KEY", "A key, or its beginning.")]

@@ -54,7 +54,7 @@ from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import INPUT, FeatureKeys
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
-from headstart.store.remote.pusher import Pusher
+from headstart.store.moving.pusher import Pusher
 from headstart.store.writer import ShardWriter
 
 CHECKED_ROWS = 4

@@ -191,7 +191,7 @@ class FeatureFolder:
             row_shape=self.row_shape,
             row_nbytes=self._row_nbytes(self._snapshot),
             require_room=require_room,
-            prepare=self._prepare,
+            prepare=self.prepare,
             mark=lambda digest: self.mark_checked(digest, PULLED),
             is_refused=self._came_wrong,
             lacking=lambda: _as_bytes(unique[~self._look_for(unique)[1]]),

@@ -25,7 +25,7 @@ from headstart.common.objects import Objects
 from headstart.data import Dataset
 from headstart.store import FeatureStore
 from headstart.store import writer as shard_writer
-from headstart.store.remote import pusher
+from headstart.store.moving import pusher
 
 pytestmark = pytest.mark.of("torch")  # core does it for every backend in the same way
 

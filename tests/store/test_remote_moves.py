@@ -27,7 +27,7 @@ from headstart.common.errors import (
 )
 from headstart.common.objects import Objects, open_objects
 from headstart.store import FeatureFolder, FeatureStore
-from headstart.store.remote import moves, pull, push
+from headstart.store.moving import moves, pull, push
 from headstart.store.remote.transfer import download_shard, upload_shard
 from headstart.store.shard import row_checksums, write_shard
 

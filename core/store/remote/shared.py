@@ -203,7 +203,7 @@ class SharedRemoteFolder:
             ThreadPoolExecutor(LOADERS, thread_name_prefix="headstart-fetch") as pool,
         ):
             try:
-                results = pool.map(lambda shard: self._bring_one(*shard, into, advance), shards)
+                results = pool.map(lambda shard: self._bring_one(shard[0], shard[1], into, advance), shards)
                 for (digest, _), error in zip(shards, results, strict=True):
                     self._failures = self._failures + 1 if is_absence(error) else 0
                     if isinstance(error, RemoteNotFoundError):

@@ -22,8 +22,8 @@ from headstart.common.text import shards_text
 from headstart.store.description import description_of
 from headstart.store.feature_folder import warn
 from headstart.store.keys import TrunkKey
-from headstart.store.remote.moves import failure
-from headstart.store.remote.push import put_description
+from headstart.store.moving.moves import failure
+from headstart.store.moving.push import put_description
 from headstart.store.remote.remote_store import RemoteStore
 from headstart.store.remote.transfer import upload_shard
 

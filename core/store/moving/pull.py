@@ -18,7 +18,7 @@ from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.files import despite_evictions
 from headstart.store.keys import TrunkKey
-from headstart.store.remote.moves import Moves, Transfer, TrunkMoves, at_once, failure, move_all, shards_in
+from headstart.store.moving.moves import Moves, Transfer, TrunkMoves, at_once, failure, move_all, shards_in
 from headstart.store.remote.remote_store import RemoteStore, digest_of
 from headstart.store.remote.transfer import Advance, download_shard
 from headstart.store.shard import SUFFIX, open_shard

@@ -14,7 +14,7 @@ from headstart.common.errors import RemoteError, RemoteNotFoundError, RemoteRefu
 from headstart.common.objects import Objects
 from headstart.store.description import DESCRIPTION, description_of, read_description
 from headstart.store.feature_store import FeatureStore
-from headstart.store.remote.moves import Moves, Transfer, TrunkMoves, at_once, failure, move_all, shards_in
+from headstart.store.moving.moves import Moves, Transfer, TrunkMoves, at_once, failure, move_all, shards_in
 from headstart.store.remote.remote_store import RemoteFolder, RemoteStore
 from headstart.store.remote.transfer import Advance, upload_shard
 from headstart.store.shard import SUFFIX
