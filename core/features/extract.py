@@ -96,7 +96,6 @@ class Extractor:
         """The arguments of `extract`. `observe`: is called with each batch of features as it is computed.
         `pooled`: a vector a cut is kept, see `headstart.features.pooled`."""
         registry.check_place(device, precision)
-        self.pusher = None if push is None else Pusher(open_objects(push))
         self.batch_size, self.workers = batch_size, workers
         self.device, self.precision = device, precision
         self.backend_name = registry.choose(backend, model.home)
@@ -106,6 +105,7 @@ class Extractor:
         self.model = self.keys.model
         self.seed, self.observe = seed, observe
         self.store = FeatureStore(cache)
+        self.pusher = None if push is None else Pusher(self.store.root, open_objects(push))
         self.folders = self.keys.folders(self.store)
         """node -> the features of each view"""
 

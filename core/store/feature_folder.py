@@ -155,7 +155,7 @@ class FeatureFolder:
                 snapshot, there = self._look_for(unique)
             else:
                 lacking = _as_bytes(unique[~there])
-                there[~there] = remote.present(lacking, self._row_nbytes(snapshot), self._came_wrong)
+                there[~there] = remote.present(lacking, self._row_nbytes(snapshot), self.came_wrong)
         absent = np.sort(places[~there])
         if len(absent):
             self._pass_over(snapshot.passed_over)
@@ -192,8 +192,8 @@ class FeatureFolder:
             row_nbytes=self._row_nbytes(self._snapshot),
             require_room=require_room,
             prepare=self.prepare,
-            mark=lambda digest: self.mark_checked(digest, PULLED),
-            is_refused=self._came_wrong,
+            mark=self.mark_pulled,
+            is_refused=self.came_wrong,
             lacking=lambda: _as_bytes(unique[~self._look_for(unique)[1]]),
         )
 
@@ -380,11 +380,15 @@ class FeatureFolder:
                     f"{DAMAGED}, and not fetched again; its rows are computed"
                 )
 
+    def mark_pulled(self, digest: str) -> None:
+        """Note that the shard of this digest comes from behind a URL: it is trusted no more than there."""
+        self.mark_checked(digest, PULLED)
+
     def _is_pulled(self, shard: Shard) -> bool:
         """Whether it came from behind a URL."""
         return self.is_checked(shard.path.stem, PULLED)
 
-    def _came_wrong(self, digest: str) -> bool:
+    def came_wrong(self, digest: str) -> bool:
         """Whether the shard of this digest came from behind a URL once, and was refused."""
         return self.is_checked(digest, REFUSED)
 

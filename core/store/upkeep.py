@@ -70,8 +70,7 @@ class FolderInfo:
     @property
     def view(self) -> str:
         """Which augmented view the features are of: "3 of seed 0"; "-" where nothing was augmented."""
-        views = self.spec.get("views")
-        return f"{views.get('view', '?')} of seed {views.get('seed', '?')}" if isinstance(views, dict) else "-"
+        return view_of(self.spec)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, without the spec."""
@@ -177,6 +176,12 @@ def info_of(folder: Path) -> FolderInfo | None:
         path=folder,
         damaged=tuple(problems),
     )
+
+
+def view_of(spec: Mapping[str, Any]) -> str:
+    """Which augmented view the features of this spec are of: "3 of seed 0"; "-" where nothing was augmented."""
+    views = spec.get("views")
+    return f"{views.get('view', '?')} of seed {views.get('seed', '?')}" if isinstance(views, dict) else "-"
 
 
 def files_of(folder: Path) -> dict[Path, os.stat_result]:

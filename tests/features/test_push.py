@@ -80,9 +80,10 @@ def test_each_finished_shard_is_there_as_well(extract, url, tmp_path, monkeypatc
     features = extract()
     own = files(FeatureStore().root)
     assert len(own) == 6 and files(tmp_path / "team") == own
-    assert names[0].endswith("trunk.json") and len(names) == 6
+    kinds = [Path(name).name if name.endswith(".json") else name.partition("/")[0] for name in names]
+    assert kinds == ["trunk.json", *["features"] * 5, "indexes"]
     extract()  # nothing is lacking
-    assert len(names) == 6
+    assert len(names) == 7
     pulled = hs.cache.pull(url, cache=tmp_path / "elsewhere")
     assert pulled.moved == 5
     again = extract(cache=tmp_path / "elsewhere", push=None)
@@ -115,7 +116,7 @@ def test_what_fails_is_told_once_and_mended_by_cache_push(extract, url, tmp_path
     failed: list[str] = []
 
     def fail(name: str) -> None:
-        if name.endswith(".safetensors") and len(failed) < 2:
+        if name.startswith("features") and name.endswith(".safetensors") and len(failed) < 2:
             failed.append(name)
             raise RemoteError(f"{url}/{name}", "planted")
 

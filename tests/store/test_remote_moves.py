@@ -22,12 +22,15 @@ from headstart.common.errors import (
     RemoteNotFoundError,
     RemoteRefusedError,
     SettingError,
+    StoreWarning,
     TransferInterrupted,
     UnknownNameError,
 )
 from headstart.common.objects import Objects, open_objects
 from headstart.store import FeatureFolder, FeatureStore
 from headstart.store.moving import moves, pull, push
+from headstart.store.remote import remote_store, requests
+from headstart.store.remote.catalogue import Catalogue
 from headstart.store.remote.transfer import download_shard, upload_shard
 from headstart.store.shard import row_checksums, write_shard
 
@@ -392,7 +395,7 @@ def test_no_permission_is_noticed_once(url, cache) -> None:
     objects = Failing(url, lambda method, name: RemoteRefusedError)
     with pytest.raises(RemoteRefusedError, match=rf"{url}/features/.*: planted"):
         push.push(FeatureStore(cache), objects)
-    assert len(objects.asked) <= moves.REQUESTS
+    assert len(objects.asked) <= requests.REQUESTS
     objects = Failing(url, lambda method, name: RemoteRefusedError if "safetensors" in name else None)
     with pytest.raises(RemoteRefusedError):
         push.push(FeatureStore(cache), objects)
@@ -412,9 +415,45 @@ def test_a_failure_is_named_and_a_server_that_is_away_is_given_up(url, tmp_path,
 
     away = Failing(url, lambda method, name: RemoteError)
     pulled = pull.pull(FeatureStore(tmp_path / "elsewhere"), away)
-    assert pulled.moved == 0 and moves.GIVE_UP_AFTER <= len(pulled.failures) < 30
+    assert pulled.moved == 0 and moves.GIVE_UP_AFTER <= len(pulled.failures) < moves.GIVE_UP_AFTER + pull.DOWNLOADS
     assert len(pulled.failures) + pulled.untried == 40
     assert pull.pull(FeatureStore(tmp_path / "elsewhere"), open_objects(url)).moved == 40
+
+
+def test_an_index_is_written_behind_the_shards(url, tmp_path) -> None:
+    stored = store(tmp_path / "cache", "float16", (3,), [2] * 5, 1)
+    hs.cache.push(url, cache=tmp_path / "cache")
+    folder = remote_store.RemoteStore(open_objects(url)).folder(stored.folder.key.digest)
+    (entry,) = folder.indexes()
+    catalogue = Catalogue(folder, None, pytest.fail)
+    catalogue.fetch_indexes()
+    assert sorted(catalogue.indexes()[0].digests) == [path.stem for path in shards(stored.folder.path)]
+    hs.cache.push(url, cache=tmp_path / "cache")
+    assert folder.indexes() == [entry]
+    (tmp_path / "team" / entry.name).unlink()  # as a push leaves it that was killed before its end
+    hs.cache.push(url, cache=tmp_path / "cache")
+    assert [index.name for index in folder.indexes()] == [entry.name]
+
+
+def test_an_index_that_cannot_be_written_is_a_warning(url, tmp_path) -> None:
+    store(tmp_path / "cache", "float16", (3,), [2] * 5, 1)
+    objects = Failing(url, lambda method, name: RemoteError if name.startswith("indexes/") else None)
+    with pytest.warns(StoreWarning, match=rf"no index object was written.*{url}/indexes/.*: planted"):
+        assert push.push(FeatureStore(tmp_path / "cache"), objects).complete
+
+
+def test_what_is_pulled_is_trusted_as_a_shared_cache_is(url, tmp_path) -> None:
+    stored = store(tmp_path / "cache", "float16", (3,), [4, 5], 1)
+    hs.cache.push(url, cache=tmp_path / "cache")
+    hs.cache.pull(url, cache=tmp_path / "elsewhere")
+    folder = FeatureStore(tmp_path / "elsewhere").folder(stored.folder.key)
+    assert [shared for _, shared, _ in folder.sources(stored.ids)] == [True, True]
+    (wrong, _, _), _ = folder.sources(stored.ids)
+    with pytest.warns(StoreWarning, match="It is set aside"):
+        folder.refuse_shared([wrong.path.stem], "planted")
+    again = hs.cache.pull(url, cache=tmp_path / "elsewhere")
+    assert again.moved == 0 and again.failures[0][0] == f"{url}/{named(wrong.path)}"
+    assert "not fetched again" in again.failures[0][1] and again.untried == 0
 
 
 def test_what_vanishes_on_the_way_is_no_failure(url, cache, tmp_path) -> None:

@@ -11,9 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from headstart.common.errors import (
     CacheNotWritableError,
@@ -35,12 +34,8 @@ from headstart.store.upkeep import DIGEST, files_of
 
 GIVE_UP_AFTER = 8
 """transfers in a row that fail, each tried several times, as on a server that is away"""
-REQUESTS = 8  # at once, of small ones
 
 _EVERYBODYS = (RemoteRefusedError, DiskSpaceError, CacheNotWritableError)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -213,7 +208,7 @@ def move_all(
     """
     outcome = Outcome()
     stopped = threading.Event()
-    in_a_row = 0
+    run = _FailuresInARow(stopped)
 
     def one(transfer: Transfer, advance: Advance) -> bool:
         if stopped.is_set():
@@ -224,11 +219,8 @@ def move_all(
                 raise _Stopped
             advance(nbytes)
 
-        try:
+        with run:
             move(transfer, advance_unless_stopped)
-        except _EVERYBODYS:
-            stopped.set()
-            raise
         return True
 
     with track(what, sum(transfer.nbytes for transfer in transfers)) as advance:
@@ -240,7 +232,6 @@ def move_all(
                 try:
                     if future.result():
                         outcome.moved.add(transfer)
-                        in_a_row = 0
                 except _Stopped:
                     pass
                 except (FileNotFoundError, RemoteNotFoundError):
@@ -249,10 +240,6 @@ def move_all(
                     if isinstance(error, _EVERYBODYS):
                         raise
                     outcome.failed[transfer] = failure(error, f"{transfer.key}/{transfer.digest}{SUFFIX}")
-                    if isinstance(error, RemoteError) and not isinstance(error, RemoteDamagedError):
-                        in_a_row += 1
-                        if in_a_row == GIVE_UP_AFTER:
-                            stopped.set()
         except KeyboardInterrupt:
             stopped.set()
             raise TransferInterrupted(
@@ -283,17 +270,21 @@ def failure(error: StoreError, where: str = "") -> tuple[str, str]:
     return where, str(error)
 
 
-def at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The results of small requests, several of which are made at once, in the order of the items. Raises what
-    the first of them raises."""
-    if len(items) < 2:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(min(REQUESTS, len(items)), thread_name_prefix="headstart-request") as pool:
-        futures = [pool.submit(partial(function, item)) for item in items]
-        try:
-            return [future.result() for future in futures]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+class _FailuresInARow:
+    """Sees the end of each transfer, in its thread, and stops the others where they will fail as well."""
+
+    def __init__(self, stopped: threading.Event) -> None:
+        self._stopped, self._lock, self._count = stopped, threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        away = isinstance(error, RemoteError) and not isinstance(error, RemoteDamagedError | RemoteNotFoundError)
+        with self._lock:
+            self._count = self._count + 1 if away else 0 if error is None else self._count
+            if isinstance(error, _EVERYBODYS) or self._count >= GIVE_UP_AFTER:
+                self._stopped.set()
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: a transfer that is not wanted any more

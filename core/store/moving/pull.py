@@ -1,7 +1,8 @@
 """From a store behind a URL into the own cache: what this one lacks.
 
 Invariant: nothing gets a shard's name that is not that shard (`transfer`), and nothing is fetched that has no
-room: the limit (HEADSTART_CACHE_MAX) and the disk are asked before anything comes.
+room: the limit (HEADSTART_CACHE_MAX) and the disk are asked before anything comes. What comes is trusted as a
+shared cache is: an extraction looks at a few of its rows, and a shard that it has refused is not fetched again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.files import despite_evictions
 from headstart.store.keys import TrunkKey
-from headstart.store.moving.moves import Moves, Transfer, TrunkMoves, at_once, failure, move_all, shards_in
+from headstart.store.moving.moves import Moves, Transfer, TrunkMoves, failure, move_all, shards_in
 from headstart.store.remote.remote_store import RemoteStore, digest_of
+from headstart.store.remote.requests import at_once
 from headstart.store.remote.transfer import Advance, download_shard
 from headstart.store.shard import SUFFIX, open_shard
 from headstart.store.upkeep import key_beginning
@@ -77,7 +79,22 @@ def _compared(store: FeatureStore, remote: RemoteStore, key: str) -> _Trunk | No
     if described is None:
         return _Trunk(replace(moves, failures=((there.url, nothing),), untried=len(lacking)))
     spec, label = described
-    return _Trunk(replace(moves, label=label), store.folder(TrunkKey(key, spec, label)), lacking)
+    folder = store.folder(TrunkKey(key, spec, label))
+    refused = [transfer for transfer in lacking if folder.came_wrong(transfer.digest)]
+    reason = "came before, and was set aside, as its rows are not what is computed here; it was not fetched again"
+    failures = tuple((remote.objects.url_of(there.shard_name(transfer.digest)), reason) for transfer in refused)
+    wanted = tuple(transfer for transfer in lacking if transfer not in refused)
+    return _Trunk(
+        replace(
+            moves,
+            label=label,
+            lacking=len(wanted),
+            nbytes=sum(transfer.nbytes for transfer in wanted),
+            failures=failures,
+        ),
+        folder,
+        wanted,
+    )
 
 
 def _fetched(store: FeatureStore, remote: RemoteStore, trunks: Sequence[_Trunk]) -> list[TrunkMoves]:
@@ -94,6 +111,7 @@ def _fetched(store: FeatureStore, remote: RemoteStore, trunks: Sequence[_Trunk])
 
         def fetch() -> None:
             folder.prepare()
+            folder.mark_pulled(transfer.digest)
             download_shard(
                 remote.objects,
                 remote.folder(transfer.key).shard_name(transfer.digest),

@@ -1,8 +1,8 @@
 """From the own cache to a store behind a URL: what that one lacks.
 
 Invariant: an equal name is equal bytes, so a plain PUT is all it takes: two that push the same shard write the
-same object. trunk.json goes first, the shards follow, and then trunk.json is looked for again, as somebody may
-have been deleting there meanwhile. A damaged file is never sent.
+same object. trunk.json goes first, the shards follow, then index objects; and trunk.json is looked for again, as
+somebody may have been deleting there meanwhile. A damaged file is never sent.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from headstart.common.errors import RemoteError, RemoteNotFoundError, RemoteRefu
 from headstart.common.objects import Objects
 from headstart.store.description import DESCRIPTION, description_of, read_description
 from headstart.store.feature_store import FeatureStore
-from headstart.store.moving.moves import Moves, Transfer, TrunkMoves, at_once, failure, move_all, shards_in
+from headstart.store.moving.indexing import index_pushed
+from headstart.store.moving.moves import Moves, Transfer, TrunkMoves, failure, move_all, shards_in
 from headstart.store.remote.remote_store import RemoteFolder, RemoteStore
+from headstart.store.remote.requests import at_once
 from headstart.store.remote.transfer import Advance, upload_shard
 from headstart.store.shard import SUFFIX
 from headstart.store.upkeep import feature_folders, key_beginning
@@ -132,6 +134,10 @@ def _sent(store: FeatureStore, remote: RemoteStore, trunks: Sequence[_Trunk]) ->
             strict=True,
         )
     )
+    for trunk, moved in zip(trunks, moves, strict=True):
+        if moved.moved or moved.there:
+            digests = [transfer.digest for transfer in trunk.transfers if transfer in outcome.moved]
+            index_pushed(store.root, remote.folder(moved.key), digests)
     return [replace(moved, failures=(*moved.failures, *gone.get(moved.key, ()))) for moved in moves]
 
 

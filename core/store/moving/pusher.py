@@ -22,6 +22,7 @@ from headstart.common.text import shards_text
 from headstart.store.description import description_of
 from headstart.store.feature_folder import warn
 from headstart.store.keys import TrunkKey
+from headstart.store.moving.indexing import index_pushed
 from headstart.store.moving.moves import failure
 from headstart.store.moving.push import put_description
 from headstart.store.remote.remote_store import RemoteStore
@@ -44,8 +45,10 @@ class Pusher:
     StoreWarning, once, for what could not be pushed. Where a push was refused, or so many have failed in a row, no
     other one is tried."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, root: Path, objects: Objects) -> None:
+        """`root`: of the own cache."""
         self.url = objects.url
+        self._root = root
         self._remote = RemoteStore(objects)
         self._pool: ThreadPoolExecutor | None = None
         self._pending: list[tuple[str, int, Future[None]]] = []
@@ -53,6 +56,8 @@ class Pusher:
         self._lock = threading.Lock()
         self._described: dict[str, bytes] = {}
         """trunk key -> its description, which has been written"""
+        self._pushed: dict[str, list[str]] = {}
+        """trunk key -> digests of its shards, pushed since it was entered"""
         self._failures: list[tuple[str, str]] = []
         self._untried: list[str] = []
         """the trunk keys of shards that were not tried any more"""
@@ -83,6 +88,7 @@ class Pusher:
                 self._pool.shutdown(wait=True)
                 self._pool = None
             self._pending.clear()
+            self._pushed.clear()
             self._tell()
 
     @property
@@ -97,11 +103,12 @@ class Pusher:
                 for nbytes, future in pending:
                     future.result()
                     advance(nbytes)
-            # Somebody may have been deleting there meanwhile.
-            for key in sorted({key for key, _, _ in self._pending} & self._described.keys()):
+            for key in sorted(self._pushed):
                 if not self._given_up:
-                    again = partial(put_description, self._remote.folder(key), self._described[key], True)
-                    self._tried(key, self._remote.folder(key).url, again)
+                    folder = self._remote.folder(key)
+                    index_pushed(self._root, folder, self._pushed[key])
+                    # Somebody may have been deleting there meanwhile.
+                    self._tried(key, folder.url, partial(put_description, folder, self._described[key], True))
         except KeyboardInterrupt:
             raise TransferInterrupted(
                 f"interrupted: all features are in the cache, and not all of them at {self.url}"
@@ -123,6 +130,8 @@ class Pusher:
                 put_description(folder, description)
                 self._described[key.digest] = description
         upload_shard(folder.objects, path, folder.shard_name(path.stem))
+        with self._lock:
+            self._pushed.setdefault(key.digest, []).append(path.stem)
 
     def _tried(self, key: str, where: str, push: Callable[[], None]) -> None:
         try:

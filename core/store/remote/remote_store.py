@@ -34,7 +34,14 @@ class RemoteStore:
 
     def keys(self) -> list[str]:
         """The trunk keys that have features here, sorted. RemoteError."""
-        folders, _ = self.objects.folders(FEATURES)
+        return self._keys_in(FEATURES)
+
+    def indexed_keys(self) -> list[str]:
+        """The trunk keys that have index objects here, sorted. RemoteError."""
+        return self._keys_in(INDEXES)
+
+    def _keys_in(self, prefix: str) -> list[str]:
+        folders, _ = self.objects.folders(prefix)
         return sorted(key for folder in folders if DIGEST.fullmatch(key := _last(folder)))
 
     def folder(self, key_digest: str) -> RemoteFolder:

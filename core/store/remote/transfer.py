@@ -7,6 +7,7 @@ when the last of them was as it should be; those that go are read once, into mem
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -92,6 +93,20 @@ def upload_shard(objects: Objects, path: Path, name: str, *, advance: Advance | 
         advance(len(content))
 
 
+def verify_object(
+    objects: Objects, name: str, nbytes: int, key_digest: str, advance: Advance | None = None
+) -> int:
+    """Read a shard of a trunk key and verify it; nothing is kept. Returns its number of rows. The errors of
+    `download_shard`."""
+    path = Path(key_digest) / PurePosixPath(name).name
+    try:
+        chunks = _verified(objects.pieces(name, nbytes), path, nbytes, None, None, advance or _nothing)
+        (ids,) = deque(chunks, maxlen=1)
+    except DamagedShardError as error:
+        raise RemoteDamagedError(objects.url_of(name), error.reason) from error
+    return len(ids) // ID_NBYTES
+
+
 def _verified(
     pieces: Iterable[memoryview],
     path: Path,
@@ -101,7 +116,8 @@ def _verified(
     advance: Advance,
 ) -> Iterator[memoryview]:
     """The pieces' bytes, `nbytes` in all, as a shard's that is to have this path. DamagedShardError, by their end
-    at the latest, where they are not that shard, whole and intact. What is yielded is valid until the next."""
+    at the latest, where they are not that shard, whole and intact. What is yielded, the ids last, is valid until
+    the next."""
     content = _Stream(pieces, path, advance)
     if nbytes < 8:
         raise DamagedShardError(path, f"has {nbytes} bytes")
