@@ -45,9 +45,10 @@ SHOWN = 5  # classes whose numbers are printed
 )
 def predict(
     *images: Annotated[
-        Path,
+        str,
         Parameter(
-            help='Image files, folders of them, at any depth, patterns such as "photos/**/*.jpg"; or one table.',
+            help='Image files, folders of them, at any depth, patterns such as "photos/**/*.jpg"; or one table. '
+            "Files, folders and tables may be URLs, such as s3://bucket/photos.",
             required=True,
             allow_leading_hyphen=False,
         ),
@@ -97,6 +98,7 @@ def predict(
     """Classify images: with a model that was trained here, or with a published one as it is."""
     from headstart.contract import registry
     from headstart.data import images_at
+    from headstart.data.place import is_remote
     from headstart.data.summary import say
     from headstart.training.exporting.exported import OnnxModel
     from headstart.training.prediction import check_predictor
@@ -110,7 +112,7 @@ def predict(
         LOG.info("%s", why)
     if not isinstance(trained, OnnxModel):
         import_quietly(registry.choose(name), device, precision)
-    if data.skipped or any(path.is_dir() for path in images):
+    if data.skipped or any(is_remote(path) or Path(path).is_dir() for path in images):
         say(data)
     settings: dict[str, Any] = {"top": top, "backend": name, "device": device, "precision": precision}
     settings["on_error"] = on_error

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from headstart.common.errors import (
     RemoteError,
@@ -44,6 +43,14 @@ CONNECT_SECONDS = 10.0
 TIMEOUT_SECONDS = 120.0
 """a request's, its body included"""
 PAGE = 1000  # objects that a listing's request answers
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
+"""how servers say it"""
+CREDENTIALS_OF_MACHINES = ("/latest/api/token", "/latest/meta-data", "/metadata/identity", "/computeMetadata/")
+"""what clients ask the machine they run on for when the environment has none"""
+NO_CREDENTIALS = (
+    "no credentials were found; set them in the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for "
+    "S3, or AWS_SKIP_SIGNATURE=true for a bucket that everybody may read"
+)
 
 REFUSALS = ("status code: 401 ", "status code: 403 ")
 """how obstore says it of a listing, for which it has no errors of their own"""
@@ -116,6 +123,8 @@ def open_objects(url: str) -> Objects:
     }
     try:
         if parts.scheme == "file":
+            from urllib.request import url2pathname  # slow to import
+
             return Objects(shown, partial(_folder_client, Path(url2pathname(parts.path))))
         client = from_url(url, client_options=timing, retry_config=retrying)
         return Objects(shown, lambda writing: client)
@@ -171,9 +180,13 @@ class Objects:
 
     def get(self, name: str, limit: int) -> bytes:
         """A whole object of at most `limit` bytes. RemoteNotFoundError where there is none."""
+        return self.fetch(name, limit)[1]
+
+    def fetch(self, name: str, limit: int) -> tuple[Entry, bytes]:
+        """The same, with what the answer says of the object."""
         import obstore
 
-        def read() -> bytes:
+        def read() -> tuple[Entry, bytes]:
             result = obstore.get(self._client(False), name)
             nbytes = result.meta["size"]
             if nbytes > limit:
@@ -181,7 +194,7 @@ class Objects:
             content = bytes(result.bytes())
             if len(content) != nbytes:
                 raise RemoteError(self.url_of(name), f"gave {len(content)} of its {nbytes} bytes")
-            return content
+            return _entry(result.meta), content
 
         return self._asked(name, read)
 
@@ -246,6 +259,10 @@ class Objects:
         from obstore.exceptions import NotFoundError, PermissionDeniedError, UnauthenticatedError
 
         url, reason = self.url_of(name), said_by_client(error)
+        if any(asked in str(error) for asked in CREDENTIALS_OF_MACHINES):
+            raise RemoteRefusedError(url, NO_CREDENTIALS) from error
+        if any(said in str(error) for said in NO_BUCKET):
+            raise RemoteNotFoundError(url, "there is no such bucket") from error
         if isinstance(error, NotFoundError | FileNotFoundError):
             raise RemoteNotFoundError(url, "there is no such object") from error
         refused = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)

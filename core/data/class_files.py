@@ -14,7 +14,7 @@ from typing import Any
 
 from headstart.common.errors import SettingError
 from headstart.data.names import normal, shown, twice
-from headstart.data.walk import expanded
+from headstart.data.place import expanded
 
 MAX_NBYTES = 16 << 20  # a hundred thousand names take 2 MB
 # UTF-32's mark begins as UTF-16's does, so it comes first.

@@ -12,26 +12,26 @@ import operator
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from blake3 import blake3
 from PIL import Image
 
 from headstart.common.errors import DataError, ImageError
-from headstart.common.progress import track
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE, Annotations
-from headstart.data.decode import check_truncated, decoded, read_file
-from headstart.data.id_index import Hashed, IdIndex, believed, settled, stamp_of
+from headstart.data.any_files import files_for
+from headstart.data.decode import check_truncated, decoded
+from headstart.data.file_system import Files
+from headstart.data.id_index import Hashed, IdIndex
+from headstart.data.read_ahead import Read, reading
 from headstart.data.remarks import Remarks
 from headstart.data.rows import ALONE, Entries, count, each, entries_of
 from headstart.data.samples import Samples
 from headstart.data.splits import Part
-from headstart.data.workers import CHUNK, default_workers
-
-T = TypeVar("T")
-R = TypeVar("R")
+from headstart.data.workers import in_threads
 
 SKIP = '; or leave out what cannot be read as the data are opened: on_error="skip" (--on-error skip)'
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
@@ -61,30 +61,13 @@ def sample_id(encoded: bytes) -> str:
     return blake3(encoded).hexdigest(length=16)
 
 
-def in_threads(
-    action: Callable[[T], R], items: Sequence[T], what: str, take: Callable[[T, R], object], at_once: int = CHUNK
-) -> None:
-    """`take(item, action(item))` for all items, in order: `action` in threads, `at_once` items a task, `take`
-    in this one. After an error or an interrupt, no more of them is begun."""
-    pool = ThreadPoolExecutor(default_workers())
-    try:
-        with track(what, len(items)) as advance:
-            pieces = [items[start : start + at_once] for start in range(0, len(items), at_once)]
-            for piece, results in zip(
-                pieces, pool.map(lambda p: [action(item) for item in p], pieces), strict=True
-            ):
-                for item, result in zip(piece, results, strict=True):
-                    take(item, result)
-                advance(len(piece))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 class Source(ABC):
     """Where samples come from. Thread-safe: a loader calls it from many threads."""
 
     entries: Entries | None = None
     """what one sample is; None: an image of any size"""
+    fetches: int = 0
+    """how many reads should be under way at a time; 0: who decodes may read"""
 
     def __init__(self, count: int, truncated: str = "raise") -> None:
         """`truncated`: what to do with encoded pictures that break off, see `decode`."""
@@ -102,8 +85,12 @@ class Source(ABC):
         """What errors call the sample: its path, or e.g. "image 3 of arrays"."""
 
     @abstractmethod
-    def read(self, index: int) -> tuple[Any, str]:
+    def read(self, index: int) -> Read:
         """The encoded sample and the id of just these bytes."""
+
+    def nbytes(self, index: int) -> int:
+        """How many bytes `read` brings, where reading is what takes time."""
+        return 0
 
     @abstractmethod
     def open(self, encoded: Any, index: int) -> Any:
@@ -115,8 +102,9 @@ class Source(ABC):
         self.remarks.add(index, remarks)
         return image
 
-    def load(self, index: int) -> tuple[Any, str]:
-        encoded, id = self.read(index)
+    def load(self, index: int, read: Callable[[], Read] | None = None) -> tuple[Any, str]:
+        """A sample as it is used, and its id. `read`: gives what was read of it before; None: it is read now."""
+        encoded, id = self.read(index) if read is None else read()
         return self.open(encoded, index), self._remember(index, id)
 
     def ids(self, indices: np.ndarray) -> list[str]:
@@ -128,7 +116,13 @@ class Source(ABC):
 
     def _identify(self, indices: list[int]) -> None:
         """Find these samples' ids."""
-        in_threads(lambda index: self.read(index)[1], indices, "hashing samples", self._remember)
+        with reading(self, indices) as read:
+            in_threads(
+                lambda n: read(n)[1],
+                range(len(indices)),
+                "hashing samples",
+                lambda n, id: self._remember(indices[n], id),
+            )
 
     def _remember(self, index: int, id: str) -> str:
         known = self._ids[index]
@@ -144,23 +138,29 @@ class Source(ABC):
 class FileSource(Source):
     """Encoded image files. Those that have not changed since they were hashed last are not read for their ids."""
 
-    def __init__(self, paths: Sequence[str], truncated: str = "raise") -> None:
+    def __init__(self, paths: Sequence[str], truncated: str = "raise", files: Files | None = None) -> None:
+        """`paths`: or URLs, as `place_of` gives them. `files`: where these lie, with what is known of them."""
         super().__init__(len(paths), truncated)
         self.paths = list(paths)
+        self.files = files_for(self.paths) if files is None else files
+        self.fetches = self.files.fetches
 
     def source_name(self, index: int) -> str:
         return self.paths[index]
 
     def read(self, index: int) -> tuple[bytes, str]:
-        encoded = read_file(self.paths[index])
+        encoded = self.files.read(self.paths[index])
         return encoded, sample_id(encoded)
+
+    def nbytes(self, index: int) -> int:
+        return self.files.nbytes(self.paths[index])
 
     def open(self, encoded: bytes, index: int) -> Image.Image:
         return self.decode(encoded, index)
 
-    def load(self, index: int) -> tuple[Any, str]:
+    def load(self, index: int, read: Callable[[], Read] | None = None) -> tuple[Any, str]:
         try:
-            return super().load(index)
+            return super().load(index, read)
         except ImageError as error:
             raise ImageError(error.source, error.reason, SKIP) from error
 
@@ -181,9 +181,7 @@ class FileSource(Source):
         read raises."""
         index = IdIndex()
         paths = [self.paths[i] for i in indices]
-        stamps: list[bytes | None] = []
-        in_threads(stamp_of, paths, "looking for changes", lambda _, stamp: stamps.append(stamp), at_once=256)
-        stamps = believed(paths, stamps)
+        stamps = self.files.stamps(paths)
         unknown: list[tuple[int, bytes | None]] = []
         for i, stamp, known in zip(indices, stamps, index.look_up(paths, stamps), strict=True):
             if known is not None:
@@ -193,13 +191,14 @@ class FileSource(Source):
         errors: dict[int, ImageError] = {}
         hashed: list[Hashed] = []
 
-        def examine(file: tuple[int, bytes | None]) -> tuple[str | None, ImageError | None, bool]:
-            i, before = file
-            start, id = time.time_ns(), None
+        begun = time.time_ns()
+
+        def examine(n: int) -> tuple[str | None, ImageError | None, bool]:
+            (i, before), id = unknown[n], None
+            start = begun if self.fetches else time.time_ns()  # read ahead, it may have been read at once
             try:
-                encoded, id = self.read(i)
-                # Of a file that is not the one that stat saw, or may yet change unseen, nothing is kept.
-                kept = before is not None and settled(before, start) and stamp_of(self.paths[i]) == before
+                encoded, id = read(n)
+                kept = before is not None and self.files.is_unchanged(self.paths[i], before, start)
                 if decode:
                     self.open(encoded, i)
                     kept &= i not in self.remarks  # to be remarked, and counted, the next time as well
@@ -207,8 +206,8 @@ class FileSource(Source):
                 return id, error, False
             return id, None, kept
 
-        def take(file: tuple[int, bytes | None], result: tuple[str | None, ImageError | None, bool]) -> None:
-            (i, before), (id, error, kept) = file, result
+        def take(n: int, result: tuple[str | None, ImageError | None, bool]) -> None:
+            (i, before), (id, error, kept) = unknown[n], result
             if id is not None:
                 self._remember(i, id)
             if error is not None:
@@ -222,7 +221,8 @@ class FileSource(Source):
                 hashed.clear()
 
         try:
-            in_threads(examine, unknown, what, take)
+            with reading(self, [i for i, _ in unknown]) as read:
+                in_threads(examine, range(len(unknown)), what, take)
         finally:
             index.record(hashed)
         return errors
@@ -347,6 +347,14 @@ class Dataset(Samples):
         first computed.
         """
         return self._source.load(self._at(index))
+
+    @contextmanager
+    def in_order(self, order: Sequence[int] | np.ndarray) -> Iterator[Callable[[int], tuple[Any, str]]]:
+        """`load(n)`: what `load` gives of the n-th sample of `order`, to be asked once for each, in about this
+        order, from any thread. Where reading waits for a network, samples are read ahead."""
+        indices = [self._at(int(position)) for position in order]
+        with reading(self._source, indices) as read:
+            yield lambda n: self._source.load(indices[n], partial(read, n))
 
     def remark_lines(self) -> list[tuple[str, str]]:
         """(remark, line) of what was done to pictures of the data set, or of what it is a part of, as they were

@@ -12,9 +12,9 @@ from PIL import Image
 
 from headstart.common.errors import ImageError
 from headstart.data.annotations import Annotations
-from headstart.data.dataset import Dataset, FileSource, Skipped, Source, Unread, in_threads, sample_id
-
-MAX_NBYTES = 256 << 20  # of one encoded picture; decoding has a limit of pixels besides
+from headstart.data.dataset import Dataset, FileSource, Skipped, Source, Unread, sample_id
+from headstart.data.limits import MAX_NBYTES
+from headstart.data.workers import in_threads
 
 
 class EncodedSource(Source):

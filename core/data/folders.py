@@ -15,8 +15,10 @@ import numpy as np
 from headstart.common.errors import DataError
 from headstart.common.log import LOG
 from headstart.data.annotations import PARTS, Annotations, single
+from headstart.data.any_files import folder_at
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import sound
+from headstart.data.file_system import BROKEN, FOLDER, Folder
 from headstart.data.formats import SUFFIXES
 from headstart.data.layouts import (
     one_class_hint,
@@ -28,7 +30,7 @@ from headstart.data.layouts import (
 from headstart.data.litter import is_litter
 from headstart.data.names import class_list, normal, shown, spelt_twice, twins
 from headstart.data.split_folders import check_classes, parts_among, sort_files
-from headstart.data.walk import Walker, broken, check_on_error, expanded, named, unread
+from headstart.data.walk import Walker, broken, check_on_error, named, unread
 
 
 def folder(
@@ -41,6 +43,11 @@ def folder(
     with a folder a class in each: `path/train/<class>/**/<image>`, beside it `val` (valid, validation, dev ...),
     `test`, or both; then `.train`, `.val` and `.test` are these, and the whole is all their samples. Classes are
     joined by name across the parts, which may lack some: of one that `train` has not a `DataWarning` says so.
+
+    `path` may be a URL: `s3://bucket/photos`, `gs://bucket/photos`, `az://container/photos`. What lies there is
+    listed once, and images are fetched as they are needed, ahead of what decodes them; one of more than 256 MiB is
+    refused, and one that changes or goes meanwhile is an error as a file's would be. Raises RemoteError and its
+    kin where the bucket cannot be reached, is not there, or does not let us in.
 
     The formats are those of `headstart.data.formats`, by content and not by name; of several frames or pages the
     first is taken, which is counted and said. What systems and programs leave behind
@@ -71,7 +78,7 @@ def folder(
         refuse_layout(root, list(folders))
     else:
         folders = _named_only(root, folders, asked, left_out, on_error)
-    walker = Walker(str(root))
+    walker = Walker(root.path, root.files)
     walker.left_out += left_out
     walker.add(folders)
     walker.check(on_error)
@@ -88,14 +95,14 @@ def folder(
         labels += [label] * len(files)
     _no_empty_class(root, names, labels, walker.left_out, asked is not None)
     annotations = single(labels, names)
-    source = FileSource(paths, truncated)
-    data = sound(source, annotations, root.resolve().name, walker.left_out, on_error)
+    source = FileSource(paths, truncated, root.files)
+    data = sound(source, annotations, root.files.full_name(root.path), walker.left_out, on_error)
     _no_empty_class(root, names, data.labels.tolist(), list(data.skipped), asked is not None)
     return data
 
 
 def _in_parts(
-    root: Path,
+    root: Folder,
     folders: dict[str, str],
     parts: dict[str, str],
     asked: Sequence[str] | None,
@@ -115,23 +122,23 @@ def _in_parts(
             )
     below: dict[str, dict[str, str]] = {}
     for part in (part for part in PARTS if part in parts):
-        below[part], of_part = _class_folders(Path(folders[parts[part]]), asked)
+        below[part], of_part = _class_folders(root.at(folders[parts[part]]), asked)
         left_out += of_part
         if asked is not None:
-            below[part] = _named_only(Path(folders[parts[part]]), below[part], asked, left_out, on_error)
+            below[part] = _named_only(root.at(folders[parts[part]]), below[part], asked, left_out, on_error)
         if not below[part] and part != "train" and on_error == "skip":
             left_out.append(Skipped(folders[parts[part]], "holds no class folders"))
             del below[part]
     files, left_out = sort_files(root, below, asked, left_out, on_error)
     annotations = Annotations(np.array(files.labels, np.int64), tuple(files.classes), parts=files.parts)
-    source = FileSource(files.paths, truncated)
-    data = sound(source, annotations, root.resolve().name, left_out, on_error)
+    source = FileSource(files.paths, truncated, root.files)
+    data = sound(source, annotations, root.files.full_name(root.path), left_out, on_error)
     check_classes(root, data, asked is not None)
     return data
 
 
 def _named_only(
-    root: Path, folders: dict[str, str], asked: Sequence[str], left_out: list[Skipped], on_error: str
+    root: Folder, folders: dict[str, str], asked: Sequence[str], left_out: list[Skipped], on_error: str
 ) -> dict[str, str]:
     """The class folders that classes= names; DataError for others, or with "skip" they are left out."""
     not_named = sorted(folders.keys() - set(asked))
@@ -144,35 +151,35 @@ def _named_only(
     return {name: top for name, top in folders.items() if name not in set(not_named)}
 
 
-def _root(path: str | Path) -> Path:
+def _root(path: str | Path) -> Folder:
     if not isinstance(path, str | os.PathLike):
         raise DataError(f"the data folder is {type(path).__name__} {path!r:.80}; expected a path")
     if not os.fspath(path):
         raise DataError("the path of the data folder is empty; expected a path (a variable of the shell not set?)")
-    refuse_url(str(path))
-    root = expanded(path)
+    refuse_url(path)
+    root = folder_at(path)
     try:
-        if root.is_dir():
+        kind = root.files.kind(root.path)
+        if kind == FOLDER:
             return root
-        if root.exists():
+        if kind not in (None, BROKEN):
             refuse_file(root)
     except OSError as error:
         raise DataError(f"the data folder {root} cannot be read: {error.strerror}") from error
-    if root.is_symlink():
-        raise DataError(f"the data folder {named([broken(str(root))])}")
+    if kind == BROKEN:
+        raise DataError(f"the data folder {named([broken(root.path)])}")
     raise DataError(
         f"the data folder {root} does not exist: check the path; expected a folder that holds one folder a class"
     )
 
 
-def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, str], list[Skipped]]:
+def _class_folders(root: Folder, asked: Sequence[str] | None) -> tuple[dict[str, str], list[Skipped]]:
     """Class name -> path of its folder, sorted by name; and what lies beside them and is left out."""
     class_folders: list[tuple[str, str]] = []
     left_out: list[Skipped] = []
     loose = 0
     try:
-        with os.scandir(root) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
+        entries = root.files.scan(root.path)
     except OSError as error:
         raise DataError(f"the data folder {root} cannot be read: {error.strerror}") from error
     for entry in entries:
@@ -202,7 +209,7 @@ def _class_folders(root: Path, asked: Sequence[str] | None) -> tuple[dict[str, s
     return dict(sorted((normal(name), path) for name, path in class_folders)), left_out
 
 
-def _two_classes(root: Path, names: list[str], left_out: list[Skipped]) -> None:
+def _two_classes(root: Folder, names: list[str], left_out: list[Skipped]) -> None:
     if len(names) > 1:
         return
     only = f"only one class folder, {shown(names[0])}" if names else "no class folders"
@@ -212,7 +219,7 @@ def _two_classes(root: Path, names: list[str], left_out: list[Skipped]) -> None:
 
 
 def _no_empty_class(
-    root: Path, names: Sequence[str], labels: list[int], skipped: list[Skipped], were_named: bool
+    root: Folder, names: Sequence[str], labels: list[int], skipped: list[Skipped], were_named: bool
 ) -> None:
     present = set(labels)
     empty = [name for label, name in enumerate(names) if label not in present]

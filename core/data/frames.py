@@ -11,6 +11,7 @@ for a dozen lines.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +23,12 @@ from typing import Any, TextIO
 from headstart.common.errors import DataError, UnknownNameError
 from headstart.common.machine import available_memory
 from headstart.data.class_files import MARKS
-from headstart.data.encoded import MAX_NBYTES
 from headstart.data.formats import SUFFIXES
-from headstart.data.layouts import URL
+from headstart.data.layouts import refuse_url
+from headstart.data.limits import MAX_NBYTES
+from headstart.data.place import is_remote, parent_of, place_of
 from headstart.data.signatures import UNPACK, what_is
+from headstart.data.table_file import TableFile
 
 AS_UTF_8 = (
     ", as spreadsheets do ('CSV UTF-8') and iconv -f WINDOWS-1252 -t UTF-8; or in Python take the frame of "
@@ -89,10 +92,12 @@ class Frame:
         return f"row {row + 1}"
 
 
-def frame_of(source: Any) -> tuple[Frame, Path | None]:
-    """The table, and the folder that its file names are relative to, if it is a file."""
+def frame_of(source: Any) -> tuple[Frame, str | None]:
+    """The table, and the folder (or its URL) that its file names are relative to, if it is a file."""
     if isinstance(source, str | Path):
-        return _of_file(Path(source).expanduser()), Path(source).expanduser().parent
+        refuse_url(source)
+        place = place_of(source)
+        return _of_file(TableFile(place)), parent_of(place)
     if isinstance(source, Mapping):
         return _of_columns(source, list(source), lambda name: source[name]), None
     if hasattr(source, "column_names") and hasattr(source, "column"):  # Arrow
@@ -122,12 +127,9 @@ def _of_columns(source: Any, names: list[str], column: Callable[[str], Any]) -> 
     return Frame("the table", names, read)
 
 
-def _of_file(path: Path) -> Frame:
-    if URL.match(str(path)):
-        raise DataError(f"{path} is an address; tables are read from this machine only, so far")
-    kind = KINDS.get(path.suffix.lower())
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+def _of_file(path: TableFile) -> Frame:
+    kind = KINDS.get(path.suffix)
+    if (what := path.missing()) is not None:
         raise DataError(f"the table {path} {what}; {EXPECTED}")
     if kind is None:
         raise DataError(f"{path} is no table that is read here; {EXPECTED}")
@@ -142,8 +144,8 @@ def _of_file(path: Path) -> Frame:
 # --- text
 
 
-def _opened(path: Path) -> TextIO:
-    with path.open("rb") as file:
+def _opened(path: TableFile) -> TextIO:
+    with path.open() as file:
         head = file.read(4096)
     what, remedy = what_is(head)
     if what and what not in TEXTS and (b"\0" in head or head.startswith(NO_TABLES)):
@@ -155,10 +157,10 @@ def _opened(path: Path) -> TextIO:
     codec = {"utf-8": "utf-8-sig", "utf-16-le": "utf-16", "utf-16-be": "utf-16", None: "utf-8"}.get(
         encoding, "utf-32"
     )
-    return path.open(encoding=codec, newline="")
+    return io.TextIOWrapper(path.open(), encoding=codec, newline="")
 
 
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
+def _lines(path: TableFile, file: TextIO) -> Iterator[str]:
     number = 0
     while True:
         number += 1
@@ -179,9 +181,9 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         yield line
 
 
-def _odd_line(path: Path, number: int) -> int:
+def _odd_line(path: TableFile, number: int) -> int:
     """The first line that is no UTF-8, from line `number` on, up to which a block of the file was decoded."""
-    with path.open("rb") as file:
+    with path.open() as file:
         for at, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
             try:
                 line.decode("utf-8")
@@ -190,11 +192,11 @@ def _odd_line(path: Path, number: int) -> int:
     return number
 
 
-def _of_csv(path: Path) -> Frame:
+def _of_csv(path: TableFile) -> Frame:
     with _opened(path) as file:
         before, first = _header(_lines(path, file))
     present = [one for one in DELIMITERS if one in first]
-    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else (present or [","])[0]
+    delimiter = "\t" if path.suffix in (".tsv", ".tab") else (present or [","])[0]
     header = next(_rows(path, iter([first]), delimiter), [])
     names = [name.strip() for name in header]
     if any(name.lower().endswith(SUFFIXES) for name in names):
@@ -238,7 +240,7 @@ def _header(lines: Iterator[str]) -> tuple[int, str]:
     return 0, ""
 
 
-def _rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+def _rows(path: TableFile, lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         try:
@@ -249,7 +251,7 @@ def _rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[list[str
             raise DataError(f"{path}: line {reader.line_num}: {error}; is a quote not closed?") from None
 
 
-def _of_json_lines(path: Path) -> Frame:
+def _of_json_lines(path: TableFile) -> Frame:
     def objects() -> Iterator[dict[str, Any]]:
         with _opened(path) as file:
             for number, line in enumerate(_lines(path, file), 1):
@@ -282,7 +284,7 @@ def _of_json_lines(path: Path) -> Frame:
 # --- Arrow
 
 
-def _of_parquet(path: Path) -> Frame:
+def _of_parquet(path: TableFile) -> Frame:
     try:
         parquet = import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -293,7 +295,8 @@ def _of_parquet(path: Path) -> Frame:
         ) from error
     arrow_error = import_module("pyarrow").ArrowException
     try:
-        file = parquet.ParquetFile(path, memory_map=True)
+        here = path.place if not is_remote(path.place) else path.open()
+        file = parquet.ParquetFile(here, memory_map=True)
     except (arrow_error, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
 

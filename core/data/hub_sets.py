@@ -23,9 +23,10 @@ from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
 from headstart.data.layouts import role_of
 from headstart.data.missing_labels import labelled_rows, no_label
+from headstart.data.place import expanded
 from headstart.data.table import Columns, image_column, roles_of
 from headstart.data.untrained import warn_of_untrained
-from headstart.data.walk import check_on_error, expanded
+from headstart.data.walk import check_on_error
 
 SAVED_BY_HUB = ("dataset_info.json", "dataset_dict.json")
 """what the library `datasets` writes into a folder that `save_to_disk` made"""

@@ -16,6 +16,8 @@ Invariant: an id from here is that of the bytes that are in the file. What could
 * A forged index: a checksum can be computed by anybody, so the file is only used if nobody else can have written
   it, and if it is what is written here, see `index_file`.
 
+Of an object in a bucket, its size and ETag are what stands in the place of the stat (`url_files`).
+
 The device is left out, as in git: NFS, btrfs and overlays get another number at every mount, and each machine that
 shares a cache sees its own. For the same path to lead to another file of the same inode, size and ctime, a copy
 of the whole file system has to be mounted there, and then it holds the same bytes.
@@ -49,6 +51,7 @@ from headstart.common.machine import cache_root
 from headstart.data import change_times
 from headstart.data.decode import max_pixels
 from headstart.data.index_file import DEADLINE_SECONDS, TABLE, NotOurs, connect, private_path, set_aside
+from headstart.data.place import REMOTE
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -250,12 +253,13 @@ def _prune(connection: Connection, day: int) -> None:
 
 
 def _keys(paths: Sequence[str]) -> list[bytes]:
-    """The absolute paths, as the system has them. Two spellings of one path are two entries, and both right."""
+    """The absolute paths, as the system has them, or URLs. Two spellings of one path are two entries, and both
+    right."""
     try:
         here = os.path.join(os.getcwd(), "")  # noqa: PTH109, PTH118
     except OSError:  # it was deleted
         here = ""
-    return [os.fsencode(path if path.startswith("/") else here + path) for path in paths]
+    return [os.fsencode(path if path.startswith(("/", *REMOTE)) else here + path) for path in paths]
 
 
 def _checksum(key: bytes, entry: bytes) -> int:

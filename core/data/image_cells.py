@@ -12,9 +12,11 @@ from typing import Any
 from headstart.common.errors import DataError
 from headstart.data.columns import is_missing
 from headstart.data.dataset import Skipped, Unread
+from headstart.data.file_system import Files
 from headstart.data.formats import SUFFIXES
 from headstart.data.frames import Column, Frame
 from headstart.data.layouts import URL
+from headstart.data.place import FILE, REMOTE, is_remote, joined, name_of, place_of
 
 SHOWN = 3
 
@@ -43,43 +45,40 @@ def bytes_of(cell: Any) -> bytes:
     return bytes(content)
 
 
-def files_of(images: Column, column: str, root: Path, place: Any) -> list[str]:
-    """The path of each row's file."""
+def files_of(images: Column, column: str, root: str, place: Any) -> list[str]:
+    """The path, or URL, of each row's file. `root`: the folder, or its URL, that names are relative to."""
     files = []
-    before = _in(root)
+    before = joined(root, "x")[:-1]
     for i, image in enumerate(images):
-        if type(image) is str and image and image[0].isalnum() and not (os.name == "nt" and ":" in image):
+        if type(image) is str and image and image[0].isalnum() and ":" not in image:
             files.append(before + image)  # a plain relative name; the others in full
             continue
         if isinstance(image, dict):
             image = image.get("path")
         if is_missing(image) or not isinstance(image, str | os.PathLike):
             raise DataError(f"{place(i)} names no image in column {column!r} ({image!r:.40})")
-        files.append(str(root / image))
+        files.append(_file_of(os.fspath(image), root, place, i))
     return files
 
 
-def _in(root: Path) -> str:
-    """What stands before the plain names of files in a folder."""
-    return str(Path(root, "x"))[:-1]
+def _file_of(name: str, root: str, place: Any, row: int) -> str:
+    if is_remote(name):
+        return name
+    if name.startswith(FILE):
+        return place_of(name)
+    if is_remote(root) and name.startswith("/"):
+        raise DataError(
+            f"{place(row)} names the file {name}; expected a name relative to {root}, or a URL that begins with "
+            f"{', '.join(REMOTE)}"
+        )
+    return joined(root, name)
 
 
 def files_there(
-    files: list[str], frame: Frame, root: Path, place: Any, on_error: str
+    files: list[str], places: Files, frame: Frame, root: str, place: Any, on_error: str
 ) -> tuple[list[int], list[Skipped]]:
-    """The rows whose files are there. Folders are listed, each once: a million files are not asked for one by
-    one."""
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for i, path in enumerate(files):
-        folder, _, name = path.rpartition(os.sep)
-        if folder not in listed:
-            try:
-                listed[folder] = set(os.listdir(folder or "." if folder or os.sep not in path else os.sep))  # noqa: PTH208 - names only, ten times as fast
-            except OSError:
-                listed[folder] = set()
-        if name not in listed[folder] and not os.path.exists(path):  # noqa: PTH110 - capitals, or ..
-            missing.append(i)
+    """The rows whose files are there. `places`: where they lie."""
+    missing = [i for i, is_there in enumerate(places.there(files)) if not is_there]
     if not missing:
         return list(range(len(files))), []
     if on_error == "raise" or len(missing) == len(files):
@@ -88,7 +87,7 @@ def files_there(
         raise DataError(
             f"{len(missing):,} of the {len(files):,} files that {frame.name} names "
             f"{'is' if len(missing) == 1 else 'are'} not there, the first: "
-            f"{first}. {_hint(files[missing[0]], root)}{skip}"
+            f"{first}. {_hint(files[missing[0]], places, root)}{skip}"
         )
     gone = set(missing)
     return [i for i in range(len(files)) if i not in gone], [
@@ -96,13 +95,16 @@ def files_there(
     ]
 
 
-def _hint(path: str, root: Path) -> str:
+def _hint(path: str, places: Files, root: str) -> str:
     """What may be wrong with the name of a file that is not there."""
+    there = places.of(path)
     for suffix in SUFFIXES:
-        if Path(path + suffix).is_file():
-            return f"There is a {Path(path + suffix).name}: write the names with their suffix"
-    if "\\" in path and Path(path.replace("\\", "/")).is_file():
+        if there.is_file(path + suffix):
+            return f"There is a {name_of(path + suffix)}: write the names with their suffix"
+    if "\\" in path and there.is_file(path.replace("\\", "/")):
         return "The names have backslashes: write them with /"
-    if URL.match(path.removeprefix(_in(root))):
-        return "They are addresses, and images are read from this machine only: download them"
-    return f"Names are relative to {root.absolute()}: root= (--root) says where they are"
+    if URL.match(path.removeprefix(joined(root, "x")[:-1])) and not is_remote(path):
+        return "They are addresses that are not read here: download them"
+    if is_remote(path):
+        return f"Names are relative to {root}, or URLs: root= (--root) says where they are"
+    return f"Names are relative to {Path(root).absolute()}: root= (--root) says where they are"

@@ -11,12 +11,12 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from headstart.common.errors import DataError, DataWarning
-from headstart.data.formats import PREFIX_NBYTES, kind_of
-from headstart.data.litter import is_litter
+from headstart.data.file_system import Folder
+from headstart.data.formats import kind_of
 from headstart.data.names import normal, shown
+from headstart.data.place import FILE, REMOTE, suffix_of
 from headstart.data.signatures import UNPACK, what_is
 
 ROLES = {
@@ -97,12 +97,12 @@ def role_of(name: str) -> str | None:
     return next(iter(sorted(about[0])), None) if about is not None else None
 
 
-def layout_in(root: Path, names: Sequence[str]) -> str | None:
+def layout_in(root: Folder, names: Sequence[str]) -> str | None:
     """`layout_of` these folders in `root`, or "split" where what lies in them says so."""
     return layout_of(names) or ("split" if _same_folders_in_parts(root, names) else None)
 
 
-def refuse_layout(root: Path, names: Sequence[str]) -> None:
+def refuse_layout(root: Folder, names: Sequence[str]) -> None:
     """DataError where the folders in `root` are no classes by their names."""
     layout = layout_in(root, names)
     if layout is None:
@@ -138,7 +138,7 @@ def refuse_layout(root: Path, names: Sequence[str]) -> None:
     )
 
 
-def refuse_layout_below(root: Path, below: dict[str, Sequence[str]]) -> None:
+def refuse_layout_below(root: Folder, below: dict[str, Sequence[str]]) -> None:
     """The same for the folders in every class folder, class -> their names; empty where it holds images itself.
     DataWarning where all hold the same folders, which may be the classes (of several cameras, or years)."""
     layouts = {layout_of(names) for names in below.values()}
@@ -162,9 +162,9 @@ def refuse_layout_below(root: Path, below: dict[str, Sequence[str]]) -> None:
     )
 
 
-def one_class_hint(root: Path, name: str) -> str:
+def one_class_hint(root: Folder, name: str) -> str:
     """What to do about a root with one class folder."""
-    inner = _folders_in(root / name)
+    inner = (root / name).folders()
     if len(inner) > 1 and layout_of(inner) == "split":
         train = next((part for part in inner if role_of(part) == "train"), inner[0])
         return f" That one holds a split: name the part to train on, {root / name / train}."
@@ -173,44 +173,46 @@ def one_class_hint(root: Path, name: str) -> str:
     return " Is this the folder above or below the right one?"
 
 
-def refuse_url(text: str) -> None:
-    """DataError for an address in place of a path."""
+def refuse_url(path: str | os.PathLike[str]) -> None:
+    """DataError for an address in place of a path or of a URL that is read here."""
+    text = os.fspath(path)
     address = URL.match(text)
-    if address is None or os.path.lexists(text):
+    if address is None or (isinstance(path, str) and text.startswith((*REMOTE, FILE))) or os.path.lexists(text):
         return
     scheme = address.group(1).lower()
+    if f"{scheme}://" in (*REMOTE, FILE):
+        raise DataError(f"{text} is an address, and no path; give the URL as text, as a Path drops a slash")
     fetch = {
-        "s3": "aws s3 sync",
-        "gs": "gcloud storage rsync -r",
         "hf": "hf download --repo-type dataset",
-        "az": "azcopy sync",
         "abfs": "azcopy sync",
+        "gcs": "gcloud storage rsync -r",
     }.get(scheme)
     how = f" (such as `{fetch}`)" if fetch else ""
     raise DataError(
-        f"{text} is an address; data sets are read from this machine only, so far. Download it{how} and name the "
-        "folder, which holds a folder a class"
+        f"{text} is an address that is not read here; expected a path, or a URL that begins with "
+        f"{', '.join(REMOTE)} or {FILE}. Download it{how} and name the folder, which holds a folder a class"
     )
 
 
-def refuse_file(path: Path) -> None:
+def refuse_file(place: Folder) -> None:
     """DataError for a file in place of a folder: what it is, and what works."""
     expected = "expected a folder that holds one folder a class"
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise DataError(f"{path} is neither a folder nor a regular file; {expected}")
+    if not place.files.is_file(place.path):  # opening a pipe would wait for ever
+        raise DataError(f"{place} is neither a folder nor a regular file; {expected}")
     try:
-        with path.open("rb") as file:
-            prefix = file.read(PREFIX_NBYTES)
+        prefix = place.files.first_bytes(place.path)
     except OSError as error:
-        raise DataError(f"{path} is no folder, and cannot be read: {error.strerror}; {expected}") from error
+        raise DataError(
+            f"{place} is no folder, and cannot be read: {error.strerror or error}; {expected}"
+        ) from error
     what, remedy = what_is(prefix)
     if (image := kind_of(prefix)) is not None and image != "NumPy":  # which may hold many
         one = f"is one image ({image})"
-        raise DataError(f"{path} {one}; {expected}. `headstart predict` classifies single images")
-    table = TABLES.get(path.suffix.lower())
+        raise DataError(f"{place} {one}; {expected}. `headstart predict` classifies single images")
+    table = TABLES.get(suffix_of(place.path))
     if table is not None and (remedy != UNPACK or table in ("Excel", "OpenDocument")):
-        raise DataError(f"{path} is a table or list ({table}); {expected}: {NO_TABLES}")
-    raise DataError(f"{path} is {what or 'a file'}; {expected}" + (f": {remedy}" if remedy else ""))
+        raise DataError(f"{place} is a table or list ({table}); {expected}: {NO_TABLES}")
+    raise DataError(f"{place} is {what or 'a file'}; {expected}" + (f": {remedy}" if remedy else ""))
 
 
 def _words(name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
@@ -247,29 +249,21 @@ def _same_in_roles(names: Sequence[str]) -> list[str]:
     return [name for of in roles.values() if len(set(of.values())) > 1 for name in of]
 
 
-def _same_folders_in_parts(root: Path, names: Sequence[str]) -> bool:
+def _same_folders_in_parts(root: Folder, names: Sequence[str]) -> bool:
     """Whether folders called as two parts of a split hold folders of the same names; or one is called so, and all
     the others hold the same folders as it."""
     parts = {name: role for name in names if (role := role_of(name)) is not None}
     if len(set(parts.values())) < 2:
         return bool(parts) and bool(_same_folders(root, names))
-    inner = [set(_folders_in(root / name)) for name in parts]
+    inner = [set((root / name).folders()) for name in parts]
     return any(a & b for i, a in enumerate(inner) for b in inner[i + 1 :])
 
 
-def _same_folders(root: Path, names: Sequence[str]) -> list[str]:
+def _same_folders(root: Folder, names: Sequence[str]) -> list[str]:
     """The folders, two or more, that lie in every one of the folders `names`, which hold no others; else none."""
-    first = _folders_in(root / names[0]) if len(names) > 1 else []
-    same = len(first) > 1 and all(_folders_in(root / name) == first for name in names[1:])
+    first = (root / names[0]).folders() if len(names) > 1 else []
+    same = len(first) > 1 and all((root / name).folders() == first for name in names[1:])
     return first if same else []
-
-
-def _folders_in(path: Path) -> list[str]:
-    try:
-        with os.scandir(path) as scan:
-            return sorted(entry.name for entry in scan if not is_litter(entry.name) and entry.is_dir())
-    except OSError:
-        return []
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

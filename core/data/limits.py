@@ -8,6 +8,8 @@ from pathlib import Path
 from headstart.common.errors import ImageError, SettingError
 
 MAX_PIXELS = 50_000_000
+MAX_NBYTES = 256 << 20
+"""of one encoded picture that comes out of something larger, or from elsewhere"""
 
 
 def max_pixels() -> int:

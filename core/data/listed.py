@@ -9,21 +9,25 @@ from typing import Any
 
 from headstart.common.errors import DataError, ImageError
 from headstart.data.annotations import unlabelled
+from headstart.data.any_files import files_for
 from headstart.data.columns import is_missing
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import EncodedSource, sound
+from headstart.data.file_system import Files
 from headstart.data.frames import KINDS, frame_of
 from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
+from headstart.data.place import expanded, is_remote, place_of, stem_of, suffix_of
 from headstart.data.table import image_column
-from headstart.data.walk import check_on_error, expanded
+from headstart.data.walk import check_on_error
 
 EMPTY = "names no image: its cell is empty"
 
 
 def is_table(path: str | Path) -> bool:
-    """Whether there is a file with the suffix of a table."""
-    path = expanded(path)
-    return path.suffix.lower() in KINDS and path.is_file()
+    """Whether there is a file, or a URL, with the suffix of a table."""
+    if suffix_of(path) not in KINDS:
+        return False
+    return is_remote(path) or expanded(path).is_file()
 
 
 def images_listed(
@@ -50,7 +54,7 @@ def images_listed(
     def place(i: int) -> str:
         return frame.place(i)
 
-    name = Path(frame.name).stem if folder is not None else "table"
+    name = stem_of(frame.name) if folder is not None else "table"
     rows = [i for i, cell in enumerate(images) if on_error == "raise" or not is_missing(cell)]
     if not rows:
         raise DataError(f"{frame.name}: no row names an image in column {column!r}")
@@ -59,29 +63,30 @@ def images_listed(
             len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}", truncated
         )
         return sound(encoded, unlabelled(len(images)), name, (), decoding)
-    at = expanded(root) if root is not None else folder if folder is not None else Path()
+    at = place_of(root) if root is not None else folder or "."
 
-    def place_of(k: int) -> str:
+    def place_of_row(k: int) -> str:
         return place(rows[k])
 
-    files = files_of([images[i] for i in rows], column, at, place_of)
-    kept, left_out = files_there(files, frame, at, place_of, on_error)
+    files = files_of([images[i] for i in rows], column, at, place_of_row)
+    places = files_for(files)
+    kept, left_out = files_there(files, places, frame, at, place_of_row, on_error)
     if examine:
         named = set(rows)
         empty = [Skipped(f"{frame.name}, {place(i)}", EMPTY) for i in range(len(images)) if i not in named]
-        files = [files[k] for k in kept]
-        return sound(FileSource(files, truncated), unlabelled(len(files)), name, [*left_out, *empty], decoding)
+        source = FileSource([files[k] for k in kept], truncated, places)
+        return sound(source, unlabelled(len(kept)), name, [*left_out, *empty], decoding)
     paths = [f"{frame.name}, {place(i)}" for i in range(len(images))]
     for i, file in zip(rows, files, strict=True):
         paths[i] = file
-    return sound(_Listed(paths, frozenset(rows), truncated), unlabelled(len(paths)), name, (), decoding)
+    return sound(_Listed(paths, frozenset(rows), truncated, places), unlabelled(len(paths)), name, (), decoding)
 
 
 class _Listed(FileSource):
     """Files of a table, of which some rows name none: `named` are the others."""
 
-    def __init__(self, paths: Sequence[str], named: frozenset[int], truncated: str) -> None:
-        super().__init__(paths, truncated)
+    def __init__(self, paths: Sequence[str], named: frozenset[int], truncated: str, files: Files) -> None:
+        super().__init__(paths, truncated, files)
         self._named = named
 
     def read(self, index: int) -> tuple[bytes, str]:

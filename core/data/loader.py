@@ -86,40 +86,41 @@ def _generate(
     unread: dict[int, ImageError] | None,
 ) -> Generator[Batch, None, None]:
     stop = threading.Event()
-
-    def fill(batch: Batch, start: int) -> None:
-        for k in range(start, min(start + chunk, len(batch.ids))):
-            if stop.is_set():
-                return
-            try:
-                image, id = data.load(int(batch.indices[k]))
-            except ImageError as error:
-                if unread is None:
-                    raise
-                batch.images[k], unread[int(batch.indices[k])] = 0, error
-                continue
-            crop = augment.draw(seed, epoch, id, *image.size) if augment is not None else None
-            preprocess.fill(batch.images, k, image, crop)
-            batch.ids[k] = id
-
     chunk, most = ahead(workers, batch_size, nbytes(preprocess.allocate(1)))
     pending: deque[tuple[Batch, list[Future[None]]]] = deque()
     starts = iter(range(0, len(order), batch_size))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="headstart-loader")
-    try:
-        while True:
-            while len(pending) < most and (start := next(starts, None)) is not None:
-                indices = order[start : start + batch_size].copy()
-                n = len(indices)
-                batch = Batch(preprocess.allocate(n), data.labels[indices], [""] * n, indices)
-                pending.append((batch, [pool.submit(fill, batch, k) for k in range(0, n, chunk)]))
-            if not pending:
-                return
-            batch, tasks = pending.popleft()
-            for task in tasks:
-                task.result()
-            yield batch
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-        say_remarks(data)
+    with data.in_order(order) as load:
+
+        def fill(batch: Batch, batch_start: int, start: int) -> None:
+            for k in range(start, min(start + chunk, len(batch.ids))):
+                if stop.is_set():
+                    return
+                try:
+                    image, id = load(batch_start + k)
+                except ImageError as error:
+                    if unread is None:
+                        raise
+                    batch.images[k], unread[int(batch.indices[k])] = 0, error
+                    continue
+                crop = augment.draw(seed, epoch, id, *image.size) if augment is not None else None
+                preprocess.fill(batch.images, k, image, crop)
+                batch.ids[k] = id
+
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="headstart-loader")
+        try:
+            while True:
+                while len(pending) < most and (start := next(starts, None)) is not None:
+                    indices = order[start : start + batch_size].copy()
+                    n = len(indices)
+                    batch = Batch(preprocess.allocate(n), data.labels[indices], [""] * n, indices)
+                    pending.append((batch, [pool.submit(fill, batch, start, k) for k in range(0, n, chunk)]))
+                if not pending:
+                    return
+                batch, tasks = pending.popleft()
+                for task in tasks:
+                    task.result()
+                yield batch
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            say_remarks(data)

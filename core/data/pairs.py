@@ -20,7 +20,8 @@ from headstart.data.arrays import check_image, pixels
 from headstart.data.dataset import ArraySource, Dataset, FileSource
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.labels import labels_of
-from headstart.data.walk import check_on_error, expanded
+from headstart.data.place import place_of
+from headstart.data.walk import check_on_error
 
 LABEL_LISTS = ("targets", "labels", "_labels")
 PREPROCESSING = "as preprocessing is the model's"
@@ -68,7 +69,7 @@ def wrap(
                 advance()
     about = _labels(labels, names, count)
     if isinstance(first, str | os.PathLike):
-        files = FileSource([str(expanded(_pair(source, i)[0])) for i in range(count)], truncated)
+        files = FileSource([place_of(_pair(source, i)[0]) for i in range(count)], truncated)
         return sound(files, about, name, (), on_error)
     if isinstance(first, bytes | bytearray | memoryview):
         encoded = EncodedSource(

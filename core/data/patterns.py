@@ -9,12 +9,15 @@ from pathlib import Path
 
 from headstart.common.errors import DataError
 from headstart.data.litter import is_litter
-from headstart.data.walk import expanded
+from headstart.data.place import expanded, is_remote
 
 
 def is_pattern(path: str | Path) -> bool:
-    """Whether the path has `*`, `?` or `[...]`, and nothing is there under just that name."""
+    """Whether the path has `*`, `?` or `[...]`, and nothing is there under just that name. Of a
+    URL these are characters like any other."""
     text = str(expanded(path))
+    if is_remote(path):
+        return False
     return glob.has_magic(text) and not os.path.lexists(text)
 
 

@@ -17,17 +17,23 @@ from PIL import Image
 
 from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import unlabelled
+from headstart.data.any_files import files_for
 from headstart.data.arrays import arrays, pixels
 from headstart.data.dataset import Dataset, FileSource, Skipped
-from headstart.data.decode import decode, read_file
+from headstart.data.decode import decode
 from headstart.data.door import as_data_set, described, is_frame, is_hub_set
 from headstart.data.encoded import sound
+from headstart.data.file_system import BROKEN, FILE, Files
+from headstart.data.formats import BELIEVED
 from headstart.data.hub_sets import hub_pictures, is_saved_hub_set
+from headstart.data.layouts import refuse_url
 from headstart.data.listed import images_listed, is_table
 from headstart.data.patterns import is_pattern, without_patterns
+from headstart.data.place import FILE as FILE_URL
+from headstart.data.place import is_remote, place_of
 from headstart.data.summary import say
 from headstart.data.tars import is_tar, tar_pictures
-from headstart.data.walk import check_on_error, expanded, named, walk
+from headstart.data.walk import check_on_error, named, walk
 
 PICTURES = (
     "a path, a folder, a Pillow image, the bytes of an image file, a list of such or of uint8 arrays (h, w, 3), "
@@ -56,7 +62,10 @@ def images_at(
     """
     check_on_error(on_error)
     decoding = on_error if examine else "raise"
-    paths = without_patterns([paths] if isinstance(paths, str | os.PathLike) else paths)
+    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for path in paths:
+        refuse_url(path)
+    paths = without_patterns([place_of(path) if str(path).startswith(FILE_URL) else path for path in paths])
     if len(paths) == 1 and is_table(paths[0]):
         return images_listed(paths[0], on_error, image, root, examine=examine, truncated=truncated)
     if len(paths) == 1 and is_saved_hub_set(paths[0]) and root is None:
@@ -69,16 +78,17 @@ def images_at(
         return tar_pictures(paths, decoding, truncated)
     files: list[str] = []
     left_out: list[Skipped] = []
+    places = files_for(map(place_of, paths))
     for path in paths:
         if is_tar(path) or is_table(path):
             raise DataError(f"{path} is named among other paths; expected tars alone, one table alone, or images")
-        if on_error == "skip" and not examine and _is_file(path):
-            files.append(str(expanded(path)))
+        if on_error == "skip" and not examine and _is_file(path, places):
+            files.append(place_of(path))
             continue
-        below = walk(path, on_error)
+        below = walk(path, on_error, places)
         files += below.files
         left_out += below.skipped
-    data = sound(FileSource(files, truncated), unlabelled(len(files)), "files", left_out, decoding)
+    data = sound(FileSource(files, truncated, places), unlabelled(len(files)), "files", left_out, decoding)
     if not len(data):
         left = f"; left out: {named(data.skipped)}" if data.skipped else ""
         raise DataError(f"no image files in {', '.join(map(str, paths))}{left}")
@@ -140,7 +150,7 @@ def _of_array(images: np.ndarray) -> Dataset:
 
 def _of_files(paths: list[str], on_error: str) -> Dataset:
     """Files as they are; with folders, patterns, tables or tars among them, what these mean."""
-    if any(is_pattern(path) or is_tar(path) or is_table(path) or Path(path).is_dir() for path in paths):
+    if any(is_pattern(path) or is_tar(path) or is_table(path) or _may_be_folder(path) for path in paths):
         data = images_at(paths, on_error, examine=False)
         say(data)
         return data
@@ -152,24 +162,29 @@ def _files(paths: Sequence[str]) -> Dataset:
     return Dataset(FileSource(paths), unlabelled(len(paths)), "files")
 
 
-def _is_file(path: str | Path) -> bool:
+def _may_be_folder(path: str) -> bool:
+    """Whether it is one; of a URL, which is not looked up for that, whether it is not called as an image is."""
+    return not path.lower().endswith(BELIEVED) if is_remote(path) else Path(path).is_dir()
+
+
+def _is_file(path: str | Path, places: Files) -> bool:
     """Whether it is there and no folder: a file, a pipe, a link that leads nowhere."""
-    path = expanded(path)
-    return os.path.lexists(path) and not path.is_dir()
+    place = place_of(path)
+    return places.of(place).kind(place) in (FILE, BROKEN)
 
 
 def _path(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not text:
         raise SettingError('images is "", which names no file; expected the path of an image or of a folder')
-    if isinstance(path, str) and "://" in text:
-        raise SettingError(f"images is the address {text!r}; expected a path: nothing is downloaded here")
-    return str(expanded(text))
+    refuse_url(path)
+    return place_of(path)
 
 
 def _loaded(item: Any, what: str) -> np.ndarray:
     if isinstance(item, str | os.PathLike):
-        return np.asarray(decode(read_file(_path(item)), _path(item)))
+        place = _path(item)
+        return np.asarray(decode(files_for([place]).read(place), place))
     if isinstance(item, bytes | bytearray | memoryview):
         return np.asarray(decode(bytes(item), what))
     return pixels(item, what)

@@ -24,10 +24,11 @@ from headstart.data.dataset import ArraySource, Dataset
 from headstart.data.folders import folder
 from headstart.data.frames import KINDS
 from headstart.data.hub_sets import huggingface, is_saved_hub_set
-from headstart.data.layouts import URL
+from headstart.data.layouts import refuse_url
+from headstart.data.listed import is_table
+from headstart.data.place import FILE, expanded, is_remote, place_of, suffix_of
 from headstart.data.table import Columns, table
 from headstart.data.tars import webdataset
-from headstart.data.walk import expanded
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -49,7 +50,8 @@ def open_data(
     truncated: str = "raise",
 ) -> Dataset:
     """The data set that the command line names: "digits", "cifar10", "flowers", or the path of a folder, a
-    table, a WebDataset tar (or a pattern of such), or what the library `datasets` saved.
+    table, a WebDataset tar (or a pattern of such), or what the library `datasets` saved; or the URL of one of the
+    first three, see `folder`.
 
     Where a folder is called like one of the three, "./digits" is the folder and "builtin:digits" the data set, and
     the bare name raises `DataError`. `classes`, `columns`, `truncated`: see `folder` and `table`. Else raises what
@@ -70,19 +72,21 @@ def open_data(
                 f"./{text} for the folder, or {BUILTIN}{text}"
             )
         return opened[text]()
+    refuse_url(text)
+    text = place_of(text) if text.startswith(FILE) else text
     path = expanded(text)
-    if path.suffix.lower() in KINDS and path.is_file():
-        return table(path, **columns.asked(), classes=classes, **how)
+    if is_table(text):
+        return table(text, **columns.asked(), classes=classes, **how)
     if path.suffix.lower() == ".tar":
         asked = columns.only("label", "task", "separator", kind="a tar")
         return webdataset(text, **asked, classes=classes, **how)
     if is_saved_hub_set(path):
         asked = columns.only("image", "label", "group", "weight", "task", kind="a saved data set")
         return huggingface(path, **asked, classes=classes, **how)
-    if path.suffix.lower() in KINDS and not os.path.lexists(path) and not URL.match(text):
+    if path.suffix.lower() in KINDS and not os.path.lexists(path):
         raise DataError(f"there is no table {text} here; check the path")
     if not text or os.path.lexists(path) or os.sep in text or "/" in text:
-        if path.is_dir():
+        if path.is_dir() or is_remote(text):
             columns.only(kind="a folder of images")
         return folder(text, classes=classes, **how)
     if path.suffix:
@@ -98,10 +102,9 @@ def are_photographs(text: str) -> bool:
 
 def takes_columns(text: str) -> bool:
     """Whether what `text` names is a table, or another set in whose place columns can be named."""
-    path = expanded(text)
-    if path.suffix.lower() in (*KINDS, ".tar"):
-        return path.is_file() or path.suffix.lower() == ".tar"
-    return is_saved_hub_set(path)
+    if suffix_of(text) in (*KINDS, ".tar"):
+        return is_table(text) or suffix_of(text) == ".tar"
+    return is_saved_hub_set(text)
 
 
 def digits() -> Dataset:

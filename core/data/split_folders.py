@@ -8,7 +8,6 @@ refused by `headstart.data.layouts`, as nobody can say what was meant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from headstart.common.errors import DataError
 from headstart.data.annotations import PARTS
 from headstart.data.dataset import Skipped
+from headstart.data.file_system import Folder
 from headstart.data.layouts import layout_in, refuse_layout, role_of
 from headstart.data.names import shown, spelt_twice, twins
 from headstart.data.samples import Samples
@@ -23,7 +23,7 @@ from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import Walker
 
 
-def parts_among(root: Path, names: Sequence[str]) -> dict[str, str]:
+def parts_among(root: Folder, names: Sequence[str]) -> dict[str, str]:
     """Part -> the folder of these in `root` that is it; empty where they are not the parts of one split."""
     if layout_in(root, names) != "split":
         return {}
@@ -44,7 +44,7 @@ class Sorted(NamedTuple):
 
 
 def sort_files(
-    root: Path,
+    root: Folder,
     folders: dict[str, dict[str, str]],
     asked: Sequence[str] | None,
     left_out: Sequence[Skipped],
@@ -56,7 +56,7 @@ def sort_files(
     parts or classes, and for a class of the training part without an image; DataWarning for a class that only
     other parts have.
     """
-    walker = Walker(str(root))
+    walker = Walker(root.path, root.files)
     walker.left_out += left_out
     for part, of_class in folders.items():
         if not of_class:
@@ -66,7 +66,7 @@ def sort_files(
                 "hs.data.folder(path, classes=[...])"
             )
         if asked is None:
-            refuse_layout(Path(next(iter(of_class.values()))).parent, list(of_class))
+            refuse_layout(root.at(next(iter(of_class.values()))).parent, list(of_class))
     walker.add({f"{part}/{name}": path for part, of_class in folders.items() for name, path in of_class.items()})
     walker.check(on_error)
     every = sorted({name for of_class in folders.values() for name in of_class})
@@ -92,7 +92,7 @@ def sort_files(
     return Sorted(paths, labels, classes, np.array(parts, np.int8)), walker.left_out
 
 
-def check_classes(root: Path, data: Samples, named: bool) -> None:
+def check_classes(root: Folder, data: Samples, named: bool) -> None:
     """DataError where fewer than two classes, or no image, are left to train on; DataWarning for classes that
     only another part has, unless they are `named`: somebody said which classes there are."""
     classes, of = data.classes, data.annotations.parts

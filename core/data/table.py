@@ -15,6 +15,7 @@ import numpy as np
 
 from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import MULTI, PARTS, Annotations
+from headstart.data.any_files import files_for
 from headstart.data.columns import groups_in, label_lists, labels_in, parts_in, weights_in
 from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import EncodedSource, sound
@@ -22,9 +23,10 @@ from headstart.data.frames import Column, Frame, frame_of
 from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
 from headstart.data.layouts import role_of
 from headstart.data.missing_labels import labelled_rows, no_label, without_any
+from headstart.data.place import place_of, stem_of
 from headstart.data.repeated_rows import joined, once
 from headstart.data.untrained import warn_of_untrained
-from headstart.data.walk import check_on_error, expanded
+from headstart.data.walk import check_on_error
 
 IMAGE_NAMES = (
     "image file filename file_name path filepath file_path image_path imagepath image_file img img_path imgpath "
@@ -85,12 +87,12 @@ def table(
     dict of columns.
 
     `image`: the column of file names, relative to `root` (default: the table's folder, of a frame the current
-    one), or of the bytes of image files. `label`: the column of names or numbers, each a class; of lists, or of
-    texts such as "cat;dog" with `separator` between them, each a label (task "multi"); of numbers with a
-    fraction, a target ("regression"). Or the names of several columns, each a label with 0 and 1, or each a
-    target. `split`: the column that says train, val or test; then the data set has the parts `.train`, `.val` and
-    `.test`. `group`: the column of names that no split cuts. `weight`: the column of how much a sample counts, 0
-    or more.
+    one), or of the bytes of image files. The table, `root` and the names may be URLs, as of `folder`. `label`: the
+    column of names or numbers, each a class; of lists, or of texts such as "cat;dog" with `separator` between
+    them, each a label (task "multi"); of numbers with a fraction, a target ("regression"). Or the names of several
+    columns, each a label with 0 and 1, or each a target. `split`: the column that says train, val or test; then
+    the data set has the parts `.train`, `.val` and `.test`. `group`: the column of names that no split cuts.
+    `weight`: the column of how much a sample counts, 0 or more.
 
     Where `image`, `label` or `split` is None, a column that is called so is taken, if there is only one, and said.
     `task`: where the values do not tell: "single", "multi" or "regression". `classes`: their order, as of
@@ -124,14 +126,14 @@ def table(
         may_be_several = lists is not None
     rows, skipped = labelled_rows(frame.name, of_label, frame.place, on_error, is_nothing, may_be_several)
     values = {name: column if rows is None else _picked(column, rows) for name, column in values.items()}
-    images, name = values[roles["image"]], Path(frame.name).stem if folder is not None else "table"
+    images, name = values[roles["image"]], stem_of(frame.name) if folder is not None else "table"
     places: Sequence[int] = range(len(images)) if rows is None else rows
 
     def place(i: int) -> str:
         return frame.place(places[i])
 
     notes = [f"{frame.name}: {', '.join(notes)}"] if notes else []
-    at = expanded(root) if root is not None else folder if folder is not None else Path()
+    at = place_of(root) if root is not None else folder or "."
     in_cells = holds_bytes(images, roles["image"], place)
     files = [] if in_cells else files_of(images, roles["image"], at, place)
     if task == MULTI and files and len(roles["label"]) == 1:
@@ -161,7 +163,8 @@ def table(
         if classes is None:
             warn_of_untrained(about, frame.name)
         return sound(encoded, about, name, skipped, on_error, notes)
-    kept, missing = files_there(files, frame, at, place, on_error)
+    where = files_for(files)
+    kept, missing = files_there(files, where, frame, at, place, on_error)
     kept, more = once(files, kept, about, place, joinable=task != MULTI and len(roles["label"]) == 1)
     skipped += missing + more
     if len(kept) < len(files):
@@ -170,7 +173,7 @@ def table(
         raise DataError(f"{frame.name}: no row is left; left out {len(skipped)}, the first: {skipped[0].reason}")
     if classes is None:
         warn_of_untrained(about, frame.name)
-    return sound(FileSource(files, truncated), about, name, skipped, on_error, notes)
+    return sound(FileSource(files, truncated, where), about, name, skipped, on_error, notes)
 
 
 def _annotations(values: Mapping[str, Column], roles: Mapping[str, Any], place: Any, **how: Any) -> Annotations:

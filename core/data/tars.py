@@ -18,9 +18,11 @@ from headstart.common.errors import DataError
 from headstart.data.annotations import REGRESSION, unlabelled
 from headstart.data.columns import is_missing, labels_in
 from headstart.data.dataset import Dataset
-from headstart.data.encoded import MAX_NBYTES, EncodedSource, sound
+from headstart.data.encoded import EncodedSource, sound
 from headstart.data.formats import SUFFIXES
-from headstart.data.walk import check_on_error, expanded
+from headstart.data.limits import MAX_NBYTES
+from headstart.data.place import expanded, is_remote, place_of
+from headstart.data.walk import check_on_error
 
 IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
 ARRAY = "npy"
@@ -112,7 +114,9 @@ def webdataset(
 
 def is_tar(path: str | Path) -> bool:
     """Whether it is the name of a tar, or of several with numbers from `{000..009}`, and no folder."""
-    return str(path).lower().endswith(".tar") and not expanded(path).is_dir()
+    if not str(path).lower().endswith(".tar"):
+        return False
+    return is_remote(path) or not expanded(path).is_dir()
 
 
 def tar_pictures(shards: Sequence[str | Path], on_error: str = "raise", truncated: str = "raise") -> Dataset:
@@ -137,10 +141,14 @@ def _paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
     listed = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
     paths: list[str] = []
     for shard in listed:
-        paths += _numbered(str(expanded(shard)))
+        paths += _numbered(place_of(shard))
         if len(paths) > MAX_SHARDS:
             raise DataError(f"there are more than {MAX_SHARDS:,} shards")
     for path in paths:
+        if is_remote(path):
+            raise DataError(
+                f"{path}: tars are read from this machine only; download it. A URL can be a folder's or a table's"
+            )
         if not Path(path).is_file():
             raise DataError(
                 f"there is no file {path}; expected tars, or a pattern such as shards-{{000..009}}.tar"

@@ -20,16 +20,16 @@ from pathlib import Path
 
 from headstart.common.errors import DataError, ImageError, UnknownNameError
 from headstart.common.log import LOG
+from headstart.data.any_files import files_for
 from headstart.data.dataset import Skipped, Unread
-from headstart.data.formats import BELIEVED, PREFIX_NBYTES
+from headstart.data.file_system import BROKEN, FOLDER, LOCAL, Files, FileSystem, Key
+from headstart.data.formats import BELIEVED
 from headstart.data.litter import is_litter
-from headstart.data.signatures import no_image
+from headstart.data.place import place_of
 
 NO_FILE = "is a pipe, socket or device, and no regular file"
 IN_ICLOUD = "stands for a file that is in iCloud only; download it"
 SHOWN = 5  # problems that an error names
-
-Key = tuple[int, int] | str
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,10 @@ class Walk:
     `Unread` what could not be read"""
 
 
-def walk(path: str | Path, on_error: str = "raise") -> Walk:
+def walk(path: str | Path, on_error: str = "raise", files: Files | None = None) -> Walk:
     """The image files below a folder, at any depth; of a file's path just that file, whatever its name.
 
+    `files`: where it lies, with what is known of that place; None: it is opened.
     `on_error`: "raise", or "skip" for a list of what cannot be taken. No image is decoded: whether a file named
     .jpg is one shows when it is loaded.
 
@@ -53,33 +54,29 @@ def walk(path: str | Path, on_error: str = "raise") -> Walk:
     file that is no image, UnknownNameError for another `on_error`.
     """
     check_on_error(on_error)
-    top = str(expanded(path))
-    if not os.path.lexists(top):
+    top = place_of(path)
+    there = (files_for([top]) if files is None else files).of(top)
+    kind = there.kind(top)
+    if kind is None:
         raise DataError(f"{top}: there is no such file or folder; check the path")
-    if not _is_there(top):
+    if kind == BROKEN:
         if on_error == "raise":
             raise DataError(named([broken(top)]))
         return Walk((), (broken(top),))
-    if not Path(top).is_dir():
-        return _one_file(top, on_error)
-    walker = Walker(top)
+    walker = Walker(top, there)
+    if kind != FOLDER:
+        return _one_file(walker, top, on_error)
     walker.add({"": top})
     walker.check(on_error)
     return Walk(tuple(walker.files(top)), tuple(walker.left_out))
 
 
-def _one_file(path: str, on_error: str) -> Walk:
+def _one_file(walker: Walker, path: str, on_error: str) -> Walk:
     """A file that was named itself: its content decides alone, and a file that is no image is told at once."""
-    walker = Walker(path)
     if walker.is_image(path):
         return Walk((path,), ())
     walker.check(on_error)
     return Walk((), tuple(walker.left_out))
-
-
-def expanded(path: str | Path) -> Path:
-    """The path with `~` for a home folder, where there is such a one."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises for a user who is not known
 
 
 def check_on_error(on_error: str) -> None:
@@ -96,7 +93,8 @@ class _Folder:
 class Walker:
     """A walk of several folders below one root, each under a label of its own: the classes of a data set."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, files: FileSystem = LOCAL) -> None:
+        self._there = files
         self.left_out: list[Skipped] = []
         self.strays: list[Skipped] = []
         """of `left_out`, files that are no images"""
@@ -105,12 +103,12 @@ class Walker:
         self._folders: dict[str, _Folder] = {}
         self._seen: dict[Key, tuple[str | None, str]] = {}  # -> label, path
         self._root = root
-        for above in Path(os.path.realpath(root)).parents:
-            self._see(str(above), None)
+        for above in files.holders(root):
+            self._see(above, None)
 
     def add(self, tops: dict[str, str]) -> None:
         """Walk these folders, label -> path: whatever is really there first, then what links lead to."""
-        is_link = {label: path != self._root and Path(path).is_symlink() for label, path in tops.items()}
+        is_link = {label: path != self._root and self._there.is_link(path) for label, path in tops.items()}
         links = deque((label, path) for label, path in tops.items() if is_link[label])
         if self._root not in tops.values():
             self._see(self._root, None)
@@ -168,12 +166,11 @@ class Walker:
     def _see(self, path: str, label: str | None) -> bool:
         """Whether the folder is new, and may be walked under this label."""
         try:
-            status = os.stat(path)  # noqa: PTH116 - half the time of Path's on large trees
+            key = self._there.identity(path)
         except OSError as error:
             if label is not None:
                 self._unread(path, error)
             return False
-        key: Key = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
         before = self._seen.get(key)
         if before is None:
             self._seen[key] = (label, path)
@@ -200,8 +197,7 @@ class Walker:
         here = _Folder()
         below: list[str] = []
         try:
-            with os.scandir(path) as scan:
-                entries = sorted((entry for entry in scan), key=lambda entry: entry.name)
+            entries = self._there.scan(path)
         except OSError as error:
             self._unread(path, error)
             return below
@@ -238,15 +234,14 @@ class Walker:
     def is_image(self, path: str) -> bool:
         """Look at a file's first bytes; what is no image is left out."""
         try:
-            if not Path(path).is_file():
+            if not self._there.is_file(path):
                 self._stray(path, NO_FILE)
                 return False
-            with open(path, "rb") as file:  # noqa: PTH123
-                prefix = file.read(PREFIX_NBYTES)
+            reason = self._there.no_image(path)
         except OSError as error:
             self._unread(path, error)
             return False
-        if (reason := no_image(prefix)) is None:
+        if reason is None:
             return True
         self._stray(path, reason)
         return False

@@ -13,9 +13,12 @@ from headstart.common.log import LOG
 from headstart.contract import registry
 from headstart.data import Dataset, folder, open_data
 from headstart.data.annotations import SINGLE
+from headstart.data.any_files import folder_at
+from headstart.data.file_system import Folder
+from headstart.data.layouts import refuse_url
+from headstart.data.listed import is_table
 from headstart.data.names import normal
 from headstart.data.table import Columns
-from headstart.data.walk import expanded
 from headstart.training.checks import trained_classes
 from headstart.training.evaluation import Evaluation
 from headstart.training.run import Run
@@ -63,15 +66,17 @@ def labelled(
     """The data set that a text means, for a run whose classes are known. A folder that holds folders of these
     classes is read with them, so that one may be missing, and so is a table; of data in parts the test part is
     taken, and said. `columns`: of a table, as keyword arguments of `headstart.data.table.Columns`."""
-    root, classes = expanded(text), trained_classes(run.model, run.data)
-    inside = {normal(entry.name) for entry in root.iterdir()} if root.is_dir() else set()
+    refuse_url(text)
+    root, classes = folder_at(text), trained_classes(run.model, run.data)
+    a_table = is_table(root.path)
+    inside = set() if a_table else {normal(name) for name in root.folders()}
     if classes.named and inside & set(classes.names):
         Columns(**(columns or {})).only(kind="a folder of images")
         return folder(text, on_error, classes.names, truncated)
-    is_table = classes.named and root.is_file()
-    names = classes.names if is_table else None
+    by_name = classes.named and (a_table or Path(root.path).is_file())
+    names = classes.names if by_name else None
     named = Columns(**(columns or {}))
-    if is_table and named.task is None and run.model.task != SINGLE:
+    if by_name and named.task is None and run.model.task != SINGLE:
         named = replace(named, task=run.model.task)  # whole numbers, and cells of one label, do not tell it
     data = open_data(text, on_error, names, named, truncated)
     if data.parts:
@@ -83,9 +88,10 @@ def labelled(
     return data
 
 
-def _one_of(root: Path, data: Dataset) -> str:
+def _one_of(root: Folder, data: Dataset) -> str:
     """How to name one part of data that have no test part."""
-    here = next((root / part for part in data.parts if (root / part).is_dir()), None)
+    folders = root.folders()
+    here = next((root / part for part in data.parts if part in folders), None)
     if here is not None:
         return f"; name one of them, such as {here}"
     part = next(iter(data.parts))

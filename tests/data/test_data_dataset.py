@@ -143,7 +143,7 @@ def test_ids_do_not_depend_on_names_or_labels(photos: Path) -> None:
 def test_splits_share_the_hashing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = data.folder(photos)
     ids = dataset.ids
-    monkeypatch.setattr("headstart.data.dataset.read_file", lambda path: pytest.fail(f"{path} read again"))
+    monkeypatch.setattr("headstart.data.file_system.read_file", lambda path: pytest.fail(f"{path} read again"))
     train, val = dataset.split(0.5)
     assert sorted(train.ids + val.ids) == sorted(ids)
 

@@ -216,12 +216,10 @@ def test_a_table_an_address_or_a_file_is_said_to_be_one(tmp_path: Path, monkeypa
         "photos.zip": "ZIP archive.*unpack it",
         "a.png": "is one image",
         "hf://pets": "is an address.*hf download",
-        "s3://bucket/pets": "is an address.*aws s3 sync",
         "https://example.org/pets.zip": "is an address",
         "gone.jpg": "there is no file or folder",
         "gone.csv": "there is no table",
         "./gone.csv": "there is no table",
-        "s3://bucket/pets.csv": "is an address",
         "./gone": "does not exist",
     }.items():
         with pytest.raises(DataError, match=reason):
@@ -278,7 +276,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_a_damaged_one(
             raise ImageError(path, "cannot be read: Input/output error")
         return read_file(path)
 
-    monkeypatch.setattr("headstart.data.dataset.read_file", failing)
+    monkeypatch.setattr("headstart.data.file_system.read_file", failing)
     skipped = data.folder(root, on_error="skip").skipped
     assert [(Path(one.path).name, type(one)) for one in skipped] == [("0.png", Skipped), ("1.png", Unread)]
 

@@ -141,7 +141,7 @@ def test_only_what_is_not_named_as_an_image_is_opened(root: Path, monkeypatch: p
         opened.append(Path(path).name)
         return real(path, mode)
 
-    monkeypatch.setattr("headstart.data.walk.open", watched, raising=False)
+    monkeypatch.setattr("headstart.data.file_system.open", watched, raising=False)
     assert len(walk(root).files) == 3
     assert opened == ["x"]
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 import headstart as hs
 from headstart.common.errors import DataError, ImageError
-from headstart.data import dataset, id_index
+from headstart.data import dataset, file_system, id_index, workers
 from headstart.data import index_file as index_door
 from headstart.data.dataset import sample_id
 from headstart.data.id_index import FILE, Hashed, IdIndex, stamp_of
@@ -59,13 +59,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read, as they are read."""
     names: list[str] = []
-    real = dataset.read_file
+    real = file_system.read_file
 
     def counted(path: Any) -> bytes:
         names.append(Path(path).name)
         return real(path)
 
-    monkeypatch.setattr(dataset, "read_file", counted)
+    monkeypatch.setattr(file_system, "read_file", counted)
     return names
 
 
@@ -260,7 +260,7 @@ def test_another_file_stood_there_while_it_was_read(photos: Path, quick: None, m
     content(other, 99)
     link.symlink_to(target)
     settle()
-    real = dataset.read_file
+    real = file_system.read_file
 
     def elsewhere(path: Any) -> bytes:
         if Path(path) == link:
@@ -269,7 +269,7 @@ def test_another_file_stood_there_while_it_was_read(photos: Path, quick: None, m
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "read_file", elsewhere)
+        patch.setattr(file_system, "read_file", elsewhere)
         assert sample_id(other.read_bytes()) in ids(photos)
     link.unlink()
     link.symlink_to(target)
@@ -280,7 +280,7 @@ def test_a_wrong_index_is_found_out_when_the_image_is_loaded(indexed: Path, monk
     """A file system that hides a change: loading finds it, and opening the data set again, as the error says, then
     works."""
     path = indexed / "b" / "3.bmp"
-    monkeypatch.setattr(dataset, "stamp_of", {str(p): stamp_of(str(p)) for p in indexed.rglob("*.bmp")}.get)
+    monkeypatch.setattr(file_system, "stamp_of", {str(p): stamp_of(str(p)) for p in indexed.rglob("*.bmp")}.get)
     content(path, 123)
     data = hs.data.folder(indexed)
     stale = list(data.ids)
@@ -570,9 +570,9 @@ def test_eight_processes_at_once(tmp_path: Path, quick: None, reads: list[str]) 
 
 def test_an_interrupt_keeps_what_was_hashed(photos: Path, quick: None, monkeypatch: Any, reads: list[str]) -> None:
     settle()
-    monkeypatch.setattr(dataset, "default_workers", lambda: 1)
-    monkeypatch.setattr(dataset.in_threads, "__defaults__", (1,))
-    counted = dataset.read_file
+    monkeypatch.setattr(workers, "default_workers", lambda: 1)
+    monkeypatch.setattr(workers.in_threads, "__defaults__", (1, None))
+    counted = file_system.read_file
 
     def interrupted(path: Any) -> bytes:
         if len(reads) == 4:
@@ -580,7 +580,7 @@ def test_an_interrupt_keeps_what_was_hashed(photos: Path, quick: None, monkeypat
         return counted(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "read_file", interrupted)
+        patch.setattr(file_system, "read_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ids(photos)
     reads.clear()

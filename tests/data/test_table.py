@@ -358,7 +358,7 @@ def test_other_refusals(root: Path) -> None:
         (root / "gone.csv", "does not exist"),
         (root, "is a folder"),
         (write(root / "t.xlsx", "x"), "is no table that is read here"),
-        ("s3://bucket/t.csv", "is an address"),
+        ("abfs://bucket/t.csv", "is an address"),
         (3, "the table is a int"),
         ({"file": ["a"], "label": []}, "differing lengths"),
         (write(root / "t.jsonl", "[1]\n"), "line 1 is no JSON object"),

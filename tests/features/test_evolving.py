@@ -19,7 +19,7 @@ from PIL import Image
 
 import headstart as hs
 from headstart.common.errors import DamagedShardError
-from headstart.data import Dataset, dataset, id_index
+from headstart.data import Dataset, file_system, id_index
 from headstart.data.dataset import sample_id
 from headstart.features.orphans import drop_orphans, find_orphans
 from headstart.store import FeatureStore, array_to_ids, open_shard
@@ -91,8 +91,8 @@ def test_of_one_percent_more_that_is_all_that_is_touched(
     add(photos, range(COUNT, COUNT + 3))
     shutil.copy(photos / "a" / "00000.bmp", photos / "b" / "a copy.bmp")
     reads: list[str] = []
-    real = dataset.read_file
-    monkeypatch.setattr(dataset, "read_file", lambda path: (reads.append(Path(path).name), real(path))[1])
+    real = file_system.read_file
+    monkeypatch.setattr(file_system, "read_file", lambda path: (reads.append(Path(path).name), real(path))[1])
     before, start = shards(), trunk.images
     features = extract(photos, list(CUTS))
     assert (features.stats.extracted, features.stats.reused) == (3, COUNT)
