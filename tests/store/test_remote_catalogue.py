@@ -106,7 +106,7 @@ def test_what_is_no_shard_is_named(prefix, made):
         folder.objects.put(other.shard_name(f"{number:032x}"), content)
     errors: list[Exception] = []
     catalogue = Catalogue(other, None, errors.append)
-    catalogue.list_shards(None)
+    list(catalogue.learn(None))
     assert learned(catalogue) == {} and len(errors) == 5
     assert all(isinstance(error, RemoteDamagedError) for error in errors)
     assert {str(error).partition(".safetensors: ")[0] for error in errors} == {
@@ -121,12 +121,10 @@ def test_what_was_learned_once_is_not_asked_again(proxy, prefix, made, tmp_path)
     def look() -> tuple[dict[str, np.ndarray], int]:
         proxy.forget()
         catalogue = Catalogue(folder, notes, stop)
-        catalogue.recall()
-        catalogue.fetch_indexes()
-        catalogue.list_shards(600)
+        list(catalogue.learn(600))
         return learned(catalogue), len(proxy.requests)
 
-    for asked in (5, 2):
+    for asked in (5, 1):
         found, requests = look()
         assert same(found, ids_of(made)) and requests == asked
     new = store(tmp_path / "made", "float16", (300,), [2], 7)
@@ -135,7 +133,7 @@ def test_what_was_learned_once_is_not_asked_again(proxy, prefix, made, tmp_path)
         out.add(new.ids, new.rows)
     pushed(prefix, made)
     found, requests = look()
-    assert same(found, ids_of(made)) and requests == 3
+    assert same(found, ids_of(made)) and requests == 2
     for path in notes.folder.iterdir():  # damaged notes are none
         path.write_bytes(path.read_bytes()[:-1])
     found, requests = look()
@@ -162,8 +160,7 @@ def test_notes_that_cannot_be_kept_cost_requests_only(prefix, made, tmp_path):
     folder = pushed(prefix, made)
     (tmp_path / "own").write_text("a file")
     catalogue = Catalogue(folder, Notes(tmp_path / "own", folder.url, folder.key_digest), stop)
-    catalogue.recall()
-    catalogue.list_shards(600)
+    list(catalogue.learn(600))
     assert same(learned(catalogue), ids_of(made))
 
 
@@ -231,7 +228,7 @@ def test_index_objects_are_never_needed(proxy, prefix, made, fault):
     catalogue = Catalogue(folder, None, errors.append)
     assert catalogue.fetch_indexes() == {}
     assert len(errors) == (fault != "gone") and all(name in str(error) for error in errors)
-    catalogue.list_shards(600)
+    list(catalogue.learn(600))
     assert same(learned(catalogue), ids_of(made))
 
 
@@ -253,11 +250,11 @@ def test_a_server_that_is_away_is_not_asked_for_everything(proxy, prefix, tmp_pa
     proxy.rule = lambda request: None if request.is_listing else "500"
     errors: list[Exception] = []
     with pytest.raises(RemoteError, match=r"features/.*\.safetensors: "):
-        Catalogue(folder, None, errors.append).list_shards(10)
+        list(Catalogue(folder, None, errors.append).learn(10))
     assert len(errors) == 2 and len(proxy.requests) < 8
     proxy.rule = lambda request: "403"
     with pytest.raises(RemoteRefusedError):
-        Catalogue(folder, None, stop).list_shards(10)
+        list(Catalogue(folder, None, stop).learn(10))
 
 
 def test_few_shards_are_chosen(made, tmp_path):

@@ -31,6 +31,8 @@ from headstart.store.remote.tails import read_ids
 READERS = 16  # threads that ask for shards' ids: what costs is the way there and back
 AT_ONCE = 1024  # shards whose ids are read before they are noted
 FAILURES = 3  # requests, one after another, that a server did not answer: it is away
+FEW_SHARDS = 2000  # which two or three requests list
+FEW_UNKNOWN = 16  # shards that are looked into at once, as fast as one would find out who else has done so
 MOST_INDEXES = 8
 """index objects that a reader has to fetch; more are merged"""
 
@@ -87,12 +89,35 @@ class Catalogue:
                 self._notes.drop(digest)
         return {digest: self._indexes[digest] for digest in listed if digest in self._indexes}
 
-    def list_shards(self, row_nbytes: int | None) -> None:
-        """Learn from the shards: a listing, and the ids of those that are not known yet. `row_nbytes`: of a row of
-        features, where it is known. RemoteError where they cannot be listed, or the server is away."""
+    def learn(self, row_nbytes: int | None) -> Iterator[bool]:
+        """Learn from one source after another, by as few requests as can be, and yield whether there is no further
+        one. `row_nbytes`: of a row of features, where it is known. RemoteError where the server is away."""
+        self.recall()
+        yield False
+        if not 0 < self.known <= FEW_SHARDS:
+            self.fetch_indexes()
+            yield False
+            self.list_shards()
+        else:  # a listing of few is soon had, and most of them are known
+            self.list_shards()
+            if len(self.unknown()) > FEW_UNKNOWN:
+                self.fetch_indexes()
+        self.read_shards(self.unknown(), row_nbytes)
+        yield True
+
+    @property
+    def known(self) -> int:
+        """How many shards are known; one that is in several indexes counts several times."""
+        return sum(map(len, self._indexes.values()))
+
+    def list_shards(self) -> None:
+        """Find out which shards there are. RemoteError where they cannot be listed."""
         self.listed = {digest_of(entry): entry for entry in self.folder.shards()}
+
+    def unknown(self) -> list[Entry]:
+        """The listed shards of which it is not known what is in them."""
         known = {digest for index in self._indexes.values() for digest in index.digests}
-        self.read_shards([entry for digest, entry in self.listed.items() if digest not in known], row_nbytes)
+        return [entry for digest, entry in (self.listed or {}).items() if digest not in known]
 
     def read_shards(self, entries: Sequence[Entry], row_nbytes: int | None) -> Shards:
         """Read the ids of shards, and keep them. What cannot be read is told, and left out. RemoteError where the

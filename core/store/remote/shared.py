@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,8 @@ class SharedRemoteFolder:
         if self._remote.is_away:
             return present
         try:
-            for catalogue, _ in self._sources(row_nbytes):
+            catalogue = self._catalogue()
+            for _ in catalogue.learn(row_nbytes):
                 _, present = cover(
                     catalogue.indexes(), wanted, _usable(catalogue, lambda digest: not is_refused(digest))
                 )
@@ -146,7 +147,8 @@ class SharedRemoteFolder:
         gone: set[str] = set()
         wanted = into.lacking()
         try:
-            for catalogue, is_last in self._sources(into.row_nbytes):
+            catalogue = self._catalogue()
+            for is_last in catalogue.learn(into.row_nbytes):
                 if is_last:  # what has gone and is listed all the same is asked for once more
                     tried.difference_update(gone)
                 usable = _usable(catalogue, lambda digest: digest not in tried and not into.is_refused(digest))
@@ -168,15 +170,8 @@ class SharedRemoteFolder:
         except RemoteError as error:
             self._remote.leave(error)
 
-    def _sources(self, row_nbytes: int | None) -> Iterator[tuple[Catalogue, bool]]:
-        """The catalogue, once for each source that it has learned from, and whether that was the last one."""
-        catalogue = Catalogue(self._folder, self._notes, tell)
-        catalogue.recall()
-        yield catalogue, False
-        catalogue.fetch_indexes()
-        yield catalogue, False
-        catalogue.list_shards(row_nbytes)
-        yield catalogue, True
+    def _catalogue(self) -> Catalogue:
+        return Catalogue(self._folder, self._notes, tell)
 
     def _is_described(self) -> bool:
         """Whether trunk.json there is this trunk's, or missing; says so where it is another one's, or does not

@@ -1,6 +1,7 @@
 """The ids of a shard behind a URL, by one ranged read: they are the end of its file.
 
-They are not verified here: what they promise is seen when the shard comes, which is verified as a whole.
+Those of small shards, which are read whole, are verified by the shard's name. Others are not: what they promise is
+seen when the shard comes, which is verified as a whole.
 """
 
 from __future__ import annotations
@@ -13,8 +14,18 @@ from numpy.typing import NDArray
 from headstart.common.errors import DamagedShardError, RemoteDamagedError
 from headstart.common.objects import Entry
 from headstart.store.ids import ID_NBYTES
-from headstart.store.remote.remote_store import RemoteFolder
-from headstart.store.shard import ALIGNMENT, CHECKSUM, MAX_HEADER_NBYTES, MAX_ROWS, header_nbytes, parse_header
+from headstart.store.remote.remote_store import RemoteFolder, digest_of
+from headstart.store.shard import (
+    ALIGNMENT,
+    CHECKSUM,
+    MAX_HEADER_NBYTES,
+    MAX_ROWS,
+    WRONG_NAME,
+    ShardHeader,
+    header_nbytes,
+    parse_header,
+    shard_digest,
+)
 
 SMALL = 64 << 10
 """Bytes of a shard that is read whole: that takes no longer than its end would."""
@@ -30,13 +41,17 @@ def read_ids(folder: RemoteFolder, entry: Entry, row_nbytes: int | None) -> NDAr
     size, objects = entry.nbytes, folder.objects
     if size <= SMALL:
         content = objects.get_range(entry.name, 0, size) if size else b""
-        return _ids(content, _rows_by_header(folder, entry, content))
+        header = _header(folder, entry, content)
+        ends = np.cumsum([len(header.content) + header.features_nbytes, header.rows * CHECKSUM.itemsize]).tolist()
+        if shard_digest(header.content, content[ends[1] :], content[ends[0] : ends[1]]) != digest_of(entry):
+            raise RemoteDamagedError(objects.url_of(entry.name), WRONG_NAME)
+        return _ids(content[ends[1] :], header.rows)
     counts = [] if row_nbytes is None else possible_rows(size, row_nbytes)
     if len(counts) == 1:
         rows = counts[0]
     else:
         start = objects.get_range(entry.name, 0, ALIGNMENT)
-        rows = _rows_by_header(folder, entry, start)
+        rows = _header(folder, entry, start).rows
     return _ids(objects.get_range(entry.name, size - rows * ID_NBYTES, rows * ID_NBYTES), rows)
 
 
@@ -51,7 +66,7 @@ def possible_rows(size: int, row_nbytes: int) -> list[int]:
     return counts
 
 
-def _rows_by_header(folder: RemoteFolder, entry: Entry, start: bytes) -> int:
+def _header(folder: RemoteFolder, entry: Entry, start: bytes) -> ShardHeader:
     """`start`: the shard's first bytes, of which more are read if need be."""
     path = Path(entry.name)
     try:
@@ -65,8 +80,8 @@ def _rows_by_header(folder: RemoteFolder, entry: Entry, start: bytes) -> int:
         raise RemoteDamagedError(
             folder.objects.url_of(entry.name), f"it belongs to the trunk key {header.key_digest}"
         )
-    return header.rows
+    return header
 
 
 def _ids(content: bytes, rows: int) -> NDArray[np.uint8]:
-    return np.frombuffer(content, np.uint8)[len(content) - rows * ID_NBYTES :].reshape(rows, ID_NBYTES)
+    return np.frombuffer(content, np.uint8).reshape(rows, ID_NBYTES)
