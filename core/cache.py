@@ -8,6 +8,7 @@
     hs.cache.gc(keep=[data], delete=True)            # delete the features of images that are gone
     hs.cache.push("s3://bucket/team")                # write to a store behind a URL what it lacks of this one
     hs.cache.pull("s3://bucket/team", ["3f2a"])      # bring what this one lacks
+    hs.cache.at("s3://bucket/team").list()           # what is there; info, verify, explain and gc likewise
 
 Every function looks at the cache in HEADSTART_CACHE, or at `cache`, and at those in HEADSTART_CACHE_SHARED.
 Invariant: nothing is computed, and nothing is deleted or moved unless `delete` or `repair` says so.
@@ -16,7 +17,6 @@ Invariant: nothing is computed, and nothing is deleted or moved unless `delete` 
 from __future__ import annotations
 
 import builtins
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +25,28 @@ from typing import Any, overload
 from headstart.common.errors import SettingError
 from headstart.common.objects import open_objects
 from headstart.common.sizes import parse_nbytes
-from headstart.common.table import Table
-from headstart.common.text import nbytes_text, shortened, when
+from headstart.common.table import Table, facts_table
+from headstart.common.text import nbytes_text, when
 from headstart.data import Dataset
 from headstart.features.coverage import explain
 from headstart.features.orphans import Orphans, drop_orphans, find_orphans
+from headstart.features.remote_cache import RemoteCache, RemoteCleaning, RemoteListing
 from headstart.store.feature_store import MAX_VARIABLE, FeatureStore, cache_limit
 from headstart.store.moving import pull as pulling
 from headstart.store.moving import push as pushing
 from headstart.store.moving.moves import Moves
-from headstart.store.upkeep import FolderInfo, GcPlan, VerifyReport
+from headstart.store.upkeep import FolderInfo, GcPlan, VerifyReport, spec_facts
 
 __all__ = [
     "Listing",
     "Moves",
     "OrphanCleaning",
+    "RemoteCache",
+    "RemoteCleaning",
+    "RemoteListing",
     "TrunkCleaning",
     "TrunkCopies",
+    "at",
     "explain",
     "gc",
     "info",
@@ -50,8 +55,6 @@ __all__ = [
     "push",
     "verify",
 ]
-
-LONGEST_VALUE = 1000  # characters of a fact in a table
 
 
 @dataclass(frozen=True)
@@ -122,21 +125,7 @@ class TrunkCopies:
 
     def as_tables(self) -> builtins.list[Table]:
         """For a terminal: a table of facts for each copy."""
-        return [_facts(copy) for copy in self.copies]
-
-
-def _facts(folder: FolderInfo) -> Table:
-    graph = folder.spec.get("graph")
-    spec = {name: value for name, value in folder.spec.items() if name != "graph"}
-    facts = {**spec, **folder.as_dict(), "nodes": len(graph) if isinstance(graph, builtins.list) else 0}
-    rows = [
-        (
-            name,
-            shortened(json.dumps(value) if isinstance(value, dict | builtins.list) else str(value), LONGEST_VALUE),
-        )
-        for name, value in facts.items()
-    ]
-    return Table(("field", "value"), rows)
+        return [facts_table(spec_facts(copy.spec) | copy.as_dict()) for copy in self.copies]
 
 
 def info(key: str, cache: str | Path | None = None) -> TrunkCopies:
@@ -239,6 +228,12 @@ def gc(
         raise SettingError(f"gc needs a limit: max_size, such as '20GB', or {MAX_VARIABLE}")
     plan = store.gc_plan(parse_nbytes(limit) if isinstance(limit, str) else limit)
     return TrunkCleaning(plan, store.gc(plan) if delete else None)
+
+
+def at(url: str, cache: str | Path | None = None) -> RemoteCache:
+    """The store behind a URL, such as "s3://bucket/team", to look at and to tidy. Makes no request. `cache`: the
+    own cache's folder, which keeps notes of what has been learned there. SettingError for a URL that is none."""
+    return RemoteCache(url, cache)
 
 
 def push(

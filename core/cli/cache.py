@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from headstart.cli.behind_urls import (
+    key_and_url,
+    keys_and_url,
+    one_url,
+    tell_cleaning,
+    tell_moves,
+    tell_verified_there,
+)
 from headstart.cli.command import command
 from headstart.cli.options import (
     DEFAULTS,
@@ -29,25 +37,31 @@ from headstart.cli.preparing import opened
 from headstart.cli.rendering import show
 from headstart.cli.results import write_figures
 from headstart.common.errors import SettingError
-from headstart.common.objects import is_url
-from headstart.common.text import nbytes_text, printable, say, shards_text, when
+from headstart.common.text import nbytes_text, printable, say, when
 
 if TYPE_CHECKING:
     from headstart.features.recompute import RecomputeReport
-    from headstart.store.moving.moves import Moves
     from headstart.store.upkeep import VerifyReport
 
 Key = Annotated[str, argument("KEY", "A key, or its beginning.")]
 
 
-@command("headstart cache ls")
-def ls(*, json_file: Json = None) -> None:
+Url = Annotated[str | None, argument("URL", "A store behind a URL, such as s3://bucket/prefix, instead.")]
+
+
+@command("headstart cache ls", "headstart cache ls s3://bucket/team")
+def ls(url: Url = None, /, *, json_file: Json = None) -> None:
     """List what the cache holds, and the shared ones (HEADSTART_CACHE_SHARED).
 
     Of each trunk: key, model, cut, view, rows, bytes, last use, by what its features were made, where they are.
     """
     from headstart import cache
 
+    if url is not None:
+        there = cache.at(one_url(url)).list()
+        show(there.as_table(), f"{nbytes_text(there.nbytes)} in {there.url}")
+        write_figures(json_file, there.as_list())
+        return
     listing = cache.list()
     own = next(iter(listing.nbytes))
     show(
@@ -60,11 +74,16 @@ def ls(*, json_file: Json = None) -> None:
     write_figures(json_file, listing.as_list())
 
 
-@command("headstart cache info 3f2a")
-def info(key: Key, /, *, json_file: Json = None) -> None:
+@command("headstart cache info 3f2a", "headstart cache info 3f2a s3://bucket/team")
+def info(key: Key, url: Url = None, /, *, json_file: Json = None) -> None:
     """Say everything about one trunk's features."""
     from headstart import cache
 
+    if url is not None:
+        there = cache.at(one_url(url)).info(key)
+        show(there.as_table())
+        write_figures(json_file, {**there.as_dict(), "spec": there.spec})
+        return
     copies = cache.info(key)
     show(*copies.as_tables())
     write_figures(json_file, copies.as_dict())
@@ -74,8 +93,11 @@ def info(key: Key, /, *, json_file: Json = None) -> None:
     "headstart cache explain --data flower_photos --model resnet50",
     "headstart cache explain --data flower_photos --model resnet50 --cuts layer3,avgpool --size 256",
     "headstart cache explain --data flower_photos --model resnet50 --augment flip,crop --views 4",
+    "headstart cache explain s3://bucket/team --data flower_photos --model resnet50",
 )
 def explain(
+    url: Url = None,
+    /,
     *,
     source: Annotated[Source, FLAT] = SOURCE,
     feature_options: Annotated[FeatureOptions, FLAT] = FEATURE_OPTIONS,
@@ -88,7 +110,11 @@ def explain(
     """
     from headstart import cache
 
-    explanation = cache.explain(*opened(source, feature_options.cuts), **feature_options.arguments())
+    explanation = cache.explain(
+        *opened(source, feature_options.cuts),
+        **feature_options.arguments(),
+        url=None if url is None else one_url(url),
+    )
     for coverage in explanation:
         view = "" if coverage.view is None else f", view {coverage.view}"
         say(f"{coverage.cut}{view} ({coverage.key[:12]}): {coverage}")
@@ -99,11 +125,15 @@ def explain(
     "headstart cache verify",
     "headstart cache verify --repair",
     "headstart cache verify --recompute 100 --data flower_photos --model resnet50",
+    "headstart cache verify 3f2a s3://bucket/team",
 )
 def verify(
-    key: Annotated[str | None, argument("KEY", "Only this trunk. (default: all)")] = None,
-    /,
-    *,
+    *places: Annotated[
+        str,
+        argument(
+            "[KEY] [URL]", "Only this trunk (default: all); of a store behind a URL, such as s3://bucket/team."
+        ),
+    ],
     repair: Annotated[
         bool,
         Parameter(
@@ -138,6 +168,13 @@ def verify(
     from headstart import cache
     from headstart.features import recompute as recomputing
 
+    key, url = key_and_url(places)
+    if url is not None:
+        if repair or recompute is not None:
+            raise SettingError(
+                f"{'--repair' if repair else '--recompute'} is for the own cache; leave out the URL"
+            )
+        return tell_verified_there(cache.at(url).verify(key), json_file)
     if recompute is None:
         if data is not None or model is not None:
             raise SettingError("--data and --model are for --recompute N; expected that with them")
@@ -215,8 +252,8 @@ def push(*places: KeyOrUrl, dry_run: DryRun = False, json_file: Json = None) -> 
     """
     from headstart import cache
 
-    keys, url = _keys_and_url(places)
-    return _tell_moves(cache.push(url, keys, dry_run=dry_run), json_file)
+    keys, url = keys_and_url(places)
+    return tell_moves(cache.push(url, keys, dry_run=dry_run), json_file)
 
 
 @command(
@@ -233,48 +270,22 @@ def pull(*places: KeyOrUrl, dry_run: DryRun = False, json_file: Json = None) -> 
     """
     from headstart import cache
 
-    keys, url = _keys_and_url(places)
-    return _tell_moves(cache.pull(url, keys, dry_run=dry_run), json_file)
-
-
-def _keys_and_url(places: Sequence[str]) -> tuple[list[str], str]:
-    """SettingError unless there is one URL."""
-    urls = [place for place in places if is_url(place)]
-    if len(urls) != 1:
-        raise SettingError(
-            f"received {len(urls) or 'no'} URLs; expected one, such as s3://bucket/prefix, behind keys or alone"
-        )
-    return [place for place in places if not is_url(place)], urls[0]
-
-
-def _tell_moves(moves: Moves, json_file: Path | None) -> int | None:
-    if moves.trunks:
-        show(moves.as_table())
-    to = "to" if moves.what == "push" else "from"
-    there = "there" if moves.what == "push" else "here"
-    had = f"{sum(trunk.there for trunk in moves):,} were {there} already"
-    if moves.dry_run:
-        size = nbytes_text(moves.nbytes)
-        say(f"would {moves.what} {shards_text(moves.lacking)} ({size}) {to} {moves.url}; {had}")
-    else:
-        size = nbytes_text(moves.moved_nbytes)
-        gone = f", {moves.gone:,} had vanished" if moves.gone else ""
-        say(f"{moves.what}ed {shards_text(moves.moved)} ({size}) {to} {moves.url}; {had}{gone}")
-    for where, reason in moves.failures:
-        say(f"not {moves.what}ed: {printable(where)}: {printable(reason)}", err=True)
-    if moves.untried:
-        say(f"not tried: {shards_text(moves.untried)}; the same command goes on with them", err=True)
-    write_figures(json_file, moves.as_dict())
-    return None if moves.complete else 1
+    keys, url = keys_and_url(places)
+    return tell_moves(cache.pull(url, keys, dry_run=dry_run), json_file)
 
 
 @command(
     "headstart cache gc --max-size 5GB",
     "headstart cache gc --max-size 0 --yes",
     "headstart cache gc --data flower_photos --data other_photos",
+    "headstart cache gc s3://bucket/team --grace 30d",
+    "headstart cache gc 3f2a s3://bucket/team --yes",
 )
 def gc(
-    *,
+    *places: Annotated[
+        str,
+        argument("[KEY...] URL", "In a store behind a URL, such as s3://bucket/prefix: all trunks, or these."),
+    ],
     max_size: Annotated[
         str | None, Parameter(help="What may stay, such as 500MB or 20GB. (default: HEADSTART_CACHE_MAX)")
     ] = None,
@@ -285,6 +296,10 @@ def gc(
         bool,
         Parameter(help="Only show what would go; what is done without --yes anyhow.", show_default=False),
     ] = False,
+    grace: Annotated[
+        str | None,
+        Parameter(help="With a URL: only what is older goes, such as 12h or 30d. (default: 7d)"),
+    ] = None,
     data: Annotated[
         list[str] | None,
         Parameter(
@@ -295,21 +310,33 @@ def gc(
     on_error: OnError = "raise",
     truncated: Truncated = "raise",
     json_file: Json = None,
-) -> None:
+) -> int | None:
     """Delete the features that were not used for longest, until the rest fits.
 
-    Shared caches are left alone. With --data, delete the features of images that were removed or edited.
+    Shared caches are left alone. With --data, delete the features of images that were removed or edited. With a
+    URL, delete there, of all trunks or of those that are named, what is older than the grace: of those that were
+    written to longest ago first, and with --max-size only until the rest fits.
     """
     from headstart import cache
+    from headstart.features.remote_cache import GRACE
     from headstart.store.feature_store import cache_limit
 
     if yes and dry_run:
         raise SettingError("--yes deletes and --dry-run does not; expected one of them")
+    if places:
+        keys, url = keys_and_url(places)
+        if data:
+            raise SettingError("--data is for the own cache; expected it without a URL")
+        grace = grace or GRACE
+        there = cache.at(url).gc(keys, grace=grace, max_size=max_size or 0, delete=yes)
+        return tell_cleaning(there, grace, json_file)
+    if grace is not None:
+        raise SettingError("--grace is for a store behind a URL; expected one, such as s3://bucket/prefix")
     if data and max_size is not None:
         raise SettingError("--data deletes orphans and --max-size whole trunks; expected one of them")
     if data:
         _gc_orphans(data, on_error, truncated, yes, json_file)
-        return
+        return None
     if max_size is None and cache_limit() is None:
         raise SettingError("cache gc needs a limit: --max-size, such as 20GB, or HEADSTART_CACHE_MAX")
     cleaning = cache.gc(max_size, delete=yes)
@@ -325,6 +352,7 @@ def gc(
     else:
         say("nothing was deleted; add --yes to do it" if cleaning.plan else "nothing to delete")
     write_figures(json_file, cleaning.as_dict())
+    return None
 
 
 def _gc_orphans(names: Sequence[str], on_error: str, truncated: str, yes: bool, json_file: Path | None) -> None:

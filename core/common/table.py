@@ -5,8 +5,14 @@ Invariant: no cell is markup. Whoever renders a table escapes what would steer a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from headstart.common.text import shortened
+
+LONGEST_VALUE = 1000  # characters of a fact
 
 
 @dataclass(frozen=True)
@@ -24,3 +30,12 @@ class Table:
     """a sentence on these rows, for below them"""
     gap: int = 2
     """spaces around a column's text: 2, or fewer where all columns are to fit a terminal of 80 characters"""
+
+
+def facts_table(facts: Mapping[str, Any]) -> Table:
+    """A row for each fact, a JSON-able value."""
+    rows = [
+        (name, shortened(json.dumps(value) if isinstance(value, dict | list) else str(value), LONGEST_VALUE))
+        for name, value in facts.items()
+    ]
+    return Table(("field", "value"), rows)

@@ -6,12 +6,16 @@ store. Invariant: what is called present here is what `extract` would not comput
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from headstart.common.errors import DamagedShardError
+from headstart.common.machine import cache_root
+from headstart.common.objects import open_objects
 from headstart.contract.registry import check_place
 from headstart.data import Dataset
 from headstart.data.augment import Augment
@@ -21,7 +25,11 @@ from headstart.models import Model, check_model
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey, differences
+from headstart.store.remote.looking import RemoteInfo, infos
+from headstart.store.remote.remote_store import RemoteStore
 from headstart.store.upkeep import FolderInfo
+
+Infos = Sequence[FolderInfo | RemoteInfo]
 
 EXAMPLES = 3  # samples that are named, of those that lack features
 
@@ -119,29 +127,51 @@ def explain(
     augment: str | Augment | None = None,
     views: int = 1,
     seed: int = 0,
+    url: str | None = None,
 ) -> Explanation:
     """What `hs.extract` with these arguments would find in the cache: of samples without features, which they are;
-    of a trunk without any, in what the nearest one differs.
+    of a trunk without any, in what the nearest one differs. With `url`: in the store behind that URL, such as
+    "s3://bucket/team", and nowhere else; nothing is fetched but what says which samples are there.
 
-    Raises CutError and SettingError as `hs.extract` does, ImageError for a file that cannot be read.
+    Raises CutError and SettingError as `hs.extract` does, ImageError for a file that cannot be read, RemoteError
+    for a URL that cannot be reached.
     """
     check_model(model)
     check_place("auto", precision)
     keys = FeatureKeys(model, cuts, precision=precision, dtype=dtype, augment=augment, views=views, seed=seed)
     model.preprocess.check(data)
-    store = FeatureStore(cache)
+    with _looked_into(cache, url) as (store, infos_of):
+        return Explanation(data.name, model.name, _coverages(keys, data, store, infos_of))
+
+
+@contextmanager
+def _looked_into(cache: str | Path | None, url: str | None) -> Iterator[tuple[FeatureStore, Callable[[], Infos]]]:
+    """(the store, what lists its trunks): the own cache and shared ones, or what is behind the URL."""
+    if url is None:
+        store = FeatureStore(cache)
+        yield store, store.infos
+        return
+    remote = RemoteStore(open_objects(url))
+    remote.keys()  # what cannot be reached is an error here, not a warning as beside an own cache
+    with TemporaryDirectory(prefix="headstart-") as nothing:
+        yield FeatureStore(nothing, shared=[url]), lambda: infos(remote, cache_root(cache))
+
+
+def _coverages(
+    keys: FeatureKeys, data: Dataset, store: FeatureStore, infos_of: Callable[[], Infos]
+) -> tuple[Coverage, ...]:
     folders = keys.folders(store)
     say(data)
     total = len(set(data.ids))
-    infos: list[FolderInfo] | None = None
+    listed: Infos | None = None
     coverages: list[Coverage] = []
     for cut, node in keys.nodes.items():
         for view, folder in enumerate(folders[node]):
             lacking, damaged = _lacking(folder, data.ids)
             present = total - len(lacking)
-            if lacking and not present and infos is None:
-                infos = store.infos()
-            others = [info for info in infos or [] if info.rows]
+            if lacking and not present and listed is None:
+                listed = infos_of()
+            others = [info for info in listed or [] if info.rows]
             same = sum(info.rows for info in others if info.key == folder.key.digest)
             coverages.append(
                 Coverage(
@@ -156,7 +186,7 @@ def explain(
                     damaged=damaged,
                 )
             )
-    return Explanation(data.name, model.name, tuple(coverages))
+    return tuple(coverages)
 
 
 def _lacking(folder: FeatureFolder, ids: Sequence[str]) -> tuple[list[str], str | None]:
@@ -173,7 +203,7 @@ def _names(data: Dataset, ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(data.source_name(places[id]) for id in ids)
 
 
-def _nearest(key: TrunkKey, others: Sequence[FolderInfo]) -> Nearest | None:
+def _nearest(key: TrunkKey, others: Infos) -> Nearest | None:
     """Of the trunks that the store has features of, the one that is most like `key`; None where it has none.
 
     Most like is the trunk whose description differs in the fewest fields. Where two differ in equally many, it is
@@ -184,7 +214,7 @@ def _nearest(key: TrunkKey, others: Sequence[FolderInfo]) -> Nearest | None:
     if not candidates:
         return None
 
-    def distance(candidate: tuple[list[str], FolderInfo]) -> tuple[int, int, int]:
+    def distance(candidate: tuple[list[str], FolderInfo | RemoteInfo]) -> tuple[int, int, int]:
         fields, info = candidate
         return len(fields), len("".join(fields)), -info.rows
 

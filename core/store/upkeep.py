@@ -178,6 +178,13 @@ def info_of(folder: Path) -> FolderInfo | None:
     )
 
 
+def spec_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table says of a spec: of its graph only how many nodes there are."""
+    graph = spec.get("graph")
+    plain = {name: value for name, value in spec.items() if name != "graph"}
+    return {**plain, "nodes": len(graph) if isinstance(graph, list) else 0}
+
+
 def view_of(spec: Mapping[str, Any]) -> str:
     """Which augmented view the features of this spec are of: "3 of seed 0"; "-" where nothing was augmented."""
     views = spec.get("views")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import headstart
@@ -55,8 +56,40 @@ def test_push_and_pull(url, cache, tmp_path, monkeypatch) -> None:
     assert "pulled 0 shards (0 B)" in headstart("cache", "pull", url).out
 
 
-def read(folder: Path) -> dict:
+def read(folder: Path) -> Any:
     return json.loads((folder / "figures.json").read_text())
+
+
+def test_it_is_looked_at_and_verified(url, cache, tmp_path) -> None:
+    headstart("cache", "push", url)
+    keys = sorted(path.name for path in (cache / "features").iterdir())
+    listing = headstart("cache", "ls", url, "--json", tmp_path / "figures.json")
+    assert listing.code == 0 and all(key[:12] in listing.out for key in keys) and f" in {url}" in listing.out
+    assert [trunk["key"] for trunk in read(tmp_path)] == keys
+    info = headstart("cache", "info", keys[0][:6], url, "--json", tmp_path / "figures.json")
+    assert info.code == 0 and keys[0] in info.out and read(tmp_path)["spec"]["preprocess"] == {"size": 224}
+    sound = headstart("cache", "verify", url, "--json", tmp_path / "figures.json")
+    assert sound.code == 0 and "116 rows in 8 shards verified, 0 damaged" in sound.out
+    damaged = min((tmp_path / "team").rglob("*.safetensors"))
+    flip(damaged, 8 * 4100)
+    result = headstart("cache", "verify", damaged.parent.name[:5], url, "--json", tmp_path / "figures.json")
+    assert result.code == 1 and f"damaged: {damaged.as_uri()}: " in result.out
+    assert [where for where, _ in read(tmp_path)["damaged"]] == [damaged.as_uri()]
+
+
+def test_gc_shows_first_and_deletes_when_told(url, cache, tmp_path) -> None:
+    headstart("cache", "push", url)
+    young = headstart("cache", "gc", url)
+    assert (young.code, young.out) == (0, f"nothing in {url} is older than 7d\n")
+    key = min(path.name for path in (cache / "features").iterdir())
+    shown = headstart("cache", "gc", key[:5], url, "--grace", "0")
+    assert shown.code == 0 and f"would delete {key[:12]}  tiny" in shown.out and "trunk.json" in shown.out
+    assert shown.out.endswith(f"nothing was deleted in {url}; add --yes to do it\n")
+    done = headstart("cache", "gc", key[:5], url, "--grace", "0", "--yes", "--json", tmp_path / "figures.json")
+    assert done.code == 0 and f"deleting {key[:12]}" in done.out and f"freed in {url}" in done.out
+    assert read(tmp_path)["deleted"] is True
+    assert len(headstart("cache", "ls", url).out.splitlines()) == 3 + 3 + 2
+    assert "nothing to delete" not in headstart("cache", "gc", url, "--grace", "0", "--max-size", "1GB").out
 
 
 @pytest.mark.parametrize(
@@ -67,6 +100,14 @@ def read(folder: Path) -> dict:
         ("push zz {url}", "unknown trunk key 'zz'"),
         ("pull zz {url}", "unknown trunk key 'zz'"),
         ("push ftp://host/x", "ftp://host/x cannot be opened; expected a URL that begins with s3://"),
+        ("ls photos", "'photos' is no URL; expected one, such as s3://bucket/prefix"),
+        ("info zz {url}", "unknown trunk key 'zz'"),
+        ("verify a b {url}", "received 2 keys: a, b; expected one, or none"),
+        ("verify {url} --repair", "--repair is for the own cache; leave out the URL"),
+        ("gc {url} --grace soon", "'soon' is no span of time"),
+        ("gc --grace 7d --max-size 1GB", "--grace is for a store behind a URL"),
+        ("gc 3f2a", "received no URLs; expected one"),
+        ("gc {url} --data digits", "--data is for the own cache; expected it without a URL"),
         ("push s3://name:secret@bucket/x", "s3://bucket/x: a URL holds no credentials"),
     ],
 )

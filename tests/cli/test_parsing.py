@@ -203,7 +203,7 @@ MISTAKES = {
     "too small": ("predict --top 0 a.jpg", "value for --top: expected a whole number of 1 or more, received 0"),
     "no argument": ("predict", "IMAGES is missing"),
     "no option": ("weights rm mine", "--model is missing"),
-    "one too many": ("cache ls more and", "'more' is one argument too many"),
+    "one too many": ("cache ls s3://a/b more and", "'more' is one argument too many"),
     "no shell": ("completion show --shell tcsh", 'value "tcsh" for --shell. Choose from: "bash"'),
 }
 

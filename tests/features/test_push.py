@@ -91,6 +91,21 @@ def test_each_finished_shard_is_there_as_well(extract, url, tmp_path, monkeypatc
     assert np.array_equal(again.numpy(), features.numpy())
 
 
+def test_what_an_extraction_would_find_there_is_explained(extract, data, url, tmp_path, monkeypatch) -> None:
+    features = extract()
+    model = hs.model("lenet", classes=["dim", "red"])
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "empty"))
+    (there,) = hs.cache.at(url).explain(model, data, "relu4", dtype="float32")
+    assert (there.key, there.present, there.lacking) == (features.key().digest, 48, 0)
+    (here,) = hs.cache.explain(model, data, "relu4", dtype="float32")
+    assert (here.present, here.lacking) == (0, 48)
+    (other,) = hs.cache.explain(model, data, "relu4", dtype="float16", url=url)
+    assert other.present == 0 and "dtype: float16 != float32" in str(other)
+    assert not list((tmp_path / "empty").glob("features/*/*")), "no features are fetched"
+    with pytest.raises(SettingError, match="cannot be opened"):
+        hs.cache.explain(model, data, "relu4", url="ftp://host/x")
+
+
 def test_it_waits_for_no_network_until_the_end(extract, tmp_path, monkeypatch) -> None:
     written, pushed = [], []
     write = shard_writer.write_shard
