@@ -141,7 +141,8 @@ def _info(folder: RemoteFolder, notes: Notes) -> RemoteInfo | None:
     catalogue = Catalogue(folder, notes, lambda error: problems.append(str(error)))
     catalogue.recall()
     catalogue.fetch_indexes()
-    catalogue.list_shards(None)
+    catalogue.list_shards()
+    catalogue.read_shards(catalogue.unknown(), None)
     listed = catalogue.listed or {}
     if not listed and not spec and not indexes:
         return None
