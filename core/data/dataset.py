@@ -352,7 +352,7 @@ class Dataset(Samples):
     def in_order(self, order: Sequence[int] | np.ndarray) -> Iterator[Callable[[int], tuple[Any, str]]]:
         """`load(n)`: what `load` gives of the n-th sample of `order`, to be asked once for each, in about this
         order, from any thread. Where reading waits for a network, samples are read ahead."""
-        indices = [self._at(int(position)) for position in order]
+        indices = self._indices[np.asarray(order, np.int64)].tolist()
         with reading(self._source, indices) as read:
             yield lambda n: self._source.load(indices[n], partial(read, n))
 

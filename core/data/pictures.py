@@ -34,6 +34,7 @@ from headstart.data.place import is_remote, place_of
 from headstart.data.summary import say
 from headstart.data.tars import is_tar, tar_pictures
 from headstart.data.walk import check_on_error, named, walk
+from headstart.data.workers import FETCHES, in_threads
 
 PICTURES = (
     "a path, a folder, a Pillow image, the bytes of an image file, a list of such or of uint8 arrays (h, w, 3), "
@@ -79,6 +80,7 @@ def images_at(
     files: list[str] = []
     left_out: list[Skipped] = []
     places = files_for(map(place_of, paths))
+    _look_up([place for place in map(place_of, paths) if is_remote(place)], places)
     for path in paths:
         if is_tar(path) or is_table(path):
             raise DataError(f"{path} is named among other paths; expected tars alone, one table alone, or images")
@@ -165,6 +167,19 @@ def _files(paths: Sequence[str]) -> Dataset:
 def _may_be_folder(path: str) -> bool:
     """Whether it is one; of a URL, which is not looked up for that, whether it is not called as an image is."""
     return not path.lower().endswith(BELIEVED) if is_remote(path) else Path(path).is_dir()
+
+
+def _look_up(urls: list[str], places: Files) -> None:
+    """Ask for many URLs of pictures at once, so that the walk need not, one by one."""
+    pictures = [url for url in urls if url.lower().endswith(BELIEVED)]
+    if len(pictures) > 1:
+        in_threads(
+            lambda url: places.of(url).is_file(url), pictures, "looking for images", lambda *_: None, 1, FETCHES
+        )
+
+
+def _is_there(places: Files, url: str) -> bool:
+    return places.of(url).is_file(url)
 
 
 def _is_file(path: str | Path, places: Files) -> bool:

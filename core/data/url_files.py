@@ -163,8 +163,10 @@ class UrlFiles(FileSystem):
             raise ImageError(path, what) from error
         except RemoteError as error:
             raise ImageError(path, f"cannot be read: {error.reason}") from error
-        # It may be another one than was listed.
-        self._known[path] = Known(entry.nbytes, entry.tag)
+        listed = self._known.get(path)
+        if listed is not None and listed.tag == entry.tag and listed.nbytes != entry.nbytes:
+            raise ImageError(path, f"cannot be read: {entry.nbytes:,} of its {listed.nbytes:,} bytes came")
+        self._known[path] = Known(entry.nbytes, entry.tag)  # it may be another one than was listed
         return content
 
     def nbytes(self, path: str) -> int:

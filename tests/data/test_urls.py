@@ -16,6 +16,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from object_proxy import Request, proxied
 from object_server import ObjectServer, served
 from PIL import Image
 
@@ -209,9 +210,10 @@ def test_a_split_folder(server: ObjectServer, root: Path) -> None:
 
 def test_what_stands_for_an_empty_folder_is_no_picture(server: ObjectServer, root: Path) -> None:
     url = upload(photos(root, "cat", "dog"), f"{server.url}/markers")
-    for name in ("cat", "dog", "dog/none_yet", "v1.0"):
+    for name in ("cat", "dog", "dog/none_yet", "v1.0", "cat/v2.0"):
         open_objects(url).put(name, b"")
-    open_objects(url).put("v1.0/0.png", (root / "cat" / "0.png").read_bytes())
+    for name in ("v1.0/0.png", "cat/v2.0/1.png"):
+        open_objects(url).put(name, (root / "cat" / "0.png").read_bytes())
     assert hs.data.folder(url).classes == ("cat", "dog", "v1.0")
     open_objects(url).put("bird", b"")
     with pytest.raises(DataError, match="no usable image in 'bird'"):
@@ -351,6 +353,16 @@ def test_an_object_that_changes_after_it_was_read(server: ObjectServer, root: Pa
     assert after[1] != before[1] and after == hs.data.folder(root).ids
 
 
+def test_an_object_that_changes_before_it_is_read(server: ObjectServer, root: Path) -> None:
+    url = upload(photos(root, "cat", "dog"), f"{server.url}/early")
+    before, ids = (root / "cat" / "1.png").read_bytes(), hs.data.folder(root).ids
+    data = hs.data.folder(url)
+    open_objects(url).put("cat/1.png", (root / "dog" / "0.png").read_bytes())
+    assert data.ids[1] == ids[3]
+    open_objects(url).put("cat/1.png", before)
+    assert hs.data.folder(url).ids == ids
+
+
 def test_an_object_too_large_for_a_picture_is_not_asked_for(
     server: ObjectServer, root: Path, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +374,41 @@ def test_an_object_too_large_for_a_picture_is_not_asked_for(
         (f"{url}/cat/large.jpg", "has 5,000 bytes; an encoded image at a URL may have 4,999")
     ]
     assert "large/cat/large.jpg" not in reads
+
+
+@pytest.mark.parametrize("fault", ["cut", "drop", "500", "503"])
+def test_what_breaks_off_once_is_tried_again(server: ObjectServer, root: Path, fault: str) -> None:
+    url = upload(photos(root, "cat", "dog"), f"{server.url}/once")
+    failed: set[str] = set()
+
+    def rule(request: Request) -> str | None:
+        first = request.path not in failed
+        failed.add(request.path)
+        return fault if first and request.path.endswith("/1.png") else None
+
+    with proxied(server.endpoint, rule) as proxy:
+        assert hs.data.folder(url).ids == hs.data.folder(root).ids
+        assert len(proxy.faults) == 2
+
+
+@pytest.mark.parametrize("fault", ["cut", "500", "short", "403", "gone"])
+def test_what_cannot_be_fetched_is_named_or_passed_over(
+    server: ObjectServer, root: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headstart.common.objects.RETRIES", 1)
+    url = upload(photos(root, "cat", "dog"), f"{server.url}/faults")
+    with proxied(server.endpoint, lambda request: fault if request.path.endswith("cat/1.png") else None):
+        data = hs.data.folder(url)
+        with pytest.raises(
+            ImageError, match=r"^s3://photos/faults/cat/1\.png: (cannot be read|is not there any)"
+        ) as e:
+            _ = data.ids
+        assert "\n" not in str(e.value) and "test-secret-value" not in str(e.value)
+        with pytest.raises(ImageError, match="on_error"):
+            data.load(1)
+        left = hs.data.folder(url, on_error="skip")
+    assert [(type(one).__name__, one.path) for one in left.skipped] == [("Unread", f"{url}/cat/1.png")]
+    assert hs.data.folder(url).ids == hs.data.folder(root).ids  # nothing wrong was kept
 
 
 def test_refusals_name_no_secret(server: ObjectServer, root: Path) -> None:
@@ -497,6 +544,8 @@ def test_another_process_opens_the_bucket_anew(server: ObjectServer, root: Path)
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout.split() == [data.ids[2], *data.ids]
     assert data.load(2)[1] == data.ids[2]
+    several = images_at([f"{url}/cat/0.png", root / "dog" / "0.png", f"{url}/dog/1.png"])
+    assert pickle.loads(pickle.dumps(several)).ids == (data.ids[0], data.ids[3], data.ids[4])
 
 
 def test_reading_a_local_file_asks_no_bucket(root: Path) -> None:
