@@ -14,9 +14,8 @@ import math
 import os
 import threading
 import time
-import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,6 @@ from headstart.common.errors import (
     MissingFeaturesError,
     SettingError,
     StoreError,
-    StoreWarning,
-    UnreadableShardError,
 )
 from headstart.common.files import touch
 from headstart.common.sizes import binary_size
@@ -42,16 +39,14 @@ from headstart.store.gather import gather_rows
 from headstart.store.ids import ID_NBYTES, array_to_ids, ids_to_array, sort_keys
 from headstart.store.keys import TrunkKey, canonical_json, stored_dtype
 from headstart.store.remote.shared import Destination, SharedRemoteFolder
-from headstart.store.removal import move_into
 from headstart.store.shard import MAX_ROWS, Shard
-from headstart.store.snapshot import Snapshot, identity_of, raise_if_damaged, scan
-from headstart.store.upkeep import CHECKED, DAMAGED, LAST_USED, clear_leftovers
+from headstart.store.snapshot import Snapshot, scan
+from headstart.store.trust import PULLED, Trust
+from headstart.store.upkeep import LAST_USED, clear_leftovers
 from headstart.store.writer import ShardWriter
 
 TOUCH_SECONDS = 60.0  # reading is noted as use so often
 RESTORES = 3  # so often one reading has rows computed anew
-PULLED = "pulled"  # notes that a shard came from behind a URL
-REFUSED = "refused"  # that one came from there, and its rows were wrong
 
 Ids = Sequence[str] | NDArray[np.uint8]
 """32 hex digits each, or their bytes `(n, 16)`"""
@@ -100,16 +95,7 @@ class FeatureFolder:
         self.dtype = stored_dtype(self.dtype_name)
         self._snapshot: Snapshot | None = None
         self._touched = -math.inf
-        self._warned: set[str] = set()
-        # Identities of shared shards, beside the marks in the own cache, which may be unwritable.
-        self._sound: set[str] = set()
-        self._refused: set[str] = set()
-        self._approved: set[str] | None = None
-        """identities of the shared shards that an extraction has looked at; no other is read from then on"""
-        self._unsaid: list[StoreError] = []
-        """what was found wrong with shared shards in a call that still goes on: one warning, however many"""
-        self._doubted = False
-        """whether a shared shard that had been found sound was not so when it was read"""
+        self._trust = Trust(path, parents=bool(self.shared))
         self._restorers: dict[int, Callable[[], object]] = {}
         self._restoring_in = os.getpid()
         self._restoring = False
@@ -145,7 +131,7 @@ class FeatureFolder:
         """
         keys = sort_keys(ids_to_array(ids))
         unique, places = np.unique(keys, return_index=True)
-        self._approved = None
+        self._trust.look_anew()
         snapshot, there = self._look_for(unique)
         for remote in self._remotes:
             if there.all():
@@ -158,7 +144,7 @@ class FeatureFolder:
                 there[~there] = remote.present(lacking, self._row_nbytes(snapshot), self.came_wrong)
         absent = np.sort(places[~there])
         if len(absent):
-            self._pass_over(snapshot.passed_over)
+            self._trust.pass_over(snapshot.passed_over)
             if snapshot.damaged:
                 raise snapshot.damaged[0]
         return [ids[place] for place in absent]
@@ -172,8 +158,8 @@ class FeatureFolder:
             there = snapshot.stands_at(place, unique)
             used = np.unique(snapshot.shard_of[place[there]])
             # Damage in shared shards must show now, while the rows can still be computed.
-            sound = [self._is_sound(snapshot.shards[k]) for k in used[used >= snapshot.own].tolist()]
-            self._say()
+            sound = [self._trust.is_sound(snapshot.shards[k]) for k in used[used >= snapshot.own].tolist()]
+            self._trust.say()
             if all(sound):
                 return snapshot, there
 
@@ -224,18 +210,18 @@ class FeatureFolder:
             folder=self.path,
             out=out,
             row_shape=self._expected,
-            refuse=self._doubt,
+            refuse=self._trust.doubt,
         )
         for left in reversed(range(RESTORES if restore and self._can_restore() else 1)):
             try:
                 return self._read(gather)
             except MissingFeaturesError:
-                self._say()
+                self._trust.say()
                 if not left:
                     raise
                 self._restore()
             finally:
-                self._say()
+                self._trust.say()
         raise AssertionError("the last attempt returns or raises")
 
     def _read(self, gather: Callable[[Snapshot], NDArray[Any]]) -> NDArray[Any]:
@@ -251,7 +237,7 @@ class FeatureFolder:
         keep it alive.
 
         From now on, shards that appear in shared caches are not read until `extract` has checked them."""
-        self._approved = set(self._sound)
+        self._trust.approve()
         self._restorers[id(owner)] = extract
 
     def _can_restore(self) -> bool:
@@ -259,7 +245,7 @@ class FeatureFolder:
         return bool(self._restorers) and not self._restoring and os.getpid() == self._restoring_in
 
     def _restore(self) -> None:
-        self._pass_over_text(
+        self._trust.warn_once(
             f"{self.path.name}: features that a shared cache had are not there any more, or cannot be read: "
             "it has gone, or was changed. They are computed into the own cache, and the work goes on"
         )
@@ -327,7 +313,7 @@ class FeatureFolder:
         there = np.flatnonzero(snapshot.stands_at(place, keys))
         owner = snapshot.shard_of[place[there]]
         return [
-            (snapshot.shards[k], k >= snapshot.own or self._is_pulled(snapshot.shards[k]), there[owner == k])
+            (snapshot.shards[k], k >= snapshot.own or self._trust.is_pulled(snapshot.shards[k]), there[owner == k])
             for k in np.unique(owner).tolist()
         ]
 
@@ -357,8 +343,8 @@ class FeatureFolder:
             except StoreError as error:
                 if k < snapshot.own:
                     raise
-                self._refuse(shard, error)
-                self._say()
+                self._trust.refuse(shard, error)
+                self._trust.say()
             else:
                 yield shard, places, out
 
@@ -368,41 +354,27 @@ class FeatureFolder:
         they cannot be."""
         snapshot = self._snapshot or self._refresh()
         named = [k for k, shard in enumerate(snapshot.shards) if shard.path.stem in names]
-        shards = [snapshot.shards[k] for k in named if k >= snapshot.own]
-        self._refused.update(map(identity_of, shards))
-        self._pass_over([DamagedShardError(shard.path, reason) for shard in shards])
+        self._trust.refuse_rows((snapshot.shards[k] for k in named if k >= snapshot.own), reason)
         for shard in (snapshot.shards[k] for k in named if k < snapshot.own):
-            if self._is_pulled(shard):
-                self.mark_checked(shard.path.stem, REFUSED)
-                move_into(shard.path, DAMAGED, self.path.parent.parent)
-                self._pass_over_text(
-                    f"{shard.path}, which came from a shared cache: {reason}. It is set aside in the folder "
-                    f"{DAMAGED}, and not fetched again; its rows are computed"
-                )
+            if self._trust.is_pulled(shard):
+                self._trust.set_aside(shard, reason)
 
     def mark_pulled(self, digest: str) -> None:
         """Note that the shard of this digest comes from behind a URL: it is trusted no more than there."""
-        self.mark_checked(digest, PULLED)
-
-    def _is_pulled(self, shard: Shard) -> bool:
-        """Whether it came from behind a URL."""
-        return self.is_checked(shard.path.stem, PULLED)
+        self._trust.mark_checked(digest, PULLED)
 
     def came_wrong(self, digest: str) -> bool:
         """Whether the shard of this digest came from behind a URL once, and was refused."""
-        return self.is_checked(digest, REFUSED)
+        return self._trust.came_wrong(digest)
 
     def is_checked(self, shard: str, by: str) -> bool:
         """Whether `mark_checked` was called with the same arguments."""
-        return os.path.exists(self.path / CHECKED / f"{shard}-{by}")  # noqa: PTH110 - never an error
+        return self._trust.is_checked(shard, by)
 
     def mark_checked(self, shard: str, by: str) -> None:
         """Note in the own cache that a shard's rows were compared with those that `by` computes. Failure is
         ignored: a read-only store is compared anew each time."""
-        with contextlib.suppress(OSError):
-            (self.path / CHECKED).mkdir(exist_ok=True, parents=bool(self.shared))
-            if not (self.path / CHECKED).is_symlink():
-                touch(self.path / CHECKED / f"{shard}-{by}")
+        self._trust.mark_checked(shard, by)
 
     def touch(self) -> None:
         """Record in the own cache that the features are in use. Failure is ignored: read-only stores must work."""
@@ -443,7 +415,7 @@ class FeatureFolder:
     def _refresh(self) -> Snapshot:
         read_description(self.path)
         self._snapshot = scan(
-            [self.path, *self.shared], self._snapshot, self.dtype_name, self._is_refused, self._expected
+            [self.path, *self.shared], self._snapshot, self.dtype_name, self._trust.is_refused, self._expected
         )
         return self._snapshot
 
@@ -455,74 +427,6 @@ class FeatureFolder:
                 "or remove this folder"
             )
 
-    def _is_refused(self, shard: Shard) -> bool:
-        """Whether this shared shard was found damaged, by this process or an earlier one, or has appeared since
-        `restore_with` was called."""
-        mark = identity_of(shard)
-        if self._approved is not None and mark not in self._approved:
-            return True
-        return mark in self._refused or self.is_checked(shard.path.stem, f"damaged-{mark}")
-
-    def _refuse(self, shard: Shard, error: StoreError) -> None:
-        """Never use a shared shard again, as long as it is the same file."""
-        mark = identity_of(shard)
-        self._refused.add(mark)
-        # A read that fails now may succeed another time.
-        if isinstance(error, DamagedShardError) and not isinstance(error, UnreadableShardError):
-            self.mark_checked(shard.path.stem, f"damaged-{mark}")
-        self._unsaid.append(error)
-
-    def _say(self) -> None:
-        errors, self._unsaid = self._unsaid, []
-        self._pass_over(errors)
-
-    def _doubt(self, shard: Shard, error: StoreError) -> None:
-        """Refuse a shard that turns out damaged on reading. Others that were sound when they were checked may be
-        damaged by now as well, so each is checked again before it is used."""
-        self._sound.clear()
-        self._doubted = True
-        self._refuse(shard, error)
-
-    def _is_sound(self, shard: Shard) -> bool:
-        """Whether all rows of a shared shard are as they were written, and finite. The shard is read once for
-        that; the result is noted in the own cache."""
-        mark = identity_of(shard)
-        if mark in self._sound or (not self._doubted and self.is_checked(shard.path.stem, f"whole-{mark}")):
-            self._sound.add(mark)
-            return True
-        try:
-            raise_if_damaged(shard)
-        except FileNotFoundError:
-            self._refused.add(mark)
-            return False
-        except StoreError as error:
-            self._refuse(shard, error)
-            return False
-        self._sound.add(mark)
-        self.mark_checked(shard.path.stem, f"whole-{mark}")
-        return True
-
-    def _pass_over(self, errors: Iterable[StoreError]) -> None:
-        """Warn, once for each, of shards in shared caches that are not used."""
-        news = [text for error in errors if (text := _without_cure(error)) not in self._warned]
-        self._warned.update(news)
-        if news:
-            more = f" (and {len(news) - 1} more like it)" if len(news) > 1 else ""
-            self._pass_over_text(
-                f"in a shared cache, {news[0]}{more}. It is passed over, and the features that it should hold "
-                "count as missing: an extraction computes them into the own cache. Only the shared cache's owner "
-                "can mend it, by `headstart cache verify --repair` there"
-            )
-
-    def _pass_over_text(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            warn(text)
-
-
-def _without_cure(error: StoreError) -> str:
-    return f"{error.path}: {error.reason}" if isinstance(error, DamagedShardError) else str(error)
-
 
 def _as_bytes(keys: NDArray[np.bytes_]) -> NDArray[np.uint8]:
     """`(n,)` ids as `sort_keys` makes them -> `(n, 16)`"""
@@ -531,7 +435,3 @@ def _as_bytes(keys: NDArray[np.bytes_]) -> NDArray[np.uint8]:
 
 def _no_room_needed(nbytes: int) -> None:
     pass
-
-
-def warn(text: str) -> None:
-    warnings.warn(text, StoreWarning, stacklevel=3)

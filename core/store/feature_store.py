@@ -39,13 +39,14 @@ from headstart.common.objects import is_url
 from headstart.common.progress import track
 from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.store.description import DESCRIPTION, read_description
-from headstart.store.feature_folder import FeatureFolder, is_open, used_here, warn
+from headstart.store.feature_folder import FeatureFolder, is_open, used_here
 from headstart.store.files import EVICTIONS
 from headstart.store.keys import TrunkKey
 from headstart.store.remote.shared import SharedRemote
 from headstart.store.removal import delete, move_into, require_no_link
 from headstart.store.shard import Shard, open_shard
 from headstart.store.snapshot import raise_if_damaged, scan
+from headstart.store.trust import warn
 from headstart.store.upkeep import (
     DAMAGED,
     DIGEST,

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from headstart.common.errors import RemoteError, StoreError
-from headstart.store.feature_folder import warn
 from headstart.store.remote.catalogue import Shards, write_index
 from headstart.store.remote.notes import Notes
 from headstart.store.remote.remote_store import RemoteFolder
 from headstart.store.shard import SUFFIX, open_shard
+from headstart.store.trust import warn
 
 
 def index_pushed(root: Path, folder: RemoteFolder, pushed: Iterable[str]) -> None:

@@ -20,13 +20,13 @@ from headstart.common.objects import Objects
 from headstart.common.progress import track
 from headstart.common.text import shards_text
 from headstart.store.description import description_of
-from headstart.store.feature_folder import warn
 from headstart.store.keys import TrunkKey
 from headstart.store.moving.indexing import index_pushed
 from headstart.store.moving.moves import failure
 from headstart.store.moving.push import put_description
 from headstart.store.remote.remote_store import RemoteStore
 from headstart.store.remote.transfer import upload_shard
+from headstart.store.trust import warn
 
 UPLOADS = 2
 """at once. Each holds a shard in memory, beside what makes the next ones"""
