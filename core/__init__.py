@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headstart.contract.optimizers import SGD, AdamW, Schedule
     from headstart.data.augment import Augment
     from headstart.data.preprocess import Preprocess
+    from headstart.features.engines.settings import Ray
     from headstart.features.extract import extract
     from headstart.features.inference import forward, native
     from headstart.features.loading import load_features
@@ -67,6 +68,7 @@ _WHERE = {
     "OnnxModel": ("headstart.training.exporting.exported", "OnnxModel"),
     "SGD": ("headstart.contract.optimizers", "SGD"),
     "AdamW": ("headstart.contract.optimizers", "AdamW"),
+    "Ray": ("headstart.features.engines.settings", "Ray"),
     "Run": ("headstart.training.run", "Run"),
     "Schedule": ("headstart.contract.optimizers", "Schedule"),
     "report": ("headstart.report", None),
@@ -86,6 +88,7 @@ __all__ = [
     "HeadstartError",
     "OnnxModel",
     "Preprocess",
+    "Ray",
     "Run",
     "Schedule",
     "advise",

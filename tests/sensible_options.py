@@ -37,6 +37,7 @@ SENSIBLE: dict[str, Any] = {
     "device": "cpu",
     "precision": "bfloat16",
     "workers": 2,
+    "engine": hs.Ray(workers=2),
     "dtype": "float32",
     "cache": Path("features"),
     "views": 4,

@@ -28,7 +28,7 @@ def setting(section: str, key: str) -> list[str]:
     while reference := re.search(r"\{\[(.+?)\](.+?)\}", text):
         text = text.replace(reference[0], TOX.get(*reference.groups()))
     lines = [line.strip().replace("{tox_root}", str(ROOT)) for line in text.replace("\\\n", "").splitlines()]
-    return [re.sub(r"^[a-z0-9, -]+: +", "", line) for line in lines if line and not line.startswith("#")]
+    return [re.sub(r"^[a-z0-9!, -]+: +", "", line) for line in lines if line and not line.startswith("#")]
 
 
 def pytest_calls(section: str) -> list[argparse.Namespace]:

@@ -12,8 +12,10 @@ from headstart.cli.options import (
     DATA,
     DATA_SOURCE,
     DEFAULTS,
+    ENGINE_OPTIONS,
     FLAT,
     DataSource,
+    EngineOptions,
     Json,
     names_in,
     parameter,
@@ -57,6 +59,7 @@ def advise(
     precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
     dtype: Annotated[str, parameter("dtype")] = DEFAULTS["dtype"],
     workers: Annotated[int | None, parameter("workers")] = DEFAULTS["workers"],
+    engine_options: Annotated[EngineOptions, FLAT] = ENGINE_OPTIONS,
     seed: Annotated[int, parameter("seed", help="Of the parts that are held out.")] = DEFAULTS["seed"],
     json_file: Json = None,
 ) -> None:
@@ -70,6 +73,7 @@ def advise(
     limit: float | str | None = budget
     if budget is not None and budget.replace(".", "", 1).isdigit():
         limit = float(budget)
+    engine = engine_options.engine()
     name = registry.choose(backend)
     data = data_of(source)
     import_quietly(name, device, precision)
@@ -86,6 +90,7 @@ def advise(
         batch_size=batch_size,
         workers=workers,
         seed=seed,
+        engine=engine,
     )
     line = advice.command(source.words())
     keep_figures(json_file, {**advice.as_dict(), "command": line})

@@ -15,6 +15,7 @@ from itertools import pairwise
 from cyclopts import (
     App,
     Argument,
+    ConsumeMultipleError,
     MissingArgumentError,
     UnknownCommandError,
     UnknownOptionError,
@@ -42,6 +43,8 @@ MEANT = {
 """what other programs call an option, and this one's other commands -> what it is called here"""
 
 EMPTY_OPTION = re.compile(r"--[\w-]+=")
+NONE_OR_ONE = (0, 1)
+"""of the values of an option that means something without any"""
 NO_PATH = "- stands for no file here: /dev/stdout is the standard output, and ./- a file of that name"
 
 
@@ -69,7 +72,12 @@ def check_values(takers: Iterable[App], words: Sequence[str]) -> None:
         argument for app in takers if app.default_command for argument in app.assemble_argument_collection()
     ]
     options = {name for argument in arguments for name in argument.names if name.startswith("--")}
-    flags = {name for argument in arguments if argument.hint is bool for name in argument.names}
+    flags = {
+        name
+        for argument in arguments
+        for name in argument.names
+        if argument.hint is bool or argument.parameter.consume_multiple == NONE_OR_ONE
+    }
     for option, value in pairwise(_before_the_rest(words)):
         if option in options - flags and value in options:
             raise SettingError(f"{option} needs a value; {option}={value} if that is one")
@@ -97,6 +105,8 @@ def _unknown(word: str, allowed: Iterable[Argument]) -> str:
 def mistake(error: Exception) -> str:
     """A line that says what is wrong with a command line."""
     match error:
+        case ConsumeMultipleError(keyword=str() as option):
+            return f"{option} takes one value at most"
         case MissingArgumentError(keyword=str() as option):
             return f"{option} needs a value"
         case MissingArgumentError(unused_tokens=[first, *_], app=App() as app) if first.startswith("--"):

@@ -8,7 +8,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from headstart.cli.command import command
-from headstart.cli.options import DEFAULTS, FEATURE_OPTIONS, FLAT, SOURCE, FeatureOptions, Json, Source, parameter
+from headstart.cli.options import (
+    DEFAULTS,
+    ENGINE_OPTIONS,
+    FEATURE_OPTIONS,
+    FLAT,
+    SOURCE,
+    EngineOptions,
+    FeatureOptions,
+    Json,
+    Source,
+    parameter,
+)
 from headstart.cli.preparing import import_quietly, note_random_weights, opened
 from headstart.cli.rendering import show
 from headstart.cli.results import write_figures
@@ -24,6 +35,8 @@ from headstart.common.text import extraction_line
     "headstart extract --data flower_photos --part 3/8",
     "srun -n 8 headstart extract --data flower_photos --part auto",
     "headstart extract --data flower_photos --push s3://bucket/team",
+    "headstart extract --data flower_photos --ray auto --ray-workers 8 --gpus-per-worker 1",
+    "headstart extract --data flower_photos --gpus all",
 )
 def extract(
     *,
@@ -33,6 +46,7 @@ def extract(
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     workers: Annotated[int | None, parameter("workers")] = DEFAULTS["workers"],
+    engine_options: Annotated[EngineOptions, FLAT] = ENGINE_OPTIONS,
     part: Annotated[
         str | None,
         Parameter(
@@ -53,6 +67,7 @@ def extract(
     from headstart.features.extract import extract as run_extract
     from headstart.features.packed import check_free
 
+    engine = engine_options.engine()
     name = registry.choose(backend)
     if save is not None:
         check_free(save, replace)  # now, and not after a week of extraction
@@ -69,6 +84,7 @@ def extract(
         workers=workers,
         part=part,
         push=push,
+        engine=engine,
     )
     saved = features.save(save, replace=replace) if save is not None else None
     write_figures(json_file, {"model": model.name, **features.as_dict()})

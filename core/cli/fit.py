@@ -10,8 +10,10 @@ from cyclopts import Parameter
 from headstart.cli.command import command
 from headstart.cli.near import NEAR_OPTIONS, NearOptions, near_figures
 from headstart.cli.options import (
+    ENGINE_OPTIONS,
     FLAT,
     TRAINING_SOURCE,
+    EngineOptions,
     Json,
     SavedFeatures,
     TrainingSource,
@@ -46,6 +48,7 @@ def fit(
     source: Annotated[TrainingSource, FLAT] = TRAINING_SOURCE,
     features: SavedFeatures = None,
     settings: Annotated[Settings, FLAT] = LEFT_OUT,
+    engine_options: Annotated[EngineOptions, FLAT] = ENGINE_OPTIONS,
     near: Annotated[NearOptions, FLAT] = NEAR_OPTIONS,
     out: Annotated[
         Path | None, Parameter(help="Save the trained model to this folder, with a report, report.html.")
@@ -58,9 +61,10 @@ def fit(
     from headstart.training.fit import fit as run_fit
     from headstart.training.tables import folds_table
 
+    engine = engine_options.engine()
     (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
     of_near = near_figures(near, model, train, val, test, settings=values)
-    run = run_fit(model, train, val, **values)
+    run = run_fit(model, train, val, engine=engine, **values)
     figures = comparison([run])
     # Saved first: printing may fail, and what was trained must not depend on it.
     written = []

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
+from headstart.cli.arguments import NONE_OR_ONE
 from headstart.common.errors import SettingError
 from headstart.training.option import Option
 from headstart.training.options import GROUPS, OPTIONS, flags_for
@@ -22,6 +23,7 @@ TABLE = Group("Tables", sort_key=1.2)
 TITLES = {(group.__doc__ or ""): (group.__doc__ or "").rstrip(".") for group in GROUPS}
 SETTINGS = {line: Group(title, sort_key=i) for i, (line, title) in enumerate(TITLES.items(), start=2)}
 """a group of help for each class of options"""
+COMPUTING = SETTINGS[OPTIONS["device"].group]
 
 DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 """in Python, and in commands that train nothing"""
@@ -282,11 +284,83 @@ class FeatureOptions:
         return {**vars(self), "cuts": None if self.cuts is None else names_in(self.cuts)}
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """Who extracts what the cache lacks."""
+
+    ray: Annotated[
+        tuple[str, ...] | None,
+        Parameter(
+            help="Extract with Ray, by actors on a cluster's machines, which all see the cache and the images: "
+            "the cluster at this address (HOST:PORT, or auto: this machine's) or, without one, the one that "
+            "RAY_ADDRESS names, else one that is started on this machine.",
+            group=COMPUTING,
+            consume_multiple=NONE_OR_ONE,
+            allow_leading_hyphen=False,
+            negative=(),
+        ),
+    ] = None
+    gpus: Annotated[
+        str | None,
+        Parameter(
+            help="Extract on so many GPUs of this machine, or all of them, with an actor of Ray's on each.",
+            group=COMPUTING,
+        ),
+    ] = None
+    ray_workers: Annotated[
+        int | None,
+        Parameter(
+            help="How many actors of Ray's. (default: as many as the cluster has room for)",
+            converter=positive_number,
+            group=COMPUTING,
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        Parameter(help="GPUs of each. (default: 1 where there are any)", converter=number, group=COMPUTING),
+    ] = None
+    cpus_per_worker: Annotated[
+        int | None,
+        Parameter(
+            help="CPUs of each, and threads that it computes with. (default: its share of the machine's)",
+            converter=positive_number,
+            group=COMPUTING,
+        ),
+    ] = None
+
+    def engine(self) -> Any:
+        """What `engine=` is to be. SettingError for options that do not go together."""
+        of_workers: dict[str, Any] = {
+            "workers": self.ray_workers,
+            "gpus_per_worker": self.gpus_per_worker,
+            "cpus_per_worker": self.cpus_per_worker,
+        }
+        flags = {"workers": "--ray-workers", "gpus_per_worker": "--gpus-per-worker"}
+        named = [flags.get(name, "--cpus-per-worker") for name, value in of_workers.items() if value is not None]
+        if self.ray is None and self.gpus is None:
+            if named:
+                raise SettingError(f"{named[0]} is about actors of Ray's; pass --ray as well")
+            return None
+        from headstart.features.engines.settings import LOCAL, Ray
+
+        if self.gpus is None:
+            return Ray(address=next(iter(self.ray or ()), None), **of_workers)
+        for flag, value in (("--ray", self.ray), *((flag, True) for flag in named if flag != "--cpus-per-worker")):
+            if value is not None:
+                raise SettingError(
+                    f"{flag} with --gpus, which has an actor on each GPU of this machine; leave out one"
+                )
+        if self.gpus != "all" and not (self.gpus.isdecimal() and int(self.gpus)):
+            raise SettingError(f"--gpus {self.gpus!r}; expected all, or a whole number of 1 or more")
+        count = None if self.gpus == "all" else int(self.gpus)
+        return Ray(address=LOCAL, workers=count, gpus_per_worker=1, cpus_per_worker=self.cpus_per_worker)
+
+
 COLUMNS = ("image", "label", "split_column", "group", "weight_column", "root", "separator", "task")
 """the options of tables, which `TableOptions.columns` puts together"""
 
 SOURCE, TRAINING_SOURCE, TABLE_OPTIONS, DATA_SOURCE = Source(), TrainingSource(), TableOptions(), DataSource()
-FEATURE_OPTIONS = FeatureOptions()
+FEATURE_OPTIONS, ENGINE_OPTIONS = FeatureOptions(), EngineOptions()
 """with every option left out"""
 
 SavedFeatures = Annotated[

@@ -9,8 +9,10 @@ from cyclopts import Group, Parameter
 
 from headstart.cli.command import command
 from headstart.cli.options import (
+    ENGINE_OPTIONS,
     FLAT,
     TRAINING_SOURCE,
+    EngineOptions,
     Json,
     SavedFeatures,
     TrainingSource,
@@ -62,6 +64,7 @@ def sweep(
         ),
     ] = False,
     settings: Annotated[Settings, FLAT] = LEFT_OUT,
+    engine_options: Annotated[EngineOptions, FLAT] = ENGINE_OPTIONS,
     top: Annotated[int, Parameter(help="How many of the best to show.", converter=whole_number)] = 10,
     out: Annotated[Path | None, Parameter(help="Save the best model to this folder.")] = None,
     json_file: Json = None,
@@ -72,9 +75,10 @@ def sweep(
     """
     from headstart.training.sweep import sweep as run_sweep
 
+    engine = engine_options.engine()
     grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds})
     (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
-    result = run_sweep(model, train, val, grid=grid or USUAL_GRID, halving=halving, **values)
+    result = run_sweep(model, train, val, grid=grid or USUAL_GRID, halving=halving, engine=engine, **values)
     all_diverged = result.runs[0].diverged
     saved = attempt(lambda: result.best.save(out)) if out is not None and not all_diverged else None
     tested = None if test is None or all_diverged else attempt(lambda: result.best.evaluate(test))

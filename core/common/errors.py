@@ -27,6 +27,7 @@ __all__ = [
     "DiskSpaceError",
     "DivergedWarning",
     "DownloadError",
+    "EngineError",
     "ExportError",
     "ExportMismatchError",
     "ExtractionInterrupted",
@@ -150,6 +151,11 @@ class DataWarning(UserWarning):
 
 class DownloadError(DataError):
     """A download failed, or what came does not have the published checksum."""
+
+
+class EngineError(HeadstartError):
+    """What is to extract on other machines or GPUs cannot begin, or none of its workers is left. What was stored
+    is kept."""
 
 
 class StoreError(HeadstartError):

@@ -14,6 +14,9 @@ from headstart.common.errors import SettingError
 from headstart.common.objects import is_url, without_secrets
 from headstart.common.places import expanded, user_cache
 
+CPUS_VARIABLE = "HEADSTART_CPUS"
+"""how many CPUs a process keeps to, where it is told"""
+
 
 @dataclass(frozen=True)
 class Cpus:
@@ -26,10 +29,14 @@ class Cpus:
 
 def cpus_allowed(root: Path = cgroups.ROOT) -> Cpus:
     """Those that the process may run on, and no more than its control groups give it time for. A quota of 1.5 is
-    two: two threads for three quarters of the time are faster than one."""
+    two: two threads for three quarters of the time are faster than one. Fewer where HEADSTART_CPUS says so, as it
+    does to each of several workers on one machine."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroups.cpu_quota(root)
     allowed = count if quota is None else max(1, min(count, math.ceil(quota)))
+    told = os.environ.get(CPUS_VARIABLE, "")
+    if told.isdecimal():
+        allowed = max(1, min(allowed, int(told)))
     return Cpus(allowed, allowed < count)
 
 

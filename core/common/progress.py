@@ -32,8 +32,9 @@ def report_to(reporter: Reporter | None) -> None:
 
 @contextmanager
 def track(description: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Show a bar while the body runs; yields `advance(n=1)`, which may be called from any thread. One inside of
-    another is silent: two would take turns on one line.
+    """Show a bar while the body runs; yields `advance(n=1, note="")`, which may be called from any thread. A note
+    stands behind the bar until there is another. One inside of another is silent: two would take turns on one
+    line.
 
     `total` is the number of steps (samples, bytes), None where it is not known.
     """
@@ -53,14 +54,17 @@ def track(description: str, total: int | None) -> Iterator[Callable[..., None]]:
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     _showing = True
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(printable(description), total=total)
+            task = progress.add_task(printable(description), total=total, note="")
 
-            def advance(n: int = 1) -> None:
+            def advance(n: int = 1, note: str = "") -> None:
                 progress.advance(task, n)
+                if note:
+                    progress.update(task, note=printable(note))
 
             yield advance
     finally:
@@ -70,7 +74,7 @@ def track(description: str, total: int | None) -> Iterator[Callable[..., None]]:
 def _reporting(reporter: Reporter, description: str, total: int | None) -> Callable[..., None]:
     done, last, lock = 0, 0.0, threading.Lock()
 
-    def advance(n: int = 1) -> None:
+    def advance(n: int = 1, note: str = "") -> None:
         nonlocal done, last
         with lock:
             done += n
@@ -81,5 +85,5 @@ def _reporting(reporter: Reporter, description: str, total: int | None) -> Calla
     return advance
 
 
-def _silent(n: int = 1) -> None:
+def _silent(n: int = 1, note: str = "") -> None:
     pass

@@ -68,6 +68,8 @@ class Source(ABC):
     """what one sample is; None: an image of any size"""
     fetches: int = 0
     """how many reads should be under way at a time; 0: who decodes may read"""
+    in_memory = False
+    """whether the samples lie in this process's memory, and not where others can read them"""
 
     def __init__(self, count: int, truncated: str = "raise") -> None:
         """`truncated`: what to do with encoded pictures that break off, see `decode`."""
@@ -239,6 +241,8 @@ class FileSource(Source):
 class ArraySource(Source):
     """Images in memory: a sequence of uint8 `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)`."""
 
+    in_memory = True
+
     def __init__(self, images: Sequence[np.ndarray] | np.ndarray, name: str) -> None:
         super().__init__(len(images))
         self.images = images
@@ -260,6 +264,8 @@ class ArraySource(Source):
 
 class ValueSource(Source):
     """Other inputs in memory: an array `(n, ...)`, or a dict of such arrays."""
+
+    in_memory = True
 
     def __init__(self, values: Any, name: str) -> None:
         super().__init__(count(values))
@@ -326,6 +332,11 @@ class Dataset(Samples):
     def entries(self) -> Entries | None:
         """Name -> shape and dtype of what one sample holds; None where the samples are images of any size."""
         return self._source.entries
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the samples lie in this process's memory, and not where others can read them."""
+        return self._source.in_memory
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Extraction: run the frozen trunk over the samples that the store has no features for, and over no others.
+"""Extraction: run the frozen trunk over the samples that the store has no features for, and over no others; here,
+or by an engine elsewhere (`headstart.features.engines`).
 
 Invariant: row i of a feature set belongs to sample i of its data set. Rows are written and read by sample id,
 never by position, and an image whose bytes changed between hashing and decoding is an error.
@@ -14,9 +15,10 @@ import hashlib
 import json
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,12 +32,13 @@ from headstart.common.errors import (
     FeatureDriftError,
     FeatureUnderflowError,
     MissingFeaturesError,
+    SettingError,
 )
 from headstart.common.log import LOG
 from headstart.common.objects import open_objects
 from headstart.common.progress import track
 from headstart.common.version import __version__
-from headstart.contract import registry
+from headstart.contract import devices, registry
 from headstart.contract.recipe import FLOAT16, Place
 from headstart.contract.running import Trunk
 from headstart.data import Dataset
@@ -49,13 +52,19 @@ from headstart.data.summary import say
 from headstart.features.company import GROUP, check_company, is_trusted, note_trusted
 from headstart.features.distances import distances, wrong_rows
 from headstart.features.dividing import WorkPart, part_of
+from headstart.features.engines.planning import Task, task_size, tasks_of
+from headstart.features.engines.ray_engine import run
+from headstart.features.engines.settings import Ray, check_engine
+from headstart.features.engines.shown import Places, Shards, left_of
+from headstart.features.engines.work import Job, Progress
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import INPUT, FeatureKeys
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
+from headstart.store.ids import array_to_ids
 from headstart.store.moving.pusher import Pusher
-from headstart.store.writer import ShardWriter
+from headstart.store.writer import ShardWriter, rows_per_shard
 
 CHECKED_ROWS = 4
 # Two backends' float32 sums differ by about 1e-6; bfloat16 arithmetic by about 1e-2. More is another function.
@@ -68,6 +77,15 @@ ROUNDS = 5  # attempts, where rows vanish from a shared cache before they are re
 Observe = Callable[[Dataset, Batch, Mapping[str, np.ndarray]], None]
 """a function of a data set, a batch of it, and the batch's features by node, called before they are stored; what
 it raises ends the extraction"""
+
+
+@dataclass
+class Stored:
+    """What an extraction has brought into the store."""
+
+    images: int = 0
+    writers: list[tuple[str, ShardWriter]] = field(default_factory=list)
+    """with their nodes"""
 
 
 class Extractor:
@@ -92,10 +110,17 @@ class Extractor:
         observe: Observe | None = None,
         pooled: bool = False,
         push: str | None = None,
+        engine: Ray | None = None,
     ) -> None:
-        """The arguments of `extract`. `observe`: is called with each batch of features as it is computed.
-        `pooled`: a vector a cut is kept, see `headstart.features.pooled`."""
+        """The arguments of `extract`. `observe`: is called with each batch of features as it is computed, in this
+        process, so not by an engine. `pooled`: a vector a cut is kept, see `headstart.features.pooled`."""
         registry.check_place(device, precision)
+        check_engine(engine, device)
+        if engine is not None and observe is not None:
+            raise SettingError(
+                "debug_nans looks at features where they are computed, in this process; leave out engine="
+            )
+        self.engine = engine
         self.batch_size, self.workers = batch_size, workers
         self.device, self.precision = device, precision
         self.backend_name = registry.choose(backend, model.home)
@@ -106,6 +131,21 @@ class Extractor:
         self.seed, self.observe = seed, observe
         self.store = FeatureStore(cache)
         self.pusher = None if push is None else Pusher(self.store.root, open_objects(push))
+        self._make_anew = partial(
+            Extractor,
+            cuts=cuts,
+            backend=self.backend_name,
+            precision=precision,
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=workers,
+            cache=self.store.root.absolute(),
+            augment=augment,
+            views=views,
+            seed=seed,
+            pooled=pooled,
+        )
+        self._model_as_given = model
         self.folders = self.keys.folders(self.store)
         """node -> the features of each view"""
 
@@ -186,6 +226,7 @@ class Extractor:
         """Compute the rows that have vanished from a shared cache since the extraction."""
         spare = copy.copy(self)  # whose trunk is dropped when this is done
         spare.__dict__.pop("trunk", None)
+        spare.engine = None
         spare(data)
 
     def _check_company(self, data: Dataset) -> None:
@@ -220,22 +261,119 @@ class Extractor:
     def _extract(
         self, data: Dataset, lacking: Sequence[Mapping[str, Sequence[str]]], lacking_ids: Sequence[Sequence[str]]
     ) -> None:
-        first = {id: i for i, id in reversed(list(enumerate(data.ids)))}
-        total, stored = sum(map(len, lacking_ids)), Counter[str]()
+        total, stored = sum(map(len, lacking_ids)), Stored()
         what = "decoding images" if set(self.folders) == {INPUT} else "extracting features"
         try:
             with track(what, total) as advance:
-                for view, ids in enumerate(lacking_ids):
-                    if not ids:
-                        continue
-                    order = np.array([first[id] for id in ids], np.int64)
-                    for count in self._extract_view(data, view, lacking[view], order, stored):
-                        advance(count)
+                if self.engine is not None:
+                    self._extract_elsewhere(data, lacking, total, advance)
+                else:
+                    self._extract_here(data, lacking, lacking_ids, stored, advance)
         except KeyboardInterrupt:
+            kept = stored.images if self.engine is None else total - self._count_lacking(lacking)
             raise ExtractionInterrupted(
-                f"interrupted: the features of {stored['images']} of {total} images are kept; "
+                f"interrupted: the features of {kept} of {total} images are kept; "
                 "the same call again computes only the rest"
             ) from None
+
+    def _extract_here(
+        self,
+        data: Dataset,
+        lacking: Sequence[Mapping[str, Sequence[str]]],
+        lacking_ids: Sequence[Sequence[str]],
+        stored: Stored,
+        advance: Callable[..., None],
+    ) -> None:
+        first = {id: i for i, id in reversed(list(enumerate(data.ids)))}
+        for view, ids in enumerate(lacking_ids):
+            if ids:
+                order = np.array([first[id] for id in ids], np.int64)
+                size = min(self.batch_size, len(order))
+                for count in self._extract_view(data, view, lacking[view], order, size, stored):
+                    advance(count)
+
+    # ---- by an engine: what this process asks for
+
+    def _extract_elsewhere(
+        self,
+        data: Dataset,
+        lacking: Sequence[Mapping[str, Sequence[str]]],
+        total: int,
+        advance: Callable[..., None],
+    ) -> None:
+        """Have workers store what is lacking; the store says when that is done."""
+        assert self.engine is not None
+        row_nbytes = max(
+            math.prod(self.keys.shapes[node]) * folders[0].dtype.itemsize for node, folders in self.folders.items()
+        )
+        job = Job(
+            make=self._make_anew,
+            model=self._model_as_given,
+            data=data,
+            digests=self.digests(),
+            root=self.store.root.absolute(),
+            folder=next(iter(self.folders.values()))[0].path.absolute(),
+            device=self.device,
+            plan=lambda workers: tasks_of(
+                lacking, task_size(total, workers, rows_per_shard(row_nbytes), self.batch_size)
+            ),
+            finished=self._push_shards,
+            left=partial(left_of, folders=self.folders),
+        )
+        start, samples = time.perf_counter(), 0
+        with closing(run(self.engine, job)) as reports:
+            for progress in reports:
+                samples += progress.samples
+                advance(progress.samples, note=_note(progress, samples / (time.perf_counter() - start)))
+
+    def _push_shards(self, task: Task, shards: Shards) -> None:
+        """Have the shards of a task that a worker has ended pushed on, if that was asked for."""
+        if self.pusher is not None:
+            for node, names in shards.items():
+                folder = self.folders[node][task.view]
+                for name in names:
+                    self.pusher(folder.key, folder.path / name)
+
+    def _count_lacking(self, lacking: Sequence[Mapping[str, Sequence[str]]]) -> int:
+        """How many of these the store lacks now."""
+        return sum(
+            len({id for node, ids in of_view.items() for id in self.folders[node][view].missing(ids)})
+            for view, of_view in enumerate(lacking)
+        )
+
+    # ---- by an engine: what a worker does
+
+    def digests(self) -> list[str]:
+        """Of all trunk keys."""
+        return [folder.key.digest for of_node in self.folders.values() for folder in of_node]
+
+    def get_ready(self) -> str:
+        """Build the trunk; returns the device that it is on."""
+        if set(self.folders) == {INPUT}:
+            return devices.CPU
+        assert self.trunk is not None
+        return self.place.device
+
+    def work_on(
+        self, data: Dataset, places: Places, task: Task, tell: Callable[[int], None], ended: Callable[[], bool]
+    ) -> dict[str, list[str]]:
+        """Compute and store the features of a task, until it is `ended`; how many samples are done is told.
+        Returns the files of the shards by node. `places`: of the data set's ids."""
+        order = places.of(task.ids)
+        lacking = dict.fromkeys(task.nodes, array_to_ids(task.ids))
+        stored = Stored()
+        size = min(self.batch_size, len(data))  # the same for all tasks, so that nothing compiles again
+        with closing(self._extract_view(data, task.view, lacking, order, size, stored)) as counts:
+            for count in counts:
+                tell(count)
+                if ended():
+                    break
+        shards: dict[str, list[str]] = {}
+        for node, writer in stored.writers:
+            shards.setdefault(node, []).extend(writer.shards)
+        return shards
+
+    # ---- of one view, wherever it is done
 
     def _extract_view(
         self,
@@ -243,12 +381,12 @@ class Extractor:
         view: int,
         lacking: Mapping[str, Sequence[str]],
         order: np.ndarray,
-        stored: Counter[str],
-    ) -> Iterator[int]:
-        """Store what one view lacks, in one pass over its samples; yields how many are computed, and counts in
-        `stored` how many "images" are written, which is a few batches later."""
+        size: int,
+        stored: Stored,
+    ) -> Generator[int, None, None]:
+        """Store what one view lacks, in one pass over its samples, of which `size` are run at once; yields how
+        many are computed, and notes in `stored` how many are written, which is a few batches later."""
         missing = {node: frozenset(ids) for node, ids in lacking.items() if ids}
-        size = min(self.batch_size, len(order))
         with ExitStack() as stack:
             writers = {
                 node: stack.enter_context(
@@ -261,11 +399,12 @@ class Extractor:
                 )
                 for node in missing
             }
+            stored.writers += writers.items()
 
             def store(batch: Batch, features: Mapping[str, np.ndarray]) -> None:
                 for node, rows in features.items():
                     _store(writers[node], batch.ids, rows, missing[node])
-                stored["images"] += len(batch.ids)
+                stored.images += len(batch.ids)
 
             nbytes = (
                 size * sum(math.prod(self.keys.shapes[node]) for node in missing) * np.dtype(np.float32).itemsize
@@ -387,6 +526,13 @@ class Extractor:
         return None
 
 
+def _note(progress: Progress, images_per_second: float) -> str:
+    """What stands behind the bar of an extraction by an engine."""
+    workers = f"{progress.alive} worker{'' if progress.alive == 1 else 's'}"
+    again = f", {progress.again:,} tasks done again" if progress.again else ""
+    return f"{images_per_second:,.0f} images/s, {workers}{again}"
+
+
 def _check_some_are_left(rows: np.ndarray, node: str) -> None:
     """FeatureUnderflowError for a batch's features of a trunk in float16 that are zeros alone: what it computes on
     the way is below that type's range, which the stored rows do not show."""
@@ -423,6 +569,7 @@ def extract(
     seed: int = 0,
     part: tuple[int, int] | str | None = None,
     push: str | None = None,
+    engine: Ray | None = None,
 ) -> FeatureSet:
     """The features of `data` at the legal `cuts` of `model` (default: what its classifier takes), from the store
     where it has them, computed where it lacks them (and then kept). Several cuts take one pass over the data.
@@ -446,6 +593,10 @@ def extract(
     next ones are computed. What cannot be written there is a StoreWarning with the reason, and
     `headstart.cache.push` moves it.
 
+    `engine`: None, or `hs.Ray(...)`: what is lacking is computed by Ray's actors, on the machines of a cluster
+    that all see the store and the images, or on the GPUs of this machine; `workers` and `batch_size` are then each
+    actor's. EngineError where it cannot begin, or no actor is left.
+
     Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, FeatureUnderflowError,
     DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what
     is finished.
@@ -468,6 +619,7 @@ def extract(
         views=views,
         seed=seed,
         push=push,
+        engine=engine,
     )
     say(data)
     warn_of_parts(data)

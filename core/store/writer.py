@@ -39,6 +39,11 @@ SHARD_NBYTES = 64 << 20
 SHARD_SECONDS = 60.0
 
 
+def rows_per_shard(row_nbytes: int) -> int:
+    """As many rows as a full shard has."""
+    return max(1, min(MAX_ROWS, SHARD_NBYTES // row_nbytes))
+
+
 class ShardWriter:
     """Collects rows, and writes a shard whenever enough of them are there. A context manager.
 
@@ -70,6 +75,8 @@ class ShardWriter:
         self.dtype = stored_dtype(dtype)
         self.rows_written = 0
         """Rows that are durably in the store."""
+        self.shards: list[str] = []
+        """the files that hold them"""
         self._folder, self._key_digest, self._prepare = folder, key_digest, prepare
         self._written = written
         self._provenance = json.loads(about)  # as it will be read: keys are strings, tuples lists
@@ -79,7 +86,7 @@ class ShardWriter:
                 f"a row of features of shape {self.row_shape} takes {binary_size(self._row_nbytes)}, at most "
                 f"{binary_size(MAX_FEATURES_NBYTES)} can be stored; cut where the model's features are smaller"
             )
-        self._rows_per_shard = max(1, min(MAX_ROWS, SHARD_NBYTES // self._row_nbytes))
+        self._rows_per_shard = rows_per_shard(self._row_nbytes)
         self._pending: list[tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]] = []
         self._pending_rows = 0
         self._first_added = 0.0
@@ -156,6 +163,8 @@ class ShardWriter:
             blocks=[rows for _, rows, _ in self._pending],
             provenance=self._provenance,
         )
+        if path.name not in self.shards:
+            self.shards.append(path.name)
         # Once more: an eviction may have gone by in between, and left the shard without its description.
         self._prepare()
         if self._written is not None:

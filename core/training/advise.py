@@ -22,6 +22,7 @@ from headstart.data import Dataset
 from headstart.data.annotations import SINGLE
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.summary import say
+from headstart.features.engines.settings import Ray, check_engine
 from headstart.models import Model
 from headstart.training.advice.candidates import Candidate, candidates
 from headstart.training.advice.costs import Cost, costs
@@ -54,6 +55,7 @@ def advise(
     workers: int | None = None,
     cache: str | Path | None = None,
     seed: int = 0,
+    engine: Ray | None = None,
 ) -> Advice:
     """Which trunk to take, where to cut it and how much of it to train, said before anything is trained.
 
@@ -78,6 +80,7 @@ def advise(
     start = time.perf_counter()
     limits = _budget(budget)
     registry.check_place(device, precision)
+    check_engine(engine, device)
     train = _to_train_on(data)
     looked_at, folds = _looked_at(train, seed)
     say(train)
@@ -93,7 +96,7 @@ def advise(
     listed = candidates(models, cuts, train.classes if train.named_classes else len(train.classes), size)
     for candidate in listed:
         LOG.info("looking at %s: %s", candidate.label, ", ".join(candidate.cuts))
-        figures, last = look_at(candidate, looked_at, folds, len(train), where, seed)
+        figures, last = look_at(candidate, looked_at, folds, len(train), where, seed, engine)
         took = costs(candidate, train, where)
         trunks.append(figures)
         features[figures.label] = last

@@ -111,6 +111,7 @@ def _extractor(job: TrainingJob, node: str, views: bool = False) -> Extractor:
         seed=s.seed,
         observe=FeatureCheck(job.model, job.backend, job.place) if s.debug_nans else None,
         push=s.push,
+        engine=s.engine,
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from headstart.contract.optimizers import Optimizer, Schedule
     from headstart.data.augment import Augment
+    from headstart.features.engines.settings import Ray
     from headstart.training.history import OnEpoch
 
 
@@ -118,6 +119,8 @@ class _FitSweep(TypedDict, total=False):
     """Stop after so many epochs without a better one, by monitor."""
     folds: int | None
     """Hold out each of so many folds in turn; the model is then trained on all of the data."""
+    engine: Ray | None
+    """Who extracts features that the cache lacks: hs.Ray(...), the actors of a cluster."""
     push: str | None
     """Write each finished shard of features on to the store behind this URL, such as s3://bucket/team."""
 

@@ -70,7 +70,11 @@ def test_settings_keep_a_value_and_refuse_a_wrong_one(name: str) -> None:
 
 
 def test_what_only_python_can_hand_over_has_no_flag() -> None:
-    assert {o.name for o in fields_for("fit")} - {o.name for o in flags_for("fit")} == {"cache", "on_epoch"}
+    assert {o.name for o in fields_for("fit")} - {o.name for o in flags_for("fit")} == {
+        "cache",
+        "engine",
+        "on_epoch",
+    }
     assert OPTIONS["lr_scale"].flag == "--lr-scale"
     assert (OPTIONS["epochs"].default_of("compare"), OPTIONS["epochs"].default_of("fit")) == (3, None)
 

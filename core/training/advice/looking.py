@@ -9,6 +9,7 @@ import numpy as np
 
 from headstart.common.progress import track
 from headstart.data import Dataset
+from headstart.features.engines.settings import Ray
 from headstart.features.extract import Extractor
 from headstart.training.advice.candidates import Candidate
 from headstart.training.advice.familiarity import familiarity
@@ -25,13 +26,14 @@ def look_at(
     samples: int,
     where: Mapping[str, Any],
     seed: int,
+    engine: Ray | None = None,
 ) -> tuple[TrunkFigures, np.ndarray]:
     """What the features of a trunk tell, and those that its classifier takes, float32 `(n, d)`.
 
     `data`: the samples that are looked at, `folds` of them; `samples`: how many there are to train on. `where`:
-    keyword arguments of `extract`: backend, device and so on."""
+    keyword arguments of `extract`: backend, device and so on; `engine`: as there."""
     model = candidate.model
-    extracted = Extractor(model, candidate.cuts, pooled=True, **where)(data)
+    extracted = Extractor(model, candidate.cuts, pooled=True, engine=engine, **where)(data)
     shapes = model.graph.shapes(model.input_shape)
     cuts: list[CutFigures] = []
     x = np.empty((0, 0), np.float32)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from headstart.training.option import FUNCTIONS, IN_PROCESS, one_known, option, whole
+from headstart.training.option import BY_ITSELF, FUNCTIONS, IN_PROCESS, Rule, one_known, option, whole
+
+if TYPE_CHECKING:
+    from headstart.features.engines.settings import Ray
 
 
 def _backends() -> Iterable[str]:
@@ -25,6 +29,12 @@ def _precisions() -> Iterable[str]:
     from headstart.contract.recipe import PRECISIONS
 
     return PRECISIONS
+
+
+def _is_engine(value: object) -> bool:
+    from headstart.features.engines.settings import Ray
+
+    return isinstance(value, Ray)
 
 
 @dataclass(frozen=True)
@@ -62,4 +72,14 @@ class Computing:
         text=int,
         unset="as many as CPUs",
         recorded=False,
+    )
+    engine: Ray | None = option(
+        None,
+        "Who extracts features that the cache lacks: hs.Ray(...), the actors of a cluster.",
+        Rule("an hs.Ray(...)", _is_engine),
+        takers=BY_ITSELF,
+        text=None,
+        unset="this process",
+        recorded=False,
+        more="On the command line --ray and what goes with it. See `extract`.",
     )

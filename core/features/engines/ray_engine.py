@@ -1,0 +1,377 @@
+"""Extraction by Ray Core: the driver, which hands out tasks and asks the store what is done.
+
+Invariants:
+
+* What passes through Ray is the parameters and the data set's paths, each once, lists of ids, and names of shards.
+* A task is done when the store shows its rows. Whatever else happens, an error, a worker or a machine that dies,
+what
+  the store does not show is submitted again, so that a death costs what its task had not stored yet: a shard at
+  most.
+* As many tasks are in flight as there are workers.
+* However it ends, no worker is left; one that is interrupted stores what it has computed first.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headstart.common.environment import COUNTS, for_frameworks
+from headstart.common.errors import EngineError, HeadstartError, SettingError
+from headstart.common.log import LOG
+from headstart.common.machine import CPUS_VARIABLE
+from headstart.common.sizes import binary_size
+from headstart.contract import devices
+from headstart.features.engines.planning import Task
+from headstart.features.engines.ray_cluster import (
+    Crew,
+    check_seen,
+    crew_for,
+    imported,
+    joined,
+    machines,
+    sent_as_code,
+    token_in,
+)
+from headstart.features.engines.ray_host import Host
+from headstart.features.engines.ray_worker import Parcel
+from headstart.features.engines.settings import Ray
+from headstart.features.engines.work import Job, Outcome, Progress
+
+POLL_SECONDS = 0.5
+ATTEMPTS = 3
+"""of a task that ends in the same error, and of a worker that dies as it starts"""
+DEATHS = 8
+"""of workers in one task, one after the other, without a row more in the store: the task is what kills them"""
+START_SECONDS = 600.0
+"""in which the first worker must have started"""
+END_SECONDS = 15.0
+"""that interrupted workers have for storing what they have computed"""
+MOST_NBYTES = 4096
+"""of a sample in a pickled data set: a path, a label and an id. More is the sample itself"""
+CONTROL = "control"
+"""the actors' threads for what is asked beside the work"""
+
+
+def run(settings: Ray, job: Job) -> Generator[Progress, None, None]:
+    """Have all that the job lacks extracted; yields how far it is, several times a second.
+
+    Raises what a task's error is, three times the same; EngineError where the cluster, the store or the data are
+    not fit for it, or no worker is left; KeyboardInterrupt.
+    """
+    ray = imported()  # before anything is pickled
+    sent, params = _parcel(ray, job), dict(job.model.params)
+    nbytes = len(sent(job.device, False, ("", ""))) + sum(value.nbytes for value in params.values())
+    with joined(settings, nbytes) as ray, sent_as_code(ray), token_in(job.folder) as token:
+        crew = crew_for(settings, job.device, machines(ray))
+        check_seen(ray, job.root, token)
+        device = devices.CPU if job.device == devices.AUTO and not crew.gpus else job.device
+        parcel = ray.put(sent(device, crew.gpus > 0, token))
+        driver = Driver(ray, crew, job, parcel, ray.put(params))
+        LOG.info(
+            "Ray: %s; %s task%s; %s sent once",
+            crew,
+            f"{len(driver.queue):,}",
+            "" if len(driver.queue) == 1 else "s",
+            binary_size(nbytes),
+        )
+        try:
+            yield from driver.work()
+        finally:
+            driver.leave()
+
+
+def _parcel(ray: Any, job: Job) -> Any:
+    """What makes the bytes that every worker is sent. SettingError for data that lie in this process's memory, or
+    that cannot be sent."""
+    if job.data.in_memory:
+        raise SettingError(
+            f"engine=hs.Ray(...): the samples of {job.data.name} lie in this process's memory, and samples do not "
+            "travel through Ray; expected data that are read from files which all of the cluster's machines see"
+        )
+
+    def made(device: str, must_be_gpu: bool, token: tuple[str, str]) -> bytes:
+        parcel = Parcel(
+            make=job.make,
+            model=replace(job.model, params={}),
+            data=job.data,
+            device=device,
+            must_be_gpu=must_be_gpu,
+            digests=tuple(job.digests),
+            root=job.root,
+            token=token,
+        )
+        try:
+            raw: bytes = ray.cloudpickle.dumps(parcel)
+        except Exception as error:
+            raise SettingError(
+                f"engine=hs.Ray(...): {job.model.name} and {job.data.name} cannot be sent to other processes "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        if len(raw) > MOST_NBYTES * (256 + len(job.data)):
+            raise SettingError(
+                f"engine=hs.Ray(...): sent to other processes, {job.data.name} takes {binary_size(len(raw))}, "
+                f"{len(raw) // max(1, len(job.data)):,} bytes a sample, so it holds the samples themselves, which "
+                "do not travel through Ray; expected data that are read from files"
+            )
+        return raw
+
+    return made
+
+
+@dataclass(eq=False)
+class Attempt:
+    """A task, and what has become of it so far."""
+
+    task: Task
+    errors: tuple[str, ...] = ()
+    """that it has ended in, one after the other"""
+    deaths: int = 0
+    """of workers, without a row more in the store"""
+
+
+@dataclass(eq=False)
+class Worker:
+    """An actor, from its start to its end."""
+
+    actor: Any
+    begun: Any
+    """the answer to its start; None once it has come"""
+    node: str = "a node"
+    attempt: Attempt | None = None
+    """that it works on"""
+    answer: Any = None
+    """what will be the `Outcome`"""
+    report: Any = None
+    """what will be the number of samples done"""
+    counted: int = 0
+    """samples of its task, as it has said last"""
+
+
+class Driver:
+    """Hands out tasks."""
+
+    def __init__(self, ray: Any, crew: Crew, job: Job, parcel: Any, params: Any) -> None:
+        self.queue: deque[Attempt] = deque(Attempt(task) for task in job.plan(crew.workers))
+        self._ray, self._crew, self._job = ray, crew, job
+        self._sent = parcel, params
+        self._workers: list[Worker] = []
+        self._free_places = crew.workers
+        """of workers that may be started"""
+        self._failed_starts = 0
+        """one after the other"""
+        self._reason = ""
+        """why the last worker was lost"""
+        self._said: set[object] = set()
+        self._stored = self._again = self._samples = 0
+        self._since = time.monotonic()
+        """when a worker was last there"""
+        self._actor = ray.remote(
+            num_cpus=crew.cpus,
+            num_gpus=crew.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+            concurrency_groups={CONTROL: 1},
+        )(Host)
+
+    def work(self) -> Iterator[Progress]:
+        """Until the store shows all."""
+        ray = self._ray
+        while self.queue or any(worker.attempt for worker in self._workers):
+            self._fill()
+            waited_for = [worker.begun or worker.answer for worker in self._workers]
+            waited_for = [answer for answer in waited_for if answer is not None]
+            ready, _ = ray.wait(waited_for, num_returns=1, timeout=POLL_SECONDS)
+            ready, _ = ray.wait(waited_for, num_returns=len(waited_for), timeout=0)
+            before = self._samples
+            for worker in list(self._workers):
+                if worker.begun in ready:
+                    self._has_begun(worker)
+                elif worker.answer in ready:
+                    self._has_answered(worker)
+            self._look()
+            alive = sum(worker.begun is None for worker in self._workers)
+            yield Progress(samples=self._samples - before, stored=self._stored, alive=alive, again=self._again)
+
+    # ---- workers
+
+    def _fill(self) -> None:
+        """Give every free worker a task, and start workers as long as there is work for them. EngineError where
+        there is none and will be none."""
+        for worker in self._workers:
+            if worker.begun is None and worker.attempt is None and self.queue:
+                worker.attempt = self.queue.popleft()
+                worker.answer, worker.counted = worker.actor.work.remote(worker.attempt.task), 0
+        starting = sum(worker.begun is not None for worker in self._workers)
+        while self._free_places and starting < len(self.queue):
+            self._free_places -= 1
+            starting += 1
+            self._start()
+        if any(worker.begun is None for worker in self._workers):
+            self._since = time.monotonic()
+        elif not self._workers:
+            raise EngineError(f"no worker of Ray's is left: {self._reason}")
+        elif time.monotonic() - self._since > START_SECONDS:
+            free = self._ray.available_resources()
+            raise EngineError(
+                f"no worker of Ray's started in {START_SECONDS:.0f} s; each waits for {self._crew.gpus:g} GPUs "
+                f"and {self._crew.cpus} CPUs, and the cluster's other work leaves {free.get('GPU', 0):g} and "
+                f"{free.get('CPU', 0):g}"
+            )
+
+    def _start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if name.startswith("HEADSTART_")}
+        environment[CPUS_VARIABLE] = threads = str(self._crew.cpus)
+        for name, others in COUNTS.items():
+            environment |= dict.fromkeys((name, *others), threads)
+        environment |= for_frameworks(os.environ | environment)
+        actor = self._actor.remote()
+        begun = actor.start.remote(environment, str(Path.cwd()), *self._sent)
+        self._workers.append(Worker(actor, begun))
+
+    def _has_begun(self, worker: Worker) -> None:
+        try:
+            worker.node, wrong, device = self._ray.get(worker.begun)
+        except self._ray.exceptions.RayError as error:
+            self._failed_starts += 1
+            self._lose(worker, f"a worker ended as it started: {_first_line(error)}")
+            if self._failed_starts < ATTEMPTS * self._crew.workers:
+                self._free_places += 1
+            return
+        if wrong:
+            self._lose(worker, f"on {worker.node} no worker starts: {wrong}")
+            return
+        self._failed_starts, worker.begun = 0, None
+        LOG.debug("Ray: a worker on %s, device %s", worker.node, device)
+
+    def _lose(self, worker: Worker, reason: str) -> None:
+        """Do without a worker from now on."""
+        self._reason = reason
+        self._warn(f"Ray: {reason}")
+        self._workers.remove(worker)
+        with suppress(Exception):
+            self._ray.kill(worker.actor, no_restart=True)
+
+    def _look(self) -> None:
+        """How far the workers are."""
+        ray = self._ray
+        for worker in self._workers:
+            if worker.attempt is None:
+                continue
+            if worker.report is None:
+                control = worker.actor.done.options(concurrency_group=CONTROL)
+                worker.report = control.remote()
+            elif ray.wait([worker.report], timeout=0)[0]:
+                with suppress(ray.exceptions.RayError):  # its task's answer says it, too
+                    self._count(worker, ray.get(worker.report))
+                worker.report = None
+
+    def _count(self, worker: Worker, done: int) -> None:
+        """`done` samples of its task."""
+        self._samples += done - worker.counted
+        worker.counted = done
+
+    # ---- tasks
+
+    def _has_answered(self, worker: Worker) -> None:
+        attempt, answer = worker.attempt, worker.answer
+        assert attempt is not None
+        worker.attempt = worker.answer = worker.report = None
+        try:
+            outcome: Outcome = self._ray.get(answer)
+        except self._ray.exceptions.RayTaskError as error:
+            outcome = Outcome(error=pickle.dumps(EngineError(f"on {worker.node}: {_first_line(error)}")))
+        except self._ray.exceptions.RayError as error:
+            self._has_died(worker, attempt, error)
+            return
+        self._tell(outcome)
+        self._job.finished(attempt.task, outcome.shards)
+        left = self._job.left(attempt.task, outcome.shards)
+        self._count(worker, len(attempt.task) - sum(map(len, left)))
+        self._stored += worker.counted
+        errors = attempt.errors
+        if outcome.error is not None:
+            raised: Exception = pickle.loads(outcome.error)
+            errors = (*errors, f"{type(raised).__name__}: {raised}")
+            if errors.count(errors[-1]) >= ATTEMPTS:
+                raise raised
+        elif left:
+            errors = (*errors, "")
+            if errors.count("") >= ATTEMPTS:
+                raise EngineError(
+                    f"the store does not show what was written into it on {worker.node}; is {self._job.root} "
+                    "the same folder there?"
+                )
+        self._submit_again(left, errors, 0)
+
+    def _has_died(self, worker: Worker, attempt: Attempt, error: Exception) -> None:
+        """What the store shows of its task was done."""
+        left = self._job.left(attempt.task, {})
+        count = sum(map(len, left))
+        self._count(worker, len(attempt.task) - count)
+        self._stored += worker.counted
+        deaths = attempt.deaths + 1 if count == len(attempt.task) else 1
+        self._lose(worker, f"a worker on {worker.node} has died: {_first_line(error)}")
+        if deaths >= DEATHS:
+            raise EngineError(
+                f"{deaths} workers of Ray's have died in the same task, the last on {worker.node}: "
+                f"{_first_line(error)}"
+            )
+        self._free_places += 1
+        self._submit_again(left, attempt.errors, deaths)
+
+    def _submit_again(self, left: list[Task], errors: tuple[str, ...], deaths: int) -> None:
+        self._again += len(left)
+        self.queue.extendleft(Attempt(task, errors, deaths) for task in left)
+
+    # ---- what is said
+
+    def _tell(self, outcome: Outcome) -> None:
+        """What a worker has said, once, however many say it."""
+        for category, text in outcome.warnings:
+            if text not in self._said:
+                self._said.add(text)
+                warnings.warn(text, category, stacklevel=2)
+        for level, line in outcome.lines:
+            if line not in self._said:
+                self._said.add(line)
+                LOG.log(level, "%s", line)
+
+    def _warn(self, line: str) -> None:
+        LOG.warning("%s", line)
+
+    # ---- the end
+
+    def leave(self) -> None:
+        """End all workers, those in the middle of a task when they have stored what they have."""
+        ray = self._ray
+        answers = []
+        try:
+            for worker in self._workers:
+                if worker.attempt is not None:
+                    worker.actor.end.options(concurrency_group=CONTROL).remote()
+                    answers.append(worker.answer)
+            if answers:
+                ray.wait(answers, num_returns=len(answers), timeout=END_SECONDS)
+        finally:
+            for worker in self._workers:
+                with suppress(Exception):
+                    ray.kill(worker.actor, no_restart=True)
+            self._workers = []
+
+
+def _first_line(error: Exception) -> str:
+    """What Ray says of an end."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if isinstance(error, HeadstartError) or not lines:
+        return lines[0] if lines else type(error).__name__
+    return lines[-1] if type(error).__name__.startswith("RayTaskError") else lines[0]

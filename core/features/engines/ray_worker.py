@@ -1,0 +1,111 @@
+"""What an actor of Ray's does on its node: opens what it was sent, builds the trunk, and works on tasks.
+
+Invariant: an error is an answer, and goes back as it is; what a task has computed before it is stored.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from headstart.common.errors import EngineError, HeadstartError
+from headstart.common.log import handed_to
+from headstart.contract import devices
+from headstart.data import Dataset
+from headstart.features.engines.planning import Task
+from headstart.features.engines.ray_host import sees
+from headstart.features.engines.shown import Places
+from headstart.features.engines.work import Extracting, Outcome
+from headstart.models import Model
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What every worker is sent, beside the parameters."""
+
+    make: Callable[..., Extracting]
+    model: Model
+    """without parameters"""
+    data: Dataset
+    device: str
+    must_be_gpu: bool
+    digests: tuple[str, ...]
+    root: Path
+    token: tuple[str, str]
+    """the path of a file in the store, and what is in it"""
+
+
+class RayWorker:
+    """An extraction on one node."""
+
+    def __init__(
+        self, parcel: bytes, params: Mapping[str, np.ndarray], node: str, is_ended: Callable[[], bool]
+    ) -> None:
+        """`parcel`: a pickled `Parcel`. EngineError where the store is not in sight, or another version runs here;
+        whatever building the trunk raises."""
+        sent: Parcel = pickle.loads(parcel)
+        if not sees(*sent.token)[1]:
+            raise EngineError(unseen_store(sent.root, [node]))
+        self._data, self._places = sent.data, Places(sent.data.ids)
+        self._extractor = sent.make(replace(sent.model, params=params), device=sent.device)
+        if tuple(self._extractor.digests()) != sent.digests:
+            raise EngineError("another version of headstart is installed here: its features have other keys")
+        self.device = self._extractor.get_ready()
+        if sent.must_be_gpu and self.device == devices.CPU:
+            raise EngineError("the framework finds no GPU that it computes on")
+        self.done = 0
+        """samples of the task that is under way"""
+        self._is_ended = is_ended
+
+    def work(self, task: Task) -> Outcome:
+        """The features of a task, stored."""
+        lines: list[tuple[int, str]] = []
+        error: Exception | None = None
+        shards: Mapping[str, list[str]] = {}
+        self.done = 0
+        with warnings.catch_warnings(record=True) as caught, handed_to(lambda *line: lines.append(line)):
+            warnings.simplefilter("always")
+            try:
+                shards = self._extractor.work_on(self._data, self._places, task, self._tell, self._is_ended)
+            except Exception as raised:
+                error = raised
+        return Outcome(
+            shards=shards,
+            error=None if error is None else pickled(error),
+            warnings=[(one.category, str(one.message)) for one in caught if _is_ours(one.category)],
+            lines=lines,
+        )
+
+    def _tell(self, count: int) -> None:
+        self.done += count
+
+
+def unseen_store(root: Path, nodes: list[str]) -> str:
+    """What to say where nodes do not see the store."""
+    return (
+        f"the store {root} is a folder of the machine that extracts, and {', '.join(nodes)} "
+        f"{'does' if len(nodes) == 1 else 'do'} not see it; set HEADSTART_CACHE (cache=) to a folder that all of "
+        "the cluster's machines see under the same path"
+    )
+
+
+def pickled(error: Exception) -> bytes:
+    """An error as it goes to another process; its text alone, where it cannot go there itself."""
+    if not isinstance(error, HeadstartError):
+        error.add_note("".join(traceback.format_exception(error)).strip())
+    try:
+        raw = pickle.dumps(error)
+        pickle.loads(raw)
+    except Exception:
+        return pickle.dumps(EngineError(f"{type(error).__name__}: {error}"))
+    return raw
+
+
+def _is_ours(category: type[Warning]) -> bool:
+    return category.__module__ == HeadstartError.__module__

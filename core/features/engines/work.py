@@ -1,0 +1,81 @@
+"""What an extraction and an engine say to each other.
+
+Invariant: what comes back of a task is names of shards and what was said on the way, never a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from headstart.data import Dataset
+from headstart.features.engines.planning import Task
+from headstart.features.engines.shown import Places, Shards
+from headstart.models import Model
+
+
+class Extracting(Protocol):
+    """An extraction in the process that computes."""
+
+    def get_ready(self) -> str:
+        """Build what computes; returns the device. Raises what is wrong with it here."""
+
+    def digests(self) -> list[str]:
+        """Of all trunk keys."""
+
+    def work_on(
+        self, data: Dataset, places: Places, task: Task, tell: Callable[[int], None], ended: Callable[[], bool]
+    ) -> dict[str, list[str]]:
+        """Compute and store a task's features, until it is `ended`; how many samples are done is told. Returns the
+        shards."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An extraction that is to be done elsewhere."""
+
+    make: Callable[[Model], Extracting]
+    """made anew by each worker; pickles"""
+    model: Model
+    data: Dataset
+    digests: Sequence[str]
+    """of the trunk keys"""
+    root: Path
+    """of the store that all must see"""
+    folder: Path
+    """in it, that exists and may be written into"""
+    device: str
+    plan: Callable[[int], list[Task]]
+    """the tasks for so many workers"""
+    finished: Callable[[Task, Shards], None]
+    """is told of each task that has ended, and of its shards"""
+    left: Callable[[Task, Shards], list[Task]]
+    """what of a task the store does not show; it is looked for in these shards first"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker answers to a task."""
+
+    shards: Shards = field(default_factory=dict)
+    error: bytes | None = None
+    """pickled: what ended it"""
+    warnings: Sequence[tuple[type[Warning], str]] = ()
+    lines: Sequence[tuple[int, str]] = ()
+    """of the log, with their levels"""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an engine has come."""
+
+    samples: int
+    """more than before; fewer where a worker died"""
+    stored: int
+    """samples in all whose task is done"""
+    alive: int
+    """workers"""
+    again: int
+    """tasks that were submitted again"""
