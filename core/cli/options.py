@@ -112,7 +112,8 @@ def values_of(settings: Any) -> dict[str, Any]:
 
 DATA_HELP = (
     "digits, cifar10, flowers, or the path of a folder that holds a folder a class, or train, val and test "
-    "with a folder a class in each, or of a table (CSV, TSV, JSON lines, Parquet)."
+    "with a folder a class in each, or of a table (CSV, TSV, JSON lines, Parquet); or the URL of one in a bucket, "
+    "as s3://bucket/photos."
 )
 MODEL_HELP = (
     "Architecture; `headstart models` lists them. (default: efficientnet_lite0 where its weights are here, else "

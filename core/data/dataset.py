@@ -314,14 +314,18 @@ class Dataset(Samples):
 
     def __getitem__(self, index: int) -> Sample:
         """One decoded sample. Raises `IndexError`, and what `load` raises."""
-        image, id = self.load(index)
+        return self._sample(index, *self.load(index))
+
+    def _sample(self, index: int, image: Any, id: str) -> Sample:
         label = self.labels[index]
         return Sample(
             np.array(image) if self.entries is None else image, int(label) if label.ndim == 0 else label, id
         )
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
+        with self.in_order(range(len(self))) as load:
+            for i in range(len(self)):
+                yield self._sample(i, *load(i))
 
     def __repr__(self) -> str:
         kind = "images" if self.entries is None else "samples"

@@ -55,7 +55,7 @@ class Files(ABC):
 
     @abstractmethod
     def nbytes(self, path: str) -> int:
-        """How many bytes reading it takes, where that is known without a look; else 0."""
+        """How many bytes reading it brings, or about how many; 0 where that is of no matter, or it is not read."""
 
     @abstractmethod
     def stamps(self, paths: Sequence[str]) -> list[bytes | None]:

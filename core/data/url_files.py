@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import posixpath
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 from blake3 import blake3
 
 from headstart.common.errors import ImageError, RemoteError, RemoteNotFoundError
-from headstart.common.objects import Entry, Objects, open_objects
+from headstart.common.objects import PAGE, Entry, Objects, open_objects
+from headstart.common.progress import track
 from headstart.data.file_system import FILE, FOLDER, FileSystem, Item, Key
 from headstart.data.formats import BELIEVED, PREFIX_NBYTES
 from headstart.data.limits import MAX_NBYTES
@@ -27,8 +29,17 @@ from headstart.data.litter import is_litter
 from headstart.data.place import parent_of
 from headstart.data.workers import FETCHES, in_threads
 
+ASSUMED_NBYTES = 4 << 20
+"""of an object that was not listed"""
 SINGLY = 32
 """folders that are listed one by one for the files named in them; of more, what holds them all is listed"""
+
+
+def _pages(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    """Lists of so many of them; the last may be shorter."""
+    iterator = iter(entries)
+    while page := list(islice(iterator, size)):
+        yield page
 
 
 class Known(NamedTuple):
@@ -170,7 +181,10 @@ class UrlFiles(FileSystem):
         return content
 
     def nbytes(self, path: str) -> int:
-        return nbytes if (nbytes := self._nbytes(path)) <= MAX_NBYTES else 0
+        known = self._known.get(path)
+        if known is None:
+            return ASSUMED_NBYTES
+        return known.nbytes if known.nbytes <= MAX_NBYTES else 0
 
     def stamps(self, paths: Sequence[str]) -> list[bytes | None]:
         return [self._stamp(path) for path in paths]
@@ -215,7 +229,10 @@ class UrlFiles(FileSystem):
         """Know everything below a folder."""
         with self._lock:
             if not self._is_listed(f"{folder}/"):
-                self._take(self._opened().entries(self._name(folder)))
+                with track(f"listing {folder}", None) as advance:
+                    for page in _pages(self._opened().entries(self._name(folder)), PAGE):
+                        self._take(page)
+                        advance(len(page))
                 self._listed.add(folder)
 
     def _list_files(self, folder: str) -> None:

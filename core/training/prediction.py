@@ -76,15 +76,15 @@ def predict(
 ) -> np.ndarray:
     """float32 logits `(n, classes)` of `model` as it is; `model.classes` names their columns.
 
-    `images`: a path, or a pattern such as "photos/*.jpg"; a folder, whose images are taken as training takes them,
-    in the order of the walk (see `headstart.data.walk`); WebDataset's tars; a table of images, or a frame, whose
-    other columns are not looked at; a Pillow image; the bytes of an image file; a list of paths, or of Pillow
-    images, bytes and uint8 arrays `(h, w, 3)` of any size; uint8 `(n, h, w, 3)`; a data set, also of another
-    library. All are preprocessed as the model needs, and Pillow images are read as their files are. Or float32
-    `(n, h, w, 3)`, taken as preprocessed already. Tensors of torch, TensorFlow and JAX are taken as arrays. Or
-    features of this model's trunk, at the cut before its classifier. For a wrapped model without preprocessing: a
-    data set, or the arrays it takes. `model` may be an opened file, see `hs.OnnxModel`, too, for which `backend`,
-    `device` and `precision` stay as they are.
+    `images`: a path, a URL (`hs.data.folder`), or a pattern such as "photos/*.jpg"; a folder, whose images are
+    taken as training takes them, in the order of the walk (see `headstart.data.walk`); WebDataset's tars; a table
+    of images, or a frame, whose other columns are not looked at; a Pillow image; the bytes of an image file; a
+    list of paths, or of Pillow images, bytes and uint8 arrays `(h, w, 3)` of any size; uint8 `(n, h, w, 3)`; a
+    data set, also of another library. All are preprocessed as the model needs, and Pillow images are read as their
+    files are. Or float32 `(n, h, w, 3)`, taken as preprocessed already. Tensors of torch, TensorFlow and JAX are
+    taken as arrays. Or features of this model's trunk, at the cut before its classifier. For a wrapped model
+    without preprocessing: a data set, or the arrays it takes. `model` may be an opened file, see `hs.OnnxModel`,
+    too, for which `backend`, `device` and `precision` stay as they are.
 
     `precision`: of the arithmetic, "float32", "tf32", "bfloat16" or "float16"; see `fit`. `on_error`: "skip" has
     rows of NaN for images that cannot be read, and a DataWarning that names them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -551,3 +552,13 @@ def test_another_process_opens_the_bucket_anew(server: ObjectServer, root: Path)
 def test_reading_a_local_file_asks_no_bucket(root: Path) -> None:
     path = photo(root / "a.png")
     assert files_for([str(path), "s3://photos/x.png"]).read(str(path)) == read_file(path)
+
+
+def test_iterating_reads_ahead(server: ObjectServer, root: Path, reads: Counter[str]) -> None:
+    data = hs.data.folder(upload(photos(root, "cat", "dog"), f"{server.url}/iterating"))
+    for there, here in zip(data, hs.data.folder(root), strict=True):
+        assert np.array_equal(there.image, here.image) and there[1:] == here[1:]
+    assert reads.total() == 7
+    for _ in data:
+        break
+    assert not any(thread.name.startswith("headstart-fetch") for thread in threading.enumerate())
