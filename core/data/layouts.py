@@ -190,7 +190,7 @@ def refuse_url(path: str | os.PathLike[str]) -> None:
     how = f" (such as `{fetch}`)" if fetch else ""
     raise DataError(
         f"{text} is an address that is not read here; expected a path, or a URL that begins with "
-        f"{', '.join(REMOTE)} or {FILE}. Download it{how} and name the folder, which holds a folder a class"
+        f"{', '.join(REMOTE)} or {FILE}. Download it{how}, and give its path"
     )
 
 

@@ -294,7 +294,7 @@ def test_predictions_of_what_is_not_there(run: hs.Run, train: Dataset, tmp_path:
         run.predict([tmp_path])
     with pytest.raises(ImageError, match="image 0"):
         run.predict(b"text")
-    for wrong, reason in (("", "names no file"), ("https://example.org/a.png", "nothing is downloaded"),
+    for wrong, reason in (("", "names no file"), ("https://example.org/a.png", "not read here"),
                           (io.BytesIO(b"text"), "images.read"), (str(tmp_path / "*.png"), "no file .* matches"),
                           (np.zeros((3, 8, 8), np.uint8), "channels first, or three grey ones"),
                           (np.ma.array(np.zeros((1, 2, 2, 3), np.uint8), mask=True), "12 of 12 values are masked"),
