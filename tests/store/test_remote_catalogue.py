@@ -102,6 +102,11 @@ def test_what_is_no_shard_is_named(prefix, made):
     other = RemoteStore(folder.objects).folder("f" * 32)
     (first, *_) = folder.shards()
     folder.objects.put(other.shard_name(digest_of(first)), folder.objects.get(first.name, limit=1 << 20))
+    shard = bytearray(folder.objects.get(first.name, limit=1 << 20))
+    shard[-1] ^= 1  # of an id: the name tells
+    folder.objects.put(first.name, bytes(shard))
+    with pytest.raises(RemoteDamagedError, match="do not give its name"):
+        read_ids(folder, first, 600)
     for number, content in enumerate((b"", b"12345", b"\xff" * 9000, bytes(70_000))):
         folder.objects.put(other.shard_name(f"{number:032x}"), content)
     errors: list[Exception] = []
@@ -207,6 +212,19 @@ def test_many_index_objects_become_one(tmp_path):
     assert most == 8 and len(folder.indexes()) == 12, "nothing is deleted"
 
 
+def test_notes_of_what_was_merged_are_dropped(tmp_path):
+    folder = RemoteStore(open_objects((tmp_path / "there").as_uri())).folder("a" * 32)
+    notes = Notes(tmp_path / "own", folder.url, folder.key_digest)
+    for number in range(9):
+        folder.objects.put(folder.shard_name(f"{number:032x}"), b"x")
+        write_index(folder, {f"{number:032x}": (1, np.full((2, 16), number, np.uint8))}, notes, stop)
+        catalogue = Catalogue(folder, notes, stop)
+        catalogue.recall()
+        catalogue.fetch_indexes()
+        assert len(catalogue.indexes()) == len(list(notes.folder.iterdir())) == (number + 1 if number < 8 else 1)
+    assert len(merged(catalogue.indexes())) == 9
+
+
 def test_a_merged_one_forgets_what_has_gone(tmp_path):
     folder = RemoteStore(open_objects(tmp_path.as_uri())).folder("a" * 32)
     for number in range(9):
@@ -270,3 +288,14 @@ def test_few_shards_are_chosen(made, tmp_path):
     chosen, found = cover(indexes, stranger, lambda digest: True)
     assert chosen == [] and not found.any()
     assert cover([], everything, lambda digest: True)[0] == []
+
+
+def test_what_a_shard_adds_counts(made):
+    """Of two that hold what is left, the one with fewer bytes."""
+    ids = np.concatenate([np.arange(6, dtype=np.uint8)[:, None], np.zeros((6, 15), np.uint8)], axis=1)
+    held = {"a" * 32: (900, ids[:4]), "b" * 32: (500, ids[[0, 1, 4]]), "c" * 32: (100, ids[4:5])}
+    indexes = indexes_of("f" * 32, {digest: held[digest] for digest in ("a" * 32, "b" * 32)})
+    chosen, found = cover(indexes, ids, lambda digest: True)
+    assert chosen == [("a" * 32, 900), ("b" * 32, 500)] and found.tolist() == [True] * 5 + [False]
+    chosen, _ = cover(indexes_of("f" * 32, held), ids, lambda digest: True)
+    assert chosen == [("a" * 32, 900), ("c" * 32, 100)]

@@ -361,6 +361,17 @@ def test_a_server_that_goes_away_on_the_way(
     assert came(own) == []
 
 
+def test_no_permission_to_read_is_found_out_once(
+    s3: str, made: Stored, own: Path, proxy: ObjectProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remotes, "LOADERS", 1)
+    assert reader(s3, made, own).missing(NEW) == NEW
+    proxy.rule = each("403", ".safetensors")
+    with pytest.warns(StoreWarning, match=r"is left out: .*\.safetensors: access was refused") as said:
+        assert reader(s3, made, own).missing(made.ids) == made.ids
+    assert len(said) == 1 and came(own) == []
+
+
 def test_old_listings_miss_and_do_no_harm(s3: str, made: Stored, own: Path, proxy: ObjectProxy) -> None:
     folder = remote(s3, made)
     assert reader(s3, made, own).missing(NEW) == NEW  # the proxy has listings now
