@@ -10,16 +10,20 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
-from object_server import BUCKET, environment
+from object_proxy import FAULTS, Request, proxied
+from object_server import BUCKET, ObjectServer, environment, served
 from PIL import Image
 
 import headstart as hs
+from headstart.common.errors import ImageError
 from headstart.common.objects import open_objects
 from headstart.data import Preprocess, batches, read_ahead
 
@@ -145,3 +149,43 @@ def test_requests_for_an_image(store: Store, photos: tuple[Path, str]) -> None:
     assert hs.extract(model, again).stats.extracted == 0
     print(f"{store.requests()} requests to open and extract again")
     assert store.requests() <= 4
+
+
+def test_faults_at_random(photos_in_memory: tuple[Path, ObjectServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever befalls requests, a picture is the right one or an error that names its URL."""
+    root, server = photos_in_memory
+    monkeypatch.setattr("headstart.common.objects.RETRIES", 1)
+    url, ids, random = f"{server.url}/faults", hs.data.folder(root).ids, Random(0)
+    kinds = [fault for fault in FAULTS if fault not in ("flip", "stale")]
+
+    def rule(request: Request) -> str | None:
+        return random.choice(kinds) if not request.is_listing and random.random() < 0.5 else None
+
+    right = named = 0
+    with proxied(server.endpoint, rule) as proxy:
+        while len(proxy.faults) < 500:
+            data = hs.data.folder(url)
+            with suppress(ImageError):
+                assert data.ids == ids
+            for i in range(len(data)):
+                try:
+                    assert data.load(i)[1] == ids[i]
+                    right += 1
+                except ImageError as error:
+                    assert error.source == data.source_name(i) and "\n" not in str(error)
+                    named += 1
+    print(f"\n500 faults: {right} right pictures, {named} errors that name one")
+    assert right and named
+    assert hs.data.folder(url).ids == ids
+
+
+@pytest.fixture
+def photos_in_memory(tmp_path: Path) -> Iterator[tuple[Path, ObjectServer]]:
+    with served() as server:
+        objects = open_objects(f"{server.url}/faults")
+        for i in range(12):
+            path = tmp_path / "here" / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 9, 3), np.uint8)).save(path)
+            objects.put(path.relative_to(tmp_path / "here").as_posix(), path.read_bytes())
+        yield tmp_path / "here", server
