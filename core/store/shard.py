@@ -46,7 +46,7 @@ MAX_HEADER_NBYTES = 2 * MAX_PROVENANCE_NBYTES + (16 << 10)
 SUFFIX = ".safetensors"
 FORMAT = f"headstart-features/{FORMAT_VERSION}"
 CHECKSUM = np.dtype("<u8")
-PIECE_NBYTES = 4 << 20  # rows are read and verified in pieces of about this, to stay in the processor's cache
+_PIECE_NBYTES = 4 << 20  # rows are read and verified in pieces of about this, to stay in the processor's cache
 WRONG_NAME = "its header, ids and checksums do not give its name"
 
 _TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
@@ -153,7 +153,7 @@ class Shard:
         nbytes = self.row_nbytes
         target = out.reshape(-1).view(np.uint8).data
         gap = memoryview(bytearray(_GAP_NBYTES))
-        step = max(1, min(_ROWS_AT_ONCE, PIECE_NBYTES // nbytes))
+        step = max(1, min(_ROWS_AT_ONCE, _PIECE_NBYTES // nbytes))
         with self._reading() as handle:
             if _ADVISABLE:  # what is read ahead unasked, as much again as a block, is not used
                 with suppress(OSError):
@@ -184,7 +184,7 @@ class Shard:
     def damaged_rows(self) -> tuple[int, int]:
         """Read all rows, and count those that differ from their checksums, and those that do not and yet hold NaN
         or infinity, which no writer stores. Raises as `read_into` does."""
-        step = max(1, PIECE_NBYTES // self.row_nbytes)
+        step = max(1, _PIECE_NBYTES // self.row_nbytes)
         scratch = np.empty((min(step, len(self)), self.row_nbytes), np.uint8)
         damaged = not_finite = 0
         with self._reading() as handle:
@@ -223,12 +223,14 @@ def finite_rows(rows: NDArray[Any]) -> NDArray[np.bool_]:
     bits: several times faster than isfinite on 16-bit floats."""
     if rows.dtype == np.uint8 or not rows.size:
         return np.ones(len(rows), np.bool_)
-    unsigned = np.dtype(f"u{rows.dtype.itemsize}")
-    infinity = np.array(np.inf, rows.dtype).view(unsigned)
-    magnitude = rows.view(unsigned) & np.array((1 << (8 * rows.dtype.itemsize - 1)) - 1, unsigned)
-    if magnitude.max() < infinity:
+    bits = 8 * rows.dtype.itemsize
+    unsigned, sign = np.dtype(f"u{rows.dtype.itemsize}"), 1 << (bits - 1)
+    infinity = int(np.array(np.inf, rows.dtype).view(unsigned))
+    # As whole numbers, the largest of the positive ones, and the one that is furthest below zero: two passes, and
+    # nothing is made on the way.
+    if rows.view(f"i{rows.dtype.itemsize}").max() < infinity and rows.view(unsigned).max() < sign + infinity:
         return np.ones(len(rows), np.bool_)
-    return np.asarray((magnitude < infinity).all(axis=1))
+    return np.asarray(((rows.view(unsigned) & np.array(sign - 1, unsigned)) < infinity).all(axis=1))
 
 
 def row_checksums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:

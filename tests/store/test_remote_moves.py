@@ -87,7 +87,7 @@ def test_a_shard_goes_there_and_comes_back_whole(kind, request, url, tmp_path, s
 
 
 def test_shards_of_every_dtype_and_shape_come_whatever_the_pieces_are(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("headstart.store.remote.transfer.PIECE_NBYTES", 40)
+    monkeypatch.setattr("headstart.store.remote.transfer.VERIFIED_NBYTES", 40)
     for trunk in several(tmp_path / "cache"):
         folder = folder_of(tmp_path / "elsewhere", trunk)
         for path in shards(trunk.folder.path):

@@ -77,6 +77,8 @@ def _compared(store: FeatureStore, remote: RemoteStore, key: str) -> _Trunk | No
     except StoreError as error:
         return _Trunk(replace(moves, failures=(failure(error, there.url),), untried=len(lacking)))
     if described is None:
+        if not there.shards():  # all of it was deleted since it was listed
+            return None
         return _Trunk(replace(moves, failures=((there.url, nothing),), untried=len(lacking)))
     spec, label = described
     folder = store.folder(TrunkKey(key, spec, label))

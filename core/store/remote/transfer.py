@@ -23,7 +23,6 @@ from headstart.store.shard import (
     MAX_FEATURES_NBYTES,
     MAX_HEADER_NBYTES,
     MAX_ROWS,
-    PIECE_NBYTES,
     SUFFIX,
     WRONG_NAME,
     ShardHeader,
@@ -36,6 +35,9 @@ from headstart.store.shard import (
     shard_digest,
 )
 
+VERIFIED_NBYTES = 512 << 10
+"""Rows are verified in pieces of about this. What is made on the way of larger ones is mapped and unmapped by the
+system each time, which took as long as all the rest where several threads do it."""
 MAX_SHARD_NBYTES = 8 + MAX_HEADER_NBYTES + MAX_FEATURES_NBYTES + MAX_ROWS * (CHECKSUM.itemsize + ID_NBYTES)
 
 Advance = Callable[[int], object]
@@ -125,8 +127,7 @@ def _verified(
     header = parse_header(path, start + content.take(header_nbytes(path, start, nbytes) - 8), nbytes)
     _check_fit(header, path, dtype_name, row_shape)
     yield memoryview(header.content)
-    # Verified are whole rows, in pieces that stay in the processor's cache.
-    step = max(1, min(PIECE_NBYTES // header.row_nbytes, header.rows))
+    step = max(1, min(VERIFIED_NBYTES // header.row_nbytes, header.rows))
     scratch = np.empty((step, header.row_nbytes), np.uint8)
     computed = np.empty(header.rows, CHECKSUM)
     finite = np.empty(header.rows, np.bool_)
