@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from headstart.common.errors import (
     RemoteError,
@@ -47,9 +48,21 @@ NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not
 """how servers say it"""
 CREDENTIALS_OF_MACHINES = ("/latest/api/token", "/latest/meta-data", "/metadata/identity", "/computeMetadata/")
 """what clients ask the machine they run on for when the environment has none"""
-NO_CREDENTIALS = (
-    "no credentials were found; set them in the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for "
-    "S3, or AWS_SKIP_SIGNATURE=true for a bucket that everybody may read"
+CREDENTIALS = {
+    "s3": "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a bucket that everybody "
+    "may read",
+    "gs": "as GOOGLE_APPLICATION_CREDENTIALS, the path of a service account's key, or GOOGLE_SKIP_SIGNATURE=true "
+    "for a bucket that everybody may read",
+    "az": "as AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_SKIP_SIGNATURE=true for a "
+    "container that everybody may read",
+}
+"""how the environment says them, by scheme"""
+NO_ACCOUNT = "Account must be specified"
+NO_NAME = ("Could not parse path", "Encountered object with invalid path")
+"""how obstore says that it cannot name an object: one that was asked for, or one that a bucket has"""
+UNREADABLE_NAME = (
+    "such names, with a part that is empty, '.' or '..', or with control characters, are not read here; rename "
+    "the object, or give a folder that does not hold it"
 )
 
 REFUSALS = ("status code: 401 ", "status code: 403 ")
@@ -83,12 +96,25 @@ def without_secrets(url: str) -> str:
     return redacted(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/"))
 
 
+def normal_url(url: str) -> str:
+    """The URL with the path as parts of names, none of them empty, "." or "..". What stands in a bucket's URL are
+    names as they are: `%20` is no space there. In `file://` it is."""
+    parts = urlsplit(url)
+    if parts.scheme == "file" or not parts.netloc:
+        return url
+    start = url.index("://") + len("://")
+    bucket, _, path = url[start:].partition("/")
+    return url[:start] + bucket + posixpath.normpath("/" + path.lstrip("/")).rstrip("/")
+
+
 def open_objects(url: str) -> Objects:
-    """The objects under a URL. Nothing is requested.
+    """The objects under a URL, by its `normal_url`. Nothing is requested.
 
     SettingError for a URL of another kind, RemoteError where obstore is not installed or cannot use what the
     environment says (a region that is none, say)."""
     parts = urlsplit(url)
+    if not (parts.query or parts.fragment):
+        url = normal_url(url)
     shown = without_secrets(url)
     if parts.scheme not in SCHEMES:
         allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
@@ -126,10 +152,14 @@ def open_objects(url: str) -> Objects:
             from urllib.request import url2pathname  # slow to import
 
             return Objects(shown, partial(_folder_client, Path(url2pathname(parts.path))))
-        client = from_url(url, client_options=timing, retry_config=retrying)
+        bucket = "/".join(url.split("/", 3)[:3])  # from_url takes "%20" for a space, and names hold what they hold
+        client = from_url(bucket + quote(url[len(bucket) :]), client_options=timing, retry_config=retrying)
         return Objects(shown, lambda writing: client)
     except (BaseError, ValueError) as error:
-        raise RemoteError(shown, said_by_client(error)) from error
+        reason = said_by_client(error)
+        if NO_ACCOUNT in reason:
+            raise RemoteRefusedError(shown, no_credentials(parts.scheme)) from error
+        raise RemoteError(shown, reason) from error
 
 
 class Objects:
@@ -254,13 +284,19 @@ class Objects:
             yield
         except (BaseError, OSError) as error:
             self._raise(name, error)
+        except ValueError as error:  # of a name that obstore does not ask for
+            if not any(said in str(error) for said in NO_NAME):
+                raise
+            self._raise(name, error)
 
     def _raise(self, name: str, error: Exception) -> NoReturn:
         from obstore.exceptions import NotFoundError, PermissionDeniedError, UnauthenticatedError
 
         url, reason = self.url_of(name), said_by_client(error)
         if any(asked in str(error) for asked in CREDENTIALS_OF_MACHINES):
-            raise RemoteRefusedError(url, NO_CREDENTIALS) from error
+            raise RemoteRefusedError(url, no_credentials(urlsplit(url).scheme)) from error
+        if any(said in reason for said in NO_NAME):
+            raise RemoteError(url, f"{reason}: {UNREADABLE_NAME}") from error
         if any(said in str(error) for said in NO_BUCKET):
             raise RemoteNotFoundError(url, "there is no such bucket") from error
         if isinstance(error, NotFoundError | FileNotFoundError):
@@ -278,6 +314,11 @@ def _folder_client(folder: Path, writing: bool) -> ObjectStore:
     if not writing and not folder.is_dir():
         raise FileNotFoundError(folder)
     return LocalStore(folder, mkdir=writing)
+
+
+def no_credentials(scheme: str) -> str:
+    """That there are none, and how the environment says them to a store of this kind."""
+    return f"no credentials were found; set them in the environment, {CREDENTIALS[scheme]}"
 
 
 def said_by_client(error: Exception) -> str:

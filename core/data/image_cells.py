@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import DataError
+from headstart.common.objects import normal_url
 from headstart.data.columns import is_missing
 from headstart.data.dataset import Skipped, Unread
 from headstart.data.file_system import Files
@@ -49,8 +50,15 @@ def files_of(images: Column, column: str, root: str, place: Any) -> list[str]:
     """The path, or URL, of each row's file. `root`: the folder, or its URL, that names are relative to."""
     files = []
     before = joined(root, "x")[:-1]
+    odd = ("//", "/.") if is_remote(root) else ()  # which no server takes away, as an operating system does
     for i, image in enumerate(images):
-        if type(image) is str and image and image[0].isalnum() and ":" not in image:
+        if (
+            type(image) is str
+            and image
+            and image[0].isalnum()
+            and ":" not in image
+            and not any(part in image for part in odd)
+        ):
             files.append(before + image)  # a plain relative name; the others in full
             continue
         if isinstance(image, dict):
@@ -63,7 +71,7 @@ def files_of(images: Column, column: str, root: str, place: Any) -> list[str]:
 
 def _file_of(name: str, root: str, place: Any, row: int) -> str:
     if is_remote(name):
-        return name
+        return normal_url(name)
     if name.startswith(FILE):
         return place_of(name)
     if is_remote(root) and name.startswith("/"):

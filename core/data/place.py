@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from headstart.common.objects import open_objects
+from headstart.common.objects import normal_url, open_objects
 
 REMOTE = ("s3://", "gs://", "az://")
 FILE = "file://"
@@ -29,7 +29,7 @@ def is_remote(place: object) -> bool:
 
 
 def place_of(path: str | os.PathLike[str]) -> str:
-    """The path, or the URL without a slash at its end. Nothing is looked up. SettingError for a URL that holds
+    """The path, or the URL as `normal_url` has it. Nothing is looked up. SettingError for a URL that holds
     credentials or options, or names no bucket; RemoteError where obstore is not installed."""
     text = os.fspath(path)
     if is_remote(path):
@@ -37,7 +37,7 @@ def place_of(path: str | os.PathLike[str]) -> str:
         if parts.query or parts.fragment or "@" in parts.netloc:
             open_objects(text)
         _check_bucket(bucket_of(text))
-        return text.rstrip("/")
+        return normal_url(text)
     if isinstance(path, str) and text.startswith(FILE):
         open_objects(text)
         return unquote(urlsplit(text).path)

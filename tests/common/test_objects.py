@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 
 import pytest
 
 from headstart.common.errors import RemoteError, RemoteNotFoundError, RemoteRefusedError, SettingError
-from headstart.common.objects import Objects, is_url, open_objects, without_secrets
+from headstart.common.objects import Objects, is_url, normal_url, open_objects, without_secrets
 
 pytestmark = pytest.mark.neutral
 
@@ -91,8 +92,6 @@ def test_what_is_refused_says_where_and_why(bucket, monkeypatch):
 
 
 def test_no_permission_is_an_error_of_its_own(tmp_path):
-    import os
-
     if os.geteuid() == 0:
         pytest.skip("root may do everything")
     tmp_path.chmod(0o500)
@@ -115,6 +114,49 @@ def test_urls_that_are_none(url, said):
     with pytest.raises(SettingError, match=said) as refused:
         open_objects(url)
     assert "abcdefgh" not in str(refused.value) and "key:secret" not in str(refused.value)
+
+
+def test_a_bucket_has_names_and_no_escapes(bucket):
+    """`open_objects` and data sets take a URL for the same place."""
+    photos = open_objects(bucket)
+    for name in ("a b", "a%20b", "a+b", "\u00e9"):
+        photos.put(f"names/{name}/one", name.encode())
+    for url in ("names/a b", "names/a%20b/", "/names//a+b", "names/./x/../\u00e9"):
+        objects = open_objects(f"{bucket}/{url}")
+        assert [entry.name for entry in objects.entries()] == ["one"]
+        assert objects.get("one", limit=9).decode() == objects.url.rpartition("/")[2]
+    assert normal_url("s3://b/../c//") == "s3://b/c" and normal_url("s3://b//") == "s3://b"
+    assert normal_url("file:///a//b%20c/") == "file:///a//b%20c/"
+
+
+@pytest.mark.parametrize("name", ["a/../b", "./a", "a//b", "a\0b"])
+def test_names_that_no_object_has_here(objects, name):
+    for ask in (
+        lambda: objects.entry(name),
+        lambda: objects.get(name, 9),
+        lambda: objects.get_range(name, 0, 9),
+        lambda: objects.put(name, b"1"),
+        lambda: objects.folders(name),
+        lambda: list(objects.entries(name)),
+        lambda: list(objects.pieces(name, 9)),
+    ):
+        with pytest.raises(RemoteError, match=r"such names, with a part that is empty, '\.' or '\.\.'"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("gs://x/y", "GOOGLE_APPLICATION_"), ("az://x/y", "AZURE_STORAGE_ACCOUNT_N")]
+)
+def test_each_kind_of_store_has_credentials_of_its_own(url, said, monkeypatch):
+    monkeypatch.setenv("HOME", "/nonexistent")
+    for name in [name for name in os.environ if name.startswith(("GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("headstart.common.objects.RETRIES", 0)
+    monkeypatch.setattr("headstart.common.objects.CONNECT_SECONDS", 0.5)
+    with pytest.raises(
+        RemoteRefusedError, match=f"no credentials were found; set them in the environment, as {said}"
+    ):
+        open_objects(url).get("one", limit=9)
 
 
 def test_what_is_a_url():

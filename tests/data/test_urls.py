@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import urllib.request
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from headstart.common.errors import (
     DataError,
     HeadstartError,
     ImageError,
+    RemoteError,
     RemoteNotFoundError,
     RemoteRefusedError,
     SettingError,
@@ -299,6 +301,26 @@ def test_batches_are_those_of_the_folder(server: ObjectServer, root: Path, reads
 # What goes wrong --------------------------------------------------------------------------------------------
 
 
+def test_a_url_is_taken_by_the_names_in_it(server: ObjectServer, root: Path) -> None:
+    """What stands in it is no escape, and parts that are empty or dots are none."""
+    for n, name in enumerate(("my photos", "my%20photos", "m\u00fc+nchen [1]")):
+        upload(photos(root / str(n), "cat", "dog", count=n + 1), f"{server.url}/named/{name}")
+    for n, name in enumerate(("my photos/", "my%20photos//", "/x/..//m\u00fc+nchen [1]/.")):
+        data = hs.data.folder(f"{server.url}/named/{name}")
+        assert len(data) == 2 * (n + 1) and data.ids == hs.data.folder(root / str(n)).ids
+
+
+def test_an_object_that_cannot_be_named_is_said(server: ObjectServer, root: Path) -> None:
+    url = upload(photos(root, "cat", "dog"), f"{server.url}/unnamed")
+    odd = urllib.request.Request(f"{server.endpoint}/photos/unnamed/cat//3.png", b"", method="PUT")
+    urllib.request.urlopen(odd, timeout=30).close()
+    with pytest.raises(RemoteError, match=r'"unnamed/cat//3.png" contained empty path segment: such names'):
+        hs.data.folder(url)
+    assert len(images_at(f"{url}/dog")) == 3
+    with pytest.raises(RemoteError, match=r"^s3://photos/unnamed/a\x00b: .*such names, with a part that is empty"):
+        hs.data.folder(f"{url}/a\0b")
+
+
 def test_what_is_not_there(server: ObjectServer, root: Path) -> None:
     with pytest.raises(DataError, match=r"s3://photos/none does not exist.*folder a class"):
         hs.data.folder(f"{server.url}/none")
@@ -463,6 +485,16 @@ def test_tables_and_what_they_name(server: ObjectServer, root: Path, reads: Coun
     up = [f"../set/{f}" for f, _, _ in rows]
     assert hs.data.table({"file": up, "label": [c for _, c, _ in rows]}, root=url).ids == data.ids
     assert images_at(f"{url}/labels.csv").ids == data.ids
+    # As an operating system takes them, and no server does.
+    for rewritten in (
+        "cat/../{0}",
+        "cat//../{0}",
+        "./{0}",
+        f"{url}/cat/.././/{{0}}",
+        f"{server.url}//tables/set/{{0}}",
+    ):
+        odd = {"file": [rewritten.format(f) for f, _, _ in rows], "label": [c for _, c, _ in rows]}
+        assert hs.data.table(odd, root=url).ids == data.ids, rewritten
 
 
 def test_tables_in_parquet_and_of_cells(server: ObjectServer, root: Path) -> None:
