@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
 from headstart.common.errors import (
+    RemoteDamagedError,
     RemoteError,
     RemoteNotFoundError,
     RemoteRefusedError,
@@ -229,13 +230,14 @@ class Objects:
         return self._asked(name, read)
 
     def pieces(self, name: str, nbytes: int) -> Iterator[memoryview]:
-        """An object of `nbytes` bytes, piece by piece. RemoteError where it has another size, or ends early."""
+        """An object of `nbytes` bytes, piece by piece. RemoteDamagedError where it has another size, RemoteError
+        where it ends early."""
         import obstore
 
         with self._said(name):
             result = obstore.get(self._client(False), name)
             if result.meta["size"] != nbytes:
-                raise RemoteError(self.url_of(name), f"has {result.meta['size']} bytes, expected {nbytes}")
+                raise RemoteDamagedError(self.url_of(name), f"has {result.meta['size']} bytes, expected {nbytes}")
             received = 0
             for piece in result.stream(min_chunk_size=1 << 20):
                 received += len(piece)

@@ -126,8 +126,8 @@ class FeatureFolder:
         whether to compute them again is the user's decision. StoreError where trunk.json describes another trunk,
         FeatureDriftError where the own cache's rows have another shape than the trunk gives.
         Damage in a shared cache makes its rows missing, with a StoreWarning; a shared shard is read in full for
-        that when it is first needed. DiskSpaceError and CacheNotWritableError where what is fetched cannot be
-        stored.
+        that when it is first needed; and of what has no room in the own cache. DiskSpaceError and
+        CacheNotWritableError where what is fetched cannot be written.
         """
         keys = sort_keys(ids_to_array(ids))
         unique, places = np.unique(keys, return_index=True)

@@ -402,6 +402,20 @@ def test_no_permission_is_noticed_once(url, cache) -> None:
     assert sum("safetensors" in name for _, name in objects.asked) <= push.UPLOADS
 
 
+def test_an_object_that_alone_may_not_be_read_stops_no_other(url, cache, tmp_path) -> None:
+    """As of an archived one."""
+    push.push(FeatureStore(cache), open_objects(url))
+    bad = shards(next((cache / "features").iterdir()))[0].name
+    objects = Failing(url, lambda method, name: RemoteRefusedError if name.endswith(bad) else None)
+    pulled = pull.pull(FeatureStore(tmp_path / "own"), objects)
+    assert [where.rpartition("/")[2] for where, _ in pulled.failures] == [bad] and pulled.untried == 0
+    assert pulled.moved == pulled.lacking - 1 > 0
+    objects = Failing(url, lambda method, name: RemoteRefusedError if "safetensors" in name else None)
+    refused = pull.pull(FeatureStore(tmp_path / "other"), objects)
+    assert refused.moved == 0 and not refused.complete
+    assert sum("safetensors" in name for _, name in objects.asked) < moves.GIVE_UP_AFTER + pull.DOWNLOADS
+
+
 def test_a_failure_is_named_and_a_server_that_is_away_is_given_up(url, tmp_path, monkeypatch) -> None:
     store(tmp_path / "cache", "float16", (3,), [2] * 40, 1)
     bad = [path.name for path in shards(next((tmp_path / "cache/features").iterdir()))][::13]

@@ -17,6 +17,7 @@ from headstart.common.durations import parse_seconds
 from headstart.common.errors import RemoteError, RemoteRefusedError, SettingError, UnknownNameError
 from headstart.common.objects import Objects, open_objects
 from headstart.store import FeatureStore
+from headstart.store.description import MAX_DESCRIPTION_NBYTES
 from headstart.store.remote import cleaning
 from headstart.store.remote.catalogue import Catalogue
 from headstart.store.remote.remote_store import RemoteStore
@@ -119,6 +120,18 @@ def test_what_cannot_be_read_is_not_called_damaged(url, tmp_path, monkeypatch) -
     monkeypatch.setattr(Objects, "pieces", fail)
     report = hs.cache.at(url).verify()
     assert not report and not report.damaged and [reason for _, reason in report.unreadable] == ["planted"] * 2
+
+
+def test_a_description_that_is_not_read_hides_no_other_trunk(url, tmp_path) -> None:
+    pushed(tmp_path / "cache", url, [4], seed=1)
+    wrong = pushed(tmp_path / "cache", url, [5], seed=2).folder.key.digest
+    name = f"features/{wrong}/trunk.json"
+    open_objects(url).put(name, b" " * (MAX_DESCRIPTION_NBYTES + 1))
+    problems = {trunk.key: trunk.damaged for trunk in hs.cache.at(url).list()}
+    assert len(problems) == 2 and [key for key, damaged in problems.items() if damaged] == [wrong]
+    assert f"{url}/{name}: has" in problems[wrong][0]
+    report = hs.cache.at(url).verify()
+    assert report.rows == 9 and [where for where, _ in report.unreadable] == [f"{url}/{name}"] and not report
 
 
 def test_a_store_that_is_not_there_holds_nothing(url) -> None:

@@ -35,7 +35,8 @@ from headstart.store.upkeep import DIGEST, files_of
 GIVE_UP_AFTER = 8
 """transfers in a row that fail, each tried several times, as on a server that is away"""
 
-_EVERYBODYS = (RemoteRefusedError, DiskSpaceError, CacheNotWritableError)
+EVERYBODYS = (RemoteRefusedError, DiskSpaceError, CacheNotWritableError)
+"""what every other transfer would meet as well"""
 
 
 @dataclass(frozen=True)
@@ -198,17 +199,20 @@ class Outcome:
 
 
 def move_all(
-    what: str, transfers: Sequence[Transfer], move: Callable[[Transfer, Advance], object], threads: int
+    what: str,
+    transfers: Sequence[Transfer],
+    move: Callable[[Transfer, Advance], object],
+    threads: int,
+    everybodys: tuple[type[StoreError], ...] = EVERYBODYS,
 ) -> Outcome:
     """Call `move(transfer, advance)` for each, in so many threads, with progress in bytes. FileNotFoundError or
     RemoteNotFoundError from it says that the shard has vanished where it was.
 
-    Raises RemoteRefusedError, DiskSpaceError and CacheNotWritableError, with nothing begun after them;
-    TransferInterrupted for Ctrl-C.
+    Raises errors that are `everybodys`, with nothing begun after them; TransferInterrupted for Ctrl-C.
     """
     outcome = Outcome()
     stopped = threading.Event()
-    run = _FailuresInARow(stopped)
+    run = _FailuresInARow(stopped, everybodys)
 
     def one(transfer: Transfer, advance: Advance) -> bool:
         if stopped.is_set():
@@ -237,7 +241,7 @@ def move_all(
                 except (FileNotFoundError, RemoteNotFoundError):
                     outcome.gone.add(transfer)
                 except StoreError as error:
-                    if isinstance(error, _EVERYBODYS):
+                    if isinstance(error, everybodys):
                         raise
                     outcome.failed[transfer] = failure(error, f"{transfer.key}/{transfer.digest}{SUFFIX}")
         except KeyboardInterrupt:
@@ -273,8 +277,9 @@ def failure(error: StoreError, where: str = "") -> tuple[str, str]:
 class _FailuresInARow:
     """Sees the end of each transfer, in its thread, and stops the others where they will fail as well."""
 
-    def __init__(self, stopped: threading.Event) -> None:
-        self._stopped, self._lock, self._count = stopped, threading.Lock(), 0
+    def __init__(self, stopped: threading.Event, everybodys: tuple[type[StoreError], ...]) -> None:
+        self._stopped, self._everybodys = stopped, everybodys
+        self._lock, self._count = threading.Lock(), 0
 
     def __enter__(self) -> None:
         pass
@@ -283,7 +288,7 @@ class _FailuresInARow:
         away = isinstance(error, RemoteError) and not isinstance(error, RemoteDamagedError | RemoteNotFoundError)
         with self._lock:
             self._count = self._count + 1 if away else 0 if error is None else self._count
-            if isinstance(error, _EVERYBODYS) or self._count >= GIVE_UP_AFTER:
+            if isinstance(error, self._everybodys) or self._count >= GIVE_UP_AFTER:
                 self._stopped.set()
 
 

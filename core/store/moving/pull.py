@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from headstart.common.errors import StoreError
+from headstart.common.errors import CacheNotWritableError, DiskSpaceError, StoreError
 from headstart.common.objects import Objects
 from headstart.store.description import read_description
 from headstart.store.feature_folder import FeatureFolder
@@ -27,6 +27,8 @@ from headstart.store.shard import SUFFIX, open_shard
 from headstart.store.upkeep import key_beginning
 
 DOWNLOADS = 8  # at once
+OWN = (DiskSpaceError, CacheNotWritableError)
+"""what stops them all; that one object may not be read, an archived one, say, does not"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def _fetched(store: FeatureStore, remote: RemoteStore, trunks: Sequence[_Trunk])
         despite_evictions(fetch)
         folder.prepare()  # an eviction may have gone by in between
 
-    outcome = move_all(f"pulling from {remote.url}", transfers, download, DOWNLOADS)
+    outcome = move_all(f"pulling from {remote.url}", transfers, download, DOWNLOADS, OWN)
     return [outcome.of(trunk.moves, trunk.transfers) for trunk in trunks]
 
 

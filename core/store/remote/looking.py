@@ -133,8 +133,6 @@ def _info(folder: RemoteFolder, notes: Notes) -> RemoteInfo | None:
             problems.append(f"{folder.objects.url_of(folder.description_name)}: there is no such object")
         else:
             spec, label = described
-    except RemoteError:
-        raise
     except StoreError as error:
         problems.append(str(error))
     indexes = folder.indexes()
@@ -176,7 +174,7 @@ def verify(remote: RemoteStore, keys: Sequence[str] | None = None) -> RemoteVeri
         folder = remote.folder(key)
         shards = folder.shards()
         work += [(folder, entry) for entry in [*shards, *folder.indexes()]]
-        _check_description(folder, bool(shards), damaged)
+        _check_description(folder, bool(shards), damaged, unreadable)
 
     def read(folder: RemoteFolder, entry: Entry, advance: Any) -> None:
         try:
@@ -208,13 +206,15 @@ def verify(remote: RemoteStore, keys: Sequence[str] | None = None) -> RemoteVeri
     )
 
 
-def _check_description(folder: RemoteFolder, needed: bool, damaged: list[tuple[str, str]]) -> None:
+def _check_description(
+    folder: RemoteFolder, needed: bool, damaged: list[tuple[str, str]], unreadable: list[tuple[str, str]]
+) -> None:
     url = folder.objects.url_of(folder.description_name)
     try:
         if folder.description() is None and needed:
             damaged.append((url, "there is no such object; a push from a cache that has this trunk writes it"))
-    except RemoteError:
-        raise
+    except RemoteError as error:
+        unreadable.append((url, error.reason))
     except StoreError as error:
         damaged.append((url, str(error)))
 

@@ -1,8 +1,9 @@
 """A shared cache behind a URL, as a store reads it: what is needed comes whole into the own cache.
 
 Invariant: what is damaged or missing behind the URL, and a URL that cannot be reached, stop nobody: that is a
-miss, and a StoreWarning that names the object and the reason, once. A URL that is away is not asked again by this
-process. What goes wrong in the own cache, a full disk, say, is an error, as always.
+miss, and a StoreWarning that names the object and the reason, once. So is what has no room here: that it lies
+there is no reason to fail. A URL that is away is not asked again by this process. What goes wrong in writing the
+own cache is an error, as always.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import (
     DamagedDescriptionError,
+    DiskSpaceError,
     RemoteError,
     RemoteNotFoundError,
-    RemoteRefusedError,
     StoreError,
     StoreWarning,
 )
 from headstart.common.objects import Objects, open_objects, without_secrets
 from headstart.common.progress import track
+from headstart.common.text import shards_text
 from headstart.store.files import despite_evictions
 from headstart.store.remote.catalogue import FAILURES, Catalogue, is_absence
 from headstart.store.remote.cover import cover
@@ -137,9 +139,10 @@ class SharedRemoteFolder:
         return present
 
     def fetch(self, into: Destination) -> None:
-        """Bring the shards that hold what the own cache lacks.
+        """Bring the shards that hold what the own cache lacks, as far as there is room for them: of others a
+        StoreWarning tells, and what they hold can be computed.
 
-        Raises DiskSpaceError, CacheNotWritableError or StoreError where the own cache cannot take them.
+        Raises CacheNotWritableError, DiskSpaceError or StoreError where the own cache cannot be written after all.
         """
         if self._remote.is_away:
             return
@@ -158,7 +161,13 @@ class SharedRemoteFolder:
                         break  # to where more is known
                     if not self._is_described():
                         return
-                    absent = self._bring(_sized(chosen, catalogue), into)
+                    shards = _sized(chosen, catalogue)
+                    fitting, no_room = _fitting(shards, into)
+                    if no_room is not None:
+                        if not is_last:
+                            break  # to where sizes are those of a listing, and not what an index claims
+                        self._tell_left(len(shards) - len(fitting), no_room)
+                    absent = self._bring(fitting, into)
                     if is_last:
                         for error in absent.values():
                             tell(error)
@@ -179,8 +188,6 @@ class SharedRemoteFolder:
         if not self._described:
             try:
                 self._folder.description()
-            except RemoteRefusedError:
-                raise
             except (DamagedDescriptionError, RemoteError) as error:
                 tell(error)
                 return False
@@ -191,10 +198,8 @@ class SharedRemoteFolder:
         """Bring shards, digest and bytes of each, as far as they come. Returns those that are not there: they may
         have been deleted since they were noted. RemoteError where the server is away."""
         absent: dict[str, RemoteNotFoundError] = {}
-        total = sum(nbytes for _, nbytes in shards)
-        into.require_room(total)
         with (
-            track(f"fetching features from {self._remote.url}", total) as advance,
+            track(f"fetching features from {self._remote.url}", _nbytes(shards)) as advance,
             ThreadPoolExecutor(LOADERS, thread_name_prefix="headstart-fetch") as pool,
         ):
             try:
@@ -203,14 +208,20 @@ class SharedRemoteFolder:
                     self._failures = self._failures + 1 if is_absence(error) else 0
                     if isinstance(error, RemoteNotFoundError):
                         absent[digest] = error
-                    elif isinstance(error, RemoteRefusedError) or self._failures == FAILURES:
-                        assert error is not None
-                        raise error
                     elif error is not None:
-                        tell(error)
+                        if self._failures == FAILURES:
+                            raise error
+                        tell(error)  # refused, too, it may be this one alone: archived, say
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
         return absent
+
+    def _tell_left(self, count: int, error: DiskSpaceError) -> None:
+        """Warn, once, of shards that have no room in the own cache."""
+        warn_once(
+            f"{shards_text(count)} of the shared cache {self._remote.url} did not come, and what they hold counts "
+            f"as missing: {error}"
+        )
 
     def _bring_one(self, digest: str, nbytes: int, into: Destination, advance: Advance) -> RemoteError | None:
         """What was wrong with the shard, or with the way to it."""
@@ -242,6 +253,26 @@ def _usable(catalogue: Catalogue, is_usable: Callable[[str], bool]) -> Callable[
     """Once the shards are listed, those that are not there are of no use."""
     listed = catalogue.listed
     return is_usable if listed is None else lambda digest: digest in listed and is_usable(digest)
+
+
+def _fitting(
+    shards: Sequence[tuple[str, int]], into: Destination
+) -> tuple[Sequence[tuple[str, int]], DiskSpaceError | None]:
+    """(as many of the first ones as there is room for, about: all, half of them, a quarter and so on, what stands
+    against all of them). Room has then been made. CacheNotWritableError where nothing can be written."""
+    no_room: DiskSpaceError | None = None
+    while shards:
+        try:
+            into.require_room(_nbytes(shards))
+            break
+        except DiskSpaceError as error:
+            no_room = no_room or error
+            shards = shards[: len(shards) // 2]
+    return shards, no_room
+
+
+def _nbytes(shards: Sequence[tuple[str, int]]) -> int:
+    return sum(nbytes for _, nbytes in shards)
 
 
 def _sized(chosen: Sequence[tuple[str, int]], catalogue: Catalogue) -> list[tuple[str, int]]:
