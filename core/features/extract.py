@@ -312,7 +312,12 @@ class Extractor:
             data=data,
             digests=self.digests(),
             root=self.store.root.absolute(),
-            folder=next(iter(self.folders.values()))[0].path.absolute(),
+            folder=next(
+                self.folders[node][view].path.absolute()
+                for view, of_view in enumerate(lacking)
+                for node, missing in of_view.items()
+                if missing
+            ),
             device=self.device,
             plan=lambda workers: tasks_of(
                 lacking, task_size(total, workers, rows_per_shard(row_nbytes), self.batch_size)

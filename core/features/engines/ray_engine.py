@@ -320,7 +320,8 @@ class Driver:
         self._count(worker, len(attempt.task) - count)
         self._stored += worker.counted
         deaths = attempt.deaths + 1 if count == len(attempt.task) else 1
-        self._lose(worker, f"a worker on {worker.node} has died: {_first_line(error)}")
+        again = f"{count:,} of its task's {len(attempt.task):,} samples are submitted again"
+        self._lose(worker, f"a worker on {worker.node} has died ({_first_line(error)}); {again}")
         if deaths >= DEATHS:
             raise EngineError(
                 f"{deaths} workers of Ray's have died in the same task, the last on {worker.node}: "

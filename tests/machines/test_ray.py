@@ -1,0 +1,398 @@
+"""Extraction by a cluster of three raylets on this machine, under kills at random moments: of actors, of machines
+and of the process that asks; and what the engine costs. Prints a table of figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import heeded_ctrl_c
+from ray_clusters import ACTOR, actors_below, gone, kill, make_photos, processes_below
+
+import headstart as hs
+from headstart.contract import registry
+from headstart.store import FeatureStore
+
+pytestmark = pytest.mark.skipif("HEADSTART_MACHINES" not in os.environ, reason="run by tox -e machines")
+ray = pytest.importorskip("ray", reason="has no wheels for this Python")
+KILLS = {"actor": 8, "raylet": 6, "driver": 6}
+COUNT, BATCH = 3_000, 16
+WORDS = ("--model", "resnet18", "--weights", "none", "--size", "64", "--device", "cpu", "--dtype", "float32")
+
+
+def command(photos: Path, *more: str, words: tuple[str, ...] = WORDS, batch: int = BATCH) -> list[str]:
+    begin = [sys.executable, "-m", "headstart", "extract", "--data", str(photos), "--batch-size", str(batch)]
+    return [*begin, *words, *more]
+
+
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "HEADSTART_CACHE": str(cache), "RAY_ADDRESS": "", **more}
+
+
+def rows_of(cache: Path, photos: Path, backend: str, **settings: Any) -> Any:
+    """What is stored, in the data set's order; nothing is computed."""
+    model = hs.model("resnet18", weights=None, classes=4, size=64)
+    settings = {"device": "cpu", "dtype": "float32", "batch_size": BATCH, **settings}
+    features = hs.extract(model, hs.data.folder(photos), backend=backend, cache=cache, **settings)
+    return features.numpy(), features.stats.extracted
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos"), COUNT)
+
+
+class Machines:
+    """A head with one CPU, which is not killed, and two machines that are."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.others = [self.added(), self.added()]
+
+    def added(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+
+    def kill_one(self, rng: random.Random) -> int:
+        """A raylet, and everything on that machine with it; another machine comes. Returns its process."""
+        node = self.others.pop(rng.randrange(2))
+        (raylet,) = node.all_processes["raylet"]
+        process = raylet.process.pid
+        kill(process)
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.others.append(self.added())
+        return int(process)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    there = Machines()
+    yield there
+    there.cluster.shutdown()
+
+
+# ---- kills
+
+
+def test_kills_at_random_moments(machines: Machines, photos: Path, tmp_path: Path, backend: str) -> None:
+    """Rows are those of an undisturbed store, none is lost, and what a kill costs is at most the tasks that were
+    under way."""
+    seed = int(os.environ.get("HEADSTART_FUZZ_SEED", "0"))
+    rng = random.Random(seed)
+    expected, _ = rows_of(tmp_path / "plain", photos, backend)
+    left = [kind for kind, count in KILLS.items() for _ in range(count)]
+    rng.shuffle(left)
+    killed: Counter[str] = Counter()
+    again: list[int] = []
+    stored = rounds = drivers = at_start = 0
+    address, start = machines.cluster.address, time.monotonic()
+    while left:
+        cache = tmp_path / f"round{rounds}"
+        rounds += 1
+        while True:
+            drivers += 1
+            said = _disturbed(machines, photos, cache, address, left, rng, killed)
+            if said.endswith("\nended"):
+                break
+        assert "features: " in said, said
+        again += [int(count.replace(",", "")) for count in re.findall(r"([\d,]+) of its task's", said)]
+        at_start += said.count("a worker ended as it started")
+        stored += sum(info.rows for info in FeatureStore(cache).infos())
+        rows, extracted = rows_of(cache, photos, backend)
+        assert extracted == 0 and np.array_equal(rows, expected)
+    task = BATCH * -(-COUNT // (3 * 4 * BATCH))
+    print(
+        f"\nkills, seed {seed}: {dict(killed)} in {rounds} extractions of {COUNT} samples by {drivers} drivers, "
+        f"{time.monotonic() - start:.0f} s; rows equal: all, lost: 0, stored twice: {stored - rounds * COUNT}; "
+        f"workers that died as they started: {at_start}, in a task: {len(again)}, for which {sum(again)} samples "
+        f"were submitted again, at most {max(again, default=0)} of a task's {task} (a shard holds 32,768)"
+    )
+    assert killed == KILLS and max(again, default=0) <= task
+    assert 0 <= stored - rounds * COUNT <= task * sum(killed.values())
+
+
+def _disturbed(
+    machines: Machines,
+    photos: Path,
+    cache: Path,
+    address: str,
+    left: list[str],
+    rng: random.Random,
+    killed: Counter[str],
+) -> str:
+    """Have a process extract, and kill what is next on the list after a moment, again and again, until it ended or
+    was killed. What it has said."""
+    words = command(photos, "--ray", address, "--ray-workers", "3")
+    with open(cache.with_suffix(".txt"), "a+") as file:  # noqa: PTH123
+        process = subprocess.Popen(words, env=environment(cache), stdout=file, stderr=file, text=True)
+        while process.poll() is None and left:
+            if not _wait_for_actors(process):
+                break
+            # Three times of four in the work, else also as actors start.
+            _wait_for_shards(process, cache, 1 if rng.random() < 0.75 else 0)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.0, 3.0))
+            if process.poll() is not None:
+                break
+            kind = left[-1]
+            if kind == "actor":
+                actors = actors_below(os.getpid())
+                if not actors:
+                    continue
+                kill(rng.choice(actors))
+            elif kind == "raylet":
+                machines.kill_one(rng)
+            else:
+                kill(process.pid)
+            killed[left.pop()] += 1
+            if kind == "driver":
+                process.wait()
+        code = process.wait(timeout=300)
+        assert gone(actors_below(os.getpid()), 30.0)
+        file.seek(0)
+        said = file.read()
+        assert code in (0, -signal.SIGKILL), said
+        return said + ("\nended" if code == 0 else "")
+
+
+def _wait_for_actors(process: subprocess.Popen[str]) -> bool:
+    """False where the process ends without any."""
+    while process.poll() is None:
+        if actors_below(os.getpid()):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _wait_for_shards(process: subprocess.Popen[str], cache: Path, more: int) -> None:
+    """So many more than there are."""
+    before = len(list((cache / "features").glob("*/*.safetensors")))
+    while process.poll() is None and len(list((cache / "features").glob("*/*.safetensors"))) < before + more:
+        time.sleep(0.02)
+
+
+# ---- what goes through Ray, and which machines see the store
+
+
+ACCOUNTS = """
+import sys
+sys.path.insert(0, TESTS)
+import ray
+import headstart as hs
+from ray_clusters import created_nbytes
+ray.init(address="local", num_cpus=2, object_store_memory=200e6, include_dashboard=False, logging_level="ERROR")
+before = created_nbytes()
+model = hs.model("resnet18", weights=None, classes=4, size=64)
+settings = {"device": "cpu", "dtype": "float32", "batch_size": BATCH, "cache": CACHE, "backend": "torch"}
+features = hs.extract(model, hs.data.folder(PHOTOS), engine=hs.Ray(workers=2), **settings)
+assert features.stats.extracted == len(features) == COUNT
+print(created_nbytes() - before, sum(array.nbytes for array in model.params.values()), features.numpy().nbytes)
+"""
+
+
+def test_no_feature_goes_through_ray(photos: Path, tmp_path: Path) -> None:
+    """By Ray's own accounts of all that was ever put into its object store: the parameters, and of each sample its
+    path, label and id."""
+    names = {"TESTS": str(Path(__file__).parent.parent), "CACHE": str(tmp_path / "cache"), "PHOTOS": str(photos)}
+    code = "\n".join([*(f"{name} = {value!r}" for name, value in names.items()),
+                      f"COUNT, BATCH = {COUNT}, {BATCH}", ACCOUNTS])  # fmt: skip
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    nbytes, params, features = map(int, said.stdout.split()[-3:])
+    print(
+        f"\nRay's object store: {nbytes:,} bytes, of which parameters {params:,} and the data {nbytes - params:,} "
+        f"({(nbytes - params) / COUNT:.0f} a sample); features would be {features:,}"
+    )
+    assert 0 < nbytes - params < 200 * COUNT + 50_000 < features
+
+
+def test_a_machine_that_does_not_see_the_store_is_named(machines: Machines, photos: Path, tmp_path: Path) -> None:
+    """A raylet with another folder mounted in that place."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    script = 'mount -t tmpfs none "$1" && shift && exec "$@"'
+    probe = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", str(cache), "true"], check=False)
+    if probe.returncode:
+        pytest.skip("no mounts of one's own here")
+    node = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", machines.cluster.address, "--block",
+            "--num-cpus", "1", "--object-store-memory", str(100 << 20)]  # fmt: skip
+    raylet = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(cache), *node],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        time.sleep(10)
+        words = command(photos, "--ray", machines.cluster.address)
+        said = subprocess.run(words, check=False, capture_output=True, text=True, env=environment(cache))
+    finally:
+        below = list(processes_below(raylet.pid))
+        for process in (raylet.pid, *below):
+            kill(process)
+        raylet.wait()
+    (line,) = [line for line in said.stderr.splitlines() if line.startswith("error: ")]
+    print(f"\n{line}")
+    assert said.returncode == 2 and re.search(
+        r"\(node \w+, process \d+\) does not see it; set HEADSTART_CACHE", line
+    )
+    assert not any((cache / "features").glob("*/*.safetensors"))
+
+
+# ---- the other engines of computation, and the commands
+
+
+@pytest.mark.parametrize("name", registry.installed())
+def test_each_framework(name: str, machines: Machines, photos: Path, tmp_path: Path) -> None:
+    """Of 400 pictures the rows of a plain extraction."""
+    few = make_photos(tmp_path / "photos", 400)
+    for cache, more in (("plain", ()), ("ray", ("--ray", machines.cluster.address, "--ray-workers", "2"))):
+        words = command(few, "--backend", name, *more)
+        subprocess.run(words, check=True, capture_output=True, env=environment(tmp_path / cache))
+    plain, computed = rows_of(tmp_path / "plain", few, name)
+    rows, extracted = rows_of(tmp_path / "ray", few, name)
+    assert computed == extracted == 0
+    far = float(np.abs(rows - plain).max())
+    print(f"\n{name}: largest difference of a feature {far:.2g}")
+    assert far <= 1e-5 * np.abs(plain).max()
+
+
+def test_sweep_and_advise_extract_by_it(machines: Machines, tmp_path: Path) -> None:
+    few = make_photos(tmp_path / "photos", 200)
+    for words in (
+        [
+            "sweep",
+            "--model",
+            "resnet18_half",
+            "--weights",
+            "none",
+            "--size",
+            "64",
+            "--epochs",
+            "1",
+            "--lr",
+            "0.01",
+        ],
+        ["advise", "--models", "resnet18_half:none", "--size", "64"],
+    ):
+        arguments = [sys.executable, "-m", "headstart", *words, "--data", str(few), "--device", "cpu", "--ray",
+                     machines.cluster.address, "--ray-workers", "2"]  # fmt: skip
+        said = subprocess.run(
+            arguments, check=True, capture_output=True, text=True, env=environment(tmp_path / words[0])
+        )
+        assert "Ray: 2 workers of 1 CPU" in said.stderr
+
+
+# ---- a process with a cluster of its own
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_driver_that_ends_leaves_shards_and_no_process(
+    photos: Path, tmp_path: Path, backend: str, sent: signal.Signals
+) -> None:
+    """Ctrl-C reaches every process of a terminal."""
+    cache = tmp_path / "features"
+    with heeded_ctrl_c():
+        process = subprocess.Popen(
+            command(photos, "--ray", "--ray-workers", "2"),
+            env=environment(cache),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    while not any((cache / "features").glob("*/*.safetensors")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    below = processes_below(process.pid)
+    assert sum(command.startswith(ACTOR) for command in below.values()) == 2
+    (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 1}.get(sent, -sent), said
+    # Ray's own agents look whether their raylet is there, and end up to a minute after one that was killed.
+    assert gone(list(below), 150.0), [below[process] for process in below if Path(f"/proc/{process}").exists()]
+    kept = sum(info.rows for info in FeatureStore(cache).infos())
+    if sent == signal.SIGINT:
+        assert f"interrupted: the features of {kept} of {COUNT} images are kept" in said
+    print(f"\n{sent.name}: {kept} of {COUNT} samples kept, {len(below)} processes gone")
+    rows, extracted = rows_of(cache, photos, backend)
+    assert extracted == COUNT - kept
+    assert np.array_equal(rows, rows_of(tmp_path / "plain", photos, backend)[0])
+
+
+# ---- what it costs
+
+
+class Measured:
+    """A command, the seconds it takes, and the CPU's seconds of it and of all that it has started."""
+
+    def __init__(self, words: list[str], env: dict[str, str]) -> None:
+        start = time.monotonic()
+        process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        ticks: dict[int, tuple[int, str]] = {}
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.1):
+                for each, command in {process.pid: "driver", **processes_below(process.pid)}.items():
+                    with suppress(OSError, IndexError):
+                        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+                        ticks[each] = int(fields[11]) + int(fields[12]), command
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        out, err = process.communicate()
+        done.set()
+        watcher.join()
+        assert process.returncode == 0, err
+        self.seconds = time.monotonic() - start
+        hertz = os.sysconf("SC_CLK_TCK")
+        self.cpu = sum(count for count, _ in ticks.values()) / hertz
+        self.cpu_of_actors = sum(count for count, command in ticks.values() if command.startswith(ACTOR)) / hertz
+        self.out = out
+
+
+def test_what_the_engine_costs(tmp_path: Path) -> None:
+    """resnet18 at 224 pixels, 2,000 images: a worker with two threads beside a plain extraction, and two workers
+    with a thread each beside one with two."""
+    many = make_photos(tmp_path / "photos", 2_000, width=500)
+    words = ("--model", "resnet18", "--weights", "none", "--size", "224", "--device", "cpu", "--workers", "2")
+    figures: dict[str, Measured] = {}
+    for name, more in (
+        ("plain", ()),
+        ("one worker", ("--ray", "--ray-workers", "1", "--cpus-per-worker", "2")),
+        ("two workers", ("--ray", "--ray-workers", "2", "--cpus-per-worker", "1")),
+    ):
+        report = tmp_path / f"{name}.json"
+        measured = figures[name] = Measured(
+            command(many, "--json", str(report), *more, words=words, batch=64),
+            environment(tmp_path / name, OMP_NUM_THREADS="2"),
+        )
+        inside = json.loads(report.read_text())["seconds"]
+        print(
+            f"\n{name}: {measured.seconds:.1f} s, of which extraction with Ray's start {inside:.1f} s; CPU "
+            f"{measured.cpu:.1f} s, of which actors {measured.cpu_of_actors:.1f} s"
+        )
+    plain, one, two = figures["plain"].cpu, figures["one worker"], figures["two workers"]
+    print(
+        f"\nCPU: an actor beside plain extraction {one.cpu_of_actors / plain - 1:+.1%}; of all processes, with "
+        f"Ray's start and end: {one.cpu / plain - 1:+.1%}; two workers do "
+        f"{one.cpu_of_actors / two.cpu_of_actors:.3f} times what one with two threads does"
+    )
+    assert one.cpu_of_actors <= 1.05 * plain
+    assert two.cpu_of_actors * 0.8 <= one.cpu_of_actors  # with the start of a second framework
