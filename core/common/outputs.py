@@ -62,6 +62,7 @@ def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
     for path, parent in ((folder, folder), (file, None if file is None else file.parent)):
         if path is None or parent is None:
             continue
+        expanded(path)
         nearest = expanded(parent).absolute()
         while not os.path.lexists(nearest):
             nearest = nearest.parent

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
 from headstart.common.errors import SettingError
+from headstart.common.redact import redacted
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^/]")
+"""of a path: what an address is, or was before it was made a `Path`, which drops a slash"""
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with `~` as the user's home folder. SettingError where there is none to be found, and for what is
-    no path: an empty one, of a variable that is not set, would be the folder one is in."""
+    no path: an empty one, of a variable that is not set, would be the folder one is in, and `s3://bucket/run` one
+    in a folder `s3:`, where nobody looks."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise SettingError(f"the path is {path!r:.80}; expected that of a file or folder")
+    text = os.fspath(path)
+    if ADDRESS.match(text) and not os.path.lexists(path):
+        address = redacted(re.sub(":/+", "://", text, count=1))
+        raise SettingError(
+            f"{address} is an address; expected the path of a file or folder of this machine: only data and "
+            "shared caches are read from URLs"
+        )
     try:
         return Path(path).expanduser()
     except RuntimeError:

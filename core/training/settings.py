@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import SettingError
+from headstart.common.places import expanded
 from headstart.contract.optimizers import SGD, Schedule, optimizer_of, schedule_of
 from headstart.contract.recipe import FLOAT16
 from headstart.contract.registry import check_place
@@ -39,6 +40,7 @@ def checked_folder(option: str, folder: str | Path) -> Path:
     """The folder that `option` names, made if need be. SettingError unless files can be written there."""
     if not isinstance(folder, str | os.PathLike) or not str(folder):
         raise SettingError(f"{option}={folder!r}; expected the path of a folder")
+    expanded(folder)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
