@@ -8,13 +8,15 @@ Names are relative to the URL, with `/` between their parts. Credentials, endpoi
 business: environment variables, profiles, instance roles. None of them is stored here, and no text holds any.
 
 Invariant: what fails is a RemoteError that names the object and the reason. What a server may answer another time
-(5xx, a connection that breaks off) has then been tried again by obstore, within `RETRY_SECONDS`.
+(5xx, a connection that breaks off) has then been tried again by obstore, within `RETRY_SECONDS`. Nothing waits for
+ever, in a forked process neither.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -69,7 +71,28 @@ UNREADABLE_NAME = (
 REFUSALS = ("status code: 401 ", "status code: 403 ")
 """how obstore says it of a listing, for which it has no errors of their own"""
 
+FORKED = (
+    "this process was forked from one that had made requests, and obstore's would wait for ever in it; have "
+    "worker processes started by spawn or forkserver: multiprocessing.get_context('spawn'), or "
+    "DataLoader(..., multiprocessing_context='spawn')"
+)
+
 Result = TypeVar("Result")
+
+
+class _Process:
+    """What this process may do with obstore, whose threads a fork does not take along."""
+
+    has_asked = False
+    is_cut_off = False
+
+    @classmethod
+    def was_forked(cls) -> None:
+        cls.is_cut_off = cls.has_asked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Process.was_forked)
 
 
 @dataclass(frozen=True)
@@ -282,6 +305,9 @@ class Objects:
     def _said(self, name: str) -> Iterator[None]:
         from obstore.exceptions import BaseError
 
+        if _Process.is_cut_off:
+            raise RemoteError(self.url_of(name), FORKED)
+        _Process.has_asked = True
         try:
             yield
         except (BaseError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -157,6 +158,35 @@ def test_each_kind_of_store_has_credentials_of_its_own(url, said, monkeypatch):
         RemoteRefusedError, match=f"no credentials were found; set them in the environment, as {said}"
     ):
         open_objects(url).get("one", limit=9)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_told_and_does_not_wait_for_ever(objects):
+    """obstore's threads stay with the parent: a request of the child's would never end."""
+    objects.put("one", b"1")
+    for ask in (
+        lambda: objects.get("one", 1),
+        lambda: list(objects.entries()),
+        lambda: open_objects(objects.url).entry("one"),
+    ):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            try:
+                ask()
+                said = "an answer"
+            except RemoteError as error:
+                said = error.reason
+            os.write(writer, said.encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            said = pipe.read().decode()
+        assert os.waitpid(child, 0)[1] == 0
+        assert "forked from one that had made requests" in said and "multiprocessing_context='spawn'" in said
+    assert objects.get("one", 1) == b"1"
 
 
 def test_what_is_a_url():
