@@ -46,6 +46,7 @@ RETRY_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
 TIMEOUT_SECONDS = 120.0
 """a request's, its body included"""
+PIECE_NBYTES = 1 << 18  # of an object: on a slow line, an interrupt waits for one
 PAGE = 1000  # objects that a listing's request answers
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 """how servers say it"""
@@ -262,7 +263,7 @@ class Objects:
             if result.meta["size"] != nbytes:
                 raise RemoteDamagedError(self.url_of(name), f"has {result.meta['size']} bytes, expected {nbytes}")
             received = 0
-            for piece in result.stream(min_chunk_size=1 << 20):
+            for piece in result.stream(min_chunk_size=PIECE_NBYTES):
                 received += len(piece)
                 if received > nbytes:
                     break

@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import shutil
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +28,14 @@ from headstart.common.errors import (
     SettingError,
     StoreWarning,
 )
-from headstart.common.objects import open_objects
+from headstart.common.objects import Objects, open_objects
 from headstart.store import FeatureFolder, FeatureStore, array_to_ids, ids_to_array, open_shard
 from headstart.store.feature_store import split_shared
+from headstart.store.moving.pull import pull
 from headstart.store.remote import shared as remotes
 from headstart.store.remote.catalogue import write_index
 from headstart.store.remote.index import index_digest, indexes_of
+from headstart.store.remote.looking import verify
 from headstart.store.remote.remote_store import RemoteFolder, RemoteStore
 
 pytestmark = pytest.mark.neutral
@@ -390,6 +394,36 @@ def test_an_object_that_alone_is_refused_is_passed_over(
     with pytest.warns(StoreWarning, match=r"trunk\.json: access was refused"):
         assert reader(s3, made, own).missing(made.ids) == made.ids[:6]
     assert reader(s3, made, own.with_name("another")).missing(NEW) == NEW, "the URL is asked as before"
+
+
+@pytest.mark.parametrize("what", ["fetch", "verify", "pull"])
+def test_an_interrupt_waits_for_pieces_and_not_for_shards(
+    what: str, made: Stored, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C as one of three shards comes, on a slow line."""
+    url, begun, came_after = root_of(made).as_uri(), threading.Barrier(3), []
+    whole = Objects.pieces
+
+    def slowly(self: Objects, name: str, nbytes: int) -> Iterator[memoryview]:
+        begun.wait(10)
+        if name.endswith(f"{shard_of(made, 6)}.safetensors"):
+            raise KeyboardInterrupt
+        for piece in whole(self, name, nbytes):
+            for start in range(0, nbytes, 16):
+                time.sleep(0.01)
+                came_after.append(start)
+                yield piece[start : start + 16]
+
+    monkeypatch.setattr(Objects, "pieces", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        if what == "fetch":
+            reader(url, made, own).missing(made.ids)
+        elif what == "verify":
+            verify(RemoteStore(open_objects(url)))
+        else:
+            pull(FeatureStore(own), open_objects(url))
+    assert len(came_after) < 100  # of 512
+    assert came(own) == [] and not [*own.glob("features/*/.partial*")]
 
 
 def test_old_listings_miss_and_do_no_harm(s3: str, made: Stored, own: Path, proxy: ObjectProxy) -> None:

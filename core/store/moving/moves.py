@@ -28,7 +28,7 @@ from headstart.common.errors import (
 from headstart.common.progress import track
 from headstart.common.table import Table
 from headstart.common.text import hint, nbytes_text
-from headstart.store.remote.transfer import Advance
+from headstart.store.remote.transfer import Advance, Stopped, until
 from headstart.store.shard import SUFFIX
 from headstart.store.upkeep import DIGEST, files_of
 
@@ -218,13 +218,8 @@ def move_all(
         if stopped.is_set():
             return False
 
-        def advance_unless_stopped(nbytes: int) -> None:
-            if stopped.is_set():
-                raise _Stopped
-            advance(nbytes)
-
         with run:
-            move(transfer, advance_unless_stopped)
+            move(transfer, until(stopped, advance))
         return True
 
     with track(what, sum(transfer.nbytes for transfer in transfers)) as advance:
@@ -236,7 +231,7 @@ def move_all(
                 try:
                     if future.result():
                         outcome.moved.add(transfer)
-                except _Stopped:
+                except Stopped:
                     pass
                 except (FileNotFoundError, RemoteNotFoundError):
                     outcome.gone.add(transfer)
@@ -290,7 +285,3 @@ class _FailuresInARow:
             self._count = self._count + 1 if away else 0 if error is None else self._count
             if isinstance(error, self._everybodys) or self._count >= GIVE_UP_AFTER:
                 self._stopped.set()
-
-
-class _Stopped(Exception):  # noqa: N818 - no error: a transfer that is not wanted any more
-    """Ends a transfer that is under way."""

@@ -25,7 +25,7 @@ from headstart.store.remote.catalogue import Catalogue
 from headstart.store.remote.index import MAX_INDEX_NBYTES, parse_index
 from headstart.store.remote.notes import Notes
 from headstart.store.remote.remote_store import RemoteFolder, RemoteStore, digest_of
-from headstart.store.remote.transfer import verify_object
+from headstart.store.remote.transfer import until, verify_object
 from headstart.store.upkeep import key_beginning, spec_facts, view_of
 
 READERS = 8  # shards that are read at once
@@ -169,6 +169,7 @@ def verify(remote: RemoteStore, keys: Sequence[str] | None = None) -> RemoteVeri
     unreadable: list[tuple[str, str]] = []
     counts: list[int] = []
     lock = threading.Lock()
+    stopped = threading.Event()
     work: list[tuple[RemoteFolder, Entry]] = []
     for key in keys or remote.keys():
         folder = remote.folder(key)
@@ -179,7 +180,9 @@ def verify(remote: RemoteStore, keys: Sequence[str] | None = None) -> RemoteVeri
     def read(folder: RemoteFolder, entry: Entry, advance: Any) -> None:
         try:
             if entry.name == folder.shard_name(digest_of(entry)):
-                rows = verify_object(folder.objects, entry.name, entry.nbytes, folder.key_digest, advance)
+                rows = verify_object(
+                    folder.objects, entry.name, entry.nbytes, folder.key_digest, until(stopped, advance)
+                )
                 with lock:
                     counts.append(rows)
             else:
@@ -200,6 +203,7 @@ def verify(remote: RemoteStore, keys: Sequence[str] | None = None) -> RemoteVeri
             for future in as_completed([pool.submit(read, folder, entry, advance) for folder, entry in work]):
                 future.result()
         finally:
+            stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
     return RemoteVerifyReport(
         shards=len(counts), rows=sum(counts), damaged=tuple(sorted(damaged)), unreadable=tuple(sorted(unreadable))

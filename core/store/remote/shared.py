@@ -34,7 +34,7 @@ from headstart.store.remote.catalogue import FAILURES, Catalogue, is_absence
 from headstart.store.remote.cover import cover
 from headstart.store.remote.notes import Notes
 from headstart.store.remote.remote_store import RemoteFolder
-from headstart.store.remote.transfer import Advance, download_shard
+from headstart.store.remote.transfer import Advance, download_shard, until
 
 LOADERS = 4  # shards that come at once
 
@@ -198,12 +198,14 @@ class SharedRemoteFolder:
         """Bring shards, digest and bytes of each, as far as they come. Returns those that are not there: they may
         have been deleted since they were noted. RemoteError where the server is away."""
         absent: dict[str, RemoteNotFoundError] = {}
+        stopped = threading.Event()
         with (
             track(f"fetching features from {self._remote.url}", _nbytes(shards)) as advance,
             ThreadPoolExecutor(LOADERS, thread_name_prefix="headstart-fetch") as pool,
         ):
             try:
-                results = pool.map(lambda shard: self._bring_one(shard[0], shard[1], into, advance), shards)
+                told = until(stopped, advance)
+                results = pool.map(lambda shard: self._bring_one(shard[0], shard[1], into, told), shards)
                 for (digest, _), error in zip(shards, results, strict=True):
                     self._failures = self._failures + 1 if is_absence(error) else 0
                     if isinstance(error, RemoteNotFoundError):
@@ -213,6 +215,7 @@ class SharedRemoteFolder:
                             raise error
                         tell(error)  # refused, too, it may be this one alone: archived, say
             finally:
+                stopped.set()
                 pool.shutdown(wait=True, cancel_futures=True)
         return absent
 

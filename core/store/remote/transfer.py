@@ -7,6 +7,7 @@ when the last of them was as it should be; those that go are read once, into mem
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -42,6 +43,22 @@ MAX_SHARD_NBYTES = 8 + MAX_HEADER_NBYTES + MAX_FEATURES_NBYTES + MAX_ROWS * (CHE
 
 Advance = Callable[[int], object]
 """is told of bytes that have come, or have gone"""
+
+
+class Stopped(Exception):  # noqa: N818 - no error: a transfer that is not wanted any more
+    """Ends a transfer that is under way."""
+
+
+def until(stopped: threading.Event, advance: Advance) -> Advance:
+    """`advance`, until the event is set: then it raises `Stopped`, so that an interrupt waits for pieces of shards
+    and not for shards."""
+
+    def advance_or_stop(nbytes: int) -> None:
+        if stopped.is_set():
+            raise Stopped
+        advance(nbytes)
+
+    return advance_or_stop
 
 
 def download_shard(
