@@ -18,6 +18,7 @@ import contextlib
 import datetime
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +33,7 @@ from headstart.common.errors import (
     RemoteRefusedError,
     SettingError,
 )
-from headstart.common.redact import redacted
+from headstart.common.redact import HIDDEN, redacted
 from headstart.common.text import shortened
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ CREDENTIALS = {
     "container that everybody may read",
 }
 """how the environment says them, by scheme"""
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""variables that say where the server is, by scheme"""
+PANIC = "PanicException"
+"""pyo3's, which is no Exception: obstore has met what it did not expect"""
 NO_ACCOUNT = "Account must be specified"
 NO_NAME = ("Could not parse path", "Encountered object with invalid path")
 """how obstore says that it cannot name an object: one that was asked for, or one that a bucket has"""
@@ -118,7 +127,14 @@ def is_url(text: object) -> bool:
 def without_secrets(url: str) -> str:
     """The URL as it may be shown: no user, no password, no query."""
     parts = urlsplit(url)
+    if _is_odd(parts.netloc):  # as of a secret with a slash in it
+        return f"{parts.scheme}://{HIDDEN}"
     return redacted(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/"))
+
+
+def _is_odd(bucket: str) -> bool:
+    """Whether a colon stands in a bucket's name: as a rule behind a user."""
+    return ":" in bucket and "@" not in bucket
 
 
 def normal_url(url: str) -> str:
@@ -144,7 +160,7 @@ def open_objects(url: str) -> Objects:
     if parts.scheme not in SCHEMES:
         allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise SettingError(f"{shown} cannot be opened; expected a URL that begins with {allowed}")
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    if parts.query or parts.fragment or "@" in parts.netloc or _is_odd(parts.netloc):
         raise SettingError(
             f"{shown}: a URL holds no credentials and no options here; set them in the environment, as "
             "AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL or AWS_PROFILE for S3"
@@ -153,6 +169,13 @@ def open_objects(url: str) -> Objects:
         raise SettingError(f"{shown} names a folder of the machine {parts.netloc}; expected file:///folder")
     if parts.scheme != "file" and not parts.netloc:
         raise SettingError(f"{shown} names no bucket; expected {parts.scheme}://bucket/prefix")
+    for variable in ENDPOINTS.get(parts.scheme, ()):
+        endpoint = os.environ.get(variable)
+        if endpoint is not None and not re.fullmatch(r"https?://\S+", endpoint):
+            raise SettingError(
+                f"{variable} is {redacted(endpoint)!r}; expected a URL, such as http://127.0.0.1:9000, or no such "
+                "variable"
+            )
     try:
         from obstore.exceptions import BaseError
         from obstore.store import from_url
@@ -317,6 +340,14 @@ class Objects:
             if not any(said in str(error) for said in NO_NAME):
                 raise
             self._raise(name, error)
+        except BaseException as error:
+            if type(error).__name__ != PANIC:
+                raise
+            raise RemoteError(
+                self.url_of(name),
+                f"obstore stopped: {said_by_client(error)}; is what the environment says of servers and "
+                "credentials as it should be?",
+            ) from None
 
     def _raise(self, name: str, error: Exception) -> NoReturn:
         from obstore.exceptions import NotFoundError, PermissionDeniedError, UnauthenticatedError
@@ -350,7 +381,7 @@ def no_credentials(scheme: str) -> str:
     return f"no credentials were found; set them in the environment, {CREDENTIALS[scheme]}"
 
 
-def said_by_client(error: Exception) -> str:
+def said_by_client(error: BaseException) -> str:
     """Why a request failed, on one line: what obstore says, without its debugging output."""
     text = " ".join(str(error).split("\n\nDebug source:")[0].split())
     return shortened(redacted(text), 300)

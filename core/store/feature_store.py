@@ -79,9 +79,10 @@ def cache_limit() -> int | None:
 
 def split_shared(text: str, separator: str = os.pathsep) -> list[str]:
     """The folders and URLs in HEADSTART_CACHE_SHARED. Where colons stand between them, one before `//` belongs to
-    a URL."""
-    between = ":(?!//)" if separator == ":" else re.escape(separator)
-    return [part for part in re.split(between, text) if part]
+    a URL, and so does that between a user and a password, which are refused, and not taken for a folder."""
+    if separator != ":":
+        return [part for part in text.split(separator) if part]
+    return re.findall(r"(?:[A-Za-z][\w+.-]*://(?:[^:/@]*:[^:/@][^:@]*@)?)?[^:]+", text)
 
 
 class FeatureStore:

@@ -108,6 +108,7 @@ def test_no_permission_is_an_error_of_its_own(tmp_path):
         ("file://photos/x", r"file://photos/x names a folder of the machine photos; expected file:///folder"),
         ("s3:///photos", r"names no bucket; expected s3://bucket/prefix"),
         ("s3://key:secret@bucket/photos", r"s3://bucket/photos: a URL holds no credentials"),
+        ("s3://key:abcdefgh/i+j@bucket/photos", r"^s3://\*\*\*: a URL holds no credentials"),
         ("s3://bucket/photos?secret=abcdefgh", r"s3://bucket/photos: a URL holds no credentials"),
     ],
 )
@@ -187,6 +188,27 @@ def test_a_forked_process_is_told_and_does_not_wait_for_ever(objects):
         assert os.waitpid(child, 0)[1] == 0
         assert "forked from one that had made requests" in said and "multiprocessing_context='spawn'" in said
     assert objects.get("one", 1) == b"1"
+
+
+@pytest.mark.parametrize("endpoint", ["", "127.0.0.1:9000", "localhost", "http://127.0.0.1:1 "])
+@pytest.mark.parametrize(
+    ("url", "variable"),
+    [
+        *(("s3://x/y", name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")),
+        *(("gs://x/y", "GOOGLE_BASE_URL"), ("az://x/y", "AZURE_STORAGE_ENDPOINT")),
+    ],
+)
+def test_an_endpoint_that_is_no_url_is_named(url, variable, endpoint, monkeypatch):
+    monkeypatch.setenv(variable, endpoint)
+    with pytest.raises(SettingError, match=rf"^{variable} is '{endpoint}'; expected a URL"):
+        open_objects(url)
+
+
+def test_where_obstore_panics_it_is_an_error_as_any_other(bucket, monkeypatch):
+    """Its panics are no Exceptions: nothing would catch them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a\nb")
+    with pytest.raises(RemoteError, match=r"^s3://photos/one: obstore stopped: .*; is what the environment says"):
+        open_objects(bucket).get("one", limit=1)
 
 
 def test_what_is_a_url():

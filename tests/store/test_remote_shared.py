@@ -217,7 +217,11 @@ def test_the_variable_names_folders_and_urls(made: Stored, own: Path, monkeypatc
     assert split_shared("s3://a/b:/mnt/team:file:///x", ":") == ["s3://a/b", "/mnt/team", "file:///x"]
     assert split_shared("/mnt/team::gs://a:az://b/c:", ":") == ["/mnt/team", "gs://a", "az://b/c"]
     assert split_shared("C:\\team;s3://a/b;;//server/share", ";") == ["C:\\team", "s3://a/b", "//server/share"]
-    assert split_shared("", ":") == []
+    assert split_shared("", ":") == split_shared("::", ":") == []
+    assert split_shared("/a@b:file:///x:/c@d/e:s3://a:/f@g", ":") == [
+        *("/a@b", "file:///x", "/c@d/e", "s3://a", "/f@g"),
+    ]
+    assert split_shared("/a:s3://u:p/w@b/c:/d", ":") == ["/a", "s3://u:p/w@b/c", "/d"]
     monkeypatch.setenv("HEADSTART_CACHE_SHARED", os.pathsep.join([str(own), root_of(made).as_uri()]))
     cache = FeatureStore(own)
     assert cache.shared == () and [one.url for one in cache.remotes] == [root_of(made).as_uri()]
@@ -231,6 +235,9 @@ def test_what_is_no_url_and_what_is_no_folder(
         SettingError, match=r"ftp://host/team cannot be opened; expected a URL that begins with s3"
     ):
         FeatureStore(own, shared=["ftp://host/team"])
+    monkeypatch.setenv("HEADSTART_CACHE_SHARED", "s3://key:verysecret@bucket/team")
+    with pytest.raises(SettingError, match=r"^s3://bucket/team: a URL holds no credentials"):
+        FeatureStore(own)
     with pytest.raises(SettingError, match=r"the cache is s3://bucket/team, a URL; expected a folder"):
         FeatureStore("s3://key:secret@bucket/team")
     monkeypatch.setenv("HEADSTART_CACHE", "s3://bucket/team")
