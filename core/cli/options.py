@@ -292,9 +292,9 @@ class EngineOptions:
     ray: Annotated[
         tuple[str, ...] | None,
         Parameter(
-            help="Extract with Ray, by actors on a cluster's machines, which all see the cache and the images: "
-            "the cluster at this address (HOST:PORT, or auto: this machine's) or, without one, the one that "
-            "RAY_ADDRESS names, else one that is started on this machine.",
+            help="Extract with Ray, by actors on a cluster's machines, which all see the images, and the cache or "
+            "else the URL of --push: the cluster at this address (HOST:PORT, or auto: this machine's) or, without "
+            "one, the one that RAY_ADDRESS names, else one that is started on this machine.",
             group=COMPUTING,
             consume_multiple=NONE_OR_ONE,
             allow_leading_hyphen=False,

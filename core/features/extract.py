@@ -52,19 +52,19 @@ from headstart.data.summary import say
 from headstart.features.company import GROUP, check_company, is_trusted, note_trusted
 from headstart.features.distances import distances, wrong_rows
 from headstart.features.dividing import WorkPart, part_of
-from headstart.features.engines.planning import Task, task_size, tasks_of
-from headstart.features.engines.ray_engine import run
+from headstart.features.elsewhere import Elsewhere
+from headstart.features.engines.planning import Task
 from headstart.features.engines.settings import Ray, check_engine
-from headstart.features.engines.shown import Places, Shards, left_of
-from headstart.features.engines.work import Job, Progress
+from headstart.features.engines.shown import Places
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import INPUT, FeatureKeys
 from headstart.models import Model, check_model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.ids import array_to_ids
+from headstart.store.keys import TrunkKey
 from headstart.store.moving.pusher import Pusher
-from headstart.store.writer import ShardWriter, rows_per_shard
+from headstart.store.writer import ShardWriter
 
 CHECKED_ROWS = 4
 # Two backends' float32 sums differ by about 1e-6; bfloat16 arithmetic by about 1e-2. More is another function.
@@ -77,6 +77,8 @@ ROUNDS = 5  # attempts, where rows vanish from a shared cache before they are re
 Observe = Callable[[Dataset, Batch, Mapping[str, np.ndarray]], None]
 """a function of a data set, a batch of it, and the batch's features by node, called before they are stored; what
 it raises ends the extraction"""
+Written = Callable[[TrunkKey, Path], object]
+"""a function of a trunk key and the path of a shard that is in the store"""
 
 
 @dataclass
@@ -111,9 +113,11 @@ class Extractor:
         pooled: bool = False,
         push: str | None = None,
         engine: Ray | None = None,
+        written: Written | None = None,
     ) -> None:
         """The arguments of `extract`. `observe`: is called with each batch of features as it is computed, in this
-        process, so not by an engine. `pooled`: a vector a cut is kept, see `headstart.features.pooled`."""
+        process, so not by an engine. `pooled`: a vector a cut is kept, see `headstart.features.pooled`. `written`:
+        is told of each shard, in the place of what pushes it."""
         registry.check_place(device, precision)
         check_engine(engine, device)
         if engine is not None and observe is not None:
@@ -131,7 +135,10 @@ class Extractor:
         self.seed, self.observe = seed, observe
         self.store = FeatureStore(cache)
         self.pusher = None if push is None else Pusher(self.store.root, open_objects(push))
-        self._make_anew = partial(
+        self._written = self.pusher if written is None else written
+        self.folders = self.keys.folders(self.store)
+        """node -> the features of each view"""
+        make = partial(
             Extractor,
             cuts=cuts,
             backend=self.backend_name,
@@ -139,15 +146,22 @@ class Extractor:
             dtype=dtype,
             batch_size=batch_size,
             workers=workers,
-            cache=self.store.root.absolute(),
             augment=augment,
             views=views,
             seed=seed,
             pooled=pooled,
         )
-        self._model_as_given = model
-        self.folders = self.keys.folders(self.store)
-        """node -> the features of each view"""
+        self._elsewhere = Elsewhere(
+            keys=self.keys,
+            store=self.store,
+            folders=self.folders,
+            model=model,
+            device=device,
+            batch_size=batch_size,
+            make=make,
+            push=push,
+            pusher=self.pusher,
+        )
 
     @cached_property
     def place(self) -> Place:
@@ -266,7 +280,7 @@ class Extractor:
         try:
             with track(what, total) as advance:
                 if self.engine is not None:
-                    self._extract_elsewhere(data, lacking, total, advance)
+                    self._elsewhere(self.engine, data, lacking, total, advance)
                 else:
                     self._extract_here(data, lacking, lacking_ids, stored, advance)
         except KeyboardInterrupt:
@@ -291,53 +305,6 @@ class Extractor:
                 size = min(self.batch_size, len(order))
                 for count in self._extract_view(data, view, lacking[view], order, size, stored):
                     advance(count)
-
-    # ---- by an engine: what this process asks for
-
-    def _extract_elsewhere(
-        self,
-        data: Dataset,
-        lacking: Sequence[Mapping[str, Sequence[str]]],
-        total: int,
-        advance: Callable[..., None],
-    ) -> None:
-        """Have workers store what is lacking; the store says when that is done."""
-        assert self.engine is not None
-        row_nbytes = max(
-            math.prod(self.keys.shapes[node]) * folders[0].dtype.itemsize for node, folders in self.folders.items()
-        )
-        job = Job(
-            make=self._make_anew,
-            model=self._model_as_given,
-            data=data,
-            digests=self.digests(),
-            root=self.store.root.absolute(),
-            folder=next(
-                self.folders[node][view].path.absolute()
-                for view, of_view in enumerate(lacking)
-                for node, missing in of_view.items()
-                if missing
-            ),
-            device=self.device,
-            plan=lambda workers: tasks_of(
-                lacking, task_size(total, workers, rows_per_shard(row_nbytes), self.batch_size)
-            ),
-            finished=self._push_shards,
-            left=partial(left_of, folders=self.folders),
-        )
-        start, samples = time.perf_counter(), 0
-        with closing(run(self.engine, job)) as reports:
-            for progress in reports:
-                samples += progress.samples
-                advance(progress.samples, note=_note(progress, samples / (time.perf_counter() - start)))
-
-    def _push_shards(self, task: Task, shards: Shards) -> None:
-        """Have the shards of a task that a worker has ended pushed on, if that was asked for."""
-        if self.pusher is not None:
-            for node, names in shards.items():
-                folder = self.folders[node][task.view]
-                for name in names:
-                    self.pusher(folder.key, folder.path / name)
 
     def _count_lacking(self, lacking: Sequence[Mapping[str, Sequence[str]]]) -> int:
         """How many of these the store lacks now."""
@@ -399,7 +366,7 @@ class Extractor:
                         self.keys.shapes[node],
                         self.folders[node][view].dtype_name,
                         self.provenance(node),
-                        self.pusher,
+                        self._written,
                     )
                 )
                 for node in missing
@@ -531,13 +498,6 @@ class Extractor:
         return None
 
 
-def _note(progress: Progress, images_per_second: float) -> str:
-    """What stands behind the bar of an extraction by an engine."""
-    workers = f"{progress.alive} worker{'' if progress.alive == 1 else 's'}"
-    again = f", {progress.again:,} tasks done again" if progress.again else ""
-    return f"{images_per_second:,.0f} images/s, {workers}{again}"
-
-
 def _check_some_are_left(rows: np.ndarray, node: str) -> None:
     """FeatureUnderflowError for a batch's features of a trunk in float16 that are zeros alone: what it computes on
     the way is below that type's range, which the stored rows do not show."""
@@ -599,8 +559,9 @@ def extract(
     `headstart.cache.push` moves it.
 
     `engine`: None, or `hs.Ray(...)`: what is lacking is computed by Ray's actors, on the machines of a cluster
-    that all see the store and the images, or on the GPUs of this machine; `workers` and `batch_size` are then each
-    actor's. EngineError where it cannot begin, or no actor is left.
+    that all see the images and the store, or reach the URL `push`, from where features then come into the store,
+    or on the GPUs of this machine; `workers` and `batch_size` are then each actor's. EngineError where it cannot
+    begin, or no actor is left; RemoteError where an actor cannot push, or nothing comes from there.
 
     Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, FeatureUnderflowError,
     DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what

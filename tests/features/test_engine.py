@@ -4,6 +4,7 @@ none travels through Ray; and what is wrong is said as it is there."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,10 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import heeded_ctrl_c
+from object_server import ObjectServer, served
 from ray_clusters import actors_below, created_nbytes, gone, kill, make_photos
 
 import headstart as hs
-from headstart.errors import EngineError, ExtractionInterrupted, ImageError, SettingError, UnderflowWarning
+from headstart.common.objects import open_objects
+from headstart.errors import (
+    EngineError,
+    ExtractionInterrupted,
+    ImageError,
+    RemoteRefusedError,
+    SettingError,
+    StoreWarning,
+    UnderflowWarning,
+)
 from headstart.features.engines import ray_cluster, ray_engine
 from headstart.models import Model
 from headstart.store import FeatureStore
@@ -35,18 +46,34 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def server() -> Iterator[ObjectServer]:
+    pytest.importorskip("moto")
+    pytest.importorskip("obstore")
+    with served() as there:
+        yield there
+
+
+@pytest.fixture(scope="module")
+def nodes_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the environment of the cluster's nodes says that their cache is."""
+    return tmp_path_factory.mktemp("node")
+
+
+@pytest.fixture(scope="module")
+def cluster(server: ObjectServer, nodes_cache: Path) -> Iterator[None]:
     """One for all tests of this module; extractions find it and leave it as it is."""
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=200e6,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        logging_level="ERROR",
-    )
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HEADSTART_CACHE", str(nodes_cache))
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=200e6,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level="ERROR",
+        )
     yield
     ray.shutdown()
     signal.signal(signal.SIGTERM, handler)
@@ -232,6 +259,122 @@ def test_a_store_that_a_node_does_not_see(cluster: None, extract: Any, monkeypat
     monkeypatch.setattr(Path, "write_text", lambda *_: None)
     with pytest.raises(EngineError, match=r"does not see it; set HEADSTART_CACHE \(cache=\) to a folder"):
         extract(engine=ENGINE)
+
+
+# ---- by a URL
+
+
+@pytest.fixture
+def unseen(cluster: None, monkeypatch: Any) -> None:
+    """As where a node does not see the store; actors have a cache of their own in any case."""
+    monkeypatch.setattr(ray_engine, "blind_nodes", lambda *_: ["another (node 0)"])
+
+
+def shards_at(url: str) -> set[str]:
+    return {Path(entry.name).name for entry in open_objects(url).entries("features") if "trunk" not in entry.name}
+
+
+def shards_in(cache: Path) -> set[str]:
+    return {path.name for path in cache.glob("features/*/*.safetensors")}
+
+
+def test_features_come_by_a_url_where_a_node_does_not_see_the_store(
+    unseen: None,
+    extract: Any,
+    plain: np.ndarray,
+    server: ObjectServer,
+    nodes_cache: Path,
+    tmp_path: Path,
+    caplog: Any,
+) -> None:
+    """Actors write into their own cache, and no feature goes through Ray; whoever reads the URL finds them."""
+    url, before = f"{server.url}/all", created_nbytes()
+    caplog.set_level("INFO", "headstart")
+    with pytest.raises(EngineError, match=r"another \(node 0\) does not see it; .*HEADSTART_CACHE.* push='s3://"):
+        extract(engine=ENGINE)
+    views = {"augment": "flip", "views": 2, "cuts": ["layer4", "avgpool"]}
+    features = extract(engine=ENGINE, push=url, **views)
+    assert features.stats.extracted == 2 * COUNT
+    expected = extract(tmp_path / "plain", **views)
+    for cut in views["cuts"]:
+        for view in range(2):
+            assert np.array_equal(features.numpy(cut, view=view), expected.numpy(cut, view=view))
+    assert f"features come by {url}, as {FeatureStore().root} is not seen by another (node 0)" in caplog.text
+    own = shards_in(FeatureStore().root)
+    assert len(own) > 4 and shards_at(url) == own <= shards_in(nodes_cache)
+    assert len(list(open_objects(url).entries("indexes"))) == 4
+    params = sum(array.nbytes for array in hs.model("resnet18_half", classes=4, size=64).params.values())
+    assert created_nbytes() - before < params + 200 * COUNT + 20_000
+    again = extract(tmp_path / "pulled", engine=ENGINE, push=url)
+    assert np.array_equal(again.numpy(), plain)
+
+
+def test_an_actor_that_dies_costs_what_it_has_not_pushed(
+    unseen: None, extract: Any, server: ObjectServer, tmp_path: Path, caplog: Any
+) -> None:
+    """Of several views, so that there are three tasks for one actor."""
+    views = {"augment": "flip", "views": 3}
+    expected = extract(tmp_path / "plain", **views)
+    stop, killed = threading.Event(), []
+    watcher = threading.Thread(target=kill_one_soon, args=(stop, killed))
+    watcher.start()
+    try:
+        features = extract(engine=hs.Ray(workers=1), push=f"{server.url}/killed", **views)
+    finally:
+        stop.set()
+        watcher.join()
+    assert len(killed) == 1 and f"process {killed[0]}) has died" in caplog.text, caplog.text
+    assert all(np.array_equal(features.numpy(view=view), expected.numpy(view=view)) for view in range(3))
+    assert shards_in(FeatureStore().root) == shards_at(f"{server.url}/killed") and rows_stored() == 3 * COUNT
+
+
+def test_what_an_actor_has_pushed_before_it_died_is_found(
+    unseen: None, extract: Any, plain: np.ndarray, server: ObjectServer, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """By a listing: here all of it is there, and every actor dies before it computes."""
+    url, host = f"{server.url}/found", ray_engine.Host
+    extract(tmp_path / "pushed", push=url)
+
+    class Dying(host):  # type: ignore[misc, valid-type]
+        def work(self, task: Any) -> Any:
+            os._exit(1)
+
+    monkeypatch.setattr(ray_engine, "Host", Dying)
+    features = extract(engine=hs.Ray(workers=1), push=url)
+    assert np.array_equal(features.numpy(), plain)
+    assert shards_in(FeatureStore().root) == shards_in(tmp_path / "pushed")
+
+
+def test_a_url_that_refuses_is_one_error(
+    unseen: None, extract: Any, server: ObjectServer, monkeypatch: Any, recwarn: Any
+) -> None:
+    """That names the object and the reason."""
+    import moto.settings
+
+    monkeypatch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # it looks at credentials from now on
+    with pytest.raises(RemoteRefusedError) as caught:
+        extract(engine=hs.Ray(workers=1), push=f"{server.url}/refused")
+    assert re.match(rf"{server.url}/refused/features/\w+/trunk.json: access was refused", str(caught.value))
+    assert "\n" not in str(caught.value) and not rows_stored()
+    assert not [warning for warning in recwarn if issubclass(warning.category, StoreWarning)]
+    assert gone(actors_below(os.getpid()))
+
+
+def test_shards_in_a_folder_that_all_see_are_pushed_on(
+    cluster: None, extract: Any, photos: Path, model: Model, backend: str, server: ObjectServer, caplog: Any
+) -> None:
+    caplog.set_level("INFO", "headstart")
+    url = f"{server.url}/shared"
+    extract(engine=ENGINE, push=url)
+    assert f"features come by the folder {FeatureStore().root}" in caplog.text
+    assert len(shards_in(FeatureStore().root)) == 8 and shards_at(url) == shards_in(FeatureStore().root)
+    data = hs.data.folder(photos)
+    settings = {"backend": backend, "device": "cpu", "batch_size": BATCH, "dtype": "float16"}
+    hs.fit(model, data, epochs=1, push=url, engine=ENGINE, **settings)
+    assert len(shards_in(FeatureStore().root)) > 8 and shards_at(url) == shards_in(FeatureStore().root)
+
+
+# ---- fit
 
 
 def test_fit_extracts_by_it(cluster: None, photos: Path, model: Model, backend: str, caplog: Any) -> None:

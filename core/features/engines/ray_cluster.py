@@ -28,7 +28,6 @@ from headstart.common.log import LOG
 from headstart.common.machine import cpus
 from headstart.contract import devices
 from headstart.features.engines import ray_host
-from headstart.features.engines.ray_worker import unseen_store
 from headstart.features.engines.settings import ADDRESSES, AUTO, LOCAL, Ray
 
 LEAST = (2, 60)
@@ -214,14 +213,14 @@ def token_in(folder: Path) -> Iterator[tuple[str, str]]:
             path.unlink()
 
 
-def check_seen(ray: Any, root: Path, token: tuple[str, str]) -> None:
-    """EngineError, before any work begins, where another machine of the cluster does not see the store."""
+def blind_nodes(ray: Any, token: tuple[str, str]) -> list[str]:
+    """The other machines of the cluster that do not see the store, by name."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     own = ray.get_runtime_context().get_node_id()
     others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
     if not others:
-        return
+        return []
     look = ray.remote(num_cpus=0, max_retries=0)(ray_host.sees)
     looks = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)).remote(*token)
@@ -234,8 +233,7 @@ def check_seen(ray: Any, root: Path, token: tuple[str, str]) -> None:
             node, seen = ray.get(answer)
             if not seen:
                 blind.append(node)
-    if blind:
-        raise EngineError(unseen_store(root, sorted(blind)))
+    return sorted(blind)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.environment import COUNTS, for_frameworks
-from headstart.common.errors import EngineError, HeadstartError, SettingError
+from headstart.common.errors import EngineError, HeadstartError, RemoteError, SettingError, StoreError
 from headstart.common.log import LOG
 from headstart.common.machine import CPUS_VARIABLE
 from headstart.common.sizes import binary_size
@@ -33,7 +33,7 @@ from headstart.contract import devices
 from headstart.features.engines.planning import Task
 from headstart.features.engines.ray_cluster import (
     Crew,
-    check_seen,
+    blind_nodes,
     crew_for,
     imported,
     joined,
@@ -42,9 +42,9 @@ from headstart.features.engines.ray_cluster import (
     token_in,
 )
 from headstart.features.engines.ray_host import Host
-from headstart.features.engines.ray_worker import Parcel
+from headstart.features.engines.ray_worker import Parcel, unseen_store
 from headstart.features.engines.settings import Ray
-from headstart.features.engines.work import Job, Outcome, Progress
+from headstart.features.engines.work import Job, Outcome, Progress, Way
 
 POLL_SECONDS = 0.5
 ATTEMPTS = 3
@@ -69,24 +69,35 @@ def run(settings: Ray, job: Job) -> Generator[Progress, None, None]:
     """
     ray = imported()  # before anything is pickled
     sent, params = _parcel(ray, job), dict(job.model.params)
-    nbytes = len(sent(job.device, False, ("", ""))) + sum(value.nbytes for value in params.values())
+    nbytes = len(sent(job.by_folder, job.device, False, ("", ""))) + sum(value.nbytes for value in params.values())
     with joined(settings, nbytes) as ray, sent_as_code(ray), token_in(job.folder) as token:
         crew = crew_for(settings, job.device, machines(ray))
-        check_seen(ray, job.root, token)
+        way, shown = _way(job, blind_nodes(ray, token))
         device = devices.CPU if job.device == devices.AUTO and not crew.gpus else job.device
-        parcel = ray.put(sent(device, crew.gpus > 0, token))
-        driver = Driver(ray, crew, job, parcel, ray.put(params))
+        parcel = ray.put(sent(way, device, crew.gpus > 0, token if way is job.by_folder else None))
+        driver = Driver(ray, crew, job, way, parcel, ray.put(params))
         LOG.info(
-            "Ray: %s; %s task%s; %s sent once",
+            "Ray: %s; %s task%s; %s sent once; features come by %s",
             crew,
             f"{len(driver.queue):,}",
             "" if len(driver.queue) == 1 else "s",
             binary_size(nbytes),
+            shown,
         )
         try:
             yield from driver.work()
         finally:
             driver.leave()
+
+
+def _way(job: Job, blind: list[str]) -> tuple[Way, str]:
+    """How shards come, and how the log says it. `blind`: the nodes that do not see the store. EngineError where
+    there is no way from them."""
+    if not blind:
+        return job.by_folder, str(job.by_folder)
+    if job.by_url is None:
+        raise EngineError(unseen_store(job.root, blind))
+    return job.by_url, f"{job.by_url}, as {job.root} is not seen by {', '.join(blind)}"
 
 
 def _parcel(ray: Any, job: Job) -> Any:
@@ -98,9 +109,9 @@ def _parcel(ray: Any, job: Job) -> Any:
             "travel through Ray; expected data that are read from files which all of the cluster's machines see"
         )
 
-    def made(device: str, must_be_gpu: bool, token: tuple[str, str]) -> bytes:
+    def made(way: Way, device: str, must_be_gpu: bool, token: tuple[str, str] | None) -> bytes:
         parcel = Parcel(
-            make=job.make,
+            make=way.make,
             model=replace(job.model, params={}),
             data=job.data,
             device=device,
@@ -159,9 +170,9 @@ class Worker:
 class Driver:
     """Hands out tasks."""
 
-    def __init__(self, ray: Any, crew: Crew, job: Job, parcel: Any, params: Any) -> None:
+    def __init__(self, ray: Any, crew: Crew, job: Job, way: Way, parcel: Any, params: Any) -> None:
         self.queue: deque[Attempt] = deque(Attempt(task) for task in job.plan(crew.workers))
-        self._ray, self._crew, self._job = ray, crew, job
+        self._ray, self._crew, self._job, self._way = ray, crew, job, way
         self._sent = parcel, params
         self._workers: list[Worker] = []
         self._free_places = crew.workers
@@ -229,7 +240,11 @@ class Driver:
             )
 
     def _start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if name.startswith("HEADSTART_")}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("HEADSTART_") and name not in self._way.nodes_own
+        }
         environment[CPUS_VARIABLE] = threads = str(self._crew.cpus)
         for name, others in COUNTS.items():
             environment |= dict.fromkeys((name, *others), threads)
@@ -294,27 +309,35 @@ class Driver:
             self._has_died(worker, attempt, error)
             return
         self._tell(outcome)
-        self._job.finished(attempt.task, outcome.shards)
+        raised = self._bring(attempt.task, outcome)
         left = self._job.left(attempt.task, outcome.shards)
         self._count(worker, len(attempt.task) - sum(map(len, left)))
         self._stored += worker.counted
         errors = attempt.errors
-        if outcome.error is not None:
-            raised: Exception = pickle.loads(outcome.error)
-            errors = (*errors, f"{type(raised).__name__}: {raised}")
+        if raised is not None:
+            errors = (*errors, _kind(raised))
             if errors.count(errors[-1]) >= ATTEMPTS:
                 raise raised
         elif left:
             errors = (*errors, "")
             if errors.count("") >= ATTEMPTS:
-                raise EngineError(
-                    f"the store does not show what was written into it on {worker.node}; is {self._job.root} "
-                    "the same folder there?"
-                )
+                raise EngineError(f"the store does not show what was written on {worker.node}; {self._way.doubt}")
         self._submit_again(left, errors, 0)
+
+    def _bring(self, task: Task, outcome: Outcome) -> Exception | None:
+        """Have in the store what a task's answer names. Returns what has gone wrong: there, or before."""
+        raised: Exception | None = None if outcome.error is None else pickle.loads(outcome.error)
+        try:
+            self._way.bring(task, outcome.shards)
+            if raised is not None and not isinstance(raised, RemoteError):
+                self._way.look_for(task)
+        except RemoteError as error:
+            return raised or error
+        return raised
 
     def _has_died(self, worker: Worker, attempt: Attempt, error: Exception) -> None:
         """What the store shows of its task was done."""
+        self._way.look_for(attempt.task)
         left = self._job.left(attempt.task, {})
         count = sum(map(len, left))
         self._count(worker, len(attempt.task) - count)
@@ -355,19 +378,26 @@ class Driver:
     def leave(self) -> None:
         """End all workers, those in the middle of a task when they have stored what they have."""
         ray = self._ray
-        answers = []
+        tasks = {}
         try:
             for worker in self._workers:
                 if worker.attempt is not None:
                     worker.actor.end.options(concurrency_group=CONTROL).remote()
-                    answers.append(worker.answer)
-            if answers:
-                ray.wait(answers, num_returns=len(answers), timeout=END_SECONDS)
+                    tasks[worker.answer] = worker.attempt.task
+            if tasks:
+                for answer in ray.wait(list(tasks), num_returns=len(tasks), timeout=END_SECONDS)[0]:
+                    with suppress(ray.exceptions.RayError, StoreError):
+                        self._bring(tasks[answer], ray.get(answer))
         finally:
             for worker in self._workers:
                 with suppress(Exception):
                     ray.kill(worker.actor, no_restart=True)
             self._workers = []
+
+
+def _kind(error: Exception) -> str:
+    """What is the same for equal errors: their text, which of a URL's names the object and so is left out."""
+    return "RemoteError" if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}"
 
 
 def _first_line(error: Exception) -> str:

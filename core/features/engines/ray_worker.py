@@ -37,8 +37,8 @@ class Parcel:
     must_be_gpu: bool
     digests: tuple[str, ...]
     root: Path
-    token: tuple[str, str]
-    """the path of a file in the store, and what is in it"""
+    token: tuple[str, str] | None
+    """the path of a file in the store, and what is in it; None where workers need not see the store"""
 
 
 class RayWorker:
@@ -50,7 +50,7 @@ class RayWorker:
         """`parcel`: a pickled `Parcel`. EngineError where the store is not in sight, or another version runs here;
         whatever building the trunk raises."""
         sent: Parcel = pickle.loads(parcel)
-        if not sees(*sent.token)[1]:
+        if sent.token is not None and not sees(*sent.token)[1]:
             raise EngineError(unseen_store(sent.root, [node]))
         self._data, self._places = sent.data, Places(sent.data.ids)
         self._extractor = sent.make(replace(sent.model, params=params), device=sent.device)
@@ -91,7 +91,8 @@ def unseen_store(root: Path, nodes: list[str]) -> str:
     return (
         f"the store {root} is a folder of the machine that extracts, and {', '.join(nodes)} "
         f"{'does' if len(nodes) == 1 else 'do'} not see it; set HEADSTART_CACHE (cache=) to a folder that all of "
-        "the cluster's machines see under the same path"
+        "the cluster's machines see under the same path, or name a URL that all of them reach, by which features "
+        "come here: push='s3://bucket/prefix' (--push)"
     )
 
 

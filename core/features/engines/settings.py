@@ -16,7 +16,8 @@ ADDRESSES = "'auto' (the cluster that this machine is in), 'local' (one of this 
 @dataclass(frozen=True)
 class Ray:
     """Extraction by Ray: an actor holds the trunk and is given lists of ids, whose features it writes into the
-    store, which all of the cluster's machines must see. Needs the extra `headstart[ray]`."""
+    store, where all of the cluster's machines see that, else pushes to the URL `push`. Needs the extra
+    `headstart[ray]`."""
 
     address: str | None = None
     """Of the cluster: "auto" for the one that this machine is in, HOST:PORT, or "local" for one that is started

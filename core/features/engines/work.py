@@ -32,25 +32,47 @@ class Extracting(Protocol):
         shards."""
 
 
+class Way(Protocol):
+    """How shards come from the workers into the store of the process that asks."""
+
+    @property
+    def make(self) -> Callable[..., Extracting]:
+        """Makes it anew in each worker, of the model and its `device`; pickles."""
+
+    @property
+    def nodes_own(self) -> tuple[str, ...]:
+        """Environment variables that are not sent to the workers."""
+
+    @property
+    def doubt(self) -> str:
+        """What may be wrong where the store does not show what a task's answer names."""
+
+    def bring(self, task: Task, shards: Shards) -> None:
+        """Have the shards of an ended task in the store. RemoteError where they do not come."""
+
+    def look_for(self, task: Task) -> None:
+        """Have in the store what is left of a task whose answer names no shards, as its worker has died, say."""
+
+
 @dataclass(frozen=True)
 class Job:
     """An extraction that is to be done elsewhere."""
 
-    make: Callable[[Model], Extracting]
-    """made anew by each worker; pickles"""
     model: Model
     data: Dataset
     digests: Sequence[str]
     """of the trunk keys"""
     root: Path
-    """of the store that all must see"""
+    """of the store"""
     folder: Path
     """in it, that exists and may be written into"""
     device: str
     plan: Callable[[int], list[Task]]
     """the tasks for so many workers"""
-    finished: Callable[[Task, Shards], None]
-    """is told of each task that has ended, and of its shards"""
+    by_folder: Way
+    """where all nodes see the store"""
+    by_url: Way | None
+    """where some do not; None where there is no URL"""
     left: Callable[[Task, Shards], list[Task]]
     """what of a task the store does not show; it is looked for in these shards first"""
 

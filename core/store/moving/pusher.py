@@ -2,7 +2,8 @@
 
 Invariant: who makes shards never waits for the network until all are made, and nothing that goes wrong there stops
 it: shards are in the own cache first, what could not be pushed is told once, with the reason, and `headstart cache
-push` moves it. What waits are names of files, never their rows.
+push` moves it. What waits are names of files, never their rows. With a `StrictPusher` what could not be pushed is
+an error: it is for those who have only the URL to hand their shards over.
 """
 
 from __future__ import annotations
@@ -38,6 +39,62 @@ _refused: set[str] = set()
 """URLs that this process may not write to: found out once"""
 
 
+class Sender:
+    """Writes shards to a store behind a URL, and each trunk's description before its first. Thread-safe."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.remote = RemoteStore(objects)
+        self.described: dict[str, bytes] = {}
+        """trunk key -> its description, which has been written"""
+        self._lock = threading.Lock()
+
+    def __call__(self, key: TrunkKey, path: Path) -> None:
+        """Send a shard. The errors of `upload_shard`."""
+        folder = self.remote.folder(key.digest)
+        with self._lock:
+            if key.digest not in self.described:
+                description = description_of(key.spec, key.label)
+                put_description(folder, description)
+                self.described[key.digest] = description
+        upload_shard(folder.objects, path, folder.shard_name(path.stem))
+
+
+class StrictPusher:
+    """Pushes shards as they are finished. A context manager, which may be entered again: leaving it waits for all
+    of them, and raises the StoreError of the first that could not be pushed. Writes no index objects."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._send = Sender(objects)
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: list[Future[None]] = []
+
+    def __call__(self, key: TrunkKey, path: Path) -> None:
+        """Have a shard pushed."""
+        assert self._pool is not None
+        self._pending.append(self._pool.submit(self._push, key, path))
+
+    def __enter__(self) -> StrictPusher:
+        self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="headstart-push")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._pool is not None
+        self._pool.shutdown(wait=True)
+        pending, self._pool, self._pending = self._pending, None, []
+        failures = [failure for future in pending if (failure := future.exception()) is not None]
+        if failures and error is None:
+            raise failures[0]
+
+    def _push(self, key: TrunkKey, path: Path) -> None:
+        try:
+            self._send(key, path)
+        except FileNotFoundError as error:
+            url = self._send.remote.url
+            raise StoreError(f"{path} was deleted before it was pushed to {url}") from error
+
+
 class Pusher:
     """Pushes shards as they are finished. A context manager, which may be entered again: leaving it waits for
     those that are not pushed yet, with progress; after an interrupt only for those that are on their way.
@@ -49,13 +106,12 @@ class Pusher:
         """`root`: of the own cache."""
         self.url = objects.url
         self._root = root
-        self._remote = RemoteStore(objects)
+        self._send = Sender(objects)
+        self.remote = self._send.remote
         self._pool: ThreadPoolExecutor | None = None
         self._pending: list[tuple[str, int, Future[None]]] = []
         """trunk key, bytes, and what pushes them"""
         self._lock = threading.Lock()
-        self._described: dict[str, bytes] = {}
-        """trunk key -> its description, which has been written"""
         self._pushed: dict[str, list[str]] = {}
         """trunk key -> digests of its shards, pushed since it was entered"""
         self._failures: list[tuple[str, str]] = []
@@ -72,6 +128,12 @@ class Pusher:
             self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="headstart-push")
         with contextlib.suppress(OSError):  # deleted already, by somebody else
             self._pending.append((key.digest, path.stat().st_size, self._pool.submit(self._push, key, path)))
+
+    def was_pushed(self, key: TrunkKey, path: Path) -> None:
+        """Note that somebody else has pushed a shard of the own cache, which index objects are to hold, too."""
+        with self._lock:
+            self._send.described.setdefault(key.digest, description_of(key.spec, key.label))
+            self._pushed.setdefault(key.digest, []).append(path.stem)
 
     def __enter__(self) -> Pusher:
         return self
@@ -105,10 +167,10 @@ class Pusher:
                     advance(nbytes)
             for key in sorted(self._pushed):
                 if not self._given_up:
-                    folder = self._remote.folder(key)
+                    folder = self.remote.folder(key)
                     index_pushed(self._root, folder, self._pushed[key])
                     # Somebody may have been deleting there meanwhile.
-                    self._tried(key, folder.url, partial(put_description, folder, self._described[key], True))
+                    self._tried(key, folder.url, partial(put_description, folder, self._send.described[key], True))
         except KeyboardInterrupt:
             raise TransferInterrupted(
                 f"interrupted: all features are in the cache, and not all of them at {self.url}"
@@ -120,16 +182,10 @@ class Pusher:
                 self._untried.append(key.digest)
             return
         with contextlib.suppress(FileNotFoundError):  # evicted
-            self._tried(key.digest, str(path), partial(self._describe_and_upload, key, path))
+            self._tried(key.digest, str(path), partial(self._send_and_note, key, path))
 
-    def _describe_and_upload(self, key: TrunkKey, path: Path) -> None:
-        folder = self._remote.folder(key.digest)
-        with self._lock:
-            if key.digest not in self._described:
-                description = description_of(key.spec, key.label)
-                put_description(folder, description)
-                self._described[key.digest] = description
-        upload_shard(folder.objects, path, folder.shard_name(path.stem))
+    def _send_and_note(self, key: TrunkKey, path: Path) -> None:
+        self._send(key, path)
         with self._lock:
             self._pushed.setdefault(key.digest, []).append(path.stem)
 
