@@ -23,7 +23,8 @@ def keys_and_url(places: Sequence[str]) -> tuple[list[str], str]:
     urls = [place for place in places if is_url(place)]
     if len(urls) != 1:
         raise SettingError(
-            f"received {len(urls) or 'no'} URLs; expected one, such as s3://bucket/prefix, behind keys or alone"
+            f"received {len(urls) or 'no'} URLs; expected one, such as s3://bucket/prefix or file:///folder, "
+            "behind keys or alone"
         )
     return [place for place in places if not is_url(place)], urls[0]
 
@@ -51,7 +52,8 @@ def tell_moves(moves: Moves, json_file: Path | None) -> int | None:
         show(moves.as_table())
     to = "to" if moves.what == "push" else "from"
     there = "there" if moves.what == "push" else "here"
-    had = f"{sum(trunk.there for trunk in moves):,} were {there} already"
+    already = sum(trunk.there for trunk in moves)
+    had = f"{already:,} {'was' if already == 1 else 'were'} {there} already"
     if moves.dry_run:
         size = nbytes_text(moves.nbytes)
         say(f"would {moves.what} {shards_text(moves.lacking)} ({size}) {to} {moves.url}; {had}")

@@ -159,6 +159,9 @@ def open_objects(url: str) -> Objects:
     shown = without_secrets(url)
     if parts.scheme not in SCHEMES:
         allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        if "://" not in url:
+            folder = f"; a folder of this machine is {Path(url).absolute().as_uri()}" if url else ""
+            raise SettingError(f"{url!r} is no URL; expected one that begins with {allowed}{folder}")
         raise SettingError(f"{shown} cannot be opened; expected a URL that begins with {allowed}")
     if parts.query or parts.fragment or "@" in parts.netloc or _is_odd(parts.netloc):
         raise SettingError(

@@ -555,8 +555,8 @@ def extract(
     what is left.
 
     `push`: the URL of a store, such as "s3://bucket/team", to which each finished shard is written on, while the
-    next ones are computed. What cannot be written there is a StoreWarning with the reason, and
-    `headstart.cache.push` moves it.
+    next ones are computed. What cannot be written there is a StoreWarning with the reason;
+    `headstart.cache.push` moves it, and what was in the cache before.
 
     `engine`: None, or `hs.Ray(...)`: what is lacking is computed by Ray's actors, on the machines of a cluster
     that all see the images and the store, or reach the URL `push`, from where features then come into the store,

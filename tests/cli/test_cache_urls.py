@@ -37,7 +37,7 @@ def test_push_and_pull(url, cache, tmp_path, monkeypatch) -> None:
     some = headstart("cache", "push", key[:5], url)
     assert f"pushed 1 shard (5.1 kB) to {url}; 0 were there already" in some.out and key[:12] in some.out
     rest = headstart("cache", "push", url, "--json", tmp_path / "figures.json")
-    assert f"pushed 7 shards (34.6 kB) to {url}; 1 were there already" in rest.out
+    assert f"pushed 7 shards (34.6 kB) to {url}; 1 was there already" in rest.out
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["moved"], figures["complete"], len(figures["trunks"])) == (7, True, 4)
 

@@ -105,6 +105,8 @@ def test_no_permission_is_an_error_of_its_own(tmp_path):
     ("url", "said"),
     [
         ("ftp://host/photos", r"ftp://host/photos cannot be opened; expected a URL that begins with s3://, gs://"),
+        ("/team/a b", r"^'/team/a b' is no URL; expected .*; a folder of this machine is file:///team/a%20b$"),
+        ("", r"^'' is no URL; expected one that begins with s3://, gs://, az://, file://$"),
         ("file://photos/x", r"file://photos/x names a folder of the machine photos; expected file:///folder"),
         ("s3:///photos", r"names no bucket; expected s3://bucket/prefix"),
         ("s3://key:secret@bucket/photos", r"s3://bucket/photos: a URL holds no credentials"),

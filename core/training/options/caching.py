@@ -55,7 +55,8 @@ class Caching:
     )
     push: str | None = option(
         None,
-        "Write each finished shard of features on to the store behind this URL, such as s3://bucket/team.",
+        "Write each finished shard of features on to the store behind this URL, such as s3://bucket/team. What was "
+        "in the cache before is moved by `headstart cache push`.",
         Rule("a URL, such as 's3://bucket/team'", is_url),
         takers=BY_ITSELF,
         recorded=False,
