@@ -55,11 +55,10 @@ class Caching:
     )
     push: str | None = option(
         None,
-        "Write each finished shard of features on to the store behind this URL, such as s3://bucket/team. What was "
-        "in the cache before is moved by `headstart cache push`.",
+        "Write each finished shard of features on to the store behind this URL, such as s3://bucket/team.",
         Rule("a URL, such as 's3://bucket/team'", is_url),
         takers=BY_ITSELF,
         recorded=False,
         more="It is done while the next ones are computed. What cannot be written there is a StoreWarning with "
-        "the reason, and `headstart.cache.push` moves it.",
+        "the reason; `headstart.cache.push` moves it, and what was in the cache before.",
     )
