@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import random
 import sys
+import tempfile
+import time
 import zlib
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 
 from headstart.contract import registry
 
+_kept: list[IO[str]] = []
+"""files whose locks end with this process"""
 XLA_FLAGS_END = (0, 11)
 """the first jaxlib that does not know the flags that tox names, and ends the process at once"""
 
@@ -26,9 +30,27 @@ def pytest_configure() -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER") or os.environ.get("HEADSTART_TEST_CORE")
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
+        if worker == "free":
+            worker = os.environ["HEADSTART_TEST_CORE"] = str(_free_core(len(cores)))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
     _spare_xla()
     _draw_the_same_examples()
+
+
+def _free_core(count: int) -> int:
+    """The number of a core that no other environment's process has, kept until this one ends; waits for one. So
+    environments that take minutes and others that take many share the cores without a gap (.ci/run)."""
+    import fcntl
+
+    here = Path(tempfile.gettempdir())
+    files = [(here / f"headstart-test-core-{os.getuid()}-{core}").open("w") for core in range(count)]
+    while True:
+        for core, file in enumerate(files):
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _kept.append(file)
+                return core
+        time.sleep(0.5)
 
 
 def _spare_xla() -> None:
