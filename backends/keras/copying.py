@@ -147,11 +147,14 @@ def configured(kind: type, layer: Any, **changes: Any) -> Any:
     config, functions = settings_of(layer)
     config = {**config, **{name: value for name, value in changes.items() if name in config}}
     try:
-        return _made(kind, config, functions)
+        clone = _made(kind, config, functions)
     except HeadstartError:
         raise
     except Exception as error:
         raise _no_copy(layer, error) from error
+    if "name" not in config:  # as of a layer that takes `**settings`, whose configuration Keras works out
+        clone.name = layer.name
+    return clone
 
 
 def _made(kind: Any, config: dict[str, Any], functions: dict[str, Any]) -> Any:

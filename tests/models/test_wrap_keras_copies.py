@@ -56,6 +56,16 @@ def test_state_beside_weights_is_copied(kinds: Any, where: str) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_layer_whose_configuration_lacks_its_name_keeps_it(kinds: Any) -> None:
+    """As Keras works it out for a layer that takes `**settings`; its name is where one may cut."""
+    model = kinds.adapted("inside")
+    layer = model.layers[1]
+    assert "name" not in layer.get_config()
+    for cut in (None, layer.name):
+        made = hs.wrap(model, cut, preprocess=P)
+        assert relative_error(features(made), kinds.ops.convert_to_numpy(layer(X))) < 1e-5, cut
+
+
 def test_what_was_adapted_is_trained_on_and_saved(kinds: Any, data: Any, tmp_path: Path) -> None:
     for where in ("layer", "table"):
         run = fit(wrapped(kinds.adapted(where)), data, tmp_path, mode="full", epochs=1)
