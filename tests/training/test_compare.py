@@ -37,10 +37,12 @@ from headstart.training.options import fields_for
 MODES = ["scratch", "full", "frozen", "cached", "staged"]
 
 
-def modes_again(backend: str) -> list[str]:
-    """Of the second comparison: all five where compiling them takes no time. What a child does with a mode is the
-    same for all; what a backend does, other tests see without one."""
-    return MODES if backend == "torch" else ["cached"]
+def modes_of(backend: str) -> dict[str, list[str]]:
+    """Of the first comparison, and of a second one of all modes, which is made where compiling them takes no time.
+    What a child does with a mode, and what it finds in the cache, is the same for all; what a backend does, other
+    tests see without a child."""
+    first = {"first": ["frozen", "cached"]}
+    return {**first, "second": MODES} if backend == "torch" else first
 
 
 def make_images(root: Path, count: int = 20) -> Path:
@@ -163,17 +165,29 @@ def test_without_a_frozen_row_nothing_is_claimed() -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, backend: str) -> dict[str, Any]:
-    """Two modes, then more of them on the same cache."""
+    """Two modes, then all of them on the same cache."""
     root = tmp_path_factory.mktemp("compare")
     photos = make_images(root / "photos")
     arguments = ["--data", photos, "--model", "resnet18_half", "--backends", backend, "--size", 32]
     arguments += ["--batch-size", 8, "--epochs"]
     environment = {"HEADSTART_CACHE": str(root / "cache")}
     found: dict[str, Any] = {"photos": photos, "root": root}
-    first = [2, "--modes", "frozen,cached", "--tensorboard", root / "board"]
-    for name, more in (("first", first), ("second", [1, "--modes", ",".join(modes_again(backend))])):
+    more = {"first": [2, "--tensorboard", root / "board"], "second": [1]}
+    for name, modes in modes_of(backend).items():
         out, figures = root / name / "out", root / name / "figures.json"
-        result = run(*arguments, *more, "--device", "cpu", "--out", out, "--json", figures, **environment)
+        result = run(
+            *arguments,
+            *more[name],
+            "--modes",
+            ",".join(modes),
+            "--device",
+            "cpu",
+            "--out",
+            out,
+            "--json",
+            figures,
+            **environment,
+        )
         assert result.returncode == 0, result.stderr
         shards = {path: path.stat().st_mtime_ns for path in (root / "cache").rglob("*.safetensors")}
         written = [json.loads(path.read_text()) for path in (out / "compare.json", figures)]
@@ -225,7 +239,7 @@ def test_the_report_says_everything(finished: dict[str, Any], backend: str) -> N
 
 
 def test_the_table_has_a_line_a_mode(finished: dict[str, Any], backend: str) -> None:
-    for name, modes in (("first", ["frozen", "cached"]), ("second", modes_again(backend))):
+    for name, modes in modes_of(backend).items():
         out = finished[name]["out"]
         lines = [line.split() for line in out.splitlines()]
         assert [words[0] for words in lines if words and words[0] in MODES] == modes
@@ -240,6 +254,7 @@ def test_the_table_has_a_line_a_mode(finished: dict[str, Any], backend: str) -> 
     ], "the data once, a line an epoch, and no chatter of frameworks"
 
 
+@pytest.mark.of("torch")
 def test_a_second_comparison_extracts_nothing(finished: dict[str, Any]) -> None:
     rows = {row["mode"]: row for row in finished["second"]["report"]["rows"]}
     for mode in rows.keys() & {"cached", "staged"}:
