@@ -11,15 +11,13 @@ import zlib
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
 from headstart.contract import registry
 
-_kept: list[IO[str]] = []
-"""files whose locks end with this process"""
 XLA_FLAGS_END = (0, 11)
 """the first jaxlib that does not know the flags that tox names, and ends the process at once"""
 
@@ -43,12 +41,14 @@ def _free_core(count: int) -> int:
     import fcntl
 
     here = Path(tempfile.gettempdir())
-    files = [(here / f"headstart-test-core-{os.getuid()}-{core}").open("w") for core in range(count)]
+    files = [
+        os.open(here / f"headstart-test-core-{os.getuid()}-{core}", os.O_WRONLY | os.O_CREAT)
+        for core in range(count)
+    ]
     while True:
-        for core, file in enumerate(files):
+        for core, file in enumerate(files):  # open until the process ends, and with it the lock
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _kept.append(file)
                 return core
         time.sleep(0.5)
 
