@@ -60,6 +60,14 @@ def actors_below(root: int) -> list[int]:
     return sorted(process for process, command in processes_below(root).items() if command.startswith(ACTOR))
 
 
+def cpu_seconds(process: int) -> float:
+    """That a process has had of the CPU; 0 where there is none."""
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def gone(processes: Iterator[int] | list[int], seconds: float = 10.0) -> bool:
     """Whether these processes end within so many seconds."""
     end = time.monotonic() + seconds
