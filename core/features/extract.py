@@ -11,8 +11,6 @@ what lies side by side on the disk is a fair sample of it, so that reading in la
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import time
 from collections import deque
@@ -29,7 +27,6 @@ import numpy as np
 from headstart.common.behind import Behind
 from headstart.common.errors import (
     ExtractionInterrupted,
-    FeatureDriftError,
     FeatureUnderflowError,
     MissingFeaturesError,
     SettingError,
@@ -49,9 +46,9 @@ from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
-from headstart.features.company import GROUP, check_company, is_trusted, note_trusted
-from headstart.features.distances import distances, wrong_rows
+from headstart.features.company import GROUP, check_company
 from headstart.features.dividing import WorkPart, part_of
+from headstart.features.drift import check_drift
 from headstart.features.elsewhere import Elsewhere
 from headstart.features.engines.planning import Task
 from headstart.features.engines.settings import Ray, check_engine
@@ -66,9 +63,6 @@ from headstart.store.keys import TrunkKey
 from headstart.store.moving.pusher import Pusher
 from headstart.store.writer import ShardWriter
 
-CHECKED_ROWS = 4
-# Two backends' float32 sums differ by about 1e-6; bfloat16 arithmetic by about 1e-2. More is another function.
-DRIFT_LIMIT = 0.05
 WAITING = 2
 """Batches whose rows wait for being hashed and written while the next ones are computed."""
 LARGE = 64 << 20
@@ -213,7 +207,7 @@ class Extractor:
             for done, of_view in zip(computed, wanted, strict=True):
                 done.update(of_view)
             try:
-                right = [self._check_drift(data, view, computed[view]) for view in views]
+                right = [check_drift(self, data, view, computed[view]) for view in views]
                 if all(right):
                     break
             except MissingFeaturesError:  # a shared cache went away under the comparison
@@ -326,6 +320,11 @@ class Extractor:
         assert self.trunk is not None
         return self.place.device
 
+    def make_room(self, task: Task) -> None:
+        """For the features of a task."""
+        before: list[Mapping[str, Sequence[str]]] = [{} for _ in range(task.view)]
+        self._prepare([*before, dict.fromkeys(task.nodes, array_to_ids(task.ids))])
+
     def work_on(
         self, data: Dataset, places: Places, task: Task, tell: Callable[[int], None], ended: Callable[[], bool]
     ) -> dict[str, list[str]]:
@@ -436,66 +435,6 @@ class Extractor:
         size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
         for batch, rows in self._features(data, self._batches(data, view, sample, size, 1), size, [node]):
             yield batch, np.asarray(rows[node])
-
-    def _check_drift(self, data: Dataset, view: int, extracted: Collection[str]) -> bool:
-        """Check stored features that another backend, version or device has made, and all features in shared
-        caches: a few rows of each maker are computed again, once for each shard. Returns False where shards of
-        shared caches are wrong. They are refused from then on, and their rows are missing.
-
-        Raises FeatureDriftError where features of the own cache are wrong.
-        """
-        reused = np.array([i for i, id in enumerate(data.ids) if id not in extracted], np.int64)
-        if not len(reused):
-            return True
-        right = True
-        for node, folders in self.folders.items():
-            folder = folders[view]
-            mine = self.provenance(node)
-            by = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:16]
-            again = node != INPUT and not is_trusted(self.model, node, folder)
-            unchecked: dict[tuple[bool, str], list[tuple[str, np.ndarray]]] = {}
-            for shard, shared, places in folder.sources([data.ids[i] for i in reused]):
-                other = (shared or shard.provenance != mine) and not folder.is_checked(shard.path.stem, by)
-                if other or again:
-                    made_by = f"{shard.maker} {str(shard.provenance.get('versions'))[:200]!a}"
-                    unchecked.setdefault((shared, made_by), []).append((shard.path.stem, reused[places]))
-            for (shared, made_by), shards in unchecked.items():
-                rows = np.concatenate([places for _, places in shards])
-                names = [name for name, _ in shards]
-                drift = self._drift(data, node, view, rows[drawn(len(rows), CHECKED_ROWS)], made_by)
-                if drift is None:
-                    for name in names:
-                        folder.mark_checked(name, by)
-                elif shared:
-                    folder.refuse_shared(names, drift)
-                    right = False
-                else:
-                    raise FeatureDriftError(
-                        f"{folder.path}: {drift}. Extract into another cache (HEADSTART_CACHE), or remove this "
-                        "folder"
-                    )
-            if again:
-                note_trusted(self.model, node, folder)
-        return right
-
-    def _drift(self, data: Dataset, node: str, view: int, sample: np.ndarray, made_by: str) -> str | None:
-        """How the stored rows of these samples differ from what is computed now; None where they do not."""
-        folder = self.folders[node][view]
-        for batch, fresh in self.recomputed(data, node, view, sample):
-            stored = folder.read(batch.ids, restore=False)
-            if stored.shape != fresh.shape:
-                return (
-                    f"stored rows have the shape {stored.shape[1:]}, and what {self.provenance(node)['backend']} "
-                    f"computes here {fresh.shape[1:]}; they were made by {made_by}"
-                )
-            if wrong_rows(fresh, stored, DRIFT_LIMIT, folder.dtype_name, self.precision).any():
-                far = distances(fresh, stored)
-                worst = int(far.argmax())
-                return (
-                    f"the features of {data.source_name(int(batch.indices[worst]))} differ by {far[worst]:.1%} "
-                    f"from what {self.provenance(node)['backend']} computes here; they were made by {made_by}"
-                )
-        return None
 
 
 def _check_some_are_left(rows: np.ndarray, node: str) -> None:

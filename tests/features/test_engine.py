@@ -360,6 +360,26 @@ def test_a_url_that_refuses_is_one_error(
     assert gone(actors_below(os.getpid()))
 
 
+def test_a_node_whose_cache_cannot_be_written_has_one_for_the_time_being(
+    unseen: None, extract: Any, plain: np.ndarray, server: ObjectServer, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Which holds no features afterwards."""
+    host, temporary, no_folder = ray_engine.Host, tmp_path / "temporary", tmp_path / "file"
+    temporary.mkdir()
+    no_folder.touch()
+
+    class Elsewhere(host):  # type: ignore[misc, valid-type]
+        def start(self, *arguments: Any) -> Any:
+            os.environ |= {"HEADSTART_CACHE": str(no_folder), "TMPDIR": str(temporary)}
+            return super().start(*arguments)
+
+    monkeypatch.setattr(ray_engine, "Host", Elsewhere)
+    features = extract(engine=ENGINE, push=f"{server.url}/temporary")
+    assert np.array_equal(features.numpy(), plain)
+    caches = list(temporary.glob("headstart-*"))
+    assert len(caches) == 2 and not any(any(cache.iterdir()) for cache in caches)
+
+
 def test_shards_in_a_folder_that_all_see_are_pushed_on(
     cluster: None, extract: Any, photos: Path, model: Model, backend: str, server: ObjectServer, caplog: Any
 ) -> None:

@@ -377,7 +377,7 @@ from ray_clusters import actors_below, cpu_seconds
 look, warm, seen = ray_engine.Driver._look, set(), []
 def look_and_note(driver):
     look(driver)
-    warm.update(worker for worker in driver._workers if worker.counted)
+    warm.update(worker for worker in driver._workers if worker.attempt and worker.attempt.counted)
     actors = actors_below(os.getpid())
     if len(warm) == len(actors) == WORKERS and all(worker.attempt for worker in driver._workers):
         seen.append((sum(map(cpu_seconds, actors)), driver._samples))

@@ -147,6 +147,8 @@ class Attempt:
     """that it has ended in, one after the other"""
     deaths: int = 0
     """of workers, without a row more in the store"""
+    counted: int = 0
+    """samples that are done, as its worker has said last, or the store"""
 
 
 @dataclass(eq=False)
@@ -163,8 +165,6 @@ class Worker:
     """what will be the `Outcome`"""
     report: Any = None
     """what will be the number of samples done"""
-    counted: int = 0
-    """samples of its task, as it has said last"""
 
 
 class Driver:
@@ -221,7 +221,7 @@ class Driver:
         for worker in self._workers:
             if worker.begun is None and worker.attempt is None and self.queue:
                 worker.attempt = self.queue.popleft()
-                worker.answer, worker.counted = worker.actor.work.remote(worker.attempt.task), 0
+                worker.answer = worker.actor.work.remote(worker.attempt.task)
         starting = sum(worker.begun is not None for worker in self._workers)
         while self._free_places and starting < len(self.queue):
             self._free_places -= 1
@@ -287,13 +287,12 @@ class Driver:
                 worker.report = control.remote()
             elif ray.wait([worker.report], timeout=0)[0]:
                 with suppress(ray.exceptions.RayError):  # its task's answer says it, too
-                    self._count(worker, ray.get(worker.report))
+                    self._count(worker.attempt, ray.get(worker.report))
                 worker.report = None
 
-    def _count(self, worker: Worker, done: int) -> None:
-        """`done` samples of its task."""
-        self._samples += done - worker.counted
-        worker.counted = done
+    def _count(self, attempt: Attempt, done: int) -> None:
+        self._samples += done - attempt.counted
+        attempt.counted = done
 
     # ---- tasks
 
@@ -308,11 +307,12 @@ class Driver:
         except self._ray.exceptions.RayError as error:
             self._has_died(worker, attempt, error)
             return
+        self._fill()  # it works while its shards are brought here
         self._tell(outcome)
         raised = self._bring(attempt.task, outcome)
         left = self._job.left(attempt.task, outcome.shards)
-        self._count(worker, len(attempt.task) - sum(map(len, left)))
-        self._stored += worker.counted
+        self._count(attempt, len(attempt.task) - sum(map(len, left)))
+        self._stored += attempt.counted
         errors = attempt.errors
         if raised is not None:
             errors = (*errors, _kind(raised))
@@ -340,8 +340,8 @@ class Driver:
         self._way.look_for(attempt.task)
         left = self._job.left(attempt.task, {})
         count = sum(map(len, left))
-        self._count(worker, len(attempt.task) - count)
-        self._stored += worker.counted
+        self._count(attempt, len(attempt.task) - count)
+        self._stored += attempt.counted
         deaths = attempt.deaths + 1 if count == len(attempt.task) else 1
         again = f"{count:,} of its task's {len(attempt.task):,} samples are submitted again"
         self._lose(worker, f"a worker on {worker.node} has died ({_first_line(error)}); {again}")

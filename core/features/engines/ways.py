@@ -143,11 +143,16 @@ class UrlWorker:
         """Of all trunk keys."""
         return self._extraction.digests()
 
+    def make_room(self, task: Task) -> None:
+        """In the node's cache, within what its HEADSTART_CACHE_MAX allows."""
+        self._extraction.make_room(task)
+
     def work_on(
         self, data: Dataset, places: Places, task: Task, tell: Callable[[int], None], ended: Callable[[], bool]
     ) -> dict[str, list[str]]:
         """Compute and push a task's features; returns when all of its shards are at the URL. RemoteError."""
         try:
+            self.make_room(task)
             with self._pusher:
                 return self._extraction.work_on(data, places, task, tell, ended)
         finally:

@@ -25,6 +25,10 @@ class Extracting(Protocol):
     def digests(self) -> list[str]:
         """Of all trunk keys."""
 
+    def make_room(self, task: Task) -> None:
+        """For the features of a task, in a store that is this process's business. DiskSpaceError and other errors
+        of a store where there is none."""
+
     def work_on(
         self, data: Dataset, places: Places, task: Task, tell: Callable[[int], None], ended: Callable[[], bool]
     ) -> dict[str, list[str]]:
