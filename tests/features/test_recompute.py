@@ -127,7 +127,7 @@ def test_an_extraction_draws_anew(
 
     hs.extract(model, data, backend=backend, device="cpu", cache=tmp_path / "team")
     monkeypatch.setenv("HEADSTART_CACHE_SHARED", str(tmp_path / "team"))
-    monkeypatch.setattr("headstart.features.extract.drawn", spy)
+    monkeypatch.setattr("headstart.features.drift.drawn", spy)
     for i in range(6):
         assert hs.extract(model, data, backend=backend, device="cpu", cache=tmp_path / str(i)).stats.reused == 18
     assert len(looked_at) == 6 and len(set(looked_at)) > 1, "one chance in 3,060 to the fifth that they agree"
