@@ -118,12 +118,15 @@ def test_a_pull_is_nearly_as_fast_as_a_copy(kind, large, tmp_path) -> None:
                     processor[name].append((_cpu_seconds() - before) / nbytes * 1e9)
                 shutil.rmtree(folder)
     print(f"\n{kind}: {GIGABYTES:g} GB, {pull.DOWNLOADS} threads, load {os.getloadavg()[0]:.0f}")
-    for name in rates:
-        ratio = statistics.median(ours / other for other, ours in zip(rates[name], rates["pull"], strict=True))
+    ratios = {
+        name: statistics.median(ours / other for other, ours in zip(rates[name], rates["pull"], strict=True))
+        for name in rates
+    }
+    for name, ratio in ratios.items():
         seconds = statistics.median(processor[name])
         listed = ", ".join(f"{rate:.0f}" for rate in rates[name])
         print(f"  {name}: {listed} MB/s, {seconds:.2f} s of processor a GB; pull has {ratio:.0%} of its rate")
-        assert ratio >= 0.7, f"of what {name} copies"
+    assert min(ratios.values()) >= 0.7
 
 
 def _cpu_seconds() -> float:
