@@ -33,6 +33,7 @@ from headstart.store import FeatureFolder, FeatureStore, array_to_ids, ids_to_ar
 from headstart.store.feature_store import split_shared
 from headstart.store.moving.pull import pull
 from headstart.store.remote import shared as remotes
+from headstart.store.remote import transfer
 from headstart.store.remote.catalogue import write_index
 from headstart.store.remote.index import index_digest, indexes_of
 from headstart.store.remote.looking import verify
@@ -519,7 +520,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(made: Stored, own: Path) -> 
 
 def test_an_eviction_beside_costs_a_second_try(made: Stored, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url, evictions = root_of(made).as_uri(), 0
-    download = remotes.download_shard
+    download = transfer.download_shard
 
     def evicted(objects, name, nbytes, folder, **settings):
         nonlocal evictions
@@ -529,7 +530,7 @@ def test_an_eviction_beside_costs_a_second_try(made: Stored, own: Path, monkeypa
         return download(objects, name, nbytes, folder, **settings)
 
     monkeypatch.setattr(remotes, "LOADERS", 1)
-    monkeypatch.setattr(remotes, "download_shard", evicted)
+    monkeypatch.setattr(transfer, "download_shard", evicted)
     folder = reader(url, made, own)
     assert folder.missing(made.ids) == [] and np.array_equal(folder.read(made.ids), made.rows)
 

@@ -22,11 +22,11 @@ from headstart.features.engines.work import Extracting
 from headstart.models import Model
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import MAX_VARIABLE, SHARED_VARIABLE, FeatureStore
-from headstart.store.files import despite_evictions, make_folder, probe_folder
+from headstart.store.files import make_folder, probe_folder
 from headstart.store.ids import array_to_ids
 from headstart.store.moving.pusher import Pusher, StrictPusher
 from headstart.store.remote.requests import at_once
-from headstart.store.remote.transfer import download_shard
+from headstart.store.remote.transfer import receive_shard
 
 Folders = Mapping[str, Sequence[FeatureFolder]]
 """node -> the features of each view"""
@@ -94,21 +94,15 @@ class ByUrl:
         if not path.exists():  # on the node of this process the worker may have written it here
             objects = self.pusher.remote.objects
             there = self.pusher.remote.folder(folder.key.digest).shard_name(path.stem)
-            nbytes = objects.entry(there).nbytes
-
-            def download() -> None:
-                folder.prepare()
-                download_shard(
-                    objects,
-                    there,
-                    nbytes,
-                    folder.path,
-                    dtype_name=folder.dtype_name,
-                    row_shape=folder.row_shape,
-                )
-
-            despite_evictions(download)
-            folder.prepare()  # an eviction may have gone by in between
+            receive_shard(
+                objects,
+                there,
+                objects.entry(there).nbytes,
+                folder.path,
+                prepare=folder.prepare,
+                dtype_name=folder.dtype_name,
+                row_shape=folder.row_shape,
+            )
         self.pusher.was_pushed(folder.key, path)
 
     def look_for(self, task: Task) -> None:

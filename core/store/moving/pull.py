@@ -17,12 +17,11 @@ from headstart.common.objects import Objects
 from headstart.store.description import read_description
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
-from headstart.store.files import despite_evictions
 from headstart.store.keys import TrunkKey
 from headstart.store.moving.moves import Moves, Transfer, TrunkMoves, failure, move_all, shards_in
 from headstart.store.remote.remote_store import RemoteStore, digest_of
 from headstart.store.remote.requests import at_once
-from headstart.store.remote.transfer import Advance, download_shard
+from headstart.store.remote.transfer import Advance, receive_shard
 from headstart.store.shard import SUFFIX, open_shard
 from headstart.store.upkeep import key_beginning
 
@@ -112,22 +111,17 @@ def _fetched(store: FeatureStore, remote: RemoteStore, trunks: Sequence[_Trunk])
 
     def download(transfer: Transfer, advance: Advance) -> None:
         folder = folders[transfer.key]
-
-        def fetch() -> None:
-            folder.prepare()
-            folder.mark_pulled(transfer.digest)
-            download_shard(
-                remote.objects,
-                remote.folder(transfer.key).shard_name(transfer.digest),
-                transfer.nbytes,
-                folder.path,
-                dtype_name=folder.dtype_name,
-                row_shape=shapes[transfer.key],
-                advance=advance,
-            )
-
-        despite_evictions(fetch)
-        folder.prepare()  # an eviction may have gone by in between
+        receive_shard(
+            remote.objects,
+            remote.folder(transfer.key).shard_name(transfer.digest),
+            transfer.nbytes,
+            folder.path,
+            prepare=folder.prepare,
+            mark=partial(folder.mark_pulled, transfer.digest),
+            dtype_name=folder.dtype_name,
+            row_shape=shapes[transfer.key],
+            advance=advance,
+        )
 
     outcome = move_all(f"pulling from {remote.url}", transfers, download, DOWNLOADS, OWN)
     return [outcome.of(trunk.moves, trunk.transfers) for trunk in trunks]

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,11 @@ from headstart.common.errors import (
 from headstart.common.objects import Objects, open_objects, without_secrets
 from headstart.common.progress import track
 from headstart.common.text import shards_text
-from headstart.store.files import despite_evictions
 from headstart.store.remote.catalogue import FAILURES, Catalogue, is_absence
 from headstart.store.remote.cover import cover
 from headstart.store.remote.notes import Notes
 from headstart.store.remote.remote_store import RemoteFolder
-from headstart.store.remote.transfer import Advance, download_shard, until
+from headstart.store.remote.transfer import Advance, receive_shard, until
 
 LOADERS = 4  # shards that come at once
 
@@ -228,28 +228,21 @@ class SharedRemoteFolder:
 
     def _bring_one(self, digest: str, nbytes: int, into: Destination, advance: Advance) -> RemoteError | None:
         """What was wrong with the shard, or with the way to it."""
-        failure: RemoteError | None = None
-
-        def bring() -> None:
-            nonlocal failure
-            into.prepare()
-            into.mark(digest)
-            try:
-                download_shard(
-                    self._folder.objects,
-                    self._folder.shard_name(digest),
-                    nbytes,
-                    into.path,
-                    dtype_name=into.dtype_name,
-                    row_shape=into.row_shape,
-                    advance=advance,
-                )
-            except RemoteError as error:
-                failure = error
-            into.prepare()
-
-        despite_evictions(bring)
-        return failure
+        try:
+            receive_shard(
+                self._folder.objects,
+                self._folder.shard_name(digest),
+                nbytes,
+                into.path,
+                prepare=into.prepare,
+                mark=partial(into.mark, digest),
+                dtype_name=into.dtype_name,
+                row_shape=into.row_shape,
+                advance=advance,
+            )
+        except RemoteError as error:
+            return error
+        return None
 
 
 def _usable(catalogue: Catalogue, is_usable: Callable[[str], bool]) -> Callable[[str], bool]:

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from headstart.common.errors import DamagedShardError, RemoteDamagedError
+from headstart.common.errors import DamagedShardError, RemoteDamagedError, RemoteError
 from headstart.common.files import read_whole
 from headstart.common.objects import Objects
-from headstart.store.files import write_atomically
+from headstart.store.files import despite_evictions, write_atomically
 from headstart.store.ids import ID_NBYTES
 from headstart.store.shard import (
     CHECKSUM,
@@ -91,6 +91,42 @@ def download_shard(
     except DamagedShardError as error:
         raise RemoteDamagedError(objects.url_of(name), error.reason) from error
     return path
+
+
+def receive_shard(
+    objects: Objects,
+    name: str,
+    nbytes: int,
+    folder: Path,
+    *,
+    prepare: Callable[[], object],
+    mark: Callable[[], object] | None = None,
+    dtype_name: str | None = None,
+    row_shape: tuple[int, ...] | None = None,
+    advance: Advance | None = None,
+) -> None:
+    """`download_shard` into a folder that others may delete at any moment. `prepare` creates it and its
+    description, where there are none: it is called before and, as an eviction may have gone by, afterwards. `mark`
+    is called before the shard comes. Raises as `download_shard` does."""
+    failure: RemoteError | None = None
+
+    def receive() -> None:
+        nonlocal failure
+        failure = None
+        prepare()
+        if mark is not None:
+            mark()
+        try:
+            download_shard(
+                objects, name, nbytes, folder, dtype_name=dtype_name, row_shape=row_shape, advance=advance
+            )
+        except RemoteError as error:  # raised below: an object that is not there is no eviction here
+            failure = error
+        prepare()
+
+    despite_evictions(receive)
+    if failure is not None:
+        raise failure
 
 
 def upload_shard(objects: Objects, path: Path, name: str, *, advance: Advance | None = None) -> None:
