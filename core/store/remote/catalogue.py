@@ -50,7 +50,7 @@ class Catalogue:
         self.folder = folder
         self.listed: dict[str, Entry] | None = None
         """the shards of the last listing, by digest; None where there was none yet"""
-        self.listed_indexes: frozenset[str] = frozenset()
+        self.listed_indexes: dict[str, Entry] = {}
         """the index objects of the last listing, by digest, merged ones, too"""
         self._notes, self._tell = notes, tell
         self._indexes: dict[str, ShardIndex] = {}
@@ -67,11 +67,9 @@ class Catalogue:
     def fetch_indexes(self) -> dict[str, ShardIndex]:
         """Learn from the index objects: a listing, and those that are not known yet, without those that were
         merged into others. Returns the ones that are listed and count. RemoteError where they cannot be listed."""
-        entries = self.folder.indexes()
-        listed = [digest_of(entry) for entry in entries]
-        self.listed_indexes = frozenset(listed)
+        self.listed_indexes = {digest_of(entry): entry for entry in self.folder.indexes()}
         replaced = {name for index in self._indexes.values() for name in index.replaces}
-        for entry, digest in zip(entries, listed, strict=True):
+        for digest, entry in self.listed_indexes.items():
             if digest in self._indexes or digest in replaced:
                 continue
             try:
@@ -87,7 +85,7 @@ class Catalogue:
             del self._indexes[digest]
             if self._notes is not None:
                 self._notes.drop(digest)
-        return {digest: self._indexes[digest] for digest in listed if digest in self._indexes}
+        return {digest: self._indexes[digest] for digest in self.listed_indexes if digest in self._indexes}
 
     def learn(self, row_nbytes: int | None) -> Iterator[bool]:
         """Learn from one source after another, by as few requests as can be, and yield whether there is no further
@@ -110,9 +108,10 @@ class Catalogue:
         """How many shards are known; one that is in several indexes counts several times."""
         return sum(map(len, self._indexes.values()))
 
-    def list_shards(self) -> None:
-        """Find out which shards there are. RemoteError where they cannot be listed."""
-        self.listed = {digest_of(entry): entry for entry in self.folder.shards()}
+    def list_shards(self, entries: Sequence[Entry] | None = None) -> None:
+        """Find out which shards there are. `entries`: what lies there, where that has just been listed.
+        RemoteError where they cannot be listed."""
+        self.listed = {digest_of(entry): entry for entry in self.folder.shards(entries)}
 
     def unknown(self) -> list[Entry]:
         """The listed shards of which it is not known what is in them."""
@@ -168,14 +167,19 @@ class Catalogue:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _fetch(self, entry: Entry, digest: str) -> ShardIndex:
-        content = self.folder.objects.get(entry.name, limit=MAX_INDEX_NBYTES)
-        try:
-            index = parse_index(content, digest, self.folder.key_digest)
-        except ValueError as error:
-            raise RemoteDamagedError(self.folder.objects.url_of(entry.name), str(error)) from error
+        index, content = fetch_index(self.folder, entry)
         if self._notes is not None:
             self._notes.keep(digest, content)
         return index
+
+
+def fetch_index(folder: RemoteFolder, entry: Entry) -> tuple[ShardIndex, bytes]:
+    """An index object, and its bytes. RemoteDamagedError for one that is none; RemoteError."""
+    content = folder.objects.get(entry.name, limit=MAX_INDEX_NBYTES)
+    try:
+        return parse_index(content, digest_of(entry), folder.key_digest), content
+    except ValueError as error:
+        raise RemoteDamagedError(folder.objects.url_of(entry.name), str(error)) from error
 
 
 def is_absence(result: object) -> bool:
@@ -198,7 +202,8 @@ def write_index(
     catalogue.recall()
     live = catalogue.fetch_indexes()
     covered = {digest for index in live.values() for digest in index.digests}
-    listed = {digest_of(entry): entry for entry in folder.shards()}
+    catalogue.list_shards()
+    listed = catalogue.listed or {}
     lacking = (listed.keys() | known.keys()) - covered
     small = {name: index for name, index in live.items() if len(index.ids) < MAX_INDEX_ROWS // 2}
     merge = len(small) + bool(lacking) > MOST_INDEXES
@@ -212,7 +217,7 @@ def write_index(
         there = {digest: held for digest, held in merged(small.values()).items() if digest in listed}
         shards = there | shards
         earlier = {name for index in small.values() for name in index.replaces}
-        replaces = small.keys() | (earlier & catalogue.listed_indexes)
+        replaces = small.keys() | (earlier & catalogue.listed_indexes.keys())
     written = []
     for index in indexes_of(folder.key_digest, shards, replaces):
         content = index.to_bytes()

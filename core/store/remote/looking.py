@@ -21,8 +21,7 @@ from headstart.common.progress import track
 from headstart.common.table import Table, facts_table
 from headstart.common.text import hint
 from headstart.store.ids import sort_keys
-from headstart.store.remote.catalogue import Catalogue
-from headstart.store.remote.index import MAX_INDEX_NBYTES, parse_index
+from headstart.store.remote.catalogue import Catalogue, fetch_index
 from headstart.store.remote.notes import Notes
 from headstart.store.remote.remote_store import RemoteFolder, RemoteStore, digest_of
 from headstart.store.remote.transfer import until, verify_object
@@ -135,13 +134,13 @@ def _info(folder: RemoteFolder, notes: Notes) -> RemoteInfo | None:
             spec, label = described
     except StoreError as error:
         problems.append(str(error))
-    indexes = folder.indexes()
     catalogue = Catalogue(folder, notes, lambda error: problems.append(str(error)))
     catalogue.recall()
     catalogue.fetch_indexes()
-    catalogue.list_shards()
+    entries = folder.entries()
+    catalogue.list_shards(entries)
     catalogue.read_shards(catalogue.unknown(), None)
-    listed = catalogue.listed or {}
+    listed, indexes = catalogue.listed or {}, catalogue.listed_indexes
     if not listed and not spec and not indexes:
         return None
     ids = [
@@ -153,7 +152,7 @@ def _info(folder: RemoteFolder, notes: Notes) -> RemoteInfo | None:
         label=label,
         spec=spec,
         rows=rows,
-        nbytes=sum(entry.nbytes for entry in [*folder.entries(), *indexes]),
+        nbytes=sum(entry.nbytes for entry in [*entries, *indexes.values()]),
         shards=len(listed),
         indexes=len(indexes),
         written=max((entry.modified for entry in listed.values()), default=0.0),
@@ -186,7 +185,7 @@ def verify(remote: RemoteStore, keys: Sequence[str] | None = None) -> RemoteVeri
                 with lock:
                     counts.append(rows)
             else:
-                _check_index(folder, entry)
+                fetch_index(folder, entry)
                 advance(entry.nbytes)
         except RemoteNotFoundError:
             pass  # it has been deleted since the listing
@@ -221,12 +220,3 @@ def _check_description(
         unreadable.append((url, error.reason))
     except StoreError as error:
         damaged.append((url, str(error)))
-
-
-def _check_index(folder: RemoteFolder, entry: Entry) -> None:
-    """RemoteDamagedError for an index object that is none."""
-    content = folder.objects.get(entry.name, limit=MAX_INDEX_NBYTES)
-    try:
-        parse_index(content, digest_of(entry), folder.key_digest)
-    except ValueError as error:
-        raise RemoteDamagedError(folder.objects.url_of(entry.name), str(error)) from error

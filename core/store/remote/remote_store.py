@@ -9,6 +9,7 @@ what has gone since.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headstart.common.errors import RemoteNotFoundError
@@ -78,11 +79,12 @@ class RemoteFolder:
         """All that lies beside trunk.json, and it, too. A request for every 1,000. RemoteError."""
         return list(self.objects.entries(f"{FEATURES}/{self.key_digest}"))
 
-    def shards(self) -> list[Entry]:
-        """The shards, by name. A request for every 1,000. RemoteError."""
+    def shards(self, entries: Sequence[Entry] | None = None) -> list[Entry]:
+        """The shards, by name: of these `entries`, else of a listing, a request for every 1,000. RemoteError."""
+        if entries is None:
+            entries = self.entries()
         return sorted(
-            (one for one in self.entries() if self.shard_name(digest_of(one)) == one.name),
-            key=lambda one: one.name,
+            (one for one in entries if self.shard_name(digest_of(one)) == one.name), key=lambda one: one.name
         )
 
     def indexes(self) -> list[Entry]:
