@@ -37,8 +37,24 @@ LIVING_SECONDS = 60.0  # an unfinished file that was written to since then is so
 DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
+class Described:
+    """What a trunk's description says, as people read it."""
+
+    label: dict[str, Any]
+    spec: dict[str, Any]
+
+    def hint(self, name: str) -> str:
+        """What the label says of "model", "weights" or "cut", fit for a terminal; "?" where it says nothing."""
+        return hint(self.label, name)
+
+    @property
+    def view(self) -> str:
+        """Which augmented view the features are of: "3 of seed 0"; "-" where nothing was augmented."""
+        return view_of(self.spec)
+
+
 @dataclass(frozen=True)
-class FolderInfo:
+class FolderInfo(Described):
     """What the folder of one trunk key holds, at the moment of a listing."""
 
     key: str
@@ -62,15 +78,6 @@ class FolderInfo:
     """A line for each file that cannot be used."""
     shared: bool = False
     """Whether it lies in a shared cache, which is only read."""
-
-    def hint(self, name: str) -> str:
-        """What the label says of "model", "weights" or "cut", fit for a terminal; "?" where it says nothing."""
-        return hint(self.label, name)
-
-    @property
-    def view(self) -> str:
-        """Which augmented view the features are of: "3 of seed 0"; "-" where nothing was augmented."""
-        return view_of(self.spec)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, without the spec."""
@@ -284,6 +291,12 @@ def key_beginning(prefix: str, keys: Sequence[str]) -> str:
             f"trunk key {prefix!r} is the beginning of several: {', '.join(matching)}; give more digits"
         )
     return matching[0]
+
+
+def keys_beginning(prefixes: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """The keys that begin with each of `prefixes`, sorted, none twice; all keys where there are no prefixes.
+    The errors of `key_beginning`."""
+    return sorted({key_beginning(prefix, keys) for prefix in prefixes}) if prefixes else list(keys)
 
 
 def listed(infos: Sequence[FolderInfo], staying: Mapping[str, str]) -> str:

@@ -18,7 +18,6 @@ from headstart.common.errors import (
     CacheNotWritableError,
     DamagedShardError,
     DiskSpaceError,
-    RemoteDamagedError,
     RemoteError,
     RemoteNotFoundError,
     RemoteRefusedError,
@@ -28,6 +27,7 @@ from headstart.common.errors import (
 from headstart.common.progress import track
 from headstart.common.table import Table
 from headstart.common.text import hint, nbytes_text
+from headstart.store.remote.catalogue import is_absence
 from headstart.store.remote.transfer import Advance, Stopped, until
 from headstart.store.shard import SUFFIX
 from headstart.store.upkeep import DIGEST, files_of
@@ -280,8 +280,7 @@ class _FailuresInARow:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        away = isinstance(error, RemoteError) and not isinstance(error, RemoteDamagedError | RemoteNotFoundError)
         with self._lock:
-            self._count = self._count + 1 if away else 0 if error is None else self._count
+            self._count = self._count + 1 if is_absence(error) else 0 if error is None else self._count
             if isinstance(error, self._everybodys) or self._count >= GIVE_UP_AFTER:
                 self._stopped.set()

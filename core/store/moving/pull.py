@@ -23,7 +23,7 @@ from headstart.store.remote.remote_store import RemoteStore, digest_of
 from headstart.store.remote.requests import at_once
 from headstart.store.remote.transfer import Advance, receive_shard
 from headstart.store.shard import SUFFIX, open_shard
-from headstart.store.upkeep import key_beginning
+from headstart.store.upkeep import keys_beginning
 
 DOWNLOADS = 8  # at once
 OWN = (DiskSpaceError, CacheNotWritableError)
@@ -49,9 +49,7 @@ def pull(store: FeatureStore, objects: Objects, keys: Sequence[str] = (), dry_ru
     TransferInterrupted. What else fails is in the result.
     """
     remote = RemoteStore(objects)
-    names = remote.keys()
-    if keys:
-        names = sorted({key_beginning(beginning, names) for beginning in keys})
+    names = keys_beginning(keys, remote.keys())
     trunks = [trunk for trunk in at_once(partial(_compared, store, remote), names) if trunk is not None]
     moves = [trunk.moves for trunk in trunks] if dry_run else _fetched(store, remote, trunks)
     return Moves(what="pull", url=objects.url, root=store.root, trunks=tuple(moves), dry_run=dry_run)

@@ -20,7 +20,7 @@ from headstart.store.remote.remote_store import RemoteFolder, RemoteStore
 from headstart.store.remote.requests import at_once
 from headstart.store.remote.transfer import Advance, upload_shard
 from headstart.store.shard import SUFFIX
-from headstart.store.upkeep import feature_folders, key_beginning
+from headstart.store.upkeep import feature_folders, keys_beginning
 
 UPLOADS = 4
 """at once. Each holds a shard in memory: 64 MiB, as they are written here"""
@@ -44,9 +44,7 @@ def push(store: FeatureStore, objects: Objects, keys: Sequence[str] = (), dry_ru
     cannot be listed; RemoteRefusedError where it may not be written; TransferInterrupted. What else fails is in
     the result.
     """
-    names = [folder.name for folder in feature_folders(store.path)]
-    if keys:
-        names = sorted({key_beginning(beginning, names) for beginning in keys})
+    names = keys_beginning(keys, [folder.name for folder in feature_folders(store.path)])
     remote = RemoteStore(objects)
     known = set(remote.keys())
     own = {key: shards for key in names if (shards := shards_in(store.path / key))}
@@ -90,12 +88,12 @@ def _compared(
         nbytes=sum(transfer.nbytes for transfer in lacking),
     )
     path = store.path / key / DESCRIPTION
+    reason = "is not there; an extraction of this trunk writes it. Its shards were not pushed"
     try:
         stored = read_description(path.parent)
     except StoreError as error:
-        return _Trunk(replace(moves, failures=((str(path), str(error)),), untried=len(lacking)), b"")
+        stored, reason = None, str(error)
     if stored is None:
-        reason = "is not there; an extraction of this trunk writes it. Its shards were not pushed"
         return _Trunk(replace(moves, failures=((str(path), reason),), untried=len(lacking)), b"")
     spec, label = stored
     description = description_of(spec, label)

@@ -25,7 +25,7 @@ from headstart.store.remote.index import merged
 from headstart.store.remote.notes import Notes
 from headstart.store.remote.remote_store import RemoteFolder, RemoteStore, digest_of
 from headstart.store.remote.requests import at_once
-from headstart.store.upkeep import key_beginning
+from headstart.store.upkeep import keys_beginning
 
 GRACE_SECONDS = 7 * 24 * 3600.0
 AT_ONCE = 256  # deletions between two looks at the progress
@@ -97,9 +97,7 @@ def gc_plan(
 
     Raises RemoteError; UnknownNameError and SettingError for a beginning of no key, or of several.
     """
-    names = sorted({*remote.keys(), *remote.indexed_keys()})
-    if keys:
-        names = sorted({key_beginning(beginning, names) for beginning in keys})
+    names = keys_beginning(keys, sorted({*remote.keys(), *remote.indexed_keys()}))
     before = (time.time() if now is None else now) - grace_seconds
     trunks = [_trunk(remote.folder(key), Notes(notes, remote.url, key), before) for key in names]
     left = sum(trunk.nbytes_there - sum(entry.nbytes for entry in trunk.superseded) for trunk in trunks)

@@ -19,19 +19,18 @@ from headstart.common.errors import RemoteDamagedError, RemoteError, RemoteNotFo
 from headstart.common.objects import Entry
 from headstart.common.progress import track
 from headstart.common.table import Table, facts_table
-from headstart.common.text import hint
 from headstart.store.ids import sort_keys
 from headstart.store.remote.catalogue import Catalogue, fetch_index
 from headstart.store.remote.notes import Notes
 from headstart.store.remote.remote_store import RemoteFolder, RemoteStore, digest_of
 from headstart.store.remote.transfer import until, verify_object
-from headstart.store.upkeep import key_beginning, spec_facts, view_of
+from headstart.store.upkeep import Described, key_beginning, spec_facts
 
 READERS = 8  # shards that are read at once
 
 
 @dataclass(frozen=True)
-class RemoteInfo:
+class RemoteInfo(Described):
     """What there is of one trunk key behind a URL, at the moment of a listing."""
 
     key: str
@@ -52,15 +51,6 @@ class RemoteInfo:
     url: str
     damaged: tuple[str, ...]
     """a line for each object that is known to be of no use; shards are not read for it"""
-
-    def hint(self, name: str) -> str:
-        """What the label says of "model", "weights" or "cut", fit for a terminal; "?" where it says nothing."""
-        return hint(self.label, name)
-
-    @property
-    def view(self) -> str:
-        """Which augmented view the features are of: "3 of seed 0"; "-" where nothing was augmented."""
-        return view_of(self.spec)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, without the spec."""
