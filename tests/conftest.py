@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -116,6 +117,27 @@ def backend() -> str:
     if named is None and not registry.installed():
         pytest.skip("no backend is installed")
     return registry.choose(named or registry.installed()[0])
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of an empty bucket, on a server of S3's protocol that a module's tests share."""
+    pytest.importorskip("moto")
+    from object_server import served
+
+    with served() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Any]:
+    """An `object_proxy.ObjectProxy` before such a server: it counts requests, and can have bad days."""
+    pytest.importorskip("moto")
+    from object_proxy import proxied
+    from object_server import served
+
+    with served() as server, proxied(server.endpoint) as proxy:
+        yield proxy
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from object_proxy import ObjectProxy, proxied
 
 from headstart.common.errors import RemoteError, RemoteNotFoundError, RemoteRefusedError
 from headstart.common.objects import open_objects
@@ -13,15 +10,6 @@ from headstart.common.objects import open_objects
 pytestmark = pytest.mark.neutral
 
 CONTENT = bytes(range(256)) * 4096
-
-
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[ObjectProxy]:
-    pytest.importorskip("moto")
-    from object_server import served
-
-    with served() as server, proxied(server.endpoint) as proxy:
-        yield proxy
 
 
 @pytest.fixture

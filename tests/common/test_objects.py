@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,15 +12,6 @@ from headstart.common.errors import RemoteError, RemoteNotFoundError, RemoteRefu
 from headstart.common.objects import Objects, is_url, normal_url, open_objects, without_secrets
 
 pytestmark = pytest.mark.neutral
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    pytest.importorskip("moto")
-    from object_server import served
-
-    with served() as server:
-        yield server.url
 
 
 @pytest.fixture(params=["s3", "file"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from faults.damage import Stored, store
-from object_proxy import ObjectProxy, proxied
+from object_proxy import ObjectProxy
 
 from headstart.common.errors import RemoteDamagedError, RemoteError, RemoteRefusedError
 from headstart.common.objects import open_objects
@@ -22,15 +21,6 @@ from headstart.store.remote.remote_store import RemoteFolder, RemoteStore, diges
 from headstart.store.remote.tails import SMALL, possible_rows, read_ids
 
 pytestmark = pytest.mark.neutral
-
-
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[ObjectProxy]:
-    pytest.importorskip("moto")
-    from object_server import served
-
-    with served() as server, proxied(server.endpoint) as proxy:
-        yield proxy
 
 
 @pytest.fixture

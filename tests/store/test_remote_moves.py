@@ -37,15 +37,6 @@ from headstart.store.shard import row_checksums, write_shard
 pytestmark = pytest.mark.neutral
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    pytest.importorskip("moto")
-    from object_server import served
-
-    with served() as server:
-        yield server.url
-
-
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return (tmp_path / "team").as_uri()

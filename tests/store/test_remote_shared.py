@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults.damage import Stored, store
-from object_proxy import ObjectProxy, Request, proxied
+from object_proxy import ObjectProxy, Request
 
 from headstart.cli import main as cli
 from headstart.common import files
@@ -51,20 +51,12 @@ def _a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.common.objects.RETRIES", 0)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectProxy]:
-    pytest.importorskip("moto")
-    from object_server import served
-
-    with served() as server, proxied(server.endpoint) as proxy:
-        yield proxy
-
-
 @pytest.fixture
-def proxy(server: ObjectProxy) -> ObjectProxy:
-    server.rule = lambda request: None
-    server.forget()
-    return server
+def proxy(proxy: ObjectProxy) -> ObjectProxy:
+    """Without what tests before have told it."""
+    proxy.rule = lambda request: None
+    proxy.forget()
+    return proxy
 
 
 @pytest.fixture

@@ -27,15 +27,6 @@ pytestmark = pytest.mark.neutral
 DAY = 24 * 3600.0
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    pytest.importorskip("moto")
-    from object_server import served
-
-    with served() as server:
-        yield server.url
-
-
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return (tmp_path / "team").as_uri()

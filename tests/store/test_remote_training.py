@@ -6,14 +6,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from faults.damage import flip
-from object_proxy import ObjectProxy, Request, proxied
+from object_proxy import ObjectProxy, Request
 
 import headstart as hs
 from headstart.common.errors import FeatureDriftError, StoreWarning
@@ -76,27 +76,18 @@ def team(made: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.Monk
     return root
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectProxy]:
-    pytest.importorskip("moto")
-    from object_server import served
-
-    with served() as server, proxied(server.endpoint) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def bucket(
-    server: ObjectProxy, made: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    proxy: ObjectProxy, made: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ObjectProxy:
     """The same in a bucket."""
-    server.rule = lambda request: None
+    proxy.rule = lambda request: None
     objects = open_objects(f"s3://photos/{tmp_path.name}")
     for path in made[0].glob("features/*/*.*"):
         objects.put(path.relative_to(made[0]).as_posix(), path)
-    server.forget()
+    proxy.forget()
     monkeypatch.setenv("HEADSTART_CACHE_SHARED", objects.url)
-    return server
+    return proxy
 
 
 def forge(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,6 @@ from headstart.common.errors import DataWarning
 from headstart.common.objects import Objects, open_objects
 
 pytestmark = pytest.mark.of("torch")
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    pytest.importorskip("moto")
-    from object_server import served
-
-    with served() as server:
-        yield server.url
 
 
 @pytest.fixture
