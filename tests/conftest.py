@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-import tempfile
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,32 +24,22 @@ XLA_FLAGS_END = (0, 11)
 def pytest_configure() -> None:
     """Workers of pytest-xdist, and environments that run side by side, keep to a core each, before any framework
     counts them: two pools of threads that spin on the same cores slow each other down many times over."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER") or os.environ.get("HEADSTART_TEST_CORE")
-    if worker is not None and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        if worker == "free":
-            worker = os.environ["HEADSTART_TEST_CORE"] = str(_free_core(len(cores)))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    number = _core_of_environment() if worker is None else int(worker.removeprefix("gw"))
+    if cores and number is not None:
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
     _spare_xla()
     _draw_the_same_examples()
 
 
-def _free_core(count: int) -> int:
-    """The number of a core that no other environment's process has, kept until this one ends; waits for one. So
-    environments that take minutes and others that take many share the cores without a gap (.ci/run)."""
-    import fcntl
-
-    here = Path(tempfile.gettempdir())
-    files = [
-        os.open(here / f"headstart-test-core-{os.getuid()}-{core}", os.O_WRONLY | os.O_CREAT)
-        for core in range(count)
-    ]
-    while True:
-        for core, file in enumerate(files):  # open until the process ends, and with it the lock
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return core
-        time.sleep(0.5)
+def _core_of_environment() -> int | None:
+    """The number of the core that this environment of tox shares with others: HEADSTART_TEST_CORES has the names
+    of those on one core with commas between them, a word a core. One of them computes while another waits for its
+    servers and child processes, which is a fifth of torch's time."""
+    groups = os.environ.get("HEADSTART_TEST_CORES", "").split()
+    name = os.environ.get("TOX_ENV_NAME")
+    return next((number for number, group in enumerate(groups) if name in group.split(",")), None)
 
 
 def _spare_xla() -> None:
