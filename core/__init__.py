@@ -9,11 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from headstart.common.version import __version__ as __version__
-
 if TYPE_CHECKING:
     from headstart import cache, data, errors, report
     from headstart.common.errors import HeadstartError
+    from headstart.common.version import __version__ as __version__
     from headstart.contract.optimizers import SGD, AdamW, Schedule
     from headstart.data.augment import Augment
     from headstart.data.preprocess import Preprocess
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from headstart.training.sweep import sweep
 
 _WHERE = {
+    "__version__": ("headstart.common.version", "__version__"),
     "cache": ("headstart.cache", None),
     "data": ("headstart.data", None),
     "Augment": ("headstart.data.augment", "Augment"),
