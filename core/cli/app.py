@@ -19,10 +19,10 @@ from headstart.common.log import VARIABLE, set_level
 from headstart.common.version import __version__
 
 TITLES = {
-    "Train": ("advise", "compare", "fit", "plan", "sweep"),
+    "Train": ("demo", "advise", "compare", "fit", "plan", "sweep"),
     "Use": ("predict", "evaluate", "export", "extract", "report"),
     "Look": ("models", "weights", "cache"),
-    "Set up": ("completion",),
+    "Set up": ("doctor", "completion"),
 }
 """how `headstart --help` lists the commands"""
 
@@ -34,6 +34,7 @@ FAMILIES = {
 """commands that have commands of their own"""
 
 COMMANDS = {
+    "demo": "Train a head on the bundled digits with and without a cache, and open the report.",
     "advise": "Say which trunk, which cut and how much to train, from features, before anything is trained.",
     "compare": "Compare the modes in every installed backend: scores, seconds by phase, speed-up, break-even.",
     "fit": "Train a model on images with classes, labels or numbers, and say how well it does.",
@@ -58,12 +59,14 @@ COMMANDS = {
     "cache push": "Write to a store behind a URL what it lacks of the cache.",
     "cache pull": "Bring from a store behind a URL what the cache lacks.",
     "cache gc": "Delete the features that were not used for longest, until the rest fits.",
+    "doctor": "Look at what is installed, at the machine, the cache and the network, and say how to mend it.",
     "completion install": "Install the completion of a shell, which new shells then know.",
     "completion show": "Print the completion of a shell.",
 }
 """command -> its line; "cache ls" is the function `ls` in the file `cache`"""
 
 EXAMPLES = (
+    "headstart demo",
     "headstart compare",
     "headstart compare --data flower_photos --modes frozen,cached,full --epochs 3",
     "headstart advise --data flower_photos",
@@ -76,6 +79,7 @@ EXAMPLES = (
     "headstart models resnet50",
     "headstart weights ls",
     "headstart cache ls",
+    "headstart doctor",
 )
 
 VALUES = Parameter(allow_leading_hyphen=True, allow_repeating=True, negative=(), json_dict=False, json_list=False)

@@ -24,6 +24,8 @@ from headstart.cli.results import keep_figures, test_line
 from headstart.common.text import printable, say
 
 if TYPE_CHECKING:
+    from headstart.training.comparison import Comparison
+
     Settings = Any
 else:
     Settings = settings_of("compare")
@@ -48,9 +50,7 @@ def compare(
 
     Same weights, same data, same order, same start in each. Every backend runs in a process of its own.
     """
-    from headstart.report.scores import outputs_text
     from headstart.training.compare import compare as run_compare
-    from headstart.training.tables import COMPARISON_LEGEND
 
     values, head = values_of(settings), head_of(source.head)
     note_random_weights(source)
@@ -76,6 +76,14 @@ def compare(
             **values,
         )
     keep_figures(json_file, comparison)
+    return tell_comparison(comparison, out)
+
+
+def tell_comparison(comparison: Comparison, out: Path) -> int | None:
+    """Print what a comparison has found, and what has failed; the exit code."""
+    from headstart.report.scores import outputs_text
+    from headstart.training.tables import COMPARISON_LEGEND
+
     about, model, tables = comparison["data"], comparison["model"], comparison.as_tables()
     show(
         f"{about['name']}: {about['train']} training and {about['val']} validation images, "

@@ -25,7 +25,7 @@ from headstart.models import ARCHITECTURES
 from headstart.store import FeatureStore
 
 COMMANDS = (
-    *("advise", "compare", "fit", "extract", "evaluate", "predict", "models"),
+    *("demo", "doctor", "advise", "compare", "fit", "extract", "evaluate", "predict", "models"),
     *("cache ls", "cache info", "cache verify", "cache gc"),
     *(f"weights {name}" for name in ("ls", "fetch", "update", "import", "rm", "pin")),
 )

@@ -188,7 +188,7 @@ MISTAKES = {
     "an option before the command": ("--nope fit", "unknown option --nope"),
     "an option and no command": ("-h", "unknown option -h"),
     "a short option": ("predict -x a.jpg", "unknown option -x"),
-    "a command": ("trian", "unknown command 'trian'; expected one of advise, compare, fit, "),
+    "a command": ("trian", "unknown command 'trian'; expected one of demo, advise, compare, fit, "),
     "a command nearly": ("swep", "did you mean 'sweep'?"),
     "a command of a family": ("cache delete", "unknown command 'delete'; expected one of ls, info, "),
     "no value at the end": ("fit --epochs", "--epochs needs a value"),

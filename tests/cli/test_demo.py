@@ -1,0 +1,56 @@
+"""`headstart demo`: the first comparison, and where its report is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headstart.cli.demo import show_page
+
+
+def recorder(folder: Path) -> tuple[str, Path]:
+    """A browser, as BROWSER names one, that writes down what it is to show, and where."""
+    script, shown = folder / "browser", folder / "shown"
+    script.write_text(f'#!/bin/sh\necho "$1" > {shown}\n')
+    script.chmod(0o755)
+    return f"{script} %s", shown
+
+
+@pytest.mark.of("torch")  # the comparison itself is tested in all of them
+def test_it_trains_and_opens_the_report(tmp_path: Path, backend: str) -> None:
+    browser, shown = recorder(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "headstart", "demo", "--out", "demo", "--backend", backend],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "BROWSER": browser},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "demo/compare.json").read_text())["rows"]
+    assert [(row["backend"], row["mode"]) for row in rows] == [(backend, "frozen"), (backend, "cached")]
+    assert shown.read_text() == f"{(tmp_path / 'demo/report.html').as_uri()}\n"
+    assert "the same frozen trunk" in done.stdout
+    assert "the report: " not in done.stdout
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_address_is_printed_where_no_page_opens(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    browser, shown = recorder(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    if not asked:
+        monkeypatch.setenv("BROWSER", browser)
+    page = tmp_path / "report.html"
+    show_page(page, open_page=asked)
+    assert capsys.readouterr().out == f"the report: {page.as_uri()}\n"
+    assert not shown.exists()
