@@ -72,7 +72,7 @@ def test_the_first_command_of_the_readme(programs: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     words = f"compare --backends torch --modes frozen,cached --epochs 2 --out {out}".split()
     assert "cached" in output(programs / "headstart", *words)
-    runs = json.loads((out / "compare.json").read_text())["runs"]
+    runs = json.loads((out / "compare.json").read_text())["rows"]
     assert {run["mode"] for run in runs} == {"frozen", "cached"}
     assert all(run["val_accuracy"] > 0.8 for run in runs)
     assert (out / "report.html").stat().st_size > 100_000
