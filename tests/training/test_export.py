@@ -297,11 +297,11 @@ def test_every_format_is_a_whole_row() -> None:
 
 @pytest.mark.neutral
 def test_every_format_is_told_of() -> None:
-    """In the command's help, in Python's, and in README."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    """In the command's help, in Python's, and in its page."""
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     help_text = headstart("export", "--help").out
     for name, row in formats().items():
-        assert name in help_text and name in (hs.export.__doc__ or "") and f"| `{row.suffixes[0]}`" in readme
+        assert name in help_text and name in (hs.export.__doc__ or "") and f"| `{row.suffixes[0]}`" in page
 
 
 @pytest.mark.neutral
