@@ -20,7 +20,7 @@ import numpy as np
 from headstart.cli.asked import Asked
 from headstart.cli.browsers import browser
 from headstart.cli.findings import NOTE, OK, PROBLEM, Checkup, Finding
-from headstart.common import cgroups
+from headstart.common import cgroups, log
 from headstart.common.errors import HeadstartError
 from headstart.common.machine import CPUS_VARIABLE, available_memory, cpus, machine_facts
 from headstart.common.objects import is_url, without_secrets
@@ -296,7 +296,7 @@ def _browser() -> Finding:
 def _environment() -> Iterator[Finding]:
     """The variables of headstart's own that are set, without secrets."""
     for name in sorted(os.environ):
-        if name.startswith("HEADSTART_") and os.environ[name]:
+        if name.startswith("HEADSTART_") and name != log.VARIABLE and os.environ[name]:  # the command has set that
             secret = redacted(f"{name}={os.environ[name]}") != f"{name}={os.environ[name]}"
             value = shown_value(os.environ[name])
             yield Finding("environment", OK, f"{name}={HIDDEN if secret and value == os.environ[name] else value}")

@@ -27,6 +27,7 @@ SEEN = (
 def demo(
     *,
     backend: Annotated[str | None, parameter("backend")] = None,
+    epochs: Annotated[int, parameter("epochs", unset=False)] = 3,
     out: Annotated[Path, Parameter(help="Folder for compare.json and report.html.")] = Path("headstart-demo"),
     open_page: Annotated[
         bool, Parameter(name="--open", negative="--no-open", help="Open the report in the browser.")
@@ -45,7 +46,7 @@ def demo(
     first = next(iter(registry.installed()), None) if unnamed else None
     name = first or registry.choose(backend)
     with Live() as live:
-        comparison = compare("digits", out=out, listener=live.listen, backends=(name,), modes=MODES)
+        comparison = compare("digits", out=out, listener=live.listen, backends=(name,), modes=MODES, epochs=epochs)
     keep_figures(json_file, comparison)
     code = tell_comparison(comparison, out)
     page = (out / "report.html").absolute()

@@ -25,7 +25,7 @@ def recorder(folder: Path) -> tuple[str, Path]:
 def test_it_trains_and_opens_the_report(tmp_path: Path, backend: str) -> None:
     browser, shown = recorder(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "headstart", "demo", "--out", "demo", "--backend", backend],
+        [sys.executable, "-m", "headstart", "demo", "--out", "demo", "--epochs", "1", "--backend", backend],
         capture_output=True,
         text=True,
         cwd=tmp_path,
