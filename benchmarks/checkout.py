@@ -60,11 +60,13 @@ def _linked() -> Path:
         link = package / name
         if not link.is_symlink():
             link.symlink_to(target, target.is_dir())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    metadata = folder / f"headstart-{project['version']}.dist-info"
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = described["project"]
+    version = described["tool"]["setuptools_scm"]["fallback_version"]  # git may be missing here
+    metadata = folder / f"headstart-{version}.dist-info"
     metadata.mkdir(exist_ok=True)
     (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: headstart\nVersion: {project['version']}\n", encoding="utf-8"
+        f"Metadata-Version: 2.1\nName: headstart\nVersion: {version}\n", encoding="utf-8"
     )
     lines = []
     for group, entries in project["entry-points"].items():

@@ -326,7 +326,7 @@ def test_what_is_damaged_is_told_and_nothing_else_is_lost(backend: str, name: st
     settings = {**SETTINGS, "mode": "staged", "head_epochs": 1}
     interrupted(tmp_path, 3, **settings)
     content = (tmp_path / name).read_bytes()
-    for damaged in (content[: len(content) // 2], b"", content[:40] + b"?" + content[41:]):
+    for damaged in (content[: len(content) // 2], b"", content.replace(b":", b"?", 1)):
         (tmp_path / name).write_bytes(damaged)
         with pytest.raises(CheckpointError, match=name):
             hs.fit(model_of(), *parts(), **settings, resume=tmp_path)
