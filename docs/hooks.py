@@ -3,6 +3,7 @@ files; on the site those links are text, and README is the first page."""
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -10,25 +11,28 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")
-FIRST = "index.md"
+FIRST, PAGES = "index.md", "docs/"
 
 
 def on_files(files: Files, config: Any) -> Files:
     """README, as the first page."""
-    root = Path(config["config_file_path"]).parent
-    text = (root / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
-    files.append(File.generated(config, FIRST, content=text))
+    readme = Path(config["config_file_path"]).with_name("README.md")
+    files.append(File.generated(config, FIRST, content=readme.read_text(encoding="utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Links to what is no page become their words."""
-    folder = Path(page.file.src_uri).parent
+    """Links that lead out of docs/ become their words. The others stay as they are, also those to what is not
+    there, which mkdocs then refuses."""
+    folder = "" if page.file.src_uri == FIRST else PAGES
 
     def linked(match: re.Match[str]) -> str:
         words, target = match.groups()
-        name = target.partition("#")[0]
-        inside = not name or "://" in target or files.get_file_from_path((folder / name).as_posix()) is not None
-        return match[0] if inside else "" if match[0].startswith("!") else words
+        if "://" in target or target.startswith("#"):
+            return match[0]
+        path = posixpath.normpath(folder + target)
+        if path.startswith(PAGES):
+            return match[0].replace(f"]({target})", f"]({path.removeprefix(PAGES)})")
+        return "" if match[0].startswith("!") else words
 
     return LINK.sub(linked, markdown)
