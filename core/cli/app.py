@@ -16,7 +16,6 @@ from cyclopts import App, Group, Parameter
 from headstart.cli.arguments import MISTAKE, check_values
 from headstart.cli.command import ARGUMENTS, EVERYWHERE, OTHERS, examples_text
 from headstart.common.log import VARIABLE, set_level
-from headstart.common.version import __version__
 
 TITLES = {
     "Train": ("demo", "advise", "compare", "fit", "plan", "sweep"),
@@ -96,7 +95,7 @@ def build(words: Collection[str] = ()) -> App:
         help_epilogue=examples_text(*EXAMPLES),
         help_format="plaintext",
         help_flags=["--help"],
-        version=f"headstart {__version__}",
+        version=_version,
         default_parameter=VALUES,
         group_arguments=ARGUMENTS,
         group_parameters=OTHERS,
@@ -131,6 +130,13 @@ def build(words: Collection[str] = ()) -> App:
         app[flag].group = EVERYWHERE
     _add_options(app)
     return app
+
+
+def _version() -> str:
+    """What `--version` says. Looking it up takes a tenth of the time that `--help` has."""
+    from headstart.common.version import __version__
+
+    return f"headstart {__version__}"
 
 
 def _set_up() -> None:
