@@ -23,8 +23,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from headstart.common.environment import for_frameworks
+from headstart.common.environment import for_child
 from headstart.common.errors import BackendError, HeadstartError
+from headstart.common.text import end_text
 
 MOST_DEVICES = 64  # of a kind
 HUB_SECONDS = 3.0
@@ -44,7 +45,7 @@ class Asked:
             stdin=subprocess.PIPE,
             stdout=self._out,
             stderr=self._words,
-            env={**(quiet or {}), **os.environ, **for_frameworks(os.environ)},
+            env=for_child(quiet or {}),
             start_new_session=True,  # so that what it has started itself ends with it
         )
         assert self._process.stdin is not None
@@ -80,8 +81,7 @@ class Asked:
                 answer = json.loads(lines[-1])
                 if isinstance(answer, dict):
                     return answer
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return {"failed": f"its process ended with {how}{self._last_words()}"}
+        return {"failed": f"its process ended with {end_text(code)}{self._last_words()}"}
 
     def _last_words(self) -> str:
         self._words.seek(0)

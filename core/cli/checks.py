@@ -36,7 +36,7 @@ from headstart.models.default_model import EXTRA, PHOTOGRAPHS
 from headstart.models.weights import is_here
 from headstart.models.zoo import architecture
 from headstart.store.feature_store import SHARED_VARIABLE, FeatureStore, split_shared
-from headstart.store.files import free_space, probe_folder
+from headstart.store.files import free_space, nearest_folder, probe_folder
 from headstart.store.upkeep import DAMAGED
 
 EXTRAS = {
@@ -207,7 +207,7 @@ def _cache() -> Iterator[Finding]:
 
 def _writable(about: str, root: Path) -> Finding:
     """Whether a folder can be written, or made where it is not there."""
-    nearest = next(folder for folder in (root, *root.parents) if folder.exists())
+    nearest = nearest_folder(root)
     try:
         probe_folder(nearest)
     except HeadstartError as error:

@@ -13,6 +13,7 @@ Invariant: whatever the user has said of it stands.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from headstart.common.machine import Cpus, cpus_allowed
@@ -26,6 +27,12 @@ WAITING: Mapping[str, tuple[str, tuple[str, ...]]] = {
 COUNTS: Mapping[str, tuple[str, ...]] = {"OMP_NUM_THREADS": ("MKL_NUM_THREADS",)}
 """variables that hold a number of threads, and others that do. What one framework alone reads, and not before it
 computes, its backend sets"""
+
+
+def for_child(quiet: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that imports a framework. `quiet`: of its description, where the user has said
+    nothing else."""
+    return {**quiet, **os.environ, **for_frameworks(os.environ)}
 
 
 def for_frameworks(environment: Mapping[str, str], cpus: Cpus | None = None) -> dict[str, str]:

@@ -83,6 +83,11 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def end_text(code: int) -> str:
+    """How a process ended, by its return code."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
 def raised_text(error: BaseException, length: int = 80) -> str:
     """What somebody else's error says, with its kind, as one line."""
     return shortened(" ".join(f"{type(error).__name__}: {error}".split()), length)

@@ -20,9 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from headstart.common.environment import for_frameworks
+from headstart.common.environment import for_child
 from headstart.common.errors import ExportError
-from headstart.common.text import shortened
+from headstart.common.text import end_text, shortened
 from headstart.contract.programs import loader
 
 WORDS_LENGTH = 2000
@@ -46,7 +46,7 @@ class FileProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env={**quiet, **os.environ, **for_frameworks(os.environ), **NO_CARDS, **environment},
+            env={**for_child(quiet), **NO_CARDS, **environment},
             start_new_session=True,  # Ctrl-C comes to us alone, and ends both
         )
         weakref.finalize(self, _end, self._process, self._words)
@@ -68,10 +68,9 @@ class FileProcess:
             is_well, answer = pickle.load(self._process.stdout)
         except (EOFError, pickle.UnpicklingError):
             code = self._process.wait()
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self._words.seek(0)
             words = " ".join(self._words.read()[-WORDS_LENGTH:].decode(errors="replace").split())
-            raise ExportError(f"the process that ran it ended with {how}: {words}") from None
+            raise ExportError(f"the process that ran it ended with {end_text(code)}: {words}") from None
         if not is_well:
             raise ExportError(answer)
         return answer

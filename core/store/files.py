@@ -76,8 +76,12 @@ def despite_evictions(action: Callable[[], None]) -> None:
 def free_space(path: Path) -> int:
     """Bytes free on the file system that holds `path`, or will hold it."""
     with storage_errors(path, "measure the free space for"):
-        nearest = next(folder for folder in [path, *path.parents] if folder.exists())
-        return shutil.disk_usage(nearest).free
+        return shutil.disk_usage(nearest_folder(path)).free
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path itself, or of what it lies in the first that exists. OSError."""
+    return next(folder for folder in [path, *path.parents] if folder.exists())
 
 
 @contextlib.contextmanager

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.common import errors, log, progress
-from headstart.common.environment import for_frameworks
+from headstart.common.environment import for_child
 from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.common.log import LOG
 from headstart.common.outputs import outdated, write_json
 from headstart.common.scheduling import take_short_turns
+from headstart.common.text import end_text
 from headstart.contract import registry
 from headstart.data.copies import mark_told, warn_of_copies, warn_of_test_copies
 from headstart.data.door import described
@@ -264,7 +265,6 @@ def _run_child(
     arguments: CompareArguments, name: str, add: Callable[[dict[str, Any]], None], listener: Listener
 ) -> dict[str, str] | None:
     """Run one backend's modes in a child; each entry goes to `add`. Returns what went wrong, if anything."""
-    environment = {**registry.describe(name).quiet, **os.environ, **for_frameworks(os.environ)}
     error: dict[str, str] | None = None
     with tempfile.TemporaryFile() as words:
         child = subprocess.Popen(
@@ -274,7 +274,7 @@ def _run_child(
             stdout=subprocess.PIPE,
             stderr=words,
             text=True,
-            env=environment,
+            env=for_child(registry.describe(name).quiet),
             start_new_session=True,  # Ctrl-C comes to us alone, and is handed on exactly once
         )
         assert child.stdin is not None and child.stdout is not None
@@ -302,8 +302,10 @@ def _run_child(
         if child.returncode != 0 and error is None:
             words.seek(0)
             tail = words.read().decode(errors="replace")[-4000:]
-            how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-            error = {"type": "crash", "message": f"the {name} process ended with {how}; its last words:\n{tail}"}
+            error = {
+                "type": "crash",
+                "message": f"the {name} process ended with {end_text(child.returncode)}; its last words:\n{tail}",
+            }
     return error
 
 
