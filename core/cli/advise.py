@@ -83,6 +83,7 @@ def advise(
         None if cuts is None else names_in(cuts),
         limit,
         size=source.size,
+        decode=source.decode,
         backend=name,
         device=device,
         precision=precision,

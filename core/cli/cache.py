@@ -22,6 +22,7 @@ from headstart.cli.options import (
     FEATURE_OPTIONS,
     FLAT,
     SOURCE,
+    Decode,
     FeatureOptions,
     Json,
     OnError,
@@ -152,6 +153,7 @@ def verify(
     model: Annotated[str | None, Parameter(help="With --recompute: the architecture.")] = None,
     weights: Weights = None,
     size: Size = None,
+    decode: Decode = None,
     on_error: OnError = "raise",
     truncated: Truncated = "raise",
     feature_options: Annotated[FeatureOptions, FLAT] = FEATURE_OPTIONS,
@@ -192,7 +194,15 @@ def verify(
         )
     compared = recomputing.verify(
         *opened(
-            Source(data=data, model=model, weights=weights, size=size, on_error=on_error, truncated=truncated)
+            Source(
+                data=data,
+                model=model,
+                weights=weights,
+                size=size,
+                decode=decode,
+                on_error=on_error,
+                truncated=truncated,
+            )
         ),
         **feature_options.arguments(),
         samples=recompute,

@@ -64,6 +64,7 @@ def compare(
             model=source.model,
             weights=source.weights,
             size=source.size,
+            decode=source.decode,
             head=head,
             split=source.split,
             on_error=source.on_error,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ from headstart.cli.command import command
 from headstart.cli.options import (
     DEFAULTS,
     TABLE,
+    Decode,
     Json,
     OnError,
     Size,
@@ -80,6 +81,7 @@ def predict(
     ] = None,
     weights: Weights = None,
     size: Size = None,
+    decode: Decode = None,
     on_error: OnError = "raise",
     truncated: Truncated = "raise",
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
@@ -105,7 +107,7 @@ def predict(
     from headstart.training.predictions import classify, write_predictions
 
     file = _file(csv, parquet, json_file)
-    trained, name, why = _model(run, model, weights, size, backend)
+    trained, name, why = _model(run, model, {"weights": weights, "size": size, "decode": decode}, backend)
     check_predictor(trained, name, device, precision)
     data = images_at(images, on_error, image, root, examine=False, truncated=truncated)
     if why:
@@ -155,10 +157,10 @@ def _file(csv: Path | None, parquet: Path | None, json_file: Path | None) -> Pat
 
 
 def _model(
-    run: Path | None, model: str | None, weights: str | None, size: int | None, backend: str | None
+    run: Path | None, model: str | None, of_model: Mapping[str, Any], backend: str | None
 ) -> tuple[Predictor, str | None, str]:
     """What options name to predict with, the backend that runs it, and a line that says why
-    that, where they name none."""
+    that, where they name none. `of_model`: weights, size and decode, None where they are not said."""
     from headstart.contract import registry
     from headstart.models.default_model import Default, default_model, model_line
     from headstart.models.model import model as make_model
@@ -170,17 +172,18 @@ def _model(
     if run is not None and model is not None:
         raise SettingError("name a trained model with --run FOLDER, or one to use as it is with --model NAME")
     if run is not None:
-        if weights is not None or size is not None:
-            raise SettingError("--weights and --size go with --model; a trained model has its own")
+        if any(value is not None for value in of_model.values()):
+            raise SettingError("--weights, --size and --decode go with --model; a trained model has its own")
         path = expanded(run)
         if path.name != RECORD and (path.is_file() or (path.suffix.lower() == ONNX and not path.is_dir())):
             return OnnxModel(path), backend, ""
         trained = load(run, backend)
         return trained.model, trained.backend, ""
+    weights = of_model["weights"]
     default = Default(model, "") if model is not None else default_model(photographs=True, weights=weights)
     published = weights_for(default.name, weights)
     if published is None:
         raise SettingError(f"{default.name} has no weights to use as they are; pass --weights FILE.safetensors")
     name = registry.choose(backend)
-    made = make_model(default.name, weights=published, size=size)
+    made = make_model(default.name, **{**of_model, "weights": published})
     return made, name, default.why and model_line(made, f"{default.why}; a trained one goes with --run")

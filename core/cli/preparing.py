@@ -97,7 +97,14 @@ def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None) -
         name, extracted_with = _trunk_of(parts.train)
         weights = extracted_with if weights is None else weights
     head = head_of(source.head)
-    made = model(name, weights_for(name, weights), classes=parts.train.classes, head=head, size=source.size)
+    made = model(
+        name,
+        weights_for(name, weights),
+        classes=parts.train.classes,
+        head=head,
+        size=source.size,
+        decode=source.decode,
+    )
     say_before(parts.train, model_line(made))
     return Prepared(made, *parts)
 
@@ -133,7 +140,7 @@ def opened(source: Source, cuts: str | None = None) -> tuple[Model, Dataset]:
         else model_for(source.data, source.weights, names_in(cuts or ""))
     )
     weights = weights_for(default.name, source.weights)
-    made = model(default.name, weights, data.classes, size=source.size)
+    made = model(default.name, weights, data.classes, size=source.size, decode=source.decode)
     say_before(data, model_line(made, default.why))
     return made, data
 

@@ -61,6 +61,11 @@ class Augment:
         """The settings as plain JSON values; equal settings give equal dicts."""
         return {"flip": self.flip, "crop": None if self.crop is None else list(self.crop)}
 
+    @property
+    def narrowest(self) -> float | None:
+        """What a random crop takes of a picture's shorter side at the least; None without crops."""
+        return None if self.crop is None else math.exp(LOG_ASPECT[0] / 2) * math.sqrt(self.crop[0])
+
     def draw(self, seed: int, epoch: int, sample_id: str, width: int, height: int) -> Crop:
         """The crop of one sample in one epoch, for an image of `width` x `height` pixels.
 

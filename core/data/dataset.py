@@ -95,19 +95,23 @@ class Source(ABC):
         return 0
 
     @abstractmethod
-    def open(self, encoded: Any, index: int) -> Any:
-        """What `read` gave as an RGB image, or as it is where the source holds no images."""
+    def open(self, encoded: Any, index: int, enough: int | None = None) -> Any:
+        """What `read` gave as an RGB image, or as it is where the source holds no images. `enough`: see
+        `decoded`."""
 
-    def decode(self, encoded: bytes, index: int) -> Image.Image:
+    def decode(self, encoded: bytes, index: int, enough: int | None = None) -> Image.Image:
         """The picture of an encoded sample; what was done for it is remarked."""
-        image, remarks = decoded(encoded, self.source_name(index), self._keep)
+        image, remarks = decoded(encoded, self.source_name(index), self._keep, enough)
         self.remarks.add(index, remarks)
         return image
 
-    def load(self, index: int, read: Callable[[], Read] | None = None) -> tuple[Any, str]:
-        """A sample as it is used, and its id. `read`: gives what was read of it before; None: it is read now."""
+    def load(
+        self, index: int, read: Callable[[], Read] | None = None, enough: int | None = None
+    ) -> tuple[Any, str]:
+        """A sample as it is used, and its id. `read`: gives what was read of it before; None: it is read now.
+        `enough`: see `decoded`."""
         encoded, id = self.read(index) if read is None else read()
-        return self.open(encoded, index), self._remember(index, id)
+        return self.open(encoded, index, enough), self._remember(index, id)
 
     def ids(self, indices: np.ndarray) -> list[str]:
         """The samples' ids; those not known yet are hashed, in threads."""
@@ -157,12 +161,14 @@ class FileSource(Source):
     def nbytes(self, index: int) -> int:
         return self.files.nbytes(self.paths[index])
 
-    def open(self, encoded: bytes, index: int) -> Image.Image:
-        return self.decode(encoded, index)
+    def open(self, encoded: bytes, index: int, enough: int | None = None) -> Image.Image:
+        return self.decode(encoded, index, enough)
 
-    def load(self, index: int, read: Callable[[], Read] | None = None) -> tuple[Any, str]:
+    def load(
+        self, index: int, read: Callable[[], Read] | None = None, enough: int | None = None
+    ) -> tuple[Any, str]:
         try:
-            return super().load(index, read)
+            return super().load(index, read, enough)
         except ImageError as error:
             raise ImageError(error.source, error.reason, SKIP) from error
 
@@ -256,7 +262,7 @@ class ArraySource(Source):
         pixels = np.array(self.images[index], order="C")
         return pixels, sample_id(f"{pixels.shape} {pixels.dtype} ".encode() + pixels.tobytes())
 
-    def open(self, encoded: np.ndarray, index: int) -> Image.Image:
+    def open(self, encoded: np.ndarray, index: int, enough: int | None = None) -> Image.Image:
         if encoded.ndim == 2 or encoded.shape[2] == 1:
             return Image.fromarray(encoded.reshape(encoded.shape[:2])).convert("RGB")
         return Image.fromarray(np.ascontiguousarray(encoded[..., :3]))
@@ -284,7 +290,7 @@ class ValueSource(Source):
         content = b"".join(named[name].tobytes() for name in sorted(named))
         return sample, sample_id(json.dumps(about).encode() + b"\n" + content)
 
-    def open(self, encoded: Any, index: int) -> Any:
+    def open(self, encoded: Any, index: int, enough: int | None = None) -> Any:
         return encoded
 
 
@@ -364,12 +370,15 @@ class Dataset(Samples):
         return self._source.load(self._at(index))
 
     @contextmanager
-    def in_order(self, order: Sequence[int] | np.ndarray) -> Iterator[Callable[[int], tuple[Any, str]]]:
+    def in_order(
+        self, order: Sequence[int] | np.ndarray, enough: int | None = None
+    ) -> Iterator[Callable[[int], tuple[Any, str]]]:
         """`load(n)`: what `load` gives of the n-th sample of `order`, to be asked once for each, in about this
-        order, from any thread. Where reading waits for a network, samples are read ahead."""
+        order, from any thread. Where reading waits for a network, samples are read ahead. `enough`: how many
+        pixels suffice of the shorter side of a JPEG, see `headstart.data.decode.decoded`; None: all."""
         indices = self._indices[np.asarray(order, np.int64)].tolist()
         with reading(self._source, indices) as read:
-            yield lambda n: self._source.load(indices[n], partial(read, n))
+            yield lambda n: self._source.load(indices[n], partial(read, n), enough)
 
     def remark_lines(self) -> list[tuple[str, str]]:
         """(remark, line) of what was done to pictures of the data set, or of what it is a part of, as they were

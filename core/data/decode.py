@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
 from headstart.common.errors import ImageError, SettingError, UnknownNameError
 from headstart.data.breaks import HALF, MISSING
@@ -41,6 +42,43 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TURNS = {
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+"""orientation -> whether rows become columns, and which then run backwards, columns and rows"""
+EXTENT = "headstart.extent"
+"""the `Extent` in the `info` of an image that was decoded at a part of its size"""
+
+
+class Extent(NamedTuple):
+    """How large a picture is that was decoded at a part of its size, and where it lies in that: its last pixels
+    stand for columns and rows beyond its edge, where its sides are no multiples of that part."""
+
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+    """left, top, right, bottom, in pixels of what was decoded"""
+    decoded: tuple[int, int]
+    """width and height of that"""
+
+    def turned(self, orientation: int) -> Extent:
+        """That of the picture once it is upright."""
+        swapped, mirrored, inverted = TURNS.get(orientation, (False, False, False))
+        width, height, (left, top, right, bottom), (columns, rows) = self
+        if swapped:
+            width, height, left, top, right, bottom = height, width, top, left, bottom, right
+            columns, rows = rows, columns
+        if mirrored:
+            left, right = columns - right, columns - left
+        if inverted:
+            top, bottom = rows - bottom, rows - top
+        return Extent(width, height, (left, top, right, bottom), (columns, rows))
 
 
 class Decoded(NamedTuple):
@@ -86,12 +124,33 @@ def decode(encoded: bytes, source: str | Path, truncated: str = "raise") -> Imag
     return decoded(encoded, source, truncated == "keep").image
 
 
-def decoded(encoded: bytes, source: str | Path, keep: bool = False) -> Decoded:
-    """What `decode` gives, and what was done for it; with `keep` a JPEG may break off."""
+def decoded(encoded: bytes, source: str | Path, keep: bool = False, enough: int | None = None) -> Decoded:
+    """What `decode` gives, and what was done for it; with `keep` a JPEG may break off.
+
+    `enough`: how many pixels suffice of a picture's shorter side. A JPEG that keeps as many at a half, a quarter
+    or an eighth of its size is decoded at that size, which spares most of the work; its pixels are then others
+    than those of the picture made smaller. None: every picture as it is.
+    """
     _forbid_half_pictures()
     with _as_image_errors(source):
         image, remarks = _open(encoded, source, keep)
-        return Decoded(_upright(image, source), remarks)
+        extent = None if enough is None else _reduced(image, enough, source)
+        upright = _upright(image, source)
+        if extent is not None:
+            upright.info[EXTENT] = extent.turned(_orientation(image))
+        return Decoded(upright, remarks)
+
+
+def _reduced(image: Image.Image, enough: int, source: str | Path) -> Extent | None:
+    """Have a JPEG that is not loaded yet decoded at the smallest size that keeps `enough` pixels of its shorter
+    side; None where that is its own, and for other formats."""
+    if not isinstance(image, JpegImageFile):
+        return None
+    width, height = image.size
+    check_size(width, height, source)  # as it is: whether a picture is refused does not depend on its use
+    image.draft(None, (enough, enough))
+    step = round(width / image.width)
+    return Extent(width, height, (0, 0, width / step, height / step), image.size) if step > 1 else None
 
 
 def pixels_of(image: Image.Image, source: str | Path) -> np.ndarray:
@@ -108,6 +167,12 @@ def pixels_of(image: Image.Image, source: str | Path) -> np.ndarray:
             return np.asarray(_upright(image, source))
         turn = UPRIGHT.get(_load(image, source))
         return np.asarray(image if turn is None else image.transpose(turn))
+
+
+def extent_of(image: Image.Image) -> Extent | None:
+    """Of an image that was decoded at a part of its size; None of others. A PNG may bring texts of that name."""
+    extent = image.info.get(EXTENT)
+    return extent if isinstance(extent, Extent) else None
 
 
 def _forbid_half_pictures() -> None:

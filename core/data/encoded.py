@@ -42,8 +42,8 @@ class EncodedSource(Source):
             )
         return encoded, sample_id(encoded)
 
-    def open(self, encoded: bytes, index: int) -> Image.Image:
-        return self.decode(encoded, index)
+    def open(self, encoded: bytes, index: int, enough: int | None = None) -> Image.Image:
+        return self.decode(encoded, index, enough)
 
     def errors(self) -> dict[int, ImageError]:
         """Index -> what is wrong with that image, of those that do not decode; all are decoded once, in

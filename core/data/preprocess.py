@@ -3,7 +3,9 @@
 The result is that of torchvision's `Resize` + `CenterCrop` on Pillow images (antialiased), to the bit, since
 that is what published weights were evaluated with. The one exception are endless strips, whose resized form would
 have more than 16 million pixels (at a shorter side of 256 pixels: longer than 256:1). It stays uint8;
-`affine` gives the two vectors with which a backend normalises on its device, so images travel as bytes.
+`affine` gives the two vectors with which a backend normalises on its device, so images travel as bytes. Nor is it
+torchvision's where `decode` is "scaled": libjpeg then computes a large picture from the lower frequencies of each
+block alone, and it is resized from there, by the sides that it has in full.
 
 Rows that earlier versions stored of images longer than 8:1 are up to half a pixel off, under the same key. A
 sample's id is the digest of bytes, which need not be decoded for it, nor even read, and is the same whatever the
@@ -12,6 +14,7 @@ trunk: so a warm cache cannot tell these rows without opening every image.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -21,6 +24,7 @@ from PIL import Image
 
 from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
 from headstart.data.dataset import Dataset
+from headstart.data.decode import extent_of
 from headstart.data.rows import ALONE, described
 
 INTERPOLATIONS = {
@@ -29,8 +33,13 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-LATER = ("channels", "scale", "pad")
+LATER = ("channels", "scale", "pad", "decode")
 CHANNELS = ("rgb", "bgr")
+EXACT, SCALED = "exact", "scaled"
+DECODES = (EXACT, SCALED)
+SPARE = 2
+"""A JPEG that is decoded scaled keeps so many times the pixels a side that it is then resized to. On average,
+photographs are then 0.8 of 255 levels from what they are when decoded whole; with 1 that is 2.6, with 3 0.4."""
 UNIT = 1 / 255
 # An image of 1 x 10,000,000 pixels, its shorter side resized to 256, would be 2.5 billion pixels wide. Where the
 # whole would have more pixels than that, only the middle of this aspect, all that reaches the central crop, is
@@ -65,6 +74,9 @@ class Preprocess:
     channels: str = "rgb"  # rgb | bgr: the order in which the trunk takes them
     scale: float = UNIT  # what pixels of 0..255 are multiplied by before mean and std; by default to 0..1
     pad: bool = False  # let `resize` be smaller than `size`, and surround the image with black
+    decode: str = (
+        EXACT  # exact | scaled: large JPEGs at a half, a quarter or an eighth of their size, see `enough`
+    )
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -80,6 +92,8 @@ class Preprocess:
             )
         if self.channels not in CHANNELS:
             raise UnknownNameError("channels", self.channels, CHANNELS)
+        if self.decode not in DECODES:
+            raise UnknownNameError("way to decode", self.decode, DECODES)
         if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < np.inf:
             raise SettingError(
                 f"preprocess.scale is {self.scale!r}; expected a positive number, such as 1 or 1 / 255"
@@ -103,7 +117,9 @@ class Preprocess:
     def __str__(self) -> str:
         sizes = f"{self.size} px" if self.size == self.resize else f"{self.size} px of {self.resize}"
         mean, deviation = (", ".join(f"{value:g}" for value in dict.fromkeys(v)) for v in (self.mean, self.std))
-        return f"{sizes}, {self.interpolation}, mean {mean}, deviation {deviation}"
+        return f"{sizes}, {self.interpolation}, mean {mean}, deviation {deviation}" + (
+            "; large JPEGs decoded scaled" if self.decode == SCALED else ""
+        )
 
     def _warn_of_other_units(self) -> None:
         """Mean and deviation of 0..255 with pixels of 0..1, or the other way round, make every picture alike. A
@@ -139,14 +155,20 @@ class Preprocess:
         return np.array(image)  # a copy, since asarray would be read-only
 
     def _center(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
-        short = min(image.size)
-        if max(image.size) > MAX_ASPECT * short and self.resize**2 * max(image.size) > MAX_RESIZED * short:
+        sides: tuple[int, int] = image.size
+        box = None
+        if (extent := extent_of(image)) is not None:
+            sides, box = (extent.width, extent.height), extent.box
+        short = min(sides)
+        if max(sides) > MAX_ASPECT * short and self.resize**2 * max(sides) > MAX_RESIZED * short:
+            short = min(image.size)
             width, height = (min(side, MAX_ASPECT * short) for side in image.size)
             image = _central(image, width, height)
+            sides, box = image.size, None
         # torchvision: the longer side is truncated, not rounded
-        width, height = (self.resize if side == short else int(self.resize * side / short) for side in image.size)
-        if image.size != (width, height):
-            image = image.resize((width, height), method)
+        width, height = (self.resize if side == short else int(self.resize * side / short) for side in sides)
+        if image.size != (width, height) or box is not None:
+            image = image.resize((width, height), method, box)
         if min(image.size) < self.size:  # as torchvision's CenterCrop: an odd pixel goes to the right and below
             whole = Image.new("RGB", (max(width, self.size), max(height, self.size)))
             whole.paste(image, (max(0, self.size - width) // 2, max(0, self.size - height) // 2))
@@ -165,6 +187,15 @@ class Preprocess:
     def fill(self, rows: np.ndarray, k: int, image: Image.Image, crop: Crop | None = None) -> None:
         """Write an image to row `k`, see `apply`."""
         rows[k] = self.apply(image, crop)
+
+    def enough(self, part: float | None = None) -> int | None:
+        """How many pixels the shorter side of a picture must keep while it is decoded; None: all that it has.
+
+        `part`: what a random crop takes of that side at the least; None: nothing is cropped before it is resized.
+        """
+        if self.decode == EXACT:
+            return None
+        return math.ceil(SPARE * (self.resize if part is None else self.size / part))
 
     def check(self, data: Dataset) -> None:
         """DataError unless the data set yields images."""

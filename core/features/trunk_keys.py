@@ -22,6 +22,8 @@ from headstart.store.keys import TrunkKey, params_digest, trunk_key
 
 INPUT = "input"
 """the cut that keeps decoded images"""
+OF_PIXELS = ("size", "resize", "interpolation", "decode")
+"""the settings of preprocessing that decoded images depend on; the last is said where it is not as usual"""
 DTYPES = ("float16", "float32", "bfloat16")
 """of stored features; decoded images are uint8"""
 
@@ -87,7 +89,7 @@ def key_of(
         return trunk_key(
             graph=[[INPUT, "input", [], {}]],
             weights_digest=params_digest({}),
-            preprocess={name: preprocess[name] for name in ("size", "resize", "interpolation")},
+            preprocess={name: preprocess[name] for name in OF_PIXELS if name in preprocess},
             precision="exact",
             dtype="uint8",
             views=views,

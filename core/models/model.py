@@ -163,6 +163,7 @@ def model(
     size: int | None = None,
     auxiliary: bool | None = None,
     seed: int = 0,
+    decode: str | None = None,
 ) -> Model:
     """Make a model by name.
 
@@ -175,6 +176,8 @@ def model(
     replaces all fully connected layers where an architecture ends in several. `size`: side in pixels of the
     square the images are brought to; None: what the weights were trained with. `auxiliary`: whether GoogLeNet
     and Inception have the auxiliary classifiers that serve their training; None: where the size allows it.
+    `decode`: "scaled" decodes JPEGs much larger than that at a half, a quarter or an eighth of their size: faster,
+    with slightly other features, under keys of their own. "exact": as they are; None: as the weights say, exact.
 
     Raises UnknownNameError, WeightsError (names or shapes that do not fit), SettingError.
     """
@@ -189,6 +192,8 @@ def model(
     preprocess = file.preprocess if file is not None and file.preprocess is not None else arch.preprocess
     if size is not None:
         preprocess = preprocess.with_size(size)
+    if decode is not None:
+        preprocess = replace(preprocess, decode=decode)
 
     graph = _graph(arch, len(names), head, preprocess.size, auxiliary)
     shapes = graph.param_shapes()

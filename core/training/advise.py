@@ -47,6 +47,7 @@ def advise(
     budget: float | str | Budget | None = None,
     *,
     size: int | None = None,
+    decode: str | None = None,
     backend: str | None = None,
     device: str = "auto",
     precision: str = "float32",
@@ -70,8 +71,8 @@ def advise(
     random weights and `"resnet50:NAME"` for others than the first published ones, or models; default: those of
     efficientnet_lite0 and resnet18_half whose weights are at hand. A model whose weights cannot be had is left
     out, and that is said. `cuts`: where to look beside what the classifier takes; default: the ends of the last
-    stages. `budget`: seconds, or as of `plan`, "10min" or "2GB,10min": what may be advised. `size`: side of the
-    images in pixels, of models that are named. `seed`: of folds. The others are as of `extract`.
+    stages. `budget`: seconds, or as of `plan`, "10min" or "2GB,10min": what may be advised. `size`, `decode`: as
+    of `hs.model`, of models that are named. `seed`: of folds. The others are as of `extract`.
 
     Raises UnknownNameError for a model that is not there, CutError, SettingError and its kin (a budget that is
     none, or within which nothing is), WeightsError, DataError for data that nothing can be learnt or held out of,
@@ -93,7 +94,7 @@ def advise(
     }
     where |= {"workers": workers, "cache": cache}
     trunks, choices, features = [], [], {}
-    listed = candidates(models, cuts, train.classes if train.named_classes else len(train.classes), size)
+    listed = candidates(models, cuts, train.classes if train.named_classes else len(train.classes), size, decode)
     for candidate in listed:
         LOG.info("looking at %s: %s", candidate.label, ", ".join(candidate.cuts))
         figures, last = look_at(candidate, looked_at, folds, len(train), where, seed, engine)

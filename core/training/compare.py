@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from headstart.training.keywords import CompareOptions
 
-RARE = ("val", "test", "only", "columns", "truncated")
+RARE = ("decode", "val", "test", "only", "columns", "truncated")
 FOLDERS = ("tensorboard", "profile")  # what is written while it trains
 
 
@@ -69,6 +69,7 @@ class CompareArguments:
     weights: str | None = None
     """None: the first published ones of the model, random where there are none; "none": random"""
     size: int | None = None
+    decode: str | None = None
     head: str | tuple[int | float, ...] = "linear"
     cut: str | None = None
     backends: tuple[str, ...] = ()
@@ -107,6 +108,7 @@ def prepare(arguments: CompareArguments) -> Prepared:
         model=arguments.model,
         weights=arguments.weights,
         size=arguments.size,
+        decode=arguments.decode,
         head=arguments.head,
         cut=arguments.cut,
         split=arguments.split,
@@ -144,6 +146,7 @@ def compare(
     model: str | None = None,
     weights: str | None = None,
     size: int | None = None,
+    decode: str | None = None,
     head: str | Sequence[int | float] = "linear",
     split: float | None = None,
     on_error: str = "raise",
@@ -160,10 +163,11 @@ def compare(
 
     `data`: "digits", "cifar10", "flowers", or the path of a folder that holds a folder a class. `model`: None for
     efficientnet_lite0 where its weights are here, else, and for digits, resnet18_half. `weights`: None
-    for the model's first published ones, "none" for random ones. `split`, `split_by`: see `Dataset.split`, which
-    `seed` is for as well; None for 0.8, of data that do not say themselves what is validated on. `val`, `test`: as
-    `data`, to validate on and to test on after training. `only`: the classes to take. `columns`: of tables, a
-    dict of the arguments of `hs.data.table`. `on_error`, `truncated`: see `hs.data.folder`.
+    for the model's first published ones, "none" for random ones. `size`, `decode`: as of `hs.model`. `split`,
+    `split_by`: see `Dataset.split`, which `seed` is for as well; None for 0.8, of data that do not say themselves
+    what is validated on. `val`, `test`: as `data`, to validate on and to test on after training. `only`: the
+    classes to take. `columns`: of tables, a dict of the arguments of `hs.data.table`. `on_error`, `truncated`: see
+    `hs.data.folder`.
     `out`: a folder for `compare.json` and `report.html`. `listener`: see `run_backends`.
     The options are those of `hs.fit`; each goes to the modes that read it (`head_epochs` to "staged", `views` and
     `memory` to those with a cache), and one that none of them reads is refused.
@@ -185,6 +189,7 @@ def compare(
         model=model,
         weights=weights,
         size=size,
+        decode=decode,
         head=head if isinstance(head, str) else tuple(head),
         cut=settings.pop("cut", None),
         backends=tuple(backends),

@@ -42,6 +42,7 @@ def model_and_data(
     model: str | None = None,
     weights: str | None = None,
     size: int | None = None,
+    decode: str | None = None,
     head: str | Sequence[int | float] = "linear",
     cut: str | None = None,
     split: float | None = None,
@@ -82,7 +83,9 @@ def model_and_data(
     of_model = cuts if cut is None else (*cuts, cut)
     default = Default(model, "") if model is not None else model_for(data, weights, of_model)
     published = weights_for(default.name, weights)
-    network = make_model(default.name, weights=published, classes=parts.train.classes, head=head, size=size)
+    network = make_model(
+        default.name, weights=published, classes=parts.train.classes, head=head, size=size, decode=decode
+    )
     if cut is not None:
         cut_of(network, cut)
     say_before(parts.train, model_line(network, default.why))

@@ -298,9 +298,9 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = dataset.decoded
 
-    def counted(encoded: bytes, source: Any, keep: bool) -> Any:
+    def counted(encoded: bytes, source: Any, *settings: Any) -> Any:
         names.append(Path(source).name)
-        return real(encoded, source, keep)
+        return real(encoded, source, *settings)
 
     monkeypatch.setattr(dataset, "decoded", counted)
     return names

@@ -208,7 +208,7 @@ def test_predict_without_a_name_takes_it_as_it_is(
 ) -> None:
     from headstart.cli import predict
 
-    model, _, line = predict._model(None, None, None, 32, "torch")
+    model, _, line = predict._model(None, None, {"weights": None, "size": 32}, "torch")
     assert (model.name, len(model.classes), model.preprocess.size) == (PHOTOGRAPHS, 1000, 32)
     assert line.startswith("model: efficientnet_lite0 (imagenet): 32 px")
     assert line.endswith("; name another with --model; a trained one goes with --run")

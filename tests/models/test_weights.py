@@ -753,7 +753,7 @@ def test_predict_with_a_model_as_it_is(
     # the first published weights are the default; a size that does not fit is said
     assert json.loads((tmp_path / "p.json").read_text()) == named
     assert "images of one size" in console("predict", "--model", "lenet", "--size", 64, files[0], code=2)
-    assert "--size go with --model" in console("predict", "--run", "x", "--size", 64, files[0], code=2)
+    assert "--decode go with --model" in console("predict", "--run", "x", "--size", 64, files[0], code=2)
 
 
 # --- weights of one's own: safetensors

@@ -66,6 +66,7 @@ def candidates(
     cuts: str | Sequence[str] | None,
     classes: Sequence[str] | int,
     size: int | None = None,
+    decode: str | None = None,
 ) -> list[Candidate]:
     """`models`: names, such as "resnet50", "resnet50:imagenet:a1" for weights of a name, or "resnet50:none" for
     random ones; or models. `cuts`: each model is cut at those that it has, and at what its classifier takes.
@@ -95,7 +96,8 @@ def candidates(
             continue
         name, _, named = entry.partition(":")
         try:
-            network = make_model(name, weights_for(name, named or None), classes, size=size).without_auxiliary()
+            network = make_model(name, weights_for(name, named or None), classes, size=size, decode=decode)
+            network = network.without_auxiliary()
         except (WeightsError, DownloadError) as error:
             reasons.append(f"{name}: {error}")
             LOG.warning("without %s, whose weights are not to be had: %s", name, error)
