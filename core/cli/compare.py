@@ -97,6 +97,8 @@ def tell_comparison(comparison: Comparison, out: Path) -> int | None:
         show_legend(COMPARISON_LEGEND)
     tested = [row for row in comparison["rows"] if row.get("test")]
     show(*(f"{row['label']}, {test_line(row['test'])}" for row in tested))
+    if tables:
+        show(*comparison.conclusion().lines)
     files = ["compare.json", *(["report.html"] if tables else [])]
     show(f"written to {' and '.join(str(out / file) for file in files)}")
     for name, error in comparison["errors"].items():

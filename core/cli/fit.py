@@ -86,4 +86,5 @@ def fit(
         show(test_line(tested.as_dict()))
     if run.extraction is not None:
         show(extraction_line(run.extraction), placement_line(run.settings["features"]))
-    show(*(line for line in written if line is not None))
+    doubt = figures.conclusion().doubt  # what the score is, the table has said
+    show(*(line for line in (doubt, *written) if line))

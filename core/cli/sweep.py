@@ -98,6 +98,8 @@ def sweep(
     show(f"{len(result.runs)} heads{of_folds}, {how}{pruned}; {result.seconds:.1f} s")
     if folds is not None and not all_diverged:
         show(f"the best: {folds_line(folds)}; it is trained on all {sum(folds.sizes):,} samples")
+    if not all_diverged:
+        show(*result.conclusion().lines)
     if saved is not None:
         show(f"the best is saved to {saved}")
     if all_diverged and out is not None:

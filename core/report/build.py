@@ -16,9 +16,10 @@ from typing import Any
 
 from headstart.report import figures
 from headstart.report.cards import LARGEST, Images, errors_card, kernel_cards
+from headstart.report.conclusion import conclusion, interval_of
 from headstart.report.endings import endings, sentence
 from headstart.report.folds import fold_cards
-from headstart.report.headlines import ACCURACY, Headline, headline_of, headlines_of, is_drawn
+from headstart.report.headlines import Headline, headline_of, headlines_of, is_drawn, ranked
 from headstart.report.looks import looks
 from headstart.report.repeat import machine_line, repetition
 from headstart.report.scores import outputs_text
@@ -31,7 +32,6 @@ from headstart.report.series import (
     diverged,
     finite,
     guessing_loss,
-    headline_name,
     headline_value,
     loss_limit,
     lost,
@@ -73,20 +73,16 @@ class Cell:
 def build(content: Mapping[str, Any]) -> str:
     """See `headstart.report.page`."""
     known = figures.cleaned(content)
-    # The order of the table at first, and of everything behind it: what is best comes first.
     headlines = headlines_of(known["rows"])
-
-    def rank(entry: Entry) -> tuple[Any, ...]:
-        headline = headline_of(entry)
-        return diverged(entry), headlines.index(headline), *headline.rank(entry)
-
-    entries = sorted(known["rows"], key=rank)
+    entries = ranked(known["rows"])  # the order of the table at first, and of everything behind it
     images = Images()
     kernels = kernel_cards(known["rows"], images)  # first, so that they are the last to be left out
     html: str = template("page.html").render(
         title=known.get("title") or f"headstart on {known['data'].get('name')}",
         created=known.get("created"),
-        summary=_summary(known, entries),
+        conclusion=conclusion(known).text,
+        failed_names=", ".join(known.get("errors") or ()),
+        about=_about(known, entries),
         css=(FOLDER / "page.css").read_text("utf-8"),
         js=(FOLDER / "page.js").read_text("utf-8"),
         bokeh=_bokeh(),
@@ -149,7 +145,7 @@ def _bokeh() -> str:
 # ---- the head of the page and its table
 
 
-def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
+def _about(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     data, model = (known.get(name) or {} for name in ("data", "model"))
     size = (model.get("preprocess") or {}).get("size")
     about = [f"weights {model['weights']}" if model.get("weights") else "random weights"]
@@ -167,35 +163,9 @@ def _summary(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     runs = f"{len(entries)} run{'' if len(entries) == 1 else 's'}{f' on {machine}' if machine else ''}"
     text = f"{data.get('name')}: {samples if counts else 'no samples'}. "
     text += f"Model {model.get('name')} ({', '.join(about)}). {runs}."
-    if entries and diverged(entries[0]):
-        text += " Every run diverged: none is the best." if len(entries) > 1 else " It diverged."
-    elif entries and headline_value(entries[0]) is not None and len(headlines_of(entries)) == 1:
-        text += _best(entries)
     if len(entries) == 1 and (words := sentence(entries[0])):
         text += f" {figures.capital(words)}."
-    noise = [e["label"] for e in entries if not diverged(e) and (e.get("against_best") or {}).get("noise")]
-    if noise:
-        best = "the best, samples by their weights" if _weighted(entries) else "the best"
-        text += f" Within the noise of its samples, no worse than {best}: {', '.join(noise)}."
-    faster = [
-        f"{figures.times(entry['speedup_over_frozen'])} ({entry['label']})"
-        for entry in _cached(known["rows"])
-        if finite(entry.get("speedup_over_frozen")) is not None
-    ]
-    return text + (f" Speed-up of an epoch by the cache: {', '.join(faster)}." if faster else "")
-
-
-def _best(entries: Sequence[Entry]) -> str:
-    """A sentence on the first of them."""
-    headline, best = headline_of(entries[0]), entries[0]
-    value = headline.text(headline_value(best))
-    if folds := best.get("folds"):
-        value += f" in the mean of {len(folds['values'])} folds"
-    elif headline is ACCURACY:
-        value += " of the validation data right"
-    if len(entries) > 1:
-        return f" {headline.best}: {best['label']}, {value}."
-    return f" {value}." if headline is ACCURACY and not folds else f" {figures.capital(headline.words)} {value}."
+    return text
 
 
 def _columns(headlines: Sequence[Headline]) -> list[dict[str, Any]]:
@@ -227,10 +197,6 @@ def _measures(entries: Sequence[Entry]) -> list[dict[str, str]]:
         {"name": "loss", "words": "loss", "axis": "loss"},
         *({"name": headline.name, "words": headline.words, "axis": headline.axis} for headline in scores),
     ]
-
-
-def _weighted(entries: Sequence[Entry]) -> bool:
-    return any((entry.get("against_best") or {}).get("weighted") for entry in entries)
 
 
 def _cells(entry: Entry) -> list[Cell]:
@@ -270,11 +236,8 @@ def _kept(entry: Entry) -> Cell:
 
 def _noise_cells(entry: Entry) -> tuple[Cell, Cell]:
     """The headline score's interval, and what a paired bootstrap on the same samples says of it and the best."""
-    ends = ((entry.get("scores") or {}).get("intervals") or {}).get(headline_name(entry))
-    if folds := entry.get("folds"):
-        ends = folds.get("interval")
-    unknown = Cell(figures.NONE, None)
-    if ends is None or diverged(entry):
+    ends, unknown = interval_of(entry), Cell(figures.NONE, None)
+    if ends is None:
         return unknown, unknown
     headline = headline_of(entry)
     interval = Cell(headline.interval(ends), finite(ends[0]))

@@ -12,7 +12,7 @@ from typing import Any
 
 from headstart.report import figures
 from headstart.report.scores import SMALLER_IS_BETTER
-from headstart.report.series import Entry, finite, headline_name, headline_value
+from headstart.report.series import Entry, diverged, finite, headline_name, headline_value
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,19 @@ def headline_of(entry: Entry) -> Headline:
 def headlines_of(entries: Sequence[Entry]) -> list[Headline]:
     """Those of these entries, each once, in their order; accuracy where there are no entries."""
     return list(dict.fromkeys(map(headline_of, entries))) or [ACCURACY]
+
+
+def ranked(entries: Sequence[Entry]) -> list[Entry]:
+    """What is best first, of what is equally good the quicker; runs that are known by one score together, those
+    that diverged last."""
+    headlines = headlines_of(entries)
+
+    def rank(entry: Entry) -> tuple[Any, ...]:
+        headline, seconds = headline_of(entry), finite(entry.get("total_seconds"))
+        place = (diverged(entry), headlines.index(headline), *headline.rank(entry))
+        return *place, float("inf") if seconds is None else seconds
+
+    return sorted(entries, key=rank)
 
 
 def is_drawn(headline: Headline, entries: Sequence[Entry]) -> bool:

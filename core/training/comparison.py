@@ -25,6 +25,7 @@ from headstart.data import Dataset
 from headstart.features.feature_set import FeatureSet
 from headstart.models.model import count_params
 from headstart.report import frame, page
+from headstart.report.conclusion import Conclusion, conclusion
 from headstart.report.pictures import thumbnails
 from headstart.training.noise import mark_noise
 from headstart.training.run_record import RunRecord
@@ -61,6 +62,10 @@ class Comparison(dict[str, Any]):
         (entry,) = self.rows
         facts = {name: self[name] for name in ("machine", "data", "model")}
         return {**facts, "versions": self["versions"][entry["backend"]], **entry}
+
+    def conclusion(self) -> Conclusion:
+        """Which run to take, by how much, what it took, and what to distrust: its `text` begins the report."""
+        return conclusion(self)
 
     def html(self) -> str:
         """The report as one HTML page that needs no network."""

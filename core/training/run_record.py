@@ -112,11 +112,13 @@ class RunRecord:
 
 
 def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) -> dict[str, Any]:
-    """JSON-able: what was trained on."""
+    """JSON-able: what was trained on; `val_in_train` where samples of `val` are exact copies of some of it."""
+    copies = 0 if val is None else sum(map(set(train.ids).__contains__, val.ids))
     return {
         "name": train.name,
         "train": len(train),
         "val": 0 if val is None else len(val),
+        **({"val_in_train": copies} if copies else {}),
         "task": train.task,
         "classes": list(train.classes),
         "named_classes": train.named_classes,

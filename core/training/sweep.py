@@ -30,8 +30,10 @@ from headstart.data.summary import say
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.models import Model
 from headstart.models.model import count_params
+from headstart.report.conclusion import Conclusion, conclusion
 from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.checks import in_parts, opened
+from headstart.training.comparison import entry_of
 from headstart.training.defaults import default_optimizer
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.finished import settings_record
@@ -40,6 +42,7 @@ from headstart.training.folds import CrossValidated, cross_validated, one_set
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.job import TrainingJob, initial, job_of
 from headstart.training.loop import Trained
+from headstart.training.noise import mark_noise
 from headstart.training.one_by_one import one_by_one
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
@@ -60,6 +63,8 @@ ALL_DIVERGED = (
     "every one of the {count} heads diverged: their losses or weights are not finite, and none is the best; try "
     "lower learning rates"
 )
+CONCLUDED_FROM = 10
+"""of the best heads: the words are on the first and what comes next"""
 AXES = ("lr", "weight_decay", "seed")
 NUMBERS = {"integers": (int, np.integer), "numbers": (int, np.integer, float, np.floating)}
 
@@ -118,6 +123,18 @@ class Sweep:
     def as_table(self, top: int | None = None) -> Table:
         """The best `top`, at least one, for a terminal; None: all."""
         return sweep_table(self.table(), top)
+
+    def conclusion(self) -> Conclusion:
+        """Which point of the grid to take, by how much more than the next, and what to distrust."""
+        entries = [entry_of(run) for run in self.runs[:CONCLUDED_FROM]]
+        for entry, point in zip(entries, self.points, strict=False):
+            # all of them ran at once: no point took a time of its own
+            entry |= {
+                "label": ", ".join(f"{name} {value:g}" for name, value in point.items()),
+                "total_seconds": None,
+            }
+        mark_noise(entries)
+        return conclusion({"data": self.runs[0].data, "rows": entries})
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: machine, versions, data, model, settings and an entry for each run."""

@@ -37,6 +37,9 @@ def test_it_trains_and_opens_the_report(tmp_path: Path, backend: str) -> None:
     assert [(row["backend"], row["mode"]) for row in rows] == [(backend, "frozen"), (backend, "cached")]
     assert shown.read_text() == f"{(tmp_path / 'demo/report.html').as_uri()}\n"
     assert "the same frozen trunk" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert f"Take {backend} cached: accuracy " in said, "with the same score the quicker"
+    assert f"{backend} frozen has the same, and took longer." in said
     assert "the report: " not in done.stdout
 
 

@@ -113,11 +113,11 @@ def test_a_report_says_it(swept: Any, lost: Any) -> None:
     text = json.dumps(json.loads(json.dumps(comparison)))  # NaN
     for content in (comparison, json.loads(text), json.loads(text.replace("NaN", "null"))):
         page = build(content)
-        assert "The most accurate: lr 0.003," in page
+        assert "Take lr 0.003: accuracy" in page
         assert "Losses that are not finite leave gaps: lost by 1e20, lr 1e+20" in page
         count = len(lost.val)
         assert f"{count} of {count} wrong" in page
         for row in content["rows"]:
             row.pop("diverged")  # as before there was such a mark
-        assert "The most accurate: lr 0.003," in build(content)
-    assert "Every run diverged: none is the best" in build(hs.comparison({"a": lost, "b": lost}))
+        assert "Take lr 0.003: accuracy" in build(content)
+    assert "Take none of these runs: every one diverged" in build(hs.comparison({"a": lost, "b": lost}))

@@ -103,6 +103,7 @@ def test_the_ranking(model: Model, data: tuple[Dataset, Dataset], backend: str) 
     keys = [(-row["val_accuracy"], row["val_loss"]) for row in rows]
     assert keys == sorted(keys)
     assert sorted(row["lr"] for row in rows) == [1e-6, 1e-4, 0.01]
+    assert found.conclusion().take.startswith("Take lr 0.01: accuracy ")
     assert rows[0]["lr"] == 0.01 == found.best.settings["optimizer"]["head"]["lr"]
     for run, row in zip(found.runs, rows, strict=True):
         evaluation = run.evaluate(data[1])
@@ -253,7 +254,7 @@ def test_the_command(tmp_path: Path) -> None:
     options += ["--json", str(report), "--out", str(tmp_path / "best")]
     result = headstart(*arguments, *options, "--backend", "torch")
     assert result.code == 0, result.err
-    assert "4 heads, 2 at once" in result.out
+    assert "4 heads, 2 at once" in result.out and "Take lr 0.01, seed " in result.out
     rows = json.loads(report.read_text())["rows"]
     assert len(rows) == 4
     shown = [line.split()[0] for line in result.out.splitlines() if line.strip().startswith("0.0")]
