@@ -45,6 +45,11 @@ def pytest_collection_finish() -> None:
     _spare_tensorflow()
 
 
+def pytest_unconfigure() -> None:
+    """Libraries that count what they have left at the end, as Triton does, find nothing."""
+    gc.unfreeze()
+
+
 def _core_of_environment() -> int | None:
     """The number of the core that this environment of tox shares with others: HEADSTART_TEST_CORES has the names
     of those on one core with commas between them, a word a core. One of them computes while another waits for its
