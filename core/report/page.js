@@ -213,11 +213,25 @@
     }
   }
 
+  // Bokeh outlines what has the focus by faint dots; the page's own style does not reach into its shadow trees.
+  const focus = new CSSStyleSheet();
+  focus.replaceSync(`:focus-visible, :host(:focus-visible) {
+    outline: 2px solid var(--link) !important; outline-offset: -2px !important;
+  }`);
+  const outlined = (root) => {
+    for (const element of all("*", root)) {
+      if (element.shadowRoot === null) continue;
+      element.shadowRoot.adoptedStyleSheets.push(focus);
+      outlined(element.shadowRoot);
+    }
+  };
+
   const isOfTime = (element) => element.dataset.figure.endsWith(" seconds");
   const draw = async (element) => {
     const item = figures[element.dataset.figure + (isOfTime(element) && logarithmic() ? " log" : "")];
     const [view] = await Bokeh.embed.embed_item(item, element);
     plots.set(element, view);
+    outlined(element);
     paint(view.model, dark.matches);
   };
   const refill = () => {
