@@ -81,7 +81,7 @@ def build(content: Mapping[str, Any]) -> str:
     html: str = template("page.html").render(
         title=known.get("title") or f"headstart on {known['data'].get('name')}",
         created=known.get("created"),
-        conclusion=conclusion(known).text,
+        conclusion=conclusion(known),
         failed_names=", ".join(known.get("errors") or ()),
         about=_about(known, entries),
         css=(FOLDER / "page.css").read_text("utf-8"),
