@@ -2,8 +2,10 @@
 both JSON.
 
 {"do": "prepare", "columns": C, "classes": K, "batch": B}   features in memory, a trainer of one head, one of 64
+                   heads, or of "heads": N
 {"do": "one"}      an epoch of one head; its mean loss
 {"do": "many"}     an epoch of 64 heads; the mean loss of the one that has the same learning rate
+{"do": "processor"}   another of these; the seconds of processors that it took
 {"do": "facts"}    threads, versions, heads
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -34,7 +37,8 @@ class Setting:
         self.backend = registry.load(name)
         self.place = self.backend.place("auto", "float32")
 
-    def prepare(self, columns: int, classes: int, batch: int) -> None:
+    def prepare(self, columns: int, classes: int, batch: int, heads: int = HEADS) -> None:
+        self.heads = heads
         nodes = (
             Node("x", "input", (), {"shape": (columns,)}),
             Node("fc", "linear", ("x",), {"in_features": columns, "out_features": classes}),
@@ -45,12 +49,12 @@ class Setting:
             "fc.weight": rng.normal(0, 0.01, (classes, columns)).astype(np.float32),
             "fc.bias": np.zeros(classes, np.float32),
         }
-        rates = LR * 10 ** np.linspace(-1, 1, HEADS)
-        rates[HEADS // 2] = LR
-        decays = np.full(HEADS, 0.01, np.float32)
+        rates = LR * 10 ** np.linspace(-1, 1, heads)
+        rates[heads // 2] = LR
+        decays = np.full(heads, 0.01, np.float32)
         chain = chain_of(graph)
         assert chain is not None
-        stacked = {key: np.repeat(value[None], HEADS, 0) for key, value in params.items()}
+        stacked = {key: np.repeat(value[None], heads, 0) for key, value in params.items()}
         recipe = HeadsRecipe(AdamW(), rates.astype(np.float32), decays, Softmax())
         self.trainers: dict[str, Any] = {
             "one": self.backend.trainer(graph, params, Recipe(AdamW(lr=LR), Softmax(), False, 0), self.place),
@@ -64,11 +68,16 @@ class Setting:
     def epoch(self, kind: str) -> float:
         rates = np.full(len(self.order), LR if kind == "one" else 1.0, np.float32)
         losses, _ = self.trainers[kind].epoch(self.rows, self.labels, self.order, rates)
-        return float(losses[:, 0 if kind == "one" else HEADS // 2].mean())
+        return float(losses[:, 0 if kind == "one" else self.heads // 2].mean())
+
+    def processor(self) -> float:
+        start = time.process_time()
+        self.epoch("many")
+        return time.process_time() - start
 
     def facts(self) -> dict[str, Any]:
         return {
-            "heads": HEADS,
+            "heads": self.heads,
             "device": self.place.device,
             "threads": self.backend.threads(),
             "versions": registry.versions(self.name),

@@ -96,6 +96,10 @@ TARGETS: Mapping[str, Target] = {
     "opening a million rows": Target("own", 1.0),
     "overhead of extraction": Target("cost", 0.05),
     "evolving data": Target("own", 2.0),
+    # what one more costs at the upper end, of what it costs below
+    "growth": Target("cost", 1.1),
+    "memory of a million rows": Target("cost", 1.0),
+    "rate of a million rows": Target("speed", 0.7),
 }
 
 

@@ -385,14 +385,19 @@ def evaluated(
     whose start and stop are said. `size`: of what is computed at once. `numbers`: of heads side by side those
     that are asked; None: all."""
     start, stop = (0, count) if part is None else (part.start, part.stop)
-    size, parts = min(size, count), []
+    size = min(size, count)
+    out: np.ndarray | None = None  # filled part by part: of many classes logits are larger than features
     for first in range(start, stop, size):
         # The last chunk begins earlier instead of being smaller, and what it repeats is cut off.
         begin = min(first, count - size)
         asked = (rows, begin, begin + size)
         logits = trainer.logits(*asked) if numbers is None else trainer.logits_of(*asked, numbers)
-        parts.append(logits[first - begin : first - begin + min(size, stop - first)])
-    return np.concatenate(parts)
+        if out is None:
+            out = np.empty((stop - start, *logits.shape[1:]), logits.dtype)
+        rows_now = min(size, stop - first)
+        out[first - start : first - start + rows_now] = logits[first - begin : first - begin + rows_now]
+    assert out is not None
+    return out
 
 
 class Images:
@@ -460,12 +465,18 @@ class Images:
 
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
         clock = Clock()
-        size = min(self.batch_size, len(self.data))
-        loader = batches(self.data, self.preprocess, np.arange(len(self.data)), size, workers=self.workers)
-        parts = []
+        count, done = len(self.data), 0
+        size = min(self.batch_size, count)
+        out: np.ndarray | None = None
+        loader = batches(self.data, self.preprocess, np.arange(count), size, workers=self.workers)
         for batch in loader:
             clock("data")
             inputs = self._inputs(pad(batch.images, size), clock)
-            parts.append(trainer.logits(inputs, 0, size)[: len(batch.ids)])
+            logits = trainer.logits(inputs, 0, size)
+            if out is None:
+                out = np.empty((count, *logits.shape[1:]), logits.dtype)
+            out[done : done + len(batch.ids)] = logits[: len(batch.ids)]
+            done += len(batch.ids)
             clock("head")
-        return np.concatenate(parts), clock.total()
+        assert out is not None and done == count
+        return out, clock.total()

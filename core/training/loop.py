@@ -70,6 +70,7 @@ def run_stage(
         record, outputs = run_epoch(trainer, feeds, objective, order, rates, epoch)
         end = EpochEnd(stage, record, rates, trainer)
         standing.add(end, outputs)
+        del outputs  # what is not kept of it is not held while the next is computed
         standing.ended = observers.epoch(end)
         if keep is not None:
             keep(standing)

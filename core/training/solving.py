@@ -25,6 +25,7 @@ from headstart.data.annotations import MULTI, REGRESSION
 from headstart.features.exports import FeatureRows
 from headstart.graph import Graph, Node
 from headstart.graph.ops import INERT
+from headstart.training.class_columns import class_columns
 from headstart.training.feeds import Feeds, Resident, Streamed
 from headstart.training.history import History, Seconds
 from headstart.training.job import TrainingJob
@@ -187,8 +188,9 @@ def _aims(job: TrainingJob, targets: np.ndarray) -> NDArray[np.float64]:
     """What ridge regression aims at: 1 where a sample is of the class, -1 where it is not; numbers as they are."""
     if job.objective.task == REGRESSION:
         return targets.astype(np.float64)
-    there = targets if job.objective.task == MULTI else np.eye(len(job.train.classes))[targets]
-    return np.where(there > 0, 1.0, -1.0)
+    if job.objective.task == MULTI:
+        return np.where(targets > 0, 1.0, -1.0)
+    return class_columns(targets, len(job.train.classes), absent=-1.0)
 
 
 def _logistic(
@@ -199,8 +201,8 @@ def _logistic(
         counts = getattr(job.objective.loss, "pos_weight", None)
         of_label = None if counts is None else np.array(counts)
         return logistic(rows, targets, labels=True, pos_weight=of_label, weights=weights, folds=folds, keep=False)
-    shares = np.eye(classes, dtype=np.float32)[targets]
-    shares = (1 - s.label_smoothing) * shares + s.label_smoothing / classes
+    others = s.label_smoothing / classes
+    shares = class_columns(targets, classes, there=1 - s.label_smoothing + others, absent=others, dtype=np.float32)
     return logistic(rows, shares, weights=weights, folds=folds, keep=False)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.samples import Samples
+from headstart.training.class_columns import class_columns
 from headstart.training.moments import Moments
 from headstart.training.solvers.knn import knn
 from headstart.training.solvers.ridge import ridge
@@ -46,7 +47,7 @@ class Target:
     @classmethod
     def of(cls, data: Samples) -> Target:
         labels, count = np.asarray(data.labels), len(data.classes)
-        columns = np.eye(count)[labels] if data.task == SINGLE else labels.astype(np.float64)
+        columns = class_columns(labels, count) if data.task == SINGLE else labels.astype(np.float64)
         mean, scale = np.zeros(count), np.ones(count)
         if data.task not in (SINGLE, MULTI):
             mean, scale = columns.mean(0), columns.std(0)

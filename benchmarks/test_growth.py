@@ -1,0 +1,182 @@
+"""What becomes of time and memory where there is more of everything: of pictures to extract, of rows to train on,
+of classes, of heads side by side.
+
+A cost is `fixed + each * n`. Linear means that `each`, measured between the two largest sizes, is at most a tenth
+more than between the two before: what grows with the square of n has a slope that grows. Costs that grow less than
+that are as welcome as they are usual, where what is fixed in each step is shared. Seconds are the processor's. The
+table has the slopes; docs/growth.md shows them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from children import BACKENDS, Child
+from PIL import Image
+from table import TARGETS, table
+
+from headstart.common.machine import available_memory
+
+GROUP = "growth"
+LINEAR, PEAK, RATE = "growth", "memory of a million rows", "rate of a million rows"
+PHOTOGRAPHS = (100, 1_000, 10_000)
+ROWS = (10_000, 100_000, 1_000_000)
+CLASSES = (10, 100, 1_000, 10_000)
+HEADS = (1, 4, 16, 64, 256)
+GIGABYTE = 1e9
+SLACK = 1.5
+"""A slope is noise and all: beyond so many times of the one before a benchmark fails, and the table says what is
+within a tenth."""
+
+
+def child_of(backend: str, script: str) -> Child:
+    return Child(backend, [sys.executable, str(Path(__file__).with_name(script)), backend])
+
+
+class Growth:
+    """Asks processes of a backend, each once, and records what one more costs."""
+
+    def __init__(self, backend: str, tmp_path: Path) -> None:
+        self.backend, self.tmp_path = backend, tmp_path
+
+    def ask(self, do: str, **request: Any) -> Any:
+        child = child_of(self.backend, "growth.py")
+        try:
+            return child.ask(do=do, **request)
+        finally:
+            child.close()
+
+    def epochs(self, name: str, **request: Any) -> dict[str, Any]:
+        """On features that are written for it, and deleted."""
+        cache = self.tmp_path / name
+        answer: dict[str, Any] = self.ask("epochs", cache=str(cache), **request)
+        shutil.rmtree(cache)
+        return answer
+
+    def check(self, what: str, sizes: Sequence[int], amounts: Sequence[float], unit: str, facts: Any) -> None:
+        """Record what one more costs at the upper end beside what it costs below, and hold it to `SLACK`."""
+        before, last = (np.diff(amounts) / np.diff(sizes))[-2:].tolist()
+        print(f"\n{self.backend}, {what}: {dict(zip(sizes, amounts, strict=True))}, {last / before:.2f}")
+        assert before > 0 and last > 0
+        table.record(
+            GROUP,
+            f"{what}, {sizes[-2]:,} to {sizes[-1]:,}: one more",
+            last,
+            unit=unit,
+            backend=self.backend,
+            peer=f"one more of {sizes[-3]:,} to {sizes[-2]:,}",
+            peers=before,
+            target=LINEAR,
+            facts=facts,
+        )
+        assert last <= SLACK * before
+
+
+@pytest.fixture(params=BACKENDS)
+def growth(request: pytest.FixtureRequest, tmp_path: Path) -> Growth:
+    return Growth(request.param, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def photograph_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders of so many small JPEG files, no two alike."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    folders = {count: root / str(count) for count in PHOTOGRAPHS}
+    for folder in folders.values():
+        for name in ("even", "odd"):
+            (folder / name).mkdir(parents=True)
+    for number in range(max(PHOTOGRAPHS)):
+        name = Path("odd" if number % 2 else "even", f"{number}.jpg")
+        file = folders[max(PHOTOGRAPHS)] / name
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64)).save(file)
+        for count, folder in folders.items():
+            if number < count < max(PHOTOGRAPHS):
+                (folder / name).hardlink_to(file)
+    return folders
+
+
+def test_photographs(benchmark: Any, growth: Growth, photograph_folders: dict[int, Path]) -> None:
+    benchmark.group = "growth: extraction"
+
+    def extract(count: int) -> dict[str, Any]:
+        cache = str(growth.tmp_path / str(count))
+        answer: dict[str, Any] = growth.ask("extract", photographs=str(photograph_folders[count]), cache=cache)
+        return answer
+
+    answers = [extract(count) for count in PHOTOGRAPHS[:-1]]
+    answers.append(benchmark.pedantic(extract, args=[PHOTOGRAPHS[-1]], rounds=1))
+    assert [one["rows"] for one in answers] == [*PHOTOGRAPHS]
+    growth.check("extraction, small JPEGs", PHOTOGRAPHS, [one["seconds"] for one in answers], "s", answers[-1])
+
+
+def test_rows(benchmark: Any, growth: Growth) -> None:
+    benchmark.group = "growth: rows"
+
+    def epochs(rows: int) -> dict[str, Any]:
+        count = 8 if rows < ROWS[-1] else 4
+        return growth.epochs(str(rows), rows=rows, columns=512, classes=10, batch=256, epochs=count)
+
+    answers = [epochs(rows) for rows in ROWS[:-1]]
+    answers.append(benchmark.pedantic(epochs, args=[ROWS[-1]], rounds=1))
+    assert all(one["where"] == "device" for one in answers)
+    assert all(one["losses"][-1] < 0.5 * one["losses"][0] for one in answers), "they have learned"
+    what, held = "a cached epoch, rows of 512", [one["peak"] - one["base"] for one in answers]
+    growth.check(what, ROWS, [one["seconds"] for one in answers], "s", answers[-1])
+    growth.check(f"memory of {what}", ROWS, held, "bytes", answers[-1])
+
+
+def test_classes(benchmark: Any, growth: Growth) -> None:
+    benchmark.group = "growth: classes"
+
+    def epochs(classes: int) -> dict[str, Any]:
+        return growth.epochs(str(classes), rows=20_000, columns=512, classes=classes, batch=256, epochs=4)
+
+    answers = [epochs(classes) for classes in CLASSES[:-1]]
+    answers.append(benchmark.pedantic(epochs, args=[CLASSES[-1]], rounds=1))
+    assert all(one["losses"][-1] < one["losses"][0] for one in answers)
+    what, held = "a cached epoch of 20,000 x 512, classes", [one["peak"] - one["base"] for one in answers]
+    growth.check(what, CLASSES, [one["seconds"] for one in answers], "s", answers[-1])
+    growth.check(f"memory of {what}", CLASSES, held, "bytes", answers[-1])
+
+
+def test_heads(benchmark: Any, growth: Growth) -> None:
+    benchmark.group = "growth: heads"
+    child = child_of(growth.backend, "heads.py")
+    seconds = []
+    for count in HEADS:
+        child.ask(do="prepare", columns=512, classes=5, batch=64, heads=count)
+        seconds.append(min(child.ask(do="processor") for _ in range(5)))  # what else runs only adds to it
+    benchmark.pedantic(child.ask, kwargs={"do": "many"}, rounds=1)
+    facts = child.ask(do="facts")
+    child.close()
+    growth.check("an epoch of 12,800 x 512, heads side by side", HEADS, seconds, "s", facts)
+
+
+def test_a_million_rows(benchmark: Any, growth: Growth) -> None:
+    """1,000,000 x 768 with batches of 4,096: what is held above the framework, and the share of numpy's rate."""
+    if available_memory() < 8 * GIGABYTE:
+        pytest.skip("not enough memory to hold the features")
+    benchmark.group = "growth: a million rows"
+    shape = {"columns": 768, "classes": 10, "batch": 4_096}
+    found = benchmark.pedantic(
+        growth.epochs, args=["million"], kwargs={"rows": 1_000_000, "epochs": 4, **shape}, rounds=1
+    )
+    products = growth.ask("products", steps=1_000_000 // 4_096, **shape)
+    held, allowed = found["peak"] - found["base"], 1.3 * found["nbytes"] + GIGABYTE
+    what = "1,000,000 x 768, a linear head, batches of 4,096"
+    record = partial(table.record, GROUP, backend=growth.backend, facts=found)
+    peer = "1.3x the features and 1 GB"
+    record(f"{what}: memory", held, unit="bytes", peer=peer, peers=allowed, target=PEAK)
+    record(f"{what}: an epoch", found["seconds"], peer="its products by numpy", peers=products, target=RATE)
+    print(f"\n{growth.backend}: {held / 1e9:.2f} of {allowed / 1e9:.2f} GB", end="")
+    print(f", {products / found['seconds']:.0%} of the rate of products")
+    assert found["losses"][-1] < 0.3 * np.log(10)
+    assert held <= TARGETS[PEAK].bound * allowed
