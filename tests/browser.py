@@ -77,6 +77,17 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
+    def promised(self, expression: str) -> Any:
+        """What an expression of JavaScript, or the promise that it is, comes to."""
+        script = "const done = arguments[0]; Promise.resolve(%s).then(done, (error) => done(String(error)))"
+        return self.driver.execute_async_script(script % expression)
+
+    def press(self, key: str) -> None:
+        """A key, as WebDriver names it, to whatever has the focus."""
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).send_keys(key).perform()
+
     def wait(self, condition: str, seconds: float = 20) -> None:
         """Until this expression of JavaScript is true, and what was changed has been painted."""
         from selenium.webdriver.support.ui import WebDriverWait

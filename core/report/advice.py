@@ -19,7 +19,7 @@ from headstart.report.looks import COLOURS
 from headstart.report.series import finite
 
 FOLDER = Path(__file__).parent
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 400, 56, 14, 16, 46
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 404, 76, 14, 16, 50
 """of a figure, in its own units, and of its margins"""
 SIDE = 640
 """of the map"""

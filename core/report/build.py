@@ -36,6 +36,7 @@ from headstart.report.series import (
     loss_limit,
     lost,
     points,
+    spans_decades,
 )
 
 FOLDER = Path(__file__).parent
@@ -80,7 +81,7 @@ def build(content: Mapping[str, Any]) -> str:
     html: str = template("page.html").render(
         title=known.get("title") or f"headstart on {known['data'].get('name')}",
         created=known.get("created"),
-        conclusion=conclusion(known).text,
+        conclusion=conclusion(known),
         failed_names=", ".join(known.get("errors") or ()),
         about=_about(known, entries),
         css=(FOLDER / "page.css").read_text("utf-8"),
@@ -95,6 +96,9 @@ def build(content: Mapping[str, Any]) -> str:
         repeats=all(entry["label"] == f"{entry.get('backend')} {entry.get('mode')}" for entry in entries),
         keys=_keys(known["rows"]),
         has_curves=any(points(entry) for entry in entries),
+        axis="log" if spans_decades(entries) else "linear",
+        extracts=any(points(entry) and finite(entry.get("extraction_seconds")) for entry in entries),
+        intervals=_has_intervals(entries),
         marked=any(point.kept for entry in entries for point in points(entry)),
         endings={entry["label"]: words for entry in entries if len(entries) > 1 and (words := sentence(entry))},
         diverged=_diverged(entries),
@@ -199,6 +203,16 @@ def _measures(entries: Sequence[Entry]) -> list[dict[str, str]]:
     ]
 
 
+def _has_intervals(entries: Sequence[Entry]) -> bool:
+    """Whether the curves show one, of a score that an epoch has."""
+    return any(
+        interval_of(entry)
+        and not entry.get("folds")
+        and any(p.kept and p.val_score is not None for p in points(entry))
+        for entry in entries
+    )
+
+
 def _cells(entry: Entry) -> list[Cell]:
     def text(value: Any) -> Cell:
         return Cell(figures.NONE if value is None else str(value), None if value is None else str(value))
@@ -272,7 +286,7 @@ def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
     drawn = [points(entry) for entry in entries]
     figures_by_name: dict[str, Any] = {}
     if any(drawn):
-        for measure, axis in itertools.product(_measures(entries), ("epoch", "seconds")):
+        for measure, axis in itertools.product(_measures(entries), ("epoch", "seconds", "seconds log")):
             name = measure["name"]
             figures_by_name[f"{name} {axis}"] = plots.curves(name, measure["axis"], axis)
     for i, entry in enumerate(_cached(entries)):
@@ -293,6 +307,8 @@ def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
                 "label": entry["label"],
                 **asdict(look),
                 "score": headline_of(entry).name,
+                "interval": None if entry.get("folds") else interval_of(entry),
+                "extraction": finite(entry.get("extraction_seconds")) or 0.0,
                 "points": [_rounded(point) for point in one],
             }
             for entry, look, one in zip(entries, looks(entries), drawn, strict=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.report import figures
-from headstart.report.scores import classes_card
+from headstart.report.scores import classes_card, scores_card
 from headstart.report.series import Entry, confused, finite, headline_name
 
-LARGEST = 2_900_000  # bytes of a page; pictures that would exceed it are left out, those of the last runs first
+LARGEST = 2_950_000  # bytes of a page; pictures that would exceed it are left out, those of the last runs first
 CLASSES_IN_A_MATRIX = 30
 CONFUSED_PAIRS = 20
 TASK_OF = {"micro_f1": "multi", "mae": "regression", "standardised_mae": "regression"}
@@ -70,6 +70,7 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
         "count": f"{wrong:,} of {samples:,} wrong" if samples else "",
         "matrix": None,
         "pairs": None,
+        "scores": scores_card(entry),
         "classes": classes_card(entry),
         "note": None,
         "worst": [
@@ -130,6 +131,7 @@ def _misses_card(entry: Entry, task: str, known: Mapping[str, Any], images: Imag
         "count": count if samples else "",
         "matrix": None,
         "pairs": None,
+        "scores": scores_card(entry),
         "classes": classes_card(entry),
         "note": note if worst else None,
         "worst": worst,

@@ -61,11 +61,11 @@ def conclusion(known: Mapping[str, Any]) -> Conclusion:
         return Conclusion(reason, _speedups(entries), "", tuple(_fallen(entries) if scored else ()))
     equal = [entry for entry in scored if _shown(entry) == _shown(scored[0])]
     taken = min(equal, key=_seconds)
-    others = [entry for entry in scored if entry not in equal]
+    others = [entry for entry in scored if _shown(entry) != _shown(scored[0])]
     take = _score(taken, alone=len(entries) == 1) + _equals(taken, equal) + _next(equal, others)
     tested = _tested(taken)
     doubts = (
-        *_copies(known, taken),
+        *_of_data(known, taken),
         *_few(taken),
         *_chance(taken),
         *(
@@ -135,10 +135,18 @@ def _next(equal: Sequence[Entry], others: Sequence[Entry]) -> str:
     value = None if against is None else finite(against.get("difference"))
     if value is None:
         value = (headline_value(following) or 0.0) - (headline_value(equal[0]) or 0.0)
+    if _are_apart(following, equal[0]):
+        return f" {following['label']} is next, {_shown(following)}, on other samples: the two do not compare."
     gap = f"{_amount(headline, abs(value))} {'more' if headline.smaller_is_better else 'less'}"
     text = f" {following['label']} is next, {_shown(following)}: {gap}, {_noise(headline, against)}."
     alike = [entry["label"] for entry in further if (_against(entry, equal) or {}).get("noise")]
-    return text + (f" Nor do these samples tell it from {_listed(alike)}." if alike else "")
+    return text + (f" Nor do these samples tell {_listed(alike)} from the best." if alike else "")
+
+
+def _are_apart(entry: Entry, other: Entry) -> bool:
+    """Whether the two are known to have been validated on different samples."""
+    ids = [(each.get("validation") or {}).get("ids") for each in (entry, other)]
+    return None not in ids and ids[0] != ids[1]
 
 
 def _noise(headline: Headline, against: Mapping[str, Any] | None) -> str:
@@ -194,9 +202,9 @@ def _took(taken: Entry, entries: Sequence[Entry]) -> str:
     ]
     if seconds is None:
         return ""
-    text = f"It took {time_text(seconds)}"
     if not others:
-        return f"{text}."
+        return f"It took {time_text(seconds)}."
+    text = f"{taken['label']} took {time_text(seconds)}"
     quickest, slowest = min(others, key=_seconds), max(others, key=_seconds)
     if time_text(_seconds(quickest)) == time_text(_seconds(slowest)) == time_text(seconds):
         return f"{text}, as {'the other' if len(others) == 1 else 'all others'} did."
@@ -240,10 +248,12 @@ def _test_of(entry: Entry) -> Mapping[str, Any]:
     return test if isinstance(test, Mapping) else {}
 
 
-def _copies(known: Mapping[str, Any], taken: Entry) -> list[str]:
-    """Validation samples, and test samples, that were trained on as well."""
+def _of_data(known: Mapping[str, Any], taken: Entry) -> list[str]:
+    """Files that are missing; validation samples, and test samples, that were trained on as well."""
     data = known.get("data") or {}
     said = []
+    if skipped := len(data.get("skipped") or ()):
+        said.append(f"{_counted(skipped, 'file')} of the data {'was' if skipped == 1 else 'were'} left out.")
     if (copies := finite(data.get("val_in_train"))) and not taken.get("folds"):
         said.append(_trained_on(copies, finite(data.get("val")), "validation"))
     test = _test_of(taken)
@@ -272,7 +282,9 @@ def _chance(entry: Entry) -> list[str]:
     if headline is not ACCURACY:
         r2 = finite(((entry.get("scores") or {}).get("values") or {}).get("r2"))
         return (
-            [f"No better than predicting the mean every time: R2 {r2:.2f}."] if r2 is not None and r2 <= 0 else []
+            [f"{entry['label']} is no better than predicting the mean every time: R2 {r2:.2f}."]
+            if r2 is not None and r2 <= 0
+            else []
         )
     of_class: dict[int, int] = {}
     for true, _, count in validation.get("confusion") or ():
@@ -282,9 +294,13 @@ def _chance(entry: Entry) -> list[str]:
     commonest = max(of_class.values()) / (sum(of_class.values()) or 1)
     always = f"always naming the commonest class, which is right in {figures.percent(commonest)}"
     if value <= commonest:
-        return [f"No better than {always}."]
+        return [f"{entry['label']} is no better than {always}."]
     low = None if ends is None else finite(ends[0])
-    return [f"These samples do not tell it from {always}."] if low is not None and low <= commonest else []
+    return (
+        [f"These samples do not tell {entry['label']} from {always}."]
+        if low is not None and low <= commonest
+        else []
+    )
 
 
 def _unfinished(entry: Entry) -> list[str]:
@@ -293,12 +309,16 @@ def _unfinished(entry: Entry) -> list[str]:
         return []
     last = ends[-1]
     still = last.monitor is not None and last.trained > 1 and last.kept == last.trained == last.most
-    return ["Its last epoch was its best: more of them may do better."] if still else []
+    return [f"The last epoch of {entry['label']} was its best: more of them may do better."] if still else []
 
 
 def _lost(entry: Entry) -> list[str]:
     count = finite((entry.get("validation") or {}).get("not_finite"))
-    return [f"Its outputs for {_counted(int(count), 'validation sample')} are not finite."] if count else []
+    return (
+        [f"{entry['label']}: outputs for {_counted(int(count), 'validation sample')} are not finite."]
+        if count
+        else []
+    )
 
 
 def _full_already(entries: Sequence[Entry]) -> list[str]:

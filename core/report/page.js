@@ -67,6 +67,15 @@
     }
   };
 
+  // ---- the axis of time: linear or logarithmic, with the seconds of the extraction or without
+  const counted = document.getElementById("counted");
+  const axes = all("input[name='axis']");
+  const logarithmic = () => axes.some((axis) => axis.checked && axis.value === "log");
+  const clockOf = (run) => {
+    const without = counted === null || counted.checked ? 0 : run.extraction;
+    return run.points.map((point) => point[SECONDS] - without);
+  };
+
   const measureOf = (plot) => {
     const [measure, axis] = plot.name.split(" ");
     const loss = measure === "loss";
@@ -78,7 +87,8 @@
     return {
       loss,
       fromZero: loss || !scores[measure].share,
-      x: (run) => column(run, axis === "epoch" ? EPOCH : SECONDS),
+      x: (run) => (axis === "epoch" ? column(run, EPOCH) : loss || run.score === measure ? clockOf(run) : []),
+      scale,
       train: (run) => column(run, train, scale),
       val: (run) => column(run, val, scale),
     };
@@ -104,6 +114,7 @@
     const names = ["row", "x", "y", "colour", "fill", "marker", "size", "label", "when", "validation", "training"];
     const points = Object.fromEntries(names.map((name) => [name, []]));
     const kept = { row: [], x: [], y: [], colour: [] };
+    const interval = { row: [], x: [], low: [], high: [], colour: [] };
     runs.forEach((run, row) => {
       const [x, train, val] = [of.x(run), of.train(run), of.val(run)];
       if (x.length === 0) return;
@@ -122,12 +133,25 @@
         if (!point[KEPT]) return;
         const mark = { row, x: x[i], y: (validated ? val : train)[i], colour: run.colour };
         Object.entries(mark).forEach(([name, value]) => kept[name].push(value));
+        // The score's interval is of the head that the run has: of the last stage.
+        if (of.loss || !Number.isFinite(val[i]) || run.interval === null || point[STAGE] !== "all") return;
+        const [low, high] = run.interval.map((end) => of.scale * end);
+        const line = { row, x: x[i], low, high, colour: run.colour };
+        Object.entries(line).forEach(([name, value]) => interval[name].push(value));
       });
     });
-    const data = { training: lines(of.train), validation: lines(of.val), points, kept };
+    const data = { training: lines(of.train), validation: lines(of.val), points, kept, interval };
     for (const renderer of plot.renderers) renderer.data_source.data = data[renderer.name];
   };
 
+  // Of a logarithmic axis: tenths of decades, halves or whole ones, as many as there is room for.
+  const ticksOf = (low, high) => {
+    const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+    const decades = Math.log10(high / low);
+    const steps = decades < 0.8 ? [1, 1.5, 2, 3, 4, 5, 7] : decades < 3 ? [1, 2, 5] : [1];
+    const all = Array.from({ length: last - first + 1 }, (_, i) => steps.map((step) => Number(`${step}e${first + i}`)));
+    return all.flat().filter((tick) => low <= tick && tick <= high);
+  };
   const setRange = (range, start, end) => range.setv({ start, end, reset_start: start, reset_end: end });
 
   const show = (plot) => {
@@ -136,12 +160,20 @@
     }
     const of = measureOf(plot);
     const shown = runs.filter((_, row) => !hidden.has(row));
-    const xs = shown.flatMap(of.x);
-    const ys = shown.flatMap((run) => [...of.train(run), ...of.val(run)]).filter(Number.isFinite);
+    const log = plot.name.endsWith(" seconds") && logarithmic();
+    const xs = shown.flatMap(of.x).filter((x) => !log || x > 0);
+    const ends = shown.flatMap((run) => (of.loss || of.x(run).length === 0 ? [] : run.interval ?? []));
+    const ys = [
+      ...shown.flatMap((run) => [...of.train(run), ...of.val(run)]), ...ends.map((end) => of.scale * end),
+    ].filter(Number.isFinite);
     if (xs.length === 0) return;
     // Room beside the outermost points, so that no marker is cut in half.
     const [least, last] = [Math.min(...xs), Math.max(...xs)];
-    if (plot.name.endsWith(" seconds")) {
+    if (log) {
+      const room = Math.max(1.05, (last / least) ** 0.04);
+      setRange(plot.x_range, least / room, last * room);
+      plot.below[0].ticker.ticks = ticksOf(least / room, last * room);
+    } else if (plot.name.endsWith(" seconds")) {
       setRange(plot.x_range, -0.02 * (last || 1), 1.04 * (last || 1));
     } else {
       const room = 0.04 * (last - least) || 1;
@@ -181,18 +213,51 @@
     }
   }
 
+  // Bokeh outlines what has the focus by faint dots; the page's own style does not reach into its shadow trees.
+  const focus = new CSSStyleSheet();
+  focus.replaceSync(`:focus-visible, :host(:focus-visible) {
+    outline: 2px solid var(--link) !important; outline-offset: -2px !important;
+  }`);
+  const outlined = (root) => {
+    for (const element of all("*", root)) {
+      if (element.shadowRoot === null) continue;
+      element.shadowRoot.adoptedStyleSheets.push(focus);
+      outlined(element.shadowRoot);
+    }
+  };
+
+  const isOfTime = (element) => element.dataset.figure.endsWith(" seconds");
   const draw = async (element) => {
-    const item = figures[element.dataset.figure];
+    const item = figures[element.dataset.figure + (isOfTime(element) && logarithmic() ? " log" : "")];
     const [view] = await Bokeh.embed.embed_item(item, element);
     plots.set(element, view);
+    outlined(element);
     paint(view.model, dark.matches);
   };
-  const drawn = Promise.all(all(".plot").map(draw)).then(() => {
+  const refill = () => {
     for (const plot of curves()) {
       fill(plot);
       show(plot);
     }
-  });
+  };
+  // A figure cannot change the kind of its axis: another takes its place.
+  const redraw = async (element) => {
+    const before = plots.get(element);
+    element.style.height = `${element.clientHeight}px`; // the page below it stays where it is
+    Bokeh.documents.splice(Bokeh.documents.indexOf(before.model.document), 1);
+    before.remove();
+    element.replaceChildren();
+    await draw(element);
+    element.style.height = "";
+  };
+  let pending = Promise.resolve(); // one after the other, however quickly they are asked for
+  for (const axis of axes) {
+    axis.addEventListener("change", () => {
+      pending = pending.then(() => Promise.all(all(".plot").filter(isOfTime).map(redraw))).then(refill);
+    });
+  }
+  counted?.addEventListener("change", () => { pending = pending.then(refill); });
+  const drawn = Promise.all(all(".plot").map(draw)).then(refill);
   dark.addEventListener("change", () => {
     for (const view of plots.values()) paint(view.model, dark.matches);
   });

@@ -30,22 +30,28 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', sans-serif"
 TOOLTIP = """<div style="font:12px/1.45 sans-serif;color:#222;white-space:nowrap"><b>@label</b>, @when<br>
 validation: @validation<br>training: @training</div>"""
 
-AXES = {"epoch": "epoch", "seconds": "seconds of wall time, extraction included"}
+AXES = {"epoch": "epoch", "seconds": "seconds of wall time"}
 
 
 @cache
 def curves(measure: str, label: str, axis: str) -> dict[str, Any]:
-    """`measure` ("loss", or the name of a headline score), of which the axis says `label`, over `axis` ("epoch" or
-    "seconds"), without data and ranges: the page has one table of all points for these figures, fills them from
-    it, and hides a row by the filters of their renderers "training", "validation", "kept" (the epochs whose heads
-    were) and "points", whose column "row" has its number. Drawn once a process, as no run is in it: nobody may
-    change what comes back."""
-    plot = _figure(AXES[axis], label, name=f"{measure} {axis}")
+    """`measure` ("loss", or the name of a headline score), of which the axis says `label`, over `axis` ("epoch",
+    "seconds" or "seconds log"), without data and ranges: the page has one table of all points for these figures,
+    fills them from it, and hides a row by the filters of their renderers "training", "validation", "interval" (of
+    the score of the head that was kept), "kept" (the epochs whose heads were) and "points", whose column "row" has
+    its number. Drawn once a process, as no run is in it: nobody may change what comes back."""
+    name, _, logarithmic = axis.partition(" ")
+    plot = _figure(AXES[name], label, name=f"{measure} {name}", x_axis_type="log" if logarithmic else "linear")
     for name, style in (
         ("training", {"line_width": 1, "line_dash": "4 3", "line_alpha": 0.6}),
         ("validation", {"line_width": 2}),
     ):
         plot.multi_line("xs", "ys", line_color="colour", name=name, **style, **_empty("xs", "ys", "colour"))
+    if measure != "loss":
+        plot.segment(
+            "x", "low", "x", "high", line_color="colour", line_width=1.5, line_alpha=0.7, name="interval",
+            **_empty("x", "low", "high", "colour"),
+        )  # fmt: skip
     looks = {"marker": "marker", "line_color": "colour", "fill_color": "fill", "size": "size"}
     texts = ("label", "when", "validation", "training")
     plot.scatter(
@@ -62,6 +68,9 @@ def curves(measure: str, label: str, axis: str) -> dict[str, Any]:
     if axis == "epoch":
         plot.xaxis.ticker = AdaptiveTicker(min_interval=1, mantissas=[1, 2, 5], base=10)
         plot.xaxis.formatter = NumeralTickFormatter(format="0")
+    if logarithmic:
+        plot.xaxis.ticker = FixedTicker()  # page.js says where: Bokeh's own are uneven over less than two decades
+        plot.xaxis.formatter = NumeralTickFormatter(format="0,0.[000000]")
     return _item(plot)
 
 
@@ -113,8 +122,9 @@ def break_even(even: BreakEven) -> dict[str, Any]:
     return _item(plot)
 
 
-def _figure(x: str, y: str, name: str, height: int = 320) -> Any:
+def _figure(x: str, y: str, name: str, height: int = 320, **more: Any) -> Any:
     plot = figure(
+        **more,
         name=name,
         height=height,
         sizing_mode="stretch_width",

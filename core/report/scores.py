@@ -80,7 +80,7 @@ def worst_classes(
 
 
 def classes_card(entry: Entry) -> dict[str, Any] | None:
-    """A table of a run's classes with their scores, and a line of those of the run; None where there are none."""
+    """A table of a run's classes with their scores; None where there are none."""
     scores = entry.get("scores") or {}
     if not (rows := scores.get("per_class")):
         return None
@@ -97,13 +97,43 @@ def classes_card(entry: Entry) -> dict[str, Any] | None:
         }
         for row in shown
     ]
-    values = (scores.get("values") or {}).items()
     return {
         "noun": noun(task)[0],
         "title": f"Scores by {noun(task)[0]}{f': {title}' if title else ''}",
         "columns": ["samples", *(CLASS_SCORES[name] for name in names)],
         "lines": lines,
-        "scores": "; ".join(
-            f"{score_name(n)} {score_text(n, x)}" for n, v in values if (x := finite(v)) is not None
-        ),
     }
+
+
+def scores_card(entry: Entry) -> dict[str, Any] | None:
+    """A table of a run's scores on the validation data and, where there were any, on test data, each with its
+    interval where one is known; None where there are no scores."""
+    test = entry.get("test")
+    parts = {"validation": entry.get("scores"), "test": test.get("scores") if isinstance(test, Mapping) else None}
+    known = {part: scores for part, scores in parts.items() if scores and scores.get("values")}
+    names = dict.fromkeys(name for scores in known.values() for name in scores["values"])
+    if not names:
+        return None
+    # a column of intervals that would be empty says nothing
+    ranged = {part: bool(scores.get("intervals")) for part, scores in known.items()}
+    return {
+        "columns": [column for part in known for column in (part, *(["95 %"] if ranged[part] else []))],
+        "lines": [
+            {
+                "name": score_name(name),
+                "texts": [
+                    text
+                    for part, scores in known.items()
+                    for text in _score_texts(name, scores)[: 2 if ranged[part] else 1]
+                ],
+            }
+            for name in names
+        ],
+    }
+
+
+def _score_texts(name: str, scores: Mapping[str, Any]) -> tuple[str, str]:
+    """A score and its interval."""
+    value, ends = finite(scores["values"].get(name)), (scores.get("intervals") or {}).get(name)
+    interval = "" if ends is None else " to ".join(score_text(name, float(end)) for end in ends)
+    return "–" if value is None else score_text(name, value), interval

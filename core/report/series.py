@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+FAR_APART = 20
+"""how many times later than the first of all epochs the last ends, beyond which an axis of time is logarithmic"""
 Entry = Mapping[str, Any]
 """what a comparison has of one run"""
 
@@ -100,6 +102,12 @@ def points(entry: Entry) -> list[Point]:
             figures = (loss, score, val_loss, headline_value(record))
             every.append(Point(len(every) + 1, clock, stage, *figures, kept=number == entry.get(best)))
     return every
+
+
+def spans_decades(entries: Iterable[Entry]) -> bool:
+    """Whether the runs' epochs end at times so far apart that on a linear axis the quickest is a stroke."""
+    ends = [point.seconds for entry in entries for point in points(entry) if point.seconds > 0]
+    return bool(ends) and max(ends) > FAR_APART * min(ends)
 
 
 def headline_name(entry: Entry) -> str:

@@ -167,6 +167,13 @@ ENTRY = {
             "max_difference": Optional(Number),
         }
     ),
+    "test": Optional(
+        {
+            "samples": Optional(int),
+            "trained_on": Optional({"samples": Optional(int)}),
+            "scores": Optional(SCORES),
+        }
+    ),
     "settings": Optional(DictOf(ANY)),
     "folds": Optional(FOLDS),
 }

@@ -5,88 +5,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from browser import browser
-from PIL import Image
+from report_pages import advice as content
 
 from headstart.report.advice import advice_page
-from headstart.report.pictures import _png
 
 pytestmark = pytest.mark.neutral
 
 HOSTILE = "</script><b onclick=x>{{7*7}}"
-DOT = _png(Image.new("RGB", (2, 2)))
 
 
 OVER = """const point = document.querySelector('[data-point="4"]');
 point.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))"""
-
-
-def row(trunk: str, what: str, score: float, seconds: float, **more: Any) -> dict[str, Any]:
-    return {
-        "trunk": trunk,
-        "what": what,
-        "cut": "layer3" if what == "cut" else None,
-        "score": score,
-        "interval": [score - 0.03, score + 0.03],
-        "seconds": seconds,
-        "bytes": 1000 if what in ("linear", "cut", "staged") else 0,
-        "within_budget": True,
-        "pareto": False,
-        **more,
-    }
-
-
-def content(name: str = "things", score: str = "accuracy") -> dict[str, Any]:
-    rows = [
-        row("a", "staged", 0.9, 60, pareto=True),
-        row("a", "full", 0.88, 600, within_budget=False),
-        row("a", "cut", 0.85, 20, pareto=True),
-        row("b", "linear", 0.8, 0.1, pareto=True),
-        row("b", "scratch", 0.5, 900),
-    ]
-    cut = {
-        "cut": "layer3",
-        "score": 0.8,
-        "interval": [0.7, 0.9],
-        "seen": 1.0,
-        "knn": 0.7,
-        "logme": -0.2,
-        "spread": 0.1,
-    }
-    cut |= {"curve": [[10, 0.6], [20, 0.7], [40, 0.8]], "silhouette": None}
-    familiar = {"classes": 1000, "confidence": 0.31, "entropy": 0.6}
-    points = [
-        {
-            "x": k / 30,
-            "y": (k * 7 % 30) / 30,
-            "class": k % 10,
-            "label": f"{name} {k % 10}",
-            "picture": DOT if k else None,
-        }
-        for k in range(30)
-    ]
-    return {
-        "data": {"name": name},
-        "score": score,
-        "trunks": [
-            {"trunk": "a", "cuts": [cut], "familiarity": familiar},
-            {"trunk": "b", "cuts": [cut], "familiarity": None},
-        ],
-        "rows": rows,
-        "best": rows[0],
-        "sentence": f"train the classifier of {name}",
-        "command": f"headstart fit --data '{name}'",
-        "map": {
-            "method": "PCA",
-            "share": 0.2,
-            "classes": [f"{name} {k}" for k in range(10)],
-            "task": "single",
-            "points": points,
-        },
-    }
 
 
 def test_it_says_everything_and_fetches_nothing() -> None:

@@ -26,6 +26,7 @@ from report_pages import (
 
 from headstart import report
 from headstart.report import pictures
+from headstart.report.scores import scores_card
 
 pytestmark = pytest.mark.neutral
 
@@ -182,8 +183,29 @@ def test_intervals_noise_and_classes_are_shown() -> None:
     noise["against_best"]["weighted"] = True
     weighted = Parsed(report.page(content([noise, best]))).texts
     assert "\N{MINUS SIGN}5.0, weighted, within noise" in weighted
-    assert texts.count("Scores by class") == 3 and "accuracy 85.0%; F1, macro 50.0%" in texts
+    assert texts.count("Scores by class") == texts.count("Scores") == 3
+    assert texts.count("85.0%") == 3 and texts.count("65.0% to 95.0%") == 3 and "F1, macro" in texts
     assert "94.7%" in texts and "75.0%" in texts
+
+
+def test_scores_of_test_data_stand_beside_those_of_validation() -> None:
+    test = {"scores": {"values": {"accuracy": 0.625}, "intervals": {"accuracy": [0.5, 0.75]}}}
+    tested = scores_card(row("torch", "full", test=test))
+    assert tested == {
+        "columns": ["validation", "95 %", "test", "95 %"],
+        "lines": [
+            {"name": "accuracy", "texts": ["85.0%", "65.0% to 95.0%", "62.5%", "50.0% to 75.0%"]},
+            {"name": "F1, macro", "texts": ["50.0%", "", "–", ""]},
+        ],
+    }
+    assert "62.5%" in Parsed(report.page(content([row("torch", "full", test=test)]))).texts
+    plain = row("torch", "full")
+    plain["scores"]["intervals"] = {}
+    assert scores_card(plain) == {
+        "columns": ["validation"],
+        "lines": [{"name": "accuracy", "texts": ["85.0%"]}, {"name": "F1, macro", "texts": ["50.0%"]}],
+    }
+    assert scores_card(row("torch", "full", scores=None)) is None
 
 
 def test_rows_whose_kernels_are_the_same_share_a_card() -> None:

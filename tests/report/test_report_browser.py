@@ -73,26 +73,33 @@ def test_a_click_in_the_legend_hides_a_run_in_all_four_figures(chromium: Browser
     for one in rows[1]["history"]:  # not where another run is
         one.update(loss=0.9, val_loss=0.95, accuracy=0.5, val_accuracy=0.4)
     chromium.open(saved(given, tmp_path))
+
+    def shown() -> list[int]:
+        """The rows in every line, marker and ring of all four figures."""
+        (rows,) = {tuple(rows) for figure in chromium.run(SHOWN) for rows in figure}
+        return list(rows)
+
     assert chromium.run("return performance.getEntriesByType('resource').length") == 0
     assert chromium.run("return document.title") == "headstart on things"
-    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 4] * 4
+    assert [len(figure) for figure in chromium.run(SHOWN)] == [4, 4, 5, 5]  # scores have intervals
+    assert shown() == [0, 1, 2, 3]
     colour = [int(looks(rows)[1].colour[i : i + 2], 16) for i in (1, 3, 5)]
     assert min(chromium.run(PIXELS, colour)) > 50
     key = chromium.find(".key[data-row='1']")
     key.click()
     chromium.wait("true")
-    assert chromium.run(SHOWN) == [[[0, 2, 3]] * 4] * 4
+    assert shown() == [0, 2, 3]
     assert chromium.run(PIXELS, colour) == [0] * 4
     assert key.get_attribute("aria-pressed") == "false"
     key.click()
     chromium.wait("true")
-    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 4] * 4
+    assert shown() == [0, 1, 2, 3]
     assert min(chromium.run(PIXELS, colour)) > 50
     backend = chromium.find(".legend .group")
     backend.click()
-    assert chromium.run(SHOWN) == [[[2, 3]] * 4] * 4
+    assert shown() == [2, 3]
     backend.click()
-    assert chromium.run(SHOWN) == [[[0, 1, 2, 3]] * 4] * 4
+    assert shown() == [0, 1, 2, 3]
     assert [line for line in chromium.console() if "willReadFrequently" not in line] == []  # what PIXELS does
 
 
@@ -135,6 +142,42 @@ const of = (name) => plot.renderers.find((r) => r.name === name).data_source.dat
 const [rings, points] = [of("kept"), of("points")];
 return Array.from(rings.x, (x, i) => [rings.row[i], x, rings.y[i], points.when.find(
   (_, k) => points.row[k] === rings.row[i] && points.x[k] === x && points.y[k] === rings.y[i])])"""
+
+
+# Of the plot of this name: the class of its scale, where the last run's points are, its axis, its intervals.
+OF_TIME = """const plot = Bokeh.documents.map((d) => d.roots()[0]).find((plot) => plot.name === arguments[0]);
+const of = (name) => plot.renderers.find((r) => r.name === name)?.data_source.data;
+return [plot.x_scale.type, Array.from(of("validation").xs.at(-1)), [plot.x_range.start, plot.x_range.end],
+  of("interval") && of("interval").row.map((row, i) => [row, of("interval").low[i], of("interval").high[i]])]"""
+DRAWN = "Bokeh.documents.length === 5 && Bokeh.documents.every((d) => d.roots().length === 1 && d.is_idle)"
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_the_axis_of_time_is_chosen_by_keyboard(chromium: Browser, tmp_path: Path) -> None:
+    """Of a run whose extraction takes 3 s and whose epochs take a hundredth, beside one of 2 s an epoch."""
+    chromium.open(saved(content([row("torch", "full"), row("torch", "cached")]), tmp_path))
+    score, scale = [0, 65, 95], "LinearScale"
+    kind, xs, (low, high), intervals = chromium.run(OF_TIME, "accuracy seconds")
+    assert (kind, intervals) == (scale, [score, [1, *score[1:]]]), "of the epochs that were kept"
+    assert xs == pytest.approx([3.01, 3.02, 3.03]) and low < 0 and high > 6
+    assert chromium.run(OF_TIME, "loss seconds")[3] is None
+    chosen = chromium.find(".axis input[value=linear]")
+    chosen.send_keys("\ue014")  # the arrow to the right: the next of the group
+    chromium.wait(DRAWN)
+    kind, xs, (low, high), intervals = chromium.run(OF_TIME, "accuracy seconds")
+    assert kind == "LogScale" and xs == pytest.approx([3.01, 3.02, 3.03]) and 1.5 < low < 2 and 6 < high < 7
+    assert len(intervals) == 2
+    chromium.find("#counted").send_keys(" ")
+    chromium.wait(DRAWN)
+    _, xs, (low, _), _ = chromium.run(OF_TIME, "loss seconds")
+    assert xs == pytest.approx([0.01, 0.02, 0.03]) and 0.005 < low < 0.01
+    # what was hidden before stays hidden in the figure that takes the place of another
+    chromium.find(".key[data-row='1']").click()
+    chromium.find(".axis input[value=log]").send_keys("\ue012")  # the arrow to the left
+    chromium.wait(DRAWN)
+    assert {tuple(rows) for figure in chromium.run(SHOWN) for rows in figure} == {(0,)}
+    assert chromium.run(OF_TIME, "loss seconds")[0] == scale
+    assert chromium.console() == []
 
 
 @pytest.mark.of("torch")  # a browser knows no framework: once is enough

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,19 @@ def test_a_loss_beyond_all_guessing_does_not_set_the_axis() -> None:
     assert series.loss_limit([0.1, guess, 3 * guess, None], guess) is None
     assert series.loss_limit([0.1, 1e6], guess) == pytest.approx(4 * guess)
     assert series.loss_limit([], guess) is None
+
+
+def test_the_axis_of_time_is_logarithmic_where_epochs_end_far_apart() -> None:
+    def ended(*seconds: float) -> list[dict[str, Any]]:
+        return [{"history": [record(1, each)]} for each in seconds]
+
+    assert series.spans_decades(ended(1.0, 20.1)) and not series.spans_decades(ended(1.0, 20.0))
+    assert not series.spans_decades([*ended(0.0, -1.0, 1.0), {"history": []}]), "clocks that stood still"
+    checked = re.compile(r'value="(\w+)" checked')
+    for rows, kind in ((content()["rows"], "linear"), ([row("torch", "full"), row("torch", "full")], "linear")):
+        assert checked.findall(report.page(content(rows))) == [kind]
+    quick = row("torch", "cached", extraction_seconds=0.0)
+    assert checked.findall(report.page(content([quick, row("torch", "full")]))) == ["log"]
 
 
 def test_classes_confused_most_come_first() -> None:

@@ -242,7 +242,9 @@ def test_a_comparison_shows_what_the_run_says(
     assert read_comparison(tmp_path / "compare.json").html() == (tmp_path / "report.html").read_text("utf-8")
     page = hs.load(run.save(tmp_path / "run"), backend=backend).report(tmp_path / "loaded.html").read_text("utf-8")
     words = "Micro F1" if multi else "Mean absolute error in deviations"
-    assert f"<h3>{words} per epoch</h3>" in page and f"{words} {value:.1%}".removesuffix("%")[:14] in page
+    said = f"{value:.1%}".removesuffix("%") if multi else f"{value:.4g}"
+    assert f"<h3>{words} per epoch</h3>" in page
+    assert f"cached: {words[0].lower()}{words[1:]} {said}" in page
     assert all(name in page for name in train.classes)
 
 
