@@ -357,7 +357,7 @@ def _plain(*sentences: str) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     """ "a", "a and b", "a, b, c and 3 more"."""
-    shown = list(names[:NAMED])
-    if len(names) > NAMED:
-        shown.append(f"{len(names) - NAMED} more")
+    shown = list(names)
+    if len(names) > NAMED + 1:  # a single name takes no more room than that there is one more
+        shown = [*names[:NAMED], f"{len(names) - NAMED} more"]
     return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))

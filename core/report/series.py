@@ -105,9 +105,14 @@ def points(entry: Entry) -> list[Point]:
 
 
 def spans_decades(entries: Iterable[Entry]) -> bool:
-    """Whether the runs' epochs end at times so far apart that on a linear axis the quickest is a stroke."""
-    ends = [point.seconds for entry in entries for point in points(entry) if point.seconds > 0]
-    return bool(ends) and max(ends) > FAR_APART * min(ends)
+    """Whether epochs end so far apart, extraction aside, that on a linear axis the quickest run is a stroke."""
+    ends = [
+        point.seconds - (finite(entry.get("extraction_seconds")) or 0.0)
+        for entry in entries
+        for point in points(entry)
+    ]
+    positive = [seconds for seconds in ends if seconds > 0]
+    return bool(positive) and max(positive) > FAR_APART * min(positive)
 
 
 def headline_name(entry: Entry) -> str:

@@ -295,6 +295,7 @@ def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str)
     assert lines[1] == "photos: 16 images in 2 classes: dark 8, light 8; 12 to train on, 4 to validate"
     assert "features: 16 extracted, 0 reused" in result.out
     assert f"saved to {tmp_path / 'run'}" in result.out.replace("\n", "")
+    assert "4 validation samples are few: each is 25.0 points." in " ".join(result.out.split())
     figures = load(tmp_path / "fit.json")
     assert (figures["backend"], figures["mode"], figures["cut"]) == (backend, "cached", "avgpool")
     assert len(figures["history"]) == 3

@@ -23,7 +23,7 @@ STANDARDS = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice")
 # An element of each violation, and what is wrong with it.
 AXE = """axe.run(document, { runOnly: arguments_ }).then(({ violations }) => violations.map(({ id, nodes }) =>
   `${id}: ${nodes[0].html.slice(0, 150)}: ${nodes[0].failureSummary}`))"""
-TAB, RIGHT, SPACE_BAR = "\ue004", "\ue014", " "
+TAB, LEFT, SPACE_BAR = "\ue004", "\ue012", " "
 
 
 def of_shares() -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_axe_finds_nothing(view: Browser | Firefox, name: str, tmp_path: Path) -
 
 def test_axe_finds_nothing_on_a_phone_with_runs_hidden(view: Browser | Firefox, tmp_path: Path) -> None:
     opened(view, PAGES["modes"](), tmp_path, width=390)
-    view.run("document.querySelector('.key').click(); document.querySelector('.axis input[value=log]').click()")
+    view.run("document.querySelector('.key').click(); document.querySelector('.axis input[value=linear]').click()")
     view.wait("document.querySelector('.key').getAttribute('aria-pressed') === 'false'")
     assert violations(view) == []
 
@@ -148,15 +148,15 @@ def test_tables_legends_and_axes_work(view: Browser | Firefox, tmp_path: Path) -
     opened(view, report.page(content(rows)), tmp_path)
     assert view.run("return performance.getEntriesByType('resource').length") == 0
     assert view.run(FIRST) == "torch full"
-    assert view.run(FIGURES) == [["LinearScale", [True, True]]] * 2
+    assert view.run(FIGURES) == [["LogScale", [True, True]]] * 2
     view.run("document.querySelector('#runs th:nth-child(5) button').focus()")
     view.press(SPACE_BAR)
     assert view.run(FIRST) == "torch cached"
     view.run("document.querySelector('.key').focus()")
     view.press(SPACE_BAR)
-    assert view.run(FIGURES) == [["LinearScale", [False, True]]] * 2
-    view.run("document.querySelector('.axis input[value=linear]').focus()")
-    view.press(RIGHT)
-    view.wait("Bokeh.documents.length === 5 && Bokeh.documents.every((d) => d.roots().length && d.is_idle)")
     assert view.run(FIGURES) == [["LogScale", [False, True]]] * 2
+    view.run("document.querySelector('.axis input[value=log]').focus()")
+    view.press(LEFT)
+    view.wait("Bokeh.documents.length === 5 && Bokeh.documents.every((d) => d.roots().length && d.is_idle)")
+    assert view.run(FIGURES) == [["LinearScale", [False, True]]] * 2
     assert view.console() == []

@@ -98,6 +98,10 @@ def test_of_frameworks_with_equal_results_the_quickest() -> None:
         "Take jax cached: accuracy 90.0 % (95 %: 70.0 to 90.0) on 400 validation samples. torch cached and keras "
         "cached have the same, and took longer. jax cached took 7.0 s, no run took less; keras cached took 12.0 s."
     )
+    many = [run(f"b{i} cached", 0.9, 9.0 + i) for i in range(6)]
+    assert "b1 cached, b2 cached, b3 cached, b4 cached and b5 cached have the same" in told(content(many))
+    many.append(run("b6 cached", 0.9, 9.0))
+    assert "b6 cached, b1 cached, b2 cached, b3 cached and 2 more have the same." in told(content(many))
     alike = [run("torch cached", 0.9, 9.0), run("jax cached", 0.9, 9.01)]
     assert told(content(alike)).endswith(
         " jax cached has the same, and took longer. torch cached took 9.0 s, as the other did."
