@@ -177,6 +177,11 @@ def test_a_run_predicts_as_it_was_trained(photographs: Path, tmp_path: Path, bac
     files = sorted(photographs.rglob("*.jpg"))
     np.testing.assert_allclose(again.predict(files), runs["scaled"].predict(data), rtol=1e-4, atol=1e-5)
     assert hs.extract(again.model, data, backend=backend).stats.extracted == 0
+    runs["scaled"].export(tmp_path / "scaled.onnx")
+    exported = hs.OnnxModel(tmp_path / "scaled.onnx")  # the file says how to decode, too
+    np.testing.assert_allclose(exported.predict(files), runs["scaled"].predict(data), rtol=1e-3, atol=1e-3)
+    in_memory = [Image.open(io.BytesIO(file.read_bytes())) for file in files]  # decoded already, and whole
+    assert not np.allclose(exported.predict(in_memory), runs["scaled"].predict(data), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.each
