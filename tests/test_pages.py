@@ -24,6 +24,7 @@ pytestmark = pytest.mark.neutral
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 README_LINES = 200
+HOW_LINES = 80
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 OPTION = re.compile(r"--[a-z][a-z0-9-]*")
@@ -65,7 +66,15 @@ def test_the_first_page_is_short_and_leads_to_all_others() -> None:
     readme = ROOT / "README.md"
     assert len(readme.read_text().splitlines()) <= README_LINES
     linked = {(ROOT / target.partition("#")[0]).resolve() for target in LINK.findall(prose(readme))}
-    assert [named(page) for page in ROOT.glob("docs/*.md") if page.resolve() not in linked] == []
+    assert [named(page) for page in ROOT.glob("docs/**/*.md") if page.resolve() not in linked] == []
+
+
+def test_a_page_a_question_is_short_and_ends_with_where_to_read_on() -> None:
+    pages = {named(page): page.read_text() for page in ROOT.glob("docs/how/*.md")}
+    assert len(pages) >= 11
+    assert [name for name, text in pages.items() if len(text.splitlines()) > HOW_LINES] == []
+    assert [name for name, text in pages.items() if "\n## What goes wrong\n" not in text] == []
+    assert [name for name, text in pages.items() if "\nRead on: " not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
