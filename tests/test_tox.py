@@ -39,7 +39,8 @@ def pytest_calls(section: str) -> list[argparse.Namespace]:
         parser.add_argument(flag, action="append", default=[])
     for flag in ("-n", "--dist"):
         parser.add_argument(flag)
-    parser.add_argument("-s", action="store_true")
+    for flag in ("-s", "--nbmake"):
+        parser.add_argument(flag, action="store_true")
     words = [shlex.split(line.replace("{posargs}", "")) for line in setting(section, "commands")]
     return [parser.parse_args(arguments) for program, *arguments in words if program == "pytest"]
 
@@ -74,7 +75,9 @@ def test_paths_plugins_and_markers(section: str) -> None:
     folders = variables(section).get("PYTHONPATH", "").split(":")
     for call in pytest_calls(section):
         for path in map(ROOT.joinpath, call.paths):
-            assert path.name.startswith("test_") if path.is_file() else any(path.rglob("test_*.py")), path
+            notebook = call.nbmake and path.suffix == ".ipynb"
+            tests = path.name.startswith("test_") or notebook if path.is_file() else any(path.rglob("test_*.py"))
+            assert tests and path.exists(), path
         for path in map(ROOT.joinpath, call.ignore):
             assert path.exists(), path
         for plugin in call.p:
