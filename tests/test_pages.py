@@ -127,7 +127,10 @@ def help_of(words: tuple[str, ...]) -> str:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of each `headstart ...` that a page shows."""
+    """The words of each `headstart ...` that a page shows, in its sentences too."""
+    for code in CODE.findall(prose(page).replace("\n", " ")):
+        if match := re.fullmatch(r"headstart +(?=[a-z-])(.*)", code):
+            yield [word for word in shlex.split(match[1]) if word != "..."]
     for language, text in blocks(page):
         if language not in ("", "bash", "sh", "shell", "console"):
             continue
