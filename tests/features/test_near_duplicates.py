@@ -153,7 +153,21 @@ def test_pictures_that_were_saved_again(tmp_path: Path, backend: str, monkeypatc
     assert {(Path(pair.first).name, Path(pair.second).name) for pair in result.pairs} == expected
     assert result.counts == {("training", "validation"): 3} and result.samples == 17
     figures = tmp_path / "figures.json"
-    words = ("fit", "--data", root, "--epochs", "1", "--batch-size", "4", "--device", "cpu", "--json", figures)
+    words = (
+        "fit",
+        "--data",
+        root,
+        "--model",
+        "resnet18_half",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        "--json",
+        figures,
+    )
     done = headstart(*words, "--near-duplicates")
     assert done.code == 0 and "3 pairs of 17 pictures, 3 between training and validation" in done.err, done.err
     said, warned = (done.err.index(text) for text in ("12 to train on, 5 to validate", "near duplicates (cosine"))
