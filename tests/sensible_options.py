@@ -42,6 +42,7 @@ SENSIBLE: dict[str, Any] = {
     "cache": Path("features"),
     "views": 4,
     "memory": "512MB",
+    "extraction_batch": "auto",
     "push": "file:///features",
     "on_epoch": print,
     "tensorboard": Path("curves"),

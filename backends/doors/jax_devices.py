@@ -184,6 +184,11 @@ def free_memory(place: Place) -> int | None:
     return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0)) if "bytes_limit" in stats else None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """XLA has one error for all that goes wrong, which begins with its kind."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
 def device_facts(place: Place) -> dict[str, str | int | float | bool]:
     """What records say of a device, as far as JAX and its plugins know it; of a CPU nothing. `memory_limit`: bytes
     that XLA will take at most, which is less than the device has."""

@@ -19,6 +19,8 @@ from headstart.backends.doors.torch_arithmetic import arithmetic
 from headstart.contract import devices
 from headstart.contract.recipe import FLOAT32, TF32, Place
 
+FULL = ("out of memory", "_ALLOC_FAILED")
+"""what errors say of a device without memory: CUDA's and Metal's, cuBLAS's and cuDNN's"""
 LOCKED_NBYTES = 256 << 20
 """at once, of memory that the host's other programs then lack"""
 
@@ -63,6 +65,12 @@ def free_memory(place: Place) -> int | None:
         return None
     free, _ = module.mem_get_info(device)
     return int(free + module.memory_reserved(device) - module.memory_allocated(device))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch has an error for it, which its libraries and Apple's devices do not raise."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
+    return said or isinstance(error, torch.OutOfMemoryError)
 
 
 def device_facts(place: Place) -> dict[str, str | int | float | bool]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from headstart.backends.doors.jax_devices import device_facts, free_memory
+from headstart.backends.doors.jax_devices import device_facts, free_memory, is_out_of_memory
 from headstart.backends.jax import exports, files, profile, wrap
 from headstart.backends.jax.arrays import decide, host, to_numpy
 from headstart.backends.jax.door import behind_door
@@ -66,6 +66,9 @@ class JaxBackend:
 
     def memory(self, place: Place) -> int | None:
         return free_memory(place)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return is_out_of_memory(error)
 
     def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
         return device_facts(place)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backends.doors.jax_devices import compiled, put
+from headstart.backends.doors.jax_devices import compiled, is_out_of_memory, put
 from headstart.backends.jax.arrays import to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
@@ -90,7 +90,7 @@ class JaxTrunk:
         try:
             return dispatched()
         except (RuntimeError, TypeError, ValueError) as error:  # JAX's own errors are RuntimeErrors
-            if not self.cudnn:
+            if not self.cudnn or is_out_of_memory(error):
                 raise
             LOG.debug("jax: attention is XLA's own, since cuDNN's does not run: %s", reason_of(error))
         self.cudnn = False

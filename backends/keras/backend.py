@@ -49,6 +49,9 @@ class KerasBackend:
     def memory(self, place: Place) -> int | None:
         return DEVICES.free_memory(place)
 
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return bool(DEVICES.is_out_of_memory(error))
+
     def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
         return DEVICES.device_facts(place)
 

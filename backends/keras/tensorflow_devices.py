@@ -78,6 +78,10 @@ def free_memory(place: Place) -> int | None:
     return _limit(place) - int(used)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, tf.errors.ResourceExhaustedError)
+
+
 def device_facts(place: Place) -> dict[str, str | int | float | bool]:
     """`memory_limit`: bytes that TensorFlow will take at most, which is less than the device has."""
     if place.kind == devices.CPU:

@@ -15,7 +15,7 @@ import torch
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch import exports, files, original, profile, wrap
 from headstart.backends.torch.arrays import to_native, to_numpy
-from headstart.backends.torch.devices import decide, device_facts, free_memory
+from headstart.backends.torch.devices import decide, device_facts, free_memory, is_out_of_memory
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.heads import TorchHeads
 from headstart.backends.torch.train import TorchTrainer
@@ -43,6 +43,9 @@ class TorchBackend:
 
     def memory(self, place: Place) -> int | None:
         return free_memory(place)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return is_out_of_memory(error)
 
     def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
         return device_facts(place)

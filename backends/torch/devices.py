@@ -13,6 +13,7 @@ from headstart.backends.doors.torch_devices import (
     device_facts,
     device_of,
     free_memory,
+    is_out_of_memory,
     synchronize,
     trial,
     uses_tf32,
@@ -28,6 +29,7 @@ __all__ = [
     "device_facts",
     "device_of",
     "free_memory",
+    "is_out_of_memory",
     "synchronize",
     "uses_tf32",
 ]

@@ -23,7 +23,7 @@ import torch
 
 from headstart.backends.doors.torch import settled
 from headstart.backends.torch.arrays import exact_numpy, from_native, from_numpy, to_native, to_numpy
-from headstart.backends.torch.devices import computing
+from headstart.backends.torch.devices import computing, is_out_of_memory
 from headstart.backends.torch.kernels import differing
 from headstart.common.log import LOG
 from headstart.contract.recipe import Place
@@ -75,7 +75,13 @@ class Streaming:
 
     def __call__(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         types = {node: TYPES[dtype.name] for node, dtype in dtypes.items()}
-        return overlapped(batches, partial(self.start, types=types), partial(self.finish, dtypes=dtypes))
+        try:
+            yield from overlapped(batches, partial(self.start, types=types), partial(self.finish, dtypes=dtypes))
+        except RuntimeError as error:
+            if is_out_of_memory(error):  # smaller batches will come, and a recording keeps memory of its own
+                self.recordings.clear()
+                self.computed.clear()
+            raise
 
     @settled
     def start(self, images: Any, types: Mapping[str, torch.dtype]) -> UnderWay:

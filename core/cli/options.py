@@ -58,6 +58,17 @@ def positive_number(_: Any, tokens: Sequence[Token]) -> int:
     return number
 
 
+def batch_size_of(_: Any, tokens: Sequence[Token]) -> int | str:
+    """A whole number from its text, or "auto"; ValueError for others."""
+    text = tokens[-1].value
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"expected a whole number, or auto, received {text!r}") from None
+
+
 def number(_: Any, tokens: Sequence[Token]) -> float:
     """A number from its text; ValueError for others."""
     text = tokens[-1].value
@@ -374,6 +385,14 @@ SOURCE, TRAINING_SOURCE, TABLE_OPTIONS, DATA_SOURCE = Source(), TrainingSource()
 FEATURE_OPTIONS, ENGINE_OPTIONS = FeatureOptions(), EngineOptions()
 """with every option left out"""
 
+BatchSize = Annotated[
+    int | str,
+    parameter(
+        "batch_size",
+        help="Images at once; auto: as many as the device's memory has room for.",
+        converter=batch_size_of,
+    ),
+]
 SavedFeatures = Annotated[
     Path | None,
     Parameter(

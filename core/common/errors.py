@@ -23,6 +23,7 @@ __all__ = [
     "DamagedShardError",
     "DataError",
     "DataWarning",
+    "DeviceMemoryError",
     "DeviceWarning",
     "DiskSpaceError",
     "DivergedWarning",
@@ -97,6 +98,10 @@ class UnknownOptionError(UnknownNameError, TypeError):
 
 class BackendError(HeadstartError):
     """No backend could be chosen, or the chosen one's framework is not installed."""
+
+
+class DeviceMemoryError(BackendError):
+    """A device has no room for what is to be computed there, not even for one sample at a time."""
 
 
 class MissingAbilityError(BackendError):
@@ -230,7 +235,8 @@ class StoreWarning(UserWarning):
 
 
 class DeviceWarning(UserWarning):
-    """A device is there that the framework cannot compute on, and none was asked for by name: it is not used."""
+    """A device is there that the framework cannot compute on, and none was asked for by name: it is not used. Or
+    one has no room for as many samples at once as were asked for, and computes fewer."""
 
 
 class WatchingWarning(UserWarning):

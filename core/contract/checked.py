@@ -19,6 +19,7 @@ import numpy as np
 from headstart.common.errors import BackendError, CheckpointError
 from headstart.contract import devices
 from headstart.contract.description import EXPORT, FACTS, HEADS, MEMORY, PROFILE, STATE, Description
+from headstart.contract.halving import Halving
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
@@ -64,6 +65,9 @@ class CheckedBackend(Passing):
     def memory(self, place: Place) -> int | None:
         return self._inner.memory(place) if MEMORY in self._description.abilities else None
 
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return MEMORY in self._description.abilities and bool(self._inner.is_out_of_memory(error))
+
     def device_facts(self, place: Place) -> dict[str, Any]:
         """Nothing of a CPU: what is known of it is `headstart.common.machine`'s."""
         if place.kind == devices.CPU or FACTS not in self._description.abilities:
@@ -85,7 +89,8 @@ class CheckedBackend(Passing):
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
         graph = graph.upto(*outputs)
         trunk = self._inner.trunk(graph, params, outputs, place)
-        return CheckedTrunk(trunk, self.name, graph, params, outputs, self.numpy)
+        halving = Halving(place.device, self.is_out_of_memory)
+        return CheckedTrunk(trunk, self.name, graph, params, outputs, self.numpy, halving)
 
     def numpy(self, array: Any) -> np.ndarray:
         return cast("np.ndarray", self._inner.numpy(array))
@@ -118,9 +123,11 @@ class CheckedTrunk(Passing):
         params: Mapping[str, np.ndarray],
         outputs: Sequence[str],
         numpy: Callable[[Any], np.ndarray],
+        halving: Halving,
     ) -> None:
         """`numpy`: the backend's, of its arrays."""
         super().__init__(inner)
+        self._halving = halving
         self._backend, self._graph, self._outputs, self._numpy = backend, graph, tuple(outputs), numpy
         self._expected = _expected(graph, params)
         # What a user's own part gives need not be as it was with the example.
@@ -133,6 +140,11 @@ class CheckedTrunk(Passing):
         return outputs
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
+        """DeviceMemoryError where the device has no room for one sample; what it has no room for otherwise is run
+        in halves."""
+        return self._halving.stream(self._stream, batches, dtypes)
+
+    def _stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         if not hasattr(self._inner, "stream"):
             yield from one_by_one(self.run, self._numpy, batches, dtypes, reuses=True)
             return

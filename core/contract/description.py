@@ -36,7 +36,9 @@ ABILITIES: Mapping[str, Ability] = {
     EXPORT: Ability(("write",), "write files of its framework's own", "export to .onnx"),
     FACTS: Ability(("device_facts",), "tell about its device"),
     HEADS: Ability(("heads",), "train many heads side by side"),
-    MEMORY: Ability(("memory",), "say how much memory its device has left"),
+    MEMORY: Ability(
+        ("memory", "is_out_of_memory"), "say how much memory its device has left, and that there is none"
+    ),
     PROFILE: Ability(("profile",), "record a profile", "leave out profile="),
     RANK: Ability(("rank",), "tell which of several processes this is", "name it: --part 3/8"),
     STATE: Ability((), "give the state of a training", "leave out checkpoint= and resume="),

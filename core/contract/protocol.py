@@ -68,8 +68,8 @@ class Backend(Protocol):
     """A framework. What the caller has set in it (gradients off, autocast, a default dtype or device, ...) neither
     changes what a method here does, nor is it changed.
 
-    Which of the optional methods it has (`memory`, `device_facts`, `heads`, `profile`; `owns`, `inputs`, `wrap`,
-    `attempt`; `exports`; `write`; `rank`; of its trainers `state` and `load_state`) its
+    Which of the optional methods it has (`memory`, `is_out_of_memory`, `device_facts`, `heads`, `profile`; `owns`,
+    `inputs`, `wrap`, `attempt`; `exports`; `write`; `rank`; of its trainers `state` and `load_state`) its
     `headstart.contract.description.Description` says; the others are every backend's. Core calls a backend through
     `headstart.contract.checked.CheckedBackend`, where all of them are.
     """
@@ -85,7 +85,11 @@ class Backend(Protocol):
 
     def memory(self, place: Place) -> int | None:
         """Bytes that the device has left of a memory of its own; None where it has none, or does not say.
-        Optional: "memory"."""
+        Optional: "memory", with the next one."""
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error that came out of this backend says that a device has no memory left for what was asked
+        of it, so that less of it may go."""
 
     def device_facts(self, place: Place) -> dict[str, str | int | float | bool]:
         """What a record should have of the device beside its name, as far as the framework knows it: "name" (the

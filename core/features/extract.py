@@ -46,6 +46,7 @@ from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.data.rows import pad
 from headstart.data.summary import say
+from headstart.features.batch_sizes import USUAL, check_batch_size, samples_at_once
 from headstart.features.company import GROUP, check_company
 from headstart.features.dividing import WorkPart, part_of
 from headstart.features.drift import check_drift
@@ -97,7 +98,7 @@ class Extractor:
         device: str,
         precision: str,
         dtype: str,
-        batch_size: int,
+        batch_size: int | str,
         workers: int | None,
         cache: str | Path | None,
         augment: str | Augment | None = None,
@@ -114,6 +115,7 @@ class Extractor:
         is told of each shard, in the place of what pushes it."""
         registry.check_place(device, precision)
         check_engine(engine, device)
+        check_batch_size(batch_size)
         if engine is not None and observe is not None:
             raise SettingError(
                 "debug_nans looks at features where they are computed, in this process; leave out engine="
@@ -151,7 +153,7 @@ class Extractor:
             folders=self.folders,
             model=model,
             device=device,
-            batch_size=batch_size,
+            batch_size=USUAL if isinstance(batch_size, str) else batch_size,
             make=make,
             push=push,
             pusher=self.pusher,
@@ -167,6 +169,22 @@ class Extractor:
         loader's uint8 pixels itself."""
         nodes = [node for node in self.folders if node != INPUT]
         return pixel_trunk(self.model, nodes, registry.load(self.backend_name), self.place)
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many samples are run at once. By "auto" it is asked when the trunk is on the device."""
+        nodes = [node for node in self.folders if node != INPUT]
+        if not nodes or not isinstance(self.batch_size, str):
+            return USUAL if isinstance(self.batch_size, str) else self.batch_size
+        assert self.trunk is not None  # on the device, before that is asked what it has left
+        return samples_at_once(
+            self.batch_size,
+            self.model.graph.upto(*nodes),
+            self.model.input_shape,
+            nodes,
+            registry.load(self.backend_name),
+            self.place,
+        )
 
     @property
     def built_trunk(self) -> Trunk | None:
@@ -296,7 +314,7 @@ class Extractor:
         for view, ids in enumerate(lacking_ids):
             if ids:
                 order = np.array([first[id] for id in ids], np.int64)
-                size = min(self.batch_size, len(order))
+                size = min(self.at_once, len(order))
                 for count in self._extract_view(data, view, lacking[view], order, size, stored):
                     advance(count)
 
@@ -333,7 +351,7 @@ class Extractor:
         order = places.of(task.ids)
         lacking = dict.fromkeys(task.nodes, array_to_ids(task.ids))
         stored = Stored()
-        size = min(self.batch_size, len(data))  # the same for all tasks, so that nothing compiles again
+        size = min(self.at_once, len(data))  # the same for all tasks, so that nothing compiles again
         with closing(self._extract_view(data, task.view, lacking, order, size, stored)) as counts:
             for count in counts:
                 tell(count)
@@ -432,7 +450,7 @@ class Extractor:
     ) -> Iterator[tuple[Batch, np.ndarray]]:
         """Batches of these samples of the data set, and their features `(b, ...)` at a node, computed now and not
         stored."""
-        size = min(self.batch_size, len(data))  # what an extraction ran with, so that nothing compiles again
+        size = min(self.at_once, len(data))  # what an extraction ran with, so that nothing compiles again
         for batch, rows in self._features(data, self._batches(data, view, sample, size, 1), size, [node]):
             yield batch, np.asarray(rows[node])
 
@@ -465,7 +483,7 @@ def extract(
     device: str = "auto",
     precision: str = "float32",
     dtype: str = "float16",
-    batch_size: int = 64,
+    batch_size: int | str = 64,
     workers: int | None = None,
     cache: str | Path | None = None,
     augment: str | Augment | None = None,
@@ -485,6 +503,8 @@ def extract(
     features, "float16" (default; half the bytes), "float32" or "bfloat16" (float16's bytes, float32's range).
     `cache`: the
     store's folder, default HEADSTART_CACHE or the user's cache directory.
+    `batch_size`: samples that are run at once, or "auto": as many as the device's free memory has room for, 256 at
+    most; 64 on a CPU. What a device has no room for is run in halves, with a DeviceWarning.
     `views`: how many augmented copies of every sample, view v drawn by `augment` ("flip", "crop", "flip,crop" or
     an `hs.Augment`) from (`seed`, v, the sample's id): what an uncached run with that seed draws in epoch v.
 
@@ -502,9 +522,9 @@ def extract(
     or on the GPUs of this machine; `workers` and `batch_size` are then each actor's. EngineError where it cannot
     begin, or no actor is left; RemoteError where an actor cannot push, or nothing comes from there.
 
-    Raises CutError, ImageError (an image that cannot be decoded), FeatureOverflowError, FeatureUnderflowError,
-    DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C raises ExtractionInterrupted, and keeps what
-    is finished.
+    Raises CutError, DeviceMemoryError (no room for one sample), ImageError (an image that cannot be decoded),
+    FeatureOverflowError, FeatureUnderflowError, DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C
+    raises ExtractionInterrupted, and keeps what is finished.
     """
     check_model(model)
     data = as_data_set(data)

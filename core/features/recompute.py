@@ -72,7 +72,7 @@ def verify(
     device: str = "auto",
     precision: str = "float32",
     dtype: str = "float16",
-    batch_size: int = 64,
+    batch_size: int | str = 64,
     workers: int | None = None,
     cache: str | Path | None = None,
     augment: str | Augment | None = None,

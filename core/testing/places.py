@@ -68,3 +68,8 @@ class Places(Suite):
         if (left := framework.memory(place)) is not None:
             assert type(left) is int
             assert 1 << 20 < left < 1 << 44
+
+    def test_other_errors_say_nothing_of_memory(self, framework: Backend) -> None:
+        """What is run again in halves would else be run in vain, and its own error come late."""
+        for error in (ValueError("memory"), RuntimeError("shapes do not fit"), BackendError("a bug")):
+            assert framework.is_out_of_memory(error) is False

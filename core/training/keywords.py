@@ -121,6 +121,8 @@ class _FitSweep(TypedDict, total=False):
     """Hold out each of so many folds in turn; the model is then trained on all of the data."""
     engine: Ray | None
     """Who extracts features that the cache lacks: hs.Ray(...), the actors of a cluster."""
+    extraction_batch: int | str | None
+    """Images at once while features are extracted; auto: as many as the device's memory has room for."""
     push: str | None
     """Write each finished shard of features on to the store behind this URL, such as s3://bucket/team."""
 

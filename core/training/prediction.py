@@ -24,7 +24,7 @@ from headstart.data.pictures import pictures_of
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import count, nbytes, pad, window
 from headstart.data.walk import check_on_error
-from headstart.data.workers import check_counts
+from headstart.features.batch_sizes import USUAL, check_batch_size, samples_at_once
 from headstart.features.feature_set import FeatureSet
 from headstart.features.inference import fed, frozen, normalised, unsound_node
 from headstart.models import Model, check_model
@@ -68,7 +68,7 @@ def predict(
     images: Any,
     *,
     backend: str | None = None,
-    batch_size: int = 64,
+    batch_size: int | str = 64,
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
@@ -86,7 +86,8 @@ def predict(
     without preprocessing: a data set, or the arrays it takes. `model` may be an opened file, see `hs.OnnxModel`,
     too, for which `backend`, `device` and `precision` stay as they are.
 
-    `precision`: of the arithmetic, "float32", "tf32", "bfloat16" or "float16"; see `fit`. `on_error`: "skip" has
+    `batch_size`: as of `extract`. `precision`: of the arithmetic, "float32", "tf32", "bfloat16" or "float16"; see
+    `fit`. `on_error`: "skip" has
     rows of NaN for images that cannot be read, and a DataWarning that names them.
 
     Raises ImageError for a file that cannot be decoded, DataError for arrays that are no images and for a folder
@@ -94,7 +95,7 @@ def predict(
     model (pixels from 0 to 255 or from 0 to 1, NaN).
     """
     check_predictor(model, backend, device, precision)
-    check_counts(batch_size=batch_size)
+    check_batch_size(batch_size)
     check_on_error(on_error)
     if isinstance(images, FeatureSet):
         model = with_trunk(model)
@@ -204,7 +205,7 @@ def logits_of(
     ready: Any,
     *,
     backend: str | None,
-    batch_size: int,
+    batch_size: int | str,
     device: str,
     precision: str,
     workers: int | None,
@@ -215,19 +216,22 @@ def logits_of(
     if not isinstance(model, Model):
         assert model.preprocess is not None  # or `prepared` has made nothing
         most = max(1, MOST_NBYTES // max(1, nbytes(model.preprocess.allocate(1))))
-        return model.logits(feed_of(model.preprocess, ready, min(batch_size, most), workers, on_error))
+        size = min(USUAL if isinstance(batch_size, str) else batch_size, most)
+        return model.logits(feed_of(model.preprocess, ready, size, workers, on_error))
+    if not (len(ready) if isinstance(ready, Dataset) else count(ready)):
+        return LogitBatches(0, iter(()), None, {})
     loaded = registry.load(backend, model.home)
     model, finished = _without_units(model, precision)
     output = model.graph.output
     with np.errstate(over="ignore", invalid="ignore"):
         graph, params = frozen(model.graph.upto(output), model.params, [output])
-    feed = feed_of(model.preprocess, ready, batch_size, workers, on_error)
-    if not feed.total:
-        return feed.logits(iter(()))
     if isinstance(ready, Dataset):
         graph = fed(graph, model)
     unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))
-    trunk = loaded.trunk(graph, params, [output], loaded.place(device, precision))
+    place = loaded.place(device, precision)
+    trunk = loaded.trunk(graph, params, [output], place)
+    size = samples_at_once(batch_size, graph, model.input_shape, [output], loaded, place)
+    feed = feed_of(model.preprocess, ready, size, workers, on_error)
     stream = trunk.stream((pad(rows, feed.size) for rows in feed.batches), {output: np.dtype(np.float32)})
     return feed.logits((rows[output] for rows in stream), unsound and unsound[1], finished)
 
@@ -271,7 +275,7 @@ def predict_features(
     cut: str,
     *,
     backend: str | None = None,
-    batch_size: int = 512,
+    batch_size: int | str = 512,
     device: str = "auto",
     precision: str = "float32",
 ) -> np.ndarray:
@@ -288,7 +292,7 @@ def logits_of_features(
     cut: str,
     *,
     backend: str | None,
-    batch_size: int,
+    batch_size: int | str,
     device: str,
     precision: str,
 ) -> LogitBatches:
@@ -300,8 +304,10 @@ def logits_of_features(
     total = len(features)
     if not total:
         return LogitBatches(0, iter(()), None, {})
-    size = min(batch_size, total)
-    trunk = loaded.trunk(graph, params, [graph.output], loaded.place(device, precision))
+    place = loaded.place(device, precision)
+    trunk = loaded.trunk(graph, params, [graph.output], place)
+    shape = graph.nodes[0].attrs["shape"]
+    size = min(samples_at_once(batch_size, graph, shape, [graph.output], loaded, place), total)
     folder = features.folder(cut)
     read = (pad(folder.read(features.ids[start : start + size]), size) for start in range(0, total, size))
     outputs = trunk.stream(read, {graph.output: np.dtype(np.float32)})

@@ -19,6 +19,7 @@ from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.walk import check_on_error
 from headstart.data.workers import check_counts
+from headstart.features.batch_sizes import check_batch_size
 from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import features_at
 from headstart.training.prediction import (
@@ -154,7 +155,7 @@ def write_predictions(
     top: int = 1,
     on_error: str = "raise",
     backend: str | None = None,
-    batch_size: int = 64,
+    batch_size: int | str = 64,
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
@@ -174,7 +175,8 @@ def write_predictions(
     for Parquet without pyarrow.
     """
     check_predictor(model, backend, device, precision)
-    check_counts(batch_size=batch_size, top=top)
+    check_counts(top=top)
+    check_batch_size(batch_size)
     check_on_error(on_error)
     target = Path(path)
     if target.suffix.lower() not in WRITERS:
@@ -251,7 +253,7 @@ def _made(
     reading: Reading,
     on_error: str,
     backend: str | None,
-    batch_size: int,
+    batch_size: int | str,
     device: str,
     precision: str,
     workers: int | None,

@@ -49,7 +49,7 @@ class Run(RunRecord):
         self,
         images: Any,
         *,
-        batch_size: int = 64,
+        batch_size: int | str = 64,
         device: str = "auto",
         precision: str = "float32",
         workers: int | None = None,

@@ -195,7 +195,7 @@ def unread(mode: Mode, cut: str | None) -> dict[str, str]:
     if not mode.then_all:
         reasons["head_epochs"] = f"head_epochs goes with mode 'staged', not with {mode.name!r}"
     if not mode.cached and cut != INPUT:
-        for name in ("views", "memory", "push", "engine"):
+        for name in ("views", "memory", "extraction_batch", "push", "engine"):
             reasons[name] = f"{name}= is about features in the cache, which mode {mode.name!r} does not read"
     return reasons
 

@@ -427,3 +427,38 @@ def test_a_trial_that_fails_half_way_changes_nothing(
     _, expected = trained("linear", hs.AdamW(), "cpu", 20)
     for (losses, _), (theirs, _) in zip(expected, results, strict=True):
         np.testing.assert_allclose(theirs, losses, rtol=1e-4)
+
+
+def test_a_card_without_room_gives_back_what_it_recorded(
+    card: pretended.Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches go on in halves; a recording of the whole ones would keep its memory."""
+    x, dtypes = [pictures(8, 32) for _ in range(5)], {"avgpool": np.dtype(np.float32)}
+    trunk = trunk_of(Place("cuda", "float32"))
+    expected = [rows["avgpool"] for rows in trunk.stream(x, dtypes)]
+    (recorded,) = trunk._inner._streaming.recordings
+    compute = Streaming._compute
+
+    def limited(self: Streaming, pixels: Any, types: Any) -> Any:
+        if len(pixels) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return compute(self, pixels, types)
+
+    monkeypatch.setattr(Streaming, "_compute", limited)
+    with pytest.warns(hs.errors.DeviceWarning, match="no room for 8 samples at once"):
+        rows = [rows["avgpool"] for rows in trunk.stream(x, dtypes)]
+    for actual, whole in zip(rows, expected, strict=True):
+        assert far(actual, whole) < 1e-5
+    assert recorded not in trunk._inner._streaming.recordings
+
+
+def test_auto_asks_the_card(card: pretended.Card, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    caplog.set_level("INFO", "headstart")
+    data = hs.data.digits().subset(range(70))
+    with monkeypatch.context() as driver:
+        driver.setattr(torch.cuda, "mem_get_info", lambda *_: (8 << 20, 80 << 30))
+        features = hs.extract(tiny_model(), data, backend="torch", device="cuda", batch_size="auto")
+    assert features.stats.extracted == 70
+    assert (
+        "batch size 'auto': 32 samples at once on cuda, of about 96.0 KiB each, with 8.0 MiB free" in caplog.text
+    )

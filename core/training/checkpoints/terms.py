@@ -25,7 +25,7 @@ from headstart.training.job import TrainingJob
 from headstart.training.options import OPTIONS
 
 FREE = (
-    *("backend", "device", "workers", "engine", "cache", "memory", "push"),
+    *("backend", "device", "workers", "engine", "cache", "memory", "push", "extraction_batch"),
     *("on_epoch", "tensorboard", "profile", "checkpoint", "resume"),
 )
 """options that a training may go on with another value of, or whose meaning stands in another term"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headstart.common.objects import is_url
 from headstart.training.option import BY_ITSELF, FOLDER, FUNCTIONS, Rule, one_of, option, whole
@@ -14,6 +15,18 @@ def _dtypes() -> Iterable[str]:
     from headstart.features.trunk_keys import DTYPES
 
     return DTYPES
+
+
+def _is_batch(value: object) -> bool:
+    return value == "auto" if isinstance(value, str) else whole(1).holds(value)
+
+
+def _batch(value: Any) -> int | str:
+    return value if isinstance(value, str) else int(value)
+
+
+def _parsed(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,16 @@ class Caching:
         recorded=False,
         more="In Python also a number of bytes. What is streamed comes from the disk, shuffled in blocks; "
         "where the features were stands in the run's settings.",
+    )
+    extraction_batch: int | str | None = option(
+        None,
+        "Images at once while features are extracted; auto: as many as the device's memory has room for.",
+        Rule("an integer of 1 or more, or 'auto'", _is_batch, _batch),
+        takers=BY_ITSELF,
+        parse=_parsed,
+        unset="batch_size",
+        recorded=False,
+        more='"auto" is 256 at most, and 64 on a CPU. Features do not depend on it, but for rounding.',
     )
     push: str | None = option(
         None,
