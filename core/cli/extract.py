@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from headstart.cli.command import command
 from headstart.cli.options import (
+    COMPUTING,
     DEFAULTS,
     ENGINE_OPTIONS,
     FEATURE_OPTIONS,
@@ -19,6 +20,7 @@ from headstart.cli.options import (
     FeatureOptions,
     Json,
     Source,
+    names_in,
     parameter,
 )
 from headstart.cli.preparing import import_quietly, note_random_weights, opened
@@ -38,6 +40,7 @@ from headstart.common.text import extraction_line
     "headstart extract --data flower_photos --push s3://bucket/team",
     "headstart extract --data flower_photos --ray auto --ray-workers 8 --gpus-per-worker 1",
     "headstart extract --data flower_photos --gpus all",
+    "headstart extract --data flower_photos --devices all",
 )
 def extract(
     *,
@@ -48,6 +51,14 @@ def extract(
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     workers: Annotated[int | None, parameter("workers")] = DEFAULTS["workers"],
     engine_options: Annotated[EngineOptions, FLAT] = ENGINE_OPTIONS,
+    devices: Annotated[
+        str | None,
+        Parameter(
+            help="Extract by processes of this machine, one on each of these devices, in place of --device: all, "
+            "or names such as cuda:0,cuda:1.",
+            group=COMPUTING,
+        ),
+    ] = None,
     part: Annotated[
         str | None,
         Parameter(
@@ -74,7 +85,8 @@ def extract(
         check_free(save, replace)  # now, and not after a week of extraction
     note_random_weights(source)
     model, data = opened(source, feature_options.cuts)
-    import_quietly(name, device, feature_options.precision)
+    if devices is None:  # else it is imported elsewhere, and opens no card here
+        import_quietly(name, device, feature_options.precision)
     features = run_extract(
         model,
         data,
@@ -86,6 +98,7 @@ def extract(
         part=part,
         push=push,
         engine=engine,
+        devices=devices if devices is None or devices == "all" else names_in(devices),
     )
     saved = features.save(save, replace=replace) if save is not None else None
     write_figures(json_file, {"model": model.name, **features.as_dict()})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -325,7 +326,8 @@ class EngineOptions:
     gpus: Annotated[
         str | None,
         Parameter(
-            help="Extract on so many GPUs of this machine, or all of them, with an actor of Ray's on each.",
+            help="Extract on so many GPUs of this machine, or all of them, with an actor of Ray's on each; all: "
+            "where Ray is not installed, as --devices all.",
             group=COMPUTING,
         ),
     ] = None
@@ -363,7 +365,7 @@ class EngineOptions:
             if named:
                 raise SettingError(f"{named[0]} is about actors of Ray's; pass --ray as well")
             return None
-        from headstart.features.engines.settings import LOCAL, Ray
+        from headstart.features.engines.settings import LOCAL, Processes, Ray
 
         if self.gpus is None:
             return Ray(address=next(iter(self.ray or ()), None), **of_workers)
@@ -374,6 +376,8 @@ class EngineOptions:
                 )
         if self.gpus != "all" and not (self.gpus.isdecimal() and int(self.gpus)):
             raise SettingError(f"--gpus {self.gpus!r}; expected all, or a whole number of 1 or more")
+        if self.gpus == "all" and self.cpus_per_worker is None and find_spec("ray") is None:
+            return Processes()
         count = None if self.gpus == "all" else int(self.gpus)
         return Ray(address=LOCAL, workers=count, gpus_per_worker=1, cpus_per_worker=self.cpus_per_worker)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from headstart.common.machine import Cpus, cpus_allowed
+from headstart.common.machine import CPUS_VARIABLE, Cpus, cpus_allowed
 
 WAITING: Mapping[str, tuple[str, tuple[str, ...]]] = {
     # The GNU library, which torch brings, reads the first; LLVM's and Intel's the second.
@@ -44,3 +44,11 @@ def for_frameworks(environment: Mapping[str, str], cpus: Cpus | None = None) -> 
         for name, (value, others) in {**WAITING, **counts}.items()
         if not {name, *others} & {said for said, text in environment.items() if text}
     }
+
+
+def kept_to(count: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to `environment` for a process that is to keep to so many CPUs, before it imports a framework:
+    the number is told whatever is said of threads already, which is about all of the machine's."""
+    names = (CPUS_VARIABLE, *(name for first, others in COUNTS.items() for name in (first, *others)))
+    told = dict.fromkeys(names, str(count))
+    return told | for_frameworks({**environment, **told})

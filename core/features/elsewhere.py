@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from headstart.data import Dataset
+from headstart.features.engines import processes, ray_engine
 from headstart.features.engines.planning import task_size, tasks_of
-from headstart.features.engines.ray_engine import run
-from headstart.features.engines.settings import Ray
+from headstart.features.engines.settings import Engine, Processes
 from headstart.features.engines.shown import left_of
 from headstart.features.engines.ways import ByFolder, ByUrl, Folders, UrlWorker
 from headstart.features.engines.work import Extracting, Job, Progress
@@ -32,6 +32,7 @@ class Elsewhere:
     folders: Folders
     model: Model
     """as it was given"""
+    backend: str
     device: str
     batch_size: int
     make: Callable[..., Extracting]
@@ -41,7 +42,7 @@ class Elsewhere:
 
     def __call__(
         self,
-        engine: Ray,
+        engine: Engine,
         data: Dataset,
         lacking: Sequence[Mapping[str, Sequence[str]]],
         total: int,
@@ -51,7 +52,12 @@ class Elsewhere:
         done."""
         job = self._job(data, lacking, total)
         start, samples = time.perf_counter(), 0
-        with closing(run(engine, job)) as reports:
+        run = (
+            processes.run(engine, self.backend, job)
+            if isinstance(engine, Processes)
+            else ray_engine.run(engine, job)
+        )
+        with closing(run) as reports:
             for progress in reports:
                 samples += progress.samples
                 advance(progress.samples, note=_note(progress, samples / (time.perf_counter() - start)))

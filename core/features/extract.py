@@ -52,7 +52,8 @@ from headstart.features.dividing import WorkPart, part_of
 from headstart.features.drift import check_drift
 from headstart.features.elsewhere import Elsewhere
 from headstart.features.engines.planning import Task
-from headstart.features.engines.settings import Ray, check_engine
+from headstart.features.engines.processes import found
+from headstart.features.engines.settings import Engine, Processes, Ray, check_engine, processes_on
 from headstart.features.engines.shown import Places
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import pixel_trunk
@@ -107,7 +108,7 @@ class Extractor:
         observe: Observe | None = None,
         pooled: bool = False,
         push: str | None = None,
-        engine: Ray | None = None,
+        engine: Engine | None = None,
         written: Written | None = None,
     ) -> None:
         """The arguments of `extract`. `observe`: is called with each batch of features as it is computed, in this
@@ -152,6 +153,7 @@ class Extractor:
             store=self.store,
             folders=self.folders,
             model=model,
+            backend=self.backend_name,
             device=device,
             batch_size=USUAL if isinstance(batch_size, str) else batch_size,
             make=make,
@@ -284,19 +286,32 @@ class Extractor:
         self.store.make_room(needed, keep=keys)
         self.folders[next(iter(self.folders))][0].require_space(needed)
 
+    def _engine_now(self) -> Engine | None:
+        """The engine, where "all" devices are several; a processes' one knows their names."""
+        if not isinstance(self.engine, Processes) or self.engine.devices is not None:
+            return self.engine
+        if set(self.folders) == {INPUT}:
+            return None  # which nothing computes
+        names = found(self.backend_name, self.precision)
+        if len(names) > 1:
+            return Processes(names)
+        LOG.info("devices='all': %s finds one, %s, and this process extracts on it", self.backend_name, names[0])
+        return None
+
     def _extract(
         self, data: Dataset, lacking: Sequence[Mapping[str, Sequence[str]]], lacking_ids: Sequence[Sequence[str]]
     ) -> None:
         total, stored = sum(map(len, lacking_ids)), Stored()
+        self.engine = engine = self._engine_now()
         what = "decoding images" if set(self.folders) == {INPUT} else "extracting features"
         try:
             with track(what, total) as advance:
-                if self.engine is not None:
-                    self._elsewhere(self.engine, data, lacking, total, advance)
+                if engine is not None:
+                    self._elsewhere(engine, data, lacking, total, advance)
                 else:
                     self._extract_here(data, lacking, lacking_ids, stored, advance)
         except KeyboardInterrupt:
-            kept = stored.images if self.engine is None else total - self._count_lacking(lacking)
+            kept = stored.images if engine is None else total - self._count_lacking(lacking)
             raise ExtractionInterrupted(
                 f"interrupted: the features of {kept} of {total} images are kept; "
                 "the same call again computes only the rest"
@@ -492,6 +507,7 @@ def extract(
     part: tuple[int, int] | str | None = None,
     push: str | None = None,
     engine: Ray | None = None,
+    devices: str | Sequence[str] | None = None,
 ) -> FeatureSet:
     """The features of `data` at the legal `cuts` of `model` (default: what its classifier takes), from the store
     where it has them, computed where it lacks them (and then kept). Several cuts take one pass over the data.
@@ -522,6 +538,11 @@ def extract(
     or on the GPUs of this machine; `workers` and `batch_size` are then each actor's. EngineError where it cannot
     begin, or no actor is left; RemoteError where an actor cannot push, or nothing comes from there.
 
+    `devices`: "all", or names such as ["cuda:0", "cuda:1"], in the place of `device`: what is lacking is computed
+    by processes of this machine, one for each of them, which see one card each and share the CPUs; `workers` and
+    `batch_size` are each process's. With one device this process extracts on it. What a process that dies had not
+    stored is computed again. EngineError where one cannot begin, or a task ends every process.
+
     Raises CutError, DeviceMemoryError (no room for one sample), ImageError (an image that cannot be decoded),
     FeatureOverflowError, FeatureUnderflowError, DiskSpaceError, CacheNotWritableError, FeatureDriftError; Ctrl-C
     raises ExtractionInterrupted, and keeps what is finished.
@@ -529,6 +550,7 @@ def extract(
     check_model(model)
     data = as_data_set(data)
     check_data_set(data, "data")
+    engine_now, device = processes_on(devices, engine, device)
     divided = None if part is None else part_of(part, lambda: registry.rank(backend, model.home))
     extractor = Extractor(
         model,
@@ -544,7 +566,7 @@ def extract(
         views=views,
         seed=seed,
         push=push,
-        engine=engine,
+        engine=engine_now,
     )
     say(data)
     warn_of_parts(data)

@@ -16,21 +16,18 @@ from __future__ import annotations
 import os
 import pickle
 import time
-import warnings
-from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.common.environment import COUNTS, for_frameworks
-from headstart.common.errors import EngineError, HeadstartError, RemoteError, SettingError, StoreError
+from headstart.common.environment import kept_to
+from headstart.common.errors import EngineError, HeadstartError, SettingError, StoreError
 from headstart.common.log import LOG
-from headstart.common.machine import CPUS_VARIABLE
 from headstart.common.sizes import binary_size
 from headstart.contract import devices
-from headstart.features.engines.planning import Task
+from headstart.features.engines.ledger import ATTEMPTS, DEATHS, Attempt, Ledger
 from headstart.features.engines.ray_cluster import (
     Crew,
     blind_nodes,
@@ -42,15 +39,11 @@ from headstart.features.engines.ray_cluster import (
     token_in,
 )
 from headstart.features.engines.ray_host import Host
-from headstart.features.engines.ray_worker import Parcel, unseen_store
 from headstart.features.engines.settings import Ray
 from headstart.features.engines.work import Job, Outcome, Progress, Way
+from headstart.features.engines.worker import Parcel, unseen_store
 
 POLL_SECONDS = 0.5
-ATTEMPTS = 3
-"""of a task that ends in the same error, and of a worker that dies as it starts"""
-DEATHS = 8
-"""of workers in one task, one after the other, without a row more in the store: the task is what kills them"""
 START_SECONDS = 600.0
 """in which the first worker must have started"""
 END_SECONDS = 15.0
@@ -79,8 +72,8 @@ def run(settings: Ray, job: Job) -> Generator[Progress, None, None]:
         LOG.info(
             "Ray: %s; %s task%s; %s sent once; features come by %s",
             crew,
-            f"{len(driver.queue):,}",
-            "" if len(driver.queue) == 1 else "s",
+            f"{len(driver.ledger.queue):,}",
+            "" if len(driver.ledger.queue) == 1 else "s",
             binary_size(nbytes),
             shown,
         )
@@ -139,19 +132,6 @@ def _parcel(ray: Any, job: Job) -> Any:
 
 
 @dataclass(eq=False)
-class Attempt:
-    """A task, and what has become of it so far."""
-
-    task: Task
-    errors: tuple[str, ...] = ()
-    """that it has ended in, one after the other"""
-    deaths: int = 0
-    """of workers, without a row more in the store"""
-    counted: int = 0
-    """samples that are done, as its worker has said last, or the store"""
-
-
-@dataclass(eq=False)
 class Worker:
     """An actor, from its start to its end."""
 
@@ -171,8 +151,8 @@ class Driver:
     """Hands out tasks."""
 
     def __init__(self, ray: Any, crew: Crew, job: Job, way: Way, parcel: Any, params: Any) -> None:
-        self.queue: deque[Attempt] = deque(Attempt(task) for task in job.plan(crew.workers))
-        self._ray, self._crew, self._job, self._way = ray, crew, job, way
+        self.ledger = Ledger(job, way, job.plan(crew.workers))
+        self._ray, self._crew, self._way = ray, crew, way
         self._sent = parcel, params
         self._workers: list[Worker] = []
         self._free_places = crew.workers
@@ -181,8 +161,6 @@ class Driver:
         """one after the other"""
         self._reason = ""
         """why the last worker was lost"""
-        self._said: set[object] = set()
-        self._stored = self._again = self._samples = 0
         self._since = time.monotonic()
         """when a worker was last there"""
         self._actor = ray.remote(
@@ -197,13 +175,14 @@ class Driver:
     def work(self) -> Iterator[Progress]:
         """Until the store shows all."""
         ray = self._ray
-        while self.queue or any(worker.attempt for worker in self._workers):
+        ledger = self.ledger
+        while ledger.queue or any(worker.attempt for worker in self._workers):
             self._fill()
             waited_for = [worker.begun or worker.answer for worker in self._workers]
             waited_for = [answer for answer in waited_for if answer is not None]
             ready, _ = ray.wait(waited_for, num_returns=1, timeout=POLL_SECONDS)
             ready, _ = ray.wait(waited_for, num_returns=len(waited_for), timeout=0)
-            before = self._samples
+            before = ledger.samples
             for worker in list(self._workers):
                 if worker.begun in ready:
                     self._has_begun(worker)
@@ -211,7 +190,7 @@ class Driver:
                     self._has_answered(worker)
             self._look()
             alive = sum(worker.begun is None for worker in self._workers)
-            yield Progress(samples=self._samples - before, stored=self._stored, alive=alive, again=self._again)
+            yield ledger.progress(before, alive)
 
     # ---- workers
 
@@ -219,11 +198,11 @@ class Driver:
         """Give every free worker a task, and start workers as long as there is work for them. EngineError where
         there is none and will be none."""
         for worker in self._workers:
-            if worker.begun is None and worker.attempt is None and self.queue:
-                worker.attempt = self.queue.popleft()
+            if worker.begun is None and worker.attempt is None and self.ledger.queue:
+                worker.attempt = self.ledger.queue.popleft()
                 worker.answer = worker.actor.work.remote(worker.attempt.task)
         starting = sum(worker.begun is not None for worker in self._workers)
-        while self._free_places and starting < len(self.queue):
+        while self._free_places and starting < len(self.ledger.queue):
             self._free_places -= 1
             starting += 1
             self._start()
@@ -245,10 +224,7 @@ class Driver:
             for name, value in os.environ.items()
             if name.startswith("HEADSTART_") and name not in self._way.nodes_own
         }
-        environment[CPUS_VARIABLE] = threads = str(self._crew.cpus)
-        for name, others in COUNTS.items():
-            environment |= dict.fromkeys((name, *others), threads)
-        environment |= for_frameworks(os.environ | environment)
+        environment |= kept_to(self._crew.cpus, os.environ | environment)
         actor = self._actor.remote()
         begun = actor.start.remote(environment, str(Path.cwd()), *self._sent)
         self._workers.append(Worker(actor, begun))
@@ -271,7 +247,7 @@ class Driver:
     def _lose(self, worker: Worker, reason: str) -> None:
         """Do without a worker from now on."""
         self._reason = reason
-        self._warn(f"Ray: {reason}")
+        LOG.warning("Ray: %s", reason)
         self._workers.remove(worker)
         with suppress(Exception):
             self._ray.kill(worker.actor, no_restart=True)
@@ -287,12 +263,8 @@ class Driver:
                 worker.report = control.remote()
             elif ray.wait([worker.report], timeout=0)[0]:
                 with suppress(ray.exceptions.RayError):  # its task's answer says it, too
-                    self._count(worker.attempt, ray.get(worker.report))
+                    self.ledger.count(worker.attempt, ray.get(worker.report))
                 worker.report = None
-
-    def _count(self, attempt: Attempt, done: int) -> None:
-        self._samples += done - attempt.counted
-        attempt.counted = done
 
     # ---- tasks
 
@@ -308,41 +280,11 @@ class Driver:
             self._has_died(worker, attempt, error)
             return
         self._fill()  # it works while its shards are brought here
-        self._tell(outcome)
-        raised = self._bring(attempt.task, outcome)
-        left = self._job.left(attempt.task, outcome.shards)
-        self._count(attempt, len(attempt.task) - sum(map(len, left)))
-        self._stored += attempt.counted
-        errors = attempt.errors
-        if raised is not None:
-            errors = (*errors, _kind(raised))
-            if errors.count(errors[-1]) >= ATTEMPTS:
-                raise raised
-        elif left:
-            errors = (*errors, "")
-            if errors.count("") >= ATTEMPTS:
-                raise EngineError(f"the store does not show what was written on {worker.node}; {self._way.doubt}")
-        self._submit_again(left, errors, 0)
-
-    def _bring(self, task: Task, outcome: Outcome) -> Exception | None:
-        """Have in the store what a task's answer names. Returns what has gone wrong: there, or before."""
-        raised: Exception | None = None if outcome.error is None else pickle.loads(outcome.error)
-        try:
-            self._way.bring(task, outcome.shards)
-            if raised is not None and not isinstance(raised, RemoteError):
-                self._way.look_for(task)
-        except RemoteError as error:
-            return raised or error
-        return raised
+        self.ledger.settle(attempt, outcome, f"on {worker.node}")
 
     def _has_died(self, worker: Worker, attempt: Attempt, error: Exception) -> None:
         """What the store shows of its task was done."""
-        self._way.look_for(attempt.task)
-        left = self._job.left(attempt.task, {})
-        count = sum(map(len, left))
-        self._count(attempt, len(attempt.task) - count)
-        self._stored += attempt.counted
-        deaths = attempt.deaths + 1 if count == len(attempt.task) else 1
+        count, deaths = self.ledger.died(attempt)
         again = f"{count:,} of its task's {len(attempt.task):,} samples are submitted again"
         self._lose(worker, f"a worker on {worker.node} has died ({_first_line(error)}); {again}")
         if deaths >= DEATHS:
@@ -351,27 +293,6 @@ class Driver:
                 f"{_first_line(error)}"
             )
         self._free_places += 1
-        self._submit_again(left, attempt.errors, deaths)
-
-    def _submit_again(self, left: list[Task], errors: tuple[str, ...], deaths: int) -> None:
-        self._again += len(left)
-        self.queue.extendleft(Attempt(task, errors, deaths) for task in left)
-
-    # ---- what is said
-
-    def _tell(self, outcome: Outcome) -> None:
-        """What a worker has said, once, however many say it."""
-        for category, text in outcome.warnings:
-            if text not in self._said:
-                self._said.add(text)
-                warnings.warn(text, category, stacklevel=2)
-        for level, line in outcome.lines:
-            if line not in self._said:
-                self._said.add(line)
-                LOG.log(level, "%s", line)
-
-    def _warn(self, line: str) -> None:
-        LOG.warning("%s", line)
 
     # ---- the end
 
@@ -387,17 +308,12 @@ class Driver:
             if tasks:
                 for answer in ray.wait(list(tasks), num_returns=len(tasks), timeout=END_SECONDS)[0]:
                     with suppress(ray.exceptions.RayError, StoreError):
-                        self._bring(tasks[answer], ray.get(answer))
+                        self.ledger.bring(tasks[answer], ray.get(answer))
         finally:
             for worker in self._workers:
                 with suppress(Exception):
                     ray.kill(worker.actor, no_restart=True)
             self._workers = []
-
-
-def _kind(error: Exception) -> str:
-    """What is the same for equal errors: their text, which of a URL's names the object and so is left out."""
-    return "RemoteError" if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}"
 
 
 def _first_line(error: Exception) -> str:

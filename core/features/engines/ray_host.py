@@ -1,5 +1,5 @@
 """The actor, before it can import anything: it goes to its node as code, needs nothing but Python there, and says
-what it lacks in one line. What it does then is `ray_worker`'s.
+what it lacks in one line. What it does then is `worker`'s.
 
 Invariant: how many threads compute, and what the environment says, is settled before a framework is imported.
 """
@@ -42,14 +42,14 @@ class Host:
         self, environment: dict[str, str], folder: str, parcel: bytes, params: dict[str, Any]
     ) -> tuple[str, str, str]:
         """(node, what is wrong here or "", the device). `environment`: variables to set; `folder`: to work in,
-        where it is there too; `parcel`, `params`: of `RayWorker`."""
+        where it is there too; `parcel`, `params`: of `TaskWorker`."""
         node = describe_node()
         try:
             os.environ.update(environment)
             if os.path.isdir(folder):  # noqa: PTH112
                 os.chdir(folder)
-            worker = importlib.import_module("headstart.features.engines.ray_worker")
-            self._worker = worker.RayWorker(parcel, params, node, self._ended.is_set)
+            worker = importlib.import_module("headstart.features.engines.worker")
+            self._worker = worker.TaskWorker(parcel, params, node, self._ended.is_set)
             return node, "", self._worker.device
         except Exception as error:
             text = str(error).strip() or traceback.format_exc().strip().splitlines()[-1]

@@ -51,9 +51,45 @@ class Ray:
             )
 
 
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Extraction by processes of this machine, one for each of its devices."""
+
+    devices: tuple[str, ...] | None = None
+    """their names; None: all devices of the best kind that the backend finds"""
+
+
+Engine = Ray | Processes
+
+
+def processes_on(devices_named: Any, engine: Any, device: str) -> tuple[Engine | None, str]:
+    """The engine and the device that `devices=` means: "all", or names, of which one alone needs no engine.
+    SettingError and its kin for anything else, and beside `engine=` or `device=`."""
+    if devices_named is None:
+        return engine, device
+    for name, value, unset in (("engine", engine, None), ("device", device, devices.AUTO)):
+        if value != unset:
+            raise SettingError(f"devices={devices_named!r} with {name}={value!r}; leave out one of them")
+    if isinstance(devices_named, str) and devices_named == ALL:
+        return Processes(), device
+    names = tuple(devices_named) if isinstance(devices_named, list | tuple) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise SettingError(f"devices={devices_named!r}; expected 'all', or names such as ['cuda:0', 'cuda:1']")
+    if devices.AUTO in names:
+        raise SettingError(f"devices={devices_named!r}; 'auto' is one device, which device='auto' asks for")
+    return (Processes(names), device) if len(names) > 1 else (None, names[0])
+
+
 def check_engine(engine: Any, device: str) -> None:
     """SettingError for what is no engine, and for a device that is one of this machine's by its number."""
     if engine is None:
+        return
+    if isinstance(engine, Processes):
+        if device != devices.AUTO:
+            raise SettingError(f"device={device!r} with all devices of this machine; leave out one of them")
         return
     if not isinstance(engine, Ray):
         raise SettingError(f"engine={engine!r}; expected None or an hs.Ray(...)")

@@ -32,9 +32,9 @@ def _precisions() -> Iterable[str]:
 
 
 def _is_engine(value: object) -> bool:
-    from headstart.features.engines.settings import Ray
+    from headstart.features.engines.settings import Engine
 
-    return isinstance(value, Ray)
+    return isinstance(value, Engine)
 
 
 @dataclass(frozen=True)

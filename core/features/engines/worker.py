@@ -1,4 +1,5 @@
-"""What an actor of Ray's does on its node: opens what it was sent, builds the trunk, and works on tasks.
+"""What a worker does, an actor of Ray's or a process of this machine: opens what it was sent, builds the trunk,
+and works on tasks.
 
 Invariant: an error is an answer, and goes back as it is; what a task has computed before it is stored.
 """
@@ -41,8 +42,8 @@ class Parcel:
     """the path of a file in the store, and what is in it; None where workers need not see the store"""
 
 
-class RayWorker:
-    """An extraction on one node."""
+class TaskWorker:
+    """An extraction in one process."""
 
     def __init__(
         self, parcel: bytes, params: Mapping[str, np.ndarray], node: str, is_ended: Callable[[], bool]
