@@ -14,6 +14,7 @@ from headstart.cli.options import (
     DEFAULTS,
     FLAT,
     TABLE_OPTIONS,
+    BatchSize,
     Json,
     OnError,
     TableOptions,
@@ -39,6 +40,7 @@ def evaluate(
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
+    batch_size: BatchSize = DEFAULTS["batch_size"],
     json_file: Json = None,
 ) -> None:
     """Say how well a trained model does on labelled images: scores, of each class too, confusions."""
@@ -51,7 +53,7 @@ def evaluate(
     trained = load(run, backend)
     samples = labelled(trained, data, on_error, table.columns(), truncated)
     import_quietly(trained.backend, device, precision)
-    result = run_evaluate(trained, samples, device=device, precision=precision)
+    result = run_evaluate(trained, samples, device=device, precision=precision, batch_size=batch_size)
     keep_figures(json_file, {"run": str(run), "data": samples.name, **result.as_dict()})
     tables = result.as_tables()
     show(*tables)

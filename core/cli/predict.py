@@ -12,6 +12,7 @@ from headstart.cli.command import command
 from headstart.cli.options import (
     DEFAULTS,
     TABLE,
+    BatchSize,
     Decode,
     Json,
     OnError,
@@ -87,6 +88,7 @@ def predict(
     backend: Annotated[str | None, parameter("backend")] = DEFAULTS["backend"],
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
+    batch_size: BatchSize = DEFAULTS["batch_size"],
     top: Annotated[int, Parameter(help="Classes to name for each image.", converter=positive_number)] = 1,
     csv: Annotated[
         Path | None,
@@ -117,7 +119,7 @@ def predict(
     if data.skipped or any(is_remote(path) or Path(path).is_dir() for path in images):
         say(data)
     settings: dict[str, Any] = {"top": top, "backend": name, "device": device, "precision": precision}
-    settings["on_error"] = on_error
+    settings |= {"on_error": on_error, "batch_size": batch_size}
     if file is not None:
         written = write_predictions(trained, data, file, **settings)
         unread = f", {written.unread:,} of them not read" if written.unread else ""

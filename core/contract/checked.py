@@ -23,12 +23,20 @@ from headstart.contract.halving import Halving
 from headstart.contract.heads import Chain, HeadsRecipe
 from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
+from headstart.contract.room import Room
 from headstart.contract.running import Trainer, Trunk
 from headstart.contract.streams import Dtypes, one_by_one
+from headstart.data.rows import count
 from headstart.graph import Graph
 
 Expected = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """parameter -> shape and dtype"""
+
+
+NETWORK, FOR_NETWORK = "the network", "pass precision='bfloat16', free some of its memory"
+FOR_BATCH = "pass a smaller batch_size= (--batch-size), or precision='bfloat16'"
+FOR_ROWS = "pass memory= (--memory) to have fewer features there, or a smaller batch_size= (--batch-size)"
+"""what a user can do where there is no room for the network, for a batch, or for features"""
 
 
 class Passing:
@@ -87,10 +95,13 @@ class CheckedBackend(Passing):
         self._inner.write(program, format, path, texts)
 
     def trunk(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str], place: Place) -> Trunk:
-        graph = graph.upto(*outputs)
-        trunk = self._inner.trunk(graph, params, outputs, place)
-        halving = Halving(place.device, self.is_out_of_memory)
-        return CheckedTrunk(trunk, self.name, graph, params, outputs, self.numpy, halving)
+        graph, room = graph.upto(*outputs), Room(place.device, self.is_out_of_memory)
+        try:
+            trunk = self._inner.trunk(graph, params, outputs, place)
+        except Exception as error:
+            room.check(error, NETWORK, FOR_NETWORK)
+            raise
+        return CheckedTrunk(trunk, self.name, graph, params, outputs, self.numpy, room)
 
     def numpy(self, array: Any) -> np.ndarray:
         return cast("np.ndarray", self._inner.numpy(array))
@@ -99,9 +110,14 @@ class CheckedBackend(Passing):
         return self._inner.native(graph.upto(*outputs) if outputs else graph, params, outputs)
 
     def trainer(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> Trainer:
-        inner = self._inner.trainer(graph, params, recipe, place.for_training)
+        room = Room(place.device, self.is_out_of_memory)
+        try:
+            inner = self._inner.trainer(graph, params, recipe, place.for_training)
+        except Exception as error:
+            room.check(error, NETWORK, FOR_NETWORK)
+            raise
         return CheckedTrainer(
-            inner, self.name, _expected(graph, params), (len(graph.outputs),), (), self._description
+            inner, self.name, _expected(graph, params), (len(graph.outputs),), (), self._description, room
         )
 
     def heads(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> Any:
@@ -109,9 +125,10 @@ class CheckedBackend(Passing):
         inner = self._inner.heads(chain, params, recipe, place.for_training) if able else None
         if inner is None:
             return None
-        count = len(recipe.lr)
+        number = len(recipe.lr)
         stacked = {name: (value.shape, value.dtype) for name, value in params.items()}
-        return CheckedHeads(inner, self.name, stacked, (count,), (count,), self._description)
+        room = Room(place.device, self.is_out_of_memory)
+        return CheckedHeads(inner, self.name, stacked, (number,), (number,), self._description, room)
 
 
 class CheckedTrunk(Passing):
@@ -123,11 +140,11 @@ class CheckedTrunk(Passing):
         params: Mapping[str, np.ndarray],
         outputs: Sequence[str],
         numpy: Callable[[Any], np.ndarray],
-        halving: Halving,
+        room: Room,
     ) -> None:
         """`numpy`: the backend's, of its arrays."""
         super().__init__(inner)
-        self._halving = halving
+        self._room, self._halving = room, Halving(room)
         self._backend, self._graph, self._outputs, self._numpy = backend, graph, tuple(outputs), numpy
         self._expected = _expected(graph, params)
         # What a user's own part gives need not be as it was with the example.
@@ -135,6 +152,14 @@ class CheckedTrunk(Passing):
         self._shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
 
     def run(self, images: Any) -> dict[str, Any]:
+        """DeviceMemoryError where the device has no room for so many."""
+        try:
+            return self._run(images)
+        except Exception as error:
+            self._room.check(error, f"{count(images)} samples at once", FOR_BATCH)
+            raise
+
+    def _run(self, images: Any) -> dict[str, Any]:
         outputs: dict[str, Any] = self._inner.run(images)
         self._check(_shape_of(images), outputs, self._outputs)
         return outputs
@@ -146,7 +171,7 @@ class CheckedTrunk(Passing):
 
     def _stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         if not hasattr(self._inner, "stream"):
-            yield from one_by_one(self.run, self._numpy, batches, dtypes, reuses=True)
+            yield from one_by_one(self._run, self._numpy, batches, dtypes, reuses=True)
             return
         shapes: deque[tuple[int, ...] | None] = deque()
 
@@ -197,11 +222,20 @@ class CheckedTrainer(Passing):
         losses: tuple[int, ...],
         heads: tuple[int, ...],
         description: Description,
+        room: Room,
     ) -> None:
         """`losses`: shape of a step's; `heads`: of what there is one of a head."""
         super().__init__(inner)
-        self._description = description
+        self._description, self._room = description, room
         self._backend, self._expected, self._losses, self._heads = backend, expected, losses, heads
+
+    def put(self, rows: np.ndarray) -> Any:
+        """DeviceMemoryError where the device has no room for them, as from the other methods here."""
+        try:
+            return self._inner.put(rows)
+        except Exception as error:
+            self._room.check(error, f"{len(rows):,} rows of features", FOR_ROWS)
+            raise
 
     def epoch(
         self,
@@ -213,15 +247,30 @@ class CheckedTrainer(Passing):
     ) -> Any:
         size = len(targets) if order is None else order.size
         weighted = () if weights is None else (weights,)
-        result = self._inner.epoch(rows, targets, order, rates, *weighted)
+        try:
+            result = self._inner.epoch(rows, targets, order, rates, *weighted)
+        except Exception as error:
+            samples = size // max(1, len(rates))
+            self._room.check(error, f"a step on {samples} of {len(targets):,} rows that lie there", FOR_ROWS)
+            raise
         return self._checked(result, (len(rates), *self._losses), size)
 
     def step(self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None) -> Any:
         weighted = () if weights is None else (weights,)
-        return self._checked(self._inner.step(inputs, targets, rate, *weighted), self._losses, len(targets))
+        try:
+            result = self._inner.step(inputs, targets, rate, *weighted)
+        except Exception as error:
+            self._room.check(error, f"a step on {len(targets)} samples", FOR_BATCH)
+            raise
+        return self._checked(result, self._losses, len(targets))
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
-        return self._checked_logits(self._inner.logits(inputs, start, stop), inputs, start, stop, self._heads)
+        try:
+            logits = self._inner.logits(inputs, start, stop)
+        except Exception as error:
+            self._room.check(error, f"the logits of {stop - start} samples", FOR_BATCH)
+            raise
+        return self._checked_logits(logits, inputs, start, stop, self._heads)
 
     def _checked_logits(
         self, logits: np.ndarray, inputs: Any, start: int, stop: int, heads: tuple[int, ...]

@@ -17,6 +17,7 @@ import numpy as np
 
 from headstart.common.errors import DeviceMemoryError, DeviceWarning
 from headstart.contract.devices import reason_of
+from headstart.contract.room import Room
 from headstart.contract.streams import Dtypes
 from headstart.data.rows import count, pad, window
 
@@ -27,10 +28,10 @@ Stream = Callable[[Iterable[Any], Dtypes], Iterator[dict[str, np.ndarray]]]
 class Halving:
     """One trunk's batches."""
 
-    def __init__(self, device: str, is_out_of_memory: Callable[[BaseException], bool]) -> None:
+    def __init__(self, room: Room) -> None:
         self.most: int | None = None
         """rows that are run at once, where a whole batch was too many"""
-        self._device, self._is_out_of_memory = device, is_out_of_memory
+        self._room = room
 
     def stream(self, run: Stream, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         """What `run` gives for each of the batches. DeviceMemoryError where there is no room for one row."""
@@ -40,7 +41,7 @@ class Halving:
                 yield from self._attempt(run, source, begun, dtypes)
                 return
             except Exception as error:
-                if not begun or not self._is_out_of_memory(error):
+                if not begun or not self._room.is_out_of_memory(error):
                     raise
                 reason = reason_of(error)
             self._halve(max(map(count, begun)), reason)  # here, where nobody holds what the error did
@@ -79,13 +80,13 @@ class Halving:
         before = rows if self.most is None else min(rows, self.most)
         if before == 1:
             raise DeviceMemoryError(
-                f"device {self._device!r} has no room for one sample ({reason}); free some of its memory, pass "
-                "precision='bfloat16' or smaller images, or device='cpu'"
+                f"device {self._room.device!r} has no room for one sample ({reason}); free some of its memory, "
+                "pass precision='bfloat16' or smaller images, or device='cpu'"
             )
         self.most = -(-before // 2)
         warnings.warn(
-            f"device {self._device!r} has no room for {before} samples at once ({reason}); goes on with "
-            f"{self.most}, batch_size={self.most} begins with so many",
+            f"device {self._room.device!r} has no room for {before} samples at once ({reason}); it goes on with "
+            f"{self.most}, and batch_size={self.most} begins with so many",
             DeviceWarning,
             stacklevel=4,
         )

@@ -107,11 +107,13 @@ def classify(
     device: str = "auto",
     precision: str = "float32",
     on_error: str = "raise",
+    batch_size: int | str = 64,
 ) -> Predictions:
     """What each image shows, for people; the arguments and errors are those of `write_predictions`."""
     check_predictor(model, backend, device, precision)
+    check_batch_size(batch_size)
     reading = _reading(model, top)
-    made = _made(model, images, reading, on_error, backend, 64, device, precision, None, None)
+    made = _made(model, images, reading, on_error, backend, batch_size, device, precision, None, None)
     names: list[str] = []
     columns: list[list[Any]] = [[] for _ in reading.columns]
     for files, cells, _ in made.batches():

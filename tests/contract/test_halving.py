@@ -5,16 +5,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from headstart.common.errors import DeviceMemoryError, DeviceWarning
+from headstart.contract.checked import CheckedBackend, CheckedTrainer
+from headstart.contract.description import MEMORY, Description
 from headstart.contract.halving import Halving
+from headstart.contract.recipe import Place
+from headstart.contract.room import Room
 from headstart.contract.streams import overlapped
+from headstart.graph import Builder
 
 pytestmark = pytest.mark.neutral
+DESCRIPTION = Description(module="some", modules=(), distributions=(), install="")
 F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
 
 
@@ -48,7 +56,7 @@ class Device:
 
 
 def halving() -> Halving:
-    return Halving("cuda:1", lambda error: isinstance(error, FullError))
+    return Halving(Room("cuda:1", lambda error: isinstance(error, FullError)))
 
 
 def batches(*sizes: int) -> list[np.ndarray]:
@@ -80,7 +88,7 @@ def test_the_next_stream_begins_with_what_fits() -> None:
     assert [str(one.message).partition(" (")[0] for one in said] == [
         "device 'cuda:1' has no room for 7 samples at once", "device 'cuda:1' has no room for 4 samples at once"
     ]  # fmt: skip
-    assert str(said[1].message).endswith("goes on with 2, batch_size=2 begins with so many")
+    assert str(said[1].message).endswith("it goes on with 2, and batch_size=2 begins with so many")
     device.sizes.clear()
     (rows,) = halves.stream(device.stream, batches(7), {"fc": F32})
     assert device.sizes == [2, 2, 2, 2] and len(rows["fc"]) == 7
@@ -125,3 +133,54 @@ def test_other_errors_are_let_through(error: Exception) -> None:
     with pytest.warns(DeviceWarning), pytest.raises(type(error), match="a bug"):
         list(halving().stream(Device(3).stream, broken(), {"fc": F32}))
     assert taken == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("put", (np.ones((6, 2), np.float32),), "6 rows of features .*memory= .*batch_size="),
+        (
+            "epoch",
+            (None, np.zeros(6), np.zeros((3, 2)), np.ones(3)),
+            "a step on 2 of 6 rows that lie there .*memory=",
+        ),
+        ("step", (np.ones((4, 2)), np.zeros(4), 0.1), "a step on 4 samples .*batch_size="),
+        ("logits", (np.ones((4, 2)), 0, 3), "the logits of 3 samples .*batch_size="),
+    ],
+)
+def test_a_training_without_room_says_what_to_do(method: str, given: tuple[Any, ...], said: str) -> None:
+    """Other errors are none of that."""
+    errors: list[Exception] = [FullError("there is no more"), ValueError("a bug")]
+
+    def broken(*_: Any) -> Any:
+        raise errors.pop(0)
+
+    room = Room("cuda:1", lambda error: isinstance(error, FullError))
+    inner = SimpleNamespace(**{method: broken})
+    trainer = CheckedTrainer(inner, "some", {}, (1,), (), DESCRIPTION, room)
+    with pytest.raises(DeviceMemoryError, match=f"device 'cuda:1' has no room for {said}"):
+        getattr(trainer, method)(*given)
+    with pytest.raises(ValueError, match="a bug"):
+        getattr(trainer, method)(*given)
+
+
+def test_a_network_without_room_says_what_to_do() -> None:
+    def full(*_: Any) -> Any:
+        raise FullError("there is no more")
+
+    inner = SimpleNamespace(
+        trunk=full, trainer=full, memory=None, is_out_of_memory=lambda error: isinstance(error, FullError)
+    )
+    b = Builder()
+    graph, place = b.graph(b.linear("fc", "input", 2, 2)), Place("cuda:1", "float32")
+    backend = CheckedBackend(inner, "some", replace(DESCRIPTION, abilities=frozenset({MEMORY})))
+    recipe: Any = None
+    for action in (
+        lambda: backend.trunk(graph, {}, ["fc"], place),
+        lambda: backend.trainer(graph, {}, recipe, place),
+    ):
+        with pytest.raises(DeviceMemoryError, match="device 'cuda:1' has no room for the network"):
+            action()
+    silent = CheckedBackend(inner, "some", DESCRIPTION)  # it does not say which errors those are
+    with pytest.raises(FullError):
+        silent.trunk(graph, {}, ["fc"], place)

@@ -11,12 +11,12 @@ import pytest
 
 from headstart.common.errors import BackendError
 from headstart.contract.checked import CheckedTrunk
-from headstart.contract.halving import Halving
+from headstart.contract.room import Room
 from headstart.contract.streams import AT_ONCE, is_held, overlapped
 from headstart.graph import Builder
 
 pytestmark = pytest.mark.neutral
-WIDE = Halving("cpu", lambda error: False)
+WIDE = Room("cpu", lambda error: False)
 F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
 
 

@@ -161,6 +161,8 @@ def test_the_command_and_a_training_take_auto(backend: str, photos: Path, monkey
     result = headstart(*words, "--batch-size", "auto")
     assert result.code == 0 and "batch size 'auto': 64 samples at once on cpu" in result.err
     assert headstart(*words, "--batch-size", "many").code == 2
+    shown = headstart("predict", "--model", "resnet18_half", *words[5:], "--batch-size", "auto", photos)
+    assert shown.code == 0 and "64 samples at once on cpu" in shown.err
     sizes: list[Any] = []
     monkeypatch.setattr("headstart.features.extract.samples_at_once", lambda size, *_: sizes.append(size) or 5)
     train = hs.data.digits().subset(range(40))
