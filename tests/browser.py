@@ -34,7 +34,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def browser(folder: Path, dark: bool = False) -> Iterator[Browser]:
+def browser(folder: Path) -> Iterator[Browser]:
     """A browser that keeps its profile in `folder` and has no network: every name and address leads nowhere."""
     chromium = next(filter(None, map(shutil.which, NAMES)), None)
     driver = shutil.which("chromedriver")
@@ -47,8 +47,6 @@ def browser(folder: Path, dark: bool = False) -> Iterator[Browser]:
     options.binary_location = chromium
     for flag in (*FLAGS, "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(flag)
-    if dark:
-        options.add_argument("--blink-settings=preferredColorScheme=0")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = selenium.Chrome(options=options, service=Service(driver, env={**os.environ, "HOME": str(folder)}))
     try:
@@ -73,6 +71,11 @@ class Browser:
         """Also to widths that a window cannot have, such as a phone's."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def theme(self, name: str) -> None:
+        """That people prefer a `dark` or a `light` page, from now on."""
+        features = [{"name": "prefers-color-scheme", "value": name}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)

@@ -30,13 +30,14 @@ SETTINGS = {
     "datareporting.policy.dataSubmissionEnabled": False,
     "network.captive-portal-service.enabled": False,
     "network.connectivity-service.enabled": False,
+    "ui.systemUsesDarkTheme": 0,
     "accessibility.tabfocus": 7,
     "focusmanager.testmode": True,  # a window that nobody looks at has the focus
 }
 
 
 @contextmanager
-def firefox(folder: Path, dark: bool = False) -> Iterator[Firefox]:
+def firefox(folder: Path) -> Iterator[Firefox]:
     """A browser that keeps its profile in `folder` and has no network."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
@@ -44,8 +45,7 @@ def firefox(folder: Path, dark: bool = False) -> Iterator[Firefox]:
     websocket = pytest.importorskip("websocket", reason="websocket-client is not installed", exc_type=ImportError)
     profile = folder / "firefox"
     profile.mkdir()
-    settings = {**SETTINGS, "ui.systemUsesDarkTheme": int(dark)}
-    lines = (f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in settings.items())
+    lines = (f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in SETTINGS.items())
     (profile / "user.js").write_text("".join(lines))
     log = folder / "firefox.log"
     with log.open("w") as words:
