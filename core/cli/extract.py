@@ -78,6 +78,7 @@ def extract(
     from headstart.contract import registry
     from headstart.features.extract import extract as run_extract
     from headstart.features.packed import check_free
+    from headstart.features.trunk_keys import INPUT
 
     engine = engine_options.engine()
     name = registry.choose(backend)
@@ -85,12 +86,15 @@ def extract(
         check_free(save, replace)  # now, and not after a week of extraction
     note_random_weights(source)
     model, data = opened(source, feature_options.cuts)
-    if devices is None:  # else it is imported elsewhere, and opens no card here
+    asked = feature_options.arguments()
+    # decoded images need no framework, which takes seconds to import; by `devices` it is imported elsewhere, and
+    # opens no card here
+    if asked["cuts"] != (INPUT,) and devices is None:
         import_quietly(name, device, feature_options.precision)
     features = run_extract(
         model,
         data,
-        **feature_options.arguments(),
+        **asked,
         backend=name,
         device=device,
         batch_size=batch_size,

@@ -121,10 +121,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(photos: Path, cache: Path, *more: str, figures: Path) -> subprocess.Popen[str]:
-    """Decoded pictures are features of a kind, for which no framework is imported."""
+    """Decoded pictures are features of a kind, for which no framework is imported: there is none that could be."""
     command = [sys.executable, "-m", "headstart", "extract", "--data", str(photos), "--cuts", "input",
                "--model", "lenet", "--json", str(figures), "--workers", "1", *more]  # fmt: skip
-    env = {**os.environ, "HEADSTART_CACHE": str(cache)}
+    broken = cache.parent / "broken"
+    for framework in ("torch", "tensorflow", "jax", "keras"):
+        (broken / framework).mkdir(parents=True, exist_ok=True)
+        (broken / framework / "__init__.py").write_text(f"raise ImportError('{framework} is not needed here')")
+    env = {**os.environ, "HEADSTART_CACHE": str(cache), "PYTHONPATH": str(broken)}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
