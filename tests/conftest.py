@@ -50,6 +50,13 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: none for an environment that has its place on one core, else one a core: the longest of those
+    that run side by side has no place, and fills whatever the others leave."""
+    return 0 if _core_of_environment() is not None else len(os.sched_getaffinity(0))
+
+
 def _core_of_environment() -> int | None:
     """The number of the core that this environment of tox shares with others: HEADSTART_TEST_CORES has the names
     of those on one core with commas between them, a word a core. One of them computes while another waits for its
