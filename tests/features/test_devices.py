@@ -23,8 +23,9 @@ from headstart.contract.description import Description
 from headstart.contract.opening import NO_CARDS
 from headstart.contract.recipe import Place
 from headstart.errors import BackendError, EngineError, ExtractionInterrupted, ImageError, SettingError
-from headstart.features.engines import processes
+from headstart.features.engines import planning, processes
 from headstart.features.engines.device_listing import listed
+from headstart.features.engines.process_worker import DONE
 from headstart.features.engines.processes import Process, seeing_one
 from headstart.features.engines.settings import Processes, processes_on
 from headstart.store import FeatureStore
@@ -33,6 +34,21 @@ from headstart.testing.samples import shaken, tiny_model
 pytestmark = pytest.mark.neutral
 OUTSIDE = Path(__file__).parent.parent / "outside"
 COUNT = 48
+UNHURRIED = """
+import os, time
+from dataclasses import replace
+from headstart_numpy import DESCRIPTION
+from headstart_numpy.backend import BACKEND, NumpyTrunk
+
+DESCRIPTION, run = replace(DESCRIPTION, module=__name__), NumpyTrunk.run
+
+def after_a_while(self, images):
+    time.sleep(float(os.environ.get("UNHURRIED", "0")))
+    return run(self, images)
+
+NumpyTrunk.run = after_a_while
+"""
+"""a backend in plain numpy, that can be told to take its time"""
 TWO = ["cpu", "cpu"]
 
 
@@ -43,10 +59,9 @@ def _numpy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     info = folder / "headstart_numpy-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: headstart-numpy\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[headstart.backends]\nnumpy = headstart_numpy:DESCRIPTION\n")
-    description = Description(
-        module="headstart_numpy.backend", modules=("numpy",), distributions=("numpy",), install="pip install numpy"
-    )
+    (info / "entry_points.txt").write_text("[headstart.backends]\nnumpy = unhurried:DESCRIPTION\n")
+    (folder / "unhurried.py").write_text(UNHURRIED)
+    description = Description(module="unhurried", modules=("numpy",), distributions=(), install="")
     with pytest.MonkeyPatch.context() as path:
         path.syspath_prepend(str(folder))
         path.syspath_prepend(str(OUTSIDE))
@@ -108,17 +123,19 @@ def test_a_process_that_dies_costs_its_task(
 
 
 def test_ctrl_c_keeps_what_is_computed(extract: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And leaves no process; the rest is computed afterwards."""
+    """Of the tasks that are under way, too; and leaves no process. The rest is computed afterwards."""
     take, seen = processes.Driver._take, []
+    monkeypatch.setattr(planning, "TASKS", 1)
 
-    def interrupted(self: Any, *event: Any) -> None:
-        take(self, *event)
-        if rows_stored() and not seen:
+    def interrupted(self: Any, process: Any, kind: str, value: Any) -> None:
+        take(self, process, kind, value)
+        if kind == DONE and value and not seen:
             seen.extend(workers())
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as driver, heeded_ctrl_c(), pytest.raises(ExtractionInterrupted) as caught:
         driver.setattr(processes.Driver, "_take", interrupted)
+        driver.setenv("UNHURRIED", "0.1")
         extract(devices=TWO)
     assert len(seen) == 2 and gone(seen)
     kept = rows_stored()
@@ -134,6 +151,13 @@ def test_a_picture_that_does_not_decode_is_the_error_that_it_always_is(extract: 
     with pytest.raises(ImageError, match=r"00005\.jpg"):
         extract(folder, devices=TWO)
     assert gone(workers())
+
+
+def test_data_that_cannot_be_sent_are_named(_numpy: None) -> None:
+    data = hs.data.digits().subset(range(4))
+    data.unsendable = lambda: None  # type: ignore[attr-defined]
+    with pytest.raises(SettingError, match=r"tiny and .* cannot be sent to other processes .*pass engine=hs\.Ray"):
+        hs.extract(tiny_model(), data, backend="numpy", devices=TWO)
 
 
 def test_a_device_that_is_not_there_is_named(extract: Any) -> None:

@@ -154,9 +154,12 @@ class Driver:
         LOG.info("%d processes, of %s: %s", len(self._names), share, ", ".join(self._names))
         for name in self._names:
             self._start(name)
+        begun = False
         while ledger.queue or any(process.attempt for process in self._alive):
+            # One that cannot begin is an error, however little there is to do for it.
+            begun = begun or all(process.is_ready for process in self._alive)
             for process in self._alive:
-                if process.is_ready and process.attempt is None and ledger.queue:
+                if begun and process.is_ready and process.attempt is None and ledger.queue:
                     process.attempt = ledger.queue.popleft()
                     process.send(process.attempt.task)
             before = ledger.samples
@@ -191,7 +194,8 @@ class Driver:
         except Exception as error:
             raise SettingError(
                 f"devices=: {job.model.name} and {job.data.name} cannot be sent to other processes "
-                f"({type(error).__name__}: {error}); leave out devices="
+                f"({type(error).__name__}: {error}); leave out devices=, or pass engine=hs.Ray(...), which sends "
+                "code, too"
             ) from error
         return pickle.dumps((sys.path, parcel, self._params))
 
