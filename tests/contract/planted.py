@@ -396,6 +396,12 @@ class NoThreads(Passing):
         return 0
 
 
+@fails("test_other_errors_say_nothing_of_memory")
+class EverythingIsOutOfMemory(Passing):
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return True
+
+
 @fails("test_memory_is_the_devices_own")
 class MemoryOfACpu(Passing):
     def memory(self, place: Place) -> int:

@@ -55,6 +55,7 @@ TWO = ["cpu", "cpu"]
 @pytest.fixture(scope="module")
 def _numpy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A backend without a framework, installed here and in what is started here."""
+    registry.names()  # what is installed without it is kept
     folder = tmp_path_factory.mktemp("site")
     info = folder / "headstart_numpy-0.1.dist-info"
     info.mkdir()
