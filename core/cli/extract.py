@@ -87,9 +87,9 @@ def extract(
     note_random_weights(source)
     model, data = opened(source, feature_options.cuts)
     asked = feature_options.arguments()
-    # decoded images need no framework, which takes seconds to import; by `devices` it is imported elsewhere, and
-    # opens no card here
-    if asked["cuts"] != (INPUT,) and devices is None:
+    # A framework takes seconds to import. Decoded images need none, and who extracts elsewhere needs none here,
+    # and opens no card.
+    if asked["cuts"] != (INPUT,) and devices is None and engine is None:
         import_quietly(name, device, feature_options.precision)
     features = run_extract(
         model,
