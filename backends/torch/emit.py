@@ -227,12 +227,12 @@ FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
 
 def _layer(node: Node) -> nn.Module:
     """The layer of a node, whose parameters are yet to be given their values. Drawing what is replaced at once
-    would take longer than all else that a large layer needs."""
+    would take longer than all else that a large layer needs. Not by `to_empty`: torch imports all of sympy for it."""
     if node.op not in DRAWN:
         return MODULES[node.op](node.attrs)
     with torch.device("meta"):
         layer = MODULES[node.op](node.attrs)
-    return layer.to_empty(device=torch.get_default_device())
+    return layer._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
 
 
 def _is_lone(node: Node, x: Any) -> bool:

@@ -94,7 +94,7 @@ class TorchTrainer:
         losses = [mean_loss(self.recipe.loss, logits, y, weights) for logits in outputs]
         self.optimizer.zero_grad()
         if len(losses) == 1:
-            losses[0].backward(self.weights[0])
+            losses[0].backward()  # its weight is 1; told so, torch imports sympy to compare shapes
         else:
             torch.stack(losses).dot(self.weights).backward()
         self.optimizer.step(rate)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from headstart.report import curves as bokeh
 from headstart.report import figures
 from headstart.report.cards import LARGEST, Images, errors_card, kernel_cards
 from headstart.report.conclusion import conclusion, interval_of
@@ -86,7 +87,7 @@ def build(content: Mapping[str, Any]) -> str:
         about=_about(known, entries),
         css=(FOLDER / "page.css").read_text("utf-8"),
         js=(FOLDER / "page.js").read_text("utf-8"),
-        bokeh=_bokeh(),
+        bokeh=bokeh.script(),
         data=script_json(_drawn(known)),
         count=len(entries),
         columns=_columns(headlines),
@@ -136,14 +137,6 @@ def template(name: str) -> Any:
     )
     jinja.filters["capital"] = figures.capital
     return jinja.get_template(name)
-
-
-@cache
-def _bokeh() -> str:
-    """Bokeh's script without its parts for widgets, tables, formulas and WebGL."""
-    from bokeh.resources import Resources
-
-    return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
 
 
 # ---- the head of the page and its table
@@ -280,18 +273,18 @@ def _keys(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
     """What the page's script draws: figures by name, the runs' points, which the curves share, and how the scores
     among them are written."""
-    from headstart.report import plots
-
     entries = known["rows"]
     drawn = [points(entry) for entry in entries]
     figures_by_name: dict[str, Any] = {}
     if any(drawn):
-        for measure, axis in itertools.product(_measures(entries), ("epoch", "seconds", "seconds log")):
+        for measure, axis in itertools.product(_measures(entries), bokeh.AXES):
             name = measure["name"]
-            figures_by_name[f"{name} {axis}"] = plots.curves(name, measure["axis"], axis)
+            figures_by_name[f"{name} {axis}"] = bokeh.curves(name, measure["axis"], axis)
     for i, entry in enumerate(_cached(entries)):
         even = break_even(entry)
         if isinstance(even, BreakEven):
+            from headstart.report import plots
+
             figures_by_name[f"break-even {i}"] = plots.break_even(even)
     losses = [loss for one in drawn for point in one for loss in (point.loss, point.val_loss)]
     data = known.get("data") or {}

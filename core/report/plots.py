@@ -1,4 +1,5 @@
-"""The figures that Bokeh draws, as the JSON that its script makes them of.
+"""The figures that Bokeh draws, as the JSON that its script makes them of. As a program this draws those that
+are shipped, see `headstart.report.curves`.
 
 Texts that come from data reach a figure as columns only, which Bokeh shows as they are; titles and axes, in which
 it would look for formulas (and load a library from the network to set them), hold none of them.
@@ -6,8 +7,10 @@ it would look for formulas (and load a library from the network to set them), ho
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
+from itertools import product
 from typing import Any
 
 from bokeh.embed import json_item
@@ -22,6 +25,7 @@ from bokeh.models.tickers import AdaptiveTicker, FixedTicker
 from bokeh.models.tools import HoverTool
 from bokeh.plotting import figure
 
+from headstart.report import curves as shipped
 from headstart.report import figures
 from headstart.report.looks import BLUE, GREEN
 from headstart.report.series import BreakEven
@@ -30,7 +34,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', sans-serif"
 TOOLTIP = """<div style="font:12px/1.45 sans-serif;color:#222;white-space:nowrap"><b>@label</b>, @when<br>
 validation: @validation<br>training: @training</div>"""
 
-AXES = {"epoch": "epoch", "seconds": "seconds of wall time"}
+TITLES = {"epoch": "epoch", "seconds": "seconds of wall time"}
 
 
 @cache
@@ -41,7 +45,7 @@ def curves(measure: str, label: str, axis: str) -> dict[str, Any]:
     the score of the head that was kept), "kept" (the epochs whose heads were) and "points", whose column "row" has
     its number. Drawn once a process, as no run is in it: nobody may change what comes back."""
     name, _, logarithmic = axis.partition(" ")
-    plot = _figure(AXES[name], label, name=f"{measure} {name}", x_axis_type="log" if logarithmic else "linear")
+    plot = _figure(TITLES[name], label, name=f"{measure} {name}", x_axis_type="log" if logarithmic else "linear")
     for name, style in (
         ("training", {"line_width": 1, "line_dash": "4 3", "line_alpha": 0.6}),
         ("validation", {"line_width": 2}),
@@ -175,3 +179,16 @@ def _item(plot: Plot) -> dict[str, Any]:
         "target_id": None,
         "version": document["version"],
     }
+
+
+def drawn_for_shipping() -> dict[str, Any]:
+    """What `headstart.report.curves` reads: a loss and a score over each axis, with places for their names."""
+    figures_by_name = {
+        shipped.shipped_name(measure, axis): curves(measure, shipped.LABEL, axis)
+        for measure, axis in product(("loss", shipped.MEASURE), shipped.AXES)
+    }
+    return {"bokeh": next(iter(figures_by_name.values()))["version"], "figures": figures_by_name}
+
+
+if __name__ == "__main__":
+    shipped.SHIPPED.write_text(json.dumps(drawn_for_shipping(), separators=(",", ":")) + "\n", "utf-8")

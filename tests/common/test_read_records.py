@@ -39,8 +39,8 @@ def _any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADSTART_BACKEND", raising=False)
     monkeypatch.setattr("headstart.contract.registry.installed", lambda: ("torch",))
     # the same in every page, and nearly all of the time that one takes
-    monkeypatch.setattr("headstart.report.build._bokeh", lambda: "")
-    monkeypatch.setattr("headstart.report.plots.curves", lambda *of: {})
+    monkeypatch.setattr("headstart.report.curves.script", lambda: "")
+    monkeypatch.setattr("headstart.report.curves.curves", lambda *of: {})
 
 
 def whole_run() -> Any:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from report_pages import (
 )
 
 from headstart import report
-from headstart.report import pictures
+from headstart.report import pictures, plots
+from headstart.report.curves import AXES, SHIPPED, _shipped, curves, script
 from headstart.report.scores import scores_card
 
 pytestmark = pytest.mark.neutral
@@ -229,3 +231,27 @@ def test_the_command_is_what_one_types() -> None:
     assert "headstart compare --data &#39;my photos&#39;" in report.page(content())
     module = content(command=["/x/headstart/__main__.py", "fit", "a&b"])
     assert "python -m headstart fit &#39;a&amp;b&#39;" in report.page(module)
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize(("measure", "label"), [("loss", "loss"), ("accuracy", 'the "share" that is right')])
+def test_shipped_figures_are_what_bokeh_draws(measure: str, label: str, axis: str) -> None:
+    if json.loads(SHIPPED.read_text("utf-8"))["bokeh"] != version("bokeh"):
+        pytest.skip("the shipped figures are of another Bokeh: python -m headstart.report.plots writes them anew")
+    assert curves(measure, label, axis) == plots.curves(measure, label, axis)
+
+
+def test_figures_of_another_bokeh_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr("headstart.report.curves.version", lambda name: "3.9.0")
+    request.addfinalizer(_shipped.cache_clear)
+    _shipped.cache_clear()
+    assert curves("loss", "loss", "epoch") is plots.curves("loss", "loss", "epoch")
+
+
+def test_the_script_is_that_of_bokeh_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_it_lies = script.__wrapped__()
+    monkeypatch.setattr("headstart.report.curves.find_spec", lambda name: None)
+    told = re.sub(r"/\* (BEGIN|END) bokeh.min.js \*/", "", script.__wrapped__())
+    assert as_it_lies.split() == told.split()
