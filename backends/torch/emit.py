@@ -227,7 +227,7 @@ FUNCTIONS: Mapping[str, Callable[[Attributes], Layer]] = {
 
 def _layer(node: Node) -> nn.Module:
     """The layer of a node, whose parameters are yet to be given their values. Drawing what is replaced at once
-    would take longer than all else that a large layer needs. Not by `to_empty`: torch imports all of sympy for it."""
+    would take longer than all else that a large layer needs. Not by `to_empty`: torch imports sympy for it."""
     if node.op not in DRAWN:
         return MODULES[node.op](node.attrs)
     with torch.device("meta"):

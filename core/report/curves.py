@@ -2,7 +2,7 @@
 Bokeh has drawn them, since to import it and to draw them takes longer than the rest of a short training.
 
 Invariant: what comes out is what the Bokeh that is installed draws. Of another version than the shipped figures'
-it is asked itself; `python -m headstart.report.plots` writes them anew.
+it is asked itself; `python -m headstart.report.curves` writes them anew.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _shipped() -> dict[str, str]:
 
 @cache
 def script() -> str:
-    """Bokeh's script without its parts for widgets, tables, formulas and WebGL, as it lies in the package: the package
+    """Bokeh's script without its parts for widgets, tables, formulas and WebGL, as it lies in the package, which
     itself takes ten times as long to tell it."""
     found = find_spec("bokeh")  # imports nothing
     for folder in (found and found.submodule_search_locations) or ():
@@ -60,3 +61,18 @@ def script() -> str:
     from bokeh.resources import Resources
 
     return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
+
+
+def drawn() -> dict[str, Any]:
+    """What is shipped: a loss and a score over each axis, with places for their names."""
+    from headstart.report import plots
+
+    figures = {
+        shipped_name(measure, axis): plots.curves(measure, LABEL, axis)
+        for measure, axis in product(("loss", MEASURE), AXES)
+    }
+    return {"bokeh": version("bokeh"), "figures": figures}
+
+
+if __name__ == "__main__":
+    SHIPPED.write_text(json.dumps(drawn(), separators=(",", ":")) + "\n", "utf-8")

@@ -1,5 +1,4 @@
-"""The figures that Bokeh draws, as the JSON that its script makes them of. As a program this draws those that
-are shipped, see `headstart.report.curves`.
+"""The figures that Bokeh draws, as the JSON that its script makes them of.
 
 Texts that come from data reach a figure as columns only, which Bokeh shows as they are; titles and axes, in which
 it would look for formulas (and load a library from the network to set them), hold none of them.
@@ -7,10 +6,8 @@ it would look for formulas (and load a library from the network to set them), ho
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
-from itertools import product
 from typing import Any
 
 from bokeh.embed import json_item
@@ -25,7 +22,6 @@ from bokeh.models.tickers import AdaptiveTicker, FixedTicker
 from bokeh.models.tools import HoverTool
 from bokeh.plotting import figure
 
-from headstart.report import curves as shipped
 from headstart.report import figures
 from headstart.report.looks import BLUE, GREEN
 from headstart.report.series import BreakEven
@@ -179,16 +175,3 @@ def _item(plot: Plot) -> dict[str, Any]:
         "target_id": None,
         "version": document["version"],
     }
-
-
-def drawn_for_shipping() -> dict[str, Any]:
-    """What `headstart.report.curves` reads: a loss and a score over each axis, with places for their names."""
-    figures_by_name = {
-        shipped.shipped_name(measure, axis): curves(measure, shipped.LABEL, axis)
-        for measure, axis in product(("loss", shipped.MEASURE), shipped.AXES)
-    }
-    return {"bokeh": next(iter(figures_by_name.values()))["version"], "figures": figures_by_name}
-
-
-if __name__ == "__main__":
-    shipped.SHIPPED.write_text(json.dumps(drawn_for_shipping(), separators=(",", ":")) + "\n", "utf-8")

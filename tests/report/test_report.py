@@ -27,7 +27,8 @@ from report_pages import (
 
 from headstart import report
 from headstart.report import pictures, plots
-from headstart.report.curves import AXES, SHIPPED, _shipped, curves, script
+from headstart.report.curves import AXES, SHIPPED, _shipped, curves
+from headstart.report.curves import script as bokeh_script
 from headstart.report.scores import scores_card
 
 pytestmark = pytest.mark.neutral
@@ -237,7 +238,7 @@ def test_the_command_is_what_one_types() -> None:
 @pytest.mark.parametrize(("measure", "label"), [("loss", "loss"), ("accuracy", 'the "share" that is right')])
 def test_shipped_figures_are_what_bokeh_draws(measure: str, label: str, axis: str) -> None:
     if json.loads(SHIPPED.read_text("utf-8"))["bokeh"] != version("bokeh"):
-        pytest.skip("the shipped figures are of another Bokeh: python -m headstart.report.plots writes them anew")
+        pytest.skip("the shipped figures are of another Bokeh: python -m headstart.report.curves writes them anew")
     assert curves(measure, label, axis) == plots.curves(measure, label, axis)
 
 
@@ -251,7 +252,7 @@ def test_figures_of_another_bokeh_are_drawn(
 
 
 def test_the_script_is_that_of_bokeh_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    as_it_lies = script.__wrapped__()
+    as_it_lies = bokeh_script.__wrapped__()
     monkeypatch.setattr("headstart.report.curves.find_spec", lambda name: None)
-    told = re.sub(r"/\* (BEGIN|END) bokeh.min.js \*/", "", script.__wrapped__())
+    told = re.sub(r"/\* (BEGIN|END) bokeh.min.js \*/", "", bokeh_script.__wrapped__())
     assert as_it_lies.split() == told.split()
