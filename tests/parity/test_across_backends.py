@@ -22,12 +22,12 @@ BACKENDS = registry.names()
 
 @pytest.fixture(scope="module")
 def data():
-    return small_data(240)
+    return small_data(120)
 
 
 def runs_of(data, cache, **settings):
     model = settings.pop("model", None) or small_model()
-    settings = {"epochs": 1, "batch_size": 24, "dtype": "float32", "device": "cpu", **settings}
+    settings = {"epochs": 1, "batch_size": 12, "dtype": "float32", "device": "cpu", **settings}
     return [hs.fit(model, *data, backend=name, cache=cache / name, **settings) for name in BACKENDS]
 
 
@@ -100,7 +100,7 @@ def test_losses_agree_where_statistics_are_trained(tmp_path) -> None:
     many activations lie within rounding of a rectifier's corner, and each framework's gradient is then about 1 %
     off that in float64; Adam's division makes steps of such differences."""
     rng = np.random.default_rng(0)
-    noise = hs.data.arrays(rng.integers(0, 256, (200, 64, 64, 3), np.uint8), rng.integers(0, 10, 200))
+    noise = hs.data.arrays(rng.integers(0, 256, (120, 64, 64, 3), np.uint8), rng.integers(0, 10, 120))
     settings = {"size": 64, "weights": None}
     model = small_model(**settings)
     runs = runs_of(noise.split(0.8), tmp_path, model=model, mode="scratch", optimizer=hs.SGD(0.003, momentum=0.0))
@@ -116,7 +116,7 @@ def test_gradients_of_the_head_agree(data, tmp_path) -> None:
     """One step of plain gradient descent, so that the parameters' change is the gradient."""
     start = replace(small_model(), fresh=frozenset())  # a fresh output layer starts at zero, and lets none through
     steps = runs_of(
-        tuple(part.subset(np.arange(24)) for part in data),
+        tuple(part.subset(np.arange(12)) for part in data),
         tmp_path,
         model=start,
         mode="cached",
