@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick
 from children import BACKENDS
 from epochs import Worker
 from photographs import make_photographs
@@ -41,14 +42,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=".benchmarks",
         help="where benchmarks.json and benchmarks.md go, the table of all figures (default: %(default)s)",
     )
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="only pairs that take seconds, in minutes; fails where a ratio is not half of that in quick.json",
+    )
+    parser.addoption(
+        "--keep", action="store_true", help="with --quick: write this run's ratios to quick.json, to be held to"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     Files.folder = Path(config.getoption("--table", ".benchmarks")).absolute()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        left_out = [item for item in items if not quick.is_quick(item.nodeid)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_runtest_logfinish() -> None:
     Files.write()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--quick") and session.config.getoption("--keep"):
+        quick.keep(table.rows)
+    elif session.config.getoption("--quick") and quick.regressions(table.rows):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(trylast=True)  # what is looked for is at the end
@@ -61,6 +84,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     width = terminalreporter._tw.fullwidth if terminalreporter.isatty else 160
     terminalreporter.write_line(table.text(max(width, 120)))
     terminalreporter.write_line(f"\nwritten to {Files.folder}: benchmarks.json, benchmarks.md")
+    if terminalreporter.config.getoption("--quick"):
+        terminalreporter.section("beside an earlier run")
+        for line in quick.summary(table.rows):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture

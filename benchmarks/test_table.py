@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick
 import table as module
 from table import COLUMNS, NO_GPU, TARGETS, Table, Target
 
@@ -144,3 +145,29 @@ def test_no_row_is_lost(tmp_path: Path, dies: str) -> None:
     assert [row["what"] for row in found["rows"]] == ["first", "third"]
     assert ("written to" in done.stdout) is (not dies)
     assert dies or "1 failed, 2 passed, 1 skipped" in done.stdout
+
+
+def test_a_ratio_that_has_halved_is_found(filled: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is told as so many times as fast, or as so many times of what the peer takes."""
+    monkeypatch.setattr(quick, "KNOWN", tmp_path / "quick.json")
+    assert quick.regressions(filled.rows) == []
+    assert quick.summary(filled.rows)[-1] == "0 ratios compared with quick.json"
+    quick.keep(filled.rows)
+    later = Table()
+    later.record("extraction", "a|b", 4.2, backend="torch", peer="eager", peers=9.0)
+    later.record("sweep", "64 heads", 9.8, backend="jax", peer="one", peers=1.0, cost=True)
+    later.record("extraction", "another", 1.0, backend="torch", peer="eager", peers=9.0)
+    assert quick.regressions(later.rows) == ["extraction | a|b | torch | eager: 2.14x as fast, 4.50x before"]
+    assert quick.summary(later.rows)[1:] == [
+        "not in quick.json: extraction | another | torch | eager",
+        "2 ratios compared with quick.json",
+    ]
+    quick.keep(later.rows[2:])
+    assert len(quick.known()) == 3, "what was not measured now is kept"
+
+
+def test_quick_runs_some_of_what_there_is() -> None:
+    folder = Path(quick.__file__).parent
+    for test in quick.TESTS:
+        file, _, function = test.partition("::")
+        assert f"def {function.partition('[')[0]}" in (folder / file).read_text()
