@@ -68,6 +68,8 @@ def _core_of_environment() -> int | None:
 
 def _spare_xla() -> None:
     """Before JAX is imported, here and in what tests start."""
+    # tests' programs are many and small, and each test has a cache of its own
+    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
     with suppress(PackageNotFoundError, KeyError):
         flags = os.environ["HEADSTART_TEST_XLA_FLAGS"]
         numbers = tuple(int(number) for number in version("jaxlib").split(".")[:2])

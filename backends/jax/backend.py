@@ -14,12 +14,12 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.doors.jax_devices import device_facts, free_memory, is_out_of_memory
+from headstart.backends.doors.jax_programs import keep_programs
 from headstart.backends.jax import exports, files, profile, wrap
 from headstart.backends.jax.arrays import decide, host, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.heads import JaxHeads
-from headstart.backends.jax.programs import keep_programs
 from headstart.backends.jax.train import JaxTrainer
 from headstart.backends.jax.trunk import JaxTrunk
 from headstart.common.machine import cpus, cpus_allowed

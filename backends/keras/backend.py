@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from headstart.backends.keras import files, profile, wrap
-from headstart.backends.keras.arrays import DEVICES, beside, decide, on_host, to_numpy
+from headstart.backends.keras.arrays import DEVICES, ENGINE, beside, decide, on_host, to_numpy
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import network
 from headstart.backends.keras.heads import TensorFlowHeads, heads
@@ -41,7 +41,10 @@ class KerasBackend:
     name = "keras"
 
     def place(self, device: str, precision: str) -> Place:
-        return decide(device, precision)
+        place = decide(device, precision)
+        if ENGINE == "jax":
+            import_module("headstart.backends.doors.jax_programs").keep_programs(place)
+        return place
 
     def threads(self) -> int:
         return cpus()

@@ -60,7 +60,7 @@ def seen(what: str, action: Callable[[], Any]) -> Any:
 def texts(trunk: Any, trainer: Any) -> list[str]:
     """The programs of a trunk and of a step."""
     step = (trainer.carry, images, (labels.astype(np.int32), None), np.float32(0.1))
-    return [trunk._run.lower(trunk.state, images).as_text(), trainer._step.lower(*step).as_text()]
+    return [trunk._inner._run.lower(trunk.state, images).as_text(), trainer._step.lower(*step).as_text()]
 
 
 def precisions(place: Place) -> list[str]:

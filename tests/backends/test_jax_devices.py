@@ -28,7 +28,7 @@ pytestmark = pytest.mark.of("jax")
 def child(backend: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     program = Path(__file__).with_name("jax_devices.py")
     folder = tmp_path_factory.mktemp("devices")
-    environ = {**os.environ, "HEADSTART_CACHE": str(folder)}
+    environ = {**os.environ, "HEADSTART_CACHE": str(folder), "JAX_ENABLE_COMPILATION_CACHE": "true"}
     ended = subprocess.run(
         [sys.executable, str(program), str(folder)], capture_output=True, text=True, env=environ
     )
@@ -79,8 +79,8 @@ def test_float32_is_never_less(child: dict[str, Any]) -> None:
     }
 
 
-def test_programs_are_kept_for_a_device_that_is_not_the_cpu(child: dict[str, Any]) -> None:
-    assert child["programs of the cpu"] is None
+def test_programs_are_kept_apart_for_a_device_that_is_not_the_cpu(child: dict[str, Any]) -> None:
+    assert Path(child["programs of the cpu"]).name.startswith("jax-cpu-")
     folder, files = child["programs"]
     assert Path(folder).parts[-2:] == ("programs", "jax")
     assert any(name.startswith("jit_") for name in files)
@@ -92,7 +92,7 @@ def test_programs_are_kept_for_a_device_that_is_not_the_cpu(child: dict[str, Any
 def test_programs_are_run_from_no_folder_of_others(
     backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, keeps: bool
 ) -> None:
-    from headstart.backends.jax import programs
+    from headstart.backends.doors import jax_programs as programs
 
     set_to: list[str] = []
     config = SimpleNamespace(
@@ -110,14 +110,67 @@ def test_programs_are_run_from_no_folder_of_others(
         monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
     elif kind == "of nobody":
         (tmp_path / "programs").write_text("no folder")
-    programs.keep_programs(Place("cpu", "float32"))
-    assert not set_to
     with warnings.catch_warnings():
         programs.keep_programs(Place("cuda", "float32"))
     assert set_to == ([str(folder)] if keeps else [])
     config.jax_compilation_cache_dir = "the user's"
     programs.keep_programs(Place("cuda", "float32"))
     assert len(set_to) == keeps
+
+
+def test_what_is_compiled_for_a_cpu_is_kept_for_that_one(
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A second process finds all programs, another processor none, and one that says nothing keeps nothing."""
+    from headstart.backends.doors import jax_programs
+
+    program = """
+import sys, warnings
+warnings.simplefilter("error")
+from pathlib import Path
+from headstart.backends.doors import jax_programs
+from headstart.contract.recipe import Place
+jax_programs.CPUINFO = Path(sys.argv[1])
+import jax
+hits = []
+noted = lambda event, **more: hits.append(event) if event.endswith("cache_hits") else None
+jax.monitoring.register_event_listener(noted)
+jax_programs.keep_programs(Place("cpu", "float32"))
+jax.jit(lambda x: x * 2 + 1)(jax.numpy.ones(3))
+print(len(hits), jax.config.jax_compilation_cache_dir)
+"""
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
+    cpus = {name: tmp_path / name for name in ("first", "second")}
+    cpus["first"].write_text("model name : A\nflags : avx2\ncpu MHz : 1\n\nmodel name : B\n")
+    cpus["second"].write_text("model name : A\nflags : avx512f\n")
+
+    def run(cpu: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", program, str(cpus[cpu])]
+        hits, folder = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return int(hits), folder
+
+    hits, folder = run("first")
+    assert (hits, Path(folder).parent) == (0, tmp_path / "programs")
+    cpus["first"].write_text("model name : A\nflags : avx2\ncpu MHz : 2\n\nmodel name : B\n")
+    again, same = run("first")
+    assert again == len(list(Path(folder).glob("*-cache"))) > 0 and same == folder
+    others, other = run("second")
+    assert others == 0 and other != folder
+    monkeypatch.setattr(jax_programs, "CPUINFO", tmp_path / "silent")
+    assert jax_programs._name(Place("cpu", "float32")) is None
+
+
+def test_a_folder_of_programs_is_bounded(backend: str, tmp_path: Path) -> None:
+    from headstart.backends.doors.jax_programs import bound
+
+    for i, name in enumerate(("c", "a", "b")):
+        (tmp_path / name).write_bytes(bytes(10))
+        os.utime(tmp_path / name, (i, i))
+    bound(tmp_path, 30)
+    assert len(list(tmp_path.iterdir())) == 3
+    bound(tmp_path, 25)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 @pytest.fixture
