@@ -10,7 +10,7 @@ from headstart.cli.rendering import show
 from headstart.cli.results import write_figures
 from headstart.common.errors import SettingError
 from headstart.common.objects import is_url
-from headstart.common.text import nbytes_text, printable, say, shards_text, when
+from headstart.common.text import counted, nbytes_text, printable, say, when
 
 if TYPE_CHECKING:
     from headstart.features.remote_cache import RemoteCleaning
@@ -56,15 +56,15 @@ def tell_moves(moves: Moves, json_file: Path | None) -> int | None:
     had = f"{already:,} {'was' if already == 1 else 'were'} {there} already"
     if moves.dry_run:
         size = nbytes_text(moves.nbytes)
-        say(f"would {moves.what} {shards_text(moves.lacking)} ({size}) {to} {moves.url}; {had}")
+        say(f"would {moves.what} {counted(moves.lacking, 'shard')} ({size}) {to} {moves.url}; {had}")
     else:
         size = nbytes_text(moves.moved_nbytes)
         gone = f", {moves.gone:,} had vanished" if moves.gone else ""
-        say(f"{moves.what}ed {shards_text(moves.moved)} ({size}) {to} {moves.url}; {had}{gone}")
+        say(f"{moves.what}ed {counted(moves.moved, 'shard')} ({size}) {to} {moves.url}; {had}{gone}")
     for where, reason in moves.failures:
         say(f"not {moves.what}ed: {printable(where)}: {printable(reason)}", err=True)
     if moves.untried:
-        say(f"not tried: {shards_text(moves.untried)}; the same command goes on with them", err=True)
+        say(f"not tried: {counted(moves.untried, 'shard')}; the same command goes on with them", err=True)
     write_figures(json_file, moves.as_dict())
     return None if moves.complete else 1
 
@@ -83,12 +83,12 @@ def tell_verified_there(report: RemoteVerifyReport, json_file: Path | None) -> i
 def tell_cleaning(cleaning: RemoteCleaning, grace: str, json_file: Path | None) -> int | None:
     """Say what goes, or has gone; the exit code."""
     for trunk in cleaning:
-        parts = [shards_text(len(trunk.shards))] if trunk.shards else []
+        parts = [counted(len(trunk.shards), "shard")] if trunk.shards else []
         if indexes := len(trunk.superseded) + len(trunk.indexes):
             parts.append(f"{indexes:,} index object{'' if indexes == 1 else 's'}")
         parts += ["trunk.json"] if trunk.description is not None else []
         verb = "would delete" if cleaning.freed is None else "deleting"
-        staying = f"; {shards_text(trunk.staying)} too young" if trunk.staying else ""
+        staying = f"; {counted(trunk.staying, 'shard')} too young" if trunk.staying else ""
         say(
             f"{verb} {trunk.key[:12]}  {trunk.hint('model')} at {trunk.hint('cut')}, {', '.join(parts)}, "
             f"{nbytes_text(trunk.nbytes)}, last written {when(trunk.written)}{staying}"

@@ -27,6 +27,7 @@ from headstart.common.objects import is_url, without_secrets
 from headstart.common.places import data_root
 from headstart.common.redact import HIDDEN, redacted
 from headstart.common.sizes import binary_size
+from headstart.common.text import counted
 from headstart.common.version import __version__
 from headstart.contract import registry
 from headstart.contract.devices import CPU
@@ -136,7 +137,8 @@ def _backend(name: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding(
         about,
         OK,
-        f"{versions}; {devices}; device auto is {answer['auto']}; {answer['threads']} threads on the {CPU}",
+        f"{versions}; {devices}; device auto is {answer['auto']}; "
+        f"{counted(answer['threads'], 'thread')} on the {CPU}",
     )
     for remark in answer["remarks"]:
         yield Finding(about, NOTE, remark)
@@ -181,7 +183,8 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", PROBLEM, "cannot be used", str(error))
         return
     size = sum(folder.nbytes for folder in folders)
-    there = f"{store.root}: {len(folders)} trunks' features, {binary_size(size)}; {binary_size(free)} free"
+    there = f"features of {counted(len(folders), 'trunk')}, {binary_size(size)}; {binary_size(free)} free"
+    there = f"{store.root}: {there}"
     if free < LITTLE_ROOM:
         yield Finding("cache", NOTE, there, "`headstart cache gc --max-size` shows what could go")
     else:

@@ -57,9 +57,10 @@ def hint(label: Mapping[str, Any], name: str) -> str:
     return shortened(str(label.get(name, "?")))
 
 
-def shards_text(count: int) -> str:
-    """1 shard, 2,000 shards."""
-    return f"{count:,} shard{'' if count == 1 else 's'}"
+def counted(count: float, noun: str) -> str:
+    """1 shard, 2,000 shards, 0.5 GPUs. `noun`: whose plural has an s behind it."""
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {noun}{'' if count == 1 else 's'}"
 
 
 def when(seconds: float) -> str:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from headstart.common.log import LOG
-from headstart.common.text import printable
+from headstart.common.text import counted, printable
 from headstart.data.annotations import MULTI, REGRESSION
 from headstart.data.names import alike, shown
 from headstart.data.remarks import GRAVE
@@ -120,13 +120,13 @@ def _labels(*parts: Any) -> str:
             if len(column)
         ]
         more = f" and {len(names) - len(texts)} more" if len(names) > len(texts) and texts else ""
-        return f" with {_counted(len(names), 'target')}: {', '.join(texts)}{more}; regression"
+        return f" with {counted(len(names), 'target')}: {', '.join(texts)}{more}; regression"
     counts = np.sum([data.annotations.counts() for data in parts], axis=0)
     if task == MULTI:
         each = np.concatenate([one.sum(1, dtype=np.int64) for one in values]) if values else np.zeros(1, np.int64)
         none = int((each == 0).sum())
         return (
-            f" with {_counted(len(names), 'label')}{_listed(names, counts)}; multi-label, {each.mean():.1f} a "
+            f" with {counted(len(names), 'label')}{_listed(names, counts)}; multi-label, {each.mean():.1f} a "
             "sample" + (f", {none:,} without any" if none else "")
         )
     return _classes(names, counts)
@@ -139,7 +139,7 @@ def _more(*parts: Any) -> str:
         counts = Counter(name for one in groups for name in one).values()
         least, most = min(counts, default=0), max(counts, default=0)
         sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        text += f"; in {_counted(len(counts), 'group')} of {sizes}"
+        text += f"; in {counted(len(counts), 'group')} of {sizes}"
     if (weights := [data.weights for data in parts if len(data)]) and weights[0] is not None:
         every = np.concatenate(weights)
         text += f"; weighted {every.min():.3g} to {every.max():.3g}"
@@ -156,10 +156,6 @@ def _lacking(train: Any, val: Any) -> str:
     if len(lacking) > MOST_LACKING:
         return f", of {len(lacking):,} classes none"
     return f", none of {' and '.join(_plain(train.classes[k]) for k in lacking)}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
 def _classes(names: Sequence[str], counts: np.ndarray) -> str:

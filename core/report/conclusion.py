@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.common.text import time_text
+from headstart.common.text import counted, time_text
 from headstart.report import figures
 from headstart.report.endings import endings
 from headstart.report.headlines import ACCURACY, HEADLINES, Headline, headline_of, headlines_of, ranked
@@ -111,7 +111,7 @@ def _score(entry: Entry, alone: bool) -> str:
         where = f" in the mean of {len(folds['values'])} folds"
     else:
         samples = _samples(entry)
-        where = "" if samples is None else f" on {_counted(samples, 'validation sample')}"
+        where = "" if samples is None else f" on {counted(samples, 'validation sample')}"
     named = entry["label"] if alone else f"Take {entry['label']}"
     return f"{named}: {headline.words} {_shown(entry)}{interval}{where}."
 
@@ -238,7 +238,7 @@ def _tested(entry: Entry) -> str:
     headline = HEADLINES.get(name, ACCURACY)
     ends = (scores.get("intervals") or {}).get(name)
     interval = "" if ends is None else f" (95{figures.SPACE}%: {headline.interval(ends)})"
-    samples = _counted(int(finite(scores.get("samples")) or 0), "test sample")
+    samples = counted(int(finite(scores.get("samples")) or 0), "test sample")
     return f"On {samples}, which chose nothing: {headline.words} {headline.text(value)}{interval}."
 
 
@@ -253,7 +253,7 @@ def _of_data(known: Mapping[str, Any], taken: Entry) -> list[str]:
     data = known.get("data") or {}
     said = []
     if skipped := len(data.get("skipped") or ()):
-        said.append(f"{_counted(skipped, 'file')} of the data {'was' if skipped == 1 else 'were'} left out.")
+        said.append(f"{counted(skipped, 'file')} of the data {'was' if skipped == 1 else 'were'} left out.")
     if (copies := finite(data.get("val_in_train"))) and not taken.get("folds"):
         said.append(_trained_on(copies, finite(data.get("val")), "validation"))
     test = _test_of(taken)
@@ -272,7 +272,7 @@ def _few(entry: Entry) -> list[str]:
     if samples is None or not 0 < samples < FEW:
         return []
     one = f": each is {100 / samples:.1f} points" if headline_of(entry) is ACCURACY else ""
-    return [f"{_counted(samples, 'validation sample')} {'is' if samples == 1 else 'are'} few{one}."]
+    return [f"{counted(samples, 'validation sample')} {'is' if samples == 1 else 'are'} few{one}."]
 
 
 def _chance(entry: Entry) -> list[str]:
@@ -315,7 +315,7 @@ def _unfinished(entry: Entry) -> list[str]:
 def _lost(entry: Entry) -> list[str]:
     count = finite((entry.get("validation") or {}).get("not_finite"))
     return (
-        [f"{entry['label']}: outputs for {_counted(int(count), 'validation sample')} are not finite."]
+        [f"{entry['label']}: outputs for {counted(int(count), 'validation sample')} are not finite."]
         if count
         else []
     )
@@ -345,10 +345,6 @@ def _fallen(entries: Sequence[Entry]) -> list[str]:
 def _samples(entry: Entry) -> int | None:
     count = finite((entry.get("validation") or {}).get("samples"))
     return None if count is None else int(count)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _plain(*sentences: str) -> str:

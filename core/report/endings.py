@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.common.text import counted
 from headstart.report.series import Entry, finite
 
 
@@ -39,7 +40,7 @@ class Ending:
     @property
     def words(self) -> str:
         """ "stopped after 37 of at most 100 epochs; kept epoch 22, the best by val_loss"."""
-        text = f"{self.trained} epoch{'' if self.trained == 1 else 's'}"
+        text = counted(self.trained, "epoch")
         if self.early:
             text = f"stopped after {self.trained} of at most {self.most} epochs"
         if self.of_folds:

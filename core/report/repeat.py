@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from headstart.common.sizes import binary_size
+from headstart.common.text import counted
 from headstart.report import figures
 from headstart.report.scores import noun
 
@@ -92,7 +93,7 @@ def machine_line(known: Mapping[str, Any]) -> str:
     """Its processor, the devices that were computed on, and the rest if known."""
     machine = known.get("machine") or {}
     cores, memory = machine.get("cores"), machine.get("memory_bytes")
-    facts = [machine.get("cpu"), cores and f"{cores} core{'' if cores == 1 else 's'}"]
+    facts = [machine.get("cpu"), cores and counted(cores, "core")]
     devices = [(row.get("settings") or {}).get("device_facts") or {} for row in known.get("rows") or ()]
     names = dict.fromkeys(short(device["name"]) for device in devices if device.get("name"))
     return ", ".join(filter(None, [*facts, memory and f"{binary_size(memory)} of memory", *names]))

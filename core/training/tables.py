@@ -10,6 +10,7 @@ from headstart.common.text import (
     ACCURACY,
     HEADLINES,
     accuracy_text,
+    counted,
     folds_line,
     headline_text,
     nbytes_text,
@@ -224,4 +225,4 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _epochs_text(epochs: int | None, never: str) -> str:
-    return never if epochs is None else f"{epochs} epoch{'s' if epochs > 1 else ''}"
+    return never if epochs is None else counted(epochs, "epoch")

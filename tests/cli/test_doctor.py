@@ -148,7 +148,7 @@ def test_what_is_there_is_told(tmp_path: Path, hub: str) -> None:
         {"about": "model hub", "state": "ok", "found": f"{hub} can be reached", "mend": ""}
     ]
     cache = of(figures, "cache")
-    assert "1 trunks' features" in cache[0]["found"]
+    assert "features of 1 trunk," in cache[0]["found"]
     assert any(line["state"] == "note" and "1 damaged files were set aside" in line["found"] for line in cache)
     assert not [line for line in cache if line["state"] == "problem"]
     assert [line["state"] for line in of(figures, "shared cache")][::2] == ["ok", "problem"]

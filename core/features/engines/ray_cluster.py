@@ -26,6 +26,7 @@ from headstart.common.errors import EngineError
 from headstart.common.files import PARTIAL_PREFIX
 from headstart.common.log import LOG
 from headstart.common.machine import cpus
+from headstart.common.text import counted
 from headstart.contract import devices
 from headstart.features.engines import ray_host
 from headstart.features.engines.settings import ADDRESSES, AUTO, LOCAL, Ray
@@ -141,12 +142,8 @@ class Crew:
     cpus: int
 
     def __str__(self) -> str:
-        each = f"{_some(self.gpus, 'GPU')} and " if self.gpus else ""
-        return f"{_some(self.workers, 'worker')} of {each}{_some(self.cpus, 'CPU')}"
-
-
-def _some(count: float, what: str) -> str:
-    return f"{count:g} {what}{'' if count == 1 else 's'}"
+        each = f"{counted(self.gpus, 'GPU')} and " if self.gpus else ""
+        return f"{counted(self.workers, 'worker')} of {each}{counted(self.cpus, 'CPU')}"
 
 
 def crew_for(settings: Ray, device: str, nodes: Sequence[Mapping[str, float]]) -> Crew:
@@ -164,7 +161,7 @@ def crew_for(settings: Ray, device: str, nodes: Sequence[Mapping[str, float]]) -
     workers = max(room, 1) if settings.workers is None else settings.workers
     if workers > room:
         there = "; ".join(
-            f"{_some(node.get('CPU', 0), 'CPU')} and {_some(node.get('GPU', 0), 'GPU')}" for node in nodes
+            f"{counted(node.get('CPU', 0), 'CPU')} and {counted(node.get('GPU', 0), 'GPU')}" for node in nodes
         )
         raise EngineError(
             f"Ray finds room for {room} of {Crew(workers, gpus, each)}; its machines have: {there or 'nothing'}"

@@ -19,7 +19,7 @@ from types import TracebackType
 from headstart.common.errors import RemoteError, RemoteRefusedError, StoreError, TransferInterrupted
 from headstart.common.objects import Objects
 from headstart.common.progress import track
-from headstart.common.text import shards_text
+from headstart.common.text import counted
 from headstart.store.description import description_of
 from headstart.store.keys import TrunkKey
 from headstart.store.moving.indexing import index_pushed
@@ -208,9 +208,11 @@ class Pusher:
         if not failures and (not untried or self._told or self.url in _refused):
             return
         self._told = True
-        what = [shards_text(len(failures))] if failures else []
+        what = [counted(len(failures), "shard")] if failures else []
         if untried:
-            what.append(f"{shards_text(len(untried))} that {'was' if len(untried) == 1 else 'were'} not tried")
+            what.append(
+                f"{counted(len(untried), 'shard')} that {'was' if len(untried) == 1 else 'were'} not tried"
+            )
         reasons = "; ".join(f"{where}: {reason}" for where, reason in failures[:1])
         more = f" (and {len(failures) - 1} more like it)" if len(failures) > 1 else ""
         command = f"headstart cache push {' '.join(key[:12] for key in keys)} {self.url}"

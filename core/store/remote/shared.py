@@ -29,7 +29,7 @@ from headstart.common.errors import (
 )
 from headstart.common.objects import Objects, open_objects, without_secrets
 from headstart.common.progress import track
-from headstart.common.text import shards_text
+from headstart.common.text import counted
 from headstart.store.remote.catalogue import FAILURES, Catalogue, is_absence
 from headstart.store.remote.cover import cover
 from headstart.store.remote.notes import Notes
@@ -222,8 +222,8 @@ class SharedRemoteFolder:
     def _tell_left(self, count: int, error: DiskSpaceError) -> None:
         """Warn, once, of shards that have no room in the own cache."""
         warn_once(
-            f"{shards_text(count)} of the shared cache {self._remote.url} did not come, and what they hold counts "
-            f"as missing: {error}"
+            f"{counted(count, 'shard')} of the shared cache {self._remote.url} did not come, and what they hold "
+            f"counts as missing: {error}"
         )
 
     def _bring_one(self, digest: str, nbytes: int, into: Destination, advance: Advance) -> RemoteError | None:
