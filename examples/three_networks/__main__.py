@@ -9,8 +9,9 @@ Published, after five epochs (the exercise this repeats): 81 %, 94 % and 74 %.
 What comes out: curves of loss and accuracy on shared axes, and the kernels of the first two convolutions
 before, after, and their difference. Where the trunk is frozen the difference is exactly zero.
 
-The small form trains the network of the package instead, at 96 pixels, since no published weights come
-without a download. An Inception v3 from scratch, on a few images, shows the auxiliary losses.
+The small form trains an EfficientNet-Lite0 trained on ImageNet where `headstart[weights]` is installed, else, and
+on the digits, the network of the package; both at 96 pixels. An Inception v3 from scratch, on a few images, shows
+the auxiliary losses.
 
     python -m examples.three_networks                                  # Inception v3, all of CIFAR-10: with a GPU
     python -m examples.three_networks --samples 100                    # 1,000 training images
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import headstart as hs
-from examples.common import finish, options, part, start
+from examples.common import finish, options, part, small_trunk, start, with_trunk
 
 # The head alone, on features, bears a larger rate than a network of pretrained weights.
 RATES = {"scratch": 0.001, "full": 0.0003, "cached": 0.003}
@@ -35,22 +36,23 @@ LABELS = {"scratch": "from scratch", "full": "all weights", "cached": "last laye
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train the three; returns "comparison", "auxiliary" (losses, a tuple an epoch) and "changes": label ->
     convolution -> the largest change of a weight."""
-    args = options(__doc__, "three_networks").parse_args(argv)
+    args = with_trunk(options(__doc__, "three_networks")).parse_args(argv)
     seed, where = args.seed, {"backend": args.backend, "device": args.device, "seed": args.seed}
 
     if args.small:
-        name, weights = "resnet18_half", "tinyimagenet"
-        data = part(hs.data.open_data(args.data or "digits"), args.samples or 250, seed=seed)
+        source, size = args.data or "digits", 96
+        name, weights = small_trunk(args, source)
+        data = part(hs.data.open_data(source), args.samples or 250, seed=seed)
         train, val = data.split(0.8, seed=seed, by="position")
-        print(f"scaled down: {name} ({weights}, 96 px) instead of Inception v3 (ImageNet, 299 px); {data}")
+        print(f"scaled down: {name} ({weights}, {size} px) instead of Inception v3 (ImageNet, 299 px); {data}")
     else:
-        name, weights = "inception_v3", "imagenet"
+        name, weights, size = "inception_v3", "imagenet", None
         if args.data in (None, "cifar10"):
             train, val = (hs.data.cifar10(split=split) for split in ("train", "test"))
         else:
             train, val = hs.data.open_data(args.data).split(0.8, seed=seed, by="position")
         train, val = (part(data, args.samples, seed=seed) for data in (train, val))
-    model = hs.model(name, weights=weights, classes=train.classes)
+    model = hs.model(name, weights=weights, classes=train.classes, size=size)
 
     training = {"epochs": args.epochs or 5, "batch_size": 8, **where}
     runs = {}

@@ -64,8 +64,10 @@ def main(argv: Sequence[str] | None = None) -> hs.Comparison:
     runs = {}
     for label, model in trunks.items():
         print(f"{label} ...", flush=True)
-        # Without cut= the classifier is the head; VGG16's is three layers, of which the last is replaced.
-        runs[label] = hs.fit(model, train, val, mode="cached", **training, **where)
+        # Without cut= the classifier is the head; VGG16's is three layers, of which the last is replaced. The
+        # features of random weights can be too small for float16.
+        dtype = "float16" if model.weights else "float32"
+        runs[label] = hs.fit(model, train, val, mode="cached", dtype=dtype, **training, **where)
     print("lenet ...", flush=True)
     lenet = hs.model("lenet", classes=train.classes)
     runs["lenet from scratch"] = hs.fit(lenet, train, val, mode="scratch", lr=0.001, **training, **where)
