@@ -14,6 +14,9 @@ OTHERS = Group("Options", sort_key=8)
 """those that belong to no group of their own"""
 EVERYWHERE = Group("Options of every command", sort_key=9)
 
+WIDTH = 78
+"""of an example's line, in a terminal of 80 columns"""
+
 Function = Callable[..., int | None]
 
 
@@ -36,4 +39,17 @@ def command(*examples: str, name: str | None = None) -> Callable[[Function], App
 
 def examples_text(*lines: str) -> str:
     """As help shows them."""
-    return "\n".join(["Examples:", "", *(f"  {line}" for line in lines)])
+    return "\n".join(["Examples:", "", *(f"  {part}" for line in lines for part in _in_parts(line))])
+
+
+def _in_parts(line: str) -> list[str]:
+    """A long line as a shell takes it in several, each option with its value; wrapped otherwise, it could not be
+    copied."""
+    parts, rest = [], line
+    while len(rest) > WIDTH:
+        end = max(rest.rfind(" --", 3, WIDTH - 1), 0) or rest.rfind(" ", 3, WIDTH - 1)
+        if end < 0:
+            break
+        parts.append(f"{rest[:end]} \\")
+        rest = f"  {rest[end + 1 :]}"
+    return [*parts, rest]

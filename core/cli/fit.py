@@ -86,5 +86,7 @@ def fit(
         show(test_line(tested.as_dict()))
     if run.extraction is not None:
         show(extraction_line(run.extraction), placement_line(run.settings["features"]))
+    if out is None:
+        written.append("the trained model is not kept; --out run/ saves it, with a report")
     doubt = figures.conclusion().doubt  # what the score is, the table has said
     show(*(line for line in (doubt, *written) if line))

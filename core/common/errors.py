@@ -80,6 +80,10 @@ class SettingError(HeadstartError, ValueError):
     """An argument, option or environment variable has a value that is not allowed."""
 
 
+MANY = 12
+"""names that a guess stands behind, at most; else before them"""
+
+
 class UnknownNameError(SettingError):
     """A name (backend, model, mode, optimiser ...) is not one of the known ones."""
 
@@ -87,9 +91,10 @@ class UnknownNameError(SettingError):
         allowed = list(allowed)
         near = difflib.get_close_matches(str(received), allowed, n=1)
         guess = f"; did you mean {near[0]!r}?" if near else ""
-        super().__init__(
-            f"unknown {kind} {received!r}{hint}; expected one of {', '.join(allowed) or 'none'}{guess}"
-        )
+        names = ", ".join(allowed) or "none"
+        first = near and len(allowed) > MANY  # behind so many names nobody sees it
+        told = f"{guess} Expected one of {names}" if first else f"; expected one of {names}{guess}"
+        super().__init__(f"unknown {kind} {received!r}{hint}{told}")
 
 
 class UnknownOptionError(UnknownNameError, TypeError):

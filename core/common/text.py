@@ -63,6 +63,16 @@ def counted(count: float, noun: str) -> str:
     return f"{number} {noun}{'' if count == 1 else 's'}"
 
 
+def listed(names: Sequence[str]) -> str:
+    """ "jax, flax and optax"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def not_installed(modules: Sequence[str]) -> str:
+    """ "jax and flax, which are not installed"."""
+    return f"{listed(modules)}, which {'is' if len(modules) == 1 else 'are'} not installed"
+
+
 def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from headstart.common.errors import BackendError, MissingAbilityError, UnknownNameError
+from headstart.common.text import not_installed
 from headstart.contract import devices
 from headstart.contract.checked import CheckedBackend
 from headstart.contract.description import ABILITIES, RANK, WRAP, Description
@@ -165,8 +166,7 @@ def choose(name: str | None = None, home: str | None = None) -> str:
         require_home(home, name)
         if missing := _missing(_described(name).modules):
             raise BackendError(
-                f"backend {name!r}{source} needs {' and '.join(missing)}, which is not installed: "
-                f"{_described(name).install}"
+                f"backend {name!r}{source} needs {not_installed(missing)}: {_described(name).install}"
             )
         return name
     there = installed()
@@ -238,9 +238,7 @@ def exporting(target: str) -> tuple[str, Exports]:
     further = description.exports.get(target, next(iter(description.exports.values())))
     backend = load(name)
     if missing := _missing(further):
-        raise BackendError(
-            f"{target!r} needs {' and '.join(missing)}, which is not installed: {description.install}"
-        )
+        raise BackendError(f"{target!r} needs {not_installed(missing)}: {description.install}")
     return name, backend.exports()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from headstart.common.errors import DataError
 from headstart.common.log import LOG
+from headstart.common.text import counted
 from headstart.data.annotations import PARTS, Annotations, single
 from headstart.data.any_files import folder_at
 from headstart.data.dataset import Dataset, FileSource, Skipped
@@ -21,6 +22,7 @@ from headstart.data.encoded import sound
 from headstart.data.file_system import BROKEN, FOLDER, Folder
 from headstart.data.formats import SUFFIXES
 from headstart.data.layouts import (
+    no_class_hint,
     one_class_hint,
     refuse_file,
     refuse_layout,
@@ -204,8 +206,8 @@ def _class_folders(root: Folder, asked: Sequence[str] | None) -> tuple[dict[str,
             "merge them"
         )
     if loose:
-        files = "1 image lies" if loose == 1 else f"{loose:,} images lie"
-        left_out.append(Skipped(str(root), f"{files} beside the class folders, in no class"))
+        where = "beside the class folders" if names else "right in it"
+        left_out.append(Skipped(str(root), f"holds {counted(loose, 'image')} {where}, in no class"))
     return dict(sorted((normal(name), path) for name, path in class_folders)), left_out
 
 
@@ -213,7 +215,7 @@ def _two_classes(root: Folder, names: list[str], left_out: list[Skipped]) -> Non
     if len(names) > 1:
         return
     only = f"only one class folder, {shown(names[0])}" if names else "no class folders"
-    hint = one_class_hint(root, names[0]) if names else " Is this the folder above or below the right one?"
+    hint = one_class_hint(root, names[0]) if names else no_class_hint(root)
     left = f" Left out: {named(left_out)}." if left_out else ""
     raise DataError(f"{root} holds {only}; expected at least two, each with the images of one class.{hint}{left}")
 

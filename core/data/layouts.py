@@ -11,10 +11,11 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from headstart.common.errors import DataError, DataWarning
-from headstart.data.file_system import Folder
-from headstart.data.formats import kind_of
+from headstart.data.file_system import LOCAL, Folder
+from headstart.data.formats import SUFFIXES, kind_of
 from headstart.data.names import normal, shown
 from headstart.data.place import FILE, REMOTE, suffix_of
 from headstart.data.signatures import UNPACK, what_is
@@ -173,6 +174,19 @@ def one_class_hint(root: Folder, name: str) -> str:
     return " Is this the folder above or below the right one?"
 
 
+def no_class_hint(root: Folder) -> str:
+    """What to do about a root without class folders: it may be a class itself, or its images have no labels."""
+    if root.files is LOCAL:
+        above = root.at(str(Path(root.path).absolute().parent))
+        beside = above.folders()
+        if len(beside) > 1 and layout_of(beside) is None and all(_holds_an_image(above / one) for one in beside):
+            return f" Do you mean {above}, which holds {_listed(beside)}?"
+    return (
+        " Is this the folder above or below the right one? Labels in a table are read from it "
+        "(--data labels.csv), and `headstart predict` takes images without labels."
+    )
+
+
 def refuse_url(path: str | os.PathLike[str]) -> None:
     """DataError for an address in place of a path or of a URL that is read here."""
     text = os.fspath(path)
@@ -213,6 +227,13 @@ def refuse_file(place: Folder) -> None:
     if table is not None and (remedy != UNPACK or table in ("Excel", "OpenDocument")):
         raise DataError(f"{place} is a table or list ({table}); {expected}: {NO_TABLES}")
     raise DataError(f"{place} is {what or 'a file'}; {expected}" + (f": {remedy}" if remedy else ""))
+
+
+def _holds_an_image(folder: Folder) -> bool:
+    try:
+        return any(item.name.lower().endswith(SUFFIXES) for item in folder.files.scan(folder.path))
+    except OSError:
+        return False
 
 
 def _words(name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

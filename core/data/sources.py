@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from headstart.data.frames import KINDS
 from headstart.data.hub_sets import huggingface, is_saved_hub_set
 from headstart.data.layouts import refuse_url
 from headstart.data.listed import is_table
+from headstart.data.litter import is_litter
 from headstart.data.place import FILE, expanded, is_remote, place_of, suffix_of
 from headstart.data.table import Columns, table
 from headstart.data.tars import webdataset
@@ -91,6 +93,9 @@ def open_data(
         return folder(text, classes=classes, **how)
     if path.suffix:
         raise DataError(f"there is no file or folder {text}; expected a folder that holds one folder a class")
+    folders = [f"{one.name}/" for one in sorted(Path().iterdir()) if one.is_dir() and not is_litter(one.name)]
+    if near := get_close_matches(text, folders, n=1):
+        raise DataError(f"there is no folder {text} here; did you mean {near[0]}?")
     raise UnknownNameError("data set", text, NAMES, hint=" (and there is no folder of that name)")
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,7 +119,10 @@ def test_help_shows_examples(here: Cli, command: str) -> None:
     assert "Usage: headstart" in result.out
     if command:
         assert "Examples:" in result.out
-        assert f"headstart {command}" in result.out.partition("Examples:")[2]
+        examples = result.out.partition("Examples:\n\n")[2].rstrip().splitlines()
+        assert f"headstart {command}" in examples[0]
+        for before, line in pairwise(examples):  # a line that the terminal broke could not be copied
+            assert line.startswith("    --" if before.endswith(" \\") else "  "), line
     assert result.err == ""
 
 

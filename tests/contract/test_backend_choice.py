@@ -76,18 +76,18 @@ def test_a_near_miss_is_guessed(install: Install) -> None:
 @pytest.mark.parametrize(
     ("name", "there", "missing"),
     [
-        ("torch", [], "torch"),
-        ("keras", ["torch"], "keras"),
-        ("jax", ["jax", "optax"], "flax"),
-        ("jax", ["jax"], "flax and optax"),
-        ("jax", [], "jax and flax and optax"),
+        ("torch", [], "torch, which is"),
+        ("keras", ["torch"], "keras, which is"),
+        ("jax", ["jax", "optax"], "flax, which is"),
+        ("jax", ["jax"], "flax and optax, which are"),
+        ("jax", [], "jax, flax and optax, which are"),
     ],
 )
 def test_a_missing_framework_is_named_with_the_way_to_install_it(
     install: Install, monkeypatch: pytest.MonkeyPatch, name: str, there: list[str], missing: str
 ) -> None:
     install(*there)
-    wanted = f"needs {missing}, which is not installed: pip install 'headstart[{name}]'"
+    wanted = f"needs {missing} not installed: pip install 'headstart[{name}]'"
     with pytest.raises(BackendError) as caught:
         registry.choose(name)
     assert str(caught.value) == f"backend {name!r} {wanted}"

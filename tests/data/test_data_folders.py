@@ -400,7 +400,7 @@ def test_images_beside_the_classes_are_said(tmp_path: Path) -> None:
     assert data.folder(root).skipped == ()
     picture(root / "loose.png")
     assert [one.reason for one in data.folder(root).skipped] == [
-        "1 image lies beside the class folders, in no class"
+        "holds 1 image beside the class folders, in no class"
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -135,13 +136,26 @@ def test_class_left_empty_by_skipping(photos: Path) -> None:
         data.folder(photos, on_error="skip")
 
 
+def test_a_folder_nearly_named(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos.parent)
+    with pytest.raises(DataError, match="there is no folder photo here; did you mean photos/"):
+        sources.open_data("photo")
+    with pytest.raises(UnknownNameError, match=r"unknown data set 'digit'.*did you mean 'digits'"):
+        sources.open_data("digit")
+
+
 def test_folders_that_cannot_be_trained_on(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         data.folder(tmp_path / "missing")
     with pytest.raises(DataError, match=r"is one image \(PNG\)"):
         data.folder(picture(tmp_path / "a.png"))
-    with pytest.raises(DataError, match="no class folders"):
+    hint = f"Do you mean {photos}, which holds 'ant', 'cat', 'dog'? Left out: {photos / 'cat'} holds 3 images"
+    with pytest.raises(DataError, match=f"no class folders.* {re.escape(hint)} right in it"):
         data.folder(photos / "cat")
+    (photos / "notes").mkdir()
+    with pytest.raises(DataError, match=r"no class folders.*above or below the right one.*headstart predict"):
+        data.folder(photos / "cat")
+    (photos / "notes").rmdir()
     with pytest.raises(DataError, match="only one class folder, 'photos'"):
         data.folder(photos.parent)
     (photos / "bee").mkdir()

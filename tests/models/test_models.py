@@ -236,7 +236,10 @@ def test_a_hidden_layer_needs_classes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        ({"name": "resnet81"}, ["unknown model 'resnet81'", "resnet34", "did you mean 'resnet18'"]),
+        (
+            {"name": "resnet81"},
+            ["unknown model 'resnet81'", "resnet34", "'resnet81'; did you mean 'resnet18'? Expected one of"],
+        ),
         ({"name": "alexnett"}, ["unknown model 'alexnett'", "lenet", "did you mean 'alexnet'"]),
         (
             {"name": "resnet18_half", "weights": "tinyimagnet"},

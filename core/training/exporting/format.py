@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from headstart.common.errors import ExportError, SettingError
+from headstart.common.text import not_installed
 from headstart.contract.programs import HALF, NORMALISED, PART, WRAPPED
 from headstart.models.exporting.parts import HEAD, WHOLE
 from headstart.training.exporting.request import Opened, Request
@@ -73,6 +74,6 @@ class Format:
         needed = (*self.written_with, *(self.run_with if verify else ()))
         if missing := [module for module in needed if find_spec(module) is None]:
             raise ExportError(
-                f"format {self.name!r} needs {' and '.join(missing)}, which is not installed: {self.install}"
+                f"format {self.name!r} needs {not_installed(missing)}: {self.install}"
                 f"{' (or export to .onnx)' if self.backend is not None else ''}"
             )
