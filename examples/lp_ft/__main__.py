@@ -21,11 +21,26 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 import headstart as hs
-from examples.common import beyond, dots, options, part, percent, print_table, start, write_page
+from examples.common import (
+    PHOTOGRAPHS,
+    SHIPPED,
+    beyond,
+    dots,
+    options,
+    part,
+    percent,
+    print_table,
+    small_trunk,
+    start,
+    with_trunk,
+    write_page,
+)
 from headstart.training import metrics
 
 FULL = {"model": "resnet50", "weights": "imagenet", "data": "cifar10", "samples": 1000, "size": None}
-SMALL = {"model": "resnet18_half", "weights": "tinyimagenet", "data": "digits", "samples": 120, "size": 64}
+SMALL = {"data": "digits", "samples": 120}
+SIZES = {PHOTOGRAPHS: 96, SHIPPED: 64}
+"""of the small forms, in pixels"""
 MODES = ("cached", "full", "staged")
 
 
@@ -59,11 +74,14 @@ CORRUPTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Returns `{"accuracies": {mode: {"in": [one a seed], "out": their means over the corruptions, "noise": ...}},
     "comparison": of the first seed's runs}`."""
-    parser = options(__doc__, "lp_ft")
+    parser = with_trunk(options(__doc__, "lp_ft"))
     parser.add_argument("--size", type=int, help="side of the images in pixels")
     parser.add_argument("--seeds", type=int, default=5, help="splits (default: %(default)s)")
     args = parser.parse_args(argv)
     form: dict[str, Any] = SMALL if args.small else FULL
+    if args.small:
+        name, weights = small_trunk(args, args.data or form["data"])
+        form = form | {"model": name, "weights": weights, "size": SIZES[name]}
     everything = hs.data.open_data(args.data or form["data"])
     samples, epochs, side = args.samples or form["samples"], args.epochs or 5, args.size or form["size"]
     model = hs.model(form["model"], weights=form["weights"], classes=everything.classes, size=side)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # torch's first optimiser imports it, which ends the process if TensorFlow came first
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 from torch.nn.functional import normalize
