@@ -161,3 +161,46 @@ def test_wrong_numbers_are_noticed_in_every_form(
         fused, "convolution", lambda given, *a: own(given, *a) * (1.01 if given[1].shape == kernel else 1)
     )
     assert not fused.available()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        ((3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((5, 5), (2, 2), ((2, 2), (2, 2))),
+        ((7, 7), (1, 1), ((3, 3), (3, 3))),
+        ((3, 5), (2, 1), ((0, 1), (2, 0))),
+    ],
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: str) -> None:
+    """Outputs and gradients are those of XLA's own convolution."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from headstart.backends.jax.emit import DepthwiseConv, Network
+
+    rng = np.random.default_rng(0)
+    node = conv("conv", "input", 12, 12, groups=12, kernel=kernel, stride=stride, padding=padding)
+    shapes = {"conv.weight": (12, 1, *kernel), "conv.bias": (12,)}
+    params = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    network = Network(Graph([Node("input", "input"), node], "conv"), params, ["conv"], Place("cpu", precision))
+    layer = network.layers["conv"]
+    assert type(layer) is DepthwiseConv
+    x = jnp.asarray(rng.standard_normal((3, 13, 10, 12)), layer.dtype or jnp.float32)
+
+    def gradients(call: Any) -> list[jax.Array]:
+        def squares(layer: nnx.Conv, x: jax.Array) -> jax.Array:
+            return jnp.square(call(layer, x).astype(jnp.float32)).sum()
+
+        return jax.tree.leaves(nnx.grad(squares, argnums=(0, 1))(layer, x))
+
+    calls = DepthwiseConv.__call__, nnx.Conv.__call__
+    assert layer(x).dtype == x.dtype
+    tolerance = 1e-5 if precision == "float32" else 2e-2
+    assert relative_error(*(np.float32(call(layer, x)) for call in calls)) < tolerance
+    ours, theirs = map(gradients, calls)
+    assert len(ours) == 3
+    for one, other in zip(ours, theirs, strict=True):
+        assert relative_error(np.float32(one), np.float32(other)) < tolerance
