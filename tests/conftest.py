@@ -20,6 +20,9 @@ from headstart.contract import registry
 
 XLA_FLAGS_END = (0, 11)
 """the first jaxlib that does not know the flags that tox names, and ends the process at once"""
+GIVES_WAY = 4
+"""how much nicer the workers of an environment on all cores are than processes of one core: what can be divided is
+left for the end"""
 SELDOM = (50_000, 20, 20)
 """how many more objects than were freed, and how many collections of the younger ones, make one of garbage"""
 
@@ -32,6 +35,8 @@ def pytest_configure() -> None:
     number = _core_of_environment() if worker is None else int(worker.removeprefix("gw"))
     if cores and number is not None:
         os.sched_setaffinity(0, {cores[number % len(cores)]})
+    if worker is not None and os.environ.get("HEADSTART_TEST_CORES"):
+        os.nice(GIVES_WAY)
     gc.set_threshold(*SELDOM)
     _spare_xla()
     _draw_the_same_examples()

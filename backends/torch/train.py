@@ -25,6 +25,7 @@ from headstart.backends.torch.products import linear
 from headstart.backends.torch.progress import put_back, state_of
 from headstart.backends.torch.recorded import Recorder, do
 from headstart.common.machine import threads_for
+from headstart.contract.devices import CPU
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph
@@ -94,7 +95,8 @@ class TorchTrainer:
         losses = [mean_loss(self.recipe.loss, logits, y, weights) for logits in outputs]
         self.optimizer.zero_grad()
         if len(losses) == 1:
-            losses[0].backward()  # its weight is 1; told so, torch imports sympy to compare shapes
+            # Its weight is 1. Told so, a GPU need not fill one with it; but torch imports sympy to compare shapes.
+            losses[0].backward(None if self.device.type == CPU else self.weights[0])
         else:
             torch.stack(losses).dot(self.weights).backward()
         self.optimizer.step(rate)

@@ -287,10 +287,11 @@ def printed_options(name: str, environment: Any, *words: str) -> dict[str, str |
     row: list[str] = []
     for line in result.out.splitlines():
         text = line.strip(" │|*")
-        if names := re.match(r"(--[a-z][\w-]*[ ,/]*)+", text):
+        framed = line.startswith(("│", "|"))  # examples, which go on in another line, are not
+        if framed and (names := re.match(r"(--[a-z][\w-]*[ ,/]*)+", text)):
             row = re.findall(r"--[a-z][\w-]*", names[0])
             options |= dict.fromkeys(row)
-        elif not text or not line.startswith(("│", "|")):
+        elif not text or not framed:
             row = []
         default = re.search(r"[\[(]default: (.*?)[\])]\s*$", text)
         if row and default:
@@ -367,7 +368,7 @@ def answer(line: str) -> list[Any]:
     """Exit code and standard error of a wrong command line; of a list of names only that it follows."""
     result = command(*line.split())
     assert result.out == "", result
-    return [result.code, re.sub(r"(expected one of).*", r"\1 ...", result.err.rstrip("\n"))]
+    return [result.code, re.sub(r"([Ee]xpected one of).*", r"\1 ...", result.err.rstrip("\n"))]
 
 
 def refused(name: str, option: str, value: str) -> bool:
