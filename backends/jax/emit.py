@@ -34,6 +34,17 @@ class PointwiseConv(nnx.Conv):
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 
+def shifted_maps(x: jax.Array, kernel: Sequence[int], stride: Sequence[int]) -> list[jax.Array]:
+    """`(n, h, w, c)` of padded maps, for each place in a window, row by row, what all windows have there."""
+    (high, wide), (down, across) = kernel, stride
+    h, w = ((size - k) // step for size, k, step in zip(x.shape[1:3], kernel, stride, strict=True))
+    return [
+        x[:, i : i + h * down + 1 : down, j : j + w * across + 1 : across]
+        for i in range(high)
+        for j in range(wide)
+    ]
+
+
 class DepthwiseConv(nnx.Conv):
     """A convolution that has a filter a channel, as the sum of as many shifted and weighted maps as a filter has
     weights, which XLA makes one loop of. Its own form of them takes a CPU three to fourteen times as long, forward
@@ -44,16 +55,8 @@ class DepthwiseConv(nnx.Conv):
         # what is added up is float32, as in any convolution
         x = jnp.pad(inputs.astype(dtype), [(0, 0), *self.padding, (0, 0)]).astype(jnp.float32)
         kernel = self.kernel[...].astype(dtype).astype(jnp.float32)
-        (high, wide), (down, across) = kernel.shape[:2], self.strides
-        h, w = (
-            (size - k) // step for size, k, step in zip(x.shape[1:3], (high, wide), (down, across), strict=True)
-        )
-        y = sum(
-            x[:, i : i + h * down + 1 : down, j : j + w * across + 1 : across] * kernel[i, j, 0]
-            for i in range(high)
-            for j in range(wide)
-        )
-        y = y.astype(dtype)
+        weights = kernel.reshape(-1, kernel.shape[3])
+        y = sum(map(jnp.multiply, shifted_maps(x, kernel.shape[:2], self.strides), weights)).astype(dtype)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.jax.arrays import HALVES
-from headstart.backends.jax.emit import FUNCTIONS, Layer, Network
+from headstart.backends.jax.emit import FUNCTIONS, Layer, Network, shifted_maps
 from headstart.common.log import LOG
 from headstart.common.machine import cpu_flags
 from headstart.contract.devices import CPU
@@ -136,20 +136,11 @@ def convolution(
 def max_pool(a: Mapping[str, Any]) -> Layer:
     """As `emit` has it, but a few images at a time, in float32, and by comparing shifted maps: XLA is slow at
     windows, and at anything in bfloat16."""
-    (down, across), (high, wide) = a["stride"], a["kernel"]
     padding = [(0, 0), *window_padding(a), (0, 0)]
 
     def largest(x: jax.Array) -> jax.Array:
         x = jnp.pad(x, padding, constant_values=-jnp.inf)
-        h, w = ((n - k) // step for n, k, step in zip(x.shape[1:3], a["kernel"], a["stride"], strict=True))
-        return jax.tree.reduce(
-            jnp.maximum,
-            [
-                x[:, i : i + h * down + 1 : down, j : j + w * across + 1 : across]
-                for i in range(high)
-                for j in range(wide)
-            ],
-        )
+        return jax.tree.reduce(jnp.maximum, shifted_maps(x, a["kernel"], a["stride"]))
 
     def pool(x: jax.Array) -> jax.Array:
         rows = math.gcd(len(x), ROWS)
