@@ -23,7 +23,6 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from headstart.common.environment import for_child, kept_to
@@ -179,18 +178,7 @@ class Driver:
         """What a process is sent first. SettingError for what cannot be sent."""
         job = self._job
         try:
-            parcel = pickle.dumps(
-                Parcel(
-                    make=job.by_folder.make,
-                    model=replace(job.model, params={}),
-                    data=job.data,
-                    device=device,
-                    must_be_gpu=False,
-                    digests=tuple(job.digests),
-                    root=job.root,
-                    token=None,
-                )
-            )
+            parcel = pickle.dumps(Parcel.of(job, job.by_folder.make, device))
         except Exception as error:
             raise SettingError(
                 f"devices=: {job.model.name} and {job.data.name} cannot be sent to other processes "

@@ -18,7 +18,7 @@ import pickle
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +103,7 @@ def _parcel(ray: Any, job: Job) -> Any:
         )
 
     def made(way: Way, device: str, must_be_gpu: bool, token: tuple[str, str] | None) -> bytes:
-        parcel = Parcel(
-            make=way.make,
-            model=replace(job.model, params={}),
-            data=job.data,
-            device=device,
-            must_be_gpu=must_be_gpu,
-            digests=tuple(job.digests),
-            root=job.root,
-            token=token,
-        )
+        parcel = Parcel.of(job, way.make, device, must_be_gpu=must_be_gpu, token=token)
         try:
             raw: bytes = ray.cloudpickle.dumps(parcel)
         except Exception as error:

@@ -22,7 +22,7 @@ from headstart.data import Dataset
 from headstart.features.engines.planning import Task
 from headstart.features.engines.ray_host import sees
 from headstart.features.engines.shown import Places
-from headstart.features.engines.work import Extracting, Outcome
+from headstart.features.engines.work import Extracting, Job, Outcome
 from headstart.models import Model
 
 
@@ -40,6 +40,27 @@ class Parcel:
     root: Path
     token: tuple[str, str] | None
     """the path of a file in the store, and what is in it; None where workers need not see the store"""
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        make: Callable[..., Extracting],
+        device: str,
+        *,
+        must_be_gpu: bool = False,
+        token: tuple[str, str] | None = None,
+    ) -> Parcel:
+        return cls(
+            make=make,
+            model=replace(job.model, params={}),
+            data=job.data,
+            device=device,
+            must_be_gpu=must_be_gpu,
+            digests=tuple(job.digests),
+            root=job.root,
+            token=token,
+        )
 
 
 class TaskWorker:
