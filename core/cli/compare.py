@@ -83,7 +83,7 @@ def compare(
 def tell_comparison(comparison: Comparison, out: Path) -> int | None:
     """Print what a comparison has found, and what has failed; the exit code."""
     from headstart.report.scores import outputs_text
-    from headstart.training.tables import COMPARISON_LEGEND
+    from headstart.training.tables import comparison_legend
 
     about, model, tables = comparison["data"], comparison["model"], comparison.as_tables()
     show(
@@ -94,7 +94,7 @@ def tell_comparison(comparison: Comparison, out: Path) -> int | None:
         *tables,
     )
     if tables:
-        show_legend(COMPARISON_LEGEND)
+        show_legend(comparison_legend(tables))
     tested = [row for row in comparison["rows"] if row.get("test")]
     show(*(f"{row['label']}, {test_line(row['test'])}" for row in tested))
     if tables:

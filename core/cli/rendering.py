@@ -56,9 +56,11 @@ class _Cleaned:
 
 
 def render(table: Table) -> RichTable:
+    """A table as it is drawn: with the columns that say something."""
     from rich import box
     from rich.table import Table as RichTable
 
+    table = table.without_empty_columns()
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.padding = (0, (table.gap + 1) // 2, 0, table.gap // 2)
     shown.title = table.title or None

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart.common.text import shortened
 
 LONGEST_VALUE = 1000  # characters of a fact
+NO_VALUE = ("", "-")
+"""cells that say nothing"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,21 @@ class Table:
     """a sentence on these rows, for below them"""
     gap: int = 2
     """spaces around a column's text: 2, or fewer where all columns are to fit a terminal of 80 characters"""
+
+    def without_empty_columns(self) -> Table:
+        """The same without the columns that have no value in any row. A table without rows keeps its columns, as
+        they tell what there could be, and any table its first one, which names the rows."""
+        kept = [
+            place
+            for place in range(len(self.columns))
+            if place == 0 or not self.rows or any(row[place] not in NO_VALUE for row in self.rows)
+        ]
+        return replace(
+            self,
+            columns=tuple(self.columns[place] for place in kept),
+            rows=[tuple(row[place] for place in kept) for row in self.rows],
+            right=tuple(k for k, place in enumerate(kept) if place in self.right),
+        )
 
 
 def facts_table(facts: Mapping[str, Any]) -> Table:

@@ -99,7 +99,7 @@ def models_table(models: Iterable[ModelSummary]) -> Table:
             "-" if model.multiply_adds is None else f"{model.multiply_adds / 1e9:.3f} G",
             str(model.pixels),
             ", ".join(model.weights) or "-",
-            ", ".join(model.here) or "-",
+            ", ".join(model.here) or "no",
             ", ".join(model.default_for),
         )
         for model in models
@@ -224,7 +224,7 @@ def weights_summary(arch: Architecture, name: str) -> WeightsSummary:
 def weights_table(weights: Iterable[WeightsSummary]) -> Table:
     """For a terminal."""
     rows = [
-        (file.model, file.weights, file.source, "yes" if file.here else "-", file.pinned or "-")
+        (file.model, file.weights, file.source, "yes" if file.here else "no", file.pinned or "-")
         for file in weights
     ]
     return Table(("model", "weights", "from", "here", "pinned by"), rows)

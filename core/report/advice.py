@@ -38,6 +38,18 @@ NAMES = {
     "mae": "mean absolute error, less is better",
     "standardised_mae": "standardised mean absolute error, less is better",
 }
+CUT_COLUMNS = (
+    "trunk",
+    "cut",
+    "ridge",
+    "95 %",
+    "seen",
+    "kNN",
+    "learnt from: score",
+    "silhouette",
+    "LogME",
+    "spread",
+)
 TICKS = (1e-3, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000, 360000)
 STEPS = (1, 2, 5, 10)
 
@@ -61,7 +73,7 @@ def advice_page(content: Mapping[str, Any]) -> str:
         words=WORDS,
         colours=colours,
         rows=[_row(row, row == known["best"], score) for row in known["rows"]],
-        cuts=[_cut(trunk, cut, score) for trunk in known["trunks"] for cut in trunk["cuts"]],
+        cuts=_cuts(known["trunks"], score),
         familiar=[_familiar(trunk) for trunk in known["trunks"] if trunk.get("familiarity")],
         drawn=None if shown is None else _map(shown),
         pictures=script_json({} if shown is None else _pictures(shown)),
@@ -93,6 +105,16 @@ def _row(row: Mapping[str, Any], advised: bool, score: str) -> dict[str, Any]:
 
 def _train(row: Mapping[str, Any]) -> str:
     return WORDS[row["what"]] + (f" ({row['cut']})" if row.get("cut") else "")
+
+
+def _cuts(trunks: Sequence[Mapping[str, Any]], score: str) -> dict[str, Any]:
+    """A row a cut, without the columns that have no value in any."""
+    rows = [_cut(trunk, cut, score) for trunk in trunks for cut in trunk["cuts"]]
+    kept = [place for place in range(len(CUT_COLUMNS)) if any(row[place] != figures.NONE for row in rows)]
+    return {
+        "columns": [CUT_COLUMNS[place] for place in kept],
+        "rows": [[row[place] for place in kept] for row in rows],
+    }
 
 
 def _cut(trunk: Mapping[str, Any], cut: Mapping[str, Any], score: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from headstart.report import curves as bokeh
 from headstart.report import figures
 from headstart.report.cards import LARGEST, Images, errors_card, kernel_cards
 from headstart.report.conclusion import conclusion, interval_of
-from headstart.report.endings import endings, sentence
+from headstart.report.endings import sentence
 from headstart.report.folds import fold_cards
-from headstart.report.headlines import Headline, headline_of, headlines_of, is_drawn, ranked
+from headstart.report.headlines import headline_of, headlines_of, is_drawn, ranked
 from headstart.report.looks import looks
 from headstart.report.repeat import machine_line, repetition
+from headstart.report.runs import runs_table
 from headstart.report.scores import outputs_text
 from headstart.report.series import (
     PHASES,
@@ -33,7 +34,6 @@ from headstart.report.series import (
     diverged,
     finite,
     guessing_loss,
-    headline_value,
     loss_limit,
     lost,
     points,
@@ -41,41 +41,12 @@ from headstart.report.series import (
 )
 
 FOLDER = Path(__file__).parent
-SCORE = "val score"
-"""the column of the headline score, called by its name where all runs have the same"""
 PICTURES = "<!-- pictures -->"  # where they go once all else is there
-COLUMNS = (
-    ("run", "text"),
-    ("backend", "text"),
-    ("mode", "text"),
-    ("cut", "text"),
-    (SCORE, "number"),
-    ("95 %", "number"),
-    ("against the best", "number"),
-    ("val loss", "number"),
-    ("kept", "number"),
-    ("s/epoch", "number"),
-    ("extraction, s", "number"),
-    ("total, s", "number"),
-    ("speed-up", "number"),
-    ("trained", "number"),
-    ("pays off", "number"),
-)
-
-
-@dataclass
-class Cell:
-    """Of the sortable table."""
-
-    text: str
-    value: float | str | None
-    """what it is sorted by; None comes last in either direction"""
 
 
 def build(content: Mapping[str, Any]) -> str:
     """See `headstart.report.page`."""
     known = figures.cleaned(content)
-    headlines = headlines_of(known["rows"])
     entries = ranked(known["rows"])  # the order of the table at first, and of everything behind it
     images = Images()
     kernels = kernel_cards(known["rows"], images)  # first, so that they are the last to be left out
@@ -90,10 +61,8 @@ def build(content: Mapping[str, Any]) -> str:
         bokeh=bokeh.script(),
         data=script_json(_drawn(known)),
         count=len(entries),
-        columns=_columns(headlines),
-        score=_words(headlines),
+        runs=runs_table(entries),
         measures=_measures(known["rows"]),
-        table=[_cells(entry) for entry in entries],
         repeats=all(entry["label"] == f"{entry.get('backend')} {entry.get('mode')}" for entry in entries),
         keys=_keys(known["rows"]),
         has_curves=any(points(entry) for entry in entries),
@@ -104,6 +73,7 @@ def build(content: Mapping[str, Any]) -> str:
         endings={entry["label"]: words for entry in entries if len(entries) > 1 and (words := sentence(entry))},
         diverged=_diverged(entries),
         bars=_bars(known["rows"]),
+        phases=_phases(known["rows"]),
         pays=[_paying(entry, i) for i, entry in enumerate(_cached(known["rows"]))],
         errors_of=[errors_card(entry, known, images) for entry in entries if entry.get("validation")],
         folds=fold_cards(entries),
@@ -165,28 +135,6 @@ def _about(known: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     return text
 
 
-def _columns(headlines: Sequence[Headline]) -> list[dict[str, Any]]:
-    """Of the table of runs; `sort`: how it is sorted at first."""
-    (headline, *others) = headlines
-    by_score = "ascending" if headline.smaller_is_better else "descending"
-    return [
-        {
-            "name": f"val {headline.column}" if name == SCORE and not others else name,
-            "kind": kind,
-            "sort": by_score if name == SCORE and not others else None,
-        }
-        for name, kind in COLUMNS
-    ]
-
-
-def _words(headlines: Sequence[Headline]) -> dict[str, str]:
-    """What the notes of the table call the score, and what its differences are in."""
-    (headline, *others) = headlines
-    if others:
-        return {"words": "headline score", "unit": "in percent, of errors in their units"}
-    return {"words": headline.words, "unit": "in percent" if headline.is_share else "in its units, less is better"}
-
-
 def _measures(entries: Sequence[Entry]) -> list[dict[str, str]]:
     """What the curves are of: the loss, and each headline score that there is a figure of."""
     scores = [headline for headline in headlines_of(entries) if is_drawn(headline, entries)]
@@ -204,57 +152,6 @@ def _has_intervals(entries: Sequence[Entry]) -> bool:
         and any(p.kept and p.val_score is not None for p in points(entry))
         for entry in entries
     )
-
-
-def _cells(entry: Entry) -> list[Cell]:
-    def text(value: Any) -> Cell:
-        return Cell(figures.NONE if value is None else str(value), None if value is None else str(value))
-
-    def number(value: Any, show: Any) -> Cell:
-        return Cell(show(value), finite(value))
-
-    extracts = entry.get("extracted") or entry.get("reused")
-    extraction = number(entry.get("extraction_seconds") if extracts else None, figures.seconds)
-    if extracts and not entry.get("extracted"):
-        extraction.text += "*"
-    return [
-        text(entry["label"]),
-        text(entry.get("backend")),
-        text(entry.get("mode")),
-        text(entry.get("cut")),
-        Cell("diverged", None) if diverged(entry) else number(headline_value(entry), headline_of(entry).text),
-        *_noise_cells(entry),
-        number(entry.get("val_loss"), figures.loss),
-        _kept(entry),
-        number(entry["seconds_per_epoch"].get("total"), figures.seconds),
-        extraction,
-        number(entry.get("total_seconds"), figures.seconds),
-        number(entry.get("speedup_over_frozen"), figures.times),
-        number((entry.get("parameters") or {}).get("trained"), figures.count),
-        number(entry.get("pays_off_after_epochs"), figures.epochs),
-    ]
-
-
-def _kept(entry: Entry) -> Cell:
-    """Of a staged run: in its second stage."""
-    ends = endings(entry)
-    return Cell(f"{ends[-1].kept}/{ends[-1].trained}", ends[-1].kept) if ends else Cell(figures.NONE, None)
-
-
-def _noise_cells(entry: Entry) -> tuple[Cell, Cell]:
-    """The headline score's interval, and what a paired bootstrap on the same samples says of it and the best."""
-    ends, unknown = interval_of(entry), Cell(figures.NONE, None)
-    if ends is None:
-        return unknown, unknown
-    headline = headline_of(entry)
-    interval = Cell(headline.interval(ends), finite(ends[0]))
-    against = entry.get("against_best")
-    if not against:
-        return interval, unknown
-    difference = headline.difference(finite(against.get("difference")) or 0.0)
-    words = [difference, *(["weighted"] if against.get("weighted") else [])]
-    words += ["within noise"] if against.get("noise") else []
-    return interval, Cell(", ".join(words), finite(against.get("difference")))
 
 
 # ---- figures
@@ -323,20 +220,29 @@ def _diverged(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
+def _phases(entries: Sequence[Entry]) -> dict[str, str]:
+    """What the bars have parts of, those that some run spent time on, and what each means."""
+    return {
+        phase: meaning
+        for phase, meaning in PHASES.items()
+        if any(finite(entry["seconds_per_epoch"].get(phase)) for entry in entries)
+    }
+
+
 def _bars(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Bars in percent of the longest."""
     totals = [finite(entry["seconds_per_epoch"].get("total")) or 0.0 for entry in entries]
     longest = max(totals, default=0.0) or 1.0
     bars = []
     for entry, total in zip(entries, totals, strict=True):
-        phases = {phase: finite(entry["seconds_per_epoch"].get(phase)) or 0.0 for phase in PHASES}
+        seconds = {phase: finite(entry["seconds_per_epoch"].get(phase)) or 0.0 for phase in _phases(entries)}
         bars.append(
             {
                 "label": entry["label"],
                 "total": figures.seconds(total),
-                "parts": {phase: f"{100 * value / longest:.3f}" for phase, value in phases.items() if value},
+                "parts": {phase: f"{100 * value / longest:.3f}" for phase, value in seconds.items() if value},
                 "phases": {
-                    phase: figures.seconds(value) if value else figures.NONE for phase, value in phases.items()
+                    phase: figures.seconds(value) if value else figures.NONE for phase, value in seconds.items()
                 },
             }
         )

@@ -16,8 +16,12 @@ FAR_APART = 20
 Entry = Mapping[str, Any]
 """what a comparison has of one run"""
 
-PHASES = ("data", "trunk", "head")
-"""what an epoch's seconds are spent on: waiting for images, the frozen part, what is trained"""
+PHASES = {
+    "data": "waiting for samples",
+    "trunk": "the frozen part",
+    "head": "what is trained, with its validation",
+}
+"""what an epoch's seconds are spent on"""
 
 
 @dataclass(frozen=True)

@@ -21,25 +21,30 @@ from headstart.common.text import (
 )
 from headstart.report.endings import overview, sentence
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
+from headstart.report.series import PHASES
 from headstart.training.scores import Scores
 from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.validation import Miss
 
-COMPARISON_LEGEND = """\
-±: half of the 95 % interval, by resampling the validation data; =: they do not tell it from the best.
-s/epoch: seconds of an epoch with its validation, the median without the first, in which compilers run.
-data: waiting for images; trunk: the frozen part; head: what is trained. extract: seconds to fill the cache, once;
-* to find it full already. speed-up: of an epoch, over a frozen one of the same backend. total: seconds of the
-whole run. pays off: the number of epochs from which the cache has saved time."""
+SCORE_MEANING = (
+    "±: half of the 95 % interval, by resampling the validation data; =: they do not tell it from the best."
+)
+MEANINGS = {
+    "s/epoch": "seconds of an epoch with its validation, the median without the first, in which compilers run",
+    **PHASES,
+    "extract": "seconds to fill the cache, once; * to find it full already",
+    "speed-up": "of an epoch, over a frozen one of the same backend",
+    "total": "seconds of the whole run",
+    "pays off": "the number of epochs from which the cache has saved time",
+}
+"""column of a comparison -> what it holds"""
 
 PLAN_LEGEND = """\
 extract: until the store has all features, once. epoch: training the head behind the cut and
 validating it, on the cache; uncached: with the trunk run for every image. pays off: the number of epochs from
 which the cache has saved time. ~ not measured, between cuts that were; * not all at once in memory: streamed."""
 
-COMPARISON_COLUMNS = ("s/epoch", "data", "trunk", "head", "extract", "speed-up", "total", "pays off")
 SHOWN_OF_NAMES = 40
-PHASES = ("total", "data", "trunk", "head")
 
 
 def comparison_table(backend: str, versions: Mapping[str, str], entries: Sequence[Mapping[str, Any]]) -> Table:
@@ -47,14 +52,20 @@ def comparison_table(backend: str, versions: Mapping[str, str], entries: Sequenc
     epoch was kept."""
     names = [_name(entry) for entry in entries]
     return Table(
-        ("mode", val_score_name(entries), *COMPARISON_COLUMNS),
+        ("mode", val_score_name(entries), *MEANINGS),
         [_comparison_cells(entry) for entry in entries],
         right=tuple(range(1, 10)),
         title=f"{backend} ({', '.join(f'{name} {version}' for name, version in versions.items())})",
-        legend=COMPARISON_LEGEND,
         note=sentence(entries[0]) if len(entries) == 1 else overview(entries, names),
         gap=0,
     )
+
+
+def comparison_legend(tables: Sequence[Table]) -> str:
+    """What the columns mean that any of these comparison's tables shows."""
+    shown = {column for table in tables for column in table.without_empty_columns().columns}
+    meanings = [f"{column}: {meaning}." for column, meaning in MEANINGS.items() if column in shown]
+    return " ".join((SCORE_MEANING, *meanings))
 
 
 def _name(entry: Mapping[str, Any]) -> str:
@@ -69,7 +80,7 @@ def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         _name(entry),
         _accuracy_text(entry),
-        *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in PHASES),
+        *(seconds_text(epoch[phase]) if epoch[phase] else "-" for phase in ("total", *PHASES)),
         extraction,
         "-" if speedup is None else f"{speedup:.0f}x" if speedup >= 10 else f"{speedup:.1f}x",
         f"{entry['total_seconds']:.1f}",

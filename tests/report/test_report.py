@@ -26,7 +26,7 @@ from report_pages import (
 )
 
 from headstart import report
-from headstart.report import pictures, plots
+from headstart.report import figures, pictures, plots
 from headstart.report.curves import AXES, SHIPPED, _shipped, curves
 from headstart.report.curves import script as bokeh_script
 from headstart.report.scores import scores_card
@@ -160,6 +160,19 @@ def test_a_page_of_another_task(
     made = drawn(html)
     assert {name.split()[0] for name in made["figures"]} == {"loss", score, "break-even"}
     assert [[point[4], point[6]] for point in made["runs"][0]["points"]] == points
+
+
+def test_a_column_without_a_value_is_left_out_and_not_explained() -> None:
+    """The page of one run: there is no other to compare it with."""
+    unknown = dict.fromkeys(("cut", "against_best", "speedup_over_frozen", "validation"))
+    alone = row("jax", "cached", **unknown)
+    model = {"name": "lenet", "weights": "tinyimagenet"}
+    texts = Parsed(report.page(content([alone], model=model))).texts
+    assert "cut" not in texts and "against the best" not in texts and "speed-up" not in texts
+    assert figures.NONE not in texts
+    note = next(text for text in texts if text.startswith("95 %: "))
+    assert "pays off: " in note and "speed-up" not in note
+    assert "data: waiting for samples. head: what is trained, with its validation. " in texts, "no trunk ran"
 
 
 def test_runs_of_several_tasks_are_drawn_apart() -> None:

@@ -20,7 +20,7 @@ from headstart.training.predictions import Predictions
 from headstart.training.sample_texts import bits_of, bits_text, numbers_of, numbers_text, weights_of_text
 from headstart.training.scores import scores_of
 from headstart.training.scores.result import headline
-from headstart.training.tables import classes_table, scores_table, sweep_table
+from headstart.training.tables import classes_table, comparison_legend, scores_table, sweep_table
 from headstart.training.validation import validation_of
 
 pytestmark = pytest.mark.neutral
@@ -56,6 +56,18 @@ def test_a_comparison() -> None:
     assert column(first, "speed-up") == ["1.0x", "12x", "12x"] and column(second, "speed-up") == ["-"]
     assert column(first, "trunk") == ["-"] * 3 and column(first, "head") == ["1.50"] * 3
     assert column(first, "pays off") == ["-", "1 epoch", "1 epoch"]
+
+
+def test_a_column_without_a_value_is_left_out_and_not_explained() -> None:
+    comparison = Comparison(rows=[row("full"), row("scratch")], versions={"torch": {}})
+    (table,) = comparison.as_tables()
+    shown = table.without_empty_columns()
+    assert shown.columns == ("mode", "val acc", "s/epoch", "data", "head", "total")
+    assert shown.right == (1, 2, 3, 4, 5)
+    assert column(shown, "total") == column(table, "total") == ["9.9", "9.9"]
+    assert "total: " in comparison_legend([table]) and "speed-up: " not in comparison_legend([table])
+    assert Table(("a", "b"), [("", ""), ("-", "-")]).without_empty_columns().columns == ("a",)
+    assert Table(("a", "b"), []).without_empty_columns().columns == ("a", "b")
 
 
 def test_which_epoch_was_kept_stands_below_a_comparison() -> None:
