@@ -291,9 +291,11 @@ def _weights() -> Finding:
 
 
 def _browser() -> Finding:
-    if browser() is None:
-        return Finding("browser", NOTE, "none found", "a report is one file: copy it to where there is one")
-    return Finding("browser", OK, "reports can be opened")
+    there = browser()
+    if there.program is None:
+        mend = "a report is one file: copy it to where there is one, or name a program that shows pages by BROWSER"
+        return Finding("browser", NOTE, there.words, mend)
+    return Finding("browser", OK, f"`headstart demo` opens its report with {there.words}")
 
 
 def _environment() -> Iterator[Finding]:

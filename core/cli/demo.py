@@ -59,6 +59,6 @@ def demo(
 def show_page(page: Path, open_page: bool) -> None:
     """Open a page in the browser; print its address where there is none, or none is to open. `page`: a path from
     the root."""
-    shown = browser() if open_page else None
-    if shown is None or not shown.open(page.as_uri()):
+    program = browser().program if open_page else None
+    if program is None or not program.open(page.as_uri()):
         say(f"the report: {page.as_uri()}")  # not wrapped, as a table's line would be
