@@ -180,7 +180,8 @@ class LocalFiles(FileSystem):
             return file.read(PREFIX_NBYTES)
 
     def full_name(self, path: str) -> str:
-        return Path(path).resolve().name
+        name = Path(path).name  # of a link its own: people know the folder by the name that they gave
+        return name if name not in ("", "..") else Path(path).resolve().name
 
 
 LOCAL = LocalFiles()

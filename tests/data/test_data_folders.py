@@ -188,6 +188,16 @@ def test_the_same_folders_in_every_class_are_warned_of(tmp_path: Path) -> None:
     assert data.folder(tmp_path).classes == ("amazon", "webcam")
 
 
+def test_a_linked_folder_is_called_by_the_name_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes(tmp_path / "volume-7f3a" / "v2", "cat", "dog")
+    (tmp_path / "pets").symlink_to(tmp_path / "volume-7f3a" / "v2")
+    assert data.folder(tmp_path / "pets").name == data.folder(f"{tmp_path}/pets/").name == "pets"
+    monkeypatch.chdir(tmp_path / "pets" / "cat")
+    assert data.folder("..").name == "v2", "which has no other name here"
+
+
 def test_a_level_above_and_a_level_below(tmp_path: Path) -> None:
     classes(tmp_path / "set" / "images" / "train", "cat", "dog")
     classes(tmp_path / "set" / "images" / "val", "cat", "dog")
