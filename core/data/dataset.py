@@ -33,7 +33,7 @@ from headstart.data.samples import Samples
 from headstart.data.splits import Part
 from headstart.data.workers import in_threads
 
-SKIP = '; or leave out what cannot be read as the data are opened: on_error="skip" (--on-error skip)'
+SKIP = '. Mend or remove the file, or leave out all that cannot be read: on_error="skip" (--on-error skip)'
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
 

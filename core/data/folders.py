@@ -22,6 +22,7 @@ from headstart.data.encoded import sound
 from headstart.data.file_system import BROKEN, FOLDER, Folder
 from headstart.data.formats import SUFFIXES
 from headstart.data.layouts import (
+    listed,
     no_class_hint,
     one_class_hint,
     refuse_file,
@@ -215,7 +216,8 @@ def _two_classes(root: Folder, names: list[str], left_out: list[Skipped]) -> Non
     if len(names) > 1:
         return
     only = f"only one class folder, {shown(names[0])}" if names else "no class folders"
-    hint = one_class_hint(root, names[0]) if names else no_class_hint(root)
+    loose = any(one.path == str(root) for one in left_out)
+    hint = one_class_hint(root, names[0]) if names else no_class_hint(root, loose)
     left = f" Left out: {named(left_out)}." if left_out else ""
     raise DataError(f"{root} holds {only}; expected at least two, each with the images of one class.{hint}{left}")
 
@@ -227,10 +229,16 @@ def _no_empty_class(
     empty = [name for label, name in enumerate(names) if label not in present]
     if not empty or (were_named and present):
         return
-    left_out = f" {len(skipped)} files were skipped, the first: {named(skipped[:1])}." if skipped else ""
+    such = "such as .jpg, .png or .webp"
+    left_out = f" {counted(len(skipped), 'file')} left out, the first: {named(skipped[:1])}." if skipped else ""
+    if not present:
+        raise DataError(
+            f"{root} has no usable image in any of its class folders, {listed(names)}.{left_out} Expected images "
+            f"({such}) in a folder for each class: {root}/CLASS/IMAGE. Is this the folder above or below the "
+            "right one?"
+        )
     raise DataError(
-        f"{root} has no usable image in {', '.join(map(shown, empty[:10]))}"
-        f"{f' and {len(empty) - 10} more' if len(empty) > 10 else ''}.{left_out} Expected at least one "
-        f"({' '.join(SUFFIXES)}) in every class folder; add images or remove the folder, or name the "
-        "classes, of which some may be empty: hs.data.folder(path, classes=[...])"
+        f"{root} has no usable image in its class {'folder' if len(empty) == 1 else 'folders'} {listed(empty)}."
+        f"{left_out} Expected at least one ({such}) for every class: add images to it, or remove the folder. In "
+        "Python classes that are named may be empty: hs.data.folder(path, classes=[...])"
     )

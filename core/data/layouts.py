@@ -108,7 +108,7 @@ def refuse_layout(root: Folder, names: Sequence[str]) -> None:
     layout = layout_in(root, names)
     if layout is None:
         return
-    are = f"{root} holds {_listed(names)}"
+    are = f"{root} holds {listed(names)}"
     but = "If these are classes, say so: hs.data.folder(path, classes=[...])"
     if layout == "pairs":
         images = next((name for name in names if "images" in (_words(name) or ((), ()))[1]), names[0])
@@ -147,8 +147,8 @@ def refuse_layout_below(root: Folder, below: dict[str, Sequence[str]]) -> None:
         inner_names = {tuple(sorted(names)) for names in below.values()}
         if len(inner_names) == 1 and len(below) > 1 and len(same := inner_names.pop()) > 1:
             warnings.warn(
-                f"{root} is read as the classes {_listed(sorted(below))}, and all of them hold the same folders, "
-                f"{_listed(same)}: if these are the classes, there should be one folder of each. To have it as it "
+                f"{root} is read as the classes {listed(sorted(below))}, and all of them hold the same folders, "
+                f"{listed(same)}: if these are the classes, there should be one folder of each. To have it as it "
                 "is read, say so: hs.data.folder(path, classes=[...])",
                 DataWarning,
                 stacklevel=3,
@@ -170,20 +170,21 @@ def one_class_hint(root: Folder, name: str) -> str:
         train = next((part for part in inner if role_of(part) == "train"), inner[0])
         return f" That one holds a split: name the part to train on, {root / name / train}."
     if len(inner) > 1:
-        return f" Do you mean {root / name}, which holds {_listed(inner)}?"
+        return f" Do you mean {root / name}, which holds {listed(inner)}?"
     return " Is this the folder above or below the right one?"
 
 
-def no_class_hint(root: Folder) -> str:
+def no_class_hint(root: Folder, has_images: bool) -> str:
     """What to do about a root without class folders: it may be a class itself, or its images have no labels."""
     if root.files is LOCAL:
         above = root.at(str(Path(root.path).absolute().parent))
         beside = above.folders()
         if len(beside) > 1 and layout_of(beside) is None and all(_holds_an_image(above / one) for one in beside):
-            return f" Do you mean {above}, which holds {_listed(beside)}?"
+            return f" Do you mean {above}, which holds {listed(beside)}?"
+    what = "Sort its images into such folders" if has_images else "Is this the folder above or below the right one"
     return (
-        " Is this the folder above or below the right one? Labels in a table are read from it "
-        "(--data labels.csv), and `headstart predict` takes images without labels."
+        f" {what}{'.' if has_images else '?'} Labels in a table are read from it (--data labels.csv), and "
+        "`headstart predict` takes images without labels."
     )
 
 
@@ -287,6 +288,7 @@ def _same_folders(root: Folder, names: Sequence[str]) -> list[str]:
     return first if same else []
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Names in quotes, the first few of many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(shown, names[:most])) + more

@@ -86,8 +86,8 @@ def sort_files(
             parts += [PARTS.index(part)] * len(files)
         if not parts or parts[-1] != PARTS.index(part):
             raise DataError(
-                f"{root} has no usable image in its part {part!r}; expected at least one, or no folder of "
-                "that name"
+                f"{root} has no usable image in its part {part!r}; expected at least one in the class folders of "
+                "each part. Add some, or move the folder of that part elsewhere"
             )
     return Sorted(paths, labels, classes, np.array(parts, np.int8)), walker.left_out
 
@@ -101,7 +101,7 @@ def check_classes(root: Folder, data: Samples, named: bool) -> None:
         names = [name for name, there in zip(classes, to_train, strict=True) if there]
         raise DataError(
             f"{root} has {'only the class ' + shown(names[0]) if names else 'no usable image'} to train on; "
-            "expected at least two class folders with images in its training part"
+            "expected at least two class folders with images in its training part. Add images to it"
         )
     if not named:
         warn_of_untrained(data.annotations, str(root))

@@ -94,7 +94,8 @@ def sides(
     if first.all():
         raise DataError(
             f"{name} cannot be split: none of its {len(first)} samples is in a class of two or more "
-            f"different {'ones' if annotations.groups is None else 'groups'}; add some"
+            f"different {'ones' if annotations.groups is None else 'groups'}, of which one could be held out; add "
+            "some, or name data to validate on (--val, hs.fit(model, train, val))"
         )
     return np.flatnonzero(first), np.flatnonzero(~first)
 

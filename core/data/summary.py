@@ -155,7 +155,8 @@ def _lacking(train: Any, val: Any) -> str:
         return ""
     if len(lacking) > MOST_LACKING:
         return f", of {len(lacking):,} classes none"
-    return f", none of {' and '.join(_plain(train.classes[k]) for k in lacking)}"
+    *others, last = (_plain(train.classes[k]) for k in lacking)
+    return f", none of {' and '.join(filter(None, (', '.join(others), last)))}"
 
 
 def _classes(names: Sequence[str], counts: np.ndarray) -> str:

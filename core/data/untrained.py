@@ -26,7 +26,8 @@ def warn_of_untrained(about: Annotations, name: str) -> None:
     more = f" and {len(elsewhere) - SHOWN} more" if len(elsewhere) > SHOWN else ""
     warnings.warn(
         f"{name}: the training part has no image of {', '.join(map(shown, elsewhere[:SHOWN]))}{more}, which other "
-        "parts have: what is not trained is not recognised",
+        "parts have: what is not trained is not recognised. Move some there, or leave the class out (--only, "
+        "data.only([...]))",
         DataWarning,
         stacklevel=4,
     )

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -132,7 +133,10 @@ def test_pipe_does_not_hang(photos: Path) -> None:
 def test_class_left_empty_by_skipping(photos: Path) -> None:
     for i in range(3):
         (photos / "cat" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"no usable image in 'cat'.* 3 files were skipped"):
+    with pytest.raises(
+        DataError,
+        match=r"in its class folder 'cat'\. 3 files left out, the first: .*/0\.png .*Expected at least one",
+    ):
         data.folder(photos, on_error="skip")
 
 
@@ -153,13 +157,23 @@ def test_folders_that_cannot_be_trained_on(photos: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match=f"no class folders.* {re.escape(hint)} right in it"):
         data.folder(photos / "cat")
     (photos / "notes").mkdir()
-    with pytest.raises(DataError, match=r"no class folders.*above or below the right one.*headstart predict"):
+    with pytest.raises(DataError, match=r"no class folders.*Sort its images into such.*headstart predict"):
         data.folder(photos / "cat")
     (photos / "notes").rmdir()
     with pytest.raises(DataError, match="only one class folder, 'photos'"):
         data.folder(photos.parent)
     (photos / "bee").mkdir()
-    with pytest.raises(DataError, match="no usable image in 'bee'"):
+    with pytest.raises(
+        DataError,
+        match=r"no usable image in its class folder 'bee'\. Expected at least one .* or remove the folder",
+    ):
+        data.folder(photos)
+    for kind in ("ant", "cat", "dog"):
+        shutil.rmtree(photos / kind)
+        (photos / kind).mkdir()
+    with pytest.raises(
+        DataError, match=r"any of its class folders, 'ant', 'bee', 'cat', 'dog'\. .* above or below"
+    ):
         data.folder(photos)
     with pytest.raises(UnknownNameError, match="on_error 'ignore'"):
         data.folder(photos, on_error="ignore")

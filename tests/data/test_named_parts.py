@@ -155,7 +155,7 @@ def test_a_part_without_an_image_is_refused(tmp_path: Path) -> None:
     for letter in "abc":
         (root / "val" / letter).mkdir(parents=True)
     with pytest.raises(
-        DataError, match=r"has no usable image in its part 'val'; expected at least one, or no folder"
+        DataError, match=r"has no usable image in its part 'val'; expected at least one in the class folders"
     ):
         hs.data.folder(root)  # else a share of train/ would be validated on, and nobody told
 

@@ -219,7 +219,7 @@ def test_what_stands_for_an_empty_folder_is_no_picture(server: ObjectServer, roo
         open_objects(url).put(name, (root / "cat" / "0.png").read_bytes())
     assert hs.data.folder(url).classes == ("cat", "dog", "v1.0")
     open_objects(url).put("bird", b"")
-    with pytest.raises(DataError, match="no usable image in 'bird'"):
+    with pytest.raises(DataError, match="no usable image in its class folder 'bird'"):
         hs.data.folder(url)
 
 
