@@ -3,7 +3,8 @@
 {"do": "prepare", "cut": CUT, ...}   fill the cache, build trunk, trainers and feeds; facts about the setting. What
                                      else may be said is what `Setting` takes
 {"do": "epoch", "kind": KIND}        one epoch of training, "uncached" or "cached"; its losses
-{"do": "first", "kind": KIND}        the losses of a first epoch, from a fresh start
+{"do": "first", "kind": KIND}        the losses of a first epoch, from a fresh start; also "rounded": uncached, on
+                                     features rounded as the store keeps them
 """
 
 from __future__ import annotations
@@ -11,15 +12,32 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 import headstart as hs
 from headstart.contract import registry
 from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Recipe
+from headstart.contract.running import Trunk
 from headstart.data.order import epoch_order
 from headstart.features.inference import pixel_trunk
 from headstart.training.feeds import Images, Resident
+
+TIMED = ("uncached", "cached")
+
+
+class AsStored:
+    """A trunk whose features have the store's numbers."""
+
+    def __init__(self, trunk: Trunk, dtype: np.dtype[Any], numpy: Callable[[Any], np.ndarray]) -> None:
+        self.trunk, self.dtype, self.numpy = trunk, dtype, numpy
+
+    def run(self, images: Any) -> dict[str, np.ndarray]:
+        rows = {cut: self.numpy(features) for cut, features in self.trunk.run(images).items()}
+        return {cut: of_cut.astype(self.dtype).astype(np.float32) for cut, of_cut in rows.items()}
 
 
 class Setting:
@@ -46,14 +64,19 @@ class Setting:
         self.train = data.split(images / len(data) if images else 0.8, seed=0, by="position")[0]
         self.features = hs.extract(self.model, self.train, self.cut, backend=name, batch_size=batch, cache=cache)
         trunk = pixel_trunk(self.model, [self.cut], self.backend, self.place)
+        rounded = AsStored(trunk, self.features.folder().dtype, self.backend.numpy)
         self.feeds = {
-            "uncached": Images(
-                self.train, self.model.preprocess, batch, trunk, self.cut, augment=None, seed=0, workers=None
-            ),
+            "uncached": self.images(trunk),
+            "rounded": self.images(rounded),
             "cached": Resident(self.features, self.features.cuts[0]),
         }
-        self.trainers = {kind: self.fresh() for kind in self.feeds}
-        self.epochs = dict.fromkeys(self.feeds, 0)
+        self.trainers = {kind: self.fresh() for kind in TIMED}
+        self.epochs = dict.fromkeys(TIMED, 0)
+
+    def images(self, trunk: Any) -> Images:
+        return Images(
+            self.train, self.model.preprocess, self.batch, trunk, self.cut, augment=None, seed=0, workers=None
+        )
 
     def fresh(self) -> Any:
         graph = self.model.graph.after(self.cut, self.model.input_shape)
