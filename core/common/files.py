@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PARTIAL_PREFIX = ".partial-"
+WRITE_BEHIND_NBYTES = 8 << 20
+"""So many bytes of a file are on their way to the disk while others are still coming."""
 
 Chunk = bytes | memoryview | NDArray[Any]
 """part of a file's content; a view is of bytes"""
@@ -38,8 +40,12 @@ def replace_whole(path: Path, chunks: Iterable[Chunk]) -> None:
         # O_EXCL: the name is ours alone even if two machines draw the same one.
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
+            written = begun = 0
             for chunk in chunks:
-                _write_all(handle, chunk)
+                written += _write_all(handle, chunk)
+                if written - begun >= WRITE_BEHIND_NBYTES:
+                    _begin_to_store(handle, begun, written - begun)
+                    begun = written
             # The bytes must be on the disk before the name is: after a crash a journal may keep the
             # rename and lose the data, which would leave a final name with a hole in it.
             os.fsync(handle)
@@ -132,14 +138,26 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _write_all(handle: int, chunk: Chunk) -> None:
+def _begin_to_store(handle: int, start: int, nbytes: int) -> None:
+    """Have the system write these bytes to the disk now, where it can, and wait for nothing: else it begins when
+    the whole file is synced, while nothing else is done."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # an advice
+            # Linux begins to write what is not stored yet, and keeps it in memory, which it gives back of what is.
+            os.posix_fadvise(handle, start, nbytes, os.POSIX_FADV_DONTNEED)
+
+
+def _write_all(handle: int, chunk: Chunk) -> int:
+    """Returns how many bytes it has."""
     if isinstance(chunk, np.ndarray):
         # numpy offers no buffer for bfloat16, hence the bytes' view.
         view = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
     else:
         view = memoryview(chunk)
+    nbytes = len(view)
     while view:
         count = os.write(handle, view)  # may be less than asked: nearly full disks, 2 GiB limit
         if count <= 0:
             raise OSError(errno.EIO, "nothing was written")
         view = view[count:]
+    return nbytes

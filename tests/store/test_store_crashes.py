@@ -30,6 +30,7 @@ from faults.workload import (
     system,
 )
 
+from headstart.common import files
 from headstart.common.errors import CacheNotWritableError, DamagedShardError, DiskSpaceError, StoreError
 from headstart.store import FeatureFolder, FeatureStore
 
@@ -219,6 +220,23 @@ def test_short_writes_are_continued(place: Path, monkeypatch: pytest.MonkeyPatch
     short = SimpleNamespace(**(vars(os) | {"write": lambda handle, data: os.write(handle, data[:7])}))
     handle_files_with(monkeypatch, short)
     assert_resumes(place, all_ids(10))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="nothing to advise here")
+def test_the_disk_begins_before_the_last_bytes_come(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a file system that takes no advice does no harm."""
+    begun: list[tuple[int, int, int]] = []
+
+    def advise(handle: int, start: int, nbytes: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        begun.append((os.fstat(handle).st_size, start, nbytes))
+        raise OSError(errno.EINVAL, "no advice is taken")
+
+    handle_files_with(monkeypatch, SimpleNamespace(**(vars(os) | {"posix_fadvise": advise})))
+    monkeypatch.setattr(files, "WRITE_BEHIND_NBYTES", 100)
+    files.replace_whole(place / "file", (bytes([number]) * 60 for number in range(5)))
+    assert begun == [(120, 0, 120), (240, 120, 120)]
+    assert (place / "file").read_bytes() == b"".join(bytes([number]) * 60 for number in range(5))
 
 
 def test_a_write_that_takes_nothing_is_an_error(place: Path) -> None:
