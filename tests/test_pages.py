@@ -7,7 +7,6 @@ import ast
 import configparser
 import re
 import shlex
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -184,8 +183,3 @@ def test_the_environments_that_contributors_are_told_of_are_there() -> None:
         if re.fullmatch(r"[a-z-]+", name)
     }
     assert {"torch", "parity", "release", "versions"} <= told <= known
-
-
-def test_the_citation_has_the_licence_of_the_package() -> None:
-    licence = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
-    assert f"\nlicense: {licence}\n" in (ROOT / "CITATION.cff").read_text("utf-8")

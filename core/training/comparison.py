@@ -20,7 +20,7 @@ from headstart.common.places import expanded
 from headstart.common.reading import check, read_json
 from headstart.common.redact import redacted_command
 from headstart.common.table import Table
-from headstart.common.version import __version__
+from headstart.common.version import __version__, written_by
 from headstart.data import Dataset
 from headstart.features.feature_set import FeatureSet
 from headstart.models.model import count_params
@@ -134,11 +134,12 @@ def read_comparison(path: str | Path) -> Comparison:
     except FileNotFoundError:
         raise SettingError(f"{path}: cannot be read (there is no such file)") from None
     needed = new_comparison({}, {}, {}).keys()
+    known = content if isinstance(content, dict) else {}
     missing = sorted(needed - content.keys()) if isinstance(content, dict) else ["everything"]
     if missing:
         raise SettingError(
-            f"{path}: not the figures of a comparison ({', '.join(missing)} missing); expected the compare.json "
-            "that this version of `headstart compare` writes"
+            f"{path}: not the figures of a comparison ({', '.join(missing)} missing{written_by(known)}); expected "
+            f"the compare.json that `headstart compare` of this version ({__version__}) or an earlier one writes"
         )
     try:
         check(content, COMPARISON)

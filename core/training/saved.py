@@ -16,6 +16,7 @@ from headstart.common.download import digest
 from headstart.common.errors import HeadstartError, WeightsError
 from headstart.common.places import expanded
 from headstart.common.reading import check, read_json
+from headstart.common.version import __version__, written_by
 from headstart.contract import registry
 from headstart.data import Arrays
 from headstart.data.annotations import SINGLE, TASKS
@@ -90,7 +91,8 @@ def _record(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{folder}: no run is saved there (run.json is missing)") from None
     if about["format"] not in (FORMAT_BEFORE, FORMAT):
         raise WeightsError(
-            f"{folder}: saved in format {about['format']}, this headstart reads {FORMAT_BEFORE} and {FORMAT}"
+            f"{folder}: saved in format {about['format']}{written_by(about)}; this one ({__version__}) reads "
+            f"{FORMAT_BEFORE} and {FORMAT}; open it with the version that wrote it, or a later one"
         )
     content: dict[str, Any] = about
     return content

@@ -26,7 +26,7 @@ from safetensors.numpy import save as save_safetensors
 from headstart.common.errors import CheckpointError, WeightsError
 from headstart.common.outputs import write_bytes, write_json
 from headstart.common.reading import ANY, DictOf, ListOf, check, parse_json, read_json
-from headstart.common.version import __version__
+from headstart.common.version import __version__, written_by
 from headstart.models.tensors import read_tensors
 from headstart.training.checkpoints.terms import Terms
 from headstart.training.shapes import LARGEST, RECORD_OF_EPOCH
@@ -83,7 +83,10 @@ def read_terms(folder: Path) -> Terms:
 
 def _check_format(path: Path, content: Mapping[str, Any]) -> None:
     if content["format"] != FORMAT:
-        raise CheckpointError(f"{path}: written in format {content['format']}, this headstart reads {FORMAT}")
+        raise CheckpointError(
+            f"{path}: written in format {content['format']}{written_by(content)}; this one ({__version__}) reads "
+            f"{FORMAT}; go on with the version that began it, or begin anew in another folder"
+        )
 
 
 def write_stage(path: Path, content: Content) -> None:
