@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -153,6 +153,16 @@ def moving(what: str, url: str, root: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def wait_for(
+    process: subprocess.Popen[bytes], moved: Callable[[], Iterator[Any]], count: int, seconds: float
+) -> None:
+    """Until so many files have moved, and some time more; or the process has ended."""
+    while process.poll() is None and sum(1 for _ in moved()) < count:
+        time.sleep(0.002)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
 @pytest.mark.parametrize("what", ["push", "pull"])
 def test_a_kill_at_any_moment_leaves_nothing_half_and_the_same_call_goes_on(what, middling, tmp_path) -> None:
     chance = random.Random(0)
@@ -172,9 +182,14 @@ def test_a_kill_at_any_moment_leaves_nothing_half_and_the_same_call_goes_on(what
             if what == "push":
                 for entry in objects.entries():
                     objects.delete(entry.name)
+            local = partial(own.glob, "features/*/*.safetensors")
+            there = partial(objects.entries, "features") if what == "push" else local
             process = moving(what, url, own)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0.3, 1.0) * whole)
+            # One time of four at any moment, else when some have moved: how long the start takes, others decide.
+            if chance.random() < 0.25:
+                wait_for(process, there, 0, chance.uniform(0.0, whole))
+            else:
+                wait_for(process, there, chance.randrange(60), chance.uniform(0.0, 0.05))
             process.send_signal(signal.SIGKILL)
             process.wait()
             if what == "push":
@@ -184,7 +199,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_and_the_same_call_goes_on(what
                 assert not report.damaged and not report.unreadable
                 count = report.shards
             else:
-                paths = list(own.glob("features/*/*.safetensors"))
+                paths = list(local())
                 for path in paths:
                     raise_if_damaged(open_shard(path))
                 count = len(paths)

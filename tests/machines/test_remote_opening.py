@@ -15,6 +15,7 @@ import pytest
 from faults.damage import Stored, store
 from object_server import BUCKET, environment
 
+import headstart as hs
 from headstart.common.objects import open_objects
 from headstart.store import FeatureStore, array_to_ids, open_shard
 from headstart.store.remote.catalogue import write_index
@@ -23,6 +24,7 @@ from headstart.store.remote.remote_store import RemoteFolder, RemoteStore
 
 pytestmark = pytest.mark.skipif("HEADSTART_MACHINES" not in os.environ, reason="run by tox -e machines")
 
+TEAM = f"s3://{BUCKET}/team"
 SHARDS = 1000
 ROWS = 120
 """a shard, of 600 bytes each: it is too large to be read whole for its ids"""
@@ -49,7 +51,7 @@ def made(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Stored:
 
 
 def there(made: Stored) -> RemoteFolder:
-    return RemoteStore(open_objects(f"s3://{BUCKET}/team")).folder(made.folder.key.digest)
+    return RemoteStore(open_objects(TEAM)).folder(made.folder.key.digest)
 
 
 def push(made: Stored, paths: list[Path]) -> None:
@@ -57,9 +59,11 @@ def push(made: Stored, paths: list[Path]) -> None:
         list(pool.map(lambda path: there(made).objects.put(there(made).shard_name(path.stem), path), paths))
 
 
-def opened(server: Any, made: Stored, own: Path, wanted: list[str], fetch: bool = False) -> tuple[list[str], int]:
+def opened(
+    server: Any, made: Stored, own: Path, wanted: list[str], fetch: bool = False, url: str = TEAM
+) -> tuple[list[str], int]:
     """(ids that are missing, requests), by what a new process does."""
-    folder = FeatureStore(own, shared=[f"s3://{BUCKET}/team"]).folder(made.folder.key, (300,))
+    folder = FeatureStore(own, shared=[url]).folder(made.folder.key, (300,))
     server.reset_counts()
     start = time.perf_counter()
     missing = folder.missing(wanted, fetch=fetch)
@@ -97,6 +101,16 @@ def test_opening(server: Any, made: Stored, tmp_path: Path) -> None:
     assert missing == [] and requests <= 10
     missing, requests = opened(server, made, tmp_path / "another", later, fetch=True)
     assert missing == [] and requests <= 10 + 7, "trunk.json and seven shards came"
+
+
+def test_a_push_spares_newcomers_the_looking(server: Any, made: Stored, tmp_path: Path) -> None:
+    """What a push leaves there is opened by a few requests from an empty cache, with nothing asked for."""
+    url = f"s3://{BUCKET}/pushed"
+    server.reset_counts()
+    assert hs.cache.push(url, cache=made.folder.path.parent.parent).moved == SHARDS + 7
+    print(f"pushed by {server.stats()['n_requests']} requests")
+    missing, requests = opened(server, made, tmp_path / "own", made.ids, url=url)
+    assert missing == [] and requests <= 10
 
 
 def test_a_hundred_thousand_shards_are_opened_by_a_few_requests(server: Any, tmp_path: Path) -> None:
