@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planning_cost import cost_of_planning
 
 import headstart as hs
 from headstart.common.machine import cpus
@@ -70,26 +69,9 @@ def test_the_size_of_a_task(total: int, workers: int, rows: int, batch: int, siz
     assert total / size <= max(workers * TASKS, total / (rows // batch * batch or batch))
 
 
-PLANNING = """
-import json, re, time
-import numpy as np
-from headstart.features.engines.planning import tasks_of
-from headstart.store.ids import array_to_ids
-ids = array_to_ids(np.frombuffer(np.random.default_rng(0).bytes(16 * COUNT), np.uint8).reshape(COUNT, 16))
-start = time.process_time()
-tasks = tasks_of([{"avgpool": ids, "layer4": ids}], 65_536)
-assert sum(map(len, tasks)) == COUNT and len(tasks) == -(-COUNT // 65_536)
-seconds = time.process_time() - start
-most = re.search("VmHWM:\\\\s*([0-9]+) kB", open("/proc/self/status").read())  # not of who began it
-print(json.dumps([seconds, int(most[1]) / 2**20]))
-"""
-
-
 def test_a_million_ids_are_planned_in_seconds() -> None:
     """Ten million, at length: tests/machines."""
-    code = PLANNING.replace("COUNT", "1_000_000")
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    seconds, gigabytes = json.loads(said)
+    seconds, gigabytes = cost_of_planning(1_000_000)
     assert seconds < 6 and gigabytes < 0.4
 
 
