@@ -19,10 +19,27 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from examples.common import beyond, dots, options, part, percent, print_table, start, write_page
+from examples.common import (
+    PHOTOGRAPHS,
+    SHIPPED,
+    beyond,
+    dots,
+    options,
+    part,
+    percent,
+    print_table,
+    small_trunk,
+    start,
+    with_trunk,
+    write_page,
+)
 
 FULL = {"model": "resnet50", "weights": "imagenet", "size": None, "earlier": "layer3", "samples": 1000}
-SMALL = {"model": "resnet18_half", "weights": "tinyimagenet", "size": 64, "earlier": "layer3", "samples": 80}
+SMALL = {
+    PHOTOGRAPHS: {"size": 96, "earlier": "blocks.4", "samples": 80},
+    SHIPPED: {"size": 64, "earlier": "layer3", "samples": 80},
+}
+"""by trunk; earlier: before the last stage that makes maps smaller"""
 FEWER = 10  # a small set has a tenth of a large one's images
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "linear": {"mode": "cached"},
@@ -36,14 +53,18 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Returns `{"accuracies": {quadrant: {way: [one a seed]}}, "winners": {quadrant: who}, "comparisons":
     {quadrant: of the first seed's runs}}`."""
-    parser = options(__doc__, "how_much")
+    parser = with_trunk(options(__doc__, "how_much"))
     parser.add_argument(
         "--far", default="digits", help="the data far from photographs, as --data (default: digits)"
     )
     parser.add_argument("--size", type=int, help="side of the images in pixels")
     parser.add_argument("--seeds", type=int, default=3, help="draws of the data (default: %(default)s)")
     args = parser.parse_args(argv)
-    form: dict[str, Any] = SMALL if args.small else FULL
+    form: dict[str, Any] = FULL
+    if args.small:
+        # Without --data the near images are pieces of 64 px, for which the smaller network is enough.
+        name, weights = small_trunk(args, args.data or "digits")
+        form = SMALL[name] | {"model": name, "weights": weights}
     samples, epochs, side = args.samples or form["samples"], args.epochs or 5, args.size or form["size"]
     if args.data is None and args.small:
         near = photographs(samples)
@@ -84,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             comparisons[quadrant] = hs.comparison(first, title=f"How much to train: {quadrant}")
             written = comparisons[quadrant].report(args.out / f"{size}-{name}.html")
             print(
-                f"{quadrant}: {data.name}, {len(train)} images, {epochs * times} epochs; wrote {written}",
+                f"{quadrant}: {data.name}, {len(train)} images, {epochs * times} epochs; wrote {written}\n"
+                + "; ".join(f"{way} {percent(values)}" for way, values in found[quadrant].items()),
                 flush=True,
             )
 

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import headstart as hs
-from examples.common import print_table, start, write_page
+from examples.common import PHOTOGRAPHS, SHIPPED, print_table, start, write_page
 
 # (model, weights, side in pixels, cut of the content, cuts of the style)
 FULL = (
@@ -30,13 +30,22 @@ FULL = (
     "features.20",
     ["features.1", "features.6", "features.11", "features.18", "features.25"],
 )
-SMALL = (
-    "resnet18_half",
-    "tinyimagenet",
-    192,
-    "layer2.1",
-    ["relu", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"],
-)
+SMALL = {
+    SHIPPED: (
+        SHIPPED,
+        "tinyimagenet",
+        192,
+        "layer2.1",
+        ["relu", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"],
+    ),
+    PHOTOGRAPHS: (
+        PHOTOGRAPHS,
+        "imagenet",
+        192,
+        "blocks.2.1",
+        ["bn1.act", "blocks.1.1", "blocks.2.1", "blocks.3.2", "blocks.4.2"],
+    ),
+}
 # Of losses that are all relative to their targets; the last keeps neighbouring pixels alike.
 CONTENT_WEIGHT, STYLE_WEIGHT, SMOOTH_WEIGHT = 1.0, 20.0, 200.0
 
@@ -49,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         prog="python -m examples.style", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--small", action="store_true", help="the trunk that ships with headstart, at 192 px")
+    parser.add_argument("--small", action="store_true", help="a smaller trunk instead of VGG16, at 192 px")
+    parser.add_argument(
+        "--trunk", choices=tuple(SMALL), default=SHIPPED, help="of the small form (default: %(default)s)"
+    )
     parser.add_argument(
         "--content", type=Path, help="an image (default: scikit-learn's two photographs, both ways)"
     )
@@ -60,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, default=Path("examples-out", "style"))
     args = parser.parse_args(argv)
 
-    name, weights, size, content_cut, style_cuts = SMALL if args.small else FULL
+    name, weights, size, content_cut, style_cuts = SMALL[args.trunk] if args.small else FULL
     size = args.size or size
     model = hs.model(name, weights=weights)
     print(f"{name} ({weights}) at {size} px; content from {content_cut}, style from {', '.join(style_cuts)}")

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from headstart.models import architecture
+
 pytestmark = pytest.mark.of("torch")  # they are the same in every backend: one is enough
 
 MAX_NBYTES = 3_000_000
@@ -100,3 +102,28 @@ def test_alexnet_is_used_as_it_is_frozen_and_fine_tuned(experiment: Callable[...
     assert frozen["parameters"]["trained"] < tuned["parameters"]["trained"] < scratch["parameters"]["trained"]
     assert [row["kernels"]["max_difference"] > 0 for row in (frozen, tuned, scratch)] == [False, False, True]
     check_report(tmp_path, list(rows))
+
+
+def test_folders_are_matched_with_imagenets_classes_by_name_or_as_plurals(
+    experiment: Callable[..., Any],
+) -> None:
+    called = import_module("examples.three_ways.__main__").called
+    assert [called(name, ("ant", "bee", "daisy", "bus")) for name in ("ants", "daisy", "bus", "roses")] == [
+        "ant",
+        "daisy",
+        "bus",
+        None,
+    ]
+
+
+def test_small_forms_cut_where_their_networks_can_be_cut(experiment: Callable[..., Any]) -> None:
+    cuts = {name: form["earlier"] for name, form in import_module("examples.how_much.__main__").SMALL.items()}
+    forms = [(name, [cut]) for name, cut in cuts.items()]
+    ways = import_module("examples.three_ways.__main__").SMALL
+    forms += [(name, [form.extractor, form.tuned]) for name, form in ways.items()]
+    style = import_module("examples.style.__main__").SMALL
+    forms += [(name, [content, *styles]) for name, _, _, content, styles in style.values()]
+    for name, wanted in forms:
+        nodes = architecture(name).graph(2).cuts()
+        for cut in wanted:
+            assert any(node == cut or node.startswith(f"{cut}.") for node in nodes), (name, cut)
