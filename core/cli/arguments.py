@@ -102,6 +102,14 @@ def _unknown(word: str, allowed: Iterable[Argument]) -> str:
     return f"unknown option {option}{'' if likely is None else f'; did you mean {likely}?'}"
 
 
+def _what_it_is(argument: Argument) -> str:
+    """Of an argument that is told by its place, in a few words what to give; "" of an option."""
+    first = (argument.parameter.help or "").partition(". ")[0].rstrip(".")
+    if argument.name.startswith("-") or not first:
+        return ""
+    return f"; expected {first[0].lower()}{first[1:]}"
+
+
 def mistake(error: Exception) -> str:
     """A line that says what is wrong with a command line."""
     match error:
@@ -112,7 +120,7 @@ def mistake(error: Exception) -> str:
         case MissingArgumentError(unused_tokens=[first, *_], app=App() as app) if first.startswith("--"):
             return _unknown(first, app.assemble_argument_collection())  # what it lacks is probably this one
         case MissingArgumentError(argument=Argument() as argument):
-            return f"{argument.name} is missing"
+            return f"{argument.name} is missing{_what_it_is(argument)}"
         case UnusedCliTokensError(unused_tokens=[first, *_]):
             return f"{first!r} is one argument too many"
         case UnknownCommandError(unused_tokens=[first, *_]) if first.startswith("-"):

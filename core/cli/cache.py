@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from headstart.features.recompute import RecomputeReport
     from headstart.store.upkeep import VerifyReport
 
-Key = Annotated[str, argument("KEY", "A key, or its beginning.")]
+Key = Annotated[str, argument("KEY", "A key, or its beginning; `headstart cache ls` lists them.")]
 
 
 Url = Annotated[str | None, argument("URL", "A store behind a URL, such as s3://bucket/prefix, instead.")]

@@ -87,7 +87,7 @@ def tell_comparison(comparison: Comparison, out: Path) -> int | None:
 
     about, model, tables = comparison["data"], comparison["model"], comparison.as_tables()
     show(
-        f"{about['name']}: {about['train']} training and {about['val']} validation images, "
+        f"{about['name']}: {about['train']:,} training and {about['val']:,} validation images, "
         f"{outputs_text(about['task'], len(about['classes']))}; {model['name']} ({model['weights'] or 'random'}) "
         f"at {model['preprocess']['size']} px",
         *(f"skipped {printable(file)}: {printable(reason)}" for file, reason in about["skipped"]),

@@ -195,4 +195,5 @@ def _plain(name: str) -> str:
     """A class's name in a list: as it is, or in quotes with escapes where it could be misread."""
     short = name if len(name) <= 40 else f"{name[:37]}..."
     plain = short.isprintable() and short == alike(short) and not set(short) & set(",:;")
+    plain = plain and not short.isdigit()  # a number stands behind it
     return short if plain else shown(short)

@@ -126,9 +126,11 @@ class LogLine(Observer):
     """A line of the log for each epoch. Of a stage with many, which on features take a moment each, a line a
     second, the last one, and which was kept."""
 
-    def __init__(self, staged: bool = False) -> None:
-        """`staged`: a second stage follows that of the head, so the lines of the head's say "head"."""
+    def __init__(self, staged: bool = False, name: str = "") -> None:
+        """`staged`: a second stage follows that of the head, so the lines of the head's say "head". `name`: of
+        what is trained, where that is one of several."""
         self.staged = staged
+        self.prefix = f"{name}: " if name else ""
         self._due = 0.0
         self._untold: EpochEnd | None = None
         """the last epoch, where there was no line of it"""
@@ -143,7 +145,8 @@ class LogLine(Observer):
         self._tell_of(end)
 
     def _tell_of(self, end: EpochEnd) -> None:
-        LOG.info(epoch_line("head " if self.staged and end.stage.name == HEAD_STAGE else "", end.record))
+        head = "head " if self.staged and end.stage.name == HEAD_STAGE else ""
+        LOG.info(self.prefix + epoch_line(head, end.record))
 
     def done(self, stage: Stage, history: History) -> None:
         if self._untold is not None:
@@ -151,7 +154,7 @@ class LogLine(Observer):
         self._untold = None
         ending = stage.ending(history, stage.name if self.staged and stage.name == HEAD_STAGE else "")
         if stage.monitor is not None and (ending.early or stage.epochs > EPOCHS_TOLD):
-            LOG.info(ending.words)
+            LOG.info(self.prefix + ending.words)
 
 
 class EpochCallback(Observer):

@@ -23,16 +23,19 @@ from headstart.training.standing import Standing
 
 def one_by_one(
     heads_of: Sequence[tuple[TrainingJob, Stage]],
+    names: Sequence[str],
     feeds: Feeds,
     advance: Callable[..., None],
     halving: bool = False,
 ) -> list[Trained]:
-    """What becomes of each. With `halving` all of them are in memory until they are pruned, else one is."""
+    """What becomes of each; `names`: what the log calls them. With `halving` all of them are in memory until they
+    are pruned, else one is."""
     if not halving:
-        return [_alone(job, stage, feeds, advance) for job, stage in heads_of]
+        return [_alone(of, name, feeds, advance) for of, name in zip(heads_of, names, strict=True)]
     results: dict[int, Trained] = {}
     with ExitStack() as stack:
-        heads = {k: _Head(job, stage, feeds, advance, stack) for k, (job, stage) in enumerate(heads_of)}
+        named = zip(heads_of, names, strict=True)
+        heads = {k: _Head(of, name, feeds, advance, stack) for k, (of, name) in enumerate(named)}
         race = Race({k: head.standing.best for k, head in heads.items()}, heads_of[0][1].epochs, halving)
         for rung in race.rungs:
             for head in heads.values():
@@ -45,9 +48,9 @@ def one_by_one(
     return [results[k] for k in range(len(heads_of))]
 
 
-def _alone(job: TrainingJob, stage: Stage, feeds: Feeds, advance: Callable[..., None]) -> Trained:
+def _alone(of: tuple[TrainingJob, Stage], name: str, feeds: Feeds, advance: Callable[..., None]) -> Trained:
     with ExitStack() as stack:
-        head = _Head(job, stage, feeds, advance, stack)
+        head = _Head(of, name, feeds, advance, stack)
         head.go_on()
         return head.result()
 
@@ -56,13 +59,19 @@ class _Head:
     """A head, as far as it has come."""
 
     def __init__(
-        self, job: TrainingJob, stage: Stage, feeds: Feeds, advance: Callable[..., None], stack: ExitStack
+        self,
+        of: tuple[TrainingJob, Stage],
+        name: str,
+        feeds: Feeds,
+        advance: Callable[..., None],
+        stack: ExitStack,
     ) -> None:
         """`stack`: until whose end it may be trained."""
+        job, stage = of
         self.stage, self.advance, self.pause = stage, advance, _Pause()
         self.trainer, self.feeds = trainer_of(job, stage, feeds)
         self.standing = Standing(stage)
-        watching = [LogLine(), EpochCallback(lambda stage, record: advance()), self.pause]
+        watching = [LogLine(name=name), EpochCallback(lambda stage, record: advance()), self.pause]
         self.observers = stack.enter_context(Observers(watching))
         self.observers.stage(stage, {})
         self.trained: Trained | None = None

@@ -58,7 +58,7 @@ def plan(
 ) -> Plan:
     """Predict for each cut of `model` what `fit` in the modes "cached" and "frozen" will take on these data sets
     with the same arguments. `cuts`: default all legal ones, but of those that cost the same and have the same
-    shape, as before and behind an activation, the last.
+    shape, as before and behind an activation, the last, or the default one.
 
     Takes seconds to a minute or two, most of it in the framework's compiler: a few batches are run at up to six
     cuts, at all of them where `cuts` are named. `budget`: bytes of the cache ("2GB"), time of extraction and all
@@ -81,7 +81,7 @@ def plan(
         named = {model.graph.check_cut(cut) for cut in ([cuts] if isinstance(cuts, str) else cuts)}
         planned = measured = [cut for cut in work if cut in named]
     else:
-        planned = distinct_cuts(work)
+        planned = distinct_cuts(work, model.default_cut)
         measured = cuts_to_measure(planned, work)
     framework = registry.load(registry.choose(settings.backend, model.home))
     place = framework.place(settings.device, settings.precision)

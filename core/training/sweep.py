@@ -130,7 +130,7 @@ class Sweep:
         for entry, point in zip(entries, self.points, strict=False):
             # all of them ran at once: no point took a time of its own
             entry |= {
-                "label": ", ".join(f"{name} {value:g}" for name, value in point.items()),
+                "label": _name(point),
                 "total_seconds": None,
             }
         mark_noise(entries)
@@ -224,7 +224,8 @@ def sweep(
             if len(group) > 1 and chain is not None:
                 heads = side_by_side(pairs, graph, chain, source.feeds, advance, halving=halving)
             if heads is None:
-                heads = one_by_one(pairs, source.feeds, advance, halving)
+                names = [_name(points[i]) for i in group]
+                heads = one_by_one(pairs, names, source.feeds, advance, halving)
             else:
                 at_once = max(at_once, len(group))
             # what was predicted is kept by whoever scores it, where there is room for that of so many
@@ -285,6 +286,11 @@ def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
     for point in itertools.product(*grid.values()):
         # numpy's numbers as Python's, which can be written as JSON
         yield {name: np.asarray(value).item() for name, value in zip(grid, point, strict=True)}
+
+
+def _name(point: Mapping[str, float]) -> str:
+    """ "lr 0.001, seed 1"."""
+    return ", ".join(f"{name} {value:g}" for name, value in point.items())
 
 
 def _jobs(job: TrainingJob, default: Optimizer, points: Sequence[Mapping[str, float]]) -> list[TrainingJob]:

@@ -66,7 +66,7 @@ def test_lines_of_a_data_set_of_a_split_and_of_two(photos: Path) -> None:
         "validation: photos: 16 images in 3 classes: owl 0, cat 8, dog 8",
     ]
     values = hs.data.arrays(np.zeros((3, 4), np.float32), [0, 1, 1])
-    assert summary.data_lines(values) == ["arrays: 3 samples in 2 classes: 0 1, 1 2"]
+    assert summary.data_lines(values) == ["arrays: 3 samples in 2 classes: '0' 1, '1' 2"]
 
 
 @pytest.mark.neutral

@@ -119,10 +119,13 @@ def work() -> dict[str, Work]:
 
 @pytest.mark.neutral
 def test_cuts_that_cost_the_same_are_planned_once(work: dict[str, Work]) -> None:
-    planned = distinct_cuts(work)
+    default = list(work)[-1]
+    planned = distinct_cuts(work, default)
     assert len({(work[cut].shape, work[cut].trunk_macs) for cut in planned}) == len(planned) > 8
     assert "relu" in planned and "bn1" not in planned  # of those that differ in an activation, the last
-    assert list(work)[-1] == planned[-1]
+    assert default == planned[-1]
+    with_dropout = work_at_cuts(hs.model("efficientnet_lite0", classes=4, size=32), itemsize=2)
+    assert distinct_cuts(with_dropout, "global_pool")[-1] == "global_pool", "where `fit` cuts, and not behind it"
 
 
 @pytest.mark.neutral
@@ -256,7 +259,7 @@ def test_a_plan_knows_the_places_that_fit_knows(
 def test_a_plan_of_no_cut_in_particular(data: hs.data.Dataset, backend: str, tmp_path: Path) -> None:
     model = hs.model("lenet", classes=data.classes)
     plan = hs.plan(model, data, backend=backend, batch_size=8, cache=tmp_path)
-    assert [row.cut for row in plan.rows] == distinct_cuts(work_at_cuts(model, itemsize=2))
+    assert [row.cut for row in plan.rows] == distinct_cuts(work_at_cuts(model, itemsize=2), model.default_cut)
     assert [row.cut for row in plan.rows if row.measured] == plan.facts["measured"]
     assert 2 < len(plan.facts["measured"]) <= 6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,21 @@ def test_one_that_diverges_comes_last(model: Model, data: tuple[Dataset, Dataset
 
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
-def test_heads_that_cannot_be_side_by_side(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
-    """A convolution behind the cut, and dropout: one after the other, and the same as alone."""
+def test_heads_that_cannot_be_side_by_side(
+    model: Model, data: tuple[Dataset, Dataset], backend: str, caplog: Any
+) -> None:
+    """A convolution behind the cut, and dropout: one after the other, each by its name, and the same as alone."""
     grid = {"lr": [0.001, 0.01]}
     for one, cut in ((model, "layer4.0"), (made([8, 0.5]), None)):
         settings: dict[str, Any] = {"cut": cut, "epochs": 2, "batch_size": 8, "backend": backend, "seed": 3}
-        found = hs.sweep(one, *data, grid=grid, optimizer="sgd", **settings)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "headstart"):
+            found = hs.sweep(one, *data, grid=grid, optimizer="sgd", **settings)
         assert found.at_once == 1
+        told = [
+            text.partition(": loss")[0] for record in caplog.records if "loss" in (text := record.getMessage())
+        ]
+        assert told == [f"lr {lr}: epoch {epoch}" for lr in grid["lr"] for epoch in (1, 2)]
         alone = hs.fit(one, *data, optimizer="sgd", lr=found.points[1]["lr"], **settings)
         assert_allclose(
             [record.loss for record in found.runs[1].history], [record.loss for record in alone.history], rtol=1e-5

@@ -99,9 +99,14 @@ def work_at_cuts(model: Model, itemsize: int) -> dict[str, Work]:
     return work
 
 
-def distinct_cuts(work: Mapping[str, Work]) -> list[str]:
-    """Of the cuts that cost the same and have the same shape, as before and behind an activation, the last."""
-    last = {(of_cut.trunk_macs, of_cut.shape): cut for cut, of_cut in work.items()}
+def distinct_cuts(work: Mapping[str, Work], default: str) -> list[str]:
+    """Of the cuts that cost the same and have the same shape, as before and behind an activation, the last; or the
+    default one, at which the features are that `fit` takes."""
+    last: dict[tuple[int, tuple[int, ...]], str] = {}
+    for cut, of_cut in work.items():
+        costs = (of_cut.trunk_macs, of_cut.shape)
+        if last.get(costs) != default:
+            last[costs] = cut
     return list(last.values())
 
 
