@@ -163,7 +163,9 @@ def import_quietly(backend: str, device: str, precision: str = "float32") -> Non
     about = registry.describe(backend)
     for variable, value in about.quiet.items():
         os.environ.setdefault(variable, value)
-    with warnings.catch_warnings(), quietly(watched=not any(module in sys.modules for module in about.modules)):
+    # of any backend: the export of one's run is written by another's framework, beside the first one's threads
+    modules = (module for name in registry.installed() for module in registry.describe(name).modules)
+    with warnings.catch_warnings(), quietly(watched=not any(module in sys.modules for module in modules)):
         # of a device that does not compute: it is told of when the place is decided in earnest, not put aside
         warnings.simplefilter("ignore", DeviceWarning)
         registry.load(backend).place(device, precision)

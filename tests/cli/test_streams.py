@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -313,3 +315,24 @@ def test_a_device_that_does_not_compute_is_told_of(monkeypatch: pytest.MonkeyPat
         assert not seen
         assert place("auto", "float32") == Place("cpu", "float32")
     assert [warning.category for warning in seen] == [DeviceWarning]
+
+
+def test_no_process_is_forked_beside_any_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another backend's may run already: the export of one's run is written by another's."""
+    asked = []
+
+    @contextlib.contextmanager
+    def quietly(watched: bool) -> Iterator[None]:
+        asked.append(watched)
+        yield
+
+    monkeypatch.setattr("headstart.cli.preparing.quietly", quietly)
+    monkeypatch.setattr(registry, "load", lambda name: SimpleNamespace(place=lambda *_: None))
+    monkeypatch.setattr(registry, "installed", registry.names)
+    for name in registry.names():
+        for module in registry.describe(name).modules:
+            monkeypatch.delitem(sys.modules, module, raising=False)
+    import_quietly("torch", "cpu")
+    monkeypatch.setitem(sys.modules, registry.describe("jax").modules[-1], SimpleNamespace())
+    import_quietly("torch", "cpu")
+    assert asked == [True, False]
