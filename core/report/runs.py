@@ -57,7 +57,11 @@ COLUMNS = (
         "s/epoch",
         meaning="seconds of an epoch with its validation, the median without the first, in which compilers run",
     ),
-    Column("extraction, s", meaning="to fill the cache, once; * to find it full already"),
+    Column(
+        "extraction, s",
+        meaning="to fill the cache, once; "
+        "* to find it full already, and to check a few of another backend's rows when it first reads them",
+    ),
     Column("total, s", meaning="of the whole run"),
     Column("speed-up", meaning="of an epoch, over a frozen one of the same backend"),
     Column("trained", meaning="parameters"),

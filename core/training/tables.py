@@ -32,7 +32,8 @@ SCORE_MEANING = (
 MEANINGS = {
     "s/epoch": "seconds of an epoch with its validation, the median without the first, in which compilers run",
     **PHASES,
-    "extract": "seconds to fill the cache, once; * to find it full already",
+    "extract": "seconds to fill the cache, once; "
+    "* to find it full already, and to check a few of another backend's rows when it first reads them",
     "speed-up": "of an epoch, over a frozen one of the same backend",
     "total": "seconds of the whole run",
     "pays off": "the number of epochs from which the cache has saved time",
