@@ -31,6 +31,16 @@ FAMILIES = {
     "completion": "Have a shell complete commands and options.",
 }
 """commands that have commands of their own"""
+FAMILY_EXAMPLES = {
+    "weights": ("headstart weights ls", "headstart weights fetch resnet50"),
+    "cache": (
+        "headstart cache ls",
+        "headstart cache info 3f2a",
+        "headstart cache verify",
+        "headstart cache gc --max-size 20GB",
+    ),
+    "completion": ("headstart completion install",),
+}
 
 COMMANDS = {
     "demo": "Train a head on the bundled digits with and without a cache, and open the report.",
@@ -120,7 +130,13 @@ def build(words: Collection[str] = ()) -> App:
                 add(name, i, group)
                 continue
             parents[name] = App(
-                name=name, help=FAMILIES[name], help_flags=["--help"], version_flags=[], group=group, sort_key=i
+                name=name,
+                help=FAMILIES[name],
+                help_epilogue=examples_text(*FAMILY_EXAMPLES[name]),
+                help_flags=["--help"],
+                version_flags=[],
+                group=group,
+                sort_key=i,
             )
             app.command(parents[name])
     for i, name in enumerate(COMMANDS):

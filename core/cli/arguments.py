@@ -110,6 +110,13 @@ def _what_it_is(argument: Argument) -> str:
     return f"; expected {first[0].lower()}{first[1:]}"
 
 
+def _for_data(word: str, app: App | None) -> str:
+    """Where data are named by an option and somebody names them by their place: which option."""
+    takers = app.assemble_argument_collection() if app is not None and app.default_command else ()
+    takes_data = any("--data" in argument.names for argument in takers)
+    return f"; did you mean --data {word}?" if takes_data and os.path.lexists(word) else ""
+
+
 def mistake(error: Exception) -> str:
     """A line that says what is wrong with a command line."""
     match error:
@@ -122,7 +129,7 @@ def mistake(error: Exception) -> str:
         case MissingArgumentError(argument=Argument() as argument):
             return f"{argument.name} is missing{_what_it_is(argument)}"
         case UnusedCliTokensError(unused_tokens=[first, *_]):
-            return f"{first!r} is one argument too many"
+            return f"{first!r} is one argument too many{_for_data(first, error.app)}"
         case UnknownCommandError(unused_tokens=[first, *_]) if first.startswith("-"):
             return f"unknown option {first}"
         case UnknownCommandError(unused_tokens=[first, *_], app=App() as app):

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from headstart.cli.command import command
 from headstart.cli.options import argument
 from headstart.cli.rendering import show
+from headstart.common.errors import SettingError
 
 
 @command(
@@ -17,7 +18,7 @@ from headstart.cli.rendering import show
     "headstart report headstart-compare/compare.json --out figures.html",
 )
 def report(
-    figures: Annotated[Path, argument("COMPARE.JSON", "What `headstart compare` wrote.")],
+    figures: Annotated[Path, argument("COMPARE.JSON", "What `headstart compare` wrote, or its folder.")],
     /,
     *,
     out: Annotated[Path | None, Parameter(help="File to write. (default: report.html beside it)")] = None,
@@ -25,5 +26,12 @@ def report(
     """Write the HTML report of a comparison again, from its figures."""
     from headstart.training.comparison import read_comparison
 
+    if (figures / "run.json").is_file():
+        raise SettingError(
+            f"{figures} is a saved run; expected the compare.json of a comparison, or its folder. A run's report "
+            f"is {figures / 'report.html'}, of `headstart fit --out`; hs.load(path).report(file) writes it again"
+        )
+    if figures.is_dir():
+        figures = figures / "compare.json"
     path = read_comparison(figures).report(out or figures.parent / "report.html")
     show(f"written to {path}")

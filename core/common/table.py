@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headstart.common.text import shortened
+from headstart.common.text import nbytes_text, shortened, when
 
 LONGEST_VALUE = 1000  # characters of a fact
 NO_VALUE = ("", "-")
 """cells that say nothing"""
+TIMES = ("last_used", "written")
+"""facts that are seconds since the epoch"""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,23 @@ class Table:
 
 def facts_table(facts: Mapping[str, Any]) -> Table:
     """A row for each fact, a JSON-able value."""
-    rows = [
-        (name, shortened(json.dumps(value) if isinstance(value, dict | list) else str(value), LONGEST_VALUE))
-        for name, value in facts.items()
-    ]
+    rows = [(name, shortened(_fact_text(name, value), LONGEST_VALUE)) for name, value in facts.items()]
     return Table(("field", "value"), rows)
+
+
+def _fact_text(name: str, value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case dict() | list():
+            return json.dumps(value)
+        case int() | float() if name in TIMES:
+            return when(value)
+        case int() if name == "bytes":
+            return f"{value:,} ({nbytes_text(value)})"
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)

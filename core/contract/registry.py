@@ -176,8 +176,8 @@ def choose(name: str | None = None, home: str | None = None) -> str:
         ways = [description.install for description in _known().values()]
         raise BackendError(f"no backend is installed: {', or '.join(ways) or 'install headstart again'}")
     raise BackendError(
-        f"several backends are installed ({', '.join(there)}) and none was chosen; pass backend=, "
-        f"or set {VARIABLE} to one of them"
+        f"several backends are installed ({', '.join(there)}) and none was chosen; pass --backend "
+        f"(backend=), or set {VARIABLE}, to one of them"
     )
 
 

@@ -141,6 +141,15 @@ def test_a_comparison_opens(made: Path, tmp_path: Path) -> None:
         assert text in page, text
 
 
+@pytest.mark.neutral
+def test_a_comparison_opens_by_its_folder_and_a_run_does_not(made: Path, tmp_path: Path) -> None:
+    result = command("report", made / "compare", "--out", tmp_path / "page.html")
+    assert (result.code, result.err) == (0, "")
+    result = command("report", made / "run")
+    assert (result.code, result.out) == (2, "")
+    assert "run is a saved run; expected the compare.json of a comparison, or its folder" in result.err
+
+
 def test_a_comparisons_figures_are_a_comparison(made: Path, tmp_path: Path) -> None:
     """What a program of before did with the file: `hs.Comparison` of it has rows and a report."""
     report = hs.Comparison(json.loads((made / "compare/compare.json").read_text()))

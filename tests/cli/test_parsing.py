@@ -205,6 +205,7 @@ MISTAKES = {
     "no key": ("cache info", "KEY is missing; expected a key, or its beginning; `headstart cache ls` lists them"),
     "no option": ("weights rm mine", "--model is missing"),
     "one too many": ("cache ls s3://a/b more and", "'more' is one argument too many"),
+    "data by its place": ("fit .", "'.' is one argument too many; did you mean --data .?"),
     "no shell": ("completion show --shell tcsh", 'value "tcsh" for --shell. Choose from: "bash"'),
 }
 
@@ -224,6 +225,8 @@ def test_a_command_that_is_missing(family: str) -> None:
     result = headstart(*family.split())
     assert (result.code, result.err) == (2, "")
     assert f"Usage: headstart {family}".strip() in result.out
+    examples = result.out.partition("Examples:")[2].split("\n\n")[1].splitlines()
+    assert examples and all(line.startswith(f"  headstart {family}".rstrip()) for line in examples)
 
 
 # --- Ctrl-C

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ def test_info(keys: list[str]) -> None:
     assert facts.as_dict()["also_in"] == []
     (table,) = facts.as_tables()
     assert_as_text(table)
-    assert ("cut", "early") in table.rows
+    assert {("cut", "early"), ("views", "none"), ("shared", "no")} <= set(table.rows)
+    told = dict(table.rows)
+    assert re.fullmatch(r"[\d,]+ \([\d.]+ k?B\)", told["bytes"]), "and how many that is"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", told["last_used"]), "a time as people read it"
     with pytest.raises(UnknownNameError, match="trunk key 'xyz'"):
         hs.cache.info("xyz")
 
