@@ -50,6 +50,10 @@ class Predictions:
     errors: tuple[str | None, ...] = ()
     """why an image could not be read; None of those that were"""
 
+    def __repr__(self) -> str:
+        unread = f", {self.unread:,} of them not read" if self.unread else ""
+        return f"Predictions({len(self.images):,} images{unread}, {len(self.reading.classes)} classes)"
+
     def best(self, i: int) -> list[tuple[str, float]]:
         """Of image i the likeliest classes, or the labels over the threshold, with their probabilities; or the
         targets with their values. None where the outputs are not finite."""

@@ -88,6 +88,9 @@ class Sweep:
     pruned: tuple[bool, ...]
     """of each run: whether it was ended so; its epochs are those that it had until then"""
 
+    def __repr__(self) -> str:
+        return f"Sweep({len(self.runs)} heads, the first with {_name(self.points[0])}: {self.runs[0]!r})"
+
     @property
     def best(self) -> Run:
         """SettingError where every head diverged: none is better than another."""

@@ -73,6 +73,7 @@ def test_several_labels_and_numbers(tmp_path: Path) -> None:
     common: dict[str, Any] = {"backend": "torch", "device": "cpu", "batch_size": 8, "cache": tmp_path}
     numbers = hs.data.arrays(images, 100.0 + 10 * levels, ["value"], task="regression")
     advice = hs.advise(numbers, model, **common)
+    assert repr(advice) == f"Advice({numbers.name!r}: {advice.sentence})"
     assert advice.headline == "mae" and advice.choices[0].score == min(choice.score for choice in advice.choices)
     linear = next(choice for choice in advice.choices if choice.what == "linear")
     assert linear.score == pytest.approx(advice.trunks[0].last.score) and linear.score < 9  # of 0 to 20

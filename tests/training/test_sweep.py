@@ -105,6 +105,7 @@ def test_the_ranking(model: Model, data: tuple[Dataset, Dataset], backend: str) 
     assert keys == sorted(keys)
     assert sorted(row["lr"] for row in rows) == [1e-6, 1e-4, 0.01]
     assert found.conclusion().take.startswith("Take lr 0.01: accuracy ")
+    assert repr(found) == f"Sweep(3 heads, the first with lr 0.01: {found.best!r})"
     assert rows[0]["lr"] == 0.01 == found.best.settings["optimizer"]["head"]["lr"]
     for run, row in zip(found.runs, rows, strict=True):
         evaluation = run.evaluate(data[1])

@@ -136,6 +136,7 @@ def test_a_plan() -> None:
     assert column(table, "3 epochs") == ["63.0 s", "6.0 s"]
     facts = plan.as_dict()
     assert (facts["data"], facts["model"], facts["best"], facts["epochs"]) == (data, {"name": "net"}, "near", 3)
+    assert repr(plan) == "Plan('net', 2 cuts, the best within the budget 'near')"
     longer = Plan((near, replace(far, epochs=10, total_seconds=20.0)), {}).as_table()
     assert column(longer, "epochs") == ["3", "10"]
     assert column(longer, "in total") == ["63.0 s", "20.0 s"]
@@ -152,6 +153,7 @@ def test_predictions() -> None:
         {"image": "b.jpg", "classes": []},
         {"image": "c.jpg", "classes": [], "error": "is empty"},
     ]
+    assert repr(predictions) == "Predictions(3 images, 1 of them not read, 2 classes)"
     assert predictions.as_table().rows == [
         ("a.jpg", "y", "75.0%"),
         ("", "x", "25.0%"),
@@ -179,6 +181,7 @@ def test_scores_as_tables() -> None:
     accuracy, *_ = table.rows
     assert accuracy[:2] == ("accuracy", "75.0%") and accuracy[2].endswith("% to 100.0%")
     assert column(table, "score")[-1] == "log loss"
+    assert repr(scores).startswith("Scores(4 samples: accuracy 0.75 (95 %: ") and len(repr(scores)) < 400
     classes = classes_table(scores)
     assert classes.rows[0] == ("a", "1", "50.0%", "100.0%", "66.7%", "100.0%", "100.0%")
     assert classes.rows[2] == ("absent", "0", "-", "-", "-", "-", "-")

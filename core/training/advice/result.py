@@ -151,6 +151,9 @@ class Advice:
     features: Any = field(default=None, repr=False)
     """the advised trunk's, at what its classifier takes"""
 
+    def __repr__(self) -> str:
+        return f"Advice({self.data.name!r}: {self.sentence})"
+
     def __getitem__(self, trunk: str) -> TrunkFigures:
         for figures in self.trunks:
             if figures.label == trunk:

@@ -109,6 +109,10 @@ class Plan:
     model: Mapping[str, Any] = field(default_factory=dict)
     """as `Model.describe` has it"""
 
+    def __repr__(self) -> str:
+        best = "" if self.best is None else f", the best within the budget {self.best.cut!r}"
+        return f"Plan({self.model.get('name')!r}, {len(self.rows)} cuts{best})"
+
     def __getitem__(self, cut: str) -> CutPlan:
         for plan in self.rows:
             if plan.cut == cut:

@@ -47,6 +47,13 @@ class Scores:
             raise KeyError(f"{name}: {self.undefined[name]}")
         return self.values[name]
 
+    def __repr__(self) -> str:
+        ends = "" if self.interval is None else " (95 %: {:.4g} to {:.4g})".format(*self.interval)
+        told = (
+            f"{name} {value:.4g}{ends if name == self.headline else ''}" for name, value in self.values.items()
+        )
+        return f"Scores({self.samples:,} samples: {', '.join(told)})"
+
     def __contains__(self, name: object) -> bool:
         return name in self.values
 
