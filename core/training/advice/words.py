@@ -62,7 +62,10 @@ def sentence(
     elif trunk.familiarity is not None:
         its = trunk.familiarity
         sure = "sure" if its.confidence >= 0.5 else "not sure"
-        known.append(f"its classifier, of {its.classes:,} classes, is {sure} of them ({its.confidence:.0%})")
+        known.append(
+            f"its classifier, of {its.classes:,} classes, is {sure} of them ({its.confidence:.0%} for the "
+            "likeliest)"
+        )
     samples = f"{evidence.samples:,} samples"
     if task == SINGLE:
         samples += f", {evidence.samples / max(evidence.classes, 1):.0f} a class"
