@@ -5,7 +5,9 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from headstart.common.machine import cpus
 from headstart.errors import EngineError, SettingError, UnknownOptionError
 from headstart.features.engines.planning import TASKS, Task, task_size, tasks_of
 from headstart.features.engines.ray_cluster import Crew, crew_for, imported
+from headstart.features.engines.ray_engine import Driver, Worker
 from headstart.features.engines.settings import check_engine
 from headstart.features.engines.shown import Places
+from headstart.features.engines.work import Outcome
 from headstart.store.ids import array_to_ids
 
 pytestmark = pytest.mark.neutral
@@ -82,6 +86,30 @@ def test_places_of_ids() -> None:
     (task,) = tasks_of([{"avgpool": ids[:50]}], 100)
     expected = [ids.index(id) for id in array_to_ids(task.ids)]
     assert places.of(task.ids).tolist() == expected and places.of(task.ids).dtype == np.int64
+
+
+# ---- an interrupt at a moment of its own
+
+
+def test_an_interrupt_between_two_lines_ends_all_and_keeps_what_is_finished() -> None:
+    """One worker has answered, and Ctrl-C comes as its next task is taken and not sent yet."""
+    ids = [f"{i:032x}" for i in range(4)]
+    ray, way, actor = MagicMock(), MagicMock(), MagicMock()
+    job = SimpleNamespace(plan=lambda workers: tasks_of([{"avgpool": ids}], 2))
+    driver = Driver(ray, Crew(workers=1, gpus=0, cpus=1), job, way, parcel=None, params=None)
+    driver._workers, driver._free_places = [Worker(actor, begun=None)], 0
+    driver._fill()
+    assert actor.work.remote.call_count == 1
+    ray.get.return_value = outcome = Outcome(shards={"avgpool": ["shard"]})
+    ray.exceptions.RayTaskError = ray.exceptions.RayError = type("RayError", (Exception,), {})
+    actor.work.remote.side_effect = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        driver._has_answered(driver._workers[0])
+    driver.leave()
+    (brought,) = way.bring.call_args_list
+    assert array_to_ids(brought.args[0].ids) == ids[:2] and brought.args[1] == outcome.shards
+    ray.wait.assert_not_called()
+    ray.kill.assert_called_once_with(actor, no_restart=True)
 
 
 # ---- how many workers

@@ -260,17 +260,22 @@ class Driver:
     # ---- tasks
 
     def _has_answered(self, worker: Worker) -> None:
-        attempt, answer = worker.attempt, worker.answer
+        attempt = worker.attempt
         assert attempt is not None
-        worker.attempt = worker.answer = worker.report = None
         try:
-            outcome: Outcome = self._ray.get(answer)
+            outcome: Outcome = self._ray.get(worker.answer)
         except self._ray.exceptions.RayTaskError as error:
             outcome = Outcome(error=pickle.dumps(EngineError(f"on {worker.node}: {_first_line(error)}")))
         except self._ray.exceptions.RayError as error:
+            worker.attempt = worker.answer = worker.report = None
             self._has_died(worker, attempt, error)
             return
-        self._fill()  # it works while its shards are brought here
+        worker.attempt = worker.answer = worker.report = None
+        try:
+            self._fill()  # it works while its shards are brought here
+        except KeyboardInterrupt:  # these shards are finished
+            self.ledger.bring(attempt.task, outcome)
+            raise
         self.ledger.settle(attempt, outcome, f"on {worker.node}")
 
     def _has_died(self, worker: Worker, attempt: Attempt, error: Exception) -> None:
@@ -293,7 +298,8 @@ class Driver:
         tasks = {}
         try:
             for worker in self._workers:
-                if worker.attempt is not None:
+                # An interrupt may have come when a task was taken, and not sent yet.
+                if worker.attempt is not None and worker.answer is not None:
                     worker.actor.end.options(concurrency_group=CONTROL).remote()
                     tasks[worker.answer] = worker.attempt.task
             if tasks:
