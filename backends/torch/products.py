@@ -20,17 +20,26 @@ LEAST = 1 << 20  # multiplications; below, a call costs more than its arithmetic
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`x @ weight.T + bias`, as `torch.nn.functional.linear`: `(n, in)`, `(out, in)`, `(out,)` -> `(n, out)`."""
-    if (
+    if not is_for_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    product: torch.Tensor = Product.apply(x, weight, bias) if torch.is_grad_enabled() else onednn(x, weight, bias)
+    return product
+
+
+def weight_gradient(gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Of `linear`'s weight, by the gradient of what it gave, `(n, out)`."""
+    return onednn(gradient.T, x.T) if is_for_onednn(x, weight) else gradient.T @ x
+
+
+def is_for_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return (
         x.ndim == 2
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and len(x) * weight.numel() >= LEAST
         and not torch.is_autocast_enabled("cpu")
         and prefers_onednn()
-    ):
-        product: torch.Tensor = Product.apply(x, weight, bias)
-        return product
-    return F.linear(x, weight, bias)
+    )
 
 
 class Product(torch.autograd.Function):

@@ -17,6 +17,7 @@ from headstart.backends.torch.arrays import exact_numpy, from_numpy, to_native, 
 from headstart.backends.torch.chance import lent, seeded_state
 from headstart.backends.torch.chance import state_of as random_state_of
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
+from headstart.backends.torch.direct import direct_layer
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.epoch import Epoch
 from headstart.backends.torch.losses import count_right, mean_loss, native_targets, predictions
@@ -43,6 +44,7 @@ class TorchTrainer:
             if isinstance(module, LastLinear):
                 module.product = linear
         self.optimizer = _optimizer(recipe, dict(self.network.named_parameters()))
+        self.direct = direct_layer(graph, self.network, recipe, place)
         self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=self.device)
         self.has_dropout = any(node.op in RANDOM for node in graph.nodes)
         self.random_state = seeded_state(recipe.seed, self.device)
@@ -91,6 +93,10 @@ class TorchTrainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses `(outputs,)`, and what the output had predicted, of the targets' shape, in `predicted` if
         that is given. A rate that is a tensor is read by the device."""
+        if self.direct is not None and weights is None:
+            loss, logits = self.direct.backward(to_native(x, self.device), y)
+            self.optimizer.step(rate)
+            return loss.view(1), predictions(self.recipe.loss, logits, predicted)
         outputs = self._forward(x)
         losses = [mean_loss(self.recipe.loss, logits, y, weights) for logits in outputs]
         self.optimizer.zero_grad()

@@ -46,6 +46,43 @@ def test_products_are_those_of_float64(bias: bool, transposed: bool, monkeypatch
         np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=2e-4)
 
 
+@pytest.mark.parametrize(("columns", "classes"), [(2048, 10), (24, 5)])  # by oneDNN on AMD's processors, and not
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_step_written_out_is_that_of_autograd_to_the_bit(
+    columns: int, classes: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    import headstart as hs
+    from headstart.backends.torch import train
+    from headstart.contract.recipe import Place, Recipe
+    from headstart.graph import Graph, Node
+
+    given = {"in_features": columns, "out_features": classes, "bias": bias}
+    graph = Graph((Node("x", "input", (), {"shape": (columns,)}), Node("fc", "linear", ("x",), given)), "fc")
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in graph.param_shapes().items()}
+    rows = rng.standard_normal((192, columns)).astype(np.float16)
+    labels, order = rng.integers(0, classes, 192), rng.permutation(192).reshape(3, 64)
+
+    def trained(written_out: bool) -> tuple[Any, dict[str, np.ndarray]]:
+        trainer = train.TorchTrainer(
+            graph, params, Recipe(hs.AdamW(), Softmax(), False, 0), Place("cpu", "float32")
+        )
+        assert (trainer.direct is not None) == written_out
+        results = [trainer.epoch(trainer.put(rows), labels, order, np.full(3, 0.01, np.float32)) for _ in range(2)]
+        return results, trainer.state()
+
+    results, state = trained(written_out=True)
+    monkeypatch.setattr(train, "direct_layer", lambda *_: None)
+    expected, expected_state = trained(written_out=False)
+    for (losses, right), (expected_losses, expected_right) in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(losses, expected_losses)
+        assert right == expected_right
+    assert state.keys() == expected_state.keys()
+    for name, value in expected_state.items():
+        np.testing.assert_array_equal(state[name], value, name)
+
+
 def test_what_users_take_away_computes_as_torch_does() -> None:
     pytest.importorskip("torch")
     import torch.nn.functional as F

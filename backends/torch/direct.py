@@ -1,0 +1,54 @@
+"""A step of a head that is one linear layer under a softmax, on a CPU, with its derivatives written out: autograd,
+which records the operators and goes through them again, takes as long for itself as a small layer's arithmetic.
+
+Invariant: the operators are those that autograd calls, so the numbers are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from headstart.backends.torch.emit import LastLinear
+from headstart.backends.torch.products import weight_gradient
+from headstart.contract.devices import CPU
+from headstart.contract.losses import Softmax
+from headstart.contract.recipe import FLOAT32, TF32, Place, Recipe
+from headstart.graph import Graph
+
+MEAN = 1  # the operators' number for it
+NO_CLASS = -100  # the class that they leave out
+
+
+class DirectLayer:
+    def __init__(self, layer: LastLinear) -> None:
+        self.layer = layer
+        self.one = torch.ones(())
+
+    @torch.no_grad()
+    def backward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows float32 `(n, in)` and classes int64 `(n,)` -> the mean loss and the logits `(n, out)`, with the
+        gradients put where autograd would."""
+        aten, layer = torch.ops.aten, self.layer
+        logits = layer.product(x, layer.weight, layer.bias)
+        scores = aten._log_softmax(logits, 1, False)
+        loss, total = aten.nll_loss_forward(scores, y, None, MEAN, NO_CLASS)
+        of_scores = aten.nll_loss_backward(self.one, scores, y, None, MEAN, NO_CLASS, total)
+        gradient = aten._log_softmax_backward_data(of_scores, scores, 1, torch.float32)
+        layer.weight.grad = weight_gradient(gradient, x, layer.weight)
+        if layer.bias is not None:
+            layer.bias.grad = gradient.sum(0)
+        return loss, logits
+
+
+def direct_layer(graph: Graph, network: nn.Module, recipe: Recipe, place: Place) -> DirectLayer | None:
+    """None where it has to be autograd."""
+    first, *rest = graph.nodes
+    is_linear = [node.op for node in rest] == ["linear"] and len(first.attrs["shape"] or ()) == 1
+    is_plain = recipe.loss == Softmax() and place.kind == CPU and place.precision in (FLOAT32, TF32)
+    if not (is_linear and is_plain):
+        return None
+    layer = network.get_submodule(graph.output)
+    assert isinstance(layer, LastLinear)
+    is_trained = all(parameter.requires_grad for parameter in layer.parameters())
+    return DirectLayer(layer) if is_trained else None
