@@ -379,7 +379,7 @@ def look_and_note(driver):
     warm.update(worker for worker in driver._workers if worker.attempt and worker.attempt.counted)
     actors = actors_below(os.getpid())
     if len(warm) == len(actors) == WORKERS and all(worker.attempt for worker in driver._workers):
-        seen.append((sum(map(cpu_seconds, actors)), driver._samples))
+        seen.append((sum(map(cpu_seconds, actors)), driver.ledger.samples))
 ray_engine.Driver._look, ray_engine.POLL_SECONDS = look_and_note, 0.05
 model = hs.model("resnet18", weights=None, classes=4, size=224)
 engine = hs.Ray("local", workers=WORKERS, cpus_per_worker=2 // WORKERS)
