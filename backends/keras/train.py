@@ -158,9 +158,13 @@ class KerasTrainer:
 @at_place("epoch", "step", "logits")
 class TensorFlowTrainer(KerasTrainer):
     def _prepare(self) -> None:
-        self._one_step = compiled(self._update)
+        import tensorflow as tf
+
+        # As in Keras's own steps, layers run as they are written: only the loop over the steps is converted.
+        self._update_as_written = tf.autograph.experimental.do_not_convert(self._update)
+        self._one_step = compiled(self._update, autograph=False)
         self._whole_epoch = compiled(self._updates)
-        self._forward = compiled(lambda x: self.inference(x, training=False))
+        self._forward = compiled(lambda x: self.inference(x, training=False), autograph=False)
 
     def epoch(
         self,
@@ -207,7 +211,7 @@ class TensorFlowTrainer(KerasTrainer):
                 x, y, w = (None if a is None else a[i * size : (i + 1) * size] for a in (rows, targets, weights))
             else:
                 x, y, w = (None if a is None else tf.gather(a, order[i]) for a in (rows, targets, weights))
-            of_step, right = self._update(x, y, w, rates[i])
+            of_step, right = self._update_as_written(x, y, w, rates[i])
             means = means.write(i, of_step)
             correct += right
         return means.stack(), correct
