@@ -6,7 +6,7 @@ Invariant: no cell is markup. Whoever renders a table escapes what would steer a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,17 +38,18 @@ class Table:
     def without_empty_columns(self) -> Table:
         """The same without the columns that have no value in any row. A table without rows keeps its columns, as
         they tell what there could be, and any table its first one, which names the rows."""
-        kept = [
-            place
-            for place in range(len(self.columns))
-            if place == 0 or not self.rows or any(row[place] not in NO_VALUE for row in self.rows)
-        ]
+        kept = sorted({0, *places_with_values(len(self.columns), self.rows, NO_VALUE)})
         return replace(
             self,
             columns=tuple(self.columns[place] for place in kept),
             rows=[tuple(row[place] for place in kept) for row in self.rows],
             right=tuple(k for k, place in enumerate(kept) if place in self.right),
         )
+
+
+def places_with_values(columns: int, rows: Sequence[Sequence[str]], nothing: Collection[str]) -> list[int]:
+    """Which of so many columns have a cell in some row that is not among `nothing`. All of them without rows."""
+    return [place for place in range(columns) if not rows or any(row[place] not in nothing for row in rows)]
 
 
 def facts_table(facts: Mapping[str, Any]) -> Table:

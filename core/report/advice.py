@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headstart.common.table import places_with_values
 from headstart.common.text import headline_text, nbytes_text, time_text
 from headstart.report import figures
 from headstart.report.build import script_json, template
@@ -110,7 +111,7 @@ def _train(row: Mapping[str, Any]) -> str:
 def _cuts(trunks: Sequence[Mapping[str, Any]], score: str) -> dict[str, Any]:
     """A row a cut, without the columns that have no value in any."""
     rows = [_cut(trunk, cut, score) for trunk in trunks for cut in trunk["cuts"]]
-    kept = [place for place in range(len(CUT_COLUMNS)) if any(row[place] != figures.NONE for row in rows)]
+    kept = places_with_values(len(CUT_COLUMNS), rows, (figures.NONE,))
     return {
         "columns": [CUT_COLUMNS[place] for place in kept],
         "rows": [[row[place] for place in kept] for row in rows],

@@ -233,9 +233,9 @@ def _bars(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Bars in percent of the longest."""
     totals = [finite(entry["seconds_per_epoch"].get("total")) or 0.0 for entry in entries]
     longest = max(totals, default=0.0) or 1.0
-    bars = []
+    phases, bars = _phases(entries), []
     for entry, total in zip(entries, totals, strict=True):
-        seconds = {phase: finite(entry["seconds_per_epoch"].get(phase)) or 0.0 for phase in _phases(entries)}
+        seconds = {phase: finite(entry["seconds_per_epoch"].get(phase)) or 0.0 for phase in phases}
         bars.append(
             {
                 "label": entry["label"],

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.common.table import places_with_values
 from headstart.report import figures
 from headstart.report.conclusion import interval_of
 from headstart.report.endings import endings
@@ -83,9 +84,7 @@ def runs_table(entries: Sequence[Entry]) -> dict[str, Any]:
     """The columns that say something, a row of cells for each entry, and a note on what the columns are; as the
     template shows them. Without entries: all columns."""
     rows = [_cells(entry) for entry in entries]
-    kept = [
-        place for place in range(len(COLUMNS)) if not rows or any(row[place].text != figures.NONE for row in rows)
-    ]
+    kept = places_with_values(len(COLUMNS), [[cell.text for cell in row] for row in rows], (figures.NONE,))
     headlines = headlines_of(entries)
     words = _words(headlines)
     columns = [COLUMNS[place] for place in kept]

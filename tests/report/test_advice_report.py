@@ -3,6 +3,7 @@ browser."""
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -59,6 +60,21 @@ def test_better_is_higher_quicker_is_further_left_and_the_line_goes_through_the_
     front = re.search(r'class="front" points="([^"]*)"', page)
     assert front is not None
     assert front[1] == " ".join(f"{x},{y}" for x, y in (by["linear"], by["cut"], by["staged"]))
+
+
+def test_cuts_have_no_column_without_a_value() -> None:
+    """Data of numbers have no silhouette."""
+    of_classes = content()
+    for trunk in of_classes["trunks"]:
+        for cut in trunk["cuts"]:
+            cut["silhouette"] = 0.25
+    of_numbers = copy.deepcopy(of_classes)
+    for trunk in of_numbers["trunks"]:
+        for cut in trunk["cuts"]:
+            cut["silhouette"] = None
+    heading, beside = '<th scope="col">silhouette</th>', '<th scope="col">LogME</th>'
+    assert heading in advice_page(of_classes) and beside in advice_page(of_classes)
+    assert heading not in advice_page(of_numbers) and beside in advice_page(of_numbers)
 
 
 def test_what_comes_from_data_is_text() -> None:
