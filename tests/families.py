@@ -35,14 +35,18 @@ class Small(NamedTuple):
     tables: Mapping[str, Any]
     """name of a module's constant -> what stands in its place; of a dict, what is added to it"""
 
-    def graph(self, monkeypatch: pytest.MonkeyPatch, name: str) -> Graph:
-        """A graph with three classes, for `(size, size, 3)`."""
+    def put(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        """The row into the tables, where `build` finds it by `name`."""
         for table, value in self.tables.items():
             rows = getattr(self.module, table)
             if isinstance(rows, dict) and name in value:
                 monkeypatch.setitem(rows, name, value[name])
             else:
                 monkeypatch.setattr(self.module, table, value)
+
+    def graph(self, monkeypatch: pytest.MonkeyPatch, name: str) -> Graph:
+        """A graph with three classes, for `(size, size, 3)`."""
+        self.put(monkeypatch, name)
         return self.build(name, 3, "linear", self.size)
 
 

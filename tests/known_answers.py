@@ -3,7 +3,7 @@ models and of every backend read the same rows, so that none of them can agree w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ class Original:
     cut: str | None = None
     """a legal cut near the end: comparisons of training train what lies behind it; None: none are made, since
     other networks have the same ops behind theirs"""
+    make: Callable[[int, int], Any] | None = None
+    """(classes, side of the images) -> the module; None: the library makes it by `name`"""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@ within the frameworks' rounding; and one backend's features serve the others."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import torchvision
+from known_answers import BY_NAME, Original
 from safetensors.torch import load_file
+from shortened import shortened
 from sparing import Trainers
 
 import headstart as hs
@@ -55,11 +57,11 @@ def check_first_epochs(runs) -> None:
 
 @pytest.fixture(scope="module")
 def whole_networks(data, tmp_path_factory):
-    """A ResNet-18, all of it trained, without and with augmentation: a list of three runs each. Each backend
-    compiles it once."""
-    model = hs.model("resnet18", classes=10, size=32)
-    settings = {"model": model, "mode": "full", "optimizer": hs.SGD(0.01, nesterov=True, weight_decay=1e-4)}
-    with pytest.MonkeyPatch.context() as patch:
+    """A ResNet with a block in each layer, all of it trained, without and with augmentation: a list of three runs
+    each. Each backend compiles it once."""
+    settings = {"mode": "full", "optimizer": hs.SGD(0.01, nesterov=True, weight_decay=1e-4)}
+    with shortened(BY_NAME["resnet18"]) as row, pytest.MonkeyPatch.context() as patch:
+        settings["model"] = hs.model(row.name, classes=10, size=32)
         for name in BACKENDS:
             backend = registry.load(name)
             patch.setattr(backend, "trainer", Trainers(backend, 2).trainer)
@@ -68,14 +70,21 @@ def whole_networks(data, tmp_path_factory):
 
 
 class TestWholeNetworks:
+    @pytest.fixture(autouse=True)
+    def original(self) -> Iterator[Original]:
+        with shortened(BY_NAME["resnet18"]) as row:
+            yield row.original
+
     @pytest.mark.parametrize("augmented", [False, True])
     def test_losses_agree_over_the_first_epoch(self, whole_networks, augmented) -> None:
         check_first_epochs(whole_networks[augmented])
         assert not np.allclose(*(of_one[0].history[0].step_losses for of_one in whole_networks), rtol=1e-2)
 
     @pytest.mark.parametrize("place", range(len(BACKENDS)), ids=BACKENDS)
-    def test_a_trained_network_loads_into_torchvision(self, whole_networks, data, tmp_path, place) -> None:
-        """What `save` writes is a state dict of torchvision's own model, by name and layout."""
+    def test_a_trained_network_loads_into_torchvision(
+        self, whole_networks, original, data, tmp_path, place
+    ) -> None:
+        """What `save` writes is a state dict of torchvision's own class, by name and layout."""
         run = whole_networks[0][place]
         model = hs.model("resnet18", classes=10, size=32)
         assert not any(
@@ -84,7 +93,7 @@ class TestWholeNetworks:
             if "weight" in name
         )
         state = load_file(hs.weights_file(run.save(tmp_path / "run")))
-        theirs = torchvision.models.resnet18(num_classes=10).eval()
+        theirs = original.make(10, 32).eval()
         missing, unexpected = theirs.load_state_dict(state, strict=False)
         assert not unexpected
         assert all(name.endswith("num_batches_tracked") for name in missing)
@@ -96,14 +105,15 @@ class TestWholeNetworks:
 
 
 def test_losses_agree_where_statistics_are_trained(tmp_path) -> None:
-    """On noise, and with plain gradient descent. The digits are flat in most places, so that in training mode
-    many activations lie within rounding of a rectifier's corner, and each framework's gradient is then about 1 %
-    off that in float64; Adam's division makes steps of such differences."""
+    """On noise, with a block in each layer, and with plain gradient descent. The digits are flat in most places,
+    so that in training mode many activations lie within rounding of a rectifier's corner, and each framework's
+    gradient is then about 1 % off that in float64; Adam's division makes steps of such differences."""
     rng = np.random.default_rng(0)
     noise = hs.data.arrays(rng.integers(0, 256, (120, 64, 64, 3), np.uint8), rng.integers(0, 10, 120))
-    settings = {"size": 64, "weights": None}
-    model = small_model(**settings)
-    runs = runs_of(noise.split(0.8), tmp_path, model=model, mode="scratch", optimizer=hs.SGD(0.003, momentum=0.0))
+    with shortened(BY_NAME["resnet18_half"]):
+        model = small_model(size=64, weights=None)
+        settings = {"model": model, "mode": "scratch", "optimizer": hs.SGD(0.003, momentum=0.0)}
+        runs = runs_of(noise.split(0.8), tmp_path, **settings)
     for run in runs[1:]:
         np.testing.assert_allclose(run.history[0].step_losses, runs[0].history[0].step_losses, rtol=1e-2)
         for name, value in runs[0].model.params.items():

@@ -3,8 +3,9 @@ the same names and shapes, the same settings of every norm and of everything ran
 same numbers in every backend, folded or not. Then training: the backends agree with each other, the modes agree
 within each backend, and the original's own loader takes back what was trained.
 
-One architecture of a family is computed through; of its further sizes, which have the same layers, names, shapes
-and settings are compared. Those are trained that have between them every op behind their cuts.
+One architecture of a family is computed through, as a whole in torch, and in each backend with fewer blocks of a
+kind (`shortened.py`); of its further sizes, which have the same layers, names, shapes and settings are compared.
+Those are trained, shortened too, that have between them every op behind their cuts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 import torchvision
 from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer, Original
 from safetensors.torch import load_file
+from shortened import NARROWED, shortened
 from sparing import LastStepOnly, Trainers, Trunks, hardly_optimised
 from torch import nn
 
@@ -51,6 +53,7 @@ CORNERS = {"relu": (0.0,), "relu6": (0.0, 6.0)}  # op -> where it has no derivat
 
 WITH_ORIGINAL = [row for row in KNOWN_ANSWERS if row.original]
 COMPUTED = [row for row in WITH_ORIGINAL if row.original and row.original.modules]
+WHOLE = [row for row in COMPUTED if row.name not in NARROWED]
 TRAINED = [row for row in WITH_ORIGINAL if row.original and row.original.cut]
 ON_HUB = [
     (row.name, key)
@@ -70,6 +73,9 @@ def by_name(row: KnownAnswer) -> str:
 
 def made(original: Original, classes: int, size: int) -> nn.Module:
     """The original without values in its parameters, in inference mode."""
+    if original.make is not None:
+        with torch.device("meta"):
+            return original.make(classes, size).eval()
     settings = {**original.kwargs, "num_classes": classes} | ({original.sized: size} if original.sized else {})
     with torch.device("meta"):
         if original.library == "torchvision":
@@ -112,23 +118,12 @@ def model_of(name: str, classes: int, size: int | None, params: Mapping[str, np.
     )
 
 
-@lru_cache(maxsize=1)  # drawing the largest takes seconds, and what is computed is then trained
-def random_params(name: str, size: int | None) -> dict[str, np.ndarray]:
-    """For CLASSES."""
-    params = reference.random_params(architecture(name).graph(CLASSES, size=size), seed=1)
-    for value in params.values():
-        value.flags.writeable = False
-    return params
-
-
 def random_model(row: KnownAnswer, classes: int) -> tuple[Model, dict[str, torch.Tensor]]:
     """A model with random weights and statistics, and the original's state dict of the same values, in which
-    auxiliary classifiers are too. `classes`: the first of CLASSES."""
+    auxiliary classifiers are too."""
     assert row.original is not None
     graph = architecture(row.name).graph(classes, size=row.original.size)
-    drawn, shapes = random_params(row.name, row.original.size), graph.param_shapes()
-    params = {name: value[: shapes[name][0]] for name, value in drawn.items()}
-    assert {name: value.shape for name, value in params.items()} == shapes
+    params = reference.random_params(graph, seed=2)
     state = tensors(graph, params, layout(row.name, row.original.library))
     return model_of(row.name, classes, row.original.size, params), state
 
@@ -287,8 +282,12 @@ Case = tuple[Model, np.ndarray, dict[str, np.ndarray]]
 
 @pytest.fixture(scope="module", params=COMPUTED, ids=by_name)
 def case(request: pytest.FixtureRequest) -> Case:
+    with shortened(request.param) as row:
+        return computed(row)
+
+
+def computed(row: KnownAnswer) -> Case:
     """A model, images, and what the original computes of them with the model's weights: cut -> output."""
-    row: KnownAnswer = request.param
     original = row.original
     assert original is not None
     model, state = random_model(row, CLASSES)
@@ -320,13 +319,24 @@ def case(request: pytest.FixtureRequest) -> Case:
 def test_every_cut_is_the_originals_folded_or_not(case: Case, backend: str) -> None:
     """Folding is core's: one backend computes each network both ways, and all of them resnet18
     (`test_torchvision.py`)."""
-    model, x, wanted = case
+    model, _, _ = case
     foldable = any(node.op == "batch_norm" for node in model.graph.nodes)
     assert foldable or fold(model.graph, model.params)[0] == model.graph
     for folded in (True, False) if foldable and backend == BACKENDS[0] else (True,):
-        found = hs.forward(model, x, list(wanted), backend=backend, device="cpu", folded=folded)
-        errors = {cut: relative_error(found[cut], wanted[cut]) for cut in wanted}
-        assert {cut: error for cut, error in errors.items() if not error <= TOLERANCE} == {}, folded
+        check_cuts(case, backend, folded)
+
+
+def check_cuts(case: Case, backend: str, folded: bool = True) -> None:
+    model, x, wanted = case
+    found = hs.forward(model, x, list(wanted), backend=backend, device="cpu", folded=folded)
+    errors = {cut: relative_error(found[cut], wanted[cut]) for cut in wanted}
+    assert {cut: error for cut, error in errors.items() if not error <= TOLERANCE} == {}, folded
+
+
+@pytest.mark.parametrize("row", WHOLE, ids=by_name)
+def test_every_cut_of_a_whole_network_is_the_originals(row: KnownAnswer) -> None:
+    """In one backend: the others have the same graph."""
+    check_cuts(computed(row), BACKENDS[0])
 
 
 def test_the_onnx_file_computes_what_the_original_does(case: Case) -> None:
@@ -346,14 +356,13 @@ def test_the_onnx_file_computes_what_the_original_does(case: Case) -> None:
 
 
 def test_each_op_is_trained_in_some_network() -> None:
-    graphs = {row.name: architecture(row.name).graph(TRAINED_CLASSES, size=row.size).main for row in COMPUTED}
-    ops = {node.op for graph in graphs.values() for node in graph.nodes}
-    trained = {
-        node.op
-        for row in TRAINED
-        if row.original and row.original.cut
-        for node in graphs[row.name].after(row.original.cut, (row.size, row.size, 3)).nodes
-    }
+    ops = {node.op for row in COMPUTED for node in architecture(row.name).graph(2, size=row.size).main.nodes}
+    trained = set()
+    for whole in TRAINED:
+        with shortened(whole) as row:
+            assert row.original and row.original.cut
+            graph = architecture(row.name).graph(TRAINED_CLASSES, size=row.size).main
+            trained |= {node.op for node in graph.after(row.original.cut, (row.size, row.size, 3)).nodes}
     assert ops - trained == IN_FRONT
 
 
@@ -497,7 +506,8 @@ class Training:
 
 @pytest.fixture(scope="module", params=TRAINED, ids=by_name)
 def training(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    return Training(request.param, tmp_path_factory.mktemp(request.param.name))
+    with shortened(request.param) as row:
+        return Training(row, tmp_path_factory.mktemp(row.name))
 
 
 def losses(run: Run) -> np.ndarray:
@@ -513,7 +523,7 @@ class TestTraining:
         for name, trunks in training.trunks.items():
             monkeypatch.setattr(registry.load(name), "trunk", trunks.trunk)
             monkeypatch.setattr(registry.load(name), "trainer", training.trainers[name].trainer)
-        with hardly_optimised(training.row.name in LONG_TO_COMPILE):
+        with shortened(training.row), hardly_optimised(training.row.name in LONG_TO_COMPILE):
             yield
 
     def test_gradients_of_the_head_agree_across_backends(self, training: Training) -> None:
