@@ -1,4 +1,5 @@
-"""What tests of commands share: `headstart WORDS`, in this process, and processes that are interrupted."""
+"""What tests of commands share: `headstart WORDS`, in this process, processes that are interrupted, and children
+of `compare` that are disturbed."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import io
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from headstart.cli import main as cli
@@ -42,3 +44,13 @@ def heeded_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def disturbed(folder: Path, code: str) -> dict[str, str]:
+    """An environment in which `code` runs at the start of every child of `compare`, and of nothing else: through a
+    `sitecustomize` on its path, since it takes no orders but a `CompareArguments`."""
+    folder.mkdir(exist_ok=True)
+    only_children = 'import sys\nif "headstart.training.compare" in sys.orig_argv:\n'
+    lines = ["import os, resource", "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))", *code.strip().splitlines()]
+    (folder / "sitecustomize.py").write_text(only_children + "\n".join(f"    {line}" for line in lines) + "\n")
+    return {"PYTHONPATH": str(folder)}

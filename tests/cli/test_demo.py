@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import webbrowser
 from pathlib import Path
 
 import pytest
+from commands import disturbed, headstart
 
 from headstart.cli import checks
 from headstart.cli.browsers import Browser, browser
 from headstart.cli.demo import show_page
+from headstart.data import sources
 
 
 def recorder(folder: Path) -> tuple[str, Path]:
@@ -24,26 +23,44 @@ def recorder(folder: Path) -> tuple[str, Path]:
     return f"{script} %s", shown
 
 
+@pytest.fixture
+def another_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For browsers, of which Python looks for those that there are once a process."""
+    monkeypatch.setattr(webbrowser, "_tryorder", None)
+    monkeypatch.setattr(webbrowser, "_browsers", {})
+
+
+FEW = "lambda all=sources._bundled_digits(): tuple(part[:240] for part in all)"
+"""what stands for the bundled digits, whose number this command does not ask for"""
+
+
+@pytest.fixture
+def few_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process and in that of a backend."""
+    code = f"from headstart.data import sources\nsources._bundled_digits = {FEW}"
+    monkeypatch.setenv("PYTHONPATH", disturbed(tmp_path / "site", code)["PYTHONPATH"])
+    monkeypatch.setattr(sources, "_bundled_digits", eval(FEW, {"sources": sources}))
+
+
 @pytest.mark.of("torch")  # the comparison itself is tested in all of them
-def test_it_trains_and_opens_the_report(tmp_path: Path, backend: str) -> None:
+@pytest.mark.usefixtures("few_digits", "another_look")
+def test_it_trains_and_opens_the_report(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     named, shown = recorder(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "headstart", "demo", "--out", "demo", "--epochs", "1", "--backend", backend],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "BROWSER": named},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "demo/compare.json").read_text())["rows"]
+    monkeypatch.setenv("BROWSER", named)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = headstart("demo", "--out", "demo", "--epochs", 1, "--backend", backend)
+    assert code == 0, err
+    comparison = json.loads((tmp_path / "demo/compare.json").read_text())
+    assert comparison["data"]["train"] + comparison["data"]["val"] == 240
+    rows = comparison["rows"]
     assert [(row["backend"], row["mode"]) for row in rows] == [(backend, "frozen"), (backend, "cached")]
+    assert rows[1]["extracted"] == 240
     assert shown.read_text() == f"{(tmp_path / 'demo/report.html').as_uri()}\n"
-    assert "the same frozen trunk" in done.stdout
-    said = " ".join(done.stdout.split())
+    assert "the same frozen trunk" in out
+    said = " ".join(out.split())
     assert f"Take {backend} cached: accuracy " in said, "with the same score the quicker"
     assert f"{backend} frozen has the same, and took longer." in said
-    assert "the report: " not in done.stdout
+    assert "the report: " not in out
 
 
 @pytest.mark.neutral
@@ -75,6 +92,7 @@ def test_the_address_is_printed_where_no_page_opens(
         ([], {"BROWSER": "gone %s"}, None, "BROWSER names gone, which is no program here"),
     ],
 )
+@pytest.mark.usefixtures("another_look")
 def test_the_doctor_says_what_would_open(
     programs: list[str],
     variables: dict[str, str],
@@ -90,8 +108,6 @@ def test_the_doctor_says_what_would_open(
         monkeypatch.delenv(name, raising=False)
     for name, value in {"PATH": str(tmp_path), "TERM": "xterm", **variables}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(webbrowser, "_tryorder", None)  # it looks once a process
-    monkeypatch.setattr(webbrowser, "_browsers", {})
     there: Browser = browser()
     assert getattr(there.program, "name", None) == program
     assert there.words.startswith(words)

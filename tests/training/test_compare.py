@@ -1,7 +1,7 @@
 """The comparison: its arithmetic, its report, and what becomes of it when a child or the user breaks it off.
 
 A child is a new process that starts its framework, which takes seconds: these are few tests, of whole runs.
-Children are disturbed through a `sitecustomize` on their path, since they take no orders but a `CompareArguments`.
+The command itself is a process where it matters that it is one, and else runs in this one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import heeded_ctrl_c
+from commands import disturbed, headstart, heeded_ctrl_c
 from PIL import Image
 from sensible_options import SENSIBLE
 
@@ -63,15 +64,6 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
     )
-
-
-def disturbed(folder: Path, code: str) -> dict[str, str]:
-    """An environment in which `code` runs at the start of every child, and of nothing else."""
-    folder.mkdir(exist_ok=True)
-    only_children = 'import sys\nif "headstart.training.compare" in sys.orig_argv:\n'
-    lines = ["import os, resource", "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))", *code.strip().splitlines()]
-    (folder / "sitecustomize.py").write_text(only_children + "\n".join(f"    {line}" for line in lines) + "\n")
-    return {"PYTHONPATH": str(folder)}
 
 
 def children(pid: int) -> list[int]:
@@ -175,24 +167,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory, backend: str) -> dict[str
     more = {"first": [2, "--tensorboard", root / "board"], "second": [1]}
     for name, modes in modes_of(backend).items():
         out, figures = root / name / "out", root / name / "figures.json"
-        result = run(
-            *arguments,
-            *more[name],
-            "--modes",
-            ",".join(modes),
-            "--device",
-            "cpu",
-            "--out",
-            out,
-            "--json",
-            figures,
-            **environment,
-        )
-        assert result.returncode == 0, result.stderr
+        words = [*arguments, *more[name], "--modes", ",".join(modes), "--device", "cpu", "--out", out]
+        words += ["--json", figures]
+        if name == "first":  # a process, in which no framework is to say anything
+            done = run(*words, **environment)
+            code, said, err = done.returncode, done.stdout, done.stderr
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("HEADSTART_CACHE", environment["HEADSTART_CACHE"])
+                code, said, err = headstart("compare", *words)
+        assert code == 0, err
         shards = {path: path.stat().st_mtime_ns for path in (root / "cache").rglob("*.safetensors")}
         written = [json.loads(path.read_text()) for path in (out / "compare.json", figures)]
         assert written[0] == written[1]
-        found[name] = {"report": written[0], "out": result.stdout, "err": result.stderr, "shards": shards}
+        found[name] = {"report": written[0], "out": said, "err": err, "shards": shards}
     return found
 
 
@@ -363,10 +351,16 @@ def test_what_is_written_meanwhile_must_be_possible(
 @pytest.mark.neutral  # no framework is started
 @pytest.mark.parametrize("option", ["--backends", "--modes", "--cut"])
 def test_a_mistake_ends_the_command_with_2(tmp_path: Path, backend: str, option: str) -> None:
+    """As a process, of which one is enough, and so here."""
     arguments = {"--backends": backend, "--out": tmp_path / "out", option: "nonsense"}
-    result = run(*(part for pair in arguments.items() for part in pair))
-    assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
+    words = [part for pair in arguments.items() for part in pair]
+    if option == "--cut":
+        done = run(*words)
+        code, err = done.returncode, done.stderr
+    else:
+        code, _, err = headstart("compare", *words)
+    assert code == 2
+    (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert "nonsense" in line
     assert not (tmp_path / "out").exists()
@@ -429,10 +423,10 @@ def test_children_train_for_the_task_of_a_table(tmp_path: Path) -> None:
         tmp_path / "out",
     ]
     names = ["--modes", "frozen,cached", "--backends", "torch"]
-    done = run(*table, *settings, *names, HEADSTART_CACHE=str(tmp_path / "cache"))
-    assert done.returncode == 0, done.stderr
-    assert "validation images, 2 targets;" in done.stdout
-    assert "val MAE" in done.stdout and "val acc" not in done.stdout
+    done = headstart("compare", *table, *settings, *names)
+    assert done.code == 0, done.err
+    assert "validation images, 2 targets;" in done.out
+    assert "val MAE" in done.out and "val acc" not in done.out
     frozen, cached = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
     assert frozen["score"] == "standardised_mae" and frozen["val_accuracy"] is None
     assert cached["val_score"] == pytest.approx(frozen["val_score"], rel=1e-3)
@@ -445,7 +439,7 @@ def test_children_train_for_the_task_of_a_table(tmp_path: Path) -> None:
 
 @pytest.mark.of("torch")  # how a process ends, and what becomes of its rows, is the same for all
 def test_a_child_that_crashes_is_reported_and_the_rows_are_kept(
-    finished: dict[str, Any], tmp_path: Path, backend: str
+    finished: dict[str, Any], tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second mode ends the process without a word to Python."""
     environment = disturbed(
@@ -467,21 +461,24 @@ def crashing(*args, **settings):
 module.fit = crashing
 """,
     )
-    result = run(
-        "--data", finished["photos"], "--backends", backend, "--modes", "cached,frozen,full", "--epochs", 1,
-        "--model", "lenet", "--size", 32, "--batch-size", 8, "--device", "cpu", "--out", tmp_path / "out",
-        **environment,
-    )  # fmt: skip
-    assert result.returncode == 1
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code, out, err = headstart(
+            "compare", "--data", finished["photos"], "--backends", backend, "--modes", "cached,frozen,full",
+            "--epochs", 1, "--model", "lenet", "--size", 32, "--batch-size", 8, "--device", "cpu",
+            "--out", tmp_path / "out",
+        )  # fmt: skip
+    assert code == 1
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [row["mode"] for row in report["rows"]] == ["cached"]
     error = report["errors"][backend]
     assert error["type"] == "crash"
     assert f"the {backend} process ended with signal {int(signal.SIGABRT)}" in error["message"]
     assert "the last words" in error["message"]
-    assert f"error: {backend}: the {backend} process ended" in result.stderr
-    assert "warning: the weights have left\n" in result.stderr and "as the parent has said" not in result.stderr
-    assert any(line.split()[:1] == ["cached"] for line in result.stdout.splitlines())
+    assert f"error: {backend}: the {backend} process ended" in err
+    assert "warning: the weights have left\n" in err and "as the parent has said" not in err
+    assert any(line.split()[:1] == ["cached"] for line in out.splitlines())
 
 
 @pytest.mark.neutral  # no framework is started
@@ -550,10 +547,11 @@ def test_what_a_child_refuses_is_a_mistake(tmp_path: Path, backend: str) -> None
     photos = make_images(tmp_path / "photos")
     broken = photos / "dark" / "3.png"
     broken.write_bytes(broken.read_bytes()[:300])
-    result = run("--data", photos, "--backends", backend, "--modes", "cached", "--out", tmp_path / "out")
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[2].startswith(f"error: {backend}: {broken}: ")
-    assert result.stderr.count("\n") == 3
+    names = ["--model", "lenet", "--weights", "none", "--backends", backend, "--modes", "cached"]
+    code, _, err = headstart("compare", "--data", photos, *names, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.splitlines()[2].startswith(f"error: {backend}: {broken}: ")
+    assert err.count("\n") == 3
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["errors"][backend]["type"] == "ImageError"
 
 
