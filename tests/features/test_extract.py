@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import heeded_ctrl_c
+from commands import headstart, heeded_ctrl_c
 from PIL import Image
+from victims import victims
 
 import headstart as hs
 from headstart.common.errors import (
@@ -654,14 +655,13 @@ import headstart as hs
 folder, backend = sys.argv[1:]
 hs.extract(hs.model("lenet", classes=3), hs.data.folder(folder), "relu4", backend=backend, device="cpu",
            dtype="float32", batch_size=3)
-print("finished")
 """
 )
 
 
-def wait_for_shards(child: subprocess.Popen[Any], least: int) -> None:
+def wait_for_shards(is_running: Callable[[], bool], least: int) -> None:
     deadline = time.monotonic() + 60
-    while len(shards()) < least and child.poll() is None and time.monotonic() < deadline:
+    while len(shards()) < least and is_running() and time.monotonic() < deadline:
         time.sleep(0.002)
 
 
@@ -674,18 +674,15 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(
     data = make_folder(tmp_path / "many", {"a": count // 2, "b": count // 2})
     rng = random.Random(0)
     stored = 0
-    for least in (1, 6, 12):
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(data), backend], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as child:
-            wait_for_shards(child, least)
+    with victims(backend) as processes:
+        for least in (1, 6, 12):
+            process = processes.start(KILLED, data, backend)
+            wait_for_shards(process.is_running, least)
             time.sleep(rng.uniform(0, 0.05))
-            child.kill()
-            output = child.communicate()[0]
-        assert output == b"", "it was to be killed before its end"
-        assert stored_rows() >= stored
-        stored = stored_rows()
-        assert not FeatureStore().verify().damaged
+            assert process.kill() == -signal.SIGKILL, "it was to be killed before its end"
+            assert stored_rows() >= stored
+            stored = stored_rows()
+            assert not FeatureStore().verify().damaged
     assert 0 < stored < count
     resumed = extract(data)
     assert counts(resumed) == (count - stored, stored)
@@ -699,25 +696,15 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path, backend: str) -> None:
     data = make_folder(tmp_path / "many", {"a": count // 2, "b": count // 2})
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(SLOW_SHARDS)
-    command = [sys.executable, "-m", "headstart", "extract", "--data", str(data), "--model", "lenet"]
-    command += [
-        "--cuts",
-        "relu4",
-        "--dtype",
-        "float32",
-        "--batch-size",
-        "3",
-        "--backend",
-        backend,
-        "--device",
-        "cpu",
-    ]
+    words = ["extract", "--data", data, "--model", "lenet", "--cuts", "relu4", "--dtype", "float32"]
+    words += ["--batch-size", 3, "--backend", backend, "--device", "cpu"]
+    command = [sys.executable, "-m", "headstart", *map(str, words)]
     slow = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     with (
         heeded_ctrl_c(),
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slow) as child,
     ):
-        wait_for_shards(child, 3)
+        wait_for_shards(lambda: child.poll() is None, 3)
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
@@ -731,7 +718,7 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path, backend: str) -> None:
     assert 3 * 7 - 3 <= kept < count  # the batch that completed the third shard may not be counted yet
     assert stored_rows() >= kept
     figures = tmp_path / "figures.json"
-    subprocess.run([*command, "--json", str(figures)], check=True, capture_output=True)
+    assert headstart(*words, "--json", figures).code == 0
     second = json.loads(figures.read_text())
     assert second["reused"] >= kept
     assert second["extracted"] + second["reused"] == count

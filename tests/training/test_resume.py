@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import headstart
+from victims import victims
 
 import headstart as hs
 from headstart.common.errors import (
@@ -145,7 +143,6 @@ import sys
 import headstart as hs
 from headstart.training.checkpoints import keeping
 keeping.LEAST_SECONDS = keeping.SHARE = 0.0
-sys.path.insert(0, sys.argv[3])
 from training.test_resume import SLOW, model_of, parts
 hs.fit(model_of(), *parts(), **SLOW, **{sys.argv[1]: sys.argv[2]})
 """
@@ -157,17 +154,13 @@ def test_killed_at_random_moments(backend: str, tmp_path: Path) -> None:
     """Processes by SIGKILL, in each stage."""
     undisturbed = hs.fit(model_of(), *parts(), **SLOW)
     folder, chance = tmp_path / "kept", random.Random(1)
-    environment = {**os.environ, "HEADSTART_BACKEND": backend}
-    kills = 0
-    for name in ("head", "all"):
-        words = ["checkpoint" if name == "head" else "resume", folder, Path(__file__).parents[1]]
-        process = subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, words)], env=environment)
-        while process.poll() is None and not stage_file(folder, name).exists():
-            time.sleep(0.005)
-        time.sleep(chance.uniform(0.0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills == 2
+    with victims("torch", "training.test_resume") as processes:
+        for name in ("head", "all"):
+            process = processes.start(PROGRAM, "checkpoint" if name == "head" else "resume", folder)
+            while process.is_running() and not stage_file(folder, name).exists():
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0.0, 0.2))
+            assert process.kill() == -signal.SIGKILL, name
     assert_equal(hs.fit(model_of(), *parts(), **SLOW, resume=folder), undisturbed)
 
 
