@@ -27,9 +27,12 @@ BACKENDS = Path(str(find_spec("headstart.backends").origin)).parent  # type: ign
 CORE_FILES = sorted(path for path in CORE.rglob("*.py") if not path.is_relative_to(BACKENDS))
 BACKEND_FILES = sorted(BACKENDS.rglob("*.py"))
 
+pytestmark = pytest.mark.neutral  # sources are the same wherever they are read
+
 EVERYTHING = "import headstart; [getattr(headstart, name) for name in headstart.__all__]"
 
 
+@pytest.mark.each
 @pytest.mark.parametrize(
     "statement",
     [
