@@ -4,6 +4,7 @@ on its torch engine Keras makes parameter names of them, which may hold none."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,12 @@ class Style:
 
 def layer_name(node: str) -> str:
     return node.replace(".", "_")
+
+
+def seed_of(node: Node, seed: int) -> int:
+    """A layer's own: of one seed, all layers of a shape would drop the same numbers, or the same samples, in every
+    step. On its torch engine Keras has no seeds beyond 31 bits."""
+    return zlib.crc32(node.name.encode(), seed & 0xFFFFFFFF) >> 1
 
 
 def _pad(x: Any, padding: Any, value: float) -> Any:
@@ -180,7 +187,7 @@ EMIT: Mapping[str, Callable[..., Any]] = {
     "first_token": _named(FirstToken),
     "mean_tokens": _named(layers.GlobalAveragePooling1D),
     "drop_path": lambda node, style, x: DropPath(
-        node.attrs["rate"], style.seed, name=layer_name(node.name), dtype=style.dtype
+        node.attrs["rate"], seed_of(node, style.seed), name=layer_name(node.name), dtype=style.dtype
     )(x),
     "flatten": _flatten,
     "linear": lambda node, style, x: layers.Dense(
@@ -191,7 +198,7 @@ EMIT: Mapping[str, Callable[..., Any]] = {
         dtype=style.dtype,
     )(x),
     "dropout": lambda node, style, x: layers.Dropout(
-        node.attrs["rate"], seed=style.seed, name=layer_name(node.name), dtype=style.dtype
+        node.attrs["rate"], seed=seed_of(node, style.seed), name=layer_name(node.name), dtype=style.dtype
     )(x),
     "native": lambda node, style, x: wrap.call(
         wrap.build(

@@ -12,7 +12,7 @@ from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.testing import reference
 from headstart.testing.known import softmax_loss
-from headstart.testing.samples import normed, random_layer
+from headstart.testing.samples import normed, random_layer, random_pair
 from headstart.testing.suite import Suite, drawn, floats, recipe_of
 
 STATISTICS = ("bn.running_mean", "bn.running_var")
@@ -121,6 +121,20 @@ class Layers(Suite):
         # of numbers scaled by a multiple of 4/3, as 4, all counts would seem to be multiples
         assert np.gcd.reduce(np.round(kept).astype(int)) == 1, "what is left is scaled by more than 4/3"
         assert len(set(np.round(kept))) > 1, "every step draws anew"
+
+    @pytest.mark.parametrize("op", ["dropout", "drop_path"])
+    def test_each_layer_draws_for_itself(self, framework: Backend, place: Place, op: str) -> None:
+        """Of two layers of one shape the second drops half of what the first has left, not what that has dropped
+        again. A sample's logit is the share of its numbers that are left, four times as large."""
+        graph = random_pair(op)
+        params = {"fc.weight": np.zeros((2, 64), np.float32), "fc.bias": np.zeros(2, np.float32)}
+        params["fc.weight"][0] = 1 / 64
+        trainer = framework.trainer(graph, params, recipe_of(), place)
+        x, y = np.ones((1, 4, 4, 4), np.float32), np.zeros(1, np.int64)
+        order = np.zeros((144, 1), np.int64)
+        losses, _ = trainer.epoch(trainer.put(x), y, order, np.full(144, 1e-9, np.float32))
+        left = _first_logit(losses[:, 0]) / 4
+        assert 0.13 < left.mean() < 0.37, "a quarter is left; a half where both drop the same"
 
     def test_the_seed_decides_what_is_dropped(self, dropped: SimpleNamespace) -> None:
         first, again, other = dropped.losses

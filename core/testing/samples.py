@@ -99,6 +99,15 @@ def two_layers(between: Sequence[str] = ()) -> Graph:
     return of_shape(builder.graph(builder.linear("b", x, 6, 4)), (7,))
 
 
+def dropped_layers() -> Graph:
+    """As `two_layers`, with dropout before each layer: of what comes in, which heads share, and of hidden numbers,
+    of which each has its own."""
+    b = Builder()
+    x = b.linear("a", b.add("first", "dropout", "input", rate=0.25), 7, 6)
+    x = b.add("second", "dropout", b.add("relu", "relu", x), rate=0.5)
+    return of_shape(b.graph(b.linear("b", x, 6, 4)), (7,))
+
+
 def branched() -> Graph:
     """A linear output and two auxiliary ones, all of `(5,)`."""
     b = Builder()
@@ -119,6 +128,13 @@ def random_layer(op: str) -> Graph:
     classes."""
     b = Builder()
     x = b.add("random", op, "input", rate=0.25)
+    return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=64), 64, 2)), (4, 4, 4))
+
+
+def random_pair(op: str) -> Graph:
+    """As `random_layer`, with two of them in a row, each of which drops a half."""
+    b = Builder()
+    x = b.add("second", op, b.add("first", op, "input", rate=0.5), rate=0.5)
     return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=64), 64, 2)), (4, 4, 4))
 
 
