@@ -22,22 +22,23 @@ import headstart as hs
 from headstart.contract import registry
 from headstart.features.inference import pixel_trunk
 
-BATCH, SIZE, CUT = 32, 224, "avgpool"
+BATCH, SIZE = 32, 224
 SIDE = 2048
 
 
 class Setting:
     def __init__(self, backend: str, name: str) -> None:
         self.backend = registry.load(backend)
-        model = hs.model(name, classes=10)
-        self.macs = BATCH * sum(model.graph.upto(CUT).macs(model.input_shape).values())
+        model = hs.model(name, classes=10, size=SIZE)
+        self.cut = model.default_cut
+        self.macs = BATCH * sum(model.graph.upto(self.cut).macs(model.input_shape).values())
         self.product = {"torch": torch_product, "keras": keras_product, "jax": jax_product}[backend]
         self.images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
         self.trunks = {
-            precision: pixel_trunk(model, [CUT], self.backend, self.backend.place("auto", precision))
+            precision: pixel_trunk(model, [self.cut], self.backend, self.backend.place("auto", precision))
             for precision in ("float32", "bfloat16")
         }
-        native = self.backend.native(model.graph.upto(CUT), model.params)
+        native = self.backend.native(model.graph.upto(self.cut), model.params)
         scale, shift = model.preprocess.affine()
         ready = self.images * scale + shift
         self.peer = {"torch": torch_peer, "keras": keras_peer, "jax": jax_peer}[backend](native, ready)
@@ -45,7 +46,7 @@ class Setting:
     def features(self, which: str) -> np.ndarray:
         if which == "peer":
             return np.asarray(self.peer())
-        return self.backend.numpy(self.trunks[which].run(self.images)[CUT])
+        return self.backend.numpy(self.trunks[which].run(self.images)[self.cut])
 
     def run(self, which: str) -> list[int]:
         return list(self.features(which).shape)

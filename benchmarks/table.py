@@ -70,11 +70,15 @@ TARGETS: Mapping[str, Target] = {
     "extraction torch": Target("speed", 4.0),
     "extraction keras": Target("speed", 2.0),
     "extraction jax": Target("speed", 2.5),
+    "layer norms torch": Target("speed", 2.0),
+    "layer norms jax": Target("speed", 2.0),
     # the best backend, of the framework's own products
     "products rate": Target("speed", 0.7),
     # the longer one of decoding alone and computing alone
     "folder": Target("cost", 1.1),
     "64 heads": Target("cost", 4.0),
+    "rate of 64 heads": Target("speed", 0.7),
+    "vmap loop": Target("speed", 1.0),
     "stopping": Target("cost", 1.02),
     "5 folds": Target("cost", 3.0),
     "ridge path": Target("speed", 5.0),
