@@ -17,12 +17,12 @@ import numpy as np
 from headstart.backends.keras import losses
 from headstart.backends.keras.arrays import at_place, from_numpy, on, to_numpy
 from headstart.backends.keras.door import behind_door
-from headstart.backends.keras.emit import ACTIVATIONS, network
+from headstart.backends.keras.emit import ACTIVATIONS, network, seed_of
 from headstart.backends.keras.functions import compiled
 from headstart.backends.keras.optimizers import optimizer_of
 from headstart.backends.keras.progress import assign, values_of
 from headstart.contract import devices
-from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.heads import DROPOUT, Chain, HeadsRecipe
 from headstart.contract.recipe import BFLOAT16, FLOAT32, TF32, Place, Recipe
 from headstart.data.rows import window
 
@@ -33,10 +33,10 @@ WORTH_COMPILING, OF_A_STEP = 2e8, 1e6
 
 def compiles(chain: Chain, place: Place) -> bool:
     """Whether XLA trains it faster, if there is enough to do: on a CPU its pooling is slower, and some products of
-    bfloat16 are; on a GPU this has not been measured."""
+    bfloat16 are; on a GPU this has not been measured. Dropout it would draw in its own way."""
     before = () if chain.before is None else chain.before.nodes[1:]
     single = place.kind == devices.CPU and place.precision in (FLOAT32, TF32)
-    return single and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
+    return single and not chain.dropouts and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params", "state", "load_state", "keep", "logits_of")
@@ -57,6 +57,10 @@ class TensorFlowHeads:
         self.may_compile = compiles(chain, place)
         with on(place):
             self.before = network(chain.before, {}) if chain.before else None
+            self.dropouts = {
+                node.name: keras.layers.Dropout(node.attrs["rate"], seed=seed_of(node, recipe.seed))
+                for node in chain.dropouts
+            }
             self._begin(params)
 
     def _begin(self, params: Mapping[str, np.ndarray]) -> None:
@@ -137,8 +141,8 @@ class TensorFlowHeads:
 
         return self._forward(x, {name: tf.gather(w.value, places) for name, w in self.weights.items()})
 
-    def _forward(self, x: Any, weights: Mapping[str, Any] | None = None) -> Any:
-        """`(n, h, classes)`. `weights`: in place of those that are trained."""
+    def _forward(self, x: Any, weights: Mapping[str, Any] | None = None, learns: bool = False) -> Any:
+        """`(n, h, classes)`. `weights`: in place of those that are trained. `learns`: with dropout."""
         import tensorflow as tf
 
         if weights is None:
@@ -147,6 +151,11 @@ class TensorFlowHeads:
         x = tf.cast(x, tf.float32)
         x = tf.cast(x if self.before is None else self.before(x, training=False), dtype)
         for node in self.chain.layers:
+            if node.op == DROPOUT:
+                if learns:
+                    mask = self.dropouts[node.name](tf.ones((tf.shape(x)[0], x.shape[-1]), dtype), training=True)
+                    x = x * (mask if len(x.shape) == 2 else mask[:, None])
+                continue
             if node.op != "linear":
                 x = keras.activations.get(ACTIVATIONS[node.op])(x)
                 continue
@@ -183,7 +192,7 @@ class TensorFlowHeads:
                 x, y, w = (None if a is None else tf.gather(a, order[i]) for a in (rows, targets, weights))
             with tf.GradientTape() as tape:
                 # (h, n, classes)
-                outputs = tf.transpose(self._forward(x), (1, 0, 2))
+                outputs = tf.transpose(self._forward(x, learns=True), (1, 0, 2))
                 by_head = None
                 if w is not None and len(w.shape) == 2:
                     by_head = w = tf.transpose(w)

@@ -31,6 +31,25 @@ def lent(states: Iterable[tuple[torch.device, torch.Tensor]]) -> Iterator[None]:
             set_state(device, state)
 
 
+class Stream:
+    """Random numbers of one training's own, drawn by code that takes them from torch's global generator."""
+
+    def __init__(self, seed: int, device: torch.device, draws: bool = True) -> None:
+        """`draws`: whether anything is drawn; nothing is lent otherwise."""
+        self.device, self.draws = device, draws
+        self.state = seeded_state(seed, device)
+
+    @contextmanager
+    def drawn_from(self) -> Iterator[None]:
+        """The global generator goes on from here, and its caller's state is back afterwards."""
+        if not self.draws:
+            yield
+            return
+        with lent([(self.device, self.state)]):
+            yield
+            self.state = state_of(self.device)
+
+
 def state_of(device: torch.device) -> torch.Tensor:
     """Of the global generator of a device."""
     state: torch.Tensor = _module(device).get_rng_state(*_which(device))

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import from_numpy, to_native, to_numpy
+from headstart.backends.torch.chance import Stream
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.epoch import Epoch
@@ -20,11 +22,17 @@ from headstart.backends.torch.products import linear
 from headstart.backends.torch.recorded import Recorder, do
 from headstart.backends.torch.train import STEP, threads
 from headstart.common.machine import threads_for
-from headstart.contract.heads import Chain, HeadsRecipe
+from headstart.contract.devices import CPU
+from headstart.contract.heads import DROPOUT, Chain, HeadsRecipe
+from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place
 from headstart.data.rows import window
 from headstart.graph.fuse import allowed
+
+FEW_CLASSES = 64
+"""A softmax of so few numbers is computed by a CPU three times as fast across heads, which lie side by side then,
+as vectors; torch computes it number by number otherwise."""
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params", "keep", "logits_of")
@@ -35,6 +43,7 @@ class TorchHeads:
         self.chain, self.recipe, self.place = chain, recipe, place
         self.device = device_of(place)
         self.before = Network(chain.before, {}).to(self.device).eval() if chain.before else None
+        self.random = Stream(recipe.seed, self.device, bool(chain.dropouts))
         self._begin({name: from_numpy(np.array(value)).to(self.device) for name, value in params.items()})
 
     def _begin(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -45,7 +54,7 @@ class TorchHeads:
         self.directions = [torch.zeros_like(w) for w in self.weights.values()]
         self.optimizer = FusedOptimizer(self.recipe.optimizer, {1.0: self.directions}, weight_decay=0.0)
         self.lr, self.decay = (from_numpy(a, self.device) for a in (self.recipe.lr, self.recipe.weight_decay))
-        recorded = self.place.kind == "cuda" and allowed()
+        recorded = self.place.kind == "cuda" and allowed() and not self.chain.dropouts
         self.recorder = Recorder(self._step, self._state) if recorded else None
 
     def keep(self, numbers: Sequence[int]) -> None:
@@ -72,7 +81,8 @@ class TorchHeads:
     ) -> tuple[np.ndarray, np.ndarray]:
         correct = torch.empty(len(rates), len(self.lr), dtype=torch.int64, device=self.device)
         epoch = Epoch.of(rows, targets, order, rates, weights, len(self.lr), correct)
-        with computing(self.place), threads(self._threads(rows, epoch.targets.shape[1] * STEP)):
+        count = self._threads(rows, epoch.targets.shape[1] * STEP)
+        with computing(self.place), self.random.drawn_from(), threads(count):
             do(epoch, self._step, self.recorder)
         counted = (correct * epoch.losses.isfinite()).sum(0)  # argmax of NaN is 0
         synchronize(self.device)
@@ -88,9 +98,8 @@ class TorchHeads:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses `(h,)`, and how many each head had right `(h,)`, in `correct` if that is given. `weights`:
         `(n,)` or `(n, h)`."""
-        logits = self._forward(x)
-        each = per_sample(self.recipe.loss, logits.flatten(0, 1), y.repeat_interleave(len(self.lr), 0))
-        loss = mean(each.view(len(x), -1), weights)
+        logits = self._forward(x, learns=True)
+        loss = mean(self._losses(logits, y), weights)
         gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
         self._update(gradients, rate)
         predicted = predictions(self.recipe.loss, logits.detach().transpose(0, 1))
@@ -98,6 +107,13 @@ class TorchHeads:
         hits = hits & (weights.T > 0) if weights is not None and weights.ndim == 2 else hits
         counted = hits.sum(-1)
         return loss.detach(), counted if correct is None else correct.copy_(counted)
+
+    def _losses(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Each sample's `(n, h)`, of logits `(n, h, classes)`."""
+        heads, loss = len(self.lr), self.recipe.loss
+        if isinstance(loss, Softmax) and self.device.type == CPU and logits.shape[-1] <= FEW_CLASSES:
+            return per_sample(loss, logits.transpose(1, 2), y[:, None].expand(-1, heads))
+        return per_sample(loss, logits.flatten(0, 1), y.repeat_interleave(heads, 0)).unflatten(0, (-1, heads))
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""
@@ -120,13 +136,18 @@ class TorchHeads:
     def params(self) -> dict[str, np.ndarray]:
         return {name: to_numpy(w).copy() for name, w in self.weights.items()}
 
-    def _forward(self, rows: Any, weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """`(n, h, classes)`. `weights`: in place of those that are trained."""
+    def _forward(
+        self, rows: Any, weights: Mapping[str, torch.Tensor] | None = None, learns: bool = False
+    ) -> torch.Tensor:
+        """`(n, h, classes)`. `weights`: in place of those that are trained. `learns`: with dropout."""
         weights = self.weights if weights is None else weights
         x = to_native(rows, self.device)
         with autocast(self.place):
             x = x if self.before is None else self.before(x)
             for node in self.chain.layers:
+                if node.op == DROPOUT:
+                    x = _dropped(x, node.attrs["rate"]) if learns else x
+                    continue
                 if node.op != "linear":
                     x = FUNCTIONS[node.op](node.attrs)(x)
                     continue
@@ -156,3 +177,8 @@ class TorchHeads:
     def _each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A value for each head, to broadcast."""
         return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _dropped(x: torch.Tensor, rate: float) -> torch.Tensor:
+    """`(n, c)`, or `(n, h, c)` under one mask for all heads."""
+    return F.dropout(x, rate) if x.ndim == 2 else x * F.dropout(torch.ones_like(x[:, 0]), rate).unsqueeze(1)

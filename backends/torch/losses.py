@@ -13,7 +13,7 @@ from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredErro
 
 
 def per_sample(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """`(n,)`"""
+    """`(n,)`; a softmax's also of outputs `(n, k, h)` and targets `(n, h)`, `(n, h)`."""
     match loss:
         case Softmax(smoothing):
             return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)

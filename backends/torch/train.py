@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import exact_numpy, from_numpy, to_native, to_numpy
-from headstart.backends.torch.chance import lent, seeded_state
-from headstart.backends.torch.chance import state_of as random_state_of
+from headstart.backends.torch.chance import Stream
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.direct import direct_layer
 from headstart.backends.torch.emit import LastLinear, Network
@@ -46,10 +45,10 @@ class TorchTrainer:
         self.optimizer = _optimizer(recipe, dict(self.network.named_parameters()))
         self.direct = direct_layer(graph, self.network, recipe, place)
         self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=self.device)
-        self.has_dropout = any(node.op in RANDOM for node in graph.nodes)
-        self.random_state = seeded_state(recipe.seed, self.device)
+        draws = any(node.op in RANDOM for node in graph.nodes)
+        self.random = Stream(recipe.seed, self.device, draws)
         self.effort = Effort(graph)
-        steady = not self.has_dropout and all(node.op != "native" for node in graph.nodes)
+        steady = not draws and all(node.op != "native" for node in graph.nodes)
         recorded = steady and place.kind == "cuda" and allowed()
         self.recorder = Recorder(self._step, self._state) if recorded else None
 
@@ -129,11 +128,11 @@ class TorchTrainer:
         return lambda: {name: exact_numpy(tensor) for name, tensor in copies.items()}
 
     def state(self) -> dict[str, np.ndarray]:
-        return state_of(self.network, self.optimizer) | {"random": exact_numpy(self.random_state).copy()}
+        return state_of(self.network, self.optimizer) | {"random": exact_numpy(self.random.state).copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         put_back(self.network, self.optimizer, state)
-        self.random_state = from_numpy(state["random"].copy())
+        self.random.state = from_numpy(state["random"].copy())
 
     def _forward(self, rows: Any) -> list[torch.Tensor]:
         """The logits of the output and, in training, of the auxiliary ones."""
@@ -144,7 +143,7 @@ class TorchTrainer:
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        with computing(self.place), self._drawing():
+        with computing(self.place), self.random.drawn_from():
             self.network.train()
             self._keep_statistics()
             yield
@@ -155,16 +154,6 @@ class TorchTrainer:
             for module in self.network.modules():
                 if keeps_statistics(module):
                     module.eval()
-
-    @contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """Dropout draws from torch's global generator: lend it ours, and give the caller's back."""
-        if not self.has_dropout:
-            yield
-            return
-        with lent([(self.device, self.random_state)]):
-            yield
-            self.random_state = random_state_of(self.device)
 
 
 def keeps_statistics(module: nn.Module) -> bool:

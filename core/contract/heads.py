@@ -1,8 +1,9 @@
 """Many heads side by side on the same rows: which heads can be, and what a backend is told of them.
 
 A head of linear layers and activations is a few matrix products, too small to keep a processor busy. Heads that
-see the same rows in the same order are one larger product, as their weights can be laid one beside the other. What
-draws random numbers, keeps statistics or convolves is trained as `fit` does it, one after the other.
+see the same rows in the same order are one larger product, as their weights can be laid one beside the other.
+Dropout between the layers does not part them: heads of one seed draw the same masks, each alone or all at once.
+What keeps statistics or convolves is trained as `fit` does it, one after the other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from headstart.contract.running import Trainer
 from headstart.graph import Graph, Node
 from headstart.graph.ops import ACTIVATIONS, RANDOM
 
+DROPOUT = "dropout"
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -27,7 +30,12 @@ class Chain:
     before: Graph | None
     """nodes without parameters, the same for all heads, such as a pooling; None where there are none"""
     layers: tuple[Node, ...]
-    """linear layers and activations, one after the other, a linear one first"""
+    """linear layers, activations and dropout, one after the other, a linear layer or dropout first"""
+
+    @property
+    def dropouts(self) -> tuple[Node, ...]:
+        """of the layers; each is in training one mask for all heads, the one that a head alone draws"""
+        return tuple(node for node in self.layers if node.op == DROPOUT)
 
 
 def chain_of(graph: Graph) -> Chain | None:
@@ -37,13 +45,14 @@ def chain_of(graph: Graph) -> Chain | None:
     nodes = {node.name: node for node in graph.nodes}
     layers: list[Node] = []
     node = nodes[graph.output]
-    while node.op == "linear" or node.op in ACTIVATIONS:
+    while node.op in ("linear", DROPOUT) or node.op in ACTIVATIONS:
         layers.insert(0, node)
         node = nodes[node.inputs[0]]
-    while layers and layers[0].op != "linear":
+    while layers and layers[0].op in ACTIVATIONS:
         node = layers.pop(0)
     before = graph.upto(node.name)
-    if not layers or before.param_shapes() or any(one.op in RANDOM for one in before.nodes):
+    nothing_learns = all(layer.op != "linear" for layer in layers)
+    if nothing_learns or before.param_shapes() or any(one.op in RANDOM for one in before.nodes):
         return None
     return Chain(None if node.name == graph.input else before, tuple(layers))
 
@@ -59,6 +68,8 @@ class HeadsRecipe:
     weight_decay: np.ndarray
     """float32 `(h,)`"""
     loss: Loss
+    seed: int = 0
+    """of dropout, as a `Recipe` of a head alone has it"""
 
     def of(self, numbers: Sequence[int]) -> HeadsRecipe:
         """That of the heads of these numbers, in this order."""

@@ -20,8 +20,8 @@ from headstart.graph import Builder, Graph
 from headstart.models.initial import initial_params
 from headstart.testing import reference
 from headstart.testing.known import TwoLayers, softmax_loss
-from headstart.testing.samples import of_shape, two_layers
-from headstart.testing.suite import Suite, drawn, floats
+from headstart.testing.samples import dropped_layers, of_shape, two_layers
+from headstart.testing.suite import Suite, drawn, floats, recipe_of
 
 LR, DECAY, SHARES = (0.2, 0.02, 0.5), (0.0, 0.3, 0.1), (1.0, 0.5, 0.25)
 SOME = (2, 0, 2, 1)
@@ -120,6 +120,35 @@ class SideBySide(Suite):
             np.testing.assert_allclose(losses[0], known, rtol=2e-2 if precision == "bfloat16" else 1e-4)
         assert errors["float32"] < self.tolerance()
         assert 1e-4 < errors["bfloat16"] < 2e-2, "the logits were not computed in bfloat16"
+
+    def test_heads_drop_what_each_drops_alone(self, framework: Backend, place: Place) -> None:
+        """One mask for all heads of a seed, epoch after epoch, also when some of them are no longer trained; and
+        none in what they are asked for."""
+        self.require(HEADS)
+        graph, optimizer, seed = dropped_layers(), hs.SGD(momentum=0.9), 5
+        chain = chain_of(graph)
+        assert chain is not None and len(chain.dropouts) == 2
+        starts = [initial_params(graph, start) for start in range(2)]
+        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
+        lr, decay = floats(LR[:2]), floats(DECAY[:2])
+        heads = framework.heads(chain, stacked, HeadsRecipe(optimizer, lr, decay, Softmax(), seed), place)
+        if heads is None:
+            pytest.skip(f"backend {self.backend!r} trains these heads one after the other")
+        alone = [
+            framework.trainer(graph, start, recipe_of(replace(optimizer, weight_decay=DECAY[k]), seed=seed), place)
+            for k, start in enumerate(starts)
+        ]
+        x, y = drawn(0, 24, 7, classes=4)
+        order, shares = np.random.default_rng(1).permutation(24).reshape(3, 8), floats(SHARES)
+        for there in ([0, 1], [1]):
+            if len(there) == 1:
+                heads.keep(there)
+            losses, right = heads.epoch(heads.put(x), y, order, shares)
+            for number, k in enumerate(there):
+                known, count = alone[k].epoch(alone[k].put(x), y, order, lr[k] * shares)
+                np.testing.assert_allclose(losses[:, number], known[:, 0], rtol=1e-3, err_msg=f"{there}, {k}")
+                assert right[number] == count
+        np.testing.assert_allclose(heads.logits(x, 0, 24)[:, 0], alone[1].logits(x, 0, 24), rtol=1e-3, atol=1e-3)
 
     def test_heads_have_logits_of_their_own(self, three: SimpleNamespace) -> None:
         assert three.logits.shape == (5, 3, 4)

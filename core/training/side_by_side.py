@@ -67,7 +67,7 @@ def side_by_side(
     optimizers = [stage.optimizer for _, stage in heads_of]
     lr, decay = (np.array([getattr(o, name) for o in optimizers], np.float32) for name in ("lr", "weight_decay"))
     stacked = {name: np.repeat(value[None], len(jobs), 0) for name, value in stage.params.items()}
-    recipe = HeadsRecipe(optimizers[0], lr, decay, job.objective.loss)
+    recipe = HeadsRecipe(optimizers[0], lr, decay, job.objective.loss, stage.seed)
     heads: Heads | None = job.backend.heads(chain, stacked, recipe, job.place)
     if heads is None:
         return None

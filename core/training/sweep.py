@@ -171,8 +171,8 @@ def sweep(
 
     `grid`: any of "lr", "weight_decay" and "seed", each with the values to try; all combinations are trained. What
     the grid leaves out is the optimiser's own, or `seed`. Everything else is as in `fit` with mode "cached".
-    Heads of linear layers and activations (what follows a cut at "avgpool", say) are trained side by side, those
-    of one seed in one group; others one after the other.
+    Heads of linear layers, activations and dropout (what follows a cut at "avgpool", say) are trained side by
+    side, those of one seed in one group; others one after the other.
     `halving`: again and again the worse half of the heads of one seed is ended early, by the best figure of
     `monitor` that each has had (successive halving, eta 2). Of the epochs that there are at most, one head is left
     after a half, two after a quarter, four after an eighth, and so on; the last one goes on until it ends by

@@ -36,6 +36,8 @@ from headstart.training.settings import settings_of
 
 TASKS = {"single": ("dark", "light", "striped"), "multi": ("bright", "red"), "regression": ("lux", "metres")}
 QUICK: dict[str, Any] = {"batch_size": 16, "max_epochs": 12, "lr": 0.03}
+ALONE: dict[str, Any] = {"lr_scale": {"fc3": 1.0}}
+"""Where parameters have rates of their own heads are trained one after the other; this is the rate there is."""
 
 
 def images(task: str, count: int = 60, **about: Any) -> hs.data.Dataset:
@@ -179,13 +181,15 @@ def test_the_scores_are_those_of_scikit_learns_cross_validation(of: Any, backend
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize(
-    ("cut", "count", "lr"),
-    [("dropout2", 50, 0.1), ("pool2", 80, 0.003)],
+    ("cut", "count", "settings"),
+    [("dropout2", 50, {"lr": 0.1}), ("pool2", 80, {"lr": 0.003, **ALONE})],
 )
-def test_drawn_labels_are_not_foreseen(of: Any, backend: str, cut: str, count: int, lr: float) -> None:
+def test_drawn_labels_are_not_foreseen(
+    of: Any, backend: str, cut: str, count: int, settings: dict[str, Any]
+) -> None:
     """They can be learnt by heart: a head that had seen a fold would know it."""
     model, features = of(noise(count, 1), cut)
-    run = hs.fit(model, features, folds=4, backend=backend, batch_size=16, lr=lr, monitor=None)
+    run = hs.fit(model, features, folds=4, backend=backend, batch_size=16, monitor=None, **settings)
     assert run.history[-1].accuracy > 0.95
     assert abs(run.folds.mean - 0.5) < 0.15
 
@@ -255,9 +259,9 @@ def test_other_tasks(of: Any, backend: str, task: str) -> None:
 
 
 @pytest.mark.of("torch")
-@pytest.mark.parametrize("cut", ["dropout2", "pool2"])
+@pytest.mark.parametrize(("cut", "settings"), [("dropout2", {}), ("pool2", ALONE)])
 def test_all_folds_have_the_runs_threshold(
-    of: Any, backend: str, cut: str, monkeypatch: pytest.MonkeyPatch
+    of: Any, backend: str, cut: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of drawn labels a threshold that each fold chose for itself would say too much."""
     drawn = images("multi")
@@ -270,7 +274,9 @@ def test_all_folds_have_the_runs_threshold(
         return completed(self, *args)
 
     monkeypatch.setattr(CrossValidated, "completed", noted)
-    run = hs.fit(model, features, folds=5, threshold="best", backend=backend, **{**QUICK, "max_epochs": 3})
+    run = hs.fit(
+        model, features, folds=5, threshold="best", backend=backend, **{**QUICK, "max_epochs": 3, **settings}
+    )
     numbers, predicted = features.fold_numbers(5), expit(results[0]) > run.model.threshold
     for fold, value in enumerate(run.folds.values):
         expected = f1_score(labels[numbers == fold], predicted[numbers == fold], average="micro")

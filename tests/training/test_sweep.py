@@ -46,8 +46,8 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def deep() -> Model:
-    """With three linear layers behind the trunk."""
-    return made([12, 10])
+    """With three linear layers behind the trunk, and dropout between them."""
+    return made([12, 0.25, 10])
 
 
 ONCE = pytest.mark.of("torch")
@@ -165,22 +165,18 @@ def test_one_that_diverges_comes_last(model: Model, data: tuple[Dataset, Dataset
 def test_heads_that_cannot_be_side_by_side(
     model: Model, data: tuple[Dataset, Dataset], backend: str, caplog: Any
 ) -> None:
-    """A convolution behind the cut, and dropout: one after the other, each by its name, and the same as alone."""
+    """A convolution behind the cut: one after the other, each by its name, and the same as alone."""
     grid = {"lr": [0.001, 0.01]}
-    for one, cut in ((model, "layer4.0"), (made([8, 0.5]), None)):
-        settings: dict[str, Any] = {"cut": cut, "epochs": 2, "batch_size": 8, "backend": backend, "seed": 3}
-        caplog.clear()
-        with caplog.at_level(logging.INFO, "headstart"):
-            found = hs.sweep(one, *data, grid=grid, optimizer="sgd", **settings)
-        assert found.at_once == 1
-        told = [
-            text.partition(": loss")[0] for record in caplog.records if "loss" in (text := record.getMessage())
-        ]
-        assert told == [f"lr {lr}: epoch {epoch}" for lr in grid["lr"] for epoch in (1, 2)]
-        alone = hs.fit(one, *data, optimizer="sgd", lr=found.points[1]["lr"], **settings)
-        assert_allclose(
-            [record.loss for record in found.runs[1].history], [record.loss for record in alone.history], rtol=1e-5
-        )
+    settings: dict[str, Any] = {"cut": "layer4.0", "epochs": 2, "batch_size": 8, "backend": backend, "seed": 3}
+    with caplog.at_level(logging.INFO, "headstart"):
+        found = hs.sweep(model, *data, grid=grid, optimizer="sgd", **settings)
+    assert found.at_once == 1
+    told = [text.partition(": loss")[0] for record in caplog.records if "loss" in (text := record.getMessage())]
+    assert told == [f"lr {lr}: epoch {epoch}" for lr in grid["lr"] for epoch in (1, 2)]
+    alone = hs.fit(model, *data, optimizer="sgd", lr=found.points[1]["lr"], **settings)
+    assert_allclose(
+        [record.loss for record in found.runs[1].history], [record.loss for record in alone.history], rtol=1e-5
+    )
 
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
@@ -213,7 +209,14 @@ def test_which_heads_are_chains() -> None:
     assert chain is not None and chain.before is None
     b = Builder()
     x = b.add("fc", "linear", b.add("drop", "dropout", "input", rate=0.5), in_features=4, out_features=2)
-    assert chain_of(b.graph(x)) is None
+    chain = chain_of(b.graph(x))
+    assert chain is not None and chain.before is None
+    assert [node.name for node in chain.layers] == ["drop", "fc"]
+    b = Builder()
+    x = b.add("flat", "flatten", b.add("drop", "dropout", "input", rate=0.5), features=12)
+    assert chain_of(b.graph(b.add("fc", "linear", x, in_features=12, out_features=2))) is None
+    b = Builder()
+    assert chain_of(b.graph(b.add("drop", "dropout", "input", rate=0.5))) is None
     b = Builder()
     assert chain_of(b.graph(b.add("norm", "layer_norm", "input", channels=4))) is None
 
