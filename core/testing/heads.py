@@ -131,7 +131,8 @@ class SideBySide(Suite):
         starts = [initial_params(graph, start) for start in range(2)]
         stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
         lr, decay = floats(LR[:2]), floats(DECAY[:2])
-        heads = framework.heads(chain, stacked, HeadsRecipe(optimizer, lr, decay, Softmax(), seed), place)
+        recipe = HeadsRecipe(optimizer, lr, decay, Softmax(), seed)
+        heads: Any = framework.heads(chain, stacked, recipe, place)
         if heads is None:
             pytest.skip(f"backend {self.backend!r} trains these heads one after the other")
         alone = [
