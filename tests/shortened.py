@@ -21,6 +21,7 @@ from known_answers import KnownAnswer, Original
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.efficientnet import MBConvConfig
+from torchvision.models.googlenet import Inception
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from headstart.models import (
@@ -107,6 +108,8 @@ DEPTHS, WIDTHS = (1, 1, 2, 2), (24, 48, 96, 192)
 LITE_DEPTH = 0.5
 WIDTH, DEPTH, HEADS = 192, 3, 3
 """of vision transformers: the width of the smallest"""
+TIMM_BLOCKS = {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+"""what timm calls them"""
 
 
 def _efficientnet(classes: int, size: int) -> nn.Module:
@@ -137,18 +140,26 @@ def _timms(name: str, *norms: str, cut: str | None = None) -> Short:
     modules = {"patch_embed": "patch_embed", "pos_embed": "pos_drop", **dict(zip(norms, norms, strict=True))}
     modules |= {f"blocks.{i}": f"blocks.{i}" for i in range(DEPTH)}
     modules |= {"norm": "norm", "token": "fc_norm"}
-    return Short(_vit(name), None, {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}, modules, cut)
+    return Short(_vit(name), None, TIMM_BLOCKS, modules, cut)
+
+
+GOOGLE = {"inception5a": (96, 48, 96, 12, 32, 32), "inception5b": (64, 32, 64, 8, 32, 32)}
+"""as in `googlenet.BLOCKS`"""
 
 
 def _googlenet(classes: int, size: int) -> nn.Module:
-    """Without two blocks that take and give as many channels as each other."""
+    """Without two blocks that take and give as many channels as each other, and narrow in the last, which is
+    trained."""
     network = torchvision.models.GoogLeNet(num_classes=classes, init_weights=False)
     network.inception4b = network.inception4c = nn.Identity()
+    network.inception5a = Inception(832, *GOOGLE["inception5a"])
+    network.inception5b = Inception(256, *GOOGLE["inception5b"])
+    network.fc = nn.Linear(192, classes)
     return network
 
 
 def _inception(classes: int, size: int) -> nn.Module:
-    """Likewise."""
+    """Without blocks that take and give as many channels as each other."""
     network = torchvision.models.Inception3(num_classes=classes, init_weights=False)
     network.Mixed_5d = network.Mixed_6c = network.Mixed_6d = nn.Identity()
     return network
@@ -193,6 +204,10 @@ SHORT: Mapping[str, Short] = {
         Small(alexnet, alexnet.alexnet, 0, {"CLASSIFIER": (0.5, HIDDEN, 0.5, HIDDEN)}),
         lambda classes, size: narrowed(torchvision.models.AlexNet(classes)),
     ),
+    "vgg11_bn": Short(
+        Small(vgg, vgg.vgg, 0, {"CLASSIFIER": (HIDDEN, 0.5, HIDDEN, 0.5)}),
+        lambda classes, size: narrowed(torchvision.models.vgg11_bn(num_classes=classes, init_weights=False)),
+    ),
     "vgg16": Short(
         Small(vgg, vgg.vgg, 0, {"CLASSIFIER": (HIDDEN, 0.5, HIDDEN, 0.5)}),
         lambda classes, size: narrowed(torchvision.models.vgg16(num_classes=classes, init_weights=False)),
@@ -202,7 +217,7 @@ SHORT: Mapping[str, Short] = {
             googlenet,
             googlenet.googlenet,
             0,
-            {"BLOCKS": without(googlenet.BLOCKS, "inception4b", "inception4c")},
+            {"BLOCKS": without(googlenet.BLOCKS, "inception4b", "inception4c") | GOOGLE},
         ),
         _googlenet,
     ),
@@ -327,5 +342,5 @@ SHORT: Mapping[str, Short] = {
     "vit_base_patch16_clip_224": _timms("vit_base_patch16_clip_224", "norm_pre"),
     "vit_base_patch16_clip_quickgelu_224": _timms("vit_base_patch16_clip_quickgelu_224", "norm_pre"),
 }
-NARROWED = frozenset({"alexnet", "vgg16"})
+NARROWED = frozenset({"alexnet", "vgg11_bn", "vgg16"})
 """whose short forms lack no block"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,25 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         yield server
 
 
-def shaken(network: torch.nn.Module) -> torch.nn.Module:
-    """With other statistics and scales than a new network has, which hide what is exchanged."""
+def drawn(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """The network with every number drawn by us: libraries take longer over theirs, and a new network's statistics
+    and scales hide what is exchanged."""
+    with torch.device("meta"):
+        network = make()
+    network = network.to_empty(device="cpu").eval()
+    state = network.state_dict()
+    assert state.keys() >= {name for name, _ in network.named_buffers()}, "whose values only the library knows"
     generator = torch.Generator().manual_seed(1)
-    for name, value in network.state_dict().items():
-        if name.endswith(("running_mean", "bias")):
-            value.copy_(0.1 * torch.randn(value.shape, generator=generator))
-        elif name.endswith("running_var"):
-            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-    return network.eval()
+    for name, value in state.items():
+        if not value.is_floating_point():
+            value.zero_()
+        elif name.endswith(("running_mean", "bias")):
+            value.uniform_(-0.2, 0.2, generator=generator)
+        elif value.ndim == 1:
+            value.uniform_(0.5, 1.5, generator=generator)
+        else:
+            value.uniform_(-1, 1, generator=generator).mul_((6 / value[0].numel()) ** 0.5)
+    return network
 
 
 def logits(network: torch.nn.Module, x: np.ndarray) -> np.ndarray:
@@ -69,7 +79,7 @@ def logits(network: torch.nn.Module, x: np.ndarray) -> np.ndarray:
 def test_timms_files(server: HubServer, name: str, size: int) -> None:
     row = ARCHITECTURES[name].weights["imagenet"]
     assert isinstance(row, Hub)
-    network = shaken(timm.create_model(row.repo.removeprefix("timm/"), pretrained=False))
+    network = drawn(lambda: timm.create_model(row.repo.removeprefix("timm/"), pretrained=False))
     server.add(row.repo, {row.file: save(network.state_dict(), {"format": "pt"})})
     model = hs.model(name, weights="imagenet")
     assert model.classes == class_names("imagenet")
@@ -110,7 +120,7 @@ def test_torchvisions_pickles(
     row = ARCHITECTURES[name].weights["imagenet"]
     assert isinstance(row, Pickled)
     more: dict[str, Any] = {"init_weights": False, "transform_input": False} if name == "googlenet" else {}
-    network = shaken(torchvision.models.get_model(name, weights=None, **more))
+    network = drawn(lambda: torchvision.models.get_model(name, weights=None, **more))
     out = io.BytesIO()
     torch.save(network.state_dict(), out)
     digits = hashlib.sha256(out.getvalue()).hexdigest()[:8]
@@ -137,7 +147,7 @@ def test_torchvisions_pickles(
 def test_either_librarys_files_can_be_imported(server: HubServer, tmp_path: Path, library: str) -> None:
     make: Any = timm.create_model if library == "timm" else torchvision.models.get_model
     names = {"timm": "mobilenetv2_100", "torchvision": "mobilenet_v2"}
-    network = shaken(make(names[library], num_classes=7))
+    network = drawn(lambda: make(names[library], num_classes=7))
     wrapped = torch.nn.DataParallel(network)
     torch.save({"state_dict": wrapped.state_dict(), "epoch": 3}, tmp_path / "mine.pth")
     from headstart.models.importing import import_weights

@@ -13,13 +13,14 @@ import torch
 import torchvision
 from known_answers import BY_NAME, KnownAnswer
 from safetensors.torch import save_file
+from shortened import DEPTH, HEADS, TIMM_BLOCKS, WIDTH
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import headstart as hs
-from headstart.models import Model, architecture
+from headstart.models import Model, architecture, vit
 from headstart.models.layouts import published
 from headstart.models.positions import resample
 from headstart.models.vit import VITS
@@ -28,19 +29,31 @@ from headstart.testing import relative_error
 TOLERANCE = 1e-4  # of the largest absolute value
 
 
-def original(name: str, classes: int | None, size: int) -> nn.Module:
-    """The reference library's network, in inference mode; classes None: as many as it has by itself."""
-    settings = {} if classes is None else {"num_classes": classes}
+def original(name: str, classes: int, size: int) -> nn.Module:
+    """The reference library's network, in inference mode."""
     if VITS[name].library == "torchvision":
-        return torchvision.models.get_model(name, weights=None, image_size=size, **settings).eval()
-    return timm.create_model(name, pretrained=False, img_size=size, **settings).eval()
+        return torchvision.models.get_model(name, weights=None, image_size=size, num_classes=classes).eval()
+    return timm.create_model(name, pretrained=False, img_size=size, num_classes=classes).eval()
+
+
+@pytest.fixture
+def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our networks have few and narrow blocks, as those of `blank` have: how many is nothing to their names."""
+    monkeypatch.setattr(vit, "SCALES", dict.fromkeys(vit.SCALES, (WIDTH, DEPTH, HEADS)))
 
 
 def blank(name: str, classes: int | None, size: int) -> nn.Module:
-    """The original, whose parameters are yet to be given: libraries draw them with care, which takes longer than
-    what is done with them here."""
+    """The original with few blocks, whose parameters are yet to be given: libraries draw them with care, which
+    takes longer than what is done with them here."""
+    settings = {} if classes is None else {"num_classes": classes}
     with torch.device("meta"):
-        network = original(name, classes, size)
+        if VITS[name].library == "torchvision":
+            patch = VITS[name].patch
+            network = torchvision.models.VisionTransformer(
+                size, patch, DEPTH, HEADS, WIDTH, 4 * WIDTH, **settings
+            ).eval()
+        else:
+            network = timm.create_model(name, pretrained=False, img_size=size, **TIMM_BLOCKS, **settings).eval()
     assert not list(network.buffers())
     return network.to_empty(device="cpu")
 
@@ -108,6 +121,7 @@ def test_positions_are_resized_as_timm_does(old: int, new: int) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize(
     ("name", "trained", "size"),
     [
@@ -127,6 +141,7 @@ def test_a_file_of_another_size_is_read_as_timm_reads_it(
         pretrained_cfg_overlay={"file": str(path), "num_classes": 5},
         img_size=size,
         num_classes=5,
+        **TIMM_BLOCKS,
     ).eval()
     model = hs.model(name, weights=path, size=size)
     assert not model.fresh
@@ -150,6 +165,7 @@ def test_a_file_of_another_size_is_read_as_timm_reads_it(
 # --- files
 
 
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize(
     ("written", "read"),
     [("vit_b_32", "vit_base_patch32_224"), ("vit_base_patch32_224", "vit_b_32")],
@@ -171,6 +187,7 @@ def test_a_file_of_the_other_library(tmp_path: Path, written: str, read: str) ->
         assert relative_error(outputs(again, images), wanted) < TOLERANCE
 
 
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("without", [None, "head."], ids=["with-projection", "without"])
 def test_clips_image_tower_without_its_projection(tmp_path: Path, without: str | None) -> None:
     """The published files have 512 outputs that are no classes; what timm has before them is our `token`."""

@@ -25,17 +25,26 @@ from headstart.data import Dataset, Preprocess
 from headstart.store.keys import params_digest
 from headstart.testing import relative_error
 
+
+def efficientnet(**settings: Any) -> nn.Module:
+    """timm's, with two blocks in a stage at most."""
+    module = timm.create_model("efficientnet_b0", **settings)
+    for i, stage in enumerate(module.blocks):
+        module.blocks[i] = stage[:2]
+    return module
+
+
 # name, how it is made, side, cut, the submodule (or layer) whose output the cut is
 TORCH: list[tuple[str, Callable[[], nn.Module], int, str | None, str | None]] = [
     ("tv-resnet18", tv.resnet18, 32, "layer3", "layer3"),
-    ("tv-densenet121", tv.densenet121, 32, "features.transition2", "features.transition2"),
+    ("tv-densenet", lambda: tv.DenseNet(32, (2, 2, 2, 2)), 32, "features.transition2", "features.transition2"),
     ("tv-vit", lambda: tv.VisionTransformer(32, 16, 8, 3, 96, 384), 32, "encoder.layers.encoder_layer_5", None),
     ("tv-inception_v3", lambda: tv.inception_v3(init_weights=False), 75, "Mixed_6e", "Mixed_6e"),
     ("tv-googlenet", lambda: tv.googlenet(init_weights=False), 64, "inception4a", "inception4a"),
-    ("tv-swin_t", tv.swin_t, 64, None, None),
+    ("tv-swin", lambda: tv.SwinTransformer([4, 4], 48, [2] * 4, [3, 6, 12, 24], [7, 7]), 64, None, None),
     ("timm-resnet18", lambda: timm.create_model("resnet18"), 32, "layer4.0", "layer4.0"),
     ("timm-vit_tiny", lambda: timm.create_model("vit_tiny_patch16_224", img_size=32), 32, "blocks.5", "blocks.5"),
-    ("timm-efficientnet_b0", lambda: timm.create_model("efficientnet_b0"), 32, "blocks.4", "blocks.4"),
+    ("timm-efficientnet", efficientnet, 32, "blocks.4", "blocks.4"),
     ("timm-convnext_atto", lambda: timm.create_model("convnext_atto"), 32, "stages.2", "stages.2"),
 ]
 # name, cut, a layer inside a branch; those with one are trained too, and are cut near their end, with a block to
@@ -137,7 +146,11 @@ def test_in_training_a_torch_model_is_what_it_is_in_training(
     data: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:
     """Stochastic depth and dropout draw, and statistics follow the batches where that is asked for."""
-    for make in (lambda: timm.create_model("efficientnet_b0", drop_path_rate=0.5, drop_rate=0.5), tv.mobilenet_v2):
+    few = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2]]
+    for make in (
+        lambda: efficientnet(drop_path_rate=0.5, drop_rate=0.5),
+        lambda: tv.MobileNetV2(inverted_residual_setting=few),
+    ):
         model = hs.wrap(made(make), preprocess=Preprocess(32, 32))
         run = fit(model, data, tmp_path, mode="full", batch_norm="train", epochs=1)
         moved = {name for name in model.params if not np.array_equal(run.model.params[name], model.params[name])}

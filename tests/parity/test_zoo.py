@@ -61,7 +61,7 @@ ON_HUB = [
     for key, entry in row.weights.items()
     if isinstance(entry, Hub) and entry.repo.startswith("timm/")
 ]
-LONG_TO_COMPILE = ("densenet121", "efficientnet_b0")
+LONG_TO_COMPILE = ("convnext_tiny", "efficientnet_b0", "vit_small_patch14_dinov2")
 """of many small convolutions: XLA takes longer over them than they run. Those of convnext_tiny are so large that
 steps that are hardly optimised take what compiling spares"""
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
