@@ -71,7 +71,8 @@ class HubServer:
     def add(self, repo: str, files: dict[str, bytes]) -> str:
         """Commit `files`; main is that commit now. Returns its id."""
         state = self.repos.setdefault(repo, Repo())
-        text = repr((repo, len(state.commits), sorted(files.items())))
+        contents = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        text = repr((repo, len(state.commits), sorted(contents.items())))
         state.main = hashlib.sha1(text.encode()).hexdigest()
         state.commits[state.main] = dict(files)
         return state.main

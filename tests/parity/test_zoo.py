@@ -62,8 +62,7 @@ ON_HUB = [
     if isinstance(entry, Hub) and entry.repo.startswith("timm/")
 ]
 LONG_TO_COMPILE = ("convnext_tiny", "efficientnet_b0", "vit_small_patch14_dinov2")
-"""of many small convolutions: XLA takes longer over them than they run. Those of convnext_tiny are so large that
-steps that are hardly optimised take what compiling spares"""
+"""of many operations on little: XLA takes longer over them than they run. Others with these ops are optimised"""
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
