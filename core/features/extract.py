@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -359,17 +360,17 @@ class Extractor:
         self._prepare([*before, dict.fromkeys(task.nodes, array_to_ids(task.ids))])
 
     def work_on(
-        self, data: Dataset, places: Places, task: Task, tell: Callable[[int], None], ended: Callable[[], bool]
-    ) -> dict[str, list[str]]:
-        """Compute and store the features of a task, until it is `ended`; how many samples are done is told.
+        self, data: Dataset, places: Places, task: Task, ended: Callable[[], bool]
+    ) -> Generator[int, None, dict[str, list[str]]]:
+        """Compute and store the features of a task, until it is `ended`; yields how many samples are done.
         Returns the files of the shards by node. `places`: of the data set's ids."""
         order = places.of(task.ids)
         lacking = dict.fromkeys(task.nodes, array_to_ids(task.ids))
         stored = Stored()
         size = min(self.at_once, len(data))  # the same for all tasks, so that nothing compiles again
         with closing(self._extract_view(data, task.view, lacking, order, size, stored)) as counts:
-            for count in counts:
-                tell(count)
+            for done in accumulate(counts):
+                yield done
                 if ended():
                     break
         shards: dict[str, list[str]] = {}

@@ -120,8 +120,20 @@ def kill_one_soon(stop: threading.Event, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
-def test_rows_are_those_of_a_plain_extraction(cluster: None, extract: Any, plain: np.ndarray, caplog: Any) -> None:
-    """Bytes that go through Ray are the parameters and the paths; what is there is not computed again."""
+def test_rows_are_those_of_a_plain_extraction(
+    cluster: None, extract: Any, plain: np.ndarray, caplog: Any, monkeypatch: Any
+) -> None:
+    """Bytes that go through Ray are the parameters and the paths; what is there is not computed again. Actors
+    compute in their main threads, where memory is kept from batch to batch."""
+    host = ray_engine.Host
+
+    class Watched(host):  # type: ignore[misc, valid-type]
+        def work(self, number: int, task: Any) -> Iterator[Any]:
+            if threading.current_thread() is not threading.main_thread():
+                raise EngineError("not in the main thread")
+            yield from host.work(self, number, task)
+
+    monkeypatch.setattr(ray_engine, "Host", Watched)
     before = created_nbytes()
     caplog.set_level("INFO", "headstart")
     features = extract(engine=ENGINE)
@@ -336,8 +348,8 @@ def test_what_an_actor_has_pushed_before_it_died_is_found(
     extract(tmp_path / "pushed", push=url)
 
     class Dying(host):  # type: ignore[misc, valid-type]
-        def work(self, task: Any) -> Any:
-            os._exit(1)
+        def work(self, number: int, task: Any) -> Any:
+            yield os._exit(1)
 
     monkeypatch.setattr(ray_engine, "Host", Dying)
     features = extract(engine=hs.Ray(workers=1), push=url)

@@ -95,14 +95,16 @@ def test_an_interrupt_between_two_lines_ends_all_and_keeps_what_is_finished() ->
     """One worker has answered, and Ctrl-C comes as its next task is taken and not sent yet."""
     ids = [f"{i:032x}" for i in range(4)]
     ray, way, actor = MagicMock(), MagicMock(), MagicMock()
+    work = actor.work.options.return_value.remote
+    work.return_value = iter(["what the worker says"])
     job = SimpleNamespace(plan=lambda workers: tasks_of([{"avgpool": ids}], 2))
     driver = Driver(ray, Crew(workers=1, gpus=0, cpus=1), job, way, parcel=None, params=None)
     driver._workers, driver._free_places = [Worker(actor, begun=None)], 0
     driver._fill()
-    assert actor.work.remote.call_count == 1
+    assert work.call_count == 1
     ray.get.return_value = outcome = Outcome(shards={"avgpool": ["shard"]})
     ray.exceptions.RayTaskError = ray.exceptions.RayError = type("RayError", (Exception,), {})
-    actor.work.remote.side_effect = KeyboardInterrupt
+    work.side_effect = KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         driver._has_answered(driver._workers[0])
     driver.leave()

@@ -373,14 +373,14 @@ import numpy as np
 import headstart as hs
 from headstart.features.engines import ray_engine
 from ray_clusters import actors_below, cpu_seconds
-look, warm, seen = ray_engine.Driver._look, set(), []
-def look_and_note(driver):
-    look(driver)
+fill, warm, seen = ray_engine.Driver._fill, set(), []
+def fill_and_note(driver):
+    fill(driver)
     warm.update(worker for worker in driver._workers if worker.attempt and worker.attempt.counted)
     actors = actors_below(os.getpid())
     if len(warm) == len(actors) == WORKERS and all(worker.attempt for worker in driver._workers):
         seen.append((sum(map(cpu_seconds, actors)), driver.ledger.samples))
-ray_engine.Driver._look, ray_engine.POLL_SECONDS = look_and_note, 0.05
+ray_engine.Driver._fill, ray_engine.POLL_SECONDS = fill_and_note, 0.05
 model = hs.model("resnet18", weights=None, classes=4, size=224)
 engine = hs.Ray("local", workers=WORKERS, cpus_per_worker=2 // WORKERS)
 hs.extract(model, hs.data.folder(PHOTOS), cache=CACHE, device="cpu", batch_size=32, workers=2, engine=engine,

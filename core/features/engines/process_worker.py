@@ -22,7 +22,6 @@ READY, WRONG, DONE, OUTCOME, DEAD = "ready", "wrong", "done", "outcome", "dead"
 are done; what became of the task (`Outcome`); it is no more"""
 END = "end"
 """in the place of a task: store what is computed, and end"""
-TELL_SECONDS = 0.3
 
 
 def main() -> None:
@@ -60,17 +59,10 @@ def main() -> None:
                 ended.set()
             tasks.put(task)
 
-    def tell() -> None:
-        told = 0
-        while not ended.wait(TELL_SECONDS):
-            if worker.done != told:
-                told = worker.done
-                answer(DONE, told)
-
-    for action in (listen, tell):
-        threading.Thread(target=action, daemon=True).start()
+    threading.Thread(target=listen, daemon=True).start()
     while (task := tasks.get()) != END:
-        answer(OUTCOME, worker.work(task))
+        for said in worker.work(task):
+            answer(DONE if isinstance(said, int) else OUTCOME, said)
 
 
 if __name__ == "__main__":

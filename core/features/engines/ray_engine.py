@@ -50,8 +50,6 @@ END_SECONDS = 15.0
 """that interrupted workers have for storing what they have computed"""
 MOST_NBYTES = 4096
 """of a sample in a pickled data set: a path, a label and an id. More is the sample itself"""
-CONTROL = "control"
-"""the actors' threads for what is asked beside the work"""
 
 
 def run(settings: Ray, job: Job) -> Generator[Progress, None, None]:
@@ -132,10 +130,10 @@ class Worker:
     node: str = "a node"
     attempt: Attempt | None = None
     """that it works on"""
-    answer: Any = None
-    """what will be the `Outcome`"""
-    report: Any = None
-    """what will be the number of samples done"""
+    number: int = 0
+    """of tasks that it was sent"""
+    answers: Any = None
+    """of the last one, as they come: numbers of samples done, and the `Outcome`"""
 
 
 class Driver:
@@ -160,7 +158,6 @@ class Driver:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
-            concurrency_groups={CONTROL: 1},
         )(Host)
 
     def work(self) -> Iterator[Progress]:
@@ -169,17 +166,16 @@ class Driver:
         ledger = self.ledger
         while ledger.queue or any(worker.attempt for worker in self._workers):
             self._fill()
-            waited_for = [worker.begun or worker.answer for worker in self._workers]
-            waited_for = [answer for answer in waited_for if answer is not None]
+            waited_for = [worker.begun or worker.answers for worker in self._workers]
+            waited_for = [answers for answers in waited_for if answers is not None]
             ready, _ = ray.wait(waited_for, num_returns=1, timeout=POLL_SECONDS)
             ready, _ = ray.wait(waited_for, num_returns=len(waited_for), timeout=0)
             before = ledger.samples
             for worker in list(self._workers):
                 if worker.begun in ready:
                     self._has_begun(worker)
-                elif worker.answer in ready:
+                elif worker.answers in ready:
                     self._has_answered(worker)
-            self._look()
             alive = sum(worker.begun is None for worker in self._workers)
             yield ledger.progress(before, alive)
 
@@ -191,7 +187,9 @@ class Driver:
         for worker in self._workers:
             if worker.begun is None and worker.attempt is None and self.ledger.queue:
                 worker.attempt = self.ledger.queue.popleft()
-                worker.answer = worker.actor.work.remote(worker.attempt.task)
+                worker.number += 1
+                work = worker.actor.work.options(num_returns="streaming")
+                worker.answers = work.remote(worker.number, worker.attempt.task)
         starting = sum(worker.begun is not None for worker in self._workers)
         while self._free_places and starting < len(self.ledger.queue):
             self._free_places -= 1
@@ -243,40 +241,29 @@ class Driver:
         with suppress(Exception):
             self._ray.kill(worker.actor, no_restart=True)
 
-    def _look(self) -> None:
-        """How far the workers are."""
-        ray = self._ray
-        for worker in self._workers:
-            if worker.attempt is None:
-                continue
-            if worker.report is None:
-                control = worker.actor.done.options(concurrency_group=CONTROL)
-                worker.report = control.remote()
-            elif ray.wait([worker.report], timeout=0)[0]:
-                with suppress(ray.exceptions.RayError):  # its task's answer says it, too
-                    self.ledger.count(worker.attempt, ray.get(worker.report))
-                worker.report = None
-
     # ---- tasks
 
     def _has_answered(self, worker: Worker) -> None:
         attempt = worker.attempt
         assert attempt is not None
         try:
-            outcome: Outcome = self._ray.get(worker.answer)
+            said: int | Outcome = self._ray.get(next(worker.answers))
         except self._ray.exceptions.RayTaskError as error:
-            outcome = Outcome(error=pickle.dumps(EngineError(f"on {worker.node}: {_first_line(error)}")))
+            said = Outcome(error=pickle.dumps(EngineError(f"on {worker.node}: {_first_line(error)}")))
         except self._ray.exceptions.RayError as error:
-            worker.attempt = worker.answer = worker.report = None
+            worker.attempt = worker.answers = None
             self._has_died(worker, attempt, error)
             return
-        worker.attempt = worker.answer = worker.report = None
+        if isinstance(said, int):
+            self.ledger.count(attempt, said)
+            return
+        worker.attempt = worker.answers = None
         try:
             self._fill()  # it works while its shards are brought here
         except KeyboardInterrupt:  # these shards are finished
-            self.ledger.bring(attempt.task, outcome)
+            self.ledger.bring(attempt.task, said)
             raise
-        self.ledger.settle(attempt, outcome, f"on {worker.node}")
+        self.ledger.settle(attempt, said, f"on {worker.node}")
 
     def _has_died(self, worker: Worker, attempt: Attempt, error: Exception) -> None:
         """What the store shows of its task was done."""
@@ -299,13 +286,16 @@ class Driver:
         try:
             for worker in self._workers:
                 # An interrupt may have come when a task was taken, and not sent yet.
-                if worker.attempt is not None and worker.answer is not None:
-                    worker.actor.end.options(concurrency_group=CONTROL).remote()
-                    tasks[worker.answer] = worker.attempt.task
+                if worker.attempt is not None and worker.answers is not None:
+                    with suppress(ray.exceptions.RayError):  # it is dead
+                        ray.cancel(worker.answers)
+                    tasks[worker.actor.last.remote(worker.number)] = worker.attempt.task
             if tasks:
                 for answer in ray.wait(list(tasks), num_returns=len(tasks), timeout=END_SECONDS)[0]:
                     with suppress(ray.exceptions.RayError, StoreError):
-                        self.ledger.bring(tasks[answer], ray.get(answer))
+                        said = ray.get(answer)
+                        if isinstance(said, Outcome):
+                            self.ledger.bring(tasks[answer], said)
         finally:
             for worker in self._workers:
                 with suppress(Exception):

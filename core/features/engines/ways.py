@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,13 +142,13 @@ class UrlWorker:
         self._extraction.make_room(task)
 
     def work_on(
-        self, data: Dataset, places: Places, task: Task, tell: Callable[[int], None], ended: Callable[[], bool]
-    ) -> dict[str, list[str]]:
+        self, data: Dataset, places: Places, task: Task, ended: Callable[[], bool]
+    ) -> Generator[int, None, dict[str, list[str]]]:
         """Compute and push a task's features; returns when all of its shards are at the URL. RemoteError."""
         try:
             self.make_room(task)
             with self._pusher:
-                return self._extraction.work_on(data, places, task, tell, ended)
+                return (yield from self._extraction.work_on(data, places, task, ended))
         finally:
             if self._is_passing:
                 shutil.rmtree(self._root / "features", ignore_errors=True)

@@ -5,7 +5,7 @@ Invariant: what comes back of a task is names of shards and what was said on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -30,9 +30,9 @@ class Extracting(Protocol):
         of a store where there is none."""
 
     def work_on(
-        self, data: Dataset, places: Places, task: Task, tell: Callable[[int], None], ended: Callable[[], bool]
-    ) -> dict[str, list[str]]:
-        """Compute and store a task's features, until it is `ended`; how many samples are done is told. Returns the
+        self, data: Dataset, places: Places, task: Task, ended: Callable[[], bool]
+    ) -> Generator[int, None, dict[str, list[str]]]:
+        """Compute and store a task's features, until it is `ended`; yields how many samples are done. Returns the
         shards."""
 
 

@@ -7,11 +7,13 @@ Invariant: an error is an answer, and goes back as it is; what a task has comput
 from __future__ import annotations
 
 import pickle
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +26,9 @@ from headstart.features.engines.ray_host import sees
 from headstart.features.engines.shown import Places
 from headstart.features.engines.work import Extracting, Job, Outcome
 from headstart.models import Model
+
+R = TypeVar("R")
+TELL_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -81,31 +86,42 @@ class TaskWorker:
         self.device = self._extractor.get_ready()
         if sent.must_be_gpu and self.device == devices.CPU:
             raise EngineError("the framework finds no GPU that it computes on")
-        self.done = 0
-        """samples of the task that is under way"""
         self._is_ended = is_ended
 
-    def work(self, task: Task) -> Outcome:
-        """The features of a task, stored."""
+    def work(self, task: Task) -> Iterator[int | Outcome]:
+        """Compute and store the features of a task: how many samples are done, a few times a second, and the
+        outcome in the end."""
         lines: list[tuple[int, str]] = []
         error: Exception | None = None
         shards: Mapping[str, list[str]] = {}
-        self.done = 0
         with warnings.catch_warnings(record=True) as caught, handed_to(lambda *line: lines.append(line)):
             warnings.simplefilter("always")
             try:
-                shards = self._extractor.work_on(self._data, self._places, task, self._tell, self._is_ended)
+                shards = yield from _seldom(
+                    self._extractor.work_on(self._data, self._places, task, self._is_ended)
+                )
             except Exception as raised:
                 error = raised
-        return Outcome(
+        yield Outcome(
             shards=shards,
             error=None if error is None else pickled(error),
             warnings=[(one.category, str(one.message)) for one in caught if _is_ours(one.category)],
             lines=lines,
         )
 
-    def _tell(self, count: int) -> None:
-        self.done += count
+
+def _seldom(steps: Generator[int, None, R]) -> Generator[int, None, R]:
+    """The same, without what comes too soon to be worth a message."""
+    last = time.monotonic()
+    while True:
+        try:
+            done = next(steps)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        if time.monotonic() - last >= TELL_SECONDS:
+            last = time.monotonic()
+            yield done
 
 
 def unseen_store(root: Path, nodes: list[str]) -> str:
