@@ -24,6 +24,8 @@ WAITING: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "KMP_BLOCKTIME": ("0", ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_LIBRARY")),
 }
 """variable -> what it is set to, and the others that say the same"""
+SAID_OF_WAITING = frozenset(WAITING) | {other for _, others in WAITING.values() for other in others}
+"""all variables that say how threads wait"""
 COUNTS: Mapping[str, tuple[str, ...]] = {"OMP_NUM_THREADS": ("MKL_NUM_THREADS",)}
 """variables that hold a number of threads, and others that do. What one framework alone reads, and not before it
 computes, its backend sets"""

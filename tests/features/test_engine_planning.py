@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from planning_cost import cost_of_planning
 
 import headstart as hs
+from headstart.common.environment import SAID_OF_WAITING
 from headstart.common.machine import cpus
 from headstart.errors import EngineError, SettingError, UnknownOptionError
 from headstart.features.engines.planning import TASKS, Task, task_size, tasks_of
@@ -112,6 +113,26 @@ def test_an_interrupt_between_two_lines_ends_all_and_keeps_what_is_finished() ->
     assert array_to_ids(brought.args[0].ids) == ids[:2] and brought.args[1] == outcome.shards
     ray.wait.assert_not_called()
     ray.kill.assert_called_once_with(actor, no_restart=True)
+
+
+# ---- what a worker is told
+
+
+@pytest.mark.parametrize("said", [{"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_of_a_worker_wait_as_those_here(monkeypatch: pytest.MonkeyPatch, said: dict[str, str]) -> None:
+    """Also on a machine whose part of Ray was started without that being said."""
+    for name in SAID_OF_WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HEADSTART_CACHE", "here")
+    job, way = SimpleNamespace(plan=lambda workers: []), SimpleNamespace(nodes_own=("HEADSTART_CACHE",))
+    driver = Driver(MagicMock(), Crew(workers=1, gpus=0, cpus=3), job, way, parcel=None, params=None)
+    driver._start()
+    (environment, *_), _ = driver._workers[0].actor.start.remote.call_args
+    told = {name: value for name, value in environment.items() if not name.startswith("HEADSTART_")}
+    assert told == said | {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
+    assert environment["HEADSTART_CPUS"] == "3" and "HEADSTART_CACHE" not in environment
 
 
 # ---- how many workers

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.common.environment import kept_to
+from headstart.common.environment import SAID_OF_WAITING, kept_to
 from headstart.common.errors import EngineError, HeadstartError, SettingError, StoreError
 from headstart.common.log import LOG
 from headstart.common.sizes import binary_size
@@ -211,7 +211,7 @@ class Driver:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if name.startswith("HEADSTART_") and name not in self._way.nodes_own
+            if (name.startswith("HEADSTART_") and name not in self._way.nodes_own) or name in SAID_OF_WAITING
         }
         environment |= kept_to(self._crew.cpus, os.environ | environment)
         actor = self._actor.remote()
