@@ -33,6 +33,9 @@ ROUNDINGS = 8  # so many steps of the module's own numbers may its output differ
 FARTHER = (1e3, -1e3)  # times as large are features of which logits lie far apart
 FAR = 8.0  # times as large are the numbers of a sample that must not matter to its neighbour
 
+Run = Callable[[Any], np.ndarray]
+"""a part that is built, on a batch as core has it"""
+
 
 def trunk_nodes(inputs: Preprocess | Arrays, part: NativePart) -> tuple[Node, ...]:
     """The nodes of a wrapped module's trunk, which is `part`."""
@@ -49,9 +52,10 @@ def _built(backend: Backend, graph: Graph, params: Mapping[str, np.ndarray]) -> 
 
 def checked_trunk(
     backend: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, shown: Any
-) -> tuple[Wrapping, np.ndarray]:
-    """The wrapping, told how a single sample has to be run, and what its trunk gives for the two samples. Refused
-    is a trunk that gives two equal inputs two outputs: in two runs, in two rows of a batch, in other company."""
+) -> tuple[Wrapping, np.ndarray, Run]:
+    """The wrapping, told how a single sample has to be run, what its trunk gives for the two samples, and the
+    trunk itself, to be run on more. Refused is a trunk that gives two equal inputs two outputs: in two runs, in
+    two rows of a batch, in other company."""
     graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK_NODE)
     trunk = _built(backend, graph, wrapping.params)
     here = f"the trunk up to {wrapping.cut!r}"
@@ -85,7 +89,7 @@ def checked_trunk(
             f"{here} writes to its parameter {trained[0]!r} as it runs, so it would be another trunk after every "
             "batch. Do once, before hs.wrap, what it does there, and take it out of its forward"
         )
-    return replace(wrapping, trunk=replace(wrapping.trunk, volatile=moved)), features
+    return replace(wrapping, trunk=replace(wrapping.trunk, volatile=moved)), features, run
 
 
 def _moved(wrapping: Wrapping, trunk: Trunk) -> frozenset[str]:
@@ -100,15 +104,16 @@ def _moved(wrapping: Wrapping, trunk: Trunk) -> frozenset[str]:
 
 def checked_head(
     backend: Backend, head: NativePart, params: Mapping[str, np.ndarray], features: np.ndarray
-) -> tuple[NativePart, np.ndarray]:
-    """A head that is a module's own, told how a single sample has to be run, and its logits `(2, classes)`."""
-
+) -> tuple[NativePart, np.ndarray, Run]:
+    """A head that is a module's own, told how a single sample has to be run, its logits `(2, classes)`, and the
+    head itself, to be run on more features."""
     shape = features.shape[1:]
     run = _head(backend, head, params, shape)
     logits = run(features)
     if (alone := run(features[:1])).shape != logits[:1].shape:
         head = replace(head, lone=True)
-        if (kept := _head(backend, head, params, shape)(features[:1])).shape != logits[:1].shape:
+        run = _head(backend, head, params, shape)
+        if (kept := run(features[:1])).shape != logits[:1].shape:
             raise SettingError(_lost_axis("the head", alone, logits))
         alone = kept
     if np.isfinite(logits).all():
@@ -133,12 +138,10 @@ def checked_head(
             "the head gives numbers within [0, 1] whatever its features are, as a sigmoid does. It is trained on "
             "logits, and what makes these numbers of them could not be taken off; let the module end before it"
         )
-    return head, logits
+    return head, logits, run
 
 
-def _head(
-    chosen: Backend, part: NativePart, params: Mapping[str, np.ndarray], shape: Shape
-) -> Callable[[np.ndarray], np.ndarray]:
+def _head(chosen: Backend, part: NativePart, params: Mapping[str, np.ndarray], shape: Shape) -> Run:
     """Features `(n, *shape)` -> logits."""
     nodes = (Node("input", "input", (), {"shape": shape}), Node(HEAD_NODE, "native", ("input",), {"part": part}))
     network = _built(chosen, Graph(nodes, HEAD_NODE), params)
@@ -166,18 +169,13 @@ def check_against_original(
     return original.rounding
 
 
-def check_real(
-    backend: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, pair: Any, with_end: bool
-) -> None:
-    """`check_against_original` for two real samples. `with_end`: whether the head is the module's own rest."""
+def check_real(wrapping: Wrapping, pair: Any, run_trunk: Run, run_head: Run | None) -> None:
+    """`check_against_original` for two real samples. `run_trunk`, `run_head`: of the parts, as they were checked;
+    None for a head that is not the module's own rest."""
     if wrapping.witness is None:
         return
-    graph = Graph(trunk_nodes(inputs, wrapping.trunk), TRUNK_NODE)
-    features = backend.numpy(_built(backend, graph, wrapping.params).run(pair)[TRUNK_NODE])
-    logits = None
-    if with_end and wrapping.head is not None:
-        logits = _head(backend, wrapping.head, wrapping.head_params, features.shape[1:])(features)
-    check_against_original(wrapping, pair, features, logits)
+    features = run_trunk(pair)
+    check_against_original(wrapping, pair, features, None if run_head is None else run_head(features))
 
 
 CAUSES = (

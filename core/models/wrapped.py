@@ -120,21 +120,21 @@ def wrap(
     request = WrapRequest(module, cut, rest, shown, params, init, rest, fresh, checked_layout(layout), "")
     wrapping = _wrapped(owner, called, inputs, request)
     wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
-    wrapping, features = checked_trunk(owner, wrapping, inputs, shown)
+    wrapping, features, run_trunk = checked_trunk(owner, wrapping, inputs, shown)
     if head_module is not None:
         request = WrapRequest(head_module, None, False, features, None, None, True, False, None, wrapping.layout)
         other = _wrapped(owner, _called(head_module), f"features of shape {features.shape}", request)
         wrapping = replace(wrapping, head=other.trunk, head_params=other.params)
-    logits = None
+    logits = run_head = None
     if wrapping.head is not None:
-        checked, logits = checked_head(owner, wrapping.head, wrapping.head_params, features)
+        checked, logits, run_head = checked_head(owner, wrapping.head, wrapping.head_params, features)
         wrapping = replace(wrapping, head=checked)
     rounding = check_against_original(wrapping, shown, features, logits if head_module is None else None)
     wrapping = replace(wrapping, trunk=replace(wrapping.trunk, rounding=rounding))
     if wrapping.head is not None and head_module is None:
         wrapping = replace(wrapping, head=replace(wrapping.head, rounding=rounding))
     for pair in _real_pairs(inputs, example):
-        check_real(owner, wrapping, inputs, pair, head_module is None)
+        check_real(wrapping, pair, run_trunk, run_head if head_module is None else None)
     trunk = wrapping.trunk
     if (structure := structure_of(trunk.structure)) is not None:
         structure.forget_changing()
