@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from headstart.backends.keras.arrays import DEVICES, ENGINE
 from headstart.contract.recipe import Place
@@ -21,6 +22,35 @@ def compiled(function: Callable[..., Any], **settings: Any) -> Any:
     import tensorflow as tf
 
     return tf.function(partial(function), reduce_retracing=True, **settings)  # a partial has no code
+
+
+def compiled_for_batches(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+    """A function of arrays, or dicts of arrays, or None in the place of one, that is traced once for any number of
+    rows. Left to itself TensorFlow traces it for the first number, and again when another comes, as that of a data
+    set's last batch does."""
+    import tensorflow as tf
+
+    traced: dict[Any, Any] = {}
+    """what rows are like -> a `tf.function` of the arguments that are not None"""
+
+    def spec(array: Any) -> Any:
+        return tf.TensorSpec((None, *np.shape(array)[1:]), array.dtype)
+
+    def run(*arguments: Any) -> Any:
+        there = [place for place, argument in enumerate(arguments) if argument is not None]
+        received = [arguments[place] for place in there]
+        taken = keras.tree.map_structure(spec, received)
+        key = (*there, *keras.tree.flatten(taken))
+        if key not in traced:
+
+            def filled(tensors: Any) -> Any:
+                by_place = dict(zip(there, tensors, strict=True))
+                return function(*map(by_place.get, range(len(arguments))))
+
+            traced[key] = tf.function(partial(filled), input_signature=[taken], **settings)
+        return traced[key](received)
+
+    return run
 
 
 def compiled_for(model: keras.Model, place: Place) -> keras.Model:
@@ -44,5 +74,6 @@ def counted_alone(model: keras.Model) -> keras.Model:
     if ENGINE == "tensorflow":
         model.make_predict_function()
         if traced := getattr(model.predict_function, "python_function", None):
-            model.predict_function = compiled(traced)
+            predict = compiled_for_batches(lambda batch: traced([(batch,)]))
+            model.predict_function = lambda batches: predict(batches[0][0])
     return model

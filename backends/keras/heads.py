@@ -18,7 +18,7 @@ from headstart.backends.keras import losses
 from headstart.backends.keras.arrays import at_place, from_numpy, on, to_numpy
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import ACTIVATIONS, network, seed_of
-from headstart.backends.keras.functions import compiled
+from headstart.backends.keras.functions import compiled, compiled_for_batches
 from headstart.backends.keras.optimizers import optimizer_of
 from headstart.backends.keras.progress import assign, values_of
 from headstart.contract import devices
@@ -80,10 +80,10 @@ class TensorFlowHeads:
         self.optimizer.build(list(self.weights.values()))
         self.products = sum(w.size for w in params.values())  # of a row
         # AutoGraph takes a second to rewrite Python's ifs and loops, and none here depends on a tensor's value
-        self._epoch = compiled(self._updates, autograph=False)
+        self._epoch = compiled_for_batches(self._updates, autograph=False)
         self._compiled_epoch = compiled(self._updates, autograph=False, jit_compile=True)
-        self._logits = compiled(self._forward, autograph=False)
-        self._logits_of = compiled(self._forward_of, autograph=False)
+        self._logits = compiled_for_batches(self._forward, autograph=False)
+        self._logits_of = compiled_for_batches(self._forward_of, autograph=False)
 
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)
@@ -160,11 +160,11 @@ class TensorFlowHeads:
                 x = keras.activations.get(ACTIVATIONS[node.op])(x)
                 continue
             weight, bias = weights[f"{node.name}.weight"], weights.get(f"{node.name}.bias")
-            heads, outputs, inputs = weight.shape
+            _, outputs, inputs = weight.shape
             kernel = tf.cast(weight, dtype)
-            if len(x.shape) == 2:  # the same rows for all heads
-                x = tf.matmul(x, tf.reshape(kernel, (heads * outputs, inputs)), transpose_b=True)
-                x = tf.reshape(x, (-1, heads, outputs))
+            if len(x.shape) == 2:  # the same rows for all heads, of which there may be any number
+                x = tf.matmul(x, tf.reshape(kernel, (-1, inputs)), transpose_b=True)
+                x = tf.reshape(x, (-1, tf.shape(weight)[0], outputs))
             else:
                 x = tf.einsum("nhi,hoi->nho", x, kernel)
             x = x if bias is None else x + tf.cast(bias, dtype)

@@ -14,7 +14,7 @@ from headstart.backends.keras.arrays import at_place, dtype_policy, from_numpy, 
 from headstart.backends.keras.copying import layers_of
 from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, snapshot, variables
-from headstart.backends.keras.functions import compiled, compiled_for
+from headstart.backends.keras.functions import compiled, compiled_for, compiled_for_batches
 from headstart.backends.keras.heads import ChainTrainer, compiles
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.optimizers import optimizer_of
@@ -164,7 +164,7 @@ class TensorFlowTrainer(KerasTrainer):
         self._update_as_written = tf.autograph.experimental.do_not_convert(self._update)
         self._one_step = compiled(self._update, autograph=False)
         self._whole_epoch = compiled(self._updates)
-        self._forward = compiled(lambda x: self.inference(x, training=False), autograph=False)
+        self._forward = compiled_for_batches(lambda x: self.inference(x, training=False), autograph=False)
 
     def epoch(
         self,

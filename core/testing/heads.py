@@ -25,7 +25,7 @@ from headstart.testing.suite import Suite, drawn, floats, recipe_of
 
 LR, DECAY, SHARES = (0.2, 0.02, 0.5), (0.0, 0.3, 0.1), (1.0, 0.5, 0.25)
 SOME = (2, 0, 2, 1)
-"""heads whose logits are asked for alone, one of them twice"""
+"""heads whose logits are asked for alone, one of them twice; and then the first two of them"""
 OPTIMIZERS = [hs.SGD(momentum=0.9, nesterov=True), hs.AdamW()]
 
 
@@ -80,7 +80,7 @@ class SideBySide(Suite):
             by_hand=by_hand,
             params=heads.params(),
             logits=heads.logits(x, 4, 9),
-            some=heads.logits_of(rows, 4, 9, SOME),
+            some=[heads.logits_of(rows, 4, 9, numbers) for numbers in (SOME, SOME[:2])],
         )
 
     def test_heads_have_rates_and_decays_of_their_own(self, three: SimpleNamespace) -> None:
@@ -157,10 +157,12 @@ class SideBySide(Suite):
             np.testing.assert_allclose(three.logits[:, k], head.logits(three.x[4:9]), rtol=1e-3, atol=1e-3)
 
     def test_some_heads_have_logits_alone(self, three: SimpleNamespace) -> None:
-        assert three.some.shape == (5, 4, 4)
-        for place, k in enumerate(SOME):
-            known = three.by_hand[k][0].logits(three.x[4:9])
-            np.testing.assert_allclose(three.some[:, place], known, rtol=1e-3, atol=1e-3)
+        for logits in three.some:
+            assert logits.shape[0] == 5 and logits.shape[2] == 4
+            for place, k in enumerate(SOME[: logits.shape[1]]):
+                known = three.by_hand[k][0].logits(three.x[4:9])
+                np.testing.assert_allclose(logits[:, place], known, rtol=1e-3, atol=1e-3)
+        assert [logits.shape[1] for logits in three.some] == [4, 2]
 
     @pytest.fixture(scope="class", params=OPTIMIZERS, ids=["sgd", "adamw"])
     @classmethod
