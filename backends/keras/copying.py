@@ -227,7 +227,7 @@ def carry(model: keras.Model, clone: keras.Model) -> None:
             "inside of them. A layer of your own must say all that it is made of in get_config"
         )
     for before, after in pairs:
-        if _has_state(before):
+        if has_state(before):
             after.load_own_variables(_stored(before))
         if (files := _assets(before)) and _assets(after) != files:
             with tempfile.TemporaryDirectory() as folder:
@@ -240,11 +240,11 @@ def carry(model: keras.Model, clone: keras.Model) -> None:
 def settle(model: keras.Model) -> None:
     """To be called after weights were set: layers that keep something made of them make it again."""
     for layer in layers_of(model):
-        if _has_state(layer):
+        if has_state(layer):
             layer.load_own_variables(_stored(layer))
 
 
-def _has_state(layer: Any) -> bool:
+def has_state(layer: Any) -> bool:
     module = str(type(layer).load_own_variables.__module__)
     return not module.startswith(PLAIN)
 

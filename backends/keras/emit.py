@@ -52,6 +52,8 @@ class Style:
     learns: bool = False
     """it is trained: then what a wrapped module holds in half precision is float32 meanwhile, since the moments of
     its gradients would come to nothing"""
+    shared: bool = False
+    """parts of wrapped modules run as they are, and not as copies: they hold all parameters that there are"""
 
 
 def layer_name(node: str) -> str:
@@ -150,6 +152,16 @@ def _flatten(node: Node, style: Style, x: Any) -> Any:
     return layers.Reshape((node.attrs["features"],), name=layer_name(node.name), dtype=style.dtype)(x)
 
 
+def _native(node: Node, style: Style, x: Any) -> Any:
+    part, name = node.attrs["part"], layer_name(node.name)
+    if style.shared:
+        return wrap.call(wrap.view(part, name), x)
+    return wrap.call(
+        wrap.build(part, name, style.dtype, style.frozen_statistics, style.seed, style.learns),
+        x,
+    )
+
+
 # op -> Keras's name of the function, or the function
 ACTIVATIONS: Mapping[str, Any] = {
     "relu": "relu",
@@ -200,17 +212,7 @@ EMIT: Mapping[str, Callable[..., Any]] = {
     "dropout": lambda node, style, x: layers.Dropout(
         node.attrs["rate"], seed=seed_of(node, style.seed), name=layer_name(node.name), dtype=style.dtype
     )(x),
-    "native": lambda node, style, x: wrap.call(
-        wrap.build(
-            node.attrs["part"],
-            layer_name(node.name),
-            style.dtype,
-            style.frozen_statistics,
-            style.seed,
-            style.learns,
-        ),
-        x,
-    ),
+    "native": _native,
 }
 # suffix of a parameter -> attribute of the Keras layer, where the two differ
 ATTRIBUTES: Mapping[str, Mapping[str, str]] = {
@@ -242,7 +244,8 @@ def network(
         results = [values[name] for name in graph.outputs]
         results = [x if x.dtype == "float32" else keras.ops.cast(x, "float32") for x in results]
         found = results if len(results) > 1 else results[0]
-    return filled(keras.Model(x, found), graph, params)
+    model = keras.Model(x, found)
+    return model if style.shared else filled(model, graph, params)
 
 
 def emitted(

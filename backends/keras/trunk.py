@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from headstart.backends.keras.arrays import DEVICES, ENGINE, at_place, dtype_policy, on, to_numpy
@@ -14,6 +15,7 @@ from headstart.backends.keras.door import behind_door
 from headstart.backends.keras.emit import Style, network, numpy_params
 from headstart.backends.keras.forward import HalfWeights, Program, in_store_dtypes, program
 from headstart.backends.keras.functions import compiled_for
+from headstart.backends.keras.held import all_held, once
 from headstart.contract.recipe import Place
 from headstart.contract.streams import Dtypes, is_held, one_by_one, overlapped
 from headstart.graph import Graph
@@ -37,11 +39,15 @@ class KerasTrunk:
         self.is_owners = any(node.op == "native" for node in graph.nodes)
         self.by_keras = ENGINE == "tensorflow" or self.is_owners
         with on(place):
-            self.model = network(graph, params, outputs, Style(dtype=dtype_policy(place), frozen=True))
+            style = Style(dtype=dtype_policy(place), frozen=True, shared=all_held(graph, params, place))
+
+            def made() -> keras.Model:
+                model = network(graph, params, outputs, style)
+                return compiled_for(model, place) if self.by_keras else model
+
+            self.model = once(graph, outputs, place, made) if style.shared else made()
             self.weights = HalfWeights(graph, self.model, params, place)
-            if self.by_keras:
-                compiled_for(self.model, place)
-            else:
+            if not self.by_keras:
                 self._program = program(self.model, place)
         self._leaving: dict[tuple[tuple[str, str], ...], Program] = {}
         """the nodes and dtypes of a stream -> its program"""

@@ -224,6 +224,12 @@ def build(
     return keras.Model(one_or_all(clone.inputs), clone.outputs[0], name=name)
 
 
+def view(part: NativePart, name: str) -> keras.Model:
+    """A part as it is, called `name`: the same layers, none of which is called again."""
+    part.require("keras")
+    return keras.Model(one_or_all(part.native.inputs), part.native.outputs[0], name=name)
+
+
 def call(model: keras.Model, x: Any) -> Any:
     """The model on a tensor, or on a dict of tensors by its inputs' names."""
     return model([x[name] for name in sorted(x)] if isinstance(x, dict) else x)
