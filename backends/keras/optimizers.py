@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
+from headstart.backends.keras.arrays import ENGINE
 from headstart.contract.optimizers import SGD, Optimizer
 
 
@@ -49,12 +51,51 @@ class GroupedAdamW(Alone, keras.optimizers.AdamW):
     multiples: Sequence[Any] = ()
     decays: Sequence[Any] = ()
 
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        if ENGINE == "tensorflow":
+            step = keras.ops.cast(self.iterations + 1, "float32")
+            self.first_power, self.second_power = (
+                keras.ops.power(beta, step) for beta in (self.beta_1, self.beta_2)
+            )
+        super().apply(grads, trainable_variables)
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        super().update_step(gradient, variable, learning_rate * self.multiples[self._get_variable_index(variable)])
+        index = self._get_variable_index(variable)
+        rate = learning_rate * self.multiples[index]
+        if ENGINE == "tensorflow" and np.ndim(self.multiples[index]) == 0:
+            self._update_at_once(gradient, variable, rate, index)
+        else:
+            super().update_step(gradient, variable, rate)
+
+    def _update_at_once(self, gradient: Any, variable: Any, rate: Any, index: int) -> None:
+        """Keras's step of a variable as one operation of TensorFlow's and not as twenty, of which each writes an
+        array, and which take a third of the time in which a step is traced."""
+        import tensorflow as tf
+
+        def handle(of: Any) -> Any:
+            return (of._value if isinstance(of, keras.Variable) else of).handle
+
+        def scalar(value: Any) -> Any:
+            return tf.cast(value, variable.dtype)
+
+        tf.raw_ops.ResourceApplyAdam(
+            var=handle(variable),
+            m=handle(self._momentums[index]),
+            v=handle(self._velocities[index]),
+            beta1_power=scalar(self.first_power),
+            beta2_power=scalar(self.second_power),
+            lr=scalar(rate),
+            beta1=scalar(self.beta_1),
+            beta2=scalar(self.beta_2),
+            epsilon=scalar(self.epsilon),
+            grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
+        )
 
     def _apply_weight_decay(self, variables: Any) -> None:
         for variable in variables:
             index = self._get_variable_index(variable)
+            if not np.any(self.decays[index]):
+                continue
             rate = keras.ops.cast(self.learning_rate, variable.dtype) * self.multiples[index]
             self.assign_sub(variable, variable * (self.decays[index] * rate))
 
