@@ -23,8 +23,8 @@ def load(path: str) -> tuple[dict[str, str], Run]:
     def run(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with keras.device("cpu"):
             given = [arrays[entry.name] for entry in model.inputs]
-            outputs = model(keras.tree.pack_sequence_as(model.input, given), training=False)
-            return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+            outputs = model.predict_on_batch(keras.tree.pack_sequence_as(model.input, given))
+            return {name: np.asarray(value) for name, value in outputs.items()}
 
     return _texts(path), run
 
