@@ -1,4 +1,5 @@
-"""What a user does with the native model of a run: copy it, keep it, train it on, in the framework's own ways."""
+"""What a user does with the native model of a run: copy it, keep it, train it on, in the framework's own ways. The
+model has one block, of the layers that a residual network has."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.testing import relative_error, shaken, small_data, small_model
+from headstart.testing import relative_error, shaken, small_data, tiny_model
 
 
 @pytest.fixture(scope="module")
 def run(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     cache = tmp_path_factory.mktemp("cache")
-    return hs.fit(shaken(small_model()), *small_data(), epochs=1, backend=backend, device="cpu", cache=cache)
+    return hs.fit(shaken(tiny_model()), *small_data(), epochs=1, backend=backend, device="cpu", cache=cache)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from exporting import CLASSES, SIZE, Here, photographs, small_model, validation
-from own import X, sentences, wrapped
+from own import sentences, wrapped
 from PIL import Image
 
 import headstart as hs
@@ -71,20 +72,27 @@ def test_a_run_leaves_as_a_file_that_computes_what_it_does(
     if known != registry.describe(backend).formats[0]:  # a process takes seconds, and opens each in the same way
         monkeypatch.setattr(framework_file, "FileProcess", Here)
     run = run_of(backend)
-    exported = run.export(tmp_path / "made" / f"out{known.suffixes[0]}", device="cpu")
+    path = tmp_path / "made" / f"out{known.suffixes[0]}"
+    run.export(path, device="cpu", verify=False)
+    assert opened(path, known).texts["verified"] == "not verified"
+    with pytest.raises(SettingError, match="replace"):  # what is there is kept
+        run.export(path, device="cpu")
+    exported = run.export(path, device="cpu", replace=True)
     assert [*exported.path.parent.iterdir()] == [exported.path] and exported.format == known.name
     proof = exported.verification
     assert proof is not None and (proof.samples, proof.of, proof.same) == (12, "validation samples", 12)
     assert list(proof.differences) == [1, 2, 7] and proof.largest < 1e-5
     file = opened(exported.path, known)
+    expected = run.predict(photographs()[:5], device="cpu")
     for count in (1, 5):
         made = file.run({"images": pixels(run.model)[:count]})
         assert list(made) == ["logits", "probabilities"]
-        expected = run.predict(photographs()[:count], device="cpu")
-        np.testing.assert_allclose(made["logits"], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(made["logits"], expected[:count], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(made["probabilities"].sum(1), 1, atol=1e-5)
     texts = file.texts
-    assert json.loads(texts["classes"]) == list(CLASSES) and json.loads(texts["verified"])["samples"] == 12
+    verified = json.loads(texts["verified"])
+    assert (verified["samples"], verified["batches"]) == (12, [1, 2, 7])
+    assert json.loads(texts["classes"]) == list(CLASSES)
     assert json.loads(texts["inputs"]) == {"images": ["uint8", ["n", SIZE, SIZE, 3]]}
     assert json.loads(texts["preprocess"]) == run.model.preprocess.as_dict()
 
@@ -162,18 +170,6 @@ def test_what_computes_something_else_is_not_kept(
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.usefixtures("here")
-def test_what_is_there_is_kept(known: FileFormat, backend: str, tmp_path: Path) -> None:
-    run = run_of(backend)
-    path = tmp_path / f"out{known.suffixes[0]}"
-    run.export(path, device="cpu", verify=False)
-    assert opened(path, known).texts["verified"] == "not verified"
-    with pytest.raises(SettingError, match="replace"):
-        run.export(path, device="cpu")
-    run.export(path, device="cpu", replace=True)
-    assert json.loads(opened(path, known).texts["verified"])["batches"] == [1, 2, 7]
-
-
 @pytest.mark.neutral
 def test_a_file_that_breaks_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that opens it says why, or how it ended."""
@@ -206,32 +202,33 @@ def test_loaders_open_files_by_the_framework_alone() -> None:
         assert "from headstart" not in source and "import headstart" not in source
 
 
-@pytest.mark.parametrize("kind", ["pictures", "several arrays", "its own classifier"])
+@pytest.fixture(scope="module", params=["pictures", "several arrays", "its own classifier"])
+def owned(backend: str, request: pytest.FixtureRequest) -> SimpleNamespace:
+    """A wrapped module, the data to verify its files on, and what they are given and have to give."""
+    module = import_module(f"own_{backend}")
+    if request.param == "several arrays":
+        rows = sentences(20)
+        data = hs.data.arrays(rows, np.arange(20) % 2, classes=["a", "b"])
+        model = hs.wrap(module.text(), cut=module.TEXT_CUT, head="linear", classes=["a", "b"], example=data)
+        given, expected = {name: np.asarray(array) for name, array in rows.items()}, rows
+    else:
+        settings = {"head": "linear", "classes": CLASSES} if request.param == "pictures" else {}
+        model, data = wrapped(module, **settings), None
+        pixels = np.random.default_rng(0).integers(0, 256, (5, *model.preprocess.shape), np.uint8)
+        given, expected = {"images": pixels}, model.preprocess.normalise(pixels)
+    return SimpleNamespace(model=model, data=data, given=given, expected=hs.predict(model, expected, device="cpu"))
+
+
 @pytest.mark.usefixtures("here")
-def test_a_wrapped_module(known: FileFormat, backend: str, kind: str, tmp_path: Path) -> None:
+def test_a_wrapped_module(known: FileFormat, backend: str, owned: SimpleNamespace, tmp_path: Path) -> None:
     """By the same code, with whatever its framework's exporter makes of it."""
     if WRAPPED not in known.takes:
         pytest.skip(f"{known.name} takes no wrapped modules")
-    module = import_module(f"own_{backend}")
-    if kind == "several arrays":
-        rows: Any = sentences(20)
-        data = hs.data.arrays(rows, np.arange(20) % 2, classes=["a", "b"])
-        model = hs.wrap(module.text(), cut=module.TEXT_CUT, head="linear", classes=["a", "b"], example=data)
-    else:
-        rows = X
-        settings = {"head": "linear", "classes": CLASSES} if kind == "pictures" else {}
-        model = wrapped(module, **settings)
-        data = None
-    exported = hs.export(model, tmp_path / f"out{known.suffixes[0]}", data, backend=backend, device="cpu")
+    path = tmp_path / f"out{known.suffixes[0]}"
+    exported = hs.export(owned.model, path, owned.data, backend=backend, device="cpu")
     assert exported.verification is not None and exported.verification.largest < 1e-4
-    expected = hs.predict(model, rows, device="cpu")
-    if kind == "several arrays":
-        given = {name: np.asarray(array) for name, array in rows.items()}
-    else:
-        pixels = np.random.default_rng(0).integers(0, 256, (5, *model.preprocess.shape), np.uint8)
-        given, expected = {"images": pixels}, hs.predict(model, model.preprocess.normalise(pixels), device="cpu")
-    made = opened(exported.path, known).run(given)
-    np.testing.assert_allclose(made["logits"], expected, rtol=1e-4, atol=1e-5)
+    made = opened(exported.path, known).run(owned.given)
+    np.testing.assert_allclose(made["logits"], owned.expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("here")
