@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import multiprocessing
 import os
 import pickle
 import sys
@@ -196,8 +197,10 @@ def test_torch_workers_read_for_themselves(tmp_path: Path) -> None:
     data = features.torch_dataset()
     next(iter(data))
     assert len(pickle.dumps(data)) < features.nbytes() / 20, "features went along"
+    context = multiprocessing.get_context("forkserver")  # to which data go as to a new process
+    context.set_forkserver_preload(["torch"])  # once, and not in each worker
     loader = torch.utils.data.DataLoader(
-        data, batch_size=8, shuffle=True, num_workers=2, multiprocessing_context="spawn"
+        data, batch_size=8, shuffle=True, num_workers=2, multiprocessing_context=context
     )
     expected = {row.tobytes(): label for row, label in zip(features.numpy(), features.labels, strict=True)}
     seen = []
