@@ -432,6 +432,7 @@ class Measured:
         hertz = os.sysconf("SC_CLK_TCK")
         self.cpu = sum(count for count, _ in ticks.values()) / hertz
         self.cpu_of_actors = sum(count for count, command in ticks.values() if command.startswith(ACTOR)) / hertz
+        self.cpu_beside = self.cpu - self.cpu_of_actors
         self.out = out
 
 
@@ -445,27 +446,31 @@ def test_two_workers_do_as_much_as_one_with_two_threads(tmp_path: Path, backend:
 
 def test_what_the_engine_costs(tmp_path: Path) -> None:
     """resnet18 at 224 pixels, 400 and 2,000 images: a worker with two threads beside a plain extraction. Of the
-    CPU's seconds, of all processes, what each image more takes, and what Ray takes once for its start and end."""
+    CPU's seconds, what each image more takes, of the actor; and what Ray's processes and the driver take beside
+    it. They compute by the second, not by the image, so on a machine that others use too an image would cost what
+    the others make it wait: they count as if both CPUs were the extraction's."""
     words = ("--model", "resnet18", "--weights", "none", "--size", "224", "--device", "cpu", "--workers", "2")
     few, many = 400, 2_000
     ways = {"plain": (), "one worker": ("--ray", "--ray-workers", "1", "--cpus-per-worker", "2")}
-    cpu: dict[tuple[str, int], float] = {}
+    measured: dict[tuple[str, int], Measured] = {}
     for count in (few, many):
         images = make_photos(tmp_path / f"photos{count}", count, width=500)
         for name, more in ways.items():
-            measured = Measured(
+            one = measured[name, count] = Measured(
                 command(images, *more, words=words, batch=64),
                 environment(tmp_path / f"{name} {count}", OMP_NUM_THREADS="2"),
             )
-            cpu[name, count] = measured.cpu
             print(
-                f"\n{name}, {count:,} images: {measured.seconds:.1f} s; CPU {measured.cpu:.1f} s, of which actors "
-                f"{measured.cpu_of_actors:.1f} s"
+                f"\n{name}, {count:,} images: {one.seconds:.1f} s; CPU {one.cpu:.1f} s, of which actors "
+                f"{one.cpu_of_actors:.1f} s"
             )
-    plain, ours = ((cpu[name, many] - cpu[name, few]) / (many - few) for name in ways)
-    once = cpu["one worker", few] - few * ours - (cpu["plain", few] - few * plain)
+    less, more_of = measured["one worker", few], measured["one worker", many]
+    plain = (measured["plain", many].cpu - measured["plain", few].cpu) / (many - few)
+    ours = (more_of.cpu_of_actors - less.cpu_of_actors) / (many - few)
+    beside = (more_of.cpu_beside - less.cpu_beside) / (more_of.seconds - less.seconds)
+    overhead = ours / plain - 1 + beside / 2
     print(
-        f"\nCPU: {1e3 * plain:.2f} and {1e3 * ours:.2f} ms an image, {ours / plain - 1:+.1%}; once, for Ray's "
-        f"start and end, {once:.1f} s, {once / cpu['plain', many]:+.1%} of these {many:,} images"
+        f"\nCPU: {1e3 * plain:.2f} and {1e3 * ours:.2f} ms an image, {ours / plain - 1:+.1%}; beside it "
+        f"{beside:.1%} of a CPU; together {overhead:+.1%} where both CPUs are the extraction's"
     )
-    assert ours <= 1.05 * plain
+    assert overhead <= 0.05

@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from headstart.common.errors import EngineError, HeadstartError
+from headstart.common.heap import keep_memory
 from headstart.common.log import handed_to
 from headstart.contract import devices
 from headstart.data import Dataset
@@ -76,6 +77,7 @@ class TaskWorker:
     ) -> None:
         """`parcel`: a pickled `Parcel`. EngineError where the store is not in sight, or another version runs here;
         whatever building the trunk raises."""
+        keep_memory()
         sent: Parcel = pickle.loads(parcel)
         if sent.token is not None and not sees(*sent.token)[1]:
             raise EngineError(unseen_store(sent.root, [node]))
