@@ -1,9 +1,10 @@
 """A frozen graph on a CPU: a convolution, its bias, the addition behind it and the activation behind that in one
-call of the oneDNN that jaxlib carries.
+call of the oneDNN that jaxlib carries; a linear layer of tokens or maps, which is a convolution of 1x1, likewise.
 
-XLA does not use a processor's bfloat16 units for its own convolutions, nor has it a form of them that is fast for
-few channels or small maps. jaxlib is built with oneDNN, and its CPU runtime executes the custom call that XLA's
-pass for oneDNN emits; that pass is compiled out. So the call is written here as the pass would write it.
+XLA does not use a processor's bfloat16 units for its own convolutions and products, nor has it a form of
+convolutions that is fast for few channels or small maps. jaxlib is built with oneDNN, and its CPU runtime executes
+the custom call that XLA's pass for oneDNN emits; that pass is compiled out. So the call is written here as the
+pass would write it.
 
 JAX does not promise to keep it, and a call that is written wrongly ends the process. So a trial on numbers
 decides, which with a version of jaxlib that nobody has tried runs in a process of its own; where it fails, layers
@@ -20,7 +21,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -31,7 +32,7 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.jax.arrays import HALVES
-from headstart.backends.jax.emit import FUNCTIONS, Layer, Network, shifted_maps
+from headstart.backends.jax.emit import FUNCTIONS, Layer, Linear, Network, shifted_maps
 from headstart.common.log import LOG
 from headstart.common.machine import cpu_flags
 from headstart.contract.devices import CPU
@@ -45,14 +46,18 @@ TRIED = ("0.10.", "0.11.", "0.12.")
 """versions of jaxlib, by how they begin, in which the call ends no process"""
 TRIAL_SECONDS = 120
 """that a process may take for the trial"""
-ACTIVATIONS = {"relu": "RELU", "relu6": "RELU6"}
+ACTIVATIONS = {"relu": "RELU", "relu6": "RELU6", "gelu": "GELU_ERF"}
+BEHIND = {"conv": ("relu", "relu6"), "linear": ("gelu",)}
+"""which of them can be part of a call"""
+NONE = ((0, 0), (0, 0))
+"""no padding"""
 ROWS = 4
 """images whose maps are pooled together: about as many as stay in the cache"""
 
 
 def steps(graph: Graph, outputs: Sequence[str]) -> tuple[Step, ...]:
     """The calls that compute `outputs`, in order."""
-    return fused_steps(graph, outputs, {"conv": tuple(ACTIVATIONS)}, tuple(ACTIVATIONS))
+    return fused_steps(graph, outputs, BEHIND, BEHIND["conv"])
 
 
 def only_pooled(graph: Graph, step: Step, outputs: Sequence[str]) -> bool:
@@ -64,12 +69,16 @@ def only_pooled(graph: Graph, step: Step, outputs: Sequence[str]) -> bool:
 class Convolution(nnx.Module):
     """A frozen convolution by oneDNN. The parameters are cast here, once."""
 
-    def __init__(self, layer: nnx.Conv, step: Step, dtype: Any, wide: bool) -> None:
-        """`wide`: whether the output stays float32 in any precision."""
+    def __init__(self, kernel: jax.Array, bias: nnx.Param | None, step: Step, dtype: Any, wide: bool) -> None:
+        """`kernel`: `(h, w, c / groups, c')`. `wide`: whether the output stays float32 in any precision."""
         a = step.node.attrs
-        self.kernel = nnx.Param(layer.kernel[...].astype(dtype))
-        self.bias = None if layer.bias is None else nnx.Param(layer.bias[...].astype(dtype))
-        self.stride, self.padding, self.groups = a["stride"], a["padding"], a["groups"]
+        self.kernel = nnx.Param(kernel.astype(dtype))
+        self.bias = None if bias is None else nnx.Param(bias[...].astype(dtype))
+        self.stride, self.padding, self.groups = (
+            a.get("stride", (1, 1)),
+            a.get("padding", NONE),
+            a.get("groups", 1),
+        )
         self.activation = None if step.activation is None else ACTIVATIONS[step.activation]
         self.dtype, self.wide = dtype, wide
 
@@ -88,6 +97,24 @@ class Convolution(nnx.Module):
         wide = jnp.float32 if self.wide else inner
         y = convolution(given, self.stride, self.padding, self.groups, after, wide)
         return y if self.wide else y.astype(self.dtype)
+
+
+class Product(Convolution):
+    """A frozen linear layer of tokens or maps, as the convolution of 1x1 that it is. Of rows, as a classifier's
+    are, the product is XLA's, which does not lay out the weight anew for it."""
+
+    def __init__(self, layer: Linear, step: Step, dtype: Any) -> None:
+        super().__init__(layer.weight[...].T[None, None], layer.bias, step, dtype, False)
+        self.behind = None if step.activation is None else FUNCTIONS[step.activation]({})
+
+    def __call__(self, x: jax.Array, other: jax.Array | None = None) -> jax.Array:
+        """`(n, c)`, `(n, t, c)` or `(n, h, w, c)`"""
+        if x.ndim > 2:
+            maps = x.reshape(len(x), -1, 1, x.shape[-1])
+            return super().__call__(maps).reshape(*x.shape[:-1], -1)
+        y = x.astype(self.dtype) @ self.kernel[0, 0]
+        y = y if self.bias is None else y + self.bias[...]
+        return y if self.behind is None else self.behind(y)
 
 
 def convolution(
@@ -150,6 +177,31 @@ def max_pool(a: Mapping[str, Any]) -> Layer:
     return pool
 
 
+def attention(a: Mapping[str, Any]) -> Layer:
+    """As `emit` has it, but in float32 with each head's tokens side by side: XLA has no products of bfloat16, and
+    takes half as long again where heads lie between them."""
+
+    def attend(x: jax.Array) -> jax.Array:
+        n, tokens, channels = x.shape
+        width = channels // (3 * a["heads"])
+        parts = x.astype(jnp.float32).reshape(n, tokens, 3, a["heads"], width)
+        query, key, value = parts.transpose(2, 0, 3, 1, 4)
+        shares = jnp.einsum("nhqc,nhkc->nhqk", query * width**-0.5, key)
+        shares = jnp.exp(shares - shares.max(-1, keepdims=True))
+        y = jnp.einsum("nhqk,nhkc->nhqc", shares, value) / shares.sum(-1, keepdims=True)
+        return y.transpose(0, 2, 1, 3).reshape(n, tokens, -1).astype(x.dtype)
+
+    return attend
+
+
+ON_CPU: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
+    **FUNCTIONS,
+    "max_pool": max_pool,
+    "attention": attention,
+}
+"""layers without state: attributes -> function"""
+
+
 class FusedNetwork(nnx.Module):
     """Runs the graph of a network up to its outputs, of whose layers it takes those that it does not replace."""
 
@@ -163,7 +215,10 @@ class FusedNetwork(nnx.Module):
             if name in network.layers:
                 layer = network.layers[name]
                 if step.node.op == "conv":
-                    layer = Convolution(layer, step, dtype, only_pooled(self.graph, step, self.outputs))
+                    wide = only_pooled(self.graph, step, self.outputs)
+                    layer = Convolution(layer.kernel[...], layer.bias, step, dtype, wide)
+                elif step.node.op == "linear":
+                    layer = Product(layer, step, dtype)
                 self.layers[name] = layer
 
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
@@ -173,7 +228,7 @@ class FusedNetwork(nnx.Module):
             if node.name in self.layers:
                 call = self.layers[node.name]
             else:
-                call = (max_pool if node.op == "max_pool" else FUNCTIONS[node.op])(node.attrs)
+                call = ON_CPU[node.op](node.attrs)
             names = step.inputs if step.other is None else (*step.inputs, step.other)
             values[step.output] = call(*(values[name] for name in names))
         return {name: values[name] for name in self.outputs}
@@ -185,7 +240,7 @@ def fused(network: Network, place: Place) -> FusedNetwork | None:
         not allowed()
         or place.kind != CPU
         or place.precision == FLOAT16
-        or not any(node.op == "conv" for node in network.graph.nodes)
+        or not any(node.op in BEHIND for node in network.graph.nodes)
         or not available()
     ):
         return None
@@ -234,8 +289,9 @@ def computes_elsewhere() -> bool:
 TRIALS: Sequence[tuple[Any, ...]] = (
     ((2, 5, 7, 16), (3, 3, 8, 32), (2, 1), ((1, 1), (1, 0)), 2, ["BIAS", "BINARY_ADD", "RELU"]),
     ((1, 6, 6, 8), (5, 3, 1, 8), (1, 1), ((2, 2), (1, 1)), 8, ["BIAS", "RELU6"]),
-    ((3, 1, 1, 8), (1, 1, 8, 4), (1, 1), ((0, 0), (0, 0)), 1, ["BINARY_ADD"]),
-    ((2, 4, 4, 3), (4, 4, 3, 8), (4, 4), ((0, 0), (0, 0)), 1, []),
+    ((3, 1, 1, 8), (1, 1, 8, 4), (1, 1), NONE, 1, ["BINARY_ADD"]),
+    ((2, 4, 4, 3), (4, 4, 3, 8), (4, 4), NONE, 1, []),
+    ((2, 7, 1, 16), (1, 1, 16, 12), (1, 1), NONE, 1, ["BIAS", "GELU_ERF"]),
 )
 
 
@@ -267,6 +323,8 @@ def _difference(trial: tuple[Any, ...], inner: Any, outer: Any) -> jax.Array:
             size = expected.shape[3:] if name == "BIAS" else expected.shape
             operands.append(jnp.asarray(rng.random(size, np.float32) - 0.3))
             expected = expected + operands[-1]
+        elif name == "GELU_ERF":
+            expected = jax.nn.gelu(expected, approximate=False)
         else:
             expected = jnp.clip(expected, 0, 6 if name == "RELU6" else None)
     # Behind a barrier, since constants are computed while this is compiled.

@@ -329,7 +329,9 @@ def card(jax_devices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("heads", "channels"), [(2, 8), (1, 8)], ids=["of a size that it has not", "where it is not"]
 )
-def test_attention_without_cudnn(card: None, caplog: pytest.LogCaptureFixture, heads: int, channels: int) -> None:
+def test_attention_without_cudnn(
+    card: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, heads: int, channels: int
+) -> None:
     """The first batch finds out, and says so to those who ask; the numbers are XLA's own."""
     from headstart.contract import registry
     from headstart.testing.reference import random_params
@@ -341,6 +343,7 @@ def test_attention_without_cudnn(card: None, caplog: pytest.LogCaptureFixture, h
     params = random_params(graph, 0)
     tokens = np.random.default_rng(0).standard_normal((2, 5, channels)).astype(np.float32)
     framework, outputs = registry.load("jax"), []
+    monkeypatch.setenv("HEADSTART_FUSED", "0")  # a CPU's own forms round in other places
     for device in ("cpu", "cuda"):
         trunk = framework.trunk(graph, params, ["attention"], Place(device, "bfloat16"))
         with caplog.at_level(logging.DEBUG, logger="headstart"):
