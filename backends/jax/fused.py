@@ -240,7 +240,7 @@ def fused(network: Network, place: Place) -> FusedNetwork | None:
         not allowed()
         or place.kind != CPU
         or place.precision == FLOAT16
-        or not any(node.op in BEHIND for node in network.graph.nodes)
+        or not any(node.op == "conv" for node in network.graph.nodes)
         or not available()
     ):
         return None

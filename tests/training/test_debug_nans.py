@@ -152,8 +152,8 @@ def test_weights_that_only_folding_makes_infinite(fit: Fit) -> None:
 @pytest.fixture(scope="module")
 def overflowing(lenet: Model, data: tuple[Dataset, Dataset], fit: Fit, backend: str) -> tuple[Model, int]:
     """A model whose first fully connected layer overflows for one sample, and which of the training samples that
-    is: the one of which a feature that this layer takes is by far the largest. For all others the unit is below
-    zero. It overflows wherever the bias is added: behind the product, or before it, as a sum's first term."""
+    is: the one of which a feature that this layer takes is by far the largest. For all others its units are below
+    zero. They overflow wherever the bias is added: behind the product, or before it, as a sum's first term."""
     conv = {f"conv2__{name}": (..., 100 * lenet.params[f"conv2.{name}"]) for name in ("weight", "bias")}
     strong = with_params(lenet, **conv)
     features = [
@@ -169,7 +169,11 @@ def overflowing(lenet: Model, data: tuple[Dataset, Dataset], fit: Fit, backend: 
     assert place < len(data[0])
     sums = values[:, feature] * row[feature] / LARGEST
     assert sums[place] - 0.95 > 1 and (np.delete(sums, place) < 0.95).all()
-    return with_params(strong, fc1__weight=(0, row), fc1__bias=(0, -0.95 * LARGEST)), place
+    # Several units, since training drops some; added up with one sign, since of infinities of both comes
+    # NaN, which TensorFlow's rectifier takes for 0.
+    units = slice(0, 8)
+    alike = {"fc1__weight": (units, row), "fc1__bias": (units, -0.95 * LARGEST)}
+    return with_params(strong, **alike, fc2__weight=((slice(None), units), 0.1)), place
 
 
 def left_out_at_first(place: int, monkeypatch: pytest.MonkeyPatch) -> int:
