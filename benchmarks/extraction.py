@@ -32,7 +32,7 @@ class Setting:
         model = hs.model(name, classes=10, size=SIZE)
         self.cut = model.default_cut
         self.macs = BATCH * sum(model.graph.upto(self.cut).macs(model.input_shape).values())
-        self.product = {"torch": torch_product, "keras": keras_product, "jax": jax_product}[backend]
+        self.product = PRODUCTS[backend]
         self.images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
         self.trunks = {
             precision: pixel_trunk(model, [self.cut], self.backend, self.backend.place("auto", precision))
@@ -131,6 +131,9 @@ def jax_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
     x, y = (jnp.asarray(one, precision) for one in (a, b))
     multiply = jax.jit(jnp.matmul)
     return lambda: multiply(x, y).block_until_ready()
+
+
+PRODUCTS = {"torch": torch_product, "keras": keras_product, "jax": jax_product}
 
 
 if __name__ == "__main__":

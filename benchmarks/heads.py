@@ -16,11 +16,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from children import serve
-from extraction import SIDE, jax_product, keras_product, torch_product
+from extraction import PRODUCTS, SIDE
 
 from headstart.contract import registry
 from headstart.contract.heads import HeadsRecipe, chain_of
@@ -108,7 +109,6 @@ def jax_by_hand(rows: np.ndarray, labels: np.ndarray, weights: Weights, rates: n
 
 
 BY_HAND = {"torch": torch_by_hand, "jax": jax_by_hand}
-PRODUCTS = {"torch": torch_product, "keras": keras_product, "jax": jax_product}
 
 
 class Setting:
@@ -146,19 +146,26 @@ class Setting:
         self.rows = self.trainers["one"].put(rows)
         self.order = rng.permutation(SAMPLES).reshape(-1, batch)
         self.flops = 4 * SAMPLES * columns * classes * heads  # two products a step, of two operations each
-        by_hand = BY_HAND.get(self.name)
-        self.by_hand = by_hand and by_hand(rows.astype(np.float32), self.labels, stacked, rates)
-        a = rng.standard_normal((SIDE, SIDE), np.float32)
-        self.multiply = PRODUCTS[self.name](a, a, "float32")
+        # made when they are asked for: what grows with heads is measured without them
+        self.peer = partial(self._by_hand, rows, stacked, rates)
+        self.by_hand: Epoch | None = None
+        self.multiply: Callable[[], Any] | None = None
+
+    def _by_hand(self, rows: np.ndarray, weights: Weights, rates: np.ndarray) -> Epoch:
+        return BY_HAND[self.name](rows.astype(np.float32), self.labels, weights, rates)
 
     def epoch(self, kind: str) -> float:
         if kind == "by hand":
+            self.by_hand = self.by_hand or self.peer()
             return float(self.by_hand(self.order)[:, self.heads // 2].mean())
         rates = np.full(len(self.order), LR if kind == "one" else 1.0, np.float32)
         losses, _ = self.trainers[kind].epoch(self.rows, self.labels, self.order, rates)
         return float(losses[:, 0 if kind == "one" else self.heads // 2].mean())
 
     def product(self) -> int:
+        if self.multiply is None:
+            a = np.random.default_rng(0).standard_normal((SIDE, SIDE), np.float32)
+            self.multiply = PRODUCTS[self.name](a, a, "float32")
         self.multiply()
         return 2 * SIDE**3
 
@@ -172,7 +179,7 @@ class Setting:
             "heads": self.heads,
             "samples": SAMPLES,
             "flops": self.flops,
-            "kinds": ["one", "many", *(["by hand"] if self.by_hand else [])],
+            "kinds": ["one", "many", *(["by hand"] if self.name in BY_HAND else [])],
             "device": self.place.device,
             "threads": self.backend.threads(),
             "versions": registry.versions(self.name),

@@ -49,8 +49,7 @@ TRIAL_SECONDS = 120
 ACTIVATIONS = {"relu": "RELU", "relu6": "RELU6", "gelu": "GELU_ERF"}
 BEHIND = {"conv": ("relu", "relu6"), "linear": ("gelu",)}
 """which of them can be part of a call"""
-NONE = ((0, 0), (0, 0))
-"""no padding"""
+UNPADDED = ((0, 0), (0, 0))
 ROWS = 4
 """images whose maps are pooled together: about as many as stay in the cache"""
 
@@ -74,11 +73,9 @@ class Convolution(nnx.Module):
         a = step.node.attrs
         self.kernel = nnx.Param(kernel.astype(dtype))
         self.bias = None if bias is None else nnx.Param(bias[...].astype(dtype))
-        self.stride, self.padding, self.groups = (
-            a.get("stride", (1, 1)),
-            a.get("padding", NONE),
-            a.get("groups", 1),
-        )
+        # a linear layer has none of these
+        self.stride, self.padding = a.get("stride", (1, 1)), a.get("padding", UNPADDED)
+        self.groups = a.get("groups", 1)
         self.activation = None if step.activation is None else ACTIVATIONS[step.activation]
         self.dtype, self.wide = dtype, wide
 
@@ -289,9 +286,9 @@ def computes_elsewhere() -> bool:
 TRIALS: Sequence[tuple[Any, ...]] = (
     ((2, 5, 7, 16), (3, 3, 8, 32), (2, 1), ((1, 1), (1, 0)), 2, ["BIAS", "BINARY_ADD", "RELU"]),
     ((1, 6, 6, 8), (5, 3, 1, 8), (1, 1), ((2, 2), (1, 1)), 8, ["BIAS", "RELU6"]),
-    ((3, 1, 1, 8), (1, 1, 8, 4), (1, 1), NONE, 1, ["BINARY_ADD"]),
-    ((2, 4, 4, 3), (4, 4, 3, 8), (4, 4), NONE, 1, []),
-    ((2, 7, 1, 16), (1, 1, 16, 12), (1, 1), NONE, 1, ["BIAS", "GELU_ERF"]),
+    ((3, 1, 1, 8), (1, 1, 8, 4), (1, 1), UNPADDED, 1, ["BINARY_ADD"]),
+    ((2, 4, 4, 3), (4, 4, 3, 8), (4, 4), UNPADDED, 1, []),
+    ((2, 7, 1, 16), (1, 1, 16, 12), (1, 1), UNPADDED, 1, ["BIAS", "GELU_ERF"]),
 )
 
 

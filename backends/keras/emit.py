@@ -155,11 +155,10 @@ def _flatten(node: Node, style: Style, x: Any) -> Any:
 def _native(node: Node, style: Style, x: Any) -> Any:
     part, name = node.attrs["part"], layer_name(node.name)
     if style.shared:
-        return wrap.call(wrap.view(part, name), x)
-    return wrap.call(
-        wrap.build(part, name, style.dtype, style.frozen_statistics, style.seed, style.learns),
-        x,
-    )
+        model = wrap.view(part, name)
+    else:
+        model = wrap.build(part, name, style.dtype, style.frozen_statistics, style.seed, style.learns)
+    return wrap.call(model, x)
 
 
 # op -> Keras's name of the function, or the function

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.contract.description import HEADS
 from headstart.contract.heads import HeadsRecipe, chain_of
 from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import Optimizer
@@ -44,14 +43,9 @@ class SideBySide(Suite):
     ) -> tuple[Any, list[TwoLayers]]:
         """The backend's, and the same by hand."""
         graph = two_layers(["relu"])
-        chain = chain_of(graph)
-        assert chain is not None
         starts = [initial_params(graph, seed) for seed in range(3)]
-        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
         recipe = HeadsRecipe(optimizer, floats(LR), floats(DECAY), Softmax(smoothing))
-        heads = framework.heads(chain, stacked, recipe, place)
-        if heads is None:
-            pytest.skip(f"backend {cls.backend!r} trains these heads one after the other")
+        heads = cls.side_by_side(framework, graph, starts, recipe, place)
         by_hand = [
             TwoLayers(start, replace(optimizer, lr=lr, weight_decay=decay), rectified=True, smoothing=smoothing)
             for start, lr, decay in zip(starts, LR, DECAY, strict=True)
@@ -62,7 +56,6 @@ class SideBySide(Suite):
     @classmethod
     def three(cls, framework: Backend, place: Place, request: pytest.FixtureRequest) -> SimpleNamespace:
         """After an epoch with an order and one without; and the same by hand."""
-        cls.require(HEADS)
         heads, heads_by_hand = cls._heads(framework, place, request.param, 0.1)
         x, y = drawn(0, 24, 7, classes=4)
         order = np.random.default_rng(1).permutation(24).reshape(3, 8)
@@ -99,19 +92,16 @@ class SideBySide(Suite):
 
     def test_heads_see_what_comes_before_them(self, framework: Backend) -> None:
         """A pooling without parameters is done once for all; in the precision of the place, as all else."""
-        self.require(HEADS)
         graph = pooled()
         chain = chain_of(graph)
         assert chain is not None and chain.before is not None
         x, y = drawn(2, 8, 3, 2, 5, classes=4)
         starts = [initial_params(graph, seed) for seed in range(2)]
-        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
         recipe = HeadsRecipe(hs.SGD(momentum=0.0), floats([0.1, 0.1]), floats([0.0, 0.0]), Softmax())
         errors = {}
         for precision in ("float32", "bfloat16"):
-            heads = framework.heads(chain, stacked, recipe, framework.place(self.on(), precision))
-            if heads is None:
-                pytest.skip(f"backend {self.backend!r} trains these heads one after the other")
+            at = framework.place(self.on(), precision)
+            heads = self.side_by_side(framework, graph, starts, recipe, at)
             logits = heads.logits(x, 0, 8)
             expected = np.stack([reference.run(graph, start, x)["fc"] for start in starts], 1)
             errors[precision] = np.abs(logits - expected).max() / np.abs(expected).max()
@@ -124,17 +114,13 @@ class SideBySide(Suite):
     def test_heads_drop_what_each_drops_alone(self, framework: Backend, place: Place) -> None:
         """One mask for all heads of a seed, epoch after epoch, also when some of them are no longer trained; and
         none in what they are asked for."""
-        self.require(HEADS)
         graph, optimizer, seed = dropped_layers(), hs.SGD(momentum=0.9), 5
         chain = chain_of(graph)
         assert chain is not None and len(chain.dropouts) == 2
         starts = [initial_params(graph, start) for start in range(2)]
-        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
         lr, decay = floats(LR[:2]), floats(DECAY[:2])
         recipe = HeadsRecipe(optimizer, lr, decay, Softmax(), seed)
-        heads: Any = framework.heads(chain, stacked, recipe, place)
-        if heads is None:
-            pytest.skip(f"backend {self.backend!r} trains these heads one after the other")
+        heads = self.side_by_side(framework, graph, starts, recipe, place)
         alone = [
             framework.trainer(graph, start, recipe_of(replace(optimizer, weight_decay=DECAY[k]), seed=seed), place)
             for k, start in enumerate(starts)
@@ -169,7 +155,6 @@ class SideBySide(Suite):
     def fewer(cls, framework: Backend, place: Place, request: pytest.FixtureRequest) -> SimpleNamespace:
         """Three heads, of which after an epoch the last and the first are kept, and after another these two in
         turn; and the same by hand. The last epoch has weights of each head its own."""
-        cls.require(HEADS)
         heads, by_hand = cls._heads(framework, place, request.param)
         x, y = drawn(0, 24, 7, classes=4)
         order, rows, shares = np.arange(24).reshape(3, 8), heads.put(x), floats(SHARES)

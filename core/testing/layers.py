@@ -12,7 +12,7 @@ from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.testing import reference
 from headstart.testing.known import softmax_loss
-from headstart.testing.samples import normed, random_layer, random_pair
+from headstart.testing.samples import normed, random_layers
 from headstart.testing.suite import Suite, drawn, floats, recipe_of
 
 STATISTICS = ("bn.running_mean", "bn.running_var")
@@ -93,9 +93,7 @@ class Layers(Suite):
     def dropped(cls, framework: Backend, place: Place) -> SimpleNamespace:
         """Losses `(6,)` of single samples of ones with dropout, by seed, from which how many numbers were kept can
         be told; the logits in the middle; and whether the caller's own generators were drawn from."""
-        graph = random_layer("dropout")
-        params = {"fc.weight": np.zeros((2, 64), np.float32), "fc.bias": np.zeros(2, np.float32)}
-        params["fc.weight"][0] = 1 / 64
+        graph, params = random_layers("dropout", [0.25]), _mean_of_all()
         x, y = np.ones((1, 4, 4, 4), np.float32), np.zeros(1, np.int64)
         losses: list[np.ndarray] = []
         logits: list[np.ndarray] = []
@@ -126,9 +124,7 @@ class Layers(Suite):
     def test_each_layer_draws_for_itself(self, framework: Backend, place: Place, op: str) -> None:
         """Of two layers of one shape the second drops half of what the first has left, not what that has dropped
         again. A sample's logit is the share of its numbers that are left, four times as large."""
-        graph = random_pair(op)
-        params = {"fc.weight": np.zeros((2, 64), np.float32), "fc.bias": np.zeros(2, np.float32)}
-        params["fc.weight"][0] = 1 / 64
+        graph, params = random_layers(op, [0.5, 0.5]), _mean_of_all()
         trainer = framework.trainer(graph, params, recipe_of(), place)
         x, y = np.ones((1, 4, 4, 4), np.float32), np.zeros(1, np.int64)
         order = np.zeros((144, 1), np.int64)
@@ -153,9 +149,7 @@ class Layers(Suite):
     def test_drop_path_drops_whole_samples(self, framework: Backend, place: Place) -> None:
         """Each by itself: of a batch some are dropped, and what is left of one is scaled as a whole. A dropped
         sample's logits are the bias."""
-        graph = random_layer("drop_path")
-        params = {"fc.weight": np.zeros((2, 64), np.float32), "fc.bias": np.zeros(2, np.float32)}
-        params["fc.weight"][0] = 1 / 64
+        graph, params = random_layers("drop_path", [0.25]), _mean_of_all()
         x, y = np.ones((16, 4, 4, 4), np.float32), np.zeros(16, np.int64)
         trainer = framework.trainer(graph, params, recipe_of(), place)
         order = np.tile(np.arange(16), (6, 1))
@@ -167,6 +161,13 @@ class Layers(Suite):
         assert 4 < dropped.sum() < 44, "about a quarter of 96"
         assert len(set(np.round(dropped))) > 1, "every step draws anew"
         np.testing.assert_allclose(trainer.logits(x, 0, 16), np.tile([1.0, 0.0], (16, 1)), atol=1e-5)
+
+
+def _mean_of_all() -> dict[str, np.ndarray]:
+    """Parameters of a classifier of 64 numbers: the first logit is their mean, the second 0."""
+    weight = np.zeros((2, 64), np.float32)
+    weight[0] = 1 / 64
+    return {"fc.weight": weight, "fc.bias": np.zeros(2, np.float32)}
 
 
 def _first_logit(losses: np.ndarray) -> np.ndarray:

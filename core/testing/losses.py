@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.contract.description import HEADS
-from headstart.contract.heads import HeadsRecipe, chain_of
+from headstart.contract.heads import HeadsRecipe
 from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError, right
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
@@ -99,16 +98,11 @@ class Losses(Suite):
     def test_heads_side_by_side_have_it_too(
         self, framework: Backend, place: Place, kind: str, weighted: np.ndarray | None
     ) -> None:
-        self.require(HEADS)
         loss, graph, (x, _) = KINDS[kind], two_layers(), drawn(0, BATCH * STEPS, 7, classes=OUTPUTS)
-        targets, chain = targets_of(loss, len(x)), chain_of(graph)
-        assert chain is not None
+        targets = targets_of(loss, len(x))
         starts = [initial_params(graph, seed) for seed in range(2)]
-        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
         recipe = HeadsRecipe(hs.SGD(momentum=0.0), floats([0.3, 0.1]), floats([0.0, 0.0]), loss)
-        heads = framework.heads(chain, stacked, recipe, place)
-        if heads is None:
-            pytest.skip(f"backend {self.backend!r} trains these heads one after the other")
+        heads = self.side_by_side(framework, graph, starts, recipe, place)
         order = np.random.default_rng(1).permutation(len(x)).reshape(STEPS, BATCH)
         shares = floats([1.0, 0.5, 0.25])
         result: Any = heads.epoch(heads.put(x), targets, order, shares, weighted)
@@ -133,17 +127,12 @@ class Losses(Suite):
     ) -> None:
         """As if each were alone with its column as weights: also in a batch of which none counts. A sample that
         does not count is not right."""
-        self.require(HEADS)
         loss, graph, (x, _) = KINDS[kind], two_layers(), drawn(0, BATCH * STEPS, 7, classes=OUTPUTS)
-        targets, chain = targets_of(loss, len(x)), chain_of(graph)
-        assert chain is not None
+        targets = targets_of(loss, len(x))
         starts = [initial_params(graph, seed) for seed in range(3)]
-        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
         lr, decay = (0.3, 0.1, 0.2), (0.1, 0.0, 0.3)
         recipe = HeadsRecipe(hs.SGD(momentum=0.9), floats(lr), floats(decay), loss)
-        heads: Any = framework.heads(chain, stacked, recipe, place)
-        if heads is None:
-            pytest.skip(f"backend {self.backend!r} trains these heads one after the other")
+        heads = self.side_by_side(framework, graph, starts, recipe, place)
         order = np.arange(len(x)).reshape(STEPS, BATCH)
         if ordered:
             order = np.random.default_rng(1).permutation(len(x)).reshape(STEPS, BATCH)

@@ -123,18 +123,13 @@ def normed() -> Graph:
     return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=60), 60, 4)), (4, 5, 3))
 
 
-def random_layer(op: str) -> Graph:
-    """64 numbers as a map of `(4, 4, 4)` through `op`, `dropout` or `drop_path`, which drops a quarter; then two
-    classes."""
+def random_layers(op: str, rates: Sequence[float]) -> Graph:
+    """64 numbers as a map of `(4, 4, 4)` through as many of `op`, `dropout` or `drop_path`, as there are rates;
+    then two classes."""
     b = Builder()
-    x = b.add("random", op, "input", rate=0.25)
-    return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=64), 64, 2)), (4, 4, 4))
-
-
-def random_pair(op: str) -> Graph:
-    """As `random_layer`, with two of them in a row, each of which drops a half."""
-    b = Builder()
-    x = b.add("second", op, b.add("first", op, "input", rate=0.5), rate=0.5)
+    x = "input"
+    for i, rate in enumerate(rates):
+        x = b.add(f"random{i}", op, x, rate=rate)
     return of_shape(b.graph(b.linear("fc", b.add("flatten", "flatten", x, features=64), 64, 2)), (4, 4, 4))
 
 

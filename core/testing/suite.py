@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from headstart.contract import registry
-from headstart.contract.description import ABILITIES
+from headstart.contract.description import ABILITIES, HEADS
 from headstart.contract.devices import CPU
+from headstart.contract.heads import HeadsRecipe, chain_of
 from headstart.contract.losses import Loss, Softmax
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place, Recipe
+from headstart.graph import Graph
 
 PLAIN = SGD(lr=0.1, momentum=0.0)
 """an update is the gradient times the rate"""
@@ -72,6 +74,26 @@ class Suite:
     def place(cls, framework: Backend) -> Place:
         """The device that is tested, in float32."""
         return framework.place(cls.on(), "float32")
+
+    @classmethod
+    def side_by_side(
+        cls,
+        framework: Backend,
+        graph: Graph,
+        starts: Sequence[Mapping[str, np.ndarray]],
+        recipe: HeadsRecipe,
+        place: Place,
+    ) -> Any:
+        """The backend's heads of a graph that is a chain, which begin with these parameters. Skips where the
+        framework has no way to train them at once."""
+        cls.require(HEADS)
+        chain = chain_of(graph)
+        assert chain is not None
+        stacked = {name: np.stack([start[name] for start in starts]) for name in starts[0]}
+        heads = framework.heads(chain, stacked, recipe, place)
+        if heads is None:
+            pytest.skip(f"backend {cls.backend!r} trains these heads one after the other")
+        return heads
 
 
 def recipe_of(
