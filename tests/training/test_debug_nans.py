@@ -170,7 +170,7 @@ def overflowing(lenet: Model, data: tuple[Dataset, Dataset], fit: Fit, backend: 
     sums = values[:, feature] * row[feature] / LARGEST
     assert sums[place] - 0.95 > 1 and (np.delete(sums, place) < 0.95).all()
     # Several units, since training drops some; added up with one sign, since of infinities of both comes
-    # NaN, which TensorFlow's rectifier takes for 0.
+    # NaN, for which a rectifier gives 0 where TensorFlow makes it one operation with the layer before.
     units = slice(0, 8)
     alike = {"fc1__weight": (units, row), "fc1__bias": (units, -0.95 * LARGEST)}
     return with_params(strong, **alike, fc2__weight=((slice(None), units), 0.1)), place
