@@ -348,7 +348,10 @@ def test_a_driver_that_ends_leaves_shards_and_no_process(
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     below = processes_below(process.pid)
-    assert sum(command.startswith(ACTOR) for command in below.values()) == 2
+    actors = [one for one, command in below.items() if command.startswith(ACTOR)]
+    assert len(actors) == 2 and not any(command.startswith("ray::IDLE") for command in below.values())
+    # as any other process of the user's
+    assert {os.getpriority(os.PRIO_PROCESS, actor) for actor in actors} == {os.getpriority(os.PRIO_PROCESS, 0)}
     (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == (130 if sent == signal.SIGINT else -sent), said

@@ -40,8 +40,20 @@ SEEING_SECONDS = 60.0
 ADDRESS = "RAY_ADDRESS"
 PROBE_SECONDS = 10.0
 """for a connection to an address: Ray itself would go on trying for ever"""
-STATISTICS = "RAY_USAGE_STATS_ENABLED"
-OWN_VARIABLES = (STATISTICS, "RAY_AUTH_MODE")
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's workers are nice by 15: they would compute only when nobody else on this machine does, Ray's own
+    # processes among them, for which a network's threads then wait for each other.
+    "RAY_worker_niceness": "0",
+    # No workers ahead of work, each 0.6 % of a core; no events and figures for the dashboard that is not there.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+}
+"""Variables for a cluster that is started here, where nobody has set them: it is there for one extraction. Ray
+reads those that it knows."""
+OWN_VARIABLES = (*QUIET, "RAY_AUTH_MODE")
 """that are set meanwhile, here or by Ray"""
 
 
@@ -74,7 +86,8 @@ def joined(settings: Ray, nbytes: int) -> Iterator[Any]:
     handler = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
     if address == LOCAL:
-        os.environ.setdefault(STATISTICS, "0")
+        for name, quiet in QUIET.items():
+            os.environ.setdefault(name, quiet)
         options |= {
             "num_cpus": cpus(),
             "include_dashboard": False,
