@@ -171,6 +171,28 @@ class Trainers(Suite):
         expected = t.x @ t.last["main.weight"].T + t.last["main.bias"]
         np.testing.assert_allclose(t.logits, expected, rtol=1e-4, atol=1e-5)
 
+    def test_a_network_follows_the_rule_of_adamw(self, framework: Backend, place: Place) -> None:
+        """One that is no layers in a row, which backends may train in a way of their own: rates that change from
+        step to step and by parameter, and weight decay."""
+        optimizer, weights = hs.AdamW(lr=0.05, weight_decay=0.3), {"main": 1.0, "first": 0.3, "second": 0.5}
+        multiples = {"first.weight": 0.1, "second.bias": 3.0}
+        graph, (x, y) = branched(), drawn(6, 24, 5, classes=3)
+        order, rates = np.arange(24).reshape(3, 8)[::-1], hs.Schedule("cosine").rates(optimizer.lr, 3)
+        start = initial_params(graph, 0)
+        now = {name: value.astype(np.float64) for name, value in start.items()}
+        gradients: dict[str, list[np.ndarray]] = {name: [] for name in now}
+        for i, batch in enumerate(order):
+            for name, weight in weights.items():
+                slopes = linear_gradient(now[f"{name}.weight"], now[f"{name}.bias"], x[batch], y[batch], 0.1)[1:]
+                for key, slope in zip((f"{name}.weight", f"{name}.bias"), slopes, strict=True):
+                    gradients[key].append(weight * slope)
+                    of_it = rates[: i + 1] * multiples.get(key, 1.0)
+                    now[key] = reference_update(optimizer, gradients[key], of_it, start[key])
+        trainer = framework.trainer(graph, start, recipe_of(optimizer, smoothing=0.1, rates=multiples), place)
+        trainer.epoch(trainer.put(x), y, order, rates)
+        for name, value in trainer.params().items():
+            assert_close(value, now[name], name)
+
     # ---- rows
 
     @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
