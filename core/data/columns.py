@@ -19,7 +19,7 @@ from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, 
 from headstart.data.label_texts import WITH_POINT, cut, first_comma, refuse_decimal_commas, warn_of_commas
 from headstart.data.labels import warn_of_missing
 from headstart.data.layouts import role_of
-from headstart.data.names import class_list, normal, shown, twins
+from headstart.data.names import class_list, normal, shown, twins, warn_of_kin
 
 NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 """what a missing number, or a missing time, is as text"""
@@ -198,6 +198,7 @@ def _numbered(
                 "name the classes: classes=[...]"
             )
         warn_of_missing(present)
+        warn_of_kin(present)
         return {name: k for k, name in enumerate(present)}
     if unknown := [name for name in present if name not in set(names)]:
         raise DataError(

@@ -31,7 +31,7 @@ from headstart.data.layouts import (
     refuse_url,
 )
 from headstart.data.litter import is_litter
-from headstart.data.names import class_list, normal, shown, spelt_twice, twins
+from headstart.data.names import class_list, normal, shown, spelt_twice, twins, warn_of_kin
 from headstart.data.split_folders import check_classes, parts_among, sort_files
 from headstart.data.walk import Walker, broken, check_on_error, named, unread
 
@@ -206,6 +206,8 @@ def _class_folders(root: Folder, asked: Sequence[str] | None) -> tuple[dict[str,
             f"{root} holds class folders whose names look the same: {', '.join(map(ascii, same))}; rename or "
             "merge them"
         )
+    if asked is None:
+        warn_of_kin(names)
     if loose:
         where = "beside the class folders" if names else "right in it"
         left_out.append(Skipped(str(root), f"holds {counted(loose, 'image')} {where}, in no class"))

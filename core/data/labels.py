@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.common.errors import DataError, DataWarning
-from headstart.data.names import class_list, normal, normal_all, twins
+from headstart.data.names import class_list, normal, normal_all, twins, warn_of_kin
 from headstart.data.rows import unmasked
 
 MISSING = ("nan", "NaN", "None", "<NA>", "NaT")
@@ -116,6 +116,7 @@ def _names_among(labels: list[str]) -> tuple[str, ...]:
             "label.strip(), or name both: classes=[...]"
         )
     warn_of_missing(names)
+    warn_of_kin(names)
     return names
 
 

@@ -4,13 +4,15 @@ must be one class on both. Names are kept and compared composed (NFC), wherever 
 
 from __future__ import annotations
 
+import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
-from headstart.common.errors import DataError, HeadstartError
+from headstart.common.errors import DataError, DataWarning, HeadstartError
 
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
 
@@ -52,6 +54,23 @@ def twins(names: Iterable[str]) -> list[str]:
     for name in names:
         groups.setdefault(alike(name), []).append(name)
     return [name for group in groups.values() if len(group) > 1 for name in group]
+
+
+def warn_of_kin(names: Iterable[str]) -> None:
+    """DataWarning where classes, which nobody has named, differ in no more than what people write now so and now
+    otherwise: capitals, `_`, `-` or a space between words, zeros before a number."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        words = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", alike(name).casefold())
+        groups.setdefault(str(int(words)) if words.isdecimal() else words, []).append(name)
+    if kin := [group for group in groups.values() if len(group) > 1]:
+        more = f", and {len(kin) - 1:,} more such" if len(kin) > 1 else ""
+        warnings.warn(
+            f"the classes {' and '.join(map(shown, kin[0]))} differ in how they are written alone{more}, and each "
+            "is a class of its own: if they are one, write them alike; if not, name all classes: classes=[...]",
+            DataWarning,
+            stacklevel=6,
+        )
 
 
 def twice(names: Iterable[str]) -> list[str]:

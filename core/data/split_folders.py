@@ -17,7 +17,7 @@ from headstart.data.annotations import PARTS
 from headstart.data.dataset import Skipped
 from headstart.data.file_system import Folder
 from headstart.data.layouts import layout_in, refuse_layout, role_of
-from headstart.data.names import shown, spelt_twice, twins
+from headstart.data.names import shown, spelt_twice, twins, warn_of_kin
 from headstart.data.samples import Samples
 from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import Walker
@@ -75,6 +75,8 @@ def sort_files(
             f"{root} holds class folders whose names look the same: {', '.join(map(ascii, same))}; rename or "
             "merge them, in all parts"
         )
+    if asked is None:
+        warn_of_kin(every)
     classes = every if asked is None else list(asked)
     number = {name: k for k, name in enumerate(classes)}
     paths, labels, parts = [], [], []

@@ -351,6 +351,19 @@ def test_names_that_look_the_same_are_refused_unless_both_are_named(tmp_path: Pa
     assert data.folder(root, classes=["cat", "dog", twin]).classes == ("cat", "dog", twin)
 
 
+@pytest.mark.parametrize("folders", [(".",), ("train", "val")], ids=["classes", "parts"])
+def test_names_that_differ_in_capitals_are_told(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        if {path.name for path in classes(tmp_path / folder, "cat", "Cat", "dog").iterdir()} != {
+            "cat",
+            "Cat",
+            "dog",
+        }:
+            pytest.skip("this file system does not tell capitals apart")
+    with pytest.warns(DataWarning, match="'Cat' and 'cat' differ in how they are written alone"):
+        assert data.folder(tmp_path).classes == ("Cat", "cat", "dog")
+
+
 # classes= ---------------------------------------------------------------------------------------------------
 
 

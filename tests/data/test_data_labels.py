@@ -184,3 +184,22 @@ def test_labels_of_other_tasks() -> None:
     ):
         with pytest.raises(hs.HeadstartError, match=reason):
             hs.data.arrays(X, labels, **arguments)
+
+
+@pytest.mark.parametrize(
+    "kin", [("Cat", "cat"), ("night heron", "night_heron"), ("Night-Heron", "night heron"), ("7", "007")]
+)
+def test_classes_that_differ_in_how_they_are_written_are_told(kin: tuple[str, str]) -> None:
+    """Told, and kept: they may be two."""
+    with pytest.warns(DataWarning, match=f"{min(kin)!r} and {max(kin)!r} differ in how they are written alone"):
+        data = hs.data.arrays(X, [*kin, "dog", "dog"])
+    assert len(data.classes) == 3
+    hs.data.arrays(X, [*kin, "dog", "dog"], classes=[*kin, "dog"])  # a warning here fails the test
+
+
+@pytest.mark.parametrize(
+    "apart", [("-1", "1"), ("1.5", "15"), ("-", "0"), ("a", "b"), ("café", "cafe"), ("a", "a+")]
+)
+def test_classes_that_are_told_apart_are_not(apart: tuple[str, str]) -> None:
+    data = hs.data.arrays(X, [*apart, *apart])
+    assert set(data.classes) == set(apart)

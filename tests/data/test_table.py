@@ -182,6 +182,8 @@ def test_labels_of_three_tasks(root: Path) -> None:
     assert of(root, y=["nan", "cat"], classes=["cat", "nan"]).labels.tolist() == [1, 0]
     with pytest.warns(DataWarning, match="a class is called 'None', which is what a missing label becomes"):
         of(root, y=["None", "cat"])
+    with pytest.warns(DataWarning, match="'Cat' and 'cat' differ in how they are written alone"):
+        of(root, y=["Cat", "cat", "dog"])
     listed = hs.data.table({"image": picture_bytes(root)[:3], "label": [["a", "b"], [], ["b"]]})
     assert (listed.task, listed.labels.tolist()) == ("multi", [[1, 1], [0, 0], [0, 1]])
 
