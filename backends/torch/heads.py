@@ -37,8 +37,6 @@ as vectors; torch computes it number by number otherwise."""
 
 @behind_door("__init__", "put", "epoch", "logits", "params", "keep", "logits_of")
 class TorchHeads:
-    compiles = False
-
     def __init__(self, chain: Chain, params: Mapping[str, np.ndarray], recipe: HeadsRecipe, place: Place) -> None:
         self.chain, self.recipe, self.place = chain, recipe, place
         self.device = device_of(place)
@@ -56,6 +54,7 @@ class TorchHeads:
         self.lr, self.decay = (from_numpy(a, self.device) for a in (self.recipe.lr, self.recipe.weight_decay))
         recorded = self.place.kind == "cuda" and allowed() and not self.chain.dropouts
         self.recorder = Recorder(self._step, self._state) if recorded else None
+        self.compiles = recorded  # another number of heads is recorded anew
 
     def keep(self, numbers: Sequence[int]) -> None:
         places = torch.tensor(list(numbers), device=self.device)

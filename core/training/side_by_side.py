@@ -26,10 +26,11 @@ from headstart.training.stage import Stage
 from headstart.training.stopping import Best
 
 FEWER, WORTH = 0.75, 5e10
-"""Heads that have stopped are dropped where at most such a share of those in the product is left; where a narrower
-product is another program, only if that saves so many multiply-adds in as many epochs as there may be: making it
-takes JAX and TensorFlow 0.6 s of a core, in which they do 2e10, and heads seldom train for as long as they may. No
-clock decides, so that a sweep done twice gives the same bits."""
+"""Where a narrower product is another program, heads that have stopped are dropped if at most such a share of
+those in the product is left, and if that saves so many multiply-adds in as many epochs as there may be: making
+it takes JAX and TensorFlow 0.6 s of a core, in which they do 2e10, and heads seldom train for as long as they
+may. Elsewhere they are dropped at once: that takes as long as one head's share of an epoch. No clock decides, so
+that a sweep done twice gives the same bits."""
 
 
 MAX_NBYTES = 1 << 30
@@ -83,7 +84,8 @@ def side_by_side(
         if not under_way:
             break
         saved = (len(trained) - len(under_way)) * (stage.epochs - epoch) * work
-        if len(under_way) <= FEWER * len(trained) and (saved >= WORTH or not heads.compiles):
+        is_worth_a_program = saved >= WORTH and len(under_way) <= FEWER * len(trained)
+        if is_worth_a_program or (saved and not heads.compiles):
             heads.keep([trained.index(k) for k in under_way])
             weights = None if weights is None else weights[:, [trained.index(k) for k in under_way]]
             trained = under_way
