@@ -66,6 +66,13 @@ def labels_of(labels: Any, classes: Any, count: int, what: str) -> Labels:
             "are the numbers of classes, from 0. Of ids make such: names, numbers = "
             "np.unique(labels, return_inverse=True), and pass numbers with classes=[str(name) for name in names]"
         )
+    if values.min() == 1 < largest:
+        warnings.warn(
+            f"the labels are 1 to {largest}, and they are positions from 0 on: no {what} is of class 0. If they "
+            "count from 1: labels - 1; if class 0 is only not there, name all: classes=[...]",
+            DataWarning,
+            stacklevel=5,
+        )
     names = tuple(map(str, range(largest + 1)))
     return Labels(_in_range(values, names, what), names, False)
 

@@ -203,3 +203,12 @@ def test_classes_that_differ_in_how_they_are_written_are_told(kin: tuple[str, st
 def test_classes_that_are_told_apart_are_not(apart: tuple[str, str]) -> None:
     data = hs.data.arrays(X, [*apart, *apart])
     assert set(data.classes) == set(apart)
+
+
+def test_labels_that_begin_at_one_are_told() -> None:
+    with pytest.warns(
+        DataWarning, match=r"are 1 to 3, .* no image is of class 0. If they count from 1: labels - 1"
+    ):
+        assert hs.data.arrays(X, [1, 2, 1, 3]).classes == ("0", "1", "2", "3")
+    hs.data.arrays(X, [1, 2, 1, 3], classes=["a", "b", "c", "d"])  # a warning fails the test
+    hs.data.arrays(X, [0, 2, 0, 3])
