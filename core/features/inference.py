@@ -129,7 +129,7 @@ Weighted = tuple[Graph, Mapping[str, np.ndarray]]
 def unsound_node(own: Weighted, folded: Weighted | None = None) -> tuple[Node, str] | None:
     """The first node with parameters that are not finite, and what to say of it: of a graph as the model has it
     or, where all of that is finite, `folded`, as it is run."""
-    checked = [(own, "")] if folded is None else [(own, ""), (folded, ", with the batch norm folded in,")]
+    checked = [(own, "")] if folded is None else [(own, ""), (folded, ", with the norm or scale folded in,")]
     for (graph, params), how in checked:
         for node in graph.nodes:
             if names := unsound(node, params):

@@ -1,8 +1,9 @@
 """Batch norms in inference are affine, so a frozen trunk needs none of them: each one that directly follows a
-convolution is folded into its weights. Done once here, every backend gains from it.
+convolution is folded into its weights. So is a layer scale behind a linear layer or a convolution. Done once here,
+every backend gains from it.
 
 Invariant: the folded graph computes the same function, within rounding, at every node it still has. A folded
-convolution takes the *batch norm's* name, because it produces the batch norm's output.
+layer takes the name of *what was folded into it*, because it produces that node's output.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ import numpy as np
 from headstart.graph.graph import Graph, Node
 
 Params = Mapping[str, np.ndarray]
+INTO = {"batch_norm": ("conv",), "scale": ("conv", "linear")}
+"""op -> the ops in front of it whose weights it can be folded into"""
 
 
 def fold(graph: Graph, params: Params, keep: Collection[str] = ()) -> tuple[Graph, dict[str, np.ndarray]]:
-    """Fold every `conv -> batch_norm` pair.
+    """Fold every `conv -> batch_norm`, `conv -> scale` and `linear -> scale` pair.
 
     `params` maps names to float arrays in torchvision's layout and is not changed; `keep` names nodes whose
-    own output is wanted, so that a convolution among them stays. Returns the new graph and its parameters,
-    float32 but for those of native parts. The arithmetic is in float64: rounding happens once.
+    own output is wanted, so that a layer among them stays. Returns the new graph and its parameters, float32 but
+    for those of native parts. The arithmetic is in float64: rounding happens once.
     """
-    folded: dict[str, str] = {}  # convolution -> the batch norm that swallows it
+    folded: dict[str, str] = {}  # layer -> the node that is folded into it
     for node in graph.nodes:
-        if node.op != "batch_norm":
+        if node.op not in INTO:
             continue
         source = graph[node.inputs[0]]
         alone = len(graph.users(source.name)) == 1 and source.name not in {*keep, graph.output}
-        if source.op == "conv" and alone:
+        if source.op in INTO[node.op] and alone:
             folded[source.name] = node.name
 
     nodes: list[Node] = []
@@ -37,11 +40,11 @@ def fold(graph: Graph, params: Params, keep: Collection[str] = ()) -> tuple[Grap
     for node in graph.nodes:
         if node.name in folded:
             continue
-        if node.op == "batch_norm" and node.inputs[0] in folded:
-            conv = graph[node.inputs[0]]
-            nodes.append(Node(node.name, "conv", conv.inputs, {**conv.attrs, "bias": True}))
-            weight, bias = _fold_pair(conv, node, params)
-            new[f"{node.name}.weight"], new[f"{node.name}.bias"] = weight, bias
+        if node.op in INTO and node.inputs[0] in folded:
+            layer = graph[node.inputs[0]]
+            pair = _fold_pair(layer, node, params)
+            nodes.append(Node(node.name, layer.op, layer.inputs, {**layer.attrs, "bias": "bias" in pair}))
+            new |= {f"{node.name}.{key}": value.astype(np.float32) for key, value in pair.items()}
         else:
             nodes.append(node)
             dtype = None if node.op == "native" else np.float32  # a module's own dtypes are its own matter
@@ -49,12 +52,18 @@ def fold(graph: Graph, params: Params, keep: Collection[str] = ()) -> tuple[Grap
     return Graph(tuple(nodes), graph.output), new
 
 
-def _fold_pair(conv: Node, norm: Node, params: Params) -> tuple[np.ndarray, np.ndarray]:
-    def get(node: Node, key: str) -> np.ndarray:
-        return np.asarray(params[f"{node.name}.{key}"], np.float64)
+def _fold_pair(layer: Node, node: Node, params: Params) -> dict[str, np.ndarray]:
+    """The weight and, where there is one, the bias of the layer with the node behind it."""
 
-    scale = get(norm, "weight") / np.sqrt(get(norm, "running_var") + norm.attrs["epsilon"])
-    bias = get(conv, "bias") if conv.attrs["bias"] else 0.0
-    weight = get(conv, "weight") * scale[:, None, None, None]
-    shift = get(norm, "bias") + (bias - get(norm, "running_mean")) * scale
-    return weight.astype(np.float32), shift.astype(np.float32)
+    def get(one: Node, key: str) -> np.ndarray:
+        return np.asarray(params[f"{one.name}.{key}"], np.float64)
+
+    scale, weight = get(node, "weight"), get(layer, "weight")
+    shift = get(layer, "bias") if layer.attrs["bias"] else None
+    if node.op == "batch_norm":
+        scale = scale / np.sqrt(get(node, "running_var") + node.attrs["epsilon"])
+        shift = get(node, "bias") + ((0.0 if shift is None else shift) - get(node, "running_mean")) * scale
+    elif shift is not None:
+        shift = shift * scale
+    pair = {"weight": weight * scale.reshape(-1, *[1] * (weight.ndim - 1))}
+    return pair if shift is None else {**pair, "bias": shift}

@@ -663,7 +663,8 @@ def test_pixels_are_normalised_first() -> None:
 
 @st.composite
 def conv_graphs(draw: st.DrawFn) -> Graph:
-    """Convolutions of any kernel, stride, padding per side and grouping, batch norms, pools, branches."""
+    """Convolutions of any kernel, stride, padding per side and grouping, linear layers, batch norms, scales,
+    pools, branches."""
     b = Builder()
     shapes: dict[str, tuple[int, ...]] = {"input": (6, 5, 4)}
     count = draw(st.integers(2, 9))
@@ -671,8 +672,8 @@ def conv_graphs(draw: st.DrawFn) -> Graph:
         names = list(shapes)
         x = names[-draw(st.one_of(st.just(1), st.integers(1, min(3, len(names)))))]
         height, width, channels = shapes[x]
-        follows_conv = b.nodes[-1].op == "conv" and x == names[-1]
-        op = draw(st.sampled_from(["batch_norm"] * 4 + ["conv"] if follows_conv else ["conv", "conv", *REST]))
+        follows = b.nodes[-1].op in ("conv", "linear") and x == names[-1]
+        op = draw(st.sampled_from([*AFFINE, *AFFINE, "conv"] if follows else ["conv", "conv", "linear", *REST]))
         kernel = (draw(st.integers(1, min(3, height))), draw(st.integers(1, min(3, width))))
         window = {
             "kernel": kernel,
@@ -687,6 +688,11 @@ def conv_graphs(draw: st.DrawFn) -> Graph:
             b.add(name, op, x, in_channels=channels, out_channels=cout, groups=groups, bias=bias, **window)
         elif op == "batch_norm":
             b.add(name, op, x, channels=channels, epsilon=draw(st.sampled_from([1e-5, 1e-3, 0.5])))
+        elif op == "scale":
+            b.add(name, op, x, channels=channels)
+        elif op == "linear":
+            width, bias = draw(st.integers(1, 3)), draw(st.booleans())
+            b.add(name, op, x, in_features=channels, out_features=width, bias=bias)
         elif op == "max_pool":
             b.add(name, op, x, **window)
         elif op == "add":
@@ -697,7 +703,8 @@ def conv_graphs(draw: st.DrawFn) -> Graph:
     return b.graph(draw(st.sampled_from(list(shapes)[1:])))
 
 
-REST = ("batch_norm", "relu", "max_pool", "add")
+AFFINE = ("batch_norm", "scale")
+REST = (*AFFINE, "relu", "max_pool", "add")
 
 
 @settings(deadline=None)
@@ -713,8 +720,8 @@ def test_folding_changes_no_value(graph: Graph, seed: int, data: st.DataObject) 
     swallowed = {
         n.name
         for n in graph.nodes
-        if n.op == "conv"
-        and [u.op for u in users[n.name]] == ["batch_norm"]
+        if (n.op, [u.op for u in users[n.name]])
+        in (("conv", ["batch_norm"]), ("conv", ["scale"]), ("linear", ["scale"]))
         and n.name not in keep
         and n.name != graph.output
     }

@@ -325,7 +325,7 @@ def test_every_cut_is_the_originals_folded_or_not(case: Case, backend: str) -> N
     """Folding is core's: one backend computes each network both ways, and all of them resnet18
     (`test_torchvision.py`)."""
     model, _, _ = case
-    foldable = any(node.op == "batch_norm" for node in model.graph.nodes)
+    foldable = any(node.op in ("batch_norm", "scale") for node in model.graph.nodes)
     assert foldable or fold(model.graph, model.params)[0] == model.graph
     for folded in (True, False) if foldable and backend == BACKENDS[0] else (True,):
         check_cuts(case, backend, folded)

@@ -143,7 +143,7 @@ def test_weights_that_only_folding_makes_infinite(fit: Fit) -> None:
     model = with_params(small_model(), layer3__0__bn2__weight=(3, 3e38))
     error = failure(fit, model, mode="frozen")
     assert (error.what, error.node) == ("weights", "layer3.0.bn2")
-    assert "batch norm folded in" in str(error)
+    assert "norm or scale folded in" in str(error)
 
 
 # --- one sample that overflows

@@ -112,7 +112,7 @@ def with_batch_statistics(graph: Graph, before: Params, after: Params) -> dict[s
 
 def find_in_trunk(model: Model, cut: str, backend: Backend, place: Place, images: Any) -> Finding | None:
     """The first node of the frozen trunk that is not finite for these inputs: one of the model's nodes or, where
-    all of them are finite, one of those that are run, in which batch norms are part of convolutions."""
+    all of them are finite, one of those that are run, in which batch norms and scales are folded into others."""
     graph = model.graph.upto(cut)
     params = {name: model.params[name] for name in graph.param_shapes()}
     finding = Search(backend, place, fed(graph, model), params).find(images)
@@ -124,7 +124,7 @@ def find_in_trunk(model: Model, cut: str, backend: Backend, place: Place, images
 
 def unsound_parameters(model: Model, cut: str | None) -> tuple[Node, str] | None:
     """The first node with parameters that are not finite, and what to say of it; None where all are finite. With a
-    `cut`, those of the trunk as it is run are looked at too, with batch norms folded in."""
+    `cut`, those of the trunk as it is run are looked at too, folded."""
     folded = None
     if cut is not None:
         with np.errstate(over="ignore", invalid="ignore"):
