@@ -2,6 +2,9 @@
 activation behind that are one call, so that no map is written and read again in between; weights are cast and laid
 out once and not for every batch; and a batch goes through a few images at a time, so that maps stay in the cache.
 
+In bfloat16 a network without layer norms is of that type throughout. In one with them only products are: nodes
+that carry a sum through the whole network would round it at every step, and the norms enlarge what was lost.
+
 The operators are those that torch's own compiler emits for frozen graphs. They are not among those that torch
 promises to keep, and releases differ in what they take: torch 2.11 refuses sums of maps of one pixel. So each form
 in which a call comes is tried on a few numbers before it is used (`works`), and where it fails or computes
@@ -40,8 +43,11 @@ ACTIVATIONS: Mapping[str, tuple[str, list[float], str]] = {
     "gelu": ("gelu", [], "none"),
 }
 PLAIN: tuple[str, list[float], str] = ("none", [], "")
-# Nodes that carry a sum through the whole network round it at every step; layer norms then enlarge what was lost.
-TOO_COARSE = ("layer_norm",)
+COSTLY = ("gelu",)
+"""those that take so long by themselves that a linear layer is oneDNN's for them, also where MKL is as good"""
+PRODUCTS = ("conv", "linear")
+WIDE = ("add", "batch_norm", "class_token", "layer_norm", "position", "scale")
+"""what is computed in float32 where only products are in bfloat16"""
 CACHE_NBYTES = 16 << 20
 """of the largest map of the images that go through together: about what a few cores share"""
 ONEDNN: Any = torch.ops.mkldnn
@@ -49,10 +55,16 @@ LEAST_ROWS = 8
 """that go through together however large they are: weights are read anew for each few"""
 
 
-def steps(graph: Graph, outputs: Sequence[str], linear: bool) -> tuple[Step, ...]:
-    """The calls that compute `outputs`. `linear`: whether linear layers are among those that are fused."""
-    possible = {op: tuple(ACTIVATIONS) for op in (["conv", "linear"] if linear else ["conv"])}
-    return fused_steps(graph, outputs, possible, ["relu"])
+def steps(graph: Graph, outputs: Sequence[str], linear: bool, mixed: bool = False) -> tuple[Step, ...]:
+    """The calls that compute `outputs`. `linear`: whether linear layers are oneDNN's with any activation or none.
+    `mixed`: whether sums are of another type than what is added to them, and so are calls of their own."""
+    behind = {"conv": tuple(ACTIVATIONS), "linear": tuple(ACTIVATIONS) if linear else COSTLY}
+    return fused_steps(graph, outputs, behind, None if mixed else ["relu"])
+
+
+def is_mixed(graph: Graph, dtype: torch.dtype) -> bool:
+    """Whether only products are of this type, and what is between them is float32, as under autocast."""
+    return dtype != torch.float32 and any(node.op == "layer_norm" for node in graph.nodes)
 
 
 class FusedNetwork:
@@ -61,16 +73,24 @@ class FusedNetwork:
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
         self.graph, self.outputs, self.dtype = network.graph, network.outputs, dtype
         linear = dtype == torch.bfloat16 or prefers_onednn()
-        layers = network if dtype == torch.float32 else deepcopy(network).to(dtype)
+        self.mixed = is_mixed(self.graph, dtype)
+        products = network if dtype == torch.float32 else deepcopy(network).to(dtype)
+        others = network if self.mixed else products
+        planned = steps(self.graph, self.outputs, linear, self.mixed)
         self.calls: list[tuple[Step, Callable[..., torch.Tensor]]] = []
-        for step in steps(self.graph, self.outputs, linear):
+        for step in planned:
             node = step.node
-            if node.op == "conv" or (node.op == "linear" and linear):
-                call = _tried(step, layers.get_submodule(node.name), dtype)
-            elif node.op == "normalize":  # of pixels: exact, and rounded only then
+            if node.op == "normalize":  # of pixels: exact, and rounded only then
                 call = _rounded(network.get_submodule(node.name), dtype)
+            elif node.op in PRODUCTS:
+                call = products.get_submodule(node.name)
+                plain = node.op == "linear" and step.activation is None and not linear
+                call = call if plain else _tried(step, call, dtype)
+                call = _in(dtype, call) if self.mixed else call
             else:
-                call = layers.get_submodule(node.name) if node.op in MODULES else FUNCTIONS[node.op](node.attrs)
+                call = others.get_submodule(node.name) if node.op in MODULES else FUNCTIONS[node.op](node.attrs)
+                wide = self.mixed and node.op in WIDE and not _rounds_itself(step, planned, self.outputs)
+                call = _in(torch.float32, call) if wide else call
             self.calls.append((step, call))
         self._rows: dict[torch.Size, int] = {}
 
@@ -82,7 +102,7 @@ class FusedNetwork:
         return {name: torch.cat([part[name] for part in parts]) for name in self.outputs}
 
     def _run(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        values = {self.graph.input: x.to(self.dtype) if x.is_floating_point() else x}
+        values = {self.graph.input: x.to(self.dtype) if x.is_floating_point() and not self.mixed else x}
         for step, call in self.calls:
             given = [values[name] for name in step.inputs]
             values[step.output] = call(*given, values[step.other]) if step.other else call(*given)
@@ -250,6 +270,17 @@ def _linear(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
     return product
 
 
+def _rounds_itself(step: Step, planned: Sequence[Step], outputs: Sequence[str]) -> bool:
+    """Whether it is a layer norm for products alone: torch's takes bfloat16, computes in float32 and rounds what
+    it writes, which the products would do anyway."""
+    users = [other.node.op for other in planned if step.output in other.inputs]
+    return step.node.op == "layer_norm" and step.output not in outputs and {*users} <= {*PRODUCTS}
+
+
+def _in(dtype: torch.dtype, call: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *xs: call(*(x.to(dtype) for x in xs))
+
+
 def _rounded(layer: nn.Module, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
     return lambda x: layer(x).to(dtype)
 
@@ -259,8 +290,6 @@ def fused(network: Network, place: Place) -> FusedNetwork | None:
     ops = {node.op for node in network.graph.nodes}
     dtype = LOW.get(place.precision, torch.float32)
     if dtype == torch.float16 or not allowed() or place.kind != "cpu" or "native" in ops or not available(dtype):
-        return None
-    if dtype == torch.bfloat16 and not ops.isdisjoint(TOO_COARSE):
         return None
     return FusedNetwork(network, dtype)
 

@@ -43,12 +43,15 @@ def allowed() -> bool:
 
 
 def fused_steps(
-    graph: Graph, outputs: Sequence[str], activations: Mapping[str, Collection[str]], behind_sum: Collection[str]
+    graph: Graph,
+    outputs: Sequence[str],
+    activations: Mapping[str, Collection[str]],
+    behind_sum: Collection[str] | None,
 ) -> tuple[Step, ...]:
     """The steps that compute `outputs`, in order.
 
     `activations`: op -> the activations that can follow it in one call. A convolution among these ops takes an
-    addition as well, and behind that one of `behind_sum`.
+    addition as well, and behind that one of `behind_sum`; with None it takes none.
     """
     kept = {*outputs, graph.output}
     nodes = without_inert(graph, outputs).nodes[1:]
@@ -71,7 +74,13 @@ def fused_steps(
             continue
         path, other, possible = [node.name], None, activations[node.op]
         after = follower(node.name)
-        if node.op == "conv" and after is not None and after.op == "add" and after.name not in sums:
+        if (
+            behind_sum is not None
+            and node.op == "conv"
+            and after is not None
+            and after.op == "add"
+            and after.name not in sums
+        ):
             sums.add(after.name)  # if the other summand is a convolution as well, it stands for itself
             other = next(name for name in after.inputs if name != node.name)
             path.append(after.name)

@@ -12,12 +12,22 @@ import pytest
 import headstart as hs
 from headstart.contract.recipe import Place
 from headstart.features.inference import frozen
-from headstart.graph import Graph
+from headstart.graph import Builder, Graph
+from headstart.models import architecture
+from headstart.testing.reference import random_params
 
 pytestmark = pytest.mark.of("torch")
 
-# residual blocks, inverted ones with relu6, squeeze and excitation with silu, concatenation, layer norms on maps
-SIZES = {"resnet18_half": 64, "mobilenet_v2": 64, "efficientnet_b0": 64, "densenet121": 64, "convnext_tiny": 64}
+# residual blocks, inverted ones with relu6, squeeze and excitation with silu, concatenation, layer norms on maps,
+# and on tokens
+SIZES = {
+    "resnet18_half": 64,
+    "mobilenet_v2": 64,
+    "efficientnet_b0": 64,
+    "densenet121": 64,
+    "convnext_tiny": 64,
+    "vit_tiny_patch16_224": 64,
+}
 
 
 def networks(graph: Graph, params: Any, outputs: Sequence[str], precision: str = "float32") -> tuple[Any, Any]:
@@ -159,6 +169,46 @@ def test_bfloat16_is_near_float32() -> None:
         a, b = network(x)["avgpool"], made(x)["avgpool"].float()
     assert torch.nn.functional.cosine_similarity(a, b).min() > 0.9999
     assert not torch.equal(a, b)  # else it has not been computed in that
+
+
+def residual() -> Graph:
+    b = Builder()
+    x = b.conv("stem", "input", 3, 8, 3, pad=1)
+    x = b.add("sum", "add", b.conv("conv", x, 8, 8, 3, pad=1), x)
+    return b.graph(b.linear("fc", b.add("norm", "layer_norm", x, channels=8, epsilon=1e-6), 8, 8))
+
+
+BETWEEN_NORMS = {
+    "residual": residual,
+    "convnext": lambda: architecture("convnext_tiny").graph(5, size=56).upto("features.3.2"),
+    "dinov2": lambda: architecture("vit_small_patch14_dinov2").graph(5, size=56).upto("blocks.3"),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN_NORMS)
+def test_bfloat16_between_layer_norms_is_nearer_than_autocast(name: str) -> None:
+    """Products are bfloat16. What a sum carries through the network is not, nor what a norm gives to more than
+    products."""
+    import torch
+
+    graph = BETWEEN_NORMS[name]()
+    sums, norms, products = (
+        [node.name for node in graph.nodes if node.op in ops]
+        for ops in (("add", "position"), ("layer_norm",), ("conv", "linear"))
+    )
+    outputs = [norms[0], products[0], *sums]
+    network, made = networks(*frozen(graph, random_params(graph, 0), outputs), outputs, "bfloat16")
+    x = images(56)
+    with torch.no_grad():
+        before, expected, found = x.clone(), network(x), made(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            usual = network(x)
+    assert torch.equal(x, before)
+    assert found[products[0]].dtype == torch.bfloat16
+    assert {found[node].dtype for node in [norms[0], *sums]} == {torch.float32}
+    for node in outputs:
+        own, autocast = ((y[node].float() - expected[node]).norm() / expected[node].norm() for y in (found, usual))
+        assert 1e-4 < own < min(1.02 * autocast, 2e-2), node
 
 
 def test_it_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:

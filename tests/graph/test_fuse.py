@@ -53,6 +53,14 @@ def test_what_is_one_call() -> None:
     assert plan([conv("a", "x"), Node("out", "silu", ("a",))]) == [("out", None, False, "silu")]
     late = [*body, Node("s", "add", ("b", "r")), Node("out", "silu", ("s",))]
     assert plan(late)[-2:] == [("s", "r", False, None), ("out", None, False, None)]
+    # where sums are of numbers of another type, they are calls of their own
+    apart = fused_steps(Graph((Node("x", "input"), *block), "out"), ["out"], {"conv": ["relu"]}, None)
+    assert [(step.output, step.other, step.activation) for step in apart] == [
+        ("r", None, "relu"),
+        ("b", None, None),
+        ("s", None, None),
+        ("out", None, None),
+    ]
     # dropout at rest is nothing, unless it is what is wanted
     kept = [conv("a", "x"), Node("d", "dropout", ("a",), {"rate": 0.5}), Node("out", "relu", ("d",))]
     assert plan(kept) == [("out", None, False, "relu")]
