@@ -1,16 +1,20 @@
-"""A warning of classes that cannot be learned, as only the parts to validate and test on have them."""
+"""Warnings of classes that cannot be learned, or of which no score can tell whether they were: those that only the
+parts to validate and test on have, and those of a single sample, which is on one side alone."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
 from headstart.common.errors import DataWarning
-from headstart.data.annotations import PARTS, REGRESSION, Annotations
+from headstart.data.annotations import PARTS, REGRESSION, SINGLE, Annotations
 from headstart.data.names import shown
+from headstart.data.samples import Samples
 
 SHOWN = 5
+MEND = "leave the class out (--only, data.only([...]))"
 
 
 def warn_of_untrained(about: Annotations, name: str) -> None:
@@ -23,11 +27,75 @@ def warn_of_untrained(about: Annotations, name: str) -> None:
     to_train = about.rows(train).counts() > 0
     if not (elsewhere := [about.classes[k] for k in about.used().tolist() if not to_train[k]]):
         return
-    more = f" and {len(elsewhere) - SHOWN} more" if len(elsewhere) > SHOWN else ""
     warnings.warn(
-        f"{name}: the training part has no image of {', '.join(map(shown, elsewhere[:SHOWN]))}{more}, which other "
-        "parts have: what is not trained is not recognised. Move some there, or leave the class out (--only, "
-        "data.only([...]))",
+        f"{name}: the training part has no image of {_named(elsewhere)}, which other parts have: what is not "
+        f"trained is not recognised. Move some there, or {MEND}",
         DataWarning,
         stacklevel=4,
     )
+
+
+def warn_of_single(train: Samples, val: Samples | None) -> None:
+    """DataWarning for classes, or labels, of which `train` has one sample (or copies of one) and `val` none, so
+    that nothing is known of how well they are recognised; and for those that `val` alone has, but where both are
+    of one data set, of which that was said when it was opened. `train` and `val` must number their classes
+    alike."""
+    if val is None or train.task == REGRESSION:
+        return
+    to_train, to_validate = (data.annotations.counts() for data in (train, val))
+    single = [k for k in np.flatnonzero((to_train > 0) & (to_validate == 0)).tolist() if _is_one(train, k)]
+    if single:
+        _warn(
+            f"{train.name}: {_counted(train, single)} one sample, which is trained on, and none to validate: the "
+            f"scores do not tell whether such samples are recognised. Add samples, or {MEND}"
+        )
+    of_one = getattr(train, "_source", None)
+    only = np.flatnonzero((to_train == 0) & (to_validate > 0)).tolist()
+    if only and (of_one is None or of_one is not getattr(val, "_source", None)):
+        _warn(
+            f"{train.name}: {_counted(train, only)} no sample to train on, and {val.name} some to validate: what "
+            f"is not trained is not recognised. Add samples, or {MEND}"
+        )
+
+
+def warn_of_single_in_folds(data: Samples, folds: np.ndarray) -> None:
+    """DataWarning for classes, or labels, whose samples are all in one fold: where it is held out, none is trained
+    on. `folds`: int `(n,)`, which fold each sample is in."""
+    if data.task == REGRESSION:
+        return
+    there = np.flatnonzero(data.annotations.counts()).tolist()
+    single = [k for k in there if len(np.unique(folds[_places(data, k)])) == 1]
+    if single:
+        what = "sample" if data.groups is None else "group"
+        _warn(
+            f"{data.name}: {_counted(data, single)} one {what}, which is in one fold: where that is held out, "
+            f"none was trained on, and the scores count it as not recognised. Add a {what}, or {MEND}"
+        )
+
+
+def _is_one(data: Samples, number: int) -> bool:
+    """Whether all samples of this class or label are one and the same."""
+    first, *others = _places(data, number).tolist()
+    return all(data.ids[place] == data.ids[first] for place in others)
+
+
+def _places(data: Samples, number: int) -> np.ndarray:
+    """Where samples of this class or label are."""
+    return np.flatnonzero(data.labels == number if data.task == SINGLE else data.labels[:, number])
+
+
+def _counted(data: Samples, numbers: Sequence[int]) -> str:
+    """ "the class 'a' has", "2 classes ('a', 'b') have"; of many the first ones."""
+    names = _named([data.classes[k] for k in numbers])
+    if len(numbers) == 1:
+        return f"the {'class' if data.task == SINGLE else 'label'} {names} has"
+    return f"{len(numbers):,} {'classes' if data.task == SINGLE else 'labels'} ({names}) have"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(map(shown, names[:SHOWN]))}{more}"
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, DataWarning, stacklevel=4)

@@ -34,6 +34,7 @@ from headstart.data.door import described
 from headstart.data.names import class_list
 from headstart.data.opening import SHARE
 from headstart.data.summary import mark, say
+from headstart.data.untrained import warn_of_single
 from headstart.training.comparison import (
     Comparison,
     Event,
@@ -231,6 +232,7 @@ def run_backends(
     model, train, val, test = prepare(arguments)
     arguments = replace(arguments, model=model.name)
     warn_of_copies(train, val)
+    warn_of_single(train, val)
     if test is not None:
         warn_of_test_copies(test, train, val)
     comparison = new_comparison(

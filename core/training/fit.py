@@ -17,6 +17,7 @@ from headstart.common.text import folds_line
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies, warn_of_copies_across
 from headstart.data.summary import say
+from headstart.data.untrained import warn_of_single, warn_of_single_in_folds
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.training.checkpoints.keeping import checkpoints_of
@@ -59,8 +60,8 @@ def fit(
     library, a frame, a list of pairs (image, label), another library's map-style set. Or, for mode "cached",
     features that `extract` or `load_features` gave, where the images need not be at hand. Their labels are
     compared by the names of their classes, with each other and with the model's: `val` may lack some. DataWarning
-    for copies in both, and for pictures with more than one label. With `folds`, `train` is cut into them, and
-    there is no `val`.
+    for copies in both, for pictures with more than one label, and for classes of one sample, which is on one side
+    alone. With `folds`, `train` is cut into them, and there is no `val`.
 
     Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, NonFiniteError for
     what `debug_nans` finds, ProfileError, CheckpointError for what `resume` cannot go on from, and whatever
@@ -74,8 +75,11 @@ def fit(
     check_solvable(job)
     checkpoints = checkpoints_of(job)
     warn_of_copies(job.train, job.val)
+    warn_of_single(job.train, job.val)
     if settings.folds is not None:
-        warn_of_copies_across(job.train, job.train.fold_numbers(settings.folds, settings.seed))
+        numbers = job.train.fold_numbers(settings.folds, settings.seed)
+        warn_of_copies_across(job.train, numbers)
+        warn_of_single_in_folds(job.train, numbers)
     warn_frozen(job.model, job.mode)
     watching = tuple(_observers(job))
     say(job.train, job.val)

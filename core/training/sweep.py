@@ -27,6 +27,7 @@ from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies, warn_of_copies_across
 from headstart.data.id_set import IdSet
 from headstart.data.summary import say
+from headstart.data.untrained import warn_of_single, warn_of_single_in_folds
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.models import Model
 from headstart.models.model import count_params
@@ -206,8 +207,11 @@ def sweep(
     cut = job.cut
     assert cut is not None
     warn_of_copies(job.train, job.val)
+    warn_of_single(job.train, job.val)
     if settings.folds is not None:
-        warn_of_copies_across(job.train, job.train.fold_numbers(settings.folds, settings.seed))
+        numbers = job.train.fold_numbers(settings.folds, settings.seed)
+        warn_of_copies_across(job.train, numbers)
+        warn_of_single_in_folds(job.train, numbers)
     graph = job.model.graph.after(cut, job.model.input_shape)
     say(job.train, job.val)
     default = optimizer_of(settings.optimizer, default_optimizer(graph, False), None)
