@@ -233,9 +233,11 @@ def _by_layers(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
 
 def _conv(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
     assert isinstance(layer, nn.Conv2d)
-    weight, bias = layer.weight, layer.bias
+    weight, bias, padding = layer.weight, layer.bias, layer.padding
     pads = layer.pads if isinstance(layer, PaddedConv2d) else None
-    window = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+    if pads is not None and layer.groups == layer.in_channels and layer.dilation == (1, 1):
+        weight, padding, pads = *_widened(weight, pads), None
+    window = list(padding), list(layer.stride), list(layer.dilation), layer.groups
     name, numbers, form = PLAIN if step.activation is None else ACTIVATIONS[step.activation]
 
     def alone(x: torch.Tensor) -> torch.Tensor:
@@ -254,6 +256,17 @@ def _conv(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:
         return y
 
     return added if step.other else alone
+
+
+def _widened(weight: torch.Tensor, pads: Sequence[int]) -> tuple[torch.Tensor, tuple[int, int]]:
+    """A kernel with zeros around it and a padding that is the same on both sides, which compute together what this
+    kernel does between these pads: a few products by zero of a depthwise convolution take a fraction of the time
+    that a padded copy of its maps does."""
+    left, right, top, bottom = pads
+    across, down = max(left, right), max(top, bottom)
+    # A window that begins so much earlier has its own weights so much later.
+    zeros = across - left, across - right, down - top, down - bottom
+    return F.pad(weight, zeros).contiguous(memory_format=torch.channels_last), (down, across)
 
 
 def _linear(step: Step, layer: nn.Module) -> Callable[..., torch.Tensor]:

@@ -4,6 +4,7 @@ overwritten."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,17 @@ import pytest
 import headstart as hs
 from headstart.contract.recipe import Place
 from headstart.features.inference import frozen
-from headstart.graph import Builder, Graph
+from headstart.graph import Builder, Graph, Node
 from headstart.models import architecture
 from headstart.testing.reference import random_params
 
 pytestmark = pytest.mark.of("torch")
 
-# residual blocks, inverted ones with relu6, squeeze and excitation with silu, concatenation, layer norms on maps,
-# and on tokens
+# residual blocks, inverted ones with relu6 and padding by side, squeeze and excitation with silu, concatenation,
+# layer norms on maps, and on tokens
 SIZES = {
     "resnet18_half": 64,
-    "mobilenet_v2": 64,
+    "efficientnet_lite0": 64,
     "efficientnet_b0": 64,
     "densenet121": 64,
     "convnext_tiny": 64,
@@ -105,6 +106,34 @@ def test_maps_of_one_pixel(name: str) -> None:
         for node in outputs:
             scale = expected[node].abs().max()
             np.testing.assert_allclose(found[node] / scale, expected[node] / scale, atol=2e-5, err_msg=node)
+
+
+def test_padding_by_side_is_part_of_a_depthwise_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps are copied for it only where channels are mixed, which a larger kernel would take longer for."""
+    torch = pytest.importorskip("torch")
+    from headstart.backends.torch import fused
+    from headstart.backends.torch.emit import PaddedConv2d
+    from headstart.graph.fuse import Step
+
+    if not fused.available(torch.float32):
+        pytest.skip("this torch has no such kernels")
+    step, padded = Step(Node("trial", "relu", ("x",)), ("x",), "y"), []
+    own = torch.nn.functional.pad
+
+    def noted(groups: int, *given: Any) -> Any:
+        padded.append(groups)
+        return own(*given)
+
+    for pads in ((0, 1, 0, 1), (2, 0, 1, 4)):
+        for groups in (6, 1):
+            layer = PaddedConv2d(6, 6, (3, 5), (2, 1), groups=groups)
+            layer.pads = pads
+            x = torch.randn(2, 6, 9, 7, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad(), monkeypatch.context() as patch:
+                expected, call = layer(x), fused._conv(step, layer)
+                patch.setattr(torch.nn.functional, "pad", partial(noted, groups))
+                np.testing.assert_allclose(call(x), expected, rtol=1e-4, atol=1e-5)
+    assert padded == [1, 1]
 
 
 class Faulty:
