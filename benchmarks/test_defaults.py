@@ -122,21 +122,23 @@ def regression(case: Case, splits: int) -> Figure:
     return Figure(tuple(values))
 
 
-def report(of: Sequence[Case], splits: int, backend: str, experiments: Sequence[str]) -> str:
-    """Tables in Markdown."""
+def report(of: Sequence[Case], splits: int, backend: str, experiments: Sequence[str], out: Path | None) -> None:
+    """A table in Markdown, printed and in `out` row by row: it takes long, and what breaks it off leaves the rows
+    that there are."""
     heads = [f"{case.name}, {case.trunk.replace(':', ' ')}" for case in of]
     lines = [f"{splits} splits; {backend}", "", "| | " + " | ".join(heads) + " |", "|---" * (len(of) + 1) + "|"]
 
     def row(name: str, figures: Sequence[Figure]) -> None:
         lines.append(f"| {name} | " + " | ".join(map(str, figures)) + " |")
         print(lines[-1], flush=True)
+        if out is not None:
+            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     row("`LogisticRegressionCV`", [regression(case, splits) for case in of])
     for experiment in experiments:
         for name, options in EXPERIMENTS[experiment].items():
             title = name if options is DEFAULT else f"{experiment.lower()}: {name}"
             row(title, [trained(case, options, splits, backend) for case in of])
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -146,14 +148,12 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--quick", action="store_true", help="only the defaults, and features as they are")
-    parser.add_argument("--out", type=Path, help="write the tables there as well")
+    parser.add_argument("--out", type=Path, help="write the table there as well")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     folders = {name: Path(path) for name, _, path in (of.partition("=") for of in asked.data)}
     of = list(cases(folders, asked.trunks.split(","), asked.backend))
-    text = report(of, asked.splits, asked.backend, QUICK if asked.quick else list(EXPERIMENTS))
-    if asked.out is not None:
-        asked.out.write_text(text + "\n", encoding="utf-8")
+    report(of, asked.splits, asked.backend, QUICK if asked.quick else list(EXPERIMENTS), asked.out)
 
 
 def test_the_defaults_are_as_good_as_a_tuned_regression() -> None:
