@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ class Setting:
         names = [str(k) for k in range(CLASSES)]
         stats = ExtractionStats(0, rows, 0.0, ())
         features = FeatureSet("noise", ids, single(labels, names), {"x": [folder]}, stats)
-        self.placement = place_features([features], "x", BATCH, parse_nbytes(memory), None)
+        placement = place_features([features], "x", BATCH, parse_nbytes(memory), None)
+        # Features that no page cache holds: it is emptied before each epoch, so they are placed as such.
+        self.placement = replace(placement, cached_share=0.0)
         (self.feed,) = feeds_of([features], "x", self.placement)
         chosen = self.backend = registry.load(backend)
         attributes = {"in_features": COLUMNS, "out_features": CLASSES}

@@ -21,9 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PARTIAL_PREFIX = ".partial-"
 WRITE_BEHIND_NBYTES = 8 << 20
 """So many bytes of a file are on their way to the disk while others are still coming."""
+PAGE_NBYTES = 4096
+_DIRECT = getattr(os, "O_DIRECT", 0)
 
 Chunk = bytes | memoryview | NDArray[Any]
 """part of a file's content; a view is of bytes"""
@@ -93,6 +100,44 @@ def read_at(handle: int, start: int, views: Sequence[memoryview]) -> None:
                 raise EOFError(f"ends at byte {start + count}")
             count += more
         start += len(view)
+
+
+def bypass_cache(handle: int) -> bool:
+    """Have what is read from the handle by `read_span` pass by the page cache, straight from the disk: a third of
+    the processor's time. False where the system or the file system cannot do that; nothing has changed then."""
+    if fcntl is None or not _DIRECT:
+        return False
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | _DIRECT)
+    except OSError:
+        return False
+    return True
+
+
+def read_span(handle: int, start: int, stop: int, memory: memoryview, direct: bool) -> memoryview:
+    """The file's bytes from `start` to `stop`, in `memory`, which begins at a page and is a page larger at both
+    ends. `direct`: `bypass_cache` was called, and said yes. EOFError at the file's end."""
+    if direct:
+        # Such a reading begins and ends at a page, or at the file's end.
+        low = start - start % PAGE_NBYTES
+        wanted = memory[: stop - low + -stop % PAGE_NBYTES]
+        try:
+            done = os.preadv(handle, [wanted], low)
+            while done < stop - low:  # less than was asked for; what ends within a page is read again from there
+                at = done - done % PAGE_NBYTES
+                more = os.preadv(handle, [wanted[at:]], low + at)
+                if at + more <= done:
+                    raise EOFError(f"ends at byte {low + done}")
+                done = at + more
+            return wanted[start - low : stop - low]
+        except OSError as error:
+            # It was promised, and is refused for these places or this memory: larger sectors, a file system in
+            # user space.
+            if error.errno != errno.EINVAL:
+                raise
+            fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~_DIRECT)
+    read_at(handle, start, [memory[: stop - start]])
+    return memory[: stop - start]
 
 
 def _seek_and_read(handle: int, views: Sequence[memoryview], start: int) -> int:

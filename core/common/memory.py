@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 ALIGNMENT = 64
 
 
-def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """As `np.empty`, beginning at a multiple of 64 bytes."""
+def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any], alignment: int = ALIGNMENT) -> NDArray[Any]:
+    """As `np.empty`, beginning at a multiple of so many bytes."""
     nbytes = math.prod(shape) * dtype.itemsize
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
+    memory = np.empty(nbytes + alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
     return memory[start : start + nbytes].view(dtype).reshape(tuple(shape))

@@ -190,7 +190,9 @@ class FeatureFolder:
             shape = snapshot.shards[0].row_shape
         return None if shape is None else math.prod(shape) * self.dtype.itemsize
 
-    def read(self, ids: Ids, out: NDArray[Any] | None = None, restore: bool = True) -> NDArray[Any]:
+    def read(
+        self, ids: Ids, out: NDArray[Any] | None = None, restore: bool = True, cached_share: float = 1.0
+    ) -> NDArray[Any]:
         """The rows of these samples, `(n, *row_shape)` in the stored dtype, in the order of the ids, which
         may come twice; in `out`, a contiguous array of this shape and dtype, where one is given.
 
@@ -198,6 +200,10 @@ class FeatureFolder:
         cache does not give any more is computed into the own one, if `restore_with` said how; `restore=False`
         leaves that out. Raises DamagedShardError where there is no copy, MissingFeaturesError where a sample has
         no features.
+
+        `cached_share`: so much of the folder is read through the system's page cache, always the same shards, and
+        the rest past it, where the file system can do that: for whoever reads all of it time and again, and knows
+        that the page cache cannot hold it.
         """
         keys = sort_keys(ids_to_array(ids))
         if time.monotonic() - self._touched > TOUCH_SECONDS:
@@ -211,6 +217,7 @@ class FeatureFolder:
             out=out,
             row_shape=self._expected,
             refuse=self._trust.doubt,
+            cached_share=cached_share,
         )
         for left in reversed(range(RESTORES if restore and self._can_restore() else 1)):
             try:

@@ -38,12 +38,15 @@ def gather_rows(
     out: NDArray[Any] | None,
     row_shape: tuple[int, ...] | None,
     refuse: Callable[[Shard, StoreError], None],
+    cached_share: float,
 ) -> NDArray[Any]:
     """The rows of the samples `keys`, `(n, *row_shape)` of `dtype`, in their order; in `out` where one is given.
 
     `keys`: as `sort_keys` makes them of ids. Damage in a shared shard is told to `refuse`, and passed over; in one
-    of the folder's own it is raised where no other shard has the sample. Raises DamagedShardError,
-    MissingFeaturesError, SettingError for an `out` of another shape, StoreError where there is no memory."""
+    of the folder's own it is raised where no other shard has the sample. `cached_share`: of the shards so many, by
+    bytes and always the same, are read through the system's page cache, the others past it. Raises
+    DamagedShardError, MissingFeaturesError, SettingError for an `out` of another shape, StoreError where there is
+    no memory."""
     if row_shape is None:
         row_shape = snapshot.shards[0].row_shape if snapshot.shards else ()
     if out is not None and snapshot.shards:
@@ -60,6 +63,7 @@ def gather_rows(
         ) from error
     left = np.arange(len(keys))
     place = snapshot.first(keys)
+    past_cache = _past_cache(snapshot.shards, cached_share)
     damage: DamagedShardError | None = snapshot.damaged[0] if snapshot.damaged else None
     while len(left):
         stored = snapshot.stands_at(place[left], keys[left])
@@ -77,7 +81,8 @@ def gather_rows(
         # By shard, then by row: the disk is read forwards.
         order = np.argsort(owner.astype(np.int64) * MAX_ROWS + row)
         parts = _parts(order, owner, [shard.row_nbytes for shard in snapshot.shards])
-        for part, (right, wrong) in _in_threads(partial(_read, snapshot.shards, out, left, owner, row), parts):
+        read = partial(_read, snapshot.shards, past_cache, out, left, owner, row)
+        for part, (right, wrong) in _in_threads(read, parts):
             shard = snapshot.shards[owner[part[0]]]
             if right is not None:
                 intact[part] = right
@@ -92,6 +97,14 @@ def gather_rows(
         left = left[~intact]
         place[left] += 1  # the next shard's copy of the same sample, if there is one
     return out
+
+
+def _past_cache(shards: Sequence[Shard], cached_share: float) -> list[bool]:
+    """Which shards are read past the page cache: those behind the first `cached_share` of all bytes."""
+    if cached_share >= 1:
+        return [False] * len(shards)
+    ends = np.cumsum([len(shard) * shard.row_nbytes for shard in shards])
+    return [bool(past) for past in ends > cached_share * ends[-1:]]
 
 
 def _parts(order: NDArray[np.intp], owner: NDArray[Any], row_nbytes: Sequence[int]) -> list[NDArray[np.intp]]:
@@ -116,6 +129,7 @@ def _in_threads(action: Callable[[T], R], parts: Sequence[T]) -> Iterator[tuple[
 
 def _read(
     shards: Sequence[Shard],
+    past_cache: Sequence[bool],
     out: NDArray[Any],
     places: NDArray[np.intp],
     owner: NDArray[Any],
@@ -126,7 +140,7 @@ def _read(
     could be read, and what is wrong with the shard. One that has gone is neither."""
     shard = shards[owner[part[0]]]
     try:
-        intact = shard.read_into(out, places[part], rows[part])
+        intact = shard.read_into(out, places[part], rows[part], past_cache[owner[part[0]]])
     except FileNotFoundError:
         return None, None
     except StoreError as error:

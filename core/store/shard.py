@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from headstart.common.errors import DamagedShardError, StoreError, UnreadableShardError
-from headstart.common.files import opened, read_at
+from headstart.common.files import PAGE_NBYTES, bypass_cache, opened, read_at, read_span
+from headstart.common.memory import aligned_empty
 from headstart.store.files import write_atomically
 from headstart.store.ids import ID_NBYTES
 from headstart.store.keys import DTYPES, FORMAT_VERSION
@@ -55,9 +56,7 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_ .+-]")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _ADVISABLE = hasattr(os, "posix_fadvise")
 _GAP_NBYTES = 16 << 10  # reading so much for nothing costs less than another call
-# Twice as many buffers are within every system's limit for one call; and with many more of them at once Python's
-# garbage collector would come by, and look at all that the process holds.
-_ROWS_AT_ONCE = 256
+_SPAN_NBYTES = 1 << 20  # rows are read at once up to so many bytes, which the processor's own cache holds
 # What file systems with checksums of their own say of theirs, and what is no file at all.
 _DAMAGE = {errno.EISDIR, errno.ELOOP} | {
     getattr(errno, name, errno.EISDIR) for name in ("EBADMSG", "ENODATA", "EUCLEAN")
@@ -142,44 +141,57 @@ class Shard:
     def row_nbytes(self) -> int:
         return math.prod(self.row_shape) * self.dtype.itemsize
 
-    def read_into(self, out: NDArray[Any], places: NDArray[np.intp], rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    def read_into(
+        self,
+        out: NDArray[Any],
+        places: NDArray[np.intp],
+        rows: NDArray[np.intp],
+        past_cache: bool = False,
+    ) -> NDArray[np.bool_]:
         """Copy rows to `out[places]`, and tell for each, `(k,)` bool, whether it is what was written. The file is
-        read forwards if the rows ascend.
+        read forwards if the rows ascend. `past_cache`: from the disk, where that can be done, and nothing stays in
+        the system's page cache.
 
-        Verified is the copy: what is tested is what is used. Raises FileNotFoundError where the shard has gone,
-        DamagedShardError where the file is shorter than it was or the disk cannot give it back.
+        Verified is a copy that nobody else can write to: what is tested is what is used. Raises FileNotFoundError
+        where the shard has gone, DamagedShardError where the file is shorter than it was or the disk cannot give
+        it back.
         """
         intact = np.empty(len(rows), np.bool_)
         nbytes = self.row_nbytes
-        target = out.reshape(-1).view(np.uint8).data
-        gap = memoryview(bytearray(_GAP_NBYTES))
-        step = max(1, min(_ROWS_AT_ONCE, _PIECE_NBYTES // nbytes))
+        target = out.reshape(-1).view(np.uint8).reshape(-1, nbytes)
+        scratch: memoryview | None = None
         with self._reading() as handle:
             if _ADVISABLE:  # what is read ahead unasked, as much again as a block, is not used
                 with suppress(OSError):
                     os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-            for start in range(0, len(rows), step):
-                piece = slice(start, start + step)
-                piece_rows = rows[piece]
-                views = [target[place : place + nbytes] for place in (places[piece] * nbytes).tolist()]
-                gaps = (np.diff(piece_rows) - 1) * nbytes
-                apart = np.flatnonzero(gaps)  # few, where whole blocks are read
-                # Rows that are near each other are read by one call, straight to their places.
-                near: list[memoryview] = []
-                first = done = 0
-                for k, nothing in zip((apart + 1).tolist(), gaps[apart].tolist(), strict=True):
-                    near += views[done:k]
-                    done = k
-                    if 0 < nothing <= _GAP_NBYTES:
-                        near.append(gap[:nothing])
-                    else:
-                        read_at(handle, self.data_start + int(piece_rows[first]) * nbytes, near)
-                        near, first = [], k
-                near += views[done:]
-                read_at(handle, self.data_start + int(piece_rows[first]) * nbytes, near)
-                checksums = np.fromiter(map(xxh3_64_intdigest, views), CHECKSUM, len(views))
-                intact[piece] = checksums == self.checksums[piece_rows]
+            direct = past_cache and bypass_cache(handle)
+            for piece in self._near_each_other(rows):
+                numbers = rows[piece]
+                first, last = int(numbers[0]), int(numbers[-1])
+                begin, end = self.data_start + first * nbytes, self.data_start + (last + 1) * nbytes
+                if scratch is None:
+                    most = min(max(_SPAN_NBYTES, nbytes), len(self) * nbytes) + 2 * PAGE_NBYTES
+                    scratch = aligned_empty((most,), np.dtype(np.uint8), PAGE_NBYTES).data
+                span = np.frombuffer(read_span(handle, begin, end, scratch, direct), np.uint8).reshape(-1, nbytes)
+                if len(span) != len(numbers):
+                    span = span[numbers - first]
+                # All in the processor's own cache: verified there, and copied from there to the rows' places.
+                intact[piece] = row_checksums(span) == self.checksums[numbers]
+                target[places[piece]] = span
         return intact
+
+    def _near_each_other(self, rows: NDArray[np.intp]) -> Iterator[slice]:
+        """Runs of rows that are read at once: with gaps that cost less than another call, and not too long."""
+        nbytes = self.row_nbytes
+        gaps = (np.diff(rows) - 1) * nbytes
+        apart = np.flatnonzero((gaps < 0) | (gaps > _GAP_NBYTES)) + 1
+        most = max(1, _SPAN_NBYTES // nbytes)  # rows, those in gaps included
+        start = 0
+        for stop in [*apart.tolist(), len(rows)]:
+            while start < stop:
+                end = start + int(np.searchsorted(rows[start:stop], rows[start] + most))
+                yield slice(start, end)
+                start = end
 
     def damaged_rows(self) -> tuple[int, int]:
         """Read all rows, and count those that differ from their checksums, and those that do not and yet hold NaN

@@ -236,18 +236,19 @@ class Streamed:
         in_memory: bool = False,
         weights: np.ndarray | None = None,
         targets: np.ndarray | None = None,
+        cached_share: float = 1.0,
     ) -> None:
         """`block`: so many rows that lie side by side are drawn together. `weights`, `targets`: as `Resident` has
-        them."""
+        them. `cached_share`: see `FeatureFolder.read`."""
         self.features, self.cut, self.pools, self.block, self.weights = features, cut, pools, block, weights
         self.targets = features.labels if targets is None else targets
-        self.in_memory = in_memory
+        self.in_memory, self.cached_share = in_memory, cached_share
         self.standardization: Standardization | None = None
         self._sources: dict[int, _Source] = {}
 
     def _source(self, view: int) -> _Source:
         if view not in self._sources:
-            self._sources[view] = _Source(self.features, self.cut, view, self.in_memory)
+            self._sources[view] = _Source(self.features, self.cut, view, self.in_memory, self.cached_share)
             if self.standardization is not None:
                 self._sources[view].standardize(self.standardization)
         return self._sources[view]
@@ -340,7 +341,8 @@ class Streamed:
 class _Source:
     """One view's rows, by position."""
 
-    def __init__(self, features: FeatureSet, cut: str, view: int, in_memory: bool) -> None:
+    def __init__(self, features: FeatureSet, cut: str, view: int, in_memory: bool, cached_share: float) -> None:
+        self._cached_share = cached_share
         self._folder = features.folder(cut, view)
         self._ids = ids_to_array(features.ids)
         self._rows = self._folder.read(self._ids) if in_memory else None
@@ -360,7 +362,7 @@ class _Source:
         if self._rows is not None:
             np.take(self._rows, positions, axis=0, out=out)
             return
-        self._folder.read(self._ids[positions], out, restore)
+        self._folder.read(self._ids[positions], out, restore, self._cached_share)
         if self._by is not None:
             self._by.map(out)
 

@@ -40,9 +40,12 @@ class Placement:
     """of one pool, where there are pools"""
     block_nbytes: int
     """of rows side by side that are drawn together, where they are on the disk"""
+    cached_share: float = 1.0
+    """how much of what is on the disk is left to the system's page cache; the rest is read past it"""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What a run records: all but `cached_share`, which changes nothing of what comes out."""
+        return {name: value for name, value in asdict(self).items() if name != "cached_share"}
 
 
 def memory_limit(memory: int | str | None) -> int | None:
@@ -95,7 +98,9 @@ def place_features(
             f"{POOLS} of them must fit: allow {binary_size(POOLS * batch)}, or take smaller batches"
         )
     block = max(row_nbytes, min(BLOCK_NBYTES, pool // POOL_BLOCKS) // row_nbytes * row_nbytes)
-    return Placement(where, nbytes, limit, pool, block)
+    # What the page cache cannot hold until the next epoch would only push out of it what it can.
+    share = min(1.0, max(0, available_memory() - limit) / max(1, nbytes))
+    return Placement(where, nbytes, limit, pool, block, share)
 
 
 def feeds_of(
@@ -116,5 +121,5 @@ def feeds_of(
     row_nbytes = max(1, first.nbytes(cut) // max(1, len(first)))
     pools = Pools(placement.pool_nbytes // row_nbytes, first.shape(cut), first.folder(cut).dtype)
     block = max(1, placement.block_nbytes // row_nbytes)
-    in_memory = placement.where == MEMORY
-    return [Streamed(data, cut, pools, block, in_memory, of_set, aim) for data, of_set, aim in sets]
+    in_memory, cached = placement.where == MEMORY, placement.cached_share
+    return [Streamed(data, cut, pools, block, in_memory, of_set, aim, cached) for data, of_set, aim in sets]

@@ -170,10 +170,10 @@ def test_many_shards_are_read_by_threads(
     names: set[str] = set()
     read = Shard.read_into
 
-    def late(self: Shard, out: Any, places: Any, wanted: Any) -> Any:
+    def late(self: Shard, out: Any, places: Any, wanted: Any, past_cache: bool) -> Any:
         names.add(threading.current_thread().name)
         time.sleep(0.002 * (N - int(places[0])))  # the first to begin is the last to end
-        return read(self, out, places, wanted)
+        return read(self, out, places, wanted, past_cache)
 
     monkeypatch.setattr(Shard, "read_into", late)
     order = [7, 0, 11, 4, 5, 2, 9, 1, 10, 6, 3, 8]

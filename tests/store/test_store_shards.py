@@ -3,6 +3,7 @@ here and at length in `tox -e faults`."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -24,8 +25,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
+from headstart.common import files
 from headstart.common.errors import DamagedShardError, StoreError
 from headstart.store import FeatureFolder, FeatureStore, TrunkKey, array_to_ids, open_shard, trunk_key
+from headstart.store.shard import Shard
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 pytestmark = pytest.mark.neutral
 
@@ -101,9 +109,9 @@ def test_round_trip(dtype: str, n: int, row_shape: tuple[int, ...], seed: int) -
 
 @pytest.mark.parametrize("row_shape", [(), (3,), (700,), (5000,), (20_000,)], ids=str)
 @settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 99))
-def test_any_rows_come_to_any_places(row_shape: tuple[int, ...], seed: int) -> None:
-    """Neighbours, gaps narrow and wide, rows twice; more of them than one call of the system takes."""
+@given(seed=st.integers(0, 99), past_cache=st.booleans())
+def test_any_rows_come_to_any_places(row_shape: tuple[int, ...], seed: int, past_cache: bool) -> None:
+    """Neighbours, gaps narrow and wide, rows twice; more of them than are read at once."""
     chance = np.random.default_rng(seed)
     n = min(2000, 8_000_000 // max(1, *row_shape, 1))
     ids, rows = samples(n, row_shape, "uint8", seed)
@@ -114,7 +122,7 @@ def test_any_rows_come_to_any_places(row_shape: tuple[int, ...], seed: int) -> N
             wanted = np.arange(n)[seed :: seed % 3]
         places = chance.permutation(len(wanted)) if seed % 2 else np.arange(len(wanted))
         out = np.empty((len(wanted), *row_shape), np.uint8)
-        assert shard.read_into(out, places, wanted).all()
+        assert shard.read_into(out, places, wanted, past_cache).all()
         np.testing.assert_array_equal(out[places], rows[wanted])
 
 
@@ -132,6 +140,69 @@ def test_reading_goes_on_where_the_system_gives_less_or_has_no_preadv(tmp_path: 
             reader = FeatureStore(tmp_path).folder(folder.key)
             np.testing.assert_array_equal(reader.read([ids[i] for i in chosen]), rows[chosen])
             assert FeatureStore(tmp_path).verify().rows == 300
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="nothing is read past the cache here")
+@pytest.mark.parametrize("how", ["less", "ended", "refused", "not allowed", "not there"])
+def test_reading_past_the_cache_goes_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Where the system gives less than is asked for, or will not have it: a row in the middle of a page at both
+    ends, and the last one, behind which the file ends within a page."""
+    ids, rows = samples(3000, (5, 7), "float16")
+    folder = write(tmp_path, "float16", ids, rows)
+    asked: list[bool] = []
+
+    def preadv(handle: int, views: list[memoryview], start: int) -> int:
+        asked.append(bool(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT))
+        if asked[-1] and how == "refused":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if how == "ended" and len(asked) > 1:
+            return 0
+        count = os.preadv(handle, views, start)
+        return min(count, 5000) if how in ("less", "ended") else count
+
+    def set_flags(handle: int, command: int, *flags: int) -> int:
+        if flags and flags[0] & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return fcntl.fcntl(handle, command, *flags)
+
+    if how == "not allowed":
+        numbers = {name: getattr(fcntl, name) for name in ("F_GETFL", "F_SETFL")}
+        monkeypatch.setattr(files, "fcntl", SimpleNamespace(fcntl=set_flags, **numbers))
+    if how == "not there":
+        monkeypatch.setattr(files, "fcntl", None)
+    (path,) = folder.path.glob("*.safetensors")
+    shard, out = open_shard(path), np.empty_like(rows[1:])
+    with system(SimpleNamespace(**(vars(os) | {"preadv": preadv}))):
+        if how == "ended":
+            with pytest.raises(DamagedShardError, match="ends at byte"):
+                shard.read_into(out, np.arange(2999), np.arange(1, 3000), True)
+            return
+        assert shard.read_into(out, np.arange(2999), np.arange(1, 3000), True).all()
+    np.testing.assert_array_equal(out, rows[1:])
+    assert asked[0] == (how in ("less", "refused")) and asked[-1] == (how == "less")
+    assert (len(asked) > 20) == (how == "less")
+
+
+def test_a_share_of_the_shards_stays_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ones, whichever rows are asked for."""
+    ids, rows = samples(40, (3,), "float16")
+    for start in range(0, 40, 10):
+        folder = write(tmp_path, "float16", ids[start : start + 10], rows[start : start + 10])
+    past: dict[Path, bool] = {}
+    read_into = Shard.read_into
+
+    def noting(shard: Shard, out: Any, places: Any, numbers: Any, past_cache: bool = False) -> Any:
+        assert past.setdefault(shard.path, past_cache) == past_cache
+        return read_into(shard, out, places, numbers, past_cache)
+
+    monkeypatch.setattr(Shard, "read_into", noting)
+    for share, expected in ((1.0, 0), (0.5, 2), (0.7, 2), (0.0, 4)):
+        past.clear()
+        for chosen in (slice(None), slice(7, 31), slice(33, 40)):
+            np.testing.assert_array_equal(folder.read(ids[chosen], cached_share=share), rows[chosen])
+        assert (len(past), sum(past.values())) == (4, expected)
 
 
 def test_reading_takes_memory_for_the_rows_and_little_more(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.store import FeatureStore
 from headstart.store import writer as shard_writer
+from headstart.store.shard import Shard
+from headstart.training import placement as placing
 from headstart.training.feeds import Resident, Streamed, counted
 from headstart.training.placement import Placement, feeds_of, place_features
 from headstart.training.settings import Settings
@@ -238,6 +240,28 @@ def test_a_streamed_epoch_is_the_same_epoch_in_memory(
         np.testing.assert_allclose(streamed.losses, resident.losses, rtol=1e-4)
         assert streamed.accuracy == resident.accuracy
     np.testing.assert_allclose(val.logits(mine)[0], whole[1].logits(theirs)[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+def test_what_the_page_cache_cannot_hold_is_read_past_it(features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbytes, past = 60 * ROW_NBYTES, []
+    read_into = Shard.read_into
+
+    def noting(shard: Shard, out: Any, places: Any, rows: Any, past_cache: bool = False) -> Any:
+        past.append(past_cache)
+        return read_into(shard, out, places, rows, past_cache)
+
+    monkeypatch.setattr(Shard, "read_into", noting)
+    for left, share in ((nbytes + LITTLE, 1.0), (nbytes // 2 + LITTLE, 0.5), (LITTLE, 0.0), (0, 0.0)):
+        monkeypatch.setattr(placing, "available_memory", lambda left=left: left)
+        placement = placed(features, memory=LITTLE)
+        assert placement.cached_share == share
+        assert "cached_share" not in placement.as_dict()
+        past.clear()
+        train, _ = feeds_of(features, CUT, placement)
+        for _ in train.stored():
+            pass
+        assert any(past) == (share < 1) and all(past) == (share == 0)
 
 
 @pytest.mark.parametrize("memory", [None, LITTLE // 2])
