@@ -8,6 +8,7 @@ Invariant: what a backend's method gives depends on its arguments alone.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -43,9 +44,18 @@ def global_hooks() -> Iterator[None]:
         yield
 
 
+def _no_second_llvm() -> None:
+    """triton, which torch's compiler imports with itself, and TensorFlow each have an LLVM, and the one that comes
+    second to TensorFlow's ends the process. So where TensorFlow is there first, triton counts as not installed:
+    torch does without, and so do tracing, exporting and torchvision."""
+    if "tensorflow" in sys.modules:
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
+
 @contextmanager
 def door() -> Iterator[None]:
     """torch's own settings."""
+    _no_second_llvm()
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -124,3 +126,19 @@ def test_hooks_on_every_module_count_only_if_they_change_nothing(own: Any) -> No
         assert set(calls) <= {"Small", "Block", "Conv2d", "BatchNorm2d", "Linear"}
     with every_module(lambda _m, _i, value: value * 2), pytest.raises(hs.errors.SettingError, match="at the cut"):
         hs.wrap(own.small(), "block", P)
+
+
+def test_triton_is_left_out_where_tensorflow_came_first(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their two LLVMs in one process end it, and torch.export, torch.fx and torchvision import triton."""
+    from headstart.backends.doors.torch import door
+
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    with door():
+        assert "triton" not in sys.modules
+    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+    with door(), pytest.raises(ModuleNotFoundError):
+        import triton  # noqa: F401
+    monkeypatch.setitem(sys.modules, "triton", there := ModuleType("triton"))
+    with door():
+        assert sys.modules["triton"] is there

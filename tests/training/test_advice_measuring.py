@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import headstart as hs
 from headstart.common.errors import CutError, DataError, SettingError, UnknownNameError
+from headstart.training.advice import maps
 from headstart.training.advice.candidates import candidates, default_cuts
 from headstart.training.advice.familiarity import familiarity
 from headstart.training.advice.held_out import PENALTIES
@@ -198,3 +201,19 @@ def test_a_map_is_of_principal_components() -> None:
     assert drawn["method"] in ("PCA", "UMAP") and len(drawn["points"]) == N
     assert all(0 <= point["x"] <= 1 and point["picture"].startswith("data:image/png") for point in drawn["points"])
     assert [point["class"] for point in drawn["points"]] == labels.tolist()
+
+
+def test_a_map_by_umap_imports_no_more_than_umap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the rest of its package, which imports TensorFlow."""
+    (tmp_path / "umap").mkdir()
+    (tmp_path / "umap" / "__init__.py").write_text("raise RuntimeError('the whole package')")
+    (tmp_path / "umap" / "umap_.py").write_text(
+        "class UMAP:\n    def __init__(self, random_state): ...\n    def fit_transform(self, x): return x[:, 1:]"
+    )
+    for name in ("umap", "umap.umap_"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    places, method, _ = maps._places(x, np.arange(20))
+    assert (method, places.shape) == ("UMAP", (20, 2)) and "umap" not in sys.modules
+    monkeypatch.delitem(sys.modules, "umap.umap_")

@@ -3,9 +3,10 @@ components."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,10 @@ def feature_map(x: np.ndarray, data: Samples, images: Dataset | None) -> dict[st
 
 def _places(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, str, float | None]:
     x = standardised(x)
-    if find_spec("umap") is not None and len(rows) > 15:
-        umap: Any = import_module("umap")  # of the extra headstart[umap]
-
+    if find_spec("umap") is not None and len(rows) > 15:  # of the extra headstart[umap]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            umap = _umap()
             return np.asarray(umap.UMAP(random_state=0).fit_transform(x[rows]), np.float64), "UMAP", None
     from sklearn.decomposition import PCA
 
@@ -61,3 +61,18 @@ def _places(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, str, float | N
     if count < 2:
         places = np.concatenate([places, np.zeros((len(places), 2 - count))], 1)
     return places, "PCA", float(pca.explained_variance_ratio_.sum())
+
+
+def _umap() -> Any:
+    """The module of umap-learn that has UMAP, without the package's others: one of them imports TensorFlow where
+    it is installed, which takes seconds, and beside which torch's compiler cannot be imported any more."""
+    name = "umap"
+    if name in sys.modules:
+        return import_module("umap.umap_")
+    spec = find_spec(name)
+    assert spec is not None
+    sys.modules[name] = module_from_spec(spec)  # it knows where its modules are, and has imported none
+    try:
+        return import_module("umap.umap_")
+    finally:
+        del sys.modules[name]
