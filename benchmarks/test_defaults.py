@@ -13,6 +13,7 @@ penalty in them. Figures are percent, mean of the splits and its standard error.
 from __future__ import annotations
 
 import argparse
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ EXPERIMENTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "Features": {"as they are": {"standardize": False}},
     "Learning rate": {str(lr): {"lr": lr} for lr in (0.0003, 0.001, 0.01, 0.03)},
     "Schedule": {"constant": {"schedule": "constant"}, "no warm-up": {"warmup": 0.0}},
-    "Weight decay": {str(decay): {"weight_decay": decay} for decay in (0.0, 0.1, 1.0)},
+    "Weight decay": {
+        str(decay): {"optimizer": hs.AdamW(lr=0.003, weight_decay=decay)} for decay in (0.0, 0.1, 1.0)
+    },
     "Length": {
         f"{epochs} epochs, the last is kept": {"epochs": epochs, "monitor": None} for epochs in (5, 20, 300)
     },
@@ -151,6 +154,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table there as well")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
+    # an option that there is no longer is found now, and not after minutes
+    known = inspect.signature(hs.fit).parameters
+    assert all(options.keys() <= known.keys() for named in EXPERIMENTS.values() for options in named.values())
     folders = {name: Path(path) for name, _, path in (of.partition("=") for of in asked.data)}
     of = list(cases(folders, asked.trunks.split(","), asked.backend))
     report(of, asked.splits, asked.backend, QUICK if asked.quick else list(EXPERIMENTS), asked.out)
