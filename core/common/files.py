@@ -114,30 +114,28 @@ def bypass_cache(handle: int) -> bool:
     return True
 
 
-def read_span(handle: int, start: int, stop: int, memory: memoryview, direct: bool) -> memoryview:
-    """The file's bytes from `start` to `stop`, in `memory`, which begins at a page and is a page larger at both
-    ends. `direct`: `bypass_cache` was called, and said yes. EOFError at the file's end."""
-    if direct:
-        # Such a reading begins and ends at a page, or at the file's end.
-        low = start - start % PAGE_NBYTES
-        wanted = memory[: stop - low + -stop % PAGE_NBYTES]
-        try:
-            done = os.preadv(handle, [wanted], low)
-            while done < stop - low:  # less than was asked for; what ends within a page is read again from there
-                at = done - done % PAGE_NBYTES
-                more = os.preadv(handle, [wanted[at:]], low + at)
-                if at + more <= done:
-                    raise EOFError(f"ends at byte {low + done}")
-                done = at + more
-            return wanted[start - low : stop - low]
-        except OSError as error:
-            # It was promised, and is refused for these places or this memory: larger sectors, a file system in
-            # user space.
-            if error.errno != errno.EINVAL:
-                raise
-            fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~_DIRECT)
-    read_at(handle, start, [memory[: stop - start]])
-    return memory[: stop - start]
+def read_span(handle: int, start: int, stop: int, memory: memoryview) -> memoryview:
+    """The file's bytes from `start` to `stop`, in `memory`, which begins at a page and has room for a page more at
+    both ends; for a handle to which `bypass_cache` said yes. EOFError at the file's end."""
+    # Such a reading begins and ends at a page, or at the file's end.
+    low = start - start % PAGE_NBYTES
+    wanted = memory[: stop - low + -stop % PAGE_NBYTES]
+    try:
+        done = os.preadv(handle, [wanted], low)
+        while done < stop - low:  # less than was asked for; what ends within a page is read again from there
+            at = done - done % PAGE_NBYTES
+            more = os.preadv(handle, [wanted[at:]], low + at)
+            if at + more <= done:
+                raise EOFError(f"ends at byte {low + done}")
+            done = at + more
+    except OSError as error:
+        # It was promised, and is refused for these places or this memory: larger sectors, a file system in user
+        # space. The next span is read as this one is then, through the page cache.
+        if error.errno != errno.EINVAL:
+            raise
+        fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~_DIRECT)
+        read_at(handle, low, [wanted[: stop - low]])
+    return wanted[start - low : stop - low]
 
 
 def _seek_and_read(handle: int, views: Sequence[memoryview], start: int) -> int:

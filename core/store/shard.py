@@ -56,7 +56,10 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_ .+-]")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _ADVISABLE = hasattr(os, "posix_fadvise")
 _GAP_NBYTES = 16 << 10  # reading so much for nothing costs less than another call
-_SPAN_NBYTES = 1 << 20  # rows are read at once up to so many bytes, which the processor's own cache holds
+# Twice as many buffers are within every system's limit for one call; and with many more of them at once Python's
+# garbage collector would come by, and look at all that the process holds.
+_ROWS_AT_ONCE = 256
+_SPAN_NBYTES = 1 << 20  # past the page cache so much is read at once, which the processor's own cache holds
 # What file systems with checksums of their own say of theirs, and what is no file at all.
 _DAMAGE = {errno.EISDIR, errno.ELOOP} | {
     getattr(errno, name, errno.EISDIR) for name in ("EBADMSG", "ENODATA", "EUCLEAN")
@@ -157,31 +160,77 @@ class Shard:
         it back.
         """
         intact = np.empty(len(rows), np.bool_)
-        nbytes = self.row_nbytes
-        target = out.reshape(-1).view(np.uint8).reshape(-1, nbytes)
-        scratch: memoryview | None = None
+        target = out.reshape(-1).view(np.uint8).reshape(-1, self.row_nbytes)
         with self._reading() as handle:
             if _ADVISABLE:  # what is read ahead unasked, as much again as a block, is not used
                 with suppress(OSError):
                     os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-            direct = past_cache and bypass_cache(handle)
-            for piece in self._near_each_other(rows):
-                numbers = rows[piece]
-                first, last = int(numbers[0]), int(numbers[-1])
-                begin, end = self.data_start + first * nbytes, self.data_start + (last + 1) * nbytes
-                if scratch is None:
-                    most = min(max(_SPAN_NBYTES, nbytes), len(self) * nbytes) + 2 * PAGE_NBYTES
-                    scratch = aligned_empty((most,), np.dtype(np.uint8), PAGE_NBYTES).data
-                span = np.frombuffer(read_span(handle, begin, end, scratch, direct), np.uint8).reshape(-1, nbytes)
-                if len(span) != len(numbers):
-                    span = span[numbers - first]
-                # All in the processor's own cache: verified there, and copied from there to the rows' places.
-                intact[piece] = row_checksums(span) == self.checksums[numbers]
-                target[places[piece]] = span
+            if past_cache and bypass_cache(handle):
+                self._read_spans(handle, target, places, rows, intact)
+            else:
+                self._read_rows(handle, target, places, rows, intact)
         return intact
 
+    def _read_rows(
+        self,
+        handle: int,
+        target: NDArray[np.uint8],
+        places: NDArray[np.intp],
+        rows: NDArray[np.intp],
+        intact: NDArray[np.bool_],
+    ) -> None:
+        """Rows straight to their places, out of the page cache or into it; `target` is `(n, row_nbytes)`."""
+        nbytes, memory = self.row_nbytes, target.reshape(-1).data
+        gap = memoryview(bytearray(_GAP_NBYTES))
+        step = max(1, min(_ROWS_AT_ONCE, _PIECE_NBYTES // nbytes))
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            piece_rows = rows[piece]
+            views = [memory[place : place + nbytes] for place in (places[piece] * nbytes).tolist()]
+            gaps = (np.diff(piece_rows) - 1) * nbytes
+            apart = np.flatnonzero(gaps)  # few, where whole blocks are read
+            # Rows that are near each other are read by one call, straight to their places.
+            near: list[memoryview] = []
+            first = done = 0
+            for k, nothing in zip((apart + 1).tolist(), gaps[apart].tolist(), strict=True):
+                near += views[done:k]
+                done = k
+                if 0 < nothing <= _GAP_NBYTES:
+                    near.append(gap[:nothing])
+                else:
+                    read_at(handle, self.data_start + int(piece_rows[first]) * nbytes, near)
+                    near, first = [], k
+            near += views[done:]
+            read_at(handle, self.data_start + int(piece_rows[first]) * nbytes, near)
+            checksums = np.fromiter(map(xxh3_64_intdigest, views), CHECKSUM, len(views))
+            intact[piece] = checksums == self.checksums[piece_rows]
+
+    def _read_spans(
+        self,
+        handle: int,
+        target: NDArray[np.uint8],
+        places: NDArray[np.intp],
+        rows: NDArray[np.intp],
+        intact: NDArray[np.bool_],
+    ) -> None:
+        """As `_read_rows`, past the page cache: runs of rows into memory that is used again and again, then to
+        their places. A disk is slower where it has to scatter them itself."""
+        nbytes = self.row_nbytes
+        most = min(max(_SPAN_NBYTES, nbytes), len(self) * nbytes) + 2 * PAGE_NBYTES
+        scratch = aligned_empty((most,), np.dtype(np.uint8), PAGE_NBYTES).data
+        for piece in self._near_each_other(rows):
+            numbers = rows[piece]
+            first, last = int(numbers[0]), int(numbers[-1])
+            begin, end = self.data_start + first * nbytes, self.data_start + (last + 1) * nbytes
+            span = np.frombuffer(read_span(handle, begin, end, scratch), np.uint8).reshape(-1, nbytes)
+            if len(span) != len(numbers):
+                span = span[numbers - first]
+            # All in the processor's own cache: verified there, and copied from there.
+            intact[piece] = row_checksums(span) == self.checksums[numbers]
+            target[places[piece]] = span
+
     def _near_each_other(self, rows: NDArray[np.intp]) -> Iterator[slice]:
-        """Runs of rows that are read at once: with gaps that cost less than another call, and not too long."""
+        """Runs of rows that `_read_spans` reads at once: not too long, with gaps that cost less than a call."""
         nbytes = self.row_nbytes
         gaps = (np.diff(rows) - 1) * nbytes
         apart = np.flatnonzero((gaps < 0) | (gaps > _GAP_NBYTES)) + 1
