@@ -15,6 +15,7 @@ from PIL import Image
 
 from headstart.common.errors import DataError
 from headstart.data.annotations import MULTI, SINGLE, Annotations, single
+from headstart.data.colours import mend_of
 from headstart.data.columns import check_task, groups_in, is_missing, labels_in, weights_in
 from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
@@ -199,13 +200,7 @@ def _values(named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def check_image(image: np.ndarray, what: str) -> None:
     if image.dtype != np.uint8:
-        mend = {
-            "f": " (floats of 0 to 1: (255 * images).round().astype('uint8'); of 0 to 255: "
-            "images.round().clip(0, 255).astype('uint8'))",
-            "u": " (of 16 bits: (images / 257).round().astype('uint8'))",
-            "b": " (of black and white: 255 * images.astype('uint8'))",
-        }.get(image.dtype.kind, "")
-        raise DataError(f"{what}: the pixels are {image.dtype}; expected uint8, 0 to 255{mend}")
+        raise DataError(f"{what}: the pixels are {image.dtype}; expected uint8, 0 to 255{mend_of(image.dtype)}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         first = image.ndim == 3 and image.shape[0] in (1, 3, 4)
         mend = "; the channels come last: np.moveaxis(images, -3, -1)" if first else ""

@@ -1,6 +1,7 @@
 """Pixels of every mode become 8-bit RGB, by one rule for files and for Pillow images in memory.
 
-* Grey of 16 bits is scaled, from 0..65535 to 0..255, and never clipped.
+* Grey of 16 bits is scaled, from 0..65535 to 0..255, and never clipped. Of a camera's 10 or 12 bits in 16 nobody
+  knows which those are; what comes out nearly black is remarked.
 * Integers of 32 bits are read as 16 bits are, where they fit; where all are below 256 nobody knows what was meant.
 * Floats are read from 0 (black) to 1 (white); whatever reaches beyond has a range that nobody knows.
 * Alpha is dropped, not composited, as torchvision's and timm's loaders do: published weights were made so.
@@ -21,6 +22,38 @@ LAB = "is in LAB colours, which need a colour profile to become RGB; convert it 
 BITS, MEANING_OF_ZERO, KIND_OF_SAMPLES = 258, 262, 339  # TIFF's tags
 WHITE, SIGNED = 0, (2,)
 TOP = 65535
+
+
+NEARLY_BLACK = 16
+"""the greatest 8-bit value of 12 bits that were not scaled up to 16: rounded of grey; of colour it is cut to 15"""
+
+
+def mend_of(dtype: np.dtype) -> str:
+    """How pixels of `dtype` become uint8, for the end of an error, by what their range may be; "" of others."""
+    to_255 = "of 0 to 255: images.astype('uint8')"
+    if dtype.kind == "f":
+        return (
+            " (floats of 0 to 1: (255 * images).round().astype('uint8'); of 0 to 255: "
+            "images.round().clip(0, 255).astype('uint8'))"
+        )
+    if dtype.kind == "b":
+        return " (of black and white: 255 * images.astype('uint8'))"
+    if dtype.kind == "u" and dtype.itemsize == 2:
+        return f" (of 16 bits: (images / 257).round().astype('uint8'); {to_255})"
+    return f" ({to_255})" if dtype.kind in "iu" and dtype.itemsize > 1 else ""
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image that is not loaded yet has more than 8 bits a value: grey ones, and colours, of which
+    Pillow's decoder leaves the upper byte. BGR;16 of BMP is 16 bits a pixel."""
+    raw = [str(tile[3]).lstrip("('") for tile in getattr(image, "tile", None) or ()]
+    return image.mode.startswith("I") or any(";16" in mode and not mode.startswith("BGR") for mode in raw)
+
+
+def is_nearly_black(image: Image.Image) -> bool:
+    """Whether an 8-bit image that was made of 16 bits looks as if the bits were fewer and not scaled up."""
+    tops = [int(high) for _, high in np.atleast_2d(image.getextrema())]
+    return max(tops[:3]) <= NEARLY_BLACK
 
 
 def deep_to_8(pixels: np.ndarray, top: int = TOP) -> np.ndarray:

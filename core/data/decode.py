@@ -23,11 +23,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from headstart.common.errors import ImageError, SettingError, UnknownNameError
 from headstart.data.breaks import HALF, MISSING
-from headstart.data.colours import check_samples, to_rgb
+from headstart.data.colours import check_samples, is_deep, is_nearly_black, to_rgb
 from headstart.data.formats import PREFIX_NBYTES, kind_of
 from headstart.data.limits import check_size
 from headstart.data.limits import max_pixels as max_pixels
 from headstart.data.readers import READERS, Opened
+from headstart.data.remarks import BLACK
 from headstart.data.signatures import no_image
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -135,7 +136,10 @@ def decoded(encoded: bytes, source: str | Path, keep: bool = False, enough: int 
     with _as_image_errors(source):
         image, remarks = _open(encoded, source, keep)
         extent = None if enough is None else _reduced(image, enough, source)
+        deep = is_deep(image)
         upright = _upright(image, source)
+        if deep and is_nearly_black(upright):
+            remarks = [*remarks, BLACK]
         if extent is not None:
             upright.info[EXTENT] = extent.turned(_orientation(image))
         return Decoded(upright, remarks)

@@ -14,12 +14,13 @@ from PIL import Image
 
 from headstart.common.errors import ImageError
 from headstart.data.breaks import HALF, MISSING
-from headstart.data.colours import deep_to_8, floats_to_8
+from headstart.data.colours import deep_to_8, floats_to_8, is_nearly_black
 from headstart.data.limits import check_size
+from headstart.data.remarks import BLACK
 
 
-def open_npy(encoded: bytes, source: str | Path) -> Image.Image:
-    """The picture, RGB. Raises ImageError for arrays of other shapes and numbers."""
+def open_npy(encoded: bytes, source: str | Path) -> tuple[Image.Image, list[str]]:
+    """The picture, RGB, and what is to be remarked. Raises ImageError for arrays of other shapes and numbers."""
     stream = io.BytesIO(encoded)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -46,4 +47,5 @@ def open_npy(encoded: bytes, source: str | Path) -> Image.Image:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     elif dtype.itemsize == 2:
         pixels = deep_to_8(pixels)
-    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+    image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+    return image, [BLACK] if dtype.kind == "u" and dtype.itemsize == 2 and is_nearly_black(image) else []

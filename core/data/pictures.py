@@ -19,6 +19,7 @@ from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import unlabelled
 from headstart.data.any_files import files_for
 from headstart.data.arrays import arrays, pixels
+from headstart.data.colours import mend_of
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.decode import decode
 from headstart.data.door import as_data_set, described, is_frame, is_hub_set
@@ -145,8 +146,7 @@ def _of_array(images: np.ndarray) -> Dataset:
             "np.moveaxis(images, 0, -1)[None], of grey ones images[..., None]"
         )
     if images.dtype != np.uint8:
-        wide = ": (images / 257).round().astype('uint8')" if images.dtype == np.uint16 else ""
-        raise SettingError(f"the pixels are {images.dtype}; expected uint8, 0 to 255{wide}")
+        raise SettingError(f"the pixels are {images.dtype}; expected uint8, 0 to 255{mend_of(images.dtype)}")
     return arrays(images, np.zeros(len(images), np.int64)) if len(images) else _files([])
 
 

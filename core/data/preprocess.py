@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
+from headstart.data.colours import mend_of
 from headstart.data.dataset import Dataset
 from headstart.data.decode import extent_of
 from headstart.data.rows import ALONE, described
@@ -202,11 +203,7 @@ class Preprocess:
         if data.entries is None:
             return
         shape, dtype = data.entries.get(ALONE, ((), ""))
-        mend = {
-            "float": " (floats of 0 to 1: (255 * images).round().astype('uint8'); of 0 to 255: "
-            "images.round().clip(0, 255).astype('uint8'))",
-            "uint16": " (of 16 bits: (images / 257).round().astype('uint8'))",
-        }.get(dtype if dtype == "uint16" else dtype.rstrip("0123456789"), "")
+        mend = mend_of(np.dtype(dtype)) if len(shape) in (2, 3) and dtype != "bfloat16" else ""
         raise DataError(
             f"the data set {data.name!r} yields {described(data.entries)} a sample, and the model takes images; "
             + (f"images are uint8, 0 to 255{mend}" if len(shape) in (2, 3) else "see hs.wrap for other inputs")

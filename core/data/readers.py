@@ -118,5 +118,5 @@ READERS: dict[str, Reader] = {
     "HEIC": _heic,
     "JPEG XL": lambda encoded, source, keep: Opened(open_jxl(encoded, source)),
     "DICOM": lambda encoded, source, keep: Opened(*open_dicom(encoded, source)),
-    "NumPy": lambda encoded, source, keep: Opened(open_npy(encoded, source)),
+    "NumPy": lambda encoded, source, keep: Opened(*open_npy(encoded, source)),
 }

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-FRAMES, PAGES, KEPT, WINDOW, RANGE = "frames", "pages", "kept", "window", "range"
+FRAMES, PAGES, KEPT, BLACK, WINDOW, RANGE = "frames", "pages", "kept", "black", "window", "range"
 TEXTS = {
     FRAMES: ("has several frames and gives the first", "have several frames and give the first"),
     PAGES: ("has several pages and gives the first", "have several pages and give the first"),
     KEPT: (
         "breaks off and was kept, what is missing of it grey",
         "break off and were kept, what is missing of them grey",
+    ),
+    BLACK: (
+        "is of 16 bits and nearly black, as of a camera's 8 to 12 bits that were not scaled up to 65535",
+        "are of 16 bits and nearly black, as of a camera's 8 to 12 bits that were not scaled up to 65535",
     ),
     WINDOW: (
         "is shown in the window that its DICOM file names",
@@ -22,8 +26,8 @@ TEXTS = {
     ),
 }
 """remark -> how it is said of one picture, and of several"""
-GRAVE = (FRAMES, PAGES, KEPT)
-"""those after which something is missing"""
+GRAVE = (FRAMES, PAGES, KEPT, BLACK)
+"""those after which something is missing, or hardly to be seen"""
 NAMED = 3  # pictures
 
 

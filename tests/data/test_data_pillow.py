@@ -205,14 +205,15 @@ def test_tensors_and_what_is_no_picture() -> None:
         "are a int": 7,
         "of one image make a list": picture(),
         "image 0 is a str; expected an array": ["x.png"],
-        "of 16 bits: .images / 257": [images[0].astype(np.uint16)],
+        "of 16 bits: .images / 257.*of 0 to 255: images.astype": [images[0].astype(np.uint16)],
+        "int64; expected uint8, 0 to 255 .of 0 to 255": [images[0].astype(np.int64)],
         "floats of 0 to 1: .*of 0 to 255": [images[0].astype(np.float32)],
         "the channels come last": images.transpose(0, 3, 1, 2),
     }
     for reason, value in wrong.items():
         with pytest.raises(DataError, match=reason):
             hs.data.arrays(value, [0, 1, 1])
-    with pytest.raises(SettingError, match="the pixels are uint16"):
+    with pytest.raises(SettingError, match=r"the pixels are uint16.*images / 257.*of 0 to 255: images.astype"):
         as_dataset(images.astype(np.uint16))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from PIL import Image, features
 import headstart as hs
 from headstart.data.decode import decode, decoded
 from headstart.data.preprocess import Preprocess
-from headstart.data.remarks import FRAMES, PAGES, Remarks
+from headstart.data.remarks import BLACK, FRAMES, PAGES, Remarks
 from headstart.data.summary import say
 
 pytestmark = pytest.mark.neutral
@@ -69,6 +71,34 @@ def test_a_gif_whose_later_frames_are_damaged_keeps_its_first() -> None:
     encoded = frames("GIF")
     image, _ = decoded(encoded[: len(frames("GIF", 1)) + 30], "x")
     np.testing.assert_array_equal(np.asarray(image), np.asarray(decode(encoded, "x")))
+
+
+def png16(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a value, `(h, w)` or `(h, w, 3)`; Pillow writes no such colours."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2 if values.ndim == 3 else 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+def written(values: np.ndarray, kind: str) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values) if kind == "npy" else Image.fromarray(values).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "npy", "colours"])
+def test_fewer_bits_in_16_that_were_not_scaled_up_are_remarked(kind: str) -> None:
+    grey = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    of = {"colours": lambda values: png16(np.dstack([values] * 3))}.get(kind, lambda values: written(values, kind))
+    assert list(decoded(of(grey), "x").remarks) == [BLACK]
+    assert list(decoded(of(grey // 16), "x").remarks) == [BLACK]
+    assert list(decoded(of(grey * 4), "x").remarks) == []  # of 14 bits there is enough to see
+    dark = written((grey // 512).astype(np.uint8), "PNG")
+    assert list(decoded(dark, "x").remarks) == []  # of 8 bits, so that dark is what it is
 
 
 @pytest.fixture
