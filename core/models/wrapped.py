@@ -282,8 +282,9 @@ def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) ->
                 f"{type(its).__name__}: {str(its)[:ERROR_LENGTH]}. If it takes something else, say so with "
                 "preprocess= or example="
             ) from its
+        cut = "" if request.cut is None else f", cut at {request.cut!r},"
         raise SettingError(
-            f"{called} runs on two samples of {inputs}, and its copy, cut at {request.cut!r}, does not: "
+            f"{called} runs on two samples of {inputs}, and its copy{cut} does not: "
             f"{type(error).__name__}: {str(error)[:ERROR_LENGTH]}. Cut it elsewhere, or wrap a module that can be "
             "copied"
         ) from error

@@ -308,6 +308,10 @@ def test_who_fails_is_named(own: Any) -> None:
     with pytest.raises(SettingError, match=r"its copy.*does not: RuntimeError: not me") as caught:
         hs.wrap(Uncopied().eval(), "block", P)
     assert "preprocess" not in str(caught.value)
+    with pytest.raises(
+        SettingError, match=r"and its copy does not: RuntimeError: not me"
+    ):  # where no cut was named
+        hs.wrap(Uncopied().eval(), preprocess=P)
     with pytest.raises(SettingError, match=r"could not be run on two samples.*preprocess= or example="):
         hs.wrap(own.mlp(7, 3), head="linear", classes=2, preprocess=P)
 
