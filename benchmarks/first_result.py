@@ -5,7 +5,8 @@ what people write today: features in memory, then scikit-learn's LogisticRegress
 
 PHOTOGRAPHS: a folder a class. WEIGHTS: timm's tf_efficientnet_lite0 as safetensors. It prints processor seconds
 (user and system, of child processes too) and wall seconds of each process, of short ones the median of three; the
-import of the framework is the floor of any.
+import of the framework is the floor of any. Python keeps bytecode, as of what pip has installed: an environment
+that has it keep none, as many of containers do, has headstart's sources compiled at each start.
 
 The plain scripts: timm and torchvision's ImageFolder behind a DataLoader; keras.applications and
 image_dataset_from_directory, where there is no Lite0, so that it is EfficientNetB0 (390 million multiplications
@@ -73,8 +74,9 @@ def plain(name: str, photographs: str, weights: str, out: str) -> None:
 
 def seconds(command: list[str], **variables: str) -> tuple[float, float]:
     """Of the processor and of the wall."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **variables})
+    subprocess.run(command, check=True, capture_output=True, env={**kept, **variables})
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, wall
 
@@ -85,14 +87,16 @@ def main(backend: str, photographs: str, weights: str) -> None:
         def ours(cache: str) -> tuple[float, float]:
             options = ["--data", photographs, "--model", MODEL, "--weights", weights, "--out", f"{folder}/run"]
             command = [sys.executable, "-m", "headstart", "fit", *options]
-            return seconds(command, HEADSTART_BACKEND=backend, HEADSTART_CACHE=f"{folder}/{cache}")
+            return seconds(command, **bytecode, HEADSTART_BACKEND=backend, HEADSTART_CACHE=f"{folder}/{cache}")
 
         def script() -> tuple[float, float]:
             command = [sys.executable, __file__, "plain", PLAIN[backend], photographs, weights, folder]
-            return seconds(command)
+            return seconds(command, **bytecode)
 
+        bytecode = {"PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
         imports = [sys.executable, "-c", f"import {IMPORTS[backend]}"]
-        show(backend, "import", [seconds(imports) for _ in range(TIMES)])
+        seconds(imports, **bytecode)
+        show(backend, "import", [seconds(imports, **bytecode) for _ in range(TIMES)])
         show(backend, f"plain script ({PLAIN[backend]})", [script()])
         show(backend, "headstart fit, cold", [ours("cache")])
         show(backend, "headstart fit, warm", [ours("cache") for _ in range(TIMES)])

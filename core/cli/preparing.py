@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -157,7 +158,8 @@ def data_of(source: DataSource) -> Dataset:
 
 def import_quietly(backend: str, device: str, precision: str = "float32") -> None:
     """Import a framework and let it look for devices. What it logs to standard error meanwhile is put aside: some
-    log there before any of their settings are read."""
+    log there before any of their settings are read. No garbage is looked for later in what a process imports
+    first, as it stays: a search through all of a framework takes 0.1 s."""
     from headstart.contract import registry
 
     about = registry.describe(backend)
@@ -165,7 +167,10 @@ def import_quietly(backend: str, device: str, precision: str = "float32") -> Non
         os.environ.setdefault(variable, value)
     # of any backend: the export of one's run is written by another's framework, beside the first one's threads
     modules = (module for name in registry.installed() for module in registry.describe(name).modules)
-    with warnings.catch_warnings(), quietly(watched=not any(module in sys.modules for module in modules)):
+    first = not any(module in sys.modules for module in modules)
+    with warnings.catch_warnings(), quietly(watched=first):
         # of a device that does not compute: it is told of when the place is decided in earnest, not put aside
         warnings.simplefilter("ignore", DeviceWarning)
         registry.load(backend).place(device, precision)
+    if first:
+        gc.freeze()

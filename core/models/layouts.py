@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -46,10 +47,14 @@ SAME = Layout("torchvision", lambda name, shape: (name, shape))
 def by_rules(name: str, *rules: tuple[str, str] | tuple[str, str, Callable[[Shape], Shape]]) -> Layout:
     """A layout of rows (pattern that our whole name matches, their name with \\1 and so on, change of shape);
     the first that matches is taken, a name that none matches stays."""
-    compiled = [(re.compile(rule[0]), rule[1], rule[2] if len(rule) > 2 else None) for rule in rules]
+
+    @cache
+    def compiled() -> list[tuple[re.Pattern[str], str, Callable[[Shape], Shape] | None]]:
+        """When a name is asked for, since most of a process's architectures are never made."""
+        return [(re.compile(rule[0]), rule[1], rule[2] if len(rule) > 2 else None) for rule in rules]
 
     def rename(ours: str, shape: Shape) -> tuple[str, Shape]:
-        for pattern, theirs, change in compiled:
+        for pattern, theirs, change in compiled():
             if found := pattern.fullmatch(ours):
                 return found.expand(theirs), change(shape) if change is not None else shape
         return ours, shape

@@ -24,6 +24,7 @@ class Noticed:
 sys.meta_path.insert(0, Noticed())
 start.main()
 print("after:", gc.isenabled(), gc.get_freeze_count() > 10_000)
+print("little is left to look through:", len(gc.get_objects()) < 1_000)
 """
 
 
@@ -35,6 +36,7 @@ def test_garbage_is_looked_for_again_as_it_was_before(before: str) -> None:
     assert lines[0] == "importing: False"
     assert lines[1].startswith("headstart ")
     assert lines[2] == f"after: {before == 'on'} True"
+    assert lines[3] == "little is left to look through: True"  # as Python ends
 
 
 def test_both_ways_of_starting_begin_there() -> None:

@@ -317,9 +317,10 @@ def test_a_device_that_does_not_compute_is_told_of(monkeypatch: pytest.MonkeyPat
     assert [warning.category for warning in seen] == [DeviceWarning]
 
 
-def test_no_process_is_forked_beside_any_framework(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another backend's may run already: the export of one's run is written by another's."""
-    asked = []
+def test_the_first_framework_alone_is_watched_and_kept_from_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside another backend's, which may run already as the export of one's run is written by another's, no
+    process is forked; nor is what has become garbage meanwhile kept for good."""
+    asked, frozen = [], []
 
     @contextlib.contextmanager
     def quietly(watched: bool) -> Iterator[None]:
@@ -329,6 +330,7 @@ def test_no_process_is_forked_beside_any_framework(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("headstart.cli.preparing.quietly", quietly)
     monkeypatch.setattr(registry, "load", lambda name: SimpleNamespace(place=lambda *_: None))
     monkeypatch.setattr(registry, "installed", registry.names)
+    monkeypatch.setattr("gc.freeze", lambda: frozen.append(len(asked)))
     for name in registry.names():
         for module in registry.describe(name).modules:
             monkeypatch.delitem(sys.modules, module, raising=False)
@@ -336,3 +338,4 @@ def test_no_process_is_forked_beside_any_framework(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, registry.describe("jax").modules[-1], SimpleNamespace())
     import_quietly("torch", "cpu")
     assert asked == [True, False]
+    assert frozen == [1]
