@@ -13,6 +13,7 @@ from numbers import Integral
 from typing import Any
 
 from headstart.common.errors import DataError, DataWarning, HeadstartError
+from headstart.common.text import listed
 
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
 
@@ -66,7 +67,7 @@ def warn_of_kin(names: Iterable[str]) -> None:
     if kin := [group for group in groups.values() if len(group) > 1]:
         more = f", and {len(kin) - 1:,} more such" if len(kin) > 1 else ""
         warnings.warn(
-            f"the classes {' and '.join(map(shown, kin[0]))} differ in how they are written alone{more}, and each "
+            f"the classes {listed([*map(shown, kin[0])])} differ in how they are written alone{more}, and each "
             "is a class of its own: if they are one, write them alike; if not, name all classes: classes=[...]",
             DataWarning,
             stacklevel=6,

@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.common.errors import DataWarning
 from headstart.data.annotations import PARTS, REGRESSION, SINGLE, Annotations
-from headstart.data.names import shown
+from headstart.data.layouts import listed
 from headstart.data.samples import Samples
 
 SHOWN = 5
@@ -28,8 +28,8 @@ def warn_of_untrained(about: Annotations, name: str) -> None:
     if not (elsewhere := [about.classes[k] for k in about.used().tolist() if not to_train[k]]):
         return
     warnings.warn(
-        f"{name}: the training part has no image of {_named(elsewhere)}, which other parts have: what is not "
-        f"trained is not recognised. Move some there, or {MEND}",
+        f"{name}: the training part has no image of {listed(elsewhere, SHOWN)}, which other parts have: what is "
+        f"not trained is not recognised. Move some there, or {MEND}",
         DataWarning,
         stacklevel=4,
     )
@@ -86,15 +86,10 @@ def _places(data: Samples, number: int) -> np.ndarray:
 
 def _counted(data: Samples, numbers: Sequence[int]) -> str:
     """ "the class 'a' has", "2 classes ('a', 'b') have"; of many the first ones."""
-    names = _named([data.classes[k] for k in numbers])
+    names = listed([data.classes[k] for k in numbers], SHOWN)
     if len(numbers) == 1:
         return f"the {'class' if data.task == SINGLE else 'label'} {names} has"
     return f"{len(numbers):,} {'classes' if data.task == SINGLE else 'labels'} ({names}) have"
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(map(shown, names[:SHOWN]))}{more}"
 
 
 def _warn(text: str) -> None:
