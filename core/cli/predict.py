@@ -28,6 +28,7 @@ from headstart.cli.results import keep_figures
 from headstart.common.errors import SettingError
 from headstart.common.log import LOG
 from headstart.common.places import expanded
+from headstart.common.text import first_few
 
 if TYPE_CHECKING:
     from headstart.training.prediction import Predictor
@@ -138,7 +139,7 @@ def _counted(written: Written) -> str:
     texts += [f"{name} {low:.6g} to {high:.6g}" for name, (low, high) in written.ranges.items()]
     if not texts:
         return f"none with a {written.noun}"
-    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
+    return first_few(texts, SHOWN)
 
 
 def _say_unread(count: int, total: int, examples: Sequence[str]) -> None:

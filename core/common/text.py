@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from headstart.common.redact import redacted
@@ -66,6 +67,14 @@ def counted(count: float, noun: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """ "jax, flax and optax"."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def first_few(texts: Collection[str], most: int, between: str = ", ") -> str:
+    """The first `most`, in their order, and how many more there are, so that a message stays readable: "a, b and 3
+    more", or with "; " between them "a; b; and 3 more"."""
+    more = len(texts) - most
+    tail = f"{';' if between == '; ' else ''} and {more:,} more" if more > 0 else ""
+    return between.join(islice(texts, most)) + tail
 
 
 def not_installed(modules: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from weakref import WeakSet
 import numpy as np
 
 from headstart.common.errors import DataWarning
+from headstart.common.text import first_few
 from headstart.data.dataset import Dataset
 from headstart.data.samples import Samples
 
@@ -124,5 +125,4 @@ def _name(data: Samples, index: int) -> str:
 
 
 def _few(examples: Sequence[str]) -> str:
-    more = f"; and {len(examples) - SHOWN} more" if len(examples) > SHOWN else ""
-    return "; ".join(examples[:SHOWN]) + more
+    return first_few(examples, SHOWN, "; ")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.common.errors import DataError, DataWarning
+from headstart.common.text import first_few
 from headstart.data.file_system import LOCAL, Folder
 from headstart.data.formats import SUFFIXES, kind_of
 from headstart.data.names import normal, shown
@@ -290,5 +291,4 @@ def _same_folders(root: Folder, names: Sequence[str]) -> list[str]:
 
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Names in quotes, the first few of many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(shown, names[:most])) + more
+    return first_few(list(map(shown, names)), most)

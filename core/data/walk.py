@@ -20,6 +20,7 @@ from pathlib import Path
 
 from headstart.common.errors import DataError, ImageError, UnknownNameError
 from headstart.common.log import LOG
+from headstart.common.text import first_few
 from headstart.data.any_files import files_for
 from headstart.data.dataset import Skipped, Unread
 from headstart.data.file_system import BROKEN, FOLDER, LOCAL, Files, FileSystem, Key
@@ -277,8 +278,7 @@ def broken(path: str) -> Unread:
 
 def named(problems: Collection[Skipped]) -> str:
     """The first few of them in one line."""
-    shown = "; ".join(f"{one.path} {one.reason}" for one in list(problems)[:SHOWN])
-    return shown + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
+    return first_few([f"{one.path} {one.reason}" for one in problems], SHOWN, "; ")
 
 
 def _leads_up(link: str) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from headstart.common.errors import CutError
+from headstart.common.text import first_few
 
 LOGITS = "logits"
 LISTED = 60
@@ -97,5 +98,4 @@ class Paths:
 
 def listed(names: Sequence[str]) -> str:
     """The names, so many of them that a message stays readable."""
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
+    return first_few(names, LISTED)

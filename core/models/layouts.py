@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 
 from headstart.common.errors import WeightsError
+from headstart.common.text import first_few
 from headstart.graph import Graph, Shape
 from headstart.models.positions import resample, resizable
 
@@ -167,7 +168,7 @@ def fitted(
 def misfit(source: str, missing: Sequence[str], extra: Sequence[str], differing: Sequence[str]) -> None:
     """Raise WeightsError if any of the lists has an entry."""
     parts = [
-        f"{what}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        f"{what}: {first_few(names, 8)}"
         for what, names in (("missing", missing), ("left over", extra), ("of another shape", differing))
         if names
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headstart.common.errors import NonFiniteError
+from headstart.common.text import first_few
 from headstart.training.nans.search import Finding
 
 NAMED = 3  # samples in a message; the error has all of them
@@ -49,7 +50,7 @@ def error_of(finding: Finding, seen: Circumstances, names: Sequence[str], total:
 def _what_happened(finding: Finding, seen: Circumstances, names: Sequence[str], total: int) -> str:
     node = finding.node
     called = f"{node.name!r} ({node.op}{', in the frozen trunk' if seen.in_frozen_trunk else ''})"
-    listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    listed = first_few(names, NAMED)
     if finding.what == "input":
         return f"the inputs of {listed} hold NaN or infinity"
     if finding.what == "output":
