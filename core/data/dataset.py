@@ -34,6 +34,7 @@ from headstart.data.splits import Part
 from headstart.data.workers import in_threads
 
 SKIP = '. Mend or remove the file, or leave out all that cannot be read: on_error="skip" (--on-error skip)'
+AGAIN = "open the data set again"
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
 
@@ -70,6 +71,8 @@ class Source(ABC):
     """how many reads should be under way at a time; 0: who decodes may read"""
     in_memory = False
     """whether the samples lie in this process's memory, and not where others can read them"""
+    if_changed = AGAIN
+    """what to do where a sample is another one than before"""
 
     def __init__(self, count: int, truncated: str = "raise") -> None:
         """`truncated`: what to do with encoded pictures that break off, see `decode`."""
@@ -135,7 +138,7 @@ class Source(ABC):
         if known is not None and known != id:
             raise DataError(
                 f"{self.source_name(index)} was changed since it was first read (its id was {known}, "
-                f"is {id}); open the data set again"
+                f"is {id}); {self.if_changed}"
             )
         self._ids[index] = id
         return id
@@ -249,10 +252,12 @@ class ArraySource(Source):
 
     in_memory = True
 
-    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, name: str) -> None:
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, name: str, if_changed: str = AGAIN) -> None:
+        """`if_changed`: what to do where an image is another one when it is loaded again."""
         super().__init__(len(images))
         self.images = images
         self.name = name
+        self.if_changed = if_changed
 
     def source_name(self, index: int) -> str:
         return f"image {index} of {self.name}"

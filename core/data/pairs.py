@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from headstart.common.errors import DataError, ImageError
+from headstart.common.errors import DataError, HeadstartError, ImageError
 from headstart.common.progress import track
 from headstart.data.annotations import Annotations, single
-from headstart.data.arrays import check_image, pixels
+from headstart.data.arrays import as_array, check_image, pixels
 from headstart.data.dataset import ArraySource, Dataset, FileSource
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.labels import labels_of
@@ -25,6 +25,10 @@ from headstart.data.walk import check_on_error
 
 LABEL_LISTS = ("targets", "labels", "_labels")
 PREPROCESSING = "as preprocessing is the model's"
+LIBRARIES = ("torch", "torchvision")
+"""whose sets give what they list"""
+LOOKED_AT = 100
+"""samples, one of each label, of a set with code of its own"""
 
 
 def wrap(
@@ -37,8 +41,11 @@ def wrap(
     A set that lists its files (`.samples`, as an image folder of another library), and a part or a chain of such
     (`.dataset` with `.indices`, `.datasets`), is read from them, without its transforms, which is said. Of others
     the images come from the set when they are asked for, and so must be uint8 or Pillow: a transform to floats is
-    refused. `classes`: default the set's own `.classes`, but for labels that a `target_transform` made.
-    `on_error`, `truncated`: of files and encoded bytes, as of `folder`. Raises DataError for what is no such set.
+    refused. Labels that the set lists (`.targets`, `.samples`) are those of its samples, or where a sample has
+    another, they are not taken, which is said. `classes`: default the set's own `.classes`, but for labels that a
+    `target_transform`, or the set itself, made of those that are listed. `on_error`, `truncated`: of files and
+    encoded bytes, as of `folder`. Raises DataError for what is no such set, for a chain whose members number their
+    classes differently, and for samples that the set does not give.
     """
     check_on_error(on_error)
     if isinstance(source, str | Mapping) or not _is_indexed(source):
@@ -50,19 +57,20 @@ def wrap(
         raise DataError("the set has no samples")
     pieces, name = pieces_of(source), _name(source)
     changed = any(callable(getattr(piece.source, "target_transform", None)) for piece in pieces)
+    lists_files, notes = all(_lists_files(piece.source) for piece in pieces), list[str]()
+    listed = [_listed_labels(piece) if lists_files else _own_labels(piece) for piece in pieces]
+    labels = [label for one in listed for label in one or ()] if all(one is not None for one in listed) else None
+    if labels is not None and _has_own_code(source) and (other := _other_label(source, labels)) is not None:
+        notes = [f"{name}: labels are those of its samples, not those that it lists: sample {other} has another"]
+        lists_files, labels, changed = False, None, True
     names = list(classes) if classes is not None else None if changed else _own_classes(pieces)
-    if all(_lists_files(piece.source) for piece in pieces):
+    if lists_files and labels is not None:
         samples = [piece.source.samples[i] for piece in pieces for i in piece.positions]
-        labels = [label for piece in pieces for label in _listed_labels(piece)]
-        notes = _notes(pieces, name)
         files = FileSource([str(path) for path, _ in samples], truncated)
-        return sound(files, _labels(labels, names, count), name, (), on_error, notes)
+        return sound(files, _labels(labels, names, count), name, (), on_error, _notes(source, pieces, name))
     first = _pair(source, 0)[0]
-    own = [_own_labels(piece) for piece in pieces]
-    labels = []
-    if all(one is not None for one in own):
-        labels = [label for one in own if one is not None for label in one]
-    else:
+    if labels is None:
+        labels = []
         with track("reading labels", count) as advance:
             for i in range(count):
                 labels.append(_pair(source, i)[1])
@@ -70,12 +78,12 @@ def wrap(
     about = _labels(labels, names, count)
     if isinstance(first, str | os.PathLike):
         files = FileSource([place_of(_pair(source, i)[0]) for i in range(count)], truncated)
-        return sound(files, about, name, (), on_error)
+        return sound(files, about, name, (), on_error, notes)
     if isinstance(first, bytes | bytearray | memoryview):
         encoded = EncodedSource(
             count, lambda i: bytes(_pair(source, i)[0]), lambda i: f"sample {i} of {name}", truncated
         )
-        return sound(encoded, about, name, (), on_error)
+        return sound(encoded, about, name, (), on_error, notes)
     images = _Images(source, name)
     try:
         _ = images[0]
@@ -83,7 +91,8 @@ def wrap(
         if any(getattr(piece.source, "transform", None) is not None for piece in pieces):
             raise DataError(f"{error}. The set has a transform: make it without, {PREPROCESSING}") from None
         raise
-    return Dataset(ArraySource(images, name), about, name)
+    drawn = "if its transform draws at random, make the set without it; if not, open the data set again"
+    return Dataset(ArraySource(images, name, drawn), about, name, notes=notes)
 
 
 class Piece(NamedTuple):
@@ -140,11 +149,45 @@ def _is_indexed(source: Any) -> bool:
     return hasattr(source, "__len__") and hasattr(source, "__getitem__")
 
 
-def _notes(pieces: Sequence[Piece], name: str) -> list[str]:
-    """What is said of transforms that are not applied."""
-    if all(getattr(piece.source, "transform", None) is None for piece in pieces):
-        return []
-    return [f"{name}: its files are read without its transform, {PREPROCESSING}"]
+def _notes(source: Any, pieces: Sequence[Piece], name: str) -> list[str]:
+    """What is said of transforms, and of other code of the set, that are not applied to its files."""
+    left: list[str] = []
+    if any(getattr(piece.source, "transform", None) is not None for piece in pieces):
+        left.append(f"{name}: its files are read without its transform, {PREPROCESSING}")
+    loaders = [getattr(piece.source, "loader", None) for piece in pieces]
+    if any(callable(loader) and not _is_of_libraries(loader) for loader in loaders):
+        left.append(f"{name}: its files are read without its loader; of what that makes, make pairs")
+    if _has_own_code(source):
+        left.append(f"{name}: its files are read, and not what its own __getitem__ makes of them")
+    return left
+
+
+def _is_of_libraries(code: Any) -> bool:
+    return str(getattr(code, "__module__", "")).partition(".")[0] in LIBRARIES
+
+
+def _has_own_code(source: Any) -> bool:
+    """Whether samples of a set, or of one that it is a part or a chain of, come from code that is not known here,
+    and so may be other than what is listed."""
+    if not _is_of_libraries(getattr(type(source), "__getitem__", None)):
+        return True
+    members = getattr(source, "datasets", None)
+    held = [getattr(source, "dataset", None), *(members if isinstance(members, list) else [])]
+    return any(_is_indexed(one) and _has_own_code(one) for one in held)
+
+
+def _other_label(source: Any, labels: list[Any]) -> int | None:
+    """The first sample, of one of each label that is listed, that has another label than that. What the set does
+    not give, or not as a pair, tells nothing."""
+    first: dict[str, int] = {str(_plain(label)): i for i, label in reversed([*enumerate(labels)])}
+    for i in sorted(first.values())[:LOOKED_AT]:
+        try:
+            label = _pair(source, i)[1]
+        except HeadstartError:
+            continue
+        if str(_plain(label)) != str(_plain(labels[i])):
+            return i
+    return None
 
 
 class _Images(Sequence[np.ndarray]):
@@ -169,6 +212,13 @@ def _pair(source: Any, index: int) -> tuple[Any, Any]:
         item = source[index]
     except (Image.DecompressionBombError, UnidentifiedImageError) as error:
         raise ImageError(f"sample {index} of the set", " ".join(str(error).split())) from error
+    except HeadstartError:
+        raise
+    except IndexError as error:
+        raise DataError(f"the set has a length of {len(source)}, and no sample {index} ({error})") from error
+    except Exception as error:  # another library's, or the user's
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise DataError(f"sample {index} of the set cannot be had: {reason}") from error
     if (
         isinstance(item, Mapping)
         or not isinstance(item, Sequence)
@@ -221,7 +271,8 @@ def _transformed(source: Any, labels: list[Any]) -> list[Any]:
 
 
 def _own_classes(pieces: Sequence[Piece]) -> list[str] | None:
-    """The names that all these sets have for their classes."""
+    """The names that all these sets have for their classes; None where one has none. DataError where one number
+    is named differently by two of them."""
     names = []
     for piece in pieces:
         classes = getattr(piece.source, "classes", None)
@@ -232,13 +283,31 @@ def _own_classes(pieces: Sequence[Piece]) -> list[str] | None:
         ):
             return None
         names.append(list(classes))
-    return (names[0] or None) if all(one == names[0] for one in names) else None
+    longest = max(names, key=len)
+    for one in names:
+        if one != longest[: len(one)]:
+            k = next(k for k, name in enumerate(one) if name != longest[k])
+            raise DataError(
+                f"the sets of the chain number their classes differently: class {k} is {one[k]!r} in one and "
+                f"{longest[k]!r} in another. Make pairs with names of them, (image, data.classes[label]), or say "
+                "what the numbers are called: classes=[...]"
+            )
+    return longest
 
 
 def _labels(labels: list[Any], classes: Sequence[str] | None, count: int) -> Annotations:
-    labels = [int(label) if hasattr(label, "item") and not isinstance(label, str) else label for label in labels]
-    read = labels_of(labels, classes, count, "sample")
+    read = labels_of([_plain(label) for label in labels], classes, count, "sample")
     return single(read.numbers, read.classes, read.named)
+
+
+def _plain(label: Any) -> Any:
+    """A label as Python has it, of a tensor or array that holds one; of one that holds more, as an array."""
+    if not hasattr(label, "item") or isinstance(label, str):
+        return label
+    try:
+        return label.item()
+    except Exception:  # several values, in words of each library's
+        return as_array(label, "a label")
 
 
 def _name(source: Any) -> str:

@@ -317,30 +317,31 @@ def test_map_style_sets(tmp_path: Path) -> None:
     for items in (images, [Image.fromarray(image) for image in images]):
         source = MapStyle(list(zip(items, [0, 1, 2] * 2, strict=True)), list(CLASSES))
         data = hs.data.wrap(source)
-        assert source.read < 4, "labels are listed, so no image is read for them"
+        assert source.read < 6, "labels are listed, so one image of each is read for them, and not all"
         assert (data.ids, data.classes, data.labels.tolist()) == (
             expected.ids, expected.classes, expected.labels.tolist()
         )  # fmt: skip
     plain = hs.data.wrap(MapStyle([(image, "bee") for image in images]))
     assert plain.classes == ("bee",) and plain.ids == expected.ids
     root = pictures(tmp_path / "photos", 2)
-    listed = MapStyle([(None, 0)] * 6)
+    listed = MapStyle([])
     listed.samples = [(str(path), CLASSES.index(path.parent.name)) for path in paths_of(root)]  # type: ignore[attr-defined]
-    listed.classes = list(CLASSES)
+    listed.items, listed.classes = listed.samples, list(CLASSES)  # type: ignore[attr-defined]
     folder = hs.data.folder(root)
     assert hs.data.wrap(listed).ids == folder.ids
     part = Part(Part(listed, [5, 1, 0, 3]), np.array([2, 0]))
     for items, positions in ((part, [0, 5]), (Chain([part, listed]), [0, 5, *range(6)])):
         data = hs.data.wrap(items)
         assert data.ids == tuple(folder.ids[i] for i in positions) and data.classes == folder.classes
-        assert data.labels.tolist() == [folder.labels[i] for i in positions] and not data.notes
+        assert data.labels.tolist() == [folder.labels[i] for i in positions]
+        assert "not what its own __getitem__ makes of them" in data.notes[0]
     listed.transform = listed.target_transform = lambda value: 5  # type: ignore[attr-defined]
+    listed.items = [(path, 5) for path, _ in listed.items]
     data = hs.data.wrap(part)
-    assert data.notes == ("part: its files are read without its transform, as preprocessing is the model's",)
+    assert data.notes[0] == "part: its files are read without its transform, as preprocessing is the model's"
     assert data.ids == (folder.ids[0], folder.ids[5]) and data.labels.tolist() == [5, 5] and not data.named_classes
     in_memory = Part(MapStyle(list(zip(images, [0, 1, 2] * 2, strict=True)), list(CLASSES)), [4, 2, 0])
     data = hs.data.wrap(in_memory)
-    assert in_memory.dataset.read == 2, "labels are listed, so only the first image is looked at"
     assert (data.ids, data.labels.tolist(), data.classes) == (
         (expected.ids[4], expected.ids[2], expected.ids[0]), [1, 2, 0], CLASSES
     )  # fmt: skip
@@ -356,6 +357,51 @@ def test_map_style_sets(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             hs.data.wrap(source)
+
+
+class Relabelled(Part):
+    """As people change the labels of a set."""
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return image, self.names[label]
+
+    names: Any = (0, 1, 0)
+
+
+class Longer(MapStyle):
+    """With fewer samples than it says."""
+
+    def __len__(self) -> int:
+        return len(self.items) + 1
+
+
+@pytest.mark.neutral
+def test_labels_are_those_of_a_sets_samples() -> None:
+    """Whatever it lists; and none is made of a number with a fraction."""
+    images = list(np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3)).astype(np.uint8))
+    source = MapStyle(list(zip(images, [0, 1, 2] * 2, strict=True)), list(CLASSES))
+    relabelled = Relabelled(source, [5, 4, 3])
+    data = hs.data.wrap(relabelled)
+    assert (data.classes, data.labels.tolist()) == (("0", "1"), [0, 1, 0]) and "not those that" in data.notes[0]
+    relabelled.names = ["x", "y", "x"]
+    data = hs.data.wrap(relabelled)
+    assert (data.classes, data.labels.tolist()) == (("x", "y"), [0, 1, 0])
+    other = MapStyle(source.items, ["bee", "ant", "cow"])
+    with pytest.raises(DataError, match="class 0 is 'bee' in one and 'ant' in another"):
+        hs.data.wrap(Chain([source, other]))
+    assert hs.data.wrap(Chain([source, other]), classes=CLASSES).classes == CLASSES
+    assert hs.data.wrap(Chain([source, MapStyle(source.items, [*CLASSES, "dog"])])).classes == (*CLASSES, "dog")
+    for label, message in (
+        (np.float32(0.7), "task='regression'"),
+        (np.float32("nan"), "Label 0 is nan"),
+        (np.eye(2)[0], r"labels\.argmax\(axis=1\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            hs.data.wrap([(image, label) for image in images])
+    for items, message in ((Longer(source.items), "a length of 7, and no sample 6"), (Part(3, [0]), "TypeError")):
+        with pytest.raises(DataError, match=message):
+            hs.data.wrap(items)
 
 
 @pytest.mark.neutral
