@@ -21,7 +21,7 @@ from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
 from headstart.data.labels import labels_of
 from headstart.data.names import class_list
-from headstart.data.rows import ALONE, count, unmasked
+from headstart.data.rows import ALONE, count, ordered, unmasked
 
 
 def arrays(
@@ -68,20 +68,26 @@ def annotations_of(
         about = single(read.numbers, read.classes, read.named)
     else:
         about = _of_task(labels, classes, task, place)
-    columns = {"labels": len(about), "groups": groups, "weights": weights}
-    for name, values in columns.items():
-        if values is not None and (length := values if name == "labels" else len(values)) != size:
+    columns = {
+        name: as_list(values, f"the {name}")
+        for name, values in (("groups", groups), ("weights", weights))
+        if values is not None
+    }
+    for name, length in {"labels": len(about), **{name: len(values) for name, values in columns.items()}}.items():
+        if length != size:
             raise DataError(f"there are {size} {what}s and {length} {name}; expected as many of each")
     if groups is not None:
-        about = replace(about, groups=groups_in("groups", as_list(groups), place))
+        about = replace(about, groups=groups_in("groups", columns["groups"], place))
     if weights is not None:
-        about = replace(about, weights=weights_in("weights", as_list(weights), place))
+        about = replace(about, weights=weights_in("weights", columns["weights"], place))
     return about
 
 
-def as_list(values: Any) -> list[Any]:
-    """The values of an array, a column or a list, as Python has them."""
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+def as_list(values: Any, what: str) -> list[Any]:
+    """The values of an array, a column or a list, as Python has them. DataError for what has no order."""
+    if not hasattr(values, "tolist") and hasattr(values, "__array__"):
+        values = np.asarray(values)
+    return list(values.tolist() if hasattr(values, "tolist") else ordered(values, what))
 
 
 def _of_task(labels: Any, classes: Sequence[str] | None, task: str, place: Any) -> Annotations:
@@ -90,7 +96,7 @@ def _of_task(labels: Any, classes: Sequence[str] | None, task: str, place: Any) 
         raise DataError(
             f"labels are a {type(labels).__name__}; expected {'lists of' if task == MULTI else ''} values"
         )
-    values = as_list(unmasked(labels, "the labels"))
+    values = as_list(unmasked(labels, "the labels"), "the labels")
     if bad := [i for i, value in enumerate(values) if is_missing(value)]:
         raise DataError(f"the label of {place(bad[0])} is missing; leave such samples out")
     rows = [list(value) if isinstance(value, list | tuple | np.ndarray) else [value] for value in values]
@@ -129,7 +135,7 @@ def samples_of(images: Any) -> tuple[Any, str]:
                 else (_values({ALONE: array})[ALONE], "sample")
             )
         images = array.tolist() if array.ndim == 1 else array
-    pictures = [pixels(image, f"image {i}") for i, image in enumerate(images)]
+    pictures = [pixels(image, f"image {i}") for i, image in enumerate(ordered(images, "images"))]
     for i, image in enumerate(pictures):
         check_image(image, f"image {i}")
     return pictures, "image"

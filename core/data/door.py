@@ -121,9 +121,20 @@ def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
     if "IterableDataset" in kinds:
         return f"images, labels = zip(*{argument}), then {ARRAYS}"
     if hasattr(thing, "as_numpy_iterator"):
-        return f"images, labels = zip(*{argument}.unbatch().as_numpy_iterator()), then {ARRAYS}, of uint8 images"
+        one = _unbatched(thing, argument)
+        return f"images, labels = zip(*{one}.as_numpy_iterator()), then {ARRAYS}, of uint8 images"
     if hasattr(thing, "__array__"):
         return f"{ARRAYS}, of uint8 images (n, h, w, 3)"
     if "Dataset" in kinds:
         return f"{PAIRS.format(argument)}, of Pillow images or uint8 arrays, without a transform to floats"
     return ""
+
+
+def _unbatched(thing: Any, argument: str) -> str:
+    """What gives single samples of a set of tf.data: its batches are taken apart, where it has such, and of one
+    that repeats without end a number is taken."""
+    spec, count = getattr(thing, "element_spec", None), getattr(thing, "cardinality", lambda: 0)
+    label = spec[-1] if isinstance(spec, tuple) and spec else None
+    single = label is not None and getattr(getattr(label, "shape", None), "rank", None) == 0
+    taken = argument if single else f"{argument}.unbatch()"
+    return f"{taken}.take(n)" if int(count()) == -1 else taken

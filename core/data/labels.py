@@ -15,7 +15,7 @@ import numpy as np
 
 from headstart.common.errors import DataError, DataWarning
 from headstart.data.names import class_list, normal, normal_all, twins, warn_of_kin
-from headstart.data.rows import unmasked
+from headstart.data.rows import ordered, unmasked
 
 MISSING = ("nan", "NaN", "None", "<NA>", "NaT")
 UNSEEN = 1000
@@ -143,7 +143,7 @@ def _flat(labels: Any, what: str) -> np.ndarray:
     expectation = f"expected one class for each {what}, as an integer or a name"
     if labels is None or isinstance(labels, str | bytes | Mapping):
         raise DataError(f"labels are a {type(labels).__name__}; {expectation}")
-    labels = unmasked(labels, "the labels")
+    labels = ordered(unmasked(labels, "the labels"), "the labels")
     try:
         values = np.asarray(labels if hasattr(labels, "__array__") else list(labels))
     except ValueError:

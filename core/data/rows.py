@@ -3,7 +3,7 @@ wherever they come by stands here, so that only what makes a batch and what runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set, ValuesView
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,22 @@ def unmasked(values: Any, what: str) -> Any:
             "values.filled(...)"
         )
     return np.ma.getdata(values)
+
+
+def ordered(values: Any, what: str) -> Any:
+    """The values as they came: an array, a sequence, or what can be read once. DataError for what has no order of
+    its own, and for what is read from its beginning each time without places to ask for: a set of tf.data that is
+    shuffled, or a loader, gives images in one order and labels in another."""
+    if hasattr(values, "__array__") or isinstance(values, Iterator | ValuesView):
+        return values
+    if isinstance(values, Set | Mapping):
+        raise DataError(f"{what} are a {type(values).__name__}; expected a list, in the order of the samples")
+    if hasattr(values, "__iter__") and not (hasattr(values, "__getitem__") and hasattr(values, "__len__")):
+        raise DataError(
+            f"{what} are a {type(values).__name__}, which may come in another order each time that it is read; "
+            "make lists of images and labels in one pass: images, labels = zip(*pairs)"
+        )
+    return values
 
 
 def entries_of(rows: Any) -> dict[str, tuple[tuple[int, ...], str]]:

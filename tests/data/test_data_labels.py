@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_booleans_are_two_classes() -> None:
     assert (data.classes, data.labels.tolist()) == (("0", "1"), [0, 0, 0, 0])
 
 
+class Anew:
+    """As a loader that shuffles, or a set of tf.data."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield from (0, 1, 1, 0)
+
+
 REFUSED: dict[str, tuple[Any, str, str]] = {
     "ragged": ([[0], [0, 1], [1], [2]], "lists of differing lengths", "argmax"),
     "one-hot": (np.eye(4)[[0, 3, 1, 1]], r"one-hot, exactly one class a row: labels.argmax\(axis=1\)", "multi"),
@@ -88,6 +96,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "no text": (["cat", "", "cat", "dog"], "label 1 is empty text", "argmax"),
     "no text as bytes": ([b"cat", b"", b"cat", b"dog"], "label 1 is empty text", "argmax"),
     "a space": (["cat", "cat ", "dog", "dog"], r"'cat', 'cat ' look the same; .*strip", "argmax"),
+    "a set": ({0, 1, 2, 3}, "are a set; expected a list", "argmax"),
+    "what is read anew": (Anew(), "a Anew, which may come in another order each time", "argmax"),
     "two spellings": (["caf\u00e9", "cafe\u0301", "a", "a"], "in two spellings", "argmax"),
 }  # fmt: skip
 
@@ -98,6 +108,16 @@ def test_refused(kind: str) -> None:
     with pytest.raises(DataError, match=reason) as caught:
         hs.data.arrays(X, labels)
     assert unsaid not in str(caught.value)
+
+
+def test_what_has_no_order_is_refused_everywhere() -> None:
+    with pytest.raises(DataError, match="images are a Anew, which may come in another order"):
+        hs.data.arrays(Anew(), [0, 1, 1, 0])
+    names, weights = {"a", "b", "c", "d"}, dict.fromkeys(range(1, 5), 1.0)
+    for told in ({"groups": names}, {"weights": weights}, {"task": "multi"}):
+        labels = names if "task" in told else [0, 1, 1, 0]
+        with pytest.raises(DataError, match=r"are a (set|dict); expected a list, in the order of the samples"):
+            hs.data.arrays(X, labels, **told)  # type: ignore[arg-type]
 
 
 def test_many_classes_with_many_samples_are_fine() -> None:

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 import headstart as hs
 from headstart.common.errors import DataError, DataWarning, ImageError, SettingError
 from headstart.data import Dataset
+from headstart.data.door import described
 
 pytestmark = pytest.mark.of("torch")  # what comes in is core's
 
@@ -201,6 +203,17 @@ class Frame:
 Frame.__module__ = "pandas.core.frame"
 
 
+class Repeated:
+    """As a set of tf.data."""
+
+    element_spec: ClassVar = (None, SimpleNamespace(shape=SimpleNamespace(rank=0)))
+
+    def as_numpy_iterator(self) -> None: ...
+
+    def cardinality(self) -> int:
+        return -1
+
+
 def foreign() -> dict[str, tuple[Any, str]]:
     """What people have -> what is said of it."""
     x = np.zeros((4, 8, 8, 3), np.uint8)
@@ -285,6 +298,11 @@ def test_what_is_no_data_set(kind: str, run: hs.Run, train: Dataset, backend: st
     if kind in ("loader", "frame", "none", "model", "folder"):
         with pytest.raises(SettingError, match=f"images is {re.escape(words.split(';')[0].removeprefix('is '))}"):
             hs.predict(model, thing, backend=backend)
+
+
+def test_sets_of_tensorflow_are_read_in_one_pass() -> None:
+    _, mend = described(Repeated(), "train")
+    assert mend.startswith("images, labels = zip(*train.take(n).as_numpy_iterator()), then hs.data.arrays(")
 
 
 def test_predictions_of_what_is_not_there(run: hs.Run, train: Dataset, tmp_path: Path) -> None:
