@@ -1,7 +1,8 @@
 """WebDataset's tars: `key.jpg key.cls key.json`, a sample's files side by side under one key.
 
 Invariant: only headers are read when a tar is opened; a sample's bytes are read where they lie when they are asked
-for, and nothing is ever unpacked. What a header claims is compared with the file's size before it is believed.
+for, and nothing is ever unpacked. What a header claims is compared with the file's size before it is believed, and
+what lies in a tar that was changed since it was opened is not read: its labels may be others'.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headstart.common.errors import DataError
 from headstart.data.annotations import REGRESSION, unlabelled
 from headstart.data.columns import is_missing, labels_in
-from headstart.data.dataset import Dataset
+from headstart.data.dataset import Dataset, Skipped
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.formats import SUFFIXES
 from headstart.data.limits import MAX_NBYTES
@@ -29,17 +30,29 @@ ARRAY = "npy"
 LABELS = ("cls", "json", "txt")
 MAX_LABEL_NBYTES = 1 << 20
 MAX_SHARDS = 100_000
+SKIP = 'on_error="skip" (--on-error skip)'
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class _Shard(NamedTuple):
+    path: str
+    nbytes: int
+    mtime_ns: int
+
+    def __str__(self) -> str:
+        return self.path
 
 
 @dataclass
 class _Member:
-    shard: str
+    shard: _Shard
     offset: int
     nbytes: int
 
     def read(self) -> bytes:
-        with open(self.shard, "rb") as file:  # noqa: PTH123
+        with open(self.shard.path, "rb") as file:  # noqa: PTH123
+            if _shard(self.shard.path, file.fileno()) != self.shard:
+                raise DataError(f"{self.shard} was changed since it was opened; open the data set again")
             file.seek(self.offset)
             return file.read(self.nbytes)
 
@@ -47,7 +60,7 @@ class _Member:
 @dataclass
 class _Sample:
     key: str
-    shard: str
+    shard: _Shard
     image: _Member | None = None
     is_array: bool = False
     """whether the image is a .npy; any other file under the key that is an image comes before it"""
@@ -69,29 +82,37 @@ def webdataset(
 
     `label`: "cls" or "txt", the file beside the image that holds its label, or the name of a field of its "json";
     None: whichever of the two files there is, or the field "label". A whole number is a position in `classes`
-    where they are given, else a name as any other. `task`, `separator`, `on_error`, `truncated`: as in
-    `table`.
+    where they are given, else a name as any other. `task`, `separator`, `truncated`: as in `table`. With
+    `on_error="skip"`, samples without a label, without an image, and with one that does not decode are left out
+    and listed in `.skipped`.
 
-    Raises DataError for a tar that cannot be read, is compressed or holds no image, and for samples without a
-    label.
+    Raises DataError for a tar that cannot be read, is compressed, was changed since, or holds no image, and for
+    samples without a label, or without an image.
     """
     check_on_error(on_error)
     paths = _paths(shards)
-    samples = [sample for path in paths for sample in _samples(path) if sample.image is not None]
+    every = [sample for path in paths for sample in _samples(path)]
+    samples = [sample for sample in every if sample.image is not None]
     if not samples:
         raise DataError(f"{_named(paths)} holds no image ({' '.join(sorted(IMAGES))})")
     source, values = _labels(samples, label)
+    skipped = _without_image(every, source, label, on_error)
 
     def place(i: int) -> str:
         return f"{samples[i].key} in {samples[i].shard}"
 
     if without := [i for i, value in enumerate(values) if is_missing(value)]:
-        raise DataError(
-            f"{len(without):,} of {len(samples):,} samples have no label ({source}), the first: "
-            f"{place(without[0])}. Beside an image lies its .cls, .txt or .json; a tar of class folders is no "
-            "such "
-            "set: unpack it, and name the folder"
-        )
+        what = f"{len(without):,} of {len(samples):,} samples have no label ({source})"
+        if on_error == "raise" or len(without) == len(samples):
+            raise DataError(
+                f"{what}, the first: {place(without[0])}. Beside an image lies its .cls, .txt or .json; a tar of "
+                "class folders is no such set: unpack it, and name the folder"
+                + f"; or leave these out: {SKIP}"
+                * (len(without) < len(samples))
+            )
+        skipped.append(Skipped(_named(paths), what))
+        samples = [sample for sample, value in zip(samples, values, strict=True) if not is_missing(value)]
+        values = [value for value in values if not is_missing(value)]
     classes = None if classes is None else list(classes)
     if classes is not None and task != REGRESSION and all(map(_is_whole, values)):
         far = [i for i, value in enumerate(values) if not 0 <= int(value) < len(classes)]
@@ -109,7 +130,7 @@ def webdataset(
         return member.read()
 
     name = Path(paths[0]).name.split(".")[0]
-    return sound(EncodedSource(len(samples), fetch, place, truncated), about, name, (), on_error)
+    return sound(EncodedSource(len(samples), fetch, place, truncated), about, name, skipped, on_error)
 
 
 def is_tar(path: str | Path) -> bool:
@@ -173,26 +194,66 @@ def _numbered(pattern: str) -> list[str]:
     ]
 
 
+def _without_image(every: Sequence[_Sample], source: str, label: str | None, on_error: str) -> list[Skipped]:
+    """What is left out as it has a label and no image. DataError for such with `on_error="raise"`."""
+    bare = [sample for sample in every if sample.image is None]
+    values = _labels(bare, label or source)[1]
+    labelled = [sample for sample, value in zip(bare, values, strict=True) if not is_missing(value)]
+    if not labelled:
+        return []
+    first = labelled[0]
+    what = f"{len(labelled):,} of {len(every):,} samples have a label ({source}) and no image that lies in the tar"
+    if on_error == "raise":
+        raise DataError(
+            f"{what}, the first: {first.key} in {first.shard}. Images are called {' '.join(sorted(IMAGES))}, and "
+            f"are no links; or leave these out: {SKIP}"
+        )
+    return [Skipped(str(first.shard), what)]
+
+
+def _shard(path: str, file: int | str) -> _Shard:
+    """As it is now; `file`: a path, or what is open."""
+    about = os.stat(file)  # noqa: PTH116 - an open file, too
+    return _Shard(path, about.st_size, about.st_mtime_ns)
+
+
+def _key_of(name: str) -> tuple[str, str]:
+    """The key under which a file lies, and its kind."""
+    base = name.rpartition("/")[2]
+    stem, _, suffix = base.partition(".")
+    return name[: len(name) - len(base)] + stem, suffix.lower().rpartition(".")[2]
+
+
+def _linked(samples: Mapping[str, _Sample], name: str) -> _Member | None:
+    """What lies where a hard link leads, which is before it."""
+    key, kind = _key_of(name)
+    if (sample := samples.get(key)) is None:
+        return None
+    return sample.image if kind in IMAGES else sample.beside.get(kind)
+
+
 def _samples(path: str) -> list[_Sample]:
     """What lies under each key, in the tar's order."""
     import tarfile  # rarely needed, and slow to import
 
     samples: dict[str, _Sample] = {}
-    size = Path(path).stat().st_size
+    shard = _shard(path, path)
     try:
         with tarfile.open(path, "r:") as tar:
             for member in iter(tar.next, None):
                 tar.members.clear()  # type: ignore[attr-defined]  # else all would be kept
                 base = member.name.rpartition("/")[2]
-                if not member.isreg() or member.issparse() or base.startswith("."):
+                if not (member.isreg() or member.islnk()) or member.issparse() or base.startswith("."):
                     continue
-                if member.size < 0 or member.offset_data + member.size > size:
+                if member.size < 0 or member.offset_data + member.size > shard.nbytes:
                     raise DataError(f"{path} breaks off in {member.name[:80]!a}; get it again")
-                stem, _, suffix = base.partition(".")
-                key = member.name[: len(member.name) - len(base)] + stem
-                sample = samples.setdefault(key, _Sample(key, path))
-                place = _Member(path, member.offset_data, member.size)
-                kind = suffix.lower().rpartition(".")[2]
+                key, kind = _key_of(member.name)
+                sample = samples.setdefault(key, _Sample(key, shard))
+                place = _Member(shard, member.offset_data, member.size)
+                if member.islnk():
+                    if (linked := _linked(samples, member.linkname)) is None:
+                        continue
+                    place = linked
                 if kind == ARRAY and sample.image is not None:
                     continue  # something about the picture, such as its features
                 if kind in IMAGES and member.size > MAX_NBYTES:

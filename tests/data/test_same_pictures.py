@@ -263,6 +263,36 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
     assert len(hs.data.webdataset(bad, on_error="skip")) == 1
 
 
+@pytest.mark.neutral
+def test_what_a_tar_leaves_out_is_said(tmp_path: Path) -> None:
+    pair = []
+    for i in range(2):
+        png = io.BytesIO()
+        Image.new("RGB", (5, 4), (9, 8, i)).save(png, "PNG")
+        pair.append(png.getvalue())
+    plain = {"a.png": pair[0], "a.cls": b"x", "b.png": pair[1], "b.cls": b"y"}
+    for name, more, message in (
+        ("c.img", {"c.cls": b"x"}, r"1 of 3 samples have a label \(cls\) and no image .* the first: c in"),
+        ("d.png", {}, r"1 of 3 samples have no label \(cls\).*on_error=\"skip\""),
+    ):
+        path = write_tar(tmp_path / f"{name}.tar", {**plain, name: pair[0], **more})
+        with pytest.raises(DataError, match=message):
+            hs.data.webdataset(path)
+        data = hs.data.webdataset(path, on_error="skip")
+        assert len(data) == 2 and "1 of 3 samples have" in data.skipped[0].reason
+    path = write_tar(tmp_path / "links.tar", {**plain, "c.cls": b"y"})
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("c.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.png"
+        tar.addfile(link)
+    linked = hs.data.webdataset(path)
+    assert linked.ids == tuple(linked.ids[i] for i in (0, 1, 0)) and linked.labels.tolist() == [0, 1, 1]
+    before = hs.data.webdataset(write_tar(path, plain))
+    write_tar(path, {"a.png": pair[1], "b.png": pair[0], "a.cls": b"y", "b.cls": b"x", "c.txt": b""})
+    with pytest.raises(DataError, match="was changed since it was opened; open the data set again"):
+        _ = before.ids
+
+
 class MapStyle:
     """As torchvision's sets: labels listed, images decoded when they are asked for."""
 

@@ -99,13 +99,16 @@ def contents(trap: Path) -> dict[str, list[Any]]:
 
 
 def tar_of(trap: Path) -> Path:
-    with tarfile.open(trap.parent / "t.tar", "w") as tar:
+    path = trap.parent / "t.tar"
+    if path.exists():  # a tar that is written anew is another one to who has it open
+        return path
+    with tarfile.open(path, "w") as tar:
         for i, (content, label) in enumerate(zip(*contents(trap).values(), strict=True)):
             for suffix, data in (("jpg", content), ("txt", label.encode())):
                 member = tarfile.TarInfo(f"{i}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    return trap.parent / "t.tar"
+    return path
 
 
 def hub(trap: Path) -> Any:
