@@ -74,7 +74,7 @@ def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
         raise SettingError(f"{file}: cannot be written (it is a folder); expected the path of a file")
 
 
-def write_bytes(path: Path, chunks: Iterable[bytes]) -> Path:
+def write_bytes(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
     """Write a file; see `write_text`. Errors of ours that come up as the chunks are made pass."""
     path = expanded(path)
     try:
@@ -88,7 +88,7 @@ def write_bytes(path: Path, chunks: Iterable[bytes]) -> Path:
     return path
 
 
-def written_whole(path: Path, chunks: Iterable[bytes]) -> None:
+def written_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """`write_bytes`, with OSErrors as they are."""
     from headstart.common.files import replace_whole
 
@@ -126,7 +126,7 @@ def _standard_stream(path: Path) -> int | None:
     return None
 
 
-def _write_into(path: Path, chunks: Iterable[bytes]) -> None:
+def _write_into(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     # O_NONBLOCK: a pipe that nobody reads is an error, and not a wait without end.
     handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     try:
@@ -136,7 +136,7 @@ def _write_into(path: Path, chunks: Iterable[bytes]) -> None:
         os.close(handle)
 
 
-def _write_all(handle: int, chunks: Iterable[bytes]) -> None:
+def _write_all(handle: int, chunks: Iterable[bytes | memoryview]) -> None:
     for chunk in chunks:
         view = memoryview(chunk)
         while view:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save as save_safetensors
 
 from headstart.common.download import digest
 from headstart.common.errors import SettingError, WeightsError
@@ -25,6 +24,7 @@ from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
 from headstart.models.imported import NAME, SUFFIX, folder, replacing
 from headstart.models.pickles import SUFFIXES, convert
+from headstart.models.tensors import tensor_chunks
 from headstart.models.weights import count_outputs, fit_to, read_weights
 from headstart.models.zoo import architecture
 
@@ -102,7 +102,7 @@ def import_weights(
             require_no_link(data_root(), target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         with writing_into(target.parent):
-            replace_whole(target, [save_safetensors(tensors, metadata)])  # a link of that name, not its target
+            replace_whole(target, tensor_chunks(tensors, metadata))  # a link of that name, not its target
     return target
 
 

@@ -1,14 +1,18 @@
 """Safetensors files are read here, and only here: regular files, whole, of number types that mean what they say.
 
-Invariant: whatever a file holds, its reader gets arrays that numpy can compute with, or one WeightsError.
+Invariants: whatever a file holds, its reader gets arrays that numpy can compute with, or one WeightsError; and
+equal tensors and metadata are written as equal bytes.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from headstart.common.errors import WeightsError
 from headstart.common.reading import check_regular
@@ -35,6 +39,17 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except (SafetensorError, OSError, TypeError, KeyError, ValueError, OverflowError, MemoryError) as error:
         raise WeightsError(f"{path}: cannot be read as safetensors ({error}); is it complete?") from error
     return tensors, metadata
+
+
+def tensor_chunks(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A safetensors file, in pieces to be written one after the other. The library itself puts metadata down in
+    another order in each call; here they stand in the order of their names, in front of the tensors."""
+    content = memoryview(save(dict(tensors)))
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(bytes(content[8:begin]))}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the numbers behind it begin at a multiple of eight
+    return [len(text).to_bytes(8, "little") + text, content[begin:]]
 
 
 def as_float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:

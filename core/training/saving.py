@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from safetensors.numpy import save as save_safetensors
-
 from headstart.common.errors import SettingError
 from headstart.common.files import PARTIAL_PREFIX, replace_whole
 from headstart.common.outputs import json_text, writing_into
@@ -30,6 +28,7 @@ from headstart.common.places import expanded
 from headstart.common.version import __version__
 from headstart.models import Model
 from headstart.models.layouts import published
+from headstart.models.tensors import tensor_chunks
 from headstart.store.keys import spec_digest
 from headstart.training.run_record import RunRecord
 
@@ -44,8 +43,11 @@ def save(run: RunRecord, path: str | Path) -> Path:
     """See `Run.save`."""
     folder = expanded(path)
     m = run.model
-    data = weights_bytes(m)
-    sha256 = hashlib.sha256(data).hexdigest()
+    chunks = weights_chunks(m)
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    sha256 = digest.hexdigest()
     name = f"weights-{sha256[:16]}.safetensors"
     about = {
         "format": FORMAT,
@@ -58,7 +60,7 @@ def save(run: RunRecord, path: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with writing_into(folder, alone=True):
             had_record = (folder / RECORD).is_file()
-            replace_whole(folder / name, [data])
+            replace_whole(folder / name, chunks)
             link = folder / WEIGHTS_BEFORE
             if link.is_symlink() and WEIGHTS.fullmatch(str(link.readlink())):
                 link.unlink()  # missing for a moment is better than leading to the weights of another record
@@ -72,9 +74,9 @@ def save(run: RunRecord, path: str | Path) -> Path:
     return folder
 
 
-def weights_bytes(model: Model, said: Mapping[str, str] | None = None) -> bytes:
+def weights_chunks(model: Model, said: Mapping[str, str] | None = None) -> list[bytes | memoryview]:
     """The model's weights as a safetensors file, with what is to be known of them in its metadata; `said`: further
-    entries there."""
+    entries there. In pieces, and equal ones for equal models."""
     metadata = {
         "format": "pt",
         "architecture": model.name,
@@ -82,8 +84,7 @@ def weights_bytes(model: Model, said: Mapping[str, str] | None = None) -> bytes:
         **({"classes": json.dumps(list(model.classes))} if model.named_classes else {}),
         **(said or {}),
     }
-    content: bytes = save_safetensors(published(model.graph, model.params, model.layouts[0]), metadata)
-    return content
+    return tensor_chunks(published(model.graph, model.params, model.layouts[0]), metadata)
 
 
 def _link(link: Path, name: str, had_record: bool) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from faults.campaigns import fork
 from faults.saving import assert_whole, kill_while_saving, run_of
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import headstart as hs
@@ -37,6 +38,14 @@ def _any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    files = [hs.weights_file(run_of(1).save(tmp_path / str(k))) for k in range(6)]
+    assert len({file.name for file in files}) == len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], framework="numpy") as file:
+        assert (file.metadata()["architecture"], file.metadata()["classes"]) == ("lenet", '["1-a", "1-b"]')
+    assert files[0].read_bytes()[0] % 8 == 0, "numbers that are mapped begin where they may"
 
 
 def test_killed_at_random(tmp_path: Path) -> None:

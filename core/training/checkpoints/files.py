@@ -21,13 +21,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from blake3 import blake3
-from safetensors.numpy import save as save_safetensors
 
 from headstart.common.errors import CheckpointError, WeightsError
 from headstart.common.outputs import write_bytes, write_json
 from headstart.common.reading import ANY, DictOf, ListOf, check, parse_json, read_json
 from headstart.common.version import __version__, written_by
-from headstart.models.tensors import read_tensors
+from headstart.models.tensors import read_tensors, tensor_chunks
 from headstart.training.checkpoints.terms import Terms
 from headstart.training.shapes import LARGEST, RECORD_OF_EPOCH
 
@@ -95,7 +94,7 @@ def write_stage(path: Path, content: Content) -> None:
     arrays = {name: _as_stored(array) for name, array in content.arrays.items()}
     text = json.dumps({"format": FORMAT, "dtypes": dtypes, **content.about})
     metadata = {"training": text, "digest": _digest(text, arrays)}
-    write_bytes(path, [save_safetensors(arrays, metadata)])
+    write_bytes(path, tensor_chunks(arrays, metadata))
 
 
 def read_stage(path: Path) -> Content | None:

@@ -19,7 +19,7 @@ from headstart.models.layouts import fitted
 from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
 from headstart.training.exporting.request import VERIFIED, Request
-from headstart.training.saving import weights_bytes
+from headstart.training.saving import weights_chunks
 
 
 def write(request: Request, path: Path) -> None:
@@ -28,7 +28,7 @@ def write(request: Request, path: Path) -> None:
 
 def note(request: Request, path: Path, said: str) -> None:
     """Write what verification has said into the file: a header cannot grow, so all of it is written again."""
-    replace_whole(path, [weights_bytes(request.model, {VERIFIED: said})])
+    replace_whole(path, weights_chunks(request.model, {VERIFIED: said}))
 
 
 class WeightsOf:
