@@ -7,7 +7,9 @@ are in memory are those of `arrays`. No transform of another library is applied:
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,10 +27,10 @@ from headstart.data.walk import check_on_error
 
 LABEL_LISTS = ("targets", "labels", "_labels")
 PREPROCESSING = "as preprocessing is the model's"
-LIBRARIES = ("torch", "torchvision")
-"""whose sets give what they list"""
 LOOKED_AT = 100
-"""samples, one of each label, of a set with code of its own"""
+"""samples, one of each label, of a set that lists its labels"""
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""folders of what is a library's, and not the user's own"""
 
 
 def wrap(
@@ -60,7 +62,7 @@ def wrap(
     lists_files, notes = all(_lists_files(piece.source) for piece in pieces), list[str]()
     listed = [_listed_labels(piece) if lists_files else _own_labels(piece) for piece in pieces]
     labels = [label for one in listed for label in one or ()] if all(one is not None for one in listed) else None
-    if labels is not None and _has_own_code(source) and (other := _other_label(source, labels)) is not None:
+    if labels is not None and (other := _other_label(source, labels)) is not None:
         notes = [f"{name}: labels are those of its samples, not those that it lists: sample {other} has another"]
         lists_files, labels, changed = False, None, True
     names = list(classes) if classes is not None else None if changed else _own_classes(pieces)
@@ -155,21 +157,22 @@ def _notes(source: Any, pieces: Sequence[Piece], name: str) -> list[str]:
     if any(getattr(piece.source, "transform", None) is not None for piece in pieces):
         left.append(f"{name}: its files are read without its transform, {PREPROCESSING}")
     loaders = [getattr(piece.source, "loader", None) for piece in pieces]
-    if any(callable(loader) and not _is_of_libraries(loader) for loader in loaders):
+    if any(callable(loader) and not _is_of_a_library(loader) for loader in loaders):
         left.append(f"{name}: its files are read without its loader; of what that makes, make pairs")
     if _has_own_code(source):
         left.append(f"{name}: its files are read, and not what its own __getitem__ makes of them")
     return left
 
 
-def _is_of_libraries(code: Any) -> bool:
-    return str(getattr(code, "__module__", "")).partition(".")[0] in LIBRARIES
+def _is_of_a_library(code: Any) -> bool:
+    module = sys.modules.get(getattr(code, "__module__", None) or "")
+    return not INSTALLED.isdisjoint(Path(getattr(module, "__file__", None) or "").parts)
 
 
 def _has_own_code(source: Any) -> bool:
-    """Whether samples of a set, or of one that it is a part or a chain of, come from code that is not known here,
-    and so may be other than what is listed."""
-    if not _is_of_libraries(getattr(type(source), "__getitem__", None)):
+    """Whether samples of a set, or of one that it is a part or a chain of, come from code of the user's, which may
+    make others of them than lie in the files."""
+    if not _is_of_a_library(getattr(type(source), "__getitem__", None)):
         return True
     members = getattr(source, "datasets", None)
     held = [getattr(source, "dataset", None), *(members if isinstance(members, list) else [])]
