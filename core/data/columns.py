@@ -71,7 +71,7 @@ def labels_in(
         return _of_lists([list(value) for value in values], column, task, names, place)
     kinds = {_kind(value) for value in values}
     if not kinds <= {"text", "whole", "number", "truth"}:
-        odd = next(i for i, value in enumerate(values) if _kind(value) not in ("text", "whole", "number", "truth"))
+        odd = next(i for i, value in enumerate(values) if not _is_scalar(value))
         raise DataError(
             f"the labels in column {column!r} hold a {type(values[odd]).__name__} in {place(odd)}; expected "
             "names, "
@@ -115,6 +115,10 @@ def _kind(value: Any) -> str:
     if isinstance(value, int | np.integer):
         return "whole"
     return "number" if isinstance(value, float | np.floating | Decimal) else type(value).__name__
+
+
+def _is_scalar(value: Any) -> bool:
+    return _kind(value) in ("text", "whole", "number", "truth")
 
 
 def _whole(value: Any) -> Any:
@@ -227,6 +231,11 @@ def _of_lists(
         )
     if bad := [i for i, one in enumerate(lists) if any(is_missing(value) for value in one)]:
         raise DataError(f"a label in the list of column {column!r}, {place(bad[0])}, is missing")
+    if odd := [i for i, one in enumerate(lists) if not all(map(_is_scalar, one))]:
+        kind = next(type(value).__name__ for value in lists[odd[0]] if not _is_scalar(value))
+        raise DataError(
+            f"the lists in column {column!r} hold a {kind} in {place(odd[0])}; expected lists of names or numbers"
+        )
     spelt = [[normal(str(value).strip()) for value in one] for one in lists]
     present = sorted({name for one in spelt for name in one})
     if not present:

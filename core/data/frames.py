@@ -23,10 +23,12 @@ from typing import Any, TextIO
 from headstart.common.errors import DataError, UnknownNameError
 from headstart.common.machine import available_memory
 from headstart.data.class_files import MARKS
+from headstart.data.class_labels import class_names, named
 from headstart.data.formats import SUFFIXES
 from headstart.data.layouts import refuse_url
 from headstart.data.limits import MAX_NBYTES
 from headstart.data.place import is_remote, parent_of, place_of
+from headstart.data.rows import ordered
 from headstart.data.signatures import UNPACK, what_is
 from headstart.data.table_file import TableFile
 
@@ -73,8 +75,9 @@ class Frame:
         self._read = read
         self._first_line = first_line
 
-    def require(self, column: str, argument: str) -> str:
-        """The column's name; UnknownNameError, with the nearest ones, where there is none."""
+    def require(self, column: str | int, argument: str) -> str:
+        """The column's name, as text; UnknownNameError, with the nearest ones, where there is none."""
+        column = str(column) if isinstance(column, int) else column
         if not isinstance(column, str) or column not in self.names:
             raise UnknownNameError(f"column {argument}=", str(column), self.names, f" of {self.name}")
         if self.names.count(column) > 1:
@@ -105,7 +108,9 @@ def frame_of(source: Any) -> tuple[Frame, str | None]:
     if hasattr(source, "collect") and hasattr(source, "collect_schema"):  # polars, not computed yet
         raise DataError(f"the table is a {type(source).__name__}; collect it first: frame.collect()")
     if hasattr(source, "columns") and hasattr(source, "__getitem__"):  # pandas, polars
-        return _of_columns(source, [str(name) for name in source.columns], source.__getitem__), None
+        columns = {str(name): name for name in source.columns}  # a frame of pandas may have numbers for names
+        names = [str(name) for name in source.columns]
+        return _of_columns(source, names, lambda name: source[columns[name]]), None
     raise DataError(f"the table is a {type(source).__name__}; {EXPECTED}")
 
 
@@ -115,7 +120,7 @@ def _of_columns(source: Any, names: list[str], column: Callable[[str], Any]) -> 
         for method in ("to_list", "tolist"):
             if hasattr(found, method):
                 return list(getattr(found, method)())
-        return list(found)
+        return list(ordered(found, f"the cells of column {name!r}"))
 
     def read(names: Sequence[str]) -> dict[str, Column]:
         columns: dict[str, Column] = {name: values(name) for name in names}
@@ -323,6 +328,7 @@ def _of_parquet(path: TableFile) -> Frame:
 
 def _of_arrow(table: Any) -> dict[str, Column]:
     columns: dict[str, Column] = {}
+    classes = class_names(table.schema.metadata)
     types = import_module("pyarrow.types")
     for name in table.column_names:
         column = table.column(name)
@@ -333,6 +339,8 @@ def _of_arrow(table: Any) -> dict[str, Column]:
             columns[name] = column.cast(kind.value_type).to_pylist()
         else:
             columns[name] = column.to_pylist()
+        if (names := classes.get(name)) is not None:
+            columns[name] = named(columns[name], names, name)
     return columns
 
 
@@ -343,11 +351,9 @@ class Cells(Sequence[Any]):
     def __init__(self, column: Any, name: str) -> None:
         """DataError for a cell that is larger than an encoded image may be."""
         self._chunks = column
-        compute, content = import_module("pyarrow.compute"), column
-        if import_module("pyarrow.types").is_struct(column.type):
-            fields = [column.type.field(k).name for k in range(column.type.num_fields)]
-            content = compute.struct_field(column, "bytes") if "bytes" in fields else None
-        if content is None or not len(content):
+        self._is_struct = import_module("pyarrow.types").is_struct(column.type)
+        compute, content = import_module("pyarrow.compute"), self._content()
+        if content is None or not self.any_bytes():
             return
         lengths = compute.binary_length(content)
         if (most := compute.max(lengths).as_py() or 0) > MAX_NBYTES:
@@ -362,3 +368,27 @@ class Cells(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._chunks[index].as_py()
+
+    def any_bytes(self) -> bool:
+        """Whether any cell holds bytes."""
+        content, types = self._content(), import_module("pyarrow.types")
+        is_bytes = content is not None and (types.is_binary(content.type) or types.is_large_binary(content.type))
+        return is_bytes and content.null_count < len(content)
+
+    def empty(self) -> list[int]:
+        """The cells that hold neither bytes nor a path."""
+        compute, (content, paths) = import_module("pyarrow.compute"), (self._content(), self._field("path"))
+        held = [compute.is_valid(one) for one in (content, paths) if one is not None]
+        if not held:
+            return []
+        some = held[0] if len(held) == 1 else compute.or_(*held)
+        return [i for i, is_there in enumerate(some.to_pylist()) if not is_there]
+
+    def _content(self) -> Any:
+        return self._field("bytes") if self._is_struct else self._chunks
+
+    def _field(self, name: str) -> Any:
+        """A field of all cells; None where they have none."""
+        if not self._is_struct or self._chunks.type.get_field_index(name) < 0:
+            return None
+        return import_module("pyarrow.compute").struct_field(self._chunks, name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError
-from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations, unlabelled
+from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, Annotations, unlabelled
 from headstart.data.columns import check_task, groups_in, labels_in, weights_in
 from headstart.data.dataset import Dataset
 from headstart.data.decode import read_file
@@ -23,11 +23,14 @@ from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
 from headstart.data.layouts import role_of
 from headstart.data.missing_labels import labelled_rows, no_label
+from headstart.data.names import check_told_apart
 from headstart.data.place import expanded
 from headstart.data.table import Columns, image_column, roles_of
 from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import check_on_error
 
+CELLS = ("binary", "large_binary", "binary_view", "string", "large_string", "string_view")
+"""of which kinds cells are that hold the bytes of an image, or a file's name"""
 SAVED_BY_HUB = ("dataset_info.json", "dataset_dict.json")
 """what the library `datasets` writes into a folder that `save_to_disk` made"""
 
@@ -83,6 +86,8 @@ def huggingface(
         parts = [PARTS.index(part) for part, one in sets.items() for _ in range(len(one))]
         about = replace(about, parts=np.array(parts, np.int8)[np.array(at, np.int64)])
     if classes is None:
+        if about.task != REGRESSION and _names(first, roles["label"]) is not None:
+            check_told_apart([about.classes[k] for k in about.used().tolist()])
         warn_of_untrained(about, frame.name)
     said = [f"{frame.name}: {', '.join(notes)}"] if notes else []
     return sound(rows.images(roles["image"], truncated, at), about, frame.name, skipped, on_error, said)
@@ -131,6 +136,7 @@ class _Rows:
 
     def images(self, column: str, truncated: str, rows: Sequence[int]) -> EncodedSource:
         """Of these rows."""
+        self._check_images(column)
         encoded = {part: _encoded(one, column) for part, one in self.sets.items()}
 
         def fetch(i: int) -> bytes:
@@ -142,6 +148,22 @@ class _Rows:
 
         name = self.frame.name
         return EncodedSource(len(rows), fetch, lambda i: f"{name}, {self.place(rows[i])}", truncated)
+
+    def _check_images(self, column: str) -> None:
+        """DataError for a column that holds neither images, nor their bytes or names."""
+        feature = self.first.features[column]
+        kind = getattr(feature, "dtype", None)
+        if (
+            isinstance(feature, _library().Image)
+            or kind in CELLS
+            or (isinstance(feature, Mapping) and feature.keys() <= {"bytes", "path"})
+        ):
+            return
+        raise DataError(
+            f"{self.frame.name}: the column {column!r} holds {' '.join(str(feature).split())[:100]}; expected "
+            "images, their bytes or the names of their files. Of pixels: "
+            f"hs.data.arrays(np.array(data[{column!r}], 'uint8'), labels)"
+        )
 
     def _locate(self, i: int) -> tuple[str, int]:
         k = int(np.searchsorted(self._starts, i, "right")) - 1
@@ -198,9 +220,9 @@ def _splits(opened: Any) -> dict[str, Any]:
         sets = {"": opened}
     else:
         raise DataError(
-            f"the data set is a {type(opened).__name__}; expected a datasets.Dataset or DatasetDict (of one "
-            "that is "
-            "streamed make such a one first), or a name"
+            f"the data set is a {type(opened).__name__}; expected a datasets.Dataset or DatasetDict, or a name. "
+            "Of one that is streamed: "
+            "datasets.Dataset.from_generator(lambda: iter(stream), features=stream.features)"
         )
     if not sum(map(len, sets.values())):
         raise DataError("the data set has no rows")

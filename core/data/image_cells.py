@@ -9,41 +9,76 @@ import os
 from pathlib import Path
 from typing import Any
 
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, ImageError
 from headstart.common.objects import normal_url
+from headstart.data.any_files import files_for
 from headstart.data.columns import is_missing
 from headstart.data.dataset import Skipped, Unread
 from headstart.data.file_system import Files
 from headstart.data.formats import SUFFIXES
-from headstart.data.frames import Column, Frame
+from headstart.data.frames import Cells, Column, Frame
 from headstart.data.layouts import URL
 from headstart.data.place import FILE, REMOTE, is_remote, joined, name_of, place_of
 
 SHOWN = 3
 
 
-def holds_bytes(images: Column, column: str, place: Any) -> bool:
-    """Whether the cells are image files, and not their names. DataError where they are neither."""
-    first = images[0]
-    if isinstance(first, bytes | bytearray | memoryview):
-        return True
-    if isinstance(first, dict) and isinstance(first.get("bytes"), bytes):
-        return True
-    if not isinstance(first, str | os.PathLike) and not (isinstance(first, dict) and first.get("path")):
+def is_empty(cell: Any) -> bool:
+    """Whether a cell holds neither an image nor the name of one."""
+    if isinstance(cell, dict):
+        return cell.get("bytes") is None and is_missing(cell.get("path"))
+    return is_missing(cell)
+
+
+def rows_with_images(
+    name: str, images: Column, column: str, place: Any, on_error: str
+) -> tuple[list[int] | None, list[Skipped]]:
+    """The rows whose cells are not empty, None for all, and what was left out. DataError with
+    `on_error="raise"` where one is, and where all are."""
+    empty = images.empty() if isinstance(images, Cells) else [i for i, cell in enumerate(images) if is_empty(cell)]
+    if not empty:
+        return None, []
+    if len(empty) == len(images):
+        raise DataError(f"{name}: no row names an image in column {column!r}")
+    what = f"{len(empty):,} of {len(images):,} rows name no image in {column!r}"
+    if on_error == "raise":
         raise DataError(
-            f"the image of {place(0)} in column {column!r} is a {type(first).__name__}; expected the name of a "
-            "file, "
-            "or the bytes of one"
+            f"{name}: {what}, the first: {', '.join(map(place, empty[:SHOWN]))}. Fill them in, or leave these "
+            'rows out: on_error="skip" (--on-error skip)'
         )
-    return False
+    left = set(empty)
+    return [i for i in range(len(images)) if i not in left], [Skipped(name, what)]
 
 
-def bytes_of(cell: Any) -> bytes:
-    """An image file that is a cell; of one that is too large as many bytes as tell that."""
+def holds_bytes(images: Column, column: str, place: Any, at: int = 0) -> bool:
+    """Whether any of the cells is an image file, and not the name of one. `at`: the first that is not empty.
+    DataError where that one is neither."""
+    first = images[at]
+    if not _is_encoded(first) and not isinstance(first, str | os.PathLike) and not isinstance(first, dict):
+        raise DataError(
+            f"the image of {place(at)} in column {column!r} is a {type(first).__name__}; expected the name of a "
+            "file, or the bytes of one (of pictures in memory: hs.data.arrays(list(images), labels))"
+        )
+    return images.any_bytes() if isinstance(images, Cells) else any(map(_is_encoded, images))
+
+
+def _is_encoded(cell: Any) -> bool:
     content = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(content, bytes | bytearray | memoryview):
-        return b""  # decoding says that it is empty
-    return bytes(content)
+    return isinstance(content, bytes | bytearray | memoryview)
+
+
+def bytes_of(cell: Any, root: str, name: str) -> bytes:
+    """An image file that is a cell, or that a cell among such names, relative to `root`; of one that is too large
+    as many bytes as tell that. `name`: what messages call the cell. Of an empty one nothing: decoding says so."""
+    if _is_encoded(cell):
+        return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
+    if is_empty(cell):
+        return b""
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    if not isinstance(path, str | os.PathLike):
+        raise ImageError(name, f"is a {type(path).__name__}; expected the bytes of an image file, or its name")
+    file = _file_of(os.fspath(path), root, lambda _: name, 0)
+    return files_for([file]).read(file)
 
 
 def files_of(images: Column, column: str, root: str, place: Any) -> list[str]:

@@ -17,6 +17,7 @@ from headstart.common.errors import DataError, DataWarning
 from headstart.data.names import class_list, normal, normal_all, twins, warn_of_kin
 from headstart.data.rows import ordered, unmasked
 
+NO_CLASS = "-1"
 MISSING = ("nan", "NaN", "None", "<NA>", "NaT")
 UNSEEN = 1000
 """classes that there may be without a sample; with many samples, ten times as many as those"""
@@ -128,11 +129,19 @@ def _names_among(labels: list[str]) -> tuple[str, ...]:
 
 
 def warn_of_missing(names: Iterable[str]) -> None:
-    """DataWarning for a class that is called as a missing label is written."""
+    """DataWarning for a class that is called as a missing label is written: "nan", and -1 beside 0 and more."""
+    names = list(names)
     if missing := [name for name in names if name in MISSING]:
         warnings.warn(
             f"a class is called {missing[0]!r}, which is what a missing label becomes as text: leave out what has "
             "no label, or name the classes: classes=[...]",
+            DataWarning,
+            stacklevel=6,
+        )
+    if NO_CLASS in names and len(names) > 2 and all(name.isdecimal() for name in names if name != NO_CLASS):
+        warnings.warn(
+            f"a class is called {NO_CLASS!r} beside {len(names) - 1:,} with numbers from 0 on, which is how test "
+            "sets write that a label is not known: leave those samples out, or name the classes: classes=[...]",
             DataWarning,
             stacklevel=6,
         )

@@ -51,6 +51,7 @@ PIECE = re.compile(
     re.IGNORECASE,
 )
 """one of the pieces that a data set comes in: fold_0, HAM10000_images_part_1, "Fold A"; group 1: what all share"""
+READ_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}")
 TABLES = {
     ".csv": "CSV",
@@ -178,6 +179,15 @@ def one_class_hint(root: Folder, name: str) -> str:
 def no_class_hint(root: Folder, has_images: bool) -> str:
     """What to do about a root without class folders: it may be a class itself, or its images have no labels."""
     if root.files is LOCAL:
+        if tables := sorted(path for path in Path(root.path).iterdir() if path.suffix.lower() in READ_TABLES):
+            if len(tables) == 1:
+                return f" Do you mean the table in it, {tables[0]}?"
+            if all(path.suffix.lower() == ".parquet" for path in tables):
+                return (
+                    f" It holds {len(tables):,} Parquet files. Name one; parts of one table are opened by "
+                    f'hs.data.huggingface(datasets.load_dataset("parquet", data_files="{root}/*.parquet"))'
+                )
+            return f" It holds the tables {listed([path.name for path in tables])}: name one of them."
         above = root.at(str(Path(root.path).absolute().parent))
         beside = above.folders()
         if len(beside) > 1 and layout_of(beside) is None and all(_holds_an_image(above / one) for one in beside):

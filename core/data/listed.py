@@ -10,12 +10,11 @@ from typing import Any
 from headstart.common.errors import DataError, ImageError
 from headstart.data.annotations import unlabelled
 from headstart.data.any_files import files_for
-from headstart.data.columns import is_missing
 from headstart.data.dataset import Dataset, FileSource, Skipped
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.file_system import Files
 from headstart.data.frames import KINDS, frame_of
-from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
+from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes, rows_with_images
 from headstart.data.place import expanded, is_remote, place_of, stem_of, suffix_of
 from headstart.data.table import image_column
 from headstart.data.walk import check_on_error
@@ -55,15 +54,16 @@ def images_listed(
         return frame.place(i)
 
     name = stem_of(frame.name) if folder is not None else "table"
-    rows = [i for i, cell in enumerate(images) if on_error == "raise" or not is_missing(cell)]
-    if not rows:
-        raise DataError(f"{frame.name}: no row names an image in column {column!r}")
-    if holds_bytes([images[rows[0]]], column, lambda _: place(rows[0])):
-        encoded = EncodedSource(
-            len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}", truncated
-        )
-        return sound(encoded, unlabelled(len(images)), name, (), decoding)
+    filled, _ = rows_with_images(frame.name, images, column, place, on_error)
+    rows: Sequence[int] = range(len(images)) if filled is None else filled
     at = place_of(root) if root is not None else folder or "."
+    if holds_bytes(images, column, place, rows[0]):
+
+        def row_of(i: int) -> str:
+            return f"{frame.name}, {place(i)}"
+
+        encoded = EncodedSource(len(images), lambda i: bytes_of(images[i], at, row_of(i)), row_of, truncated)
+        return sound(encoded, unlabelled(len(images)), name, (), decoding)
 
     def place_of_row(k: int) -> str:
         return place(rows[k])

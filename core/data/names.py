@@ -57,6 +57,16 @@ def twins(names: Iterable[str]) -> list[str]:
     return [name for group in groups.values() if len(group) > 1 for name in group]
 
 
+def check_told_apart(names: Sequence[str]) -> None:
+    """DataError for names, which a data set came with, that look the same; and what `warn_of_kin` warns of."""
+    if same := twins(names):
+        raise DataError(
+            f"the classes {', '.join(map(ascii, same[:5]))} look the same; make them one, or name the classes: "
+            "classes=[...]"
+        )
+    warn_of_kin(names)
+
+
 def warn_of_kin(names: Iterable[str]) -> None:
     """DataWarning where classes, which nobody has named, differ in no more than what people write now so and now
     otherwise: capitals, `_`, `-` or a space between words, zeros before a number."""

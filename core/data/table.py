@@ -20,7 +20,7 @@ from headstart.data.columns import groups_in, label_lists, labels_in, parts_in, 
 from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Column, Frame, frame_of
-from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes
+from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes, rows_with_images
 from headstart.data.layouts import role_of
 from headstart.data.missing_labels import labelled_rows, no_label, without_any
 from headstart.data.place import place_of, stem_of
@@ -132,8 +132,16 @@ def table(
     def place(i: int) -> str:
         return frame.place(places[i])
 
+    def row_of(i: int) -> str:
+        return f"{frame.name}, {place(i)}"
+
     notes = [f"{frame.name}: {', '.join(notes)}"] if notes else []
     at = place_of(root) if root is not None else folder or "."
+    filled, without = rows_with_images(frame.name, images, roles["image"], place, on_error)
+    if filled is not None:
+        skipped += without
+        values = {name: _picked(column, filled) for name, column in values.items()}
+        images, places = values[roles["image"]], [places[i] for i in filled]
     in_cells = holds_bytes(images, roles["image"], place)
     files = [] if in_cells else files_of(images, roles["image"], at, place)
     if task == MULTI and files and len(roles["label"]) == 1:
@@ -157,9 +165,7 @@ def table(
             f"{frame.name}: all rows are of one part, {values[roles['split']][0].strip()}; taken in one piece"
         )
     if in_cells:
-        encoded = EncodedSource(
-            len(images), lambda i: bytes_of(images[i]), lambda i: f"{frame.name}, {place(i)}", truncated
-        )
+        encoded = EncodedSource(len(images), lambda i: bytes_of(images[i], at, row_of(i)), row_of, truncated)
         if classes is None:
             warn_of_untrained(about, frame.name)
         return sound(encoded, about, name, skipped, on_error, notes)
@@ -200,7 +206,7 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
         if (column := getattr(asked, role)) is not None:
             roles[role] = frame.require(column, role)
     if asked.label is not None:
-        labels = [asked.label] if isinstance(asked.label, str) else list(asked.label)
+        labels = [asked.label] if isinstance(asked.label, str | int) else list(asked.label)
         roles["label"] = [frame.require(name, "label") for name in labels]
     every = [(role, name) for role, of in roles.items() for name in ([of] if isinstance(of, str) else of)]
     taken: dict[str, str] = {}

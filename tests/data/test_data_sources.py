@@ -160,6 +160,16 @@ def test_folders_that_cannot_be_trained_on(photos: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"no class folders.*Sort its images into such.*headstart predict"):
         data.folder(photos / "cat")
     (photos / "notes").rmdir()
+    for table, said in (("a.csv", "the table in it, .*a.csv"), ("b.tsv", "the tables 'a.csv', 'b.tsv'")):
+        (photos / "cat" / table).touch()
+        with pytest.raises(DataError, match=said):
+            data.folder(photos / "cat")
+    for name in ("a.csv", "b.tsv"):
+        (photos / "cat" / name).rename(photos / "cat" / f"{name}.parquet")
+    with pytest.raises(DataError, match="It holds 2 Parquet files"):
+        data.folder(photos / "cat")
+    for name in ("a.csv", "b.tsv"):
+        (photos / "cat" / f"{name}.parquet").unlink()
     with pytest.raises(DataError, match="only one class folder, 'photos'"):
         data.folder(photos.parent)
     (photos / "bee").mkdir()

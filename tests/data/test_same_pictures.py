@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from headstart.common.errors import DataError, ImageError, SettingError, UnknownNameError
+from headstart.common.errors import DataError, DataWarning, ImageError, SettingError, UnknownNameError
 from headstart.data import Dataset
 from headstart.data.pictures import pictures_of
 from headstart.data.table import Columns
@@ -187,6 +187,28 @@ def test_splits_of_the_hub_are_parts(tmp_path: Path) -> None:
         hs.data.huggingface(tmp_path)
     with pytest.raises(DataError, match="the data set is a list"):
         hs.data.huggingface([1, 2])
+
+
+@pytest.mark.neutral
+def test_classes_and_images_of_the_hub_are_looked_at(tmp_path: Path) -> None:
+    library = pytest.importorskip("datasets")
+    cells = [{"bytes": path.read_bytes(), "path": None} for path in paths_of(pictures(tmp_path / "photos", 1))]
+
+    def rows(images: list[Any], feature: Any, *names: str) -> Any:
+        features = library.Features({"image": feature, "label": library.ClassLabel(names=list(names))})
+        return library.Dataset.from_dict({"image": images, "label": [0, 1, 1]}, features=features)
+
+    with pytest.warns(DataWarning, match="the classes 'Cat' and 'cat' differ in how they are written alone"):
+        hs.data.huggingface(rows(cells, library.Image(), "Cat", "cat", "dog"))
+    with pytest.raises(DataError, match=r"the classes 'cat', 'cat\\u200b' look the same"):
+        hs.data.huggingface(rows(cells, library.Image(), "cat", "cat\u200b"))
+    pixels = [np.zeros((2, 2, 3), np.uint8).tolist()] * 3
+    for images, feature in (
+        (pixels, library.Array3D((2, 2, 3), "uint8")),
+        ([[cell] for cell in cells], library.Sequence(library.Image())),
+    ):
+        with pytest.raises(DataError, match=r"column 'image' holds .*; expected images, their bytes or the names"):
+            hs.data.huggingface(rows(images, feature, "ant", "bee"))
 
 
 @pytest.mark.neutral

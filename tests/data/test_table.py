@@ -135,6 +135,73 @@ def test_parquet_arrow_and_frames(root: Path, monkeypatch: pytest.MonkeyPatch) -
         hs.data.table(write(root / "no.parquet", "PAR1"))
 
 
+@pytest.mark.neutral
+def test_cells_of_bytes_names_and_nothing(root: Path) -> None:
+    """Bytes come before a name beside them, whatever the first row holds, and what holds neither is said."""
+    pa = pytest.importorskip("pyarrow")
+    folder = hs.data.folder(root)
+    ids = {kind: folder.ids[folder.labels.tolist().index(k)] for k, kind in enumerate(folder.classes)}
+    content = dict(zip(NAMES, picture_bytes(root), strict=True))
+    images = [
+        {"bytes": None, "path": "ant/ant0.png"},
+        {"bytes": content["bee0"], "path": "cow/cow1.png"},
+        {"bytes": content["cow0"], "path": None},
+    ]
+    labels = ["ant", "bee", "cow"]
+    nothing = [{"bytes": None, "path": None}, *images, None]
+    for make in (pa.table, dict):
+        data = hs.data.table(make({"image": images, "label": labels}), root=root)
+        assert data.ids == tuple(map(ids.get, labels)), make
+        assert data[0].image.shape == (6, 5, 3)
+        several = make({"image": nothing, "label": ["x", *labels, "x"]})
+        with pytest.raises(DataError, match="2 of 5 rows name no image in 'image', the first: row 1, row 5"):
+            hs.data.table(several, root=root)
+        data = hs.data.table(several, root=root, on_error="skip")
+        assert data.ids == tuple(map(ids.get, labels)) and data.source_name(0) == "the table, row 2"
+    names = pa.table({"image": [{"bytes": None, "path": name} for name in files()], "label": KINDS})
+    assert sorted(hs.data.table(names, root=root).ids) == sorted(folder.ids), "a column of nothing but nulls"
+    with pytest.raises(DataError, match=r"hs\.data\.arrays\(list\(images\), labels\)"):
+        hs.data.table({"image": [Image.new("L", (4, 4))] * 3, "label": labels})
+
+
+@pytest.mark.neutral
+def test_names_that_a_schema_has_for_its_numbers(root: Path) -> None:
+    """As the library `datasets` writes them."""
+    pa = pytest.importorskip("pyarrow")
+    about = {"_type": "ClassLabel", "names": ["cow", "ant", "bee"]}
+    numbers = [about["names"].index(kind) for kind in KINDS]
+
+    def of_schema(labels: list[Any], feature: Any) -> Any:
+        features = {"info": {"features": {"image": {"_type": "Image"}, "label": feature}}}
+        table = pa.table({"image": picture_bytes(root)[: len(labels)], "label": labels})
+        return table.replace_schema_metadata({"huggingface": json.dumps(features)})
+
+    data = hs.data.table(of_schema(numbers, about))
+    assert [data.classes[k] for k in data.labels] == KINDS and data.classes == ("ant", "bee", "cow")
+    given = hs.data.table(of_schema(numbers, about), classes=["bee", "cow", "ant"])
+    assert [given.classes[k] for k in given.labels] == KINDS
+    with pytest.raises(DataError, match="1 of 3 rows have no label in 'label', the first: row 2"):
+        hs.data.table(of_schema([0, -1, 1], about))
+    with pytest.raises(DataError, match="row 3 has the label 3 in column 'label', whose 3 classes"):
+        hs.data.table(of_schema([0, 1, 3], about))
+    for feature in ([about], {"_type": "List", "feature": about}):
+        data = hs.data.table(of_schema([[0, 1], [1], []], feature))
+        assert (data.classes, data.labels.tolist()) == (("ant", "cow"), [[1, 1], [1, 0], [0, 0]])
+    for odd in ({"_type": "ClassLabel", "names": 3}, {"_type": "Value"}, 7):
+        assert hs.data.table(of_schema(numbers, odd)).classes == ("0", "1", "2")
+    with pytest.warns(DataWarning, match="a class is called '-1' beside 2 with numbers from 0 on"):
+        hs.data.table(of_schema([0, -1, 1], 7))
+
+
+@pytest.mark.neutral
+def test_columns_of_frames_may_be_called_by_numbers(root: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({0: [str(root / file) for file in files()], 1: KINDS})
+    for image, label in ((0, 1), ("0", "1")):
+        data = hs.data.table(frame, image=image, label=label)  # type: ignore[arg-type]
+        assert [data.classes[k] for k in data.labels] == KINDS
+
+
 # Tasks ------------------------------------------------------------------------------------------------------
 
 

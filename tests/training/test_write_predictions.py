@@ -179,7 +179,7 @@ def test_a_table_lists_its_images_in_its_order(photos: Path, tmp_path: Path) -> 
 def test_rows_that_name_no_image_keep_their_lines(model: Any, photos: Path, tmp_path: Path, backend: str) -> None:
     table = photos / "list.csv"
     table.write_text('file,n\n,1\n"01, a.png",2\n  ,3\n"03, a.png",4\n')
-    with pytest.raises(DataError, match="row 1 names no image"):
+    with pytest.raises(DataError, match="2 of 4 rows name no image in 'file', the first: row 1, row 3"):
         hs.predict(model, table, backend=backend, device="cpu")
     written = hs.write_predictions(
         model, table, tmp_path / "out.csv", on_error="skip", backend=backend, device="cpu"
