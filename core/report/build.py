@@ -38,6 +38,7 @@ from headstart.report.series import (
     lost,
     points,
     spans_decades,
+    waits_for_features,
 )
 
 FOLDER = Path(__file__).parent
@@ -68,6 +69,7 @@ def build(content: Mapping[str, Any]) -> str:
         has_curves=any(points(entry) for entry in entries),
         axis="log" if spans_decades(entries) else "linear",
         extracts=any(points(entry) and finite(entry.get("extraction_seconds")) for entry in entries),
+        counts=not waits_for_features(entries),
         intervals=_has_intervals(entries),
         marked=any(point.kept for entry in entries for point in points(entry)),
         endings={entry["label"]: words for entry in entries if len(entries) > 1 and (words := sentence(entry))},

@@ -53,6 +53,8 @@ def command(argv: Sequence[Any]) -> str:
     if not argv:
         return ""
     first, *rest = map(str, argv)
+    if first in ("-", "-c"):  # typed into Python: there is no line to repeat
+        return ""
     place = PurePath(first.replace("\\", "/"))
     if place.name == "__main__.py":
         return shlex.join(["python", "-m", place.parent.name, *rest])

@@ -141,7 +141,7 @@ def _cells(entry: Entry) -> list[Cell]:
         number(entry.get("total_seconds"), figures.seconds),
         number(entry.get("speedup_over_frozen"), figures.times),
         number((entry.get("parameters") or {}).get("trained"), figures.count),
-        number(entry.get("pays_off_after_epochs"), figures.epochs),
+        number(entry.get("pays_off_after_epochs"), figures.count),
     ]
 
 

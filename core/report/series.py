@@ -119,6 +119,13 @@ def spans_decades(entries: Iterable[Entry]) -> bool:
     return bool(positive) and max(positive) > FAR_APART * min(positive)
 
 
+def waits_for_features(entries: Iterable[Entry]) -> bool:
+    """Whether every run's extraction takes longer than its epochs: counted, it leaves them an end of the axis."""
+    drawn = [(finite(entry.get("extraction_seconds")) or 0.0, points(entry)) for entry in entries]
+    curves = [(extraction, run[-1].seconds) for extraction, run in drawn if run]
+    return bool(curves) and all(2 * extraction > end for extraction, end in curves)
+
+
 def headline_name(entry: Entry) -> str:
     """Which score the run is known by; entries of before there were several have no name of one."""
     return str(entry.get("score") or "accuracy")

@@ -245,6 +245,7 @@ def test_the_command_is_what_one_types() -> None:
     assert "headstart compare --data &#39;my photos&#39;" in report.page(content())
     module = content(command=["/x/headstart/__main__.py", "fit", "a&b"])
     assert "python -m headstart fit &#39;a&amp;b&#39;" in report.page(module)
+    assert 'class="command"' not in report.page(content(command=["-c"])), "nothing was typed that could be again"
 
 
 @pytest.mark.parametrize("axis", AXES)

@@ -118,6 +118,18 @@ def test_the_axis_of_time_is_logarithmic_where_epochs_end_far_apart() -> None:
         assert checked.findall(report.page(content(rows))) == [kind]
 
 
+def test_an_extraction_is_counted_where_some_run_does_not_wait_longer_for_it_than_for_its_epochs() -> None:
+    """Of a run alone it would leave all epochs at one end of the axis."""
+    alone, beside = row("torch", "cached"), row("torch", "full")
+    assert series.waits_for_features([alone]) and not series.waits_for_features([alone, beside])
+    assert not series.waits_for_features([{"history": []}]), "nothing is drawn"
+    even = {"history": [record(1, 3.0)], "extraction_seconds": 3.0}
+    assert not series.waits_for_features([even])
+    assert series.waits_for_features([even | {"extraction_seconds": 3.1}])
+    for rows, mark in (([alone], ""), ([alone, beside], "checked ")):
+        assert f'id="counted" {mark}autocomplete' in report.page(content(rows))
+
+
 def test_classes_confused_most_come_first() -> None:
     cells = [(0, 0, 50), (2, 1, 3), (0, 1, 3), (1, 0, 7), (1, 2, 0)]
     assert series.confused(cells, 9) == [(1, 0, 7), (0, 1, 3), (2, 1, 3)]
