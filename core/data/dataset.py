@@ -26,6 +26,7 @@ from headstart.data.any_files import files_for
 from headstart.data.decode import check_truncated, decoded
 from headstart.data.file_system import Files
 from headstart.data.id_index import Hashed, IdIndex
+from headstart.data.place import absolute
 from headstart.data.read_ahead import Read, reading
 from headstart.data.remarks import Remarks
 from headstart.data.rows import ALONE, Entries, count, each, entries_of
@@ -145,12 +146,14 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """Encoded image files. Those that have not changed since they were hashed last are not read for their ids."""
+    """Encoded image files. Those that have not changed since they were hashed last are not read for their ids.
+    They are those of the folder that the process was in when the source was made, wherever it goes afterwards."""
 
     def __init__(self, paths: Sequence[str], truncated: str = "raise", files: Files | None = None) -> None:
         """`paths`: or URLs, as `place_of` gives them. `files`: where these lie, with what is known of them."""
         super().__init__(len(paths), truncated)
         self.paths = list(paths)
+        self._places = absolute(self.paths)
         self.files = files_for(self.paths) if files is None else files
         self.fetches = self.files.fetches
 
@@ -158,11 +161,14 @@ class FileSource(Source):
         return self.paths[index]
 
     def read(self, index: int) -> tuple[bytes, str]:
-        encoded = self.files.read(self.paths[index])
+        try:
+            encoded = self.files.read(self._places[index])
+        except ImageError as error:  # by the name that somebody gave
+            raise ImageError(self.paths[index], error.reason, error.mend) from error
         return encoded, sample_id(encoded)
 
     def nbytes(self, index: int) -> int:
-        return self.files.nbytes(self.paths[index])
+        return self.files.nbytes(self._places[index])
 
     def open(self, encoded: bytes, index: int, enough: int | None = None) -> Image.Image:
         return self.decode(encoded, index, enough)
@@ -191,7 +197,7 @@ class FileSource(Source):
         """Find the ids of these files, and with `decode` which do not decode; without, the first that cannot be
         read raises."""
         index = IdIndex()
-        paths = [self.paths[i] for i in indices]
+        paths = [self._places[i] for i in indices]
         stamps = self.files.stamps(paths)
         unknown: list[tuple[int, bytes | None]] = []
         for i, stamp, known in zip(indices, stamps, index.look_up(paths, stamps), strict=True):
@@ -209,7 +215,7 @@ class FileSource(Source):
             start = begun if self.fetches else time.time_ns()  # read ahead, it may have been read at once
             try:
                 encoded, id = read(n)
-                kept = before is not None and self.files.is_unchanged(self.paths[i], before, start)
+                kept = before is not None and self.files.is_unchanged(self._places[i], before, start)
                 if decode:
                     self.open(encoded, i)
                     kept &= i not in self.remarks  # to be remarked, and counted, the next time as well
@@ -226,7 +232,7 @@ class FileSource(Source):
                     raise error
                 errors[i] = error
             elif kept and id is not None and before is not None:
-                hashed.append(Hashed(self.paths[i], before, id, decode))
+                hashed.append(Hashed(self._places[i], before, id, decode))
             if len(hashed) >= RECORDED_AT_ONCE:
                 index.record(hashed)
                 hashed.clear()
@@ -243,7 +249,7 @@ class FileSource(Source):
             return super()._remember(index, id)
         except DataError:
             # Should it have been the index that was wrong, opening the data set again must help.
-            IdIndex().forget([self.paths[index]])
+            IdIndex().forget([self._places[index]])
             raise
 
 

@@ -24,7 +24,7 @@ from headstart.data.frames import Frame
 from headstart.data.layouts import role_of
 from headstart.data.missing_labels import labelled_rows, no_label
 from headstart.data.names import check_told_apart
-from headstart.data.place import expanded
+from headstart.data.place import current_folder, expanded
 from headstart.data.table import Columns, image_column, roles_of
 from headstart.data.untrained import warn_of_untrained
 from headstart.data.walk import check_on_error
@@ -144,9 +144,9 @@ class _Rows:
             cell = encoded[part][row][column]
             if isinstance(cell, Mapping):
                 cell = cell.get("bytes") or cell.get("path")
-            return read_file(cell) if isinstance(cell, str) else bytes(cell or b"")
+            return read_file(Path(folder, cell)) if isinstance(cell, str) else bytes(cell or b"")
 
-        name = self.frame.name
+        name, folder = self.frame.name, current_folder()
         return EncodedSource(len(rows), fetch, lambda i: f"{name}, {self.place(rows[i])}", truncated)
 
     def _check_images(self, column: str) -> None:

@@ -51,7 +51,7 @@ from headstart.common.machine import cache_root
 from headstart.data import change_times
 from headstart.data.decode import max_pixels
 from headstart.data.index_file import DEADLINE_SECONDS, TABLE, NotOurs, connect, private_path, set_aside
-from headstart.data.place import REMOTE
+from headstart.data.place import REMOTE, current_folder
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -255,11 +255,8 @@ def _prune(connection: Connection, day: int) -> None:
 def _keys(paths: Sequence[str]) -> list[bytes]:
     """The absolute paths, as the system has them, or URLs. Two spellings of one path are two entries, and both
     right."""
-    try:
-        here = os.path.join(os.getcwd(), "")  # noqa: PTH109, PTH118
-    except OSError:  # it was deleted
-        here = ""
-    return [os.fsencode(path if path.startswith(("/", *REMOTE)) else here + path) for path in paths]
+    folder = os.path.join(current_folder(), "")  # noqa: PTH118
+    return [os.fsencode(path if path.startswith(("/", *REMOTE)) else folder + path) for path in paths]
 
 
 def _checksum(key: bytes, entry: bytes) -> int:

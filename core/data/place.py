@@ -63,6 +63,22 @@ def joined(folder: str, name: str) -> str:
     return bucket + posixpath.normpath(posixpath.join(folder.removeprefix(bucket) or "/", name))
 
 
+def absolute(places: list[str]) -> list[str]:
+    """Where these are, wherever this process goes; they themselves where all say that."""
+    if all(is_remote(place) or os.path.isabs(place) for place in places):  # noqa: PTH117 - a million times
+        return places
+    folder = current_folder()
+    return [place if is_remote(place) else os.path.join(folder, place) for place in places]  # noqa: PTH118
+
+
+def current_folder() -> str:
+    """The folder that this process is in; "" where it was deleted."""
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except OSError:
+        return ""
+
+
 def parent_of(place: str) -> str:
     """The folder that a place is in."""
     return place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent)

@@ -22,7 +22,7 @@ from headstart.data.dataset import Dataset, Skipped
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.formats import SUFFIXES
 from headstart.data.limits import MAX_NBYTES
-from headstart.data.place import expanded, is_remote, place_of
+from headstart.data.place import absolute, expanded, is_remote, place_of
 from headstart.data.walk import check_on_error
 
 IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
@@ -36,11 +36,18 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 class _Shard(NamedTuple):
     path: str
+    file: str
+    """the same, wherever this process goes"""
     nbytes: int
     mtime_ns: int
 
     def __str__(self) -> str:
         return self.path
+
+    def at(self, file: int | str) -> _Shard:
+        """As it is now; `file`: a path, or what is open."""
+        about = os.stat(file)  # noqa: PTH116 - an open file, too
+        return self._replace(nbytes=about.st_size, mtime_ns=about.st_mtime_ns)
 
 
 @dataclass
@@ -50,8 +57,8 @@ class _Member:
     nbytes: int
 
     def read(self) -> bytes:
-        with open(self.shard.path, "rb") as file:  # noqa: PTH123
-            if _shard(self.shard.path, file.fileno()) != self.shard:
+        with open(self.shard.file, "rb") as file:  # noqa: PTH123
+            if self.shard.at(file.fileno()) != self.shard:
                 raise DataError(f"{self.shard} was changed since it was opened; open the data set again")
             file.seek(self.offset)
             return file.read(self.nbytes)
@@ -211,12 +218,6 @@ def _without_image(every: Sequence[_Sample], source: str, label: str | None, on_
     return [Skipped(str(first.shard), what)]
 
 
-def _shard(path: str, file: int | str) -> _Shard:
-    """As it is now; `file`: a path, or what is open."""
-    about = os.stat(file)  # noqa: PTH116 - an open file, too
-    return _Shard(path, about.st_size, about.st_mtime_ns)
-
-
 def _key_of(name: str) -> tuple[str, str]:
     """The key under which a file lies, and its kind."""
     base = name.rpartition("/")[2]
@@ -237,7 +238,7 @@ def _samples(path: str) -> list[_Sample]:
     import tarfile  # rarely needed, and slow to import
 
     samples: dict[str, _Sample] = {}
-    shard = _shard(path, path)
+    shard = _Shard(path, absolute([path])[0], 0, 0).at(path)
     try:
         with tarfile.open(path, "r:") as tar:
             for member in iter(tar.next, None):

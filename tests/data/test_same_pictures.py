@@ -315,6 +315,33 @@ def test_what_a_tar_leaves_out_is_said(tmp_path: Path) -> None:
         _ = before.ids
 
 
+@pytest.mark.neutral
+def test_data_stay_where_they_were_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that goes to another folder does not read the files of the same names there."""
+    ways: dict[str, Callable[[], Dataset]] = {
+        "folder": lambda: hs.data.folder("photos"),
+        "pairs": lambda: hs.data.wrap([(str(path), path.parent.name) for path in paths_of(Path("photos"))]),
+        "tar": lambda: hs.data.webdataset("photos.tar"),
+    }
+    opened: dict[str, list[Dataset]] = {way: [] for way in ways}
+    for number in range(2):
+        root = pictures(tmp_path / str(number) / "photos", 1)
+        for path in paths_of(root):
+            path.write_bytes(path.read_bytes() + bytes([number]))
+        members = {f"{path.parent.name}.jpg": path.read_bytes() for path in paths_of(root)}
+        write_tar(root.with_suffix(".tar"), members | {f"{name}.cls": name.encode() for name in CLASSES})
+        monkeypatch.chdir(root.parent)
+        for way, make in ways.items():
+            opened[way].append(make())
+    expected = [hs.data.folder(tmp_path / str(number) / "photos").ids for number in range(2)]
+    for way, data in opened.items():
+        assert [one.ids for one in data] == expected, way
+    assert opened["folder"][0].source_name(0) == "photos/ant/0.jpg", "as it was named"
+    (tmp_path / "0" / "photos" / "ant" / "0.jpg").unlink()
+    with pytest.raises(ImageError, match=r"^photos/ant/0\.jpg: there is no such file"):
+        _ = opened["folder"][0][0]
+
+
 class MapStyle:
     """As torchvision's sets: labels listed, images decoded when they are asked for."""
 
