@@ -285,7 +285,9 @@ def _own_classes(pieces: Sequence[Piece]) -> list[str] | None:
             or not all(isinstance(one, str) for one in classes)
         ):
             return None
-        names.append(list(classes))
+        if (numbered := _by_number(classes, getattr(piece.source, "class_to_idx", None))) is None:
+            return None
+        names.append(numbered)
     longest = max(names, key=len)
     for one in names:
         if one != longest[: len(one)]:
@@ -301,6 +303,15 @@ def _own_classes(pieces: Sequence[Piece]) -> list[str] | None:
 def _labels(labels: list[Any], classes: Sequence[str] | None, count: int) -> Annotations:
     read = labels_of([_plain(label) for label in labels], classes, count, "sample")
     return single(read.numbers, read.classes, read.named)
+
+
+def _by_number(classes: Sequence[str], numbers: Any) -> list[str] | None:
+    """The names in the order of their numbers, where the set says these as well (`.class_to_idx`); None where two
+    names have one number, or one has none."""
+    if not isinstance(numbers, Mapping) or not set(classes) <= set(numbers):
+        return list(classes)
+    place = {numbers[name]: name for name in classes}
+    return [place[k] for k in range(len(classes))] if set(place) == set(range(len(classes))) else None
 
 
 def _plain(label: Any) -> Any:

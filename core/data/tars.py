@@ -88,10 +88,10 @@ def webdataset(
     `{000..009}`.
 
     `label`: "cls" or "txt", the file beside the image that holds its label, or the name of a field of its "json";
-    None: whichever of the two files there is, or the field "label". A whole number is a position in `classes`
-    where they are given, else a name as any other. `task`, `separator`, `truncated`: as in `table`. With
-    `on_error="skip"`, samples without a label, without an image, and with one that does not decode are left out
-    and listed in `.skipped`.
+    None: whichever of the two files there is, or the field "label". Whole numbers are positions in `classes`
+    where these are given and do not name all of them, else names as any other. `task`, `separator`, `truncated`:
+    as in `table`. With `on_error="skip"`, samples without a label, without an image, and with one that does not
+    decode are left out and listed in `.skipped`.
 
     Raises DataError for a tar that cannot be read, is compressed, was changed since, or holds no image, and for
     samples without a label, or without an image.
@@ -121,7 +121,14 @@ def webdataset(
         samples = [sample for sample, value in zip(samples, values, strict=True) if not is_missing(value)]
         values = [value for value in values if not is_missing(value)]
     classes = None if classes is None else list(classes)
-    if classes is not None and task != REGRESSION and all(map(_is_whole, values)):
+    # Where all are names of classes they are no positions: of 11 classes that are called by numbers, in the order
+    # of their text, "10" is the third.
+    if (
+        classes is not None
+        and task != REGRESSION
+        and all(map(_is_whole, values))
+        and (not set(map(str, values)) <= set(map(str, classes)))
+    ):
         far = [i for i, value in enumerate(values) if not 0 <= int(value) < len(classes)]
         if far and not set(classes) & set(map(str, values)):
             raise DataError(

@@ -19,6 +19,7 @@ from headstart.data.pictures import pictures_of
 from headstart.data.table import Columns
 
 CLASSES = ("ant", "bee", "cow")
+KINDS = (".png", ".cls")
 
 
 def pictures(root: Path, per_class: int = 8) -> Path:
@@ -279,6 +280,10 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
         hs.data.webdataset(write_tar(tmp_path / "n.tar", {"a.cls": b"1"}))
     with pytest.raises(DataError, match="two images under the key"):
         hs.data.webdataset(write_tar(tmp_path / "t.tar", {"a.png": picture, "a.jpg": picture, "a.cls": b"1"}))
+    many = {f"{i:02d}{kind}": picture if kind == ".png" else f"{i}".encode() for i in range(11) for kind in KINDS}
+    first = hs.data.webdataset(write_tar(tmp_path / "many.tar", many))
+    again = hs.data.webdataset(tmp_path / "many.tar", classes=first.classes)
+    assert [again.classes[k] for k in again.labels] == [str(i) for i in range(11)], "names, and no positions"
     bad = write_tar(tmp_path / "b.tar", {"a.png": b"no image", "a.cls": b"x", "b.png": picture, "b.cls": b"y"})
     with pytest.raises(ImageError, match="a in"):
         _ = hs.data.webdataset(bad)[0]
@@ -471,6 +476,10 @@ def test_labels_are_those_of_a_sets_samples() -> None:
         hs.data.wrap(Chain([source, other]))
     assert hs.data.wrap(Chain([source, other]), classes=CLASSES).classes == CLASSES
     assert hs.data.wrap(Chain([source, MapStyle(source.items, [*CLASSES, "dog"])])).classes == (*CLASSES, "dog")
+    source.class_to_idx = {"ant": 2, "bee": 0, "cow": 1}  # type: ignore[attr-defined]
+    assert hs.data.wrap(source).classes == ("bee", "cow", "ant"), "as the set numbers its names"
+    source.class_to_idx["ant"] = 0  # type: ignore[attr-defined]
+    assert hs.data.wrap(source).classes == ("0", "1", "2"), "no names where two of them have one number"
     for label, message in (
         (np.float32(0.7), "task='regression'"),
         (np.float32("nan"), "Label 0 is nan"),
