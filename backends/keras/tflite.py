@@ -40,7 +40,13 @@ def append(path: str, texts: Mapping[str, str]) -> None:
     """Put the archive behind a model."""
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(TEXTS, json.dumps(dict(texts)))
-        archive.writestr(LABELS, "".join(f"{name}\n" for name in json.loads(texts["classes"])))
+        archive.writestr(LABELS, b"".join(map(_line, json.loads(texts["classes"]))))
+
+
+def _line(name: str) -> bytes:
+    """A class by its place in a file of lines, of UTF-8: a name may hold breaks, and bytes of a folder's name that
+    are no UTF-8, as Python has them. `TEXTS` has the names as they are."""
+    return " ".join(name.splitlines()).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _interpreter() -> Any:

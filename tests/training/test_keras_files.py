@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -104,13 +105,15 @@ def test_a_saved_model_serves_any_batch_and_holds_weights_once(tmp_path: Path) -
 def test_a_tflite_file_has_its_labels_behind_it(tmp_path: Path) -> None:
     import tensorflow as tf
 
-    path = hs.export(small_model(), tmp_path / "out.tflite", verify=False).path
+    names = ("red\nrose", "tu\udcfflip", *small_model().classes[2:])  # of two lines; of bytes that are no UTF-8
+    path = hs.export(replace(small_model(), classes=names), tmp_path / "out.tflite", verify=False).path
     import_module("headstart.backends.keras.tflite").note(str(path), {"verified": "by a friend"})
     with zipfile.ZipFile(path) as archive:
-        assert archive.read("labels.txt").decode().split() == list(small_model().classes)
+        assert archive.read("labels.txt").decode().splitlines() == ["red rose", "tu\\udcfflip", *names[2:]]
         texts = json.loads(archive.read("headstart.json"))
         assert len(archive.namelist()) == 2
     assert (texts["verified"], texts["model"]) == ("by a friend", "small")
+    assert tuple(json.loads(texts["classes"])) == names
     with pytest.warns(UserWarning, match="ai_edge_litert"):
         signature = tf.lite.Interpreter(str(path)).get_signature_runner()
     assert [list(entry["shape_signature"]) for entry in signature.get_input_details().values()] == [
