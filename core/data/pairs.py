@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +47,8 @@ def wrap(
     the images come from the set when they are asked for, and so must be uint8 or Pillow: a transform to floats is
     refused. Labels that the set lists (`.targets`, `.samples`) are those of its samples, or where a sample has
     another, they are not taken, which is said. `classes`: default the set's own `.classes`, but for labels that a
-    `target_transform`, or the set itself, made of those that are listed. `on_error`, `truncated`: of files and
+    `target_transform`, or the set itself, made of those that are listed. Code that lies in no installed package is
+    called by one thread at a time. `on_error`, `truncated`: of files and
     encoded bytes, as of `folder`. Raises DataError for what is no such set, for a chain whose members number their
     classes differently, and for samples that the set does not give.
     """
@@ -70,7 +73,7 @@ def wrap(
         samples = [piece.source.samples[i] for piece in pieces for i in piece.positions]
         files = FileSource([str(path) for path, _ in samples], truncated)
         return sound(files, _labels(labels, names, count), name, (), on_error, _notes(source, pieces, name))
-    first = _pair(source, 0)[0]
+    first, alone = _pair(source, 0)[0], _OneAtATime(source)
     if labels is None:
         labels = []
         with track("reading labels", count) as advance:
@@ -79,14 +82,17 @@ def wrap(
                 advance()
     about = _labels(labels, names, count)
     if isinstance(first, str | os.PathLike):
-        files = FileSource([place_of(_pair(source, i)[0]) for i in range(count)], truncated)
+        files = FileSource([_file(_pair(source, i)[0], i) for i in range(count)], truncated)
         return sound(files, about, name, (), on_error, notes)
     if isinstance(first, bytes | bytearray | memoryview):
         encoded = EncodedSource(
-            count, lambda i: bytes(_pair(source, i)[0]), lambda i: f"sample {i} of {name}", truncated
+            count,
+            lambda i: alone.image(i, _encoded, f"sample {i} of the set"),
+            lambda i: f"sample {i} of {name}",
+            truncated,
         )
         return sound(encoded, about, name, (), on_error, notes)
-    images = _Images(source, name)
+    images = _Images(alone, name)
     try:
         _ = images[0]
     except DataError as error:
@@ -193,21 +199,61 @@ def _other_label(source: Any, labels: list[Any]) -> int | None:
     return None
 
 
+class _OneAtATime:
+    """The images of a set. Code of the user's makes one at a time, whoever asks: it may have an open file or a
+    random state for all of its samples, and then two threads get each other's."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self._lock = self._made_lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["source"])  # type: ignore[misc]
+
+    def image(self, index: int, taken: Callable[[Any, str], Any], what: str = "") -> Any:
+        """The image at a position, as `taken` makes it of the image and `what` errors call it."""
+        with self._lock:
+            return taken(_pair(self.source, index)[0], what)
+
+    def _made_lock(self) -> AbstractContextManager[Any]:
+        shares = not isinstance(self.source, list | tuple) and _has_own_code(self.source)
+        return threading.Lock() if shares else nullcontext()
+
+
 class _Images(Sequence[np.ndarray]):
     """The images of a set as uint8 arrays, each made when it is asked for."""
 
-    def __init__(self, source: Any, name: str) -> None:
-        self._source = source
+    def __init__(self, pairs: _OneAtATime, name: str) -> None:
+        self._pairs = pairs
         self._name = name
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._pairs.source)
 
     def __getitem__(self, index: Any) -> Any:
         what = f"image {index} of {self._name}"
-        image = pixels(_pair(self._source, int(index))[0], what)
+        image = self._pairs.image(int(index), pixels, what)
         check_image(image, what)
         return image
+
+
+def _encoded(image: Any, what: str) -> bytes:
+    if not isinstance(image, bytes | bytearray | memoryview):
+        raise DataError(
+            f"{what} is a {type(image).__name__}, and the first is the bytes of a file; expected one kind"
+        )
+    return bytes(image)
+
+
+def _file(image: Any, index: int) -> str:
+    if not isinstance(image, str | os.PathLike):
+        raise DataError(
+            f"sample {index} of the set is a {type(image).__name__}, and the first names a file; expected one kind"
+        )
+    return place_of(image)
 
 
 def _pair(source: Any, index: int) -> tuple[Any, Any]:

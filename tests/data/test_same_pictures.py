@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -458,6 +459,34 @@ class Longer(MapStyle):
 
     def __len__(self) -> int:
         return len(self.items) + 1
+
+
+class Seeking(MapStyle):
+    """With one place in one file for all threads."""
+
+    at = 0
+
+    def __getitem__(self, index: int) -> Any:
+        self.at = index
+        time.sleep(0.0005)
+        return super().__getitem__(self.at)
+
+
+@pytest.mark.neutral
+def test_a_set_of_the_users_is_asked_by_one_thread_at_a_time() -> None:
+    images = list(np.random.default_rng(0).integers(0, 256, (40, 4, 5, 3)).astype(np.uint8))
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        files.append(file.getvalue())
+    for items in (images, files):
+        pairs = [(item, k % 2) for k, item in enumerate(items)]
+        data, expected = hs.data.wrap(Seeking(pairs)), hs.data.wrap(pairs)
+        assert data.ids == expected.ids
+    for first, second in ((files[0], images[0]), ("a.png", files[0]), (images[0], "a.png")):
+        with pytest.raises(DataError, match=r"expected (one kind|an array)"):
+            _ = hs.data.wrap([(first, 0), (second, 1)]).ids
 
 
 @pytest.mark.neutral
