@@ -11,13 +11,13 @@ import numpy as np
 from headstart.common.errors import SettingError, WeightsError
 from headstart.contract import registry
 from headstart.contract.protocol import Backend
-from headstart.contract.recipe import Place
+from headstart.contract.recipe import BFLOAT16, FLOAT32, Place
 from headstart.contract.running import Trunk
 from headstart.data import Arrays
 from headstart.data.arrays import as_array
 from headstart.data.preprocess import Preprocess
 from headstart.data.ranges import check_normalised
-from headstart.graph import Graph, Node, fold, without_inert
+from headstart.graph import Graph, Node, fold, in_bfloat16, without_inert
 from headstart.models import Model, check_model
 
 
@@ -50,13 +50,11 @@ def forward(
     graph = model.graph.upto(*nodes.values())
     # a size that does not fit is an error of ours, not of a framework
     graph.shapes(model.input_shape if isinstance(x, dict) else x.shape[1:])
-    trunk = loaded.trunk(
-        *frozen(graph, model.params, list(nodes.values()), folded),
-        list(nodes.values()),
-        loaded.place(device, precision),
-    )
-    outputs = trunk.run(x)
-    return {cut: loaded.numpy(outputs[node]).astype(np.float32, copy=False) for cut, node in nodes.items()}
+    outputs = list(nodes.values())
+    place = loaded.place(device, precision)
+    trunk = loaded.trunk(*frozen(graph, model.params, outputs, folded, precision), outputs, place)
+    made = trunk.run(x)
+    return {cut: loaded.numpy(made[node]).astype(np.float32, copy=False) for cut, node in nodes.items()}
 
 
 def native(model: Model, cuts: str | Sequence[str] | None = None, *, backend: str | None = None) -> Any:
@@ -96,14 +94,19 @@ def normalised(preprocess: Preprocess, images: Any) -> np.ndarray:
 
 
 def frozen(
-    graph: Graph, params: Mapping[str, np.ndarray], outputs: Collection[str], folded: bool = True
+    graph: Graph,
+    params: Mapping[str, np.ndarray],
+    outputs: Collection[str],
+    folded: bool = True,
+    precision: str = FLOAT32,
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """What `outputs` need of `graph`, and its parameters, as a frozen trunk runs them: without what drops at
-    random, and folded, unless asked not to."""
+    random, and folded, unless asked not to; in bfloat16 with those weights rounded of which rounding shows."""
     graph = without_inert(graph.upto(*outputs), outputs)
     if folded:
-        return fold(graph, params, outputs)
-    return graph, {name: params[name] for name in graph.param_shapes()}
+        graph, params = fold(graph, params, outputs)
+    held = {name: params[name] for name in graph.param_shapes()}
+    return graph, in_bfloat16(graph, held) if precision == BFLOAT16 else held
 
 
 def pixel_trunk(model: Model, nodes: Sequence[str], backend: Backend, place: Place) -> Trunk:
@@ -113,7 +116,7 @@ def pixel_trunk(model: Model, nodes: Sequence[str], backend: Backend, place: Pla
     """
     part = model.graph.upto(*nodes)
     with np.errstate(over="ignore", invalid="ignore"):
-        graph, params = frozen(part, model.params, nodes)
+        graph, params = frozen(part, model.params, nodes, precision=place.precision)
     if (found := unsound_node((part, model.params), (graph, params))) is not None:
         weights = model.weights or "random"
         raise WeightsError(

@@ -5,5 +5,6 @@ from headstart.graph.graph import Builder, Graph, Node
 from headstart.graph.inert import without_inert
 from headstart.graph.native import NativePart
 from headstart.graph.ops import OPS, Shape
+from headstart.graph.rounding import in_bfloat16
 
-__all__ = ["OPS", "Builder", "Graph", "NativePart", "Node", "Shape", "fold", "without_inert"]
+__all__ = ["OPS", "Builder", "Graph", "NativePart", "Node", "Shape", "fold", "in_bfloat16", "without_inert"]

@@ -65,7 +65,7 @@ def cross_validated_heads(
             else:
                 at_once = max(at_once, len(group))
             trained |= zip(group, heads, strict=True)
-    check_trunk(job.model, cut, job.model.params, folded.source.trunk)
+    check_trunk(job.model, cut, job.model.params, folded.source.trunk, job.place.precision)
     return [folded.result([trained[i, fold] for fold in range(count)]) for i in range(len(jobs))], at_once
 
 

@@ -7,20 +7,24 @@ from collections.abc import Mapping
 import numpy as np
 
 from headstart.common.errors import TrunkChangedError
+from headstart.contract.recipe import FLOAT32
 from headstart.contract.running import Trunk
 from headstart.features.inference import frozen
 from headstart.models import Model
 from headstart.store.keys import params_digest
 
 
-def check_trunk(model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None) -> None:
+def check_trunk(
+    model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None, precision: str = FLOAT32
+) -> None:
     """TrunkChangedError unless the frozen trunk up to `node` has the weights it had before: in `params`, those of
-    trunk and head joined, and on the device that ran it. `trunk`: None where none was run."""
+    trunk and head joined, and on the device that ran it. `trunk`: None where none was run; else
+    `precision` says in which it was."""
     names = model.graph.upto(node).param_shapes()
     if not all(_same_bits(params[name], model.params[name]) for name in names):
         raise TrunkChangedError(f"training changed weights of the frozen trunk up to {node!r}; this is a bug")
     if trunk is not None:
-        folded = frozen(model.graph.upto(node), model.params, [node])[1]
+        folded = frozen(model.graph.upto(node), model.params, [node], precision=precision)[1]
         now, counters = trunk.params(), model.graph.volatile()
         if moved := sorted(n for n in folded if n not in counters and not _same_bits(now[n], folded[n])):
             why = (

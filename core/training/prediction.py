@@ -224,7 +224,7 @@ def logits_of(
     model, finished = _without_units(model, precision)
     output = model.graph.output
     with np.errstate(over="ignore", invalid="ignore"):
-        graph, params = frozen(model.graph.upto(output), model.params, [output])
+        graph, params = frozen(model.graph.upto(output), model.params, [output], precision=precision)
     if isinstance(ready, Dataset):
         graph = fed(graph, model)
     unsound = unsound_node((model.graph.upto(output), model.params), (graph, params))

@@ -55,7 +55,8 @@ def _train_head(job: TrainingJob, cut: str, observers: Observers, checkpoints: C
     graph = job.model.graph.after(cut, job.model.input_shape)
     stage = head_stage(job, graph, source.standardization)
     finished = _train(job, stage, source, (), observers, checkpoints)
-    check_trunk(job.model, cut, {**job.model.params, **finished.trained.params}, source.trunk)
+    params = {**job.model.params, **finished.trained.params}
+    check_trunk(job.model, cut, params, source.trunk, job.place.precision)
     return finished
 
 

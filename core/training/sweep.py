@@ -237,7 +237,7 @@ def sweep(
                 at_once = max(at_once, len(group))
             # what was predicted is kept by whoever scores it, where there is room for that of so many
             trained |= {i: replace(head, predictions=None) for i, head in zip(group, heads, strict=True)}
-    check_trunk(job.model, cut, job.model.params, source.trunk)
+    check_trunk(job.model, cut, job.model.params, source.trunk, job.place.precision)
     seconds = time.perf_counter() - start
     ids = IdSet.of(job.train.ids)
     runs = [

@@ -30,8 +30,8 @@ def model() -> Model:
     return hs.model("lenet", classes=3)
 
 
-def device_copy(model: Model) -> dict[str, np.ndarray]:
-    folded = frozen(model.graph.upto(CUT), model.params, [CUT])[1]
+def device_copy(model: Model, precision: str = "float32") -> dict[str, np.ndarray]:
+    folded = frozen(model.graph.upto(CUT), model.params, [CUT], precision=precision)[1]
     return {name: value.copy() for name, value in folded.items()}
 
 
@@ -64,6 +64,14 @@ def test_what_differs_by_a_bit_is_told(model: Model, change: Any) -> None:
     held = device_copy(model)
     trunk: Any = Held({**held, WEIGHT: change(held[WEIGHT])})
     with pytest.raises(TrunkChangedError, match=r"'conv1\.weight' is another one \(1 of 2 in all\)"):
+        check_trunk(model, CUT, model.params, trunk)
+
+
+def test_in_bfloat16_it_has_the_weights_that_were_rounded_for_it(model: Model) -> None:
+    trunk: Any = Held(device_copy(model, "bfloat16"))
+    check_trunk(model, CUT, model.params, trunk, "bfloat16")
+    assert not (trunk.params()[WEIGHT].view(np.uint32) & 0xFFFF).any()
+    with pytest.raises(TrunkChangedError, match=r"'conv1\.weight' is another one"):
         check_trunk(model, CUT, model.params, trunk)
 
 
