@@ -72,13 +72,21 @@ def plain(name: str, photographs: str, weights: str, out: str) -> None:
     joblib.dump(classifier, Path(out, "classifier.joblib"))
 
 
-def seconds(command: list[str], **variables: str) -> tuple[float, float]:
-    """Of the processor and of the wall."""
+def parts(command: list[str], **variables: str) -> tuple[float, float, float]:
+    """Seconds of the processor, user and system, and of the wall."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, env={**kept, **variables})
+    done = subprocess.run(command, capture_output=True, text=True, env={**kept, **variables})
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, wall
+    if done.returncode:
+        raise SystemExit(f"{done.stderr}\n{' '.join(command)} ended with {done.returncode}")
+    return after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, wall
+
+
+def seconds(command: list[str], **variables: str) -> tuple[float, float]:
+    """Of the processor and of the wall."""
+    user, system, wall = parts(command, **variables)
+    return user + system, wall
 
 
 def main(backend: str, photographs: str, weights: str) -> None:
