@@ -66,10 +66,12 @@ def labels_in(
     names = None if classes is None else class_list(classes)
     if len(columns) > 1:
         return _of_several(columns, task, names, place)
-    column, values = columns[0]
+    column, values = columns[0][0], _read(*columns[0], place)
     if all(isinstance(value, list | tuple | np.ndarray) for value in values):
         return _of_lists([list(value) for value in values], column, task, names, place)
     kinds = {_kind(value) for value in values}
+    if kinds == {"truth", "whole"}:
+        values = [int(value) for value in values]
     if not kinds <= {"text", "whole", "number", "truth"}:
         odd = next(i for i, value in enumerate(values) if not _is_scalar(value))
         raise DataError(
@@ -92,6 +94,23 @@ def labels_in(
     if task == MULTI:
         return _of_lists([[str(value)] for value in values], column, task, names, place)
     return _single([str(_whole(value)) for value in values], column, task, names, place)
+
+
+def _read(column: str, values: Sequence[Any], place: Place) -> Sequence[Any]:
+    """The values, with bytes as the text that they are."""
+    if not any(isinstance(value, bytes) for value in values):
+        return values
+    texts = []
+    for i, value in enumerate(values):
+        try:
+            texts.append(value.decode() if isinstance(value, bytes) else value)
+        except UnicodeDecodeError:
+            raise DataError(
+                f"the label in column {column!r}, {place(i)}, is {value!r:.40}, no text in UTF-8; decode them"
+            ) from None
+    if (missing := next((i for i, value in enumerate(texts) if is_missing(value)), None)) is not None:
+        raise DataError(f"the label in column {column!r}, {place(missing)}, is empty; leave out what has none")
+    return texts
 
 
 def label_lists(values: Sequence[Any], separator: str | None, several: bool = True) -> list[list[str]] | None:

@@ -15,7 +15,7 @@ from headstart.data.dataset import Dataset
 from headstart.data.hub_sets import huggingface
 from headstart.data.pairs import is_map_style, wrap
 from headstart.data.sources import open_data
-from headstart.data.table import table
+from headstart.data.table import IMAGE_NAMES, LABEL_NAMES, table
 
 FRAMES = {"pandas", "polars", "pyarrow"}
 PAIRS = "hs.data.arrays([image for image, _ in {0}], [label for _, label in {0}])"
@@ -125,9 +125,27 @@ def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
         return f"images, labels = zip(*{one}.as_numpy_iterator()), then {ARRAYS}, of uint8 images"
     if hasattr(thing, "__array__"):
         return f"{ARRAYS}, of uint8 images (n, h, w, 3)"
+    if "Dataset" in kinds and (names := _entries(thing)) is not None:
+        return f"hs.data.wrap([(sample[{names[0]!r}], sample[{names[1]!r}]) for sample in {argument}])"
     if "Dataset" in kinds:
         return f"{PAIRS.format(argument)}, of Pillow images or uint8 arrays, without a transform to floats"
     return ""
+
+
+def _entries(thing: Any) -> tuple[str, str] | None:
+    """Under which names the samples of a set have their image and their label; None where they are no dicts with
+    such."""
+    try:
+        sample = thing[0]
+    except Exception:  # another library's
+        return None
+    if not isinstance(sample, Mapping):
+        return None
+    images, labels = (
+        [str(name) for name in sample if str(name).lower() in known.split()]
+        for known in (IMAGE_NAMES, LABEL_NAMES)
+    )
+    return (images[0], labels[0]) if images and labels else None
 
 
 def _unbatched(thing: Any, argument: str) -> str:

@@ -347,7 +347,12 @@ def _own_classes(pieces: Sequence[Piece]) -> list[str] | None:
 
 
 def _labels(labels: list[Any], classes: Sequence[str] | None, count: int) -> Annotations:
-    read = labels_of([_plain(label) for label in labels], classes, count, "sample")
+    try:
+        read = labels_of([_plain(label) for label in labels], classes, count, "sample")
+    except DataError as error:
+        if "task=" not in str(error):
+            raise
+        raise DataError(f"{error} (of hs.data.arrays, which takes images and labels apart)") from None
     return single(read.numbers, read.classes, read.named)
 
 

@@ -194,6 +194,23 @@ def test_names_that_a_schema_has_for_its_numbers(root: Path) -> None:
 
 
 @pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([b"cow", b"ant", b"ant"], ("ant", "cow")),
+        ([True, 0, 1], ("0", "1")),
+        ([True, False, True], ("False", "True")),
+    ],
+)
+def test_labels_of_mixed_kinds(root: Path, labels: list[Any], classes: tuple[str, ...]) -> None:
+    data = hs.data.table({"image": picture_bytes(root)[:3], "label": labels})
+    assert (data.classes, data.labels.tolist()) == (classes, [1, 0, 0 if labels[2] == b"ant" else 1])
+    for wrong, message in ((b"caf\xe9", "row 3, is b'caf.*no text in UTF-8"), (b" ", "row 3, is empty")):
+        with pytest.raises(DataError, match=message):
+            hs.data.table({"image": picture_bytes(root)[:3], "label": [b"cow", b"ant", wrong]})
+
+
+@pytest.mark.neutral
 def test_columns_of_frames_may_be_called_by_numbers(root: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({0: [str(root / file) for file in files()], 1: KINDS})

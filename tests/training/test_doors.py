@@ -300,6 +300,14 @@ def test_what_is_no_data_set(kind: str, run: hs.Run, train: Dataset, backend: st
             hs.predict(model, thing, backend=backend)
 
 
+def test_sets_of_dicts_become_pairs() -> None:
+    class Dataset:
+        def __getitem__(self, index: int) -> dict[str, int]:
+            return {"id": 7, "image": 1, "label": 2}
+
+    assert described(Dataset(), "x")[1] == "hs.data.wrap([(sample['image'], sample['label']) for sample in x])"
+
+
 def test_sets_of_tensorflow_are_read_in_one_pass() -> None:
     _, mend = described(Repeated(), "train")
     assert mend.startswith("images, labels = zip(*train.take(n).as_numpy_iterator()), then hs.data.arrays(")
