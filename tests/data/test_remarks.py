@@ -86,7 +86,9 @@ def png16(values: np.ndarray) -> bytes:
 
 def written(values: np.ndarray, kind: str) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, values) if kind == "npy" else Image.fromarray(values).save(stream, kind)
+    # of 16 bits Pillow below 11 writes PPM from a wider mode alone
+    picture = Image.fromarray(values.astype(np.int32) if kind == "PPM" else values)
+    np.save(stream, values) if kind == "npy" else picture.save(stream, kind)
     return stream.getvalue()
 
 
