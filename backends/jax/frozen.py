@@ -84,7 +84,7 @@ def _frozen(layer: Any, node: Node, dtype: Any) -> Any:
         return Convolution(layer, node.attrs, dtype)
     if node.op == "linear" and dtype is not None:
         bias = None if layer.bias is None else layer.bias[...]
-        return Linear(layer.weight[...].astype(dtype), None if bias is None else bias.astype(dtype), dtype, False)
+        return Linear(layer.weight[...].astype(dtype), None if bias is None else bias.astype(dtype), dtype)
     return layer
 
 

@@ -188,7 +188,8 @@ def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: s
     network = Network(Graph([Node("input", "input"), node], "conv"), params, ["conv"], Place("cpu", precision))
     layer = network.layers["conv"]
     assert type(layer) is DepthwiseConv
-    x = jnp.asarray(rng.standard_normal((3, 13, 10, 12)), layer.dtype or jnp.float32)
+    # more than eight, which the weights' gradient is added up of, and not twice as many
+    x = jnp.asarray(rng.standard_normal((11, 13, 10, 12)), layer.dtype or jnp.float32)
 
     def gradients(call: Any) -> list[jax.Array]:
         def squares(layer: nnx.Conv, x: jax.Array) -> jax.Array:
@@ -204,3 +205,30 @@ def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: s
     assert len(ours) == 3
     for one, other in zip(ours, theirs, strict=True):
         assert relative_error(np.float32(one), np.float32(other)) < tolerance
+
+
+@pytest.mark.parametrize("op", ["conv", "linear"])
+def test_a_weights_gradient_copies_no_maps(op: str) -> None:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from headstart.backends.jax.emit import Network
+
+    if op == "conv":
+        node = conv("layer", "input", 8, 24, kernel=(1, 1), padding=((0, 0), (0, 0)))
+        shape: tuple[int, ...] = (24, 8, 1, 1)
+    else:
+        node = Node("layer", "linear", ("input",), {"in_features": 8, "out_features": 24})
+        shape = (24, 8)
+    params = {"layer.weight": np.ones(shape, np.float32), "layer.bias": np.zeros(24, np.float32)}
+    network = Network(Graph([Node("input", "input"), node], "layer"), params, ["layer"], Place("cpu", "float32"))
+
+    def squares(layer: nnx.Module, x: jax.Array) -> jax.Array:
+        return jnp.square(layer(x)).sum()
+
+    x = jnp.ones((4, 32, 32, 8) if op == "conv" else (4, 1024, 8))
+    step = nnx.jit(nnx.grad(squares, argnums=(0, 1)))
+    text = step.lower(network.layers["layer"], x).compile().as_text()
+    assert "transpose(" in text or "dot" in text, "a program that can be looked at"
+    assert not [line for line in text.splitlines() if "[8,4096]" in line or "[24,4096]" in line]
