@@ -288,6 +288,8 @@ def _lists_files(source: Any) -> bool:
     samples, classes = getattr(source, "samples", None), getattr(source, "classes", None)
     if not isinstance(samples, list) or not samples or not isinstance(classes, list | tuple):
         return False
+    if len(samples) != len(source):  # it takes some of them, and which is known to its own code
+        return False
     return all(isinstance(pair, tuple) and len(pair) == 2 for pair in samples[:10]) and isinstance(
         samples[0][0], str | os.PathLike
     )

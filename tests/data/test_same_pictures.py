@@ -414,6 +414,11 @@ def test_map_style_sets(tmp_path: Path) -> None:
     listed.items, listed.classes = listed.samples, list(CLASSES)  # type: ignore[attr-defined]
     folder = hs.data.folder(root)
     assert hs.data.wrap(listed).ids == folder.ids
+    some = MapStyle([listed.items[i] for i in (0, 1, 3)], list(CLASSES))
+    some.samples = listed.items  # type: ignore[attr-defined]
+    assert hs.data.wrap(some).ids == (*folder.ids[:2], folder.ids[3]), (
+        "those that it gives, and not the first that it lists"
+    )
     part = Part(Part(listed, [5, 1, 0, 3]), np.array([2, 0]))
     for items, positions in ((part, [0, 5]), (Chain([part, listed]), [0, 5, *range(6)])):
         data = hs.data.wrap(items)
