@@ -272,6 +272,7 @@ def test_what_is_asked_for_must_be_possible(run: hs.Run, tmp_path: Path) -> None
         (UnknownNameError, "unknown format 'onxn'; expected one of onnx", out, {"format": "onxn"}),
         (SettingError, "by its suffix of format 'onnx'", out, {"format": "safetensors"}),
         (UnknownNameError, "unknown part 'tail'", out, {"part": "tail"}),
+        (SettingError, "the path is not UTF-8", tmp_path / "\udcff" / "out.pt2", {}),  # torch ends the process
         (SettingError, "cut='pool2' divides the model", out, {"cut": "pool2"}),
         (SettingError, "there is no node 'nowhere'", out, {"part": "head", "cut": "nowhere"}),
         (SettingError, "a head takes features", out, {"part": "head", "pixels": False}),

@@ -100,6 +100,7 @@ def export(
         if not isinstance(value, bool):
             raise SettingError(f"{name}={value!r}; expected True or False")
     target = expanded(path)
+    _check_name(target)
     row = format_for(target, format)
     request = _request(model, part, cut, pixels, half, backend or row.backend)
     row.check(request, verify, formats())
@@ -121,6 +122,19 @@ def export(
             with contextlib.suppress(OSError):  # somebody may be reading it; the export itself is done
                 file.unlink()
     return Exported(target, row.name, part, None if part == WHOLE else request.cut, nbytes, proof)
+
+
+def _check_name(target: Path) -> None:
+    """SettingError for a path that other programs cannot be given: torch ends the whole process over one."""
+    try:
+        os.path.realpath(target).encode()
+    except UnicodeEncodeError:
+        raise SettingError(
+            f"{target}: cannot be written (the path is not UTF-8, and most programs that such files are for open "
+            "no other); expected another file or folder name"
+        ) from None
+    except (OSError, ValueError):
+        return  # a NUL, which is told of as the file is made
 
 
 def _request(model: Any, part: str, cut: str | None, pixels: bool, half: bool, backend: str | None) -> Request:
