@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,14 +15,15 @@ from headstart.backends.doors.jax_devices import compiled, put
 from headstart.backends.jax import losses
 from headstart.backends.jax.arrays import HALVES, to_numpy
 from headstart.backends.jax.door import behind_door
-from headstart.backends.jax.emit import FUNCTIONS, HOST, Network
+from headstart.backends.jax.emit import FUNCTIONS, Network
 from headstart.backends.jax.epoch import Known, Result, whole_epoch
+from headstart.backends.jax.masks import of_elements
 from headstart.backends.jax.train import direction_of
 from headstart.contract.heads import DROPOUT, Chain, HeadsRecipe
+from headstart.contract.masks import key_of
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place
 from headstart.data.rows import window
-from headstart.graph import Graph, Node
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params", "keep", "logits_of")
@@ -37,11 +37,8 @@ class JaxHeads:
             self.before = nnx.split(Network(chain.before, {}))
         self.rule = direction_of(recipe.optimizer)
         weights = {name: np.array(value) for name, value in params.items()}
-        masks = Network(_alone(chain.dropouts), {}, (), HOST, recipe.seed)
-        masks.train()
-        self.masks, streams = nnx.split(masks)
-        # what a step changes: parameters, the optimiser's moments, random streams
-        self.carry = put((weights, self.rule.init(weights), streams), place)
+        # what a step changes: parameters, the optimiser's moments, the number of the next step
+        self.carry = put((weights, self.rule.init(weights), np.zeros((), np.int32)), place)
         self._epoch = compiled(self._whole_epoch, place, changes=0)
         self._logits = compiled(self._forward, place)
         self._logits_of = compiled(self._forward_of, place)
@@ -77,21 +74,22 @@ class JaxHeads:
 
     def keep(self, numbers: Sequence[int]) -> None:
         # on the host, where nothing is compiled for it; the count of steps, a number, is of all heads
-        *of_heads, streams = self.carry
+        *of_heads, step = self.carry
         places, of_heads = list(numbers), jax.tree.map(np.asarray, of_heads)
         of_heads = jax.tree.map(lambda kept: kept[places] if kept.ndim else kept, of_heads)
-        self.carry = (*put(of_heads, self.place), streams)
+        self.carry = (*put(of_heads, self.place), step)
         self.recipe = self.recipe.of(numbers)
 
-    def _forward(self, weights: Mapping[str, jax.Array], x: jax.Array, masks: Network | None = None) -> jax.Array:
-        """`(n, h, classes)`. `masks`: of dropout, in training."""
+    def _forward(self, weights: Mapping[str, jax.Array], x: jax.Array, step: jax.Array | None = None) -> jax.Array:
+        """`(n, h, classes)`. `step`: its number, in training."""
         dtype = HALVES.get(self.place.precision, jnp.float32)
         x = x.astype(jnp.float32)
         x = (x if self.before is None else nnx.merge(*self.before)(x)).astype(dtype)
         for node in self.chain.layers:
             if node.op == DROPOUT:
-                if masks is not None:
-                    mask = masks.layers[node.name](jnp.ones((len(x), x.shape[-1]), dtype))
+                if step is not None:
+                    key = key_of(self.recipe.seed, node.name)
+                    mask = of_elements(key, node.attrs["rate"], step, (len(x), x.shape[-1]), x.dtype)
                     x = x * (mask if x.ndim == 2 else mask[:, None])
                 continue
             if node.op != "linear":
@@ -114,18 +112,17 @@ class JaxHeads:
     def _one_step(self, own: Any, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
         """`own`: the heads' rates and weight decays, each `(h,)`. They are arguments, so that a program does not
         depend on which heads there are, but on how many."""
-        (lr, decay), (weights, moments, streams), (targets, sample_weights) = own, carry, known
+        (lr, decay), (weights, moments, step), (targets, sample_weights) = own, carry, known
         by_head = None
         if sample_weights is not None and sample_weights.ndim == 2:
             by_head = sample_weights = sample_weights.T
 
-        def loss_of(weights: Mapping[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array, nnx.State]]:
-            masks = nnx.merge(self.masks, streams, copy=True)
-            logits = self._forward(weights, x, masks).swapaxes(0, 1)
+        def loss_of(weights: Mapping[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            logits = self._forward(weights, x, step).swapaxes(0, 1)
             means = losses.mean(losses.per_sample(self.recipe.loss, logits, targets), sample_weights)
-            return means.sum(), (means, logits, nnx.split(masks)[1])
+            return means.sum(), (means, logits)
 
-        (_, (means, logits, streams)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        (_, (means, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
 
         def each(values: jax.Array, like: jax.Array) -> jax.Array:
             return values.reshape(-1, *[1] * (like.ndim - 1))
@@ -139,15 +136,7 @@ class JaxHeads:
         right = losses.right(self.recipe.loss, logits, targets)
         right = right if by_head is None else right & (by_head > 0)
         # argmax of NaN is 0
-        return (weights, moments, streams), (means, right.sum(-1) * jnp.isfinite(means))
+        return (weights, moments, step + 1), (means, right.sum(-1) * jnp.isfinite(means))
 
     def _whole_epoch(self, carry: Any, own: Any, *args: Any) -> tuple[Any, Result]:
         return whole_epoch(partial(self._one_step, own), carry, *args)
-
-
-def _alone(dropouts: Sequence[Node]) -> Graph:
-    """Nothing but these, whose network draws the masks that they draw in a head of one seed."""
-    nodes = [Node("x", "input", (), {"shape": (1,)})]
-    for node in dropouts:
-        nodes.append(replace(node, inputs=(nodes[-1].name,)))
-    return Graph(tuple(nodes), nodes[-1].name)

@@ -17,7 +17,9 @@ from headstart.backends.jax.arrays import to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.epoch import Known, Result, resident_step, whole_epoch
+from headstart.backends.jax.masks import Dropped
 from headstart.contract.devices import CPU
+from headstart.contract.masks import DROPS
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
@@ -29,6 +31,9 @@ class JaxTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
         self.network = Network(graph, params, (), place, recipe.seed)
+        for node in graph.nodes:
+            if node.op in DROPS:
+                self.network.layers[node.name] = Dropped(node, recipe.seed)
         self.network.eval()
         self.inference = nnx.graphdef(self.network)
         self.network.train()
@@ -42,7 +47,7 @@ class JaxTrainer:
         self.multiples = jax.tree.map_with_path(
             lambda path, _: recipe.rates.get(names.get(tuple(step.key for step in path[:-1]), ""), 1.0), weights
         )
-        # what a step changes: parameters, statistics and random streams, the optimiser's moments
+        # what a step changes: parameters, statistics, numbers of steps, random streams, the optimiser's moments
         self.carry = put((weights, rest, self.update_rule.init(_as_float(weights))), place)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
         self.scans = place.kind != CPU or not any(map(_convolves, graph.nodes))

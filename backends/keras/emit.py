@@ -30,6 +30,7 @@ from headstart.backends.keras.layers import (
     Scale,
     quick_gelu,
 )
+from headstart.backends.keras.masks import Dropped
 from headstart.common.errors import UnsupportedOpError
 from headstart.data.rows import ALONE
 from headstart.graph import Graph, Node
@@ -46,7 +47,7 @@ class Style:
     frozen_statistics: bool = False
     """keep batch norms' statistics in training too, while their scale and offset are trained"""
     seed: int = 0
-    """of dropout"""
+    """of dropout, and of what a wrapped module draws"""
     frozen: bool = False
     """it is a trunk's, which nobody trains, saves or sees"""
     learns: bool = False
@@ -161,6 +162,18 @@ def _native(node: Node, style: Style, x: Any) -> Any:
     return wrap.call(model, x)
 
 
+def _dropped(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """`kind`: what stands in a model that users get, and draws as Keras does."""
+
+    def emit(node: Node, style: Style, x: Any) -> Any:
+        settings: dict[str, Any] = {"name": layer_name(node.name), "dtype": style.dtype}
+        if style.learns:
+            return Dropped(node, style.seed, **settings)(x)
+        return kind(node.attrs["rate"], seed=seed_of(node, style.seed), **settings)(x)
+
+    return emit
+
+
 # op -> Keras's name of the function, or the function
 ACTIVATIONS: Mapping[str, Any] = {
     "relu": "relu",
@@ -197,9 +210,7 @@ EMIT: Mapping[str, Callable[..., Any]] = {
     "attention": _named(Attention, "heads"),
     "first_token": _named(FirstToken),
     "mean_tokens": _named(layers.GlobalAveragePooling1D),
-    "drop_path": lambda node, style, x: DropPath(
-        node.attrs["rate"], seed_of(node, style.seed), name=layer_name(node.name), dtype=style.dtype
-    )(x),
+    "drop_path": _dropped(DropPath),
     "flatten": _flatten,
     "linear": lambda node, style, x: layers.Dense(
         node.attrs["out_features"],
@@ -208,9 +219,7 @@ EMIT: Mapping[str, Callable[..., Any]] = {
         name=layer_name(node.name),
         dtype=style.dtype,
     )(x),
-    "dropout": lambda node, style, x: layers.Dropout(
-        node.attrs["rate"], seed=seed_of(node, style.seed), name=layer_name(node.name), dtype=style.dtype
-    )(x),
+    "dropout": _dropped(layers.Dropout),
     "native": _native,
 }
 # suffix of a parameter -> attribute of the Keras layer, where the two differ

@@ -17,12 +17,14 @@ import numpy as np
 from headstart.backends.keras import losses
 from headstart.backends.keras.arrays import at_place, from_numpy, on, to_numpy
 from headstart.backends.keras.door import behind_door
-from headstart.backends.keras.emit import ACTIVATIONS, network, seed_of
+from headstart.backends.keras.emit import ACTIVATIONS, network
 from headstart.backends.keras.functions import compiled, compiled_for_batches
+from headstart.backends.keras.masks import new_step, of_elements
 from headstart.backends.keras.optimizers import optimizer_of
 from headstart.backends.keras.progress import assign, values_of
 from headstart.contract import devices
 from headstart.contract.heads import DROPOUT, Chain, HeadsRecipe
+from headstart.contract.masks import key_of
 from headstart.contract.recipe import BFLOAT16, FLOAT32, TF32, Place, Recipe
 from headstart.data.rows import window
 
@@ -33,10 +35,10 @@ WORTH_COMPILING, OF_A_STEP = 2e8, 1e6
 
 def compiles(chain: Chain, place: Place) -> bool:
     """Whether XLA trains it faster, if there is enough to do: on a CPU its pooling is slower, and some products of
-    bfloat16 are; on a GPU this has not been measured. Dropout it would draw in its own way."""
+    bfloat16 are; on a GPU this has not been measured."""
     before = () if chain.before is None else chain.before.nodes[1:]
     single = place.kind == devices.CPU and place.precision in (FLOAT32, TF32)
-    return single and not chain.dropouts and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
+    return single and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params", "state", "load_state", "keep", "logits_of")
@@ -57,10 +59,7 @@ class TensorFlowHeads:
         self.may_compile = compiles(chain, place)
         with on(place):
             self.before = network(chain.before, {}) if chain.before else None
-            self.dropouts = {
-                node.name: keras.layers.Dropout(node.attrs["rate"], seed=seed_of(node, recipe.seed))
-                for node in chain.dropouts
-            }
+            self.step = new_step(lambda shape, **settings: keras.Variable(shape=shape, **settings))
             self._begin(params)
 
     def _begin(self, params: Mapping[str, np.ndarray]) -> None:
@@ -134,15 +133,15 @@ class TensorFlowHeads:
 
     def _changed(self) -> dict[str, keras.Variable]:
         kept = {f"optimizer.{i}": variable for i, variable in enumerate(self.optimizer.variables)}
-        return {**{f"variable.{name}": weight for name, weight in self.weights.items()}, **kept}
+        return {**{f"variable.{name}": weight for name, weight in self.weights.items()}, **kept, "step": self.step}
 
     def _forward_of(self, x: Any, places: Any) -> Any:
         import tensorflow as tf
 
         return self._forward(x, {name: tf.gather(w.value, places) for name, w in self.weights.items()})
 
-    def _forward(self, x: Any, weights: Mapping[str, Any] | None = None, learns: bool = False) -> Any:
-        """`(n, h, classes)`. `weights`: in place of those that are trained. `learns`: with dropout."""
+    def _forward(self, x: Any, weights: Mapping[str, Any] | None = None, step: Any = None) -> Any:
+        """`(n, h, classes)`. `weights`: in place of those that are trained. `step`: its number, in training."""
         import tensorflow as tf
 
         if weights is None:
@@ -152,8 +151,9 @@ class TensorFlowHeads:
         x = tf.cast(x if self.before is None else self.before(x, training=False), dtype)
         for node in self.chain.layers:
             if node.op == DROPOUT:
-                if learns:
-                    mask = self.dropouts[node.name](tf.ones((tf.shape(x)[0], x.shape[-1]), dtype), training=True)
+                if step is not None:
+                    key, shape = key_of(self.recipe.seed, node.name), (tf.shape(x)[0], x.shape[-1])
+                    mask = of_elements(key, node.attrs["rate"], step, shape, x.dtype)
                     x = x * (mask if len(x.shape) == 2 else mask[:, None])
                 continue
             if node.op != "linear":
@@ -178,21 +178,16 @@ class TensorFlowHeads:
         means = tf.TensorArray(tf.float32, size=steps, element_shape=(heads,))
         correct = tf.zeros(heads, tf.int64)
         variables = list(self.weights.values())
+        first = tf.identity(self.step.value)
 
         def update(i: Any, means: Any, correct: Any) -> tuple[Any, Any, Any]:
             if order is None:  # decided while it is traced
-                # not `rows[a:b]`, whose size XLA does not know
-                x, y, w = (
-                    None
-                    if a is None
-                    else tf.slice(a, [i * size, *[0] * (len(a.shape) - 1)], [size, *[-1] * (len(a.shape) - 1)])
-                    for a in (rows, targets, weights)
-                )
+                x, y, w = (None if a is None else _window(a, i * size, size) for a in (rows, targets, weights))
             else:
                 x, y, w = (None if a is None else tf.gather(a, order[i]) for a in (rows, targets, weights))
             with tf.GradientTape() as tape:
                 # (h, n, classes)
-                outputs = tf.transpose(self._forward(x, learns=True), (1, 0, 2))
+                outputs = tf.transpose(self._forward(x, step=first + tf.cast(i, first.dtype)), (1, 0, 2))
                 by_head = None
                 if w is not None and len(w.shape) == 2:
                     by_head = w = tf.transpose(w)
@@ -208,7 +203,18 @@ class TensorFlowHeads:
 
         start = tf.constant(0), means, correct
         _, means, correct = tf.while_loop(lambda i, *_: i < steps, update, start, maximum_iterations=steps)
+        self.step.assign(first + tf.cast(steps, first.dtype))
         return means.stack(), correct, [tf.identity(w.value) for w in variables]
+
+
+def _window(rows: Any, start: Any, size: Any) -> Any:
+    """Not `rows[a:b]`, whose size XLA does not know. The other axes' sizes TensorFlow has to be told."""
+    import tensorflow as tf
+
+    sides = rows.shape[1:]
+    taken = tf.slice(rows, [start, *[0] * len(sides)], [size, *[-1] * len(sides)])
+    taken.set_shape((None, *sides))
+    return taken
 
 
 class ChainTrainer:
@@ -218,7 +224,7 @@ class ChainTrainer:
         o = recipe.optimizer
         # the rates that come with each step are the head's own
         lr, decay = (np.array([value], np.float32) for value in (1.0, o.weight_decay))
-        own = HeadsRecipe(o, lr, decay, recipe.loss)
+        own = HeadsRecipe(o, lr, decay, recipe.loss, recipe.seed)
         alone = {name: value[None] for name, value in params.items()}
         self.heads = TensorFlowHeads(chain, alone, own, place, recipe.rates)
 

@@ -266,7 +266,7 @@ class Network(nn.Module):
                     layer = _layer(node)
                     if node.op != "native":  # a user's may rely on the layout of what it computes, as `view` does
                         layer = layer.to(memory_format=torch.channels_last)
-                    self._attach(node, layer)
+                    self.attach(node, layer)
                 elif node.op not in FUNCTIONS:
                     raise UnsupportedOpError(f"the torch backend has no layer for op {node.op!r} ({node.name!r})")
         tensors = self.tensors()
@@ -274,7 +274,8 @@ class Network(nn.Module):
             for name in graph.param_shapes():
                 tensors[name].copy_(from_numpy(np.asarray(params[name])))
 
-    def _attach(self, node: Node, module: nn.Module) -> None:
+    def attach(self, node: Node, module: nn.Module) -> None:
+        """Compute the node with this module from now on."""
         parent: nn.Module = self
         *path, name = node.name.split(".")
         for part in path:

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from headstart.backends.doors.torch import behind_door
 from headstart.backends.torch.arrays import from_numpy, to_native, to_numpy
-from headstart.backends.torch.chance import Stream
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.epoch import Epoch
 from headstart.backends.torch.losses import mean, per_sample, predictions, right
+from headstart.backends.torch.masks import Masks
 from headstart.backends.torch.optimizers import FusedOptimizer
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.recorded import Recorder, do
@@ -28,6 +27,7 @@ from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place
 from headstart.data.rows import window
+from headstart.graph import Node
 from headstart.graph.fuse import allowed
 
 FEW_CLASSES = 64
@@ -41,7 +41,7 @@ class TorchHeads:
         self.chain, self.recipe, self.place = chain, recipe, place
         self.device = device_of(place)
         self.before = Network(chain.before, {}).to(self.device).eval() if chain.before else None
-        self.random = Stream(recipe.seed, self.device, bool(chain.dropouts))
+        self.masks = Masks(chain.dropouts, recipe.seed, self.device)
         self._begin({name: from_numpy(np.array(value)).to(self.device) for name, value in params.items()})
 
     def _begin(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -52,7 +52,7 @@ class TorchHeads:
         self.directions = [torch.zeros_like(w) for w in self.weights.values()]
         self.optimizer = FusedOptimizer(self.recipe.optimizer, {1.0: self.directions}, weight_decay=0.0)
         self.lr, self.decay = (from_numpy(a, self.device) for a in (self.recipe.lr, self.recipe.weight_decay))
-        recorded = self.place.kind == "cuda" and allowed() and not self.chain.dropouts
+        recorded = self.place.kind == "cuda" and allowed()
         self.recorder = Recorder(self._step, self._state) if recorded else None
         self.compiles = recorded  # another number of heads is recorded anew
 
@@ -81,7 +81,7 @@ class TorchHeads:
         correct = torch.empty(len(rates), len(self.lr), dtype=torch.int64, device=self.device)
         epoch = Epoch.of(rows, targets, order, rates, weights, len(self.lr), correct)
         count = self._threads(rows, epoch.targets.shape[1] * STEP)
-        with computing(self.place), self.random.drawn_from(), threads(count):
+        with computing(self.place), threads(count):
             do(epoch, self._step, self.recorder)
         counted = (correct * epoch.losses.isfinite()).sum(0)  # argmax of NaN is 0
         synchronize(self.device)
@@ -97,6 +97,7 @@ class TorchHeads:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses `(h,)`, and how many each head had right `(h,)`, in `correct` if that is given. `weights`:
         `(n,)` or `(n, h)`."""
+        self.masks.begin(len(y))
         logits = self._forward(x, learns=True)
         loss = mean(self._losses(logits, y), weights)
         gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
@@ -116,7 +117,7 @@ class TorchHeads:
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""
-        return [*self.weights.values(), *self.directions, *self.optimizer.tensors()]
+        return [*self.weights.values(), *self.directions, *self.optimizer.tensors(), self.masks.step]
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         with torch.inference_mode(), computing(self.place), threads(self._threads(inputs, stop - start)):
@@ -145,7 +146,7 @@ class TorchHeads:
             x = x if self.before is None else self.before(x)
             for node in self.chain.layers:
                 if node.op == DROPOUT:
-                    x = _dropped(x, node.attrs["rate"]) if learns else x
+                    x = self._dropped(node, x) if learns else x
                     continue
                 if node.op != "linear":
                     x = FUNCTIONS[node.op](node.attrs)(x)
@@ -157,6 +158,12 @@ class TorchHeads:
                     x = torch.einsum("nhi,hoi->nho", x, weight)
                 x = x if bias is None else x + bias
         return x.float()
+
+    def _dropped(self, node: Node, x: torch.Tensor) -> torch.Tensor:
+        """`(n, c)`, or `(n, h, c)` under one mask for all heads."""
+        with torch.no_grad():
+            mask = self.masks.of_elements(node.name, node.attrs["rate"], x.shape[-1], x.dtype)
+        return x * (mask if x.ndim == 2 else mask.unsqueeze(1))
 
     @torch.no_grad()
     def _update(self, gradients: tuple[torch.Tensor, ...], rate: float | torch.Tensor) -> None:
@@ -176,8 +183,3 @@ class TorchHeads:
     def _each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A value for each head, to broadcast."""
         return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def _dropped(x: torch.Tensor, rate: float) -> torch.Tensor:
-    """`(n, c)`, or `(n, h, c)` under one mask for all heads."""
-    return F.dropout(x, rate) if x.ndim == 2 else x * F.dropout(torch.ones_like(x[:, 0]), rate).unsqueeze(1)

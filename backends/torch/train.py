@@ -20,17 +20,18 @@ from headstart.backends.torch.direct import direct_layer
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.epoch import Epoch
 from headstart.backends.torch.losses import count_right, mean_loss, native_targets, predictions
+from headstart.backends.torch.masks import Dropped, Masks
 from headstart.backends.torch.optimizers import FusedOptimizer
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.progress import put_back, state_of
 from headstart.backends.torch.recorded import Recorder, do
 from headstart.common.machine import threads_for
 from headstart.contract.devices import CPU
+from headstart.contract.masks import DROPS
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
 from headstart.graph import Graph
 from headstart.graph.fuse import allowed
-from headstart.graph.ops import RANDOM
 
 
 @behind_door("__init__", "put", "epoch", "step", "logits", "params", "state", "load_state")
@@ -45,10 +46,13 @@ class TorchTrainer:
         self.optimizer = _optimizer(recipe, dict(self.network.named_parameters()))
         self.direct = direct_layer(graph, self.network, recipe, place)
         self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=self.device)
-        draws = any(node.op in RANDOM for node in graph.nodes)
-        self.random = Stream(recipe.seed, self.device, draws)
+        self.masks = Masks(graph.nodes, recipe.seed, self.device)
+        for node in graph.nodes:
+            if node.op in DROPS:
+                self.network.attach(node, Dropped(node, self.masks))
+        steady = all(node.op != "native" for node in graph.nodes)
+        self.random = Stream(recipe.seed, self.device, not steady)  # a user's module may draw
         self.effort = Effort(graph)
-        steady = not draws and all(node.op != "native" for node in graph.nodes)
         recorded = steady and place.kind == "cuda" and allowed()
         self.recorder = Recorder(self._step, self._state) if recorded else None
 
@@ -96,6 +100,7 @@ class TorchTrainer:
             loss, logits = self.direct.backward(to_native(x, self.device), y)
             self.optimizer.step(rate)
             return loss.view(1), predictions(self.recipe.loss, logits, predicted)
+        self.masks.begin(len(y))
         outputs = self._forward(x)
         losses = [mean_loss(self.recipe.loss, logits, y, weights) for logits in outputs]
         self.optimizer.zero_grad()
@@ -110,7 +115,7 @@ class TorchTrainer:
 
     def _state(self) -> list[torch.Tensor]:
         """All that a step changes."""
-        return [*self.network.tensors().values(), *self.optimizer.tensors()]
+        return [*self.network.tensors().values(), *self.optimizer.tensors(), self.masks.step]
 
     def logits(self, inputs: Any, start: int, stop: int) -> np.ndarray:
         self.network.eval()
@@ -128,11 +133,13 @@ class TorchTrainer:
         return lambda: {name: exact_numpy(tensor) for name, tensor in copies.items()}
 
     def state(self) -> dict[str, np.ndarray]:
-        return state_of(self.network, self.optimizer) | {"random": exact_numpy(self.random.state).copy()}
+        drawn = {"random": self.random.state, "masks": self.masks.step}
+        return state_of(self.network, self.optimizer) | {n: exact_numpy(t).copy() for n, t in drawn.items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         put_back(self.network, self.optimizer, state)
         self.random.state = from_numpy(state["random"].copy())
+        self.masks.step.copy_(from_numpy(state["masks"].copy()))
 
     def _forward(self, rows: Any) -> list[torch.Tensor]:
         """The logits of the output and, in training, of the auxiliary ones."""

@@ -69,7 +69,7 @@ class HeadsRecipe:
     """float32 `(h,)`"""
     loss: Loss
     seed: int = 0
-    """of dropout, as a `Recipe` of a head alone has it"""
+    """of dropout, as of a `Recipe` of a head alone"""
 
     def of(self, numbers: Sequence[int]) -> HeadsRecipe:
         """That of the heads of these numbers, in this order."""

@@ -60,7 +60,8 @@ class Recipe:
     the unbiased one (see `headstart.graph.ops`; a wrapped module's own do as their framework does); or use the
     ones that they came with, and keep them"""
     seed: int
-    """of dropout; its masks are the framework's own and differ between backends"""
+    """of dropout and stochastic depth, whose masks `headstart.contract.masks` defines for all backends; and of
+    what a wrapped module draws, with its own framework's generator"""
     rates: Mapping[str, float] = field(default_factory=dict)
     """parameter -> multiple of each step's learning rate; 1 where it is not named. What has 0 is not trained: it
     is bit-equal afterwards, weight decay or not"""

@@ -74,11 +74,11 @@ class Trainer(Protocol):
         it core takes `params`."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that a step changes: parameters and statistics, what the optimiser keeps, its count of steps, where
-        the generators of random numbers are; a wrapped module's own, too. Copies, under names and in a layout of
-        the backend's own. Trainers of one graph and recipe have the same names, shapes and dtypes, before the
-        first step as after it: by these core tells a state of something else. Optional, with the next one:
-        "state"."""
+        """All that a step changes: parameters and statistics, what the optimiser keeps, the count of steps, from
+        which masks of dropout follow, and where a wrapped module's generators of random numbers are. Copies, under
+        names and in a layout of the backend's own. Trainers of one graph and recipe have the same names, shapes
+        and dtypes, before the first step as after it: by these core tells a state of something else. Optional,
+        with the next one: "state"."""
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a state, which is left as it is: on a CPU the steps that follow give to the bit what they

@@ -344,7 +344,7 @@ OPS: Mapping[str, Op] = {
         Op("first_token", _first_token_shape),
         Op("mean_tokens", lambda a, s: _tokens("mean_tokens", s[0])[1:]),
         # in training an element (dropout), or a sample's whole input (drop_path), is zero with probability `rate`
-        # and the rest scaled by 1 / (1 - rate)
+        # and the rest scaled by 1 / (1 - rate); which ones `headstart.contract.masks` says
         Op("dropout", _same, {"rate": REQUIRED}, random=True, inert=True),
         Op("drop_path", _same, {"rate": REQUIRED}, random=True, inert=True),
         # a `NativePart`, which runs in one framework only

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from headstart.contract.masks import DROPS, factors
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.testing import reference
@@ -15,6 +16,8 @@ from headstart.testing.known import softmax_loss
 from headstart.testing.samples import normed, random_layers
 from headstart.testing.suite import Suite, drawn, floats, recipe_of
 
+TINY = np.float32(1e-9)
+"""a learning rate that moves nothing"""
 STATISTICS = ("bn.running_mean", "bn.running_var")
 
 
@@ -88,88 +91,29 @@ class Layers(Suite):
 
     # ---- what drops at random
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def dropped(cls, framework: Backend, place: Place) -> SimpleNamespace:
-        """Losses `(6,)` of single samples of ones with dropout, by seed, from which how many numbers were kept can
-        be told; the logits in the middle; and whether the caller's own generators were drawn from."""
-        graph, params = random_layers("dropout", [0.25]), _mean_of_all()
-        x, y = np.ones((1, 4, 4, 4), np.float32), np.zeros(1, np.int64)
-        losses: list[np.ndarray] = []
-        logits: list[np.ndarray] = []
-        drawn_from = []
-        for turn, seed in enumerate((0, 0, 1)):
-            random.seed(turn)
-            np.random.seed(turn)
-            states = repr((random.getstate(), np.random.get_state()))
-            trainer = framework.trainer(graph, params, recipe_of(seed=seed), place)
-            parts = []
-            for _ in range(6):
-                parts.append(float(trainer.step(x, y, 1e-9)[0][0]))
-                if len(losses) == 0 and len(parts) == 3:
-                    logits = [trainer.logits(np.repeat(x, 8, 0), 0, 8) for _ in range(2)]
-            losses.append(np.array(parts))
-            drawn_from.append(repr((random.getstate(), np.random.get_state())) != states)
-        return SimpleNamespace(losses=losses, logits=logits, drawn_from=drawn_from)
-
-    def test_dropout_drops_numbers_and_scales_the_rest(self, dropped: SimpleNamespace) -> None:
-        kept = 48 * _first_logit(dropped.losses[0])
-        np.testing.assert_allclose(kept, np.round(kept), atol=2e-2, err_msg="what is left is not scaled by 4/3")
-        assert ((kept > 32) & (kept < 62)).all(), "about three quarters of 64"
-        # of numbers scaled by a multiple of 4/3, as 4, all counts would seem to be multiples
-        assert np.gcd.reduce(np.round(kept).astype(int)) == 1, "what is left is scaled by more than 4/3"
-        assert len(set(np.round(kept))) > 1, "every step draws anew"
-
-    @pytest.mark.parametrize("op", ["dropout", "drop_path"])
-    def test_each_layer_draws_for_itself(self, framework: Backend, place: Place, op: str) -> None:
-        """Of two layers of one shape the second drops half of what the first has left, not what that has dropped
-        again. A sample's logit is the share of its numbers that are left, four times as large."""
-        graph, params = random_layers(op, [0.5, 0.5]), _mean_of_all()
-        trainer = framework.trainer(graph, params, recipe_of(), place)
-        x, y = np.ones((1, 4, 4, 4), np.float32), np.zeros(1, np.int64)
-        order = np.zeros((144, 1), np.int64)
-        losses, _ = trainer.epoch(trainer.put(x), y, order, np.full(144, 1e-9, np.float32))
-        left = _first_logit(losses[:, 0]) / 4
-        assert 0.13 < left.mean() < 0.37, "a quarter is left; a half where both drop the same"
-
-    def test_the_seed_decides_what_is_dropped(self, dropped: SimpleNamespace) -> None:
-        first, again, other = dropped.losses
-        np.testing.assert_array_equal(first, again)
-        assert not np.array_equal(first, other)
-
-    def test_the_callers_generators_are_not_drawn_from(self, dropped: SimpleNamespace) -> None:
-        """Python's and numpy's: neither does what is dropped depend on them, nor do they move."""
-        assert not any(dropped.drawn_from)
-
-    def test_logits_are_of_inference(self, dropped: SimpleNamespace) -> None:
-        """In the middle of training, too."""
-        for logits in dropped.logits:
-            np.testing.assert_allclose(logits, np.tile([1.0, 0.0], (8, 1)), atol=1e-5)
-
-    def test_drop_path_drops_whole_samples(self, framework: Backend, place: Place) -> None:
-        """Each by itself: of a batch some are dropped, and what is left of one is scaled as a whole. A dropped
-        sample's logits are the bias."""
-        graph, params = random_layers("drop_path", [0.25]), _mean_of_all()
-        x, y = np.ones((16, 4, 4, 4), np.float32), np.zeros(16, np.int64)
-        trainer = framework.trainer(graph, params, recipe_of(), place)
-        order = np.tile(np.arange(16), (6, 1))
-        losses, _ = trainer.epoch(trainer.put(x), y, order, np.full(6, 1e-9, np.float32))
-        whole, none = np.log1p(np.exp(-4 / 3)), np.log(2.0)
-        dropped = 16 * (losses[:, 0] - whole) / (none - whole)
-        np.testing.assert_allclose(dropped, np.round(dropped), atol=1e-2, err_msg="parts of samples were dropped")
-        assert ((dropped > 0.5) & (dropped < 15.5)).any(), "samples are dropped each by itself"
-        assert 4 < dropped.sum() < 44, "about a quarter of 96"
-        assert len(set(np.round(dropped))) > 1, "every step draws anew"
-        np.testing.assert_allclose(trainer.logits(x, 0, 16), np.tile([1.0, 0.0], (16, 1)), atol=1e-5)
-
-
-def _mean_of_all() -> dict[str, np.ndarray]:
-    """Parameters of a classifier of 64 numbers: the first logit is their mean, the second 0."""
-    weight = np.zeros((2, 64), np.float32)
-    weight[0] = 1 / 64
-    return {"fc.weight": weight, "fc.bias": np.zeros(2, np.float32)}
-
-
-def _first_logit(losses: np.ndarray) -> np.ndarray:
-    """z of the losses `log(1 + exp(-z))` of the logits (z, 0)."""
-    return -np.log(np.expm1(losses.astype(np.float64)))
+    @pytest.mark.parametrize("op", DROPS)
+    def test_what_is_dropped(self, framework: Backend, place: Place, op: str) -> None:
+        """Exactly what `headstart.contract.masks` says, by the recipe's seed, the layer's name, the number of the
+        step and the place in a batch of any size, and the rest is scaled. Two layers draw each for itself; epochs
+        and single steps count alike, and in between logits are of inference. The caller's own generators neither
+        decide it nor move."""
+        rates, seed = (0.25, 0.5), 5
+        graph = random_layers(op, rates)
+        x, params = floats(np.random.default_rng(0).uniform(1, 2, (6, 4, 4, 4))), reference.random_params(graph, 0)
+        y = np.arange(6) % 2
+        trainer = framework.trainer(graph, params, recipe_of(seed=seed), place)
+        states = repr((random.getstate(), np.random.get_state()))
+        losses = list(trainer.epoch(trainer.put(x), y, np.arange(6).reshape(2, 3), np.full(2, TINY))[0])
+        losses.append(trainer.step(x, y, TINY)[0])
+        logits = trainer.logits(x, 0, 6)
+        losses.append(trainer.step(x[:5], y[:5], TINY)[0])
+        losses += list(trainer.epoch(trainer.put(x), y, None, np.full(3, TINY))[0])
+        assert repr((random.getstate(), np.random.get_state())) == states
+        np.testing.assert_allclose(logits, reference.run(graph, params, x)["fc"], rtol=1e-4, atol=1e-4)
+        for step, (begin, end) in enumerate(((0, 3), (3, 6), (0, 6), (0, 5), (0, 2), (2, 4), (4, 6))):
+            kept = x[begin:end]
+            for place_of_layer, rate in enumerate(rates):
+                name = f"random{place_of_layer}"
+                kept = kept * factors(op, rate, seed, name, step, kept.shape)
+            expected, _ = softmax_loss(reference.run(graph, params, kept)["fc"], y[begin:end], 0.0)
+            assert losses[step][0] == pytest.approx(expected, rel=1e-4, abs=1e-5), f"step {step}"

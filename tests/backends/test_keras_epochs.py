@@ -46,7 +46,8 @@ def on(shape: tuple[int, ...], *nodes: tuple[str, dict[str, Any]]) -> Graph:
 
 
 LINEAR = on((20,), ("linear", {}))
-DEEP = on((20,), ("linear", {}), ("gelu", {}), ("linear", {"inputs": 7, "outputs": 5}))
+DROPPED = ("dropout", {"rate": 0.25})
+DEEP = on((20,), DROPPED, ("linear", {}), ("gelu", {}), ("linear", {"inputs": 7, "outputs": 5}))
 FLAT = on((2, 2, 5), ("flatten", {"features": 20}), ("relu", {}), ("linear", {}))
 
 
@@ -54,7 +55,7 @@ FLAT = on((2, 2, 5), ("flatten", {"features": 20}), ("relu", {}), ("linear", {})
     ("graph", "optimizer", "multiples"),
     [
         (LINEAR, hs.AdamW(lr=0.03, weight_decay=0.1), {}),
-        (DEEP, hs.AdamW(lr=0.03), {"linear0.weight": 0.1}),
+        (DEEP, hs.AdamW(lr=0.03), {"linear1.weight": 0.1}),
         (FLAT, hs.SGD(lr=0.1, nesterov=True, weight_decay=0.01), {"linear2.bias": 3.0}),
     ],
     ids=["linear", "deep", "flat"],
@@ -90,9 +91,10 @@ def test_the_same_steps_as_keras_takes(
 def test_what_is_compiled(train: Any, heads: Any, monkeypatch: Any) -> None:
     """Where it pays: heads of linear layers, on a CPU in float32, with enough to do."""
     recipe = Recipe(hs.AdamW(), Softmax(), False, 0)
-    dropout = on((20,), ("dropout", {"rate": 0.5}), ("linear", {}))
+    dropped = on((20,), DROPPED, ("linear", {}))
+    assert isinstance(train.trainer(dropped, initial_params(dropped, 0), recipe, CPU), heads.ChainTrainer)
     pooled = on((2, 2, 20), ("global_avg_pool", {}), ("linear", {}))
-    for graph, place in ((dropout, CPU), (pooled, CPU), (LINEAR, Place("cpu", "bfloat16"))):
+    for graph, place in ((pooled, CPU), (LINEAR, Place("cpu", "bfloat16"))):
         made = train.trainer(graph, initial_params(graph, 0), recipe, place)
         assert isinstance(made, train.TensorFlowTrainer), graph
 

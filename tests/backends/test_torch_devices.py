@@ -45,7 +45,7 @@ def test_generators_of_other_devices_are_left_alone(_eight_cards: list[str]) -> 
     assert _eight_cards == []
 
 
-def test_dropout_lends_the_generator_of_its_own_device(_eight_cards: list[str]) -> None:
+def test_dropout_draws_from_no_generator(_eight_cards: list[str]) -> None:
     b = Builder()
     graph = b.graph(b.linear("fc", b.add("drop", "dropout", "input", rate=0.5), 4, 3))
     recipe = Recipe(hs.SGD(), Softmax(), train_statistics=True, seed=3)

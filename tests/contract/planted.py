@@ -42,7 +42,7 @@ class AuxiliaryLossesIgnored(Faulty):
         return self.made(replace(graph, auxiliary=weightless), params, recipe, place)
 
 
-@fails("test_drop_path_drops_whole_samples")
+@fails("test_what_is_dropped[drop_path]")
 class DropPathAsDropout(Faulty):
     def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
         nodes = tuple(
@@ -52,7 +52,7 @@ class DropPathAsDropout(Faulty):
         return self.made(replace(graph, nodes=nodes), params, recipe, place)
 
 
-@fails("test_dropout_drops_numbers_and_scales_the_rest")
+@fails("test_what_is_dropped[dropout]")
 class RateOfWhatIsKept(Faulty):
     def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
         nodes = tuple(
@@ -74,7 +74,7 @@ class SmoothingIgnored(Faulty):
         return self.made(graph, params, replace(recipe, loss=Softmax()), place)
 
 
-@fails("test_the_seed_decides_what_is_dropped")
+@fails("test_what_is_dropped[dropout]")
 class SeedIgnored(Faulty):
     def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
         return self.made(graph, params, replace(recipe, seed=3), place)
@@ -118,7 +118,7 @@ class GradientsOfTokensLost(Faulty):
         return halved(self.made(graph, params, recipe, place), "qkv")
 
 
-@fails("test_the_callers_generators_are_not_drawn_from")
+@fails("test_what_is_dropped[dropout]")
 class DrawsFromTheCallers(Faulty):
     def trainer(self, graph: Graph, params: Any, recipe: Any, place: Place) -> Any:
         seed = int(np.random.randint(1 << 30))
@@ -258,7 +258,7 @@ class _Bits(Trained):
         return self._inner.put(rows if rows.itemsize > 2 else rows.view(np.int16).astype(np.float32))
 
 
-@faulty_training("LogitsInTraining", "test_logits_are_of_inference")
+@faulty_training("LogitsInTraining", "test_what_is_dropped[dropout]")
 class _LogitsInTraining(Trained):
     def logits(self, inputs: Any, start: int, stop: int) -> Any:
         network = self._inner.network
@@ -291,7 +291,7 @@ def forgetting(name: str, test: str, *parts: str) -> None:
 forgetting("VelocityForgotten", "test_moments_go_on_from_a_state[sgd]", ".momentum")
 forgetting("MomentsForgotten", "test_moments_go_on_from_a_state[adamw]", ".average", ".square")
 forgetting("CountOfStepsForgotten", "test_moments_go_on_from_a_state[adamw]", ".steps")
-forgetting("GeneratorForgotten", "test_what_is_dropped_goes_on_from_a_state[sgd]", "random")
+forgetting("MasksForgotten", "test_what_is_dropped_goes_on_from_a_state[sgd]", "masks")
 forgetting("StatisticsForgotten", "test_statistics_go_on_from_a_state[sgd]", "running_")
 forgetting("ModulesStatisticsForgotten", "test_a_wrapped_module_goes_on_from_a_state", "running_")
 

@@ -16,7 +16,7 @@ from headstart.data import Dataset
 from headstart.data.order import epoch_order
 
 NAMES = ("a", "b", "c")
-CUT = "dropout2"  # behind it is no dropout, whose numbers each framework draws for itself
+CUT = "dropout2"  # behind it is no dropout, which torch would draw otherwise
 N, BATCH, EPOCHS, LR = 48, 16, 2, 2.0
 TOLERANCE = 1e-3
 WEIGHTS = np.tile([1.0, 0.0, 3.0, 0.5], N // 4).astype(np.float32)

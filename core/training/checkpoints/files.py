@@ -30,7 +30,7 @@ from headstart.models.tensors import read_tensors, tensor_chunks
 from headstart.training.checkpoints.terms import Terms
 from headstart.training.shapes import LARGEST, RECORD_OF_EPOCH
 
-FORMAT = 1
+FORMAT = 2
 TRAINING = "training.json"
 ABOUT = {
     "format": int,

@@ -6,5 +6,5 @@
 * `words` makes an error message of what was found.
 
 Invariant: what is trained is the same as without. The same samples come in the same order, each step is a call of
-the trainer's `step`, and masks of dropout are drawn from the same streams.
+the trainer's `step`, which counts them, so that masks of dropout are the same.
 """

@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from headstart.common.errors import UnsupportedOpError
 from headstart.contract.losses import mean, per_sample, right
+from headstart.contract.masks import DROPS, factors
 from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Place, Recipe
 from headstart.graph import OPS, Graph
@@ -33,8 +34,10 @@ Step = tuple[np.ndarray, Callable[[np.ndarray], Gradients]]
 class Training:
     """What ops do otherwise in training."""
 
-    rng: np.random.Generator
+    seed: int
     statistics: bool
+    steps: int = 0
+    """those before this one"""
 
 
 def _windows(x: np.ndarray, a: Mapping[str, Any], fill: float) -> tuple[np.ndarray, Callable[..., np.ndarray]]:
@@ -128,15 +131,6 @@ def global_avg_pool(a: Any, w: Params, x: np.ndarray, t: Training | None) -> Ste
     return x.mean((1, 2)), lambda dy: ([np.broadcast_to(dy[:, None, None] / area, x.shape)], {})
 
 
-def dropped(whole: bool) -> Callable[..., Step]:
-    def drop(a: Any, w: Params, x: np.ndarray, t: Training | None) -> Step:
-        shape = (len(x), *[1] * (x.ndim - 1)) if whole else x.shape
-        kept = 1.0 if t is None else (t.rng.random(shape) >= a["rate"]) / (1 - a["rate"])
-        return x * kept, lambda dy: ([dy * kept], {})
-
-    return drop
-
-
 LAYERS: Mapping[str, Callable[..., Step]] = {
     "conv": conv,
     "max_pool": max_pool,
@@ -146,8 +140,6 @@ LAYERS: Mapping[str, Callable[..., Step]] = {
     "global_avg_pool": global_avg_pool,
     "relu": lambda a, w, x, t: (np.maximum(x, 0), lambda dy: ([dy * (x > 0)], {})),
     "add": lambda a, w, x, y, t: (x + y, lambda dy: ([dy, dy], {})),
-    "dropout": dropped(whole=False),
-    "drop_path": dropped(whole=True),
 }
 OTHERS = OPS.keys() - LAYERS.keys() - {"input", "native"}
 
@@ -182,7 +174,11 @@ class Network:
             weights = {key: self._rounded(value) for key, value in self.weights[node.name].items()}
             if node.op == "batch_norm":  # which writes to its statistics
                 weights = self.weights[node.name]
-            if node.op in LAYERS:
+            if node.op in DROPS and training is not None:
+                a, seed, (features,) = node.attrs, training.seed, inputs
+                kept = factors(node.op, a["rate"], seed, node.name, training.steps, features.shape)
+                value, backs[node.name] = features * kept, lambda dy, kept=kept: ([dy * kept], {})
+            elif node.op in LAYERS:
                 value, backs[node.name] = LAYERS[node.op](node.attrs, weights, *inputs, training)
             else:
                 value = reference.apply(node, weights, inputs)
@@ -211,11 +207,10 @@ class NumpyTrainer:
     def __init__(self, graph: Graph, params: Params, recipe: Recipe, place: Place) -> None:
         self.graph, self.recipe = graph, recipe
         self.network = Network(graph, params, (), place.precision)
-        self.training = Training(np.random.default_rng(recipe.seed), recipe.train_statistics)
+        self.training = Training(recipe.seed, recipe.train_statistics)
         trained = params.keys() - graph.buffers()
         self.multiples = {n: m for n in trained if (m := recipe.rates.get(n, 1.0))}
         self.moments = {name: (np.zeros_like(params[name]), np.zeros_like(params[name])) for name in trained}
-        self.steps = 0
 
     def put(self, rows: np.ndarray) -> np.ndarray:
         return rows
@@ -243,7 +238,7 @@ class NumpyTrainer:
             losses.append(mean(per_sample(self.recipe.loss, values[name], targets), weights))
             error = slope(self.recipe.loss, values[name], targets, weights).astype(np.float32)
             gradients[name] = gradients.get(name, 0) + weight * error
-        self.steps += 1
+        self.training.steps += 1
         for node in reversed(self.graph.nodes[1:]):
             if node.name not in gradients or node.name not in backs:
                 continue  # an auxiliary output's, or the pixels'
@@ -272,7 +267,7 @@ class NumpyTrainer:
             return
         m[...] = o.beta1 * m + (1 - o.beta1) * g
         v[...] = o.beta2 * v + (1 - o.beta2) * g**2
-        m_hat, v_hat = m / (1 - o.beta1**self.steps), v / (1 - o.beta2**self.steps)
+        m_hat, v_hat = m / (1 - o.beta1**self.training.steps), v / (1 - o.beta2**self.training.steps)
         p -= rate * (m_hat / (np.sqrt(v_hat) + o.epsilon) + o.weight_decay * p)
 
 

@@ -1,0 +1,91 @@
+"""Dropout and stochastic depth as `headstart.contract.masks` has them, in torch's int32: right shifts keep the
+sign there, which is masked out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from headstart.contract.devices import CPU
+from headstart.contract.masks import DROPS, FIRST, SECOND, SHIFTS, key_of, scale_of, threshold_of
+from headstart.graph import Node
+
+
+class Masks:
+    """Those of one training. The number of the step is a tensor: a recorded step reads and raises it, too."""
+
+    def __init__(self, nodes: Iterable[Node], seed: int, device: torch.device) -> None:
+        names = [node.name for node in nodes if node.op in DROPS]
+        self.places = {name: place for place, name in enumerate(names)}
+        self.keys = torch.tensor([[key_of(seed, name)] for name in names], dtype=torch.int32, device=device)
+        self.step = torch.zeros((), dtype=torch.int32, device=device)
+        self._counted = self._mixed_count(0)
+
+    @torch.no_grad()
+    def begin(self, count: int) -> None:
+        """The next step, on so many samples."""
+        if self.places:
+            of_step = _mixed(self.keys ^ _mixed(self.step))
+            self.samples = _mixed(of_step ^ self.numbers(count))
+        self.step += 1
+
+    def of_samples(self, name: str, rate: float, dtype: torch.dtype) -> torch.Tensor:
+        """`(n,)`: what each sample of the step's batch is multiplied by."""
+        return _factors(self.samples[self.places[name]], rate, dtype)
+
+    def of_elements(self, name: str, rate: float, size: int, dtype: torch.dtype) -> torch.Tensor:
+        """`(n, size)`: what each of a sample's numbers is multiplied by."""
+        x = self.samples[self.places[name]].unsqueeze(1) ^ self.numbers(size)
+        return _factors(_shifted(x.mul_(FIRST), SHIFTS[1]).mul_(SECOND), rate, dtype)
+
+    def numbers(self, count: int) -> torch.Tensor:
+        """`(count,)`: 0, 1, ..., mixed. Kept on a CPU, where they take as long as a small head; elsewhere what is
+        kept might be of a recording."""
+        if self.keys.device.type != CPU:
+            return self._mixed_count(count)
+        if len(self._counted) < count:
+            self._counted = self._mixed_count(count)
+        return self._counted[:count]
+
+    def _mixed_count(self, count: int) -> torch.Tensor:
+        return _mixed(torch.arange(count, dtype=torch.int32, device=self.keys.device))
+
+
+class Dropped(nn.Module):
+    """In the place of a node's layer, where a trainer trains it."""
+
+    def __init__(self, node: Node, masks: Masks) -> None:
+        super().__init__()
+        self.name, self.op, self.rate, self.masks = node.name, node.op, node.attrs["rate"], masks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        with torch.no_grad():
+            factors = self._factors(x)
+        return x * factors
+
+    def _factors(self, x: torch.Tensor) -> torch.Tensor:
+        if self.op == "drop_path":
+            return self.masks.of_samples(self.name, self.rate, x.dtype).view(-1, *[1] * (x.ndim - 1))
+        flat = self.masks.of_elements(self.name, self.rate, x[0].numel(), x.dtype)
+        if x.ndim == 4:  # the op table has channels last
+            n, c, h, w = x.shape
+            return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+        return flat.view(x.shape)
+
+
+def _mixed(x: torch.Tensor) -> torch.Tensor:
+    before, between, behind = SHIFTS
+    x = _shifted(x.clone(), before).mul_(FIRST)
+    return _shifted(_shifted(x, between).mul_(SECOND), behind)
+
+
+def _shifted(x: torch.Tensor, by: int) -> torch.Tensor:
+    return x.bitwise_xor_((x >> by).bitwise_and_((1 << (32 - by)) - 1))
+
+
+def _factors(drawn: torch.Tensor, rate: float, dtype: torch.dtype) -> torch.Tensor:
+    return (drawn >= threshold_of(rate)).to(dtype).mul_(scale_of(rate))
