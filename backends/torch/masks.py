@@ -26,9 +26,10 @@ class Masks:
     @torch.no_grad()
     def begin(self, count: int) -> None:
         """The next step, on so many samples."""
-        if self.places:
-            of_step = _mixed(self.keys ^ _mixed(self.step))
-            self.samples = _mixed(of_step ^ self.numbers(count))
+        if not self.places:  # a GPU would be given one kernel more
+            return
+        of_step = _mixed(self.keys ^ _mixed(self.step))
+        self.samples = _mixed(of_step ^ self.numbers(count))
         self.step += 1
 
     def of_samples(self, name: str, rate: float, dtype: torch.dtype) -> torch.Tensor:

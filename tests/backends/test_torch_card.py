@@ -248,6 +248,7 @@ def head_of(kind: str) -> tuple[Any, dict[str, np.ndarray]]:
     if kind == "block":
         x = b.add("bn", "batch_norm", b.conv("conv", x, 6, 8, 3, pad=1), channels=8)
         x = b.add("pool", "global_avg_pool", b.add("relu", "relu", x))
+        x = b.add("drop", "dropout", x, rate=0.25)
     graph = b.graph(b.linear("fc", x, 8 if kind == "block" else 6, 3))
     return graph, initial_params(graph, 0)
 

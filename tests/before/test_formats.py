@@ -69,7 +69,7 @@ def test_a_checkpoint_of_a_later_version_is_refused_by_name(tmp_path: Path) -> N
     path = tmp_path / checkpoints.TRAINING
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 999, "headstart": "9.1"}))
     with pytest.raises(
-        hs.errors.CheckpointError, match=r"format 999, written by headstart 9\.1; this one .* reads 1;"
+        hs.errors.CheckpointError, match=r"format 999, written by headstart 9\.1; this one .* reads 2;"
     ):
         checkpoints.read_terms(tmp_path)
 
