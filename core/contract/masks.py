@@ -60,7 +60,8 @@ def of_samples(key: int, step: int, count: int) -> np.ndarray:
 def of_elements(samples: np.ndarray, size: int) -> np.ndarray:
     """uint32 `(n, size)`: of each of a sample's numbers, in the order of the op table's shapes."""
     x = samples[:, None] ^ mixed(np.arange(size, dtype=np.uint32))
-    return _shifted(x * _number(FIRST), SHIFTS[1]) * _number(SECOND)
+    drawn: np.ndarray = _shifted(x * _number(FIRST), SHIFTS[1]) * _number(SECOND)
+    return drawn
 
 
 def factors(op: str, rate: float, seed: int, name: str, step: int, shape: Sequence[int]) -> np.ndarray:
@@ -76,7 +77,8 @@ def factors(op: str, rate: float, seed: int, name: str, step: int, shape: Sequen
 
 
 def _shifted(x: np.ndarray, by: int) -> np.ndarray:
-    return x ^ (x >> np.uint32(by))
+    shifted: np.ndarray = x ^ (x >> np.uint32(by))
+    return shifted
 
 
 def _number(value: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from headstart.testing.known import softmax_loss
 from headstart.testing.samples import normed, random_layers
 from headstart.testing.suite import Suite, drawn, floats, recipe_of
 
-TINY = np.float32(1e-9)
+TINY = 1e-9
 """a learning rate that moves nothing"""
 STATISTICS = ("bn.running_mean", "bn.running_var")
 
@@ -99,15 +99,17 @@ class Layers(Suite):
         decide it nor move."""
         rates, seed = (0.25, 0.5), 5
         graph = random_layers(op, rates)
-        x, params = floats(np.random.default_rng(0).uniform(1, 2, (6, 4, 4, 4))), reference.random_params(graph, 0)
-        y = np.arange(6) % 2
+        params = reference.random_params(graph, 0)
+        x, y = np.random.default_rng(0).uniform(1, 2, (6, 4, 4, 4)).astype(np.float32), np.arange(6) % 2
         trainer = framework.trainer(graph, params, recipe_of(seed=seed), place)
         states = repr((random.getstate(), np.random.get_state()))
-        losses = list(trainer.epoch(trainer.put(x), y, np.arange(6).reshape(2, 3), np.full(2, TINY))[0])
+        losses = list(
+            trainer.epoch(trainer.put(x), y, np.arange(6).reshape(2, 3), np.full(2, TINY, np.float32))[0]
+        )
         losses.append(trainer.step(x, y, TINY)[0])
         logits = trainer.logits(x, 0, 6)
         losses.append(trainer.step(x[:5], y[:5], TINY)[0])
-        losses += list(trainer.epoch(trainer.put(x), y, None, np.full(3, TINY))[0])
+        losses += list(trainer.epoch(trainer.put(x), y, None, np.full(3, TINY, np.float32))[0])
         assert repr((random.getstate(), np.random.get_state())) == states
         np.testing.assert_allclose(logits, reference.run(graph, params, x)["fc"], rtol=1e-4, atol=1e-4)
         for step, (begin, end) in enumerate(((0, 3), (3, 6), (0, 6), (0, 5), (0, 2), (2, 4), (4, 6))):
