@@ -5,7 +5,7 @@ Here a mask is computed from what is known anyway: the recipe's seed, the node's
 where an element stands in the batch. A backend computes it on its device in 32-bit integers, whose products wrap
 around everywhere alike. The functions below are what it has to give, in numpy.
 
-* `mixed` is a bijection of 32 bits, Chris Wellon's lowbias32, of the smallest known bias of its form
+* `mixed` is a bijection of 32 bits, Chris Wellons's lowbias32, of the smallest known bias of its form
   (https://nullprogram.com/blog/2018/07/31/): two multiplications and three shifts, without signs.
 * The number of the step and those of samples and elements are mixed before they meet, and each meeting is mixed
   again: a step's mask is no earlier one's shifted along, nor is a layer's another's.
