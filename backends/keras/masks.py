@@ -36,7 +36,7 @@ class Dropped(keras.layers.Layer):
         if not training:
             return x
         step = ops.copy(self.step.value)  # TensorFlow would read the variable later
-        self.step.assign(step + number(1))
+        self.step.assign(ops.add(step, number(1)))
         count, *sides = ops.shape(x)
         if self.op == "drop_path":
             factors = of_samples(self.key, self.rate, step, count, x.dtype)
@@ -62,7 +62,7 @@ def of_elements(key: int, rate: float, step: Any, shape: tuple[Any, Any], dtype:
     """`(n, size)`: what each of a sample's numbers is multiplied by."""
     count, size = shape
     x = ops.bitwise_xor(ops.expand_dims(_samples(key, step, count), 1), _mixed_count(size))
-    return _factors(_shifted(x * number(FIRST), SHIFTS[1]) * number(SECOND), rate, dtype)
+    return _factors(_times(_shifted(_times(x, FIRST), SHIFTS[1]), SECOND), rate, dtype)
 
 
 def number(value: int) -> Any:
@@ -81,7 +81,11 @@ def _mixed_count(count: Any) -> Any:
 
 def _mixed(x: Any) -> Any:
     before, between, behind = SHIFTS
-    return _shifted(_shifted(_shifted(x, before) * number(FIRST), between) * number(SECOND), behind)
+    return _shifted(_times(_shifted(_times(_shifted(x, before), FIRST), between), SECOND), behind)
+
+
+def _times(x: Any, factor: int) -> Any:
+    return ops.multiply(x, number(factor))  # torch's own operator hands numpy's number to numpy
 
 
 def _shifted(x: Any, by: int) -> Any:

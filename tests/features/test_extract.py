@@ -588,9 +588,12 @@ def test_another_version_of_the_same_backend_is_compared_too(
     # A wrong machine now: what its trunk computes is not what is stored.
     monkeypatch.setattr(extraction.registry, "versions", lambda name: {name: "100.0"})
     real = inference.frozen
-    monkeypatch.setattr(
-        inference, "frozen", lambda *args: (real(*args)[0], {k: v * 2 for k, v in real(*args)[1].items()})
-    )
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        graph, params = real(*args, **kwargs)
+        return graph, {name: value * 2 for name, value in params.items()}
+
+    monkeypatch.setattr(inference, "frozen", wrong)
     with pytest.raises(FeatureDriftError):
         extract(photos)
 
