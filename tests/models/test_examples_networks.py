@@ -93,10 +93,11 @@ def test_every_trunk_runs_once_and_its_features_can_be_learnt_from(
 
 
 def test_alexnet_is_used_as_it_is_frozen_and_fine_tuned(experiment: Callable[..., Any], tmp_path: Path) -> None:
-    result = experiment("three_ways", "--samples", "80", "--epochs", "5")
+    # an epoch is a step: after five, what is fine-tuned still says one class of nearly all
+    result = experiment("three_ways", "--samples", "80", "--epochs", "12")
     rows = rows_of(result["comparison"])
     frozen, tuned, scratch = rows.values()
-    assert result["as_it_is"]["samples"] == 80 and result["as_it_is"]["top1"] > 0.4  # of five classes
+    assert result["as_it_is"]["samples"] == 80 and result["as_it_is"]["top1"] > 0.8  # of five classes
     assert frozen["val_accuracy"] > 0.3 < tuned["val_accuracy"]
     assert frozen["cut"] == "flatten" and tuned["cut"] == "features.5"
     assert frozen["parameters"]["trained"] < tuned["parameters"]["trained"] < scratch["parameters"]["trained"]
