@@ -28,6 +28,8 @@ OWN_LABELS = 20  # rows of which nearly each has a label of its own: that is a c
 NEARLY = 0.9
 TRUTHS = {"True": 1, "False": 0, "TRUE": 1, "FALSE": 0, "true": 1, "false": 0}  # of pandas, spreadsheets, JSON
 SHOWN = 3
+SCALARS = frozenset({"text", "whole", "number", "truth"})
+"""of `_kind`, what a label may be"""
 SAY_TASK = "say which it is: task='single' for classes, task='regression' for numbers (--task)"
 
 Place = Callable[[int], str]
@@ -72,7 +74,7 @@ def labels_in(
     kinds = {_kind(value) for value in values}
     if kinds == {"truth", "whole"}:
         values = [int(value) for value in values]
-    if not kinds <= {"text", "whole", "number", "truth"}:
+    if not kinds <= SCALARS:
         odd = next(i for i, value in enumerate(values) if not _is_scalar(value))
         raise DataError(
             f"the labels in column {column!r} hold a {type(values[odd]).__name__} in {place(odd)}; expected "
@@ -137,7 +139,7 @@ def _kind(value: Any) -> str:
 
 
 def _is_scalar(value: Any) -> bool:
-    return _kind(value) in ("text", "whole", "number", "truth")
+    return _kind(value) in SCALARS
 
 
 def _whole(value: Any) -> Any:

@@ -6,6 +6,7 @@ Invariant: a file that is not there is said with its row, before anything is com
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from headstart.common.objects import normal_url
 from headstart.data.any_files import files_for
 from headstart.data.columns import is_missing
 from headstart.data.dataset import Skipped, Unread
+from headstart.data.encoded import EncodedSource
 from headstart.data.file_system import Files
 from headstart.data.formats import SUFFIXES
 from headstart.data.frames import Cells, Column, Frame
 from headstart.data.layouts import URL
-from headstart.data.place import FILE, REMOTE, is_remote, joined, name_of, place_of
+from headstart.data.place import FILE, REMOTE, absolute, is_remote, joined, name_of, place_of
 
 SHOWN = 3
 
@@ -67,9 +69,19 @@ def _is_encoded(cell: Any) -> bool:
     return isinstance(content, bytes | bytearray | memoryview)
 
 
-def bytes_of(cell: Any, root: str, name: str) -> bytes:
-    """An image file that is a cell, or that a cell among such names, relative to `root`; of one that is too large
-    as many bytes as tell that. `name`: what messages call the cell. Of an empty one nothing: decoding says so."""
+def source_of(images: Column, root: str, table: str, place: Callable[[int], str], truncated: str) -> EncodedSource:
+    """The image files that are cells, or that other cells name, relative to `root` as it is now, wherever this
+    process goes. `table`, `place`: what messages call the table, and a row."""
+    (root,) = absolute([root])
+
+    def row_of(i: int) -> str:
+        return f"{table}, {place(i)}"
+
+    return EncodedSource(len(images), lambda i: _bytes_of(images[i], root, row_of(i)), row_of, truncated)
+
+
+def _bytes_of(cell: Any, root: str, name: str) -> bytes:
+    """Of a file that is too large as many bytes as tell that. Of an empty cell nothing: decoding says so."""
     if _is_encoded(cell):
         return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
     if is_empty(cell):

@@ -11,10 +11,10 @@ from headstart.common.errors import DataError, ImageError
 from headstart.data.annotations import unlabelled
 from headstart.data.any_files import files_for
 from headstart.data.dataset import Dataset, FileSource, Skipped
-from headstart.data.encoded import EncodedSource, sound
+from headstart.data.encoded import sound
 from headstart.data.file_system import Files
 from headstart.data.frames import KINDS, frame_of
-from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes, rows_with_images
+from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
 from headstart.data.place import expanded, is_remote, place_of, stem_of, suffix_of
 from headstart.data.table import image_column
 from headstart.data.walk import check_on_error
@@ -58,11 +58,7 @@ def images_listed(
     rows: Sequence[int] = range(len(images)) if filled is None else filled
     at = place_of(root) if root is not None else folder or "."
     if holds_bytes(images, column, place, rows[0]):
-
-        def row_of(i: int) -> str:
-            return f"{frame.name}, {place(i)}"
-
-        encoded = EncodedSource(len(images), lambda i: bytes_of(images[i], at, row_of(i)), row_of, truncated)
+        encoded = source_of(images, at, frame.name, place, truncated)
         return sound(encoded, unlabelled(len(images)), name, (), decoding)
 
     def place_of_row(k: int) -> str:

@@ -48,9 +48,9 @@ def wrap(
     refused. Labels that the set lists (`.targets`, `.samples`) are those of its samples, or where a sample has
     another, they are not taken, which is said. `classes`: default the set's own `.classes`, but for labels that a
     `target_transform`, or the set itself, made of those that are listed. Code that lies in no installed package is
-    called by one thread at a time. `on_error`, `truncated`: of files and
-    encoded bytes, as of `folder`. Raises DataError for what is no such set, for a chain whose members number their
-    classes differently, and for samples that the set does not give.
+    called by one thread at a time. `on_error`, `truncated`: of files and encoded bytes, as of `folder`. Raises
+    DataError for what is no such set, for a chain whose members number their classes differently, and for samples
+    that the set does not give.
     """
     check_on_error(on_error)
     if isinstance(source, str | Mapping) or not _is_indexed(source):

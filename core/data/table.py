@@ -18,9 +18,9 @@ from headstart.data.annotations import MULTI, PARTS, Annotations
 from headstart.data.any_files import files_for
 from headstart.data.columns import groups_in, label_lists, labels_in, parts_in, weights_in
 from headstart.data.dataset import Dataset, FileSource
-from headstart.data.encoded import EncodedSource, sound
+from headstart.data.encoded import sound
 from headstart.data.frames import Column, Frame, frame_of
-from headstart.data.image_cells import bytes_of, files_of, files_there, holds_bytes, rows_with_images
+from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
 from headstart.data.layouts import role_of
 from headstart.data.missing_labels import labelled_rows, no_label, without_any
 from headstart.data.place import place_of, stem_of
@@ -132,9 +132,6 @@ def table(
     def place(i: int) -> str:
         return frame.place(places[i])
 
-    def row_of(i: int) -> str:
-        return f"{frame.name}, {place(i)}"
-
     notes = [f"{frame.name}: {', '.join(notes)}"] if notes else []
     at = place_of(root) if root is not None else folder or "."
     filled, without = rows_with_images(frame.name, images, roles["image"], place, on_error)
@@ -165,7 +162,7 @@ def table(
             f"{frame.name}: all rows are of one part, {values[roles['split']][0].strip()}; taken in one piece"
         )
     if in_cells:
-        encoded = EncodedSource(len(images), lambda i: bytes_of(images[i], at, row_of(i)), row_of, truncated)
+        encoded = source_of(images, at, frame.name, place, truncated)
         if classes is None:
             warn_of_untrained(about, frame.name)
         return sound(encoded, about, name, skipped, on_error, notes)

@@ -328,7 +328,14 @@ def test_data_stay_where_they_were_opened(tmp_path: Path, monkeypatch: pytest.Mo
         "folder": lambda: hs.data.folder("photos"),
         "pairs": lambda: hs.data.wrap([(str(path), path.parent.name) for path in paths_of(Path("photos"))]),
         "tar": lambda: hs.data.webdataset("photos.tar"),
+        "bytes and names": lambda: hs.data.table(cells_of(paths_of(Path("photos")))),
     }
+
+    def cells_of(paths: list[Path]) -> dict[str, list[Any]]:
+        first, *others = paths
+        images = [first.read_bytes(), *map(str, others)]
+        return {"image": images, "label": [path.parent.name for path in paths]}
+
     opened: dict[str, list[Dataset]] = {way: [] for way in ways}
     for number in range(2):
         root = pictures(tmp_path / str(number) / "photos", 1)
