@@ -77,14 +77,15 @@ def _weighted_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) 
     few = n // some
 
     def product(images: slice) -> jax.Array:
-        return maps[images] * gradient[images]
+        return (maps[images] * gradient[images]).reshape(-1, c)
 
-    folded = sum(product(slice(i * few, (i + 1) * few)) for i in range(some)).reshape(-1, c)
-    total = jnp.ones(len(folded), folded.dtype) @ folded
+    def total(rows: Any) -> jax.Array:
+        return jnp.ones(len(rows), rows.dtype) @ rows
+
+    of_weights = total(sum(product(slice(i * few, (i + 1) * few)) for i in range(some)))
     if n % some:
-        rest = product(slice(some * few, None)).reshape(-1, c)
-        total += jnp.ones(len(rest), rest.dtype) @ rest
-    return gradient * weights, total
+        of_weights += total(product(slice(some * few, None)))
+    return gradient * weights, of_weights
 
 
 weighted.defvjp(lambda maps, weights: (maps * weights, (maps, weights)), _weighted_backward)
