@@ -45,6 +45,8 @@ MEANT = {
 EMPTY_OPTION = re.compile(r"--[\w-]+=")
 NONE_OR_ONE = (0, 1)
 """of the values of an option that means something without any"""
+TEXTS = frozenset({"--separator", "--image", "--label", "--split-column", "--group", "--weight-column", "--only"})
+"""options whose value may be a hyphen: what stands between labels, names of columns and classes"""
 NO_PATH = "- stands for no file here: /dev/stdout is the standard output, and ./- a file of that name"
 
 
@@ -55,8 +57,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
             option = argument[:-1] or (before if before.startswith("--") else "")
             what = f"the value of {option} is empty" if option else "an argument is empty"
             raise SettingError(f"{what}; is a variable of the shell not set?")
-        if argument == "-":
-            raise SettingError(f"{before} -: {NO_PATH}" if before.startswith("--") else NO_PATH)
+        option, _, value = argument.partition("=") if argument.startswith("--") else (before, "", argument)
+        if value == "-" and option not in TEXTS:
+            raise SettingError(f"{option} -: {NO_PATH}" if option.startswith("--") and option != "--" else NO_PATH)
     try:
         os.getcwd()  # noqa: PTH109 - only whether there is one
     except OSError as error:

@@ -90,12 +90,13 @@ def labels_in(
         if task != SINGLE:
             _mixed(values, column, [_kind(value) != "text" for value in values], place)
         return _of_texts([str(_whole(value)).strip() for value in values], column, task, names, place)
-    if task == REGRESSION or (task is None and kinds & {"number"}):
+    texts = [str(_whole(value)) for value in values]
+    if task == REGRESSION or (task is None and kinds & {"number"} and not _are_classes(texts, names)):
         numbers = np.array([float(value) for value in values])
         return _regression([(column, numbers)], task, names, place)
     if task == MULTI:
         return _of_lists([[str(value)] for value in values], column, task, names, place)
-    return _single([str(_whole(value)) for value in values], column, task, names, place)
+    return _single(texts, column, task, names, place)
 
 
 def _read(column: str, values: Sequence[Any], place: Place) -> Sequence[Any]:
@@ -169,7 +170,8 @@ def _of_texts(
     if task == REGRESSION and not all(are_numbers):
         bad = next(i for i, text in enumerate(texts) if numeric[text] is None)
         raise DataError(f"the target in column {column!r}, {place(bad)}, is {texts[bad]!r:.40}; expected a number")
-    if task == REGRESSION or (task is None and all(are_numbers) and not all(map(_is_whole, distinct))):
+    with_point = task is None and all(are_numbers) and not all(map(_is_whole, distinct))
+    if task == REGRESSION or (with_point and not _are_classes(texts, names)):
         numbers = np.array([numeric[text] for text in texts], np.float64)
         return _regression([(column, numbers)], task, names, place)
     if names is None and task is None and any(are_numbers) and not all(are_numbers):
@@ -194,7 +196,7 @@ def _is_whole(text: str) -> bool:
 def _single(
     texts: Sequence[str], column: str, task: str | None, names: tuple[str, ...] | None, place: Place
 ) -> Annotations:
-    spelling = {text: normal(text) for text in dict.fromkeys(texts)}
+    spelling = _as_in(names, {text: normal(text) for text in dict.fromkeys(texts)})
     present = sorted(set(spelling.values()))
     if task is None and names is None and len(texts) >= OWN_LABELS and len(present) > NEARLY * len(texts):
         each = "each" if len(present) == len(texts) else "nearly each"
@@ -205,6 +207,33 @@ def _single(
     numbers = _numbered(present, names, column, lambda name: place(_first(texts, spelling, name)))
     codes = {text: numbers[name] for text, name in spelling.items()}
     return Annotations(np.array([codes[text] for text in texts], np.int64), tuple(numbers))
+
+
+def _are_classes(texts: Sequence[str], names: tuple[str, ...] | None) -> bool:
+    """Whether all are among classes that somebody named."""
+    return names is not None and set(_as_in(names, {text: normal(text) for text in texts}).values()) <= set(names)
+
+
+def _as_in(names: tuple[str, ...] | None, spelling: dict[str, str]) -> dict[str, str]:
+    """Text -> class: where the classes are known and have no "3.0", as a spreadsheet or a frame with gaps writes a
+    3, that is their 3, and the other way round."""
+    if names is None or set(spelling.values()) <= set(names):
+        return spelling
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(_without_point(name), []).append(name)
+
+    def of(name: str) -> str:
+        alike = [] if name in names else same.get(_without_point(name), [])
+        return alike[0] if len(alike) == 1 else name
+
+    return {text: of(name) for text, name in spelling.items()}
+
+
+def _without_point(text: str) -> str:
+    """ "3" of "3.0"; any other text as it is."""
+    whole, _, fraction = text.partition(".")
+    return whole if _is_whole(whole) and fraction and not fraction.strip("0") else text
 
 
 def _first(texts: Sequence[str], spelling: dict[str, str], name: str) -> int:

@@ -26,8 +26,8 @@ def as_data_set(thing: Any, classes: Sequence[str] | None = None, task: str | No
     """A path (of a folder or a table), a data set of Hugging Face's library, a frame, a list of pairs (image,
     label) or another library's map-style set as the data set that it means; anything else as it is.
 
-    `classes`: in whose order a folder's are numbered, of which it may lack some; None: its own. `task`: of a
-    frame, whose values alone may not tell it. Raises what opening raises.
+    `classes`: in whose order those of a path or a frame are numbered, which may lack some; None: its own. `task`:
+    of a frame, whose values alone may not tell it. Raises what opening raises.
     """
     if isinstance(thing, str | os.PathLike):
         return open_data(os.fspath(thing), classes=classes)
@@ -36,7 +36,7 @@ def as_data_set(thing: Any, classes: Sequence[str] | None = None, task: str | No
     if is_hub_set(thing):
         return huggingface(thing)
     if is_frame(thing):
-        return table(thing, task=task)
+        return table(thing, task=task, classes=classes)
     if _is_map_style(thing):
         return wrap(thing)
     return thing

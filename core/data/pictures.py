@@ -77,7 +77,7 @@ def images_at(
             "image= and root= (--image, --root) are about a table of images; expected one, and no other path"
         )
     if paths and all(map(is_tar, paths)):
-        return tar_pictures(paths, decoding, truncated)
+        return tar_pictures(paths, on_error, truncated, examine=examine)
     files: list[str] = []
     left_out: list[Skipped] = []
     places = files_for(map(place_of, paths))

@@ -30,7 +30,7 @@ from headstart.data.listed import is_table
 from headstart.data.litter import is_litter
 from headstart.data.place import FILE, expanded, is_remote, place_of, suffix_of
 from headstart.data.table import Columns, table
-from headstart.data.tars import webdataset
+from headstart.data.tars import tar_set
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -81,7 +81,7 @@ def open_data(
         return table(text, **columns.asked(), classes=classes, **how)
     if path.suffix.lower() == ".tar":
         asked = columns.only("label", "task", "separator", kind="a tar")
-        return webdataset(text, **asked, classes=classes, **how)
+        return tar_set(text, **asked, classes=classes, implied=True, **how)
     if is_saved_hub_set(path):
         asked = columns.only("image", "label", "group", "weight", "task", kind="a saved data set")
         return huggingface(path, **asked, classes=classes, **how)

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, DataWarning, ImageError
+from headstart.common.text import first_few
 from headstart.data.annotations import REGRESSION, unlabelled
 from headstart.data.columns import is_missing, labels_in
 from headstart.data.dataset import Dataset, Skipped
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.formats import SUFFIXES
 from headstart.data.limits import MAX_NBYTES
+from headstart.data.names import shown
 from headstart.data.place import absolute, expanded, is_remote, place_of
 from headstart.data.walk import check_on_error
 
@@ -30,6 +34,8 @@ ARRAY = "npy"
 LABELS = ("cls", "json", "txt")
 MAX_LABEL_NBYTES = 1 << 20
 MAX_SHARDS = 100_000
+SHOWN = 5
+MAX_LINKS = 40  # one after another, as of a file system
 SKIP = 'on_error="skip" (--on-error skip)'
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -53,6 +59,7 @@ class _Shard(NamedTuple):
 @dataclass
 class _Member:
     shard: _Shard
+    name: str
     offset: int
     nbytes: int
 
@@ -64,6 +71,18 @@ class _Member:
             return file.read(self.nbytes)
 
 
+class _Link(NamedTuple):
+    name: str
+    to: str
+    """as it is written"""
+    is_symbolic: bool
+
+    @property
+    def target(self) -> str:
+        """What it leads to, as a tidied name in the tar."""
+        return posixpath.normpath(posixpath.join(posixpath.dirname(self.name) * self.is_symbolic, self.to))
+
+
 @dataclass
 class _Sample:
     key: str
@@ -71,6 +90,8 @@ class _Sample:
     image: _Member | None = None
     is_array: bool = False
     """whether the image is a .npy; any other file under the key that is an image comes before it"""
+    lost: str = ""
+    """why what is called as an image cannot be taken, where nothing else under the key is one"""
     beside: dict[str, _Member] = field(default_factory=dict)
 
 
@@ -96,6 +117,31 @@ def webdataset(
     Raises DataError for a tar that cannot be read, is compressed, was changed since, or holds no image, and for
     samples without a label, or without an image.
     """
+    return tar_set(
+        shards,
+        label=label,
+        classes=classes,
+        task=task,
+        separator=separator,
+        on_error=on_error,
+        truncated=truncated,
+        implied=False,
+    )
+
+
+def tar_set(
+    shards: str | Path | Sequence[str | Path],
+    *,
+    label: str | None = None,
+    classes: Sequence[str] | None,
+    task: str | None = None,
+    separator: str | None = None,
+    on_error: str,
+    truncated: str,
+    implied: bool,
+) -> Dataset:
+    """`webdataset`. `implied`: the classes are those of a run or of other data, and nobody has said that numbers
+    are positions in them; where they are taken so, that is a DataWarning."""
     check_on_error(on_error)
     paths = _paths(shards)
     every = [sample for path in paths for sample in _samples(path)]
@@ -121,6 +167,7 @@ def webdataset(
         samples = [sample for sample, value in zip(samples, values, strict=True) if not is_missing(value)]
         values = [value for value in values if not is_missing(value)]
     classes = None if classes is None else list(classes)
+    notes: list[str] = []
     # Where all are names of classes they are no positions: of 11 classes that are called by numbers, in the order
     # of their text, "10" is the third.
     if (
@@ -135,6 +182,14 @@ def webdataset(
                 f"the label of {place(far[0])} is {values[far[0]]}; classes= names {len(classes)}, numbered from 0"
             )
         if not far:
+            used = sorted({int(value) for value in values})
+            said = f"{_named(paths)}: labels ({source}) are numbers, taken as positions in the classes: "
+            said += first_few([f"{k} is {shown(classes[k])}" for k in used], SHOWN)
+            if implied:
+                mend = "if they mean others, hs.data.webdataset(path, classes=[...]) says which"
+                warnings.warn(f"{said}; {mend}", DataWarning, stacklevel=3)
+            else:
+                notes.append(said)
             values = [classes[int(value)] for value in values]
     about = labels_in([(source, values)], task=task, classes=classes, separator=separator, place=place)
 
@@ -144,7 +199,7 @@ def webdataset(
         return member.read()
 
     name = Path(paths[0]).name.split(".")[0]
-    return sound(EncodedSource(len(samples), fetch, place, truncated), about, name, skipped, on_error)
+    return sound(EncodedSource(len(samples), fetch, place, truncated), about, name, skipped, on_error, notes)
 
 
 def is_tar(path: str | Path) -> bool:
@@ -154,18 +209,37 @@ def is_tar(path: str | Path) -> bool:
     return is_remote(path) or not expanded(path).is_dir()
 
 
-def tar_pictures(shards: Sequence[str | Path], on_error: str = "raise", truncated: str = "raise") -> Dataset:
-    """The images of tars, in their order, without labels; see `webdataset`."""
+def tar_pictures(
+    shards: Sequence[str | Path], on_error: str = "raise", truncated: str = "raise", *, examine: bool = True
+) -> Dataset:
+    """The images of tars, in their order, without labels; see `webdataset`. With `on_error="skip"` and
+    `examine=False` what is called as an image and cannot be taken keeps its place, and raises when it is read."""
     paths = _paths(shards)
-    members = [(s.key, s.shard, s.image) for path in paths for s in _samples(path) if s.image is not None]
-    if not members:
-        raise DataError(f"{_named(paths)} holds no image ({' '.join(sorted(IMAGES))})")
+    samples = [sample for path in paths for sample in _samples(path) if sample.image is not None or sample.lost]
+    if all(sample.image is None for sample in samples):
+        raise DataError(f"{_named(paths)} holds no image ({' '.join(sorted(IMAGES))}){_lost(samples)}")
+    if on_error == "raise" and (said := _lost(samples)):
+        raise DataError(f"{_named(paths)}{said}. Or leave out what cannot be read: {SKIP}")
 
     def place(i: int) -> str:
-        return f"{members[i][0]} in {members[i][1]}"
+        return f"{samples[i].key} in {samples[i].shard}"
 
-    source = EncodedSource(len(members), lambda i: members[i][2].read(), place, truncated)
-    return sound(source, unlabelled(len(members)), Path(paths[0]).name.split(".")[0], (), on_error)
+    def fetch(i: int) -> bytes:
+        member = samples[i].image
+        if member is None:
+            raise ImageError(place(i), samples[i].lost)
+        return member.read()
+
+    source = EncodedSource(len(samples), fetch, place, truncated)
+    name = Path(paths[0]).name.split(".")[0]
+    return sound(source, unlabelled(len(samples)), name, (), on_error if examine else "raise")
+
+
+def _lost(samples: Sequence[_Sample]) -> str:
+    """How many have an image only by its name, and why the first cannot be taken; "" where none has."""
+    lost = [sample for sample in samples if sample.image is None and sample.lost]
+    first = lost and f"{lost[0].key} in {lost[0].shard} {lost[0].lost}"
+    return f": {len(lost):,} of {len(samples):,} images cannot be read, the first: {first}" if lost else ""
 
 
 def _is_whole(value: Any) -> bool:
@@ -212,15 +286,16 @@ def _without_image(every: Sequence[_Sample], source: str, label: str | None, on_
     """What is left out as it has a label and no image. DataError for such with `on_error="raise"`."""
     bare = [sample for sample in every if sample.image is None]
     values = _labels(bare, label or source)[1]
-    labelled = [sample for sample, value in zip(bare, values, strict=True) if not is_missing(value)]
-    if not labelled:
+    bare = [s for s, value in zip(bare, values, strict=True) if s.lost or not is_missing(value)]
+    if not bare:
         return []
-    first = labelled[0]
-    what = f"{len(labelled):,} of {len(every):,} samples have a label ({source}) and no image that lies in the tar"
+    first = bare[0]
+    what = f"{len(bare):,} of {len(every):,} samples have a label ({source}) and no image that lies in the tar"
     if on_error == "raise":
+        reason = f", whose image {first.lost}" if first.lost else ""
         raise DataError(
-            f"{what}, the first: {first.key} in {first.shard}. Images are called {' '.join(sorted(IMAGES))}, and "
-            f"are no links; or leave these out: {SKIP}"
+            f"{what}, the first: {first.key} in {first.shard}{reason}. Images are called "
+            f"{' '.join(sorted(IMAGES))}; or leave these out: {SKIP}"
         )
     return [Skipped(str(first.shard), what)]
 
@@ -232,49 +307,30 @@ def _key_of(name: str) -> tuple[str, str]:
     return name[: len(name) - len(base)] + stem, suffix.lower().rpartition(".")[2]
 
 
-def _linked(samples: Mapping[str, _Sample], name: str) -> _Member | None:
-    """What lies where a hard link leads, which is before it."""
-    key, kind = _key_of(name)
-    if (sample := samples.get(key)) is None:
-        return None
-    return sample.image if kind in IMAGES else sample.beside.get(kind)
-
-
 def _samples(path: str) -> list[_Sample]:
     """What lies under each key, in the tar's order."""
     import tarfile  # rarely needed, and slow to import
 
     samples: dict[str, _Sample] = {}
+    links: dict[str, _Link] = {}
     shard = _Shard(path, absolute([path])[0], 0, 0).at(path)
     try:
         with tarfile.open(path, "r:") as tar:
             for member in iter(tar.next, None):
                 tar.members.clear()  # type: ignore[attr-defined]  # else all would be kept
-                base = member.name.rpartition("/")[2]
-                if not (member.isreg() or member.islnk()) or member.issparse() or base.startswith("."):
+                if member.isdir() or member.name.rpartition("/")[2].startswith("."):
                     continue
-                if member.size < 0 or member.offset_data + member.size > shard.nbytes:
-                    raise DataError(f"{path} breaks off in {member.name[:80]!a}; get it again")
                 key, kind = _key_of(member.name)
                 sample = samples.setdefault(key, _Sample(key, shard))
-                place = _Member(shard, member.offset_data, member.size)
-                if member.islnk():
-                    if (linked := _linked(samples, member.linkname)) is None:
-                        continue
-                    place = linked
-                if kind == ARRAY and sample.image is not None:
-                    continue  # something about the picture, such as its features
-                if kind in IMAGES and member.size > MAX_NBYTES:
-                    raise DataError(
-                        f"{path}: {member.name[:80]!a} has {member.size:,} bytes; an encoded image may have "
-                        f"{MAX_NBYTES:,}"
-                    )
-                if kind in IMAGES:
-                    if sample.image is not None and not sample.is_array:
-                        raise DataError(f"{path} has two images under the key {key[:80]!a}; expected one")
-                    sample.image, sample.is_array = place, kind == ARRAY
-                elif kind in LABELS:
-                    sample.beside[kind] = place
+                if member.islnk() or member.issym():
+                    links[posixpath.normpath(member.name)] = _Link(member.name, member.linkname, member.issym())
+                elif not member.isreg() or member.issparse():
+                    if kind in IMAGES:
+                        sample.lost = "is neither a plain file nor a link"
+                elif member.size < 0 or member.offset_data + member.size > shard.nbytes:
+                    raise DataError(f"{path} breaks off in {member.name[:80]!a}; get it again")
+                else:
+                    _put(sample, kind, _Member(shard, member.name, member.offset_data, member.size))
     except DataError:
         raise
     except Exception as error:  # tarfile raises anything over a hostile header
@@ -283,7 +339,50 @@ def _samples(path: str) -> list[_Sample]:
         mend = "it is compressed; unpack it to a plain .tar, in which samples can be read singly" if packed else ""
         reason = str(error)[:200] or type(error).__name__
         raise DataError(f"{path} cannot be read as a tar: {mend or reason}") from error
+    _follow(links, samples)
     return list(samples.values())
+
+
+def _put(sample: _Sample, kind: str, member: _Member) -> None:
+    """A file where it belongs, by what it is called. DataError for a second image, and one that is too large."""
+    if kind in LABELS:
+        sample.beside[kind] = member
+        return
+    if kind not in IMAGES or (kind == ARRAY and sample.image is not None):
+        return  # something about the picture, such as its features
+    if member.nbytes > MAX_NBYTES:
+        raise DataError(
+            f"{member.shard}: {member.name[:80]!a} has {member.nbytes:,} bytes; an encoded image may have "
+            f"{MAX_NBYTES:,}"
+        )
+    if sample.image is not None and not sample.is_array:
+        raise DataError(f"{member.shard} has two images under the key {sample.key[:80]!a}; expected one")
+    sample.image, sample.is_array = member, kind == ARRAY
+
+
+def _follow(links: Mapping[str, _Link], samples: Mapping[str, _Sample]) -> None:
+    """Take what hard and symbolic links lead to, which may lie behind them: files of the tar, and no others.
+    `links`: by their tidied names."""
+    for first in links.values():
+        target = first.target
+        for _ in range(MAX_LINKS):
+            if target not in links:
+                break
+            target = links[target].target
+        key, kind = _key_of(first.name)
+        if (member := _file_at(target, samples)) is not None:
+            _put(samples[key], kind, member)
+        elif kind in IMAGES:
+            samples[key].lost = f"is a link to {first.to[:80]!a}, which is no image or label in the tar"
+
+
+def _file_at(name: str, samples: Mapping[str, _Sample]) -> _Member | None:
+    key, kind = _key_of(name)
+    # As tar writes it of "tar cf x.tar ." the names begin with "./".
+    if (sample := samples.get(key) or samples.get(f"./{key}")) is None:
+        return None
+    member = sample.image if kind in IMAGES else sample.beside.get(kind)
+    return member if member is not None and posixpath.normpath(member.name) == name else None
 
 
 def _labels(samples: Sequence[_Sample], label: str | None) -> tuple[str, list[Any]]:

@@ -92,14 +92,16 @@ class Run(RunRecord):
         """
         if "on_error" in settings:
             raise SettingError("on_error goes where the data are opened: hs.data.folder(path, on_error=...)")
-        named = data = as_data_set(data, task=None if self.model.task == SINGLE else self.model.task)
+        trained, single = trained_classes(self.model, self.data), self.model.task == SINGLE
+        known = trained.names if trained.named and single else None
+        named = data = as_data_set(data, known, None if single else self.model.task)
         check_data_set(data, "data", (Dataset, FeatureSet))
         if data.task != self.model.task:
             raise DataError(
                 f"the labels of {data.name!r} are of the task {data.task!r}, and the run was trained for "
                 f"{self.model.task!r}"
             )
-        data = aligned(data, "the given data", trained_classes(self.model, self.data))
+        data = aligned(data, "the given data", trained)
         check_labels(self.model, data, "given")
         say(data)
         predictions = self.predict(data, **settings)

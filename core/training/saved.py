@@ -30,6 +30,7 @@ from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
 from headstart.store.keys import spec_digest
 from headstart.training.history import History
+from headstart.training.modes import mode_of
 from headstart.training.objective import objective_of_run
 from headstart.training.run import Run
 from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
@@ -120,6 +121,11 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
     if about["format"] != FORMAT_BEFORE:
         _verify(weights, about["weights"]["sha256"])
     spec, stats = about["model"], about.get("extraction")
+    if spec.get("wrapped") is None and model is not None:
+        raise WeightsError(
+            f"{folder}: the run of a {spec['name'][:40]}, which is saved whole: leave out model= (the "
+            f"{model.name} passed), which is for runs of wrapped models"
+        )
     try:
         model = _known(spec, weights) if spec.get("wrapped") is None else _wrapped(spec, weights, model)
         run = Run(
@@ -158,6 +164,7 @@ def _check_sense(run: Run) -> None:
     """ValueError for what has the right types and says what cannot be."""
     if not run.history:
         raise ValueError("history is empty")
+    mode_of(run.mode)
     if run.cut is not None:
         run.model.graph.check_cut(run.cut)
     classes = range(len(run.model.classes))

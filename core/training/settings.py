@@ -126,6 +126,11 @@ class Settings(Keeping, Watching, Caching, Computing, Folding, Stopping, Trainin
                     f"{name}={getattr(self, name)!r} with solver={self.solver!r}: a head that is solved takes no "
                     "steps; leave one of them out"
                 )
+        if not self.standardize:
+            raise SettingError(
+                f"standardize=False with solver={self.solver!r}, which is solved on standardised features; "
+                "leave out one of them"
+            )
         if self.views is not None:
             raise SettingError(
                 f"views={self.views} with solver={self.solver!r}, which takes every sample once; leave out one of "

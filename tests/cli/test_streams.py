@@ -260,6 +260,8 @@ def test_last_words_are_shown(body: str, shown: bool) -> None:
         (["fit", "--out="], "error: the value of --out is empty"),
         (["predict", "--run", "run", ""], "error: an argument is empty"),
         (["models", "--json", "-"], "error: --json -: - stands for no file here: /dev/stdout is"),
+        (["models", "--json=-"], "error: --json -: - stands for no file here: /dev/stdout is"),
+        (["fit", "--separator", "-", "--nonsense"], "error: unknown option --nonsense"),
         (["predict", "--run", "run", "-"], "error: - stands for no file here"),
     ],
 )

@@ -16,7 +16,8 @@ from PIL import Image
 import headstart as hs
 from headstart.common.errors import DataError, DataWarning, ImageError, SettingError, UnknownNameError
 from headstart.data import Dataset
-from headstart.data.pictures import pictures_of
+from headstart.data.pictures import images_at, pictures_of
+from headstart.data.sources import open_data
 from headstart.data.table import Columns
 
 CLASSES = ("ant", "bee", "cow")
@@ -308,17 +309,66 @@ def test_what_a_tar_leaves_out_is_said(tmp_path: Path) -> None:
             hs.data.webdataset(path)
         data = hs.data.webdataset(path, on_error="skip")
         assert len(data) == 2 and "1 of 3 samples have" in data.skipped[0].reason
-    path = write_tar(tmp_path / "links.tar", {**plain, "c.cls": b"y"})
-    with tarfile.open(path, "a") as tar:
-        link = tarfile.TarInfo("c.png")
-        link.type, link.linkname = tarfile.LNKTYPE, "a.png"
-        tar.addfile(link)
-    linked = hs.data.webdataset(path)
-    assert linked.ids == tuple(linked.ids[i] for i in (0, 1, 0)) and linked.labels.tolist() == [0, 1, 1]
+    path = tmp_path / "changed.tar"
     before = hs.data.webdataset(write_tar(path, plain))
     write_tar(path, {"a.png": pair[1], "b.png": pair[0], "a.cls": b"y", "b.cls": b"x", "c.txt": b""})
     with pytest.raises(DataError, match="was changed since it was opened; open the data set again"):
         _ = before.ids
+
+
+@pytest.mark.neutral
+def test_links_in_a_tar_are_what_they_lead_to(tmp_path: Path) -> None:
+    pair = {}
+    for name in ("a.png", "d/b.png"):
+        png = io.BytesIO()
+        Image.new("RGB", (5, 4), (9, 8, len(name))).save(png, "PNG")
+        pair[name] = png.getvalue()
+
+    def tar(*links: tuple[bytes, str, str]) -> Path:
+        """Before the files that they lead to, which `tar` makes of hard links never, and others do."""
+        path = tmp_path / "links.tar"
+        with tarfile.open(path, "w") as out:
+            for kind, name, target in links:
+                link = tarfile.TarInfo(name)
+                link.type, link.linkname = kind, target
+                out.addfile(link)
+            for name, content in {**pair, "a.cls": b"x", "d/b.cls": b"y", "d/c.cls": b"y", "e.cls": b"y"}.items():
+                about = tarfile.TarInfo(name)
+                about.size = len(content)
+                out.addfile(about, io.BytesIO(content))
+        return path
+
+    hard, soft = tarfile.LNKTYPE, tarfile.SYMTYPE
+    path = tar((hard, "d/c.png", "a.png"), (soft, "e.png", "d/./f.png"), (soft, "d/f.png", "../d/c.png"))
+    for data in (hs.data.webdataset(path, on_error="skip"), images_at(path)):
+        by_key = {data.source_name(i).partition(" ")[0]: id for i, id in enumerate(data.ids)}
+        assert by_key["d/c"] == by_key["e"] == by_key["a"] != by_key["d/b"]
+    path = tar((hard, "d/c.png", "a.png"), (soft, "e.png", "../../elsewhere.png"))
+    for opened in (hs.data.webdataset, images_at):
+        with pytest.raises(DataError, match=r"e in \S+ ?.*is a link to '../../elsewhere.png', which is no image"):
+            opened(path)
+        assert len(opened(path, on_error="skip")) == 3
+    data = images_at(path, "skip", examine=False)
+    lost = next(i for i in range(len(data)) if data.source_name(i).startswith("e in"))
+    with pytest.raises(ImageError, match="is a link to"):
+        _ = data[lost]
+    circle = tar((soft, "d/c.png", "../e.png"), (soft, "e.png", "d/c.png"))
+    with pytest.raises(DataError, match="2 of 4 images cannot be read"):
+        images_at(circle)
+
+
+@pytest.mark.neutral
+def test_numbers_of_a_tar_as_positions_in_others_classes_are_said(tmp_path: Path) -> None:
+    png = io.BytesIO()
+    Image.new("RGB", (5, 4), (9, 8, 7)).save(png, "PNG")
+    path = write_tar(tmp_path / "n.tar", {"a.png": png.getvalue(), "a.cls": b"1"})
+    with pytest.warns(DataWarning, match=r"n\.tar: labels \(cls\) are numbers, .* in the classes: 1 is 'dog'"):
+        data = open_data(str(path), classes=["cat", "dog"])
+    assert data.labels.tolist() == [1]
+    (note,) = hs.data.webdataset(
+        path, classes=["cat", "dog"]
+    ).notes  # who names them has read how numbers are taken
+    assert "1 is 'dog'" in note
 
 
 @pytest.mark.neutral

@@ -16,6 +16,7 @@ from PIL import Image
 import headstart as hs
 from headstart.common.errors import DataError, DataWarning, SettingError
 from headstart.data import frames, summary
+from headstart.data.door import as_data_set
 
 NAMES = [f"{kind}{i}" for i in range(4) for kind in ("ant", "bee", "cow")]
 KINDS = [name[:3] for name in NAMES]
@@ -217,6 +218,11 @@ def test_columns_of_frames_may_be_called_by_numbers(root: Path) -> None:
     for image, label in ((0, 1), ("0", "1")):
         data = hs.data.table(frame, image=image, label=label)  # type: ignore[arg-type]
         assert [data.classes[k] for k in data.labels] == KINDS
+    whole = pandas.DataFrame({"image": picture_bytes(root)[:3], "label": [3.0, 10.0, None]}).dropna()
+    validated = as_data_set(whole, classes=("3", "10"))
+    assert (validated.task, validated.labels.tolist()) == ("single", [0, 1]), (
+        "a column with a gap is one of floats"
+    )
 
 
 # Tasks ------------------------------------------------------------------------------------------------------
@@ -259,6 +265,14 @@ def test_labels_of_three_tasks(root: Path) -> None:
     for same in (["3.0", "10.0", "3.0"], ["3", "10.0", "3"]):
         data = of(root, y=same, task="single")
         assert (data.classes, data.labels.tolist()) == (("10", "3"), [1, 0, 1]), "as a frame's 3.0 is"
+    for same in (["3.0", "10.0", "3"], [3.0, 10.0, 3], ["3", "10", "3.00"]):
+        for task in (None, "single"):
+            data = of(root, y=same, classes=["3", "10"], task=task)
+            assert (data.task, data.labels.tolist()) == ("single", [0, 1, 0]), "classes that are known tell it"
+    assert of(root, y=["3", "1.5", "3.0"], classes=["1.5", "3.0"]).labels.tolist() == [1, 0, 1]
+    assert of(root, y=["3", "3.0", "3"], classes=["3.0", "3"]).labels.tolist() == [1, 0, 1], "which are two here"
+    with pytest.raises(DataError, match=r"the label '3.5' in column 'y'"):
+        of(root, y=["3.5", "10.0", "3"], classes=["3", "10"], task="single")
     data = of(root, y=["12", "12a", "7"], task="single")
     assert (data.classes, data.labels.tolist()) == (("12", "12a", "7"), [0, 1, 2]), "names, as somebody said"
     mixed = hs.data.table({"image": picture_bytes(root)[:3], "label": [7, "a", 7.0]}, task="single")

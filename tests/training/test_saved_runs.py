@@ -121,6 +121,16 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
         hs.load(tmp_path / "run.json")
 
 
+def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+    folder = run_of(1).save(tmp_path / "run")
+    with pytest.raises(WeightsError, match=r"run: the run of a \w+, which is saved whole: leave out model="):
+        hs.load(folder, model=run_of(2).model)
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(about | {"mode": "cachd"}))
+    with pytest.raises(WeightsError, match=r"not a saved run \(unknown mode 'cachd'"):
+        hs.load(folder)
+
+
 def test_torchvisions_names_are_found(tmp_path: Path) -> None:
     run = run_of(1)
     tensors = load_file(hs.weights_file(run.save(tmp_path / "run")))

@@ -197,6 +197,7 @@ def test_maps_are_averaged_as_the_head_does(backend: str) -> None:
         ({"mode": "staged"}, "mode 'cached'"),
         ({"mode": "full"}, "mode 'cached'"),
         ({"epochs": 3}, "takes no steps"),
+        ({"standardize": False}, "solved on standardised features"),
         ({"lr": 0.1}, "takes no steps"),
         ({"optimizer": "sgd"}, "takes no steps"),
         ({"schedule": "constant", "warmup": 0.5}, "takes no steps"),
