@@ -94,7 +94,7 @@ def tell_comparison(comparison: Comparison, out: Path) -> int | None:
         *tables,
     )
     if tables:
-        show_legend(comparison_legend(tables))
+        show_legend(comparison_legend(comparison, tables))
     tested = [row for row in comparison["rows"] if row.get("test")]
     show(*(f"{row['label']}, {test_line(row['test'])}" for row in tested))
     if tables:

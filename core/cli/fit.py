@@ -59,7 +59,7 @@ def fit(
     from headstart.common.outputs import outdated
     from headstart.training.comparison import comparison
     from headstart.training.fit import fit as run_fit
-    from headstart.training.tables import folds_table
+    from headstart.training.tables import comparison_legend, folds_table
 
     engine = engine_options.engine()
     (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
@@ -77,7 +77,9 @@ def fit(
     facts = {**figures.single(), **test_figures(tested), **of_near}
     if keep_figures(json_file, facts) is not None and out is None and json_file and json_file.suffix:
         written.append(attempt(lambda: f"written to {figures.report(json_file.with_suffix('.html'))}"))
-    show(*figures.as_tables())
+    tables = figures.as_tables()
+    show(*tables)
+    show_legend(comparison_legend(figures, tables))
     if run.folds is not None:
         of_folds = folds_table(run.folds, len(train), run.best_epoch)
         show(of_folds)

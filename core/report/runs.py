@@ -14,7 +14,7 @@ from headstart.report import figures
 from headstart.report.conclusion import interval_of
 from headstart.report.endings import endings
 from headstart.report.headlines import Headline, headline_of, headlines_of
-from headstart.report.series import Entry, diverged, finite, headline_value
+from headstart.report.series import FOUND_FULL, Entry, diverged, finite, headline_value
 
 TEXT, NUMBER = "text", "number"
 
@@ -25,6 +25,8 @@ class Column:
     kind: str = NUMBER
     meaning: str = ""
     """`{words}`: what the score is called; `{unit}`: what its differences are in"""
+    star: str = ""
+    """what a star in a cell means"""
     style: str = ""
     """"repeated": the name of a run may say it; "screen": it is not printed"""
 
@@ -58,11 +60,7 @@ COLUMNS = (
         "s/epoch",
         meaning="seconds of an epoch with its validation, the median without the first, in which compilers run",
     ),
-    Column(
-        "extraction, s",
-        meaning="to fill the cache, once; "
-        "* to find it full already, and to check a few of another backend's rows when it first reads them",
-    ),
+    Column("extraction, s", meaning="to fill the cache, once", star=FOUND_FULL),
     Column("total, s", meaning="of the whole run"),
     Column("speed-up", meaning="of an epoch, over a frozen one of the same backend"),
     Column("trained", meaning="parameters"),
@@ -88,15 +86,21 @@ def runs_table(entries: Sequence[Entry]) -> dict[str, Any]:
     headlines = headlines_of(entries)
     words = _words(headlines)
     columns = [COLUMNS[place] for place in kept]
+    cells = [[row[place] for place in kept] for row in rows]
+    notes = [
+        f"{column.name.partition(',')[0]}: {column.meaning.format(**words)}{_of_star(column, texts)}."
+        for column, *texts in zip(columns, *cells, strict=True)
+        if column.meaning
+    ]
     return {
         "columns": [_shown(column, headlines) for column in columns],
-        "rows": [[row[place] for place in kept] for row in rows],
-        "note": " ".join(
-            f"{column.name.partition(',')[0]}: {column.meaning.format(**words)}."
-            for column in columns
-            if column.meaning
-        ),
+        "rows": cells,
+        "note": " ".join(notes),
     }
+
+
+def _of_star(column: Column, cells: Sequence[Cell]) -> str:
+    return f"; * {column.star}" if column.star and any(cell.text.endswith("*") for cell in cells) else ""
 
 
 def _shown(column: Column, headlines: Sequence[Headline]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ PHASES = {
     "head": "what is trained, with its validation",
 }
 """what an epoch's seconds are spent on"""
+FOUND_FULL = "to find it full already, and to check a few of another backend's rows when it first reads them"
+"""what the seconds of an extraction with a star are, in tables"""
 
 
 @dataclass(frozen=True)

@@ -21,19 +21,16 @@ from headstart.common.text import (
 )
 from headstart.report.endings import overview, sentence
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
-from headstart.report.series import PHASES
+from headstart.report.series import FOUND_FULL, PHASES
 from headstart.training.scores import Scores
 from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.validation import Miss
 
-SCORE_MEANING = (
-    "±: half of the 95 % interval, by resampling the validation data; =: they do not tell it from the best."
-)
+RESAMPLING, FOLDS = "resampling the validation data", "Student's t over the folds"
 MEANINGS = {
     "s/epoch": "seconds of an epoch with its validation, the median without the first, in which compilers run",
     **PHASES,
-    "extract": "seconds to fill the cache, once; "
-    "* to find it full already, and to check a few of another backend's rows when it first reads them",
+    "extract": "seconds to fill the cache, once",
     "speed-up": "of an epoch, over a frozen one of the same backend",
     "total": "seconds of the whole run",
     "pays off": "the number of epochs from which the cache has saved time",
@@ -62,11 +59,16 @@ def comparison_table(backend: str, versions: Mapping[str, str], entries: Sequenc
     )
 
 
-def comparison_legend(tables: Sequence[Table]) -> str:
-    """What the columns mean that any of these comparison's tables shows."""
+def comparison_legend(comparison: Mapping[str, Any], tables: Sequence[Table]) -> str:
+    """What the columns mean that any of these tables of a comparison shows, and the marks that stand in them."""
     shown = {column for table in tables for column in table.without_empty_columns().columns}
-    meanings = [f"{column}: {meaning}." for column, meaning in MEANINGS.items() if column in shown]
-    return " ".join((SCORE_MEANING, *meanings))
+    cells = "".join(cell for table in tables for row in table.rows for cell in row)
+    how = FOLDS if any(entry.get("folds") for entry in comparison["rows"]) else RESAMPLING
+    of_score = {"±": f"half of the 95 % interval, by {how}", "=": "they do not tell it from the best"}
+    meanings = {**MEANINGS, "extract": MEANINGS["extract"] + (f"; * {FOUND_FULL}" if "*" in cells else "")}
+    said = ["; ".join(f"{mark}: {meaning}" for mark, meaning in of_score.items() if mark in cells)]
+    said += [f"{column}: {meaning}" for column, meaning in meanings.items() if column in shown]
+    return " ".join(f"{sentence}." for sentence in said if sentence)
 
 
 def _name(entry: Mapping[str, Any]) -> str:

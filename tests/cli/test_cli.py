@@ -334,6 +334,7 @@ def test_fit_with_images(here: Cli, photos: Path, tmp_path: Path, backend: str) 
     )  # fmt: skip
     assert result.code == 0, result.err
     assert "note: lenet has no weights in this package" in result.err
+    assert "s/epoch: seconds of an epoch" in result.out, "its table is explained"
     figures = load(tmp_path / "fit.json")
     assert (figures["mode"], figures["cut"], figures["extraction_seconds"]) == ("full", None, 0.0)
     assert figures["model"]["head"] == [8, 4]

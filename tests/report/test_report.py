@@ -172,6 +172,9 @@ def test_a_column_without_a_value_is_left_out_and_not_explained() -> None:
     assert figures.NONE not in texts
     note = next(text for text in texts if text.startswith("95 %: "))
     assert "pays off: " in note and "speed-up" not in note
+    assert "once. " in note, "no star stands in the table"
+    texts = Parsed(report.page(content([alone, {**alone, "extracted": 0, "reused": 8}], model=model))).texts
+    assert "once; * to find it full already" in next(text for text in texts if text.startswith("95 %: "))
     assert "data: waiting for samples. head: what is trained, with its validation. " in texts, "no trunk ran"
 
 

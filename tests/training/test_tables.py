@@ -56,6 +56,23 @@ def test_a_comparison() -> None:
     assert column(first, "speed-up") == ["1.0x", "12x", "12x"] and column(second, "speed-up") == ["-"]
     assert column(first, "trunk") == ["-"] * 3 and column(first, "head") == ["1.50"] * 3
     assert column(first, "pays off") == ["-", "1 epoch", "1 epoch"]
+    assert "; * to find it full already" in comparison_legend(comparison, [first, second])
+    unfound = Comparison(rows=rows[:2], versions={"torch": {}})
+    assert "extract: seconds to fill the cache, once. " in comparison_legend(unfound, unfound.as_tables())
+
+
+def test_a_legend_says_the_marks_that_stand_in_a_table_and_no_others() -> None:
+    alone = row("cached", scores={"intervals": {"accuracy": [0.4, 0.6]}})
+    folds = {**alone, "folds": {"interval": [0.4, 0.6], "values": [0.5]}}
+    for rows, said in (
+        ([row("full")], "s/epoch: "),
+        ([alone], "±: half of the 95 % interval, by resampling the validation data. s/epoch: "),
+        ([folds], "±: half of the 95 % interval, by Student's t over the folds. s/epoch: "),
+        ([alone, {**alone, "against_best": {"noise": True}}], "±: half of the 95 % interval, by resampling the "
+         "validation data; =: they do not tell it from the best. s/epoch: "),
+    ):  # fmt: skip
+        comparison = Comparison(rows=rows, versions={"torch": {}})
+        assert comparison_legend(comparison, comparison.as_tables()).startswith(said)
 
 
 def test_a_column_without_a_value_is_left_out_and_not_explained() -> None:
@@ -65,7 +82,8 @@ def test_a_column_without_a_value_is_left_out_and_not_explained() -> None:
     assert shown.columns == ("mode", "val acc", "s/epoch", "data", "head", "total")
     assert shown.right == (1, 2, 3, 4, 5)
     assert column(shown, "total") == column(table, "total") == ["9.9", "9.9"]
-    assert "total: " in comparison_legend([table]) and "speed-up: " not in comparison_legend([table])
+    assert "total: " in comparison_legend(comparison, [table])
+    assert "speed-up: " not in comparison_legend(comparison, [table])
     assert Table(("a", "b"), [("", ""), ("-", "-")]).without_empty_columns().columns == ("a",)
     assert Table(("a", "b"), []).without_empty_columns().columns == ("a", "b")
 
