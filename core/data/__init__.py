@@ -4,11 +4,12 @@ is decided here, once, so that every backend is fed the same bytes in the same o
 
 from headstart.data.arrays import arrays
 from headstart.data.augment import Augment
-from headstart.data.dataset import Dataset, Sample, Skipped
+from headstart.data.dataset import Dataset, Sample
 from headstart.data.decode import decode, max_pixels, read_file
 from headstart.data.folders import folder
 from headstart.data.hub_sets import huggingface
 from headstart.data.inputs import Arrays
+from headstart.data.left_out import Skipped
 from headstart.data.loader import Batch, batches
 from headstart.data.pairs import wrap
 from headstart.data.pictures import images_at

@@ -26,6 +26,7 @@ from headstart.data.any_files import files_for
 from headstart.data.decode import check_truncated, decoded
 from headstart.data.file_system import Files
 from headstart.data.id_index import Hashed, IdIndex
+from headstart.data.left_out import SKIP, Skipped
 from headstart.data.place import absolute
 from headstart.data.read_ahead import Read, reading
 from headstart.data.remarks import Remarks
@@ -34,7 +35,7 @@ from headstart.data.samples import Samples
 from headstart.data.splits import Part
 from headstart.data.workers import in_threads
 
-SKIP = '. Mend or remove the file, or leave out all that cannot be read: on_error="skip" (--on-error skip)'
+MEND = f". Mend or remove the file, or leave out all that cannot be read: {SKIP}"
 AGAIN = "open the data set again"
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
@@ -45,17 +46,6 @@ class Sample(NamedTuple):
     image: Any  # (h, w, 3) uint8; other inputs as they are, an array or a dict of arrays
     label: Any  # an int, position in the data set's classes; `(k,)` uint8 or `(d,)` float32 of the other tasks
     id: str  # 32 hex digits, the digest of the encoded source bytes
-
-
-class Skipped(NamedTuple):
-    """A file or folder that was left out, and why."""
-
-    path: str
-    reason: str
-
-
-class Unread(Skipped):
-    """One that could not be read: what it holds is not known, so nobody may take it for gone."""
 
 
 def sample_id(encoded: bytes) -> str:
@@ -179,7 +169,7 @@ class FileSource(Source):
         try:
             return super().load(index, read, enough)
         except ImageError as error:
-            raise ImageError(error.source, error.reason, SKIP) from error
+            raise ImageError(error.source, error.reason, MEND) from error
 
     def was_read(self, index: int) -> bool:
         """Whether the file's bytes were read, by `errors` or for its id."""

@@ -12,7 +12,8 @@ from PIL import Image
 
 from headstart.common.errors import ImageError
 from headstart.data.annotations import Annotations
-from headstart.data.dataset import Dataset, FileSource, Skipped, Source, Unread, sample_id
+from headstart.data.dataset import Dataset, FileSource, Source, sample_id
+from headstart.data.left_out import Skipped, Unread
 from headstart.data.limits import MAX_NBYTES
 from headstart.data.workers import in_threads
 

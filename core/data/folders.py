@@ -17,7 +17,7 @@ from headstart.common.log import LOG
 from headstart.common.text import counted
 from headstart.data.annotations import PARTS, Annotations, single
 from headstart.data.any_files import folder_at
-from headstart.data.dataset import Dataset, FileSource, Skipped
+from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
 from headstart.data.file_system import BROKEN, FOLDER, Folder
 from headstart.data.formats import SUFFIXES
@@ -30,10 +30,11 @@ from headstart.data.layouts import (
     refuse_layout_below,
     refuse_url,
 )
+from headstart.data.left_out import SKIP, Skipped, check_on_error
 from headstart.data.litter import is_litter
 from headstart.data.names import class_list, normal, shown, spelt_twice, twins, warn_of_kin
 from headstart.data.split_folders import check_classes, parts_among, sort_files
-from headstart.data.walk import Walker, broken, check_on_error, named, unread
+from headstart.data.walk import Walker, broken, named, unread
 
 
 def folder(
@@ -120,7 +121,7 @@ def _in_parts(
             raise DataError(
                 f"{root} holds the parts of a split, {', '.join(map(shown, parts.values()))}, not classes, "
                 f"and beside them {', '.join(map(shown, others))}. Move what is no part elsewhere, or leave it "
-                f'out: on_error="skip" (--on-error skip); or name one part: --data {root / parts["train"]}. '
+                f"out: {SKIP}; or name one part: --data {root / parts['train']}. "
                 "If these are classes, say so: hs.data.folder(path, classes=[...])"
             )
     below: dict[str, dict[str, str]] = {}
@@ -149,7 +150,7 @@ def _named_only(
     if not_named and on_error == "raise":
         raise DataError(
             f"{root} holds folders that classes= does not name: {', '.join(map(shown, not_named))}; name "
-            f'them, remove them, or pass on_error="skip" to leave them out'
+            f"them, remove them, or leave them out: {SKIP}"
         )
     return {name: top for name, top in folders.items() if name not in set(not_named)}
 

@@ -14,12 +14,12 @@ from headstart.common.errors import DataError, ImageError
 from headstart.common.objects import normal_url
 from headstart.data.any_files import files_for
 from headstart.data.columns import is_missing
-from headstart.data.dataset import Skipped, Unread
 from headstart.data.encoded import EncodedSource
 from headstart.data.file_system import Files
 from headstart.data.formats import SUFFIXES
 from headstart.data.frames import Cells, Column, Frame
 from headstart.data.layouts import URL
+from headstart.data.left_out import SKIP, Skipped, Unread
 from headstart.data.place import FILE, REMOTE, absolute, is_remote, joined, name_of, place_of
 
 SHOWN = 3
@@ -46,7 +46,7 @@ def rows_with_images(
     if on_error == "raise":
         raise DataError(
             f"{name}: {what}, the first: {', '.join(map(place, empty[:SHOWN]))}. Fill them in, or leave these "
-            'rows out: on_error="skip" (--on-error skip)'
+            f"rows out: {SKIP}"
         )
     left = set(empty)
     return [i for i in range(len(images)) if i not in left], [Skipped(name, what)]
@@ -138,7 +138,7 @@ def files_there(
         return list(range(len(files))), []
     if on_error == "raise" or len(missing) == len(files):
         first = "; ".join(f"{files[i]} ({place(i)})" for i in missing[:SHOWN])
-        skip = ', or leave them out: on_error="skip" (--on-error skip)' if len(missing) < len(files) else ""
+        skip = f", or leave them out: {SKIP}" if len(missing) < len(files) else ""
         raise DataError(
             f"{len(missing):,} of the {len(files):,} files that {frame.name} names "
             f"{'is' if len(missing) == 1 else 'are'} not there, the first: "

@@ -7,7 +7,7 @@ from typing import Any
 
 from headstart.common.errors import DataError
 from headstart.data.columns import NO_NUMBER, is_missing, label_lists
-from headstart.data.dataset import Skipped
+from headstart.data.left_out import SKIP, Skipped
 
 SHOWN = 3
 
@@ -32,7 +32,7 @@ def labelled_rows(
     if on_error == "raise":
         raise DataError(
             f"{name}: {what}, the first: {', '.join(map(place, without[:SHOWN]))}. Fill them in, or leave these "
-            'rows out: on_error="skip" (--on-error skip)'
+            f"rows out: {SKIP}"
             + "; if these are samples without any of the labels, say task='multi' (--task)"
             * may_be_several
         )

@@ -20,7 +20,7 @@ from headstart.data.annotations import unlabelled
 from headstart.data.any_files import files_for
 from headstart.data.arrays import arrays, pixels
 from headstart.data.colours import mend_of
-from headstart.data.dataset import Dataset, FileSource, Skipped
+from headstart.data.dataset import Dataset, FileSource
 from headstart.data.decode import decode
 from headstart.data.door import as_data_set, described, is_frame, is_hub_set
 from headstart.data.encoded import sound
@@ -28,13 +28,14 @@ from headstart.data.file_system import BROKEN, FILE, Files
 from headstart.data.formats import BELIEVED
 from headstart.data.hub_sets import hub_pictures, is_saved_hub_set
 from headstart.data.layouts import refuse_url
+from headstart.data.left_out import Skipped, check_on_error
 from headstart.data.listed import images_listed, is_table
 from headstart.data.patterns import is_pattern, without_patterns
 from headstart.data.place import FILE as FILE_URL
 from headstart.data.place import is_remote, place_of
 from headstart.data.summary import say
 from headstart.data.tars import is_tar, tar_pictures
-from headstart.data.walk import check_on_error, named, walk
+from headstart.data.walk import named, walk
 from headstart.data.workers import FETCHES, in_threads
 
 PICTURES = (

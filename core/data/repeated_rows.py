@@ -14,7 +14,7 @@ import numpy as np
 from headstart.common.errors import DataError
 from headstart.data.annotations import PARTS, REGRESSION, SINGLE, Annotations
 from headstart.data.columns import is_missing
-from headstart.data.dataset import Skipped
+from headstart.data.left_out import Skipped
 
 Place = Callable[[int], str]
 """what messages call a row"""

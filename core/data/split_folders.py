@@ -14,9 +14,9 @@ import numpy as np
 
 from headstart.common.errors import DataError
 from headstart.data.annotations import PARTS
-from headstart.data.dataset import Skipped
 from headstart.data.file_system import Folder
 from headstart.data.layouts import layout_in, refuse_layout, role_of
+from headstart.data.left_out import Skipped
 from headstart.data.names import shown, spelt_twice, twins, warn_of_kin
 from headstart.data.samples import Samples
 from headstart.data.untrained import warn_of_untrained

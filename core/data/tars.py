@@ -21,13 +21,13 @@ from headstart.common.errors import DataError, DataWarning, ImageError
 from headstart.common.text import first_few
 from headstart.data.annotations import REGRESSION, unlabelled
 from headstart.data.columns import is_missing, labels_in
-from headstart.data.dataset import Dataset, Skipped
+from headstart.data.dataset import Dataset
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.formats import SUFFIXES
+from headstart.data.left_out import SKIP, Skipped, check_on_error
 from headstart.data.limits import MAX_NBYTES
 from headstart.data.names import shown
 from headstart.data.place import absolute, expanded, is_remote, place_of
-from headstart.data.walk import check_on_error
 
 IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
 ARRAY = "npy"
@@ -36,7 +36,6 @@ MAX_LABEL_NBYTES = 1 << 20
 MAX_SHARDS = 100_000
 SHOWN = 5
 MAX_LINKS = 40  # one after another, as of a file system
-SKIP = 'on_error="skip" (--on-error skip)'
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 

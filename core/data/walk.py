@@ -18,13 +18,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headstart.common.errors import DataError, ImageError, UnknownNameError
+from headstart.common.errors import DataError, ImageError
 from headstart.common.log import LOG
 from headstart.common.text import first_few
 from headstart.data.any_files import files_for
-from headstart.data.dataset import Skipped, Unread
 from headstart.data.file_system import BROKEN, FOLDER, LOCAL, Files, FileSystem, Key
 from headstart.data.formats import BELIEVED
+from headstart.data.left_out import SKIP, Skipped, Unread, check_on_error
 from headstart.data.litter import is_litter
 from headstart.data.place import place_of
 
@@ -78,11 +78,6 @@ def _one_file(walker: Walker, path: str, on_error: str) -> Walk:
         return Walk((path,), ())
     walker.check(on_error)
     return Walk((), tuple(walker.left_out))
-
-
-def check_on_error(on_error: str) -> None:
-    if on_error not in ("raise", "skip"):
-        raise UnknownNameError("on_error", on_error, ("raise", "skip"))
 
 
 @dataclass
@@ -144,7 +139,7 @@ class Walker:
         """With "raise", raise for what has to be left out though somebody may want it."""
         if on_error == "skip":
             return
-        skip = 'pass on_error="skip" (--on-error skip) to go on without'
+        skip = f"pass {SKIP} to go on without"
         if unread := [one for one in self.left_out if isinstance(one, Unread)]:
             raise DataError(f"{named(unread)}. Mend that, or {skip}")
         if self.doubles:

@@ -20,7 +20,7 @@ from headstart.common.errors import DamagedShardError, DataError
 from headstart.common.progress import track
 from headstart.common.text import hint
 from headstart.data import Dataset
-from headstart.data.dataset import Unread
+from headstart.data.left_out import Unread
 from headstart.data.summary import say
 from headstart.data.walk import named
 from headstart.store.feature_store import FeatureStore

@@ -19,11 +19,11 @@ from headstart.data import Arrays, Dataset
 from headstart.data.annotations import REGRESSION
 from headstart.data.arrays import as_array
 from headstart.data.door import is_frame
+from headstart.data.left_out import check_on_error
 from headstart.data.loader import batches
 from headstart.data.pictures import pictures_of
 from headstart.data.preprocess import Preprocess
 from headstart.data.rows import count, nbytes, pad, window
-from headstart.data.walk import check_on_error
 from headstart.features.batch_sizes import USUAL, check_batch_size, samples_at_once
 from headstart.features.feature_set import FeatureSet
 from headstart.features.inference import fed, frozen, normalised, unsound_node

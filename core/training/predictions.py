@@ -17,7 +17,7 @@ from headstart.common.progress import track
 from headstart.common.table import Table
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
-from headstart.data.walk import check_on_error
+from headstart.data.left_out import check_on_error
 from headstart.data.workers import check_counts
 from headstart.features.batch_sizes import check_batch_size
 from headstart.features.feature_set import FeatureSet

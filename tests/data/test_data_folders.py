@@ -12,8 +12,8 @@ from PIL import Image
 from headstart import data
 from headstart.common.errors import DataError, DataWarning, ImageError
 from headstart.data import read_file
-from headstart.data.dataset import Skipped, Unread
 from headstart.data.layouts import layout_of
+from headstart.data.left_out import Skipped, Unread
 
 pytestmark = pytest.mark.neutral
 

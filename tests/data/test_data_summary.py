@@ -18,7 +18,8 @@ from headstart.cli import main as cli
 from headstart.common.errors import DataError
 from headstart.data import summary
 from headstart.data.annotations import Annotations
-from headstart.data.dataset import ArraySource, Dataset, Skipped, Unread
+from headstart.data.dataset import ArraySource, Dataset
+from headstart.data.left_out import Skipped, Unread
 from headstart.features.orphans import find_orphans
 from headstart.store import FeatureStore
 

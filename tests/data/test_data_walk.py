@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from headstart.common.errors import DataError, ImageError, UnknownNameError
-from headstart.data.dataset import Unread
+from headstart.data.left_out import Unread
 from headstart.data.walk import walk
 
 pytestmark = pytest.mark.neutral
