@@ -32,7 +32,7 @@ class PointwiseConv(nnx.Conv):
         x = inputs[:, ::down, ::right]
         dtype = self.dtype or x.dtype
         kernel = self.kernel[...][0, 0].astype(dtype)
-        y = of_rows(lambda rows: rows @ kernel, x.astype(dtype))
+        y = of_rows(x.astype(dtype), kernel, 0)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 
@@ -106,14 +106,15 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype = self.dtype or x.dtype
         weight = self.weight[...].astype(dtype)
-        y = of_rows(lambda rows: jax.lax.dot_general(rows, weight, (((1,), (1,)), ((), ()))), x.astype(dtype))
+        y = of_rows(x.astype(dtype), weight, 1)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 
-def of_rows(product: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """`(..., d)` of `x` `(..., c)`: `product` takes a matrix `(rows, c)` and gives `(rows, d)`. Of more axes XLA
-    makes a transposed copy for the weight's gradient on a CPU, which takes three times as long as the rest."""
-    return product(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+def of_rows(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
+    """`(..., d)`: `x` `(..., c)` times a matrix whose `axis` is c, `(c, d)` or `(d, c)`. Of more axes XLA makes a
+    transposed copy for the weight's gradient on a CPU, which takes three times as long as the rest."""
+    rows = x.reshape(-1, x.shape[-1])
+    return jax.lax.dot_general(rows, matrix, (((1,), (axis,)), ((), ()))).reshape(*x.shape[:-1], -1)
 
 
 class LastNorm(nnx.LayerNorm):

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from headstart.common.errors import TrunkChangedError
-from headstart.contract.recipe import FLOAT32
 from headstart.contract.running import Trunk
 from headstart.features.inference import frozen
 from headstart.models import Model
@@ -15,7 +14,7 @@ from headstart.store.keys import params_digest
 
 
 def check_trunk(
-    model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None, precision: str = FLOAT32
+    model: Model, node: str, params: Mapping[str, np.ndarray], trunk: Trunk | None, precision: str
 ) -> None:
     """TrunkChangedError unless the frozen trunk up to `node` has the weights it had before: in `params`, those of
     trunk and head joined, and on the device that ran it. `trunk`: None where none was run; else

@@ -39,10 +39,10 @@ def test_what_is_the_same_passes(model: Model) -> None:
     strange = {WEIGHT: np.where(model.params[WEIGHT] > 0, np.float32("nan"), model.params[WEIGHT])}
     for kept in (model, model.with_params({**model.params, **strange})):
         trunk: Any = Held(device_copy(kept))
-        check_trunk(kept, CUT, kept.params, trunk)
-        check_trunk(kept, CUT, {name: value.copy() for name, value in kept.params.items()}, None)
+        check_trunk(kept, CUT, kept.params, trunk, "float32")
+        check_trunk(kept, CUT, {name: value.copy() for name, value in kept.params.items()}, None, "float32")
         swapped = {name: value.astype(">f4") for name, value in kept.params.items()}
-        check_trunk(kept, CUT, swapped, None)
+        check_trunk(kept, CUT, swapped, None, "float32")
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_what_differs_by_a_bit_is_told(model: Model, change: Any) -> None:
     params[WEIGHT].flat[0] = 0
     model = model.with_params(params)
     with pytest.raises(TrunkChangedError, match="training changed weights"):
-        check_trunk(model, CUT, {**params, WEIGHT: change(params[WEIGHT])}, None)
+        check_trunk(model, CUT, {**params, WEIGHT: change(params[WEIGHT])}, None, "float32")
     held = device_copy(model)
     trunk: Any = Held({**held, WEIGHT: change(held[WEIGHT])})
     with pytest.raises(TrunkChangedError, match=r"'conv1\.weight' is another one \(1 of 2 in all\)"):
-        check_trunk(model, CUT, model.params, trunk)
+        check_trunk(model, CUT, model.params, trunk, "float32")
 
 
 def test_in_bfloat16_it_has_the_weights_that_were_rounded_for_it(model: Model) -> None:
@@ -72,7 +72,7 @@ def test_in_bfloat16_it_has_the_weights_that_were_rounded_for_it(model: Model) -
     check_trunk(model, CUT, model.params, trunk, "bfloat16")
     assert not (trunk.params()[WEIGHT].view(np.uint32) & 0xFFFF).any()
     with pytest.raises(TrunkChangedError, match=r"'conv1\.weight' is another one"):
-        check_trunk(model, CUT, model.params, trunk)
+        check_trunk(model, CUT, model.params, trunk, "float32")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
