@@ -340,6 +340,10 @@ class Dataset(Samples):
         return f"Dataset({self.name!r}, {len(self)} {kind}, {len(self.classes)} {names})"
 
     @property
+    def origin(self) -> object:
+        return self._source
+
+    @property
     def entries(self) -> Entries | None:
         """Name -> shape and dtype of what one sample holds; None where the samples are images of any size."""
         return self._source.entries

@@ -33,6 +33,11 @@ class Samples(ABC):
     def ids(self) -> tuple[str, ...]:
         """Each sample's id, 32 hex digits."""
 
+    @property
+    def origin(self) -> object:
+        """What all parts of one data set share, and no other has; None where nobody knows, as of features."""
+        return None
+
     @abstractmethod
     def _derived(self, rows: np.ndarray, annotations: Annotations, splits: Sequence[Part]) -> Self:
         """The samples at these positions, of which `annotations` says what is known."""

@@ -35,7 +35,7 @@ def data_lines(train: Any, val: Any = None, test: Any = None) -> list[str]:
         return [*data_lines(train, val), _line(f"test: {test.name}", test)]
     if val is None:
         return [_line(train.name, train)]
-    if train.name == val.name and train.classes == val.classes and _of_one(train) is _of_one(val):
+    if train.name == val.name and train.classes == val.classes and train.origin is val.origin:
         whole = _named(train, len(train) + len(val))
         parts = f"{len(train):,} to train on, {len(val):,} to validate{_lacking(train, val)}"
         return [f"{whole}{_labels(train, val)}{_more(train, val)}; {parts}"]
@@ -91,11 +91,6 @@ def mark(*data: Any, level: int = logging.INFO) -> None:
     for one in data:
         if one is not None:
             _said[one] = level
-
-
-def _of_one(data: Any) -> Any:
-    """What both parts of a split share; None for features."""
-    return getattr(data, "_source", None)
 
 
 def _line(name: str, data: Any) -> str:

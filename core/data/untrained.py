@@ -49,9 +49,8 @@ def warn_of_single(train: Samples, val: Samples | None) -> None:
             f"{train.name}: {_counted(train, single)} one sample, which is trained on, and none to validate: the "
             f"scores do not tell whether such samples are recognised. Add samples, or {MEND}"
         )
-    of_one = getattr(train, "_source", None)
     only = np.flatnonzero((to_train == 0) & (to_validate > 0)).tolist()
-    if only and (of_one is None or of_one is not getattr(val, "_source", None)):
+    if only and (train.origin is None or train.origin is not val.origin):
         _warn(
             f"{train.name}: {_counted(train, only)} no sample to train on, and {val.name} some to validate: what "
             f"is not trained is not recognised. Add samples, or {MEND}"

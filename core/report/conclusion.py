@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.common.text import counted, time_text
+from headstart.common.text import counted, listed, time_text
 from headstart.report import figures
 from headstart.report.endings import endings
 from headstart.report.headlines import ACCURACY, HEADLINES, Headline, headline_of, headlines_of, ranked
@@ -356,4 +356,4 @@ def _listed(names: Sequence[str]) -> str:
     shown = list(names)
     if len(names) > NAMED + 1:  # a single name takes no more room than that there is one more
         shown = [*names[:NAMED], f"{len(names) - NAMED} more"]
-    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+    return listed(shown)

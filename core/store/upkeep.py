@@ -21,7 +21,7 @@ import numpy as np
 from headstart.common.errors import SettingError, StoreError, UnknownNameError
 from headstart.common.files import PARTIAL_PREFIX
 from headstart.common.sizes import binary_size
-from headstart.common.text import hint
+from headstart.common.text import first_few, hint
 from headstart.store.description import DESCRIPTION, read_description
 from headstart.store.removal import delete, remove_folder
 from headstart.store.shard import SUFFIX
@@ -307,5 +307,4 @@ def listed(infos: Sequence[FolderInfo], staying: Mapping[str, str]) -> str:
         for info in infos
         if info.key in staying
     ]
-    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
-    return f": {'; '.join(lines[:5])}{more}" if lines else ""
+    return f": {first_few(lines, 5, '; ')}" if lines else ""
