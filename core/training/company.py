@@ -21,7 +21,7 @@ from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.features.company import GROUP, check_company
 from headstart.graph import Graph
-from headstart.training.feeds import EVALUATION_ROWS, Feed, Feeds, Images, Resident, Streamed
+from headstart.training.feeds import Feed, Feeds, Images, Resident, Streamed, window
 
 APART = 3
 LARGEST = 4 * GROUP  # where the evaluation's batches are larger, those here are GROUP
@@ -54,7 +54,7 @@ def check_trained(
             return {cut: backend.numpy(features), **logits}
 
     elif native and isinstance(feed, Resident | Streamed):
-        size = _size(feed, val, EVALUATION_ROWS)
+        size = _size(feed, val, window(len((val or feed).targets)))
         order = drawn(len(feed.targets), size)
         ids = [feed.features.ids[i] for i in order]
         batch = Batch(feed.features.folder(feed.cut).read(ids), feed.targets[order], ids, order)

@@ -34,6 +34,7 @@ from headstart.training.history import Seconds
 from headstart.training.standardizing import MAPPED, Standardization
 
 EVALUATION_ROWS = 512
+"""that are evaluated at once, at most"""
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Resident:
         rows = self._on_device(trainer, 0)
         clock("data")
         # windows of one size, whichever part they are of: compiled code sees one shape
-        size = min(EVALUATION_ROWS, max(part.stop - part.start for part in parts))
+        size = window(max(part.stop - part.start for part in parts))
         logits = [
             evaluated(trainer, rows, count, part, size, of_part)
             for part, of_part in zip(parts, numbers, strict=True)
@@ -306,10 +307,11 @@ class Streamed:
         clock = Clock()
         source = self._source(0)
         pools = self._in_order(source)
+        size = window(len(pools[0]))
         logits: np.ndarray | None = None
         for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
             clock("data")
-            part = evaluated(trainer, trainer.put(rows), len(positions))
+            part = evaluated(trainer, trainer.put(rows), len(positions), size=size)
             if logits is None:
                 logits = np.empty((len(self.targets), *part.shape[1:]), np.float32)
             logits[positions] = part
@@ -375,19 +377,25 @@ def counted(weights: np.ndarray | None, order: np.ndarray) -> Any:
     return np.maximum(np.count_nonzero(weights[order.reshape(-1)], 0), 1)
 
 
+def window(count: int) -> int:
+    """Of how many rows so many are evaluated at once: as few windows as may be, that repeat as few rows as may
+    be."""
+    return -(-count // -(-count // EVALUATION_ROWS))
+
+
 def evaluated(
     trainer: Any,
     rows: Any,
     count: int,
     part: slice | None = None,
-    size: int = EVALUATION_ROWS,
+    size: int | None = None,
     numbers: Sequence[int] | None = None,
 ) -> np.ndarray:
     """float32 `(count, classes)`: the logits of the rows of a handle that has so many; of a `part` of them alone,
-    whose start and stop are said. `size`: of what is computed at once. `numbers`: of heads side by side those
-    that are asked; None: all."""
+    whose start and stop are said. `size`: of what is computed at once; None: the `window` of all. `numbers`: of
+    heads side by side those that are asked; None: all."""
     start, stop = (0, count) if part is None else (part.start, part.stop)
-    size = min(size, count)
+    size = window(count) if size is None else min(size, count)
     out: np.ndarray | None = None  # filled part by part: of many classes logits are larger than features
     for first in range(start, stop, size):
         # The last chunk begins earlier instead of being smaller, and what it repeats is cut off.

@@ -13,6 +13,7 @@ import headstart as hs
 from headstart.common.errors import SettingError, UnknownNameError
 from headstart.common.outputs import json_text
 from headstart.data import Dataset
+from headstart.training.feeds import evaluated
 from headstart.training.metrics import softmax
 from headstart.training.validation import Validation, validation_of
 
@@ -109,3 +110,16 @@ def test_some_classes_only() -> None:
         digits.only(["1", "1"])
     with pytest.raises(SettingError, match="at least one"):
         digits.only([])
+
+
+@pytest.mark.parametrize(("count", "computed"), [(1, 1), (512, 512), (513, 514), (800, 800), (1025, 1026)])
+def test_an_evaluation_repeats_no_more_rows_than_windows_of_one_size_must(count: int, computed: int) -> None:
+    rows, windows = np.arange(2 * count, dtype=np.float32).reshape(count, 2), []
+
+    class Trainer:
+        def logits(self, rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+            windows.append(stop - start)
+            return rows[start:stop]
+
+    assert np.array_equal(evaluated(Trainer(), rows, count), rows)
+    assert sum(windows) == computed and len(set(windows)) == 1 and max(windows) <= 512
