@@ -22,12 +22,12 @@ from headstart.data.decode import read_file
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
 from headstart.data.layouts import role_of
+from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label
 from headstart.data.names import check_told_apart
 from headstart.data.place import current_folder, expanded
 from headstart.data.table import Columns, image_column, roles_of
 from headstart.data.untrained import warn_of_untrained
-from headstart.data.walk import check_on_error
 
 CELLS = ("binary", "large_binary", "binary_view", "string", "large_string", "string_view")
 """of which kinds cells are that hold the bytes of an image, or a file's name"""

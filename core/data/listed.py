@@ -10,14 +10,14 @@ from typing import Any
 from headstart.common.errors import DataError, ImageError
 from headstart.data.annotations import unlabelled
 from headstart.data.any_files import files_for
-from headstart.data.dataset import Dataset, FileSource, Skipped
+from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
 from headstart.data.file_system import Files
 from headstart.data.frames import KINDS, frame_of
 from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
+from headstart.data.left_out import Skipped, check_on_error
 from headstart.data.place import expanded, is_remote, place_of, stem_of, suffix_of
 from headstart.data.table import image_column
-from headstart.data.walk import check_on_error
 
 EMPTY = "names no image: its cell is empty"
 

@@ -24,8 +24,8 @@ from headstart.data.arrays import as_array, check_image, pixels
 from headstart.data.dataset import ArraySource, Dataset, FileSource
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.labels import labels_of
+from headstart.data.left_out import check_on_error
 from headstart.data.place import place_of
-from headstart.data.walk import check_on_error
 
 LABEL_LISTS = ("targets", "labels", "_labels")
 PREPROCESSING = "as preprocessing is the model's"

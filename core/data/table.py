@@ -22,11 +22,11 @@ from headstart.data.encoded import sound
 from headstart.data.frames import Column, Frame, frame_of
 from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
 from headstart.data.layouts import role_of
+from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label, without_any
 from headstart.data.place import place_of, stem_of
 from headstart.data.repeated_rows import joined, once
 from headstart.data.untrained import warn_of_untrained
-from headstart.data.walk import check_on_error
 
 IMAGE_NAMES = (
     "image file filename file_name path filepath file_path image_path imagepath image_file img img_path imgpath "
