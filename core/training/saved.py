@@ -26,6 +26,7 @@ from headstart.data.preprocess import Preprocess
 from headstart.features.feature_set import ExtractionStats
 from headstart.models import Model, architecture
 from headstart.models.layouts import fitted
+from headstart.models.model import check_model
 from headstart.models.weights import read_weights
 from headstart.models.wrapped import restored
 from headstart.store.keys import spec_digest
@@ -51,9 +52,12 @@ def load(path: str | Path, backend: str | None = None, model: Model | None = Non
     HEADSTART_BACKEND, else the one that trained it if it is installed, or none is, else the only one installed.
 
     `model`: for a run of a wrapped model, whose code is in no file: what `hs.wrap` makes of the same module, with
-    whatever weights. Raises WeightsError where the folder holds no complete run, or one of another model.
+    whatever weights. Raises WeightsError where the folder holds no complete run, or one of another model, and
+    SettingError where `model` is a module itself.
     """
     folder = expanded(path)
+    if model is not None:
+        check_model(model)
     for left in reversed(range(READINGS)):
         about = _record(folder)
         try:
@@ -225,8 +229,8 @@ def _wrapped(spec: Mapping[str, Any], weights: Path, model: Model | None) -> Mod
     """The wrapped model of a saved run: `model` with the weights, classes and preprocessing that were saved."""
     if model is None or model.home is None:
         raise WeightsError(
-            f"{weights.parent}: the run of a wrapped model, {spec['name']}, whose code is not saved; pass "
-            "model=hs.wrap(...) of the same module, cut and head"
+            f"{weights.parent}: the run of a wrapped model, {spec['name']}, whose code is not saved; in Python "
+            "hs.load(path, model=hs.wrap(...)) of the same module, cut and head opens it"
         )
     if spec_digest({"graph": model.graph.spec()}) != spec["wrapped"]:
         raise WeightsError(

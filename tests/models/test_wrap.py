@@ -207,8 +207,10 @@ def test_a_saved_run_comes_back_with_its_module(
     assert params_digest(loaded.model.params) == params_digest(run.model.params)
     assert loaded.model.preprocess == P
     assert loaded.history.as_list() == run.history.as_list()
-    with pytest.raises(WeightsError, match=r"whose code is not saved; pass model=hs\.wrap"):
+    with pytest.raises(WeightsError, match=r"whose code is not saved; in Python hs\.load\(path, model=hs\.wrap"):
         hs.load(folder)
+    with pytest.raises(SettingError, match=r"hs\.wrap makes a model of a module"):
+        hs.load(folder, model=own.small(seed=5))
     with pytest.raises(WeightsError, match="of another wrapped model"):
         hs.load(folder, model=wrapped(own, own.small(slope=0.2)))
     with pytest.raises(WeightsError, match="of another wrapped model"):
