@@ -23,18 +23,20 @@ from headstart.data.annotations import REGRESSION, unlabelled
 from headstart.data.columns import is_missing, labels_in
 from headstart.data.dataset import Dataset
 from headstart.data.encoded import EncodedSource, sound
-from headstart.data.formats import SUFFIXES
+from headstart.data.formats import PREFIX_NBYTES, SUFFIXES, kind_of
 from headstart.data.left_out import SKIP, Skipped, check_on_error
 from headstart.data.limits import MAX_NBYTES
+from headstart.data.litter import is_litter
 from headstart.data.names import shown
 from headstart.data.place import absolute, expanded, is_remote, place_of
 
 IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
-ARRAY = "npy"
+ARRAY, NUMPY = "npy", "NumPy"
 LABELS = ("cls", "json", "txt")
 MAX_LABEL_NBYTES = 1 << 20
 MAX_SHARDS = 100_000
 SHOWN = 5
+PIECE = 1 << 20  # bytes
 MAX_LINKS = 40  # one after another, as of a file system
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -92,6 +94,8 @@ class _Sample:
     lost: str = ""
     """why what is called as an image cannot be taken, where nothing else under the key is one"""
     beside: dict[str, _Member] = field(default_factory=dict)
+    odd: list[_Member] = field(default_factory=list)
+    """what is called neither as an image nor as a label"""
 
 
 def webdataset(
@@ -294,7 +298,7 @@ def _without_image(every: Sequence[_Sample], source: str, label: str | None, on_
         reason = f", whose image {first.lost}" if first.lost else ""
         raise DataError(
             f"{what}, the first: {first.key} in {first.shard}{reason}. Images are called "
-            f"{' '.join(sorted(IMAGES))}; or leave these out: {SKIP}"
+            f"{' '.join(sorted(IMAGES))}, or begin as such do; or leave these out: {SKIP}"
         )
     return [Skipped(str(first.shard), what)]
 
@@ -317,7 +321,7 @@ def _samples(path: str) -> list[_Sample]:
         with tarfile.open(path, "r:") as tar:
             for member in iter(tar.next, None):
                 tar.members.clear()  # type: ignore[attr-defined]  # else all would be kept
-                if member.isdir() or member.name.rpartition("/")[2].startswith("."):
+                if member.isdir() or any(map(is_litter, _parts(member.name))):
                     continue
                 key, kind = _key_of(member.name)
                 sample = samples.setdefault(key, _Sample(key, shard))
@@ -330,6 +334,9 @@ def _samples(path: str) -> list[_Sample]:
                     raise DataError(f"{path} breaks off in {member.name[:80]!a}; get it again")
                 else:
                     _put(sample, kind, _Member(shard, member.name, member.offset_data, member.size))
+            _check_end(path, tar.fileobj, tar.offset, shard.nbytes)
+            _follow(links, samples)
+            _find_by_content(samples, tar.fileobj)
     except DataError:
         raise
     except Exception as error:  # tarfile raises anything over a hostile header
@@ -338,25 +345,63 @@ def _samples(path: str) -> list[_Sample]:
         mend = "it is compressed; unpack it to a plain .tar, in which samples can be read singly" if packed else ""
         reason = str(error)[:200] or type(error).__name__
         raise DataError(f"{path} cannot be read as a tar: {mend or reason}") from error
-    _follow(links, samples)
     return list(samples.values())
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".", "..")]
+
+
+def _check_end(path: str, file: Any, end: int, nbytes: int) -> None:
+    """`end`: where the last member ended. A damaged header, and the end of the first of several tars in one file,
+    are the end to `tarfile`: DataError where anything follows, DataWarning where no mark of the end does."""
+    file.seek(end)
+    for piece in iter(lambda: file.read(PIECE), b""):
+        if piece.strip(b"\0"):
+            raise DataError(
+                f"{path} goes on behind its end, which is at byte {end:,} of {nbytes:,}: it is damaged there, or "
+                "several tars were joined; get it again, or name these one by one"
+            )
+    if end >= nbytes:
+        warnings.warn(
+            f"{path} has no mark of its end: if it was cut off, samples are missing; get it again",
+            DataWarning,
+            stacklevel=5,
+        )
+
+
+def _find_by_content(samples: Mapping[str, _Sample], file: Any) -> None:
+    """Images that are not called as such, where nothing else under their key is one."""
+    for sample in samples.values():
+        for member in sample.odd if sample.image is None and not sample.lost else ():
+            file.seek(member.offset)
+            if kind_of(file.read(min(member.nbytes, PREFIX_NBYTES))) not in (None, NUMPY):  # which are features
+                _put_image(sample, member)
 
 
 def _put(sample: _Sample, kind: str, member: _Member) -> None:
     """A file where it belongs, by what it is called. DataError for a second image, and one that is too large."""
     if kind in LABELS:
         sample.beside[kind] = member
-        return
-    if kind not in IMAGES or (kind == ARRAY and sample.image is not None):
-        return  # something about the picture, such as its features
+    elif kind not in IMAGES:
+        sample.odd.append(member)
+    elif kind != ARRAY or sample.image is None:  # else something about the picture, such as its features
+        _put_image(sample, member)
+        sample.is_array = kind == ARRAY
+
+
+def _put_image(sample: _Sample, member: _Member) -> None:
     if member.nbytes > MAX_NBYTES:
         raise DataError(
             f"{member.shard}: {member.name[:80]!a} has {member.nbytes:,} bytes; an encoded image may have "
             f"{MAX_NBYTES:,}"
         )
     if sample.image is not None and not sample.is_array:
-        raise DataError(f"{member.shard} has two images under the key {sample.key[:80]!a}; expected one")
-    sample.image, sample.is_array = member, kind == ARRAY
+        raise DataError(
+            f"{member.shard} has two images under the key {sample.key[:80]!a}, which ends at a name's first dot: "
+            f"{sample.image.name[-80:]!a} and {member.name[-80:]!a}; rename them, or unpack it and name the folder"
+        )
+    sample.image = member
 
 
 def _follow(links: Mapping[str, _Link], samples: Mapping[str, _Sample]) -> None:
@@ -372,7 +417,7 @@ def _follow(links: Mapping[str, _Link], samples: Mapping[str, _Sample]) -> None:
         if (member := _file_at(target, samples)) is not None:
             _put(samples[key], kind, member)
         elif kind in IMAGES:
-            samples[key].lost = f"is a link to {first.to[:80]!a}, which is no image or label in the tar"
+            samples[key].lost = f"is a link to {first.to[:80]!a}, which is no file in the tar"
 
 
 def _file_at(name: str, samples: Mapping[str, _Sample]) -> _Member | None:
@@ -380,7 +425,8 @@ def _file_at(name: str, samples: Mapping[str, _Sample]) -> _Member | None:
     # As tar writes it of "tar cf x.tar ." the names begin with "./".
     if (sample := samples.get(key) or samples.get(f"./{key}")) is None:
         return None
-    member = sample.image if kind in IMAGES else sample.beside.get(kind)
+    odd = (member for member in sample.odd if posixpath.normpath(member.name) == name)
+    member = sample.image if kind in IMAGES else sample.beside.get(kind) or next(odd, None)
     return member if member is not None and posixpath.normpath(member.name) == name else None
 
 

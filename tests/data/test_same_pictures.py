@@ -16,6 +16,7 @@ from PIL import Image
 import headstart as hs
 from headstart.common.errors import DataError, DataWarning, ImageError, SettingError, UnknownNameError
 from headstart.data import Dataset
+from headstart.data.dataset import sample_id
 from headstart.data.pictures import images_at, pictures_of
 from headstart.data.sources import open_data
 from headstart.data.table import Columns
@@ -304,7 +305,8 @@ def test_what_a_tar_leaves_out_is_said(tmp_path: Path) -> None:
         ("c.img", {"c.cls": b"x"}, r"1 of 3 samples have a label \(cls\) and no image .* the first: c in"),
         ("d.png", {}, r"1 of 3 samples have no label \(cls\).*on_error=\"skip\""),
     ):
-        path = write_tar(tmp_path / f"{name}.tar", {**plain, name: pair[0], **more})
+        content = b"no image" if name == "c.img" else pair[0]
+        path = write_tar(tmp_path / f"{name}.tar", {**plain, name: content, **more})
         with pytest.raises(DataError, match=message):
             hs.data.webdataset(path)
         data = hs.data.webdataset(path, on_error="skip")
@@ -314,6 +316,41 @@ def test_what_a_tar_leaves_out_is_said(tmp_path: Path) -> None:
     write_tar(path, {"a.png": pair[1], "b.png": pair[0], "a.cls": b"y", "b.cls": b"x", "c.txt": b""})
     with pytest.raises(DataError, match="was changed since it was opened; open the data set again"):
         _ = before.ids
+
+
+@pytest.mark.neutral
+def test_a_tar_holds_what_its_files_are_and_ends_where_it_ends(tmp_path: Path) -> None:
+    pair = []
+    for i in range(3):
+        png = io.BytesIO()
+        Image.new("RGB", (5, 4), (9, 8, i)).save(png, "PNG")
+        pair.append(png.getvalue())
+    named = {
+        "a.png": pair[0],
+        "b": pair[1],
+        "c.img": pair[2],
+        "d.bin": b"other data",
+        "a.mask": pair[1],
+        "e.x": b"\x93NUMPY",
+    }
+    litter = {"__MACOSX/a.png": pair[2], "./.cache/e.png": pair[0], "@eaDir/b/f.jpg": pair[1]}
+    path = write_tar(tmp_path / "t.tar", named | litter)
+    data = images_at(path)
+    assert [data.load(i)[1] for i in range(len(data))] == [sample_id(content) for content in pair]
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        header = tar.getmember("b").offset
+    (tmp_path / "damaged.tar").write_bytes(whole[:header] + b"x" + whole[header + 1 :])
+    (tmp_path / "joined.tar").write_bytes(whole + whole)
+    for name in ("damaged.tar", "joined.tar"):
+        with pytest.raises(DataError, match=rf"{name} goes on behind its end, which is at byte .* one by one"):
+            images_at(tmp_path / name)
+    (tmp_path / "cut.tar").write_bytes(whole[:header])
+    with pytest.warns(DataWarning, match=r"cut\.tar has no mark of its end: if it was cut off"):
+        assert len(images_at(tmp_path / "cut.tar")) == 1
+    dotted = write_tar(tmp_path / "dots.tar", {"p/x.1.png": pair[0], "p/x.2.png": pair[1]})
+    with pytest.raises(DataError, match=r"key 'p/x', .* first dot: 'p/x\.1\.png' and 'p/x\.2\.png'"):
+        images_at(dotted)
 
 
 @pytest.mark.neutral
@@ -345,7 +382,9 @@ def test_links_in_a_tar_are_what_they_lead_to(tmp_path: Path) -> None:
         assert by_key["d/c"] == by_key["e"] == by_key["a"] != by_key["d/b"]
     path = tar((hard, "d/c.png", "a.png"), (soft, "e.png", "../../elsewhere.png"))
     for opened in (hs.data.webdataset, images_at):
-        with pytest.raises(DataError, match=r"e in \S+ ?.*is a link to '../../elsewhere.png', which is no image"):
+        with pytest.raises(
+            DataError, match=r"e in \S+ ?.*is a link to '../../elsewhere.png', which is no file in"
+        ):
             opened(path)
         assert len(opened(path, on_error="skip")) == 3
     data = images_at(path, "skip", examine=False)
