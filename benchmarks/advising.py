@@ -245,11 +245,17 @@ class Outcomes:
         write_json(self.path, self.cases)
 
 
-def exhaust(root: Path, sets: Sequence[Set], outcomes: Outcomes, say: Callable[[str], None]) -> None:
+def exhaust(
+    root: Path,
+    sets: Sequence[Set],
+    outcomes: Outcomes,
+    say: Callable[[str], None],
+    trunks: Sequence[str] = tuple(TRUNKS),
+) -> None:
     """All modes of all cases that are not finished yet, those from random weights last."""
     for modes in (MODES[:-1], MODES[-1:]):
         for of in sets:
-            for trunk in TRUNKS:
+            for trunk in trunks:
                 exhaust_case(root, of, trunk, modes, outcomes, say)
 
 

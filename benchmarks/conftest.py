@@ -8,7 +8,7 @@ it has measured.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from photographs import make_photographs
 from table import table
 
 CUTS = {"linear": "avgpool", "block": "layer4.0"}
+LONG = 1.0
+"""seconds: how long each longer part of a test took is told at the end"""
 
 
 class Files:
@@ -54,6 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     Files.folder = Path(config.getoption("--table", ".benchmarks")).absolute()
+    if config.option.durations is None:  # so that whoever looks sees what grows
+        config.option.durations, config.option.durations_min = 0, LONG
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -104,13 +108,32 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(given) if given else make_photographs(tmp_path_factory.mktemp("made") / "photographs")
 
 
+@pytest.fixture(scope="module")
+def process_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Worker]]:
+    """Gives a backend's process, one for all cuts of a module, since a framework takes seconds to start. That of
+    another backend is ended."""
+    running: list[Worker] = []
+
+    def end() -> None:
+        while running:
+            running.pop().close()
+
+    def of(backend: str) -> Worker:
+        if not running or running[0].backend != backend:
+            end()
+            running.append(Worker(backend, tmp_path_factory.mktemp("cache")))
+        return running[0]
+
+    yield of
+    end()
+
+
 @pytest.fixture(
     scope="module",
     params=[(backend, head) for backend in BACKENDS for head in CUTS],
     ids=lambda pair: "-".join(pair),
 )
-def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+def worker(request: pytest.FixtureRequest, process_of: Callable[[str], Worker]) -> Worker:
     backend, head = request.param
-    made = Worker(backend, head, tmp_path_factory.mktemp("cache"), cut=CUTS[head])
-    yield made
-    made.close()
+    process_of(backend).prepare(head, cut=CUTS[head])
+    return process_of(backend)

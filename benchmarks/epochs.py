@@ -23,12 +23,16 @@ AS_STORED = 1e-4
 
 
 class Worker(Child):
-    """Prepared for one cut, runs epochs."""
+    """Prepared for one cut after the other, runs epochs."""
 
-    def __init__(self, backend: str, head: str, cache: Path, **setting: Any) -> None:
+    head: str
+
+    def __init__(self, backend: str, cache: Path) -> None:
         script = Path(__file__).with_name("worker.py")
         super().__init__(backend, [sys.executable, "-P", str(script), backend, str(cache)])
-        self.head = head
+
+    def prepare(self, head: str, **setting: Any) -> None:
+        self.head, self.medians = head, {}
         self.facts = self.ask(do="prepare", **setting)
 
 
@@ -47,11 +51,16 @@ def time_epochs(benchmark: Any, worker: Worker, kind: str, rounds: int) -> np.nd
     return np.ravel(losses)
 
 
-def check_pair(worker: Worker, floor: float, target: str | None = None, scale: float = 1.0) -> None:
-    """Once both of a pair were timed: they train alike, and the speed-up is recorded and above the floor."""
+def check_pair(
+    worker: Worker, floor: float, target: str | None = None, scale: float = 1.0, steps: int | None = None
+) -> None:
+    """Once both of a pair were timed: they train alike, for so many steps from the start or a whole epoch, and the
+    speed-up is recorded and above the floor."""
     if len(worker.medians) < len(KINDS):
         pytest.skip("nothing was timed, or its pair was not run")
-    cached, rounded, uncached = (worker.ask(do="first", kind=kind) for kind in ("cached", "rounded", "uncached"))
+    cached, rounded, uncached = (
+        worker.ask(do="first", kind=kind, steps=steps) for kind in ("cached", "rounded", "uncached")
+    )
     np.testing.assert_allclose(cached, rounded, rtol=SAME_ROWS)
     np.testing.assert_allclose(cached[0], uncached[0], rtol=AS_STORED)
     facts = worker.facts

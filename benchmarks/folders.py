@@ -1,12 +1,13 @@
 """Features of a folder of photographs, here and as the tutorials of frameworks read folders, in a process of its
-own: `folders.py BACKEND PHOTOGRAPHS CACHE PRECISION` reads a request a line and answers a line, both JSON.
+own: `folders.py BACKEND PHOTOGRAPHS CACHE` reads a request a line and answers a line, both JSON.
 
-{"do": "run", "which": NAME}   all photographs once; wall seconds and the process's own CPU seconds:
+{"do": "run", "which": NAME, "precision": NAME}   all photographs once; wall seconds and the process's own CPU
+                                                  seconds, of what has no precision with ""
     "decode"     our loader alone, to the end
     "compute"    the trunk alone, on batches that are decoded already
     "extract"    both, with finding and hashing the files and writing the features, into a cache that is empty
     "peer"       the tutorial's loader and the framework's own module in float32
-{"do": "facts"}                the setting; and what holds of the results: see there
+{"do": "facts", "precision": NAME}   the setting; and what holds of the results: see there
 
 The trunk is built and compiled once, as the peer's module is: what is asked is how well things overlap.
 """
@@ -17,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +29,38 @@ from PIL import Image
 import headstart as hs
 from headstart.common.machine import cpus
 from headstart.contract import registry
+from headstart.contract.running import Trunk
 from headstart.data.loader import batches
 from headstart.features.extract import Extractor
 
 MODEL, CUT, BATCH, SIZE, RESIZE = "resnet18", "avgpool", 32, 224, 256
+PRECISIONS = ("float32", "bfloat16")
 
 Peer = Callable[[], np.ndarray]
 
 
 class Setting:
-    def __init__(self, name: str, photographs: str, cache: str, precision: str) -> None:
-        self.name, self.photographs, self.cache, self.precision = name, photographs, Path(cache), precision
+    def __init__(self, name: str, photographs: str, cache: str) -> None:
+        self.name, self.photographs, self.cache = name, photographs, Path(cache)
         self.backend = registry.load(name)
         data = hs.data.folder(photographs)
         self.model = hs.model(MODEL, classes=data.classes)
-        self.trunk = self._extractor().trunk
+        self.trunks = {precision: self._extractor(precision).trunk for precision in PRECISIONS}
         self.runs = 0
         self.decoded = [batch.images for batch in self._loader(data)]
         affine = self.model.preprocess.affine()
         native = self.backend.native(self.model.graph.upto(CUT), self.model.params)
         peers = {"torch": torch_peer, "keras": keras_peer, "jax": jax_peer}
         self.peer: Peer = peers[name](native, photographs, affine)
-        self.results: dict[str, np.ndarray] = {}
+        self.results: dict[tuple[str, str], np.ndarray] = {}
 
-    def _extractor(self) -> Extractor:
+    def _extractor(self, precision: str) -> Extractor:
         return Extractor(
             self.model,
             [CUT],
             backend=self.name,
             device="auto",
-            precision=self.precision,
+            precision=precision,
             dtype="float32",
             batch_size=BATCH,
             workers=None,
@@ -66,41 +70,41 @@ class Setting:
     def _loader(self, data: Any) -> Iterator[Any]:
         return batches(data, self.model.preprocess, np.arange(len(data)), BATCH)
 
-    def decode(self) -> np.ndarray:
+    def decode(self, precision: str) -> np.ndarray:
         return np.array([len(batch.ids) for batch in self._loader(hs.data.folder(self.photographs))])
 
-    def compute(self) -> np.ndarray:
-        return np.concatenate([self._features(images) for images in self.decoded])
+    def compute(self, precision: str) -> np.ndarray:
+        return np.concatenate([self._features(self.trunks[precision], images) for images in self.decoded])
 
-    def _features(self, images: np.ndarray) -> np.ndarray:
+    def _features(self, trunk: Trunk, images: np.ndarray) -> np.ndarray:
         full = np.concatenate([images, images[:1].repeat(BATCH - len(images), 0)])  # compiled for one size
-        return self.backend.numpy(self.trunk.run(full)[CUT])[: len(images)]
+        return self.backend.numpy(trunk.run(full)[CUT])[: len(images)]
 
-    def extract(self) -> np.ndarray:
+    def extract(self, precision: str) -> np.ndarray:
         os.environ["HEADSTART_CACHE"] = str(self.cache / str(self.runs))  # the index of ids begins anew as well
         self.runs += 1
-        extractor = self._extractor()
-        extractor.trunk = self.trunk
+        extractor = self._extractor(precision)
+        extractor.trunk = self.trunks[precision]
         features = extractor(hs.data.folder(self.photographs))
         assert features.stats.extracted == len(set(features.ids))
         return features.numpy(CUT)
 
-    def run(self, which: str) -> dict[str, float]:
-        action = self.peer if which == "peer" else getattr(self, which)
+    def run(self, which: str, precision: str) -> dict[str, float]:
+        action = self.peer if which == "peer" else partial(getattr(self, which), precision)
         wall, cpu = time.perf_counter(), time.process_time()
-        self.results[which] = action()
+        self.results[which, precision] = action()
         return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, precision: str) -> dict[str, Any]:
         """`decoded`: images the loader gave; `alone`, `peers`: the least cosine of extracted features with those
         computed alone, and with the peer's; `shape`, also of the peer's features."""
-        extracted, peers = self.results["extract"], self.results["peer"]
+        extracted, peers = self.results["extract", precision], self.results["peer", ""]
         return {
-            "decoded": int(self.results["decode"].sum()),
+            "decoded": int(self.results["decode", ""].sum()),
             "images": len(extracted),
             "shape": [*extracted.shape],
             "peers_shape": [*peers.shape],
-            "alone": cosine(extracted, self.results["compute"]),
+            "alone": cosine(extracted, self.results["compute", precision]),
             "peers": cosine(extracted, peers),
             "cores": cpus(),
             "device": self.backend.place("auto", "float32").device,

@@ -2,8 +2,9 @@
 line, both JSON. One request a process where memory is asked for: what one has freed, another would take.
 
 {"do": "extract", "photographs": DIR, "cache": DIR}    features of a folder by a small ResNet
+{"do": "write", "cache": DIR, "rows": N, "columns": D, "classes": K}   noise as features, by no framework
 {"do": "epochs", "cache": DIR, "rows": N, "columns": D, "classes": K, "batch": B, "epochs": E}
-                                                        a linear head, trained on noise that is written first
+                                                        a linear head, trained on noise that was written
 {"do": "products", "columns": D, "classes": K, "batch": B, "steps": S}   the products of so many steps, by numpy
 
 Seconds are the processor's, of all threads: what else runs on the machine hardly changes them. `base` is what was
@@ -35,9 +36,9 @@ TRUNKS = {512: "resnet18", 768: "convnext_tiny"}
 BLOCK = 1 << 15
 
 
-def noise_in(cache: Path, model: Model, rows: int) -> FeatureSet:
-    """`rows` features of the model as its store has them, written now: noise whose first columns tell the classes,
-    ten at a time."""
+def noise_in(cache: Path, model: Model, rows: int, write: bool) -> FeatureSet:
+    """`rows` features of the model as its store has them, there or written now: noise whose first columns tell the
+    classes, ten at a time."""
     cut, classes = model.default_cut, len(model.classes)
     rng = np.random.default_rng(0)
     ids = array_to_ids(rng.integers(0, 256, (rows, 16), np.uint8))
@@ -46,6 +47,8 @@ def noise_in(cache: Path, model: Model, rows: int) -> FeatureSet:
     features = FeatureSet(
         "noise", ids, single(labels, model.classes), {cut: [folder]}, ExtractionStats(0, rows, 0.0, ())
     )
+    if not write:
+        return features
     columns = model.graph.shapes(model.input_shape)[cut][-1]
     with folder.writer((columns,), "float16", {}) as out:
         for start in range(0, rows, BLOCK):
@@ -76,9 +79,12 @@ class Growing:
         assert features.stats.extracted == len(data) and np.isfinite(features.numpy()).all()
         return {"rows": len(data), "seconds": seconds, "base": base, "peak": held("VmHWM"), **self._facts()}
 
+    def write(self, cache: str, rows: int, columns: int, classes: int) -> None:
+        noise_in(Path(cache), hs.model(TRUNKS[columns], classes=classes), rows, write=True)
+
     def epochs(self, cache: str, rows: int, columns: int, classes: int, batch: int, epochs: int) -> dict[str, Any]:
         model = hs.model(TRUNKS[columns], classes=classes)
-        features = noise_in(Path(cache), model, rows)
+        features = noise_in(Path(cache), model, rows, write=False)
         base, ends = begin(self.name), []
         run = hs.fit(
             model, features, mode="cached", epochs=epochs, batch_size=batch, backend=self.name,

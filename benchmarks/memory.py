@@ -1,7 +1,8 @@
 """How much memory a process holds at the most, in a process of its own: `memory.py BACKEND` reads a request a line
 and answers a line, both JSON, one request a process: what one has freed, another would take again.
 
-{"do": "extract", "photographs": DIR, "cache": DIR, "precision": NAME}   features of photographs by a ResNet-50
+{"do": "extract", "photographs": DIR, "images": N, "cache": DIR, "precision": NAME}   features of the first
+                                   photographs, null for all, by a ResNet-50
 {"do": "epochs", "cache": DIR}     a linear head trained on the features that `write_features` has put there
 
 The answer tells `base`, held before, with the framework there and its device looked for; `peak`; and facts.
@@ -71,8 +72,9 @@ def write_features(cache: Path) -> None:
             out.add(features.ids[start : start + BLOCK], block)
 
 
-def extract(backend: str, photographs: str, cache: str, precision: str) -> dict[str, Any]:
+def extract(backend: str, photographs: str, images: int | None, cache: str, precision: str) -> dict[str, Any]:
     data = hs.data.folder(photographs)
+    data = data.subset(range(min(len(data), images or len(data))))
     base = begin(backend)
     model = model_of(data.classes)
     features = hs.extract(model, data, CUT, backend=backend, batch_size=BATCH, cache=cache, precision=precision)

@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from children import serve
+from sizes import sized
 
 import headstart as hs
 from headstart.common.machine import cpus
@@ -29,10 +30,11 @@ from headstart.features.inference import fed, pixel_trunk
 from headstart.graph import Graph
 from headstart.training.feeds import Images, Resident
 
-SIZE, BATCH, IMAGES = 48, 64, 512
-BLOCK = "layer4.0"
-# the last two of cached features: a linear head, whose steps are tiny, and a block, whose steps are not
-MODES = ("scratch", "full", "frozen", "cached", "cached block")
+SIZE, BATCH, IMAGES = 48, 64, sized(256, 512)
+CUTS = {"frozen": "avgpool", "cached": "avgpool", "cached block": "layer4.0"}
+"""the last two of cached features: a linear head, whose steps are tiny, and a block, whose steps are not"""
+MODES = (*sized((), ("scratch",)), "full", *CUTS)
+"""to a machine "scratch" is what "full" is"""
 
 
 class Setting:
@@ -46,7 +48,7 @@ class Setting:
         self.place = self.backend.place("auto", "float32")
         self.train = hs.data.digits().subset(range(IMAGES))
         self.model = model = hs.model("resnet18_half", weights="tinyimagenet", classes=10, size=SIZE)
-        cuts = {mode: model.graph.check_cut(BLOCK if "block" in mode else "avgpool") for mode in MODES[2:]}
+        cuts = {mode: model.graph.check_cut(cut) for mode, cut in CUTS.items()}
         features = hs.extract(model, self.train, [*{*cuts.values()}], backend=self.name, cache=self.cache)
         trunk = pixel_trunk(model, [cuts["frozen"]], self.backend, self.place)
         self.trainers, self.feeds = {}, {}

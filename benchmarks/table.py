@@ -63,6 +63,8 @@ TARGETS: Mapping[str, Target] = {
     "fit on tf.data": Target("speed", 2.5),
     "a jitted loop": Target("speed", 1.2),
     "products": Target("cost", 1.5),
+    # all of a network trained, beside the best backend
+    "whole network": Target("cost", 1.3),
     # a cached epoch beside a frozen one, resnet50; the block's is a share of the ratio of FLOPs
     "block": Target("speed", 0.9),
     "linear": Target("speed", 2000.0),
@@ -168,14 +170,15 @@ class Table:
         peers: float | None = None,
         target: str | None = None,
         scale: float = 1.0,
+        asked_of: str = "",
         cost: bool = False,
         facts: Mapping[str, Any] | None = None,
     ) -> bool | None:
         """Add a row; returns whether what was asked for is met, None where nothing was.
 
-        `target`: a name in `TARGETS`, whose bound is multiplied by `scale`. `cost`: without a target, give the
-        ratio as so many times what the peer takes. `facts`: what the process that ran it says of its device,
-        threads and versions.
+        `target`: a name in `TARGETS`, whose bound is multiplied by `scale`. `asked_of`: the setting that it was
+        asked of, where this one is smaller. `cost`: without a target, give the ratio as so many times what the
+        peer takes. `facts`: what the process that ran it says of its device, threads and versions.
         """
         if not all(math.isfinite(figure) and figure > 0 for figure in (own, peers or 1.0)):
             raise ValueError(f"{capability}, {what}: {own} and {peers} are no measured figures")
@@ -199,7 +202,7 @@ class Table:
             peers,
             ratio,
             "own / peer" if is_cost else "peer / own",
-            "" if asked is None else asked.text(unit, scale),
+            "" if asked is None else asked.text(unit, scale) + (f", of {asked_of}" if asked_of else ""),
             None if asked is None else asked.met(own, peers, scale),
         )
         self.rows.append(row)

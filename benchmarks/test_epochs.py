@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from epochs import KINDS, check_pair, time_epochs
+from sizes import sized
 
-ROUNDS = {"uncached": 5, "cached": 20}
+ROUNDS = {"uncached": sized(3, 5), "cached": sized(10, 20)}
 LINEAR_FLOOR = 50.0
 
 

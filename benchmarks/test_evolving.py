@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sizes import sized
 from table import table
 
 import headstart as hs
@@ -28,6 +29,7 @@ from headstart.store import FeatureStore
 COUNT = 50_000
 ADDED = COUNT // 100
 CLASSES = 10
+ROUNDS = sized(3, 5)
 CAPABILITY = f"a data set of {COUNT:,} images that grows by {ADDED}"
 LIMIT_SECONDS = 2.0  # for all parts together
 SETTLED_SECONDS = 2.5  # so old a file must be before the index of ids believes what stat says
@@ -86,6 +88,7 @@ def identified(photos: Path) -> Any:
     return data
 
 
+@pytest.fixture(scope="module")
 def parts(photos: Path) -> dict[str, Callable[[], Callable[[], Any]]]:
     """What is timed, made anew for each round: nothing that an earlier one has found is of use to it."""
     known = identified(photos)
@@ -117,11 +120,11 @@ PARTS = ("listing", "stat and index", "model and key", "opening the store, what 
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_parts(benchmark: Any, photos: Path, part: str) -> None:
+def test_parts(benchmark: Any, parts: dict[str, Callable[[], Callable[[], Any]]], part: str) -> None:
     benchmark.group = f"{COUNT:,} images and {ADDED} more, by parts"
-    prepare = parts(photos)[part]
+    prepare = parts[part]
     result = benchmark.pedantic(
-        lambda action: action(), setup=lambda: ((prepare(),), {}), rounds=5, warmup_rounds=1
+        lambda action: action(), setup=lambda: ((prepare(),), {}), rounds=ROUNDS, warmup_rounds=1
     )
     if part == "opening the store, what is missing":
         assert len(result) == ADDED

@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from sizes import sized
 from table import table
 
 import headstart as hs
@@ -23,7 +24,7 @@ from headstart.models.layouts import published
 from headstart.testing import relative_error
 
 pytest.importorskip("onnxscript", reason="torch's exporter needs it")
-BATCH, ROUNDS, CLASSES = 8, 9, 10
+BATCH, ROUNDS, CLASSES = 8, sized(5, 9), 10
 NETWORKS = {"resnet50": torchvision.models.get_model, "vit_small_patch16_224": timm.create_model}
 """model -> what makes torch's network of it"""
 

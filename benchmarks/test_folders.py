@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from children import BACKENDS, Child
+from folders import PRECISIONS
+from sizes import sized
 from table import table
 
 CAPABILITY = "extraction from a folder of JPEG files"
@@ -24,64 +26,60 @@ PEERS = {
     "keras": "image_dataset_from_directory, predict",
     "jax": "a Pillow loop, a jitted NNX module (no tutorial)",
 }
-ROUNDS = 3
+ROUNDS = sized(2, 3)
 FLOOR = 1.25  # so many times the longest of decoding alone, computing alone, and both on all cores, at the most
 REST = 0.3  # seconds, until the threads of one library's pool no longer spin
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(backend, precision) for backend in BACKENDS for precision in ("float32", "bfloat16")],
-    ids=lambda pair: "-".join(pair),
-)
+@pytest.fixture(scope="module", params=BACKENDS)
 def child(
     request: pytest.FixtureRequest, photographs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Child, str]]:
-    backend, precision = request.param
-    script = Path(__file__).with_name("folders.py")
-    cache = tmp_path_factory.mktemp("cache")
-    command = [sys.executable, str(script), backend, str(photographs), str(cache), precision]
-    made = Child(backend, command)
-    yield made, precision
+) -> Iterator[Child]:
+    script, cache = Path(__file__).with_name("folders.py"), tmp_path_factory.mktemp("cache")
+    made = Child(request.param, [sys.executable, str(script), request.param, str(photographs), str(cache)])
+    yield made
     made.close()
 
 
-def test_folder(benchmark: Any, child: tuple[Child, str]) -> None:
-    worker, precision = child
-    benchmark.group = f"{worker.backend}: {CAPABILITY}"
-    found: dict[str, list[dict[str, float]]] = {which: [] for which in ("decode", "compute", "peer", "extract")}
+def test_folder(benchmark: Any, child: Child) -> None:
+    """Both precisions, beside one run of the peer."""
+    benchmark.group = f"{child.backend}: {CAPABILITY}"
+    alone = [("decode", ""), ("peer", "")]
+    own = [(which, precision) for precision in PRECISIONS for which in ("compute", "extract")]
+    found: dict[tuple[str, str], list[dict[str, float]]] = {what: [] for what in (*alone, *own)}
 
-    def run(which: str) -> None:
-        time.sleep(REST)
-        found[which].append(worker.ask(do="run", which=which))
+    def turn() -> None:
+        for which, precision in found:
+            time.sleep(REST)
+            found[which, precision].append(child.ask(do="run", which=which, precision=precision))
 
-    def others() -> None:
-        for which in ("decode", "compute", "peer"):
-            run(which)
-
-    benchmark.pedantic(run, args=("extract",), setup=others, rounds=ROUNDS, warmup_rounds=1)
-    facts = worker.ask(do="facts")
-    assert facts["decoded"] == facts["images"]
-    assert facts["shape"] == facts["peers_shape"] == [facts["images"], 512]
-    assert facts["alone"] > 0.999999, "what is extracted is what the trunk computes alone, row by row"
-    if worker.backend != "keras":  # its tutorials stretch images instead of cropping them
-        assert facts["peers"] > {"float32": 0.9999, "bfloat16": 0.99}[precision]
+    benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=1)
+    for precision in PRECISIONS:
+        facts = child.ask(do="facts", precision=precision)
+        assert facts["decoded"] == facts["images"]
+        assert facts["shape"] == facts["peers_shape"] == [facts["images"], 512]
+        assert facts["alone"] > 0.999999, "what is extracted is what the trunk computes alone, row by row"
+        if child.backend != "keras":  # its tutorials stretch images instead of cropping them
+            assert facts["peers"] > {"float32": 0.9999, "bfloat16": 0.99}[precision]
     if benchmark.stats is None:
         pytest.skip("nothing was timed: --benchmark-disable")
 
-    def median(which: str, what: str = "seconds") -> float:
-        return float(np.median([one[what] for one in found[which][1:]]))  # without the warm-up
+    def median(which: str, precision: str = "", what: str = "seconds") -> float:
+        return float(np.median([one[what] for one in found[which, precision][1:]]))  # without the warm-up
 
-    whole = median("extract")
-    longer = max(("decode", "compute"), key=median)
-    bounds = {which: median(which) for which in ("decode", "compute")}
-    bounds["cores"] = (median("decode", "cpu_seconds") + median("compute", "cpu_seconds")) / facts["cores"]
-    benchmark.extra_info.update(facts, seconds=bounds, times_as_fast_as_the_peer=median("peer") / whole)
-    settings = {"backend": worker.backend, "facts": facts}
-    what = f"resnet18, {precision}, {facts['images']} photographs"
-    name = {"decode": "decoding alone", "compute": "computing alone"}[longer]
-    table.record(CAPABILITY, what, whole, peer=PEERS[worker.backend], peers=median("peer"), **settings)
-    table.record(CAPABILITY, what, whole, peer=name, peers=median(longer), target="folder", **settings)
-    peer = f"CPU seconds of both alone, over {facts['cores']} cores"
-    table.record(CAPABILITY, what, whole, peer=peer, peers=bounds["cores"], cost=True, **settings)
-    assert whole <= FLOOR * max(bounds.values()), f"{whole:.2f} s, where {bounds} would do"
+    beyond = {}
+    for precision in PRECISIONS:
+        whole = median("extract", precision)
+        bounds = {"decoding alone": median("decode"), "computing alone": median("compute", precision)}
+        longer = max(bounds, key=lambda name: bounds[name])
+        used = median("decode", what="cpu_seconds") + median("compute", precision, "cpu_seconds")
+        cores = used / facts["cores"]
+        settings = {"backend": child.backend, "facts": facts}
+        what = f"resnet18, {precision}, {facts['images']} photographs"
+        table.record(CAPABILITY, what, whole, peer=PEERS[child.backend], peers=median("peer"), **settings)
+        table.record(CAPABILITY, what, whole, peer=longer, peers=bounds[longer], target="folder", **settings)
+        peer = f"CPU seconds of both alone, over {facts['cores']} cores"
+        table.record(CAPABILITY, what, whole, peer=peer, peers=cores, cost=True, **settings)
+        beyond[precision] = whole / max(*bounds.values(), cores)
+    benchmark.extra_info.update(facts, times_the_longest_bound=beyond)
+    assert all(times <= FLOOR for times in beyond.values()), beyond

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from children import BACKENDS, Child
 from memory import BATCH, COLUMNS, ROWS, write_features
+from sizes import sized
 from table import TARGETS, table
 
 from headstart.common.machine import available_memory
 
 LIMIT, SHARE = "memory of extraction", "memory of an epoch"
+IMAGES = sized(4 * BATCH, None)
+"""None: all there are; after a few batches nothing more is held"""
 
 
 @pytest.fixture(params=BACKENDS)
@@ -37,7 +40,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_extraction(benchmark: Any, child: Child, photographs: Path, tmp_path: Path, precision: str) -> None:
-    request = {"photographs": str(photographs), "cache": str(tmp_path), "precision": precision}
+    request = {"photographs": str(photographs), "images": IMAGES, "cache": str(tmp_path), "precision": precision}
     found = benchmark.pedantic(child.ask, kwargs={"do": "extract", **request}, rounds=1)
     assert found["shape"] == [COLUMNS]
     benchmark.group = "memory at the peak"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from children import BACKENDS, Child
+from sizes import sized
 from table import TARGETS, table
 
 GROUP = "a cached epoch, linear head, 50,000 x 2,048 features, batches of 256, AdamW"
@@ -25,7 +26,7 @@ FLOORS = {
 }
 # A share of the speed of the products alone.
 OF_PRODUCTS = {"torch": 0.5, "keras": 0.2, "jax": 0.5}
-ROUNDS = 7
+ROUNDS = sized(5, 7)
 REST = 0.3  # seconds, until the threads of one library's pool no longer spin where the next one computes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from children import BACKENDS
 from epochs import Worker, check_pair
+from sizes import sized
 
 HEADS = {"linear": "avgpool", "block": "layer4.1"}
-UNCACHED, CACHED = 4, 5  # so many, and so many after each
+UNCACHED, CACHED = sized(2, 4), sized(4, 5)  # so many, and so many after each
+ALIKE = sized(2, None)  # steps in which both train alike; all of an epoch's are held to each other in test_epochs
 IMAGES, BATCH = 160, 32
 LINEAR_FLOOR = 500.0  # a quarter of what is asked for: an epoch of so few images is mostly the request
 
@@ -26,14 +28,10 @@ LINEAR_FLOOR = 500.0  # a quarter of what is asked for: an epoch of so few image
     params=[(backend, head) for backend in BACKENDS for head in HEADS],
     ids=lambda pair: "-".join(pair),
 )
-def resnet50(
-    request: pytest.FixtureRequest, photographs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Worker]:
+def resnet50(request: pytest.FixtureRequest, process_of: Callable[[str], Worker], photographs: Path) -> Worker:
     backend, head = request.param
-    made = Worker(
-        backend,
+    process_of(backend).prepare(
         head,
-        tmp_path_factory.mktemp("cache"),
         cut=HEADS[head],
         model="resnet50",
         weights=os.environ.get("HEADSTART_BENCH_WEIGHTS"),
@@ -41,8 +39,7 @@ def resnet50(
         images=IMAGES,
         batch=BATCH,
     )
-    yield made
-    made.close()
+    return process_of(backend)
 
 
 def test_epochs(benchmark: Any, resnet50: Worker) -> None:
@@ -66,11 +63,11 @@ def test_epochs(benchmark: Any, resnet50: Worker) -> None:
         warmup_rounds=1,
     )
     assert np.shape(losses) == (IMAGES // BATCH, 1) and resnet50.facts["images"] == IMAGES
-    assert np.mean(losses) < np.mean(resnet50.ask(do="first", kind="cached")), (
+    assert np.mean(losses) < np.mean(resnet50.ask(do="first", kind="cached", steps=None)), (
         "the head that was timed has learned"
     )
     if benchmark.stats is not None:
         resnet50.medians = {"cached": benchmark.stats.stats.median, "uncached": float(np.median(uncached[1:]))}
     linear, ratio = resnet50.head == "linear", resnet50.facts["flops_ratio"]
     floor, scale = (LINEAR_FLOOR, 1.0) if linear else (ratio / 2, ratio)
-    check_pair(resnet50, floor, resnet50.head, scale)
+    check_pair(resnet50, floor, resnet50.head, scale, ALIKE)

@@ -3,7 +3,8 @@ else's, and beside nobody, with what `compare` tells its children and without.
 
 What is fair: with k others who have as many threads, each gets a share of 1 / (k + 1) of the cores, so an epoch
 takes k + 1 times as long as alone. The neighbours wait as torch does where nobody has told it otherwise, by
-spinning; that is theirs. About two minutes and a half a backend, `HEADSTART_BACKEND` chooses one.
+spinning; that is theirs. A minute a backend, `HEADSTART_BACKEND` chooses one; with HEADSTART_BENCH_FULL=1 two and
+a half, with twice the images and more epochs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 
 import pytest
 from children import BACKENDS, Child
-from shared import MODES
+from shared import IMAGES, MODES
+from sizes import sized
 from table import table
 
 from headstart.common.environment import COUNTS, WAITING, for_frameworks
@@ -31,7 +33,7 @@ FAIR = 1.5
 ALONE = 1.03
 """times what it takes where threads spin"""
 EPOCHS = {"cached": 20, "cached block": 6}
-OTHERS = 3
+OTHERS = sized(2, 3)
 """epochs of the other modes"""
 TURNS = 8
 """of each alone: three said 1.05 where there was no difference at all"""
@@ -107,7 +109,7 @@ def test_alone(benchmark: Any, pair: tuple[Child, Child]) -> None:
         slower[mode] = own / peers
         table.record(
             "an epoch alone, waiting threads asleep",
-            mode,
+            f"{mode}, {IMAGES} images",
             own,
             backend=told.backend,
             peer="waiting threads spinning",
@@ -141,7 +143,7 @@ def test_beside_others(benchmark: Any, pair: tuple[Child, Child], others: int) -
         shares[mode] = own / fair
         table.record(
             f"an epoch beside {others} other training{'s' * (others > 1)}",
-            mode,
+            f"{mode}, {IMAGES} images",
             own,
             backend=told.backend,
             peer="its fair share of the cores",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from children import BACKENDS, Child
+from sizes import sized
 from table import table
 
 SETTINGS = {
@@ -22,7 +23,7 @@ SETTINGS = {
     "4,000 x 1,280": {"model": "efficientnet_lite0", "train": 4000, "val": 1000},
 }
 EPOCHS = {"640 x 512": 100, "4,000 x 1,280": 40}
-ROUNDS = 15
+ROUNDS = sized(5, 15)
 CEILING = 0.03  # of an epoch, on a machine that is busy with others
 
 

@@ -1,5 +1,8 @@
 """What the store costs, beside a plain file of the same bytes: a pair a group. Stores of a million and of ten
-million rows, opened by a process that has seen nothing of them. And what an extraction costs beside its trunk."""
+million rows, opened by a process that has seen nothing of them. And what an extraction costs beside its trunk.
+
+HEADSTART_BENCH_FULL=1: the ten million, and extraction at a cut whose rows are large, of which nothing was asked.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults.campaigns import campaign, scaled, scaled_ids
+from sizes import sized
 from table import table
 
 from headstart.contract import registry
@@ -32,7 +36,7 @@ plain_files: dict[str, float] = {}
 def measure(benchmark: Any, kind: str, group: str, action: Callable[[], Any], nbytes: int) -> Any:
     """Time one of a pair; the store, which comes second, beside the plain file."""
     benchmark.group = group
-    result = benchmark.pedantic(action, rounds=5, warmup_rounds=1)
+    result = benchmark.pedantic(action, rounds=sized(3, 5), warmup_rounds=1)
     if benchmark.stats is not None:
         benchmark.extra_info["megabytes_per_second"] = nbytes / benchmark.stats.stats.min / 1e6
         median = benchmark.stats.stats.median
@@ -105,9 +109,10 @@ def test_reading(benchmark: Any, gibibyte: Path, rows: np.ndarray[Any, Any], kin
     assert np.array_equal(read[-7:], rows[order[-7:] % BLOCK])
 
 
-@pytest.mark.parametrize(
-    ("count", "columns"), [(1_000_000, 256), (10_000_000, 8)], ids=["1 million", "10 million"]
-)
+SCALES = {"1 million": (1_000_000, 256), **sized({}, {"10 million": (10_000_000, 8)})}
+
+
+@pytest.mark.parametrize(("count", "columns"), SCALES.values(), ids=SCALES)
 def test_opening(benchmark: Any, tmp_path: Path, count: int, columns: int) -> None:
     """The benchmark's seconds include starting Python; `seconds` in the figures is the opening alone."""
     written = campaign("fill_with_rows", tmp_path, rows=count, columns=columns)
@@ -126,7 +131,7 @@ def test_opening(benchmark: Any, tmp_path: Path, count: int, columns: int) -> No
     assert opened["seconds"] < count * 1e-6
 
 
-@pytest.mark.parametrize("cut", ["avgpool", "layer4", "layer1"])
+@pytest.mark.parametrize("cut", sized(["avgpool", "layer4"], ["avgpool", "layer4", "layer1"]))
 def test_extraction(benchmark: Any, tmp_path: Path, cut: str) -> None:
     """A resnet18 over JPEG files made for it; `own_share` is what is neither decoding nor the trunk: hashing, ids,
     checksums, casting, writing. The benchmark's seconds include making the files and starting the framework."""

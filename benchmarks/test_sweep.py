@@ -1,5 +1,6 @@
-"""64 heads trained at once on one cache, beside one head, epoch by epoch in turn; and a sweep of 16 settings with
-five folds beside one without, in turn, whole calls."""
+"""64 heads trained at once on one cache, beside one head, epoch by epoch in turn, and at the large setting as a
+share of what the machine can: beside a product of large matrices by the same framework, and beside the loop that a
+user of it would write. And a sweep of 16 settings with five folds beside one without, in turn, whole calls."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from children import BACKENDS, Child
+from sizes import sized
 from table import table
 
 # What a small set of photographs has behind a ResNet-18, and what a larger one has behind a ResNet-50.
 SETTINGS = {"small": (512, 5, 64), "large": (2048, 10, 256)}
 FLOOR = 2.0  # so many times as fast as one after the other, at least
 SHARE = 0.2  # of the rate of a large product, at least
+ROUNDS, SWEEPS = sized(5, 9), sized(1, 3)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -32,75 +35,58 @@ def child(request: pytest.FixtureRequest) -> Iterator[Child]:
 def test_sixty_four_heads_at_once(benchmark: Any, child: Child, size: str) -> None:
     columns, classes, batch = SETTINGS[size]
     child.ask(do="prepare", columns=columns, classes=classes, batch=batch)
-    benchmark.group = f"64 linear heads, {columns} features, {classes} classes, batches of {batch}"
-    alone: list[tuple[float, float]] = []
+    facts = child.ask(do="facts")
+    what = f"{columns} features, {classes} classes, batches of {batch}"
+    benchmark.group = f"64 linear heads, {what}"
+    requests: dict[str, dict[str, str]] = {"one": {"do": "epoch", "kind": "one"}}
+    if size == "large":
+        requests["product"] = {"do": "product"}
+        requests |= {kind: {"do": "epoch", "kind": kind} for kind in facts["kinds"] if kind == "by hand"}
+    seconds: dict[str, list[float]] = {name: [] for name in requests}
+    answers: dict[str, list[float]] = {name: [] for name in (*requests, "many")}
 
-    def one() -> None:
-        start = time.perf_counter()
-        loss = child.ask(do="epoch", kind="one")
-        alone.append((time.perf_counter() - start, loss))
-
-    losses: list[float] = []
+    def others() -> None:
+        for name, request in requests.items():
+            start = time.perf_counter()
+            answers[name].append(child.ask(**request))
+            seconds[name].append(time.perf_counter() - start)
 
     def many() -> None:
-        losses.append(child.ask(do="epoch", kind="many"))
+        answers["many"].append(child.ask(do="epoch", kind="many"))
 
-    benchmark.pedantic(many, setup=one, rounds=9, warmup_rounds=1)
-    # The same head, the same rows, the same rate: the same losses.
-    np.testing.assert_allclose(losses, [loss for _, loss in alone], rtol=1e-3)
+    benchmark.pedantic(many, setup=others, rounds=ROUNDS, warmup_rounds=1)
+    for name in answers.keys() & {
+        "one",
+        "by hand",
+    }:  # the same head, rows and rate: the same losses
+        np.testing.assert_allclose(answers["many"], answers[name], rtol=1e-3)
     if benchmark.stats is None:
         pytest.skip("nothing was timed: --benchmark-disable")
-    single = float(np.median([seconds for seconds, _ in alone[1:]]))
-    facts = child.ask(do="facts")
-    times = benchmark.stats.stats.median / single
+    own, medians = benchmark.stats.stats.median, {name: float(np.median(of[1:])) for name, of in seconds.items()}
     table.record(
         "64 heads at once, an epoch",
-        benchmark.group.partition(", ")[2],
-        benchmark.stats.stats.median,
+        what,
+        own,
         backend=child.backend,
         peer="one head",
-        peers=single,
+        peers=medians["one"],
         target="64 heads",
         facts=facts,
     )
-    benchmark.extra_info.update(facts, one_head_seconds=single, time_of_so_many_heads=times)
-    gain = facts["heads"] / times
-    print(f"\n{child.backend}, {size}: 64 heads in the time of {times:.1f}, {gain:.1f}x one after the other")
+    gain = facts["heads"] * medians["one"] / own
+    benchmark.extra_info.update(facts, medians=medians)
+    print(f"\n{child.backend}, {size}: 64 heads {gain:.1f}x as fast as one after the other")
+    if size == "large":
+        share = record_rate(child, what, own, medians, facts, answers["product"][0])
+        assert share >= SHARE
     assert gain >= FLOOR
 
 
-def test_the_rate_of_sixty_four_heads(benchmark: Any, child: Child) -> None:
-    """What 64 heads come to as a share of what the machine can: beside a product of large matrices by the same
-    framework, and beside the loop that a user of it would write."""
-    columns, classes, batch = SETTINGS["large"]
-    child.ask(do="prepare", columns=columns, classes=classes, batch=batch)
-    facts = child.ask(do="facts")
-    peers: dict[str, list[tuple[float, float]]] = {"product": [], "by hand": []}
-
-    def timed(name: str, **request: Any) -> None:
-        start = time.perf_counter()
-        answer = child.ask(**request)
-        peers[name].append((time.perf_counter() - start, answer))
-
-    def others() -> None:
-        timed("product", do="product")
-        if "by hand" in facts["kinds"]:
-            timed("by hand", do="epoch", kind="by hand")
-
-    benchmark.group = f"64 linear heads, {columns} features, {classes} classes, batches of {batch}"
-    losses: list[float] = []
-    benchmark.pedantic(
-        lambda: losses.append(child.ask(do="epoch", kind="many")), setup=others, rounds=7, warmup_rounds=1
-    )
-    if hand := peers["by hand"]:  # the same heads, the same rows, epoch after epoch
-        np.testing.assert_allclose(losses, [loss for _, loss in hand], rtol=1e-3)
-    if benchmark.stats is None:
-        pytest.skip("nothing was timed: --benchmark-disable")
-    own = benchmark.stats.stats.median
-    medians = {
-        name: float(np.median([seconds for seconds, _ in runs[1:]])) for name, runs in peers.items() if runs
-    }
-    at_rate = facts["flops"] / peers["product"][0][1] * medians["product"]
+def record_rate(
+    child: Child, what: str, own: float, medians: dict[str, float], facts: dict[str, Any], flops: float
+) -> float:
+    """Rows of the heads times samples a second; the share of the rate at which large matrices are multiplied."""
+    at_rate = facts["flops"] / flops * medians["product"]
     rate = facts["heads"] * facts["samples"] / own
     for peer, seconds, target in (
         ("the same operations in a large product", at_rate, "rate of 64 heads"),
@@ -109,7 +95,7 @@ def test_the_rate_of_sixty_four_heads(benchmark: Any, child: Child) -> None:
         if seconds is not None:
             table.record(
                 "64 heads at once, heads x samples",
-                f"{benchmark.group.partition(', ')[2]}: {rate:,.0f} a second",
+                f"{what}: {rate:,.0f} a second",
                 own,
                 backend=child.backend,
                 peer=peer,
@@ -117,11 +103,11 @@ def test_the_rate_of_sixty_four_heads(benchmark: Any, child: Child) -> None:
                 target=target,
                 facts=facts,
             )
-    benchmark.extra_info.update(facts, heads_times_samples_a_second=rate, share_of_product_rate=at_rate / own)
-    loop = f", {medians['by hand'] / own:.2f}x a vmap loop" if hand else ""
-    share = f"{at_rate / own:.0%} of the product's rate{loop}"
-    print(f"\n{child.backend}: {rate:,.0f} heads x samples a second, {share}")
-    assert at_rate / own >= SHARE
+    loop = f", {medians['by hand'] / own:.2f}x a vmap loop" if "by hand" in medians else ""
+    print(
+        f"{child.backend}: {rate:,.0f} heads x samples a second, {at_rate / own:.0%} of the product's rate{loop}"
+    )
+    return at_rate / own
 
 
 FOLDS = {"small": (512, 5, 2000), "large": (2048, 10, 4000)}
@@ -147,7 +133,7 @@ def test_five_folds_of_sixteen_settings(benchmark: Any, folded: Child, size: str
     benchmark.pedantic(
         lambda: of_folds.append(folded.ask(do="sweep", folds=5)),
         setup=lambda: plain.append(folded.ask(do="sweep", folds=None)),
-        rounds=3,
+        rounds=SWEEPS,
         warmup_rounds=1,
     )
     # the same data, the same settings: about the same score, and every head side by side

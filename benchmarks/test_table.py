@@ -57,6 +57,15 @@ def test_a_bound_is_met_from_its_own_side(target: Target, own: float, met: bool)
     assert target.met(own, 1.0, 1.0) is met
 
 
+def test_a_smaller_setting_says_what_was_asked_of() -> None:
+    made = Table()
+    made.record(
+        "path", "1,000 x 8", 1.0, peer="RidgeCV", peers=6.0, target="ridge path", asked_of="50,000 x 2,048"
+    )
+    made.record("path", "50,000 x 2,048", 1.0, peer="RidgeCV", peers=6.0, target="ridge path")
+    assert [row.asked for row in made.rows] == ["at least 5.00x, of 50,000 x 2,048", "at least 5.00x"]
+
+
 def test_a_bound_is_scaled() -> None:
     made = Table()
     for seconds in (1.0, 1.2):

@@ -3,8 +3,8 @@
 {"do": "prepare", "cut": CUT, ...}   fill the cache, build trunk, trainers and feeds; facts about the setting. What
                                      else may be said is what `Setting` takes
 {"do": "epoch", "kind": KIND}        one epoch of training, "uncached" or "cached"; its losses
-{"do": "first", "kind": KIND}        the losses of a first epoch, from a fresh start; also "rounded": uncached, on
-                                     features rounded as the store keeps them
+{"do": "first", "kind": KIND, "steps": N}   the losses of a first epoch's first steps, null for all, from a fresh
+                                     start; also "rounded": uncached, on features rounded as the store keeps them
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Setting:
         params = {name: self.model.params[name] for name in graph.param_shapes()}
         return self.backend.trainer(graph, params, Recipe(hs.AdamW(0.001), Softmax(), False, 0), self.place)
 
-    def epoch(self, kind: str, trainer: Any, epoch: int) -> list[float]:
-        order = epoch_order(len(self.train), self.batch, 0, epoch)
+    def epoch(self, kind: str, trainer: Any, epoch: int, steps: int | None = None) -> list[float]:
+        order = epoch_order(len(self.train), self.batch, 0, epoch)[:steps]
         rates = hs.Schedule().rates(0.001, len(order))
         return self.feeds[kind].train(trainer, order, rates, epoch).losses.tolist()
 
@@ -125,7 +125,7 @@ def main() -> None:
         elif setting is not None:
             kind = request["kind"]
             if request["do"] == "first":
-                answer = setting.epoch(kind, setting.fresh(), 0)
+                answer = setting.epoch(kind, setting.fresh(), 0, request["steps"])
             else:
                 answer = setting.epoch(kind, setting.trainers[kind], setting.epochs[kind])
                 setting.epochs[kind] += 1

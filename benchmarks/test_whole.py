@@ -1,0 +1,67 @@
+"""All of a network trained, step by step in turn in every backend, beside the best of them: of a network with
+depthwise convolutions, whose gradients one framework may compute many times slower than another."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from children import BACKENDS, Child
+from sizes import sized
+from table import table
+from whole import BATCH, MODEL, SIZE
+
+CAPABILITY = "all of a network trained, seconds of one core an image"
+ROUNDS = sized(3, 10)
+REST = 0.3  # seconds, until the threads of one framework's pool no longer spin where the next one computes
+CEILING = 2.0
+"""times the best backend's; what was asked for stands in the table"""
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[dict[str, Child]]:
+    script = str(Path(__file__).with_name("whole.py"))
+    made = {backend: Child(backend, [sys.executable, script, backend]) for backend in BACKENDS}
+    yield made
+    for child in made.values():
+        child.close()
+
+
+@pytest.mark.skipif(len(BACKENDS) < 2, reason="one backend is installed, and it is the best of them")
+def test_a_step_of_the_whole_network(benchmark: Any, children: dict[str, Child]) -> None:
+    benchmark.group = f"{MODEL}, all of it trained, batches of {BATCH}"
+    steps: dict[str, list[tuple[float, float]]] = {backend: [] for backend in children}
+
+    def turn() -> None:
+        for backend, child in children.items():
+            time.sleep(REST)
+            steps[backend].append(child.ask(do="step"))
+
+    benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=1)
+    losses = {backend: [loss for loss, _ in of] for backend, of in steps.items()}
+    assert all(of[-1] < of[0] for of in losses.values()), "the network that was timed has learned"
+    first = next(iter(losses.values()))
+    assert all(np.allclose(of[0], first[0], rtol=1e-4) for of in losses.values()), "all train the same network"
+    if benchmark.stats is None:
+        pytest.skip("nothing was timed: --benchmark-disable")
+    own = {backend: float(np.median([taken for _, taken in of[1:]])) / BATCH for backend, of in steps.items()}
+    best = min(own, key=lambda backend: own[backend])
+    for backend, child in children.items():
+        table.record(
+            CAPABILITY,
+            f"{MODEL}, float32, {BATCH} images of {SIZE} px",
+            own[backend],
+            backend=backend,
+            peer="the best backend",
+            peers=own[best],
+            target="whole network",
+            facts=child.ask(do="facts"),
+        )
+    benchmark.extra_info.update(seconds_an_image=own)
+    print(f"\n{MODEL}: {', '.join(f'{backend} {1e3 * of:.0f}' for backend, of in own.items())} ms an image")
+    assert all(of <= CEILING * own[best] for of in own.values()), own

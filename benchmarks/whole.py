@@ -1,0 +1,57 @@
+"""All of a network trained, on one core, in a process of its own: `whole.py BACKEND` reads a request a line and
+answers a line, both JSON.
+
+{"do": "step"}     a step; its loss before, and the seconds of the processor that it took
+{"do": "facts"}    threads, versions
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from children import serve
+
+import headstart as hs
+from headstart.contract import registry
+from headstart.contract.losses import Softmax
+from headstart.contract.recipe import Recipe
+from headstart.features.inference import fed
+
+MODEL, BATCH, SIZE, CLASSES, LR = "mobilenet_v2", 32, 224, 10, 1e-3
+
+
+class Setting:
+    """As `fit(mode="full")` trains, on images that are decoded."""
+
+    def __init__(self, name: str) -> None:
+        self.backend = registry.load(name)
+        self.place = self.backend.place("cpu", "float32")
+        model = hs.model(MODEL, classes=CLASSES, size=SIZE)
+        graph = fed(model.graph, model)
+        params = {name: model.params[name] for name in graph.param_shapes()}
+        self.trainer = self.backend.trainer(graph, params, Recipe(hs.AdamW(LR), Softmax(), False, 0), self.place)
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+        self.labels = np.arange(BATCH) % CLASSES
+
+    def step(self) -> tuple[float, float]:
+        start = time.process_time()
+        losses, _ = self.trainer.step(self.images, self.labels, LR)
+        return float(losses.mean()), time.process_time() - start
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "device": self.place.device,
+            "threads": self.backend.threads(),
+            "versions": registry.versions(self.backend.name),
+        }
+
+
+if __name__ == "__main__":
+    if hasattr(os, "sched_setaffinity"):  # before a framework counts the cores
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    serve(lambda: Setting(*sys.argv[1:]))
