@@ -167,7 +167,8 @@ def entry_of(run: RunRecord) -> dict[str, Any]:
         "label": " ".join(filter(None, (run.backend, run.mode, run.settings.get("solver")))),
         "backend": run.backend,
         "mode": run.mode,
-        "cut": run.cut,
+        # of a wrapped module as `hs.wrap` takes it: by the graph every one is cut at "trunk"
+        "cut": run.cut and (run.model.module_cut or run.cut),
         "val_accuracy": best.val_accuracy,
         "val_score": best.val_score,
         "score": best.score,

@@ -225,6 +225,7 @@ def test_comparing_modes(model: Model, data: tuple[Dataset, Dataset], backend: s
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 24, "device": "cpu", "cache": cache}
     rows = compare_modes(model, *data, ["cached", "frozen"], **settings).rows
     assert [(row["backend"], row["mode"]) for row in rows] == [(backend, "cached"), (backend, "frozen")]
+    assert [row["cut"] for row in rows] == [model.module_cut] * 2
     assert rows[0]["speedup_over_frozen"] > 0
     assert rows[1]["speedup_over_frozen"] == 1
 
