@@ -31,7 +31,7 @@ from headstart.common.machine import cpus
 from headstart.contract import registry
 from headstart.contract.running import Trunk
 from headstart.data.loader import batches
-from headstart.features.extract import Extractor
+from headstart.features.extractor import Extractor
 
 MODEL, CUT, BATCH, SIZE, RESIZE = "resnet18", "avgpool", 32, 224, 256
 PRECISIONS = ("float32", "bfloat16")
@@ -45,7 +45,7 @@ class Setting:
         self.backend = registry.load(name)
         data = hs.data.folder(photographs)
         self.model = hs.model(MODEL, classes=data.classes)
-        self.trunks = {precision: self._extractor(precision).trunk for precision in PRECISIONS}
+        self.trunks = {precision: self._extractor(precision).batch_features.trunk for precision in PRECISIONS}
         self.runs = 0
         self.decoded = [batch.images for batch in self._loader(data)]
         affine = self.model.preprocess.affine()
@@ -84,7 +84,7 @@ class Setting:
         os.environ["HEADSTART_CACHE"] = str(self.cache / str(self.runs))  # the index of ids begins anew as well
         self.runs += 1
         extractor = self._extractor(precision)
-        extractor.trunk = self.trunks[precision]
+        extractor.batch_features.trunk = self.trunks[precision]
         features = extractor(hs.data.folder(self.photographs))
         assert features.stats.extracted == len(set(features.ids))
         return features.numpy(CUT)

@@ -26,7 +26,7 @@ from headstart.contract.streams import Dtypes, one_by_one
 from headstart.data import Dataset, Preprocess, id_index
 from headstart.data.augment import Augment
 from headstart.data.dataset import sample_id
-from headstart.features import extract as extraction
+from headstart.features import batch_features
 from headstart.graph import Builder
 from headstart.models import Model
 from headstart.models.initial import initial_params
@@ -100,7 +100,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Known:
     monkeypatch.setattr(registry, "load", lambda *_: made)
     monkeypatch.setattr(registry, "choose", lambda name, home=None: name)
     monkeypatch.setattr(registry, "versions", lambda name: {name: "1.0"})
-    monkeypatch.setattr(extraction, "pixel_trunk", made.trunk)
+    monkeypatch.setattr(batch_features, "pixel_trunk", made.trunk)
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # nothing crashes here
     monkeypatch.setattr(id_index, "RACY_NS", 0)  # every file is written once, so the index may be of use at once
     return made

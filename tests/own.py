@@ -10,7 +10,7 @@ import numpy as np
 
 import headstart as hs
 from headstart.data import Dataset, Preprocess
-from headstart.features.extract import Extractor
+from headstart.features.extractor import Extractor
 from headstart.models import Model
 from headstart.store.keys import TrunkKey
 

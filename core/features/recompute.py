@@ -21,7 +21,7 @@ from headstart.data.augment import Augment
 from headstart.data.draws import drawn
 from headstart.data.summary import say
 from headstart.features.distances import distances, limit_of, wrong_rows
-from headstart.features.extract import Extractor
+from headstart.features.extractor import Extractor
 from headstart.models import Model, check_model
 
 
@@ -129,12 +129,13 @@ def _compared(
     if not len(chosen):
         return 0, []
     folder = extractor.folders[node][view]
-    fresh = np.concatenate([rows for _, rows in extractor.recomputed(data, node, view, chosen)])
-    limit = limit_of(folder.dtype_name, extractor.precision)
+    fresh = np.concatenate([rows for _, rows in extractor.batch_features.recomputed(data, node, view, chosen)])
+    precision = extractor.batch_features.precision
+    limit = limit_of(folder.dtype_name, precision)
     count, found = 0, []
     for shard, places, rows in folder.copies([data.ids[i] for i in chosen]):
         count += len(places)
-        wrong = wrong_rows(fresh[places], rows, limit, folder.dtype_name, extractor.precision)
+        wrong = wrong_rows(fresh[places], rows, limit, folder.dtype_name, precision)
         far = distances(fresh[places], rows)
         found += [
             Difference(data.source_name(int(chosen[places[k]])), node, view, shard.path, float(far[k]))

@@ -15,7 +15,7 @@ from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.loader import batches
 from headstart.data.rows import pad
-from headstart.features.extract import Extractor
+from headstart.features.extractor import Extractor
 from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import INPUT
@@ -56,7 +56,7 @@ def from_cache(job: TrainingJob, node: str) -> Fed:
         extractors = [plain if job.settings.views is None else _extractor(job, node, views=True), plain]
         pairs = zip(extractors, (train, val), strict=True)
         sets = [extractor(data) for extractor, data in pairs if isinstance(data, Dataset)]
-        trunk = extractors[0].built_trunk or extractors[1].built_trunk
+        trunk = extractors[0].batch_features.built_trunk or extractors[1].batch_features.built_trunk
         extraction = merged(features.stats for features in sets)
     free = job.backend.memory(job.place)
     placement = place_features(sets, node, job.batch_size, memory_limit(job.settings.memory), free)

@@ -530,7 +530,8 @@ def measure_overhead(
     looking into the store, casting, checksums, writing, syncing."""
     import headstart as hs
     from headstart.data import dataset
-    from headstart.features.extract import Extractor
+    from headstart.features.batch_features import BatchFeatures
+    from headstart.features.extractor import Extractor
 
     data: Any = hs.data.folder(folder or photographs(base / "photographs", images))
     data = data.subset(np.arange(min(images, len(data))))
@@ -556,9 +557,11 @@ def measure_overhead(
     settings |= {"batch_size": 64, "workers": None, "cache": base / f"cache-{cut}"}
     extractor = Extractor(model, [cut], **settings)
     size = min(64, len(data))
-    extractor.trunk.run(np.zeros((size, *model.input_shape), np.uint8))  # compilers have run, memory is there
-    compute_features, sample_id = Extractor._features, dataset.sample_id
-    Extractor._features = computing  # type: ignore[method-assign] # waits for decoding, and runs the trunk
+    extractor.batch_features.trunk.run(
+        np.zeros((size, *model.input_shape), np.uint8)
+    )  # compilers have run, memory is there
+    compute_features, sample_id = BatchFeatures.of, dataset.sample_id
+    BatchFeatures.of = computing  # type: ignore[method-assign] # waits for decoding, and runs the trunk
     # In the threads that decode: every file is hashed once more, from the very bytes that are decoded.
     dataset.sample_id = timed("hashing", sample_id, time.thread_time)
     start = time.perf_counter()

@@ -164,7 +164,9 @@ def test_the_command_and_a_training_take_auto(backend: str, photos: Path, monkey
     shown = headstart("predict", "--model", "resnet18_half", *words[5:], "--batch-size", "auto", photos)
     assert shown.code == 0 and "64 samples at once on cpu" in shown.err
     sizes: list[Any] = []
-    monkeypatch.setattr("headstart.features.extract.samples_at_once", lambda size, *_: sizes.append(size) or 5)
+    monkeypatch.setattr(
+        "headstart.features.batch_features.samples_at_once", lambda size, *_: sizes.append(size) or 5
+    )
     train = hs.data.digits().subset(range(40))
     hs.fit(tiny_model(), train, epochs=1, batch_size=4, extraction_batch="auto", backend=backend, device="cpu")
     assert sizes == ["auto"]

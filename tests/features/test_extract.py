@@ -43,8 +43,7 @@ from headstart.common.errors import (
 )
 from headstart.data import Dataset
 from headstart.data.dataset import sample_id
-from headstart.features import extract as extraction
-from headstart.features import inference
+from headstart.features import batch_features, inference
 from headstart.models import Model
 from headstart.store import FeatureStore
 from headstart.store import writer as shard_writer
@@ -125,7 +124,7 @@ def test_a_second_extraction_computes_nothing(photos: Path, extract: Extract, mo
     first = extract(photos)
     before = shards()
     # Not even a trunk is built, so that a second run does not wait for a compiler.
-    monkeypatch.setattr(extraction, "pixel_trunk", None)
+    monkeypatch.setattr(batch_features, "pixel_trunk", None)
     second = extract(photos)
     assert counts(first) == (TOTAL, 0)
     assert counts(second) == (0, TOTAL)
@@ -454,7 +453,7 @@ def test_too_little_space_is_known_before_anything_is_computed(
     usage = SimpleNamespace(total=10**9, used=10**9 - 84 * 4 * TOTAL + 1, free=84 * 4 * TOTAL - 1)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage)
-        patch.setattr(extraction, "pixel_trunk", None)
+        patch.setattr(batch_features, "pixel_trunk", None)
         with pytest.raises(DiskSpaceError, match=r"need 4\.9 KiB, and 4\.9 KiB are free"):
             extract(photos)
     assert not shards()
@@ -531,7 +530,7 @@ def test_features_of_another_backend_are_taken_where_they_are_right(
     assert found.stats.made_by == ("another",)
     assert len(list((folder.path / "checked").iterdir())) == 1
     # Once compared, they are not compared again.
-    monkeypatch.setattr(extraction, "pixel_trunk", None)
+    monkeypatch.setattr(batch_features, "pixel_trunk", None)
     assert counts(extract(photos)) == (0, TOTAL)
 
 
@@ -582,11 +581,11 @@ def test_another_version_of_the_same_backend_is_compared_too(
     features = extract(photos)
     folder = FeatureStore().folder(features.key())
     assert not (folder.path / "checked").exists()
-    monkeypatch.setattr(extraction.registry, "versions", lambda name: {name: "99.0"})
+    monkeypatch.setattr(batch_features.registry, "versions", lambda name: {name: "99.0"})
     extract(photos)
     assert (folder.path / "checked").is_dir()
     # A wrong machine now: what its trunk computes is not what is stored.
-    monkeypatch.setattr(extraction.registry, "versions", lambda name: {name: "100.0"})
+    monkeypatch.setattr(batch_features.registry, "versions", lambda name: {name: "100.0"})
     real = inference.frozen
 
     def wrong(*args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from headstart.features.extract import Extractor
+from headstart.features.extractor import Extractor
 from headstart.features.pooled import with_pools
 
 CUTS = ["layer1", "layer3.0", "layer4", "avgpool"]

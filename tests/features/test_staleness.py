@@ -24,7 +24,7 @@ from headstart.contract import registry
 from headstart.contract.recipe import Place
 from headstart.contract.streams import Dtypes, one_by_one
 from headstart.data import Dataset, Preprocess, id_index
-from headstart.features import extract as extraction
+from headstart.features import batch_features
 from headstart.features.coverage import Coverage, explain
 from headstart.features.trunk_keys import key_of, view_spec
 from headstart.graph import Builder, Graph
@@ -162,7 +162,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     monkeypatch.setattr(registry, "load", lambda *_: made)
     monkeypatch.setattr(registry, "choose", lambda name, home=None: name)
     monkeypatch.setattr(registry, "versions", lambda name: {name: "1.0"})
-    monkeypatch.setattr(extraction, "pixel_trunk", made.trunk)
+    monkeypatch.setattr(batch_features, "pixel_trunk", made.trunk)
     return made
 
 

@@ -196,7 +196,7 @@ def test_wrong_rows_of_the_own_cache_are_still_an_error(
     cache = FeatureStore(shared=[])
     forge(cache.root, lambda stored: np.roll(stored, 1, axis=0))  # shards of other names: they never came
     monkeypatch.setattr(
-        "headstart.features.extract.__version__", "0.0.1"
+        "headstart.features.batch_features.__version__", "0.0.1"
     )  # what was made by another one is checked
     with pytest.raises(FeatureDriftError, match="Extract into another cache"):
         hs.extract(model, data, CUT, **SETTINGS)

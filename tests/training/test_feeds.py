@@ -19,7 +19,7 @@ from headstart.contract.optimizers import SGD
 from headstart.contract.recipe import Recipe
 from headstart.data import Dataset
 from headstart.data.order import block_order, epoch_shape
-from headstart.features import extract as extraction
+from headstart.features import batch_features
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.store import FeatureStore
@@ -166,7 +166,7 @@ def test_training_on_decoded_images_is_training_on_images(fit: Callable[..., Any
 def test_decoded_images_are_the_pixels_and_shared_by_models(
     model: Model, data: Any, backend: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(extraction, "pixel_trunk", None)  # none is needed
+    monkeypatch.setattr(batch_features, "pixel_trunk", None)  # none is needed
     train = data[0]
     stored = hs.extract(model, train, "input", backend=backend)
     expected = np.stack([model.preprocess.apply(train.load(i)[0]) for i in range(len(train))])

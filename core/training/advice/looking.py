@@ -10,7 +10,7 @@ import numpy as np
 from headstart.common.progress import track
 from headstart.data import Dataset
 from headstart.features.engines.settings import Ray
-from headstart.features.extract import Extractor
+from headstart.features.extractor import Extractor
 from headstart.training.advice.candidates import Candidate
 from headstart.training.advice.familiarity import familiarity
 from headstart.training.advice.held_out import Positions
