@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from headstart.store.remote import catalogue as catalogues
 from headstart.store.remote.catalogue import Catalogue, write_index
 from headstart.store.remote.cover import cover
 from headstart.store.remote.index import indexes_of, merged
-from headstart.store.remote.notes import Notes
+from headstart.store.remote.notes import UNUSED_SECONDS, Notes
 from headstart.store.remote.remote_store import RemoteFolder, RemoteStore, digest_of
 from headstart.store.remote.tails import SMALL, possible_rows, read_ids
 
@@ -149,6 +151,20 @@ def test_notes_are_merged(tmp_path):
         {digest: ids for digest, (_, ids) in merged(notes.read().values()).items()},
         {digest: ids for digest, (_, ids) in everything.items()},
     )
+
+
+def test_notes_that_nobody_reads_go_when_others_begin(tmp_path):
+    shard = {"0" * 32: (3, np.zeros((2, 16), np.uint8))}
+    of_key = {letter: Notes(tmp_path, f"s3://{letter}", letter * 32) for letter in "abc"}
+    for letter in "ab":
+        of_key[letter].keep_seen(shard, {})
+    for letter in "ab":
+        os.utime(of_key[letter].folder, (0, time.time() - UNUSED_SECONDS - 60))
+    (of_key["a"].folder.parent / "mine.txt").write_text("not the store's")
+    assert of_key["b"].read()
+    of_key["c"].keep_seen(shard, {})
+    assert not of_key["a"].folder.exists() and (of_key["a"].folder.parent / "mine.txt").exists()
+    assert of_key["b"].read() and of_key["c"].read()
 
 
 def test_notes_that_cannot_be_kept_cost_requests_only(prefix, made, tmp_path):

@@ -3,13 +3,16 @@
     <root>/remote/<digest of the URL>/<trunk key>/<digest>.safetensors        an index object, as it came
     <root>/remote/<digest of the URL>/<trunk key>/seen-<digest>.safetensors   of shards that were looked into
 
-Invariant: notes only spare requests. They may be deleted at any time; one that is damaged is passed over; where
-none can be written, nothing is said.
+Invariant: notes only spare requests. They may be deleted at any time, and those that nobody has read for
+`UNUSED_SECONDS` are, when others begin; one that is damaged is passed over; where none can be written, nothing is
+said.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,14 +31,16 @@ from headstart.store.remote.index import (
     merged,
     parse_index,
 )
-from headstart.store.removal import delete
+from headstart.store.removal import delete, remove_folder
 from headstart.store.shard import SUFFIX
 from headstart.store.snapshot import listing
-from headstart.store.upkeep import clear_leftovers
+from headstart.store.upkeep import clear_leftovers, files_of
 
 SEEN = "seen-"
 MOST_SEEN = 8
 """indexes of shards' ids; more are merged"""
+UNUSED_SECONDS = 90 * 24 * 3600.0
+"""without being read, after which notes go"""
 
 
 class Notes:
@@ -49,6 +54,8 @@ class Notes:
     def read(self) -> dict[str, ShardIndex]:
         """The indexes that are noted, by the names of their files without the ending."""
         indexes = {}
+        with contextlib.suppress(OSError):
+            os.utime(self.folder)  # this is use
         with contextlib.suppress(StoreError):
             for entry in listing(self.folder):
                 name = entry.name.removesuffix(SUFFIX)
@@ -60,6 +67,8 @@ class Notes:
     def keep(self, name: str, content: bytes) -> None:
         """Note an index under this name."""
         with contextlib.suppress(StoreError):
+            if not os.path.isdir(self.folder):  # noqa: PTH112 - never an error
+                clear_unused(self._root)
             make_folder(self.folder)
             write_atomically(self.folder / f"{name}{SUFFIX}", [content])
 
@@ -86,3 +95,17 @@ class Notes:
         for name in earlier.keys() - added.keys():
             self.drop(name)
         return {name: index for name, index in noted.items() if name not in earlier} | added
+
+
+def clear_unused(root: Path) -> None:
+    """Delete the notes that were not read for `UNUSED_SECONDS`, of any URL and key, in the cache `root`. What
+    cannot be deleted stays."""
+    old = time.time() - UNUSED_SECONDS
+    with contextlib.suppress(StoreError, OSError):
+        for of_url in listing(root / "remote"):
+            for of_key in listing(Path(of_url.path)):
+                if of_key.stat(follow_symlinks=False).st_mtime < old:
+                    for path in files_of(Path(of_key.path)):
+                        delete(path, root)
+                    remove_folder(Path(of_key.path), root)
+            remove_folder(Path(of_url.path), root)
