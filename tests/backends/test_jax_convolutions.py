@@ -164,15 +164,14 @@ def test_wrong_numbers_are_noticed_in_every_form(
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding"),
+    ("kernel", "stride", "padding", "precision"),
     [
-        ((3, 3), (1, 1), ((1, 1), (1, 1))),
-        ((5, 5), (2, 2), ((2, 2), (2, 2))),
-        ((7, 7), (1, 1), ((3, 3), (3, 3))),
-        ((3, 5), (2, 1), ((0, 1), (2, 0))),
+        ((3, 3), (1, 1), ((1, 1), (1, 1)), "float32"),
+        ((5, 5), (2, 2), ((2, 2), (2, 2)), "float32"),
+        ((3, 5), (2, 1), ((0, 1), (2, 0)), "float32"),
+        ((5, 5), (1, 1), ((2, 2), (2, 2)), "bfloat16"),
     ],
 )
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: str) -> None:
     """Outputs and gradients are those of XLA's own convolution."""
     import jax
@@ -195,7 +194,8 @@ def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: s
         def squares(layer: nnx.Conv, x: jax.Array) -> jax.Array:
             return jnp.square(call(layer, x).astype(jnp.float32)).sum()
 
-        return jax.tree.leaves(nnx.grad(squares, argnums=(0, 1))(layer, x))
+        # compiled as one: step by step XLA would compile each shape of each map
+        return jax.tree.leaves(nnx.jit(nnx.grad(squares, argnums=(0, 1)))(layer, x))
 
     calls = DepthwiseConv.__call__, nnx.Conv.__call__
     assert layer(x).dtype == x.dtype

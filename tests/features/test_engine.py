@@ -36,6 +36,8 @@ from headstart.store import FeatureStore
 
 ray = pytest.importorskip("ray", reason="has no wheels for this Python")
 pytestmark = pytest.mark.of("torch")
+at_length = pytest.mark.skipif("HEADSTART_MACHINES" not in os.environ, reason="run by tox -e machines")
+"""Each test starts one to four actors, and each of these imports a framework: seconds of a core."""
 COUNT, BATCH = 120, 8
 ENGINE = hs.Ray(workers=2)
 
@@ -201,6 +203,7 @@ def test_ctrl_c_keeps_what_is_computed(cluster: None, extract: Any, plain: np.nd
     assert np.array_equal(rest.numpy(), plain)
 
 
+@at_length
 def test_what_workers_say_is_said_here(cluster: None, extract: Any, model: Model) -> None:
     """Once, though each of them says it."""
     tiny = {name: value * np.float32(1e-5 if name in ("bn1.weight", "bn1.bias") else 1)
@@ -238,6 +241,7 @@ def test_an_actor_that_cannot_start_names_its_node(cluster: None, extract: Any, 
     assert gone(actors_below(os.getpid()))
 
 
+@at_length
 def test_a_node_without_headstart_is_named(cluster: None, extract: Any, monkeypatch: Any) -> None:
     """What can be imported there is the node's business: here its path leads elsewhere."""
     host = ray_engine.Host
@@ -265,6 +269,7 @@ def test_samples_in_memory_do_not_travel(extract: Any, photos: Path, monkeypatch
         extract(engine=ENGINE)
 
 
+@at_length
 def test_a_store_that_a_node_does_not_see(cluster: None, extract: Any, monkeypatch: Any) -> None:
     """As each actor looks; what is asked of other machines before is in tests/machines."""
     monkeypatch.setattr(ray_cluster, "PARTIAL_PREFIX", "elsewhere/")
@@ -321,6 +326,7 @@ def test_features_come_by_a_url_where_a_node_does_not_see_the_store(
     assert np.array_equal(again.numpy(), plain)
 
 
+@at_length
 def test_an_actor_that_dies_costs_what_it_has_not_pushed(
     unseen: None, extract: Any, server: ObjectServer, tmp_path: Path, caplog: Any
 ) -> None:
@@ -340,6 +346,7 @@ def test_an_actor_that_dies_costs_what_it_has_not_pushed(
     assert shards_in(FeatureStore().root) == shards_at(f"{server.url}/killed") and rows_stored() == 3 * COUNT
 
 
+@at_length
 def test_what_an_actor_has_pushed_before_it_died_is_found(
     unseen: None, extract: Any, plain: np.ndarray, server: ObjectServer, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -357,6 +364,7 @@ def test_what_an_actor_has_pushed_before_it_died_is_found(
     assert shards_in(FeatureStore().root) == shards_in(tmp_path / "pushed")
 
 
+@at_length
 def test_a_url_that_refuses_is_one_error(
     unseen: None, extract: Any, server: ObjectServer, monkeypatch: Any, recwarn: Any
 ) -> None:
@@ -372,6 +380,7 @@ def test_a_url_that_refuses_is_one_error(
     assert gone(actors_below(os.getpid()))
 
 
+@at_length
 def test_a_node_whose_cache_cannot_be_written_has_one_for_the_time_being(
     unseen: None, extract: Any, plain: np.ndarray, server: ObjectServer, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -392,6 +401,7 @@ def test_a_node_whose_cache_cannot_be_written_has_one_for_the_time_being(
     assert len(caches) == 2 and not any(any(cache.iterdir()) for cache in caches)
 
 
+@at_length
 def test_shards_in_a_folder_that_all_see_are_pushed_on(
     cluster: None, extract: Any, photos: Path, model: Model, backend: str, server: ObjectServer, caplog: Any
 ) -> None:

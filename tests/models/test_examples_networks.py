@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from importlib import import_module
@@ -92,6 +93,7 @@ def test_every_trunk_runs_once_and_its_features_can_be_learnt_from(
     check_report(tmp_path, list(rows))
 
 
+@pytest.mark.skipif("HEADSTART_PAGES" not in os.environ, reason="run by tox -e pages")
 def test_alexnet_is_used_as_it_is_frozen_and_fine_tuned(experiment: Callable[..., Any], tmp_path: Path) -> None:
     # an epoch is a step: after five, what is fine-tuned still says one class of nearly all
     result = experiment("three_ways", "--samples", "80", "--epochs", "12")

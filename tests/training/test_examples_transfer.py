@@ -5,6 +5,7 @@ What they conclude is checked on numbers made by hand; what they compute, on inv
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -43,6 +44,7 @@ def test_a_winner_is_named_only_beyond_the_noise(example: Callable[[str], Any]) 
     assert winner({"linear": [0.1], "full": [0.9]}) == "tie: linear, full"  # of one seed nothing is known
 
 
+@pytest.mark.skipif("HEADSTART_PAGES" not in os.environ, reason="run by tox -e pages")
 def test_how_much_fills_four_quadrants(example: Callable[[str], Any], tmp_path: Path) -> None:
     options = ["--samples", "8", "--epochs", "1", "--seeds", "1", "--size", "32", "--backend", "torch"]
     found = example("how_much.__main__").main(["--small", *options, "--device", "cpu", "--out", str(tmp_path)])
