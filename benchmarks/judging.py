@@ -29,7 +29,6 @@ SHRUNK = {"constant": 0.1, "samples": 1.0, "earlier": 1.0, "slope": 1.0, "random
 """penalties of their coefficients: cases are few"""
 NEAR = 0.01
 """of a score: what counts as good as the best"""
-WITHOUT_SCRATCH = ("cut", "staged", "full")
 
 
 def look(root: Path, sets: Sequence[Set], outcomes: Outcomes) -> None:

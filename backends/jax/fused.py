@@ -37,8 +37,8 @@ from headstart.common.log import LOG
 from headstart.common.machine import cpu_flags
 from headstart.contract.devices import CPU
 from headstart.contract.recipe import FLOAT16, Place
-from headstart.graph import Graph
-from headstart.graph.fuse import Step, allowed, fused_steps
+from headstart.graph import Graph, Node
+from headstart.graph.fuse import Step, allowed, fused_steps, run_steps
 from headstart.graph.ops import window_padding
 
 TARGET = "__onednn$convolution"
@@ -219,16 +219,11 @@ class FusedNetwork(nnx.Module):
                 self.layers[name] = layer
 
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
-        values = {self.graph.input: x}
-        for step in self.steps:
-            node = step.node
-            if node.name in self.layers:
-                call = self.layers[node.name]
-            else:
-                call = ON_CPU[node.op](node.attrs)
-            names = step.inputs if step.other is None else (*step.inputs, step.other)
-            values[step.output] = call(*(values[name] for name in names))
-        return {name: values[name] for name in self.outputs}
+        calls = ((step, self._call(step.node)) for step in self.steps)
+        return run_steps(calls, {self.graph.input: x}, self.outputs)
+
+    def _call(self, node: Node) -> Any:
+        return self.layers[node.name] if node.name in self.layers else ON_CPU[node.op](node.attrs)
 
 
 def fused(network: Network, place: Place) -> FusedNetwork | None:

@@ -32,7 +32,7 @@ from headstart.backends.torch.products import prefers_onednn
 from headstart.common.log import LOG
 from headstart.contract.recipe import Place
 from headstart.graph import Graph, Node
-from headstart.graph.fuse import Step, allowed, fused_steps
+from headstart.graph.fuse import Step, allowed, fused_steps, run_steps
 
 # op -> oneDNN's name of it, its numbers, and which form of it
 ACTIVATIONS: Mapping[str, tuple[str, list[float], str]] = {
@@ -103,12 +103,7 @@ class FusedNetwork:
 
     def _run(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         values = {self.graph.input: x.to(self.dtype) if x.is_floating_point() and not self.mixed else x}
-        for step, call in self.calls:
-            given = [values[name] for name in step.inputs]
-            values[step.output] = call(*given, values[step.other]) if step.other else call(*given)
-            for name in step.done:
-                del values[name]
-        return {name: values[name] for name in self.outputs}
+        return run_steps(self.calls, values, self.outputs)
 
     def _rows_at_once(self, shape: torch.Size) -> int:
         if shape not in self._rows:

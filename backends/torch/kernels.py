@@ -25,10 +25,9 @@ from headstart.backends.torch.devices import LOW, autocast, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, MODULES, Network, Normalize, PaddedConv2d
 from headstart.common.log import LOG
 from headstart.contract.recipe import Place
-from headstart.graph.fuse import Step, allowed, fused_steps
+from headstart.graph.fuse import Step, allowed, fused_steps, run_steps
 
 Call = Callable[..., torch.Tensor]
-VERSION = torch.__version__
 TRIED_ROWS = 2
 NEAR = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 """How far outputs of two ways to compute a whole network may be apart, as a share of their length."""
@@ -54,12 +53,7 @@ class DeviceNetwork:
     def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """`(n, c, h, w)`, or `(n, ...)` where the graph takes features -> node name -> its output."""
         values = {self.graph.input: x.to(self.dtype) if x.is_floating_point() and self._plain else x}
-        for step, call in self.calls:
-            given = [values[name] for name in step.inputs]
-            values[step.output] = call(*given, values[step.other]) if step.other else call(*given)
-            for name in step.done:
-                del values[name]
-        return {name: values[name] for name in self.outputs}
+        return run_steps(self.calls, values, self.outputs)
 
     def _join_biases(self, at: int, before: int, layers: nn.Module) -> None:
         """Let a sum's call add the bias of both its convolutions: by itself it takes a pass over a map."""

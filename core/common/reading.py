@@ -22,7 +22,6 @@ from headstart.common.sizes import binary_size
 
 DEPTH = 100  # of lists and objects in each other
 LARGEST = 2**63  # of a whole number, in size
-MEBIBYTE = 1 << 20
 
 Number = (int, float)
 

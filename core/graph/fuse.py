@@ -8,8 +8,9 @@ input), and what a step may overwrite is needed by nobody else.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from headstart.graph.graph import Graph, Node
 from headstart.graph.inert import without_inert
@@ -94,6 +95,19 @@ def fused_steps(
     rest = [node for node in nodes if node.name not in swallowed]
     steps = [at.get(node.name) or Step(node, node.inputs, node.name) for node in rest]
     return _with_lifetimes(steps, kept)
+
+
+def run_steps(
+    calls: Iterable[tuple[Step, Callable[..., Any]]], values: dict[str, Any], outputs: Sequence[str]
+) -> dict[str, Any]:
+    """Node -> its output, for `outputs`. Each step's call is given its inputs, and then what is added. `values`:
+    of the graph's input; what no later step needs is taken out of it."""
+    for step, call in calls:
+        names = step.inputs if step.other is None else (*step.inputs, step.other)
+        values[step.output] = call(*(values[name] for name in names))
+        for name in step.done:
+            del values[name]
+    return {name: values[name] for name in outputs}
 
 
 def _with_lifetimes(steps: Sequence[Step], kept: Collection[str]) -> tuple[Step, ...]:

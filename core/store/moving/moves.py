@@ -73,6 +73,12 @@ class TrunkMoves:
     gone: int = 0
     """shards that had vanished when it was their turn"""
 
+    @classmethod
+    def before(cls, key: str, shards: int, lacking: Sequence[Transfer]) -> TrunkMoves:
+        """When nothing has moved yet of so many shards, of which the other side lacks some."""
+        nbytes = sum(transfer.nbytes for transfer in lacking)
+        return cls(key, {}, shards - len(lacking), len(lacking), nbytes)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {

@@ -63,13 +63,7 @@ def _compared(store: FeatureStore, remote: RemoteStore, key: str) -> _Trunk | No
         return None
     own = shards_in(store.path / key)
     lacking = tuple(Transfer(key, digest, size) for digest, size in shards.items() if own.get(digest) != size)
-    moves = TrunkMoves(
-        key=key,
-        label={},
-        there=len(shards) - len(lacking),
-        lacking=len(lacking),
-        nbytes=sum(transfer.nbytes for transfer in lacking),
-    )
+    moves = TrunkMoves.before(key, len(shards), lacking)
     nothing = "there is no trunk.json, here or there, that says what its shards are; they were not fetched"
     try:
         described = read_description(store.path / key) or there.description()

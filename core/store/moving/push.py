@@ -80,13 +80,7 @@ def _compared(
         for digest, nbytes in shards.items()
         if there.get(folder.shard_name(digest)) != nbytes
     )
-    moves = TrunkMoves(
-        key=key,
-        label={},
-        there=len(shards) - len(lacking),
-        lacking=len(lacking),
-        nbytes=sum(transfer.nbytes for transfer in lacking),
-    )
+    moves = TrunkMoves.before(key, len(shards), lacking)
     path = store.path / key / DESCRIPTION
     reason = "is not there; an extraction of this trunk writes it. Its shards were not pushed"
     try:
