@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dim_and_red import dim_and_red
 
 import headstart as hs
 from headstart.common.errors import (
@@ -34,11 +35,7 @@ ROW_NBYTES = 84 * 4
 
 @pytest.fixture
 def data() -> Dataset:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 160, (48, 32, 32, 3), np.uint8)
-    labels = np.arange(48) % 2
-    images[labels == 1, :, :, 0] += 90
-    return hs.data.arrays(images, labels, classes=["dim", "red"])
+    return dim_and_red()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dim_and_red import dim_and_red
 from faults.damage import flip
 from object_proxy import ObjectProxy, Request
 
@@ -41,11 +42,7 @@ def _a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 160, (48, 32, 32, 3), np.uint8)
-    labels = np.arange(48) % 2
-    images[labels == 1, :, :, 0] += 90
-    return hs.data.arrays(images, labels, classes=["dim", "red"])
+    return dim_and_red()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from dim_and_red import dim_and_red
 from faults.damage import flip
 
 import headstart as hs
@@ -36,11 +37,7 @@ STREAMED = {"memory": 36 * ROW_NBYTES, "epochs": 4, "batch_size": 4, "cut": CUT}
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 160, (48, 32, 32, 3), np.uint8)
-    labels = np.arange(48) % 2
-    images[labels == 1, :, :, 0] += 90
-    return hs.data.arrays(images, labels, classes=["dim", "red"])
+    return dim_and_red()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dim_and_red import dim_and_red
 
 import headstart as hs
 from headstart.common.errors import CutError, DamagedShardError, DataError, SettingError
@@ -40,11 +41,7 @@ SETTINGS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "epochs": 3, "b
 @pytest.fixture(scope="module")
 def data() -> tuple[Dataset, Dataset]:
     """Pictures larger than the model's, so that crops differ; of two classes that can be told apart."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 160, (60, 40, 44, 3), np.uint8)
-    labels = np.arange(60) % 2
-    images[labels == 1, :, :, 0] += 90
-    return hs.data.arrays(images, labels, classes=["dim", "red"]).split(0.7, by="position")
+    return dim_and_red(60, 40, 44).split(0.7, by="position")
 
 
 @pytest.fixture(scope="module")
