@@ -27,6 +27,7 @@ from report_pages import (
 
 from headstart import report
 from headstart.report import figures, pictures, plots
+from headstart.report.cards import LARGEST
 from headstart.report.curves import AXES, SHIPPED, _shipped, curves
 from headstart.report.curves import script as bokeh_script
 from headstart.report.scores import scores_card
@@ -58,7 +59,9 @@ def test_nothing_in_a_page_is_fetched_and_a_full_one_is_under_three_megabytes() 
     assert not any(re.search(r"<!--|<script|</script", script, re.IGNORECASE) for script in parsed.scripts)
     shown = json.loads(parsed.scripts[0])
     wanted = {attributes["data-picture"] for tag, attributes in parsed.elements if tag == "img"}
-    assert shown.keys() == wanted and len(wanted) == 1 + 15 * (2 + 12)
+    assert shown.keys() <= wanted and len(wanted) == 1 + 15 * (2 + 12)
+    # Bokeh's script grows with its versions: there are all pictures, or as many as there is room for.
+    assert shown.keys() == wanted or len(html.encode()) > LARGEST - max(map(len, shown.values()))
     assert all(re.fullmatch(r"data:image/(png|jpeg);base64,[\w+/]+=*", uri) for uri in shown.values())
 
 
