@@ -7,8 +7,8 @@ quarter of a short training.
   home that several machines share has one for each. Of a processor that does not say it nothing is kept.
 * A folder holds no more than `LARGEST`: what was written first goes first.
 * Who has set JAX's own cache keeps it; JAX_ENABLE_COMPILATION_CACHE=false switches ours off as well.
-* What is damaged is compiled again, and what cannot be written (programs that call oneDNN) each time; nobody is
-  told, since nobody need do anything.
+* What is damaged is compiled again, and what cannot be written (programs that call oneDNN: `unkept`) each time;
+  nobody is told, since nobody need do anything.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import hashlib
 import os
 import platform
 import stat
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
@@ -75,6 +78,33 @@ def keep_programs(place: Place) -> None:
 
 _ours: set[str] = set()
 """folders that this process has given to JAX"""
+
+
+class _Unkept:
+    """How many threads compile what must not be written, and what JAX's setting was before the first of them."""
+
+    lock = threading.Lock()
+    threads = 0
+    before: Any = None
+
+
+@contextmanager
+def unkept() -> Iterator[None]:
+    """What is compiled meanwhile is not written, in whosever folder: jaxlib 0.12 ends the process (a segmentation
+    fault) where it is to write a program that calls oneDNN, which earlier ones refuse. Other threads' programs are
+    not written either."""
+    with _Unkept.lock:
+        if not _Unkept.threads:
+            _Unkept.before = getattr(jax.config, MIN_SECONDS)
+            jax.config.update(MIN_SECONDS, float("inf"))
+        _Unkept.threads += 1
+    try:
+        yield
+    finally:
+        with _Unkept.lock:
+            _Unkept.threads -= 1
+            if not _Unkept.threads:
+                jax.config.update(MIN_SECONDS, _Unkept.before)
 
 
 def bound(folder: Path, largest: int = LARGEST) -> None:

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from headstart.backends.doors.jax_programs import unkept
 from headstart.backends.jax.arrays import HALVES
 from headstart.backends.jax.emit import FUNCTIONS, Layer, Linear, Network, shifted_maps
 from headstart.common.log import LOG
@@ -294,7 +295,7 @@ def computes() -> bool:
         dtypes += [(jnp.bfloat16, jnp.bfloat16), (jnp.bfloat16, jnp.float32)]
     try:
         # The first device may be a GPU, which has no such call.
-        with jax.default_device(jax.devices("cpu")[0]):
+        with unkept(), jax.default_device(jax.devices("cpu")[0]):
             differences = jax.jit(lambda: [_difference(trial, *pair) for trial in TRIALS for pair in dtypes])()
             limits = [1e-3 if inner == jnp.float32 else 0.2 for _ in TRIALS for inner, _ in dtypes]
             return all(float(d) < limit for d, limit in zip(differences, limits, strict=True))

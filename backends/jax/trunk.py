@@ -4,6 +4,7 @@ leave it in the type of numbers in which they are stored."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.doors.jax_devices import compiled, is_out_of_memory, put
+from headstart.backends.doors.jax_programs import unkept
 from headstart.backends.jax.arrays import to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
@@ -55,7 +57,9 @@ class JaxTrunk:
 
     def run(self, images: Any) -> dict[str, jax.Array]:
         images = put(images, self.place)
-        return self._tried(lambda: jax.block_until_ready(self._run(self.state, images)))
+        # Any batch may be the first of its shape, for which the program is compiled.
+        with unkept() if self.fused else nullcontext():
+            return self._tried(lambda: jax.block_until_ready(self._run(self.state, images)))
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         if self.place.kind == CPU:

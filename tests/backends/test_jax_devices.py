@@ -28,7 +28,9 @@ pytestmark = pytest.mark.of("jax")
 def child(backend: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     program = Path(__file__).with_name("jax_devices.py")
     folder = tmp_path_factory.mktemp("devices")
-    environ = {**os.environ, "HEADSTART_CACHE": str(folder), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    # What cannot be written is not tried to: some jaxlibs end the process then, and here it is an error.
+    cache = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_RAISE_PERSISTENT_CACHE_ERRORS": "true"}
+    environ = {**os.environ, "HEADSTART_CACHE": str(folder), **cache}
     ended = subprocess.run(
         [sys.executable, str(program), str(folder)], capture_output=True, text=True, env=environ
     )
@@ -159,6 +161,35 @@ print(len(hits), jax.config.jax_compilation_cache_dir)
     assert others == 0 and other != folder
     monkeypatch.setattr(jax_programs, "CPUINFO", tmp_path / "silent")
     assert jax_programs._name(Place("cpu", "float32")) is None
+
+
+def test_what_must_not_be_written_is_not(backend: str) -> None:
+    """As long as one thread compiles such programs; then JAX's setting is what it was."""
+    from threading import Event, Thread
+
+    import jax
+
+    from headstart.backends.doors.jax_programs import MIN_SECONDS, unkept
+
+    before = getattr(jax.config, MIN_SECONDS)
+    inside, leave = Event(), Event()
+
+    def other() -> None:
+        with unkept():
+            inside.set()
+            leave.wait(60)
+
+    thread = Thread(target=other)
+    with unkept():
+        thread.start()
+        assert inside.wait(60)
+    assert getattr(jax.config, MIN_SECONDS) == float("inf")
+    leave.set()
+    thread.join()
+    assert getattr(jax.config, MIN_SECONDS) == before
+    with pytest.raises(ValueError, match="of the caller"), unkept():
+        raise ValueError("of the caller")
+    assert getattr(jax.config, MIN_SECONDS) == before
 
 
 def test_a_folder_of_programs_is_bounded(backend: str, tmp_path: Path) -> None:
