@@ -1,7 +1,9 @@
 """Functions that engines compile, one for each model.
 
-Invariant: each is traced as often as its own arguments ask for, and counted so. TensorFlow counts by the code of a
-function: of five models, each traced once, it warns as of one that is traced again and again.
+Invariants: each is traced as often as its own arguments ask for, and counted so. TensorFlow counts by the code of
+a function: of five models, each traced once, it warns as of one that is traced again and again. Functions are run
+as they are written, as Keras's own steps are: AutoGraph asks for their source, warns in Python 3.13, and where a
+warning is an error it converts nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ def compiled(function: Callable[..., Any], **settings: Any) -> Any:
     """A `tf.function` of it."""
     import tensorflow as tf
 
-    return tf.function(partial(function), reduce_retracing=True, **settings)  # a partial has no code
+    # a partial has no code
+    return tf.function(partial(function), reduce_retracing=True, autograph=False, **settings)
 
 
-def compiled_for_batches(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+def compiled_for_batches(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of arrays, or dicts of arrays, or None in the place of one, that is traced once for any number of
     rows. Left to itself TensorFlow traces it for the first number, and again when another comes, as that of a data
     set's last batch does."""
@@ -47,7 +50,7 @@ def compiled_for_batches(function: Callable[..., Any], **settings: Any) -> Calla
                 by_place = dict(zip(there, tensors, strict=True))
                 return function(*map(by_place.get, range(len(arguments))))
 
-            traced[key] = tf.function(partial(filled), input_signature=[taken], **settings)
+            traced[key] = tf.function(partial(filled), input_signature=[taken], autograph=False)
         return traced[key](received)
 
     return run

@@ -79,10 +79,10 @@ class TensorFlowHeads:
         self.optimizer.build(list(self.weights.values()))
         self.products = sum(w.size for w in params.values())  # of a row
         # AutoGraph takes a second to rewrite Python's ifs and loops, and none here depends on a tensor's value
-        self._epoch = compiled_for_batches(self._updates, autograph=False)
-        self._compiled_epoch = compiled(self._updates, autograph=False, jit_compile=True)
-        self._logits = compiled_for_batches(self._forward, autograph=False)
-        self._logits_of = compiled_for_batches(self._forward_of, autograph=False)
+        self._epoch = compiled_for_batches(self._updates)
+        self._compiled_epoch = compiled(self._updates, jit_compile=True)
+        self._logits = compiled_for_batches(self._forward)
+        self._logits_of = compiled_for_batches(self._forward_of)
 
     def put(self, rows: np.ndarray) -> Any:
         return from_numpy(rows, self.place)

@@ -158,13 +158,9 @@ class KerasTrainer:
 @at_place("epoch", "step", "logits")
 class TensorFlowTrainer(KerasTrainer):
     def _prepare(self) -> None:
-        import tensorflow as tf
-
-        # As in Keras's own steps, layers run as they are written: only the loop over the steps is converted.
-        self._update_as_written = tf.autograph.experimental.do_not_convert(self._update)
-        self._one_step = compiled(self._update, autograph=False)
+        self._one_step = compiled(self._update)
         self._whole_epoch = compiled(self._updates)
-        self._forward = compiled_for_batches(lambda x: self.inference(x, training=False), autograph=False)
+        self._forward = compiled_for_batches(lambda x: self.inference(x, training=False))
 
     def epoch(
         self,
@@ -204,16 +200,20 @@ class TensorFlowTrainer(KerasTrainer):
 
         steps = tf.shape(rates)[0]
         size = tf.shape(targets)[0] // steps
+
+        def batch(of_all: Any, i: Any) -> Any:
+            if of_all is None or order is None:
+                return None if of_all is None else of_all[i * size : (i + 1) * size]
+            return tf.gather(of_all, order[i])
+
+        def one(i: Any, means: Any, correct: Any) -> tuple[Any, Any, Any]:
+            x, y, w = (batch(of_all, i) for of_all in (rows, targets, weights))
+            of_step, right = self._update(x, y, w, rates[i])
+            return i + 1, means.write(i, of_step), correct + right
+
         means = tf.TensorArray(tf.float32, size=steps, element_shape=(len(self.weights),))
-        correct = tf.zeros((), tf.int64)
-        for i in tf.range(steps):
-            if order is None:  # decided while it is traced
-                x, y, w = (None if a is None else a[i * size : (i + 1) * size] for a in (rows, targets, weights))
-            else:
-                x, y, w = (None if a is None else tf.gather(a, order[i]) for a in (rows, targets, weights))
-            of_step, right = self._update_as_written(x, y, w, rates[i])
-            means = means.write(i, of_step)
-            correct += right
+        begin = (tf.constant(0), means, tf.zeros((), tf.int64))
+        _, means, correct = tf.while_loop(lambda i, *_: i < steps, one, begin)
         return means.stack(), correct
 
 

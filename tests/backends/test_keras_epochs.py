@@ -88,6 +88,27 @@ def test_the_same_steps_as_keras_takes(
     np.testing.assert_allclose(own.logits(x, 3, 40), by_keras.logits(x.astype(np.float32), 3, 40), atol=1e-3)
 
 
+def test_an_epoch_asks_for_nobodys_source(train: Any, monkeypatch: Any) -> None:
+    """Nothing that is traced is rewritten before: a program may come without its source, and rewriting warns in
+    some versions of Python, which is an error to some users."""
+    import inspect
+
+    def nowhere(thing: Any) -> Any:
+        raise OSError(f"the source of {thing} was asked for")
+
+    pooled = on((2, 2, 20), ("global_avg_pool", {}), ("linear", {}))
+    trainer = train.trainer(pooled, initial_params(pooled, 0), Recipe(hs.AdamW(), Softmax(), False, 0), CPU)
+    assert isinstance(trainer, train.TensorFlowTrainer)
+    x, y = np.zeros((ROWS, 2, 2, 20), np.float32), np.zeros(ROWS, np.int64)
+    rates = np.full(ROWS // BATCH, 0.1, np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(inspect, "findsource", nowhere)
+        for order in (None, np.arange(ROWS).reshape(-1, BATCH)):
+            losses, _ = trainer.epoch(trainer.put(x), y, order, rates)
+            assert losses.shape == (ROWS // BATCH, 1) and losses[-1] < losses[0]
+        assert trainer.logits(x, 3, 40).shape == (37, 7)
+
+
 def test_what_is_compiled(train: Any, heads: Any, monkeypatch: Any) -> None:
     """Where it pays: heads of linear layers, on a CPU in float32, with enough to do."""
     recipe = Recipe(hs.AdamW(), Softmax(), False, 0)
