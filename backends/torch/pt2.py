@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +34,10 @@ def note(path: str, texts: Mapping[str, str]) -> None:
 
 
 def save(program: torch.export.ExportedProgram, path: str, texts: Mapping[str, str]) -> None:
-    torch.export.save(program, path, extra_files={TEXTS: json.dumps(dict(texts))})
+    """By way of memory: where a disk is full torch's own writer of files ends the process."""
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={TEXTS: json.dumps(dict(texts))})
+    Path(path).write_bytes(content.getbuffer())
 
 
 def _loaded(path: str) -> tuple[torch.export.ExportedProgram, dict[str, str]]:

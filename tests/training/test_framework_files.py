@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -123,6 +124,20 @@ def test_a_trunk_and_a_head_are_the_whole(known: FileFormat, backend: str, tmp_p
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
     logits = opened(head.path, known).run({"features": np.ascontiguousarray(features)})["logits"]
     np.testing.assert_allclose(logits, run.predict(photographs(), device="cpu"), rtol=1e-3, atol=1e-4)
+
+
+def test_a_full_disk(known: FileFormat, backend: str, tmp_path: Path) -> None:
+    """Frameworks say it in words of their own, or end the process: it is one line, and nothing is left."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run, path = run_of(backend), tmp_path / f"out{known.suffixes[0]}"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(SettingError, match=r"out\.\w+: cannot be written \(File too large\)"):
+            run.export(path, verify=False)
+        gc.collect()  # a writer that is freed tries once more
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.usefixtures("here")

@@ -3,6 +3,8 @@ own."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,9 @@ from headstart.models.exporting import parts
 from headstart.training.exporting.about import About, read_json
 from headstart.training.exporting.format import Format
 from headstart.training.exporting.request import VERIFIED, Opened, Request
+
+ROOM_NBYTES = 1 << 20
+"""beside the weights, which some formats have twice"""
 
 
 def row(backend: str, known: FileFormat) -> Format:
@@ -41,7 +46,25 @@ def row(backend: str, known: FileFormat) -> Format:
 
 def write(backend: str, known: FileFormat, request: Request, path: Path) -> None:
     program, texts = parts.program(request.model, request.part, request.cut, request.pixels, known.channels_first)
-    registry.load(backend, request.model.home).write(program, known.name, path, texts)
+    try:
+        registry.load(backend, request.model.home).write(program, known.name, path, texts)
+    except OSError:
+        raise
+    except Exception as error:  # frameworks have errors of their own for a disk that is full, and for quotas
+        need = 2 * sum(array.nbytes for array in request.model.params.values()) + ROOM_NBYTES
+        if (refused := _room(path.parent, need)) is not None:
+            raise refused from error
+        raise
+
+
+def _room(folder: Path, nbytes: int) -> OSError | None:
+    """What the disk says to a file of so many bytes; None where it takes it."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        except OSError as error:
+            return error
+    return None
 
 
 def note(known: FileFormat, request: Request, path: Path, said: str) -> None:
