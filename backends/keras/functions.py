@@ -2,8 +2,8 @@
 
 Invariants: each is traced as often as its own arguments ask for, and counted so. TensorFlow counts by the code of
 a function: of five models, each traced once, it warns as of one that is traced again and again. Functions are run
-as they are written, as Keras's own steps are: AutoGraph asks for their source, warns in Python 3.13, and where a
-warning is an error it converts nothing.
+as they are written, as Keras's own steps are: AutoGraph takes a second to rewrite one, asks for its source, warns
+in Python 3.13, and where a warning is an error it converts nothing.
 """
 
 from __future__ import annotations

@@ -78,7 +78,6 @@ class TensorFlowHeads:
         self.optimizer = optimizer_of(self.recipe.optimizer, rates, decays)
         self.optimizer.build(list(self.weights.values()))
         self.products = sum(w.size for w in params.values())  # of a row
-        # AutoGraph takes a second to rewrite Python's ifs and loops, and none here depends on a tensor's value
         self._epoch = compiled_for_batches(self._updates)
         self._compiled_epoch = compiled(self._updates, jit_compile=True)
         self._logits = compiled_for_batches(self._forward)

@@ -202,9 +202,9 @@ class TensorFlowTrainer(KerasTrainer):
         size = tf.shape(targets)[0] // steps
 
         def batch(of_all: Any, i: Any) -> Any:
-            if of_all is None or order is None:
-                return None if of_all is None else of_all[i * size : (i + 1) * size]
-            return tf.gather(of_all, order[i])
+            if of_all is None:
+                return None
+            return of_all[i * size : (i + 1) * size] if order is None else tf.gather(of_all, order[i])
 
         def one(i: Any, means: Any, correct: Any) -> tuple[Any, Any, Any]:
             x, y, w = (batch(of_all, i) for of_all in (rows, targets, weights))

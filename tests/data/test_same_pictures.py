@@ -293,13 +293,19 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
     assert len(hs.data.webdataset(bad, on_error="skip")) == 1
 
 
-@pytest.mark.neutral
-def test_what_a_tar_leaves_out_is_said(tmp_path: Path) -> None:
-    pair = []
-    for i in range(2):
+def pngs(count: int) -> list[bytes]:
+    """Files of one colour each."""
+    encoded = []
+    for i in range(count):
         png = io.BytesIO()
         Image.new("RGB", (5, 4), (9, 8, i)).save(png, "PNG")
-        pair.append(png.getvalue())
+        encoded.append(png.getvalue())
+    return encoded
+
+
+@pytest.mark.neutral
+def test_what_a_tar_leaves_out_is_said(tmp_path: Path) -> None:
+    pair = pngs(2)
     plain = {"a.png": pair[0], "a.cls": b"x", "b.png": pair[1], "b.cls": b"y"}
     for name, more, message in (
         ("c.img", {"c.cls": b"x"}, r"1 of 3 samples have a label \(cls\) and no image .* the first: c in"),
@@ -320,11 +326,7 @@ def test_what_a_tar_leaves_out_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.neutral
 def test_a_tar_holds_what_its_files_are_and_ends_where_it_ends(tmp_path: Path) -> None:
-    pair = []
-    for i in range(3):
-        png = io.BytesIO()
-        Image.new("RGB", (5, 4), (9, 8, i)).save(png, "PNG")
-        pair.append(png.getvalue())
+    pair = pngs(3)
     named = {
         "a.png": pair[0],
         "b": pair[1],
