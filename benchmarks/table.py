@@ -182,6 +182,8 @@ class Table:
         """
         if not all(math.isfinite(figure) and figure > 0 for figure in (own, peers or 1.0)):
             raise ValueError(f"{capability}, {what}: {own} and {peers} are no measured figures")
+        # numpy's numbers compare to its own kind of bool, which JSON does not write
+        own, peers = float(own), None if peers is None else float(peers)
         asked = None if target is None else TARGETS[target]
         is_cost = cost if asked is None or asked.figure == "own" else asked.figure in ("cost", "near")
         ratio = None if peers is None else own / peers if is_cost else peers / own

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import quick
 import table as module
@@ -55,6 +56,13 @@ def test_what_is_met_is_computed(filled: Table) -> None:
 )
 def test_a_bound_is_met_from_its_own_side(target: Target, own: float, met: bool) -> None:
     assert target.met(own, 1.0, 1.0) is met
+
+
+def test_numbers_of_numpy_are_written(tmp_path: Path) -> None:
+    made = Table()
+    made.record("solving", "a path", np.float64(1.0), peer="another's", peers=np.float64(9.0), target="ridge path")
+    written, _ = made.write(tmp_path)
+    assert [row["met"] for row in json.loads(written.read_text("utf-8"))["rows"]] == [True]
 
 
 def test_a_smaller_setting_says_what_was_asked_of() -> None:
