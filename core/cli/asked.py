@@ -107,7 +107,8 @@ def of_backend(name: str) -> dict[str, Any]:
                     break
                 told = FACTS in description.abilities and kind != "cpu"
                 devices[place.device] = dict(backend.device_facts(place)) if told else {}
-    remarks = [str(one.message) for one in caught if one.category.__module__ == HeadstartError.__module__]
+    ours = [warning for warning in caught if warning.category.__module__ == HeadstartError.__module__]
+    remarks = [str(warning.message) for warning in ours]
     return {"auto": auto, "devices": devices, "threads": backend.threads(), "remarks": remarks}
 
 

@@ -125,7 +125,8 @@ def _default_backend() -> Iterator[Finding]:
 def _backend(name: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
     """`answer`: of the process that was asked."""
     about = f"backend {name}"
-    versions = ", ".join(f"{one} {version}" for one, version in registry.versions(name).items()) or "no version"
+    installed = registry.versions(name).items()
+    versions = ", ".join(f"{package} {version}" for package, version in installed) or "no version"
     if "failed" in answer:
         mend = (
             f"install it again: {registry.describe(name).install}; what "

@@ -69,7 +69,7 @@ class HeadstartError(Exception):
     it is raised from, which stand in the same traceback."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(redacted(one) if isinstance(one, str) else one for one in args))
+        super().__init__(*(redacted(argument) if isinstance(argument, str) else argument for argument in args))
         redact_raised(sys.exception())
 
     def __str__(self) -> str:

@@ -221,9 +221,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {redacted(name) if isinstance(name, str) else name: _plain(one) for name, one in value.items()}
+        return {redacted(name) if isinstance(name, str) else name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     if hasattr(value, "tolist"):  # numpy's numbers and arrays
         return _plain(value.tolist())
     return value

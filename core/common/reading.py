@@ -142,7 +142,7 @@ def check(value: Any, shape: Any, where: str = "") -> None:
     else:
         types = shape if isinstance(shape, tuple) else (shape,)
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            expected = " or ".join(dict.fromkeys(_NAMES[one] for one in types))
+            expected = " or ".join(dict.fromkeys(_NAMES[kind] for kind in types))
             raise ValueError(f"{here} is {_kind(value)}, expected {expected}")
 
 

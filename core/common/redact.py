@@ -75,7 +75,7 @@ def _redact(error: BaseException) -> None:
     if all(redacted(text) == text for text in (str(error), repr(error), *notes)):
         return
     notes[:] = map(redacted, notes)
-    error.args = tuple(redacted(one) if isinstance(one, str) else one for one in error.args)
+    error.args = tuple(redacted(argument) if isinstance(argument, str) else argument for argument in error.args)
     for name in ("filename", "filename2", "strerror"):
         if isinstance(value := getattr(error, name, None), str):
             setattr(error, name, redacted(value))

@@ -94,8 +94,8 @@ def _make_parents(folder: Path) -> list[Path]:
     while not os.path.lexists(folder):
         missing.append(folder)
         folder = folder.parent
-    for one in reversed(missing):
-        one.mkdir(exist_ok=True)
+    for parent in reversed(missing):
+        parent.mkdir(exist_ok=True)
     return missing
 
 

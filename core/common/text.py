@@ -30,9 +30,11 @@ def nbytes_text(nbytes: float) -> str:
 def printable(text: str) -> str:
     """Text from elsewhere, names of files and classes, so that it steers no terminal and can be encoded: what is
     not printable comes as an escape sequence of Python's."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode("ascii") for one in text
-    )
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def printable_lines(text: str) -> str:

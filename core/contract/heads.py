@@ -52,7 +52,7 @@ def chain_of(graph: Graph) -> Chain | None:
         node = layers.pop(0)
     before = graph.upto(node.name)
     nothing_learns = all(layer.op != "linear" for layer in layers)
-    if nothing_learns or before.param_shapes() or any(one.op in RANDOM for one in before.nodes):
+    if nothing_learns or before.param_shapes() or any(other.op in RANDOM for other in before.nodes):
         return None
     return Chain(None if node.name == graph.input else before, tuple(layers))
 

@@ -31,7 +31,7 @@ def one_by_one(
     for images in batches:
         outputs = run(images)
         rows = {node: numpy(outputs[node]) for node in dtypes}
-        yield {node: np.array(one) for node, one in rows.items()} if reuses else rows
+        yield {node: np.array(array) for node, array in rows.items()} if reuses else rows
 
 
 def overlapped(

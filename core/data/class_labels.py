@@ -41,7 +41,7 @@ def named(column: Sequence[Any], names: Sequence[str], name: str) -> list[Any]:
 
     def of(value: Any, row: int) -> Any:
         if isinstance(value, list):
-            values = [of(one, row) for one in value]
+            values = [of(entry, row) for entry in value]
             return None if None in values else values
         if not isinstance(value, int) or isinstance(value, bool):
             return value

@@ -267,35 +267,35 @@ def _of_lists(
     lists: Sequence[list[Any]], column: str, task: str | None, names: tuple[str, ...] | None, place: Place
 ) -> Annotations:
     """Of several labels a row, as names; or as 0 and 1, or targets, in rows of one length."""
-    flat = [value for one in lists for value in one]
+    flat = [value for row in lists for value in row]
     numeric = bool(flat) and all(_kind(value) in ("number", "whole", "truth") for value in flat)
-    rows = numeric and len({len(one) for one in lists}) == 1
+    rows = numeric and len({len(row) for row in lists}) == 1
     if rows and (task in (None, REGRESSION) or set(flat) <= {0, 1}):
-        columns = [(f"{column}[{k}]", [one[k] for one in lists]) for k in range(len(lists[0]))]
+        columns = [(f"{column}[{k}]", [row[k] for row in lists]) for k in range(len(lists[0]))]
         return _of_several(columns, task, names, place)
-    if task == SINGLE and all(len(one) == 1 for one in lists):
-        return _single([str(one[0]).strip() for one in lists], column, task, names, place)
+    if task == SINGLE and all(len(row) == 1 for row in lists):
+        return _single([str(row[0]).strip() for row in lists], column, task, names, place)
     if task not in (None, MULTI):
         raise DataError(
             f"column {column!r} holds several labels a row, which is no task {task!r}; expected 'multi'"
         )
-    if bad := [i for i, one in enumerate(lists) if any(is_missing(value) for value in one)]:
+    if bad := [i for i, row in enumerate(lists) if any(is_missing(value) for value in row)]:
         raise DataError(f"a label in the list of column {column!r}, {place(bad[0])}, is missing")
-    if odd := [i for i, one in enumerate(lists) if not all(map(_is_scalar, one))]:
+    if odd := [i for i, row in enumerate(lists) if not all(map(_is_scalar, row))]:
         kind = next(type(value).__name__ for value in lists[odd[0]] if not _is_scalar(value))
         raise DataError(
             f"the lists in column {column!r} hold a {kind} in {place(odd[0])}; expected lists of names or numbers"
         )
-    spelt = [[normal(str(value).strip()) for value in one] for one in lists]
-    present = sorted({name for one in spelt for name in one})
+    spelt = [[normal(str(value).strip()) for value in row] for row in lists]
+    present = sorted({name for row in spelt for name in row})
     if not present:
         raise DataError(f"no row has a label in column {column!r}")
     numbers = _numbered(
-        present, names, column, lambda name: place(next(i for i, one in enumerate(spelt) if name in one))
+        present, names, column, lambda name: place(next(i for i, row in enumerate(spelt) if name in row))
     )
     labels = np.zeros((len(spelt), len(numbers)), np.uint8)
-    for i, one in enumerate(spelt):
-        labels[i, [numbers[name] for name in one]] = 1
+    for i, row in enumerate(spelt):
+        labels[i, [numbers[name] for name in row]] = 1
     return Annotations(labels, tuple(numbers), MULTI)
 
 

@@ -121,8 +121,8 @@ def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
     if "IterableDataset" in kinds:
         return f"images, labels = zip(*{argument}), then {ARRAYS}"
     if hasattr(thing, "as_numpy_iterator"):
-        one = _unbatched(thing, argument)
-        return f"images, labels = zip(*{one}.as_numpy_iterator()), then {ARRAYS}, of uint8 images"
+        unbatched = _unbatched(thing, argument)
+        return f"images, labels = zip(*{unbatched}.as_numpy_iterator()), then {ARRAYS}, of uint8 images"
     if hasattr(thing, "__array__"):
         return f"{ARRAYS}, of uint8 images (n, h, w, 3)"
     if "Dataset" in kinds and (names := _entries(thing)) is not None:

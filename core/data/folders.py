@@ -219,7 +219,7 @@ def _two_classes(root: Folder, names: list[str], left_out: list[Skipped]) -> Non
     if len(names) > 1:
         return
     only = f"only one class folder, {shown(names[0])}" if names else "no class folders"
-    loose = any(one.path == str(root) for one in left_out)
+    loose = any(skipped.path == str(root) for skipped in left_out)
     hint = one_class_hint(root, names[0]) if names else no_class_hint(root, loose)
     left = f" Left out: {named(left_out)}." if left_out else ""
     raise DataError(f"{root} holds {only}; expected at least two, each with the images of one class.{hint}{left}")

@@ -200,7 +200,7 @@ def _odd_line(path: TableFile, number: int) -> int:
 def _of_csv(path: TableFile) -> Frame:
     with _opened(path) as file:
         before, first = _header(_lines(path, file))
-    present = [one for one in DELIMITERS if one in first]
+    present = [delimiter for delimiter in DELIMITERS if delimiter in first]
     delimiter = "\t" if path.suffix in (".tsv", ".tab") else (present or [","])[0]
     header = next(_rows(path, iter([first]), delimiter), [])
     names = [name.strip() for name in header]
@@ -378,7 +378,7 @@ class Cells(Sequence[Any]):
     def empty(self) -> list[int]:
         """The cells that hold neither bytes nor a path."""
         compute, (content, paths) = import_module("pyarrow.compute"), (self._content(), self._field("path"))
-        held = [compute.is_valid(one) for one in (content, paths) if one is not None]
+        held = [compute.is_valid(field) for field in (content, paths) if field is not None]
         if not held:
             return []
         some = held[0] if len(held) == 1 else compute.or_(*held)

@@ -83,7 +83,7 @@ def huggingface(
     if "weight" in roles:
         about = replace(about, weights=weights_in(weight or "", values(roles["weight"]), place))
     if len(sets) > 1:
-        parts = [PARTS.index(part) for part, one in sets.items() for _ in range(len(one))]
+        parts = [PARTS.index(part) for part, dataset in sets.items() for _ in range(len(dataset))]
         about = replace(about, parts=np.array(parts, np.int8)[np.array(at, np.int64)])
     if classes is None:
         if about.task != REGRESSION and _names(first, roles["label"]) is not None:
@@ -122,13 +122,13 @@ class _Rows:
         self.frame = Frame(
             _name_of(source), first.column_names, lambda names: {name: plain[name] for name in names}
         )
-        self._starts = np.cumsum([0, *(len(one) for one in self.sets.values())])
+        self._starts = np.cumsum([0, *(len(dataset) for dataset in self.sets.values())])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def values(self, name: str) -> list[Any]:
-        return [value for one in self.sets.values() for value in one.with_format(None)[name]]
+        return [value for dataset in self.sets.values() for value in dataset.with_format(None)[name]]
 
     def place(self, i: int) -> str:
         part, row = self._locate(i)
@@ -137,7 +137,7 @@ class _Rows:
     def images(self, column: str, truncated: str, rows: Sequence[int]) -> EncodedSource:
         """Of these rows."""
         self._check_images(column)
-        encoded = {part: _encoded(one, column) for part, one in self.sets.items()}
+        encoded = {part: _encoded(dataset, column) for part, dataset in self.sets.items()}
 
         def fetch(i: int) -> bytes:
             part, row = self._locate(rows[i])
@@ -200,21 +200,21 @@ def _splits(opened: Any) -> dict[str, Any]:
     library = _library()
     if isinstance(opened, library.DatasetDict):
         sets: dict[str, Any] = {}
-        for name, one in opened.items():
+        for name, dataset in opened.items():
             part = role_of(str(name))
             if part not in PARTS or part in sets:
                 raise DataError(
                     f"the splits are {', '.join(map(str, opened))}; expected train, validation and test, each "
                     f"once. Take one of them: data[{name!r}]"
                 )
-            sets[part] = one
+            sets[part] = dataset
         sets = {part: sets[part] for part in PARTS if part in sets}
-        if len(sets) > 1 and (empty := [part for part, one in sets.items() if not len(one)]):
+        if len(sets) > 1 and (empty := [part for part, dataset in sets.items() if not len(dataset)]):
             raise DataError(f"the part {empty[0]!r} of the data set has no rows; leave that split out")
         if len(sets) == 1:
             sets = {"": next(iter(sets.values()))}
         first = next(iter(sets.values())).features
-        if any(one.features != first for one in sets.values()):
+        if any(dataset.features != first for dataset in sets.values()):
             raise DataError("the splits have differing columns or classes; expected the same in each")
     elif isinstance(opened, library.Dataset):
         sets = {"": opened}
@@ -237,25 +237,25 @@ def _name_of(source: Any) -> str:
     return str(getattr(about, "dataset_name", None) or "the data set")
 
 
-def _image_columns(one: Any) -> list[str]:
+def _image_columns(dataset: Any) -> list[str]:
     kind = _library().Image
-    return [name for name, feature in one.features.items() if isinstance(feature, kind)]
+    return [name for name, feature in dataset.features.items() if isinstance(feature, kind)]
 
 
-def _encoded(one: Any, column: str) -> Any:
+def _encoded(dataset: Any, column: str) -> Any:
     """The set with its images left encoded, and only these."""
     library = _library()
-    one = one.select_columns([column]).with_format(None)
-    if isinstance(one.features[column], library.Image):
-        one = one.cast_column(column, library.Image(decode=False))
-    return one
+    dataset = dataset.select_columns([column]).with_format(None)
+    if isinstance(dataset.features[column], library.Image):
+        dataset = dataset.cast_column(column, library.Image(decode=False))
+    return dataset
 
 
-def _names(one: Any, columns: Sequence[str]) -> Any:
+def _names(dataset: Any, columns: Sequence[str]) -> Any:
     """What names the numbers in a column of labels, or in its lists; None where nothing does."""
     if len(columns) > 1:
         return None
-    feature = one.features[columns[0]]
+    feature = dataset.features[columns[0]]
     kinds = (feature, getattr(feature, "feature", None))
     return next((kind for kind in kinds if hasattr(kind, "names") and hasattr(kind, "int2str")), None)
 
@@ -274,15 +274,15 @@ def _no_number(value: Any) -> bool:
 
 
 def _labels(
-    one: Any, columns: Sequence[str], values: Any, task: str | None, classes: Sequence[str] | None, place: Any
+    dataset: Any, columns: Sequence[str], values: Any, task: str | None, classes: Sequence[str] | None, place: Any
 ) -> Annotations:
     """Labels, of which the set's features may say the names."""
-    named = _names(one, columns)
+    named = _names(dataset, columns)
     if named is None:
         lists = [(name, values(name)) for name in columns]
         return labels_in(lists, task=task, classes=classes, separator=None, place=place)
     names, numbers = list(named.names), values(columns[0])
-    if not hasattr(one.features[columns[0]], "int2str"):  # lists of such
+    if not hasattr(dataset.features[columns[0]], "int2str"):  # lists of such
         labels = np.zeros((len(numbers), len(names)), np.uint8)
         for i, listed in enumerate(numbers):
             if (largest := max(listed, default=0)) >= len(names):

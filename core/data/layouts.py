@@ -190,7 +190,7 @@ def no_class_hint(root: Folder, has_images: bool) -> str:
             return f" It holds the tables {listed([path.name for path in tables])}: name one of them."
         above = root.at(str(Path(root.path).absolute().parent))
         beside = above.folders()
-        if len(beside) > 1 and layout_of(beside) is None and all(_holds_an_image(above / one) for one in beside):
+        if len(beside) > 1 and layout_of(beside) is None and all(_holds_an_image(above / name) for name in beside):
             return f" Do you mean {above}, which holds {listed(beside)}?"
     what = "Sort its images into such folders" if has_images else "Is this the folder above or below the right one"
     return (
@@ -233,8 +233,9 @@ def refuse_file(place: Folder) -> None:
         ) from error
     what, remedy = what_is(prefix)
     if (image := kind_of(prefix)) is not None and image != "NumPy":  # which may hold many
-        one = f"is one image ({image})"
-        raise DataError(f"{place} {one}; {expected}. `headstart predict` classifies single images")
+        raise DataError(
+            f"{place} is one image ({image}); {expected}. `headstart predict` classifies single images"
+        )
     table = TABLES.get(suffix_of(place.path))
     if table is not None and (remedy != UNPACK or table in ("Excel", "OpenDocument")):
         raise DataError(f"{place} is a table or list ({table}); {expected}: {NO_TABLES}")

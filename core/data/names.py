@@ -29,7 +29,7 @@ def normal_all(names: Iterable[str]) -> tuple[str, ...]:
     composed = tuple(map(normal, names))
     if len(set(composed)) < len(set(names)):
         doubled = set(twice(composed))
-        spellings = [ascii(name) for name, one in zip(names, composed, strict=True) if one in doubled]
+        spellings = [ascii(name) for name, form in zip(names, composed, strict=True) if form in doubled]
         raise DataError(f"the classes {', '.join(spellings)} are one name in two spellings; expected one")
     return composed
 
@@ -39,7 +39,7 @@ def alike(name: str) -> str:
     which nothing can be seen comes with escapes."""
     if name.isascii() and name.isprintable() and name == name.strip() and "  " not in name:
         return name
-    seen = "".join(one for one in normal(name) if unicodedata.category(one) not in INVISIBLE)
+    seen = "".join(character for character in normal(name) if unicodedata.category(character) not in INVISIBLE)
     return " ".join(seen.split()) or ascii(name)
 
 

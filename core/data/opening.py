@@ -67,11 +67,11 @@ def opened(
                 f"{name} has a part {part!r} of its own, and --{part} {other} (val=, test=) names another; "
                 "expected one of them"
             )
-        one = open_one(other, classes)
-        held_out[part] = one.parts.get(part, one) if one.parts else one
+        further = open_one(other, classes)
+        held_out[part] = further.parts.get(part, further) if further.parts else further
     if only is not None:
         train = train.only(only)
-        held_out = {part: one if one is None else one.only(only) for part, one in held_out.items()}
+        held_out = {part: data if data is None else data.only(only) for part, data in held_out.items()}
     if held_out["test"] is not None:  # now, and not after the training
         to = Classes(train.classes, train.named_classes, "the training data")
         held_out["test"] = aligned(held_out["test"], "the test data", to)

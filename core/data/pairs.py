@@ -64,7 +64,8 @@ def wrap(
     changed = any(callable(getattr(piece.source, "target_transform", None)) for piece in pieces)
     lists_files, notes = all(_lists_files(piece.source) for piece in pieces), list[str]()
     listed = [_listed_labels(piece) if lists_files else _own_labels(piece) for piece in pieces]
-    labels = [label for one in listed for label in one or ()] if all(one is not None for one in listed) else None
+    are_listed = all(part is not None for part in listed)
+    labels = [label for part in listed for label in part or ()] if are_listed else None
     if labels is not None and (other := _other_label(source, labels)) is not None:
         notes = [f"{name}: labels are those of its samples, not those that it lists: sample {other} has another"]
         lists_files, labels, changed = False, None, True
@@ -182,7 +183,7 @@ def _has_own_code(source: Any) -> bool:
         return True
     members = getattr(source, "datasets", None)
     held = [getattr(source, "dataset", None), *(members if isinstance(members, list) else [])]
-    return any(_is_indexed(one) and _has_own_code(one) for one in held)
+    return any(_is_indexed(inner) and _has_own_code(inner) for inner in held)
 
 
 def _other_label(source: Any, labels: list[Any]) -> int | None:
@@ -330,18 +331,18 @@ def _own_classes(pieces: Sequence[Piece]) -> list[str] | None:
         if (
             not isinstance(classes, list | tuple)
             or not classes
-            or not all(isinstance(one, str) for one in classes)
+            or not all(isinstance(name, str) for name in classes)
         ):
             return None
         if (numbered := _by_number(classes, getattr(piece.source, "class_to_idx", None))) is None:
             return None
         names.append(numbered)
     longest = max(names, key=len)
-    for one in names:
-        if one != longest[: len(one)]:
-            k = next(k for k, name in enumerate(one) if name != longest[k])
+    for shorter in names:
+        if shorter != longest[: len(shorter)]:
+            k = next(k for k, name in enumerate(shorter) if name != longest[k])
             raise DataError(
-                f"the sets of the chain number their classes differently: class {k} is {one[k]!r} in one and "
+                f"the sets of the chain number their classes differently: class {k} is {shorter[k]!r} in one and "
                 f"{longest[k]!r} in another. Make pairs with names of them, (image, data.classes[label]), or say "
                 "what the numbers are called: classes=[...]"
             )

@@ -44,11 +44,11 @@ def joined(
             continue
         result.labels[k] += labels[i]
         for what, values in others.items():
-            one, other = values[result.rows[k]], values[i]
-            if one != other and not (is_missing(one) and is_missing(other)):
+            earlier, later = values[result.rows[k]], values[i]
+            if earlier != later and not (is_missing(earlier) and is_missing(later)):
                 raise DataError(
-                    f"{file} stands in {place(result.rows[k])} with the {what} {one!r:.60} and in {place(i)} with "
-                    f"{other!r:.60}; expected one {what} a picture"
+                    f"{file} stands in {place(result.rows[k])} with the {what} {earlier!r:.60} and in {place(i)} "
+                    f"with {later!r:.60}; expected one {what} a picture"
                 )
     return result
 

@@ -93,7 +93,8 @@ def open_data(
         return folder(text, classes=classes, **how)
     if path.suffix:
         raise DataError(f"there is no file or folder {text}; expected a folder that holds one folder a class")
-    folders = [f"{one.name}/" for one in sorted(Path().iterdir()) if one.is_dir() and not is_litter(one.name)]
+    beside = [entry.name for entry in sorted(Path().iterdir()) if entry.is_dir()]
+    folders = [f"{name}/" for name in beside if not is_litter(name)]
     if near := get_close_matches(text, folders, n=1):
         raise DataError(f"there is no folder {text} here; did you mean {near[0]}?")
     raise UnknownNameError("data set", text, NAMES, hint=" (and there is no folder of that name)")

@@ -64,7 +64,7 @@ def say(train: Any, val: Any = None, test: Any = None) -> None:
     skipped: dict[tuple[str, str], None] = {}
     for data in parts:
         if data not in _said:
-            skipped |= dict.fromkeys(tuple(one) for one in getattr(data, "skipped", ()))
+            skipped |= dict.fromkeys(tuple(entry) for entry in getattr(data, "skipped", ()))
     for line in skipped_lines(list(skipped)):
         LOG.warning("%s", line)
     for data in parts:
@@ -88,13 +88,13 @@ def say_remarks(data: Any) -> None:
 
 def mark(*data: Any, level: int = logging.INFO) -> None:
     """These have been spoken of, say by the process that started this one."""
-    for one in data:
-        if one is not None:
-            _said[one] = level
+    for part in data:
+        if part is not None:
+            _said[part] = level
 
 
 def _line(name: str, data: Any) -> str:
-    parts = ", ".join(f"{part} {len(one):,}" for part, one in data.parts.items())
+    parts = ", ".join(f"{part} {len(samples):,}" for part, samples in data.parts.items())
     return f"{_named(data, len(data), name)}{_labels(data)}{_more(data)}{parts and f'; {parts}'}"
 
 
@@ -118,7 +118,9 @@ def _labels(*parts: Any) -> str:
         return f" with {counted(len(names), 'target')}: {', '.join(texts)}{more}; regression"
     counts = np.sum([data.annotations.counts() for data in parts], axis=0)
     if task == MULTI:
-        each = np.concatenate([one.sum(1, dtype=np.int64) for one in values]) if values else np.zeros(1, np.int64)
+        each = np.zeros(1, np.int64)
+        if values:
+            each = np.concatenate([part.sum(1, dtype=np.int64) for part in values])
         none = int((each == 0).sum())
         return (
             f" with {counted(len(names), 'label')}{_listed(names, counts)}; multi-label, {each.mean():.1f} a "
@@ -131,7 +133,7 @@ def _more(*parts: Any) -> str:
     """Groups and weights, where there are such."""
     text = ""
     if (groups := [data.groups for data in parts])[0] is not None:
-        counts = Counter(name for one in groups for name in one).values()
+        counts = Counter(name for names in groups for name in names).values()
         least, most = min(counts, default=0), max(counts, default=0)
         sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         text += f"; in {counted(len(counts), 'group')} of {sizes}"

@@ -434,7 +434,8 @@ def _labels(samples: Sequence[_Sample], label: str | None) -> tuple[str, list[An
     """Where the labels are from, and one a sample; None where there is none."""
     kind = label if label in ("cls", "txt") else None
     if label is None:
-        kind = next((one for one in ("cls", "txt") if any(one in sample.beside for sample in samples)), None)
+        endings = (ending for ending in ("cls", "txt") if any(ending in sample.beside for sample in samples))
+        kind = next(endings, None)
         if kind == "txt" and any("json" in sample.beside for sample in samples):
             kind = None  # a caption, then
     if kind is not None:

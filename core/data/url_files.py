@@ -203,7 +203,7 @@ class UrlFiles(FileSystem):
     def no_image(self, path: str) -> str | None:
         """The first who asks has all files looked at whose names do not tell, many at a time."""
         if path not in self._looks:
-            names = [one for one in self._known if one not in self._looks and self._is_doubtful(one)]
+            names = [known for known in self._known if known not in self._looks and self._is_doubtful(known)]
             in_threads(self._look, [*names, *({path} - set(names))], "looking at files", self._saw, 1, FETCHES)
         look = self._looks[path]
         if isinstance(look, OSError):

@@ -140,7 +140,7 @@ class Walker:
         if on_error == "skip":
             return
         skip = f"pass {SKIP} to go on without"
-        if unread := [one for one in self.left_out if isinstance(one, Unread)]:
+        if unread := [problem for problem in self.left_out if isinstance(problem, Unread)]:
             raise DataError(f"{named(unread)}. Mend that, or {skip}")
         if self.doubles:
             raise DataError(f"{named(self.doubles)}. Remove the link, or {skip}")
@@ -273,7 +273,7 @@ def broken(path: str) -> Unread:
 
 def named(problems: Collection[Skipped]) -> str:
     """The first few of them in one line."""
-    return first_few([f"{one.path} {one.reason}" for one in problems], SHOWN, "; ")
+    return first_few([f"{problem.path} {problem.reason}" for problem in problems], SHOWN, "; ")
 
 
 def _leads_up(link: str) -> str | None:

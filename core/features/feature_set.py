@@ -41,10 +41,10 @@ def merged(stats: Iterable[ExtractionStats]) -> ExtractionStats:
     """Of several extractions together."""
     every = list(stats)
     return ExtractionStats(
-        sum(one.extracted for one in every),
-        sum(one.reused for one in every),
-        sum(one.seconds for one in every),
-        tuple(sorted({maker for one in every for maker in one.made_by})),
+        sum(extraction.extracted for extraction in every),
+        sum(extraction.reused for extraction in every),
+        sum(extraction.seconds for extraction in every),
+        tuple(sorted({maker for extraction in every for maker in extraction.made_by})),
     )
 
 

@@ -24,7 +24,7 @@ def load_features(folder: str | os.PathLike[str]) -> FeatureSet:
         for digest in views:
             if digest not in opened:
                 opened[digest] = folder_in(root, digest, ids)
-    made_by = {maker for one in opened.values() for maker in one.makers()}
+    made_by = {maker for stored in opened.values() for maker in stored.makers()}
     stats = ExtractionStats(0, len(set(ids)), 0.0, tuple(sorted(made_by)))
     folders = {cut: [opened[digest] for digest in views] for cut, views in about.cuts}
     return FeatureSet(about.name, ids, annotations, folders, stats, about.splits)

@@ -70,7 +70,7 @@ def find_orphans(store: FeatureStore, data: Iterable[Dataset]) -> list[Orphans]:
             nbytes += orphans * (shard.row_nbytes + shard.checksums.itemsize + ID_NBYTES)
         if rows:
             orphaned.append(Orphans(info.key, info.label, rows, nbytes, kept, info.path, info.last_used))
-    return sorted(orphaned, key=lambda one: (-one.nbytes, one.key))
+    return sorted(orphaned, key=lambda of_key: (-of_key.nbytes, of_key.key))
 
 
 def drop_orphans(store: FeatureStore, orphaned: Iterable[Orphans], data: Iterable[Dataset]) -> int:
@@ -122,14 +122,14 @@ def _wanted(data: Iterable[Dataset]) -> NDArray[np.bytes_]:
     """`(n,)` ids of all samples, sorted, each once. DataError where something could not be read: it would count as
     gone."""
     data = list(data)
-    if unread := [line for one in data for line in one.skipped if isinstance(line, Unread)]:
+    if unread := [line for dataset in data for line in dataset.skipped if isinstance(line, Unread)]:
         raise DataError(
             f"{named(unread)}. What cannot be read is not gone, so no features are called orphans; mend that, or "
             "remove it from the data"
         )
-    for one in data:
-        say(one)
-    ids = [ids_to_array(one.ids) for one in data]
+    for dataset in data:
+        say(dataset)
+    ids = [ids_to_array(dataset.ids) for dataset in data]
     return np.unique(sort_keys(np.concatenate([np.empty((0, ID_NBYTES), np.uint8), *ids])))
 
 

@@ -58,7 +58,7 @@ class RecomputeReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        differing = [{**asdict(one), "shard": str(one.shard)} for one in self.differing]
+        differing = [{**asdict(difference), "shard": str(difference.shard)} for difference in self.differing]
         return {"compared": self.compared, "without_features": self.without_features, "differing": differing}
 
 

@@ -55,8 +55,8 @@ def fold(graph: Graph, params: Params, keep: Collection[str] = ()) -> tuple[Grap
 def _fold_pair(layer: Node, node: Node, params: Params) -> dict[str, np.ndarray]:
     """The weight and, where there is one, the bias of the layer with the node behind it."""
 
-    def get(one: Node, key: str) -> np.ndarray:
-        return np.asarray(params[f"{one.name}.{key}"], np.float64)
+    def get(owner: Node, key: str) -> np.ndarray:
+        return np.asarray(params[f"{owner.name}.{key}"], np.float64)
 
     scale, weight = get(node, "weight"), get(layer, "weight")
     shift = get(layer, "bias") if layer.attrs["bias"] else None

@@ -58,8 +58,8 @@ def googlenet(name: str, classes: int, head: Head, size: int) -> Graph:
 
 
 def _inception(b: Builder, name: str, x: str, cin: int, widths: tuple[int, ...]) -> str:
-    one, *pairs, pooled = widths
-    branches = [basic_conv(b, f"{name}.branch1", x, cin, one, 1)]
+    direct, *pairs, pooled = widths
+    branches = [basic_conv(b, f"{name}.branch1", x, cin, direct, 1)]
     for i, (narrow, wide) in enumerate(zip(pairs[::2], pairs[1::2], strict=True), start=2):
         y = basic_conv(b, f"{name}.branch{i}.0", x, cin, narrow, 1)
         branches.append(basic_conv(b, f"{name}.branch{i}.1", y, narrow, wide, 3, pad=1))

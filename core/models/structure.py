@@ -159,17 +159,17 @@ class Teller:
             return ["library", self._library_name(value)]
         match value:
             case dict() | types.MappingProxyType():
-                return ["dict", [[self.value(key), self.value(one)] for key, one in value.items()]]
+                return ["dict", [[self.value(key), self.value(entry)] for key, entry in value.items()]]
             case list():
                 return ["list", *map(self.value, value)]
             case set() | frozenset():
-                return ["set", *sorted((self.value(one) for one in value), key=repr)]
+                return ["set", *sorted((self.value(entry) for entry in value), key=repr)]
             case functools.partial():
                 return ["partial", self.value(value.func), self.value(value.args), self.value(value.keywords)]
             case types.MethodType():
                 return ["method", self.value(value.__func__), self.value(value.__self__)]
             case property():
-                return ["property", *(self.value(one) for one in (value.fget, value.fset))]
+                return ["property", *(self.value(accessor) for accessor in (value.fget, value.fset))]
             case staticmethod() | classmethod():
                 return [type(value).__name__, self.value(value.__func__)]
             case type():
@@ -178,7 +178,7 @@ class Teller:
                 return self.code(value)
             case _ if hasattr(value, "__wrapped__") and callable(value):  # jitted, cached ...
                 return ["wrapped", type(value).__name__, self.value(value.__wrapped__)]
-        slots = [slot for one in type(value).__mro__ for slot in _slots(one) if hasattr(value, slot)]
+        slots = [slot for base in type(value).__mro__ for slot in _slots(base) if hasattr(value, slot)]
         if not hasattr(value, "__dict__") and not slots:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise UnknownStructure(f"what an object of {kind} holds is hidden")
@@ -189,9 +189,9 @@ class Teller:
         """An object's settings, sorted. Of a library's object, what is private or None is left out: the next
         version may have more of both."""
         return [
-            [name, self.value(one)]
-            for name, one in sorted(settings.items())
-            if not library or (one is not None and not name.startswith("_"))
+            [name, self.value(setting)]
+            for name, setting in sorted(settings.items())
+            if not library or (setting is not None and not name.startswith("_"))
         ]
 
     def code(self, code: Any) -> Any:
@@ -199,12 +199,12 @@ class Teller:
         if self._is_library(code):
             return ["library", self._library_name(code), *self._patches(code)]
         if isinstance(code, type):
-            classes = [one for one in code.__mro__ if not self._is_library(one)]
-            bases = [self._library_name(one) for one in code.__mro__ if self._is_library(one)]
-            sources = [source_of(one) for one in classes]
+            classes = [kind for kind in code.__mro__ if not self._is_library(kind)]
+            bases = [self._library_name(kind) for kind in code.__mro__ if self._is_library(kind)]
+            sources = [source_of(kind) for kind in classes]
             changed = self._settings(classes)
             if not _is_installed(code):
-                members = [m for one in classes for m in vars(one).values() if _is_code(m)]
+                members = [m for kind in classes for m in vars(kind).values() if _is_code(m)]
                 references = [self._references(_function(m)) for m in members]
                 return ["class", sources, bases, references, *changed, *self._patches(code)]
             return ["class", sources, bases, *changed, *self._patches(code)]
@@ -213,11 +213,12 @@ class Teller:
     def _settings(self, classes: list[type]) -> list[Any]:
         """The settings of classes that are not as their text says: those that were set from outside."""
         told = []
-        for one in classes:
-            settings = _plain_settings(one)
+        for kind in classes:
+            settings = _plain_settings(kind)
             for name, value in settings.items():
-                self._note(one, name, value)
-            told += [[one.__name__, n, self.value(v)] for n, v in sorted(_set_from_outside(one, settings).items())]
+                self._note(kind, name, value)
+            outside = sorted(_set_from_outside(kind, settings).items())
+            told += [[kind.__name__, name, self.value(value)] for name, value in outside]
         return [["set", *told]] if told else []
 
     def _note(self, holder: Any, name: str, value: Any) -> None:
@@ -231,10 +232,10 @@ class Teller:
         if kind not in self._patched:
             self._patched[kind] = []  # a function may refer to its class
             self._patched[kind] = [
-                [one.__name__, name, self.value(_function(member))]
-                for one in kind.__mro__
-                for name, member in sorted(vars(one).items())
-                if _is_code(member) and self._is_foreign(_function(member), one)
+                [base.__name__, name, self.value(_function(member))]
+                for base in kind.__mro__
+                for name, member in sorted(vars(base).items())
+                if _is_code(member) and self._is_foreign(_function(member), base)
             ]
         return [["patched", *self._patched[kind]]] if self._patched[kind] else []
 
@@ -274,7 +275,7 @@ class Teller:
         # `__class__` is what super() needs; the class is told where it stands
         told = [[name, self.value(value)] for name, value in sorted(referred.items()) if name != "__class__"]
         defaults = (function.__defaults__, function.__kwdefaults__)
-        return [told, [self.value(one) for one in defaults]] if any(defaults) else [told]
+        return [told, [self.value(values) for values in defaults]] if any(defaults) else [told]
 
     def _is_library(self, code: Any) -> bool:
         name = code.__name__ if isinstance(code, types.ModuleType) else getattr(code, "__module__", None)
@@ -343,7 +344,8 @@ def lookups(code: types.CodeType) -> set[tuple[str, ...]]:
             path = ()
         if path:
             looked_up.add(path)
-    return looked_up.union(*(lookups(one) for one in code.co_consts if isinstance(one, types.CodeType)))
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return looked_up.union(*map(lookups, inner))
 
 
 def _is_plain(value: Any) -> bool:

@@ -192,7 +192,7 @@ def restored(model: Model, path: Path) -> dict[str, np.ndarray]:
 def _is_plain(head: Any) -> bool:
     if isinstance(head, str):
         return True
-    return isinstance(head, list | tuple) and all(isinstance(one, int | float) for one in head)
+    return isinstance(head, list | tuple) and all(isinstance(width, int | float) for width in head)
 
 
 def _kind(module: Any) -> str:
@@ -201,7 +201,7 @@ def _kind(module: Any) -> str:
 
 def _called(module: Any) -> str:
     if isinstance(module, list | tuple):
-        return "+".join(getattr(one, "__name__", type(one).__name__) for one in module if one is not None)
+        return "+".join(getattr(part, "__name__", type(part).__name__) for part in module if part is not None)
     return type(module).__name__
 
 

@@ -90,8 +90,8 @@ def build(content: Mapping[str, Any]) -> str:
 def script_json(value: Any) -> str:
     """JSON for the inside of a script element: no character in it can end the element, or begin a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII only
-    for one in "<>&":
-        text = text.replace(one, f"\\u{ord(one):04x}")
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
@@ -185,7 +185,7 @@ def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
             from headstart.report import plots
 
             figures_by_name[f"break-even {i}"] = plots.break_even(even)
-    losses = [loss for one in drawn for point in one for loss in (point.loss, point.val_loss)]
+    losses = [loss for curve in drawn for point in curve for loss in (point.loss, point.val_loss)]
     data = known.get("data") or {}
     return {
         "figures": figures_by_name,
@@ -201,9 +201,9 @@ def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
                 "score": headline_of(entry).name,
                 "interval": None if entry.get("folds") else interval_of(entry),
                 "extraction": finite(entry.get("extraction_seconds")) or 0.0,
-                "points": [_rounded(point) for point in one],
+                "points": [_rounded(point) for point in curve],
             }
-            for entry, look, one in zip(entries, looks(entries), drawn, strict=True)
+            for entry, look, curve in zip(entries, looks(entries), drawn, strict=True)
         ],
     }
 

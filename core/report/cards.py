@@ -75,14 +75,14 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
         "note": None,
         "worst": [
             {
-                "picture": images.number(pictures.get(str(one.get("id")))),
-                "id": one.get("id"),
-                "true": name(one.get("label")),
-                "predicted": name(one.get("predicted")),
+                "picture": images.number(pictures.get(str(miss.get("id")))),
+                "id": miss.get("id"),
+                "true": name(miss.get("label")),
+                "predicted": name(miss.get("predicted")),
                 "between": "taken for",
-                "how": figures.percent(one.get("probability")),
+                "how": figures.percent(miss.get("probability")),
             }
-            for one in validation.get("worst") or ()
+            for miss in validation.get("worst") or ()
         ],
     }
     card["without"] = WITHOUT if wrong else "None: every sample was classified correctly."

@@ -271,8 +271,8 @@ def _few(entry: Entry) -> list[str]:
     samples = _samples(entry)
     if samples is None or not 0 < samples < FEW:
         return []
-    one = f": each is {100 / samples:.1f} points" if headline_of(entry) is ACCURACY else ""
-    return [f"{counted(samples, 'validation sample')} {'is' if samples == 1 else 'are'} few{one}."]
+    each = f": each is {100 / samples:.1f} points" if headline_of(entry) is ACCURACY else ""
+    return [f"{counted(samples, 'validation sample')} {'is' if samples == 1 else 'are'} few{each}."]
 
 
 def _chance(entry: Entry) -> list[str]:

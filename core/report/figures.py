@@ -21,11 +21,11 @@ def cleaned(value: Any) -> Any:
         value = value if value.startswith("data:") else redacted(value)
         if value.isascii() and value.isprintable():
             return value
-        return "".join(one if one in "\n\t" else printable(one) for one in value)
+        return "".join(character if character in "\n\t" else printable(character) for character in value)
     if isinstance(value, Mapping):
-        return {cleaned(str(key)): cleaned(one) for key, one in value.items()}
+        return {cleaned(str(key)): cleaned(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [cleaned(one) for one in value]
+        return [cleaned(entry) for entry in value]
     return value
 
 

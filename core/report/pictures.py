@@ -63,13 +63,13 @@ def kernels(node: str, before: np.ndarray, after: np.ndarray, most: int = 64) ->
     of the weights before do (after, where those are half as large again or more); the difference has its own, up
     to the largest. The first kernels are shown, at most `most`; `max_difference` is exact, over all of them.
     """
-    old, new = (np.asarray(one, np.float32) for one in (before, after))
+    old, new = (np.asarray(kernels, np.float32) for kernels in (before, after))
     change = new.astype(np.float64) - old.astype(np.float64)
     of, _, height, width = old.shape
     shown = max(1, min(of, most, SHEET // (height * width)))
-    drawn = [_drawn(one[:shown]) for one in (old, new, change)]
+    drawn = [_drawn(kernels[:shown]) for kernels in (old, new, change)]
     colour = old.shape[1] == 3
-    scales = [_largest(one, share=0.995) for one in drawn[:2]]
+    scales = [_largest(picture, share=0.995) for picture in drawn[:2]]
     # Of the kernels before, if it will do: then all runs from the same weights have the same picture of them.
     scale = scales[0] if scales[1] <= 1.5 * scales[0] else scales[1]
     return {

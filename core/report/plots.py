@@ -158,11 +158,11 @@ def _item(plot: Plot) -> dict[str, Any]:
     def renamed(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {
-                key: numbered(one) if key in ("id", "root_id", "docid") else renamed(one)
-                for key, one in value.items()
+                key: numbered(entry) if key in ("id", "root_id", "docid") else renamed(entry)
+                for key, entry in value.items()
             }
         if isinstance(value, list | tuple):
-            return [renamed(one) for one in value]
+            return [renamed(entry) for entry in value]
         return value
 
     def numbered(id: Any) -> Any:

@@ -33,10 +33,10 @@ def repetition(known: Mapping[str, Any]) -> dict[str, Any]:
         **{f"model, {name}": fact(value) for name, value in model.items()},
     }
     settings = {entry["label"]: flat(entry.get("settings") or {}) for entry in known["rows"]}
-    names = list(dict.fromkeys(name for one in settings.values() for name in one))
+    names = list(dict.fromkeys(name for of_run in settings.values() for name in of_run))
     # versions stand above, and a CPU has no facts of its own
     names = [name for name in names if not name.startswith("versions.") and name != "device_facts"]
-    same = {name: {one.get(name, figures.NONE) for one in settings.values()} for name in names}
+    same = {name: {of_run.get(name, figures.NONE) for of_run in settings.values()} for name in names}
     return {
         "command": command(known.get("command") or ()),
         "facts": {name: value for name, value in facts.items() if value},
@@ -87,7 +87,7 @@ def short(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(short, value)) or "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {short(one)}" for name, one in value.items()) or "none"
+        return ", ".join(f"{name} {short(entry)}" for name, entry in value.items()) or "none"
     return str(value)
 
 

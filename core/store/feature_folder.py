@@ -87,7 +87,7 @@ class FeatureFolder:
         shape are passed over. `remotes`: the same key in shared caches behind URLs, of which shards come into
         this folder; `make_room` is called with their bytes before."""
         self.path = path
-        self._expected = None if row_shape is None else tuple(int(one) for one in row_shape)
+        self._expected = None if row_shape is None else tuple(int(side) for side in row_shape)
         self.key = key
         self.shared = tuple(shared)
         self._remotes, self._make_room = tuple(remotes), make_room or _no_room_needed

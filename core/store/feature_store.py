@@ -102,10 +102,10 @@ class FeatureStore:
             named = SHARED_VARIABLE
             shared = split_shared(os.environ.get(SHARED_VARIABLE, ""))
         everything = list(shared)
-        urls = dict.fromkeys(one.rstrip("/") for one in everything if isinstance(one, str) and is_url(one))
+        urls = dict.fromkeys(root.rstrip("/") for root in everything if isinstance(root, str) and is_url(root))
         self.remotes = tuple(SharedRemote(url, self.root) for url in urls)
-        others = [one for one in everything if not is_url(one) and not self._is_own(one)]
-        self.shared = tuple(dict.fromkeys(self._shared_root(one, named) for one in others))
+        others = [root for root in everything if not is_url(root) and not self._is_own(root)]
+        self.shared = tuple(dict.fromkeys(self._shared_root(root, named) for root in others))
 
     def folder(self, key: TrunkKey, row_shape: Sequence[int] | None = None) -> FeatureFolder:
         """The features of one trunk key; their folder need not exist yet. `row_shape`: the shape of a sample's

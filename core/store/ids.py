@@ -31,8 +31,8 @@ def ids_to_array(ids: Sequence[str] | NDArray[np.uint8]) -> NDArray[np.uint8]:
     except (TypeError, ValueError):
         raw = b""
     # Both tests are needed: two wrong lengths may add up to a right one, and fromhex skips white space.
-    if len(raw) != ID_NBYTES * len(ids) or any(len(one) != 2 * ID_NBYTES for one in ids):
-        bad = next((i for i, one in enumerate(ids) if not _is_id(one)), 0)
+    if len(raw) != ID_NBYTES * len(ids) or any(len(id) != 2 * ID_NBYTES for id in ids):
+        bad = next((i for i, id in enumerate(ids) if not _is_id(id)), 0)
         raise SettingError(f"sample id {ids[bad]!r} (number {bad}) is not 32 hex digits")
     return np.frombuffer(raw, np.uint8).reshape(len(ids), ID_NBYTES)
 
@@ -52,7 +52,7 @@ def sort_keys(array: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     return np.ascontiguousarray(array).reshape(-1).view(f"S{ID_NBYTES}")
 
 
-def _is_id(one: Any) -> bool:
-    if not isinstance(one, str) or len(one) != 2 * ID_NBYTES:
+def _is_id(id: Any) -> bool:
+    if not isinstance(id, str) or len(id) != 2 * ID_NBYTES:
         return False
-    return all(digit in "0123456789abcdefABCDEF" for digit in one)
+    return all(digit in "0123456789abcdefABCDEF" for digit in id)

@@ -413,7 +413,7 @@ def parse_header(path: Path, content: bytes, size: int) -> ShardHeader:
     if format_name != FORMAT:
         raise DamagedShardError(path, f"its format is {_short(format_name)}, this version reads {FORMAT!r}")
     # From here on shape and trunk are of a kind that the next lines, and whoever reads the shard, can use.
-    dimensions = all(type(one) is int and 0 < one <= size for one in shape)
+    dimensions = all(type(side) is int and 0 < side <= size for side in shape)
     if not dimensions or not 1 <= len(shape) <= MAX_DIMENSIONS or not isinstance(provenance, dict):
         raise stranger
     if not isinstance(key_digest, str) or not _DIGEST.fullmatch(key_digest):

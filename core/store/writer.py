@@ -63,8 +63,8 @@ class ShardWriter:
     ) -> None:
         """`prepare` is called before and after each shard; it creates the folder and its description where there
         are none. `written`: is told of each shard that is there for good."""
-        self.row_shape = tuple(int(one) for one in row_shape)
-        if len(self.row_shape) >= MAX_DIMENSIONS or any(one < 1 for one in self.row_shape):
+        self.row_shape = tuple(int(side) for side in row_shape)
+        if len(self.row_shape) >= MAX_DIMENSIONS or any(side < 1 for side in self.row_shape):
             raise SettingError(f"a row of features cannot have the shape {self.row_shape}; expected sizes above 0")
         about = canonical_json(dict(provenance))
         if len(about) > MAX_PROVENANCE_NBYTES:

@@ -85,8 +85,8 @@ class Modes(Suite):
             if self.on_cpu():
                 assert again == figures(runs[mode]), mode
             else:  # some gradients are sums whose order a device does not promise
-                for one, other in zip(again, figures(runs[mode]), strict=True):
-                    np.testing.assert_allclose(one[0], other[0], rtol=1e-3, err_msg=mode)
+                for repeated, first in zip(again, figures(runs[mode]), strict=True):
+                    np.testing.assert_allclose(repeated[0], first[0], rtol=1e-3, err_msg=mode)
         assert figures(self.fit(data, tmp_path, mode="cached", seed=1)) != figures(runs["cached"])
 
     def test_native_equals_predict(

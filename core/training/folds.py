@@ -104,7 +104,7 @@ def cross_validated(model: Model, job: TrainingJob, seed: int) -> CrossValidated
         predictions[numbers == fold] = done[-1][-1].trained.predictions
     scores = scores_of_folds([stages[-1].trained.history for stages in done], predictions, numbers, job, seed)
     ends = {
-        of_folds[0].stage.name: median_low(one.trained.history.best_epoch for one in of_folds)
+        of_folds[0].stage.name: median_low(stage.trained.history.best_epoch for stage in of_folds)
         for of_folds in zip(*done, strict=True)
     }
     return CrossValidated(scores, predictions, ends, extraction)

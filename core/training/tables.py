@@ -174,7 +174,7 @@ def classes_table(scores: Scores) -> Table:
 
 def confusions_table(confusions: Sequence[Mapping[str, Any]]) -> Table:
     """Of `Evaluation.confusions`."""
-    texts = [(one["true"], one["predicted"], str(one["count"]), str(one["of"])) for one in confusions]
+    texts = [(pair["true"], pair["predicted"], str(pair["count"]), str(pair["of"])) for pair in confusions]
     return Table(("true class", "taken for", "times", "of"), texts, right=(2, 3))
 
 

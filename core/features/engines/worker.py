@@ -107,7 +107,7 @@ class TaskWorker:
         yield Outcome(
             shards=shards,
             error=None if error is None else pickled(error),
-            warnings=[(one.category, str(one.message)) for one in caught if _is_ours(one.category)],
+            warnings=[(told.category, str(told.message)) for told in caught if _is_ours(told.category)],
             lines=lines,
         )
 

@@ -220,7 +220,7 @@ def move_all(
     stopped = threading.Event()
     run = _FailuresInARow(stopped, everybodys)
 
-    def one(transfer: Transfer, advance: Advance) -> bool:
+    def moved(transfer: Transfer, advance: Advance) -> bool:
         if stopped.is_set():
             return False
 
@@ -231,7 +231,7 @@ def move_all(
     with track(what, sum(transfer.nbytes for transfer in transfers)) as advance:
         pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-transfer")
         try:
-            futures = {pool.submit(one, transfer, advance): transfer for transfer in transfers}
+            futures = {pool.submit(moved, transfer, advance): transfer for transfer in transfers}
             for future in as_completed(futures):
                 transfer = futures[future]
                 try:

@@ -83,18 +83,17 @@ class RemoteFolder:
         """The shards, by name: of these `entries`, else of a listing, a request for every 1,000. RemoteError."""
         if entries is None:
             entries = self.entries()
-        return sorted(
-            (one for one in entries if self.shard_name(digest_of(one)) == one.name), key=lambda one: one.name
-        )
+        named_by_content = (entry for entry in entries if self.shard_name(digest_of(entry)) == entry.name)
+        return sorted(named_by_content, key=lambda entry: entry.name)
 
     def indexes(self) -> list[Entry]:
         """The index objects, the newest first, of equally old ones the largest. RemoteError."""
         entries = [
-            one
-            for one in self.objects.entries(f"{INDEXES}/{self.key_digest}")
-            if self.index_name(digest_of(one)) == one.name
+            entry
+            for entry in self.objects.entries(f"{INDEXES}/{self.key_digest}")
+            if self.index_name(digest_of(entry)) == entry.name
         ]
-        return sorted(entries, key=lambda one: (-one.modified, -one.nbytes, one.name))
+        return sorted(entries, key=lambda entry: (-entry.modified, -entry.nbytes, entry.name))
 
     def description(self) -> tuple[dict[str, object], dict[str, object]] | None:
         """Spec and label, None where there is no trunk.json. RemoteError; DamagedDescriptionError for one that is
