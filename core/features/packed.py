@@ -30,17 +30,16 @@ from headstart.common.errors import DamagedShardError, DiskSpaceError, SavedFeat
 from headstart.common.files import read_whole, replace_whole
 from headstart.common.outputs import writing_into
 from headstart.common.places import expanded
-from headstart.common.sizes import binary_size
 from headstart.common.version import __version__
 from headstart.data.annotations import SINGLE, TASKS, Annotations
 from headstart.data.splits import Part
 from headstart.features import packed_samples
 from headstart.features.rows import ReadableFeatures
-from headstart.features.saving import saving
+from headstart.features.saving import MEND, saving
 from headstart.store.description import read_key
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
-from headstart.store.files import free_space, make_folder
+from headstart.store.files import make_folder, require_space
 from headstart.store.keys import canonical_json
 
 DESCRIPTION = "features.json"
@@ -153,12 +152,7 @@ def _copy(source: FeatureFolder, target: FeatureFolder, ids: Sequence[str], root
             FeatureStore(root, shared=()).verify(repair=True, prefix=target.key.digest)
     lacking = target.missing(distinct_ids)
     with saving(root):
-        needed, free = len(lacking) * row_nbytes, free_space(root)
-    if needed > free:
-        raise DiskSpaceError(
-            f"the features need {binary_size(needed)}, and {binary_size(free)} are free at {root}; free some "
-            "space there, or save to another disk"
-        )
+        require_space(root, len(lacking) * row_nbytes, MEND[DiskSpaceError])
     # Shards say what computed their rows, so those of one maker go together.
     made: dict[str, tuple[dict[str, Any], list[NDArray[np.intp]]]] = {}
     for shard, _, places in source.sources(lacking):

@@ -10,7 +10,7 @@ from pathlib import Path
 from headstart.common.errors import CacheNotWritableError, DiskSpaceError, StoreError
 from headstart.store.files import storage_errors
 
-_MEND: dict[type[StoreError], str] = {
+MEND: dict[type[StoreError], str] = {
     DiskSpaceError: "free some space there, or save to another disk",
     CacheNotWritableError: "save to a folder that can be written",
     StoreError: "save to another disk",
@@ -26,7 +26,7 @@ def saving(folder: Path) -> Iterator[None]:
             yield
     except StoreError as error:
         cause = error.__cause__
-        if type(error) not in _MEND or not isinstance(cause, OSError):
+        if type(error) not in MEND or not isinstance(cause, OSError):
             raise
         reason = cause.strerror or cause
-        raise type(error)(f"cannot save features to {folder}: {reason}; {_MEND[type(error)]}") from cause
+        raise type(error)(f"cannot save features to {folder}: {reason}; {MEND[type(error)]}") from cause

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import (
     DamagedShardError,
-    DiskSpaceError,
     FeatureDriftError,
     MissingFeaturesError,
     SettingError,
@@ -34,7 +33,7 @@ from headstart.common.errors import (
 from headstart.common.files import touch
 from headstart.common.sizes import binary_size
 from headstart.store.description import DESCRIPTION, MAX_DESCRIPTION_NBYTES, description_of, read_description
-from headstart.store.files import despite_evictions, free_space, make_folder, probe_folder, write_atomically
+from headstart.store.files import despite_evictions, make_folder, probe_folder, require_space, write_atomically
 from headstart.store.gather import gather_rows
 from headstart.store.ids import ID_NBYTES, array_to_ids, ids_to_array, sort_keys
 from headstart.store.keys import TrunkKey, canonical_json, stored_dtype
@@ -391,13 +390,11 @@ class FeatureFolder:
 
     def require_space(self, nbytes: int) -> None:
         """Raise DiskSpaceError unless so many bytes are free where the features go."""
-        free = free_space(self.path)
-        if nbytes > free:
-            raise DiskSpaceError(
-                f"the features need {binary_size(nbytes)}, and {binary_size(free)} are free at {self.path}; "
-                "free some space (`headstart cache gc --max-size` shows what could go), set HEADSTART_CACHE "
-                "to another disk, or cut later in the model, where features are smaller"
-            )
+        mend = (
+            "free some space (`headstart cache gc --max-size` shows what could go), set HEADSTART_CACHE to "
+            "another disk, or cut later in the model, where features are smaller"
+        )
+        require_space(self.path, nbytes, mend)
 
     def require_writable(self) -> None:
         """Raise CacheNotWritableError unless files can be created in the folder; creates it if need be."""

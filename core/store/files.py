@@ -79,6 +79,15 @@ def free_space(path: Path) -> int:
         return shutil.disk_usage(nearest_folder(path)).free
 
 
+def require_space(path: Path, nbytes: int, mend: str) -> None:
+    """Raise DiskSpaceError unless so many bytes of features have room where `path` is, or will be. `mend`: what
+    to do where they have none."""
+    if nbytes > (free := free_space(path)):
+        raise DiskSpaceError(
+            f"the features need {binary_size(nbytes)}, and {binary_size(free)} are free at {path}; {mend}"
+        )
+
+
 def nearest_folder(path: Path) -> Path:
     """The path itself, or of what it lies in the first that exists. OSError."""
     return next(folder for folder in [path, *path.parents] if folder.exists())

@@ -278,7 +278,7 @@ def test_where_nothing_can_be_saved(tmp_path: Path, features: FeatureSet, monkey
     (tmp_path / "file").touch()
     with pytest.raises(CacheNotWritableError, match=r"cannot save features to .*file.*; save to a folder"):
         features.save(tmp_path / "file" / "saved")
-    monkeypatch.setattr(packed, "free_space", lambda path: 100)
+    monkeypatch.setattr(files, "free_space", lambda path: 100)
     with pytest.raises(DiskSpaceError, match=r"need 480 B, and 100 B are free at .*saved; .*save to another disk"):
         features.save(tmp_path / "saved")
 

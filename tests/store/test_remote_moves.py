@@ -335,7 +335,7 @@ def test_a_pull_makes_room_or_says_that_there_is_none(url, cache, tmp_path, monk
         hs.cache.pull(url, cache=tmp_path / "elsewhere")
     monkeypatch.delenv("HEADSTART_CACHE_MAX")
     with monkeypatch.context() as patch:
-        patch.setattr("headstart.store.feature_folder.free_space", lambda path: nbytes - 1)
+        patch.setattr("headstart.store.files.free_space", lambda path: nbytes - 1)
         with pytest.raises(DiskSpaceError, match="are free at"):
             hs.cache.pull(url, cache=tmp_path / "elsewhere")
     assert files(tmp_path / "elsewhere") == {}

@@ -461,7 +461,7 @@ def test_a_full_disk_is_an_error(made: Stored, own: Path, monkeypatch: pytest.Mo
         with pytest.raises(DiskSpaceError):
             reader(url, made, own).missing(made.ids)
     with monkeypatch.context() as patch:
-        patch.setattr("headstart.store.feature_folder.free_space", lambda path: 100)
+        patch.setattr("headstart.store.files.free_space", lambda path: 100)
         with pytest.warns(StoreWarning, match="3 shards of .* did not come, .* missing: the features need"):
             assert reader(url, made, own).missing(made.ids) == made.ids
     assert came(own) == [] and reader(url, made, own).missing(made.ids) == []

@@ -52,13 +52,14 @@ def write(backend: str, known: FileFormat, request: Request, path: Path) -> None
         raise
     except Exception as error:  # frameworks have errors of their own for a disk that is full, and for quotas
         need = 2 * sum(array.nbytes for array in request.model.params.values()) + ROOM_NBYTES
-        if (refused := _room(path.parent, need)) is not None:
+        if (refused := _refusal(path.parent, need)) is not None:
             raise refused from error
         raise
 
 
-def _room(folder: Path, nbytes: int) -> OSError | None:
-    """What the disk says to a file of so many bytes; None where it takes it."""
+def _refusal(folder: Path, nbytes: int) -> OSError | None:
+    """What the disk says to a file of so many bytes; None where it takes it. The bytes are asked for, and not
+    looked for among the free ones: of those a quota, or a limit on the size of a file, may grant fewer."""
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             os.posix_fallocate(file.fileno(), 0, nbytes)
