@@ -22,6 +22,7 @@ from headstart.common.redact import redacted
 from headstart.common.removal import require_no_link
 from headstart.data.names import class_list
 from headstart.data.preprocess import Preprocess
+from headstart.models.architecture import Architecture
 from headstart.models.imported import NAME, SUFFIX, folder, replacing
 from headstart.models.pickles import SUFFIXES, convert
 from headstart.models.tensors import tensor_chunks
@@ -50,17 +51,7 @@ def import_weights(
     Raises WeightsError (not readable, does not fit), SettingError, UnknownNameError, BackendError (no torch).
     """
     arch, path = architecture(model), expanded(path)
-    name = name if name is not None else path.stem
-    if not NAME.fullmatch(name):
-        raise SettingError(f"name {name!r}: expected letters, digits and . _ + -, of which the first is no sign")
-    if name in arch.weights or name == "none":
-        raise SettingError(f"name {name!r} is taken by {arch.name}'s published weights; choose another")
-    target = folder(arch.name) / f"{name}{SUFFIX}"
-    if target.exists() and not replace:
-        raise SettingError(
-            f"{arch.name} has weights called {name!r} already; choose another name, or let them be replaced "
-            "(--replace)"
-        )
+    target = _target(arch, name if name is not None else path.stem, replace)
     if not path.is_file():
         raise WeightsError(f"{path}: no such weight file")
     check_regular(path, WeightsError)
@@ -103,6 +94,21 @@ def import_weights(
         target.parent.mkdir(parents=True, exist_ok=True)
         with writing_into(target.parent):
             replace_whole(target, tensor_chunks(tensors, metadata))  # a link of that name, not its target
+    return target
+
+
+def _target(arch: Architecture, name: str, replace: bool) -> Path:
+    """The file that keeps weights of this name. SettingError for a name that cannot be had."""
+    if not NAME.fullmatch(name):
+        raise SettingError(f"name {name!r}: expected letters, digits and . _ + -, of which the first is no sign")
+    if name in arch.weights or name == "none":
+        raise SettingError(f"name {name!r} is taken by {arch.name}'s published weights; choose another")
+    target = folder(arch.name) / f"{name}{SUFFIX}"
+    if target.exists() and not replace:
+        raise SettingError(
+            f"{arch.name} has weights called {name!r} already; choose another name, or let them be replaced "
+            "(--replace)"
+        )
     return target
 
 

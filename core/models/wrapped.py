@@ -120,37 +120,10 @@ def wrap(
     request = WrapRequest(module, cut, rest, shown, params, init, rest, fresh, checked_layout(layout), "")
     wrapping = _wrapped(owner, called, inputs, request)
     wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
-    wrapping, features, run_trunk = checked_trunk(owner, wrapping, inputs, shown)
-    if head_module is not None:
-        request = WrapRequest(head_module, None, False, features, None, None, True, False, None, wrapping.layout)
-        other = _wrapped(owner, _called(head_module), f"features of shape {features.shape}", request)
-        wrapping = replace(wrapping, head=other.trunk, head_params=other.params)
-    logits = run_head = None
-    if wrapping.head is not None:
-        checked, logits, run_head = checked_head(owner, wrapping.head, wrapping.head_params, features)
-        wrapping = replace(wrapping, head=checked)
-    rounding = check_against_original(wrapping, shown, features, logits if head_module is None else None)
-    wrapping = replace(wrapping, trunk=replace(wrapping.trunk, rounding=rounding))
-    if wrapping.head is not None and head_module is None:
-        wrapping = replace(wrapping, head=replace(wrapping.head, rounding=rounding))
-    for pair in _real_pairs(inputs, example):
-        check_real(wrapping, pair, run_trunk, run_head if head_module is None else None)
-    trunk = wrapping.trunk
-    if (structure := structure_of(trunk.structure)) is not None:
+    wrapping = _checked(owner, wrapping, inputs, shown, example, head_module)
+    if (structure := structure_of(wrapping.trunk.structure)) is not None:
         structure.forget_changing()
-    if wrapping.head is None:
-        assert classes is not None
-        names, named = class_names(classes)
-        if isinstance(inputs, Arrays) and len(trunk.output) == 2:
-            mask = mask_of({key: shape for key, shape, _ in inputs.entries}, trunk.output[0])
-            refuse_padding(mask, trunk.output)
-        graph = _with_classifier(trunk_nodes(inputs, trunk), trunk.output, len(names), head)
-    else:
-        names, named = _outputs(wrapping.head, classes)
-        part = _known(wrapping.head, wrapping, name or called)
-        graph = Graph(
-            (*trunk_nodes(inputs, trunk), Node(HEAD_NODE, "native", (TRUNK_NODE,), {"part": part})), HEAD_NODE
-        )
+    graph, names, named = _graph(wrapping, inputs, head, classes, name or called)
     brought = {f"{TRUNK_NODE}.{key}": value for key, value in wrapping.params.items()}
     brought |= {f"{HEAD_NODE}.{key}": value for key, value in wrapping.head_params.items()}
     drawn = frozenset(graph.param_shapes().keys() - brought.keys())
@@ -168,6 +141,52 @@ def wrap(
         POOL if POOL in graph else TRUNK_NODE,
         wrapping.cut,
     )
+
+
+def _checked(
+    owner: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, shown: Any, example: Any, head_module: Any
+) -> Wrapping:
+    """The parts as they were shown to run, each by itself and both as the module does. `head_module`: becomes the
+    head, of which the module itself says nothing."""
+    wrapping, features, run_trunk = checked_trunk(owner, wrapping, inputs, shown)
+    if head_module is not None:
+        request = WrapRequest(head_module, None, False, features, None, None, True, False, None, wrapping.layout)
+        other = _wrapped(owner, _called(head_module), f"features of shape {features.shape}", request)
+        wrapping = replace(wrapping, head=other.trunk, head_params=other.params)
+    logits = run_head = None
+    if wrapping.head is not None:
+        checked, logits, run_head = checked_head(owner, wrapping.head, wrapping.head_params, features)
+        wrapping = replace(wrapping, head=checked)
+    rounding = check_against_original(wrapping, shown, features, logits if head_module is None else None)
+    wrapping = replace(wrapping, trunk=replace(wrapping.trunk, rounding=rounding))
+    if wrapping.head is not None and head_module is None:
+        wrapping = replace(wrapping, head=replace(wrapping.head, rounding=rounding))
+    for pair in _real_pairs(inputs, example):
+        check_real(wrapping, pair, run_trunk, run_head if head_module is None else None)
+    return wrapping
+
+
+def _graph(
+    wrapping: Wrapping,
+    inputs: Preprocess | Arrays,
+    head: Head | Any,
+    classes: int | Sequence[str] | None,
+    head_name: str,
+) -> tuple[Graph, tuple[str, ...], bool]:
+    """The model's graph, the names of its classes, and whether somebody gave them. `head_name`: by which a head is
+    known that cannot be read."""
+    trunk = wrapping.trunk
+    if wrapping.head is None:
+        assert classes is not None
+        names, named = class_names(classes)
+        if isinstance(inputs, Arrays) and len(trunk.output) == 2:
+            mask = mask_of({key: shape for key, shape, _ in inputs.entries}, trunk.output[0])
+            refuse_padding(mask, trunk.output)
+        return _with_classifier(trunk_nodes(inputs, trunk), trunk.output, len(names), head), names, named
+    names, named = _outputs(wrapping.head, classes)
+    part = _known(wrapping.head, wrapping, head_name)
+    node = Node(HEAD_NODE, "native", (TRUNK_NODE,), {"part": part})
+    return Graph((*trunk_nodes(inputs, trunk), node), HEAD_NODE), names, named
 
 
 def restored(model: Model, path: Path) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ from headstart.data.id_set import IdSet
 from headstart.data.summary import say
 from headstart.data.untrained import warn_of_single, warn_of_single_in_folds
 from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params
 from headstart.report.conclusion import Conclusion, conclusion
@@ -37,6 +38,7 @@ from headstart.training.checks import in_parts, opened
 from headstart.training.comparison import entry_of
 from headstart.training.defaults import default_optimizer
 from headstart.training.feeding import Fed, from_cache
+from headstart.training.feeds import Feeds
 from headstart.training.finished import settings_record
 from headstart.training.fold_heads import cross_validated_heads
 from headstart.training.folds import CrossValidated, cross_validated, one_set
@@ -48,7 +50,7 @@ from headstart.training.one_by_one import one_by_one
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.scores.fold_scores import figures_of
-from headstart.training.settings import settings_of
+from headstart.training.settings import Settings, settings_of
 from headstart.training.side_by_side import most_at_once, side_by_side
 from headstart.training.signatures import documented
 from headstart.training.stage import Stage
@@ -190,18 +192,7 @@ def sweep(
     if settings.folds is not None:
         train, val = one_set(train, val, settings.folds), None
     train, val = in_parts(*opened(train, val))
-    if val is None and settings.folds is None:
-        raise SettingError(
-            "val=None: heads are ranked by how well they do on validation data; pass data or features for it, or "
-            "folds=5"
-        )
-    if halving and settings.monitor is None:
-        raise SettingError("halving=True with monitor=None: nothing says which heads are better")
-    if halving and settings.folds is not None:
-        raise SettingError(
-            f"halving=True with folds={settings.folds}: heads are ended by how they do on validation data, and "
-            "folds are compared when all of them are trained; leave one of them out"
-        )
+    _check_ranking(settings, val, halving)
     points = list(_points(grid))
     job = job_of(model, train, val, settings)
     cut = job.cut
@@ -222,21 +213,9 @@ def sweep(
         jobs = [result.last(of) for result, of in zip(of_folds, jobs, strict=True)]
     source = from_cache(job, cut)
     stages = [head_stage(of, graph, source.standardization) for of in jobs]
-    chain = chain_of(graph)
-    room = most_at_once(graph)
-    trained: dict[int, Trained] = {}
-    with track("training heads", sum(stage.epochs for stage in stages)) as advance:
-        for group in _groups(jobs, room):
-            heads, pairs = None, [(jobs[i], stages[i]) for i in group]
-            if len(group) > 1 and chain is not None:
-                heads = side_by_side(pairs, graph, chain, source.feeds, advance, halving=halving)
-            if heads is None:
-                names = [_name(points[i]) for i in group]
-                heads = one_by_one(pairs, names, source.feeds, advance, halving)
-            else:
-                at_once = max(at_once, len(group))
-            # what was predicted is kept by whoever scores it, where there is room for that of so many
-            trained |= {i: replace(head, predictions=None) for i, head in zip(group, heads, strict=True)}
+    names = [_name(point) for point in points]
+    trained, most = _trained(list(zip(jobs, stages, strict=True)), names, graph, source.feeds, halving)
+    at_once = max(at_once, most)
     check_trunk(job.model, cut, job.model.params, source.trunk, job.place.precision)
     seconds = time.perf_counter() - start
     ids = IdSet.of(job.train.ids)
@@ -246,19 +225,7 @@ def sweep(
     ]
     if of_folds:
         runs = [result.completed(run, of, len(jobs)) for result, run, of in zip(of_folds, runs, jobs, strict=True)]
-
-    def rank(i: int) -> tuple[bool, float, float]:
-        best, folds = runs[i].history.best, runs[i].folds
-        score, loss = (best.val_score, best.val_loss) if folds is None else (folds.mean, folds.loss)
-        # as numbers that are not finite sort nowhere, they are asked for first
-        if runs[i].diverged or loss is None or (folds is not None and folds.diverged):
-            return (True, 0.0, 0.0)
-        if score is None:  # as of validation data in which no sample has a label: of none of the heads
-            return (False, 0.0, loss)
-        sign = 1 if best.score in SMALLER_IS_BETTER else -1
-        return (False, sign * score, loss)
-
-    order = sorted(range(len(runs)), key=rank)
+    order = sorted(range(len(runs)), key=lambda i: _rank(runs[i]))
     if runs[order[0]].diverged:
         warnings.warn(ALL_DIVERGED.format(count=len(runs)), DivergedWarning, stacklevel=2)
     best_first = [runs[i] for i in order]
@@ -271,6 +238,22 @@ def sweep(
         halving,
         tuple(trained[i].pruned for i in order),
     )
+
+
+def _check_ranking(settings: Settings, val: Dataset | FeatureSet | None, halving: bool) -> None:
+    """SettingError where nothing would say which heads are better, or not while they are trained."""
+    if val is None and settings.folds is None:
+        raise SettingError(
+            "val=None: heads are ranked by how well they do on validation data; pass data or features for it, or "
+            "folds=5"
+        )
+    if halving and settings.monitor is None:
+        raise SettingError("halving=True with monitor=None: nothing says which heads are better")
+    if halving and settings.folds is not None:
+        raise SettingError(
+            f"halving=True with folds={settings.folds}: heads are ended by how they do on validation data, and "
+            "folds are compared when all of them are trained; leave one of them out"
+        )
 
 
 def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
@@ -334,6 +317,40 @@ def _of_folds(model: Model, job: TrainingJob, jobs: Sequence[TrainingJob]) -> tu
     if side_by_side is not None:
         return side_by_side
     return [cross_validated(model, of, job.settings.seed) for of in jobs], 1
+
+
+def _trained(
+    heads_of: Sequence[tuple[TrainingJob, Stage]], names: Sequence[str], graph: Graph, feeds: Feeds, halving: bool
+) -> tuple[list[Trained], int]:
+    """What became of each head, and how many were trained at once. `names`: what the log calls them."""
+    chain = chain_of(graph)
+    trained: dict[int, Trained] = {}
+    at_once = 1
+    with track("training heads", sum(stage.epochs for _, stage in heads_of)) as advance:
+        for group in _groups([job for job, _ in heads_of], most_at_once(graph)):
+            heads, pairs = None, [heads_of[i] for i in group]
+            if len(group) > 1 and chain is not None:
+                heads = side_by_side(pairs, graph, chain, feeds, advance, halving=halving)
+            if heads is None:
+                heads = one_by_one(pairs, [names[i] for i in group], feeds, advance, halving)
+            else:
+                at_once = max(at_once, len(group))
+            # what was predicted is kept by whoever scores it, where there is room for that of so many
+            trained |= {i: replace(head, predictions=None) for i, head in zip(group, heads, strict=True)}
+    return [trained[i] for i in range(len(heads_of))], at_once
+
+
+def _rank(run: Run) -> tuple[bool, float, float]:
+    """By which runs are sorted, the best first."""
+    best, folds = run.history.best, run.folds
+    score, loss = (best.val_score, best.val_loss) if folds is None else (folds.mean, folds.loss)
+    # as numbers that are not finite sort nowhere, they are asked for first
+    if run.diverged or loss is None or (folds is not None and folds.diverged):
+        return (True, 0.0, 0.0)
+    if score is None:  # as of validation data in which no sample has a label: of none of the heads
+        return (False, 0.0, loss)
+    sign = 1 if best.score in SMALLER_IS_BETTER else -1
+    return (False, sign * score, loss)
 
 
 def _run(job: TrainingJob, stage: Stage, source: Fed, trained: Trained, seconds: float, train_ids: IdSet) -> Run:
