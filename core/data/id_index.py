@@ -16,7 +16,7 @@ Invariant: an id from here is that of the bytes that are in the file. What could
 * A forged index: a checksum can be computed by anybody, so the file is only used if nobody else can have written
   it, and if it is what is written here, see `index_file`.
 
-Of an object in a bucket, its size and ETag are what stands in the place of the stat (`url_files`).
+Of an object in a bucket, its size and ETag are what stands in the place of the stat (`bucket`).
 
 The device is left out, as in git: NFS, btrfs and overlays get another number at every mount, and each machine that
 shares a cache sees its own. For the same path to lead to another file of the same inode, size and ctime, a copy

@@ -33,7 +33,7 @@ from headstart.common.errors import (
     SettingError,
 )
 from headstart.common.objects import Objects, open_objects
-from headstart.data import Preprocess, batches, images_at, url_files
+from headstart.data import Preprocess, batches, bucket, images_at, url_files
 from headstart.data.any_files import files_for
 from headstart.data.decode import read_file
 
@@ -273,14 +273,14 @@ def test_without_a_tag_that_promises_something_an_object_is_read_again(
     server: ObjectServer, root: Path, reads: Counter[str], monkeypatch: pytest.MonkeyPatch, tag: str | None
 ) -> None:
     url = upload(photos(root, "cat", "dog"), f"{server.url}/untagged")
-    monkeypatch.setattr(url_files, "Known", lambda nbytes, _: KNOWN(nbytes, tag))
+    monkeypatch.setattr(bucket, "Known", lambda nbytes, _: KNOWN(nbytes, tag))
     for _ in range(2):
         reads.clear()
         assert hs.data.folder(url).ids == hs.data.folder(root).ids
         assert reads.total() == 7
 
 
-KNOWN = url_files.Known
+KNOWN = bucket.Known
 
 
 def test_batches_are_those_of_the_folder(server: ObjectServer, root: Path, reads: Counter[str]) -> None:
