@@ -106,12 +106,6 @@ class Browser:
         said: list[dict[str, Any]] = self.driver.get_log("browser")
         return [entry["message"] for entry in said if entry["level"] in ("WARNING", "SEVERE")]
 
-    def screenshot(self, path: Path) -> Path:
-        """Of the whole page."""
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
-        path.write_bytes(base64.b64decode(shot["data"]))
-        return path
-
     def pdf(self) -> bytes:
         """The page as it is printed, on the paper that it asks for."""
         printed = self.driver.execute_cdp_cmd(

@@ -102,7 +102,7 @@ def frame_of(source: Any) -> tuple[Frame, str | None]:
         place = place_of(source)
         return _of_file(TableFile(place)), parent_of(place)
     if isinstance(source, Mapping):
-        return _of_columns(source, list(source), lambda name: source[name]), None
+        return _of_columns(list(source), lambda name: source[name]), None
     if hasattr(source, "column_names") and hasattr(source, "column"):  # Arrow
         return Frame("the table", source.column_names, lambda names: _of_arrow(source.select(names))), None
     if hasattr(source, "collect") and hasattr(source, "collect_schema"):  # polars, not computed yet
@@ -110,11 +110,11 @@ def frame_of(source: Any) -> tuple[Frame, str | None]:
     if hasattr(source, "columns") and hasattr(source, "__getitem__"):  # pandas, polars
         columns = {str(name): name for name in source.columns}  # a frame of pandas may have numbers for names
         names = [str(name) for name in source.columns]
-        return _of_columns(source, names, lambda name: source[columns[name]]), None
+        return _of_columns(names, lambda name: source[columns[name]]), None
     raise DataError(f"the table is a {type(source).__name__}; {EXPECTED}")
 
 
-def _of_columns(source: Any, names: list[str], column: Callable[[str], Any]) -> Frame:
+def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
     def values(name: str) -> list[Any]:
         found = column(name)
         for method in ("to_list", "tolist"):

@@ -169,13 +169,13 @@ def _flat(labels: Any, what: str) -> np.ndarray:
     if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iubOSU":
         values = values[:, 0]
     if values.dtype.kind in "OSU" and values.ndim == 1:
-        return _names_or_numbers(values, what, expectation)
+        return _names_or_numbers(values, expectation)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iub"):
         raise DataError(f"labels are {values.dtype} of shape {values.shape}; {expectation}{_mend(values, what)}")
     return values
 
 
-def _names_or_numbers(values: np.ndarray, what: str, expectation: str) -> np.ndarray:
+def _names_or_numbers(values: np.ndarray, expectation: str) -> np.ndarray:
     """Of a column of strings, or of objects such as pandas has them."""
     items = values.tolist()
     for i, item in enumerate(items):

@@ -200,7 +200,7 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            with _limits(job["size"], job["seconds"]), _clock(job["seconds"]):
+            with _limits(job["size"]), _clock(job["seconds"]):
                 _convert(torch, job)
             answer = {}
         except Exception as error:
@@ -238,8 +238,8 @@ def _tensors(torch: Any, loaded: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _limits(size: int, seconds: float) -> Any:
-    """Within it, this process gets so much memory and time and no more, where the system can see to that."""
+def _limits(size: int) -> Any:
+    """Within it, this process gets so much memory and no more, where the system can see to that."""
     try:
         import resource
     except ImportError:  # Windows: the parent's clock is all

@@ -37,11 +37,16 @@ LIVING_SECONDS = 60.0  # an unfinished file that was written to since then is so
 DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
+@dataclass(frozen=True)
 class Described:
-    """What a trunk's description says, as people read it."""
+    """A trunk key, and what the description of its features says, as people read it."""
 
+    key: str
+    """The trunk key's digest."""
     label: dict[str, Any]
+    """Hints for people; empty where trunk.json is missing or damaged."""
     spec: dict[str, Any]
+    """What the features depend on; empty where trunk.json is missing or damaged."""
 
     def hint(self, name: str) -> str:
         """What the label says of "model", "weights" or "cut", fit for a terminal; "?" where it says nothing."""
@@ -57,12 +62,6 @@ class Described:
 class FolderInfo(Described):
     """What the folder of one trunk key holds, at the moment of a listing."""
 
-    key: str
-    """The trunk key's digest."""
-    label: dict[str, Any]
-    """Hints for people; empty where trunk.json is missing or damaged."""
-    spec: dict[str, Any]
-    """What the features depend on; empty where trunk.json is missing or damaged."""
     rows: int
     """Samples with features in an intact shard."""
     nbytes: int

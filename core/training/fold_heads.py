@@ -21,7 +21,6 @@ from headstart.contract.heads import Chain, chain_of
 from headstart.contract.running import Trainer
 from headstart.data import Dataset
 from headstart.features.feature_set import FeatureSet
-from headstart.graph import Graph
 from headstart.training.checks import check_data
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import EpochResult, FeatureFeed, Feeds, Resident, Streamed
@@ -59,7 +58,7 @@ def cross_validated_heads(
     at_once, count = 1, len(folded.parts)
     with track(f"{count} folds", count * sum(stage.epochs for stage in stages)) as advance:
         for group in _groups(jobs, count, most_at_once(graph)):
-            heads = _together(group, jobs, stages, graph, chain, folded, advance)
+            heads = _together(group, jobs, stages, chain, folded, advance)
             if heads is None:
                 heads = [_alone(member, jobs, stages, folded, advance) for member in group]
             else:
@@ -141,7 +140,6 @@ def _together(
     group: Sequence[Member],
     jobs: Sequence[TrainingJob],
     stages: Sequence[Stage],
-    graph: Graph,
     chain: Chain,
     folded: FoldedFeatures,
     advance: Callable[..., None],
@@ -152,7 +150,7 @@ def _together(
     fold_of = [fold for _, fold in group]
     judge = OnFolds(folded.job.objective, folded.held_out, folded.parts, folded.sets, fold_of)
     pairs = [(jobs[i], stages[i]) for i, _ in group]
-    return side_by_side(pairs, graph, chain, folded.source.feeds, advance, judge, folded.weights[:, fold_of])
+    return side_by_side(pairs, chain, folded.source.feeds, advance, judge, folded.weights[:, fold_of])
 
 
 def _alone(

@@ -45,7 +45,6 @@ def most_at_once(graph: Graph) -> int:
 
 def side_by_side(
     heads_of: Sequence[tuple[TrainingJob, Stage]],
-    graph: Graph,
     chain: Chain,
     feeds: Feeds,
     advance: Callable[..., None],

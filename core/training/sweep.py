@@ -330,7 +330,7 @@ def _trained(
         for group in _groups([job for job, _ in heads_of], most_at_once(graph)):
             heads, pairs = None, [heads_of[i] for i in group]
             if len(group) > 1 and chain is not None:
-                heads = side_by_side(pairs, graph, chain, feeds, advance, halving=halving)
+                heads = side_by_side(pairs, chain, feeds, advance, halving=halving)
             if heads is None:
                 heads = one_by_one(pairs, [names[i] for i in group], feeds, advance, halving)
             else:

@@ -33,12 +33,6 @@ READERS = 8  # shards that are read at once
 class RemoteInfo(Described):
     """What there is of one trunk key behind a URL, at the moment of a listing."""
 
-    key: str
-    """the trunk key's digest"""
-    label: dict[str, Any]
-    """hints for people; empty where trunk.json is missing or damaged"""
-    spec: dict[str, Any]
-    """what the features depend on; empty where trunk.json is missing or damaged"""
     rows: int
     """samples with features in a shard"""
     nbytes: int

@@ -9,7 +9,6 @@ import numpy as np
 
 ROUNDS = 20
 TOLERANCE = 1e-3
-MOST_DIMENSIONS = 2048
 
 
 def logme(x: np.ndarray, columns: np.ndarray) -> float:
