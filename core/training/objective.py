@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.common.slices import slices
 from headstart.contract.losses import Huber, Loss, Sigmoid, Softmax, SquaredError, per_sample
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
@@ -188,8 +189,8 @@ def scale_of(train: Dataset | FeatureSet, centred: bool = True) -> Scale:
 
 
 def pos_weights(train: Dataset | FeatureSet, asked: Any) -> tuple[float, ...] | None:
-    """Of each label. "balanced": samples without it over samples with it, so that both count alike. What a label
-    that no sample has would count is of no matter."""
+    """Of each label. "balanced": samples without it over samples with it, by their weights where the data have
+    such, so that both count alike. What a label that no sample has would count is of no matter."""
     if asked is None:
         return None
     if isinstance(asked, Mapping):
@@ -198,8 +199,13 @@ def pos_weights(train: Dataset | FeatureSet, asked: Any) -> tuple[float, ...] | 
                 raise UnknownNameError("label", name, train.classes)
         return tuple(float(asked.get(name, 1.0)) for name in train.classes)
     assert asked == BALANCED
-    there = train.annotations.counts()
-    ratios = (len(train) - there) / np.maximum(there, 1)
+    there, count = train.annotations.counts().astype(np.float64), float(len(train))
+    if train.weights is not None:
+        weights = train.weights.astype(np.float64)
+        there, count = np.zeros(len(there)), float(weights.sum())
+        for part in slices(len(train), 8 * len(there)):
+            there += weights[part] @ train.labels[part]
+    ratios = (count - there) / np.where(there > 0, there, 1)
     return tuple(ratios.clip(1 / len(train)).tolist())  # of a label that all have, above 0
 
 

@@ -43,12 +43,12 @@ def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> N
     one class a sample.
 
     "balanced" counts the classes alike, each sample n / (classes x samples of its class), of the classes that have
-    samples: scikit-learn's `compute_class_weight`. A class that a dict leaves out counts 1.
+    samples, by the data's weights where these have such: scikit-learn's `compute_class_weight`. A class that a
+    dict leaves out counts 1.
     Raises UnknownNameError for a class that the data have not, DataError where no sample counts.
     """
     if class_weights is None:
         return _counting(data, data.weights)
-    counts = np.bincount(data.labels, minlength=len(data.classes))
     if isinstance(class_weights, Mapping):
         of_class = np.ones(len(data.classes), np.float32)
         for name, weight in class_weights.items():
@@ -56,7 +56,10 @@ def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> N
                 raise UnknownNameError("class", name, data.classes)
             of_class[data.classes.index(name)] = weight
     else:
-        of_class = (len(data) / np.count_nonzero(counts) / np.maximum(counts, 1)).astype(np.float32)
+        # a sample of weight 2 is there twice, here as well: else the classes would not count alike
+        counts = np.bincount(data.labels, data.weights, len(data.classes)).astype(np.float64)
+        there = max(1, np.count_nonzero(counts))
+        of_class = (counts.sum() / there / np.where(counts > 0, counts, 1)).astype(np.float32)
     weights = of_class[data.labels]
     return _counting(data, weights if data.weights is None else weights * data.weights)
 

@@ -39,6 +39,18 @@ class TestCounting:
             expected = compute_sample_weight("balanced", labels)
             np.testing.assert_allclose(sample_weights(images_of(labels), "balanced"), expected, rtol=1e-6)
 
+    def test_balanced_classes_count_alike_whatever_samples_weigh(self) -> None:
+        """As in scikit-learn's `LogisticRegression(class_weight="balanced").fit(..., sample_weight=...)`. One of
+        weight 0 is not there, and one of 2 is there twice."""
+        rng = np.random.default_rng(0)
+        labels, given = [0] * 7 + [1] * 4 + [2], [*rng.integers(0, 4, 11).tolist(), 0]
+        made = sample_weights(images_of(labels, weights=given), "balanced")
+        assert made is not None
+        of_class = np.bincount(labels, made, 3)
+        assert of_class == pytest.approx([sum(given) / 2, sum(given) / 2, 0]), "alike, of those that are there"
+        again = sample_weights(images_of(np.repeat(labels, given).tolist()), "balanced")
+        np.testing.assert_allclose(np.repeat(made / np.maximum(given, 1), given), again, rtol=1e-6)
+
     def test_classes_and_samples_multiply(self) -> None:
         data = images_of([0, 0, 1], weights=[1.0, 0.5, 2.0])
         assert weights_of(data, None) == [1.0, 0.5, 2.0]

@@ -344,6 +344,10 @@ class TestObjectives:
         data = data_of("multi")
         there = data.labels.sum(0).astype(float)
         assert pos_weights(data, "balanced") == pytest.approx((len(data) - there) / there)
+        copies = np.arange(len(data)) % 4  # of weight 0: not there
+        weighted = hs.data.arrays(images()[0], data.labels, LABELS, task="multi", weights=copies)
+        there = np.repeat(data.labels, copies, 0).sum(0).astype(float)
+        assert pos_weights(weighted, "balanced") == pytest.approx((copies.sum() - there) / there)
         assert pos_weights(data, {"red": 3.0}) == (1.0, 3.0, 1.0)
         assert pos_weights(data, None) is None
         with pytest.raises(UnknownNameError, match=r"reed.*red"):

@@ -152,9 +152,9 @@ class Training:
         takers=THAT_TRAIN,
         parse=class_weights_of,
         unset="all alike",
-        more='"balanced": each n / (classes x samples of its class). In Python also a dict such as '
-        '{"daisy": 2.0}, of which a class that is left out counts 1. It multiplies what the data say of each '
-        "sample (`weights`).",
+        more='"balanced": each n / (classes x samples of its class), counted by what the data say of each sample '
+        '(`weights`). In Python also a dict such as {"daisy": 2.0}, of which a class that is left out counts 1. '
+        "It multiplies these weights.",
     )
     pos_weight: str | Mapping[str, float] | None = option(
         None,
@@ -163,8 +163,8 @@ class Training:
         takers=THAT_TRAIN,
         parse=pos_weight_of,
         unset="as much as not",
-        more='"balanced": samples without the label over samples with it. In Python also a dict such as '
-        '{"daisy": 2.0}, of which a label that is left out counts 1.',
+        more='"balanced": samples without the label over samples with it, counted by their weights. In Python '
+        'also a dict such as {"daisy": 2.0}, of which a label that is left out counts 1.',
     )
     threshold: float | str | None = option(
         None,
