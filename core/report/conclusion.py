@@ -20,6 +20,8 @@ from headstart.report.series import Entry, diverged, finite, headline_name, head
 
 FEW = 100
 """validation samples, below which they are called few"""
+FEW_GROUPS = 20
+"""groups of such, likewise: to resample fewer tells too little of how far these differ"""
 NAMED = 4
 """runs that are named in a list"""
 
@@ -268,10 +270,13 @@ def _trained_on(copies: float, samples: float | None, part: str) -> str:
 
 
 def _few(entry: Entry) -> list[str]:
-    samples = _samples(entry)
+    samples, groups = _samples(entry), groups_of(entry)
+    if groups is not None and 0 < groups < FEW_GROUPS:
+        return [f"{counted(groups, 'group')} of validation samples {'is' if groups == 1 else 'are'} few."]
     if samples is None or not 0 < samples < FEW:
         return []
-    each = f": each is {100 / samples:.1f} points" if headline_of(entry) is ACCURACY else ""
+    alike = headline_of(entry) is ACCURACY and not (entry.get("validation") or {}).get("weights")
+    each = f": each is {100 / samples:.1f} points" if alike else ""
     return [f"{counted(samples, 'validation sample')} {'is' if samples == 1 else 'are'} few{each}."]
 
 
@@ -337,6 +342,12 @@ def _full_already(entries: Sequence[Entry]) -> list[str]:
 def _fallen(entries: Sequence[Entry]) -> list[str]:
     fallen = [entry["label"] for entry in entries if diverged(entry)]
     return [f"{_listed(fallen)} diverged."] if fallen else []
+
+
+def groups_of(entry: Entry) -> int | None:
+    """How many groups the validation samples are of; None where they have none."""
+    count = finite(((entry.get("scores") or {}).get("settings") or {}).get("groups"))
+    return None if count is None else int(count)
 
 
 # ---- words

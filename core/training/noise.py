@@ -29,13 +29,14 @@ class Answers:
     terms: str
     """of other scores"""
     weights: str
+    groups: str
 
 
 def mark_noise(entries: Sequence[dict[str, Any]]) -> None:
     """Say of each entry how its headline score differs from the best of those that were validated on the same
     samples by the same score, with the 95 % interval of a paired bootstrap, and whether that is noise: under
     `against_best`, None for the best itself and where it cannot be known. Where the samples have weights, all of
-    it is weighted."""
+    it is weighted; where they have groups, these are drawn whole."""
     groups: dict[Any, list[tuple[dict[str, Any], Answers, float]]] = {}
     for entry in entries:
         entry["against_best"] = None
@@ -64,8 +65,8 @@ def mark_noise(entries: Sequence[dict[str, Any]]) -> None:
 
 def _answers(entry: Mapping[str, Any]) -> Answers:
     validation = entry.get("validation") or {}
-    right, terms, weights = (validation.get(name) or "" for name in ("right", "terms", "weights"))
-    return Answers(entry.get("score") or ACCURACY, validation.get("samples") or 0, right, terms, weights)
+    texts = (validation.get(name) or "" for name in ("right", "terms", "weights", "groups"))
+    return Answers(entry.get("score") or ACCURACY, validation.get("samples") or 0, *texts)
 
 
 def score_of(answers: Answers) -> float | None:
@@ -84,9 +85,12 @@ def difference_of(answers: Answers, best: Answers) -> Difference:
     read, other = _read(answers), _read(best)
     assert read is not None and other is not None
     (terms, weights), (of_best, _) = read, other
+    text, groups = answers.groups or best.groups, None  # of the same samples, of which older files say none
+    if text and (numbers := numbers_of(text, answers.samples, 1)) is not None:
+        groups = numbers[:, 0]
     if answers.score == ACCURACY:
-        return paired_difference(terms[:, 0] > 0, of_best[:, 0] > 0, weights)
-    return paired_difference_of_ratios(terms, of_best, weights)
+        return paired_difference(terms[:, 0] > 0, of_best[:, 0] > 0, weights, groups=groups)
+    return paired_difference_of_ratios(terms, of_best, weights, groups=groups)
 
 
 def _read(answers: Answers) -> tuple[np.ndarray, np.ndarray | None] | None:

@@ -30,7 +30,7 @@ VALIDATION = {
     "samples": int,
     "confusion": ListOf(ListOf(int, 3)),
     "not_finite": Optional(int),
-    **dict.fromkeys(("right", "ids", "weights", "terms"), Optional(str)),
+    **dict.fromkeys(("right", "ids", "weights", "groups", "terms"), Optional(str)),
     "misses": Optional(ListOf({"id": str, "index": int, "label": str, "predicted": str, "error": Number})),
     "worst": ListOf(
         {

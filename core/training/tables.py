@@ -19,6 +19,7 @@ from headstart.common.text import (
     val_score_name,
     val_score_text,
 )
+from headstart.report.conclusion import groups_of
 from headstart.report.endings import overview, sentence
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
 from headstart.report.series import FOUND_FULL, PHASES
@@ -27,6 +28,7 @@ from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.validation import Miss
 
 RESAMPLING, FOLDS = "resampling the validation data", "Student's t over the folds"
+OF_GROUPS = ", groups whole"
 MEANINGS = {
     "s/epoch": "seconds of an epoch with its validation, the median without the first, in which compilers run",
     **PHASES,
@@ -64,6 +66,8 @@ def comparison_legend(comparison: Mapping[str, Any], tables: Sequence[Table]) ->
     shown = {column for table in tables for column in table.without_empty_columns().columns}
     cells = "".join(cell for table in tables for row in table.rows for cell in row)
     how = FOLDS if any(entry.get("folds") for entry in comparison["rows"]) else RESAMPLING
+    if how == RESAMPLING and any(groups_of(entry) for entry in comparison["rows"]):
+        how += OF_GROUPS
     of_score = {"±": f"half of the 95 % interval, by {how}", "=": "they do not tell it from the best"}
     meanings = {**MEANINGS, "extract": MEANINGS["extract"] + (f"; * {FOUND_FULL}" if "*" in cells else "")}
     said = ["; ".join(f"{mark}: {meaning}" for mark, meaning in of_score.items() if mark in cells)]
@@ -135,6 +139,7 @@ def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) ->
 
 
 INTERVAL_LEGEND = "95 %: what other samples of this kind would give, by resampling."
+GROUPS_LEGEND = "95 %: what other groups of samples would give, by resampling the {}."
 SCORES_LEGENDS = {
     "single": f"""\
 {INTERVAL_LEGEND} macro: mean over the classes that have the score.
@@ -157,7 +162,10 @@ def scores_table(scores: Scores) -> Table:
         interval = "" if ends is None else " to ".join(score_text(name, end) for end in ends)
         rows.append((score_name(name), score_text(name, value), interval))
     rows += [(score_name(name), "-", reason) for name, reason in scores.undefined.items()]
-    return Table(("score", "value", "95 %"), rows, right=(1,), legend=SCORES_LEGENDS[scores.task])
+    legend = SCORES_LEGENDS[scores.task]
+    if groups := scores.settings.get("groups"):
+        legend = legend.replace(INTERVAL_LEGEND, GROUPS_LEGEND.format(counted(groups, "group")))
+    return Table(("score", "value", "95 %"), rows, right=(1,), legend=legend)
 
 
 def classes_table(scores: Scores) -> Table:

@@ -79,6 +79,8 @@ class Validation:
     """digest of the samples' ids in their order: runs with the same one were validated on the same samples"""
     weights: str = field(default="", repr=False)
     """how much each sample counts, float32, as `numbers_text` writes them; "" where the data have no weights"""
+    groups: str = field(default="", repr=False)
+    """the number of each sample's group, likewise; "" where the data have no groups"""
     misses: tuple[Miss, ...] = field(default=(), repr=False)
     """of several labels or numbers a sample, up to 12, the largest first"""
     terms: str = field(default="", repr=False)
@@ -120,6 +122,7 @@ class Validation:
             "not_finite": self.not_finite,
             **({"right": self.right, "ids": self.ids} if self.ids else {}),
             **({"weights": self.weights} if self.weights else {}),
+            **({"groups": self.groups} if self.groups else {}),
             **({"misses": [asdict(miss) for miss in self.misses]} if self.misses else {}),
             **({"terms": self.terms} if self.terms else {}),
         }
@@ -133,10 +136,11 @@ class Validation:
             for mistake in saved["worst"]
         ]
         mistakes = tuple(Mistake(**fields) for fields in worst)
-        right, ids, weights, terms = (saved.get(name) or "" for name in ("right", "ids", "weights", "terms"))
+        names = ("right", "ids", "weights", "groups", "terms")
+        right, ids, weights, groups, terms = (saved.get(name) or "" for name in names)
         misses = tuple(Miss(**{name: miss[name] for name in MISS_FIELDS}) for miss in saved.get("misses") or ())
         lost = saved.get("not_finite") or 0
-        return cls(saved["samples"], cells, mistakes, lost, right, ids, weights, misses, terms)
+        return cls(saved["samples"], cells, mistakes, lost, right, ids, weights, groups, misses, terms)
 
 
 def validation_of(
@@ -184,7 +188,16 @@ def _of_many(
         terms = terms.astype(np.float32)
     kept = numbers_text(terms) if digest and np.isfinite(terms).all() else ""
     return Validation(
-        len(labels), (), (), int((~known).sum()), bits, digest, _weights(data, digest), tuple(misses), kept
+        len(labels),
+        (),
+        (),
+        int((~known).sum()),
+        bits,
+        digest,
+        _weights(data, digest),
+        _groups(data, digest),
+        tuple(misses),
+        kept,
     )
 
 
@@ -203,6 +216,12 @@ def _ids_of(data: Dataset | FeatureSet, worst: np.ndarray) -> tuple[Sequence[str
 def _weights(data: Dataset | FeatureSet, digest: str) -> str:
     """The samples' weights, where they have any and it is known whose they are."""
     return numbers_text(data.weights) if digest and data.weights is not None else ""
+
+
+def _groups(data: Dataset | FeatureSet, digest: str) -> str:
+    """The numbers of the samples' groups, likewise."""
+    groups = data.annotations.groups
+    return numbers_text(np.unique(groups, return_inverse=True)[1]) if digest and groups is not None else ""
 
 
 def _of_classes(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
@@ -225,4 +244,5 @@ def _of_classes(logits: np.ndarray, data: Dataset | FeatureSet) -> Validation:
         bits_text((predicted == labels) & sure) if digest else "",
         digest,
         _weights(data, digest),
+        _groups(data, digest),
     )

@@ -182,6 +182,8 @@ def test_runs_that_diverged() -> None:
         ({}, {"skipped": [["a.jpg", "is empty"]]}, "1 file of the data was left out."),
         ({"validation": {"samples": 20}}, {}, FEW),
         ({"validation": {"samples": 1}}, {}, "1 validation sample is few: each is 100.0 points."),
+        ({"validation": {"samples": 20, "weights": "AA"}}, {}, "20 validation samples are few."),
+        ({"scores": {"settings": {"groups": 7}}}, {}, "7 groups of validation samples are few."),
         (
             {"validation": {"samples": 400, "not_finite": 3}},
             {},

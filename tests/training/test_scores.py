@@ -22,7 +22,7 @@ from headstart.training.metrics import cross_entropy
 from headstart.training.scores import Scores, scores_of
 from headstart.training.scores.calibration import calibration_error
 from headstart.training.scores.multi import best_threshold, sigmoid
-from headstart.training.scores.resampling import paired_difference
+from headstart.training.scores.resampling import interval, paired_difference, ratio
 from headstart.training.scores.single import _rows
 
 pytestmark = pytest.mark.neutral
@@ -442,6 +442,51 @@ def test_all_right_is_no_certainty() -> None:
     weighted = scores_of("single", logits, np.zeros(20, int), "ab", np.arange(20))
     assert weighted.interval is None
     assert "no spread" in weighted.undefined["accuracy interval"]
+
+
+@pytest.mark.parametrize("task", ["single", "multi", "regression"])
+def test_copies_in_a_group_tell_no_more_than_one_sample(task: str) -> None:
+    """Whole groups are drawn, whatever their names and their order."""
+    rng = np.random.default_rng(0)
+    outputs, y = rng.normal(size=(30, 2)), {"single": rng.integers(0, 2, 30), "multi": rng.integers(0, 2, (30, 2))}
+    labels = y.get(task, rng.normal(size=(30, 2)))
+    order = rng.permutation(np.repeat(np.arange(30), 8))
+    names = np.array([f"patient {i:02}" for i in range(30)], object)
+    alone = scores_of(task, outputs, labels, "ab", groups=names)
+    copies = scores_of(task, outputs[order], labels[order], "ab", groups=names[order])
+    assert copies.interval == pytest.approx(alone.interval) and dict(copies) == pytest.approx(dict(alone))
+    loose = scores_of(task, outputs[order], labels[order], "ab")
+    assert np.ptp(loose.interval or ()) < 0.6 * np.ptp(alone.interval or ())
+    assert (copies.settings["groups"], "groups" in loose.settings) == (30, False)
+    right = scores_of("single", np.tile([1.0, 0], (60, 1)), np.zeros(60, int), "ab", groups=np.arange(60) // 3)
+    assert right.interval == (pytest.approx(0.8316, abs=1e-4), 1.0), "as of 20 samples"
+    with pytest.raises(DataError, match=r"groups have the shape \(2,\); expected one a sample, \(30,\)"):
+        scores_of(task, outputs, labels, "ab", groups=names[:2])
+
+
+def test_intervals_of_groups_hold_what_they_say() -> None:
+    """By simulation: 40 groups of 10 samples, each right as often as its group is."""
+    rng, held = np.random.default_rng(0), {"groups": 0, "samples": 0}
+    groups = {"groups": np.repeat(np.arange(40), 10)}
+    for _ in range(200):
+        right = (rng.random((40, 10)) < rng.beta(1.4, 0.6, (40, 1))).ravel()
+        columns = np.stack([right, np.ones(400)], 1)
+        for drawn in held:
+            low, high = interval(columns, ratio, groups=groups.get(drawn)) or (0, 0)
+            held[drawn] += low <= 0.7 <= high
+    assert 180 <= held["groups"] <= 199 and held["samples"] < 150, held
+
+
+def test_a_difference_on_one_group_is_noise() -> None:
+    """However many samples it has: the sign test needs six of them."""
+    base, groups = np.arange(240) % 12 < 4, np.arange(240) // 12
+    for task_weights in (None, np.full(240, 2.0)):
+        of_one, of_all = base | (groups == 3), base | (np.arange(240) % 12 == 11)
+        assert not paired_difference(of_one, base, task_weights).is_noise, "one by one they seem to tell"
+        one, every = (paired_difference(of, base, task_weights, groups=groups) for of in (of_one, of_all))
+        assert (one.is_noise, one.at_odds) == (True, pytest.approx(1))
+        assert (every.is_noise, every.at_odds) == (False, pytest.approx(20))
+        assert (every.value, every.low, every.high) == pytest.approx((1 / 12,) * 3)
 
 
 def test_a_difference_is_paired() -> None:

@@ -269,6 +269,25 @@ def test_noise_is_told_by_the_samples_weights() -> None:
     assert against["difference"] == pytest.approx(expected) and against["interval"][1] < 0
 
 
+def test_noise_is_told_by_the_samples_groups() -> None:
+    """Of runs that differ on one group alone nothing is known, though they do so on eight samples; also where an
+    older file does not say the groups."""
+    groups = np.arange(240) // 12
+    base = np.arange(240) % 12 < 4
+
+    def entry(label: str, bits: np.ndarray, text: str) -> dict[str, Any]:
+        validation = {"samples": 240, "right": bits_text(bits), "ids": "x", "groups": text}
+        return {"label": label, "diverged": False, "validation": validation}
+
+    for text in (numbers_text(groups), ""):
+        rows = [entry("base", base, text), entry("best", base | (groups == 3), numbers_text(groups))]
+        mark_noise(rows)
+        assert rows[0]["against_best"]["noise"], text
+    rows = [entry("base", base, ""), entry("best", base | (groups == 3), "")]
+    mark_noise(rows)
+    assert not rows[0]["against_best"]["noise"]
+
+
 def judged(label: str, outputs: np.ndarray, truth: np.ndarray, task: str, **changes: Any) -> dict[str, Any]:
     """An entry of these outputs for the validation data, as a run makes it."""
     pictures = np.zeros((len(truth), 4, 4, 3), np.uint8)

@@ -15,6 +15,9 @@ from headstart.common.outputs import json_text
 from headstart.data import Dataset
 from headstart.training.feeds import evaluated
 from headstart.training.metrics import softmax
+from headstart.training.sample_texts import numbers_of
+from headstart.training.scores.outcome import Outcome
+from headstart.training.tables import scores_table
 from headstart.training.validation import Validation, validation_of
 
 pytestmark = pytest.mark.of("torch")  # what is made of predictions is core's
@@ -44,6 +47,23 @@ def test_counts_and_mistakes(data: tuple[Dataset, Dataset]) -> None:
     all_losses = -np.log(probabilities[np.arange(len(val)), val.labels])
     assert [one.loss for one in found.worst] == pytest.approx(sorted(all_losses[wrong], reverse=True)[:12])
     assert Validation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+
+
+def test_groups_are_kept_and_make_intervals_wider(data: tuple[Dataset, Dataset]) -> None:
+    val = data[1]
+    pictures = np.random.default_rng(1).integers(0, 256, (len(val), 8, 8, 3), np.uint8)
+    groups = [f"writer {i % 7}" for i in range(len(val))]
+    grouped = hs.data.arrays(pictures, val.labels, val.classes, groups=groups)
+    logits = np.random.default_rng(0).normal(size=(len(val), 10)).astype(np.float32)
+    found = validation_of(logits, grouped)
+    kept = numbers_of(found.groups, len(val), 1)
+    assert kept is not None and kept[:, 0].astype(int).tolist() == [i % 7 for i in range(len(val))]
+    assert Validation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    scores = Outcome(logits, grouped).scores
+    assert scores.settings["groups"] == 7
+    said = scores_table(scores).legend
+    assert said.startswith("95 %: what other groups of samples would give, by resampling the 7 groups.")
+    assert "resampling." in scores_table(Outcome(logits, val).scores).legend
 
 
 def test_without_a_mistake(data: tuple[Dataset, Dataset]) -> None:

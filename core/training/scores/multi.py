@@ -33,9 +33,10 @@ def multi_scores(
     weights: Any = None,
     threshold: float = THRESHOLD,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Scores:
     """`logits`: float `(n, k)`; `labels`: 0 or 1 `(n, k)`; `weights`: `(n,)` or None. A label is predicted where
-    its probability is larger than `threshold`. `seed`: of the interval.
+    its probability is larger than `threshold`. `seed`, `groups`: of the interval.
 
     Averages ("macro") are over the labels that have the score. DataError for weights that are negative or not
     finite.
@@ -86,7 +87,7 @@ def multi_scores(
             return "no sample has any label"
         return "no label was predicted" if "precision" in name else "no label has samples with and without it"
 
-    ends = interval(np.stack([2 * w * hits, w * (guesses + truths)], 1), ratio, seed) if had else None
+    ends = interval(np.stack([2 * w * hits, w * (guesses + truths)], 1), ratio, seed, groups) if had else None
     return finished("multi", n, values, reason, ends, per_class, {"threshold": threshold})
 
 

@@ -30,7 +30,7 @@ class Outcome:
         `threshold` and `deviation` too. `heads`: how many were trained together, this one of them; where the
         outputs of all are too large to keep, scoring each would take longer than training it, and none is."""
         self._asked: tuple[Any, ...] | None = (data.task, outputs, data.labels, data.classes, data.weights)
-        self._threshold, self._deviation = threshold, deviation
+        self._threshold, self._deviation, self._groups = threshold, deviation, data.annotations.groups
         self._scores: Scores | None = None
         if heads * outputs.nbytes <= KEPT_NBYTES:
             return
@@ -55,6 +55,7 @@ class Outcome:
 
     def _score(self) -> Scores:
         assert self._asked is not None
-        self._scores = scores_of(*self._asked, threshold=self._threshold, deviation=self._deviation)
+        settings = {"threshold": self._threshold, "deviation": self._deviation, "groups": self._groups}
+        self._scores = scores_of(*self._asked, **settings)
         self._asked = None
         return self._scores

@@ -34,10 +34,11 @@ def regression_scores(
     weights: Any = None,
     seed: int = 0,
     deviation: Sequence[float] | None = None,
+    groups: np.ndarray | None = None,
 ) -> Scores:
-    """`predictions`, `labels`: float `(n, d)`; `weights`: `(n,)` or None. `seed`: of the interval. `deviation`:
-    `(d,)`, by which the errors of several targets are made comparable: that of the training data; None: that of
-    `labels`, 1 where they do not vary.
+    """`predictions`, `labels`: float `(n, d)`; `weights`: `(n,)` or None. `seed`, `groups`: of the interval.
+    `deviation`: `(d,)`, by which the errors of several targets are made comparable: that of the training data;
+    None: that of `labels`, 1 where they do not vary.
 
     Mean absolute error, root of the mean squared error, and R2; of several targets the mean over those that have
     it, whatever their units, so these have a standardised mean absolute error first. R2 of a target that does not
@@ -72,5 +73,5 @@ def regression_scores(
     values: dict[str, float | None] = {"standardised_mae": weighted_mean(of_each, w)} if several else {}
     values |= {name: mean_of(rows, name) for name in NAMES}
     weight = np.ones(n) if w is None else w
-    ends = interval(np.stack([weight * of_each, weight], 1), ratio, seed)
+    ends = interval(np.stack([weight * of_each, weight], 1), ratio, seed, groups)
     return finished("regression", n, values, lambda name: rows[0]["undefined"][name], ends, rows)

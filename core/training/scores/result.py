@@ -39,7 +39,8 @@ class Scores:
     """for each class, label or target: {"class": name, "samples": number, scores by name}, and "undefined" with
     the reasons of those that are not there"""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """what the scores depend on: the threshold of "multi" """
+    """what the scores depend on: the threshold of "multi", and of samples in groups how many these are, which are
+    drawn whole for intervals"""
 
     def __getitem__(self, name: str) -> float:
         """KeyError says why a score is not there."""

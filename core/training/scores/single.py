@@ -46,9 +46,15 @@ class _Rows:
 
 
 def single_scores(
-    logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], weights: Any = None, seed: int = 0
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    weights: Any = None,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Scores:
-    """`logits`: float `(n, k)`; `labels`: int64 `(n,)`; `weights`: `(n,)` or None. `seed`: of the interval.
+    """`logits`: float `(n, k)`; `labels`: int64 `(n,)`; `weights`: `(n,)` or None. `seed`, `groups`: of the
+    interval.
 
     Averages ("macro") are over the classes that have the score: those with samples, and for precision those that
     some sample was taken for. DataError for weights that are negative or not finite.
@@ -89,7 +95,7 @@ def single_scores(
             return f"infinite: the class of {np.isinf(rows.loss).sum()} of {n} samples is ruled out"
         return "all samples are of one class" if "auc" in name else "no class that has samples was predicted"
 
-    return finished("single", n, values, reason, _interval(right, weights, seed), per_class)
+    return finished("single", n, values, reason, _interval(right, weights, seed, groups), per_class)
 
 
 def _rows(logits: np.ndarray, labels: np.ndarray) -> _Rows:
@@ -126,9 +132,11 @@ def _add_rankings(
             add_ranking(per_class[number], column, labels == number, weights)
 
 
-def _interval(right: np.ndarray, weights: np.ndarray | None, seed: int) -> tuple[float, float] | None:
+def _interval(
+    right: np.ndarray, weights: np.ndarray | None, seed: int, groups: np.ndarray | None
+) -> tuple[float, float] | None:
     """Of the accuracy."""
     if weights is None and right.all() == right.any():
-        return exact_share(bool(right[0]), len(right))
+        return exact_share(bool(right[0]), len(right if groups is None else np.unique(groups)))
     w = np.ones(len(right)) if weights is None else weights
-    return interval(np.stack([w * right, w], 1), ratio, seed)
+    return interval(np.stack([w * right, w], 1), ratio, seed, groups)
