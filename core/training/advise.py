@@ -30,7 +30,15 @@ from headstart.training.advice.held_out import Positions
 from headstart.training.advice.looking import look_at
 from headstart.training.advice.measuring import error_of, folds_for, score_of
 from headstart.training.advice.result import Advice, Choice, TrunkFigures
-from headstart.training.advice.rule import CUT, SPREAD, Option, advised, doubt, pareto, predicted_errors
+from headstart.training.advice.rule import (
+    CUT,
+    Option,
+    advised,
+    doubt,
+    pareto,
+    predicted_errors,
+    range_of,
+)
 from headstart.training.advice.words import names_of_budget, sentence
 from headstart.training.checks import in_parts
 from headstart.training.plan import Budget
@@ -137,7 +145,9 @@ def _to_train_on(data: Any) -> Dataset:
 
 
 def _looked_at(train: Dataset, seed: int) -> tuple[Dataset, list[Positions] | None]:
-    """The samples that are looked at, the first by a digest, and their folds."""
+    """The samples that are looked at, those that count, of many the first by a digest, and their folds."""
+    if train.weights is not None and train.weights.any() and not train.weights.all():
+        train = train.subset(np.flatnonzero(train.weights))
     if len(train) > MOST:
         order = np.argsort(np.array(train.ids))[:MOST]  # ids are digests
         train = train.subset(np.sort(order))
@@ -157,7 +167,7 @@ def _choices(
             (limits.seconds is None or cost.seconds <= limits.seconds)
             and (limits.nbytes is None or cost.nbytes <= limits.nbytes)
         )
-        ends = sorted(score_of(error * math.exp(sign * SPREAD[what]), train) for sign in (-1, 1))
+        ends = sorted(score_of(end, train) for end in range_of(what, error))
         choices.append(
             Choice(
                 trunk=figures.label,

@@ -114,6 +114,34 @@ def test_groups_are_not_cut() -> None:
     assert loose.knn > 0.9 > 0.75 > honest.knn
 
 
+@pytest.mark.parametrize("task", ["single", "multi", "regression"])
+def test_a_weight_of_two_is_a_sample_that_is_there_twice(task: str) -> None:
+    """Also where a penalty is chosen, and in what knowing nothing comes to. Groups keep the copies together."""
+    (x, labels), rng = features(), np.random.default_rng(6)
+    weights = rng.integers(0, 4, N)
+    of = {
+        "single": labels,
+        "multi": (rng.random((N, 2)) + 0.2 * x[:, :2] > 0.6).astype(np.uint8),
+        "regression": np.where(weights[:, None] > 0, 5 * x[:, :2] + rng.normal(0, 6, (N, 2)), 1e6),
+    }[task]
+    names, copies = np.array([f"g{i // 3}" for i in range(N)]), np.repeat(np.arange(N), weights)
+    weighted = data(of, task=task, groups=names.tolist(), weights=weights)
+    repeated = data(of[copies], task=task, groups=names[copies].tolist())
+    made = [
+        measure("cut", (D,), rows, one, folds_for(one, 0), 0)
+        for rows, one in ((x, weighted), (x[copies], repeated))
+    ]
+    for name in ("score", "seen", "error"):
+        assert getattr(made[0], name) == pytest.approx(getattr(made[1], name), rel=1e-4), name
+    there = np.flatnonzero(weights)  # what is not there is nobody's neighbour
+    marked = data(of, task=task, groups=names.tolist(), weights=(weights > 0).astype(int))
+    left = data(of[there], task=task, groups=names[there].tolist())
+    knn = [
+        measure("cut", (D,), rows, one, folds_for(one, 0), 0).knn for rows, one in ((x, marked), (x[there], left))
+    ]
+    assert knn[0] == pytest.approx(knn[1], rel=1e-4)
+
+
 def test_too_few_samples_to_hold_any_out() -> None:
     with pytest.raises(DataError, match="arrays has 6 different samples to train on; expected at least 10"):
         folds_for(data(np.arange(6) % 2), 0)

@@ -43,28 +43,35 @@ class Target:
     mean: Floats
     scale: Floats
     """`(k,)`: the units of targets, for `outputs`"""
+    weights: Floats
+    """`(n,)`: how much each sample counts"""
 
     @classmethod
     def of(cls, data: Samples) -> Target:
         labels, count = np.asarray(data.labels), len(data.classes)
         columns = class_columns(labels, count) if data.task == SINGLE else labels.astype(np.float64)
-        mean, scale = np.zeros(count), np.ones(count)
+        mean, scale, weights = np.zeros(count), np.ones(count), np.ones(len(labels))
+        if data.weights is not None and data.weights.any():
+            weights = data.weights.astype(np.float64)
         if data.task not in (SINGLE, MULTI):
-            mean, scale = columns.mean(0), columns.std(0)
+            mean = np.average(columns, 0, weights)
+            scale = np.sqrt(np.average((columns - mean) ** 2, 0, weights))
             scale[scale == 0] = 1
-        return cls(data.task, labels, (columns - mean) / scale, mean, scale)
+        return cls(data.task, labels, (columns - mean) / scale, mean, scale, weights)
 
     def outputs(self, predicted: np.ndarray) -> Floats:
         """Predictions of the columns `(..., k)` as `scores_of` takes them: logits, or targets in their units."""
         return predicted.astype(np.float64) * self.scale + self.mean - (0.5 if self.task == MULTI else 0.0)
 
     def error(self, predicted: np.ndarray) -> float:
-        """The share of wrong answers; of targets the mean absolute error."""
+        """The share of wrong answers; of targets the mean absolute error. Samples count by their weights."""
         if self.task == SINGLE:
-            return float((predicted.argmax(1) != self.labels).mean())
-        if self.task == MULTI:
-            return float(((predicted > 0.5) != self.labels).mean())
-        return float(np.abs(predicted - self.columns).mean())
+            wrong = predicted.argmax(1) != self.labels
+        elif self.task == MULTI:
+            wrong = ((predicted > 0.5) != self.labels).mean(1)
+        else:
+            wrong = np.abs(predicted - self.columns).mean(1)
+        return float(np.average(wrong, weights=self.weights))
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,8 @@ def solved(
 
 
 def _of(target: Target, rows: Positions) -> Target:
-    return Target(target.task, target.labels[rows], target.columns[rows], target.mean, target.scale)
+    labels, columns, weights = (of[rows] for of in (target.labels, target.columns, target.weights))
+    return Target(target.task, labels, columns, target.mean, target.scale, weights)
 
 
 def fold_numbers(folds: Sequence[Positions] | None, count: int) -> Positions | None:
@@ -126,12 +134,13 @@ def fold_numbers(folds: Sequence[Positions] | None, count: int) -> Positions | N
     return part
 
 
-def standardised(x: np.ndarray) -> NDArray[np.float32]:
-    """By mean and deviation; what does not vary is 0."""
-    return np.asarray(Moments.of(x).standard().applied(x), np.float32)
+def standardised(x: np.ndarray, weights: np.ndarray | None = None) -> NDArray[np.float32]:
+    """By mean and deviation, of samples by their weights; what does not vary is 0."""
+    return np.asarray(Moments.of(x, weights).standard().applied(x), np.float32)
 
 
 def neighbours(x: np.ndarray, target: Target, folds: Sequence[Positions] | None) -> np.ndarray:
     """`(n, k)`: for each sample the mean of the columns of its nearest samples of the other folds, by the cosine
     of their standardised features."""
-    return knn(standardised(x), target.columns, NEIGHBOURS, folds=fold_numbers(folds, len(x)))
+    part, weights = fold_numbers(folds, len(x)), target.weights
+    return knn(standardised(x, weights), target.columns, NEIGHBOURS, folds=part, weights=weights)

@@ -40,7 +40,7 @@ class CutFigures:
     score: float
     """of a ridge regression on held-out samples"""
     interval: tuple[float, float] | None
-    """95 %, by bootstrap over samples"""
+    """95 %, by bootstrap over samples, or over groups where they have such"""
     error: float
     """the same as an error from 0: the share of wrong answers, 1 - F1; of targets the mean absolute error as a
     share of what the mean target has. 1 is no better than knowing nothing, and may be exceeded"""
@@ -128,15 +128,22 @@ def score_of(error: float, data: Samples) -> float:
 
 
 def of_the_median(data: Samples) -> float:
-    """The headline score of always saying the targets' median."""
-    labels = data.labels.astype(np.float64)
-    scores = _scores(np.broadcast_to(np.median(labels, 0), labels.shape), data, Target.of(data))
+    """The headline score of always saying the targets' median, of samples by their weights."""
+    labels, target = data.labels.astype(np.float64), Target.of(data)
+    order = labels.argsort(0)
+    passed = target.weights[order].cumsum(0)
+    middle = (passed >= passed[-1] / 2).argmax(0)
+    median = np.take_along_axis(np.take_along_axis(labels, order, 0), middle[None], 0)
+    scores = _scores(np.broadcast_to(median, labels.shape), data, target)
     return scores[scores.headline]
 
 
 def _scores(outputs: np.ndarray, data: Samples, target: Target) -> Scores:
     deviation = None if data.task in (SINGLE, MULTI) else target.scale.tolist()
-    return scores_of(data.task, outputs, data.labels, data.classes, data.weights, deviation=deviation)
+    groups = data.annotations.groups
+    return scores_of(
+        data.task, outputs, data.labels, data.classes, data.weights, deviation=deviation, groups=groups
+    )
 
 
 def _silhouette(x: np.ndarray, data: Samples, seed: int) -> float | None:

@@ -129,11 +129,23 @@ def pareto(options: Sequence[Option]) -> list[Option]:
     return front
 
 
+def middle(mode: str, error: float) -> float:
+    """Of what `predicted_errors` expects in the mean, the error that as many such cases are above as below: its
+    logarithm is what spreads evenly. That of a linear head is measured, and no such mean."""
+    return error if mode == LINEAR else error * math.exp(-(SPREAD[mode] ** 2) / 2)
+
+
+def range_of(mode: str, error: float) -> tuple[float, float]:
+    """The ends of what 68 % of such cases come to, by how far predictions were off."""
+    spread = math.exp(SPREAD[mode])
+    return middle(mode, error) / spread, middle(mode, error) * spread
+
+
 def doubt(mode: str, error: float, runner_up: Option | None) -> float | None:
-    """How likely it is that the runner-up comes out better, from how far predictions were off: 0 to 0.5; None
-    where there is none."""
+    """How likely it is that the runner-up comes out better, from how far predictions were off, 0 to 1: it may be
+    expected to, where what is advised is quicker. None where there is none."""
     if runner_up is None:
         return None
-    apart = math.log(max(runner_up.error, FLOOR) / max(error, FLOOR))
+    apart = math.log(middle(runner_up.mode, max(runner_up.error, FLOOR)) / middle(mode, max(error, FLOOR)))
     together = math.hypot(SPREAD[mode], SPREAD[runner_up.mode])
     return 0.5 * math.erfc(apart / together / math.sqrt(2))
