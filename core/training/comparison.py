@@ -155,6 +155,8 @@ def add_run(comparison: Comparison, run: RunRecord, label: str | None = None) ->
         entry["label"] = str(label)
     if (classes := run.data.get("classes")) and list(classes) != list(comparison["data"].get("classes") or ()):
         entry["classes"] = list(classes)  # not those of the first run
+    if run.model.name != comparison["model"].get("name"):
+        entry["model"] = run.model.name
     add_entry(comparison, entry, run.val)
     comparison["versions"][run.backend] = dict(run.settings.get("versions") or {})
     return entry
@@ -221,11 +223,13 @@ def _add_pictures(comparison: Comparison, entry: Mapping[str, Any], data: Datase
 
 
 def finish_entry(entry: dict[str, Any], earlier: Iterable[dict[str, Any]]) -> None:
-    """Add to the entries of this backend what is known once its `frozen` entry is there: how many times faster an
-    epoch is, and after how many epochs the cache pays."""
+    """Add to the entries of this backend what is known once a `frozen` entry is there: how many times faster an
+    epoch is, and after how many epochs the cache pays. Only an epoch that takes the same steps of the same model
+    says so."""
     of_backend = [other for other in (*earlier, entry) if other["backend"] == entry["backend"]]
-    frozen = next((other for other in of_backend if other["mode"] == "frozen"), None)
     for other in of_backend:
+        alike = (of for of in of_backend if of["mode"] == "frozen" and _epoch_of(of, other) == _epoch_of(other))
+        frozen = next(alike, None)
         base = frozen["seconds_per_epoch"]["total"] if frozen else None
         other["speedup_over_frozen"] = speedup(base, other["seconds_per_epoch"]["total"])
         other["pays_off_after_epochs"] = (
@@ -233,6 +237,22 @@ def finish_entry(entry: dict[str, Any], earlier: Iterable[dict[str, Any]]) -> No
             if other["mode"] == "cached"
             else None
         )
+
+
+def _epoch_of(entry: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
+    """What an epoch of a run goes through, but for what its mode spares it. `beside`: the run that it is compared
+    with; None: itself. On the cache, what is trained is to be the same as well."""
+    settings, validation = entry.get("settings") or {}, entry.get("validation") or {}
+    first: Mapping[str, Any] = next(iter(entry.get("history") or ()), {})
+    parts: tuple[Any, ...] = (
+        entry.get("model"),
+        *(settings.get(name) for name in ("batch_size", "device", "precision", "solver")),
+        len(first.get("step_losses") or ()),
+        validation.get("samples"),
+    )
+    if (beside or entry)["mode"] == "cached":
+        parts = (*parts, entry.get("cut"), entry.get("parameters"))
+    return parts
 
 
 def speedup(frozen: float | None, seconds: float) -> float | None:

@@ -146,6 +146,31 @@ def test_rows_are_compared_with_their_own_backends_frozen_row(order: list[str]) 
     assert [mine[mode]["pays_off_after_epochs"] for mode in ("frozen", "cached", "full")] == [None, 2, None]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "another"},
+        {"cut": "layer3"},
+        {"parameters": {"trained": 9, "all": 20}},
+        {"settings": {"batch_size": 8}},
+        {"settings": {"solver": "ridge"}},
+        {"history": [{"step_losses": [0.1, 0.2]}]},
+        {"validation": {"samples": 12}},
+    ],
+)
+def test_an_epoch_of_something_else_is_no_measure_of_speed(other: dict[str, Any]) -> None:
+    """Runs of any kind may be in one comparison; the frozen run that is of the same kind counts."""
+    cached, frozen, alike = (row("a", mode, 6.0, 9.0) for mode in ("cached", "frozen", "frozen"))
+    cached |= {"seconds_per_epoch": {"total": 1.0}, **other}
+    finish_entry(cached, [frozen])
+    assert (cached["speedup_over_frozen"], cached["pays_off_after_epochs"]) == (None, None)
+    finish_entry(alike | other, [frozen, cached])
+    assert (cached["speedup_over_frozen"], cached["pays_off_after_epochs"]) == (6.0, 2)
+    full = row("a", "full", 12.0) | {"cut": None, "parameters": {"trained": 20, "all": 20}}
+    finish_entry(full, [frozen | {"cut": "layer3"}])
+    assert full["speedup_over_frozen"] == 0.5, "which trains more of the same"
+
+
 def test_without_a_frozen_row_nothing_is_claimed() -> None:
     cached = row("a", "cached", 1.0, 9.0)
     finish_entry(cached, [row("b", "frozen", 6.0)])
