@@ -31,7 +31,6 @@ from headstart.data.untrained import warn_of_single, warn_of_single_in_folds
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.graph import Graph
 from headstart.models import Model
-from headstart.models.model import count_params
 from headstart.report.conclusion import Conclusion, conclusion
 from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.training.checks import in_parts, opened
@@ -47,6 +46,7 @@ from headstart.training.job import TrainingJob, initial, job_of
 from headstart.training.loop import Trained
 from headstart.training.noise import mark_noise
 from headstart.training.one_by_one import one_by_one
+from headstart.training.rates import trained_count
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
 from headstart.training.scores.fold_scores import figures_of
@@ -366,7 +366,7 @@ def _run(job: TrainingJob, stage: Stage, source: Fed, trained: Trained, seconds:
         seconds=seconds,
         settings=settings_record(job, [stage], source.placement),
         data=data_facts(job.train, job.val),
-        trained=count_params(stage.graph),
+        trained=trained_count(stage.graph, scratch=False),
         validation=trained.validation,
         outcome=trained.outcome,
         train_ids=train_ids,
