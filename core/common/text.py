@@ -144,9 +144,14 @@ def epoch_line(what: str, record: Any) -> str:
     return f"{line}, {value['seconds']['total']:.2f} s"
 
 
+def amount_text(value: float) -> str:
+    """A number in units of which nothing is known, four digits or all whole ones: 0.01235, 23,457."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
 def headline_text(name: str, value: float) -> str:
     """The score that a task is known by: a share as percent, an error as the number that it is."""
-    return f"{value:.4g}" if name in ("mae", "standardised_mae") else f"{value:.1%}"
+    return amount_text(value) if name in ("mae", "standardised_mae") else f"{value:.1%}"
 
 
 def folds_line(scores: Any) -> str:

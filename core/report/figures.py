@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headstart.common.redact import redacted
-from headstart.common.text import printable
+from headstart.common.text import amount_text, printable
 from headstart.report.series import finite
 
 NONE = "–"
@@ -59,7 +59,7 @@ def percent(value: Any) -> str:
 def of_any_size(value: Any) -> str:
     """A number in units of which nothing is known: four digits."""
     x = finite(value) or 0.0
-    return _or(value, f"{x:,.0f}" if 1000 <= abs(x) < 1e6 else f"{x:.4g}")
+    return _or(value, amount_text(x))
 
 
 def loss(value: Any) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headstart.common.text import amount_text
 from headstart.report.series import Entry, finite
 
 SCORE_NAMES = {
@@ -52,7 +53,7 @@ def score_name(name: str) -> str:
 
 def score_text(name: str, value: float) -> str:
     if name in OF_ANY_SIZE:
-        return f"{value:.4g}"
+        return amount_text(value)
     return f"{value:.4f}" if name in PLAIN else f"{value:.1%}"
 
 

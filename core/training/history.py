@@ -46,7 +46,8 @@ class Record:
     loss: float
     """mean over the epoch's steps, each before its update, with label smoothing where there is any"""
     accuracy: float | None
-    """share of the samples whose class, or whose labels all, are right; None where labels are numbers"""
+    """of training: share of the samples whose class, or whose labels all, are right in the step that takes them;
+    all count alike, whatever they weigh, and labels are those above 0.5. None where labels are numbers"""
     val_loss: float | None
     """without smoothing or what weighs classes: cross-entropy, or of numbers the loss of the standardised ones;
     None where there are no validation data. Where these have weights, the three figures of them are weighted"""

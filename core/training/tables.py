@@ -112,7 +112,9 @@ def _half_text(entry: Mapping[str, Any]) -> str:
     if ends is None or entry.get("diverged"):
         return ""
     half = (ends[1] - ends[0]) / 2
-    return f"±{half:.2g}" if name in OF_ANY_SIZE else f"±{100 * half:.1f}"
+    if name in OF_ANY_SIZE:
+        return f"±{half:,.0f}" if half >= 100 else f"±{half:.2g}"
+    return f"±{100 * half:.1f}"
 
 
 def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) -> Table:
