@@ -211,6 +211,20 @@ def test_a_checkpoint_goes_on_in_another_folder(backend: str, tmp_path: Path) ->
     assert_equal(run, hs.fit(model_of(), *parts(), **settings))
 
 
+def test_a_training_is_watched_from_where_it_is(backend: str, tmp_path: Path) -> None:
+    """For a value that is not finite, and not any more."""
+    undisturbed = hs.fit(model_of(), *parts(), **SETTINGS)
+    interrupted(tmp_path, 3)
+    with pytest.raises(Killed):
+        hs.fit(model_of(), *parts(), **SETTINGS, resume=tmp_path, debug_nans=True, on_epoch=killed_after(2))
+    epochs: list[int] = []
+    run = hs.fit(
+        model_of(), *parts(), **SETTINGS, resume=tmp_path, on_epoch=lambda _, record: epochs.append(record.epoch)
+    )
+    assert epochs == [4]
+    np.testing.assert_allclose(run.history["val_loss"], undisturbed.history["val_loss"], rtol=1e-5)
+
+
 @pytest.mark.of("torch")
 def test_what_an_observer_ended_stays_ended(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headstart.training.observers import LogLine

@@ -26,7 +26,7 @@ from headstart.training.options import OPTIONS
 
 FREE = (
     *("backend", "device", "workers", "engine", "cache", "memory", "push", "extraction_batch"),
-    *("on_epoch", "tensorboard", "profile", "checkpoint", "resume"),
+    *("on_epoch", "tensorboard", "profile", "debug_nans", "checkpoint", "resume"),
 )
 """options that a training may go on with another value of, or whose meaning stands in another term"""
 

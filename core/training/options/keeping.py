@@ -30,7 +30,8 @@ class Keeping:
         takers=("fit",),
         text=Path,
         recorded=False,
-        more="Model, data and options must be those that it began with. On a CPU what comes of it is to the bit "
-        "what would have come without the break; a training that had ended gives its run again. With `checkpoint` "
-        "it is kept there from then on.",
+        more="Model, data and options must be those that it began with; what watches it (`debug_nans`, "
+        "`tensorboard` ...) may be another. On a CPU what comes of it is to the bit what would have come without "
+        "the break; a training that had ended gives its run again. With `checkpoint` it is kept there from then "
+        "on.",
     )
