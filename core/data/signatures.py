@@ -16,6 +16,7 @@ PILLOW = 'convert it, in Python: PIL.Image.open(path).convert("RGB").save("it.pn
 PAGES = "export its pictures as PNG or JPEG"
 FRAMES = "take single pictures of it: ffmpeg -i FILE frame-%05d.jpg"
 UNPACK = "unpack it, and name the folder"
+TAR = "a tar archive"
 RAW = "develop it to JPEG, in your photo program or with `dcraw -c -w FILE`"
 
 TABLE: tuple[tuple[int, bytes, str, str], ...] = (
@@ -47,7 +48,7 @@ TABLE: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive", UNPACK),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", UNPACK),
     (0, b"Rar!\x1a\x07", "a RAR archive", UNPACK),
-    (257, b"ustar", "a tar archive", UNPACK),
+    (257, b"ustar", TAR, UNPACK),
     (0, b"PAR1", "a Parquet table", "export its images as files"),
     (0, b"ARROW1", "an Arrow table", "export its images as files"),
     (0, b"SQLite format 3\0", "an SQLite database", ""),

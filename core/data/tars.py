@@ -29,6 +29,7 @@ from headstart.data.limits import MAX_NBYTES
 from headstart.data.litter import is_litter
 from headstart.data.names import shown
 from headstart.data.place import absolute, expanded, is_remote, place_of
+from headstart.data.signatures import TAR, UNPACK, what_is
 
 IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
 ARRAY, NUMPY = "npy", "NumPy"
@@ -38,6 +39,8 @@ MAX_SHARDS = 100_000
 SHOWN = 5
 PIECE = 1 << 20  # bytes
 MAX_LINKS = 40  # one after another, as of a file system
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""how files begin that a tar may be in: gzip, bzip2, xz, Zstandard"""
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -340,12 +343,25 @@ def _samples(path: str) -> list[_Sample]:
     except DataError:
         raise
     except Exception as error:  # tarfile raises anything over a hostile header
-        with open(path, "rb") as file:  # noqa: PTH123
-            packed = file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5")
-        mend = "it is compressed; unpack it to a plain .tar, in which samples can be read singly" if packed else ""
-        reason = str(error)[:200] or type(error).__name__
-        raise DataError(f"{path} cannot be read as a tar: {mend or reason}") from error
+        raise DataError(f"{path} cannot be read as a tar: {_no_tar(path, error)}") from error
     return list(samples.values())
+
+
+def _no_tar(path: str, error: Exception) -> str:
+    """Why a file cannot be read as a tar, and what to do, by what it is."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        prefix = file.read(PREFIX_NBYTES)
+    what, remedy = what_is(prefix)
+    if not what or what == TAR:
+        return str(error)[:200] or type(error).__name__
+    if prefix.startswith(COMPRESSED):
+        return "it is compressed; unpack it to a plain .tar, in which samples can be read singly"
+    if remedy == UNPACK:
+        return (
+            f"it is {what}; unpack it, and name the folder where that holds a folder a class, or pack the same "
+            "files as a plain .tar (tar cf samples.tar -C FOLDER .)"
+        )
+    return f"it is {what}" + (f": {remedy}" if remedy else "")
 
 
 def _parts(name: str) -> list[str]:

@@ -279,6 +279,14 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
         tar.add(path, "a.png")
     with pytest.raises(DataError, match="it is compressed; unpack it"):
         hs.data.webdataset(tmp_path / "z.tar")
+    for content, said in (
+        (b"PK\3\4" + bytes(600), "it is a ZIP archive .*; unpack it, .*tar cf samples.tar"),
+        (b"%PDF-1.4", "it is a PDF document: export its pictures"),
+        (bytes(9), "it is nothing"),
+    ):
+        (tmp_path / "a.zip").write_bytes(content)
+        with pytest.raises(DataError, match=f"a.zip cannot be read as a tar: {said}"):
+            hs.data.webdataset(tmp_path / "a.zip")
     with pytest.raises(DataError, match="holds no image"):
         hs.data.webdataset(write_tar(tmp_path / "n.tar", {"a.cls": b"1"}))
     with pytest.raises(DataError, match="two images under the key"):
