@@ -13,9 +13,9 @@ from typing import Any
 from headstart.common.errors import SettingError
 from headstart.data.dataset import Dataset
 from headstart.data.hub_sets import huggingface
-from headstart.data.pairs import is_map_style, wrap
+from headstart.data.pairs import columns_line, entries_of, is_map_style, pairs_line, wrap
 from headstart.data.sources import open_data
-from headstart.data.table import IMAGE_NAMES, LABEL_NAMES, table
+from headstart.data.table import table
 
 FRAMES = {"pandas", "polars", "pyarrow"}
 PAIRS = "hs.data.arrays([image for image, _ in {0}], [label for _, label in {0}])"
@@ -94,6 +94,8 @@ def described(thing: Any, argument: str) -> tuple[str, str]:
         )
     if "pandas" in modules:
         return of, "hs.data.arrays(list(table['image']), table['label']), of columns with images and labels"
+    if isinstance(thing, Mapping):
+        return f"a {name}", _of_mapping(thing, argument)
     if mend := _by_kind(thing, argument, {name for _, name in types}):
         return of, mend
     if isinstance(thing, Iterator):
@@ -104,7 +106,32 @@ def described(thing: Any, argument: str) -> tuple[str, str]:
         return "a tuple of two", f"hs.data.arrays(*{argument}), of images and labels"
     if isinstance(thing, Sequence) and len(thing) and isinstance(thing[0], tuple | list) and len(thing[0]) == 2:
         return f"a {name} of pairs", PAIRS.format(argument)
-    return f"a {name}", ARRAYS
+    return f"a {name}", pairs_line(_first(thing), argument) or ARRAYS
+
+
+def _of_mapping(thing: Mapping[Any, Any], argument: str) -> str:
+    """What to write of a dict: of images and labels under names that say so, or of the parts of a split."""
+    if line := columns_line(thing, argument):
+        return line
+    for name, part in thing.items():
+        if (
+            isinstance(part, Dataset)
+            or is_frame(part)
+            or _is_map_style(part)
+            or hasattr(part, "as_numpy_iterator")
+        ):
+            return f"take one of its parts, {argument}[{name!r}]"
+        if isinstance(part, Mapping) and entries_of(part):
+            return f"take one of its parts, {columns_line(part, f'{argument}[{name!r}]')}"
+    return ARRAYS
+
+
+def _first(thing: Any) -> Any:
+    """The first sample of another library's set; None where it gives none."""
+    try:
+        return thing[0] if hasattr(thing, "__getitem__") else next(iter(thing))
+    except Exception:  # another library's
+        return None
 
 
 def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
@@ -118,41 +145,27 @@ def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
             f"images, labels = {argument}.tensors, then {ARRAYS}, of uint8 images (n, h, w, 3) "
             "(of (n, 3, h, w): images.permute(0, 2, 3, 1))"
         )
-    if "IterableDataset" in kinds:
-        return f"images, labels = zip(*{argument}), then {ARRAYS}"
     if hasattr(thing, "as_numpy_iterator"):
-        unbatched = _unbatched(thing, argument)
-        return f"images, labels = zip(*{unbatched}.as_numpy_iterator()), then {ARRAYS}, of uint8 images"
+        samples = f"{_unbatched(thing, argument)}.as_numpy_iterator()"
+        line = pairs_line(getattr(thing, "element_spec", None), samples)
+        return line or f"images, labels = zip(*{samples}), then {ARRAYS}, of uint8 images"
     if hasattr(thing, "__array__"):
         return f"{ARRAYS}, of uint8 images (n, h, w, 3)"
-    if "Dataset" in kinds and (names := _entries(thing)) is not None:
-        return f"hs.data.wrap([(sample[{names[0]!r}], sample[{names[1]!r}]) for sample in {argument}])"
+    if kinds & {"Dataset", "IterableDataset"} and (line := pairs_line(_first(thing), argument)):
+        return line
+    if "IterableDataset" in kinds:
+        return f"images, labels = zip(*{argument}), then {ARRAYS}"
     if "Dataset" in kinds:
         return f"{PAIRS.format(argument)}, of Pillow images or uint8 arrays, without a transform to floats"
     return ""
 
 
-def _entries(thing: Any) -> tuple[str, str] | None:
-    """Under which names the samples of a set have their image and their label; None where they are no dicts with
-    such."""
-    try:
-        sample = thing[0]
-    except Exception:  # another library's
-        return None
-    if not isinstance(sample, Mapping):
-        return None
-    images, labels = (
-        [str(name) for name in sample if str(name).lower() in known.split()]
-        for known in (IMAGE_NAMES, LABEL_NAMES)
-    )
-    return (images[0], labels[0]) if images and labels else None
-
-
 def _unbatched(thing: Any, argument: str) -> str:
     """What gives single samples of a set of tf.data: its batches are taken apart, where it has such, and of one
     that repeats without end a number is taken."""
-    spec, count = getattr(thing, "element_spec", None), getattr(thing, "cardinality", lambda: 0)
-    label = spec[-1] if isinstance(spec, tuple) and spec else None
+    spec: Any = getattr(thing, "element_spec", None)
+    count, names = getattr(thing, "cardinality", lambda: 0), entries_of(spec)
+    label = spec[names[1]] if names else spec[-1] if isinstance(spec, tuple) and spec else None
     single = label is not None and getattr(getattr(label, "shape", None), "rank", None) == 0
     taken = argument if single else f"{argument}.unbatch()"
     return f"{taken}.take(n)" if int(count()) == -1 else taken

@@ -26,6 +26,7 @@ from headstart.data.encoded import EncodedSource, sound
 from headstart.data.labels import labels_of
 from headstart.data.left_out import check_on_error
 from headstart.data.place import place_of
+from headstart.data.table import IMAGE_NAMES, LABEL_NAMES
 
 LABEL_LISTS = ("targets", "labels", "_labels")
 PREPROCESSING = "as preprocessing is the model's"
@@ -54,8 +55,10 @@ def wrap(
     """
     check_on_error(on_error)
     if isinstance(source, str | Mapping) or not _is_indexed(source):
+        mend = f": {columns_line(source, 'data')}" if isinstance(source, Mapping) and entries_of(source) else ""
         raise DataError(
-            f"the set is a {type(source).__name__}; expected one with a length and (image, label) at each position"
+            f"the set is a {type(source).__name__}; expected one with a length and (image, label) at each "
+            f"position{mend}"
         )
     count = len(source)
     if not count:
@@ -152,6 +155,33 @@ def is_map_style(thing: Any) -> bool:
     if isinstance(image, str | bytes | os.PathLike | Image.Image):
         return True
     return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3)
+
+
+def entries_of(sample: Any) -> tuple[str, str] | None:
+    """Under which names a dict has an image and a label, or many of each; None where it is none, or does not
+    say."""
+    if not isinstance(sample, Mapping):
+        return None
+    images, labels = (
+        [str(name) for name in sample if str(name).lower() in known.split()]
+        for known in (IMAGE_NAMES, LABEL_NAMES)
+    )
+    return (images[0], labels[0]) if images and labels else None
+
+
+def pairs_line(sample: Any, source: str) -> str:
+    """The line that makes a data set of what gives such samples, dicts of an image and a label; "" where these say
+    neither. `source`: what gives them, in code."""
+    if (names := entries_of(sample)) is None:
+        return ""
+    return f"hs.data.wrap([(sample[{names[0]!r}], sample[{names[1]!r}]) for sample in {source}])"
+
+
+def columns_line(columns: Any, source: str) -> str:
+    """The same of a dict of all images and all labels."""
+    if (names := entries_of(columns)) is None:
+        return ""
+    return f"hs.data.arrays({source}[{names[0]!r}], {source}[{names[1]!r}])"
 
 
 def _is_indexed(source: Any) -> bool:
@@ -275,9 +305,11 @@ def _pair(source: Any, index: int) -> tuple[Any, Any]:
         or len(item) != 2
         or isinstance(item, str | bytes)
     ):
-        raise DataError(
-            f"sample {index} of the set is a {type(item).__name__}; expected a pair (image, label). "
+        mend = pairs_line(item, "data") or (
             "hs.data.arrays takes images and labels apart, hs.data.huggingface data sets of that library"
+        )
+        raise DataError(
+            f"sample {index} of the set is a {type(item).__name__}; expected a pair (image, label). {mend}"
         )
     image, label = item
     if isinstance(label, Image.Image):

@@ -206,7 +206,7 @@ Frame.__module__ = "pandas.core.frame"
 class Repeated:
     """As a set of tf.data."""
 
-    element_spec: ClassVar = (None, SimpleNamespace(shape=SimpleNamespace(rank=0)))
+    element_spec: Any = (None, SimpleNamespace(shape=SimpleNamespace(rank=0)))
 
     def as_numpy_iterator(self) -> None: ...
 
@@ -300,17 +300,35 @@ def test_what_is_no_data_set(kind: str, run: hs.Run, train: Dataset, backend: st
             hs.predict(model, thing, backend=backend)
 
 
-def test_sets_of_dicts_become_pairs() -> None:
-    class Dataset:
-        def __getitem__(self, index: int) -> dict[str, int]:
-            return {"id": 7, "image": 1, "label": 2}
+PAIRS = "hs.data.wrap([(sample['image'], sample['label']) for sample in {}])"
 
-    assert described(Dataset(), "x")[1] == "hs.data.wrap([(sample['image'], sample['label']) for sample in x])"
+
+def test_dicts_of_images_and_labels_become_pairs() -> None:
+    """As sets of several libraries give them, and TensorFlow's catalogue all at once and in parts."""
+    sample = {"id": 7, "image": np.zeros((2, 2, 3), np.uint8), "label": 2}
+    indexed = type("Dataset", (), {"__getitem__": lambda self, index: sample})()
+    iterated = type("_IterableDataset", (), {"__iter__": lambda self: iter([sample])})()
+    for thing in (indexed, iterated, [sample]):
+        assert described(thing, "x")[1] == PAIRS.format("x")
+    columns = {"image": np.zeros((1, 2, 2, 3), np.uint8), "label": [2]}
+    assert described(columns, "x")[1] == "hs.data.arrays(x['image'], x['label'])"
+    line = "take one of its parts, hs.data.arrays(x['train']['image'], x['train']['label'])"
+    assert described({"train": columns}, "x")[1] == line
+    assert described({"train": Repeated()}, "x")[1] == "take one of its parts, x['train']"
+    of_columns = "hs.data.arrays(data['image'], data['label'])"
+    for thing, line in ((columns, of_columns), ([sample], PAIRS.format("data"))):
+        with pytest.raises(DataError, match=re.escape(line)):
+            hs.data.wrap(thing)
 
 
 def test_sets_of_tensorflow_are_read_in_one_pass() -> None:
     _, mend = described(Repeated(), "train")
     assert mend.startswith("images, labels = zip(*train.take(n).as_numpy_iterator()), then hs.data.arrays(")
+    of_dicts = Repeated()
+    of_dicts.element_spec = {"image": None, "label": Repeated.element_spec[1]}
+    assert described(of_dicts, "train")[1] == PAIRS.format("train.take(n).as_numpy_iterator()")
+    of_dicts.element_spec["label"] = SimpleNamespace(shape=SimpleNamespace(rank=1))
+    assert described(of_dicts, "train")[1] == PAIRS.format("train.unbatch().take(n).as_numpy_iterator()")
 
 
 def test_predictions_of_what_is_not_there(run: hs.Run, train: Dataset, tmp_path: Path) -> None:
