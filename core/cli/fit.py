@@ -22,6 +22,7 @@ from headstart.cli.options import (
 from headstart.cli.preparing import ready
 from headstart.cli.rendering import show, show_legend
 from headstart.cli.results import attempt, keep_figures, test_figures, test_line
+from headstart.common.log import result_follows
 from headstart.common.text import extraction_line, placement_line
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def fit(
     engine = engine_options.engine()
     (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
     of_near = near_figures(near, model, train, val, test, settings=values)
-    run = run_fit(model, train, val, engine=engine, **values)
+    with result_follows():
+        run = run_fit(model, train, val, engine=engine, **values)
     figures = comparison([run])
     # Saved first: printing may fail, and what was trained must not depend on it.
     written = []

@@ -17,6 +17,8 @@ LOG = logging.getLogger("headstart")
 LOG.addHandler(logging.NullHandler())
 VARIABLE = "HEADSTART_LOG_LEVEL"
 LEVELS = ("debug", "info", "warning", "error")
+IN_RESULT = "in_result"
+"""the attribute of records that say what the result says as well"""
 
 
 def set_level(name: str) -> None:
@@ -59,6 +61,20 @@ def handed_to(tell: Callable[[int, str], None]) -> Iterator[None]:
             os.environ.pop(VARIABLE, None)
         else:
             os.environ[VARIABLE] = kept
+
+
+@contextmanager
+def result_follows() -> Iterator[None]:
+    """While the body runs, leave out what is said once more where its result is shown."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not getattr(record, IN_RESULT, False)
+
+    LOG.addFilter(is_news)
+    try:
+        yield
+    finally:
+        LOG.removeFilter(is_news)
 
 
 def to_stderr(level: int, line: str) -> None:

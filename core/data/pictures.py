@@ -68,6 +68,7 @@ def images_at(
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     for path in paths:
         refuse_url(path)
+    asked = paths
     paths = without_patterns([place_of(path) if str(path).startswith(FILE_URL) else path for path in paths])
     if len(paths) == 1 and is_table(paths[0]):
         return images_listed(paths[0], on_error, image, root, examine=examine, truncated=truncated)
@@ -92,11 +93,20 @@ def images_at(
         below = walk(path, on_error, places)
         files += below.files
         left_out += below.skipped
-    data = sound(FileSource(files, truncated, places), unlabelled(len(files)), "files", left_out, decoding)
+    source = FileSource(files, truncated, places)
+    data = sound(source, unlabelled(len(files)), _called(asked, places), left_out, decoding)
     if not len(data):
         left = f"; left out: {named(data.skipped)}" if data.skipped else ""
         raise DataError(f"no image files in {', '.join(map(str, paths))}{left}")
     return data
+
+
+def _called(paths: Sequence[str | Path], places: Files) -> str:
+    """What the images of these paths are called together: as the folder, or the pattern, where there is one."""
+    if len(paths) > 1:
+        return "files"
+    place = place_of(paths[0])
+    return str(paths[0]) if is_pattern(paths[0]) else places.of(place).full_name(place)
 
 
 def pictures_of(images: Any, on_error: str = "raise") -> Dataset:

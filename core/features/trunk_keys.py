@@ -16,6 +16,7 @@ from headstart.data.augment import Augment
 from headstart.features.company import check_unchanged
 from headstart.features.pooled import with_pools
 from headstart.models import Model
+from headstart.models.faithful import TRUNK_NODE
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey, params_digest, trunk_key
@@ -83,7 +84,10 @@ def key_of(
 ) -> TrunkKey:
     """The key of a model's features at a node: a legal cut, or "input" for the decoded images, which depend on
     nothing but how they are cropped and resized, so that all models of one resolution share them."""
-    label = {"model": model.name, "weights": model.weights or "random", "cut": node}
+    # of a wrapped module as `hs.wrap` takes it: by the graph every one is cut at "trunk"
+    is_own = model.module_cut is not None and node in (TRUNK_NODE, model.default_cut)
+    name = model.module_cut if is_own else node
+    label = {"model": model.name, "weights": model.weights or "random", "cut": name}
     if node == INPUT:
         preprocess = model.preprocess.as_dict()
         return trunk_key(

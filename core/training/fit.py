@@ -115,6 +115,6 @@ def _observers(job: TrainingJob) -> Iterator[Observer]:
         yield Profiler(job.backend, s.profile)
     if s.tensorboard is not None:
         yield TensorBoard(s.tensorboard, validation=job.val is not None)
-    yield LogLine(staged=job.mode.then_all)
+    yield LogLine(staged=job.mode.then_all, is_result=True)
     if s.on_epoch is not None:
         yield EpochCallback(s.on_epoch)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from headstart.common.errors import WatchingWarning
-from headstart.common.log import LOG
+from headstart.common.log import IN_RESULT, LOG
 from headstart.common.text import epoch_line
 from headstart.models import Model
 from headstart.training.history import History, OnEpoch
@@ -126,10 +126,11 @@ class LogLine(Observer):
     """A line of the log for each epoch. Of a stage with many, which on features take a moment each, a line a
     second, the last one, and which was kept."""
 
-    def __init__(self, staged: bool = False, name: str = "") -> None:
+    def __init__(self, staged: bool = False, name: str = "", is_result: bool = False) -> None:
         """`staged`: a second stage follows that of the head, so the lines of the head's say "head". `name`: of
-        what is trained, where that is one of several."""
-        self.staged = staged
+        what is trained, where that is one of several. `is_result`: whether tables of the result say how it ended,
+        too."""
+        self.staged, self.is_result = staged, is_result
         self.prefix = f"{name}: " if name else ""
         self._due = 0.0
         self._untold: EpochEnd | None = None
@@ -154,7 +155,7 @@ class LogLine(Observer):
         self._untold = None
         ending = stage.ending(history, stage.name if self.staged and stage.name == HEAD_STAGE else "")
         if stage.monitor is not None and (ending.early or stage.epochs > EPOCHS_TOLD):
-            LOG.info(self.prefix + ending.words)
+            LOG.info(self.prefix + ending.words, extra={IN_RESULT: self.is_result})
 
 
 class EpochCallback(Observer):

@@ -192,7 +192,9 @@ def test_predict_walks_as_training_does(
     assert code == 0, error
     images = [row["image"] for row in json.loads((tmp_path / "it.json").read_text())]
     assert images == [trained.source_name(i) for i in range(len(trained))] and len(images) == 16
-    assert "files: 16 images\n" in error and f"skipped {photos / 'dog' / 'up'}: is a link that leads back" in error
+    assert (
+        "photos: 16 images\n" in error and f"skipped {photos / 'dog' / 'up'}: is a link that leads back" in error
+    )
     (photos / "cat" / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     (photos / "cat" / "notes.csv").write_text("a,b\n")
     code, error = told(capsys, monkeypatch, *command)

@@ -226,6 +226,8 @@ def test_comparing_modes(model: Model, data: tuple[Dataset, Dataset], backend: s
     rows = compare_modes(model, *data, ["cached", "frozen"], **settings).rows
     assert [(row["backend"], row["mode"]) for row in rows] == [(backend, "cached"), (backend, "frozen")]
     assert [row["cut"] for row in rows] == [model.module_cut] * 2
+    cuts = {folder.label["cut"] for folder in hs.cache.list(cache)}
+    assert model.module_cut in cuts and "trunk" not in cuts
     assert rows[0]["speedup_over_frozen"] > 0
     assert rows[1]["speedup_over_frozen"] == 1
 

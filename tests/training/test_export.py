@@ -469,7 +469,7 @@ def test_the_command(run: hs.Run, tmp_path: Path) -> None:
     replace(run, model=model, cut="relu4").save(tmp_path / "run")
     words = ["export", tmp_path / "run", tmp_path / "out.onnx", "--device", "cpu"]
     done = headstart(*words, "--data", tmp_path / "photos", "--json", tmp_path / "figures.json")
-    assert (done.code, done.err) == (0, "files: 3 images\n")
+    assert (done.code, done.err) == (0, "photos: 3 images\n")
     assert done.out.count("\n") == 1 and "on 3 given samples" in done.out
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["verification"]["samples"] == 3

@@ -55,7 +55,8 @@ def test_a_fit_from_a_url_is_that_of_the_folder(
     local = hs.load(tmp_path / "local")
     for name, array in local.model.params.items():
         assert np.array_equal(array, run.model.params[name]), name
-    again = headstart("fit", "--data", url, "--model", "lenet", "--epochs", "1", "--out", tmp_path / "again")
+    again = headstart("fit", "--data", url, "--model", "lenet", "--epochs", "21", "--out", tmp_path / "again")
+    assert (again.out + again.err).count("kept epoch") == 1, "what the table says, the log does not"
     assert again.code == 0 and "0 extracted, 32 reused" in again.out
     report_of_run = len(reads)  # pictures for its report
     assert report_of_run <= 12
