@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import ExportError
+from headstart.data.label_texts import SEPARATORS
 from headstart.training.prediction_columns import LABELS, SHARE, VALUE, Cells
 
 ROW_GROUP = 8192  # images: a Parquet file with a group a batch would be mostly headers
 JOINT = ";"
 """between labels; tables of labels are read with it, too"""
+DIVIDING = frozenset(SEPARATORS)
+"""where a label has one of these in it, labels are written as a JSON list, which tables are read with, too"""
 
 Encoder = Callable[[Iterator[Sequence[Cells]]], Iterator[bytes]]
 """of batches: for each column what it holds, see `prediction_columns`"""
@@ -24,7 +28,7 @@ Encoder = Callable[[Iterator[Sequence[Cells]]], Iterator[bytes]]
 def as_text(columns: Mapping[str, str], delimiter: str) -> Encoder:
     """CSV as RFC 4180 has it, in UTF-8. Halves of characters, in names of files, are escaped. `columns`: name ->
     what it holds."""
-    write_cell: dict[str, Callable[[Any], str]] = {SHARE: _share, VALUE: _value, LABELS: _labels}
+    write_cell: dict[str, Callable[[Any], str]] = {SHARE: _share, VALUE: _value, LABELS: _labels_of(columns)}
 
     def encode(batches: Iterator[Sequence[Cells]]) -> Iterator[bytes]:
         text = io.StringIO(newline="")
@@ -53,8 +57,11 @@ def _value(value: Any) -> str:
     return "" if value != value else str(np.float32(value))
 
 
-def _labels(names: tuple[str, ...] | None) -> str:
-    return JOINT.join(names or ())
+def _labels_of(columns: Mapping[str, str]) -> Callable[[tuple[str, ...] | None], str]:
+    """What writes labels as one text, of which they can be told again. `columns`: one is called by each label."""
+    if any(DIVIDING & set(name) for name in columns):
+        return lambda names: "" if names is None else json.dumps(names, ensure_ascii=False)
+    return lambda names: JOINT.join(names or ())
 
 
 def as_parquet(columns: Mapping[str, str]) -> Encoder:
@@ -67,7 +74,7 @@ def as_parquet(columns: Mapping[str, str]) -> Encoder:
         raise ExportError(
             "Parquet needs pyarrow, which is not installed: pip install 'headstart[arrow]'; or write .csv"
         ) from error
-    numbers = (SHARE, VALUE)
+    numbers, labels = (SHARE, VALUE), _labels_of(columns)
     schema = pa.schema(
         [(_utf8(name), pa.float32() if kind in numbers else pa.string()) for name, kind in columns.items()]
     )
@@ -76,7 +83,7 @@ def as_parquet(columns: Mapping[str, str]) -> Encoder:
         if kind in numbers:
             values = np.concatenate([np.asarray(part, np.float32) for part in parts])
             return pa.array(values, pa.float32(), mask=np.isnan(values))
-        texts = (_labels(cell) if isinstance(cell, tuple) else cell for part in parts for cell in part)
+        texts = (labels(cell) if isinstance(cell, tuple) else cell for part in parts for cell in part)
         return pa.array([None if text is None else _utf8(text) for text in texts], pa.string())
 
     def table(held: list[Sequence[Cells]]) -> Any:

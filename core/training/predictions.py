@@ -169,9 +169,9 @@ def write_predictions(
 ) -> Written:
     """Write the `top` likeliest classes of each image to a file, .csv, .tsv or .parquet: columns "file", "class",
     "probability", and with `top` above 1 "class_2", "probability_2" and so on. Of a model of several labels:
-    "labels", those over its threshold, with ";" between them, and "probability_<label>" of each; of one that
-    predicts numbers: a column for each target, in its units. Where its outputs are not finite the columns but
-    "file" are empty.
+    "labels", those over its threshold, with ";" between them (as a JSON list where a label has ";" or "|" in it),
+    and "probability_<label>" of each; of one that predicts numbers: a column for each target, in its units. Where
+    its outputs are not finite the columns but "file" are empty.
 
     A batch at a time, in bounded memory, in the order of the images. `images`: what `predict` takes; of features
     "file" holds the ids. `on_error="skip"`: an image that cannot be read has a line as well, with an empty class

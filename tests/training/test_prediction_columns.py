@@ -12,6 +12,7 @@ import pytest
 from scipy.special import expit
 from scipy.special import softmax as scipy_softmax
 
+from headstart.data.label_texts import cut
 from headstart.errors import SettingError, UnknownNameError
 from headstart.training.prediction_columns import Reading, Tally, likeliest
 from headstart.training.prediction_files import WRITERS
@@ -142,10 +143,15 @@ def test_files_of_labels() -> None:
     z = np.array([[1, 1, -9], [NAN, 0, 1], [-9, -9, -9]], np.float32)
     reading = Reading(NAMES, "multi")
     rows = read_csv(written(".csv", reading, [z[:1], z[1:]]))
-    assert [row["labels"] for row in rows] == ["cat;dog; wet", "", ""]
+    listed = '["cat", "dog; wet"]'  # which "cat;dog; wet" does not tell
+    assert [row["labels"] for row in rows] == [listed, "", "[]"]
     assert [row["probability_cat"] for row in rows] == ["0.731059", "", "0.000123395"]
     columns = read_parquet(written(".parquet", reading, [z[:1], z[1:]]))
-    assert columns["labels"] == ["cat;dog; wet", None, ""], "none over the threshold is not the same as not known"
+    assert columns["labels"] == [listed, None, "[]"], "none over the threshold is not the same as not known"
+    assert cut([listed, "[]"], None, True) == [["cat", "dog; wet"], []], "as tables of labels are read"
+    plain = Reading(("cat", "dog", "eel"), "multi")
+    assert [row["labels"] for row in read_csv(written(".csv", plain, [z]))] == ["cat;dog", "", ""]
+    assert read_parquet(written(".parquet", plain, [z]))["labels"] == ["cat;dog", None, ""]
     assert columns["probability_cat"][1] is None
     assert columns["probability_cat"][::2] == pytest.approx(expit([1, -9]).tolist(), rel=1e-6)
 
