@@ -102,7 +102,10 @@ def _of_task(labels: Any, classes: Sequence[str] | None, task: str, place: Any) 
     rows = [list(value) if isinstance(value, list | tuple | np.ndarray) else [value] for value in values]
     numeric = all(isinstance(value, int | float | np.number | np.bool_) for row in rows for value in row)
     if len({len(row) for row in rows}) > 1 or not numeric or not rows:
-        return labels_in([("labels", rows)], task=task, classes=classes, separator=None, place=place)
+        several = task == MULTI or any(isinstance(value, list | tuple | np.ndarray) for value in values)
+        return labels_in(
+            [("labels", rows if several else values)], task=task, classes=classes, separator=None, place=place
+        )
     width = len(rows[0])
     names = [str(k) for k in range(width)] if classes is None else list(class_list(classes))
     if len(names) != width:

@@ -28,6 +28,7 @@ OWN_LABELS = 20  # rows of which nearly each has a label of its own: that is a c
 NEARLY = 0.9
 TRUTHS = {"True": 1, "False": 0, "TRUE": 1, "FALSE": 0, "true": 1, "false": 0}  # of pandas, spreadsheets, JSON
 SHOWN = 3
+LARGEST_WEIGHT = float(np.finfo(np.float32).max)
 SCALARS = frozenset({"text", "whole", "number", "truth"})
 """of `_kind`, what a label may be"""
 SAY_TASK = "say which it is: task='single' for classes, task='regression' for numbers (--task)"
@@ -92,8 +93,7 @@ def labels_in(
         return _of_texts([str(_whole(value)).strip() for value in values], column, task, names, place)
     texts = [str(_whole(value)) for value in values]
     if task == REGRESSION or (task is None and kinds & {"number"} and not _are_classes(texts, names)):
-        numbers = np.array([float(value) for value in values])
-        return _regression([(column, numbers)], task, names, place)
+        return _regression([(column, np.array(list(map(_float, values))))], task, names, place)
     if task == MULTI:
         return _of_lists([[str(value)] for value in values], column, task, names, place)
     return _single(texts, column, task, names, place)
@@ -165,7 +165,7 @@ def _of_texts(
         refuse_decimal_commas(texts, column, place(first_comma(texts) or 0))
     if task is None and names is None:
         warn_of_commas(texts, column)
-    numeric = {text: _number(text) for text in distinct}
+    numeric = {text: number_of(text) for text in distinct}
     are_numbers = [number is not None for number in numeric.values()]
     if task == REGRESSION and not all(are_numbers):
         bad = next(i for i, text in enumerate(texts) if numeric[text] is None)
@@ -177,16 +177,34 @@ def _of_texts(
     if names is None and task is None and any(are_numbers) and not all(are_numbers):
         _mixed(texts, column, [numeric[text] is not None for text in texts], place)
     if names is None and all(number is not None and number.is_integer() for number in numeric.values()):
-        # 3.0, as a spreadsheet or a frame with gaps writes a 3
-        texts = [text if _is_whole(text) else str(int(float(text))) for text in texts]
+        # 3.0, as a spreadsheet or a frame with gaps writes a 3; 1e3 stays the name that it is
+        texts = [_without_point(text) for text in texts]
     return _single(texts, column, task, names, place)
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
+    """The number that a text is; None where it is none."""
+    if "_" in text:  # 1_0 is a number to Python alone, and a name to everybody else
+        return None
     try:
         return float(text)
     except ValueError:
         return None
+
+
+def _float(value: Any) -> float:
+    """A number of any kind; one that is too large as infinity. TypeError and ValueError for anything else."""
+    if isinstance(value, str) and number_of(value) is None:
+        raise ValueError(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _truth(value: Any) -> Any:
+    """0 and 1 for what programs write for them; anything else as it is."""
+    return TRUTHS.get(value, value) if isinstance(value, str) else value
 
 
 def _is_whole(text: str) -> bool:
@@ -270,6 +288,8 @@ def _of_lists(
     flat = [value for row in lists for value in row]
     numeric = bool(flat) and all(_kind(value) in ("number", "whole", "truth") for value in flat)
     rows = numeric and len({len(row) for row in lists}) == 1
+    if len(flat) == len(lists) and task != REGRESSION and all(_kind(value) == "whole" for value in flat):
+        rows = False  # one number each is that of a label
     if rows and (task in (None, REGRESSION) or set(flat) <= {0, 1}):
         columns = [(f"{column}[{k}]", [row[k] for row in lists]) for k in range(len(lists[0]))]
         return _of_several(columns, task, names, place)
@@ -306,9 +326,9 @@ def _of_several(
     numbers = []
     for column, values in columns:
         try:
-            numbers.append((column, np.array([float(TRUTHS.get(value, value)) for value in values], np.float64)))
+            numbers.append((column, np.array([_float(_truth(value)) for value in values], np.float64)))
         except (TypeError, ValueError):
-            bad = next(i for i, value in enumerate(values) if _number(str(TRUTHS.get(value, value))) is None)
+            bad = next(i for i, value in enumerate(values) if number_of(str(_truth(value))) is None)
             if first_comma([str(values[bad]).strip()]) is not None:
                 raise DataError(
                     f"column {column!r} holds {values[bad]!r:.40} in {place(bad)}, a number with a comma: "
@@ -349,6 +369,7 @@ def _chosen(columns: tuple[str, ...], names: tuple[str, ...] | None) -> list[int
     """The columns in the order of classes=."""
     if names is None:
         return list(range(len(columns)))
+    columns = tuple(map(normal, columns))
     if set(names) != set(columns):
         raise DataError(
             f"classes= names {', '.join(names[:5])}, and the label columns are {', '.join(columns[:5])}; are "
@@ -387,7 +408,7 @@ def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | N
     """int8 `(n,)`, positions in `PARTS`; None where all rows are of one part. DataError for another word."""
     roles: dict[Any, int] = {}
     for i, value in enumerate(values):
-        if value not in roles:
+        if not isinstance(value, str) or value not in roles:
             role = None if is_missing(value) or not isinstance(value, str) else role_of(value.strip())
             if role not in PARTS:
                 what = "empty" if is_missing(value) else repr(value)[:60]
@@ -418,8 +439,8 @@ def weights_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
     """float32 `(n,)`, 0 or more. DataError for anything else."""
     weights = np.zeros(len(values), np.float64)
     for i, value in enumerate(values):
-        number = None if is_missing(value) or isinstance(value, list | bytes) else _number(str(value))
-        if number is None or not math.isfinite(number) or number < 0:
+        number = None if is_missing(value) or isinstance(value, list | bytes) else number_of(str(value))
+        if number is None or not 0 <= number <= LARGEST_WEIGHT:
             raise DataError(
                 f"the weight of {place(i)} in column {column!r} is {value!r:.40}; expected a number of 0 or more"
                 f"{', with a decimal point' if first_comma([str(value).strip()]) is not None else ''}"

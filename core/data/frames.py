@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +27,7 @@ from headstart.data.class_labels import class_names, named
 from headstart.data.formats import SUFFIXES
 from headstart.data.layouts import refuse_url
 from headstart.data.limits import MAX_NBYTES
+from headstart.data.names import normal
 from headstart.data.place import is_remote, parent_of, place_of
 from headstart.data.rows import ordered
 from headstart.data.signatures import UNPACK, what_is
@@ -38,6 +39,7 @@ AS_UTF_8 = (
 )
 MAX_LINE = 1 << 20  # characters
 DELIMITERS = ",;\t|"
+QUOTED = re.compile(r'"[^"]*(?:"|$)')
 SEPARATOR_LINE = re.compile(r"sep=[,;\t|]?", re.IGNORECASE)
 TEXTS = ("text", "JSON text")
 """what a table of text looks like to `what_is`"""
@@ -77,12 +79,12 @@ class Frame:
 
     def require(self, column: str | int, argument: str) -> str:
         """The column's name, as text; UnknownNameError, with the nearest ones, where there is none."""
-        column = str(column) if isinstance(column, int) else column
-        if not isinstance(column, str) or column not in self.names:
+        called = [name for name in self.names if normal(name) == normal(str(column))]
+        if not isinstance(column, str | int) or not called:
             raise UnknownNameError(f"column {argument}=", str(column), self.names, f" of {self.name}")
-        if self.names.count(column) > 1:
+        if len(called) > 1:
             raise DataError(f"{self.name} has two columns called {column!r}; rename one")
-        return column
+        return called[0]
 
     def columns(self, names: Sequence[str]) -> dict[str, Column]:
         read = self._read(list(dict.fromkeys(names)))
@@ -199,10 +201,12 @@ def _odd_line(path: TableFile, number: int) -> int:
 
 def _of_csv(path: TableFile) -> Frame:
     with _opened(path) as file:
-        before, first = _header(_lines(path, file))
-    present = [delimiter for delimiter in DELIMITERS if delimiter in first]
-    delimiter = "\t" if path.suffix in (".tsv", ".tab") else (present or [","])[0]
-    header = next(_rows(path, iter([first]), delimiter), [])
+        lines = _lines(path, file)
+        before, first = _header(lines)
+        outside = QUOTED.sub("", first)
+        present = [delimiter for delimiter in DELIMITERS if delimiter in outside]
+        delimiter = "\t" if path.suffix in (".tsv", ".tab") else (present or [","])[0]
+        header = next(_rows(path, chain([first], lines), delimiter), [])  # in quotes it may have several lines
     names = [name.strip() for name in header]
     if any(name.lower().endswith(SUFFIXES) for name in names):
         raise DataError(

@@ -66,7 +66,7 @@ def huggingface(
         asked = replace(asked, image=of_images[0])
     roles, notes = roles_of(frame, asked, split=False)
     of_label = {name: rows.values(name) for name in roles["label"]}
-    is_nothing = no_label(classes) if _names(first, roles["label"]) is None else _no_number
+    is_nothing = no_label(classes, of_label.values()) if _names(first, roles["label"]) is None else _no_number
     kept, skipped = labelled_rows(frame.name, of_label, rows.place, on_error, is_nothing)
     at: Sequence[int] = range(len(rows)) if kept is None else kept
 

@@ -20,9 +20,20 @@ from headstart.data.formats import SUFFIXES
 from headstart.data.frames import Cells, Column, Frame
 from headstart.data.layouts import URL
 from headstart.data.left_out import SKIP, Skipped, Unread
+from headstart.data.names import normal
 from headstart.data.place import FILE, REMOTE, absolute, is_remote, joined, name_of, place_of
 
 SHOWN = 3
+ALIKE: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("leave out the spaces around names", str.strip),
+    (
+        "one is composed (NFC) and one is not, as macOS has names; write them alike, by "
+        "unicodedata.normalize('NFC', name)",
+        normal,
+    ),
+    ("write capitals as the files have them", str.casefold),
+)
+"""what names may differ in -> what makes them equal then"""
 
 
 def is_empty(cell: Any) -> bool:
@@ -150,6 +161,32 @@ def files_there(
     ]
 
 
+def _written_otherwise(path: str) -> str | None:
+    """What the path of a file that is not there differs in from that of one which looks the same."""
+    for what, alike in ALIKE:
+        if not is_remote(path) and (other := _there_alike(path, alike)) is not None:
+            return f"There is a file {other!a}, and the table names {path!a}: {what}"
+    return None
+
+
+def _there_alike(path: str, alike: Callable[[str], str]) -> str | None:
+    """The path of a file whose folders and name are those of `path` but for what `alike` takes away."""
+    place = ""
+    for part in Path(path).parts:
+        there = os.path.join(place, part)  # noqa: PTH118
+        if not os.path.lexists(there):
+            try:
+                beside = os.listdir(place or ".")  # noqa: PTH208
+            except OSError:
+                return None
+            name = next((one for one in beside if alike(one) == alike(part)), None)
+            if name is None:
+                return None
+            there = os.path.join(place, name)  # noqa: PTH118
+        place = there
+    return place
+
+
 def _hint(path: str, places: Files, root: str) -> str:
     """What may be wrong with the name of a file that is not there."""
     there = places.of(path)
@@ -158,6 +195,8 @@ def _hint(path: str, places: Files, root: str) -> str:
             return f"There is a {name_of(path + suffix)}: write the names with their suffix"
     if "\\" in path and there.is_file(path.replace("\\", "/")):
         return "The names have backslashes: write them with /"
+    if (other := _written_otherwise(path)) is not None:
+        return other
     if URL.match(path.removeprefix(joined(root, "x")[:-1])) and not is_remote(path):
         return "They are addresses that are not read here: download them"
     if is_remote(path):

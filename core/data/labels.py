@@ -18,7 +18,7 @@ from headstart.data.names import class_list, normal, normal_all, twins, warn_of_
 from headstart.data.rows import ordered, unmasked
 
 NO_CLASS = "-1"
-MISSING = ("nan", "NaN", "None", "<NA>", "NaT")
+MISSING = ("nan", "NaN", "None", "<NA>", "NaT", "NA", "N/A", "n/a", "#N/A", "NULL", "null")
 UNSEEN = 1000
 """classes that there may be without a sample; with many samples, ten times as many as those"""
 SHOWN = 5

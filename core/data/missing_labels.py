@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from headstart.common.errors import DataError
-from headstart.data.columns import NO_NUMBER, is_missing, label_lists
+from headstart.data.columns import NO_NUMBER, is_missing, label_lists, number_of
+from headstart.data.labels import MISSING
 from headstart.data.left_out import SKIP, Skipped
 
 SHOWN = 3
+AS_TEXT = frozenset(MISSING)
+"""what programs write where a value is missing, which among names may be a name"""
 
 
 def labelled_rows(
@@ -61,8 +64,15 @@ def without_any(
     return [[] if nothing else next(lists) for nothing in empty]
 
 
-def no_label(classes: Sequence[str] | None) -> Callable[[Any], bool]:
+def no_label(classes: Sequence[str] | None, columns: Iterable[Sequence[Any]] = ()) -> Callable[[Any], bool]:
     """What holds no label: nothing, and "nan", what a missing number is as text, unless that is the name of one of
-    `classes`."""
-    nothing = NO_NUMBER - set(classes or ())
-    return lambda value: is_missing(value) or (type(value) is str and value in nothing)
+    `classes`. `columns`: of labels; among numbers alone "NA" and its like are none either."""
+    nothing = NO_NUMBER | (AS_TEXT if any(map(_is_numbers_with_gaps, columns)) else frozenset())
+    nothing -= set(classes or ())
+    return lambda value: is_missing(value) or (type(value) is str and value.strip() in nothing)
+
+
+def _is_numbers_with_gaps(column: Sequence[Any]) -> bool:
+    texts = {value.strip() for value in column if isinstance(value, str)} - {""} - NO_NUMBER
+    rest = texts - AS_TEXT
+    return len(rest) < len(texts) and bool(rest) and all(number_of(text) is not None for text in rest)

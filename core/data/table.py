@@ -114,10 +114,10 @@ def table(
         [name for role in roles.values() for name in ([role] if isinstance(role, str) else role)]
     )
     if "split" in roles and split is None and not _says_parts(values[roles["split"]]):
-        del roles["split"]
-        notes = [note for note in notes if not note.startswith("split ")]
+        unsaid = f"{roles.pop('split')!r} is not taken as split: it does not say train, val and test"
+        notes = [unsaid if note.startswith("split ") else note for note in notes]
     of_label = {name: values[name] for name in roles["label"]}
-    is_nothing, may_be_several = no_label(classes), False
+    is_nothing, may_be_several = no_label(classes, of_label.values()), False
     if task in (None, MULTI) and len(of_label) == 1:
         ((column, cells),) = of_label.items()
         lists = without_any(cells, separator, is_nothing, task == MULTI)

@@ -15,6 +15,7 @@ from headstart.data import Dataset, folder, open_data
 from headstart.data.annotations import SINGLE
 from headstart.data.any_files import folder_at
 from headstart.data.file_system import Folder
+from headstart.data.frames import frame_of
 from headstart.data.layouts import refuse_url
 from headstart.data.listed import is_table
 from headstart.data.names import normal
@@ -64,8 +65,9 @@ def labelled(
     truncated: str = "raise",
 ) -> Dataset:
     """The data set that a text means, for a run whose classes are known. A folder that holds folders of these
-    classes is read with them, so that one may be missing, and so is a table; of data in parts the test part is
-    taken, and said. `columns`: of a table, as keyword arguments of `headstart.data.table.Columns`."""
+    classes is read with them, so that one may be missing, and so is a table, of which the columns that are called
+    as the run's labels or targets are these; of data in parts the test part is taken, and said. `columns`: of a
+    table, as keyword arguments of `headstart.data.table.Columns`."""
     refuse_url(text)
     root, classes = folder_at(text), trained_classes(run.model, run.data)
     a_table = is_table(root.path)
@@ -78,6 +80,9 @@ def labelled(
     named = Columns(**(columns or {}))
     if by_name and named.task is None and run.model.task != SINGLE:
         named = replace(named, task=run.model.task)  # whole numbers, and cells of one label, do not tell it
+        columns_there = set(map(normal, frame_of(root.path)[0].names)) if a_table else set[str]()
+        if named.label is None and set(classes.names) <= columns_there:
+            named = replace(named, label=classes.names)
     data = open_data(text, on_error, names, named, truncated)
     if data.parts:
         if "test" not in data.parts:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, SettingError, UnknownNameError
 from headstart.data import Dataset
+from headstart.data.names import normal
 from headstart.features.feature_set import FeatureSet
 
 BALANCED = "balanced"
@@ -35,7 +36,7 @@ def checked_weights(option: str, weights: Any, zero: bool = True) -> ClassWeight
         number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
         if not number or not math.isfinite(weight) or weight < 0 or (not zero and not weight):
             raise SettingError(f"{option}[{name!r}]={weight!r}; expected {numbers.replace('numbers', 'a number')}")
-    return {str(name): float(weight) for name, weight in weights.items()}
+    return {normal(str(name)): float(weight) for name, weight in weights.items()}
 
 
 def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> NDArray[np.float32] | None:

@@ -278,12 +278,20 @@ def test_labels_of_three_tasks(root: Path) -> None:
     mixed = hs.data.table({"image": picture_bytes(root)[:3], "label": [7, "a", 7.0]}, task="single")
     assert (mixed.classes, mixed.labels.tolist()) == (("7", "a"), [0, 1, 0])
     assert of(root, y=["nan", "cat"], classes=["cat", "nan"]).labels.tolist() == [1, 0]
-    with pytest.warns(DataWarning, match="a class is called 'None', which is what a missing label becomes"):
-        of(root, y=["None", "cat"])
+    for missing in ("None", "NA"):  # as Python has it, and R
+        with pytest.warns(DataWarning, match=f"a class is called '{missing}', which is what a missing label"):
+            of(root, y=[missing, "cat"])
+    data = of(root, y=["1_0", "10", "1_0"], task="single")
+    assert (data.classes, data.labels.tolist()) == (("10", "1_0"), [1, 0, 1]), "a number to Python alone"
+    assert of(root, y=["1_0", "2_0"]).classes == ("1_0", "2_0")
+    assert of(root, y=["1e3", "1000"], task="single").classes == ("1000", "1e3"), "names, as somebody said"
     with pytest.warns(DataWarning, match="'Cat' and 'cat' differ in how they are written alone"):
         of(root, y=["Cat", "cat", "dog"])
     listed = hs.data.table({"image": picture_bytes(root)[:3], "label": [["a", "b"], [], ["b"]]})
     assert (listed.task, listed.labels.tolist()) == ("multi", [[1, 1], [0, 0], [0, 1]])
+    for task in (None, "multi"):
+        listed = hs.data.table({"image": picture_bytes(root)[:3], "label": [[0], [1], [0]]}, task=task)
+        assert (listed.classes, listed.labels.tolist()) == (("0", "1"), [[1, 0], [0, 1], [1, 0]]), "one label each"
 
 
 @pytest.mark.neutral
@@ -364,6 +372,8 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
              r"\(row 3\).*root="),
     "without suffixes": (TWO.replace(".png", ""), {}, r"There is a ant0\.png: write the names with their suffix"),
     "backslashes": (TWO.replace("ant/", "ant\\"), {}, "have backslashes"),
+    "spaces before names": ("label,file\ncat, ant/ant0.png\n", {}, "leave out the spaces around names"),
+    "capitals": (TWO.replace("ant/ant", "Ant/ANT"), {}, "There is a file '.*ant/ant0.png', .* write capitals as"),
     "one column twice": (TWO, {"image": "file", "label": "file"}, "image= and label= both name the column 'file'"),
     "a hole that is written": (TWO + "cow/cow0.png,NaN\n", {}, "1 of 3 rows have no label in 'label', the "
     "first: row 3"),
@@ -379,6 +389,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "ids as labels": (csv_of({"file": files() * 2, "id": list(range(24))}), {"label": "id"}, "a label of its own"),
     "nearly ids": (csv_of({"file": files() * 2, "id": [0, *range(23)]}), {"label": "id"}, "nearly each of the"),
     "decimal commas": ("file;y\nant/ant0.png;3,5\nbee/bee0.png;4\n", {"label": "y"}, "'3,5' .row 1.: write them"),
+    "numbers with gaps of R's": ("file,y\nant/ant0.png,1.5\nbee/bee0.png,NA\n", {}, "1 of 2 rows have no label"),
     "several with commas": ("file;y;z\nant/ant0.png;4;3,5\n", {"label": ["y", "z"]}, "'z' holds '3,5' in row 1, a "
     "number with a comma: write them with a decimal point"),
     "a weight with a comma": ("file;label;w\nant/ant0.png;cat;0,5\n", {"weight": "w"}, "more, with a decimal p"),
@@ -454,6 +465,20 @@ def test_other_refusals(root: Path) -> None:
             hs.data.table(write(root / "t.csv", text, "latin-1"))
     with pytest.raises(DataError, match="holds zero bytes: it is UTF-16 without a mark"):
         hs.data.table(write(root / "t.csv", TWO, "utf-16-le"))
+    pictures = {"image": picture_bytes(root)[:2]}
+    for label, message in (
+        (["a", "b"], r"column 'a' holds \[5\] in row 1; of several"),
+        (["b", "huge"], "the target in column 'huge', row 2, is inf"),
+    ):
+        columns = {"a": [[5], 1], "b": [0.5, 1], "huge": [1, 10**400]}
+        with pytest.raises(DataError, match=message):
+            hs.data.table({**pictures, **columns}, label=label)
+    for role, cell, message in (
+        ("split", ["train"], "is \\['train'\\]; expected train"),
+        ("weight", 1e300, "is 1e\\+300; exp"),
+    ):
+        with pytest.raises(DataError, match=message):
+            hs.data.table({**pictures, "label": ["x", "y"], role: [cell, cell]}, **{role: role})
     for source, message in (
         (root / "gone.csv", "does not exist"),
         (root, "is a folder"),
@@ -468,6 +493,28 @@ def test_other_refusals(root: Path) -> None:
             hs.data.table(source)
     with pytest.raises(SettingError, match="on_error"):
         hs.data.table(root / "t.jsonl", on_error="never")
+
+
+@pytest.mark.neutral
+def test_names_in_two_forms_of_unicode(root: Path) -> None:
+    """Composed, as Windows and Linux have them, and decomposed, as macOS has."""
+    (root / "cafe\u0301").mkdir()
+    (root / "ant/ant0.png").rename(root / "cafe\u0301/0.png")
+    with pytest.raises(
+        DataError, match=r"There is a file '.*cafe\\u0301/0.png', .*caf\\xe9/0.png': one is composed"
+    ):
+        hs.data.table(write(root / "t.csv", "file,label\ncaf\xe9/0.png,cat\n"))
+    path = write(root / "t.csv", "file,gro\u0308\xdfe,y\nbee/bee0.png,1.5,2\ncow/cow0.png,2.5,1\n")
+    for classes in (None, ["gr\xf6\xdfe", "y"]):
+        data = hs.data.table(path, label=["gr\xf6\xdfe", "y"], classes=classes, task="regression")
+        assert data.classes == ("gr\xf6\xdfe", "y")
+
+
+@pytest.mark.neutral
+def test_a_header_of_several_lines(root: Path) -> None:
+    text = 'file;label;"note, of\nthe reader"\nant/ant0.png;cat;"a\n;b"\nbee/bee0.png;dog;\n'
+    data = hs.data.table(write(root / "t.csv", text))
+    assert (data.classes, data.labels.tolist()) == (("cat", "dog"), [0, 1])
 
 
 @pytest.mark.neutral
@@ -524,4 +571,7 @@ def test_columns_of_groups_and_weights_that_nobody_named_are_said(root: Path) ->
     of_groups = "'Patient ID' is not taken as group (say group=, --group)"
     said = f"{of_groups}, 'weight' is not taken as weight (say weight=, --weight-column)"
     assert data.notes == (f"{root / 't.csv'}: {said}",) and data.groups is None and data.weights is None
+    write(root / "s.csv", "file,label,split\nant/ant0.png,ant,0\nbee/bee0.png,bee,1\n")
+    (note,) = hs.data.table(root / "s.csv").notes
+    assert note.endswith(", 'split' is not taken as split: it does not say train, val and test")
     assert hs.data.table(root / "t.csv", **columns, group="Patient ID", weight="weight").notes == ()

@@ -502,7 +502,9 @@ def test_a_run_knows_the_task_of_a_table_that_does_not_tell_it(
     run = hs.load(numbers_run, backend)
     with pytest.raises(DataError, match="task='regression'"):
         hs.data.table(table, label=list(TARGETS))
-    assert labelled(run, str(table), columns={"label": list(TARGETS)}).task == "regression"
+    told = labelled(run, str(table), columns={"label": list(TARGETS)[::-1]})
+    assert (told.task, told.classes) == ("regression", TARGETS)
+    np.testing.assert_array_equal(labelled(run, str(table)).labels, told.labels)  # by the names of its targets
 
     data = data_of("multi")
     multi = hs.fit(model_for(data), data, backend=backend, cache=tmp_path / "cache", epochs=1, batch_size=40)
