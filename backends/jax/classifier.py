@@ -35,7 +35,7 @@ def ends_in_classifier(layers: list[Any]) -> bool:
     if is_last(last, ""):
         return True
     if type(last) is nnx.Sequential:
-        learned = [one for one in last.layers if isinstance(one, nnx.Module) and nnx.state(one, nnx.Param)]
+        learned = [layer for layer in last.layers if isinstance(layer, nnx.Module) and nnx.state(layer, nnx.Param)]
         return len(learned) == 1 and ends_in_classifier(list(last.layers))
     return len(layers) > 1 and _passes(last) and ends_in_classifier(layers[:-1])
 
@@ -63,12 +63,12 @@ def classifier_of(module: nnx.Module, example: Any, call: Callable[[nnx.Module, 
     paths: list[str] = []
 
     def run(x: Any) -> Any:
-        one = nnx.clone(module)
+        clone = nnx.clone(module)
         made: list[Any] = []
-        for steps, part in list(nnx.iter_modules(one)):
+        for steps, part in list(nnx.iter_modules(clone)):
             if steps and is_last(part, path := ".".join(map(str, steps))):
                 watch(part, path, made)
-        end = call(one, x)
+        end = call(clone, x)
         if not isinstance(end, jax.Array):
             return None, [], []
         paths[:] = [path for path, *_ in made]
@@ -115,8 +115,8 @@ def _is_rank(variable: Any, ends: dict[int, str], makers: dict[int, Any], reache
         return True
     if maker is MISSING or not _is_passing(maker):
         return False
-    inputs = [one for one in maker.invars if not hasattr(one, "val")]  # literals aside
-    return all(_is_rank(one, ends, makers, reached) for one in inputs)
+    inputs = [atom for atom in maker.invars if not hasattr(atom, "val")]  # literals aside
+    return all(_is_rank(atom, ends, makers, reached) for atom in inputs)
 
 
 def _is_passing(equation: Any) -> bool:

@@ -108,17 +108,17 @@ def build(part: NativePart, params: Mapping[str, np.ndarray], dtype: Any, seed: 
     streams = {node.key.tag for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)}
     nnx.reseed(module, policy="match_shape", **dict.fromkeys(streams, seed))
     if dtype is not None:
-        for _, one in nnx.iter_modules(module):
-            if getattr(one, "dtype", ...) is None:
-                one.dtype = dtype
+        for _, submodule in nnx.iter_modules(module):
+            if getattr(submodule, "dtype", ...) is None:
+                submodule.dtype = dtype
     return module
 
 
 def copied(module: nnx.Module) -> nnx.Module:
     """A clone in inference mode. SettingError where a method was set on an object, since that would go on using
     the parameters of the module it was taken from."""
-    for path, one in nnx.iter_modules(module):
-        for name, value in vars(one).items():
+    for path, submodule in nnx.iter_modules(module):
+        for name, value in vars(submodule).items():
             if isinstance(value, types.MethodType) and isinstance(value.__self__, nnx.Module):
                 raise SettingError(
                     f"{joined((*path, name))} is a method that was set on an object; a copy would go on "
@@ -135,10 +135,10 @@ def narrow(module: nnx.Module) -> nnx.Module:
         value = variable.get_value()
         if kind := WIDE.get(str(getattr(value, "dtype", ""))):
             variable.set_value(jnp.asarray(np.asarray(value), kind))
-    for _, one in nnx.iter_modules(module):
-        dtype = getattr(one, "dtype", None)
+    for _, submodule in nnx.iter_modules(module):
+        dtype = getattr(submodule, "dtype", None)
         if kind := WIDE.get(getattr(dtype, "__name__", str(dtype))):
-            one.dtype = jnp.dtype(kind)
+            submodule.dtype = jnp.dtype(kind)
     return module
 
 
@@ -168,10 +168,10 @@ def used_by(module: nnx.Module, example: Any) -> tuple[set[Path], Any]:
     order = list(values)
 
     def run(given: list[jax.Array], x: Any) -> jax.Array:
-        one = nnx.clone(module)
-        for path, variable in variables(one).items():
+        clone = nnx.clone(module)
+        for path, variable in variables(clone).items():
             variable.set_value(given[order.index(path)])
-        return one(x)
+        return clone(x)
 
     program = jax.make_jaxpr(run)(list(values.values()), jax.tree.map(jnp.asarray, example)).jaxpr
     taken = {id(v) for equation in program.eqns for v in equation.invars} | {id(v) for v in program.outvars}

@@ -28,9 +28,9 @@ def told(tell: Callable[[Teller], Any]) -> tuple[str | None, str]:
         if isinstance(value, nnx.List):
             return ["list", *map(teller.value, value)]
         if isinstance(value, nnx.Dict):
-            return ["dict", [[name, teller.value(one)] for name, one in sorted(value.items())]]
+            return ["dict", [[name, teller.value(entry)] for name, entry in sorted(value.items())]]
         if isinstance(value, nnx.Module):
-            settings = {name: one for name, one in vars(value).items() if not name.startswith(INTERNAL)}
+            settings = {name: setting for name, setting in vars(value).items() if not name.startswith(INTERNAL)}
             library = type(value).__module__.partition(".")[0] in LIBRARIES
             return ["module", teller.code(type(value)), teller.attributes(settings, library)]
         if isinstance(value, jax.Array):

@@ -140,7 +140,7 @@ def _sequential(request: WrapRequest) -> Wrapping:
     names = [f"layers.{place}" for place in range(len(layers))]
     taken = {INPUT: ()} | {name: (before,) for before, name in itertools.pairwise((INPUT, *names))}
     paths = Paths(taken, names[-1], {str(place): name for place, name in enumerate(names)})
-    cut = _before_classifier(layers, paths) if request.cut is None else paths.resolve(request.cut)
+    cut = _before_classifier(layers) if request.cut is None else paths.resolve(request.cut)
     if request.rest or cut != names[-1]:
         cut = paths.check(cut)
     end = names.index(cut) + 1
@@ -187,7 +187,7 @@ def _without_ending(module: nnx.Module) -> tuple[nnx.Module, str]:
     return nnx.Sequential(*layers), name
 
 
-def _before_classifier(layers: list[Any], paths: Paths) -> str:
+def _before_classifier(layers: list[Any]) -> str:
     trained = [place for place, layer in enumerate(layers) if isinstance(layer, nnx.Module) and _has_params(layer)]
     end = max(trained, default=0)
     while end > 1 and isinstance(layers[end - 1], nnx.Dropout):
@@ -213,7 +213,7 @@ def _module(request: WrapRequest) -> Wrapping:
     elif at is not None and at.startswith(BEFORE):
         at, before = at.removeprefix(BEFORE), True
     elif request.fresh and at is None:
-        at = classifier_of(module, request.example, lambda one, x: Whole(one, by_name, False)(x))
+        at = classifier_of(module, request.example, lambda clone, x: Whole(clone, by_name, False)(x))
         cut, before = (None, False) if at is None else (f"{BEFORE}{at}", True)
     structure, reason = told(lambda teller: [cut, by_name, teller.value(module)])
     if at is not None:
@@ -243,7 +243,7 @@ def _module(request: WrapRequest) -> Wrapping:
 
 def _stop(module: nnx.Module, cut: str, before: bool = False) -> None:
     """Let a call of the module end with what its submodule at the cut gives, or takes."""
-    submodules = {joined(path): one for path, one in nnx.iter_modules(module) if path and callable(one)}
+    submodules = {joined(path): layer for path, layer in nnx.iter_modules(module) if path and callable(layer)}
     if cut not in submodules:
         taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
         Paths({INPUT: (), **taken}, OUTPUT).check(cut)
@@ -262,7 +262,7 @@ def _array(value: Any) -> Any:
 def _witnessed(cut: Any, end: Any, params: Any) -> Witnessed:
     kinds = [leaf.dtype for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
     eps = [float(jnp.finfo(kind).eps) for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
-    arrays = [None if _array(one) is None else np.asarray(one, np.float32) for one in (cut, end)]
+    arrays = [None if _array(output) is None else np.asarray(output, np.float32) for output in (cut, end)]
     return Witnessed(arrays[0], arrays[1], max([2.0**-23, *eps]))
 
 
@@ -271,7 +271,7 @@ def _takes_names(module: nnx.Module, example: Any) -> bool:
     if not isinstance(example, dict):
         return False
     arguments = inspect.signature(type(module).__call__).parameters
-    anything = any(one.kind is one.VAR_KEYWORD for one in arguments.values())
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in arguments.values())
     return anything or example.keys() <= arguments.keys()
 
 
