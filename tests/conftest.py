@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,16 @@ SELDOM = (50_000, 20, 20)
 """how many more objects than were freed, and how many collections of the younger ones, make one of garbage"""
 
 
-def pytest_configure() -> None:
+_running: list[pytest.Config] = []
+"""pytest's runs in this process: behind the first those of tests that run pytest (contract/test_planted.py)"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Workers of pytest-xdist, and environments that run side by side, keep to a core each, before any framework
     counts them: two pools of threads that spin on the same cores slow each other down many times over."""
+    _running.append(config)
+    if len(_running) > 1:
+        return
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     number = _core_of_environment() if worker is None else int(worker.removeprefix("gw"))
@@ -45,6 +53,8 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """What is there now, frameworks and tests, stays to the end, and need not be looked through by each collection
     of garbage: with Keras and JAX that took a seventh of the time, since JAX frees what it holds in each, too."""
+    if len(_running) > 1:
+        return
     gc.collect()
     gc.freeze()
     _spare_tensorflow()
@@ -52,7 +62,9 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     """Libraries that count what they have left at the end, as Triton does, find nothing."""
-    gc.unfreeze()
+    _running.pop()
+    if not _running:
+        gc.unfreeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -129,11 +141,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         torch.manual_seed(seed)
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where each test that has no folder has its cache, once it keeps something."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's cache or data, nor another test's."""
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HEADSTART_DATA", str(tmp_path / "data"))
+def _own_cache(request: pytest.FixtureRequest, _caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's cache or data, nor another test's. A folder is made for whoever asks for one only:
+    pytest looks through those of all tests before to number it."""
+    own = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else next(_caches)
+    monkeypatch.setenv("HEADSTART_CACHE", str(own / "cache"))
+    monkeypatch.setenv("HEADSTART_DATA", str(own / "data"))
 
 
 @pytest.fixture(scope="session")
