@@ -873,3 +873,6 @@ KNOWN_ANSWERS = (
     ),
 )
 BY_NAME = {row.name: row for row in KNOWN_ANSWERS}
+ONE_OF_EACH = tuple(row.name for row in KNOWN_ANSWERS if row.original is None or row.original.modules)
+"""Of each family the architectures whose numbers are compared: its further ones are rows of the same table, with
+more blocks, or wider ones."""
