@@ -119,7 +119,7 @@ def torch_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
     from headstart.backends.torch.products import onednn, prefers_onednn
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    x, y = (torch.from_numpy(one).to(device, getattr(torch, precision)) for one in (a, b))
+    x, y = (torch.from_numpy(matrix).to(device, getattr(torch, precision)) for matrix in (a, b))
     if device == "cpu" and prefers_onednn():
         return lambda: onednn(x, y)
     return lambda: (x @ y)[0, 0].item()
@@ -128,7 +128,7 @@ def torch_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
 def keras_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
     import tensorflow as tf
 
-    x, y = (tf.cast(one, precision) for one in (a, b))
+    x, y = (tf.cast(matrix, precision) for matrix in (a, b))
     return lambda: float(tf.matmul(x, y)[0, 0])
 
 
@@ -136,7 +136,7 @@ def jax_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
     import jax
     import jax.numpy as jnp
 
-    x, y = (jnp.asarray(one, precision) for one in (a, b))
+    x, y = (jnp.asarray(matrix, precision) for matrix in (a, b))
     multiply = jax.jit(jnp.matmul)
     return lambda: multiply(x, y).block_until_ready()
 

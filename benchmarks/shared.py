@@ -28,7 +28,8 @@ from headstart.contract.recipe import Recipe
 from headstart.data.order import epoch_order
 from headstart.features.inference import fed, pixel_trunk
 from headstart.graph import Graph
-from headstart.training.feeds import Images, Resident
+from headstart.training.feature_feeds import Resident
+from headstart.training.image_feed import Images
 
 SIZE, BATCH, IMAGES = 48, 64, sized(256, 512)
 CUTS = {"frozen": "avgpool", "cached": "avgpool", "cached block": "layer4.0"}

@@ -65,7 +65,7 @@ def test_folder(benchmark: Any, child: Child) -> None:
         pytest.skip("nothing was timed: --benchmark-disable")
 
     def median(which: str, precision: str = "", what: str = "seconds") -> float:
-        return float(np.median([one[what] for one in found[which, precision][1:]]))  # without the warm-up
+        return float(np.median([run[what] for run in found[which, precision][1:]]))  # without the warm-up
 
     beyond = {}
     for precision in PRECISIONS:

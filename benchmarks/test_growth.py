@@ -135,8 +135,9 @@ def test_photographs(benchmark: Any, growth: Growth, photograph_folders: dict[in
     answers = [extract(count) for count in PHOTOGRAPHS[:-1]]
     answers.append(benchmark.pedantic(extract, args=[PHOTOGRAPHS[-1]], rounds=1))
     child.close()
-    assert [one["rows"] for one in answers] == [*PHOTOGRAPHS]
-    growth.check("extraction, small JPEGs", PHOTOGRAPHS, [one["seconds"] for one in answers], "s", answers[-1])
+    assert [answer["rows"] for answer in answers] == [*PHOTOGRAPHS]
+    seconds = [answer["seconds"] for answer in answers]
+    growth.check("extraction, small JPEGs", PHOTOGRAPHS, seconds, "s", answers[-1])
 
 
 def test_rows(benchmark: Any, growth: Growth) -> None:
@@ -147,11 +148,11 @@ def test_rows(benchmark: Any, growth: Growth) -> None:
 
     answers = [epochs(rows) for rows in ROWS[:-1]]
     answers.append(benchmark.pedantic(epochs, args=[ROWS[-1]], rounds=1))
-    assert all(one["where"] == "device" for one in answers)
-    assert all(one["losses"][-1] < 0.5 * one["losses"][0] for one in answers), "they have learned"
-    what, held = "a cached epoch, rows of 512", [one["peak"] - one["base"] for one in answers]
+    assert all(answer["where"] == "device" for answer in answers)
+    assert all(answer["losses"][-1] < 0.5 * answer["losses"][0] for answer in answers), "they have learned"
+    what, held = "a cached epoch, rows of 512", [answer["peak"] - answer["base"] for answer in answers]
     asked_of = bar_of("100,000 to 1,000,000")
-    growth.check(what, ROWS, [one["seconds"] for one in answers], "s", answers[-1], asked_of)
+    growth.check(what, ROWS, [answer["seconds"] for answer in answers], "s", answers[-1], asked_of)
     growth.check(f"memory of {what}", ROWS, held, "bytes", answers[-1], asked_of)
 
 
@@ -163,10 +164,11 @@ def test_classes(benchmark: Any, growth: Growth) -> None:
 
     answers = [epochs(classes) for classes in CLASSES[:-1]]
     answers.append(benchmark.pedantic(epochs, args=[CLASSES[-1]], rounds=1))
-    assert all(one["losses"][-1] < one["losses"][0] for one in answers)
-    what, held = f"a cached epoch of {OF_CLASSES:,} x 512, classes", [one["peak"] - one["base"] for one in answers]
+    assert all(answer["losses"][-1] < answer["losses"][0] for answer in answers)
+    what = f"a cached epoch of {OF_CLASSES:,} x 512, classes"
+    held = [answer["peak"] - answer["base"] for answer in answers]
     asked_of = bar_of("20,000 x 512")
-    growth.check(what, CLASSES, [one["seconds"] for one in answers], "s", answers[-1], asked_of)
+    growth.check(what, CLASSES, [answer["seconds"] for answer in answers], "s", answers[-1], asked_of)
     growth.check(f"memory of {what}", CLASSES, held, "bytes", answers[-1], asked_of)
 
 

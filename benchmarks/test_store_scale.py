@@ -123,7 +123,7 @@ def test_opening(benchmark: Any, tmp_path: Path, count: int, columns: int) -> No
         openings.append(campaign("open_scaled", tmp_path, rows=count))
 
     benchmark.pedantic(opening, rounds=3, warmup_rounds=1)
-    opened = {name: float(np.median([one[name] for one in openings[-3:]])) for name in ("seconds", "peak")}
+    opened = {name: float(np.median([opening[name] for opening in openings[-3:]])) for name in ("seconds", "peak")}
     what, target = f"opening {count:,} rows in a new process", "opening a million rows"
     table.record("the feature store", what, opened["seconds"], target=target, scale=count / 1e6)
     table.record("the feature store", f"{what}: memory at the peak", opened["peak"], unit="bytes")

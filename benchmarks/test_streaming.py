@@ -109,7 +109,7 @@ def test_block_shuffling_is_as_good_as_shuffling(benchmark: Any, backend: str) -
     data = data.subset(np.argsort(data.labels, kind="stable"))
     train, val = data.split(0.7)
     model = hs.model("resnet18_half", weights="tinyimagenet", size=32, classes=data.classes)
-    features = [hs.extract(model, one, backend=backend, device="cpu") for one in (train, val)]
+    features = [hs.extract(model, part, backend=backend, device="cpu") for part in (train, val)]
 
     def accuracies(**settings: Any) -> np.ndarray:
         runs = [

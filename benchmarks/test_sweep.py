@@ -142,7 +142,7 @@ def test_five_folds_of_sixteen_settings(benchmark: Any, folded: Child, size: str
     if benchmark.stats is None:
         pytest.skip("nothing was timed: --benchmark-disable")
     # of the processor: whole calls take seconds, in which others may have had the machine
-    cost, peers = (float(np.median([one["processor"] for one in calls[1:]])) for calls in (of_folds, plain))
+    cost, peers = (float(np.median([call["processor"] for call in calls[1:]])) for calls in (of_folds, plain))
     facts = folded.ask(do="facts")
     table.record(
         "5 folds of 16 settings",

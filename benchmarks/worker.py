@@ -24,7 +24,8 @@ from headstart.contract.recipe import Recipe
 from headstart.contract.running import Trunk
 from headstart.data.order import epoch_order
 from headstart.features.inference import pixel_trunk
-from headstart.training.feeds import Images, Resident
+from headstart.training.feature_feeds import Resident
+from headstart.training.image_feed import Images
 
 TIMED = ("uncached", "cached")
 

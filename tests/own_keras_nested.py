@@ -57,5 +57,5 @@ def inside(net: keras.Model, name: str, x: np.ndarray) -> np.ndarray:
 
 
 def state(net: keras.Model) -> list[Any]:
-    told = [(len(one._inbound_nodes), len(one._outbound_nodes), one.name) for one in net._flatten_layers()]
+    told = [(len(layer._inbound_nodes), len(layer._outbound_nodes), layer.name) for layer in net._flatten_layers()]
     return [*told, *(np.array(weight) for weight in net.get_weights())]

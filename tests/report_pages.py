@@ -295,9 +295,9 @@ def everywhere(value: Any, text: str) -> Any:
     if isinstance(value, str):
         return value if value in MODES or value.startswith("data:image") else text
     if isinstance(value, Mapping):
-        return {key: everywhere(one, text) for key, one in value.items()}
+        return {key: everywhere(entry, text) for key, entry in value.items()}
     if isinstance(value, list):
-        return [everywhere(one, text) for one in value]
+        return [everywhere(entry, text) for entry in value]
     return value
 
 

@@ -26,10 +26,10 @@ def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None, limit:
     if not url.startswith(("http://", "https://")):
         raise SettingError(f"cannot download {url!r}; expected an http:// or https:// address")
     if target.exists():
-        found = digest(target)
-        if not found.startswith(sha256):
+        actual = digest(target)
+        if not actual.startswith(sha256):
             raise DownloadError(
-                f"{target} is not what is published at {url}: its sha256 is {found}, expected {sha256}; "
+                f"{target} is not what is published at {url}: its sha256 is {actual}, expected {sha256}; "
                 "remove it to download it again"
             )
         return target
@@ -38,12 +38,12 @@ def fetch(url: str, target: Path, sha256: str, nbytes: int | None = None, limit:
         target.parent.mkdir(parents=True, exist_ok=True)
         if nbytes is None or begun(partial) != nbytes:
             _transfer(url, partial, nbytes, limit)
-        found = digest(partial)
-        if not found.startswith(sha256):
+        actual = digest(partial)
+        if not actual.startswith(sha256):
             size = partial.stat().st_size
             partial.unlink()
             raise DownloadError(
-                f"{url} gave {size} bytes with sha256 {found}, expected {sha256}; they were removed. "
+                f"{url} gave {size} bytes with sha256 {actual}, expected {sha256}; they were removed. "
                 f"Try again, or download the file by hand to {target}"
             )
         partial.replace(target)

@@ -119,12 +119,12 @@ def read_span(handle: int, start: int, stop: int, memory: memoryview) -> memoryv
     both ends; for a handle to which `bypass_cache` said yes. EOFError at the file's end."""
     # Such a reading begins and ends at a page, or at the file's end.
     low = start - start % PAGE_NBYTES
-    wanted = memory[: stop - low + -stop % PAGE_NBYTES]
+    pages = memory[: stop - low + -stop % PAGE_NBYTES]
     try:
-        done = os.preadv(handle, [wanted], low)
+        done = os.preadv(handle, [pages], low)
         while done < stop - low:  # less than was asked for; what ends within a page is read again from there
             at = done - done % PAGE_NBYTES
-            more = os.preadv(handle, [wanted[at:]], low + at)
+            more = os.preadv(handle, [pages[at:]], low + at)
             if at + more <= done:
                 raise EOFError(f"ends at byte {low + done}")
             done = at + more
@@ -134,8 +134,8 @@ def read_span(handle: int, start: int, stop: int, memory: memoryview) -> memoryv
         if error.errno != errno.EINVAL:
             raise
         fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~_DIRECT)
-        read_at(handle, low, [wanted[: stop - low]])
-    return wanted[start - low : stop - low]
+        read_at(handle, low, [pages[: stop - low]])
+    return pages[start - low : stop - low]
 
 
 def _seek_and_read(handle: int, views: Sequence[memoryview], start: int) -> int:

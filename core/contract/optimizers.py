@@ -13,7 +13,7 @@ The rules, for gradient g and rate r at each step:
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,19 +82,15 @@ def _check_rates(optimizer: Any) -> None:
     _require(decay >= 0, f"weight_decay={decay}; expected 0 or a positive number")
 
 
-def optimizer_of(wanted: str | Optimizer | None, default: Optimizer, lr: float | None = None) -> Optimizer:
+def optimizer_of(optimizer: str | Optimizer | None, default: Optimizer, lr: float | None = None) -> Optimizer:
     """The optimiser meant by a name, an object, or None (`default`), with `lr` in place of its own."""
-    if isinstance(wanted, SGD | AdamW):
-        chosen: Optimizer = wanted
-    elif wanted is None:
-        chosen = default
-    elif isinstance(wanted, str) and wanted in OPTIMIZERS:
-        chosen = OPTIMIZERS[wanted]()
-    else:
-        raise UnknownNameError("optimizer", wanted, OPTIMIZERS, " (or pass hs.SGD(...), hs.AdamW(...))")
-    if lr is None:
-        return chosen
-    return type(chosen)(**{**asdict(chosen), "lr": lr})
+    if optimizer is None:
+        optimizer = default
+    elif isinstance(optimizer, str) and optimizer in OPTIMIZERS:
+        optimizer = OPTIMIZERS[optimizer]()
+    if not isinstance(optimizer, SGD | AdamW):
+        raise UnknownNameError("optimizer", optimizer, OPTIMIZERS, " (or pass hs.SGD(...), hs.AdamW(...))")
+    return optimizer if lr is None else replace(optimizer, lr=lr)
 
 
 @dataclass(frozen=True)
@@ -129,9 +125,9 @@ class Schedule:
 SCHEDULES = ("constant", "cosine")
 
 
-def schedule_of(wanted: str | Schedule, warmup: float = 0.0) -> Schedule:
+def schedule_of(schedule: str | Schedule, warmup: float = 0.0) -> Schedule:
     """The schedule meant by a name with its warm-up, or by an object."""
-    return wanted if isinstance(wanted, Schedule) else Schedule(wanted, warmup)
+    return schedule if isinstance(schedule, Schedule) else Schedule(schedule, warmup)
 
 
 def as_dict(optimizer: Optimizer) -> dict[str, Any]:

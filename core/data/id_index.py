@@ -127,29 +127,29 @@ class IdIndex:
     def look_up(self, paths: Sequence[str], stamps: Sequence[bytes | None]) -> list[Known | None]:
         """What is known of the files that have these stamps now; None where that is nothing."""
         keys = _keys(paths)
-        wanted = {key: stamp for key, stamp in zip(keys, stamps, strict=True) if stamp is not None}
-        if not wanted:
+        stamp_of = {key: stamp for key, stamp in zip(keys, stamps, strict=True) if stamp is not None}
+        if not stamp_of:
             return [None] * len(paths)
         here, day = _decoder(), _today()
         known: dict[bytes, Known] = {}
         unseen: list[bytes] = []
 
         def find(connection: Connection) -> None:
-            every = list(wanted)
+            every = list(stamp_of)
             for start in range(0, len(every), PATHS_A_QUERY):
                 some = every[start : start + PATHS_A_QUERY]
                 marks = ",".join("?" * len(some))
                 rows = connection.execute(f"SELECT path, entry, seen FROM files WHERE path IN ({marks})", some)
                 for key, entry, seen in rows:
-                    if key not in wanted or not isinstance(entry, bytes) or len(entry) != _ENTRY.size:
+                    if key not in stamp_of or not isinstance(entry, bytes) or len(entry) != _ENTRY.size:
                         continue
                     stamp, id, decoder, checksum = _ENTRY.unpack(entry)
-                    if stamp == wanted[key] and checksum == _checksum(key, entry):
+                    if stamp == stamp_of[key] and checksum == _checksum(key, entry):
                         known[key] = Known(id.hex(), decoder == here)
                         if not isinstance(seen, int) or abs(day - seen) >= SEEN_AGAIN_DAYS:
                             unseen.append(key)
 
-        self._attempt(find, write=False, paths=len(wanted))
+        self._attempt(find, write=False, paths=len(stamp_of))
         if unseen:
             self._attempt(
                 lambda connection: connection.executemany(

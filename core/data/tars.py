@@ -275,16 +275,16 @@ def _paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
 
 def _numbered(pattern: str) -> list[str]:
     """ "a-{08..10}.tar" as its three names."""
-    found = RANGE.search(pattern)
-    if found is None:
+    match = RANGE.search(pattern)
+    if match is None:
         return [pattern]
-    first, last = int(found[1]), int(found[2])
+    first, last = int(match[1]), int(match[2])
     if not 0 <= last - first < MAX_SHARDS:
         raise DataError(f"{pattern} names {last - first + 1:,} shards; expected 1 to {MAX_SHARDS:,}")
     return [
         name
         for number in range(first, last + 1)
-        for name in _numbered(f"{pattern[: found.start()]}{number:0{len(found[1])}d}{pattern[found.end() :]}")
+        for name in _numbered(f"{pattern[: match.start()]}{number:0{len(match[1])}d}{pattern[match.end() :]}")
     ]
 
 

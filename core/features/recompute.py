@@ -123,22 +123,22 @@ def verify(
 
 
 def _compared(
-    extractor: Extractor, data: Dataset, node: str, view: int, chosen: NDArray[np.intp]
+    extractor: Extractor, data: Dataset, node: str, view: int, positions: NDArray[np.intp]
 ) -> tuple[int, list[Difference]]:
     """(number of stored rows of these samples that were compared, those of them that are wrong)."""
-    if not len(chosen):
+    if not len(positions):
         return 0, []
     folder = extractor.folders[node][view]
-    fresh = np.concatenate([rows for _, rows in extractor.batch_features.recomputed(data, node, view, chosen)])
+    fresh = np.concatenate([rows for _, rows in extractor.batch_features.recomputed(data, node, view, positions)])
     precision = extractor.batch_features.precision
     limit = limit_of(folder.dtype_name, precision)
-    count, found = 0, []
-    for shard, places, rows in folder.copies([data.ids[i] for i in chosen]):
+    count, differing = 0, []
+    for shard, places, rows in folder.copies([data.ids[i] for i in positions]):
         count += len(places)
         wrong = wrong_rows(fresh[places], rows, limit, folder.dtype_name, precision)
         far = distances(fresh[places], rows)
-        found += [
-            Difference(data.source_name(int(chosen[places[k]])), node, view, shard.path, float(far[k]))
+        differing += [
+            Difference(data.source_name(int(positions[places[k]])), node, view, shard.path, float(far[k]))
             for k in np.flatnonzero(wrong).tolist()
         ]
-    return count, found
+    return count, differing

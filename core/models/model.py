@@ -197,18 +197,18 @@ def model(
 
     graph = _graph(arch, len(names), head, preprocess.size, auxiliary)
     shapes = graph.param_shapes()
-    given: dict[str, np.ndarray] = {}
+    from_file: dict[str, np.ndarray] = {}
     if file is not None:
         extra = shapes.keys() - graph.upto(graph.output).param_shapes().keys()
         outputs = [arch.replaced(head), *(node for node, _ in graph.auxiliary)]
         fresh = [n for n in shapes if classes is not None and any(_is_part(n, module) for module in outputs)]
         spare = arch.graph(len(names), "linear", preprocess.size).param_shapes()
         replaced = (arch.classifier, arch.stack or arch.classifier) if fresh else ()
-        given = fitted(file.source, file.params, graph, arch.layouts, fresh, extra, spare, replaced)
+        from_file = fitted(file.source, file.params, graph, arch.layouts, fresh, extra, spare, replaced)
     # A size that does not fit is found here; after the names, which say more where another model's file came.
     graph.shapes((preprocess.size, preprocess.size, 3))
-    drawn = frozenset(shapes.keys() - given.keys())
-    params = initial_params(graph, seed, drawn) | given
+    drawn = frozenset(shapes.keys() - from_file.keys())
+    params = initial_params(graph, seed, drawn) | from_file
     return Model(
         name,
         graph,

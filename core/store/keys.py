@@ -126,21 +126,21 @@ def explain(spec: Mapping[str, Any], other_specs: Iterable[Mapping[str, Any]]) -
 def differences(mine: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Each field in which two specs differ: "preprocess.size: 224 != 256", `mine` first; of a graph the attribute
     of a node, or where it ends, if that is all."""
-    found: list[str] = []
+    differing: list[str] = []
     for field in sorted(mine.keys() | other.keys()):
         a, b = mine.get(field), other.get(field)
         name = prefix + field
         if _same(a, b):
             continue
         if name == "graph":
-            found += _graph_differences(a, b)
+            differing += _graph_differences(a, b)
         elif name == "weights":
-            found.append(f"weights: {str(a)[:8]} != {str(b)[:8]}")
+            differing.append(f"weights: {str(a)[:8]} != {str(b)[:8]}")
         elif isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{name}.")
+            differing += differences(a, b, f"{name}.")
         else:
-            found.append(f"{name}: {_short(a)} != {_short(b)}")
-    return found
+            differing.append(f"{name}: {_short(a)} != {_short(b)}")
+    return differing
 
 
 def _graph_differences(a: Any, b: Any) -> list[str]:

@@ -21,7 +21,9 @@ from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
 from headstart.features.company import GROUP, check_company
 from headstart.graph import Graph
-from headstart.training.feeds import Feed, Feeds, Images, Resident, Streamed, window
+from headstart.training.feature_feeds import Resident, Streamed
+from headstart.training.feeds import Feed, Feeds, window
+from headstart.training.image_feed import Images
 
 APART = 3
 LARGEST = 4 * GROUP  # where the evaluation's batches are larger, those here are GROUP

@@ -20,7 +20,8 @@ from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import INPUT
 from headstart.training.checks import features_at
-from headstart.training.feeds import Feeds, Images
+from headstart.training.feeds import Feeds
+from headstart.training.image_feed import Images
 from headstart.training.job import TrainingJob
 from headstart.training.moments import Moments
 from headstart.training.nans.watch import FeatureCheck, WatchedTrunk

@@ -22,8 +22,9 @@ from headstart.contract.running import Trainer
 from headstart.data import Dataset
 from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_data
+from headstart.training.feature_feeds import Resident, Streamed
 from headstart.training.feeding import Fed, from_cache
-from headstart.training.feeds import EpochResult, FeatureFeed, Feeds, Resident, Streamed
+from headstart.training.feeds import EpochResult, FeatureFeed, Feeds
 from headstart.training.folds import CrossValidated, scores_of_folds
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.history import Seconds

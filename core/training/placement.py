@@ -17,7 +17,8 @@ from headstart.common.errors import SettingError
 from headstart.common.machine import available_memory
 from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.features.feature_set import FeatureSet
-from headstart.training.feeds import FeatureFeed, Pools, Resident, Streamed
+from headstart.training.feature_feeds import Pools, Resident, Streamed
+from headstart.training.feeds import FeatureFeed
 
 DEVICE, MEMORY, DISK = "device", "memory", "disk"
 BLOCK_NBYTES = 1 << 20  # reading this much at once costs a disk little more than its seek

@@ -7,7 +7,7 @@ multiply-adds and bytes (`planning.predicting`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from headstart.training.placement import bytes_to_hold, memory_limit, where_to
 from headstart.training.planning.measuring import Bench
 from headstart.training.planning.predicting import (
     Load,
+    Work,
     between,
     cuts_to_measure,
     distinct_cuts,
@@ -77,12 +78,7 @@ def plan(
     train, val = in_parts(train, val)
     check_sets(model, settings, train, val)
     work = work_at_cuts(model, stored_dtype(settings.dtype).itemsize)
-    if cuts:
-        named = {model.graph.check_cut(cut) for cut in ([cuts] if isinstance(cuts, str) else cuts)}
-        planned = measured = [cut for cut in work if cut in named]
-    else:
-        planned = distinct_cuts(work, model.default_cut)
-        measured = cuts_to_measure(planned, work)
+    planned, measured = _cuts(model, cuts, work)
     framework = registry.load(registry.choose(settings.backend, model.home))
     place = framework.place(settings.device, settings.precision)
     say(train, val)
@@ -147,3 +143,13 @@ def plan(
         "classes": list(train.classes),
     }
     return Plan(tuple(map(plan_of, planned)), facts, limits, about, model.describe())
+
+
+def _cuts(model: Model, cuts: str | Sequence[str] | None, work: Mapping[str, Work]) -> tuple[list[str], list[str]]:
+    """Those that are planned, and those that are measured for it, in the graph's order. CutError."""
+    if cuts:
+        named = {model.graph.check_cut(cut) for cut in ([cuts] if isinstance(cuts, str) else cuts)}
+        planned = [cut for cut in work if cut in named]
+        return planned, planned
+    planned = distinct_cuts(work, model.default_cut)
+    return planned, cuts_to_measure(planned, work)

@@ -15,7 +15,8 @@ import numpy as np
 from headstart.contract.heads import Chain, Heads, HeadsRecipe
 from headstart.data.annotations import REGRESSION
 from headstart.graph import Graph
-from headstart.training.feeds import Feeds, Resident, Streamed
+from headstart.training.feature_feeds import Resident, Streamed
+from headstart.training.feeds import Feeds
 from headstart.training.halving import Race
 from headstart.training.history import Record
 from headstart.training.job import TrainingJob

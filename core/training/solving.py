@@ -26,7 +26,8 @@ from headstart.features.exports import FeatureRows
 from headstart.graph import Graph, Node
 from headstart.graph.ops import INERT
 from headstart.training.class_columns import class_columns
-from headstart.training.feeds import Feeds, Resident, Streamed
+from headstart.training.feature_feeds import Resident, Streamed
+from headstart.training.feeds import Feeds
 from headstart.training.history import History, Seconds
 from headstart.training.job import TrainingJob
 from headstart.training.loop import Trained, record_of, result_of

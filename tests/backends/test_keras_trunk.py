@@ -77,7 +77,7 @@ def test_what_no_layer_needs_any_more_is_given_up(engine: str, monkeypatch: pyte
     def counted(layer: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         made = call(layer, inputs, *rest, **more)
         alive.append(weakref.ref(made))
-        counts.append(sum(one() is not None for one in alive))
+        counts.append(sum(model() is not None for model in alive))
         return made
 
     monkeypatch.setattr(keras.layers.Conv2D, "call", counted)

@@ -109,16 +109,16 @@ def test_a_batch_of_resnet50_is_few_launches_no_cast_of_a_parameter_and_one_wait
     assert sum(figures["casts"].values()) == 1, figures["casts"]  # of the features
     assert figures["sent"] == {"torch.uint8": x.nbytes}
     assert figures["fetched"] == {"torch.float16": 2 * 2048 * 2, "torch.bfloat16": 2048 * 2}
-    assert {one["avgpool"].dtype for one in rows} == {F16}
+    assert {outputs["avgpool"].dtype for outputs in rows} == {F16}
 
 
 def test_a_recorded_batch_is_played_back(card: pretended.Card) -> None:
     trunk = trunk_of(Place("cuda", "bfloat16"))
     rng = np.random.default_rng(1)
     batches = [rng.integers(0, 256, (2, 32, 32, 3), np.uint8) for _ in range(6)]
-    rows = [one["avgpool"] for one in trunk.stream(batches, {"avgpool": F16})]
+    rows = [outputs["avgpool"] for outputs in trunk.stream(batches, {"avgpool": F16})]
     card.reset()
-    again = [one["avgpool"] for one in trunk.stream(batches, {"avgpool": F16})]
+    again = [outputs["avgpool"] for outputs in trunk.stream(batches, {"avgpool": F16})]
     assert card.operators["replay"] == 6
     assert "cudnn_convolution_relu" not in card.operators
     for k in range(6):
@@ -219,9 +219,9 @@ def test_a_long_stream_is_recorded_again_when_cudnn_has_tried_its_ways(
 
     monkeypatch.setattr(pretended, "recording", recording)
     trunk = trunk_of(Place("cuda", "bfloat16"))
-    rows = [one["avgpool"] for one in trunk.stream([pictures(2, 32)] * 6, {"avgpool": F16})]
+    rows = [outputs["avgpool"] for outputs in trunk.stream([pictures(2, 32)] * 6, {"avgpool": F16})]
     assert tried == [False, True]
-    assert all(np.array_equal(rows[0], one) for one in rows[1:])
+    assert all(np.array_equal(rows[0], outputs) for outputs in rows[1:])
     assert torch.backends.cudnn.benchmark is False
 
 
@@ -352,7 +352,7 @@ def test_what_a_users_module_writes_over_has_left_the_card_before(card: pretende
 
     streaming = Streaming(network, network, Place("cuda", "float32"), device, steady=False)
     batches = [np.full((2, 3), k, np.float32) for k in range(5)]
-    rows = [float(one["fc"][0, 0]) for one in streaming(batches, {"fc": np.dtype(np.float32)})]
+    rows = [float(outputs["fc"][0, 0]) for outputs in streaming(batches, {"fc": np.dtype(np.float32)})]
     assert rows == [0, 1, 2, 3, 4]
 
 

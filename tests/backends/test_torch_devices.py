@@ -74,7 +74,7 @@ def test_a_seed_is_the_frameworks_own() -> None:
 
 
 def switches() -> list[object]:
-    newer = [one.fp32_precision for one in (*torch_arithmetic.GPU_SWITCHES, *torch_arithmetic.CPU_SWITCHES)]
+    newer = [switch.fp32_precision for switch in (*torch_arithmetic.GPU_SWITCHES, *torch_arithmetic.CPU_SWITCHES)]
     return [torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, *newer]
 
 

@@ -167,7 +167,7 @@ def test_a_feature_set_trains(made: Path, backend: str, monkeypatch: pytest.Monk
     def then_order(count: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         return epoch_order(count, 1, seed, epoch)[: count // batch_size * batch_size].reshape(-1, batch_size)
 
-    monkeypatch.setattr("headstart.training.feeds.epoch_order", then_order)
+    monkeypatch.setattr("headstart.training.feature_feeds.epoch_order", then_order)
     monkeypatch.setattr("headstart.training.job.output_layer", lambda graph: set())
     monkeypatch.setattr("headstart.training.stage.epoch_shape", lambda count, size: (count // size, size))
     features = hs.load_features(made / "features")

@@ -76,7 +76,7 @@ def test_every_row_comes_once_and_in_order(sizes: tuple[int, ...], room: int, la
     for batch, x in zip(rows, given, strict=True):
         np.testing.assert_array_equal(batch["fc"], 2 * x)
     steps = [size for size in (8, 7, 4, 2, 1) if size > room]
-    assert len(said) <= len(steps) and all(one.category is DeviceWarning for one in said)
+    assert len(said) <= len(steps) and all(warning.category is DeviceWarning for warning in said)
     assert (halves.most is None) == (max(sizes) <= room)
 
 
@@ -85,7 +85,7 @@ def test_the_next_stream_begins_with_what_fits() -> None:
     device, halves = Device(3), halving()
     with pytest.warns(DeviceWarning) as said:
         list(halves.stream(device.stream, batches(7, 7), {"fc": F32}))
-    assert [str(one.message).partition(" (")[0] for one in said] == [
+    assert [str(warning.message).partition(" (")[0] for warning in said] == [
         "device 'cuda:1' has no room for 7 samples at once", "device 'cuda:1' has no room for 4 samples at once"
     ]  # fmt: skip
     assert str(said[1].message).endswith("it goes on with 2, and batch_size=2 begins with so many")

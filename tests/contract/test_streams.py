@@ -70,8 +70,8 @@ def batches() -> list[np.ndarray]:
 @pytest.mark.parametrize(("inner", "dtype"), [(Doubling(), F32), (Streaming(), F16)])
 def test_a_trunk_without_a_stream_has_cores(inner: Doubling, dtype: Any) -> None:
     rows = list(checked(inner).stream(iter(batches()), {"fc": F16}))
-    assert [float(one["fc"][0, 0]) for one in rows] == [0, 2, 4]
-    assert {one["fc"].dtype for one in rows} == {dtype}
+    assert [float(outputs["fc"][0, 0]) for outputs in rows] == [0, 2, 4]
+    assert {outputs["fc"].dtype for outputs in rows} == {dtype}
 
 
 class Reusing(Doubling):
@@ -86,7 +86,7 @@ class Reusing(Doubling):
 
 def test_results_of_a_stream_outlive_the_next_batch() -> None:
     rows = list(checked(Reusing()).stream(iter(batches()), {"fc": F16}))
-    assert [float(one["fc"][0, 0]) for one in rows] == [0, 2, 4]
+    assert [float(outputs["fc"][0, 0]) for outputs in rows] == [0, 2, 4]
 
 
 def test_several_outputs_are_each_looked_at() -> None:
@@ -135,7 +135,7 @@ def test_a_few_batches_are_under_way_and_their_results_in_order(count: int) -> N
         log.append(f"end {k}")
         return {"fc": np.array(k)}
 
-    assert [int(one["fc"]) for one in overlapped(range(count), begin, end)] == list(range(count))
+    assert [int(outputs["fc"]) for outputs in overlapped(range(count), begin, end)] == list(range(count))
     waiting = [sum(1 if entry.startswith("begin") else -1 for entry in log[: k + 1]) for k in range(len(log))]
     assert max(waiting, default=0) == min(count, AT_ONCE)
     log.clear()

@@ -187,7 +187,7 @@ def test_groups_that_swallow_a_split() -> None:
             warnings.simplefilter("always")
             val = lopsided.split(0.8, seed)[1]
         far = not 10 <= len(val) <= 40
-        assert [one.category for one in said] == [DataWarning] * far
+        assert [warning.category for warning in said] == [DataWarning] * far
         assert not far or f"has {len(val)} of 100 samples, not about 20%" in str(said[0].message)
 
 

@@ -56,7 +56,7 @@ def test_under_two_labels() -> None:
         warn_of_copies(odd, None)
     with pytest.warns(DataWarning) as said:
         warn_of_copies(of([0, 1, 2], [0, 1, 2]), of([2, 5], [0, 1]))
-    assert ["exact copies" in str(one.message) for one in said] == [True, False]
+    assert ["exact copies" in str(warning.message) for warning in said] == [True, False]
     assert "image 2 of arrays as 'cow', image 0 of arrays as 'ant'" in str(said[1].message)
 
 
@@ -74,7 +74,7 @@ def test_parts_that_came_split() -> None:
     data = Dataset(whole._source, dataclasses.replace(whole.annotations, parts=parts), "set")
     with pytest.warns(DataWarning) as said:
         warn_of_parts(data)
-    assert [str(one.message).partition(",")[0] for one in said] == [
+    assert [str(warning.message).partition(",")[0] for warning in said] == [
         "1 of 2 validation samples are exact copies of training samples",
         "2 of 2 test samples are exact copies of training or validation samples",
     ]

@@ -102,13 +102,13 @@ def test_parts_that_are_not_whole(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="val holds folders that classes= does not name: 'emu'"):
         data.folder(tmp_path, classes=["cat", "dog"])
     kept = data.folder(tmp_path, "skip", classes=["cat", "dog"])
-    assert len(kept.val) == 2 and [Path(one.path).name for one in kept.skipped] == ["emu"]
+    assert len(kept.val) == 2 and [Path(left.path).name for left in kept.skipped] == ["emu"]
     picture(tmp_path / "test" / "0.png")
     with pytest.raises(DataError, match="no folder a class in its part 'test'"):
         data.folder(tmp_path, classes=["cat", "dog", "emu"])
     kept = data.folder(tmp_path, "skip", classes=["cat", "dog", "emu"])
     assert list(kept.parts) == ["train", "val"] and "holds no class folders" in {
-        one.reason for one in kept.skipped
+        left.reason for left in kept.skipped
     }
     (tmp_path / "test" / "0.png").unlink()
     (tmp_path / "test").rmdir()
@@ -270,7 +270,7 @@ def test_a_class_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
         data.folder(root)
     opened = data.folder(root, on_error="skip")
     assert opened.classes == ("cat", "dog") and len(opened) == 4
-    assert [(Path(one.path).name, type(one)) for one in opened.skipped] == [("owl", Unread), ("9.png", Unread)]
+    assert [(Path(left.path).name, type(left)) for left in opened.skipped] == [("owl", Unread), ("9.png", Unread)]
     named = data.folder(root, on_error="skip", classes=["cat", "dog", "owl"])
     assert named.classes == ("cat", "dog", "owl") and len(named) == 4
 
@@ -288,7 +288,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_a_damaged_one(
 
     monkeypatch.setattr("headstart.data.file_system.read_file", failing)
     skipped = data.folder(root, on_error="skip").skipped
-    assert [(Path(one.path).name, type(one)) for one in skipped] == [("0.png", Skipped), ("1.png", Unread)]
+    assert [(Path(left.path).name, type(left)) for left in skipped] == [("0.png", Skipped), ("1.png", Unread)]
 
 
 def test_a_picture_that_breaks_off_can_be_left_out(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_links_up_do_not_give_every_picture_again(tmp_path: Path) -> None:
     (root / "ant" / "up").symlink_to(tmp_path)
     opened = data.folder(root)
     assert opened.classes == ("ant", "bee") and len(opened) == 4
-    assert {os.path.relpath(one.path, root) for one in opened.skipped} == {"all", "ant/up"}
+    assert {os.path.relpath(left.path, root) for left in opened.skipped} == {"all", "ant/up"}
 
 
 def test_one_folder_under_two_classes(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_folders_that_classes_does_not_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="classes= does not name: 'owl'"):
         data.folder(root, classes=["ant", "bee"])
     opened = data.folder(root, on_error="skip", classes=["ant", "bee"])
-    assert len(opened) == 4 and [Path(one.path).name for one in opened.skipped] == ["owl"]
+    assert len(opened) == 4 and [Path(left.path).name for left in opened.skipped] == ["owl"]
     assert data.folder(root, "skip", classes=["ant"]).classes == ("ant",)
 
 
@@ -422,7 +422,7 @@ def test_images_beside_the_classes_are_said(tmp_path: Path) -> None:
     (root / "LICENSE.txt").write_text("free")
     assert data.folder(root).skipped == ()
     picture(root / "loose.png")
-    assert [one.reason for one in data.folder(root).skipped] == [
+    assert [left.reason for left in data.folder(root).skipped] == [
         "holds 1 image beside the class folders, in no class"
     ]
 
@@ -436,7 +436,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
         data.images_at([root])
     opened = data.images_at([root, loose], "skip")
     assert len(opened) == 6 and opened.classes == ("0",) and not opened.labels.any()
-    assert {Path(one.path).name for one in opened.skipped} == {"cut.jpg", "notes.txt"}
+    assert {Path(left.path).name for left in opened.skipped} == {"cut.jpg", "notes.txt"}
     assert len(data.images_at(root / "dog")) == len(data.images_at(str(root / "dog" / "0.png"))) + 1 == 2
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"no image files in .*none"):

@@ -169,7 +169,7 @@ def test_commands_say_it_and_gc_takes_nothing_unread_for_gone(
     assert code == 2 and "What cannot be read is not gone" in error and error.count("\n") == 1
     assert sum(info.rows for info in FeatureStore().infos()) == 20
     data = hs.data.folder(photos, "skip")
-    assert [type(one) for one in data.skipped] == [Unread]
+    assert [type(left) for left in data.skipped] == [Unread]
     with pytest.raises(DataError, match="is not gone"):
         find_orphans(FeatureStore(), [data.subset([0])])
 

@@ -69,8 +69,8 @@ def test_a_link_to_what_is_not_there_is_named(root: Path, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"owl is a link to .*disk/owl, which is not there.*self.*circle.*x\.png"):
         walk(root)
     left_out = walk(root, "skip").skipped
-    assert [Path(one.path).name for one in left_out] == ["owl", "self", "x.png"]
-    assert all(isinstance(one, Unread) for one in left_out)
+    assert [Path(left.path).name for left in left_out] == ["owl", "self", "x.png"]
+    assert all(isinstance(left, Unread) for left in left_out)
 
 
 def test_links_that_lead_back_or_up_are_cut_and_said(root: Path, tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_links_that_lead_back_or_up_are_cut_and_said(root: Path, tmp_path: Path)
     (root / "aside").symlink_to(root / "below")
     found = walk(root)
     assert [os.path.relpath(file, root) for file in found.files] == ["a.png", "below/b.JPG"]
-    assert {Path(one.path).name for one in found.skipped} == {"up0", "up1", "up2", "up3", "aside"}
-    assert not any(isinstance(one, Unread) for one in found.skipped)
+    assert {Path(left.path).name for left in found.skipped} == {"up0", "up1", "up2", "up3", "aside"}
+    assert not any(isinstance(left, Unread) for left in found.skipped)
 
 
 def test_a_linked_folder_is_walked_once_in_its_place(root: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_linked_folder_does_not_lead_up_either(root: Path, tmp_path: Path) -> 
     (tmp_path / "disk" / "pictures" / "up").symlink_to("..")
     (root / "more").symlink_to(tmp_path / "disk" / "pictures")
     assert names(root) == ["a.png", "below/b.JPG", "more/e.png"]
-    assert [Path(one.path).name for one in walk(root).skipped] == ["up"]
+    assert [Path(left.path).name for left in walk(root).skipped] == ["up"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_what_is_in_a_cloud_only_is_not_left_out_without_a_word(root: Path) -> N
     (root / ".c.jpg.icloud").write_bytes(b"bplist00")
     with pytest.raises(DataError, match=r"c\.jpg\.icloud stands for a file that is in iCloud only"):
         walk(root)
-    assert [type(one) for one in walk(root, "skip").skipped] == [Unread]
+    assert [type(left) for left in walk(root, "skip").skipped] == [Unread]
 
 
 def test_only_what_is_not_named_as_an_image_is_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,12 +157,12 @@ def test_a_folder_that_may_not_be_read_is_named(root: Path, monkeypatch: pytest.
     monkeypatch.setattr("os.scandir", locked)
     with pytest.raises(DataError, match="below cannot be read: Permission denied"):
         walk(root)
-    assert [type(one) for one in walk(root, "skip").skipped] == [Unread]
+    assert [type(left) for left in walk(root, "skip").skipped] == [Unread]
 
 
 def test_pipes_and_paths_that_are_no_folders(root: Path, tmp_path: Path) -> None:
     os.mkfifo(root / "pipe.png")
-    assert [one.reason[:9] for one in walk(root, "skip").skipped] == ["is a pipe"]
+    assert [left.reason[:9] for left in walk(root, "skip").skipped] == ["is a pipe"]
     with pytest.raises(DataError, match="no such file or folder"):
         walk(tmp_path / "gone", "skip")
     with pytest.raises(UnknownNameError, match="on_error 'ignore'"):

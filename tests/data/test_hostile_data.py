@@ -42,7 +42,9 @@ def test_a_bomb_among_images_is_named(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(root / name / "1.png")
     (root / "a" / "bomb.png").write_bytes(png(100_000, 100_000, png_chunk(b"IDAT", b"")))
     data = hs.data.folder(root, on_error="skip")
-    assert [(Path(one.path).name, one.reason[:16]) for one in data.skipped] == [("bomb.png", "100000 x 100000 ")]
+    assert [(Path(left.path).name, left.reason[:16]) for left in data.skipped] == [
+        ("bomb.png", "100000 x 100000 ")
+    ]
     assert len(data) == 2
     with pytest.raises(ImageError, match=r"a/bomb\.png: 100000 x 100000 is 10,000,000,000 pixels"):
         list(hs.data.folder(root))
@@ -110,7 +112,7 @@ def test_folders_and_files_of_any_name(tmp_path: Path) -> None:
         data = hs.data.folder(tmp_path / "photos", on_error)
         assert list(data.classes) == sorted(made)
         assert not data.skipped
-        assert data.ids == tuple(one for name in sorted(made) for one in made[name])
+        assert data.ids == tuple(id for name in sorted(made) for id in made[name])
         for i in range(len(data)):
             sample = data[i]
             k = ODD_NAMES.index(data.classes[sample.label])
@@ -135,7 +137,9 @@ def test_odd_names_through_a_run_and_the_command_line(
     assert len(odd) == 3
     (odd[0] / "no image\udcff.png").write_bytes(b"no image")
     (odd[1] / "[bold]\x1b[2J.txt").write_bytes(b"no image")
-    pictures = [str(path) for one in odd for path in sorted(one.glob("*.png")) if "no image" not in path.name]
+    pictures = [
+        str(path) for folder in odd for path in sorted(folder.glob("*.png")) if "no image" not in path.name
+    ]
 
     def told(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["headstart", *arguments])

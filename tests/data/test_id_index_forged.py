@@ -200,7 +200,7 @@ def test_an_edit_with_its_time_put_back_is_seen(
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert ids(photos) == truth(photos), "an edit of the same length, its time put back"
     assert len(reads) == 2 * COUNT
-    assert sorted(one.name for one in photos.rglob("*")) == sorted(
+    assert sorted(path.name for path in photos.rglob("*")) == sorted(
         ["a", "b", *(f"{i}.bmp" for i in range(COUNT))]
     ), "nothing is left there"
 

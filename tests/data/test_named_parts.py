@@ -52,7 +52,7 @@ def open_at(root: Path) -> Any:
 def test_what_is_trained_validated_and_tested_on(tmp_path: Path) -> None:
     whole = tree(tmp_path, train="abc", valid="ab", test="ca")
     of_folder = opened("", open_at(whole))
-    sizes = lambda of: [None if one is None else len(one) for one in of]  # noqa: E731
+    sizes = lambda of: [None if part is None else len(part) for part in of]  # noqa: E731
     assert sizes(of_folder) == [12, 8, 8] and of_folder.test.classes == ("a", "b", "c")
     named = opened("train", open_at(whole), val="valid", test="test")
     assert sizes(named) == [12, 8, 8]

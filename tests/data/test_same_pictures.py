@@ -447,7 +447,7 @@ def test_data_stay_where_they_were_opened(tmp_path: Path, monkeypatch: pytest.Mo
             opened[way].append(make())
     expected = [hs.data.folder(tmp_path / str(number) / "photos").ids for number in range(2)]
     for way, data in opened.items():
-        assert [one.ids for one in data] == expected, way
+        assert [opened.ids for opened in data] == expected, way
     assert opened["folder"][0].source_name(0) == "photos/ant/0.jpg", "as it was named"
     (tmp_path / "0" / "photos" / "ant" / "0.jpg").unlink()
     with pytest.raises(ImageError, match=r"^photos/ant/0\.jpg: there is no such file"):

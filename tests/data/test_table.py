@@ -102,7 +102,7 @@ def test_parquet_arrow_and_frames(root: Path, monkeypatch: pytest.MonkeyPatch) -
     content = pa.table({"image": picture_bytes(root), "label": KINDS})
     parquet.write_table(content, root / "bytes.parquet", row_group_size=5)
     parquet.write_table(pa.table({"file": files(), "label": KINDS}), root / "files.parquet")
-    structs = [{"bytes": one, "path": None} for one in picture_bytes(root)]
+    structs = [{"bytes": content, "path": None} for content in picture_bytes(root)]
     of_hub = pa.table({"image": structs, "label": pa.array(KINDS).dictionary_encode()})
     kinds: dict[str, Any] = {
         "bytes": root / "bytes.parquet",

@@ -121,7 +121,7 @@ def opened(path: object, **how: Any) -> tuple[str, Any]:
             result: Any = about(hs.data.folder(str(path), **how), path)
         except HeadstartError as error:
             result = type(error).__name__, str(error).replace(str(path), "")
-    return result, [str(one.message).replace(str(path), "") for one in caught]
+    return result, [str(warning.message).replace(str(path), "") for warning in caught]
 
 
 # The same as of a folder ------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_pictures_that_were_decoded_once_are_not_read_again(
     url = upload(photos(root, "cat", "dog"), f"{server.url}/decoded")
     open_objects(url).put("cat/broken.jpg", b"\xff\xd8\xff\xe0")
     data = hs.data.folder(url, on_error="skip")
-    assert [(one.path, type(one).__name__) for one in data.skipped] == [(f"{url}/cat/broken.jpg", "Skipped")]
+    assert [(left.path, type(left).__name__) for left in data.skipped] == [(f"{url}/cat/broken.jpg", "Skipped")]
     reads.clear()
     assert hs.data.folder(url, on_error="skip").ids == data.ids
     assert reads == {"list": 1, "decoded/cat/broken.jpg": 1}
@@ -361,7 +361,7 @@ def test_what_goes_meanwhile_can_be_passed_over(
 
     monkeypatch.setattr(Objects, "entries", deleting)
     data = hs.data.folder(url, on_error="skip")
-    assert [(type(one).__name__, one.path) for one in data.skipped] == [("Unread", f"{url}/cat/1.png")]
+    assert [(type(left).__name__, left.path) for left in data.skipped] == [("Unread", f"{url}/cat/1.png")]
     assert len(data) == 5
 
 
@@ -393,7 +393,7 @@ def test_an_object_too_large_for_a_picture_is_not_asked_for(
     open_objects(url).put("cat/large.jpg", bytes(5000))
     monkeypatch.setattr(url_files, "MAX_NBYTES", 4999)
     data = hs.data.folder(url, on_error="skip")
-    assert [(one.path, one.reason) for one in data.skipped] == [
+    assert [(left.path, left.reason) for left in data.skipped] == [
         (f"{url}/cat/large.jpg", "has 5,000 bytes; an encoded image at a URL may have 4,999")
     ]
     assert "large/cat/large.jpg" not in reads
@@ -430,7 +430,7 @@ def test_what_cannot_be_fetched_is_named_or_passed_over(
         with pytest.raises(ImageError, match="on_error"):
             data.load(1)
         left = hs.data.folder(url, on_error="skip")
-    assert [(type(one).__name__, one.path) for one in left.skipped] == [("Unread", f"{url}/cat/1.png")]
+    assert [(type(gone).__name__, gone.path) for gone in left.skipped] == [("Unread", f"{url}/cat/1.png")]
     assert hs.data.folder(url).ids == hs.data.folder(root).ids  # nothing wrong was kept
 
 
@@ -562,7 +562,7 @@ def test_pictures_to_classify(server: ObjectServer, root: Path) -> None:
     with pytest.raises(ImageError, match=r"cat/notes\.txt: is not an image"):
         images_at(url)
     left = images_at(url, on_error="skip", examine=False)
-    assert left.ids == ids and [one.path for one in left.skipped] == [f"{url}/cat/notes.txt"]
+    assert left.ids == ids and [gone.path for gone in left.skipped] == [f"{url}/cat/notes.txt"]
 
 
 def test_another_process_opens_the_bucket_anew(server: ObjectServer, root: Path) -> None:

@@ -285,12 +285,12 @@ def _round(
         work.run(root)  # what was deleted under the writers is computed again
     work.assert_whole(root)
     assert not list(root.rglob(".partial-*"))
-    places = {one: i for i, one in enumerate(work.ids)}
+    places = {id: i for i, id in enumerate(work.ids)}
     for path in work.folder(root).path.glob("*.safetensors"):
         shard = open_shard(path)
         rows = np.empty((len(shard), *shard.row_shape), shard.dtype)
         assert shard.read_into(rows, np.arange(len(shard)), np.arange(len(shard))).all()
-        wanted = work.expected[[places[one] for one in array_to_ids(shard.ids)]]
+        wanted = work.expected[[places[id] for id in array_to_ids(shard.ids)]]
         assert rows.tobytes() == wanted.tobytes(), "the same row, stored twice, differs"
         found["rows stored"] += len(shard)
     found["rows"] = n
@@ -307,7 +307,7 @@ def _read_until(root: Path, work: Workload, shared: bool) -> None:
         while True:
             last = not (root / "running").exists()
             missing = set(folder.missing(work.ids))
-            places = [i for i, one in enumerate(work.ids) if one not in missing]
+            places = [i for i, id in enumerate(work.ids) if id not in missing]
             try:
                 rows = folder.read([work.ids[i] for i in places])
             except StoreError as error:
@@ -349,7 +349,7 @@ def shrink(base: Path, times: int, seed: int) -> Figures:
                 outcomes["right"] += 1
             except DamagedShardError:
                 outcomes["refused"] += 1
-            damaged = [one for one, _ in stored.verify()]
+            damaged = [path for path, _ in stored.verify()]
             assert damaged in ([], [path])
         (base / "outcomes").write_text(json.dumps(outcomes))
 

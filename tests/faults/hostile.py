@@ -263,7 +263,7 @@ def coherent(metadata: dict[str, str], chance: Random) -> Any:
 def claims(entries: Any) -> tuple[int, int]:
     """Rows, and bytes of features, that a header claims; zeros where it makes no sense."""
     try:
-        shape = [int(one) for one in entries["features"]["shape"]]
+        shape = [int(side) for side in entries["features"]["shape"]]
         features = math.prod(shape) * ITEMSIZE[entries["features"]["dtype"]]
         if min(shape) < 0 or features > 1 << 40:
             return 0, 0
@@ -300,8 +300,8 @@ class Judge:
         self.store = FeatureStore(root)
         self.outcomes: Counter[str] = Counter()
         self.slowest = 0.0
-        self.sound = [sorted(one.folder.path.glob("*.safetensors"))[0].read_bytes() for one in self.stored]
-        self.described = [(one.folder.path / "trunk.json").read_bytes() for one in self.stored]
+        self.sound = [sorted(stored.folder.path.glob("*.safetensors"))[0].read_bytes() for stored in self.stored]
+        self.described = [(stored.folder.path / "trunk.json").read_bytes() for stored in self.stored]
 
     def case(self, seed: int, number: int) -> None:
         chance = Random(f"{seed}-{number}")

@@ -77,7 +77,7 @@ def present(folder: FeatureFolder, ids: Sequence[str], expected: Array | None = 
     report = FeatureStore(folder.path.parent.parent).verify()
     assert report.damaged == []
     missing = set(folder.missing(ids))
-    places = [i for i, one in enumerate(ids) if one not in missing]
+    places = [i for i, id in enumerate(ids) if id not in missing]
     stored = [ids[i] for i in places]
     if stored:
         right = rows_of(stored) if expected is None else expected[places]

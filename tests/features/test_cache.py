@@ -103,7 +103,7 @@ def test_verify_and_repair(keys: list[str]) -> None:
 def test_explain(keys: list[str], data: Any) -> None:
     model = hs.model("lenet", classes=data.classes)
     explanation = hs.cache.explain(model, data, ["pool2", "relu4"])
-    assert [(one.cut, one.present, one.lacking) for one in explanation] == [("pool2", 0, 12), ("relu4", 0, 12)]
+    assert [(line.cut, line.present, line.lacking) for line in explanation] == [("pool2", 0, 12), ("relu4", 0, 12)]
     assert explanation.as_dict()["model"] == "lenet"
     assert "the nearest (net" in str(explanation.coverages[0])
 

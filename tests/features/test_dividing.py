@@ -169,8 +169,8 @@ def test_processes_fill_one_store(photos: Path, tmp_path: Path) -> None:
     rows = [
         hs.extract(hs.model("lenet", classes=4), data, "input", cache=folder) for folder in (undisturbed, cache)
     ]
-    assert [one.stats.extracted for one in rows] == [0, 0]
-    np.testing.assert_array_equal(*(one.numpy("input") for one in rows))
+    assert [features.stats.extracted for features in rows] == [0, 0]
+    np.testing.assert_array_equal(*(features.numpy("input") for features in rows))
 
 
 def test_a_part_without_samples(tmp_path: Path) -> None:
@@ -179,4 +179,4 @@ def test_a_part_without_samples(tmp_path: Path) -> None:
         hs.extract(hs.model("lenet", classes=2), data, "input", cache=tmp_path, part=(number, 50))
         for number in range(1, 51)
     ]
-    assert sum(map(len, features)) == 2 and sum(one.stats.extracted for one in features) == 1  # of equal bytes
+    assert sum(map(len, features)) == 2 and sum(part.stats.extracted for part in features) == 1  # of equal bytes

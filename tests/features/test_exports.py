@@ -280,7 +280,7 @@ def test_an_arrow_table_holds_the_memory_that_was_read(tmp_path: Path, pa: Any, 
         table = features.arrow(cut, 1)
         assert table.column_names == ["id", "label", "class", "features"] and table.num_rows == 21
         assert table.schema.field("id").type == pa.binary(16) and table.schema.field("label").type == pa.int64()
-        assert [one.hex() for one in table["id"].to_pylist()] == list(features.ids)
+        assert [id.hex() for id in table["id"].to_pylist()] == list(features.ids)
         assert table["label"].to_pylist() == features.labels.tolist()
         assert table["class"].to_pylist() == [CLASSES[label] for label in features.labels]
         (chunk,) = table["features"].chunks

@@ -532,13 +532,15 @@ def test_the_page_is_right_about_ids(tmp_path: Path) -> None:
     assert list(data.ids) == [digest((tmp_path / name / "x.png").read_bytes()) for name in ("a", "b")]
 
     images = np.arange(128, dtype=np.uint8).reshape(2, 8, 8)
-    assert list(hs.data.arrays(images, [0, 1]).ids) == [digest(b"(8, 8) uint8 " + one.tobytes()) for one in images]
+    assert list(hs.data.arrays(images, [0, 1]).ids) == [
+        digest(b"(8, 8) uint8 " + image.tobytes()) for image in images
+    ]
 
     x, mask = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((2, 2), bool)
-    expected = [digest(b'[["", "float32", [3]]]\n' + one.tobytes()) for one in x]
+    expected = [digest(b'[["", "float32", [3]]]\n' + row.tobytes()) for row in x]
     assert list(hs.data.arrays(x, [0, 1]).ids) == expected
     about = b'[["mask", "bool", [2]], ["x", "float32", [3]]]\n'
-    expected = [digest(about + m.tobytes() + one.tobytes()) for one, m in zip(x, mask, strict=True)]
+    expected = [digest(about + m.tobytes() + row.tobytes()) for row, m in zip(x, mask, strict=True)]
     assert list(hs.data.arrays({"x": x, "mask": mask}, [0, 1]).ids) == expected
 
 

@@ -53,7 +53,7 @@ def swapped(rows: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "dtype",
-    ["float16", *(pytest.param(one, marks=pytest.mark.of("torch")) for one in ("float32", "bfloat16"))],
+    ["float16", *(pytest.param(dtype, marks=pytest.mark.of("torch")) for dtype in ("float32", "bfloat16"))],
 )
 def test_rows_exchanged_under_right_checksums(
     dtype: str, data: Dataset, model: Model, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,8 +69,8 @@ def test_rows_exchanged_under_right_checksums(
     monkeypatch.setenv("HEADSTART_CACHE_SHARED", str(root))
     report = hs.verify(model, data, ["relu2", "relu4"], samples=18, **settings)
     assert not report and len(report.differing) == 4
-    assert {one.shard.parent.parent.parent for one in report.differing} == {root}
-    assert {one.sample for one in report.differing} == {
+    assert {difference.shard.parent.parent.parent for difference in report.differing} == {root}
+    assert {difference.sample for difference in report.differing} == {
         data.source_name(list(data.ids).index(id)) for id in sorted(data.ids)[2:4]
     }
 

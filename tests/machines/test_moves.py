@@ -350,7 +350,7 @@ def test_faults_in_writing(proxy: ObjectProxy, tmp_path: Path, monkeypatch: pyte
                         == moves.lacking
                     )
                     ends["complete" if moves.complete else "with failures"] += 1
-            assert all(url in str(one.message) and "secret" not in str(one.message) for one in told)
+            assert all(url in str(warning.message) and "secret" not in str(warning.message) for warning in told)
             calls += 1
         injected.update(fault for _, fault in proxy.faults)
         # Whatever was written is what its name says; and a push on a good day writes the rest.

@@ -113,9 +113,9 @@ def test_faults_in_reading(
             warnings.simplefilter("always")
             lacking = folder.missing(wanted)
         longest = max(longest, time.perf_counter() - start)
-        for one in told:
-            text = str(one.message)
-            assert one.category is StoreWarning and NAMED.search(text) and "secret" not in text, text
+        for warning in told:
+            text = str(warning.message)
+            assert warning.category is StoreWarning and NAMED.search(text) and "secret" not in text, text
             said["left out" if "left out" in text else "passed over"] += 1
         injected.update(fault for _, fault in proxy.faults)
 

@@ -144,7 +144,7 @@ class TestUse:
             model_and_data(data="digits"),
             model_and_data(data=str(photos), model="lenet", weights="none"),
         ]
-        assert [one.model.name for one in prepared] == [PHOTOGRAPHS, SHIPPED, "lenet"]
+        assert [choice.model.name for choice in prepared] == [PHOTOGRAPHS, SHIPPED, "lenet"]
         assert (prepared[0].model.weights, prepared[0].model.preprocess.size) == ("imagenet", 224)
         assert told(caplog) == [], "a mistake that is found now is told alone"
         for one in prepared * 2:

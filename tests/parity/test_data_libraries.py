@@ -53,7 +53,7 @@ def test_frames_of_polars(root: Path) -> None:
         pl.DataFrame({"file": files(root), "label": kinds}),
         pl.DataFrame({"file": files(root), "label": kinds.cast(pl.Enum(list(NAMES)))}),
         pl.DataFrame({"image": content, "label": names(root)}),
-        pl.DataFrame({"image": [{"bytes": one, "path": None} for one in content], "label": names(root)}),
+        pl.DataFrame({"image": [{"bytes": encoded, "path": None} for encoded in content], "label": names(root)}),
     ):
         assert told(hs.data.table(frame)) == expected, frame.schema
     several = pl.DataFrame({"file": files(root), "label": [[name, "all"] for name in names(root)]})

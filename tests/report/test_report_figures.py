@@ -111,7 +111,7 @@ def test_the_axis_of_time_is_logarithmic_where_epochs_end_far_apart() -> None:
 
     assert series.spans_decades(ended(1.0, 20.1)) and not series.spans_decades(ended(1.0, 20.0))
     assert not series.spans_decades([*ended(0.0, -1.0, 1.0), {"history": []}]), "clocks that stood still"
-    extracted = [one | {"extraction_seconds": 1000.0} for one in ended(1.0, 20.0)]
+    extracted = [run | {"extraction_seconds": 1000.0} for run in ended(1.0, 20.0)]
     assert series.spans_decades([*extracted, *ended(21.0)]) and not series.spans_decades(extracted)
     checked = re.compile(r'value="(\w+)" checked')
     for rows, kind in ((content()["rows"], "log"), ([row("torch", "full"), row("jax", "full")], "linear")):
@@ -141,7 +141,7 @@ def test_colours_say_the_mode_and_markers_the_backend_where_rows_are_both() -> N
     assert seen[0].colour == seen[1].colour != seen[2].colour
     assert seen[0].marker == seen[2].marker != seen[1].marker
     alike = looks([row("torch", "full", label=str(i)) for i in range(9)])
-    assert len(set(alike)) == 9 and len({one.colour for one in alike[:7]}) == 7
+    assert len(set(alike)) == 9 and len({look.colour for look in alike[:7]}) == 7
 
 
 # ---- numbers and texts

@@ -217,7 +217,7 @@ def test_the_variable_names_folders_and_urls(made: Stored, own: Path, monkeypatc
     assert split_shared("/a:s3://u:p/w@b/c:/d", ":") == ["/a", "s3://u:p/w@b/c", "/d"]
     monkeypatch.setenv("HEADSTART_CACHE_SHARED", os.pathsep.join([str(own), root_of(made).as_uri()]))
     cache = FeatureStore(own)
-    assert cache.shared == () and [one.url for one in cache.remotes] == [root_of(made).as_uri()]
+    assert cache.shared == () and [remote.url for remote in cache.remotes] == [root_of(made).as_uri()]
     assert cache.folder(made.folder.key).missing(made.ids) == []
 
 
@@ -336,7 +336,7 @@ def test_a_shard_that_does_not_come_is_a_miss(
     proxy.rule = each(fault, digest)
     with pytest.warns(StoreWarning) as said:
         assert reader(s3, made, own).missing(made.ids) == made.ids[6:10]
-    (text,) = [str(one.message) for one in said]
+    (text,) = [str(warning.message) for warning in said]
     assert f"{s3}/features/{made.folder.key.digest}/{digest}.safetensors: " in text and "secret" not in text
     proxy.rule = lambda request: None
     folder = reader(s3, made, own)

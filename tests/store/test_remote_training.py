@@ -176,7 +176,7 @@ def test_what_is_wrong_there_is_computed(
     else:
         with pytest.warns(StoreWarning) as said:
             features = hs.extract(model, data, CUT, **SETTINGS)
-        named = [str(one.message) for one in said]
+        named = [str(warning.message) for warning in said]
         assert all(".safetensors" in text or "trunk.json" in text for text in named), named
         assert len(named) == len(set(named))
     assert features.stats.extracted == 48
@@ -212,5 +212,5 @@ def test_whatever_the_server_does(
     with pytest.warns(StoreWarning) as said:
         features = hs.extract(model, data, CUT, **SETTINGS)
     assert np.allclose(features.numpy(), rows, rtol=1e-5, atol=1e-6)
-    assert all(os.environ["HEADSTART_CACHE_SHARED"] in str(one.message) for one in said)
-    assert not any("test-secret-value" in str(one.message) for one in said)
+    assert all(os.environ["HEADSTART_CACHE_SHARED"] in str(warning.message) for warning in said)
+    assert not any("test-secret-value" in str(warning.message) for warning in said)

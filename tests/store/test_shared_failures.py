@@ -137,7 +137,7 @@ def undisturbed(
 def warned_at_most_once_a_text() -> Iterator[None]:
     with pytest.warns(StoreWarning) as said:
         yield
-    texts = [str(one.message) for one in said]
+    texts = [str(warning.message) for warning in said]
     assert len(texts) == len(set(texts)) <= 3, texts
 
 

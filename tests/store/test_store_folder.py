@@ -434,7 +434,7 @@ def test_listing(tmp_path: Path, ids: list[str], rows: np.ndarray[Any, Any]) -> 
     assert (info.rows, info.shards, info.made_by, info.damaged) == (12, 2, "jax, torch", ())
     assert info.label == {"model": "tiny", "cut": "conv"} and info.spec == folder.key.spec
     assert info.nbytes == sum(path.stat().st_size for path in folder.path.iterdir())
-    assert [one["backend"] for one in folder.provenances()] == ["jax", "torch"]
+    assert [provenance["backend"] for provenance in folder.provenances()] == ["jax", "torch"]
     assert feature_store.info(info.key[:5]) == info
     for unknown in ("zz", ""):
         with pytest.raises(UnknownNameError, match=info.key):

@@ -155,7 +155,7 @@ def test_params_digest_sees_names_shapes_and_dtypes_but_not_layout() -> None:
 
 @given(st.lists(st.binary(min_size=16, max_size=16)))
 def test_ids_round_trip(raw: list[bytes]) -> None:
-    ids = [one.hex() for one in raw]
+    ids = [id.hex() for id in raw]
     array = ids_to_array(ids)
     assert array.shape == (len(ids), 16) and array.dtype == np.uint8
     assert array_to_ids(array) == ids

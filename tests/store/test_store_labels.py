@@ -88,6 +88,6 @@ def test_a_strangers_words(
         monkeypatch.setattr("sys.argv", ["headstart", "cache", *command])
         cli.main()
         told = "".join(capsys.readouterr())
-        assert all(one.isprintable() or one == "\n" for one in told), command
+        assert all(sign.isprintable() or sign == "\n" for sign in told), command
         if command[0] == "ls":
             assert json.loads(figures.read_text())[0]["key"] == info.key

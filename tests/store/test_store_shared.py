@@ -60,7 +60,7 @@ def contents(root: Path) -> dict[str, Any]:
 
 
 def fill(folder: FeatureFolder, stored: Stored, ids: list[str]) -> None:
-    places = [stored.ids.index(one) for one in ids]
+    places = [stored.ids.index(id) for id in ids]
     with folder.writer((5,), "float16", {"backend": "numpy"}) as out:
         out.add(ids, stored.rows[places])
 
@@ -193,7 +193,7 @@ def test_neither_cache_need_be_writable(read_only: Stored) -> None:
         with pytest.warns(StoreWarning, match="1 of 6 rows differ"):
             assert len(folder.missing(read_only.ids)) == 6
         assert len(folder.missing(read_only.ids)) == 6  # known, and said before
-        present = [one for one in read_only.ids if one not in set(folder.missing(read_only.ids))]
+        present = [id for id in read_only.ids if id not in set(folder.missing(read_only.ids))]
         assert folder.read(present).shape == (4, 5)
     assert list(own.iterdir()) == []
 
@@ -227,9 +227,9 @@ def test_damage_in_a_shared_cache_is_computed_anew(shared: Stored, own: Path, ki
         missing = folder.missing(shared.ids)
         assert folder.missing(shared.ids) == missing
     assert len(missing) == count
-    assert [one.category for one in said] == ([] if kind in SILENT else [StoreWarning])
-    assert all(str(shared.folder.path) in str(one.message) for one in said)
-    assert all("verify --repair` there" in str(one.message) for one in said)
+    assert [warning.category for warning in said] == ([] if kind in SILENT else [StoreWarning])
+    assert all(str(shared.folder.path) in str(warning.message) for warning in said)
+    assert all("verify --repair` there" in str(warning.message) for warning in said)
     fill(folder, shared, missing)
     for one in (folder, reader(shared, own)):
         assert one.missing(shared.ids) == []  # and without a warning, which would be an error here

@@ -559,7 +559,7 @@ os._exit(3)
     report = comparison.run_backends(arguments, tmp_path / "out", events.append)
     assert [event["backend"] for event in events if event["event"] == "backend"] == [backend, second]
     assert report["errors"].keys() == {backend}
-    assert [one["backend"] for one in report["rows"]] == [second]
+    assert [row["backend"] for row in report["rows"]] == [second]
     assert json.loads((tmp_path / "out" / "compare.json").read_text()) == json.loads(json.dumps(report))
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert f"the {backend} process ended with exit code 3" in page

@@ -43,7 +43,7 @@ def test_rows_say_what_the_runs_say(runs: dict[str, Run], backend: str) -> None:
         assert row["parameters"] == {"trained": run.trained, "all": run.model.describe()["parameters"]}
         assert run.validation is not None
         assert row["validation"]["worst"][0]["id"] == run.validation.worst[0].id
-    worst = {one["id"] for row in found.rows for one in row["validation"]["worst"]}
+    worst = {miss["id"] for row in found.rows for miss in row["validation"]["worst"]}
     assert set(found["pictures"]) == worst, "a picture of each of the worst mistakes"
     assert found["versions"] == {backend: runs["full"].settings["versions"]}
 

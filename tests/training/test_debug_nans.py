@@ -24,7 +24,7 @@ from headstart.graph import Builder
 from headstart.models import Model
 from headstart.models.initial import initial_params
 from headstart.testing import relative_error, small_data, small_model
-from headstart.training import feeds
+from headstart.training import feature_feeds, image_feed
 from headstart.training.nans.search import with_batch_statistics
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -183,7 +183,8 @@ def left_out_at_first(place: int, monkeypatch: pytest.MonkeyPatch) -> int:
         order = epoch_order(count, batch_size, seed, epoch)
         return order if epoch else np.where(order == place, (place + 1) % count, order)
 
-    monkeypatch.setattr(feeds, "epoch_order", order)
+    for module in (feature_feeds, image_feed):
+        monkeypatch.setattr(module, "epoch_order", order)
     return int(np.argwhere(epoch_order(120, BATCH, 0, 1) == place)[0, 0]) + 1
 
 

@@ -93,7 +93,7 @@ def test_evaluate_takes_data_a_folder_and_features(made: Any) -> None:
     assert (light["class"], light["samples"]) == ("light", 0)
     assert "recall" not in light
     assert light["undefined"]["recall"] == "no sample has it"
-    assert sum(one["count"] for one in result.confusions) == round((1 - result.accuracy) * 16)
+    assert sum(confusion["count"] for confusion in result.confusions) == round((1 - result.accuracy) * 16)
     again = hs.evaluate(folder, test, device="cpu") if run.backend == hs.load(folder).backend else result
     assert again.scores == scores
     table = folder.parent / "test.csv"

@@ -27,7 +27,8 @@ from headstart.store import FeatureStore
 from headstart.store import writer as shard_writer
 from headstart.store.shard import Shard
 from headstart.training import placement as placing
-from headstart.training.feeds import Resident, Streamed, counted
+from headstart.training.feature_feeds import Resident, Streamed
+from headstart.training.feeds import counted
 from headstart.training.placement import Placement, feeds_of, place_features
 from headstart.training.settings import Settings
 
@@ -61,7 +62,7 @@ def fit(model: Model, data: tuple[Dataset, Dataset], backend: str) -> Callable[.
 def features(model: Model, data: tuple[Dataset, Dataset], backend: str, monkeypatch: Any) -> list[FeatureSet]:
     """In shards of ten rows each."""
     monkeypatch.setattr(shard_writer, "SHARD_NBYTES", 10 * ROW_NBYTES)
-    return [hs.extract(model, one, CUT, backend=backend, device="cpu", dtype="float32") for one in data]
+    return [hs.extract(model, part, CUT, backend=backend, device="cpu", dtype="float32") for part in data]
 
 
 def losses(run: Any) -> np.ndarray:

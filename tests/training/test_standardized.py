@@ -20,7 +20,7 @@ from headstart.features.feature_set import FeatureSet
 from headstart.graph import Builder
 from headstart.models import Model
 from headstart.models.initial import initial_params
-from headstart.training.feeds import Pools, Streamed
+from headstart.training.feature_feeds import Pools, Streamed
 from headstart.training.job import initial
 from headstart.training.modes import mode_of
 from headstart.training.moments import Moments
@@ -98,7 +98,7 @@ def features(
 ) -> Callable[..., tuple[FeatureSet, FeatureSet]]:
     def call(model: Model, cut: str = "avgpool") -> tuple[FeatureSet, FeatureSet]:
         settings: dict[str, Any] = {"backend": backend, "device": "cpu", "dtype": "float32", "cache": cache}
-        train, val = (hs.extract(model, one, cut, **settings) for one in data)
+        train, val = (hs.extract(model, part, cut, **settings) for part in data)
         return train, val
 
     return call
@@ -138,7 +138,7 @@ def test_the_history_and_the_layer_are_a_plain_loops(
 ) -> None:
     model = small(*SCALES["plus 10"], fresh=fresh)
     train, val = features(model, cut)
-    rows = [one.numpy(cut).reshape(len(one), -1, CHANNELS).mean(1) for one in (train, val)]
+    rows = [features.numpy(cut).reshape(len(features), -1, CHANNELS).mean(1) for features in (train, val)]
     scaler = scaler_of(rows[0])
     run = fit(model, cut=cut)
     weight, bias = started(model)

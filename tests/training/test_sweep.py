@@ -254,8 +254,8 @@ def test_grids_that_are_none(
 def test_on_features_without_images(
     model: Model, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path
 ) -> None:
-    whole = [hs.extract(model, one, backend=backend) for one in data]
-    saved = [hs.load_features(one.save(tmp_path / str(k))) for k, one in enumerate(whole)]
+    whole = [hs.extract(model, part, backend=backend) for part in data]
+    saved = [hs.load_features(features.save(tmp_path / str(k))) for k, features in enumerate(whole)]
     settings: dict[str, Any] = {"grid": {"lr": [0.001, 0.01]}, "epochs": 1, "backend": backend}
     expected = hs.sweep(model, *data, **settings)
     found = hs.sweep(model, *saved, **settings)

@@ -37,7 +37,7 @@ def events(folder: Path) -> Any:
 def scalars(found: Any, tag: str) -> tuple[list[int], list[float]]:
     """Steps and values."""
     read = found.Scalars(tag)
-    return [one.step for one in read], [one.value for one in read]
+    return [event.step for event in read], [event.value for event in read]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_histograms_of_the_parameters(written: SimpleNamespace, model: Model) ->
     assert {tag.partition("/")[2] for tag in tags} == set(model.params)
     for name, steps in (("fc3.weight", [0, 1, 2, 3, 4, 5]), ("conv1.weight", [3, 4, 5])):
         found = written.train.Histograms(f"parameters/{name}")
-        assert [one.step for one in found] == steps
+        assert [event.step for event in found] == steps
         after = written.run.model.params[name]
         last = found[-1].histogram_value
         assert (last.min, last.max) == pytest.approx((after.min(), after.max()))
@@ -163,7 +163,7 @@ def test_histograms_of_the_parameters(written: SimpleNamespace, model: Model) ->
         assert last.sum == pytest.approx(after.sum(), abs=1e-4)
         assert len(last.bucket) == 30
         changes = written.train.Histograms(f"change/{name}")
-        assert [one.step for one in changes] == steps[1:]
+        assert [event.step for event in changes] == steps[1:]
     moved = written.run.model.params["conv1.weight"] - model.params["conv1.weight"]
     change = written.train.Histograms("change/conv1.weight")[-1].histogram_value
     assert (change.min, change.max) == pytest.approx((moved.min(), moved.max()), rel=1e-4)
@@ -191,7 +191,7 @@ def test_an_epoch_is_in_the_files_when_it_is_over(written: SimpleNamespace) -> N
     """Read while the writer had them open."""
     assert scalars(written.during, "loss")[0] == [1]
     assert scalars(written.during, "step/loss")[0] == [1, 2, 3, 4, 5]
-    assert [one.step for one in written.during.Histograms("parameters/fc3.bias")] == [0, 1]
+    assert [event.step for event in written.during.Histograms("parameters/fc3.bias")] == [0, 1]
     assert written.during.Graph().node
 
 
@@ -228,7 +228,7 @@ def test_auxiliary_losses_and_what_is_not_finite(tmp_path: Path) -> None:
     found = events(tmp_path / "train")
     assert np.isnan(scalars(found, "loss")[1][0])
     assert [scalars(found, f"auxiliary_loss/aux{k}")[1] for k in (1, 2)] == [[2.0], [3.0]]
-    first, last = (one.histogram_value for one in found.Histograms("parameters/w"))
+    first, last = (event.histogram_value for event in found.Histograms("parameters/w"))
     assert (first.min, first.max, first.num, list(first.bucket)) == (0, 0, 4, [4])
     assert (last.min, last.max, last.num) == (1, 2, 2)
 

@@ -45,7 +45,7 @@ def test_counts_and_mistakes(data: tuple[Dataset, Dataset]) -> None:
         assert mistake.loss == pytest.approx(-np.log(probabilities[i, mistake.label]))
     wrong = logits.argmax(1) != val.labels
     all_losses = -np.log(probabilities[np.arange(len(val)), val.labels])
-    assert [one.loss for one in found.worst] == pytest.approx(sorted(all_losses[wrong], reverse=True)[:12])
+    assert [miss.loss for miss in found.worst] == pytest.approx(sorted(all_losses[wrong], reverse=True)[:12])
     assert Validation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
 

@@ -78,17 +78,17 @@ def _compared(store: FeatureStore, remote: RemoteStore, key: str) -> _Trunk | No
     refused = [transfer for transfer in lacking if folder.came_wrong(transfer.digest)]
     reason = "came before, and was set aside, as its rows are not what is computed here; it was not fetched again"
     failures = tuple((remote.objects.url_of(there.shard_name(transfer.digest)), reason) for transfer in refused)
-    wanted = tuple(transfer for transfer in lacking if transfer not in refused)
+    to_fetch = tuple(transfer for transfer in lacking if transfer not in refused)
     return _Trunk(
         replace(
             moves,
             label=label,
-            lacking=len(wanted),
-            nbytes=sum(transfer.nbytes for transfer in wanted),
+            lacking=len(to_fetch),
+            nbytes=sum(transfer.nbytes for transfer in to_fetch),
             failures=failures,
         ),
         folder,
-        wanted,
+        to_fetch,
     )
 
 

@@ -121,7 +121,7 @@ class Catalogue:
     def read_shards(self, entries: Sequence[Entry], row_nbytes: int | None) -> Shards:
         """Read the ids of shards, and keep them. What cannot be read is told, and left out. RemoteError where the
         server is away."""
-        found: Shards = {}
+        shards: Shards = {}
         with track(f"looking into {self.folder.objects.url}", len(entries)) as advance:
             for start in range(0, len(entries), AT_ONCE):
                 some: Shards = {}
@@ -132,8 +132,8 @@ class Catalogue:
                             some[digest_of(entry)] = (entry.nbytes, ids)
                 finally:
                     self._keep(some)
-                found |= some
-        return found
+                shards |= some
+        return shards
 
     def _keep(self, shards: Shards) -> None:
         if not shards:

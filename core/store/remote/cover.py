@@ -56,17 +56,17 @@ def cover(
     # Most of what is still lacking first; what a shard's count was before others were chosen is an upper bound.
     heap = [(-len(places), nbytes, digest) for digest, (nbytes, places) in shards.items()]
     heapq.heapify(heap)
-    chosen = []
+    to_bring = []
     while heap:
         count, nbytes, digest = heapq.heappop(heap)
         places = shards[digest][1]
         now = -int(np.count_nonzero(~covered[places]))
         if now == count:
-            chosen.append((digest, nbytes))
+            to_bring.append((digest, nbytes))
             covered[places] = True
         elif now:
             heapq.heappush(heap, (now, nbytes, digest))
-    return chosen, covered
+    return to_bring, covered
 
 
 def _halves(ids: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

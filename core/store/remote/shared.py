@@ -148,20 +148,20 @@ class SharedRemoteFolder:
             return
         tried: set[str] = set()
         gone: set[str] = set()
-        wanted = into.lacking()
+        lacking = into.lacking()
         try:
             catalogue = self._catalogue()
             for is_last in catalogue.learn(into.row_nbytes):
                 if is_last:  # what has gone and is listed all the same is asked for once more
                     tried.difference_update(gone)
                 usable = _usable(catalogue, lambda digest: digest not in tried and not into.is_refused(digest))
-                while len(wanted):
-                    chosen, found = cover(catalogue.indexes(), wanted, usable)
-                    if not chosen or not (is_last or found.all()):
+                while len(lacking):
+                    to_bring, covered = cover(catalogue.indexes(), lacking, usable)
+                    if not to_bring or not (is_last or covered.all()):
                         break  # to where more is known
                     if not self._is_described():
                         return
-                    shards = _sized(chosen, catalogue)
+                    shards = _sized(to_bring, catalogue)
                     fitting, no_room = _fitting(shards, into)
                     if no_room is not None:
                         if not is_last:
@@ -172,9 +172,9 @@ class SharedRemoteFolder:
                         for error in absent.values():
                             tell(error)
                     gone |= absent.keys()
-                    tried.update(digest for digest, _ in chosen)
-                    wanted = into.lacking()
-                if not len(wanted):
+                    tried.update(digest for digest, _ in to_bring)
+                    lacking = into.lacking()
+                if not len(lacking):
                     return
         except RemoteError as error:
             self._remote.leave(error)

@@ -25,8 +25,9 @@ from headstart.features.inference import unsound
 from headstart.features.trunk_keys import INPUT
 from headstart.graph import Graph
 from headstart.models import Model
-from headstart.training.feeds import EpochResult, Feed, Feeds, Images
+from headstart.training.feeds import EpochResult, Feed, Feeds
 from headstart.training.history import Seconds
+from headstart.training.image_feed import Images
 from headstart.training.nans.search import (
     Finding,
     Params,
