@@ -37,6 +37,8 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 ROOT = Path(__file__).parent.parent
 NUMBER = re.compile(r"[-+=±~]?\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?")
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
+LIMIT = 1200
+"""seconds, of a command that hangs: those that pages show take minutes, and more beside other work"""
 
 
 @dataclass
@@ -137,7 +139,7 @@ def ran(words: list[str]) -> str:
                 code, out, err = headstart(*words[1:])
             case "python":
                 done = subprocess.run(
-                    python(words), env=beside_examples(), capture_output=True, text=True, timeout=300
+                    python(words), env=beside_examples(), capture_output=True, text=True, timeout=LIMIT
                 )
                 code, out, err = done.returncode, done.stdout, done.stderr
             case "curl":
