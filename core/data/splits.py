@@ -122,8 +122,25 @@ def folds_of(
     while (empty := np.setdiff1d(np.arange(k), fold)).size:
         fullest = int(np.bincount(fold, minlength=k).argmax())
         fold[min(np.flatnonzero(fold == fullest), key=lambda key: draw[key])] = empty[0]
+    if keys.grouped:
+        _warn_of_large_groups(keys, k, name)
     of_sample = fold[keys.of_sample]
     return [np.flatnonzero(of_sample == number) for number in range(k)]
+
+
+def _warn_of_large_groups(keys: _Keys, k: int, name: str) -> None:
+    """DataWarning for a group that is much larger than a fold is to be."""
+    sizes = keys.sizes()
+    total, largest = int(sizes.sum()), int(sizes.argmax())
+    if sizes[largest] > LOPSIDED * total / k:
+        warnings.warn(
+            f"the group {shown(keys.names[largest])} has {sizes[largest]:,} of the {total:,} samples of {name}, "
+            f"more than {LOPSIDED} of {k} folds are to have, and groups are not cut: where it is held out, "
+            f"{total - sizes[largest]:,} are left to train on. Divide that group, leave some of it out, or take "
+            "fewer folds",
+            DataWarning,
+            stacklevel=5,
+        )
 
 
 class _Keys:
@@ -139,6 +156,10 @@ class _Keys:
         """the keys of each class's samples"""
         self.grouped = groups is not None
         self.what = "samples" if groups is None else "groups"
+
+    def sizes(self) -> NDArray[np.int64]:
+        """How many samples each key has."""
+        return np.bincount(self.of_sample, minlength=len(self.names))
 
 
 def _by_key(keys: _Keys, fraction: float, seed: int, name: str, earlier: int) -> NDArray[np.bool_]:
@@ -167,7 +188,7 @@ def _by_key(keys: _Keys, fraction: float, seed: int, name: str, earlier: int) ->
 def _check_groups(keys: _Keys, first: NDArray[np.bool_], fraction: float, seed: int, name: str) -> None:
     """DataError for a group that neither part can hold; DataWarning where the second part is far from its
     share."""
-    sizes = np.bincount(keys.of_sample, minlength=len(first))
+    sizes = keys.sizes()
     total, largest = int(sizes.sum()), int(sizes.argmax())
     about = f"the group {shown(keys.names[largest])} has {sizes[largest]:,} of the {total:,} samples of {name}"
     if len(sizes) < 2 or sizes[largest] > max(fraction, 1 - fraction) * total:

@@ -177,6 +177,11 @@ def test_groups_that_swallow_a_split() -> None:
         DataError, match=r"the group 'big' has 90 of the 100 samples of made, more than either part"
     ):
         grouped({"big": 90, "a": 4, "b": 3, "c": 3}).split(0.8)
+    large = (
+        r"the group 'big' has 90 of the 100 samples .* more than 2 of 4 folds are to have, .* 10 are left to train"
+    )
+    with pytest.warns(DataWarning, match=large):
+        grouped({"big": 90, "a": 4, "b": 3, "c": 3}).folds(4)
     with pytest.raises(DataError, match="the group 'all' has 20 of the 20 samples of made, more than either"):
         grouped({"all": 20}).split(0.8)
     with pytest.raises(SettingError, match='by="position" would cut the groups'):
