@@ -137,7 +137,9 @@ def check_model(thing: Any) -> None:
     if thing is None:
         what, mend = "None", "hs.model(name, ...)"
     elif isinstance(thing, str | Path):
-        what, mend = f"the name {str(thing)!r:.200}", f"hs.model({str(thing)!r:.200}, ...), or hs.load(path).model"
+        name = f"{str(thing)!r:.200}"
+        of_file = f"hs.OnnxModel({name})" if str(thing).lower().endswith(".onnx") else ""
+        what, mend = f"the name {name}", of_file or f"hs.model({name}, ...), or hs.load(path).model"
     elif isinstance(getattr(thing, "model", None), Model):
         what, mend = f"a {kind}", "its .model"
     elif kind == "Dataset":

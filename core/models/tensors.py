@@ -17,6 +17,12 @@ from safetensors.numpy import save
 from headstart.common.errors import WeightsError
 from headstart.common.reading import check_regular
 
+SUFFIX = ".safetensors"
+OF_OTHER_KINDS = (
+    f"expected a {SUFFIX} file: `headstart weights import` makes one of a .pth, and hs.wrap a model of a module "
+    "that its framework has opened"
+)
+
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Name -> array as it is stored, and the file's metadata. WeightsError for what cannot be read."""
@@ -37,7 +43,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             "float32, float16 or bfloat16"
         ) from error
     except (SafetensorError, OSError, TypeError, KeyError, ValueError, OverflowError, MemoryError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error}); is it complete?") from error
+        mend = "is it complete?" if path.suffix.lower() == SUFFIX else OF_OTHER_KINDS
+        raise WeightsError(f"{path}: cannot be read as safetensors ({error}); {mend}") from error
     return tensors, metadata
 
 

@@ -522,10 +522,14 @@ def header(text: str, *, length: int | None = None) -> bytes:
     ids=["long-header", "no-json", "a-list", "offsets-beyond-the-end", "unknown-dtype", "an-image"],
 )
 def test_a_file_that_is_no_safetensors(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "bad.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match="cannot be read as safetensors"):
-        hs.model("lenet", weights=path)
+    for name, mend in (
+        ("bad.safetensors", "is it complete"),
+        ("bad.onnx", "expected a .safetensors file: .*hs.wrap"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=f"cannot be read as safetensors .*; {mend}"):
+            hs.model("lenet", weights=path)
 
 
 class Bomb:

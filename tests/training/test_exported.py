@@ -199,7 +199,7 @@ def test_batches_are_as_small_as_large_pictures_need(
 
 def test_what_is_no_file_and_no_count_of_threads(model: Model, tmp_path: Path) -> None:
     file = hs.OnnxModel(written(model, tmp_path / "m.onnx"))
-    with pytest.raises(SettingError, match=r"model is the name 'm\.onnx'"):
+    with pytest.raises(SettingError, match=r"model is the name 'm\.onnx'.*: hs\.OnnxModel\('m\.onnx'\)"):
         hs.predict("m.onnx", [_pixels(0)])  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="threads is 0"):
         hs.OnnxModel(file.path, threads=0)
