@@ -146,11 +146,11 @@ def _named_only(
 ) -> dict[str, str]:
     """The class folders that classes= names; DataError for others, or with "skip" they are left out."""
     not_named = sorted(folders.keys() - set(asked))
-    left_out += [Skipped(folders[name], "is not among classes=") for name in not_named]
+    left_out += [Skipped(folders[name], "is none of the classes") for name in not_named]
     if not_named and on_error == "raise":
         raise DataError(
-            f"{root} holds folders that classes= does not name: {', '.join(map(shown, not_named))}; name "
-            f"them, remove them, or leave them out: {SKIP}"
+            f"{root} holds folders that are none of the classes (classes=, or those of the run or of other data): "
+            f"{', '.join(map(shown, not_named))}; name them, remove them, or leave them out: {SKIP}"
         )
     return {name: top for name, top in folders.items() if name not in set(not_named)}
 
