@@ -249,7 +249,8 @@ class WatchingWarning(UserWarning):
 
 
 class DivergedWarning(UserWarning):
-    """A model gives logits that are not finite: they name no class, and count as wrong."""
+    """A training's last loss or its weights are not finite; or a model's logits, which name no class and count as
+    wrong."""
 
 
 class FrozenWarning(UserWarning):
