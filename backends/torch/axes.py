@@ -72,7 +72,7 @@ class Watched(TorchFunctionMode):
         return value
 
     def _follow(self, name: str, args: Any, kwargs: Any, value: Any) -> None:
-        tensors = [one for one in _flat(args) if isinstance(one, torch.Tensor)]
+        tensors = [argument for argument in _flat(args) if isinstance(argument, torch.Tensor)]
         if not tensors or (name.startswith("__") and name not in OPERATORS):
             return
         x = tensors[0]
@@ -161,11 +161,11 @@ def _first(value: Any) -> Any:
 
 
 def _flat(args: Any) -> Iterator[Any]:
-    for one in args:
-        if isinstance(one, list | tuple):
-            yield from _flat(one)
+    for argument in args:
+        if isinstance(argument, list | tuple):
+            yield from _flat(argument)
         else:
-            yield one
+            yield argument
 
 
 def _permuted(x: torch.Tensor, labels: list[Labels], function: Any, args: Any, kwargs: Any) -> list[Labels]:
@@ -209,7 +209,7 @@ def _indexed(labels: list[Labels], index: Any) -> list[Labels]:
             indexed.append(labels[axis])
             axis += 1
         elif step is Ellipsis:
-            stop = len(labels) - sum(one is not None for one in steps[place + 1 :])
+            stop = len(labels) - sum(later is not None for later in steps[place + 1 :])
             indexed += labels[axis:stop]
             axis = stop
         else:
@@ -226,7 +226,7 @@ def channels(watched: Watched, made: tuple[int | None, str]) -> int | None:
         return used if strength == WEAK or axis in (None, used) else None
     if axis is not None and strength == STRONG:
         return axis
-    weak = next((one for one, _ in watched.evidence), None)
+    weak = next((side for side, _ in watched.evidence), None)
     if weak is not None and axis is not None and weak != axis:
         return None
     return weak if weak is not None else axis

@@ -49,8 +49,8 @@ def _is_rank(node: fx.Node, source: nn.Module, traced: Traced, seen: set[fx.Node
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         if name.strip("_") not in PASSING:
             return False
-    inputs = [one for one in node.all_input_nodes if one in traced.names]
-    return bool(inputs) and all(_is_rank(one, source, traced, seen) for one in inputs)
+    inputs = [taken for taken in node.all_input_nodes if taken in traced.names]
+    return bool(inputs) and all(_is_rank(taken, source, traced, seen) for taken in inputs)
 
 
 def _is_last(module: nn.Module, path: str) -> bool:

@@ -105,12 +105,12 @@ def tensors(
     if isinstance(value, torch.Tensor):
         yield before, value
     elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from tensors(one, (*before, key))
+        for key, entry in value.items():
+            yield from tensors(entry, (*before, key))
     elif isinstance(value, list | tuple):
         names = getattr(value, "_fields", range(len(value)))
-        for key, one in zip(names, value, strict=True):
-            yield from tensors(one, (*before, key))
+        for key, entry in zip(names, value, strict=True):
+            yield from tensors(entry, (*before, key))
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from tensors(getattr(value, field.name), (*before, field.name))

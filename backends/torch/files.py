@@ -44,8 +44,8 @@ class Exportable(nn.Module):
             return self.computed(arrays)
 
         # What checks the inputs of a program that is opened again is made of the names in the signature.
-        one = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters = [inspect.Parameter(name, one) for name in self.names]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind) for name in self.names]
         vars(forward)["__signature__"] = inspect.Signature(parameters)
         self.forward = forward
 

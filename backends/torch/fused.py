@@ -108,7 +108,7 @@ class FusedNetwork:
     def _rows_at_once(self, shape: torch.Size) -> int:
         if shape not in self._rows:
             given = (*shape[1:], shape[0]) if len(shape) == 3 else tuple(shape)
-            largest = max(math.prod(one) for one in self.graph.shapes(given).values())
+            largest = max(math.prod(sides) for sides in self.graph.shapes(given).values())
             self._rows[shape] = max(LEAST_ROWS, CACHE_NBYTES // (largest * self.dtype.itemsize))
         return self._rows[shape]
 

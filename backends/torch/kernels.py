@@ -58,7 +58,7 @@ class DeviceNetwork:
     def _join_biases(self, at: int, before: int, layers: nn.Module) -> None:
         """Let a sum's call add the bias of both its convolutions: by itself it takes a pass over a map."""
         (step, _), (summand, _) = self.calls[at], self.calls[before]
-        layer, other = (layers.get_submodule(one.node.name) for one in (step, summand))
+        layer, other = (layers.get_submodule(convolution.node.name) for convolution in (step, summand))
         assert isinstance(layer, nn.Conv2d) and isinstance(other, nn.Conv2d)
         if layer.groups > 1 or layer.bias is None or other.bias is None or isinstance(other, PaddedConv2d):
             return

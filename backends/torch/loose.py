@@ -22,12 +22,12 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 def carry(module: nn.Module, change: Change) -> None:
     """Put `change` of each of these tensors in its place."""
-    known = {id(one): one for one in (*module.modules(), *module.parameters(), *module.buffers())}
+    known = {id(member): member for member in (*module.modules(), *module.parameters(), *module.buffers())}
     carrying = _Carrying(change, known)
-    for one in module.modules():
-        for name, value in list(vars(one).items()):
+    for submodule in module.modules():
+        for name, value in list(vars(submodule).items()):
             if name not in REGISTERED:
-                vars(one)[name] = carrying(value)
+                vars(submodule)[name] = carrying(value)
 
 
 class _Carrying:
@@ -56,25 +56,25 @@ class _Carrying:
             value._apply(self.change)
             carry(value, self.change)
         elif isinstance(value, Rebound):
-            value.hold({name: self(one) for name, one in value.held.items()})
+            value.hold({name: self(entry) for name, entry in value.held.items()})
         elif isinstance(value, functools.partial):
-            function, *args = (self(one) for one in (value.func, *value.args))
-            keywords = {name: self(one) for name, one in value.keywords.items()}
+            function, *args = (self(entry) for entry in (value.func, *value.args))
+            keywords = {name: self(entry) for name, entry in value.keywords.items()}
             before = [value.func, *value.args, *value.keywords.values()]
             if _differ(before, [function, *args, *keywords.values()]):
                 return functools.partial(function, *args, **keywords)
         elif isinstance(value, list):
-            if _differ(value, after := [self(one) for one in value]):
+            if _differ(value, after := [self(entry) for entry in value]):
                 value[:] = after
         elif isinstance(value, tuple):
-            if _differ(value, after := [self(one) for one in value]):
+            if _differ(value, after := [self(entry) for entry in value]):
                 return type(value)(*after) if hasattr(value, "_fields") else type(value)(after)
         else:
-            for name, one in list(value.items()):
-                if (after := self(one)) is not one:
+            for name, entry in list(value.items()):
+                if (after := self(entry)) is not entry:
                     value[name] = after
         return value
 
 
 def _differ(before: Any, after: Any) -> bool:
-    return any(one is not other for one, other in zip(before, after, strict=True))
+    return any(old is not new for old, new in zip(before, after, strict=True))

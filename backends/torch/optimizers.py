@@ -107,4 +107,4 @@ class FusedOptimizer:
 
     def tensors(self) -> list[torch.Tensor]:
         """What is kept between steps: momentum, or moments and counters."""
-        return [*self._momentum.values(), *(one for moments in self._moments.values() for one in moments)]
+        return [*self._momentum.values(), *(moment for moments in self._moments.values() for moment in moments)]

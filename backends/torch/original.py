@@ -137,7 +137,8 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
     modules = list(module.modules())
     modes = [m.training for m in modules]
     attributes = [dict(vars(m)) for m in modules]
-    containers = [(one, copy.copy(one)) for m in modules for one in vars(m).values() if _holds(one)]
+    containers = [value for m in modules for value in vars(m).values() if _holds(value)]
+    contents = [(container, copy.copy(container)) for container in containers]
     buffers = {id(tensor): tensor.detach().clone() for tensor in (*module.buffers(), *_renormed(modules))}
     tensors = [(tensor, _version(tensor)) for tensor in _tensors(module)]
     try:
@@ -151,7 +152,7 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
                 before = buffers.get(id(tensor), copies.get(id(tensor)))
                 if before is not None and (version is None or _version(tensor) != version):
                     _restore(tensor, before)
-        for container, before in containers:
+        for container, before in contents:
             _refill(container, before)
         for m, names, training in zip(modules, attributes, modes, strict=True):
             for name in vars(m).keys() - names.keys():
@@ -166,7 +167,7 @@ def _holds(value: Any) -> bool:
 
 def _refill(container: Any, before: Any) -> None:
     """What a module has put into its dicts and lists, or taken out of them, is undone."""
-    now, then = ((one.items() if isinstance(one, dict) else one) for one in (container, before))
+    now, then = ((filled.items() if isinstance(filled, dict) else filled) for filled in (container, before))
     if [*map(_identity, now)] != [*map(_identity, then)]:
         container.clear()
         container.extend(before) if isinstance(container, list) else container.update(before)

@@ -47,7 +47,7 @@ def rebind(module: nn.Module, memo: dict[int, Any]) -> list[nn.Parameter]:
     of the deep copy that made the module, id of an original -> its copy. Returns the copies of trained parameters
     that functions alone hold, so that nobody would train them."""
     inside = [*module.modules(), *module.parameters(), *module.buffers()]
-    memo |= {id(one): one for one in inside}  # what is a copy already stays
+    memo |= {id(member): member for member in inside}  # what is a copy already stays
     holders: list[Any] = []
 
     def copied(value: Any) -> Any:
@@ -58,17 +58,17 @@ def rebind(module: nn.Module, memo: dict[int, Any]) -> list[nn.Parameter]:
         holders.append(own.func if isinstance(own, functools.partial) else own)
         return own
 
-    for one in module.modules():
-        for name, value in list(vars(one).items()):
-            vars(one)[name] = copied(value)
-        for hooks in (one._forward_pre_hooks, one._forward_hooks):
+    for submodule in module.modules():
+        for name, value in list(vars(submodule).items()):
+            vars(submodule)[name] = copied(value)
+        for hooks in (submodule._forward_pre_hooks, submodule._forward_hooks):
             for key, hook in list(hooks.items()):
                 hooks[key] = copied(hook)
-    mine = {id(one) for one in inside}
+    mine = {id(member) for member in inside}
     held = [value for holder in holders for value in getattr(holder, "held", {}).values()]
-    beside = [one for value in held if isinstance(value, nn.Module) for one in value.parameters()]
+    beside = [parameter for value in held if isinstance(value, nn.Module) for parameter in value.parameters()]
     beside += [value for value in held if isinstance(value, nn.Parameter)]
-    return [one for one in beside if one.requires_grad and id(one) not in mine]
+    return [parameter for parameter in beside if parameter.requires_grad and id(parameter) not in mine]
 
 
 def _rebound(value: Any, known: dict[int, Any]) -> Any:
@@ -84,8 +84,8 @@ def _rebound(value: Any, known: dict[int, Any]) -> Any:
         return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
     if not isinstance(value, types.FunctionType) or _is_librarys(value):
         return value
-    held = {name: _rebound(one, known) for name, one in _held(value).items()}
-    kept = {name: one for name, one in held.items() if _holds(one)}
+    held = {name: _rebound(inner, known) for name, inner in _held(value).items()}
+    kept = {name: inner for name, inner in held.items() if _holds(inner)}
     known[id(value)] = Rebound(value, kept) if kept else value
     return known[id(value)]
 

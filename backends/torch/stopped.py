@@ -162,13 +162,13 @@ def _prune(source: nn.Module, example: Any, ran: Collection[str], entered: Colle
     kept = {*ran, *entered}
 
     def needed(name: str) -> bool:
-        inside = any(name == one or name.startswith(f"{one}.") for one in ran)
-        around = any(one == name or one.startswith(f"{name}.") for one in kept)
+        inside = any(name == outer or name.startswith(f"{outer}.") for outer in ran)
+        around = any(inner == name or inner.startswith(f"{name}.") for inner in kept)
         return inside or around or any(p.startswith(f"{name}.") for p in used)
 
     spare: list[str] = []
     for name, _ in source.named_modules():
-        if name and not needed(name) and not any(name.startswith(f"{one}.") for one in spare):
+        if name and not needed(name) and not any(name.startswith(f"{outer}.") for outer in spare):
             spare.append(name)
     _take_away(source, example, spare)
 

@@ -111,7 +111,8 @@ def _attributes_of(functions: list[Any]) -> set[str]:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    return set(code.co_names).union(*(_names(one) for one in code.co_consts if isinstance(one, types.CodeType)))
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
 
 
 def describe(teller: Teller, source: nn.Module, graph: fx.Graph) -> list[Any]:
@@ -126,7 +127,7 @@ def describe(teller: Teller, source: nn.Module, graph: fx.Graph) -> list[Any]:
         if isinstance(value, list | tuple):
             return ["list", *map(argument, value)]
         if isinstance(value, dict):
-            return ["dict", [[key, argument(one)] for key, one in sorted(value.items())]]
+            return ["dict", [[key, argument(entry)] for key, entry in sorted(value.items())]]
         if isinstance(value, slice):
             return ["slice", *map(argument, (value.start, value.stop, value.step))]
         return teller.value(value)

@@ -58,7 +58,7 @@ class Call:
         if not isinstance(example, dict):
             return cls((), False)
         arguments = inspect.signature(module.forward).parameters
-        anything = any(one.kind is one.VAR_KEYWORD for one in arguments.values())
+        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in arguments.values())
         return cls(tuple(sorted(example)), anything or example.keys() <= arguments.keys())
 
     def __call__(self, forward: Callable[..., Any], batch: Any) -> Any:

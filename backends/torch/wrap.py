@@ -123,7 +123,7 @@ def _check_separate(request: WrapRequest, wrapping: Wrapping, beside: Collection
             "something on it holds (an attribute, a function): it would change with the module. Let it take what "
             "it needs from self"
         )
-    loose = Touched({str(place): one for place, one in enumerate(beside)})
+    loose = Touched({str(place): parameter for place, parameter in enumerate(beside)})
     if beside and request.logits:
         head, given = (wrapping.head, features) if wrapping.head is not None else (wrapping.trunk, request.example)
         with loose:
