@@ -89,7 +89,8 @@ def fit(
     job = job if of_folds is None else of_folds.last(job)
     with Observers(watching) as observers:
         stages = train_stages(job, observers, checkpoints)
-    run = run_of(job, stages, time.perf_counter() - start)
+    earlier = 0.0 if checkpoints is None else checkpoints.earlier
+    run = run_of(job, stages, earlier + time.perf_counter() - start)
     run = run if of_folds is None else of_folds.completed(run, job)
     if run.diverged:
         warnings.warn(

@@ -45,7 +45,7 @@ class RunRecord:
     """of `staged`: the first stage, in which the head was trained on the cache"""
     extraction: ExtractionStats | None = None
     seconds: float = 0.0
-    """wall time of the whole call"""
+    """wall time of the whole call; of one that went on from a checkpoint, with what led to that"""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """enough to repeat it: optimiser, schedule, seed, batch size, device, dtypes, versions"""
     data: Mapping[str, Any] = field(default_factory=dict)

@@ -277,6 +277,8 @@ def test_what_the_owner_froze_stays(own: Any, data: Any, tmp_path: Path) -> None
             "staged": 130 + 224 + 8 + 584 + 16,
         }
         assert run.trained == expected.get(mode, 130 + 224 + 16 + 584 + 16 + 876)
+    swept = hs.sweep(model, *data, grid={"lr": [0.01]}, epochs=1, device="cpu", cache=tmp_path)
+    assert swept.best.trained == 130
     assert not net.conv.weight.requires_grad and net.fc.weight.requires_grad
 
 

@@ -27,7 +27,7 @@ from headstart.common.errors import (
 from headstart.contract import registry
 from headstart.training import stage
 from headstart.training.checkpoints import keeping
-from headstart.training.checkpoints.files import stage_file
+from headstart.training.checkpoints.files import read_stage, stage_file, write_stage
 from headstart.training.run import Run
 
 SETTINGS: dict[str, Any] = {"epochs": 4, "batch_size": 16, "device": "cpu", "workers": 1}
@@ -200,6 +200,9 @@ def test_it_is_written_once_a_second_and_at_the_end(
 def test_a_checkpoint_goes_on_in_another_folder(backend: str, tmp_path: Path) -> None:
     settings = {**SETTINGS, "mode": "staged"}
     interrupted(tmp_path / "first", 6, mode="staged")
+    path = stage_file(tmp_path / "first", "all")
+    content = read_stage(path)
+    write_stage(path, replace(content, about={**content.about, "seconds": content.about["seconds"] + 1000}))
     before = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
     with pytest.raises(Killed):
         hs.fit(
@@ -208,6 +211,7 @@ def test_a_checkpoint_goes_on_in_another_folder(backend: str, tmp_path: Path) ->
         )  # fmt: skip
     assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == before
     run = hs.fit(model_of(), *parts(), **settings, resume=tmp_path / "second")
+    assert 1000 < run.seconds < 1100, "what the processes before took is its time as well"
     assert_equal(run, hs.fit(model_of(), *parts(), **settings))
 
 

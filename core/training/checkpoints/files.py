@@ -24,7 +24,7 @@ from blake3 import blake3
 
 from headstart.common.errors import CheckpointError, WeightsError
 from headstart.common.outputs import write_bytes, write_json
-from headstart.common.reading import ANY, DictOf, ListOf, check, parse_json, read_json
+from headstart.common.reading import ANY, DictOf, ListOf, Number, Optional, check, parse_json, read_json
 from headstart.common.version import __version__, written_by
 from headstart.models.tensors import read_tensors, tensor_chunks
 from headstart.training.checkpoints.terms import Terms
@@ -40,6 +40,7 @@ ABOUT = {
     "order": str,
     "records": ListOf({**RECORD_OF_EPOCH, "score": str}),
     "over": bool,
+    "seconds": Optional(Number),
     "dtypes": DictOf(str),
 }
 """what the metadata of a stage's file hold"""

@@ -61,7 +61,8 @@ class Checkpoints:
         """`folder`: where it writes; `source`: where it goes on from, None where it begins. CheckpointError and
         SettingError as `checkpoints_of` has them."""
         self.job, self.folder, self.source = job, folder, source
-        self.begun = time.perf_counter()
+        self.begun, self.earlier = time.perf_counter(), 0.0
+        """when this process began, and the seconds that those before it had taken until what they kept"""
         terms = terms_of(job)
         self.terms = digest_of(terms)
         if source is not None:
@@ -73,6 +74,11 @@ class Checkpoints:
                     "resume=, or name another folder"
                 )
             write_terms(checked_folder("checkpoint", folder), terms)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, in all processes."""
+        return self.earlier + time.perf_counter() - self.begun
 
     def begin(self, stage: Stage, trainer: Trainer, feeds: Feeds, so_far: SoFar) -> tuple[Standing, Keeper]:
         """How far the stage is, which the trainer goes on from, and who keeps it. CheckpointError where what was
@@ -86,6 +92,7 @@ class Checkpoints:
             standing = self._standing(path, content, stage, order)
             state = {n.removeprefix(STATE_OF): a for n, a in content.arrays.items() if n.startswith(STATE_OF)}
             trainer.load_state(state)
+            self.earlier = max(self.earlier, content.about.get("seconds") or 0.0)  # of the last stage all of it
             LOG.info("%s: %d of %d epochs are done in %s", stage.name, len(standing.records), stage.epochs, path)
             if self.source.resolve() != self.folder.resolve():
                 keeper.write(standing)
@@ -172,7 +179,7 @@ class Keeper:
             val = self.of.job.val
             plain, objective = self.stage.plain(params), self.stage.objective
             trained = result_of(plain, standing.history, objective, standing.outputs, val)
-            save(run_of(self.of.job, self.so_far(trained), time.perf_counter() - self.of.begun), self.of.folder)
+            save(run_of(self.of.job, self.so_far(trained), self.of.seconds), self.of.folder)
             self.saved = best
         arrays = {f"{STATE_OF}{name}": array for name, array in self.trainer.state().items()}
         if standing.params is not None:
@@ -186,6 +193,7 @@ class Keeper:
             "order": self.order,
             "records": standing.history.as_list(),
             "over": standing.ended,
+            "seconds": self.of.seconds,
         }
         write_stage(stage_file(self.of.folder, self.stage.name), Content(about, arrays))
 
