@@ -12,7 +12,7 @@ from headstart.common.errors import DataError, SettingError, UnknownNameError
 from headstart.data import Dataset
 from headstart.testing import small_model
 from headstart.training.options import OPTIONS
-from headstart.training.sample_weights import sample_weights
+from headstart.training.sample_weights import checked_weights, sample_weights
 
 CLASSES = ("common", "rare", "absent")
 
@@ -50,6 +50,10 @@ class TestCounting:
         assert of_class == pytest.approx([sum(given) / 2, sum(given) / 2, 0]), "alike, of those that are there"
         again = sample_weights(images_of(np.repeat(labels, given).tolist()), "balanced")
         np.testing.assert_allclose(np.repeat(made / np.maximum(given, 1), given), again, rtol=1e-6)
+
+    def test_names_of_classes_are_composed(self) -> None:
+        """As macOS writes them they are two characters more."""
+        assert checked_weights("class_weights", {"e\u0301": 2}) == {"\xe9": 2.0}
 
     def test_classes_and_samples_multiply(self) -> None:
         data = images_of([0, 0, 1], weights=[1.0, 0.5, 2.0])
