@@ -19,9 +19,10 @@ import headstart as hs
 from headstart.contract import registry
 from headstart.contract.programs import IMAGES, SOFTMAX, Input, Program, loader
 from headstart.errors import ExportError
-from headstart.graph import Graph, fold, without_inert
+from headstart.graph import OPS, Graph, fold, without_inert
 from headstart.models import Model
 from headstart.models.initial import initial_params
+from headstart.testing.samples import every_op
 
 pytestmark = pytest.mark.of("jax")
 
@@ -41,8 +42,7 @@ def opened(path: Path) -> Any:
     return export.deserialize(path.read_bytes())
 
 
-def program_of(graph: Graph, size: int) -> Program:
-    shape = (size, size, 3)
+def program_of(graph: Graph, shape: tuple[int, ...]) -> Program:
     folded, params = fold(without_inert(graph.main), initial_params(graph, 0))
     graph = folded.normalized((0.02, 0.02, 0.02), (-2.0, -2.0, -2.0), False)
     outputs = {"logits": "", "probabilities": SOFTMAX}
@@ -57,24 +57,42 @@ def is_plain(text: str) -> bool:
     return calls <= CHECKS and all("HIGHEST" in product and "DEFAULT" not in product for product in products)
 
 
-@pytest.mark.parametrize("family", SMALL)
-def test_every_family_is_plain_and_for_any_batch(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = SMALL[family]
-    path, size = tmp_path / "out.stablehlo", small.size
-    program = program_of(small.graph(monkeypatch, family), size)
+NETWORKS = ("every op", "inception", "vit", "densenet")
+
+
+def network(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, tuple[int, ...]]:
+    """A graph, and the shape of its images."""
+    if name == "every op":
+        return every_op(), (17, 11, 3)
+    small = SMALL[name]
+    return small.graph(monkeypatch, name), (small.size, small.size, 3)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_op_is_plain_and_for_any_batch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.stablehlo"
+    graph, shape = network(name, monkeypatch)
+    program = program_of(graph, shape)
     registry.load("jax").write(program, "stablehlo", path, {})
     exported = opened(path)
     assert is_plain(exported.mlir_module())
     assert exported.platforms == ("cpu", "cuda", "tpu") and exported.nr_devices == 1
-    shapes = [(str(aval.dtype), str(aval.shape)) for aval in (*exported.in_avals, *exported.out_avals)]
-    assert shapes == [("uint8", f"(n, {size}, {size}, 3)"), ("float32", "(n, 3)"), ("float32", "(n, 3)")]
-    if family in ("inception", "vit"):  # the others would take too long to compile, for what they would show
-        images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+    shapes = [(str(aval.dtype), tuple(map(str, aval.shape))) for aval in (*exported.in_avals, *exported.out_avals)]
+    (classes,) = graph.shapes(shape)[graph.output]
+    outputs = [("float32", ("n", str(classes)))] * 2
+    assert shapes == [("uint8", ("n", *map(str, shape))), *outputs]
+    if name in ("inception", "vit"):  # the others would take too long to compile, for what they would show
+        images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
         backend = registry.load("jax")
         expected = backend.call(backend.native(program.graph, program.params), images)
         np.testing.assert_allclose(exported.call(images=images)["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_op_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = [program_of(*network(name, monkeypatch)) for name in NETWORKS]
+    there = {node.op for program in programs for node in program.graph.nodes}
+    # folded, doing nothing in inference, or a user's own
+    assert set(OPS) - there <= {"scale", "dropout", "drop_path", "native"}
 
 
 def test_a_file_depends_on_the_model_alone(tmp_path: Path) -> None:
