@@ -75,8 +75,9 @@ def test_a_run_leaves_as_a_file_that_computes_what_it_does(
         monkeypatch.setattr(framework_file, "FileProcess", Here)
     run = run_of(backend)
     path = tmp_path / "made" / f"out{known.suffixes[0]}"
-    run.export(path, device="cpu", verify=False)
-    assert opened(path, known).texts["verified"] == "not verified"
+    there = path / known.marker  # of a format that is a file the path itself
+    there.parent.mkdir(parents=True)
+    there.touch()
     with pytest.raises(SettingError, match="replace"):  # what is there is kept
         run.export(path, device="cpu")
     exported = run.export(path, device="cpu", replace=True)
@@ -103,8 +104,12 @@ def test_a_run_leaves_as_a_file_that_computes_what_it_does(
 @pytest.mark.usefixtures("here")
 def test_every_task(known: FileFormat, backend: str, task: str, second: str | None, tmp_path: Path) -> None:
     run = run_of(backend, task)
-    exported = run.export(tmp_path / f"out{known.suffixes[0]}", photographs(), device="cpu")
-    made = opened(exported.path, known).run({"images": pixels(run.model)})
+    exported = run.export(tmp_path / "made" / f"out{known.suffixes[0]}", device="cpu", verify=False)
+    file = opened(exported.path, known)
+    assert file.texts["verified"] == "not verified"
+    made = file.run({"images": pixels(run.model)})
+    (_, first), *_ = made.items()
+    np.testing.assert_allclose(first, run.predict(photographs(), device="cpu"), rtol=1e-4, atol=1e-4)
     assert list(made)[1:] == ([] if second is None else [second])
     if second is not None:
         np.testing.assert_allclose(made["scores"], 1 / (1 + np.exp(-made["logits"])), rtol=1e-4, atol=1e-6)
@@ -134,7 +139,7 @@ def test_a_full_disk(known: FileFormat, backend: str, tmp_path: Path) -> None:
     try:
         with pytest.raises(SettingError, match=r"out\.\w+: cannot be written \(File too large\)"):
             run.export(path, verify=False)
-        gc.collect()  # a writer that is freed tries once more
+        gc.collect(1)  # a writer that is freed tries once more
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [*tmp_path.iterdir()]
