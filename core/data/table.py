@@ -227,6 +227,9 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
                 f"{frame.name}: which column is the {role}? {which} {'it' if candidates else 'so'}; name it: "
                 f"{role}= (--{role}), one of {', '.join(frame.names[:20])}"
             )
+    if not split:
+        called = [name for name in free if name.strip().lower().replace(" ", "_") in SPLIT_NAMES.split()]
+        guessed += [f"{name!r} is not taken as split (the parts of a DatasetDict are)" for name in called]
     for role, names in NOT_GUESSED.items():
         if role not in roles:
             called = [name for name in free if name.strip().lower().replace(" ", "_") in names.split()]

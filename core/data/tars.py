@@ -467,7 +467,7 @@ def _text(sample: _Sample, kind: str) -> str | None:
     if member.nbytes > MAX_LABEL_NBYTES:
         raise DataError(f"the label of {sample.key} in {sample.shard} has {member.nbytes:,} bytes")
     try:
-        return member.read().decode().strip()
+        return member.read().decode("utf-8-sig").strip()  # as editors of Windows write it
     except UnicodeDecodeError:
         raise DataError(f"the {kind} of {sample.key} in {sample.shard} is no text in UTF-8") from None
 

@@ -170,6 +170,9 @@ def test_splits_of_the_hub_are_parts(tmp_path: Path) -> None:
     assert "row 2 of val" in data.val.source_name(1)
     with pytest.raises(DataError, match=r"the splits are train, extra; expected train, validation and test"):
         hs.data.huggingface(library.DatasetDict({"train": every_third["train"], "extra": every_third["test"]}))
+    with_parts = whole.add_column("split", ["train", "test", "train"] * (len(whole) // 3))
+    (note,) = hs.data.huggingface(with_parts).notes
+    assert note.endswith("'split' is not taken as split (the parts of a DatasetDict are)")
     data = hs.data.huggingface(whole, classes=["cow", "ant", "bee"])
     assert [data.classes[k] for k in data.labels] == names_of(tmp_path / "photos")
     with pytest.raises(DataError, match="classes= does not name cow"):
@@ -252,7 +255,7 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
         "a.png": picture,
         "a.json": b'{"kind": "cat", "x": 0.5}',
         "b.png": picture,
-        "b.json": b'{"kind": "dog"}',
+        "b.json": b'\xef\xbb\xbf{"kind": "dog"}',  # with a mark, as editors of Windows write it
     }
     path = write_tar(tmp_path / "a.tar", {**members, "c.txt": b"a sample without an image", ".hidden": b""})
     data = hs.data.webdataset(path, label="kind")
@@ -267,6 +270,8 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
     assert hs.data.webdataset(numbers, classes=["3", "0"]).labels.tolist() == [1, 0], (
         "names, as not all are places"
     )
+    marked = {"a.png": picture, "a.cls": b"\xef\xbb\xbfcat\r\n", "b.png": picture, "b.cls": b"dog"}
+    assert hs.data.webdataset(write_tar(tmp_path / "m.tar", marked)).classes == ("cat", "dog")
     ages = hs.data.webdataset(numbers, classes=["cls"], task="regression")
     assert (ages.classes, ages.labels.tolist()) == (("cls",), [[0.0], [3.0]])
     for name, message in (("gone.tar", "there is no file"), ("x-{3..1}.tar", "names -1 shards")):
