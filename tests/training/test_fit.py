@@ -656,7 +656,7 @@ def test_a_run_that_is_not_there(tmp_path: Path) -> None:
 
 def test_lenet_learns_the_digits(fit: Fit, lenet: Model) -> None:
     train, val = hs.data.digits().split(0.8, seed=0)
-    run = fit(lenet, train, val, mode="scratch", epochs=4, batch_size=32)
+    run = fit(lenet, train, val, mode="scratch", epochs=3, batch_size=32)
     assert run.history[-1].val_accuracy > 0.8
     assert run.history[0].loss > run.history[-1].loss
     assert run.settings["batch_norm"] == "train"
