@@ -313,7 +313,7 @@ def check_clone(model: keras.Model, clone: keras.Model, rows: list[Any]) -> None
 def outputs(model: keras.Model, rows: list[Any]) -> list[np.ndarray]:
     """All outputs, in inference."""
     found = model(one_or_all(rows), training=False)
-    return [np.asarray(to_numpy(one)) for one in keras.tree.flatten(found)]
+    return [np.asarray(to_numpy(output)) for output in keras.tree.flatten(found)]
 
 
 def functional(model: keras.Model) -> keras.Model:
@@ -321,16 +321,16 @@ def functional(model: keras.Model) -> keras.Model:
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
-def differ(one: np.ndarray, other: np.ndarray) -> float:
+def differ(first: np.ndarray, second: np.ndarray) -> float:
     """By how much of the largest value two outputs differ; 0 where they do not."""
-    if one.shape != other.shape:
+    if first.shape != second.shape:
         return float("inf")
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    finite = np.isfinite(one) & np.isfinite(other)
-    if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    finite = np.isfinite(first) & np.isfinite(second)
+    if not np.array_equal(first[~finite], second[~finite], equal_nan=True):
         return float("inf")
-    scale = float(np.abs(one[finite]).max(initial=0.0))
-    worst = float(np.abs(one - other)[finite].max(initial=0.0))
+    scale = float(np.abs(first[finite]).max(initial=0.0))
+    worst = float(np.abs(first - second)[finite].max(initial=0.0))
     return worst / scale if worst > SAME_OUTPUT * scale else 0.0
 
 

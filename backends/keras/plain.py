@@ -63,8 +63,8 @@ def _row(node: Node, like: Any) -> Any:
 
 
 def _scale(node: Node, style: Style, x: Any) -> Any:
-    one = (slice(0, 1),) * (len(x.shape) - 1)
-    return x * _row(node, x[(*one, 0)])
+    corner = (slice(0, 1),) * (len(x.shape) - 1)
+    return x * _row(node, x[(*corner, 0)])
 
 
 def _class_token(node: Node, style: Style, x: Any) -> Any:

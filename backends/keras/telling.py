@@ -48,7 +48,7 @@ def _describe(teller: Teller, model: keras.Model) -> list[Any]:
         if isinstance(value, list | tuple):
             return ["list", *map(argument, value)]
         if isinstance(value, dict):
-            return ["dict", [[key, argument(one)] for key, one in sorted(value.items())]]
+            return ["dict", [[key, argument(entry)] for key, entry in sorted(value.items())]]
         return teller.value(value)
 
     return [

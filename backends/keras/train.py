@@ -206,14 +206,14 @@ class TensorFlowTrainer(KerasTrainer):
                 return None
             return of_all[i * size : (i + 1) * size] if order is None else tf.gather(of_all, order[i])
 
-        def one(i: Any, means: Any, correct: Any) -> tuple[Any, Any, Any]:
+        def step(i: Any, means: Any, correct: Any) -> tuple[Any, Any, Any]:
             x, y, w = (batch(of_all, i) for of_all in (rows, targets, weights))
             of_step, right = self._update(x, y, w, rates[i])
             return i + 1, means.write(i, of_step), correct + right
 
         means = tf.TensorArray(tf.float32, size=steps, element_shape=(len(self.weights),))
         begin = (tf.constant(0), means, tf.zeros((), tf.int64))
-        _, means, correct = tf.while_loop(lambda i, *_: i < steps, one, begin)
+        _, means, correct = tf.while_loop(lambda i, *_: i < steps, step, begin)
         return means.stack(), correct
 
 

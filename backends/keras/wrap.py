@@ -121,12 +121,26 @@ def wrap(request: WrapRequest) -> Wrapping:
     witness = settled(partial(_witnessed, request.native, None if cut == END else cut))
     if not request.rest:
         return Wrapping(cut, place, part, _params(trunk), reason=reason, ending=ending, witness=witness)
+    head = _rest(model, trunk, stop[0], cut, request.native.name)
+    head_part = _part(
+        head,
+        np.zeros((2, *part.output), np.float32),
+        told(head)[0],
+        fixed,
+        lambda seed: keras.Model(nodes_of(fresh := again(seed), shown)[cut].outputs[0], fresh.outputs[0]),
+    )
+    return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason, ending, witness)
+
+
+def _rest(model: keras.Model, trunk: keras.Model, stop: Any, cut: str, name: str) -> keras.Model:
+    """What is behind the cut, whose tensor is `stop`, as a head; CutError or SettingError where that can be none.
+    `name`: what the user calls the model."""
     if len(model.outputs) != 1:
         raise SettingError(
-            f"{request.native.name} has {len(model.outputs)} outputs, so its rest is no head; head='linear' makes "
-            "a fresh classifier behind the cut"
+            f"{name} has {len(model.outputs)} outputs, so its rest is no head; head='linear' makes a fresh "
+            "classifier behind the cut"
         )
-    head = keras.Model(stop[0], model.outputs[0])
+    head = keras.Model(stop, model.outputs[0])
     ours = {id(weight) for weight in trunk.weights}
     if shared := [layer.name for layer in head.layers if any(id(weight) in ours for weight in layer.weights)]:
         raise CutError(
@@ -138,14 +152,7 @@ def wrap(request: WrapRequest) -> Wrapping:
             f"layer {quantized} behind the cut {cut!r} is quantized, so the rest as head could not be trained; "
             "head='linear' makes a fresh classifier. Or wrap the model before model.quantize()"
         )
-    head_part = _part(
-        head,
-        np.zeros((2, *part.output), np.float32),
-        told(head)[0],
-        fixed,
-        lambda seed: keras.Model(nodes_of(fresh := again(seed), shown)[cut].outputs[0], fresh.outputs[0]),
-    )
-    return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason, ending, witness)
+    return head
 
 
 def attempt(native: keras.Model, example: Any) -> None:
@@ -219,8 +226,8 @@ def build(
     carry(part.native, clone)
     reproducible(clone)
     if frozen_statistics:
-        for one in layers_of(clone):
-            keep_statistics(one)
+        for clone_layer in layers_of(clone):
+            keep_statistics(clone_layer)
     return keras.Model(one_or_all(clone.inputs), clone.outputs[0], name=name)
 
 
