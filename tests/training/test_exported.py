@@ -227,7 +227,7 @@ def test_the_command_needs_no_framework_and_not_even_onnx(model: Model, folder: 
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
     )
-    assert (done.returncode, done.stderr) == (0, "files: 6 images\n")
+    assert (done.returncode, done.stderr) == (0, f"{folder.name}: 6 images\n")
     imported = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
     assert not imported & {"sklearn", "scipy", "pandas", "pyarrow", "bokeh", "jinja2"}  # it starts in a moment
     rows = json.loads((tmp_path / "out.json").read_text())
