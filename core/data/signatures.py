@@ -17,6 +17,9 @@ PAGES = "export its pictures as PNG or JPEG"
 FRAMES = "take single pictures of it: ffmpeg -i FILE frame-%05d.jpg"
 UNPACK = "unpack it, and name the folder"
 TAR = "a tar archive"
+GZIP, BZIP2, XZ, ZSTANDARD = "a gzip archive", "a bzip2 archive", "an xz archive", "a Zstandard archive"
+COMPRESSED = (GZIP, BZIP2, XZ, ZSTANDARD)
+"""what a tar may be packed in as a whole"""
 RAW = "develop it to JPEG, in your photo program or with `dcraw -c -w FILE`"
 
 TABLE: tuple[tuple[int, bytes, str, str], ...] = (
@@ -42,10 +45,10 @@ TABLE: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a pointer of git LFS in place of the file", "fetch the file: git lfs pull"),
     (0, b"PK\x03\x04", "a ZIP archive (or a document in one)", UNPACK),
     (0, b"PK\x05\x06", "an empty ZIP archive", "get it again"),
-    (0, b"\x1f\x8b", "a gzip archive", UNPACK),
-    (0, b"BZh", "a bzip2 archive", UNPACK),
-    (0, b"\xfd7zXZ\0", "an xz archive", UNPACK),
-    (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive", UNPACK),
+    (0, b"\x1f\x8b", GZIP, UNPACK),
+    (0, b"BZh", BZIP2, UNPACK),
+    (0, b"\xfd7zXZ\0", XZ, UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", ZSTANDARD, UNPACK),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", UNPACK),
     (0, b"Rar!\x1a\x07", "a RAR archive", UNPACK),
     (257, b"ustar", TAR, UNPACK),

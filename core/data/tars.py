@@ -29,7 +29,7 @@ from headstart.data.limits import MAX_NBYTES
 from headstart.data.litter import is_litter
 from headstart.data.names import shown
 from headstart.data.place import absolute, expanded, is_remote, place_of
-from headstart.data.signatures import TAR, UNPACK, what_is
+from headstart.data.signatures import COMPRESSED, TAR, UNPACK, what_is
 
 IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
 ARRAY, NUMPY = "npy", "NumPy"
@@ -39,8 +39,6 @@ MAX_SHARDS = 100_000
 SHOWN = 5
 PIECE = 1 << 20  # bytes
 MAX_LINKS = 40  # one after another, as of a file system
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
-"""how files begin that a tar may be in: gzip, bzip2, xz, Zstandard"""
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -354,7 +352,7 @@ def _no_tar(path: str, error: Exception) -> str:
     what, remedy = what_is(prefix)
     if not what or what == TAR:
         return str(error)[:200] or type(error).__name__
-    if prefix.startswith(COMPRESSED):
+    if what in COMPRESSED:
         return "it is compressed; unpack it to a plain .tar, in which samples can be read singly"
     if remedy == UNPACK:
         return (

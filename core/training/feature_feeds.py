@@ -164,7 +164,7 @@ class Streamed:
 
     def stored(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         source = self._source(0)
-        pools = self._in_order(source)
+        pools = self._in_pools(source.on_disk)
         for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
             yield rows, None if self.weights is None else self.weights[positions]
 
@@ -173,9 +173,9 @@ class Streamed:
         for source in self._sources.values():
             source.standardize(by)
 
-    def _in_order(self, source: _Source) -> list[np.ndarray]:
-        """The positions of pool after pool, as they are read fastest."""
-        return [source.on_disk[i : i + self.pools.rows] for i in range(0, len(self.targets), self.pools.rows)]
+    def _in_pools(self, positions: np.ndarray) -> list[np.ndarray]:
+        """Pool after pool of these."""
+        return [positions[i : i + self.pools.rows] for i in range(0, len(positions), self.pools.rows)]
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         if self.in_memory:
@@ -212,40 +212,37 @@ class Streamed:
         return EpochResult(np.concatenate(losses), correct / counted(weights, order), clock.total())
 
     def logits(self, trainer: Trainer) -> tuple[np.ndarray, Seconds]:
-        clock = Clock()
-        source = self._source(0)
-        pools = self._in_order(source)
-        size = window(len(pools[0]))
-        logits: np.ndarray | None = None
-        for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
-            clock("data")
-            part = evaluated(trainer, trainer.put(rows), len(positions), size=size)
-            if logits is None:
-                logits = np.empty((len(self.targets), *part.shape[1:]), np.float32)
-            logits[positions] = part
-            clock("head")
-        assert logits is not None
+        clock, source = Clock(), self._source(0)
+        size = window(min(self.pools.rows, len(self.targets)))
+        logits = self._evaluated(trainer, source, source.on_disk, 0, clock, size=size)
         return logits, clock.total()
 
     def logits_of(
         self, trainer: Any, parts: Sequence[slice], numbers: Sequence[Sequence[int] | None]
     ) -> tuple[list[np.ndarray], Seconds]:
         clock, source = Clock(), self._source(0)
-        results: list[np.ndarray] = []
+        results = []
         for part, of_part in zip(parts, numbers, strict=True):
             on_disk = source.on_disk[(source.on_disk >= part.start) & (source.on_disk < part.stop)]
-            pools = [on_disk[i : i + self.pools.rows] for i in range(0, len(on_disk), self.pools.rows)]
-            logits: np.ndarray | None = None
-            for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
-                clock("data")
-                of_pool = evaluated(trainer, trainer.put(rows), len(positions), numbers=of_part)
-                if logits is None:
-                    logits = np.empty((len(on_disk), *of_pool.shape[1:]), np.float32)
-                logits[positions - part.start] = of_pool
-                clock("head")
-            assert logits is not None
-            results.append(logits)
+            results.append(self._evaluated(trainer, source, on_disk, part.start, clock, numbers=of_part))
         return results, clock.total()
+
+    def _evaluated(
+        self, trainer: Any, source: _Source, on_disk: np.ndarray, start: int, clock: Clock, **how: Any
+    ) -> np.ndarray:
+        """float32 `(len(on_disk), classes)`: the logits of the samples at these positions, which are all of those
+        from `start` on, in the data set's order. `how`: see `evaluated`."""
+        pools = self._in_pools(on_disk)
+        logits: np.ndarray | None = None
+        for positions, rows in zip(pools, self.pools.read(pools, source.read), strict=True):
+            clock("data")
+            of_pool = evaluated(trainer, trainer.put(rows), len(positions), **how)
+            if logits is None:
+                logits = np.empty((len(on_disk), *of_pool.shape[1:]), np.float32)
+            logits[positions - start] = of_pool
+            clock("head")
+        assert logits is not None
+        return logits
 
 
 class _Source:
