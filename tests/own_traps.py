@@ -121,6 +121,45 @@ class SkipsItself(Trap):
         return self.head(x if self.training and random.random() < 0.5 else self.act(x))
 
 
+class Averages(nn.Module):
+    """A batch norm of somebody's own, which keeps its mean by assignment and its variance in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(8))
+        self.register_buffer("running_var", torch.ones(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, variance = self.running_mean, self.running_var
+        if self.training:
+            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+            self.running_mean = 0.9 * self.running_mean + 0.1 * mean.detach()
+            self.running_var.lerp_(variance.detach(), 0.1)
+        return (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+
+
+class Averaged(Trap):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = Averages()
+
+
+class MeansMore(Trap):
+    """In training there is a mean before the one that the classifier takes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if self.training:
+            x = x - x.mean((2, 3))[:, :, None, None]
+        return self.head.fc(self.head.conv(self.act(x)).mean((2, 3)))
+
+
+class SeveralInTraining(Trap):
+    def forward(self, x: torch.Tensor) -> Any:
+        x = super().forward(x)
+        return (x, x) if self.training else x
+
+
 class Constant(Trap):
     """Noise that a trace would take for a constant."""
 

@@ -10,8 +10,10 @@ import contextlib
 import copy
 import inspect
 import operator
+import sys
+import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,16 +143,18 @@ UNGRADED = "headstart_ungraded"
 class Tracer(fx.Tracer):
     """Symbolic tracing that leaves whole what it cannot trace, and remembers where a value was made."""
 
-    def __init__(self, draws: bool = False) -> None:
+    def __init__(self, draws: bool = False, whole: Collection[str] = ()) -> None:
         """`draws`: the code is known to draw random numbers by itself, which a trace would take for constants; so
-        whatever module does it is left whole."""
+        whatever module does it is left whole. `whole`: submodules that are left whole in any case."""
         super().__init__()
-        self.draws = draws
+        self.draws, self.whole = draws, whole
         self.drew = False
         """whether any were drawn, apart from those in modules that are left whole"""
         self.proxy_buffer_attributes = True
         self.paths: list[str] = []
         self.made_in: dict[fx.Node, str] = {}
+        self.places: dict[fx.Node, tuple[str, str, str, int]] = {}
+        """node -> the submodule and the operation, and the line of code that asked for it"""
         self.results: dict[str, fx.Node] = {}
         """submodule -> what its last call gave"""
 
@@ -158,7 +162,7 @@ class Tracer(fx.Tracer):
         if not path:  # the module itself, which is called where its call does more than its class's forward
             return False
         # A batch norm of any kind changes its buffers as it runs, which a trace would leave out.
-        return isinstance(module, _BatchNorm) or super().is_leaf_module(module, path)
+        return path in self.whole or isinstance(module, _BatchNorm) or super().is_leaf_module(module, path)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if any(torch.is_autocast_enabled(device) for device in AUTOCAST):
@@ -167,6 +171,7 @@ class Tracer(fx.Tracer):
         if not torch.is_grad_enabled():
             node.meta[UNGRADED] = True
         self.made_in[node] = self.paths[-1] if self.paths else ""
+        self.places[node] = (self.made_in[node], f"{node.op} {node.target}", *_line())
         return node
 
     def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
@@ -195,6 +200,14 @@ class Tracer(fx.Tracer):
         return value
 
 
+def _line() -> tuple[str, int]:
+    """Where the code stands that is being traced: the nearest that is neither torch's nor ours."""
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("torch.", "headstart.")):
+        frame = frame.f_back
+    return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+
+
 class Traced:
     """A traced module: its graph, and names for what is in it."""
 
@@ -212,15 +225,19 @@ class Traced:
         self.nodes = {name: node for node, name in self.names.items()}
 
     @classmethod
-    def of(cls, source: nn.Module, call: Call, training: bool = False) -> Traced | None:
+    def of(
+        cls, source: nn.Module, call: Call, training: bool = False, whole: Collection[str] = ()
+    ) -> Traced | None:
         """None where the module's own forward cannot be traced: it looks at values, it sets autocast, in training
-        it draws numbers that a trace would take for constants."""
+        it draws numbers that a trace would take for constants, or is itself among what is to be left `whole`."""
+        if "" in whole:
+            return None
         with undrawn(1):
-            tracer = Tracer()
+            tracer = Tracer(whole=whole)
             traced = cls._of(source, call, training, tracer)
             # In inference it can have no bearing, or a comparison with the module itself will show it.
             if training and tracer.drew:
-                tracer = Tracer(draws=True)
+                tracer = Tracer(draws=True, whole=whole)
                 traced = cls._of(source, call, training, tracer)
                 return None if tracer.drew else traced
             return traced

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -38,6 +37,7 @@ from headstart.backends.torch.ending import (
     has_class_token,
     tensors,
 )
+from headstart.backends.torch.learning import counterpart, tell_unfollowed, traced_in_training
 from headstart.backends.torch.original import Original, Touched
 from headstart.backends.torch.parts import (
     _run,
@@ -274,10 +274,12 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
 
     structure, reason = told(source, tell)
     if last is not None and graph is not None:  # without what makes probabilities at its end
-        learning = Traced.of(source, call, training=True)
+        learning = traced_in_training(source, call, request.example)
         graphs = {False: graph}
         if learning is not None and learning.result is not None:
             graphs[True] = learning.slice(None, learning.result, learning.activation(learning.result))
+        else:
+            tell_unfollowed(source, END)
         part = part_of(request, request.example, Part(source, graphs, _names(call)).eval(), structure, source)
         params = params_of(part.native, source)
         return Made(Wrapping(END, END, part, params, reason=reason, ending=last.name), None)
@@ -295,7 +297,8 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
 def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, cut: str) -> Made:
     """Trunk, and rest if it is wanted, from the graphs that were traced."""
     node = traced.nodes[cut]
-    learning = Traced.of(source, call, training=True)
+    learning = traced_in_training(source, call, request.example)
+    there = None if learning is None else counterpart(traced, learning, node)
     trunk_graphs = {False: traced.slice(None, node)}
     head_graphs = {}
     last: Activation | None = None
@@ -307,20 +310,14 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
             )
         last = traced.activation(traced.result)
         head_graphs[False] = traced.slice(node, traced.result, last)
-    if learning is not None and cut in learning.nodes:
-        there = learning.nodes[cut]
-        try:
-            trunk_graphs[True] = learning.slice(None, there)
+    if learning is not None and there is not None:
+        with contextlib.suppress(CutError):  # in training it goes other ways, which are not followed
+            beginning = learning.slice(None, there)
             if request.rest and learning.result is not None:
                 head_graphs[True] = learning.slice(there, learning.result, learning.activation(learning.result))
-        except CutError:  # in training it goes other ways, which are not followed
-            trunk_graphs.pop(True, None)
-    else:
-        warnings.warn(
-            f"in training {type(source).__name__} does at {cut!r} what torch.fx cannot follow, such as skipping "
-            "layers at random: what is trained of it runs as in inference. Put that into a submodule of its own",
-            stacklevel=2,
-        )
+            trunk_graphs[True] = beginning
+    if True not in trunk_graphs or (request.rest and True not in head_graphs):
+        tell_unfollowed(source, cut)
     trunk = Part(source, trunk_graphs, _names(call)).eval()
 
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:

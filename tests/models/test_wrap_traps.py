@@ -147,6 +147,48 @@ def test_layers_that_are_skipped_at_random_are_drawn_anew(own: Any, traps: Any) 
         hs.wrap(made(own, traps.SkipsItself), "stem", P)
 
 
+def stepped(model: Any, rate: float) -> tuple[Any, float]:
+    """A trainer after one step in training, statistics too, and the loss."""
+    from headstart.contract import registry
+    from headstart.contract.recipe import Recipe
+
+    chosen = registry.load("torch")
+    recipe = Recipe(hs.SGD(momentum=0.0), Softmax(), True, 0)
+    trainer = chosen.trainer(model.graph, model.params, recipe, chosen.place("cpu", "float32"))
+    return trainer, float(trainer.step(X, np.arange(5), rate)[0][0])
+
+
+def test_statistics_of_the_users_own_follow_in_training(own: Any, traps: Any) -> None:
+    import torch
+
+    net = made(own, traps.Averaged)
+    trainer, _ = stepped(hs.wrap(net, None, P), 1e-12)
+    with torch.no_grad():
+        net.train()(own.nchw(X))
+    for name in ("running_mean", "running_var"):
+        kept = trainer.params()[f"trunk.act.{name}"]
+        np.testing.assert_allclose(kept, getattr(net.act, name), rtol=1e-5, atol=1e-6)
+
+
+def test_a_cut_is_at_its_place_in_training_too(own: Any, traps: Any) -> None:
+    import torch
+
+    net = made(own, traps.MeansMore)
+    model = hs.wrap(net, None, P, 10, "linear")
+    _, loss = stepped(model, 1e-12)
+    taken: list[Any] = []
+    net.head.fc.register_forward_pre_hook(lambda _m, args: taken.append(args[0]))
+    with torch.no_grad():
+        net.train()(own.nchw(X))
+    weight, bias = (torch.from_numpy(model.params[f"head.{name}"]) for name in ("weight", "bias"))
+    logits = taken[0] @ weight.reshape(10, -1).T + bias
+    assert abs(loss - float(torch.nn.functional.cross_entropy(logits, torch.arange(5)))) < 1e-5
+    with pytest.warns(
+        UserWarning, match="in training SeveralInTraining does at 'head.mean' what.*than one tensor"
+    ):
+        hs.wrap(made(own, traps.SeveralInTraining), None, P)
+
+
 @pytest.mark.filterwarnings("ignore:in training")
 def test_a_constant_that_is_drawn_is_refused(own: Any, traps: Any) -> None:
     with pytest.raises(SettingError, match="at the cut 'stem' they differ"):
