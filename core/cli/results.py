@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from headstart.common.errors import HeadstartError
-from headstart.common.text import HEADLINES, headline_text
+from headstart.common.text import HEADLINES, headline_text, share_text
 
 T = TypeVar("T")
 
@@ -48,8 +48,8 @@ def test_line(facts: Mapping[str, Any], whose: str = "") -> str:
     scores = facts.get("scores") or {}
     if scores.get("task") in (None, "single"):
         ends = scores.get("intervals", {}).get("accuracy")
-        interval = "" if ends is None else f" (95 %: {100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
-        return f"{about}: accuracy {facts['accuracy']:.1%}{interval}, loss {facts['loss']:.4g}"
+        interval = "" if ends is None else f" (95 %: {' to '.join(share_text(end, '') for end in ends)})"
+        return f"{about}: accuracy {share_text(facts['accuracy'])}{interval}, loss {facts['loss']:.4g}"
     told = []
     for name, value in scores["values"].items():
         ends = scores["intervals"].get(name)

@@ -16,12 +16,14 @@ from headstart.common.redact import redacted
 ACCURACY = "accuracy"
 HEADLINES = {ACCURACY: "acc", "micro_f1": "F1", "mae": "MAE", "standardised_mae": "MAE/sd"}
 """the scores that a task is known by, as heads of columns"""
+MOST_DIGITS = 4
+"""behind the point of a percentage"""
 
 
 def nbytes_text(nbytes: float) -> str:
     """Bytes for people: 1.5 GB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000 or unit == "GB":
+        if round(nbytes, 1) < 1000 or unit == "GB":
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     raise AssertionError
@@ -136,7 +138,7 @@ def epoch_line(what: str, record: Any) -> str:
     line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}"
     if value["accuracy"] is not None:
         # beside micro F1 it is to be said that a sample is right only where all of its labels are
-        line += f", {'subset ' if value['score'] == 'micro_f1' else ''}accuracy {value['accuracy']:.1%}"
+        line += f", {'subset ' if value['score'] == 'micro_f1' else ''}accuracy {share_text(value['accuracy'])}"
     if value["val_loss"] is not None:
         line += f", val_loss {value['val_loss']:.4f}"
     if value["val_score"] is not None:
@@ -149,9 +151,18 @@ def amount_text(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
+def share_text(share: float, unit: str = "%") -> str:
+    """A share from 0 to 1 as percent, to a tenth. One that a tenth does not tell from none or all has more digits,
+    six at most of 100, so that "100.0%" and "0.0%" are exact: 99.96%, 0.004%."""
+    digits = 1
+    while digits < MOST_DIGITS and 0 < share < 1 and float(f"{100 * share:.{digits}f}") in (0, 100):
+        digits += 1
+    return f"{100 * share:.{digits}f}{unit}"
+
+
 def headline_text(name: str, value: float) -> str:
     """The score that a task is known by: a share as percent, an error as the number that it is."""
-    return amount_text(value) if name in ("mae", "standardised_mae") else f"{value:.1%}"
+    return amount_text(value) if name in ("mae", "standardised_mae") else share_text(value)
 
 
 def folds_line(scores: Any) -> str:
@@ -169,7 +180,7 @@ def accuracy_text(row: Mapping[str, Any], name: str) -> str:
     """A share of right answers; of a run that diverged there is none to tell."""
     if row.get("diverged"):
         return "diverged"
-    return "-" if row[name] is None else f"{row[name]:.1%}"
+    return "-" if row[name] is None else share_text(row[name])
 
 
 def val_score_text(row: Mapping[str, Any]) -> str:

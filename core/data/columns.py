@@ -16,7 +16,14 @@ import numpy as np
 
 from headstart.common.errors import DataError, UnknownNameError
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
-from headstart.data.label_texts import WITH_POINT, cut, first_comma, refuse_decimal_commas, warn_of_commas
+from headstart.data.label_texts import (
+    WITH_POINT,
+    cut,
+    first_comma,
+    refuse_decimal_commas,
+    refuse_paths,
+    warn_of_commas,
+)
 from headstart.data.labels import warn_of_missing
 from headstart.data.layouts import role_of
 from headstart.data.names import class_list, normal, shown, twins, warn_of_kin
@@ -85,6 +92,8 @@ def labels_in(
     if kinds == {"text"}:
         texts = [str(value).strip() for value in values]
         if task in (None, MULTI) and (lists := cut(texts, separator, task == MULTI)) is not None:
+            if task is None and separator is None:
+                refuse_paths(lists, texts, column)
             return _of_lists(lists, column, MULTI, names, place)
         return _of_texts(texts, column, task, names, place)
     if "text" in kinds:

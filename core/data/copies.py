@@ -12,7 +12,7 @@ from weakref import WeakSet
 import numpy as np
 
 from headstart.common.errors import DataWarning
-from headstart.common.text import first_few
+from headstart.common.text import counted, first_few, share_text
 from headstart.data.dataset import Dataset
 from headstart.data.samples import Samples
 
@@ -50,7 +50,7 @@ def warn_of_copies(train: Samples, val: Samples | None) -> None:
                 )
     if leaked and val is not None:
         _warn(
-            f"{len(leaked)} of {len(val)} validation samples are exact copies of training samples, so figures on "
+            f"{_copies(len(leaked), len(val), 'validation sample')} of training samples, so figures on "
             f"them are too good: {_few(leaked)}. Leave them out; data.split keeps copies on one side"
         )
     if at_odds:
@@ -72,7 +72,7 @@ def warn_of_copies_across(data: Samples, folds: np.ndarray) -> None:
             leaked.append(f"{_name(data, i)} is {_name(data, k)}" if len(leaked) < SHOWN else "")
     if leaked:
         _warn(
-            f"{len(leaked)} of {len(data)} samples are exact copies of samples in another fold, so the folds' "
+            f"{_copies(len(leaked), len(data), 'sample')} of samples in another fold, so the folds' "
             f"figures are too good: {_few(leaked)}. Leave them out, or have copies in one group"
         )
 
@@ -86,9 +86,15 @@ def warn_of_test_copies(test: Samples, *seen: Samples | None) -> None:
     if any(leaked):
         examples = [text for text in leaked if text]
         _warn(
-            f"{len(examples)} of {len(test)} test samples are exact copies of training or validation samples, so "
+            f"{_copies(len(examples), len(test), 'test sample')} of training or validation samples, so "
             f"figures on them are too good: {_few(examples)}. Leave them out"
         )
+
+
+def _copies(count: int, of: int, noun: str, more: str = "") -> str:
+    """ "1 of 252 samples is an exact copy", "2 of 252 samples are exact copies"; `more` stands behind the noun."""
+    are = "is an exact copy" if count == 1 else "are exact copies"
+    return f"{count:,} of {counted(of, noun)}{more} {are}"
 
 
 def mark_told(test: Samples) -> None:
@@ -100,7 +106,7 @@ def warn_of_seen(data: Samples, seen: int) -> None:
     """A DataWarning where `seen` of the samples are among those that the run was trained on."""
     if seen and data not in _told:
         _warn(
-            f"{seen:,} of {len(data):,} samples ({seen / len(data):.0%}) are exact copies of what the run was "
+            f"{_copies(seen, len(data), 'sample', f' ({share_text(seen / len(data))})')} of what the run was "
             "trained on, so figures on them are too good"
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from headstart.common.text import share_text
 from headstart.report import figures
 from headstart.report.scores import classes_card, scores_card
 from headstart.report.series import Entry, confused, finite, headline_name
@@ -106,7 +107,7 @@ def _misses_card(entry: Entry, task: str, known: Mapping[str, Any], images: Imag
         wrong = samples - round(right * samples)
         count = f"{wrong:,} of {samples:,} with a label missing or too many"
         if validation.get("weights"):  # then it is a share of their weight
-            count = f"{1 - right:.1%} by weight of {samples:,} with a label missing or too many"
+            count = f"{share_text(1 - right)} by weight of {samples:,} with a label missing or too many"
         without = WITHOUT if right < 1 else "None: of every sample all labels are right."
     if task == "regression":
         note = "Off: by so many standard deviations of the target."

@@ -266,7 +266,8 @@ def _of_data(known: Mapping[str, Any], taken: Entry) -> list[str]:
 
 def _trained_on(copies: float, samples: float | None, part: str) -> str:
     of = "" if not samples else f" of {samples:,.0f}"
-    return f"The scores are too good: {copies:,.0f}{of} {part} samples were trained on as well."
+    samples_of = f"{part} sample{'' if copies == 1 and not of else 's'} {'was' if copies == 1 else 'were'}"
+    return f"The scores are too good: {copies:,.0f}{of} {samples_of} trained on as well."
 
 
 def _few(entry: Entry) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headstart.common.redact import redacted
-from headstart.common.text import amount_text, printable
+from headstart.common.text import amount_text, printable, share_text
 from headstart.report.series import finite
 
 NONE = "–"
@@ -53,7 +53,7 @@ def seconds(value: Any) -> str:
 
 
 def percent(value: Any) -> str:
-    return _or(value, f"{100 * (finite(value) or 0):.1f}{SPACE}%")
+    return _or(value, share_text(finite(value) or 0.0, f"{SPACE}%"))
 
 
 def of_any_size(value: Any) -> str:

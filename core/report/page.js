@@ -95,10 +95,15 @@
   };
 
   const number = (value, digits, unit = "") => (value === null ? "\u2013" : value.toFixed(digits) + unit);
+  const percent = (share) => { // as share_text of common/text.py
+    let digits = 1;
+    while (digits < 4 && share > 0 && share < 1 && [0, 100].includes(Number((100 * share).toFixed(digits)))) digits += 1;
+    return `${(100 * share).toFixed(digits)}\u00a0%`;
+  };
   const scored = (run, value) => {
     const { words, share } = scores[run.score];
     if (value !== null && !share) return `, ${words} ${Number(value.toPrecision(4))}`;
-    return `, ${words} ${number(value === null ? null : 100 * value, 1, "\u00a0%")}`;
+    return `, ${words} ${value === null ? "\u2013" : percent(value)}`;
   };
   const said = (run, loss, score) =>
     `loss ${number(loss, 4)}${score === null && run.score !== "accuracy" ? "" : scored(run, score)}`;

@@ -24,7 +24,8 @@ class Column:
     name: str
     kind: str = NUMBER
     meaning: str = ""
-    """`{words}`: what the score is called; `{unit}`: what its differences are in"""
+    """`{words}`: what the score is called; `{unit}`: what its differences are in; `{how}`: what its intervals are
+    by"""
     star: str = ""
     """what a star in a cell means"""
     style: str = ""
@@ -41,8 +42,7 @@ COLUMNS = (
     SCORE,
     Column(
         "95 %",
-        meaning="the interval in which the {words} on other samples of this kind would be, by resampling the "
-        "validation data",
+        meaning="the interval in which the {words} on other samples of this kind would be, by {how}",
     ),
     Column(
         "against the best",
@@ -84,7 +84,8 @@ def runs_table(entries: Sequence[Entry]) -> dict[str, Any]:
     rows = [_cells(entry) for entry in entries]
     kept = places_with_values(len(COLUMNS), [[cell.text for cell in row] for row in rows], (figures.NONE,))
     headlines = headlines_of(entries)
-    words = _words(headlines)
+    words = {**_words(headlines), "how": _how(entries)}
+    folds = number_of_folds(entries)
     columns = [COLUMNS[place] for place in kept]
     cells = [[row[place] for place in kept] for row in rows]
     notes = [
@@ -93,7 +94,7 @@ def runs_table(entries: Sequence[Entry]) -> dict[str, Any]:
         if column.meaning
     ]
     return {
-        "columns": [_shown(column, headlines) for column in columns],
+        "columns": [_shown(column, headlines, folds) for column in columns],
         "rows": cells,
         "note": " ".join(notes),
     }
@@ -103,14 +104,16 @@ def _of_star(column: Column, cells: Sequence[Cell]) -> str:
     return f"; * {column.star}" if column.star and any(cell.text.endswith("*") for cell in cells) else ""
 
 
-def _shown(column: Column, headlines: Sequence[Headline]) -> dict[str, Any]:
-    """`sort`: how the table is sorted at first; `style`: the classes of its cells."""
+def _shown(column: Column, headlines: Sequence[Headline], folds: int | None) -> dict[str, Any]:
+    """`folds`: of how many each score is the mean. `sort`: how the table is sorted at first; `style`: the classes of
+    its cells."""
     shown = {"name": column.name, "kind": column.kind, "style": f"{column.kind} {column.style}".rstrip()}
     (headline, *others) = headlines
     if column is not SCORE or others:
         return {**shown, "sort": None}
     by_score = "ascending" if headline.smaller_is_better else "descending"
-    return {**shown, "name": f"val {headline.column}", "sort": by_score}
+    name = f"val {headline.column}" if folds is None else f"{headline.column}, mean of {folds} folds"
+    return {**shown, "name": name, "sort": by_score}
 
 
 def _words(headlines: Sequence[Headline]) -> dict[str, str]:
@@ -119,6 +122,21 @@ def _words(headlines: Sequence[Headline]) -> dict[str, str]:
     if others:
         return {"words": "headline score", "unit": "in percent, of errors in their units"}
     return {"words": headline.words, "unit": "in percent" if headline.is_share else "in its units, less is better"}
+
+
+def _how(entries: Sequence[Entry]) -> str:
+    """What the intervals of the scores are by: those of folds are of the folds' mean."""
+    over_folds = [bool(entry.get("folds")) for entry in entries]
+    if all(over_folds) and entries:
+        return "Student's t over the folds, whose mean the score is"
+    also = "; of folds, whose mean the score is, by Student's t over them" if any(over_folds) else ""
+    return f"resampling the validation data{also}"
+
+
+def number_of_folds(entries: Sequence[Entry]) -> int | None:
+    """How many folds each entry has, where all have as many; else None."""
+    counts = {len((entry.get("folds") or {}).get("values") or ()) for entry in entries}
+    return counts.pop() or None if len(counts) == 1 else None
 
 
 def _cells(entry: Entry) -> list[Cell]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headstart.common.text import amount_text
+from headstart.common.text import amount_text, share_text
 from headstart.report.series import Entry, finite
 
 SCORE_NAMES = {
@@ -54,7 +54,7 @@ def score_name(name: str) -> str:
 def score_text(name: str, value: float) -> str:
     if name in OF_ANY_SIZE:
         return amount_text(value)
-    return f"{value:.4f}" if name in PLAIN else f"{value:.1%}"
+    return f"{value:.4f}" if name in PLAIN else share_text(value)
 
 
 def noun(task: str | None) -> tuple[str, str]:
@@ -108,9 +108,11 @@ def classes_card(entry: Entry) -> dict[str, Any] | None:
 
 def scores_card(entry: Entry) -> dict[str, Any] | None:
     """A table of a run's scores on the validation data and, where there were any, on test data, each with its
-    interval where one is known; None where there are no scores."""
+    interval where one is known; None where there are no scores. Of folds all samples are scored together, which
+    is not quite the mean over the folds that the run is known by: the head of their column says so."""
     test = entry.get("test")
-    parts = {"validation": entry.get("scores"), "test": test.get("scores") if isinstance(test, Mapping) else None}
+    validation = "all folds together" if entry.get("folds") else "validation"
+    parts = {validation: entry.get("scores"), "test": test.get("scores") if isinstance(test, Mapping) else None}
     known = {part: scores for part, scores in parts.items() if scores and scores.get("values")}
     names = dict.fromkeys(name for scores in known.values() for name in scores["values"])
     if not names:

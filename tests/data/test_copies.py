@@ -56,7 +56,7 @@ def test_under_two_labels() -> None:
         warn_of_copies(odd, None)
     with pytest.warns(DataWarning) as said:
         warn_of_copies(of([0, 1, 2], [0, 1, 2]), of([2, 5], [0, 1]))
-    assert ["exact copies" in str(warning.message) for warning in said] == [True, False]
+    assert ["exact copy" in str(warning.message) for warning in said] == [True, False]
     assert "image 2 of arrays as 'cow', image 0 of arrays as 'ant'" in str(said[1].message)
 
 
@@ -75,7 +75,7 @@ def test_parts_that_came_split() -> None:
     with pytest.warns(DataWarning) as said:
         warn_of_parts(data)
     assert [str(warning.message).partition(",")[0] for warning in said] == [
-        "1 of 2 validation samples are exact copies of training samples",
+        "1 of 2 validation samples is an exact copy of training samples",
         "2 of 2 test samples are exact copies of training or validation samples",
     ]
     warn_of_parts(whole)
@@ -85,7 +85,7 @@ def test_parts_that_came_split() -> None:
 def test_what_was_said_of_test_data_is_not_said_again() -> None:
     test = of([1, 7], [0, 1])
     with pytest.warns(
-        DataWarning, match=r"1 of 2 samples \(50%\) are exact copies of what the run was trained on"
+        DataWarning, match=r"1 of 2 samples \(50.0%\) is an exact copy of what the run was trained on"
     ):
         warn_of_seen(test, 1)
     with pytest.warns(DataWarning, match="1 of 2 test samples"):

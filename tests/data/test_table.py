@@ -545,6 +545,19 @@ def test_lists_that_pandas_or_json_wrote_are_several_labels(root: Path) -> None:
 
 
 @pytest.mark.neutral
+def test_names_of_two_parts_and_two_labels_each_look_alike_and_are_asked_about(root: Path) -> None:
+    paths = ["apple|rust", "apple|scab", "corn|rust"]
+    with pytest.raises(DataError, match=r"has 2 parts, such as 'apple\|rust': say whether .* task='multi'"):
+        labels_of(root, paths)
+    assert labels_of(root, paths, task="single")[1] == ("apple|rust", "apple|scab", "corn|rust")
+    for said in ({"task": "multi"}, {"separator": "|"}):
+        assert labels_of(root, paths, **said)[:2] == ("multi", ("apple", "corn", "rust", "scab"))
+    # labels that stand in any place, or in any number, are no parts of names
+    for several in (["apple|rust", "rust|apple"], ["apple|rust", "corn"]):
+        assert labels_of(root, several)[0] == "multi"
+
+
+@pytest.mark.neutral
 def test_names_made_of_other_names_and_commas_are_said(root: Path) -> None:
     cells = ["cat", "dog", "cat, dog"]
     with pytest.warns(DataWarning, match=r"'cat, dog' in column 'label' is taken as the name of one class"):

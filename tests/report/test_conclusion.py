@@ -222,6 +222,8 @@ def test_test_data_say_what_the_validation_data_cannot_and_whoever_filled_the_ca
     text = told(content(rows))
     assert "On 250 test samples, which chose nothing: accuracy 75.0 % (95 %: 70.0 to 80.0)." in text
     assert "The scores are too good: 2 of 250 test samples were trained on as well." in text
+    rows[0]["test"] = {**test, "trained_on": {"samples": 1}}
+    assert "The scores are too good: 1 of 250 test samples was trained on as well." in told(content(rows))
     assert CHOSEN not in text
     assert text.endswith("torch cached found the cache full: filling it is not in its time.")
     assert "test samples, which" not in " ".join(conclusion(content(rows)).lines), (

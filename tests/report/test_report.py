@@ -30,6 +30,7 @@ from headstart.report import figures, pictures, plots
 from headstart.report.cards import LARGEST
 from headstart.report.curves import AXES, SHIPPED, _shipped, curves
 from headstart.report.curves import script as bokeh_script
+from headstart.report.runs import runs_table
 from headstart.report.scores import scores_card
 
 pytestmark = pytest.mark.neutral
@@ -228,6 +229,17 @@ def test_scores_of_test_data_stand_beside_those_of_validation() -> None:
         "lines": [{"name": "accuracy", "texts": ["85.0%"]}, {"name": "F1, macro", "texts": ["50.0%"]}],
     }
     assert scores_card(row("torch", "full", scores=None)) is None
+
+
+def test_of_folds_it_is_said_which_figure_is_the_mean_and_which_is_of_all_together() -> None:
+    folds = {"score": "accuracy", "mean": 0.75, "interval": [0.5, 1.0], "values": [0.5, 1.0]}
+    crossed = row("torch", "cached", folds=folds)
+    assert scores_card(crossed)["columns"][0] == "all folds together"
+    alone, mixed = runs_table([crossed]), runs_table([crossed, row("jax", "cached")])
+    assert [column["name"] for column in alone["columns"]][4:5] == ["accuracy, mean of 2 folds"]
+    assert "by Student's t over the folds, whose mean the score is." in alone["note"]
+    assert [column["name"] for column in mixed["columns"]][4:5] == ["val accuracy"]
+    assert "by resampling the validation data; of folds, whose mean the score is, by Student's t" in mixed["note"]
 
 
 def test_rows_whose_kernels_are_the_same_share_a_card() -> None:

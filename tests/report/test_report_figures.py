@@ -23,7 +23,9 @@ from report_pages import (
 import headstart as hs
 from headstart import report
 from headstart.report import figures, pictures, series
+from headstart.report.headlines import HEADLINES
 from headstart.report.looks import looks
+from headstart.report.scores import score_text
 
 pytestmark = pytest.mark.neutral
 
@@ -159,6 +161,11 @@ def test_seconds_have_as_many_digits_as_tell_something(value: float | None, text
 def test_other_numbers() -> None:
     space = "\N{NO-BREAK SPACE}"
     assert [figures.percent(x) for x in (0.8974, None, NAN)] == [f"89.7{space}%", "–", "not finite"]
+    # none and all are said of none and all alone
+    shown = [(0.9996, "99.96"), (1 - 1e-6, "99.9999"), (1, "100.0"), (4e-4, "0.04"), (0, "0.0"), (0.9994, "99.9")]
+    assert [figures.percent(x) for x, _ in shown] == [f"{text}{space}%" for _, text in shown]
+    assert [score_text("accuracy", x) for x, _ in shown] == [f"{text}%" for _, text in shown]
+    assert HEADLINES["accuracy"].interval((0.99, 0.9996)) == "99.0 to 99.96"
     assert [figures.times(x) for x in (1710.3, 0.42, None)] == ["1,710×", "0.4×", "–"]
     assert [figures.epochs(x) for x in (1, 2)] == [f"1{space}epoch", f"2{space}epochs"]
     assert [figures.loss(x) for x in (0.12345, 1e9, math.inf)] == ["0.1235", "1e+09", "not finite"]

@@ -131,7 +131,7 @@ def test_a_weight_of_two_is_a_sample_that_is_there_twice(task: str) -> None:
         measure("cut", (D,), rows, one, folds_for(one, 0), 0)
         for rows, one in ((x, weighted), (x[copies], repeated))
     ]
-    for name in ("score", "seen", "error"):
+    for name in ("score", "seen", "error", "spread"):
         assert getattr(made[0], name) == pytest.approx(getattr(made[1], name), rel=1e-4), name
     there = np.flatnonzero(weights)  # what is not there is nobody's neighbour
     marked = data(of, task=task, groups=names.tolist(), weights=(weights > 0).astype(int))
@@ -162,6 +162,18 @@ def test_logme_is_the_evidence_at_its_largest() -> None:
         multivariate_normal.logpdf(y, cov=x @ x.T / alpha + np.eye(25) / beta) for alpha in grid for beta in grid
     )
     assert logme(x, y[:, None]) == pytest.approx(largest / 25, abs=2e-3)
+    # of samples that count differently: the noise of each is as much less
+    weights = 0.05 + rng.exponential(size=25)
+    weights /= weights.mean()
+    largest = max(
+        multivariate_normal.logpdf(y, cov=x @ x.T / alpha + np.diag(1 / (beta * weights)))
+        for alpha in grid[::2]
+        for beta in grid[::2]
+    )
+    assert logme(x, y[:, None], 3 * weights) == pytest.approx((largest - np.log(weights).sum() / 2) / 25, abs=5e-3)
+    assert abs(logme(x, y[:, None], weights) - logme(x, y[:, None])) > 0.01
+    some = np.arange(25) < 20  # of weight 0: not there
+    assert logme(x, y[:, None], some) == pytest.approx(logme(x[some], y[some, None]), abs=1e-9)
     wide = rng.normal(size=(10, 40))
     z = wide[:, 0] + 0.1 * rng.normal(size=10)
     largest = max(

@@ -11,10 +11,16 @@ ROUNDS = 20
 TOLERANCE = 1e-3
 
 
-def logme(x: np.ndarray, columns: np.ndarray) -> float:
+def logme(x: np.ndarray, columns: np.ndarray, weights: np.ndarray | None = None) -> float:
     """`x`: features `(n, d)`; `columns`: `(n, k)`, a column a class (0 or 1) or a target. The logarithm of the
-    evidence for each sample, in the mean over columns. It neither centres nor standardises, as the paper."""
+    evidence for each sample, in the mean over columns. It neither centres nor standardises, as the paper.
+    `weights`: `(n,)`, how much each sample counts beside the others; its noise is taken to be as much less. None:
+    all the same."""
     x = np.asarray(x, np.float64)
+    if weights is not None:
+        counts = weights > 0
+        root = np.sqrt(weights[counts] / weights[counts].mean(dtype=np.float64))[:, None]
+        x, columns = x[counts] * root, columns[counts] * root
     n, d = x.shape
     # the eigenvectors of x'x that matter, from the smaller of the two products
     if d <= n:

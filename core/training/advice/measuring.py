@@ -52,7 +52,7 @@ class CutFigures:
     """(samples that were learnt from, score) at a quarter, half and all of them"""
     silhouette: float | None
     """of the classes, -1 to 1, by cosine (Rousseeuw 1987): how much nearer samples are to their own class than to
-    the next; None of several labels and of targets"""
+    the next; None of several labels and of targets. Samples count alike, whatever their weights"""
     logme: float
     """see `headstart.training.advice.logme`"""
     spread: float
@@ -112,8 +112,8 @@ def measure(
         knn=_scores(target.outputs(neighbours(x, target, folds)), data, target)[headline],
         curve=tuple((round(share * learnt), of_share(of)) for share, of in fitted.items()),
         silhouette=_silhouette(x, data, seed) if data.task == SINGLE else None,
-        logme=logme(x, target.columns),
-        spread=_spread(x),
+        logme=logme(x, target.columns, target.weights),
+        spread=_spread(x, target.weights),
     )
 
 
@@ -156,8 +156,9 @@ def _silhouette(x: np.ndarray, data: Samples, seed: int) -> float | None:
     return float(silhouette_score(standardised(x)[rows], labels, metric="cosine"))
 
 
-def _spread(x: np.ndarray) -> float:
-    x = x.astype(np.float64) - x.mean(0)
+def _spread(x: np.ndarray, weights: np.ndarray) -> float:
+    x = x.astype(np.float64)
+    x = (x - np.average(x, 0, weights)) * np.sqrt(weights / weights.mean())[:, None]
     gram = x.T @ x if x.shape[1] <= len(x) else x @ x.T
     squares = float((gram**2).sum())
     return float(np.trace(gram)) ** 2 / (x.shape[1] * squares) if squares else 0.0
