@@ -47,16 +47,16 @@ def _separator(texts: Sequence[str]) -> str | None:
 def refuse_paths(lists: Sequence[Sequence[str]], texts: Sequence[str], column: str) -> None:
     """DataError where every text has as many parts, two or more, and no part stands in two places: "apple|rust"
     beside "corn|healthy" is the name of one class, of a kind and a state, or two labels. Labels that may come
-    together come in any number and order. `lists`: of `texts`, what `cut` makes of them where nobody said that they
-    are several labels."""
+    together come in any number and order. `lists`: of `texts`, what `cut` makes of them where nobody said that
+    they are several labels."""
     counts = {len(parts) for parts in lists}
     if len(counts) != 1 or counts <= {0, 1} or all(text.startswith("[") for text in texts):
         return
     places = [set(parts) for parts in zip(*lists, strict=True)]
     if sum(map(len, places)) == len(set().union(*places)):
         raise DataError(
-            f"every label in column {column!r} has {len(places)} parts, such as {shown(texts[0])}: say whether each "
-            "is the name of one class, task='single', or several labels, task='multi' (--task)"
+            f"every label in column {column!r} has {len(places)} parts, such as {shown(texts[0])}: say whether "
+            "each is the name of one class, task='single', or several labels, task='multi' (--task)"
         )
 
 

@@ -105,8 +105,8 @@ def _of_star(column: Column, cells: Sequence[Cell]) -> str:
 
 
 def _shown(column: Column, headlines: Sequence[Headline], folds: int | None) -> dict[str, Any]:
-    """`folds`: of how many each score is the mean. `sort`: how the table is sorted at first; `style`: the classes of
-    its cells."""
+    """`folds`: of how many each score is the mean. `sort`: how the table is sorted at first; `style`: the classes
+    of its cells."""
     shown = {"name": column.name, "kind": column.kind, "style": f"{column.kind} {column.style}".rstrip()}
     (headline, *others) = headlines
     if column is not SCORE or others:
