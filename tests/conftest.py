@@ -190,17 +190,22 @@ def proxy() -> Iterator[Any]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of one framework (`@pytest.mark.of`) belong to the environments that have chosen it. What needs no
     framework (`@pytest.mark.neutral`) runs once, in the first one's, not three times; in a module that is marked
-    in one of these ways, a test may be for each of them all the same (`@pytest.mark.each`)."""
+    in one of these ways, a test may be for each of them all the same (`@pytest.mark.each`). What takes long
+    (`@pytest.mark.slow`) is left to `tox -e slow`, unless `-m` or the test's own name asks for it."""
     named = os.environ.get(registry.VARIABLE) or next(iter(registry.installed()), None)
     first = named in (None, registry.names()[0])
+    asked = config.getoption("markexpr") or any("::" in argument for argument in config.args)
     others = [
         item
         for item in items
-        if not item.get_closest_marker("each")
-        and (
-            ((mark := item.get_closest_marker("of")) and mark.args != (named,))
-            or (item.get_closest_marker("neutral") and not first)
+        if (
+            not item.get_closest_marker("each")
+            and (
+                ((mark := item.get_closest_marker("of")) and mark.args != (named,))
+                or (item.get_closest_marker("neutral") and not first)
+            )
         )
+        or (not asked and any(not mark.args or named in mark.args for mark in item.iter_markers("slow")))
     ]
     if others:
         config.hook.pytest_deselected(items=others)

@@ -39,6 +39,23 @@ NEVER = {
 """reason -> how many blocks no environment runs for it"""
 
 
+SELDOM = {
+    "docs/cache.md",
+    "docs/command-line.md",
+    "docs/export.md",
+    "docs/features.md",
+    "docs/how/gpu.md",
+    "docs/how/labels-in-a-csv.md",
+    "docs/how/phone.md",
+    "docs/how/several-labels.md",
+    "docs/how/team-cache.md",
+    "docs/models.md",
+    "docs/training.md",
+}
+"""pages that take seconds, and run in `tox -e slow` and `tox -e pages`; at every change test_pages.py sees that
+names, arguments, commands and options in them are there"""
+
+
 def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
@@ -66,9 +83,19 @@ def page(path: Path) -> Page:
     return Page(path, {"backends": registry.installed(), "quick": not LONG})
 
 
-@pytest.mark.parametrize("path", PAGES, ids=named)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if named(path) in SELDOM else [], id=named(path))
+        for path in PAGES
+    ],
+)
 def test_a_page_runs_from_top_to_bottom(path: Path, folder: Path) -> None:
     page(path).run()
+
+
+def test_pages_that_seldom_run_are_there() -> None:
+    assert {named(path) for path in PAGES} >= SELDOM
 
 
 def test_no_more_than_these_blocks_never_run() -> None:

@@ -8,7 +8,8 @@ import configparser
 import re
 import shlex
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, reduce
+from inspect import Parameter, signature
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -115,6 +116,23 @@ def test_python_is_python_and_its_names_are_public(page: Path) -> None:
                         unknown.append(".".join(names))
                         break
                     value = getattr(value, name)
+    assert unknown == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_functions_have_the_arguments_that_they_are_shown_with(page: Path) -> None:
+    unknown = []
+    for language, text in blocks(page):
+        for node in ast.walk(ast.parse(text if language in ("python", "py") else "", named(page))):
+            if isinstance(node, ast.Call) and (names := chain(node.func)):
+                parameters = signature(reduce(getattr, names, hs)).parameters
+                if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+                    continue
+                unknown += [
+                    f"{'.'.join(names)}({keyword.arg}=)"
+                    for keyword in node.keywords
+                    if keyword.arg is not None and keyword.arg not in parameters
+                ]
     assert unknown == []
 
 

@@ -55,7 +55,7 @@ def test_the_environments_are_there() -> None:
     )
     calls = {section: pytest_calls(section) for section in SECTIONS}
     without_tests = {section.removeprefix("testenv:") for section in SECTIONS if not calls[section]}
-    assert without_tests == {"lint", "typing", "docs", "versions"}
+    assert without_tests == {"lint", "typing", "docs", "versions", "slow"}
 
 
 def test_versions_runs_its_environments() -> None:
@@ -65,6 +65,17 @@ def test_versions_runs_its_environments() -> None:
     assert "{oldest, newest}" in label
     assert all(name in label for name in PYPROJECT["project"]["entry-points"]["headstart.backends"])
     assert setting("testenv:versions", "commands") == ["tox run -m versions {posargs}"]
+
+
+def test_slow_runs_what_others_leave_out() -> None:
+    """`-m` with a marker that no test has would find nothing."""
+    (command,) = setting("testenv:slow", "commands")
+    environments = re.fullmatch(r"tox run -e (\S+) -- -m slow \{posargs\}", command)
+    assert environments and set(environments[1].split(",")) == {
+        *PYPROJECT["project"]["entry-points"]["headstart.backends"],
+        "parity",
+    }
+    assert any(line.startswith("slow(") for line in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"])
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -58,8 +58,14 @@ def graph() -> Graph:
     return Graph(nodes, "mean")
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("units", [True, False])
+@pytest.mark.parametrize(
+    ("units", "precision"),
+    [
+        (True, "bfloat16"),
+        (False, "float32"),
+        *(pytest.param(*more, marks=pytest.mark.slow) for more in [(True, "float32"), (False, "bfloat16")]),
+    ],
+)
 def test_outputs_are_those_of_the_layers(
     fused: Any, precision: str, units: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ FLAT = on((2, 2, 5), ("flatten", {"features": 20}), ("relu", {}), ("linear", {})
     ("graph", "optimizer", "multiples"),
     [
         (LINEAR, hs.AdamW(lr=0.03, weight_decay=0.1), {}),
-        (DEEP, hs.AdamW(lr=0.03), {"linear1.weight": 0.1}),
+        pytest.param(DEEP, hs.AdamW(lr=0.03), {"linear1.weight": 0.1}, marks=pytest.mark.slow),
         (FLAT, hs.SGD(lr=0.1, nesterov=True, weight_decay=0.01), {"linear2.bias": 3.0}),
     ],
     ids=["linear", "deep", "flat"],

@@ -71,6 +71,7 @@ def test_the_trace_of_a_run(fit: Fit, backend: str, tmp_path: Path) -> None:
         assert known in names
 
 
+@pytest.mark.slow("keras", "jax")  # core chooses them
 def test_which_epochs_are_profiled(fit: Fit, backend: str, tmp_path: Path, monkeypatch: Any) -> None:
     """The second of each stage, or the only one."""
     chosen = registry.load(backend)

@@ -389,8 +389,15 @@ def course_of(device: str, kind: str, optimizer: Any) -> list[Any]:
     return told
 
 
-@pytest.mark.parametrize("optimizer", [hs.SGD(weight_decay=0.1), hs.AdamW(weight_decay=0.1)], ids=["sgd", "adamw"])
-@pytest.mark.parametrize("kind", ["linear", "block"])
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [
+        pytest.param("linear", hs.SGD(weight_decay=0.1), id="linear-sgd"),
+        pytest.param("linear", hs.AdamW(weight_decay=0.1), id="linear-adamw", marks=pytest.mark.slow),
+        pytest.param("block", hs.SGD(weight_decay=0.1), id="block-sgd", marks=pytest.mark.slow),
+        pytest.param("block", hs.AdamW(weight_decay=0.1), id="block-adamw", marks=pytest.mark.slow),
+    ],
+)  # test_recorded_steps_train_as_steps_do has them all
 def test_recorded_steps_go_with_everything_else(
     card: pretended.Card, monkeypatch: pytest.MonkeyPatch, kind: str, optimizer: Any
 ) -> None:

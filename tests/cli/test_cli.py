@@ -290,6 +290,7 @@ def test_a_broken_image_is_named(here: Cli, photos: Path, backend: str) -> None:
 # --- commands and their figures
 
 
+@pytest.mark.slow("keras", "jax")  # the command is the same for all
 def test_fit_in_a_process_of_its_own(photos: Path, tmp_path: Path, backend: str) -> None:
     result = shell(
         "fit", "--data", photos, "--model", "resnet18_half", "--size", 32, "--epochs", 3, "--batch-size", 4,

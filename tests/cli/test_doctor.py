@@ -161,6 +161,7 @@ def test_what_is_there_is_told(tmp_path: Path, hub: str) -> None:
     assert re.search(r"\d+ problems?, \d+ notes?\n", out)
 
 
+@pytest.mark.slow("keras", "jax")  # test_log has a process of each
 def test_nothing_is_wrong_where_nothing_is(tmp_path: Path, backend: str) -> None:
     code, out, figures = doctor(tmp_path, HEADSTART_BACKEND=backend, HF_HUB_OFFLINE="1")
     assert code == 0, out

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from planted import FAULTS
 
-pytestmark = pytest.mark.of("torch")
+pytestmark = [pytest.mark.of("torch"), pytest.mark.slow]  # of the suite itself, which changes seldom
 PLANTED = Path(__file__).with_name("planted.py")
 
 

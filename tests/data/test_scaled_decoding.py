@@ -159,6 +159,7 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path / "photographs"
 
 
+@pytest.mark.slow("keras", "jax")  # core decodes
 @pytest.mark.each
 def test_a_run_predicts_as_it_was_trained(photographs: Path, tmp_path: Path, backend: str) -> None:
     data = hs.data.folder(photographs)
@@ -184,6 +185,7 @@ def test_a_run_predicts_as_it_was_trained(photographs: Path, tmp_path: Path, bac
     assert not np.allclose(exported.predict(in_memory), runs["scaled"].predict(data), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow("keras", "jax")  # core decodes
 @pytest.mark.each
 def test_the_command_line_names_it(photographs: Path, backend: str) -> None:
     about = ["--data", photographs, "--model", "resnet18_half", "--size", "64"]

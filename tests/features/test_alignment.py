@@ -22,7 +22,9 @@ pytestmark = pytest.mark.neutral
 AT_ONCE = 25
 
 
-@pytest.mark.parametrize("first", range(0, 100, AT_ONCE))
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(AT_ONCE, 100, AT_ONCE))]
+)
 def test_every_row_is_that_of_its_sample(first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, interrupts = run_many(range(first, first + AT_ONCE), tmp_path, monkeypatch)
     assert rows > 500

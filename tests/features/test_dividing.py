@@ -41,12 +41,12 @@ def test_the_ends_of_the_range() -> None:
 
 
 def test_parts_are_equal_to_a_per_cent() -> None:
-    """Of a million samples in eight parts."""
+    """Of a quarter of a million samples in four parts."""
     rng = np.random.default_rng(0)
-    digits = rng.bytes(16_000_000).hex()
+    digits = rng.bytes(4_000_000).hex()
     ids = [digits[i : i + 32] for i in range(0, len(digits), 32)]
-    sizes = np.array([len(WorkPart(number, 8).positions(ids)) for number in range(1, 9)])
-    assert sizes.sum() == 1_000_000 and np.abs(sizes / 125_000 - 1).max() < 0.01
+    sizes = np.array([len(WorkPart(number, 4).positions(ids)) for number in range(1, 5)])
+    assert sizes.sum() == 250_000 and np.abs(sizes / 62_500 - 1).max() < 0.01
 
 
 SLURM = {"SLURM_PROCID": "2", "SLURM_NTASKS": "8"}
@@ -139,6 +139,7 @@ def ended(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
+@pytest.mark.slow  # parts, and several writers, are tested apart
 def test_processes_fill_one_store(photos: Path, tmp_path: Path) -> None:
     """Four parts, of which one is killed, one is begun twice and one has another batch size; what is left is
     computed by a call without a part. The rows are those of an undisturbed store, and none is computed twice but

@@ -37,7 +37,8 @@ from headstart.store import FeatureStore
 ray = pytest.importorskip("ray", reason="has no wheels for this Python")
 pytestmark = pytest.mark.of("torch")
 at_length = pytest.mark.skipif("HEADSTART_MACHINES" not in os.environ, reason="run by tox -e machines")
-"""Each test starts one to four actors, and each of these imports a framework: seconds of a core."""
+"""Each test starts one to four actors, and each of these imports a framework: seconds of a core. One without this
+mark goes by the cluster; deaths, interrupts and errors of any engine are in test_devices.py."""
 COUNT, BATCH = 120, 8
 ENGINE = hs.Ray(workers=2)
 
@@ -150,6 +151,7 @@ def test_rows_are_those_of_a_plain_extraction(
     assert (again.stats.extracted, again.stats.reused) == (0, COUNT)
 
 
+@at_length
 def test_an_actor_that_dies_costs_its_task(
     cluster: None, extract: Any, photos: Path, tmp_path: Path, caplog: Any
 ) -> None:
@@ -174,6 +176,7 @@ def test_an_actor_that_dies_costs_its_task(
     assert rows_stored() == 2 * 2 * COUNT
 
 
+@at_length
 def test_ctrl_c_keeps_what_is_computed(cluster: None, extract: Any, plain: np.ndarray) -> None:
     """And no actor; the rest is computed without them."""
     stop, sent = threading.Event(), []
@@ -213,6 +216,7 @@ def test_what_workers_say_is_said_here(cluster: None, extract: Any, model: Model
     assert len(caught) == 1
 
 
+@at_length
 def test_a_picture_that_does_not_decode_is_the_error_that_it_always_is(
     cluster: None, extract: Any, tmp_path: Path
 ) -> None:
@@ -231,6 +235,7 @@ def test_a_picture_that_does_not_decode_is_the_error_that_it_always_is(
     assert extract(data=rest).stats.extracted == 59 - stored and rows_stored() == 59
 
 
+@at_length
 def test_an_actor_that_cannot_start_names_its_node(cluster: None, extract: Any, caplog: Any) -> None:
     with pytest.raises(
         EngineError, match=r"no worker of Ray's is left: on \S+ \(node \w+, process \d+\)"
@@ -295,6 +300,7 @@ def shards_in(cache: Path) -> set[str]:
     return {path.name for path in cache.glob("features/*/*.safetensors")}
 
 
+@at_length
 def test_features_come_by_a_url_where_a_node_does_not_see_the_store(
     unseen: None,
     extract: Any,
@@ -419,6 +425,7 @@ def test_shards_in_a_folder_that_all_see_are_pushed_on(
 # ---- fit
 
 
+@at_length
 def test_fit_extracts_by_it(cluster: None, photos: Path, model: Model, backend: str, caplog: Any) -> None:
     data = hs.data.folder(photos)
     caplog.set_level("INFO", "headstart")
@@ -426,6 +433,10 @@ def test_fit_extracts_by_it(cluster: None, photos: Path, model: Model, backend: 
     assert run.extraction is not None and run.extraction.extracted == COUNT
     assert caplog.text.count("Ray: 1 worker of 2 CPUs; 1 task;") == 1
     assert "engine" not in run.settings
+
+
+def test_what_has_no_engine(photos: Path, model: Model, backend: str) -> None:
+    data = hs.data.folder(photos)
     with pytest.raises(SettingError, match="engine= is about features in the cache"):
         hs.fit(model, data, mode="full", engine=ENGINE)
     with pytest.raises(SettingError, match="debug_nans looks at features where they are computed"):

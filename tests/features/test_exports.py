@@ -39,6 +39,13 @@ from headstart.store import DTYPES, FeatureFolder, ids_to_array
 METHODS: dict[str, Callable[..., Any]] = {"torch": FeatureSet.torch, "keras": FeatureSet.tf, "jax": FeatureSet.jax}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _of_this_module_only() -> None:
+    """What the tests before have made is left out of the collections here, which took a second each."""
+    gc.collect()
+    gc.freeze()
+
+
 def memory_of(tensor: Any, backend: str) -> tuple[int, bytes]:
     """Where a tensor begins, and its bytes."""
     if backend == "torch":

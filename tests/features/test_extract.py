@@ -667,6 +667,7 @@ def wait_for_shards(is_running: Callable[[], bool], least: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow  # test_store_crashes kills at each operation
 @pytest.mark.neutral  # no framework hears of it: what is left is the store's
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
 def test_killed_at_any_moment_it_goes_on_where_it_was(

@@ -59,6 +59,7 @@ def test_the_cached_block_is_trained_as_the_uncached_one_is(
     check_report(tmp_path, list(rows))
 
 
+@pytest.mark.slow  # the first of these runs in CI
 def test_kernels_change_where_they_are_trained_and_nowhere_else(
     experiment: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_kernels_change_where_they_are_trained_and_nowhere_else(
     check_report(tmp_path, list(rows))
 
 
+@pytest.mark.slow  # the first of these runs in CI
 def test_every_trunk_runs_once_and_its_features_can_be_learnt_from(
     experiment: Callable[..., Any], tmp_path: Path
 ) -> None:

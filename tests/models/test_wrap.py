@@ -147,6 +147,7 @@ def test_the_module_is_left_alone(own: ModuleType, fit: Fit) -> None:
 # ---- modes
 
 
+@pytest.mark.slow("keras", "jax")  # the suite trains a wrapped module
 def test_every_mode_trains(runs: dict[str, Any], own: ModuleType, model: Model, backend: str) -> None:
     start = wrapped(own).params
     assert params_digest(model.params) == params_digest(start), "each mode began where the others did"
@@ -260,6 +261,7 @@ def test_a_key_holds_weights_structure_and_cut(own: ModuleType, model: Model) ->
     assert len(set(digests.values())) == len(digests), digests
 
 
+@pytest.mark.slow("keras", "jax")  # test_before holds a wrapped module's key to one of long ago
 def test_a_key_is_the_same_in_another_process(model: Model, backend: str) -> None:
     program = f"import own, own_{backend}; print(own.key(own.wrapped(own_{backend})).digest)"
     done = subprocess.run(
@@ -366,6 +368,7 @@ def texts() -> tuple[Dataset, Dataset]:
     return hs.data.arrays(batch, (batch["ids"] == 7).any(1).astype(int)).split(0.75, seed=0)
 
 
+@pytest.mark.slow("keras", "jax")  # here once, in torch
 def test_a_text_encoder_is_cached(
     own: ModuleType, texts: tuple[Dataset, Dataset], fit: Fit, tmp_path: Path, backend: str
 ) -> None:

@@ -69,6 +69,7 @@ def whole_networks(data, tmp_path_factory):
         return [runs_of(data, folder, augment=augment, **settings) for augment in (None, "flip,crop")]
 
 
+@pytest.mark.slow  # below, all weights are trained once; zoo gives what was trained back to torchvision
 class TestWholeNetworks:
     @pytest.fixture(autouse=True)
     def original(self) -> Iterator[Original]:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import headstart as hs
 from headstart.training.history import History, Record, Seconds
 
@@ -22,6 +24,7 @@ def test_a_run_leaves_by_way_of_another_framework(tmp_path: Path) -> None:
     assert exported.verification is not None and exported.verification.same == 63
 
 
+@pytest.mark.slow  # the one above goes the same way, and test_log listens to each framework alone
 def test_of_what_the_other_framework_says_nobody_hears(tmp_path: Path) -> None:
     """TensorFlow, while it is imported, writes to standard error past Python."""
     words = ["export", str(saved_run("torch", tmp_path / "run")), str(tmp_path / "out.keras"), "--device", "cpu"]

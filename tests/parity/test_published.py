@@ -113,7 +113,9 @@ def test_what_timm_says_of_its_files(server: HubServer) -> None:
     assert compared > 20
 
 
-@pytest.mark.parametrize(("name", "size"), [("alexnet", 224), ("googlenet", 224)])
+@pytest.mark.parametrize(
+    ("name", "size"), [pytest.param("alexnet", 224, marks=pytest.mark.slow), ("googlenet", 224)]
+)
 def test_torchvisions_pickles(
     server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, size: int
 ) -> None:

@@ -55,6 +55,8 @@ KERAS: list[tuple[str, str, str | None]] = [
     ("EfficientNet", "block4b_add", None),
     ("DenseNet", "pool3_pool", None),
 ]
+LONG = ("ResNetV2", "MobileNetV2", "tv-inception_v3", "tv-googlenet", "timm-resnet18", "timm-efficientnet")
+"""others are built alike: with residual blocks, with branches, with depthwise convolutions"""
 
 
 def keras_application(name: str, **settings: Any) -> Any:
@@ -104,7 +106,10 @@ def made(make: Callable[[], nn.Module]) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize(("make", "size", "cut", "submodule"), [r[1:] for r in TORCH], ids=[r[0] for r in TORCH])
+@pytest.mark.parametrize(
+    ("make", "size", "cut", "submodule"),
+    [pytest.param(*r[1:], id=r[0], marks=[pytest.mark.slow] if r[0] in LONG else []) for r in TORCH],
+)
 def test_a_torch_model_cut_in_two(
     make: Callable[[], nn.Module],
     size: int,
@@ -171,7 +176,10 @@ def settled(net: Any, x: np.ndarray) -> None:
         norm.momentum = momentum
 
 
-@pytest.mark.parametrize(("name", "cut", "inside"), KERAS, ids=[row[0] for row in KERAS])
+@pytest.mark.parametrize(
+    ("name", "cut", "inside"),
+    [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] if row[0] in LONG else []) for row in KERAS],
+)
 def test_a_keras_application_cut_in_two(
     name: str,
     cut: str,

@@ -61,6 +61,8 @@ ON_HUB = [
     for key, entry in row.weights.items()
     if isinstance(entry, Hub) and entry.repo.startswith("timm/")
 ]
+ALWAYS_TRAINED = ("alexnet", "mobilenet_v2", "vit_b_16")
+"""the others' cuts are computed at every change, too, and the suite holds each op's gradient to a reference"""
 LONG_TO_COMPILE = ("convnext_tiny", "efficientnet_b0", "vit_small_patch14_dinov2")
 """of many operations on little: XLA takes longer over them than they run. Others with these ops are optimised"""
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -509,7 +511,13 @@ class Training:
         return 0.1 * loss / sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients.values())
 
 
-@pytest.fixture(scope="module", params=TRAINED, ids=by_name)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(row, marks=[] if row.name in ALWAYS_TRAINED else [pytest.mark.slow], id=row.name)
+        for row in TRAINED
+    ],
+)
 def training(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Training:
     with shortened(request.param) as row:
         return Training(row, tmp_path_factory.mktemp(row.name))

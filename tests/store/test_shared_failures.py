@@ -226,8 +226,16 @@ def test_errors_of_reading(
     assert "pool" in str(run.settings["features"]), run.settings["features"]
 
 
-@pytest.mark.parametrize("fault", ["bits", "gone"])
-@pytest.mark.parametrize("memory", [None, STREAMED["memory"]])
+@pytest.mark.parametrize(
+    ("fault", "memory"),
+    [
+        ("bits", STREAMED["memory"]),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow("keras", "jax"))  # the store is the same for all
+            for more in [("bits", None), ("gone", None), ("gone", STREAMED["memory"])]
+        ),
+    ],
+)
 def test_training_goes_on(
     fault: str,
     memory: int | None,

@@ -61,14 +61,20 @@ def small_shards() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("workload", "half"), [("writer:10", False), ("writer:10", True), ("numpy:6", True)])
+@pytest.mark.parametrize(
+    ("workload", "half"),
+    [
+        ("writer:10", True),
+        *(pytest.param(*more, marks=pytest.mark.slow) for more in [("writer:10", False), ("numpy:6", True)]),
+    ],
+)
 def test_killed_at_every_file_operation(place: Path, workload: str, half: bool) -> None:
     found = campaign("kill_at_each_operation", place, workload=workload, half=half)
     assert found["kills"] > 60
     assert found["survivors"] == ([0, 4, 8, 10] if workload == "writer:10" else [0, 4, 6])
 
 
-@pytest.mark.parametrize("workload", ["writer:200", "numpy:60"])
+@pytest.mark.parametrize("workload", ["writer:200", pytest.param("numpy:60", marks=pytest.mark.slow)])
 def test_killed_at_random_moments_until_done(place: Path, workload: str) -> None:
     assert campaign("kill_at_random", place, workload=workload, times=6, seed=0)["kills"] == 6
 

@@ -27,6 +27,13 @@ HOUR = 3600.0
 Limit = Callable[[int | str], None]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _of_this_module_only() -> None:
+    """What the tests before have made is left out of the collections here, which took a second each."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
     return lambda text: monkeypatch.setenv("HEADSTART_CACHE_MAX", str(text))
@@ -45,7 +52,7 @@ def root(tmp_path: Path) -> Path:
     """Three trunks of equal size, last used one, two and three hours ago; nobody has them open."""
     for hours in (1, 2, 3):
         aged(store(tmp_path, "float32", (50,), [20], hours), hours * HOUR)
-    gc.collect(1)  # what is young: all that a suite has made takes a second
+    gc.collect(1)
     return tmp_path
 
 

@@ -162,6 +162,7 @@ def test_each_head_of_a_sweep_keeps_its_best(
 STOPPED = {name: value for name, value in UNSTEADY.items() if name != "epochs"} | {"max_epochs": 30, "patience": 2}
 
 
+@pytest.mark.slow("keras", "jax")  # core stops
 def test_what_stops_early_stops_where_frozen_does(
     model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any]
 ) -> None:

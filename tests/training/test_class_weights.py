@@ -107,6 +107,7 @@ def test_a_weight_of_two_is_a_sample_that_is_there_twice(model: Any, backend: st
     assert weighted.settings["class_weights"] == {"rare": 2.0}
 
 
+@pytest.mark.slow("keras", "jax")  # the suite weighs samples in each way
 def test_every_way_of_feeding_counts_alike(model: Any, backend: str) -> None:
     """Features on the device, through the trunk in every epoch, and heads side by side. (In pools from the disk:
     test_feeds.)"""

@@ -615,6 +615,7 @@ def interrupt(arguments: list[str], environment: dict[str, str], ready: Callable
     return parent.returncode, err
 
 
+@pytest.mark.slow  # test_extract and the test below have a half of it each
 @needs_proc
 @pytest.mark.of("torch")  # which features are kept is the same for all; training sees how a backend's process ends
 def test_ctrl_c_in_extraction_keeps_the_features(tmp_path: Path, backend: str) -> None:
@@ -650,6 +651,7 @@ os.fsync = slow
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"] == []
 
 
+@pytest.mark.slow("keras", "jax")  # how processes end is the same for all
 @needs_proc
 def test_ctrl_c_in_training_ends_both_processes(finished: dict[str, Any], tmp_path: Path, backend: str) -> None:
     arguments = command(

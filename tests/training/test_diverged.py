@@ -81,6 +81,7 @@ def test_a_sweep_of_which_every_head_diverged(model: Any, data: tuple[Dataset, D
         swept.best  # noqa: B018
 
 
+@pytest.mark.slow("keras", "jax")  # core looks
 def test_a_run_says_it(lost: Any, data: tuple[Dataset, Dataset], tmp_path: Path, backend: str) -> None:
     last = lost.history[-1]
     assert lost.diverged

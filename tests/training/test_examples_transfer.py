@@ -71,6 +71,7 @@ def test_how_much_fills_four_quadrants(example: Callable[[str], Any], tmp_path: 
     )
 
 
+@pytest.mark.slow  # CI runs the one about style
 def test_lp_ft_measures_in_distribution_and_out_of_it(example: Callable[[str], Any], tmp_path: Path) -> None:
     module = example("lp_ft.__main__")
     options = ["--samples", "16", "--epochs", "2", "--seeds", "2", "--size", "32", "--backend", "torch"]

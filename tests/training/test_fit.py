@@ -455,6 +455,7 @@ def test_what_is_known_of_a_device_is_kept(
     assert "device_facts.cudnn" in page and "Graphics <1>" not in page
 
 
+@pytest.mark.slow("keras", "jax")  # the suite has low precision
 def test_precision_is_that_of_predicting(run: Any, data: tuple[Dataset, Dataset]) -> None:
     """And none of training: a run's own does not count."""
     full = run.predict(data[1])
@@ -654,6 +655,7 @@ def test_a_run_that_is_not_there(tmp_path: Path) -> None:
 # --- does it learn?
 
 
+@pytest.mark.slow("keras", "jax")  # the suite's modes learn, too
 def test_lenet_learns_the_digits(fit: Fit, lenet: Model) -> None:
     train, val = hs.data.digits().split(0.8, seed=0)
     run = fit(lenet, train, val, mode="scratch", epochs=3, batch_size=32)

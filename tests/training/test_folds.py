@@ -168,6 +168,7 @@ def test_a_fold_is_what_fit_gives_with_its_validation_data(of: Any, backend: str
     np.testing.assert_allclose(run.predict(features), whole.predict(features), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow("keras", "jax")  # core scores
 @pytest.mark.parametrize("solver", [None, pytest.param("logistic", marks=pytest.mark.of("torch"))])
 def test_the_scores_are_those_of_scikit_learns_cross_validation(of: Any, backend: str, solver: Any) -> None:
     model, features = of(images("single", 240))
@@ -436,6 +437,7 @@ def swept(single: tuple[Model, FeatureSet, Any], backend: str) -> Any:
     return hs.sweep(model, features, grid=GRID, folds=4, backend=backend, **settings)
 
 
+@pytest.mark.slow("keras", "jax")  # core ranks
 def test_a_sweep_ranks_by_the_mean_over_folds(swept: Any, single: tuple[Model, FeatureSet, Any]) -> None:
     assert len(swept.runs) == 4 and swept.at_once == 8, "two rates and four folds, of one seed at once"
     entries = swept.table()

@@ -100,7 +100,9 @@ def test_a_run_leaves_as_a_file_that_computes_what_it_does(
     assert json.loads(texts["preprocess"]) == run.model.preprocess.as_dict()
 
 
-@pytest.mark.parametrize(("task", "second"), [("multi", "scores"), ("regression", None)])
+@pytest.mark.parametrize(
+    ("task", "second"), [("multi", "scores"), pytest.param("regression", None, marks=pytest.mark.slow("keras"))]
+)
 @pytest.mark.usefixtures("here")
 def test_every_task(known: FileFormat, backend: str, task: str, second: str | None, tmp_path: Path) -> None:
     run = run_of(backend, task)
@@ -223,7 +225,10 @@ def test_loaders_open_files_by_the_framework_alone() -> None:
         assert "from headstart" not in source and "import headstart" not in source
 
 
-@pytest.fixture(scope="module", params=["pictures", "several arrays", "its own classifier"])
+@pytest.fixture(
+    scope="module",
+    params=["several arrays", "its own classifier", pytest.param("pictures", marks=pytest.mark.slow("keras"))],
+)
 def owned(backend: str, request: pytest.FixtureRequest) -> SimpleNamespace:
     """A wrapped module, the data to verify its files on, and what they are given and have to give."""
     module = import_module(f"own_{backend}")

@@ -118,6 +118,7 @@ def test_side_by_side_the_winner_is_that_of_a_sweep_without(
     assert not halved.pruned[0]
 
 
+@pytest.mark.slow("keras", "jax")  # core chooses
 def test_one_after_the_other_they_are_the_same_to_the_bit(data: tuple[Dataset, Dataset], backend: str) -> None:
     """With a convolution, and dropout, whose random numbers go on where they were."""
     model, grid = hs.model("lenet", classes=CLASSES), {"lr": [0.03, 0.00001]}

@@ -66,7 +66,16 @@ def test_what_is_the_users_own_is_in_no_keras_file(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("name", ["alexnet", "clip", "dinov2", "efficientnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alexnet",
+        "efficientnet",
+        # test_framework_files has a transformer
+        pytest.param("clip", marks=pytest.mark.slow),
+        pytest.param("dinov2", marks=pytest.mark.slow),
+    ],
+)
 def test_architectures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that have ops for which Keras has no layer, or LiteRT no op of that name."""
     monkeypatch.setattr(framework_file, "FileProcess", Here)

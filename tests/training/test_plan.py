@@ -287,7 +287,12 @@ def test_on_the_command_line(backend: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("task", "loss"), [("single", Softmax()), ("multi", Sigmoid()), ("regression", SquaredError())]
+    ("task", "loss"),
+    [
+        ("single", Softmax()),
+        pytest.param("multi", Sigmoid(), marks=pytest.mark.slow("keras", "jax")),
+        pytest.param("regression", SquaredError(), marks=pytest.mark.slow("keras", "jax")),
+    ],
 )
 def test_an_epoch_is_measured_with_the_loss_and_targets_of_the_task(
     task: str, loss: Loss, backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -124,6 +124,7 @@ def test_a_training_goes_on_as_if_nothing_had_been(mode: str, backend: str, tmp_
     assert_equal(hs.fit(model_of(), *parts(), **settings, resume=folder), undisturbed)  # it had ended
 
 
+@pytest.mark.slow("keras", "jax")  # the suite has going on from a state
 def test_a_training_goes_on_in_its_second_stage(backend: str, tmp_path: Path) -> None:
     """Of one mode where compiling takes long: the one that trains all parameters, those of a frozen trunk too."""
     settings = {**SETTINGS, "mode": "staged", **MODES["staged"]}
@@ -149,6 +150,7 @@ hs.fit(model_of(), *parts(), **SLOW, **{sys.argv[1]: sys.argv[2]})
 SLOW = {**SETTINGS, "mode": "staged", "epochs": 30, "head_epochs": 60}
 
 
+@pytest.mark.slow  # above, each epoch is broken off
 @pytest.mark.of("torch")  # a process that is killed leaves files, and those are the same for all
 def test_killed_at_random_moments(backend: str, tmp_path: Path) -> None:
     """Processes by SIGKILL, in each stage."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scalers import scaler_of
 
-import headstart as hs
 from headstart.graph import Builder, Graph
+from headstart.models import architecture
 from headstart.training import moments as moments_module
 from headstart.training.moments import Moments
 from headstart.training.standardizing import Readers, Standardization, readers
@@ -219,8 +219,8 @@ def test_the_layers_that_a_map_goes_into(name: str, layers: list[str] | None, av
     ],
 )
 def test_of_the_zoos_networks(name: str, cut: str, layers: list[str] | None) -> None:
-    model = hs.model(name, weights=None, classes=3)
-    result = readers(model.graph.after(model.graph.resolve(cut), model.input_shape))
+    graph, size = architecture(name).graph(3).main, architecture(name).preprocess.size
+    result = readers(graph.after(graph.resolve(cut), (size, size, 3)))
     assert (result and [node.name for node in result.layers]) == layers
 
 

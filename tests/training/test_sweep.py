@@ -61,7 +61,7 @@ ONCE = pytest.mark.of("torch")
         ("avgpool", hs.AdamW(), {"schedule": "cosine", "label_smoothing": 0.1}),
         pytest.param("avgpool", hs.SGD(nesterov=True), {"warmup": 0.3}, marks=ONCE),
         pytest.param("layer4.1", hs.AdamW(beta1=0.8), {}, marks=ONCE),
-        ("layer4.1", hs.SGD(momentum=0.0), {}),
+        pytest.param("layer4.1", hs.SGD(momentum=0.0), {}, marks=pytest.mark.slow("keras", "jax")),
         pytest.param("avgpool", hs.AdamW(), {"memory": 256 * 4 * 8 * 8}, marks=ONCE),
     ],
 )
@@ -116,6 +116,7 @@ def test_the_ranking(model: Model, data: tuple[Dataset, Dataset], backend: str) 
     assert all(np.array_equal(found.best.model.params[name], model.params[name]) for name in trunk)
 
 
+@pytest.mark.slow("keras", "jax")  # the suite drops heads, test_halving in a sweep
 def test_heads_that_have_stopped_are_dropped_from_the_product(
     model: Model, data: tuple[Dataset, Dataset], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +252,7 @@ def test_grids_that_are_none(
         hs.sweep(model, data[0], None, grid={"lr": [0.1]}, backend=backend)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow("keras", "jax")  # core reads them
 def test_on_features_without_images(
     model: Model, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def numbers_run(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.save(tmp_path_factory.mktemp("run") / "run")
 
 
+@pytest.mark.slow("keras", "jax")  # the suite has each loss and each way; here torch has them together
 def test_every_way_of_feeding_learns_the_same(
     parts: tuple[Dataset, Dataset], trained: tuple[Model, hs.Run], backend: str
 ) -> None:

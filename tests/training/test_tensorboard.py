@@ -195,6 +195,7 @@ def test_an_epoch_is_in_the_files_when_it_is_over(written: SimpleNamespace) -> N
     assert written.during.Graph().node
 
 
+@pytest.mark.slow("keras", "jax")  # core writes
 @pytest.mark.each
 def test_nothing_changes_by_it(fit: Fit, tmp_path: Path) -> None:
     """Nor does a second run write to the first one's files; without validation data there is no such run."""
