@@ -2,8 +2,9 @@
 settings that are tried, are trained on the same rows, and what is held out of a head has weight 0 for it.
 
 So rows are read once for all folds, and a head's batch is what is left of the batch of all. What they share is of
-all samples: the map that standardises them, which knows no labels, the scale of targets that are numbers, and
-`pos_weight="balanced"`. Class weights are of each fold's own training part.
+all samples: the map that standardises them, which knows no labels, the scale of targets that are numbers,
+`pos_weight="balanced"`, and how often each of several labels comes, with which its bias starts. Class weights are
+of each fold's own training part.
 
 Invariant: a row that is held out of a head has no weight in any of its steps, and it is scored on just those.
 """

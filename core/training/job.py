@@ -5,7 +5,7 @@ Invariant: nothing of it changes while it trains. What becomes of the training i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,28 +99,40 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     backend = registry.load(registry.choose(settings.backend, model.home))
     place = backend.place(settings.device, settings.precision)
     model = objective.before(model, scratch=not mode.pretrained)
-    start = replace(model, params=initial(model, mode, last, settings.seed))
+    start = replace(model, params=initial(model, mode, last, settings.seed, objective.log_odds))
     return TrainingJob(
         start, train, val, settings, last, backend, place, objective, monitor if validated else None, weights
     )
 
 
-def initial(model: Model, mode: Mode, cut: str | None, seed: int) -> dict[str, np.ndarray]:
+def initial(
+    model: Model, mode: Mode, cut: str | None, seed: int, log_odds: Sequence[float] | None = None
+) -> dict[str, np.ndarray]:
     """The parameters that a run starts from. A frozen trunk is the model's own, random or not; only the
     fresh part of what is trained comes from `seed`.
 
     A fresh output layer on a frozen trunk starts at zero, as in Kolesnikov et al. 2020 (BiT, arXiv:1912.11370):
     what is drawn at random is noise in the outputs that few samples never train away.
+
+    `log_odds`, where outputs are labels that come independently: the biases of every fresh output layer, so that
+    training begins with how often each label comes, as in Lin et al. 2017 (arXiv:1708.02002), which a bias that
+    starts at 0 is a long way from and goes in steps as small as a weight's.
     """
+    fresh = model.fresh if mode.pretrained else model.params.keys()
     params = model.reseeded(seed, everything=not mode.pretrained)
     if cut is not None:
         params |= {name: model.params[name] for name in model.graph.upto(cut).param_shapes()}
     if mode.frozen:
-        params |= {name: np.zeros_like(params[name]) for name in output_layer(model.graph) & model.fresh}
+        output = output_layer(model.graph, model.graph.output)
+        params |= {name: np.zeros_like(params[name]) for name in output & fresh}
+    if log_odds is not None:
+        for name in model.graph.outputs:
+            if (bias := f"{name}.bias") in output_layer(model.graph, name) & fresh:
+                params[bias] = np.asarray(log_odds, np.float32)
     return params
 
 
-def output_layer(graph: Graph) -> set[str]:
-    """The parameters of the linear layer whose outputs are the graph's; none where something else makes them."""
-    output = graph[graph.output]
-    return set(output.param_shapes()) if output.op == "linear" else set()
+def output_layer(graph: Graph, output: str) -> set[str]:
+    """The parameters of the linear layer that makes this output of the graph; none where something else does."""
+    node = graph[output]
+    return set(node.param_shapes()) if node.op == "linear" else set()

@@ -92,6 +92,9 @@ class Objective:
     """of a regression's targets"""
     threshold: float | str = THRESHOLD
     """of the task "multi": the probability above which a label is predicted, or "best" """
+    log_odds: tuple[float, ...] | None = None
+    """of the task "multi": what a fresh output layer gives for each label before it has learnt
+    anything: by how often the training data have the label, and what it counts"""
 
     def targets(self, data: Dataset | FeatureSet) -> np.ndarray:
         """The labels as the loss takes them, see `headstart.contract.losses`."""
@@ -163,7 +166,8 @@ def objective_of(settings: Settings, model: Model, train: Dataset | FeatureSet) 
         return Objective(SINGLE, Softmax(settings.label_smoothing))
     if train.task == MULTI:
         threshold = THRESHOLD if settings.threshold is None else settings.threshold
-        return Objective(MULTI, Sigmoid(pos_weights(train, settings.pos_weight)), threshold=threshold)
+        counting = pos_weights(train, settings.pos_weight)
+        return Objective(MULTI, Sigmoid(counting), threshold=threshold, log_odds=log_odds(train, counting))
     centred = all(node.attrs.get("bias", True) for node in last_layers(model))
     loss = SquaredError() if settings.huber is None else Huber(settings.huber)
     return Objective(REGRESSION, loss, scale_of(train, centred))
@@ -199,14 +203,31 @@ def pos_weights(train: Dataset | FeatureSet, asked: Any) -> tuple[float, ...] | 
                 raise UnknownNameError("label", name, train.classes)
         return tuple(float(asked.get(name, 1.0)) for name in train.classes)
     assert asked == BALANCED
-    there, count = train.annotations.counts().astype(np.float64), float(len(train))
-    if train.weights is not None:
-        weights = train.weights.astype(np.float64)
-        there, count = np.zeros(len(there)), float(weights.sum())
-        for part in slices(len(train), 8 * len(there)):
-            there += weights[part] @ train.labels[part]
+    there, count = _labelled(train)
     ratios = (count - there) / np.where(there > 0, there, 1)
     return tuple(ratios.clip(1 / len(train)).tolist())  # of a label that all have, above 0
+
+
+def log_odds(train: Dataset | FeatureSet, counting: tuple[float, ...] | None) -> tuple[float, ...]:
+    """Of each label: the log of what the samples that have it count, by their weights and by `counting` (see
+    `pos_weights`), over what the others do; with half a sample more on either side, so that it is finite of a
+    label that all have or none."""
+    there, count = _labelled(train)
+    share = there / count if count > 0 else np.full(len(there), 0.5)  # that none counts is found later
+    having, lacking = share * len(train) + 0.5, (1 - share) * len(train) + 0.5
+    return tuple(np.log(having / lacking * (1.0 if counting is None else np.array(counting))).tolist())
+
+
+def _labelled(train: Dataset | FeatureSet) -> tuple[NDArray[np.float64], float]:
+    """float64 `(labels,)`: how many samples have each label, and how many there are, by their weights where the
+    data have such."""
+    if train.weights is None:
+        return train.annotations.counts().astype(np.float64), float(len(train))
+    weights = train.weights.astype(np.float64)
+    there = np.zeros(len(train.classes))
+    for part in slices(len(train), 8 * len(there)):
+        there += weights[part] @ train.labels[part]
+    return there, float(weights.sum())
 
 
 def last_layers(model: Model) -> Iterator[Node]:

@@ -296,7 +296,8 @@ def _jobs(job: TrainingJob, default: Optimizer, points: Sequence[Mapping[str, fl
         seed = int(point.get("seed", job.settings.seed))
         settings = replace(job.settings, optimizer=optimizer, seed=seed)
         if seed not in starts:
-            starts[seed] = replace(job.model, params=initial(job.model, job.mode, job.cut, seed))
+            params = initial(job.model, job.mode, job.cut, seed, job.objective.log_odds)
+            starts[seed] = replace(job.model, params=params)
         jobs.append(replace(job, model=starts[seed], settings=settings))
     return jobs
 

@@ -168,7 +168,7 @@ def test_a_feature_set_trains(made: Path, backend: str, monkeypatch: pytest.Monk
         return epoch_order(count, 1, seed, epoch)[: count // batch_size * batch_size].reshape(-1, batch_size)
 
     monkeypatch.setattr("headstart.training.feature_feeds.epoch_order", then_order)
-    monkeypatch.setattr("headstart.training.job.output_layer", lambda graph: set())
+    monkeypatch.setattr("headstart.training.job.output_layer", lambda graph, output: set())
     monkeypatch.setattr("headstart.training.stage.epoch_shape", lambda count, size: (count // size, size))
     features = hs.load_features(made / "features")
     assert features.cuts == ("pool2", "relu4")
