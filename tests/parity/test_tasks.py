@@ -17,7 +17,7 @@ from headstart.data.order import epoch_order
 
 NAMES = ("a", "b", "c")
 CUT = "dropout2"  # behind it is no dropout, which torch would draw otherwise
-N, BATCH, EPOCHS, LR = 48, 16, 2, 2.0
+N, BATCH, EPOCHS, LR = 48, 16, 2, 3.0
 TOLERANCE = 1e-3
 WEIGHTS = np.tile([1.0, 0.0, 3.0, 0.5], N // 4).astype(np.float32)
 POS_WEIGHT = {"a": 3.0, "c": 0.25}
@@ -60,8 +60,8 @@ def targets_of(data: Dataset) -> torch.Tensor:
 
 
 def losses_of_torch(loss: torch.nn.Module, x: torch.Tensor, data: Dataset, lr: float = LR) -> list[float]:
-    """Of each step of plain gradient descent on one linear layer, from zero; the bias of a label from the log of its
-    odds, with half a sample more on either side."""
+    """Of each step of plain gradient descent on one linear layer, from zero; the bias of a label from the log of
+    its odds, with half a sample more on either side."""
     layer = torch.nn.Linear(x.shape[1], len(NAMES))
     layer.load_state_dict({name: torch.zeros_like(value) for name, value in layer.state_dict().items()})
     if isinstance(loss, torch.nn.BCEWithLogitsLoss):
