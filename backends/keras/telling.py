@@ -13,7 +13,8 @@ import keras
 from headstart.backends.keras.arrays import to_numpy
 from headstart.backends.keras.copying import is_own_function, settings_of, told_state
 from headstart.backends.keras.cuts import nodes_of
-from headstart.models.structure import Structure, Teller, UnknownStructure, array_digest
+from headstart.models.sources import UnknownStructure
+from headstart.models.structure import Structure, Teller, array_digest
 
 LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
 # settings that say how weights begin or are trained, and names that Keras numbers

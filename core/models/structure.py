@@ -19,7 +19,6 @@ import functools
 import inspect
 import logging
 import sys
-import textwrap
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -27,14 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from blake3 import blake3
 
+from headstart.models.sources import UnknownStructure, source_of
 from headstart.store.keys import canonical_json
 
 LIBRARIES = frozenset(sys.stdlib_module_names) | {"numpy", "ml_dtypes", "einops", "headstart"}
 INSTALLED = ("site-packages", "dist-packages")
-
-
-class UnknownStructure(Exception):  # noqa: N818 - it asks for a name, and is never shown as it is
-    """What a piece of code computes cannot be told; the message says which and why."""
 
 
 def digest(told: Any) -> str:
@@ -286,47 +282,6 @@ class Teller:
     def _library_name(self, code: Any) -> str:
         module = str(getattr(code, "__module__", None) or "builtins").partition(".")[0]
         return f"{module}:{getattr(code, '__name__', type(code).__name__)}"
-
-
-def source_of(code: Any) -> str:
-    """The text that a class or function was made from; UnknownStructure where there is none."""
-    try:
-        if getattr(code, "__name__", "") == "<lambda>":
-            return _lambda_source(code)
-        # of the code itself: of a decorated function, inspect shows the one inside
-        text = textwrap.dedent(inspect.getsource(getattr(code, "__code__", code)))
-    except (OSError, TypeError, SyntaxError, IndentationError) as error:
-        name = f"{code.__module__}.{code.__qualname__}"
-        raise UnknownStructure(f"the source of {name} cannot be found ({error})") from None
-    return text.strip()
-
-
-def _lambda_source(function: Any) -> str:
-    """A lambda alone, without the rest of its line: there may be a second one."""
-    lines, _ = inspect.findsource(function)
-    text = "".join(lines)
-    places = set(function.__code__.co_positions())
-    lambdas = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
-    for node in lambdas:
-        body = (node.body.lineno, node.body.end_lineno, node.body.col_offset, node.body.end_col_offset)
-        if body in places:
-            return ast.get_source_segment(text, node) or ""
-    # No step is the whole of a body such as `a if b else c`: it is the innermost lambda around all of them.
-    steps = [place for place in places if None not in place and place[2:] != (0, 0)]
-    around = [node for node in lambdas if all(_lies_in(step, node.body) for step in steps)]
-    if steps and around:
-        return ast.get_source_segment(text, min(around, key=_extent)) or ""
-    raise OSError("a lambda that is not in its file")
-
-
-def _lies_in(step: tuple[Any, ...], node: ast.expr) -> bool:
-    begin, end = (step[0], step[2]), (step[1], step[3])
-    return (node.lineno, node.col_offset) <= begin and end <= (node.end_lineno or 0, node.end_col_offset or 0)
-
-
-def _extent(node: ast.Lambda) -> tuple[int, int]:
-    body = node.body
-    return (body.end_lineno or 0) - body.lineno, (body.end_col_offset or 0) - body.col_offset
 
 
 def lookups(code: types.CodeType) -> set[tuple[str, ...]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from headstart.models.structure import Teller, UnknownStructure, digest
+from headstart.models.sources import UnknownStructure
+from headstart.models.structure import Teller, digest
 
 pytestmark = pytest.mark.neutral
 
@@ -172,3 +175,26 @@ def test_code_that_is_in_no_file_is_unknown(code: str) -> None:
 def test_what_an_object_hides_is_unknown() -> None:
     with pytest.raises(UnknownStructure, match=r"what an object of .*generator holds is hidden"):
         told(x for x in ())
+
+
+@pytest.mark.parametrize("name", ["Scaled", "shift", "lift"])
+def test_code_whose_file_was_edited_since_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What runs is not what the file says, so its features would stand under the key of other code."""
+    before = (
+        "class Scaled:\n    def run(self, x):\n        return x * 2\n\n\n"
+        "def shift(x):\n    return x + 2\n\n\nlift = lambda x: x - 2\n"
+    )
+    file = tmp_path / f"edited_{name}.py"
+    file.write_text(before)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(file.stem)
+    first = told(getattr(module, name))
+    file.write_text(before.replace("2", "30"))
+    with pytest.raises(UnknownStructure, match=r"edited_.* was edited after it was imported.*reload"):
+        told(getattr(module, name))
+    old = module.Scaled
+    assert told(getattr(importlib.reload(module), name)) != first
+    with pytest.raises(UnknownStructure):
+        told(old)
