@@ -42,6 +42,7 @@ from headstart.training.comparison import (
     add_entry,
     entry_of,
     new_comparison,
+    start_framework,
 )
 from headstart.training.crossing import packed, unpacked
 from headstart.training.modes import MODES
@@ -399,6 +400,7 @@ def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
         mark(train, val, test)  # the parent has spoken of them
         if test is not None:
             mark_told(test)
+        start_framework(name, arguments.options())
         for settings in options_by_mode(arguments.modes, arguments.options()):
             mode = settings["mode"]
             emit({"event": "mode", "backend": name, "mode": mode})

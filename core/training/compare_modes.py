@@ -11,7 +11,7 @@ from headstart.data.door import check_data_set
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model, check_model
 from headstart.training.checks import alike, in_parts, opened
-from headstart.training.comparison import Comparison, Listener, add_run, new_comparison
+from headstart.training.comparison import Comparison, Listener, add_run, new_comparison, start_framework
 from headstart.training.fit import fit
 from headstart.training.modes import MODES
 from headstart.training.run_record import data_facts
@@ -52,6 +52,7 @@ def compare_modes(
     comparison = new_comparison(
         data_facts(train, val), model.describe(), {"modes": list(modes), "backends": [name]}
     )
+    start_framework(name, options)
     for settings in runs:
         run = fit(model, train, val, **settings)
         comparison["settings"] = {**run.settings, **comparison["settings"]}

@@ -21,6 +21,7 @@ from headstart.common.reading import check, read_json
 from headstart.common.redact import redacted_command
 from headstart.common.table import Table
 from headstart.common.version import __version__, written_by
+from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.features.feature_set import FeatureSet
 from headstart.models.model import count_params
@@ -146,6 +147,12 @@ def read_comparison(path: str | Path) -> Comparison:
     except ValueError as error:
         raise SettingError(f"{path}: not the figures of a comparison ({error})") from error
     return Comparison(content)
+
+
+def start_framework(name: str, options: Mapping[str, Any]) -> None:
+    """Import a backend's framework and find its device, which takes seconds, before the first run's clock starts:
+    they would be in the total of that run alone. `options`: of `fit`."""
+    registry.load(name).place(options.get("device", "auto"), options.get("precision", "float32"))
 
 
 def add_run(comparison: Comparison, run: RunRecord, label: str | None = None) -> dict[str, Any]:

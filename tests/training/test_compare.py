@@ -395,7 +395,8 @@ def test_a_mistake_ends_the_command_with_2(tmp_path: Path, backend: str, option:
 
 
 def test_a_child_hands_every_option_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    """But for tensorboard, whose writer need not be installed."""
+    """But for tensorboard, whose writer need not be installed. The framework is imported by then, which is in no
+    run's seconds."""
     asked = {
         option.name: SENSIBLE[option.name] for option in fields_for("compare") if option.name != "tensorboard"
     }
@@ -408,6 +409,8 @@ module = importlib.import_module("headstart.training.fit")
 def noted(model, train, val, **options):
     from pathlib import Path
     from headstart.common.errors import SettingError
+    import sys
+    assert {backend!r} in sys.modules
     del options["on_epoch"]
     Path({str(tmp_path / "options")!r}).write_text(repr(options))
     raise SettingError("this is enough")
