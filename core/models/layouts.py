@@ -114,6 +114,19 @@ def unwrapped(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
+def without_prefixes(params: Mapping[str, np.ndarray]) -> list[Mapping[str, np.ndarray]]:
+    """The parameters as they are called, and without the first, the second ... part that all names begin with:
+    whoever trains a network inside of another saves it as `backbone.conv1.weight`."""
+    ways = [params]
+    while params and len(first := {name.partition(".")[0] for name in params}) == 1:
+        prefix = f"{first.pop()}."
+        if not all(name.startswith(prefix) for name in params):
+            break
+        params = {name.removeprefix(prefix): value for name, value in params.items()}
+        ways.append(params)
+    return ways
+
+
 def fitted(
     source: str,
     params: Mapping[str, np.ndarray],
@@ -132,11 +145,13 @@ def fitted(
     Positions of another image size are resampled. Raises WeightsError that lists every kind of misfit, in the
     file's names.
     """
-    params = unwrapped(params)
     known_shapes = {**(spare or {}), **graph.param_shapes()}
-    layout = max(
-        layouts, key=lambda layout: sum(layout.rename(*entry)[0] in params for entry in known_shapes.items())
-    )
+
+    def known_names(params: Mapping[str, np.ndarray], layout: Layout) -> int:
+        return sum(layout.rename(*entry)[0] in params for entry in known_shapes.items())
+
+    ways = [(named, layout) for named in without_prefixes(unwrapped(params)) for layout in layouts]
+    params, layout = max(ways, key=lambda way: known_names(*way))
     table = layout.names(graph)
     shapes = graph.param_shapes()
     positions = {f"{node.name}.weight" for node in graph.nodes if node.op == "position"}

@@ -107,6 +107,15 @@ def test_prefixes_that_all_names_have_are_taken_off(params: Params, prefixes: li
     assert equal(fitted("file", wrapped, small(), [SAME]), params)
 
 
+def test_whoever_trained_it_inside_of_another_may_call_it_anything(params: Params) -> None:
+    for prefix in ("backbone.", "student.net.", "features."):
+        file = {prefix + name: value for name, value in published(small(), params, OTHER).items()}
+        assert equal(fitted("file", file, small(), [SAME, OTHER]), params)
+    trunk = {name: value for name, value in params.items() if name.startswith("features.")}
+    head = params.keys() - trunk.keys()
+    assert equal(fitted("file", trunk, small(), [SAME], skip=head), trunk), "the prefix is the layers' own"
+
+
 def test_a_prefix_of_some_names_stays(params: Params) -> None:
     mixed = {f"module.{name}" if "features" in name else name: value for name, value in params.items()}
     assert equal(unwrapped(mixed), mixed)
