@@ -60,6 +60,13 @@ def pytest_collection_finish() -> None:
     _spare_tensorflow()
 
 
+@pytest.fixture(scope="module")
+def own_garbage() -> None:
+    """For modules that collect garbage: what the tests before have made is left out, which took a second each."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure() -> None:
     """Libraries that count what they have left at the end, as Triton does, find nothing."""
     _running.pop()

@@ -36,14 +36,9 @@ from headstart.features import exports
 from headstart.features.feature_set import FeatureSet
 from headstart.store import DTYPES, FeatureFolder, ids_to_array
 
+pytestmark = pytest.mark.usefixtures("own_garbage")
+
 METHODS: dict[str, Callable[..., Any]] = {"torch": FeatureSet.torch, "keras": FeatureSet.tf, "jax": FeatureSet.jax}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _of_this_module_only() -> None:
-    """What the tests before have made is left out of the collections here, which took a second each."""
-    gc.collect()
-    gc.freeze()
 
 
 def memory_of(tensor: Any, backend: str) -> tuple[int, bytes]:

@@ -21,17 +21,10 @@ from headstart.common.errors import DiskSpaceError, SettingError
 from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.store import FeatureStore, feature_folder
 
-pytestmark = pytest.mark.neutral
+pytestmark = [pytest.mark.neutral, pytest.mark.usefixtures("own_garbage")]
 
 HOUR = 3600.0
 Limit = Callable[[int | str], None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _of_this_module_only() -> None:
-    """What the tests before have made is left out of the collections here, which took a second each."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture

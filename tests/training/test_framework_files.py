@@ -30,12 +30,27 @@ from headstart.models.exporting import parts
 from headstart.training.exporting import framework_file
 from headstart.training.history import History, Record, Seconds
 
+BY_TFLITE = (
+    "test_a_trunk_and_a_head_are_the_whole",
+    "test_a_vision_transformer",
+    "test_a_wrapped_module",
+    "test_every_task",
+    "test_pixels_that_are_preprocessed_already",
+)
+"""tests of which a SavedModel's is left to `tox -e slow`: a `.tflite` file is made of such a one"""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" in metafunc.fixturenames:
         named = os.environ.get(registry.VARIABLE)
+        seldom = {"savedmodel"} if metafunc.function.__name__ in BY_TFLITE else set()
         metafunc.parametrize(
-            "name", [name for name, (owner, _) in registry.formats().items() if named in (None, owner)]
+            "name",
+            [
+                pytest.param(name, marks=[pytest.mark.slow] if name in seldom else [])
+                for name, (owner, _) in registry.formats().items()
+                if named in (None, owner)
+            ],
         )
 
 

@@ -13,6 +13,8 @@ from headstart.contract import registry
 from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Place, Recipe
 
+pytestmark = pytest.mark.usefixtures("own_garbage")
+
 WARM, MORE = 3, 2
 # JAX keeps a few things of each program that it compiles, up to a number; what a training makes is thousands.
 OBJECTS = 400

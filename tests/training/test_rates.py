@@ -85,7 +85,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> Model:
     return hs.model("googlenet", classes=2, size=48)
 
 
-@pytest.mark.slow("keras", "jax")  # parity has what they compute, and torch their losses
+@pytest.mark.slow("keras", "jax")  # the suite has their losses, parity what they compute
 def test_auxiliary_heads_are_there_in_training(backend: str, tiny: Any, shallow: Model, tmp_path: Path) -> None:
     model = shallow
     assert [name for name, _ in model.graph.auxiliary] == ["aux1.fc2", "aux2.fc2"]
