@@ -100,15 +100,14 @@ def _apart(batch: Batch, count: int) -> list[int]:
 
 
 def check_unchanged(model: Model, node: str) -> None:
-    """SettingError where a value that a wrapped trunk's code looks up has changed since it was wrapped. The trunk
-    would now compute other features than its key says."""
+    """SettingError where what a wrapped trunk's code looks up, or the code, has changed since it was wrapped. The
+    trunk would now compute other features than its key says."""
     for part in _parts(model, node):
         told = structure_of(part.structure)
         if told is not None and (lookup := told.changed) is not None:
-            where = "" if isinstance(lookup.holder, dict) else f"{lookup.holder.__name__}."
             raise SettingError(
-                f"{where}{lookup.name} was {lookup.value!r} when {model.name} was wrapped, and is {lookup.now!r} "
-                "now: its trunk computes something else than the key of its features says. Call hs.wrap again"
+                f"{lookup.difference(model.name)}: its trunk computes something else than the key of its features "
+                "says. Call hs.wrap again"
             )
 
 

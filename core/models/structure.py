@@ -21,11 +21,12 @@ import logging
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
+from headstart.models.lookups import Lookup, is_plain
 from headstart.models.sources import UnknownStructure, source_of
 from headstart.store.keys import canonical_json
 
@@ -45,33 +46,16 @@ def array_digest(array: np.ndarray) -> list[Any]:
     return ["array", array.dtype.name, list(array.shape), content]
 
 
-class Lookup(NamedTuple):
-    """A plain value that code finds outside of itself whenever it runs: a global, or a setting of its class."""
-
-    holder: Any
-    """a dict of globals, or a class"""
-    name: str
-    value: Any
-
-    @property
-    def now(self) -> Any:
-        missing = "nothing"
-        return (
-            self.holder.get(self.name, missing)
-            if isinstance(self.holder, dict)
-            else getattr(self.holder, self.name, missing)
-        )
-
-    @property
-    def is_same(self) -> bool:
-        now = self.now
-        return now is self.value or (type(now) is type(self.value) and bool(now == self.value))
-
-
 class Structure(str):
     """A digest of what was told, and where the told code looks for what it does not hold."""
 
     lookups: list[Lookup]
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Structure:
+        return self  # copies look in the same places
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _elsewhere, (str(self),)
 
     @classmethod
     def of(cls, told: Any, lookups: Iterable[Lookup]) -> Structure:
@@ -98,6 +82,13 @@ class Structure(str):
     def changed(self) -> Lookup | None:
         """The first value that is another one since it was told."""
         return next((lookup for lookup in self.lookups if not lookup.is_same), None)
+
+
+def _elsewhere(text: str) -> Structure:
+    """A structure in another process, which looks in places of its own, of which nothing is known."""
+    made = Structure(text)
+    made.lookups = []
+    return made
 
 
 def structure_of(told: Any) -> Structure | None:
@@ -194,6 +185,7 @@ class Teller:
         """A class or function: its name where it belongs to a library, else its source and what that refers to."""
         if self._is_library(code):
             return ["library", self._library_name(code), *self._patches(code)]
+        self.lookups.append(Lookup(code, code.__name__, code))
         if isinstance(code, type):
             classes = [kind for kind in code.__mro__ if not self._is_library(kind)]
             bases = [self._library_name(kind) for kind in code.__mro__ if self._is_library(kind)]
@@ -211,15 +203,10 @@ class Teller:
         told = []
         for kind in classes:
             settings = _plain_settings(kind)
-            for name, value in settings.items():
-                self._note(kind, name, value)
+            self.lookups += [Lookup(kind, name, value) for name, value in settings.items()]
             outside = sorted(_set_from_outside(kind, settings).items())
             told += [[kind.__name__, name, self.value(value)] for name, value in outside]
         return [["set", *told]] if told else []
-
-    def _note(self, holder: Any, name: str, value: Any) -> None:
-        if _is_plain(value) and not isinstance(value, list):
-            self.lookups.append(Lookup(holder, name, value))
 
     def _patches(self, kind: Any) -> list[Any]:
         """What was put on a class from outside of its text, as a program that changes libraries does it."""
@@ -257,6 +244,7 @@ class Teller:
                 referred[name] = cell.cell_contents
             except ValueError:  # not filled yet
                 continue
+            self.lookups.append(Lookup(cell, name, referred[name]))
         for path in sorted(lookups(function.__code__)):
             if path[0] not in function.__globals__:
                 continue
@@ -266,7 +254,7 @@ class Teller:
             while isinstance(value, types.ModuleType) and not self._is_library(value) and place < len(path):
                 holder = vars(value)
                 value, place = getattr(value, path[place], None), place + 1
-            self._note(holder, path[place - 1], value)
+            self.lookups.append(Lookup(holder, path[place - 1], value))
             referred[".".join(path[:place])] = value
         # `__class__` is what super() needs; the class is told where it stands
         told = [[name, self.value(value)] for name, value in sorted(referred.items()) if name != "__class__"]
@@ -303,14 +291,8 @@ def lookups(code: types.CodeType) -> set[tuple[str, ...]]:
     return looked_up.union(*map(lookups, inner))
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
-
-
 def _plain_settings(kind: type) -> dict[str, Any]:
-    return {n: v for n, v in vars(kind).items() if _is_plain(v) and not n.startswith(("__", "_abc_"))}
+    return {n: v for n, v in vars(kind).items() if is_plain(v) and not n.startswith(("__", "_abc_"))}
 
 
 def _set_from_outside(kind: type, plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import json
 import math
+import pickle
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +19,7 @@ import numpy as np
 import pytest
 
 from headstart.models.sources import UnknownStructure
-from headstart.models.structure import Teller, digest
+from headstart.models.structure import Structure, Teller, digest
 
 pytestmark = pytest.mark.neutral
 
@@ -198,3 +201,50 @@ def test_code_whose_file_was_edited_since_is_unknown(
     assert told(getattr(importlib.reload(module), name)) != first
     with pytest.raises(UnknownStructure):
         told(old)
+
+
+LIST, DICT, ARRAY, SETTING = [1.0], {"a": 1.0}, np.ones(2), Setting(1)
+
+
+def looking(x: Any, own: list[float] = [1.0]) -> Any:  # noqa: B006 - people write such
+    return helper(x) * LIST[0] * DICT["a"] * ARRAY * SETTING.width * own[0]
+
+
+@pytest.mark.parametrize("name", ["LIST", "DICT", "ARRAY", "SETTING", "looking", "code", "helper"])
+def test_what_changes_in_place_is_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As in a notebook, where a cell is run again after a module was wrapped."""
+    for variable in ("LIST", "DICT", "ARRAY", "SETTING"):
+        monkeypatch.setitem(globals(), variable, copy.deepcopy(globals()[variable]))
+    monkeypatch.setattr(looking, "__defaults__", ([1.0],))
+    teller = Teller((), lambda value: None)
+    structure, _ = Structure.told_by(teller, lambda teller: teller.value(looking), "looking")
+    assert structure is not None and structure.changed is None
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "helper", types.FunctionType(helper.__code__, globals()))
+        assert structure.changed is None, "a cell that was run again as it was"
+    match name:
+        case "LIST" | "ARRAY":
+            globals()[name][0] = 2.0
+        case "DICT":
+            DICT["a"] = 2.0
+        case "SETTING":
+            SETTING.width = 2
+        case "looking":
+            looking.__defaults__[0][0] = 2.0  # type: ignore[index]
+        case "code":
+            monkeypatch.setattr(helper, "__code__", (lambda x: x).__code__)
+        case "helper":
+            monkeypatch.setitem(globals(), "helper", lambda x: x)
+    assert structure.changed is not None
+    assert structure.changed.difference("M").startswith(
+        f"{name.replace('code', 'helper')} was changed since M was"
+    )
+
+
+def test_what_a_closure_holds_is_looked_at() -> None:
+    function = closing(2.0)
+    structure, _ = Structure.told_by(Teller((), lambda value: None), lambda teller: teller.value(function), "f")
+    function.__closure__[0].cell_contents = 3.0  # type: ignore[index]
+    assert structure and structure.changed and copy.deepcopy(structure).changed
+    assert (sent := pickle.loads(pickle.dumps(structure))) == structure and sent.changed is None
+    assert structure.changed.difference("M") == "factor was 2.0 when M was wrapped, and is 3.0 now"

@@ -1,0 +1,113 @@
+"""What code of a wrapped module finds outside of itself whenever it runs, and whether that is still what it was.
+
+A module is copied as it is wrapped; globals, closures, settings of classes and code itself are not. In a notebook
+a cell that is run again changes them, and the module computes something else than the key of its features says.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import types
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+DEPTH = 6  # of what is held in what is held; below that only which object it is
+
+
+class Lookup:
+    """A value that code finds outside of itself: a global, what a closure holds, a setting of a class; or a
+    function or class itself, which may be given other code."""
+
+    def __init__(self, holder: Any, name: str, value: Any) -> None:
+        """`holder`: a dict of globals, a class, a closure's cell; or the function or class itself."""
+        self.holder = holder
+        self.name = name
+        self.value = value
+        self.then = _state(value)
+
+    @property
+    def now(self) -> Any:
+        match self.holder:
+            case dict():
+                return self.holder.get(self.name, "nothing")
+            case types.CellType():
+                try:
+                    return self.holder.cell_contents
+                except ValueError:  # emptied
+                    return "nothing"
+            case type() if self.holder is not self.value:
+                return getattr(self.holder, self.name, "nothing")
+        return self.value
+
+    @property
+    def is_same(self) -> bool:
+        return _state(self.now) == self.then
+
+    def difference(self, model: str) -> str:
+        """What is to be said of one that is not the same: "SCALE was 2.0 when M was wrapped, and is 3.0 now"."""
+        of_class = isinstance(self.holder, type) and self.holder is not self.value
+        name = f"{self.holder.__name__}.{self.name}" if of_class else self.name
+        if is_plain(self.value) and (now := self.now) is not self.value:
+            return f"{name} was {self.value!r} when {model} was wrapped, and is {now!r} now"
+        return f"{name} was changed since {model} was wrapped"
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number or text, or a list or tuple of such."""
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
+
+
+def _state(value: Any) -> bytes:
+    return blake3(repr(_told(value, 0)).encode()).digest()
+
+
+def _told(value: Any, depth: int) -> Any:
+    """A value by its content, as far as that can be changed in place; else by which object it is."""
+
+    def inner(entry: Any) -> Any:
+        return _told(entry, depth + 1)
+
+    if depth > DEPTH:
+        return id(value)
+    match value:
+        case enum.Enum():
+            return type(value).__name__, value.name
+        case None | bool() | int() | float() | complex() | str() | bytes():
+            return type(value).__name__, repr(value)
+        case tuple() | list():
+            return type(value).__name__, *map(inner, value)
+        case dict() | types.MappingProxyType():
+            return "dict", *((inner(key), inner(entry)) for key, entry in value.items())
+        case set() | frozenset():
+            return "set", *sorted((inner(entry) for entry in value), key=repr)
+        case types.CodeType():
+            told = value.co_code, value.co_names, value.co_varnames
+            return "code", value.co_qualname, *map(inner, told), inner(value.co_consts)
+        case types.FunctionType():
+            return "function", *map(inner, (value.__code__, value.__defaults__, value.__kwdefaults__))
+        case types.MethodType():
+            return "method", inner(value.__func__), inner(value.__self__)
+        case functools.partial():
+            return "partial", *map(inner, (value.func, value.args, value.keywords))
+        case type():
+            # a class that is made again of the same text is the same
+            methods = [(n, m) for n, m in vars(value).items() if isinstance(m, types.FunctionType)]
+            return ("class", value.__qualname__, *((n, inner(m)) for n, m in methods)) if methods else id(value)
+    if hasattr(value, "__array__") and not isinstance(value, np.ndarray | np.generic):
+        try:
+            value = np.asarray(value)
+        except Exception:  # it is on another device, or no array yet
+            return id(value)
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            return "objects", *map(inner, array.ravel().tolist())
+        return "array", array.dtype.name, array.shape, blake3(np.ascontiguousarray(array).tobytes()).hexdigest()
+    if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, types.ModuleType):
+        return "object", type(value).__qualname__, inner(vars(value))
+    return id(value)
