@@ -61,7 +61,7 @@ def ls(url: Url = None, /, *, json_file: Json = None) -> None:
 
     if url is not None:
         there = cache.at(one_url(url)).list()
-        show(there.as_table(), f"{nbytes_text(there.nbytes)} in {there.url}")
+        show(there.as_table(), f"{nbytes_text(there.nbytes)} of features in {there.url}")
         write_figures(json_file, there.as_list())
         return
     listing = cache.list()
@@ -69,7 +69,7 @@ def ls(url: Url = None, /, *, json_file: Json = None) -> None:
     show(
         listing.as_table(),
         *(
-            f"{nbytes_text(nbytes)} in {root}{', shared' if root != own else ''}"
+            f"{nbytes_text(nbytes)} of features in {root}{', shared' if root != own else ''}"
             for root, nbytes in listing.nbytes.items()
         ),
     )

@@ -120,8 +120,9 @@ def _words(headlines: Sequence[Headline]) -> dict[str, str]:
     """What the note calls the score, and what its differences are in."""
     (headline, *others) = headlines
     if others:
-        return {"words": "headline score", "unit": "in percent, of errors in their units"}
-    return {"words": headline.words, "unit": "in percent" if headline.is_share else "in its units, less is better"}
+        return {"words": "headline score", "unit": "in points of a percentage, of errors in their units"}
+    unit = "in points of a percentage" if headline.is_share else "in its units, less is better"
+    return {"words": headline.words, "unit": unit}
 
 
 def _how(entries: Sequence[Entry]) -> str:

@@ -119,7 +119,7 @@ def plan(
             load,
             epochs=epochs_of(cut),
             missing=len(store.folder(key, work[cut].shape).missing(sorted(ids), fetch=False)),
-            where=where_to(load.distinct * work[cut].row_nbytes, limit, free),
+            where=where_to((load.train + load.val) * work[cut].row_nbytes, limit, free),  # copies are held twice
             measured=cut in measurements.points,
         )
 

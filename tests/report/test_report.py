@@ -122,7 +122,7 @@ def drawn(html: str) -> Any:
                 "val micro F1",
                 "50.0 to 62.5",
                 "\N{MINUS SIGN}12.5, within noise",
-                "the difference in micro F1, in percent",
+                "the difference in micro F1, in points of a percentage",
                 "Loss and micro F1",
                 "Micro F1 per epoch",
                 "5 of 20 with a label missing or too many",

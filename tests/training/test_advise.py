@@ -43,6 +43,7 @@ def test_the_command_says_what_to_run_and_that_runs(backend: str, tmp_path: Path
     )
     assert result.code == 0, result.err
     known = json.loads(figures.read_text())
+    assert "(68 %: " in known["sentence"] and "(95 %: " in known["sentence"]  # two kinds of ranges
     assert known["command"] in result.out and known["sentence"][1:40] in " ".join(result.out.split())
     words = shlex.split(known["command"])
     assert words[:6] == ["headstart", "fit", "--data", str(folder), "--model", "lenet"]

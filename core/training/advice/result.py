@@ -33,8 +33,8 @@ LEGEND = (
     "ridge: score of a ridge regression on held-out samples; seen: on those it has learnt from; kNN: of the "
     "nearest neighbours; of 25, 50 %: of ridge regressions that have learnt from so many of the samples; "
     "silhouette: how far the classes lie apart, -1 to 1; LogME: evidence of a linear model, larger is better. "
-    "expected: on samples that were not trained on, about: by how far such predictions were off; > is what is "
-    "advised"
+    "expected: on samples that were not trained on; 68 %: where two of three such cases come to lie, by how far "
+    "such predictions were off; > is what is advised"
 )
 FIT_MODES = {LINEAR: "cached", CUT: "cached"}
 """our name of what is trained -> `fit`'s mode, where it has another one"""
@@ -200,7 +200,7 @@ class Advice:
             )
             for choice in self.choices
         ]
-        columns = ("", "trunk", "train", f"expected {HEADLINES[self.headline]}", "about", "takes", "features", "")
+        columns = ("", "trunk", "train", f"expected {HEADLINES[self.headline]}", "68 %", "takes", "features", "")
         return Table(columns, rows, right=(3, 4, 5, 6), gap=1)
 
     def figures_table(self) -> Table:

@@ -46,7 +46,7 @@ def sentence(
         return headline_text(headline, value)
 
     last, evidence = trunk.last, trunk.evidence
-    ends = "" if last.interval is None else f" ({' to '.join(map(text, last.interval))})"
+    ends = "" if last.interval is None else f" (95 %: {' to '.join(map(text, last.interval))})"
     known = [f"its linear head has {text(last.score)}{ends} on held-out samples"]
     rise = 1 - evidence.error / max(evidence.half_error, 1e-9)
     half, whole = (text(score) for _, score in last.curve[-2:])
@@ -70,7 +70,7 @@ def sentence(
     if task == SINGLE:
         samples += f", {evidence.samples / max(evidence.classes, 1):.0f} a class"
     what = WHAT[best.what].format(trunk=best.trunk, cut=best.cut)
-    expected = f"{text(best.score)} ({' to '.join(map(text, best.interval))})"
+    expected = f"{text(best.score)} (68 %: {' to '.join(map(text, best.interval))})"
     line = (
         f"train {what}: {NAMES[headline]} of about {expected} in "
         f"{time_text(best.seconds)}, since of {samples}, {', '.join(known)}"
