@@ -190,16 +190,14 @@ def _plot(
             if low <= math.log10(tick) <= high
         ],
         "yticks": [
-            {"y": y(k * step), "text": f"{100 * k * step:.3g} %" if share else f"{k * step:.4g}"}
+            {"y": y(k * step), "text": _tick(100 * k * step, 100 * step, " %") if share else _tick(k * step, step)}
             for k in range(first, math.floor(most / step) + 1)
         ],
         "left": LEFT,
         "right": WIDTH - RIGHT,
         "top": TOP,
         "bottom": HEIGHT - BOTTOM,
-        "words": {"accuracy": "accuracy", "micro_f1": "micro F1"}.get(
-            score, "mean absolute error, less is better"
-        ),
+        "words": NAMES[score],
     }
 
 
@@ -214,6 +212,12 @@ def _step(span: float) -> float:
     """Of about five ticks."""
     power = math.pow(10, math.floor(math.log10(span / 5)))
     return next(step * power for step in STEPS if step * power >= span / 5)
+
+
+def _tick(value: float, step: float, unit: str = "") -> str:
+    """With as many digits as tell it from the next one."""
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return f"{value:,.{digits}f}{unit}"
 
 
 # ---- the map

@@ -87,6 +87,19 @@ def test_what_comes_from_data_is_text() -> None:
 def test_errors_in_units_are_no_percentages() -> None:
     page = advice_page(content(score="mae"))
     assert "mean absolute error, less is better" in page and "0.9" in page
+    assert "standardised" not in page
+    page = advice_page(content(score="standardised_mae"))
+    assert page.count("standardised mean absolute error, less is better") == 2  # figure and column
+
+
+def test_ticks_tell_each_other_apart() -> None:
+    """Also where scores are close to each other, or large."""
+    for least, most, score, one in (0.9990, 0.9992, "accuracy", "99.910 %"), (23_450, 23_460, "mae", "23,452"):
+        known = content(score=score)
+        for k, row in enumerate(known["rows"]):
+            row |= {"score": least + k * (most - least) / 10, "interval": [least, most]}
+        ticks = re.findall(r'text-anchor="end">([^<]*)<', advice_page(known))
+        assert len(set(ticks)) == len(ticks) > 3 and one in ticks, ticks
 
 
 @pytest.mark.of("torch")  # a browser knows no framework: once is enough
