@@ -184,6 +184,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow("keras", "jax")  # the command is the same for all
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(
     here: Cli, photos: Path, tmp_path: Path, backend: str, monkeypatch: Any, mistake: str

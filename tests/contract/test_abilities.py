@@ -41,6 +41,7 @@ def test_what_cannot_be_done_is_said(poor: str, tmp_path: Path) -> None:
         features.to(poor)
 
 
+@pytest.mark.slow("keras", "jax")  # core does it
 def test_heads_are_trained_one_after_the_other(backend: str, request: pytest.FixtureRequest) -> None:
     """To the same weights as side by side."""
     model, data = hs.model("lenet", classes=10), hs.data.digits().subset(range(48))

@@ -121,6 +121,7 @@ def test_folders_and_files_of_any_name(tmp_path: Path) -> None:
     assert tree(tmp_path, but=tmp_path) == before
 
 
+@pytest.mark.slow("keras", "jax")  # core handles files
 @pytest.mark.each
 def test_odd_names_through_a_run_and_the_command_line(
     tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -446,6 +446,7 @@ IN_THE_COMMAND = (
 )  # fmt: skip
 
 
+@pytest.mark.slow("keras", "jax")  # core refuses
 def test_refused_in_the_command(root: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_BACKEND", backend)
     for kind in IN_THE_COMMAND:

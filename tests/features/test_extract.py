@@ -273,6 +273,7 @@ def one_weight(model: Model) -> Model:
     return replace(model, params={**model.params, "conv1.weight": weight})
 
 
+@pytest.mark.slow("keras", "jax")  # the key is core's
 @pytest.mark.parametrize(
     ("change", "settings"),
     [

@@ -788,6 +788,7 @@ def explained(*options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow("keras", "jax")  # core explains
 @pytest.mark.each  # where it is installed
 def test_the_command_explains_without_a_framework(case: Case, counting: Counting, tmp_path: Path) -> None:
     case.model = hs.model("lenet", classes=["a", "b"])

@@ -1109,17 +1109,28 @@ def reader(one_reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Reader:
 HOSTILE = hostile_files(Path("/nowhere"), Path("/nowhere"))
 
 
+@pytest.fixture(scope="module")
+def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What no pickle is to make."""
+    return tmp_path_factory.mktemp("canary") / "canary"
+
+
+@pytest.fixture(scope="module")
+def hostile(canary: Path) -> Mapping[str, Any]:
+    """Made once for all: among them are files of a million levels."""
+    spare = canary.with_name("spare")
+    spare.write_text("x")
+    Path(f"{spare}.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    return hostile_files(canary, spare)
+
+
 @READS_PICKLES
 @pytest.mark.of("torch")
 @pytest.mark.parametrize("title", HOSTILE)
 def test_a_hostile_pickle_runs_nothing(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, reader: Reader, title: str
+    tmp_path: Path, canary: Path, hostile: Mapping[str, Any], reader: Reader, title: str
 ) -> None:
-    folder = tmp_path_factory.mktemp("canary")
-    canary, spare = folder / "canary", folder / "spare"
-    spare.write_text("x")
-    Path(f"{spare}.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
-    for i, (content, suffix) in enumerate(hostile_files(canary, spare)[title].files):
+    for i, (content, suffix) in enumerate(hostile[title].files):
         path = tmp_path / f"hostile{i}{suffix}"
         path.write_bytes(content)
         with pytest.raises(WeightsError) as caught:
@@ -1127,7 +1138,7 @@ def test_a_hostile_pickle_runs_nothing(
         assert str(path) in str(caught.value)
         assert len(str(caught.value)) < 900
         assert "likely succeed" not in str(caught.value), "torch's advice to read it all the same"
-    assert sorted(p.name for p in folder.iterdir()) == ["spare", "spare.py"], "nothing was touched"
+    assert sorted(p.name for p in canary.parent.iterdir()) == ["spare", "spare.py"], "nothing was touched"
     assert not list((tmp_path / "data").rglob("*.safetensors"))
     assert not list((tmp_path / "data/weights").glob(".*")), "nor left"
 

@@ -182,6 +182,7 @@ def test_statistics_follow_the_batches_only_if_asked_to(model: Model, fit: Fit, 
         assert run.settings["batch_norm"] == ("train" if follow else "frozen")
 
 
+@pytest.mark.slow("keras", "jax")  # the suite has it
 def test_the_same_seed_gives_the_same_history(model: Model, fit: Fit, runs: dict[str, Any]) -> None:
     first = runs["scratch"].history["step_losses"]
     assert fit(model, mode="scratch", epochs=1, **RATE).history["step_losses"] == first[:1]
@@ -222,6 +223,7 @@ def test_a_saved_run_comes_back_with_its_module(
         hs.load(folder, model=model)
 
 
+@pytest.mark.slow("keras", "jax")  # core compares
 def test_comparing_modes(model: Model, data: tuple[Dataset, Dataset], backend: str, cache: Path) -> None:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 24, "device": "cpu", "cache": cache}
     rows = compare_modes(model, *data, ["cached", "frozen"], **settings).rows

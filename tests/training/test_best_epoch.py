@@ -70,6 +70,7 @@ def assert_kept(run: Any, val: Dataset, figure: str = "val_loss") -> None:
     assert run.validation.right_of_each().mean() == pytest.approx(run.history.best.val_accuracy)
 
 
+@pytest.mark.slow("keras", "jax")  # core keeps it; heads' best are below, in each
 def test_a_run_is_that_of_its_best_epoch(cached: Any, data: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     assert_kept(cached, data[1])
     assert cached.best_epoch < 6, "the test is of no use where the last epoch is the best"

@@ -48,6 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, backend: str) -> tuple[Any, P
     return run, run.save(root / "run"), pictures(root / "test", {"dark": 7, "middle": 9}, seed=1)
 
 
+@pytest.mark.slow("keras", "jax")  # core scores
 @pytest.mark.each
 def test_a_runs_scores_are_its_validations(made: Any) -> None:
     run, folder, _ = made

@@ -88,6 +88,7 @@ def test_the_file_says_how_it_was_verified(run: hs.Run, tmp_path: Path) -> None:
     assert said_by(unverified.path)["verified"] == "not verified"
 
 
+@pytest.mark.slow("keras", "jax")  # core writes ONNX
 @pytest.mark.parametrize(
     "cut", [None, pytest.param("act1", marks=pytest.mark.of("torch"))], ids=["the run's own cut", "another"]
 )

@@ -120,6 +120,7 @@ def test_scores_that_tell_less() -> None:
 # --- a run
 
 
+@pytest.mark.slow("keras", "jax")  # core divides
 def test_what_comes_back(single: tuple[Model, FeatureSet, Any]) -> None:
     _, features, run = single
     folds = run.folds
@@ -157,6 +158,7 @@ def test_the_model_is_trained_on_all_of_the_data_at_the_folds_rates(
     np.testing.assert_allclose(run.predict(features), alone.predict(features), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow("keras", "jax")  # core divides
 def test_a_fold_is_what_fit_gives_with_its_validation_data(of: Any, backend: str) -> None:
     """Where it is solved, nothing depends on the order of the samples."""
     model, features = of(images("single", weights=np.linspace(0.5, 2, 60)))
@@ -454,6 +456,7 @@ def test_a_sweep_ranks_by_the_mean_over_folds(swept: Any, single: tuple[Model, F
     json.dumps(swept.as_dict(), allow_nan=False)
 
 
+@pytest.mark.slow("keras", "jax")  # core divides
 def test_a_point_of_a_sweep_is_what_fit_gives(
     swept: Any, single: tuple[Model, FeatureSet, Any], backend: str
 ) -> None:

@@ -117,6 +117,7 @@ def test_logistic_is_scikit_learns(features: tuple[Model, FeatureSet, FeatureSet
     assert solved["held_out"] == f"{FOLDS} folds" and solved["gradient"] <= 1e-4
 
 
+@pytest.mark.slow("keras", "jax")  # core solves; ridge is above, in each
 @pytest.mark.each
 @pytest.mark.parametrize("solver", ["ridge", "logistic"])
 def test_a_solved_run_is_a_run(solver: str, backend: str, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def plain_loop(
 
 
 @pytest.mark.parametrize("fresh", [False, True], ids=["pretrained", "fresh"])
-@pytest.mark.parametrize("cut", ["avgpool", "bn"])
+@pytest.mark.parametrize("cut", [pytest.param("avgpool", marks=pytest.mark.slow("keras", "jax")), "bn"])
 def test_the_history_and_the_layer_are_a_plain_loops(
     fit: Callable[..., Any], features: Any, cut: str, fresh: bool
 ) -> None:
@@ -184,7 +184,10 @@ def test_frozen_is_cached_whatever_the_features_scale(fit: Callable[..., Any], n
     assert plain.history[-1].loss < 0.9 * plain.history[0].loss
 
 
-@pytest.mark.parametrize("mode", ["cached", "frozen", "staged"])
+@pytest.mark.parametrize(
+    "mode",
+    ["frozen", *(pytest.param(mode, marks=pytest.mark.slow("keras", "jax")) for mode in ("cached", "staged"))],
+)
 def test_what_was_trained_takes_features_as_they_are(
     fit: Callable[..., Any], data: tuple[Dataset, Dataset], mode: str
 ) -> None:
