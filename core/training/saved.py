@@ -34,7 +34,7 @@ from headstart.training.history import History
 from headstart.training.modes import mode_of
 from headstart.training.objective import objective_of_run
 from headstart.training.run import Run
-from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE
+from headstart.training.saving import FORMAT, RECORD, WEIGHTS, WEIGHTS_BEFORE, checksum
 from headstart.training.scores import Scores
 from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.scores.multi import THRESHOLD
@@ -150,6 +150,12 @@ def _run(folder: Path, about: Mapping[str, Any], model: Model | None) -> Run:
             FoldScores.from_dict(about["folds"]) if about.get("folds") else None,
         )
         _check_sense(run)
+        if about.get("checksum", checksum(about)) != checksum(about):  # runs of before have none
+            raise WeightsError(
+                f"{folder / RECORD}: damaged or edited after the run was saved (its checksum is that of something "
+                "else), so predictions might be others than the run's; copy the file anew, or if the change was "
+                "meant, take the entry 'checksum' out of it"
+            )
     except WeightsError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, HeadstartError) as error:

@@ -55,7 +55,7 @@ def save(run: RunRecord, path: str | Path) -> Path:
         "weights": {"file": name, "sha256": sha256},
         **_about(run),
     }
-    text = json_text(about, indent=1) + "\n"
+    text = json_text({**about, "checksum": checksum(about)}, indent=1) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with writing_into(folder, alone=True):
@@ -72,6 +72,12 @@ def save(run: RunRecord, path: str | Path) -> Path:
             f"{folder}: the run cannot be written there ({getattr(error, 'strerror', None) or error})"
         ) from error
     return folder
+
+
+def checksum(about: Mapping[str, Any]) -> str:
+    """Of all that a record says but for its checksum: 32 hex digits."""
+    plain = json.loads(json_text({key: value for key, value in about.items() if key != "checksum"}))
+    return spec_digest(plain)
 
 
 def weights_chunks(model: Model, said: Mapping[str, str] | None = None) -> list[bytes | memoryview]:

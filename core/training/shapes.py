@@ -99,6 +99,7 @@ RUN = {
     "validation": Optional(VALIDATION),
     "scores": Optional(SCORES),
     "folds": Optional(FOLDS),
+    "checksum": Optional(str),
 }
 """run.json"""
 

@@ -86,7 +86,7 @@ def in_old_format(folder: Path) -> None:
     """As runs were saved before their weights had a name of their own."""
     about = json.loads((folder / "run.json").read_text())
     hs.weights_file(folder).rename(folder / "weights.safetensors")
-    del about["weights"]
+    del about["weights"], about["checksum"]
     (folder / "run.json").write_text(json.dumps(about | {"format": 1}))
 
 
@@ -129,6 +129,26 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     (folder / "run.json").write_text(json.dumps(about | {"mode": "cachd"}))
     with pytest.raises(WeightsError, match=r"not a saved run \(unknown mode 'cachd'"):
         hs.load(folder)
+
+
+def test_a_record_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """A flipped bit in a mean, a deviation or a threshold would give other predictions, silently."""
+    folder = run_of(1).save(tmp_path / "run")
+    record = folder / "run.json"
+    whole = record.read_text()
+    for name, change in (
+        ("preprocess", lambda spec: {**spec, "std": [0.25, *spec["std"][1:]]}),
+        ("classes", lambda names: [f"{names[0]}~", *names[1:]]),
+        ("threshold", lambda _: 0.7),
+    ):
+        about = json.loads(whole)
+        about["model"][name] = change(about["model"][name])
+        record.write_text(json.dumps(about))
+        with pytest.raises(WeightsError, match=r"run.json: damaged or edited .* take the entry 'checksum' out"):
+            hs.load(folder)
+    del about["checksum"]
+    record.write_text(json.dumps(about))
+    assert hs.load(folder).model.threshold == 0.7, "of those of before, and of whoever meant it"
 
 
 def test_torchvisions_names_are_found(tmp_path: Path) -> None:
