@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -201,16 +201,18 @@ def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
                 "score": headline_of(entry).name,
                 "interval": None if entry.get("folds") else interval_of(entry),
                 "extraction": finite(entry.get("extraction_seconds")) or 0.0,
-                "points": [_rounded(point) for point in curve],
+                "points": [_rounded(point, finite(entry.get("extraction_seconds")) or 0.0) for point in curve],
             }
             for entry, look, curve in zip(entries, looks(entries), drawn, strict=True)
         ],
     }
 
 
-def _rounded(point: Point) -> list[Any]:
-    """As page.js reads it, to six digits: a screen has not more."""
-    return [float(f"{value:.6g}") if isinstance(value, float) else value for value in astuple(point)]
+def _rounded(point: Point, extraction: float) -> list[Any]:
+    """As page.js reads it, to six digits: a screen has not more. Seconds are without those of the extraction, which
+    the page adds or does not: beside hours, six digits would not tell the epochs of a head apart."""
+    values = astuple(replace(point, seconds=point.seconds - extraction))
+    return [float(f"{value:.6g}") if isinstance(value, float) else value for value in values]
 
 
 def _diverged(entries: Sequence[Entry]) -> list[str]:

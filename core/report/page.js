@@ -72,8 +72,8 @@
   const axes = all("input[name='axis']");
   const logarithmic = () => axes.some((axis) => axis.checked && axis.value === "log");
   const clockOf = (run) => {
-    const without = counted === null || counted.checked ? 0 : run.extraction;
-    return run.points.map((point) => point[SECONDS] - without);
+    const before = counted === null || counted.checked ? run.extraction : 0;
+    return run.points.map((point) => before + point[SECONDS]);
   };
 
   const measureOf = (plot) => {
@@ -107,8 +107,8 @@
   };
   const said = (run, loss, score) =>
     `loss ${number(loss, 4)}${score === null && run.score !== "accuracy" ? "" : scored(run, score)}`;
-  const when = (point) => {
-    const seconds = point[SECONDS] >= 100 ? point[SECONDS].toFixed(0) : Number(point[SECONDS].toPrecision(3));
+  const when = (point, end) => { // `end`: as the axis of time counts
+    const seconds = end >= 100 ? end.toFixed(0) : Number(end.toPrecision(3));
     const stage = point[STAGE] === "head" ? " (head alone)" : "";
     return `epoch ${point[EPOCH]}${stage}${point[KEPT] ? ", kept" : ""}, ${seconds}\u00a0s`;
   };
@@ -121,13 +121,14 @@
     const kept = { row: [], x: [], y: [], colour: [] };
     const interval = { row: [], x: [], low: [], high: [], colour: [] };
     runs.forEach((run, row) => {
+      const ends = clockOf(run);
       const [x, train, val] = [of.x(run), of.train(run), of.val(run)];
       if (x.length === 0) return;
       const validated = val.some(Number.isFinite);
       const add = (ys, filled) => run.points.forEach((point, i) => {
         const values = [
           row, x[i], ys[i], run.colour, filled ? run.colour : "rgba(0,0,0,0)", run.marker,
-          run.points.length > 40 ? 4 : 7, run.label, when(point), // many markers are no band
+          run.points.length > 40 ? 4 : 7, run.label, when(point, ends[i]), // many markers are no band
           said(run, point[VAL_LOSS], point[VAL_SCORE]), said(run, point[LOSS], point[SCORE]),
         ];
         names.forEach((name, n) => points[name].push(values[n]));
@@ -155,7 +156,13 @@
     const decades = Math.log10(high / low);
     const steps = decades < 0.8 ? [1, 1.5, 2, 3, 4, 5, 7] : decades < 3 ? [1, 2, 5] : [1];
     const all = Array.from({ length: last - first + 1 }, (_, i) => steps.map((step) => Number(`${step}e${first + i}`)));
-    return all.flat().filter((tick) => low <= tick && tick <= high);
+    const ticks = all.flat().filter((tick) => low <= tick && tick <= high);
+    if (ticks.length > 1) return ticks;
+    const least = (high - low) / 4; // a stretch that is nearly linear
+    const power = 10 ** Math.floor(Math.log10(least));
+    const step = [1, 2, 5, 10].map((times) => times * power).find((width) => width >= least);
+    const [from, to] = [Math.ceil(low / step), Math.floor(high / step)];
+    return Array.from({ length: to - from + 1 }, (_, i) => Number(((from + i) * step).toPrecision(12)));
   };
   const setRange = (range, start, end) => range.setv({ start, end, reset_start: start, reset_end: end });
 

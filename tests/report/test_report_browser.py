@@ -173,12 +173,31 @@ def test_the_axis_of_time_is_chosen_by_keyboard(chromium: Browser, tmp_path: Pat
     chromium.wait(DRAWN)
     _, xs, (low, _), _ = chromium.run(OF_TIME, "loss seconds")
     assert xs == pytest.approx([0.01, 0.02, 0.03]) and 0.005 < low < 0.01
+    assert chromium.run(RINGS, "loss epoch")[1][3] == f"epoch 2, kept, 0.02{SPACE}s", "as the axis counts"
     # what was hidden before stays hidden in the figure that takes the place of another
     chromium.find(".key[data-row='1']").click()
     chromium.find(".axis input[value=log]").send_keys("\ue012")  # the arrow to the left
     chromium.wait(DRAWN)
     assert {tuple(rows) for figure in chromium.run(SHOWN) for rows in figure} == {(0,)}
     assert chromium.run(OF_TIME, "loss seconds")[0] == scale
+    assert chromium.console() == []
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_epochs_of_a_hundredth_after_hours_of_extraction_are_told_apart(chromium: Browser, tmp_path: Path) -> None:
+    slow = row("torch", "cached", extraction_seconds=12345.678)
+    slow["total_seconds"] = 12346.0
+    chromium.open(saved(content([slow]), tmp_path))
+    assert chromium.run(OF_TIME, "loss seconds")[1] == pytest.approx([0.01, 0.02, 0.03], rel=1e-4)
+    chromium.find("#counted").send_keys(" ")
+    chromium.wait(DRAWN)
+    chromium.find(".axis input[value=linear]").send_keys("\ue014")  # to the right: logarithmic
+    chromium.wait(DRAWN)
+    assert chromium.run(OF_TIME, "loss seconds")[1] == pytest.approx([12345.688, 12345.698, 12345.708], abs=1e-6)
+    ticks = """const plot = Bokeh.documents.map((d) => d.roots()[0]).find((plot) => plot.name === "loss seconds");
+        return [plot.x_scale.type, plot.below[0].ticker.ticks]"""
+    kind, ticks = chromium.run(ticks)
+    assert kind == "LogScale" and len(ticks) >= 2, "also where there is no round number of a decade"
     assert chromium.console() == []
 
 
