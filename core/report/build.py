@@ -209,8 +209,8 @@ def _drawn(known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rounded(point: Point, extraction: float) -> list[Any]:
-    """As page.js reads it, to six digits: a screen has not more. Seconds are without those of the extraction, which
-    the page adds or does not: beside hours, six digits would not tell the epochs of a head apart."""
+    """As page.js reads it, to six digits: a screen has not more. Seconds are without those of the extraction, to
+    which the page adds them or not: beside hours, six digits would not tell the epochs of a head apart."""
     values = astuple(replace(point, seconds=point.seconds - extraction))
     return [float(f"{value:.6g}") if isinstance(value, float) else value for value in values]
 
