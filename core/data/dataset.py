@@ -24,6 +24,7 @@ from headstart.common.errors import DataError, ImageError
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE, Annotations
 from headstart.data.any_files import files_for
 from headstart.data.decode import check_truncated, decoded
+from headstart.data.draws import drawn
 from headstart.data.file_system import Files
 from headstart.data.id_index import Hashed, IdIndex
 from headstart.data.left_out import SKIP, Skipped
@@ -37,6 +38,7 @@ from headstart.data.workers import in_threads
 
 MEND = f". Mend or remove the file, or leave out all that cannot be read: {SKIP}"
 AGAIN = "open the data set again"
+LOOKED_AT = 64  # samples in memory, whenever their features are asked for: some milliseconds
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
 
@@ -113,6 +115,13 @@ class Source(ABC):
         if missing:
             self._identify(missing)
         return [str(self._ids[i]) for i in indices.tolist()]
+
+    def check_unchanged(self, indices: np.ndarray) -> None:
+        """DataError where samples that lie in memory were written to since their ids were computed: features of
+        what they were would be taken for theirs. Of many some are looked at, which nobody can foretell."""
+        if self.in_memory:
+            for i in indices[drawn(len(indices), LOOKED_AT)].tolist():
+                self._remember(i, self.read(i)[1])
 
     def _identify(self, indices: list[int]) -> None:
         """Find these samples' ids."""
@@ -352,6 +361,10 @@ class Dataset(Samples):
     def in_memory(self) -> bool:
         """Whether the samples lie in this process's memory, and not where others can read them."""
         return self._source.in_memory
+
+    def check_unchanged(self) -> None:
+        """DataError where arrays that the samples lie in were written to since their ids were computed."""
+        self._source.check_unchanged(self._indices)
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -154,6 +154,7 @@ class Extractor:
         start = time.perf_counter()
         self.batch_features.model.preprocess.check(data)
         ids = data.ids
+        data.check_unchanged()
         views = range(len(next(iter(self.folders.values()))))
         computed: list[set[str]] = [set() for _ in views]
         rounds = ROUNDS

@@ -377,6 +377,19 @@ def test_a_file_that_changes_on_the_way_is_refused(photos: Path, extract: Extrac
     assert counts(extract(photos)) == (TOTAL - 12, 12)
 
 
+@ONCE
+def test_arrays_that_were_written_to_are_not_served_what_they_were(extract: Extract) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    data = hs.data.arrays(pixels, [0, 1, 0, 1, 1])
+    extract(data)
+    pixels[...] = 255 - pixels
+    with pytest.raises(
+        DataError, match=r"image \d of arrays was changed since it was first read.*open the data set"
+    ):
+        extract(data.subset([1, 2]))
+    assert counts(extract(hs.data.arrays(pixels, [0, 1, 0, 1, 1]))) == (5, 0)
+
+
 def _names(photos: Path) -> dict[str, str]:
     """Id -> path."""
     data = hs.data.folder(photos)
