@@ -26,6 +26,8 @@ from headstart.report.repeat import machine_line, repetition
 from headstart.report.runs import runs_table
 from headstart.report.scores import outputs_text
 from headstart.report.series import (
+    FOUND_FULL,
+    FOUND_PART,
     PHASES,
     BreakEven,
     Entry,
@@ -33,6 +35,7 @@ from headstart.report.series import (
     break_even,
     diverged,
     finite,
+    found_there,
     guessing_loss,
     loss_limit,
     lost,
@@ -263,10 +266,14 @@ def _paying(entry: Entry, number: int) -> dict[str, Any]:
     even = break_even(entry)
     if isinstance(even, str):
         return {"sentence": even, "figure": None}
-    filled = "" if entry.get("extracted") else ", finding the cache full already"
+    filled = {
+        FOUND_FULL: ", finding the cache full already",
+        FOUND_PART: ", finding a part of it there already",
+    }
+    there = filled.get(found_there(entry), "")
     return {
         "label": entry["label"],
-        "sentence": f"Extraction {figures.seconds(even.extraction)} s{filled}; an epoch "
+        "sentence": f"Extraction {figures.seconds(even.extraction)} s{there}; an epoch "
         f"{figures.seconds(even.cached)} s on the cache, {figures.seconds(even.frozen)} s without. The lines "
         f"cross at {figures.seconds(even.crossing[0])} epochs: paid after {figures.epochs(even.after)}.",
         "figure": f"break-even {number}",

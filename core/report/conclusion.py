@@ -16,7 +16,16 @@ from headstart.common.text import counted, listed, time_text
 from headstart.report import figures
 from headstart.report.endings import endings
 from headstart.report.headlines import ACCURACY, HEADLINES, Headline, headline_of, headlines_of, ranked
-from headstart.report.series import Entry, diverged, finite, headline_name, headline_value
+from headstart.report.series import (
+    FOUND_FULL,
+    FOUND_PART,
+    Entry,
+    diverged,
+    finite,
+    found_there,
+    headline_name,
+    headline_value,
+)
 
 FEW = 100
 """validation samples, below which they are called few"""
@@ -328,16 +337,19 @@ def _lost(entry: Entry) -> list[str]:
 
 
 def _full_already(entries: Sequence[Entry]) -> list[str]:
-    """Runs that took less time beside the others because an earlier one had filled the cache."""
-    found = [
-        entry["label"]
-        for entry in entries
-        if entry.get("reused") and not entry.get("extracted") and finite(entry.get("total_seconds")) is not None
-    ]
+    """Runs that took less time beside the others because an earlier one had filled the cache, or a part of it."""
+    found = [entry for entry in entries if found_there(entry) and finite(entry.get("total_seconds")) is not None]
     if not found or len(entries) < 2:
         return []
-    whose = "its" if len(found) == 1 else "their"
-    return [f"{_listed(found)} found the cache full: filling it is not in {whose} time."]
+    said = []
+    for there, what in (
+        (FOUND_FULL, "the cache full: filling it"),
+        (FOUND_PART, "a part of the cache full: filling that"),
+    ):
+        if names := [entry["label"] for entry in found if found_there(entry) == there]:
+            whose = "its" if len(names) == 1 else "their"
+            said.append(f"{_listed(names)} found {what} is not in {whose} time.")
+    return said
 
 
 def _fallen(entries: Sequence[Entry]) -> list[str]:

@@ -14,7 +14,7 @@ from headstart.report import figures
 from headstart.report.conclusion import interval_of
 from headstart.report.endings import endings
 from headstart.report.headlines import Headline, headline_of, headlines_of
-from headstart.report.series import FOUND_FULL, Entry, diverged, finite, headline_value
+from headstart.report.series import Entry, diverged, finite, found_there, headline_value, meaning_of_star
 
 TEXT, NUMBER = "text", "number"
 
@@ -27,7 +27,7 @@ class Column:
     """`{words}`: what the score is called; `{unit}`: what its differences are in; `{how}`: what its intervals are
     by"""
     star: str = ""
-    """what a star in a cell means"""
+    """what a star in a cell means; `{found}`: see `meaning_of_star`"""
     style: str = ""
     """"repeated": the name of a run may say it; "screen": it is not printed"""
 
@@ -60,7 +60,7 @@ COLUMNS = (
         "s/epoch",
         meaning="seconds of an epoch with its validation, the median without the first, in which compilers run",
     ),
-    Column("extraction, s", meaning="to fill the cache, once", star=FOUND_FULL),
+    Column("extraction, s", meaning="to fill the cache, once", star="{found}"),
     Column("total, s", meaning="of the whole run"),
     Column("speed-up", meaning="of an epoch, over a frozen one of the same backend"),
     Column("trained", meaning="parameters"),
@@ -84,12 +84,12 @@ def runs_table(entries: Sequence[Entry]) -> dict[str, Any]:
     rows = [_cells(entry) for entry in entries]
     kept = places_with_values(len(COLUMNS), [[cell.text for cell in row] for row in rows], (figures.NONE,))
     headlines = headlines_of(entries)
-    words = {**_words(headlines), "how": _how(entries)}
+    words = {**_words(headlines), "how": _how(entries), "found": meaning_of_star(entries)}
     folds = number_of_folds(entries)
     columns = [COLUMNS[place] for place in kept]
     cells = [[row[place] for place in kept] for row in rows]
     notes = [
-        f"{column.name.partition(',')[0]}: {column.meaning.format(**words)}{_of_star(column, texts)}."
+        f"{column.name.partition(',')[0]}: {(column.meaning + _of_star(column, texts)).format(**words)}."
         for column, *texts in zip(columns, *cells, strict=True)
         if column.meaning
     ]
@@ -149,7 +149,7 @@ def _cells(entry: Entry) -> list[Cell]:
 
     extracts = entry.get("extracted") or entry.get("reused")
     extraction = number(entry.get("extraction_seconds") if extracts else None, figures.seconds)
-    found_full = "*" if extracts and not entry.get("extracted") else ""
+    star = "*" if found_there(entry) else ""
     return [
         text(entry["label"]),
         text(entry.get("backend")),
@@ -160,7 +160,7 @@ def _cells(entry: Entry) -> list[Cell]:
         number(entry.get("val_loss"), figures.loss),
         _kept(entry),
         number(entry["seconds_per_epoch"].get("total"), figures.seconds),
-        Cell(f"{extraction.text}{found_full}", extraction.value),
+        Cell(f"{extraction.text}{star}", extraction.value),
         number(entry.get("total_seconds"), figures.seconds),
         number(entry.get("speedup_over_frozen"), figures.times),
         number((entry.get("parameters") or {}).get("trained"), figures.count),

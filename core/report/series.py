@@ -23,6 +23,7 @@ PHASES = {
 }
 """what an epoch's seconds are spent on"""
 FOUND_FULL = "to find it full already, and to check a few of another backend's rows when it first reads them"
+FOUND_PART = "to fill what it lacked, as a part of it was there already"
 """what the seconds of an extraction with a star are, in tables"""
 
 
@@ -72,6 +73,18 @@ class BreakEven:
     def seconds(self, epochs: float) -> tuple[float, float]:
         """Of so many epochs: cached with the extraction, and frozen."""
         return self.extraction + self.cached * epochs, self.frozen * epochs
+
+
+def found_there(entry: Entry) -> str:
+    """What the seconds of a run's extraction are where the cache had features already; "" where it had none."""
+    if not entry.get("reused"):
+        return ""
+    return FOUND_PART if entry.get("extracted") else FOUND_FULL
+
+
+def meaning_of_star(entries: Iterable[Entry]) -> str:
+    """What a star beside such seconds means, in a table of these runs; "" where none has one."""
+    return "; or ".join(dict.fromkeys(filter(None, map(found_there, entries))))
 
 
 def finite(value: Any) -> float | None:

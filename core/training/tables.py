@@ -22,7 +22,7 @@ from headstart.common.text import (
 from headstart.report.conclusion import groups_of
 from headstart.report.endings import overview, sentence
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
-from headstart.report.series import FOUND_FULL, PHASES
+from headstart.report.series import PHASES, found_there, meaning_of_star
 from headstart.training.scores import Scores
 from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.validation import Miss
@@ -69,7 +69,8 @@ def comparison_legend(comparison: Mapping[str, Any], tables: Sequence[Table]) ->
     if how == RESAMPLING and any(groups_of(entry) for entry in comparison["rows"]):
         how += OF_GROUPS
     of_score = {"±": f"half of the 95 % interval, by {how}", "=": "they do not tell it from the best"}
-    meanings = {**MEANINGS, "extract": MEANINGS["extract"] + (f"; * {FOUND_FULL}" if "*" in cells else "")}
+    star = f"; * {meaning_of_star(comparison['rows'])}" if "*" in cells else ""
+    meanings = {**MEANINGS, "extract": MEANINGS["extract"] + star}
     said = ["; ".join(f"{mark}: {meaning}" for mark, meaning in of_score.items() if mark in cells)]
     said += [f"{column}: {meaning}" for column, meaning in meanings.items() if column in shown]
     return " ".join(f"{sentence}." for sentence in said if sentence)
@@ -83,7 +84,7 @@ def _comparison_cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
     epoch, speedup = entry["seconds_per_epoch"], entry["speedup_over_frozen"]
     extraction = "-"
     if entry["features_made_by"]:
-        extraction = seconds_text(entry["extraction_seconds"]) + ("" if entry["extracted"] else "*")
+        extraction = seconds_text(entry["extraction_seconds"]) + ("*" if found_there(entry) else "")
     return (
         _name(entry),
         _accuracy_text(entry),

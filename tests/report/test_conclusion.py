@@ -226,6 +226,9 @@ def test_test_data_say_what_the_validation_data_cannot_and_whoever_filled_the_ca
     assert "The scores are too good: 1 of 250 test samples was trained on as well." in told(content(rows))
     assert CHOSEN not in text
     assert text.endswith("torch cached found the cache full: filling it is not in its time.")
+    rows[1]["extracted"] = 1
+    part = "torch cached found a part of the cache full: filling that is not in its time."
+    assert told(content(rows)).endswith(part)
     assert "test samples, which" not in " ".join(conclusion(content(rows)).lines), (
         "a line of its own on a terminal"
     )

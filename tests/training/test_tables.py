@@ -44,7 +44,7 @@ def test_a_comparison() -> None:
     rows = [
         row("frozen", speedup_over_frozen=1.0),
         row("cached", **cached),
-        row("cached", **cached, extracted=0, diverged=True),
+        row("cached", **cached, extracted=0, reused=8, diverged=True),
         row("full", backend="jax", val_accuracy=None),
     ]
     comparison = Comparison(rows=rows, versions={"torch": {"torch": "2"}, "jax": {}, "keras": {}})
@@ -57,6 +57,11 @@ def test_a_comparison() -> None:
     assert column(first, "trunk") == ["-"] * 3 and column(first, "head") == ["1.50"] * 3
     assert column(first, "pays off") == ["-", "1 epoch", "1 epoch"]
     assert "; * to find it full already" in comparison_legend(comparison, [first, second])
+    rows[1] |= {"extracted": 2, "reused": 6}
+    assert column(comparison.as_tables()[0], "extract") == ["-", "3.00*", "3.00*"]
+    both = "; * to fill what it lacked, as a part of it was there already; or to find it full already"
+    assert both in comparison_legend(comparison, [first, second])
+    rows[1] |= {"reused": 0}
     unfound = Comparison(rows=rows[:2], versions={"torch": {}})
     assert "extract: seconds to fill the cache, once. " in comparison_legend(unfound, unfound.as_tables())
 
