@@ -39,6 +39,7 @@ from headstart.data.workers import in_threads
 MEND = f". Mend or remove the file, or leave out all that cannot be read: {SKIP}"
 AGAIN = "open the data set again"
 LOOKED_AT = 64  # samples in memory, whenever their features are asked for: some milliseconds
+FILES_LOOKED_AT = 4096  # likewise, by stat alone
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
 
@@ -117,8 +118,8 @@ class Source(ABC):
         return [str(self._ids[i]) for i in indices.tolist()]
 
     def check_unchanged(self, indices: np.ndarray) -> None:
-        """DataError where samples that lie in memory were written to since their ids were computed: features of
-        what they were would be taken for theirs. Of many some are looked at, which nobody can foretell."""
+        """DataError where samples are others than those whose ids are known: features of what they were would be
+        taken for theirs. Of many some are looked at, which nobody can foretell."""
         if self.in_memory:
             for i in indices[drawn(len(indices), LOOKED_AT)].tolist():
                 self._remember(i, self.read(i)[1])
@@ -155,6 +156,7 @@ class FileSource(Source):
         self._places = absolute(self.paths)
         self.files = files_for(self.paths) if files is None else files
         self.fetches = self.files.fetches
+        self._stamps: list[bytes | None] = [None] * len(self.paths)
 
     def source_name(self, index: int) -> str:
         return self.paths[index]
@@ -180,6 +182,15 @@ class FileSource(Source):
         except ImageError as error:
             raise ImageError(error.source, error.reason, MEND) from error
 
+    def check_unchanged(self, indices: np.ndarray) -> None:
+        """Of files by what `stat` says; one that has gone is no other, and what is stored of it may be of use."""
+        some = [i for i in indices[drawn(len(indices), FILES_LOOKED_AT)].tolist() if self._stamps[i] is not None]
+        now = self.files.stamps([self._places[i] for i in some])
+        for i, stamp in zip(some, now, strict=True):
+            if stamp is not None and stamp != self._stamps[i]:
+                self._remember(i, self.read(i)[1])
+                self._stamps[i] = stamp
+
     def was_read(self, index: int) -> bool:
         """Whether the file's bytes were read, by `errors` or for its id."""
         return self._ids[index] is not None
@@ -198,6 +209,8 @@ class FileSource(Source):
         index = IdIndex()
         paths = [self._places[i] for i in indices]
         stamps = self.files.stamps(paths)
+        for i, stamp in zip(indices, stamps, strict=True):
+            self._stamps[i] = stamp
         unknown: list[tuple[int, bytes | None]] = []
         for i, stamp, known in zip(indices, stamps, index.look_up(paths, stamps), strict=True):
             if known is not None:
@@ -362,9 +375,10 @@ class Dataset(Samples):
         """Whether the samples lie in this process's memory, and not where others can read them."""
         return self._source.in_memory
 
-    def check_unchanged(self) -> None:
-        """DataError where arrays that the samples lie in were written to since their ids were computed."""
-        self._source.check_unchanged(self._indices)
+    def check_unchanged(self, rows: Sequence[int]) -> None:
+        """DataError where files or arrays that these samples lie in were written to since their ids were
+        computed."""
+        self._source.check_unchanged(self._indices[np.asarray(rows, np.intp)])
 
     @property
     def ids(self) -> tuple[str, ...]:

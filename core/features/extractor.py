@@ -154,7 +154,6 @@ class Extractor:
         start = time.perf_counter()
         self.batch_features.model.preprocess.check(data)
         ids = data.ids
-        data.check_unchanged()
         views = range(len(next(iter(self.folders.values()))))
         computed: list[set[str]] = [set() for _ in views]
         rounds = ROUNDS
@@ -163,6 +162,9 @@ class Extractor:
                 {node: folders[view].missing(ids) for node, folders in self.folders.items()} for view in views
             ]
             lacking_ids = [sorted({id for missing in of_view.values() for id in missing}) for of_view in lacking]
+            if rounds == ROUNDS and not any(computed):  # what is lacking is compared as it is read
+                to_read = set().union(*lacking_ids)
+                data.check_unchanged([i for i, id in enumerate(ids) if id not in to_read])
             if any(lacking_ids):
                 self.batch_features.check_company(data)
                 self._prepare(lacking)

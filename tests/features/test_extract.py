@@ -378,6 +378,20 @@ def test_a_file_that_changes_on_the_way_is_refused(photos: Path, extract: Extrac
 
 
 @ONCE
+def test_a_file_edited_since_is_not_served_what_it_was(photos: Path, extract: Extract) -> None:
+    data = hs.data.folder(photos)
+    extract(data)
+    gone, touched, edited = (Path(data.source_name(i)) for i in (0, 1, 2))
+    gone.unlink()
+    touched.touch()
+    assert counts(extract(data)) == (0, TOTAL)
+    picture(501).save(edited)
+    with pytest.raises(DataError, match=rf"{edited.name} was changed since it was first read.*open the data set"):
+        extract(data)
+    assert counts(extract(data.subset([3, 4]))) == (0, 2)
+
+
+@ONCE
 def test_arrays_that_were_written_to_are_not_served_what_they_were(extract: Extract) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (5, 8, 8, 3), np.uint8)
     data = hs.data.arrays(pixels, [0, 1, 0, 1, 1])
