@@ -7,6 +7,7 @@ paired with another image's features or label.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import operator
 import time
@@ -38,7 +39,7 @@ from headstart.data.workers import in_threads
 
 MEND = f". Mend or remove the file, or leave out all that cannot be read: {SKIP}"
 AGAIN = "open the data set again"
-LOOKED_AT = 64  # samples in memory, whenever their features are asked for: some milliseconds
+LOOKED_AT = 16  # samples that are no files, whenever their stored features are asked for
 FILES_LOOKED_AT = 4096  # likewise, by stat alone
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
@@ -119,9 +120,10 @@ class Source(ABC):
 
     def check_unchanged(self, indices: np.ndarray) -> None:
         """DataError where samples are others than those whose ids are known: features of what they were would be
-        taken for theirs. Of many some are looked at, which nobody can foretell."""
-        if self.in_memory:
-            for i in indices[drawn(len(indices), LOOKED_AT)].tolist():
+        taken for theirs. Some are looked at, which nobody can foretell; what cannot be read any more is no
+        other."""
+        for i in indices[drawn(len(indices), LOOKED_AT)].tolist():
+            with contextlib.suppress(ImageError):
                 self._remember(i, self.read(i)[1])
 
     def _identify(self, indices: list[int]) -> None:

@@ -66,11 +66,15 @@ class _Member:
     nbytes: int
 
     def read(self) -> bytes:
-        with open(self.shard.file, "rb") as file:  # noqa: PTH123
-            if self.shard.at(file.fileno()) != self.shard:
-                raise DataError(f"{self.shard} was changed since it was opened; open the data set again")
-            file.seek(self.offset)
-            return file.read(self.nbytes)
+        try:
+            with open(self.shard.file, "rb") as file:  # noqa: PTH123
+                if self.shard.at(file.fileno()) != self.shard:
+                    raise DataError(f"{self.shard} was changed since it was opened; open the data set again")
+                file.seek(self.offset)
+                return file.read(self.nbytes)
+        except OSError as error:  # gone, or on a disk that is
+            reason = f"cannot be read ({error.strerror or error})"
+            raise ImageError(f"{self.name} in {self.shard}", reason) from error
 
 
 class _Link(NamedTuple):

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -389,6 +390,28 @@ def test_a_file_edited_since_is_not_served_what_it_was(photos: Path, extract: Ex
     with pytest.raises(DataError, match=rf"{edited.name} was changed since it was first read.*open the data set"):
         extract(data)
     assert counts(extract(data.subset([3, 4]))) == (0, 2)
+
+
+@ONCE
+def test_a_tar_written_anew_is_not_served_what_it_was(tmp_path: Path, extract: Extract) -> None:
+    def written(first: int) -> Dataset:
+        with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+            for i in range(4):
+                picture(first + i).save(tmp_path / "x.png")
+                tar.add(tmp_path / "x.png", f"{i}.png")
+                (tmp_path / "x.cls").write_text("ab"[i % 2])
+                tar.add(tmp_path / "x.cls", f"{i}.cls")
+        return hs.data.webdataset(tmp_path / "shard.tar")
+
+    data = written(0)
+    extract(data)
+    written(40)
+    with pytest.raises(DataError, match="changed since"):
+        extract(data)
+    (tmp_path / "shard.tar").unlink()
+    assert counts(extract(data)) == (0, 4)
+    with pytest.raises(ImageError, match=r"shard.tar.*cannot be read"):
+        data[0]
 
 
 @ONCE
