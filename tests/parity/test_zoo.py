@@ -63,6 +63,8 @@ ON_HUB = [
 ]
 ALWAYS_TRAINED = ("alexnet", "mobilenet_v2", "vit_b_16")
 """the others' cuts are computed at every change, too, and the suite holds each op's gradient to a reference"""
+LARGE = ("vit_b_16", "vit_base_patch16_clip_224", "vit_base_patch16_clip_quickgelu_224")
+"""transformers that at every change are computed with few blocks only, as a small one is whole"""
 LONG_TO_COMPILE = ("convnext_tiny", "efficientnet_b0", "vit_small_patch14_dinov2")
 """of many operations on little: XLA takes longer over them than they run. Others with these ops are optimised"""
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -340,7 +342,10 @@ def check_cuts(case: Case, backend: str, folded: bool = True) -> None:
     assert {cut: error for cut, error in errors.items() if not error <= TOLERANCE} == {}, folded
 
 
-@pytest.mark.parametrize("row", WHOLE, ids=by_name)
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=[pytest.mark.slow] if row.name in LARGE else [], id=row.name) for row in WHOLE],
+)
 def test_every_cut_of_a_whole_network_is_the_originals(row: KnownAnswer) -> None:
     """In one backend: the others have the same graph."""
     check_cuts(computed(row), BACKENDS[0])
