@@ -10,6 +10,7 @@ from collections.abc import Collection
 import numpy as np
 
 from headstart.common.errors import FeatureDriftError
+from headstart.common.text import share_text
 from headstart.data import Dataset
 from headstart.data.draws import drawn
 from headstart.features.batch_features import BatchFeatures
@@ -79,7 +80,8 @@ def _drift(
             far = distances(fresh, stored)
             worst = int(far.argmax())
             return (
-                f"the features of {data.source_name(int(batch.indices[worst]))} differ by {far[worst]:.1%} "
-                f"from what {computing.provenance(node)['backend']} computes here; they were made by {made_by}"
+                f"the features of {data.source_name(int(batch.indices[worst]))} differ by "
+                f"{share_text(far[worst])} from what {computing.provenance(node)['backend']} computes here; they "
+                f"were made by {made_by}"
             )
     return None

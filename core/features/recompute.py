@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import SettingError
+from headstart.common.text import share_text
 from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.draws import drawn
@@ -39,7 +40,7 @@ class Difference:
 
     def __str__(self) -> str:
         view = f", view {self.view}" if self.view else ""
-        return f"{self.sample} at {self.cut}{view}: {self.distance:.1%} off in {self.shard}"
+        return f"{self.sample} at {self.cut}{view}: {share_text(self.distance)} off in {self.shard}"
 
 
 @dataclass(frozen=True)

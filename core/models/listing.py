@@ -13,7 +13,7 @@ from typing import Any
 
 from headstart.common.errors import HeadstartError, SettingError
 from headstart.common.table import Table
-from headstart.common.text import shape_text
+from headstart.common.text import shape_text, share_text
 from headstart.models import imported, packaged, pickles
 from headstart.models.architecture import Architecture, Hub, Packaged, Pickled, Shipped
 from headstart.models.default_model import defaults
@@ -154,7 +154,7 @@ def cut_summaries(name: str, size: int | None = None) -> list[CutSummary]:
 def cuts_table(cuts: Iterable[CutSummary]) -> Table:
     """For a terminal."""
     rows = [
-        (cut.cut, shape_text(cut.shape), f"{cut.float16_nbytes / 1000:,.1f}", f"{cut.flops_share_before:.1%}")
+        (cut.cut, shape_text(cut.shape), f"{cut.float16_nbytes / 1000:,.1f}", share_text(cut.flops_share_before))
         for cut in cuts
     ]
     return Table(("cut", "shape", "kB a sample", "FLOPs before"), rows, right=(1, 2, 3))

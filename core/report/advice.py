@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.table import places_with_values
-from headstart.common.text import headline_text, nbytes_text, time_text
+from headstart.common.text import headline_text, nbytes_text, share_text, time_text
 from headstart.report import figures
 from headstart.report.build import script_json, template
 from headstart.report.looks import COLOURS
@@ -130,7 +130,7 @@ def _cut(trunk: Mapping[str, Any], cut: Mapping[str, Any], score: str) -> list[s
         ", ".join(f"{samples:,}: {headline_text(score, value)}" for samples, value in cut["curve"]),
         figures.NONE if cut.get("silhouette") is None else f"{cut['silhouette']:.2f}",
         f"{cut['logme']:.2f}",
-        f"{cut['spread']:.1%}",
+        share_text(cut["spread"]),
     ]
 
 

@@ -15,6 +15,7 @@ from headstart.common.errors import ImageError, SettingError
 from headstart.common.outputs import check_outputs, write_bytes
 from headstart.common.progress import track
 from headstart.common.table import Table
+from headstart.common.text import share_text
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.left_out import check_on_error
@@ -93,7 +94,7 @@ class Predictions:
         is_share = reading.task in (SINGLE, MULTI)
         rows: list[tuple[str, ...]] = []
         for i, image in enumerate(self.images):
-            best = [(name, f"{value:.1%}" if is_share else f"{value:.6g}") for name, value in self.best(i)]
+            best = [(name, share_text(value) if is_share else f"{value:.6g}") for name, value in self.best(i)]
             if not best:
                 said = self.error(i)
                 none = reading.task == MULTI and self.cells[0][i] is not None

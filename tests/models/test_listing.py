@@ -46,6 +46,8 @@ def test_where_a_model_can_be_cut() -> None:
     assert shares == sorted(shares) and 0.999 < shares[-1] < 1
     assert cuts[0].as_dict()["bytes_per_sample_float16"] == 2 * 112 * 112 * 64
     assert listing.cuts_table(cuts).rows[0][:2] == ("conv1", "112 x 112 x 64")
+    last = listing.cuts_table(listing.cut_summaries("resnet101")).rows[-1]
+    assert last[3] == "99.97%", "a classifier is behind it, so it is not all"
     with pytest.raises(UnknownNameError, match="resnet9"):
         listing.cut_summaries("resnet9")
 
