@@ -18,7 +18,7 @@ from headstart.common.log import LOG, VARIABLE
 from headstart.common.text import printable
 
 Reporter = Callable[[str, int, int | None], None]
-REPORT_SECONDS = 0.2  # at most five reports a second
+REPORT_SECONDS = 0.2  # at most five reports a second, and the last
 
 _reporter: Reporter | None = None
 _showing = False
@@ -78,7 +78,7 @@ def _reporting(reporter: Reporter, description: str, total: int | None) -> Calla
         nonlocal done, last
         with lock:
             done += n
-            if time.monotonic() - last >= REPORT_SECONDS:
+            if time.monotonic() - last >= REPORT_SECONDS or done == total:  # its end is told in any case
                 last = time.monotonic()
                 reporter(description, done, total)
 
