@@ -51,6 +51,24 @@ class Palette(layers.Layer):
         return x * (1 + ops.convert_to_tensor(self.colors))
 
 
+class Penalty(layers.Layer):
+    """Adds a loss of its own."""
+
+    def call(self, x: Any) -> Any:
+        self.add_loss(ops.mean(ops.abs(x)))
+        return x
+
+
+def penalised(how: str) -> keras.Model:
+    x = inputs = keras.Input((16, 16, 3))
+    weights = {"kernel_regularizer": "l2"} if how == "weights" else {}
+    outputs = {"activity_regularizer": "l2"} if how == "outputs" else {}
+    x = layers.Conv2D(4, 3, name="conv", **weights, **outputs)(x)
+    if how == "inside":
+        x = keras.Sequential([keras.Input((14, 14, 4)), Penalty(name="conv")])(x)
+    return keras.Model(inputs, layers.Dense(10)(pooled(x)))
+
+
 def adapted(where: str, shift: float = 2) -> keras.Model:
     """`shift`: of what the layer was adapted to."""
     random.seed(0)

@@ -310,6 +310,18 @@ def check_clone(model: keras.Model, clone: keras.Model, rows: list[Any]) -> None
         )
 
 
+def tell_of_losses(clone: keras.Model) -> None:
+    """Warn of losses that layers add to what is trained by; `clone` has just been called. What we train by is the
+    task's loss."""
+    if adding := [layer.name for layer in layers_of(clone) if not is_functional(layer) and layer.losses]:
+        warnings.warn(
+            f"layer {adding[0]!r} adds a loss of its own (a regularizer, add_loss), and {len(adding) - 1} others do; "
+            "headstart trains by the task's loss alone. To keep weights small use optimizer="
+            "hs.AdamW(weight_decay=...) or hs.SGD(weight_decay=...)",
+            stacklevel=2,
+        )
+
+
 def outputs(model: keras.Model, rows: list[Any]) -> list[np.ndarray]:
     """All outputs, in inference."""
     found = model(one_or_all(rows), training=False)

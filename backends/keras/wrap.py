@@ -31,6 +31,7 @@ from headstart.backends.keras.copying import (
     quantized_layer,
     reproducible,
     seeded,
+    tell_of_losses,
     thawed,
 )
 from headstart.backends.keras.cuts import (
@@ -78,6 +79,7 @@ def wrap(request: WrapRequest) -> Wrapping:
     model = copied(request.native)
     _ordered(model, request.example)  # which checks the names
     check_clone(request.native, model, _rows(model, request.example))
+    tell_of_losses(model)
     fixed = _fixed(request.native, model)
     shown: dict[str, str] = {}
     ending, numbers = "", "node"

@@ -120,6 +120,13 @@ def test_whatever_can_be_called(kinds: Any) -> None:
     assert len(set(digests)) == len(functions)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+@pytest.mark.parametrize("how", ["weights", "outputs", "inside"])
+def test_losses_of_layers_are_said_to_be_left_out(kinds: Any, how: str) -> None:
+    with pytest.warns(UserWarning, match="layer 'conv' adds a loss of its own .* trains by the task's loss alone"):
+        hs.wrap(kinds.penalised(how), preprocess=P)
+
+
 def test_weights_without_a_name(kinds: Any, data: Any, tmp_path: Path) -> None:
     """Keras numbers them anew in every copy; a saved run is found again, and so are cached features."""
     model = kinds.nameless()

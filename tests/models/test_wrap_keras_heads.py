@@ -99,6 +99,7 @@ def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(kinds: Any, how: s
     assert model.graph.shapes((16, 16, 3))["trunk"] == (4,)
 
 
+@pytest.mark.filterwarnings("ignore:layer 'activity_regularization")
 @pytest.mark.parametrize("how", ["temperature", "clipped", "bounded"])
 def test_what_learns_single_numbers_is_no_classifier(kinds: Any, how: str) -> None:
     model = kinds.behind(how)
