@@ -175,7 +175,8 @@ def _coverages(
             same = sum(info.rows for info in others if info.key == folder.key.digest)
             coverages.append(
                 Coverage(
-                    cut=cut,
+                    # of a wrapped module as `hs.wrap` takes it
+                    cut=str(folder.key.label["cut"]) if cut == node else cut,
                     view=None if keys.augment is None else view,
                     key=folder.key.digest,
                     present=present,

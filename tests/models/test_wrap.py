@@ -231,6 +231,7 @@ def test_comparing_modes(model: Model, data: tuple[Dataset, Dataset], backend: s
     assert [row["cut"] for row in rows] == [model.module_cut] * 2
     cuts = {folder.label["cut"] for folder in hs.cache.list(cache)}
     assert model.module_cut in cuts and "trunk" not in cuts
+    assert [cut.cut for cut in hs.cache.explain(model, data[0], "trunk", cache=cache)] == [model.module_cut]
     assert rows[0]["speedup_over_frozen"] > 0
     assert rows[1]["speedup_over_frozen"] == 1
 
