@@ -89,6 +89,21 @@ class Noise(nnx.Module):
         return x + 0.01 * jax.random.normal(self.rngs.default(), x.shape)
 
 
+class Statistics(nnx.Module):
+    """A norm of somebody's own, which also keeps what it gives for whoever looks."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.mean = nnx.BatchStat(jnp.zeros(3))
+        self.use_running_average = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.use_running_average:
+            self.mean[...] = 0.9 * self.mean[...] + 0.1 * x.mean((0, 1, 2))
+        x = x - self.mean[...]
+        self.given = nnx.Intermediate(x)
+        return x
+
+
 class Company(nnx.Module):
     """Its samples are not alone."""
 

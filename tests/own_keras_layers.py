@@ -201,6 +201,21 @@ class OwnNorm(layers.BatchNormalization):
     pass
 
 
+class Follows(layers.Layer):
+    """A norm that is none of Keras's."""
+
+    def build(self, shape: Any) -> None:
+        settings = {"shape": shape[-1:], "trainable": False}
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **settings)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **settings)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training:
+            for kept, now in zip(self.non_trainable_variables, ops.moments(x, (0, 1, 2)), strict=True):
+                kept.assign(0.9 * kept + 0.1 * now)
+        return (x - self.moving_mean) / ops.sqrt(self.moving_variance + 1e-3)
+
+
 class Block(layers.Layer):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -216,12 +231,12 @@ class Block(layers.Layer):
 
 
 def norms() -> keras.Model:
-    """Batch norms of a class of their own, in a layer, and in a model."""
+    """Batch norms of a class of their own, in a layer, in a model, and one that is none of Keras's."""
     random.seed(0)
     x = inputs = keras.Input((16, 16, 3))
     x = OwnNorm()(layers.Conv2D(4, 3, name="cut")(x))
     inner = keras.Input((14, 14, 4))
-    x = keras.Model(inner, layers.BatchNormalization()(inner))(x)
+    x = Follows()(keras.Model(inner, layers.BatchNormalization()(inner))(x))
     return keras.Model(inputs, layers.Dense(10)(pooled(Block()(x))))
 
 

@@ -38,8 +38,8 @@ class JaxTrainer:
         self.inference = nnx.graphdef(self.network)
         self.network.train()
         for _, module in nnx.iter_modules(self.network):
-            if isinstance(module, nnx.BatchNorm):
-                module.use_running_average = not recipe.train_statistics
+            if keeps_statistics(module) and not recipe.train_statistics:
+                module.eval()
         self.training, weights, rest = nnx.split(self.network, nnx.Param, ...)
         self.update_rule = _update_rule(recipe)
         self.output_weights = np.array([1.0, *(weight for _, weight in graph.auxiliary)], np.float32)
@@ -139,7 +139,8 @@ class JaxTrainer:
             # copies: batch norms write their statistics, which belong to the trace outside
             network = nnx.merge(self.training, weights, rest, copy=True)
             outputs = network(_as_float(x))
-            _, _, new_rest = nnx.split(network, nnx.Param, ...)
+            _, _, written = nnx.split(network, nnx.Param, ...)
+            new_rest = _as_before(rest, written)
             # (outputs, n, classes)
             logits = jnp.stack(outputs if isinstance(outputs, tuple) else (outputs,)).astype(jnp.float32)
             means = losses.mean(losses.per_sample(self.recipe.loss, logits, targets), sample_weights)
@@ -162,6 +163,25 @@ class JaxTrainer:
 
     def _one_resident_step(self, *args: Any) -> tuple[Any, Result]:
         return resident_step(self._one_step, *args)
+
+
+def keeps_statistics(module: nnx.Module) -> bool:
+    """Whether it is a batch norm of any make: flax's, one derived from it, or a user's own."""
+    return isinstance(module, nnx.BatchNorm) or any(isinstance(v, nnx.BatchStat) for v in vars(module).values())
+
+
+def _as_before(rest: nnx.State, written: nnx.State) -> nnx.State:
+    """Of what a step has left in a network what was there before it, in the same shape: what is sown is another
+    step's or nobody's."""
+    after = dict(nnx.to_flat_state(written))
+
+    def shapes(value: Any) -> Any:
+        return jax.tree.map(jnp.shape, value)
+
+    return nnx.from_flat_state(
+        (path, after[path] if path in after and shapes(after[path]) == shapes(value) else value)
+        for path, value in nnx.to_flat_state(rest)
+    )
 
 
 def _as_float(x: Any) -> Any:

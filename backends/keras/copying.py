@@ -315,8 +315,8 @@ def tell_of_losses(clone: keras.Model) -> None:
     task's loss."""
     if adding := [layer.name for layer in layers_of(clone) if not is_functional(layer) and layer.losses]:
         warnings.warn(
-            f"layer {adding[0]!r} adds a loss of its own (a regularizer, add_loss), and {len(adding) - 1} others do; "
-            "headstart trains by the task's loss alone. To keep weights small use optimizer="
+            f"layer {adding[0]!r} adds a loss of its own (a regularizer, add_loss), and {len(adding) - 1} others "
+            "do; headstart trains by the task's loss alone. To keep weights small use optimizer="
             "hs.AdamW(weight_decay=...) or hs.SGD(weight_decay=...)",
             stacklevel=2,
         )

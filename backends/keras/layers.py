@@ -117,11 +117,15 @@ class FrozenStatistics(layers.BatchNormalization):
         return super().call(inputs, training=False, mask=mask)
 
 
+STATISTICS = ("moving_mean", "moving_variance")
+
+
 def keep_statistics(layer: layers.Layer) -> None:
     """Make a batch norm keep its statistics as `FrozenStatistics` does, whatever class of the user's it is of and
-    wherever it stands."""
+    wherever it stands. One of the user's own is told by what its statistics are called."""
     kind: Any = type(layer)
-    if not issubclass(kind, layers.BatchNormalization) or issubclass(kind, FrozenStatistics):
+    own = all(isinstance(getattr(layer, name, None), keras.Variable) for name in STATISTICS)
+    if not (own or issubclass(kind, layers.BatchNormalization)) or issubclass(kind, FrozenStatistics):
         return
     layer.__class__ = FrozenStatistics if kind is layers.BatchNormalization else _keeping(kind)
 

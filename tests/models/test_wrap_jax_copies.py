@@ -80,6 +80,19 @@ def test_half_precision(tmp_path: Path) -> None:
     assert {value.dtype for value in run.model.params.values()} == {np.dtype(np.float16)}
 
 
+def test_statistics_of_the_users_own_stay_and_what_a_step_leaves_is_let_go(tmp_path: Path) -> None:
+    import own_jax
+
+    module = own_jax.small(first=own_jax.Statistics)
+    data = hs.data.digits().subset(np.arange(24)).split(0.75, seed=0)
+    module(X)  # which leaves what it gave
+    model = hs.wrap(module, preprocess=P)
+    (name,) = [name for name in model.params if name.endswith("0.mean")]
+    for batch_norm, moves in (("frozen", False), ("train", True)):
+        run = fit(model, data, tmp_path, mode="full", epochs=1, batch_norm=batch_norm)
+        assert np.array_equal(run.model.params[name], model.params[name]) != moves, batch_norm
+
+
 def test_a_branch_on_values_is_named() -> None:
     import jax.numpy as jnp
     from flax import nnx

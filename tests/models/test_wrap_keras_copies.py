@@ -143,7 +143,7 @@ def test_weights_without_a_name(kinds: Any, data: Any, tmp_path: Path) -> None:
 
 def test_statistics_stay_wherever_they_are(kinds: Any, data: Any, tmp_path: Path) -> None:
     made = wrapped(kinds.norms(), cut="cut", head="rest", classes=None)
-    assert len([name for name in made.params if "moving" in name]) == 8
+    assert len([name for name in made.params if "moving" in name]) == 10
     for mode, moves in (("cached", False), ("scratch", True)):
         run = fit(made, data, tmp_path, mode=mode, epochs=1)
         for name, value in run.model.params.items():
