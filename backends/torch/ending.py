@@ -19,6 +19,7 @@ from headstart.graph.cuts import listed
 ORDERS = {"nhwc": (0, 3, 1, 2), "ncl": (0, 2, 1)}
 """layout of a module's features -> how they are turned into what torch's layers take"""
 BACK = {"nhwc": (0, 2, 3, 1), "ncl": (0, 2, 1)}
+EMBEDDED = ("image_embeds", "text_embeds")  # of transformers' models with a projection
 POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
@@ -135,7 +136,7 @@ def entry_in(value: Any, entry_name: str, samples: int, where: str) -> tuple[str
     elif len(fitting) == 1:
         return there[fitting[0]]
     else:
-        for name in (POOLED, TOKENS, LOGITS):
+        for name in (POOLED, *EMBEDDED, TOKENS, LOGITS):
             if name in fitting:
                 return there[name]
     kind = type(value).__name__

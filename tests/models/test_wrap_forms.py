@@ -168,6 +168,17 @@ def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(forms: Any, own: A
     assert relative_error(hs.forward(end, X, "trunk")["trunk"], own.logits(module, X)) < 1e-5, "if it is asked for"
 
 
+def test_a_projections_output_goes_before_its_tokens() -> None:
+    import torch
+
+    from headstart.backends.torch.ending import entry_in
+
+    tokens = torch.zeros(2, 5, 4)  # (n, t, c)
+    outputs = {"last_hidden_state": tokens, "image_embeds": torch.zeros(2, 3)}
+    assert entry_in(outputs, "", 2, "CLIP") == ("image_embeds",)
+    assert entry_in(outputs | {"pooler_output": torch.zeros(2, 4)}, "", 2, "CLIP") == ("pooler_output",)
+
+
 def test_one_of_several_outputs(forms: Any, own: Any, data: Any, tmp_path: Path) -> None:
     import torch
 
