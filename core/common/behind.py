@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any
 
+from headstart.common.pools import Collections
+
 
 class Behind:
     """Makes calls in a thread. A context manager; leaving it waits for all that was handed over. An interrupt
@@ -22,6 +24,7 @@ class Behind:
         self._waiting = waiting
         self._pending: deque[Future[Any]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._collections = Collections()
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> None:
         """Have `function(*args)` called. Raises what an earlier call has raised."""
@@ -36,6 +39,10 @@ class Behind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._collections.end()
+        if self._collections.are_here():  # of a generator that nobody has ended: see `Collections`
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            return
         interrupt = self._wait()
         calls = [call for call in self._pending if not call.cancelled()]
         failed = [second for call in calls if (second := call.exception()) not in (None, error)]

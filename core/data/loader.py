@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from headstart.common.errors import ImageError, SettingError
+from headstart.common.pools import pool_of
 from headstart.data.augment import Augment
 from headstart.data.dataset import Dataset
 from headstart.data.inputs import Arrays
@@ -107,21 +108,23 @@ def _generate(
                 preprocess.fill(batch.images, k, image, crop)
                 batch.ids[k] = id
 
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="headstart-loader")
         try:
-            while True:
-                while len(pending) < most and (start := next(starts, None)) is not None:
-                    indices = order[start : start + batch_size].copy()
-                    n = len(indices)
-                    batch = Batch(preprocess.allocate(n), data.labels[indices], [""] * n, indices)
-                    pending.append((batch, [pool.submit(fill, batch, start, k) for k in range(0, n, chunk)]))
-                if not pending:
-                    return
-                batch, tasks = pending.popleft()
-                for task in tasks:
-                    task.result()
-                yield batch
+            with pool_of(workers, "headstart-loader") as pool:
+                try:
+                    while True:
+                        while len(pending) < most and (start := next(starts, None)) is not None:
+                            indices = order[start : start + batch_size].copy()
+                            n = len(indices)
+                            batch = Batch(preprocess.allocate(n), data.labels[indices], [""] * n, indices)
+                            tasks = [pool.submit(fill, batch, start, k) for k in range(0, n, chunk)]
+                            pending.append((batch, tasks))
+                        if not pending:
+                            return
+                        batch, tasks = pending.popleft()
+                        for task in tasks:
+                            task.result()
+                        yield batch
+                finally:
+                    stop.set()
         finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
             say_remarks(data)

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from headstart.common.pools import pool_of
 from headstart.data.workers import CHUNK, FETCHED_NBYTES, MOST_WORKERS, TASKS
 
 MOST_WAITING = TASKS * MOST_WORKERS * CHUNK  # samples, beyond those under way
@@ -41,18 +42,15 @@ def reading(source: Reads, indices: Sequence[int]) -> Iterator[Callable[[int], R
     if not source.fetches or not len(indices):
         yield lambda n: source.read(indices[n])
         return
-    ahead = _Ahead(source, indices)
-    try:
-        yield ahead.read
-    finally:
-        ahead.close()
+    with pool_of(source.fetches, "headstart-fetch") as pool:
+        yield _Ahead(source, indices, pool).read
 
 
 class _Ahead:
-    def __init__(self, source: Reads, indices: Sequence[int]) -> None:
+    def __init__(self, source: Reads, indices: Sequence[int], pool: ThreadPoolExecutor) -> None:
         self._source = source
         self._indices = indices
-        self._pool = ThreadPoolExecutor(source.fetches, thread_name_prefix="headstart-fetch")
+        self._pool = pool
         self._lock = threading.Lock()
         self._next = 0
         self._taken_early: set[int] = set()
@@ -76,9 +74,6 @@ class _Ahead:
                 del self._waiting[n]
                 self._nbytes -= nbytes
                 self._begin()
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self) -> None:
         """Begin to read what there is room for."""

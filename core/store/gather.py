@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DamagedShardError, MissingFeaturesError, SettingError, StoreError
+from headstart.common.pools import pool_of
 from headstart.common.sizes import binary_size
 from headstart.store.ids import array_to_ids
 from headstart.store.shard import MAX_ROWS, Shard
@@ -120,11 +120,8 @@ def _in_threads(action: Callable[[T], R], parts: Sequence[T]) -> Iterator[tuple[
     if len(parts) < 2 * READERS:
         yield from ((part, action(part)) for part in parts)
         return
-    with ThreadPoolExecutor(READERS, thread_name_prefix="headstart-shards") as pool:
-        try:
-            yield from zip(parts, pool.map(action, parts), strict=True)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with pool_of(READERS, "headstart-shards") as pool:
+        yield from zip(parts, pool.map(action, parts), strict=True)
 
 
 def _read(

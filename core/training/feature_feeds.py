@@ -6,13 +6,14 @@ Invariant: what is fed is what the store verified, mapped once where it is to be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
 from headstart.common.errors import MissingFeaturesError
 from headstart.common.memory import aligned_empty
+from headstart.common.pools import pool_of
 from headstart.common.progress import track
 from headstart.contract.running import Trainer
 from headstart.data.order import block_order, epoch_order, epoch_shape
@@ -116,10 +117,11 @@ class Pools:
         `restore`, in this thread: it is the one that the framework works in."""
         if not self._buffers:
             self._buffers = [aligned_empty((self.rows, *self._shape), self._dtype) for _ in range(2)]
-        with ThreadPoolExecutor(1, thread_name_prefix="headstart-reader") as thread:
+        buffers, self._buffers = self._buffers, []  # what is not read to its end may be written to for a while
+        with pool_of(1, "headstart-reader") as thread:
 
             def begin(k: int) -> Future[Any]:
-                return thread.submit(read, pools[k], self._buffers[k % 2][: len(pools[k])], False)
+                return thread.submit(read, pools[k], buffers[k % 2][: len(pools[k])], False)
 
             coming = begin(0) if pools else None
             for k in range(len(pools)):
@@ -127,9 +129,10 @@ class Pools:
                 try:
                     coming.result()
                 except MissingFeaturesError:
-                    read(pools[k], self._buffers[k % 2][: len(pools[k])], True)
+                    read(pools[k], buffers[k % 2][: len(pools[k])], True)
                 coming = begin(k + 1) if k + 1 < len(pools) else None
-                yield self._buffers[k % 2][: len(pools[k])]
+                yield buffers[k % 2][: len(pools[k])]
+        self._buffers = buffers
 
 
 class Streamed:

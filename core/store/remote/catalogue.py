@@ -7,13 +7,13 @@ Invariant: nothing here is trusted. Ids lead to shards, and shards are verified 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import RemoteDamagedError, RemoteError, RemoteNotFoundError, StoreError
 from headstart.common.objects import Entry
+from headstart.common.pools import pool_of
 from headstart.common.progress import track
 from headstart.store.remote.index import (
     MAX_INDEX_NBYTES,
@@ -154,17 +154,14 @@ class Catalogue:
                 return error
 
         in_a_row = 0
-        with ThreadPoolExecutor(READERS, thread_name_prefix="headstart-ids") as pool:
-            try:
-                for entry, result in zip(entries, pool.map(read, entries), strict=True):
-                    in_a_row = in_a_row + 1 if is_absence(result) else 0
-                    if isinstance(result, StoreError):
-                        if in_a_row == FAILURES:
-                            raise result
-                        self._tell(result)
-                    yield entry, None if isinstance(result, StoreError) else result
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        with pool_of(READERS, "headstart-ids") as pool:
+            for entry, result in zip(entries, pool.map(read, entries), strict=True):
+                in_a_row = in_a_row + 1 if is_absence(result) else 0
+                if isinstance(result, StoreError):
+                    if in_a_row == FAILURES:
+                        raise result
+                    self._tell(result)
+                yield entry, None if isinstance(result, StoreError) else result
 
     def _fetch(self, entry: Entry, digest: str) -> ShardIndex:
         index, content = fetch_index(self.folder, entry)
