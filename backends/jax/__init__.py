@@ -24,5 +24,6 @@ DESCRIPTION = Description(
     ),
     wraps="a flax.nnx.Module, or two JAX functions (trunk, head) with params=(trunk_params, head_params)",
     quiet={"TF_CPP_MIN_LOG_LEVEL": "3"},  # XLA's, too
+    in_one_heap=True,
     order=3,
 )

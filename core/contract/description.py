@@ -81,6 +81,8 @@ class Description:
     quiet: Mapping[str, str] = field(default_factory=dict)
     """variables of the environment, and what a command sets them to, where they are not set, before the framework
     is imported: against lines on standard error that no setting of it can still stop"""
+    in_one_heap: bool = False
+    """whether a process of ours that trains whole networks with it keeps memory, see `headstart.common.heap`"""
     order: int = 1000
     """its place among the names of all backends; equal ones stand by name"""
 

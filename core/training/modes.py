@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from headstart.common.errors import UnknownNameError
@@ -41,3 +41,8 @@ def mode_of(name: str) -> Mode:
     if name not in MODES:
         raise UnknownNameError("mode", name, MODES)
     return MODES[name]
+
+
+def trains_all(names: Iterable[str]) -> bool:
+    """Whether a network is trained whole in any of these modes, those that there are."""
+    return any(not (mode := MODES[name]).frozen or mode.then_all for name in names if name in MODES)
