@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,23 +109,19 @@ def _generate(
                 preprocess.fill(batch.images, k, image, crop)
                 batch.ids[k] = id
 
-        try:
-            with pool_of(workers, "headstart-loader") as pool:
-                try:
-                    while True:
-                        while len(pending) < most and (start := next(starts, None)) is not None:
-                            indices = order[start : start + batch_size].copy()
-                            n = len(indices)
-                            batch = Batch(preprocess.allocate(n), data.labels[indices], [""] * n, indices)
-                            tasks = [pool.submit(fill, batch, start, k) for k in range(0, n, chunk)]
-                            pending.append((batch, tasks))
-                        if not pending:
-                            return
-                        batch, tasks = pending.popleft()
-                        for task in tasks:
-                            task.result()
-                        yield batch
-                finally:
-                    stop.set()
-        finally:
-            say_remarks(data)
+        with ExitStack() as ending:  # what is last here comes first
+            ending.callback(say_remarks, data)
+            pool = ending.enter_context(pool_of(workers, "headstart-loader"))
+            ending.callback(stop.set)
+            while True:
+                while len(pending) < most and (start := next(starts, None)) is not None:
+                    indices = order[start : start + batch_size].copy()
+                    n = len(indices)
+                    batch = Batch(preprocess.allocate(n), data.labels[indices], [""] * n, indices)
+                    pending.append((batch, [pool.submit(fill, batch, start, k) for k in range(0, n, chunk)]))
+                if not pending:
+                    return
+                batch, tasks = pending.popleft()
+                for task in tasks:
+                    task.result()
+                yield batch
