@@ -10,35 +10,30 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8
 """glibc's numbers of these options, in malloc.h"""
 KEPT = 512 << 20
 """bytes at the heap's end that stay"""
 LARGEST = 32 << 20
 """bytes of what lies in the heap, and not in memory of its own; glibc takes no more"""
+IN_ONE_HEAP: Mapping[str, tuple[int, int]] = {
+    "MALLOC_ARENA_MAX": (ARENA_MAX, 1),
+    "MALLOC_MMAP_MAX_": (MMAP_MAX, 0),
+    "MALLOC_TRIM_THRESHOLD_": (TRIM_THRESHOLD, -1),
+}
+"""variable of the environment -> the option, and what it is to be: how many heaps there are, how many arrays have
+memory of their own, and from which size on the heap's end is given back: never"""
+TUNABLES = "GLIBC_TUNABLES"
+"""another variable, by which the same can be said"""
 
 
 def keep_memory() -> None:
     """For a process that computes batch after batch: keep what one has left for the next one. Nothing happens
     where the C library is another one."""
-    with suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MMAP_THRESHOLD, LARGEST)
-        mallopt(TRIM_THRESHOLD, KEPT)
-
-
-IN_ONE_HEAP: Mapping[str, tuple[int, int]] = {
-    "MALLOC_ARENA_MAX": (-8, 1),
-    "MALLOC_MMAP_MAX_": (-4, 0),
-    "MALLOC_TRIM_THRESHOLD_": (TRIM_THRESHOLD, -1),
-}
-"""variable of the environment -> glibc's number of the option, in malloc.h, and what it is to be: how many heaps
-there are, how many arrays have memory of their own, and from which size on the heap's end is given back: never"""
-TUNABLES = "GLIBC_TUNABLES"
-"""another variable, by which the same can be said"""
+    _tell([(MMAP_THRESHOLD, LARGEST), (TRIM_THRESHOLD, KEPT)])
 
 
 def keep_in_one_heap() -> None:
@@ -49,8 +44,11 @@ def keep_in_one_heap() -> None:
     What the user has said of it in the environment stands; nothing happens where the C library is another one."""
     if "malloc" in os.environ.get(TUNABLES, ""):
         return
+    _tell([wanted for variable, wanted in IN_ONE_HEAP.items() if not os.environ.get(variable)])
+
+
+def _tell(options: Iterable[tuple[int, int]]) -> None:
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for variable, (option, value) in IN_ONE_HEAP.items():
-            if not os.environ.get(variable):
-                mallopt(option, value)
+        for option, value in options:
+            mallopt(option, value)
