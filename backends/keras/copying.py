@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from headstart.backends.keras.arrays import to_numpy
 from headstart.common.errors import HeadstartError, SettingError
+from headstart.common.text import counted
 
 # modules of layers whose `load_own_variables` sets weights and nothing else
 PLAIN = (
@@ -314,9 +315,11 @@ def tell_of_losses(clone: keras.Model) -> None:
     """Warn of losses that layers add to what is trained by; `clone` has just been called. What we train by is the
     task's loss."""
     if adding := [layer.name for layer in layers_of(clone) if not is_functional(layer) and layer.losses]:
+        others = len(adding) - 1
+        more = f", and so {'does' if others == 1 else 'do'} {counted(others, 'more layer')}" if others else ""
         warnings.warn(
-            f"layer {adding[0]!r} adds a loss of its own (a regularizer, add_loss), and {len(adding) - 1} others "
-            "do; headstart trains by the task's loss alone. To keep weights small use optimizer="
+            f"layer {adding[0]!r} adds a loss of its own (a regularizer, add_loss){more}; "
+            "headstart trains by the task's loss alone. To keep weights small use optimizer="
             "hs.AdamW(weight_decay=...) or hs.SGD(weight_decay=...)",
             stacklevel=2,
         )
