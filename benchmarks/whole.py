@@ -1,5 +1,5 @@
-"""All of a network trained, on one core, in a process of its own: `whole.py BACKEND` reads a request a line and
-answers a line, both JSON.
+"""All of a network trained, on one core, in a process of its own, which keeps memory as the command's does:
+`whole.py BACKEND` reads a request a line and answers a line, both JSON.
 
 {"do": "step"}     a step; its loss before, and the seconds of the processor that it took
 {"do": "facts"}    threads, versions
@@ -20,6 +20,7 @@ from headstart.contract import registry
 from headstart.contract.losses import Softmax
 from headstart.contract.recipe import Recipe
 from headstart.features.inference import fed
+from headstart.training.modes import keep_memory_for
 
 MODEL, BATCH, SIZE, CLASSES, LR = "mobilenet_v2", 32, 224, 10, 1e-3
 
@@ -28,6 +29,7 @@ class Setting:
     """As `fit(mode="full")` trains, on images that are decoded."""
 
     def __init__(self, name: str) -> None:
+        keep_memory_for(name, ["full"])
         self.backend = registry.load(name)
         self.place = self.backend.place("cpu", "float32")
         model = hs.model(MODEL, classes=CLASSES, size=SIZE)

@@ -49,19 +49,17 @@ def ready(
     `seed`: of the split, where the settings have none. `outputs`: what will be written, which is checked first,
     and not after the training. `cuts`: further ones than the settings' that are named.
     """
-    from headstart.common.heap import keep_in_one_heap
     from headstart.common.outputs import check_outputs
     from headstart.contract import registry
     from headstart.data.copies import warn_of_test_copies
-    from headstart.training.modes import trains_all
+    from headstart.training.modes import keep_memory_for
     from headstart.training.opening import model_and_data
     from headstart.training.settings import options_by_mode
 
     check_outputs(*outputs)
     values = values_of(settings)
     values["backend"] = backend = registry.choose(settings.backend)
-    if registry.describe(backend).in_one_heap and trains_all([values.get("mode", "cached")]):
-        keep_in_one_heap()
+    keep_memory_for(backend, [values.get("mode", "cached")])
     seed, cut, folds = values.get("seed", seed), values.get("cut"), values.get("folds")
     note_random_weights(source)
     if features is not None:

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from headstart.common import errors, log, progress
 from headstart.common.environment import for_child
 from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
-from headstart.common.heap import keep_in_one_heap
 from headstart.common.log import LOG
 from headstart.common.outputs import outdated, write_json
 from headstart.common.scheduling import take_short_turns
@@ -46,7 +45,7 @@ from headstart.training.comparison import (
     start_framework,
 )
 from headstart.training.crossing import packed, unpacked
-from headstart.training.modes import MODES, trains_all
+from headstart.training.modes import MODES, keep_memory_for
 from headstart.training.opening import Prepared, model_and_data
 from headstart.training.run_record import data_facts
 from headstart.training.settings import checked_folder, options_by_mode
@@ -382,8 +381,7 @@ def _child() -> int:
     lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
     arguments = CompareArguments(**{**fields, **lists})  # JSON has no tuples
     (name,) = arguments.backends
-    if registry.describe(name).in_one_heap and trains_all(arguments.modes):
-        keep_in_one_heap()
+    keep_memory_for(name, arguments.modes)
     progress.report_to(
         lambda what, done, total: emit({"event": "progress", "what": what, "done": done, "total": total})
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from headstart.common.errors import UnknownNameError
+from headstart.common.heap import keep_in_one_heap
+from headstart.contract import registry
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,10 @@ def mode_of(name: str) -> Mode:
 def trains_all(names: Iterable[str]) -> bool:
     """Whether a network is trained whole in any of these modes, those that there are."""
     return any(not (mode := MODES[name]).frozen or mode.then_all for name in names if name in MODES)
+
+
+def keep_memory_for(backend: str, names: Iterable[str]) -> None:
+    """For a process of ours, before `backend` is imported in it and trains in these modes: have what a step leaves
+    kept for the next one, where the backend gains by it (`Description.in_one_heap`)."""
+    if registry.describe(backend).in_one_heap and trains_all(names):
+        keep_in_one_heap()

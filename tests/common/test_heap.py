@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
+from headstart.cli import main as cli
 from headstart.common.heap import IN_ONE_HEAP
+from headstart.training import modes
 
 pytestmark = [
     pytest.mark.neutral,
@@ -68,3 +71,36 @@ def test_large_arrays_of_any_thread_lie_in_one_heap(monkeypatch: pytest.MonkeyPa
     assert faults("kept") < 500 < 40_000 < faults()
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
     assert faults("kept") > 40_000
+
+
+def test_memory_is_kept_where_a_backend_gains_by_it_and_whole_networks_are_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr(modes, "keep_in_one_heap", lambda: kept.append("kept"))
+
+    def keeps(backend: str, *names: str) -> bool:
+        kept.clear()
+        modes.keep_memory_for(backend, names)
+        return bool(kept)
+
+    assert keeps("jax", "full") and keeps("jax", "cached", "staged")
+    assert not keeps("jax", "cached", "frozen")
+    assert not keeps("torch", "full") and not keeps("keras", "full")
+
+
+class DecidedError(Exception):
+    """What the command decided by; nothing is trained."""
+
+
+def test_the_command_decides_by_its_backend_and_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*arguments: object) -> None:
+        raise DecidedError(*arguments)
+
+    monkeypatch.setattr(modes, "keep_memory_for", told)
+    backend = os.environ["HEADSTART_BACKEND"]
+    command = ["fit", "--data", "digits", "--mode", "full", "--backend", backend]
+    monkeypatch.setattr(sys, "argv", ["headstart", *command])
+    with pytest.raises(DecidedError) as decided:
+        cli.main()
+    assert decided.value.args == (backend, ["full"])
