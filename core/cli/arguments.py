@@ -41,6 +41,18 @@ MEANT = {
     "--group-column": ("--group",),
 }
 """what other programs call an option, and this one's other commands -> what it is called here"""
+COMMANDS = {
+    **dict.fromkeys(("train", "finetune", "fine-tune", "probe", "run"), "fit"),
+    **dict.fromkeys(("test", "eval", "validate", "score"), "evaluate"),
+    **dict.fromkeys(("classify", "infer", "inference"), "predict"),
+    **dict.fromkeys(("embed", "features"), "extract"),
+    **dict.fromkeys(("convert", "save"), "export"),
+    **dict.fromkeys(("tune", "search"), "sweep"),
+    **dict.fromkeys(("list", "ls", "zoo"), "models"),
+    **dict.fromkeys(("bench", "benchmark"), "compare"),
+    **dict.fromkeys(("check", "info", "env"), "doctor"),
+}
+"""what other programs call a command -> what it is called here"""
 
 EMPTY_OPTION = re.compile(r"--[\w-]+=")
 NONE_OR_ONE = (0, 1)
@@ -136,7 +148,8 @@ def mistake(error: Exception) -> str:
         case UnknownCommandError(unused_tokens=[first, *_]) if first.startswith("-"):
             return f"unknown option {first}"
         case UnknownCommandError(unused_tokens=[first, *_], app=App() as app):
-            return str(UnknownNameError("command", first, [name for name in app if not name.startswith("-")]))
+            known = [name for name in app if not name.startswith("-")]
+            return str(UnknownNameError("command", first, known, meant=COMMANDS.get(first)))
         case UnknownOptionError(token=token, argument_collection=allowed):
             return _unknown(token.keyword or token.value, allowed)
         case _:

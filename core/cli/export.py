@@ -79,7 +79,9 @@ def export(
 
     check_outputs(file=json_file)
     trained = load(run, backend)
-    writer = format_for(out, format).backend
+    kind = format_for(out, format)
+    kind.require(verify)  # before a framework is imported, which takes seconds
+    writer = kind.backend
     if verify:
         import_quietly(trained.backend, device)
     if writer in registry.installed():

@@ -87,9 +87,12 @@ MANY = 12
 class UnknownNameError(SettingError):
     """A name (backend, model, mode, optimiser ...) is not one of the known ones."""
 
-    def __init__(self, kind: str, received: object, allowed: Iterable[str], hint: str = "") -> None:
+    def __init__(
+        self, kind: str, received: object, allowed: Iterable[str], hint: str = "", meant: str | None = None
+    ) -> None:
+        """`meant`: the one that it is another name for; None: one that is written nearly so is guessed."""
         allowed = list(allowed)
-        near = difflib.get_close_matches(str(received), allowed, n=1)
+        near = [meant] if meant in allowed else difflib.get_close_matches(str(received), allowed, n=1)
         guess = f"; did you mean {near[0]!r}?" if near else ""
         names = ", ".join(allowed) or "none"
         first = near and len(allowed) > MANY  # behind so many names nobody sees it

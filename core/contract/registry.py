@@ -114,7 +114,8 @@ def _check_name(name: str, source: str = "") -> None:
             "runs; install it again, from a checkout with: pip install -e ."
         )
     if name not in names():
-        raise UnknownNameError("backend", name, names(), source)
+        brought = (other for other, known in _known().items() if name in known.distributions)
+        raise UnknownNameError("backend", name, names(), source, meant=next(brought, None))
 
 
 def _known() -> dict[str, Description]:

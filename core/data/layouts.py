@@ -51,6 +51,8 @@ PIECE = re.compile(
     re.IGNORECASE,
 )
 """one of the pieces that a data set comes in: fold_0, HAM10000_images_part_1, "Fold A"; group 1: what all share"""
+DEEP = 8
+"""folders within each other, each alone, that a hint looks through"""
 READ_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}")
 TABLES = {
@@ -168,6 +170,11 @@ def refuse_layout_below(root: Folder, below: dict[str, Sequence[str]]) -> None:
 def one_class_hint(root: Folder, name: str) -> str:
     """What to do about a root with one class folder."""
     inner = (root / name).folders()
+    for _ in range(DEEP):
+        if len(inner) != 1:
+            break
+        root, name = root / name, inner[0]
+        inner = (root / name).folders()
     if len(inner) > 1 and layout_of(inner) == "split":
         train = next((part for part in inner if role_of(part) == "train"), inner[0])
         return f" That one holds a split: name the part to train on, {root / name / train}."

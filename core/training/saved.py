@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ def weights_file(path: str | Path) -> Path:
     return _weights(folder, about)
 
 
+def _meant(folder: Path) -> str:
+    """Which run beside a folder, or within it, was probably meant; "" where none is near."""
+    within = sorted(path.parent for path in folder.glob(f"*/{RECORD}"))
+    beside = {path.parent.name: path.parent for path in folder.parent.glob(f"*/{RECORD}")}
+    near = within if len(within) == 1 else [beside[name] for name in get_close_matches(folder.name, beside, 1)]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def _record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if folder.is_file():
@@ -93,7 +102,7 @@ def _record(folder: Path) -> dict[str, Any]:
     try:
         about = read_json(path, LARGEST, "a saved run", {"format": int}, WeightsError)
     except FileNotFoundError:
-        raise WeightsError(f"{folder}: no run is saved there (run.json is missing)") from None
+        raise WeightsError(f"{folder}: no run is saved there (run.json is missing){_meant(folder)}") from None
     if about["format"] not in (FORMAT_BEFORE, FORMAT):
         raise WeightsError(
             f"{folder}: saved in format {about['format']}{written_by(about)}; this one ({__version__}) reads "

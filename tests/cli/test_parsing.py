@@ -190,6 +190,7 @@ MISTAKES = {
     "a short option": ("predict -x a.jpg", "unknown option -x"),
     "a command": ("trian", "unknown command 'trian'; expected one of demo, advise, compare, fit, "),
     "a command nearly": ("swep", "did you mean 'sweep'?"),
+    "a command as others call it": ("train --data x", "'train'; did you mean 'fit'?"),
     "a command of a family": ("cache delete", "unknown command 'delete'; expected one of ls, info, "),
     "no value at the end": ("fit --epochs", "--epochs needs a value"),
     "no value before an option": ("fit --out --json f.json", "--out needs a value; --out=--json if that is one"),

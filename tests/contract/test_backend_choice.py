@@ -69,8 +69,9 @@ def test_a_wrong_name_in_the_variable_says_where_it_came_from(
 
 
 def test_a_near_miss_is_guessed(install: Install) -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'keras'"):
-        registry.choose("kears")
+    for name in ("kears", "tensorflow"):  # misspelt; a package that it needs
+        with pytest.raises(UnknownNameError, match="did you mean 'keras'"):
+            registry.choose(name)
 
 
 @pytest.mark.parametrize(

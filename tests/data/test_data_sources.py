@@ -148,6 +148,15 @@ def test_a_folder_nearly_named(photos: Path, monkeypatch: pytest.MonkeyPatch) ->
         sources.open_data("digit")
 
 
+def test_classes_below_folders_that_hold_one_alone_are_named(photos: Path) -> None:
+    root = photos.parent / "download"
+    (root / "a").mkdir(parents=True)
+    photos.rename(root / "a" / "b")
+    hint = f"Do you mean {root / 'a' / 'b'}, which holds 'ant', 'cat', 'dog'?"
+    with pytest.raises(DataError, match=f"only one class folder, 'a'.* {re.escape(hint)}"):
+        data.folder(root)
+
+
 def test_folders_that_cannot_be_trained_on(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         data.folder(tmp_path / "missing")

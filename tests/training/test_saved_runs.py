@@ -156,8 +156,9 @@ def test_torchvisions_names_are_found(tmp_path: Path) -> None:
     tensors = load_file(hs.weights_file(run.save(tmp_path / "run")))
     assert load_file(tmp_path / "run" / "weights.safetensors").keys() == tensors.keys(), "by the name of before"
     assert {name for name in tensors if name.startswith("conv1")} == {"conv1.weight", "conv1.bias"}
-    with pytest.raises(WeightsError, match="no run is saved there"):
-        hs.weights_file(tmp_path)
+    for folder in (tmp_path, tmp_path / "runs"):  # above it, and one that is nearly called so
+        with pytest.raises(WeightsError, match=rf"no run is saved there .*; did you mean {tmp_path / 'run'}\?"):
+            hs.weights_file(folder)
 
 
 def exchange(folder: Path, other: Path) -> None:

@@ -71,6 +71,10 @@ class Format:
                 f"{self.backend}; expected one of {', '.join(others)}, or the same network built in "
                 f"{self.backend}, or an ONNX file made of the module by other means, which converters take"
             )
+        self.require(verify)
+
+    def require(self, verify: bool) -> None:
+        """ExportError unless what it is written with, and what verifies it, is installed."""
         needed = (*self.written_with, *(self.run_with if verify else ()))
         if missing := [module for module in needed if find_spec(module) is None]:
             raise ExportError(
