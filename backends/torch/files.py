@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from headstart.backends.torch import pt2
 from headstart.backends.torch.arrays import from_native
 from headstart.backends.torch.emit import Network
+from headstart.backends.torch.stopped import Stop
 from headstart.common.errors import ExportError
 from headstart.common.text import raised_text
 from headstart.contract.programs import PIXEL_VALUES, SIGMOID, SOFTMAX, Program
@@ -59,6 +62,28 @@ class Exportable(nn.Module):
         return {name: MAKES[how](y) for name, how in self.outputs.items()}
 
 
+@contextlib.contextmanager
+def _stops_let_through() -> Iterator[None]:
+    """A module that is stopped at its cut leaves its submodules by way of an exception, and torch's tracer then
+    takes them for still running."""
+    plain = fx.Tracer.call_module
+
+    def call_module(tracer: fx.Tracer, *call: Any) -> Any:
+        running = len(tracer.module_stack)
+        try:
+            return plain(tracer, *call)
+        except Stop:
+            while len(tracer.module_stack) > running:
+                tracer.module_stack.popitem()
+            raise
+
+    fx.Tracer.call_module = call_module
+    try:
+        yield
+    finally:
+        fx.Tracer.call_module = plain
+
+
 def write(program: Program, path: Path, texts: Mapping[str, str]) -> None:
     arrays = {
         name: torch.zeros(SAMPLES, *shape, dtype=getattr(torch, dtype)) for name, shape, dtype in program.inputs
@@ -69,7 +94,8 @@ def write(program: Program, path: Path, texts: Mapping[str, str]) -> None:
     atexit.unregister(gc.unfreeze)
     atexit.register(gc.unfreeze)
     try:
-        exported = torch.export.export(Exportable(program), (), arrays, dynamic_shapes=batch, strict=False)
+        with _stops_let_through():
+            exported = torch.export.export(Exportable(program), (), arrays, dynamic_shapes=batch, strict=False)
     except Exception as error:  # torch's exporter raises of all kinds
         raise ExportError(
             f"torch.export cannot write this model ({raised_text(error)}); "
