@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, overload
 
+from headstart.common.text import counted
 from headstart.report.series import PHASES
 
 
@@ -119,7 +120,14 @@ class History(Sequence[Record]):
         return self._records[index]
 
     def __repr__(self) -> str:
-        return f"History({list(self._records)!r})"
+        """Of the kept epoch, since all records would fill pages of a notebook; `as_list` has them."""
+        if not self._records:
+            return "History(0 epochs)"
+        best = self.best
+        val = "" if best.val_loss is None else f", val_loss {best.val_loss:.4g}"
+        score = "" if best.val_score is None else f", val_{best.score} {best.val_score:.4g}"
+        count = counted(len(self), "epoch")
+        return f"History({count}; of the kept one, {best.epoch}: loss {best.loss:.4g}{val}{score})"
 
     def as_list(self) -> list[dict[str, Any]]:
         """JSON-able."""

@@ -336,6 +336,9 @@ def test_a_history_by_index_key_and_attribute() -> None:
     assert history[1] in history
     assert dict(history[0])["accuracy"] == 0.5
     assert set(history[0].keys()) == set(Record.__dataclass_fields__)
+    of_first = History([record(1, val_score=0.25), record(2)], best_epoch=1)
+    line = "History(2 epochs; of the kept one, 1: loss 1, val_loss 0.1, val_accuracy 0.25)"
+    assert (repr(of_first), repr(History())) == (line, "History(0 epochs)")
 
 
 def test_seconds_by_phase() -> None:
