@@ -11,6 +11,7 @@ from headstart.cli.command import command
 from headstart.cli.options import argument
 from headstart.cli.rendering import show
 from headstart.common.errors import SettingError
+from headstart.common.places import expanded
 
 
 @command(
@@ -26,6 +27,7 @@ def report(
     """Write the HTML report of a comparison again, from its figures."""
     from headstart.training.comparison import read_comparison
 
+    figures = expanded(figures)
     if (figures / "run.json").is_file():
         raise SettingError(
             f"{figures} is a saved run; expected the compare.json of a comparison, or its folder. A run's report "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -14,10 +15,24 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^/]")
 """of a path: what an address is, or was before it was made a `Path`, which drops a slash"""
 
 
+"""what the system says of a path that nobody, or not this user, can follow; `Path.is_file` raises it"""
+
+_MENDED = {
+    errno.EACCES: "name one that this user may enter, or have its owner allow it",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.ELOOP: "name what the links were to lead to",
+}
+"""what the system says of a path that nobody, or not this user, can follow, where `Path.is_file` raises instead
+of answering; and what to do"""
+
+SHOWN = 300
+"""characters of a path in a message"""
+
+
 def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with `~` as the user's home folder. SettingError where there is none to be found, and for what is
     no path: an empty one, of a variable that is not set, would be the folder one is in, and `s3://bucket/run` one
-    in a folder `s3:`, where nobody looks."""
+    in a folder `s3:`, where nobody looks. And as `reachable` does."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise SettingError(f"the path is {path!r:.80}; expected that of a file or folder")
     text = os.fspath(path)
@@ -28,11 +43,27 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             "shared caches are read from URLs"
         )
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
     except RuntimeError:
         raise SettingError(
             f"{path}: there is no home folder that '~' could mean; pass the path in full, or set HOME"
         ) from None
+    return reachable(found)
+
+
+def reachable(path: Path) -> Path:
+    """The path as it is. SettingError where it is in a folder, or is one, that this user may not enter, and where
+    its name is longer than the system allows: no question about it, or about what is in it, has an answer then."""
+    try:
+        os.stat(os.path.join(path, "."))  # noqa: PTH116, PTH118 - a Path would drop the "."
+    except ValueError:  # a NUL in it: whoever opens it says so
+        pass
+    except OSError as error:
+        if error.errno in _MENDED:
+            text = str(path)
+            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+            raise SettingError(f"{shown}: cannot be reached ({error.strerror}); {_MENDED[error.errno]}") from None
+    return path
 
 
 def user_cache(appauthor: str | Literal[False] | None = None) -> Path:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+from headstart.common.places import reachable
 from headstart.data.file_system import LOCAL, Files, FileSystem, Folder
 from headstart.data.place import bucket_of, is_remote, place_of
 from headstart.data.url_files import UrlFiles
@@ -72,4 +74,6 @@ def files_for(paths: Iterable[str]) -> Files:
 def folder_at(path: str | os.PathLike[str]) -> Folder:
     """A folder, or whatever is there, by what somebody has called it. Raises what `place_of` does."""
     place = place_of(path)
+    if not is_remote(place):
+        reachable(Path(place))
     return Folder(files_for([place]).of(place), place)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError
+from headstart.common.places import reachable
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, Annotations, unlabelled
 from headstart.data.columns import check_task, groups_in, labels_in, weights_in
 from headstart.data.dataset import Dataset
@@ -109,7 +110,8 @@ def hub_pictures(
 
 def is_saved_hub_set(path: str | Path) -> bool:
     """Whether it is a folder that `save_to_disk` wrote."""
-    return any((expanded(path) / name).is_file() for name in SAVED_BY_HUB)
+    folder = reachable(expanded(path))
+    return any((folder / name).is_file() for name in SAVED_BY_HUB)
 
 
 class _Rows:

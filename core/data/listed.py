@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import DataError, ImageError
+from headstart.common.places import reachable
 from headstart.data.annotations import unlabelled
 from headstart.data.any_files import files_for
 from headstart.data.dataset import Dataset, FileSource
@@ -26,7 +27,7 @@ def is_table(path: str | Path) -> bool:
     """Whether there is a file, or a URL, with the suffix of a table."""
     if suffix_of(path) not in KINDS:
         return False
-    return is_remote(path) or expanded(path).is_file()
+    return is_remote(path) or reachable(expanded(path)).is_file()
 
 
 def images_listed(

@@ -26,6 +26,7 @@ from headstart.common.environment import for_child
 from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.common.log import LOG
 from headstart.common.outputs import outdated, write_json
+from headstart.common.places import expanded
 from headstart.common.scheduling import take_short_turns
 from headstart.common.text import end_text
 from headstart.contract import registry
@@ -221,6 +222,7 @@ def run_backends(
     A backend that fails is reported under `errors`, with the end of its log, and the others go on.
     Raises SettingError and its kin before anything is started.
     """
+    out = None if out is None else expanded(out)
     backends = arguments.backends or registry.installed()
     if not backends:
         registry.choose(None)  # says that none is installed
@@ -250,10 +252,10 @@ def run_backends(
 
     def save() -> None:
         if out is not None:
-            write_json(Path(out) / "compare.json", comparison)
+            write_json(out / "compare.json", comparison)
 
-    if out is not None and (Path(out) / "compare.json").is_file():
-        outdated(Path(out) / "report.html")
+    if out is not None and (out / "compare.json").is_file():
+        outdated(out / "report.html")
     save()
     say(train, val, test)
     try:
@@ -265,7 +267,7 @@ def run_backends(
             save()
     finally:
         if out is not None and comparison.rows:
-            comparison.report(Path(out) / "report.html")
+            comparison.report(out / "report.html")
     return comparison
 
 

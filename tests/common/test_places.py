@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults.users import as_nobody
 
 import headstart as hs
-from headstart.common.errors import SettingError
+from headstart.common.errors import HeadstartError, SettingError
 from headstart.common.outputs import check_outputs, write_text
 from headstart.common.places import expanded
+from headstart.features.packed import check_free
 from headstart.training.settings import checked_folder
 
 pytestmark = pytest.mark.neutral
@@ -47,3 +51,31 @@ def test_what_looks_like_an_address_and_is_there(tmp_path: Path, monkeypatch: py
     (tmp_path / "s3:" / "run").mkdir(parents=True)
     assert expanded("s3:/run") == Path("s3:/run")
     assert expanded("a:/b") == Path("a:/b") and expanded("C:\\runs") == Path("C:\\runs")
+
+
+DOORS: dict[str, Callable[[Path], object]] = {
+    "data": lambda path: hs.data.open_data(str(path)),
+    "folder": hs.data.folder,
+    "table": lambda path: hs.data.open_data(f"{path}.csv"),
+    "pictures": lambda path: hs.data.images_at([path]),
+    "run": hs.load,
+    "output": lambda path: check_outputs(file=path),
+    "features": lambda path: check_free(path, replace=False),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_nobody_can_reach_is_one_line(door: str, tmp_path: Path) -> None:
+    """In a folder that this user may not enter, as another's home, or with a name that no system takes."""
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    with contextlib.suppress(HeadstartError):  # imports what it needs while that can be read
+        DOORS[door](shut / "missing")
+    with pytest.raises(SettingError, match=r"^.{300}\.\.\.: cannot be reached \(File name too long\)"):
+        DOORS[door](tmp_path / ("n" * 300))
+    shut.chmod(0)
+    try:
+        with as_nobody(), pytest.raises(SettingError, match=r"run(\.csv)?: cannot be reached \(Perm"):
+            DOORS[door](shut / "run")
+    finally:
+        shut.chmod(0o700)
