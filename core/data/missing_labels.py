@@ -51,7 +51,8 @@ def without_any(
 ) -> list[list[str]] | None:
     """A column of several labels a sample, each cell as a list, in which a cell that holds nothing is a sample
     without a label. None where every cell holds something, or none does, or they are not names. `several`: as of
-    `label_lists`."""
+    `label_lists`. What stands for nothing and is one of the labels in other cells, as in "nan;cat", is that label
+    alone, too."""
     empty = [is_nothing(value) for value in column]
     if not any(empty) or all(empty):
         return None
@@ -60,8 +61,11 @@ def without_any(
     )
     if filled is None:
         return None
-    lists = iter(filled)
-    return [[] if nothing else next(lists) for nothing in empty]
+    lists, names = iter(filled), {label for labels in filled for label in labels}
+    return [
+        ([value.strip()] if type(value) is str and value.strip() in names else []) if nothing else next(lists)
+        for value, nothing in zip(column, empty, strict=True)
+    ]
 
 
 def no_label(classes: Sequence[str] | None, columns: Iterable[Sequence[Any]] = ()) -> Callable[[Any], bool]:

@@ -423,6 +423,10 @@ def test_samples_without_any_label(root: Path) -> None:
         assert summary.data_lines(data)[0].endswith("multi-label, 0.7 a sample, 3 without any")
     left = hs.data.table(texts, label="tags", root=root, on_error="skip")
     assert (len(left), left.task) == (3, "multi"), "unasked they are not labelled yet"
+    named = {"file": texts["file"], "tags": ["cat;nan", "", "nan", " nan", "cat", " "]}
+    with pytest.warns(DataWarning, match="a class is called 'nan'"):
+        data = hs.data.table(named, label="tags", task="multi", root=root)
+    assert data.labels.tolist() == [[1, 1], [0, 0], [0, 1], [0, 1], [1, 0], [0, 0]], "a label as beside others"
 
 
 @pytest.mark.neutral
