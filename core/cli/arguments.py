@@ -53,6 +53,11 @@ COMMANDS = {
     **dict.fromkeys(("check", "info", "env"), "doctor"),
 }
 """what other programs call a command -> what it is called here"""
+ELSEWHERE = {
+    "help": "; `headstart --help` lists them, and each takes --help",
+    "serve": "; examples/serve/serve.py serves what `headstart export` writes",
+}
+"""what is no command, and where it is instead"""
 
 EMPTY_OPTION = re.compile(r"--[\w-]+=")
 NONE_OR_ONE = (0, 1)
@@ -125,11 +130,19 @@ def _what_it_is(argument: Argument) -> str:
     return f"; expected {first[0].lower()}{first[1:]}"
 
 
-def _for_data(word: str, app: App | None) -> str:
-    """Where data are named by an option and somebody names them by their place: which option."""
-    takers = app.assemble_argument_collection() if app is not None and app.default_command else ()
-    takes_data = any("--data" in argument.names for argument in takers)
-    return f"; did you mean --data {word}?" if takes_data and os.path.lexists(word) else ""
+def _instead(word: str, app: App | None) -> str:
+    """What an argument probably is that a command has no place for: data, which are named by an option, one of
+    several values, or the question what the command takes."""
+    if app is None or not app.default_command:
+        return ""
+    takers = app.assemble_argument_collection()
+    if word == "help":
+        return "; did you mean --help?"
+    if any("--data" in argument.names for argument in takers) and os.path.lexists(word):
+        return f"; did you mean --data {word}?"
+    if all(argument.name.startswith(("-", "*")) for argument in takers):  # "*": fields of a class of options
+        return "; several values of an option have commas between them"
+    return ""
 
 
 def mistake(error: Exception) -> str:
@@ -144,11 +157,13 @@ def mistake(error: Exception) -> str:
         case MissingArgumentError(argument=Argument() as argument):
             return f"{argument.name} is missing{_what_it_is(argument)}"
         case UnusedCliTokensError(unused_tokens=[first, *_]):
-            return f"{first!r} is one argument too many{_for_data(first, error.app)}"
+            return f"{first!r} is one argument too many{_instead(first, error.app)}"
         case UnknownCommandError(unused_tokens=[first, *_]) if first.startswith("-"):
             return f"unknown option {first}"
         case UnknownCommandError(unused_tokens=[first, *_], app=App() as app):
             known = [name for name in app if not name.startswith("-")]
+            if first in ELSEWHERE:
+                return f"there is no command {first!r}{ELSEWHERE[first]}"
             return str(UnknownNameError("command", first, known, meant=COMMANDS.get(first)))
         case UnknownOptionError(token=token, argument_collection=allowed):
             return _unknown(token.keyword or token.value, allowed)

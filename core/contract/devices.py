@@ -32,7 +32,8 @@ def parse(device: str, kinds: Sequence[str] = tuple(KINDS), whose: str = "") -> 
     are those of `whose` (" (of backend 'name')"); a CPU is one, and has no index."""
     match = re.fullmatch(r"([a-z][a-z0-9]*)(?::(0|[1-9][0-9]{0,3}))?", device) if isinstance(device, str) else None
     if match is None or match[1] not in kinds or (match[1] == CPU and match[2]):
-        raise UnknownNameError("device", device, [AUTO, *named(kinds)], whose)
+        # The letters of "gpu" are nearest to one maker's kind.
+        raise UnknownNameError("device", device, [AUTO, *named(kinds)], whose, AUTO if device == "gpu" else None)
     return match[1], int(match[2] or 0)
 
 

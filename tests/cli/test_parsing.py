@@ -206,6 +206,10 @@ MISTAKES = {
     "no key": ("cache info", "KEY is missing; expected a key, or its beginning; `headstart cache ls` lists them"),
     "no option": ("weights rm mine", "--model is missing"),
     "one too many": ("cache ls s3://a/b more and", "'more' is one argument too many"),
+    "several values": ("sweep --lr 0.1 0.01", "'0.01' is one argument too many; several values of an option have"),
+    "help of a command": ("fit help", "'help' is one argument too many; did you mean --help?"),
+    "help": ("help", "there is no command 'help'; `headstart --help` lists them"),
+    "what is elsewhere": ("serve out.onnx", "; examples/serve/serve.py serves what `headstart export` writes"),
     "data by its place": ("fit .", "'.' is one argument too many; did you mean --data .?"),
     "no shell": ("completion show --shell tcsh", 'value "tcsh" for --shell. Choose from: "bash"'),
 }

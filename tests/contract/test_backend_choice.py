@@ -211,7 +211,7 @@ def test_versions_of_what_is_not_installed_are_left_out(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("device", "precision", "text"),
     [
-        ("gpu", "float32", "unknown device 'gpu'; expected one of auto, cpu, cuda"),
+        ("gpu", "float32", r"unknown device 'gpu'; expected one of auto, cpu, cuda, .*; did you mean 'auto'\?"),
         ("cpu", "fp16", "unknown precision 'fp16'; expected one of float32, tf32, bfloat16, float16"),
     ],
 )
