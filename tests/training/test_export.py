@@ -270,6 +270,7 @@ def test_what_is_asked_for_must_be_possible(run: hs.Run, tmp_path: Path) -> None
     out = tmp_path / "out.onnx"
     for error, text, path, settings in (
         (UnknownNameError, "unknown suffix '.tflit'", tmp_path / "out.tflit", {}),
+        (UnknownNameError, "did you mean '.safetensors'", tmp_path / "out.pth", {}),
         (UnknownNameError, "unknown format 'onxn'; expected one of onnx", out, {"format": "onxn"}),
         (SettingError, "by its suffix of format 'onnx'", out, {"format": "safetensors"}),
         (UnknownNameError, "unknown part 'tail'", out, {"part": "tail"}),

@@ -42,6 +42,9 @@ OWN = (
     ),
 )
 
+WEIGHTS_ALONE = (".pth", ".pt", ".ckpt", ".bin")
+"""suffixes of files of weights that others write, and that are not written here"""
+
 
 def formats() -> Mapping[str, Format]:
     """Name -> row, of all there are: of backends that are not installed as well."""
@@ -58,7 +61,8 @@ def format_for(path: Path, name: str | None) -> Format:
     of_path = by_suffix.get(path.suffix.lower())
     if name is None:
         if of_path is None:
-            raise UnknownNameError("suffix", path.suffix, by_suffix, f" of {path}, which says no format")
+            meant = ".safetensors" if path.suffix.lower() in WEIGHTS_ALONE else None
+            raise UnknownNameError("suffix", path.suffix, by_suffix, f" of {path}, which says no format", meant)
         return of_path
     if name not in rows:
         raise UnknownNameError("format", name, rows)
