@@ -1,5 +1,5 @@
 """What mkdocs is told beside mkdocs.yml. The pages are read in the repository as well, so they link to its
-files; on the site those links are text, and README is the first page."""
+files; on the site those links are text, and README is the first page. What the command line takes is a page that only the site has."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+from headstart.cli.app import build
 from mkdocs.structure.files import File, Files
 
 LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")
-FIRST, PAGES = "index.md", "docs/"
+FIRST, COMMANDS, PAGES = "index.md", "commands.md", "docs/"
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """README, as the first page."""
+    """README, as the first page; and a page of the commands, made from their own options."""
     readme = Path(config["config_file_path"]).with_name("README.md")
     files.append(File.generated(config, FIRST, content=readme.read_text(encoding="utf-8")))
+    files.append(File.generated(config, COMMANDS, content=build().generate_docs(output_format="markdown")))
     return files
 
 
