@@ -1,5 +1,6 @@
 """What mkdocs is told beside mkdocs.yml. The pages are read in the repository as well, so they link to its
-files; on the site those links are text, and README is the first page. What the command line takes is a page that only the site has."""
+files; on the site those links are text, and README is the first page. What the command line takes is a page that
+only the site has."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from headstart.cli.app import build
 from mkdocs.structure.files import File, Files
+
+from headstart.cli.app import build
 
 LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")
 FIRST, COMMANDS, PAGES = "index.md", "commands.md", "docs/"
