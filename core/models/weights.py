@@ -29,6 +29,7 @@ from headstart.models.tensors import as_float32, read_tensors
 from headstart.models.zoo import ARCHITECTURES, architecture
 
 # What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
+INDEX = ".safetensors.index.json"
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")
 
 
@@ -128,6 +129,11 @@ def read_weights(path: Path) -> WeightFile:
         raise WeightsError(
             f"{path}: a pickle, which can run any code when it is read; convert it to .safetensors, or see "
             "`headstart weights import --help`"
+        )
+    if path.name.endswith(INDEX):
+        raise WeightsError(
+            f"{path}: the index of weights that lie in several files; write those into one .safetensors file "
+            "(safetensors' load_file of each, and save_file of all their tensors), and name that"
         )
     if path.suffix in UNFINISHED:
         raise WeightsError(f"{path}: by its name a download that was not finished; is it complete?")

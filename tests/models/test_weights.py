@@ -896,7 +896,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "safetensors.part", "incomplete"])
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999, 1.0])
 def test_half_a_file_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
     """The whole of it, too, as long as its name says that it is not."""
     file = tmp_path / f"half.{suffix}"
@@ -908,6 +908,14 @@ def test_half_a_file_is_refused(tmp_path: Path, suffix: str, share: float) -> No
         with pytest.raises(WeightsError, match="is it complete"):
             use()
     assert imported.names("lenet") == []
+
+
+def test_the_index_of_several_files_is_told(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"fc.weight": "model-00001-of-00002.safetensors"}}))
+    for use in (lambda: kept(index, name="parts"), lambda: hs.model("lenet", weights=index)):
+        with pytest.raises(WeightsError, match=r"the index of weights .* write those into one \.safetensors file"):
+            use()
 
 
 def test_commands_for_ones_own(console: Console, mine: Path, tmp_path: Path) -> None:
