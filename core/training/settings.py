@@ -22,6 +22,7 @@ from headstart.data.augment import Augment
 from headstart.features.trunk_keys import INPUT
 from headstart.training.modes import MODES, Mode, mode_of
 from headstart.training.options import OPTIONS, Caching, Computing, Folding, Keeping, Stopping, Training, Watching
+from headstart.training.options.stopping import monitor_named
 from headstart.training.placement import memory_limit
 from headstart.training.rates import checked_scale
 from headstart.training.sample_weights import checked_weights
@@ -59,6 +60,7 @@ class Settings(Keeping, Watching, Caching, Computing, Folding, Stopping, Trainin
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.checked(getattr(self, name)))
+        object.__setattr__(self, "monitor", monitor_named(self.monitor))
         mode = self.training_mode
         check_place(self.device, self.precision)
         if self.precision == FLOAT16 and (not mode.frozen or mode.then_all):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from headstart.training.option import BY_ITSELF, FUNCTIONS, NAME, NOT_NEGATIVE, THAT_TRAIN, Rule, option, whole
 
 
-def monitor_named(text: str) -> str | None:
-    """A name as it is; "none" is None."""
+def monitor_named(text: str | None) -> str | None:
+    """A name as it is; "none" is None, as its help says to the command line and to Python alike."""
     return None if text == "none" else text
 
 
