@@ -150,6 +150,22 @@ def test_a_softmax_that_was_taken_off_is_in_no_file_twice(tmp_path: Path, monkey
         assert exported.verification is not None and exported.verification.largest < 1e-4
 
 
+def test_layers_that_augment_draw_nothing_unless_told(tmp_path: Path) -> None:
+    """Keras's own draw by default wherever a model is called, as a file is by whoever opens it."""
+    import keras
+
+    net = keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.RandomContrast(0.9), keras.layers.Flatten(), keras.layers.Dense(4)]
+    )
+    hs.export(hs.wrap(net, example=EXAMPLE), tmp_path / "out.keras", verify=False)
+    opened = keras.saving.load_model(tmp_path / "out.keras")
+    plain, drawn = (
+        keras.ops.convert_to_numpy(opened(EXAMPLE, **how)["logits"]) for how in ({}, {"training": True})
+    )
+    np.testing.assert_allclose(plain, net.predict_on_batch(EXAMPLE), rtol=1e-4, atol=1e-5)
+    assert np.abs(drawn - plain).max() > 0.01, "who trains on it has them"
+
+
 def test_tensorflow_writes_its_own_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.backends.keras.files.ENGINE", "jax")
     for suffix in ("savedmodel", "tflite"):
