@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -47,6 +48,29 @@ def shifted_maps(x: jax.Array, kernel: Sequence[int], stride: Sequence[int]) -> 
     ]
 
 
+def shifted_back(
+    maps: Sequence[jax.Array], kernel: Sequence[int], stride: Sequence[int], size: Sequence[int]
+) -> jax.Array:
+    """`(n, *size, c)`: each of `maps`, which are as `shifted_maps` gives them, added where it would be taken from.
+    By rows and columns of one remainder at a time, since with gaps between its rows a map is written slowly."""
+    (high, wide), (down, across) = kernel, stride
+    n, h, w, c = maps[0].shape
+    rows, columns = (-(-length // step) for length, step in zip(size, stride, strict=True))
+
+    def places(row: int, column: int) -> jax.Array:
+        """Those of this remainder."""
+        total = jnp.zeros((n, rows, columns, c), maps[0].dtype)
+        for i in range(row, high, down):
+            for j in range(column, wide, across):
+                above, left = i // down, j // across
+                around = [(0, 0), (above, rows - h - above), (left, columns - w - left), (0, 0)]
+                total += jnp.pad(maps[i * wide + j], around)
+        return total
+
+    parts = [jnp.stack([places(row, column) for column in range(across)], 3) for row in range(down)]
+    return jnp.stack(parts, 2).reshape(n, rows * down, columns * across, c)[:, : size[0], : size[1]]
+
+
 class DepthwiseConv(nnx.Conv):
     """A convolution that has a filter a channel, as the sum of as many shifted and weighted maps as a filter has
     weights, which XLA makes one loop of. Its own form of them takes a CPU three to fourteen times as long, forward
@@ -61,6 +85,65 @@ class DepthwiseConv(nnx.Conv):
         maps = shifted_maps(x, kernel.shape[:2], self.strides)
         y = sum(map(weighted, maps, weights)).astype(dtype)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+
+class WindowedConv(nnx.Conv):
+    """A convolution without groups, of which XLA's own form of the weights' gradient takes a CPU two to four times
+    as long as `_of_windows`, where maps are large."""
+
+    LEAST = 14 * 14
+    """places of a map from which on it is faster"""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        dtype = self.dtype or inputs.dtype
+        kernel = self.kernel[...].astype(dtype)
+        y = convolved(inputs.astype(dtype), kernel, tuple(self.strides), tuple(map(tuple, self.padding)))
+        return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def _by_xla(x: jax.Array, kernel: jax.Array, stride: tuple[int, ...], padding: Pads) -> jax.Array:
+    """`(n, h', w', c')` of `x` `(n, h, w, c)` and a kernel `(high, wide, c, c')`"""
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=dimensions)
+
+
+convolved = jax.custom_vjp(_by_xla, nondiff_argnums=(2, 3))
+
+
+def _convolved_backward(
+    stride: tuple[int, ...], padding: Pads, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    _, back = jax.vjp(lambda x, kernel: _by_xla(x, kernel, stride, padding), x, kernel)
+    of_x, of_kernel = back(gradient)  # what is not taken is not computed
+    if math.prod(gradient.shape[1:3]) >= WindowedConv.LEAST:
+        of_kernel = _of_windows(x, kernel.shape, stride, padding, gradient).astype(kernel.dtype)
+    return of_x, of_kernel
+
+
+def _of_windows(
+    x: jax.Array, shape: tuple[int, ...], stride: tuple[int, ...], padding: Pads, gradient: jax.Array
+) -> jax.Array:
+    """The gradient of a kernel of this shape: all windows of one image beside each other, times the gradients of
+    its places, image by image so that they stay in the cache. That way round, and not the other, XLA multiplies as
+    many rows at a time as it is fast at."""
+    padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        maps, places = image
+        windows = jnp.concatenate(shifted_maps(maps[None], shape[:2], stride), -1)
+        rows = windows.reshape(-1, windows.shape[-1]).astype(jnp.float32)
+        return total + places.reshape(-1, shape[3]).T.astype(jnp.float32) @ rows, None
+
+    nothing = jnp.zeros((shape[3], math.prod(shape[:3])), jnp.float32)
+    total, _ = jax.lax.scan(add, nothing, (padded, gradient))
+    return jnp.moveaxis(total.reshape(shape[3], *shape[:3]), 0, -1)
+
+
+convolved.defvjp(lambda x, kernel, *how: (_by_xla(x, kernel, *how), (x, kernel)), _convolved_backward)
 
 
 @jax.custom_vjp
@@ -220,8 +303,10 @@ def _form_of_conv(a: Mapping[str, Any], place: Place) -> type[nnx.Conv]:
         return nnx.Conv
     if a["groups"] == a["in_channels"] == a["out_channels"] > 1:
         return DepthwiseConv
-    pointwise = a["kernel"] == (1, 1) and a["padding"] == ((0, 0), (0, 0)) and a["groups"] == 1
-    return PointwiseConv if pointwise else nnx.Conv
+    if a["groups"] > 1:
+        return nnx.Conv
+    pointwise = a["kernel"] == (1, 1) and a["padding"] == ((0, 0), (0, 0))
+    return PointwiseConv if pointwise else WindowedConv
 
 
 def _linear(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
@@ -264,6 +349,45 @@ def _pool(a: Mapping[str, Any], padding: Any, start: float, combine: Any) -> Lay
 
 def _max_pool(a: Mapping[str, Any]) -> Layer:
     return _pool(a, window_padding(a), -jnp.inf, jax.lax.max)
+
+
+def _max_pool_of_maps(a: Mapping[str, Any]) -> Layer:
+    """By comparing shifted maps: XLA's own form takes a CPU five to thirteen times as long, there and back."""
+    kernel, stride, padding = tuple(a["kernel"]), tuple(a["stride"]), [(0, 0), *window_padding(a), (0, 0)]
+
+    def pool(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, padding, constant_values=-jnp.inf)
+        return largest(x, kernel, stride, x.shape[1:3])
+
+    return pool
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def largest(x: jax.Array, kernel: tuple[int, ...], stride: tuple[int, ...], size: tuple[int, ...]) -> jax.Array:
+    """Of each window of padded maps `(n, *size, c)`; of equal values the first, row by row, has the gradient."""
+    return jax.tree.reduce(jnp.maximum, shifted_maps(x, kernel, stride))
+
+
+def _largest(
+    x: jax.Array, kernel: tuple[int, ...], stride: tuple[int, ...], size: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """With the place of each in its window."""
+    best, *others = shifted_maps(x, kernel, stride)
+    place = jnp.zeros(best.shape, jnp.uint16)
+    for number, maps in enumerate(others, 1):
+        more = (maps > best) | jnp.isnan(maps)
+        best, place = jnp.where(more, maps, best), jnp.where(more, jnp.uint16(number), place)
+    return best, place
+
+
+def _largest_backward(
+    kernel: tuple[int, ...], stride: tuple[int, ...], size: tuple[int, ...], place: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
+    maps = [jnp.where(place == number, gradient, 0) for number in range(math.prod(kernel))]
+    return (shifted_back(maps, kernel, stride, size),)
+
+
+largest.defvjp(_largest, _largest_backward)
 
 
 def _avg_pool(a: Mapping[str, Any]) -> Layer:
@@ -339,6 +463,8 @@ FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
     "mean_tokens": lambda a: lambda x: x.mean(1),
     "flatten": lambda a: lambda x: x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1),
 }
+# the same, on a CPU
+ON_CPU: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {**FUNCTIONS, "max_pool": _max_pool_of_maps}
 # suffix of a parameter -> attribute of the NNX layer, where the two differ
 ATTRIBUTES = {
     "batch_norm": {"weight": "scale", "running_mean": "mean", "running_var": "var"},
@@ -363,6 +489,7 @@ class Network(nnx.Module):
         """`place`: where it will run; it is made on the host."""
         self.graph = graph
         self.outputs = tuple(outputs)
+        self.on_cpu = place.kind == CPU
         self.deterministic = True  # which NNX's own train() and eval() set
         rngs = nnx.Rngs(seed)
         self.layers = nnx.Dict({})
@@ -390,7 +517,7 @@ class Network(nnx.Module):
 
     def function(self, node: Node) -> Layer:
         """What computes a node without parameters."""
-        return FUNCTIONS[node.op](node.attrs)
+        return (ON_CPU if self.on_cpu else FUNCTIONS)[node.op](node.attrs)
 
     def paths(self) -> dict[tuple[str, ...], str]:
         """The path of a parameter in this module -> torchvision's name of it."""

@@ -179,22 +179,45 @@ def test_wrong_numbers_are_noticed_in_every_form(
     ],
 )
 def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: str) -> None:
+    from headstart.backends.jax.emit import DepthwiseConv
+
+    # more images than eight, which the weights' gradient is added up of, and not twice as many
+    compare_with_xla(DepthwiseConv, 12, (11, 13, 10), kernel, stride, padding, precision)
+
+
+@pytest.mark.parametrize(
+    "kernel, stride, padding, precision",
+    [
+        ((3, 3), (1, 1), ((1, 1), (1, 1)), "float32"),
+        ((7, 7), (2, 2), ((3, 3), (3, 3)), "float32"),
+        ((1, 7), (1, 2), ((0, 1), (2, 3)), "float32"),
+        ((3, 3), (1, 1), ((1, 1), (1, 1)), "bfloat16"),
+    ],
+)
+def test_windows_of_large_maps(kernel: Any, stride: Any, padding: Any, precision: str) -> None:
+    from headstart.backends.jax.emit import WindowedConv
+
+    compare_with_xla(WindowedConv, 1, (3, 31, 29), kernel, stride, padding, precision)
+
+
+def compare_with_xla(
+    form: Any, groups: int, size: tuple[int, int, int], kernel: Any, stride: Any, padding: Any, precision: str
+) -> None:
     """Outputs and gradients are those of XLA's own convolution."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
-    from headstart.backends.jax.emit import DepthwiseConv, Network
+    from headstart.backends.jax.emit import Network
 
     rng = np.random.default_rng(0)
-    node = conv("conv", "input", 12, 12, groups=12, kernel=kernel, stride=stride, padding=padding)
-    shapes = {"conv.weight": (12, 1, *kernel), "conv.bias": (12,)}
+    node = conv("conv", "input", 12, 12, groups=groups, kernel=kernel, stride=stride, padding=padding)
+    shapes = {"conv.weight": (12, 12 // groups, *kernel), "conv.bias": (12,)}
     params = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     network = Network(Graph([Node("input", "input"), node], "conv"), params, ["conv"], Place("cpu", precision))
     layer = network.layers["conv"]
-    assert type(layer) is DepthwiseConv
-    # more than eight, which the weights' gradient is added up of, and not twice as many
-    x = jnp.asarray(rng.standard_normal((11, 13, 10, 12)), layer.dtype or jnp.float32)
+    assert type(layer) is form
+    x = jnp.asarray(rng.standard_normal((*size, 12)), layer.dtype or jnp.float32)
 
     def gradients(call: Any) -> list[jax.Array]:
         def squares(layer: nnx.Conv, x: jax.Array) -> jax.Array:
@@ -203,7 +226,7 @@ def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: s
         # compiled as one: step by step XLA would compile each shape of each map
         return jax.tree.leaves(nnx.jit(nnx.grad(squares, argnums=(0, 1)))(layer, x))
 
-    calls = DepthwiseConv.__call__, nnx.Conv.__call__
+    calls = form.__call__, nnx.Conv.__call__
     assert layer(x).dtype == x.dtype
     tolerance = 1e-5 if precision == "float32" else 2e-2
     assert relative_error(*(np.float32(call(layer, x)) for call in calls)) < tolerance
@@ -211,6 +234,32 @@ def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: s
     assert len(ours) == 3
     for one, other in zip(ours, theirs, strict=True):
         assert relative_error(np.float32(one), np.float32(other)) < tolerance
+
+
+@pytest.mark.parametrize(
+    "kernel, stride, padding", [((3, 3), (2, 2), ((1, 1), (1, 1))), ((2, 3), (3, 1), ((0, 1), (1, 0)))]
+)
+def test_the_largest_of_windows(kernel: Any, stride: Any, padding: Any) -> None:
+    """As XLA's own: of equal values the first has the gradient, and what is no number stays one of none."""
+    import jax
+    import jax.numpy as jnp
+
+    from headstart.backends.jax.emit import FUNCTIONS, ON_CPU
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 4, (2, 11, 10, 3)).astype(np.float32)
+    attrs = {"kernel": kernel, "stride": stride, "padding": padding, "ceil": True}
+
+    def both(op: Any) -> tuple[jax.Array, jax.Array]:
+        y, back = jax.vjp(op(attrs), jnp.asarray(x))
+        return y, back(jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), jnp.float32))[0]
+
+    ours, theirs = (jax.jit(both, static_argnums=0)(ops["max_pool"]) for ops in (ON_CPU, FUNCTIONS))
+    assert np.array_equal(ours[0], theirs[0])
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-5, atol=1e-6)
+    x[0, 3, 5, 1] = np.nan
+    here = np.isnan(both(ON_CPU["max_pool"])[0])
+    assert np.array_equal(here, np.isnan(ON_CPU["max_pool"](attrs)(jnp.asarray(x)))) and here.any()
 
 
 @pytest.mark.parametrize("op", ["conv", "linear"])
