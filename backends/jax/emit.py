@@ -463,8 +463,8 @@ FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
     "mean_tokens": lambda a: lambda x: x.mean(1),
     "flatten": lambda a: lambda x: x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1),
 }
-# the same, on a CPU
-ON_CPU: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {**FUNCTIONS, "max_pool": _max_pool_of_maps}
+# of these, what a CPU has in another form
+ON_CPU: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {"max_pool": _max_pool_of_maps}
 # suffix of a parameter -> attribute of the NNX layer, where the two differ
 ATTRIBUTES = {
     "batch_norm": {"weight": "scale", "running_mean": "mean", "running_var": "var"},
@@ -517,7 +517,8 @@ class Network(nnx.Module):
 
     def function(self, node: Node) -> Layer:
         """What computes a node without parameters."""
-        return (ON_CPU if self.on_cpu else FUNCTIONS)[node.op](node.attrs)
+        form = ON_CPU.get(node.op) if self.on_cpu else None
+        return (form or FUNCTIONS[node.op])(node.attrs)
 
     def paths(self) -> dict[tuple[str, ...], str]:
         """The path of a parameter in this module -> torchvision's name of it."""

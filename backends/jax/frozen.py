@@ -66,7 +66,7 @@ class FrozenNetwork(Network):
     def __init__(self, network: Network, place: Place, cudnn: bool) -> None:
         """`cudnn`: whether attention is cuDNN's."""
         self.graph, self.outputs, self.deterministic = network.graph, network.outputs, True
-        self.cudnn = cudnn
+        self.cudnn, self.on_cpu = cudnn, network.on_cpu
         dtype = HALVES.get(place.precision)
         self.layers = nnx.Dict({})
         for node in self.graph.nodes:

@@ -15,8 +15,6 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^/]")
 """of a path: what an address is, or was before it was made a `Path`, which drops a slash"""
 
 
-"""what the system says of a path that nobody, or not this user, can follow; `Path.is_file` raises it"""
-
 _MENDED = {
     errno.EACCES: "name one that this user may enter, or have its owner allow it",
     errno.ENAMETOOLONG: "name a shorter one",
@@ -33,6 +31,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with `~` as the user's home folder. SettingError where there is none to be found, and for what is
     no path: an empty one, of a variable that is not set, would be the folder one is in, and `s3://bucket/run` one
     in a folder `s3:`, where nobody looks. And as `reachable` does."""
+    return reachable(spelled_out(path))
+
+
+def spelled_out(path: str | os.PathLike[str]) -> Path:
+    """As `expanded`, of a path that need not be reachable now."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise SettingError(f"the path is {path!r:.80}; expected that of a file or folder")
     text = os.fspath(path)
@@ -43,12 +46,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             "shared caches are read from URLs"
         )
     try:
-        found = Path(path).expanduser()
+        return Path(path).expanduser()
     except RuntimeError:
         raise SettingError(
             f"{path}: there is no home folder that '~' could mean; pass the path in full, or set HOME"
         ) from None
-    return reachable(found)
 
 
 def reachable(path: Path) -> Path:

@@ -36,6 +36,7 @@ from headstart.common.errors import (
 )
 from headstart.common.machine import cache_root
 from headstart.common.objects import is_url
+from headstart.common.places import spelled_out
 from headstart.common.progress import track
 from headstart.common.sizes import binary_size, parse_nbytes
 from headstart.store.description import DESCRIPTION, read_description
@@ -323,11 +324,11 @@ class FeatureStore:
     def _is_own(self, root: Path | str) -> bool:
         with contextlib.suppress(OSError):
             return self.root.samefile(root)
-        return cache_root(root) == self.root
+        return spelled_out(root).absolute() == self.root
 
     @staticmethod
     def _shared_root(root: Path | str, named: str) -> Path:
-        path = cache_root(root)
+        path = spelled_out(root).absolute()  # one that cannot be reached now is left out, and ends nothing
         if not os.path.isdir(path):  # noqa: PTH112 - never an error
             warn(
                 f"the shared cache {path} (from {named}) is no folder that can be reached; it is left out, and "
