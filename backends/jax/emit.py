@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from flax import nnx
 
 from headstart.backends.jax import parts
 from headstart.backends.jax.arrays import HALVES
+from headstart.backends.jax.cpu_forms import DepthwiseConv, PointwiseConv, WindowedConv, max_pool_of_maps, of_rows
 from headstart.common.errors import UnsupportedOpError
 from headstart.contract.devices import CPU
 from headstart.contract.recipe import FLOAT32, Place
@@ -23,155 +23,6 @@ from headstart.graph.ops import adaptive_weights, window_padding
 
 Layer = Callable[..., jax.Array]
 HOST = Place(CPU, FLOAT32)
-
-
-class PointwiseConv(nnx.Conv):
-    """A 1x1 convolution as the matrix product it is: XLA's convolutions are slow on a CPU."""
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        down, right = self.strides
-        x = inputs[:, ::down, ::right]
-        dtype = self.dtype or x.dtype
-        kernel = self.kernel[...][0, 0].astype(dtype)
-        y = of_rows(x.astype(dtype), kernel, 0)
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
-
-
-def shifted_maps(x: jax.Array, kernel: Sequence[int], stride: Sequence[int]) -> list[jax.Array]:
-    """`(n, h, w, c)` of padded maps, for each place in a window, row by row, what all windows have there."""
-    (high, wide), (down, across) = kernel, stride
-    h, w = ((size - k) // step for size, k, step in zip(x.shape[1:3], kernel, stride, strict=True))
-    return [
-        x[:, i : i + h * down + 1 : down, j : j + w * across + 1 : across]
-        for i in range(high)
-        for j in range(wide)
-    ]
-
-
-def shifted_back(
-    maps: Sequence[jax.Array], kernel: Sequence[int], stride: Sequence[int], size: Sequence[int]
-) -> jax.Array:
-    """`(n, *size, c)`: each of `maps`, which are as `shifted_maps` gives them, added where it would be taken from.
-    By rows and columns of one remainder at a time, since with gaps between its rows a map is written slowly."""
-    (high, wide), (down, across) = kernel, stride
-    n, h, w, c = maps[0].shape
-    rows, columns = (-(-length // step) for length, step in zip(size, stride, strict=True))
-
-    def places(row: int, column: int) -> jax.Array:
-        """Those of this remainder."""
-        total = jnp.zeros((n, rows, columns, c), maps[0].dtype)
-        for i in range(row, high, down):
-            for j in range(column, wide, across):
-                above, left = i // down, j // across
-                around = [(0, 0), (above, rows - h - above), (left, columns - w - left), (0, 0)]
-                total += jnp.pad(maps[i * wide + j], around)
-        return total
-
-    parts = [jnp.stack([places(row, column) for column in range(across)], 3) for row in range(down)]
-    return jnp.stack(parts, 2).reshape(n, rows * down, columns * across, c)[:, : size[0], : size[1]]
-
-
-class DepthwiseConv(nnx.Conv):
-    """A convolution that has a filter a channel, as the sum of as many shifted and weighted maps as a filter has
-    weights, which XLA makes one loop of. Its own form of them takes a CPU three to fourteen times as long, forward
-    and backward."""
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        dtype = self.dtype or inputs.dtype
-        # what is added up is float32, as in any convolution
-        x = jnp.pad(inputs.astype(dtype), [(0, 0), *self.padding, (0, 0)]).astype(jnp.float32)
-        kernel = self.kernel[...].astype(dtype).astype(jnp.float32)
-        weights = kernel.reshape(-1, kernel.shape[3])
-        maps = shifted_maps(x, kernel.shape[:2], self.strides)
-        y = sum(map(weighted, maps, weights)).astype(dtype)
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
-
-
-class WindowedConv(nnx.Conv):
-    """A convolution without groups, of which XLA's own form of the weights' gradient takes a CPU two to four times
-    as long as `_of_windows`, where maps are large."""
-
-    LEAST = 14 * 14
-    """places of a map from which on it is faster"""
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        dtype = self.dtype or inputs.dtype
-        kernel = self.kernel[...].astype(dtype)
-        y = convolved(inputs.astype(dtype), kernel, tuple(self.strides), tuple(map(tuple, self.padding)))
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
-
-
-Pads = tuple[tuple[int, int], ...]
-
-
-def _by_xla(x: jax.Array, kernel: jax.Array, stride: tuple[int, ...], padding: Pads) -> jax.Array:
-    """`(n, h', w', c')` of `x` `(n, h, w, c)` and a kernel `(high, wide, c, c')`"""
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=dimensions)
-
-
-convolved = jax.custom_vjp(_by_xla, nondiff_argnums=(2, 3))
-
-
-def _convolved_backward(
-    stride: tuple[int, ...], padding: Pads, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    _, back = jax.vjp(lambda x, kernel: _by_xla(x, kernel, stride, padding), x, kernel)
-    of_x, of_kernel = back(gradient)  # what is not taken is not computed
-    if math.prod(gradient.shape[1:3]) >= WindowedConv.LEAST:
-        of_kernel = _of_windows(x, kernel.shape, stride, padding, gradient).astype(kernel.dtype)
-    return of_x, of_kernel
-
-
-def _of_windows(
-    x: jax.Array, shape: tuple[int, ...], stride: tuple[int, ...], padding: Pads, gradient: jax.Array
-) -> jax.Array:
-    """The gradient of a kernel of this shape: all windows of one image beside each other, times the gradients of
-    its places, image by image so that they stay in the cache. That way round, and not the other, XLA multiplies as
-    many rows at a time as it is fast at."""
-    padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-
-    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        maps, places = image
-        windows = jnp.concatenate(shifted_maps(maps[None], shape[:2], stride), -1)
-        rows = windows.reshape(-1, windows.shape[-1]).astype(jnp.float32)
-        return total + places.reshape(-1, shape[3]).T.astype(jnp.float32) @ rows, None
-
-    nothing = jnp.zeros((shape[3], math.prod(shape[:3])), jnp.float32)
-    total, _ = jax.lax.scan(add, nothing, (padded, gradient))
-    return jnp.moveaxis(total.reshape(shape[3], *shape[:3]), 0, -1)
-
-
-convolved.defvjp(lambda x, kernel, *how: (_by_xla(x, kernel, *how), (x, kernel)), _convolved_backward)
-
-
-@jax.custom_vjp
-def weighted(maps: jax.Array, weights: jax.Array) -> jax.Array:
-    """`maps` `(n, h, w, c)` times `weights` `(c,)`. For these weights' gradient, a sum over all but the channels,
-    XLA's own form takes a CPU three to ten times as long as the one below."""
-    return maps * weights
-
-
-def _weighted_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    maps, weights = saved
-    n, c = len(maps), maps.shape[-1]
-    some = min(n, 8)  # few enough to compile in no time, and it leaves an eighth to the product below
-    few = n // some
-
-    def product(images: slice) -> jax.Array:
-        return (maps[images] * gradient[images]).reshape(-1, c)
-
-    def total(rows: Any) -> jax.Array:
-        return jnp.ones(len(rows), rows.dtype) @ rows
-
-    of_weights = total(sum(product(slice(i * few, (i + 1) * few)) for i in range(some)))
-    if n % some:
-        of_weights += total(product(slice(some * few, None)))
-    return gradient * weights, of_weights
-
-
-weighted.defvjp(lambda maps, weights: (maps * weights, (maps, weights)), _weighted_backward)
 
 
 class Linear(nnx.Module):
@@ -191,13 +42,6 @@ class Linear(nnx.Module):
         weight = self.weight[...].astype(dtype)
         y = of_rows(x.astype(dtype), weight, 1)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
-
-
-def of_rows(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
-    """`(..., d)`: `x` `(..., c)` times a matrix whose `axis` is c, `(c, d)` or `(d, c)`. Of more axes XLA makes a
-    transposed copy for the weight's gradient on a CPU, which takes three times as long as the rest."""
-    rows = x.reshape(-1, x.shape[-1])
-    return jax.lax.dot_general(rows, matrix, (((1,), (axis,)), ((), ()))).reshape(*x.shape[:-1], -1)
 
 
 class LastNorm(nnx.LayerNorm):
@@ -351,45 +195,6 @@ def _max_pool(a: Mapping[str, Any]) -> Layer:
     return _pool(a, window_padding(a), -jnp.inf, jax.lax.max)
 
 
-def _max_pool_of_maps(a: Mapping[str, Any]) -> Layer:
-    """By comparing shifted maps: XLA's own form takes a CPU five to thirteen times as long, there and back."""
-    kernel, stride, padding = tuple(a["kernel"]), tuple(a["stride"]), [(0, 0), *window_padding(a), (0, 0)]
-
-    def pool(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, padding, constant_values=-jnp.inf)
-        return largest(x, kernel, stride, x.shape[1:3])
-
-    return pool
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def largest(x: jax.Array, kernel: tuple[int, ...], stride: tuple[int, ...], size: tuple[int, ...]) -> jax.Array:
-    """Of each window of padded maps `(n, *size, c)`; of equal values the first, row by row, has the gradient."""
-    return jax.tree.reduce(jnp.maximum, shifted_maps(x, kernel, stride))
-
-
-def _largest(
-    x: jax.Array, kernel: tuple[int, ...], stride: tuple[int, ...], size: tuple[int, ...]
-) -> tuple[jax.Array, jax.Array]:
-    """With the place of each in its window."""
-    best, *others = shifted_maps(x, kernel, stride)
-    place = jnp.zeros(best.shape, jnp.uint16)
-    for number, maps in enumerate(others, 1):
-        more = (maps > best) | jnp.isnan(maps)
-        best, place = jnp.where(more, maps, best), jnp.where(more, jnp.uint16(number), place)
-    return best, place
-
-
-def _largest_backward(
-    kernel: tuple[int, ...], stride: tuple[int, ...], size: tuple[int, ...], place: jax.Array, gradient: jax.Array
-) -> tuple[jax.Array]:
-    maps = [jnp.where(place == number, gradient, 0) for number in range(math.prod(kernel))]
-    return (shifted_back(maps, kernel, stride, size),)
-
-
-largest.defvjp(_largest, _largest_backward)
-
-
 def _avg_pool(a: Mapping[str, Any]) -> Layer:
     total, of_mask = (_pool(a, padding, 0.0, jax.lax.add) for padding in (window_padding(a), ((0, 0), (0, 0))))
     more = [(o - c, p - d) for (o, p), (c, d) in zip(window_padding(a), a["padding"], strict=True)]
@@ -464,7 +269,7 @@ FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
     "flatten": lambda a: lambda x: x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1),
 }
 # of these, what a CPU has in another form
-ON_CPU: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {"max_pool": _max_pool_of_maps}
+ON_CPU: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {"max_pool": max_pool_of_maps}
 # suffix of a parameter -> attribute of the NNX layer, where the two differ
 ATTRIBUTES = {
     "batch_norm": {"weight": "scale", "running_mean": "mean", "running_var": "var"},

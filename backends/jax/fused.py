@@ -33,14 +33,14 @@ from flax import nnx
 
 from headstart.backends.doors.jax_programs import unkept
 from headstart.backends.jax.arrays import HALVES
-from headstart.backends.jax.emit import FUNCTIONS, Layer, Linear, Network, shifted_maps
+from headstart.backends.jax.cpu_forms import max_pool_of_maps
+from headstart.backends.jax.emit import FUNCTIONS, Layer, Linear, Network
 from headstart.common.log import LOG
 from headstart.common.machine import cpu_flags
 from headstart.contract.devices import CPU
 from headstart.contract.recipe import FLOAT16, Place
 from headstart.graph import Graph, Node
 from headstart.graph.fuse import Step, allowed, fused_steps, run_steps
-from headstart.graph.ops import window_padding
 
 TARGET = "__onednn$convolution"
 TRIED = ("0.10.", "0.11.", "0.12.")
@@ -161,11 +161,7 @@ def convolution(
 def max_pool(a: Mapping[str, Any]) -> Layer:
     """As `emit` has it, but a few images at a time, in float32, and by comparing shifted maps: XLA is slow at
     windows, and at anything in bfloat16."""
-    padding = [(0, 0), *window_padding(a), (0, 0)]
-
-    def largest(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, padding, constant_values=-jnp.inf)
-        return jax.tree.reduce(jnp.maximum, shifted_maps(x, a["kernel"], a["stride"]))
+    largest = max_pool_of_maps(a)
 
     def pool(x: jax.Array) -> jax.Array:
         rows = math.gcd(len(x), ROWS)

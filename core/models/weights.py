@@ -28,8 +28,8 @@ from headstart.models.pins import Pin, key
 from headstart.models.tensors import as_float32, read_tensors
 from headstart.models.zoo import ARCHITECTURES, architecture
 
-# What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
 INDEX = ".safetensors.index.json"
+# What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")
 
 

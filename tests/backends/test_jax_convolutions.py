@@ -179,7 +179,7 @@ def test_wrong_numbers_are_noticed_in_every_form(
     ],
 )
 def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: str) -> None:
-    from headstart.backends.jax.emit import DepthwiseConv
+    from headstart.backends.jax.cpu_forms import DepthwiseConv
 
     # more images than eight, which the weights' gradient is added up of, and not twice as many
     compare_with_xla(DepthwiseConv, 12, (11, 13, 10), kernel, stride, padding, precision)
@@ -195,7 +195,7 @@ def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: s
     ],
 )
 def test_windows_of_large_maps(kernel: Any, stride: Any, padding: Any, precision: str) -> None:
-    from headstart.backends.jax.emit import WindowedConv
+    from headstart.backends.jax.cpu_forms import WindowedConv
 
     compare_with_xla(WindowedConv, 1, (3, 31, 29), kernel, stride, padding, precision)
 
