@@ -5,8 +5,10 @@ Threads that compute together wait for each other, and by default OpenMP's do so
 few microseconds a time. On a machine that others use too it takes the very core that the thread waited for
 needs, and training becomes many times slower. So threads are told to sleep soon. Not at once: `PASSIVE` makes
 torch's training alone 10 to 25 % slower, where a few thousand turns, some ten microseconds, cost up to 5 % and
-harm nobody. And there are no more threads than the CPUs that affinity and control groups leave, of which
-frameworks see the affinity only.
+harm nobody. OpenBLAS has threads of its own, once in NumPy and once in SciPy, which spin for 26 ms after each
+product: what computes with both by turns (L-BFGS, scikit-learn's regressions) takes up to ten times as long on two
+cores as with one thread. And there are no more threads than the CPUs that affinity and control groups leave, of
+which frameworks see the affinity only.
 
 Invariant: whatever the user has said of it stands.
 """
@@ -22,6 +24,8 @@ WAITING: Mapping[str, tuple[str, tuple[str, ...]]] = {
     # The GNU library, which torch brings, reads the first; LLVM's and Intel's the second.
     "GOMP_SPINCOUNT": ("3000", ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY")),
     "KMP_BLOCKTIME": ("0", ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_LIBRARY")),
+    # a power of two of cycles: some hundred microseconds
+    "OPENBLAS_THREAD_TIMEOUT": ("18", ()),
 }
 """variable -> what it is set to, and the others that say the same"""
 SAID_OF_WAITING = frozenset(WAITING) | {other for _, others in WAITING.values() for other in others}

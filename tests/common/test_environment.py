@@ -28,7 +28,8 @@ def release() -> tuple[int, ...]:
 
 TURNS_ARE_READ = sys.platform == "linux" and platform.machine() == "x86_64" and release() >= (6, 12)
 ALL, FEWER = Cpus(8, False), Cpus(3, True)
-SOON_ASLEEP = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
+OPENBLAS = {"OPENBLAS_THREAD_TIMEOUT": "18"}
+SOON_ASLEEP = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0", **OPENBLAS}
 COUNTS = dict.fromkeys(environment.COUNTS, "3")
 
 
@@ -37,10 +38,11 @@ COUNTS = dict.fromkeys(environment.COUNTS, "3")
     [
         ({}, SOON_ASLEEP),
         ({"OMP_WAIT_POLICY": "", "HOME": "/"}, SOON_ASLEEP),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, {}),
-        ({"GOMP_SPINCOUNT": "infinity"}, {}),
-        ({"KMP_BLOCKTIME": "200"}, {}),
-        ({"KMP_LIBRARY": "turnaround"}, {}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, OPENBLAS),
+        ({"GOMP_SPINCOUNT": "infinity"}, OPENBLAS),
+        ({"KMP_BLOCKTIME": "200"}, OPENBLAS),
+        ({"KMP_LIBRARY": "turnaround"}, OPENBLAS),
+        ({"OPENBLAS_THREAD_TIMEOUT": "30"}, {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}),
         ({"OMP_NUM_THREADS": "7"}, SOON_ASLEEP),
         (SOON_ASLEEP, {}),
     ],

@@ -118,7 +118,13 @@ def test_an_interrupt_between_two_lines_ends_all_and_keeps_what_is_finished() ->
 # ---- what a worker is told
 
 
-@pytest.mark.parametrize("said", [{"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "18"},
+        {"OMP_WAIT_POLICY": "ACTIVE", "OPENBLAS_THREAD_TIMEOUT": "30"},
+    ],
+)
 def test_threads_of_a_worker_wait_as_those_here(monkeypatch: pytest.MonkeyPatch, said: dict[str, str]) -> None:
     """Also on a machine whose part of Ray was started without that being said."""
     for name in SAID_OF_WAITING:

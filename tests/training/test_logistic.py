@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from linear_problems import Blocks, problem, standardised
 from scalers import scaler_of
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from headstart.common.errors import DataError, SettingError
+from headstart.training.solvers import logistic as solver
 from headstart.training.solvers.logistic import LogisticPath, logistic, logistic_penalties
 
 pytestmark = pytest.mark.neutral
@@ -200,6 +202,28 @@ def test_many_heads_are_solved_in_groups(monkeypatch: pytest.MonkeyPatch) -> Non
     grouped = logistic(rows, np.eye(3)[labels], PATH, folds=folds, bar=BAR)
     np.testing.assert_allclose(grouped.weight, at_once.weight, atol=1e-4)
     np.testing.assert_allclose(grouped.losses, at_once.losses, rtol=1e-4)
+
+
+def test_scipys_threads_are_out_of_numpys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While products of both take turns; before and after, as the user has them."""
+
+    def threads(pool: str) -> set[int]:
+        return {one["num_threads"] for one in threadpool_info() if f"/{pool}" in one["filepath"]}
+
+    seen = []
+    minimised = solver.minimised
+
+    def looked_at(*arguments: Any) -> Any:
+        seen.append((threads("numpy"), threads("scipy")))
+        return minimised(*arguments)
+
+    monkeypatch.setattr(solver, "minimised", looked_at)
+    rows, labels, _ = problem()
+    with threadpool_limits(3, "blas"):
+        if threads("scipy") != {3} or threads("numpy") != {3}:
+            pytest.skip("NumPy and SciPy do not each have a BLAS of their own here")
+        logistic(rows, np.eye(3)[labels], PATH)
+        assert seen == [({3}, {1})] and threads("scipy") == {3}
 
 
 def test_the_bar_that_was_not_reached_is_said() -> None:

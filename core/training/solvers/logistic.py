@@ -15,11 +15,14 @@ variances differ by orders of magnitude in most directions, that takes a fifth o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from headstart.common.errors import DataError, SettingError
 from headstart.training.moments import Moments, Standard, computed_in
@@ -225,16 +228,10 @@ class _Problem:
         groups: list[Minimum] = []
         for first in range(0, len(penalties), at_once):
             part = slice(first, first + at_once)
-            groups.append(
-                minimised(
-                    self._evaluator(penalties[part], of_fold, fold_of[part], lost[part]),
-                    start[part],
-                    self._preconditioner(penalties[part]),
-                    bar,
-                    evaluations,
-                    noise,
-                )
-            )
+            evaluator = self._evaluator(penalties[part], of_fold, fold_of[part], lost[part])
+            preconditioner = self._preconditioner(penalties[part])
+            with _scipy_in_one_thread():
+                groups.append(minimised(evaluator, start[part], preconditioner, bar, evaluations, noise))
         return Minimum(
             np.concatenate([group.points for group in groups]),
             np.concatenate([group.values for group in groups]),
@@ -330,6 +327,17 @@ class _Problem:
                 share = shares[number]
                 unlike = (np.abs(self.targets[here + where.start] - share) > 0.5) & _lost(share)
                 yield here + where.start, outputs, ~unlike.any(1)
+
+
+@contextmanager
+def _scipy_in_one_thread() -> Iterator[None]:
+    """While SciPy's products take turns with NumPy's. As packages of the index each has an OpenBLAS of its own,
+    whose threads spin on after every product, on the CPUs that the other's are about to need: 1.6 times the
+    seconds on two cores. What SciPy computes in a descent is small."""
+    loaded = ThreadpoolController()
+    own = [path for one in loaded.info() if {"scipy", "scipy.libs"} & set(Path(path := one["filepath"]).parts)]
+    with loaded.select(filepath=own).limit(limits=1, user_api="blas"):
+        yield
 
 
 def _lost(shares: Floats) -> NDArray[np.bool_]:
