@@ -8,6 +8,7 @@ it. What is held in no such way (an attribute set afterwards, a call replaced) i
 
 from __future__ import annotations
 
+import inspect
 import random
 import tempfile
 import types
@@ -128,8 +129,31 @@ def one_or_all(tensors: list[Any]) -> Any:
     return tensors[0] if len(tensors) == 1 else tensors
 
 
-def cloned(model: keras.Model, layer: Callable[[Any], Any]) -> keras.Model:
-    return keras.models.clone_model(model, clone_function=layer, recursive=True)
+def cloned(
+    model: keras.Model, layer: Callable[[Any], Any], call: Callable[..., Any] | None = None
+) -> keras.Model:
+    """The model with what `layer` makes of each of its layers, called by `call` where that is given."""
+    return keras.models.clone_model(model, clone_function=layer, call_function=call, recursive=True)
+
+
+def called_calmly(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a layer of a model that is being made: it draws only where somebody says that it trains. Those that
+    augment images draw by default, of which Keras makes a record as if it had been said, and so does a model or
+    layer that holds such, where none is told. `fit` tells every layer."""
+    inside = layer._flatten_layers() if isinstance(layer, keras.Layer) else ()
+    if _training(layer) and any(map(_draws_by_default, inside)):
+        kwargs["training"] = False
+    return layer(*args, **kwargs)
+
+
+def _training(layer: Any) -> inspect.Parameter | None:
+    """The parameter of a layer's call that says whether it trains."""
+    return inspect.signature(layer.call).parameters.get("training")
+
+
+def _draws_by_default(layer: Any) -> bool:
+    parameter = _training(layer)
+    return parameter is not None and parameter.default is True
 
 
 # ---- layers from their configuration

@@ -6,7 +6,6 @@ stands in the model, operation by operation; its weights are those of Keras's em
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,12 +107,8 @@ def model_of(program: Program) -> keras.Model:
 
 def to_be_saved(model: keras.Model) -> keras.Model:
     """The model, which cannot be run any more, with Keras's own layer in its configuration where we have taken a
-    softmax off, and without chance where nobody says that it trains: layers that augment draw unless told."""
+    softmax off."""
     for layer in layers_of(model):
-        training = inspect.signature(layer.call).parameters.get("training")
-        if training is not None and training.default is True:
-            for call in layer._inbound_nodes:
-                call.arguments.kwargs["training"] = False  # by default: fit tells every layer otherwise
         if isinstance(layer, NoSoftmax):
             layer.__class__, layer.activation = layers.Activation, keras.activations.linear
             for call in layer._inbound_nodes:

@@ -20,6 +20,7 @@ from headstart.backends.keras.arrays import beside, on_host, to_numpy
 from headstart.backends.keras.classifier import ends_in_classifier
 from headstart.backends.keras.copying import (
     anew,
+    called_calmly,
     carry,
     check_clone,
     cloned,
@@ -224,7 +225,7 @@ def build(
         return configured(type(old), old, **({"dtype": dtype} if changes else {}))
 
     with seeded(seed):
-        clone = thawed(cloned(part.native, layer))
+        clone = thawed(cloned(part.native, layer, called_calmly))
     carry(part.native, clone)
     reproducible(clone)
     if frozen_statistics:

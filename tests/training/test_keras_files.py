@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -151,19 +152,21 @@ def test_a_softmax_that_was_taken_off_is_in_no_file_twice(tmp_path: Path, monkey
 
 
 def test_layers_that_augment_draw_nothing_unless_told(tmp_path: Path) -> None:
-    """Keras's own draw by default wherever a model is called, as a file is by whoever opens it."""
+    """Keras's own draw by default wherever a model is called, as a file is by whoever opens it, and a run's native
+    module by whoever has it; also where they stand in a model of their own, as Keras's guides have them."""
     import keras
 
-    net = keras.Sequential(
-        [keras.Input((16, 16, 3)), keras.layers.RandomContrast(0.9), keras.layers.Flatten(), keras.layers.Dense(4)]
-    )
-    hs.export(hs.wrap(net, example=EXAMPLE), tmp_path / "out.keras", verify=False)
+    x = keras.Input((16, 16, 3))
+    y = keras.Sequential([keras.layers.RandomContrast(0.9), keras.layers.RandomFlip()])(x)
+    net = keras.Model(x, keras.layers.Dense(4)(keras.layers.Flatten()(keras.layers.RandomContrast(0.9)(y))))
+    model = hs.wrap(net, example=EXAMPLE)
+    hs.export(model, tmp_path / "out.keras", verify=False)
     opened = keras.saving.load_model(tmp_path / "out.keras")
-    plain, drawn = (
-        keras.ops.convert_to_numpy(opened(EXAMPLE, **how)["logits"]) for how in ({}, {"training": True})
-    )
-    np.testing.assert_allclose(plain, net.predict_on_batch(EXAMPLE), rtol=1e-4, atol=1e-5)
-    assert np.abs(drawn - plain).max() > 0.01, "who trains on it has them"
+    expected = net.predict_on_batch(EXAMPLE)
+    for called in (lambda **how: opened(EXAMPLE, **how)["logits"], partial(hs.native(model), EXAMPLE)):
+        plain, drawn = (keras.ops.convert_to_numpy(called(**how)) for how in ({}, {"training": True}))
+        np.testing.assert_allclose(plain, expected, rtol=1e-4, atol=1e-5)
+        assert np.abs(drawn - plain).max() > 0.01, "who trains on it has them"
 
 
 def test_tensorflow_writes_its_own_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
