@@ -129,9 +129,7 @@ def one_or_all(tensors: list[Any]) -> Any:
     return tensors[0] if len(tensors) == 1 else tensors
 
 
-def cloned(
-    model: keras.Model, layer: Callable[[Any], Any], call: Callable[..., Any] | None = None
-) -> keras.Model:
+def cloned(model: keras.Model, layer: Callable[[Any], Any], call: Callable[..., Any] | None = None) -> keras.Model:
     """The model with what `layer` makes of each of its layers, called by `call` where that is given."""
     return keras.models.clone_model(model, clone_function=layer, call_function=call, recursive=True)
 

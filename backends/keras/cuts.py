@@ -18,6 +18,9 @@ from headstart.contract.wrapping import END, WrapRequest
 from headstart.graph.cuts import Paths
 
 INPUT, OUTPUT = "input", "output"
+CHANNELS_FIRST = "channels_first"
+# what may leave a shape as it is and turn its axes round
+TURNING = ("Permute", "Transpose", "Moveaxis", "Swapaxes", "Reshape")
 
 
 def numbered(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -81,6 +84,34 @@ def check_single(nodes: Mapping[str, Any], cut: str) -> None:
             f"{name!r} inside of {around!r} is called more than once, so it cannot be cut at; cut outside of "
             f"{around!r}"
         )
+
+
+def check_order(tensor: Any, cut: str) -> None:
+    """CutError where the layers that make a map, or tokens, say that the channels come before the other axes: a
+    fresh classifier would average over these in their place."""
+    shape = tuple(tensor.shape)
+    if len(shape) in (3, 4) and _channels_first(tensor):
+        axes = ", ".join(str(axis) for axis in (*range(2, len(shape)), 1))
+        raise CutError(
+            f"{cut!r} gives {shape[1:]} a sample, the channels first (data_format='channels_first'), over which a "
+            f"fresh classifier must not average; put keras.layers.Permute(({axes})) behind it, and cut there"
+        )
+
+
+def _channels_first(tensor: Any) -> bool:
+    """As the nearest layer says that has an order, before layers that keep the axes."""
+    while True:
+        operation, place, index = tensor._keras_history
+        if is_functional(operation) and _channels_first(functional(operation).outputs[index]):
+            return True
+        if (order := getattr(operation, "data_format", None)) is not None:
+            return str(order) == CHANNELS_FIRST
+        if isinstance(operation, keras.layers.BatchNormalization):
+            return operation.axis == 1
+        given = operation._inbound_nodes[place].input_tensors
+        if type(operation).__name__ in TURNING or not given or tuple(given[0].shape) != tuple(tensor.shape):
+            return False
+        tensor = given[0]
 
 
 def before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths) -> str:

@@ -37,6 +37,7 @@ from headstart.backends.keras.copying import (
 )
 from headstart.backends.keras.cuts import (
     before_classifier,
+    check_order,
     check_single,
     checked,
     is_inside,
@@ -105,6 +106,8 @@ def wrap(request: WrapRequest) -> Wrapping:
             f"{cut!r} gives a mask with its output, which a fresh classifier would not see: padded steps would "
             "count. Cut behind the layer that heeds the mask, or keep the rest of the model as head"
         )
+    if request.fresh:
+        check_order(stop[0], cut)
     trunk = keras.Model(_ordered(model, request.example), stop[0])
 
     def again(seed: int) -> keras.Model:

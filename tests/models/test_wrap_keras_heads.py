@@ -113,6 +113,25 @@ def test_what_learns_single_numbers_is_no_classifier(kinds: Any, how: str) -> No
         assert relative_error(hs.predict(rest, X), kinds.run(model, X)) < 1e-5
 
 
+def test_no_average_over_channels_that_come_first() -> None:
+    """In Keras layers say by themselves which axis holds them."""
+    keras = pytest.importorskip("keras")
+    layers = keras.layers
+    x = keras.Input((16, 16, 3))
+    y = layers.Permute((3, 1, 2))(layers.Conv2D(8, 3)(x))
+    y = layers.MaxPooling2D(2, data_format="channels_first", name="first")(y)
+    inner = keras.Input(y.shape[1:])
+    y = keras.Model(inner, layers.ReLU()(inner), name="active")(y)
+    z = layers.Permute((2, 3, 1), name="last")(y)
+    model = keras.Model(x, layers.Dense(4)(layers.GlobalAveragePooling2D()(z)))
+    for cut in ("first", "active"):
+        with pytest.raises(CutError, match=rf"'{cut}' gives .* the channels first .*Permute\(\(2, 3, 1\)\)"):
+            hs.wrap(model, cut, **FRESH)
+        hs.wrap(model, cut, preprocess=P)  # whose rest takes them as they are
+    made = hs.forward(hs.wrap(model, "last", **FRESH), X, ["trunk", "pool"])
+    np.testing.assert_allclose(made["pool"], made["trunk"].mean((1, 2)), rtol=1e-5, atol=1e-5)
+
+
 def test_codes_are_no_features(kinds: Any) -> None:
     with pytest.raises(CutError, match=r"gives int.* expected floating-point numbers"):
         hs.wrap(kinds.codes(), "codes", **FRESH)
