@@ -135,18 +135,20 @@ class JaxTrainer:
         """`known`: of the batch's samples."""
         (weights, rest, moments), (targets, sample_weights) = carry, known
 
-        def loss_of(weights: nnx.State) -> tuple[jax.Array, tuple[jax.Array, jax.Array, nnx.State]]:
+        def loss_of(weights: nnx.State) -> tuple[jax.Array, tuple[jax.Array, jax.Array, nnx.State, nnx.State]]:
             # copies: batch norms write their statistics, which belong to the trace outside
             network = nnx.merge(self.training, weights, rest, copy=True)
             outputs = network(_as_float(x))
-            _, _, written = nnx.split(network, nnx.Param, ...)
-            new_rest = _as_before(rest, written)
+            _, *written = nnx.split(network, nnx.Param, ...)
+            new_weights, new_rest = map(_as_before, (weights, rest), written)
             # (outputs, n, classes)
             logits = jnp.stack(outputs if isinstance(outputs, tuple) else (outputs,)).astype(jnp.float32)
             means = losses.mean(losses.per_sample(self.recipe.loss, logits, targets), sample_weights)
-            return means @ self.output_weights, (means, logits[0], new_rest)
+            return means @ self.output_weights, (means, logits[0], new_weights, new_rest)
 
-        (_, (means, logits, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        (_, (means, logits, written, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        # A module may write to its parameters, as flax's weight norms do: the step goes on from there.
+        weights = jax.tree.map(lambda w, new, m: new.astype(w.dtype) if m else w, weights, written, self.multiples)
         # in half precision the moments would come to nothing
         updates, moments = self.update_rule.update(_as_float(gradients), moments, weights)
         # in half precision a parameter stays what it is, though the rate is float32

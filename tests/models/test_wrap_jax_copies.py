@@ -13,6 +13,9 @@ from own import P, X, fit
 
 import headstart as hs
 from headstart.common.errors import SettingError
+from headstart.contract import registry
+from headstart.contract.losses import Softmax
+from headstart.contract.recipe import Place, Recipe
 from headstart.models.endings import ENDINGS
 from headstart.testing import relative_error
 
@@ -91,6 +94,33 @@ def test_statistics_of_the_users_own_stay_and_what_a_step_leaves_is_let_go(tmp_p
     for batch_norm, moves in (("frozen", False), ("train", True)):
         run = fit(model, data, tmp_path, mode="full", epochs=1, batch_norm=batch_norm)
         assert np.array_equal(run.model.params[name], model.params[name]) != moves, batch_norm
+
+
+def test_a_step_goes_on_from_what_a_module_writes_to_its_parameters() -> None:
+    """As flax's own loops do: its weight norm leaves the normalised weights in the layer."""
+    import optax
+    from flax import nnx
+
+    rngs, rng = nnx.Rngs(0), np.random.default_rng(0)
+    norm = nnx.WeightNorm(nnx.Linear(4, 4, rngs=rngs), rngs=rngs)
+    net = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), norm, nnx.Linear(4, 3, rngs=rngs))
+    x, y = rng.normal(size=(8, 3)).astype(np.float32), np.arange(8) % 3
+    made = hs.wrap(net, "layers.0", example=x)
+    recipe = Recipe(hs.SGD(lr=0.1, momentum=0), Softmax(), True, 0, {})
+    trainer = registry.load("jax").trainer(made.graph, made.params, recipe, Place("cpu", "float32"))
+    loop, begun = nnx.clone(net), np.asarray(nnx.clone(net)(x))
+    optimizer = nnx.Optimizer(loop, optax.sgd(0.1), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any) -> None:
+        optimizer.update(model, nnx.grad(lambda m: loss(m(x), y).mean())(model))
+
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    for _ in range(3):
+        trainer.step(x, y, 0.1)
+        step(loop, optimizer)
+    expected = np.asarray(loop(x))
+    assert np.abs(trainer.logits(x, 0, 8) - expected).max() < 1e-3 * np.abs(begun - expected).max()
 
 
 def test_a_branch_on_values_is_named() -> None:
