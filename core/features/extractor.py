@@ -27,6 +27,7 @@ from headstart.common.errors import ExtractionInterrupted, MissingFeaturesError,
 from headstart.common.log import LOG
 from headstart.common.objects import open_objects
 from headstart.common.progress import track
+from headstart.common.text import counted
 from headstart.contract import devices, registry
 from headstart.data import Dataset
 from headstart.data.augment import Augment
@@ -193,6 +194,16 @@ class Extractor:
             time.perf_counter() - start,
             tuple(sorted(makers)),
         )
+        if self.pusher is not None and stats.reused:
+            keys = " ".join(folder.key.digest[:12] for folder in folders)
+            LOG.info(
+                "features of %s were there before, and only new ones are pushed: what %s lacks of them, "
+                "`headstart cache push %s %s` moves",
+                counted(stats.reused, "image"),
+                self.pusher.url,
+                keys,
+                self.pusher.url,
+            )
         by_cut = {cut: self.folders[node] for cut, node in self.keys.nodes.items()}
         return FeatureSet(data.name, ids, data.annotations, by_cut, stats, data.splits)
 

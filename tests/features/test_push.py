@@ -72,15 +72,20 @@ def planted(monkeypatch: pytest.MonkeyPatch, before: Callable[[str], None]) -> l
     return names
 
 
-def test_each_finished_shard_is_there_as_well(extract, url, tmp_path, monkeypatch) -> None:
+def test_each_finished_shard_is_there_as_well(extract, url, tmp_path, monkeypatch, caplog) -> None:
+    caplog.set_level("INFO", "headstart")
     names = planted(monkeypatch, lambda name: None)
     features = extract()
     own = files(FeatureStore().root)
     assert len(own) == 6 and files(tmp_path / "team") == own
     kinds = [Path(name).name if name.endswith(".json") else name.partition("/")[0] for name in names]
     assert kinds == ["trunk.json", *["features"] * 5, "indexes"]
+    assert not [message for message in caplog.messages if "pushed" in message]
     extract()  # nothing is lacking
     assert len(names) == 7
+    (told,) = [message for message in caplog.messages if "pushed" in message]
+    assert "of 48 images were there before" in told
+    assert f"`headstart cache push {features.key().digest[:12]} {url}`" in told
     pulled = hs.cache.pull(url, cache=tmp_path / "elsewhere")
     assert pulled.moved == 5
     again = extract(cache=tmp_path / "elsewhere", push=None)
