@@ -147,9 +147,7 @@ def _form_of_conv(a: Mapping[str, Any], place: Place) -> type[nnx.Conv]:
         return nnx.Conv
     if a["groups"] == a["in_channels"] == a["out_channels"] > 1:
         return DepthwiseConv
-    if a["groups"] > 1:
-        return nnx.Conv
-    pointwise = a["kernel"] == (1, 1) and a["padding"] == ((0, 0), (0, 0))
+    pointwise = a["kernel"] == (1, 1) and a["padding"] == ((0, 0), (0, 0)) and a["groups"] == 1
     return PointwiseConv if pointwise else WindowedConv
 
 

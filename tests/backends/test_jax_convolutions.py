@@ -186,18 +186,45 @@ def test_a_filter_a_channel(kernel: Any, stride: Any, padding: Any, precision: s
 
 
 @pytest.mark.parametrize(
-    "kernel, stride, padding, precision",
+    "size, groups, kernel, stride, padding, precision",
     [
-        ((3, 3), (1, 1), ((1, 1), (1, 1)), "float32"),
-        ((7, 7), (2, 2), ((3, 3), (3, 3)), "float32"),
-        ((1, 7), (1, 2), ((0, 1), (2, 3)), "float32"),
-        ((3, 3), (1, 1), ((1, 1), (1, 1)), "bfloat16"),
+        ((31, 29), 1, (3, 3), (1, 1), ((1, 1), (1, 1)), "float32"),
+        ((31, 29), 1, (7, 7), (2, 2), ((3, 3), (3, 3)), "float32"),
+        ((31, 29), 1, (1, 7), (1, 2), ((0, 1), (2, 3)), "float32"),
+        ((31, 29), 1, (3, 3), (1, 1), ((1, 1), (1, 1)), "bfloat16"),
+        # in groups
+        ((5, 6), 3, (3, 3), (2, 1), ((1, 1), (0, 2)), "float32"),
+        ((2, 2), 4, (3, 3), (1, 1), ((1, 1), (1, 1)), "float32"),
+        ((5, 6), 2, (1, 1), (1, 1), ((0, 0), (0, 0)), "float32"),
+        # smaller than the kernel: what comes in, and what comes out
+        ((2, 2), 1, (3, 3), (1, 1), ((1, 1), (1, 1)), "float32"),
+        ((4, 3), 1, (3, 3), (2, 2), ((1, 1), (1, 0)), "float32"),
+        ((7, 5), 1, (5, 7), (2, 1), ((2, 1), (3, 3)), "bfloat16"),
     ],
 )
-def test_windows_of_large_maps(kernel: Any, stride: Any, padding: Any, precision: str) -> None:
+def test_windows(size: Any, groups: int, kernel: Any, stride: Any, padding: Any, precision: str) -> None:
     from headstart.backends.jax.cpu_forms import WindowedConv
 
-    compare_with_xla(WindowedConv, 1, (3, 31, 29), kernel, stride, padding, precision)
+    compare_with_xla(WindowedConv, groups, (3, *size), kernel, stride, padding, precision)
+
+
+@pytest.mark.parametrize("size", [2, 3], ids=["comes in", "comes out"])
+def test_maps_smaller_than_the_kernel_are_products(size: int) -> None:
+    """There and back: XLA's own form of such a convolution is the naive loop."""
+    import jax
+    import jax.numpy as jnp
+
+    from headstart.backends.jax.cpu_forms import Window, convolved
+
+    x, kernel = jnp.ones((1, size, size, 4)), jnp.ones((3, 3, 4, 4))
+    how = Window((size - 1, size - 1), ((1, 1), (1, 1)), 1)
+
+    def total(x: jax.Array) -> jax.Array:
+        return convolved(x, kernel, how).sum()
+
+    of_weights, forward = 1, size == 3
+    assert str(jax.make_jaxpr(total)(x)).count("conv_general") == forward
+    assert str(jax.make_jaxpr(jax.grad(total))(x)).count("conv_general") == forward + of_weights
 
 
 def compare_with_xla(
