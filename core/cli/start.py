@@ -4,15 +4,62 @@ Nothing that is imported becomes garbage. Python looks for garbage in it all the
 objects more have come: a twelfth of what `headstart --help` took. And as it ends, it looks through all that was
 imported, several times: with a framework 0.3 s. What a command writes is closed by then, and what libraries do at
 the end (`atexit`, `weakref.finalize`) they still do.
+
+Invariant: how a command has ended is the exit code, whenever else Ctrl-C is pressed. Python and a framework take
+up to a second to end, in which a Ctrl-C would end the process by a signal, as if nothing had been kept.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
+import signal
+import sys
+from typing import Any
 
 
 def main() -> None:
     """The console script: the command is imported without a search for garbage, and run with it."""
+    # What is registered first is called last, behind all that libraries do at the end.
+    atexit.register(_ignore_ctrl_c)
+    code: Any = 1  # of a traceback
+    try:
+        _run()
+        code = 0
+    except SystemExit as leave:
+        code = leave.code
+        raise
+    except KeyboardInterrupt:  # while it was imported, or a second one as the first was told
+        code = 128 + signal.SIGINT
+        if "--debug" in sys.argv:
+            raise
+        raise SystemExit(code) from None
+    finally:
+        atexit.register(_end_as, code)  # not yet: whoever calls this from Python may go on
+
+
+def _end_as(code: Any) -> None:
+    """From now on Ctrl-C changes nothing, and a second one ends the process at once, with this exit code: a
+    library may keep it waiting."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return  # in what a shell has started in the background it is ignored already
+
+    def at_once(*_: object) -> None:
+        os._exit(code or 0)
+
+    def once(*_: object) -> None:
+        signal.signal(signal.SIGINT, at_once)
+
+    signal.signal(signal.SIGINT, once)
+
+
+def _ignore_ctrl_c() -> None:
+    """For the rest, in which Python forgets its handlers, and waits for nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run() -> None:
     searches = gc.isenabled()
     gc.disable()
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
+from commands import heeded_ctrl_c
 
 pytestmark = pytest.mark.neutral
 
@@ -44,3 +47,67 @@ def test_both_ways_of_starting_begin_there() -> None:
     scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"headstart": "headstart.cli.start:main"}
     assert "from headstart.cli.start import main\n" in (root / "core/__main__.py").read_text()
+
+
+ENDING = """
+import atexit, sys, time, types
+import headstart.cli.start as start
+
+def command():
+    atexit.register(late)
+    time.sleep({code} and 60)
+
+sys.modules["headstart.cli.main"] = types.SimpleNamespace(main=command)
+
+def late():  # as a framework at its end
+    print("ending", flush=True)
+    end = time.monotonic() + 0.4
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    print("ended", flush=True)
+
+class Last:
+    def __del__(self, sleep=time.sleep):
+        print("forgotten", flush=True)
+        sleep(0.3)
+
+start.last = Last()
+print("begun", flush=True)
+start.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.parametrize(("code", "at"), [(130, "ending"), (0, "forgotten")])
+def test_ctrl_c_as_python_ends_changes_no_exit_code(code: int, at: str) -> None:
+    with heeded_ctrl_c():
+        child = subprocess.Popen(
+            [sys.executable, "-c", ENDING.format(code=code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"begun\n"
+    if code:
+        time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+    while (line := child.stdout.readline().strip().decode()) != at:
+        assert line in ("ending", "ended")
+    time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    rest, said = child.communicate(timeout=20)
+    assert child.returncode == code
+    assert said == b""
+    assert at == "forgotten" or rest.startswith(b"ended")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_the_third_ctrl_c_ends_what_does_not_end() -> None:
+    endless = ENDING.format(code=130).replace("+ 0.4", "+ 60")
+    with heeded_ctrl_c():
+        child = subprocess.Popen([sys.executable, "-c", endless], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"begun\n"
+    for _ in range(3):
+        time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+    child.communicate(timeout=20)
+    assert child.returncode == 130
