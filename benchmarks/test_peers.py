@@ -26,7 +26,7 @@ FLOORS = {
 }
 # A share of the speed of the products alone.
 OF_PRODUCTS = {"torch": 0.5, "keras": 0.2, "jax": 0.5}
-ROUNDS = sized(5, 7)
+ROUNDS = sized(3, 7)
 REST = 0.3  # seconds, until the threads of one library's pool no longer spin where the next one computes
 
 

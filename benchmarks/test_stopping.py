@@ -22,8 +22,8 @@ SETTINGS = {
     "640 x 512": {"model": "resnet18", "train": 640, "val": 160},
     "4,000 x 1,280": {"model": "efficientnet_lite0", "train": 4000, "val": 1000},
 }
-EPOCHS = {"640 x 512": 100, "4,000 x 1,280": 40}
-ROUNDS = sized(5, 15)
+EPOCHS = {"640 x 512": 100, "4,000 x 1,280": sized(20, 40)}
+ROUNDS = sized(4, 15)
 CEILING = 0.03  # of an epoch, on a machine that is busy with others
 
 

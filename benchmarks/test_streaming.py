@@ -23,7 +23,7 @@ import headstart as hs
 ROWS = int(os.environ.get("HEADSTART_BENCH_STREAM_ROWS") or 250_000)
 MEMORY = os.environ.get("HEADSTART_BENCH_STREAM_MEMORY") or f"{ROWS // 2000}MB"  # an eighth of the features
 FLOOR = 0.4  # below what is asked for, which the table holds it to: for machines that are busy
-ROUNDS = sized(5, 7)
+ROUNDS = sized(3, 7)
 SEEDS = sized(16, 40)
 COMPILER_NBYTES = 64 << 20  # what a framework keeps beside features; Keras kept 48 MB beside 512 MB of them
 
