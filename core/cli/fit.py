@@ -71,10 +71,13 @@ def fit(
     # Saved first: printing may fail, and what was trained must not depend on it.
     written = []
     if out is not None:
-        outdated(out / "report.html")
-        written.append(
-            attempt(lambda: f"saved to {run.save(out)}, with {figures.report(out / 'report.html').name}")
-        )
+
+        def saved() -> str:
+            folder = run.save(out)  # where that fails, a run that was there stays as it is, with its report
+            outdated(out / "report.html")
+            return f"saved to {folder}, with {figures.report(out / 'report.html').name}"
+
+        written.append(attempt(saved))
     tested = None if test is None else attempt(lambda: run.evaluate(test))
     facts = {**figures.single(), **test_figures(tested), **of_near}
     if keep_figures(json_file, facts) is not None and out is None and json_file and json_file.suffix:

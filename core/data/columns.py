@@ -381,8 +381,8 @@ def _chosen(columns: tuple[str, ...], names: tuple[str, ...] | None) -> list[int
     columns = tuple(map(normal, columns))
     if set(names) != set(columns):
         raise DataError(
-            f"classes= names {', '.join(names[:5])}, and the label columns are {', '.join(columns[:5])}; are "
-            "these labels of another task?"
+            f"classes= names {', '.join(names[:5])}, and the label columns are {', '.join(columns[:5])}; if they "
+            "mean the same, give the columns these names, else these are labels of another task"
         )
     return [columns.index(name) for name in names]
 

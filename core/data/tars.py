@@ -199,7 +199,10 @@ def tar_set(
             else:
                 notes.append(said)
             values = [classes[int(value)] for value in values]
-    about = labels_in([(source, values)], task=task, classes=classes, separator=separator, place=place)
+    column = source
+    if task == REGRESSION and classes is not None and len(classes) == 1 and source in ("cls", "txt"):
+        column = classes[0]  # such a file has no name for what it holds
+    about = labels_in([(column, values)], task=task, classes=classes, separator=separator, place=place)
 
     def fetch(i: int) -> bytes:
         member = samples[i].image

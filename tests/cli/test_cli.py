@@ -6,6 +6,7 @@ itself (exit codes, standard error, interrupts) runs in one of its own.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from headstart.cli import main as cli
 from headstart.common.errors import UnknownNameError
 from headstart.models import ARCHITECTURES
 from headstart.store import FeatureStore
+from headstart.training import saving
 
 COMMANDS = (
     *("demo", "doctor", "advise", "compare", "fit", "extract", "evaluate", "predict", "models"),
@@ -457,6 +459,25 @@ def test_a_report_that_cannot_be_written(here: Cli, tmp_path: Path) -> None:
     assert result.code == 2
     assert len(result.err.splitlines()) == 1
     assert "cannot be written" in result.err
+
+
+def test_a_run_that_cannot_be_saved_leaves_what_was_there(
+    here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run of before with its report, which is of no other run."""
+    photos, out = saved[0], tmp_path / "run"
+    settings = ["--backend", backend, "--model", "lenet", "--epochs", 1, "--mode", "full", "--out", out]
+    assert here("fit", "--data", photos, *settings).code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "report.html" in before
+
+    def full(path: Path, chunks: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(saving, "replace_whole", full)
+    result = here("fit", "--data", photos, *settings, "--seed", 7)
+    assert result.code == 2 and "No space left" in result.err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 # --- the cache

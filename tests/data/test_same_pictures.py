@@ -274,6 +274,8 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
     assert hs.data.webdataset(write_tar(tmp_path / "m.tar", marked)).classes == ("cat", "dog")
     ages = hs.data.webdataset(numbers, classes=["cls"], task="regression")
     assert (ages.classes, ages.labels.tolist()) == (("cls",), [[0.0], [3.0]])
+    named = hs.data.webdataset(numbers, classes=["age"], task="regression")  # as a run calls it that is evaluated
+    assert (named.classes, named.labels.tolist()) == (("age",), [[0.0], [3.0]])
     for name, message in (("gone.tar", "there is no file"), ("x-{3..1}.tar", "names -1 shards")):
         with pytest.raises(DataError, match=message):
             hs.data.webdataset(tmp_path / name)

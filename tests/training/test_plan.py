@@ -17,6 +17,7 @@ import headstart as hs
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.checked import CheckedBackend, CheckedTrainer
 from headstart.contract.losses import Loss, Sigmoid, Softmax, SquaredError
+from headstart.training.planning import measuring
 from headstart.training.planning.predicting import (
     Load,
     Point,
@@ -253,6 +254,18 @@ def test_a_plan_knows_the_places_that_fit_knows(
         if where != "disk":
             run = hs.fit(model, data, None, cut="fc2", epochs=1, memory=memory, **common)
             assert run.settings["features"]["where"] == where
+
+
+@pytest.mark.of("torch")
+def test_a_disk_that_is_nearly_full_is_measured_with_less(
+    data: hs.data.Dataset, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The features may have room there all the same."""
+    written: list[int] = []
+    monkeypatch.setattr(measuring, "free_space", lambda path: 400_000)
+    monkeypatch.setattr(measuring, "_forget", lambda path: written.append(path.stat().st_size))
+    plan = hs.plan(hs.model("lenet", classes=data.classes), data, cuts="fc2", backend=backend, cache=tmp_path)
+    assert plan["fc2"].measured and 50_000 < sum(written) < 150_000
 
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way

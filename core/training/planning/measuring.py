@@ -33,6 +33,7 @@ from headstart.features.inference import pixel_trunk
 from headstart.features.trunk_keys import key_of
 from headstart.models import Model
 from headstart.store.feature_store import FeatureStore
+from headstart.store.files import free_space
 from headstart.store.keys import stored_dtype
 from headstart.training.defaults import default_optimizer
 from headstart.training.feeds import EVALUATION_ROWS, evaluated
@@ -174,11 +175,13 @@ class Bench:
     def _disk(self, cut: str) -> tuple[float, float]:
         """Seconds a byte of features, written into a store and read from the disk."""
         shape, row_nbytes = self.work[cut].shape, self.work[cut].row_nbytes
-        count = max(1, min(WRITTEN_NBYTES // row_nbytes, 4096))
-        rows = np.ones((count, *shape), np.float32)
-        ids = [f"{i:032x}" for i in range(count)]
         key = key_of(self.model, cut, precision=self.place.precision, dtype=self.dtype)
         with _scratch(self.cache) as root:
+            # A disk that is nearly full may still have room for the features.
+            most = min(WRITTEN_NBYTES, free_space(root) // 4)
+            count = max(1, min(most // row_nbytes, 4096))
+            rows = np.ones((count, *shape), np.float32)
+            ids = [f"{i:032x}" for i in range(count)]
             start = time.perf_counter()
             folder = FeatureStore(root).folder(key)
             with folder.writer(shape, self.dtype, {"measurement": True}) as writer:
