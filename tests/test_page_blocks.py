@@ -34,7 +34,7 @@ NEVER = {
     "data and weights that are downloaded, or your own": 8,
     "minutes": 7,
     "what a folder looks like": 1,
-    "printed by a run of five minutes": 1,
+    "printed by a run of four minutes": 1,
     "it sets logging up for the whole process": 1,
 }
 """reason -> how many blocks no environment runs for it"""
