@@ -34,6 +34,8 @@ from headstart.data.signatures import COMPRESSED, TAR, UNPACK, what_is
 IMAGES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
 ARRAY, NUMPY = "npy", "NumPy"
 LABELS = ("cls", "json", "txt")
+NAMELESS = ("cls", "txt")
+"""of these, what holds a label and no name for it"""
 MAX_LABEL_NBYTES = 1 << 20
 MAX_SHARDS = 100_000
 SHOWN = 5
@@ -200,7 +202,7 @@ def tar_set(
                 notes.append(said)
             values = [classes[int(value)] for value in values]
     column = source
-    if task == REGRESSION and classes is not None and len(classes) == 1 and source in ("cls", "txt"):
+    if task == REGRESSION and classes is not None and len(classes) == 1 and source in NAMELESS:
         column = classes[0]  # such a file has no name for what it holds
     about = labels_in([(column, values)], task=task, classes=classes, separator=separator, place=place)
 
@@ -453,9 +455,9 @@ def _file_at(name: str, samples: Mapping[str, _Sample]) -> _Member | None:
 
 def _labels(samples: Sequence[_Sample], label: str | None) -> tuple[str, list[Any]]:
     """Where the labels are from, and one a sample; None where there is none."""
-    kind = label if label in ("cls", "txt") else None
+    kind = label if label in NAMELESS else None
     if label is None:
-        endings = (ending for ending in ("cls", "txt") if any(ending in sample.beside for sample in samples))
+        endings = (ending for ending in NAMELESS if any(ending in sample.beside for sample in samples))
         kind = next(endings, None)
         if kind == "txt" and any("json" in sample.beside for sample in samples):
             kind = None  # a caption, then

@@ -195,14 +195,12 @@ class Extractor:
             tuple(sorted(makers)),
         )
         if self.pusher is not None and stats.reused:
-            keys = " ".join(folder.key.digest[:12] for folder in folders)
             LOG.info(
-                "features of %s were there before, and only new ones are pushed: what %s lacks of them, "
-                "`headstart cache push %s %s` moves",
+                "features of %s were there before, and only new ones are pushed: "
+                "what %s lacks of them, `%s` moves",
                 counted(stats.reused, "image"),
                 self.pusher.url,
-                keys,
-                self.pusher.url,
+                self.pusher.command(folder.key.digest for folder in folders),
             )
         by_cut = {cut: self.folders[node] for cut, node in self.keys.nodes.items()}
         return FeatureSet(data.name, ids, data.annotations, by_cut, stats, data.splits)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -135,6 +135,10 @@ class Pusher:
             self._send.described.setdefault(key.digest, description_of(key.spec, key.label))
             self._pushed.setdefault(key.digest, []).append(path.stem)
 
+    def command(self, keys: Iterable[str]) -> str:
+        """What pushes all that the own cache has of these trunks."""
+        return f"headstart cache push {' '.join(key[:12] for key in keys)} {self.url}"
+
     def __enter__(self) -> Pusher:
         return self
 
@@ -215,8 +219,7 @@ class Pusher:
             )
         reasons = "; ".join(f"{where}: {reason}" for where, reason in failures[:1])
         more = f" (and {len(failures) - 1} more like it)" if len(failures) > 1 else ""
-        command = f"headstart cache push {' '.join(key[:12] for key in keys)} {self.url}"
         warn(
             f"not pushed to {self.url}: {' and '.join(what)}{': ' if reasons else ''}{reasons}{more}. The "
-            f"features are in the cache, and `{command}` moves them"
+            f"features are in the cache, and `{self.command(keys)}` moves them"
         )

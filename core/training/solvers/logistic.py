@@ -335,7 +335,8 @@ def _scipy_in_one_thread() -> Iterator[None]:
     whose threads spin on after every product, on the CPUs that the other's are about to need: 1.6 times the
     seconds on two cores. What SciPy computes in a descent is small."""
     loaded = ThreadpoolController()
-    own = [path for one in loaded.info() if {"scipy", "scipy.libs"} & set(Path(path := one["filepath"]).parts)]
+    paths = [one["filepath"] for one in loaded.info()]
+    own = [path for path in paths if {"scipy", "scipy.libs"} & {*Path(path).parts}]
     with loaded.select(filepath=own).limit(limits=1, user_api="blas"):
         yield
 
