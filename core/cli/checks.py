@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ from headstart.cli.browsers import browser
 from headstart.cli.findings import NOTE, OK, PROBLEM, Checkup, Finding
 from headstart.common import cgroups, log
 from headstart.common.errors import HeadstartError
-from headstart.common.machine import CPUS_VARIABLE, available_memory, cpus, machine_facts
+from headstart.common.machine import CPUS_VARIABLE, available_memory, cpus, has_module, machine_facts
 from headstart.common.objects import is_url, without_secrets
 from headstart.common.places import data_root
 from headstart.common.redact import HIDDEN, redacted
@@ -46,6 +45,7 @@ EXTRAS = {
     "heic": (("pillow_heif",), "HEIC and AVIF pictures"),
     "jxl": (("pillow_jxl",), "JPEG XL pictures"),
     "dicom": (("pydicom",), "DICOM pictures"),
+    "gpu-jpegs": (("nvidia.nvimgcodec",), "JPEGs decoded by an NVIDIA GPU"),
     "tensorboard": (("tensorboardX",), "logs for TensorBoard"),
     "onnx": (("onnx", "onnxruntime"), "writing and running ONNX files"),
     "remote": (("obstore",), "caches in buckets, s3://, gs:// and az://"),
@@ -165,7 +165,7 @@ def _missing_backends() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    lacking = {name for name, (modules, _) in EXTRAS.items() if not all(map(find_spec, modules))}
+    lacking = {name for name, (modules, _) in EXTRAS.items() if not all(map(has_module, modules))}
     if there := [name for name in EXTRAS if name not in lacking]:
         yield Finding("extras", OK, f"installed: {', '.join(there)}")
     for name, (_, purpose) in EXTRAS.items():

@@ -145,9 +145,9 @@ Size = Annotated[
 Decode = Annotated[
     str | None,
     Parameter(
-        help="exact or scaled: how JPEGs much larger than the model's images are decoded; scaled: at a half, a "
-        "quarter or an eighth of their size, up to three times as fast, with slightly other features. "
-        "(default: exact)",
+        help="exact, scaled or gpu: how JPEGs are decoded; scaled: those much larger than the model's images at a "
+        "half, a quarter or an eighth of their size, up to three times as fast; gpu: by an NVIDIA GPU (extra "
+        "gpu-jpegs); both with slightly other features. (default: exact)",
         group=DATA,
     ),
 ]

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ def cpu_flags() -> frozenset[str]:
     """What the processor can do, by Linux's names such as "avx512_bf16"; empty where the system does not say."""
     info = Path("/proc/cpuinfo")
     return frozenset(info.read_text(errors="replace").split()) if info.exists() else frozenset()
+
+
+def has_module(name: str) -> bool:
+    """Whether there is a module to import, such as "package.module"; it is not imported, but its package is."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # there is no such package
+        return False
 
 
 def available_memory(root: Path = cgroups.ROOT) -> int:

@@ -24,7 +24,7 @@ from PIL import Image
 from headstart.common.errors import DataError, ImageError
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE, Annotations
 from headstart.data.any_files import files_for
-from headstart.data.decode import check_truncated, decoded
+from headstart.data.decode import WHOLE, Jpegs, check_truncated, decoded
 from headstart.data.draws import drawn
 from headstart.data.file_system import Files
 from headstart.data.id_index import Hashed, IdIndex
@@ -93,23 +93,21 @@ class Source(ABC):
         return 0
 
     @abstractmethod
-    def open(self, encoded: Any, index: int, enough: int | None = None) -> Any:
-        """What `read` gave as an RGB image, or as it is where the source holds no images. `enough`: see
+    def open(self, encoded: Any, index: int, jpegs: Jpegs = WHOLE) -> Any:
+        """What `read` gave as an RGB image, or as it is where the source holds no images. `jpegs`: see
         `decoded`."""
 
-    def decode(self, encoded: bytes, index: int, enough: int | None = None) -> Image.Image:
+    def decode(self, encoded: bytes, index: int, jpegs: Jpegs = WHOLE) -> Image.Image:
         """The picture of an encoded sample; what was done for it is remarked."""
-        image, remarks = decoded(encoded, self.source_name(index), self._keep, enough)
+        image, remarks = decoded(encoded, self.source_name(index), self._keep, jpegs)
         self.remarks.add(index, remarks)
         return image
 
-    def load(
-        self, index: int, read: Callable[[], Read] | None = None, enough: int | None = None
-    ) -> tuple[Any, str]:
+    def load(self, index: int, read: Callable[[], Read] | None = None, jpegs: Jpegs = WHOLE) -> tuple[Any, str]:
         """A sample as it is used, and its id. `read`: gives what was read of it before; None: it is read now.
-        `enough`: see `decoded`."""
+        `jpegs`: see `decoded`."""
         encoded, id = self.read(index) if read is None else read()
-        return self.open(encoded, index, enough), self._remember(index, id)
+        return self.open(encoded, index, jpegs), self._remember(index, id)
 
     def ids(self, indices: np.ndarray) -> list[str]:
         """The samples' ids; those not known yet are hashed, in threads."""
@@ -173,14 +171,12 @@ class FileSource(Source):
     def nbytes(self, index: int) -> int:
         return self.files.nbytes(self._places[index])
 
-    def open(self, encoded: bytes, index: int, enough: int | None = None) -> Image.Image:
-        return self.decode(encoded, index, enough)
+    def open(self, encoded: bytes, index: int, jpegs: Jpegs = WHOLE) -> Image.Image:
+        return self.decode(encoded, index, jpegs)
 
-    def load(
-        self, index: int, read: Callable[[], Read] | None = None, enough: int | None = None
-    ) -> tuple[Any, str]:
+    def load(self, index: int, read: Callable[[], Read] | None = None, jpegs: Jpegs = WHOLE) -> tuple[Any, str]:
         try:
-            return super().load(index, read, enough)
+            return super().load(index, read, jpegs)
         except ImageError as error:
             raise ImageError(error.source, error.reason, MEND) from error
 
@@ -287,7 +283,7 @@ class ArraySource(Source):
         pixels = np.array(self.images[index], order="C")
         return pixels, sample_id(f"{pixels.shape} {pixels.dtype} ".encode() + pixels.tobytes())
 
-    def open(self, encoded: np.ndarray, index: int, enough: int | None = None) -> Image.Image:
+    def open(self, encoded: np.ndarray, index: int, jpegs: Jpegs = WHOLE) -> Image.Image:
         if encoded.ndim == 2 or encoded.shape[2] == 1:
             return Image.fromarray(encoded.reshape(encoded.shape[:2])).convert("RGB")
         return Image.fromarray(np.ascontiguousarray(encoded[..., :3]))
@@ -315,7 +311,7 @@ class ValueSource(Source):
         content = b"".join(named[name].tobytes() for name in sorted(named))
         return sample, sample_id(json.dumps(about).encode() + b"\n" + content)
 
-    def open(self, encoded: Any, index: int, enough: int | None = None) -> Any:
+    def open(self, encoded: Any, index: int, jpegs: Jpegs = WHOLE) -> Any:
         return encoded
 
 
@@ -405,14 +401,14 @@ class Dataset(Samples):
 
     @contextmanager
     def in_order(
-        self, order: Sequence[int] | np.ndarray, enough: int | None = None
+        self, order: Sequence[int] | np.ndarray, jpegs: Jpegs = WHOLE
     ) -> Iterator[Callable[[int], tuple[Any, str]]]:
         """`load(n)`: what `load` gives of the n-th sample of `order`, to be asked once for each, in about this
-        order, from any thread. Where reading waits for a network, samples are read ahead. `enough`: how many
-        pixels suffice of the shorter side of a JPEG, see `headstart.data.decode.decoded`; None: all."""
+        order, from any thread. Where reading waits for a network, samples are read ahead. `jpegs`: how these
+        are decoded, see `headstart.data.decode.decoded`."""
         indices = self._indices[np.asarray(order, np.int64)].tolist()
         with reading(self._source, indices) as read:
-            yield lambda n: self._source.load(indices[n], partial(read, n), enough)
+            yield lambda n: self._source.load(indices[n], partial(read, n), jpegs)
 
     def remark_lines(self) -> list[tuple[str, str]]:
         """(remark, line) of what was done to pictures of the data set, or of what it is a part of, as they were

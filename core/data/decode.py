@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from headstart.common.errors import ImageError, SettingError, UnknownNameError
+from headstart.data import gpu_jpegs
 from headstart.data.breaks import HALF, MISSING
 from headstart.data.colours import check_samples, is_deep, is_nearly_black, to_rgb
 from headstart.data.formats import PREFIX_NBYTES, kind_of
@@ -32,6 +33,7 @@ from headstart.data.remarks import BLACK
 from headstart.data.signatures import no_image
 
 ORIENTATION = 0x0112  # the EXIF tag
+YCBCR = (1, 2, 3)  # the names that a JPEG's components have in that
 TRUNCATED = ("raise", "keep")
 SAID_OF_HALF = ("truncated", "unexpected end", "end of file", "less than expected", "requires a buffer")
 UPRIGHT = {
@@ -82,6 +84,20 @@ class Extent(NamedTuple):
         return Extent(width, height, (left, top, right, bottom), (columns, rows))
 
 
+class Jpegs(NamedTuple):
+    """How JPEGs are decoded. Other formats have one way."""
+
+    enough: int | None = None
+    """How many pixels suffice of a picture's shorter side: one that keeps as many at a half, a quarter or an
+    eighth of its size is decoded at that size, which spares most of the work; its pixels are then others than
+    those of the picture made smaller. None: every picture as it is"""
+    gpu: bool = False
+    """Whether a GPU decodes those of three colours, whose pixels are then a few levels off"""
+
+
+WHOLE = Jpegs()
+
+
 class Decoded(NamedTuple):
     """A picture, and what was done for it."""
 
@@ -125,17 +141,15 @@ def decode(encoded: bytes, source: str | Path, truncated: str = "raise") -> Imag
     return decoded(encoded, source, truncated == "keep").image
 
 
-def decoded(encoded: bytes, source: str | Path, keep: bool = False, enough: int | None = None) -> Decoded:
-    """What `decode` gives, and what was done for it; with `keep` a JPEG may break off.
-
-    `enough`: how many pixels suffice of a picture's shorter side. A JPEG that keeps as many at a half, a quarter
-    or an eighth of its size is decoded at that size, which spares most of the work; its pixels are then others
-    than those of the picture made smaller. None: every picture as it is.
-    """
+def decoded(encoded: bytes, source: str | Path, keep: bool = False, jpegs: Jpegs = WHOLE) -> Decoded:
+    """What `decode` gives, and what was done for it; with `keep` a JPEG may break off. SettingError as well where
+    a GPU is to decode and none can."""
     _forbid_half_pictures()
     with _as_image_errors(source):
         image, remarks = _open(encoded, source, keep)
-        extent = None if enough is None else _reduced(image, enough, source)
+        extent = None if jpegs.enough is None else _reduced(image, jpegs.enough, source)
+        if jpegs.gpu and not remarks and (pixels := _by_gpu(image, encoded, source)) is not None:
+            return Decoded(_turned(Image.fromarray(pixels), _orientation(image)), remarks)
         deep = is_deep(image)
         upright = _upright(image, source)
         if deep and is_nearly_black(upright):
@@ -155,6 +169,18 @@ def _reduced(image: Image.Image, enough: int, source: str | Path) -> Extent | No
     image.draft(None, (enough, enough))
     step = round(width / image.width)
     return Extent(width, height, (0, 0, width / step, height / step), image.size) if step > 1 else None
+
+
+def _by_gpu(image: Image.Image, encoded: bytes, source: str | Path) -> np.ndarray | None:
+    """The pixels of a JPEG that is not loaded yet; None where libjpeg is to decode it. Of what is surely YCbCr
+    alone: whether another is RGB or CMYK already, decoders tell by rules of their own."""
+    if not isinstance(image, JpegImageFile) or image.info.get("adobe_transform", 1) != 1:
+        return None
+    if tuple(part[0] for part in image.layer) != YCBCR:
+        return None
+    check_size(*image.size, source)
+    pixels = gpu_jpegs.pixels_of(encoded)
+    return None if pixels is None or pixels.shape != (image.height, image.width, 3) else pixels
 
 
 def pixels_of(image: Image.Image, source: str | Path) -> np.ndarray:
@@ -201,9 +227,13 @@ def _as_image_errors(source: str | Path) -> Iterator[None]:
 
 
 def _upright(image: Image.Image, source: str | Path) -> Image.Image:
-    turn = UPRIGHT.get(_load(image, source))
-    rgb = to_rgb(image, source)
-    return rgb if turn is None else rgb.transpose(turn)
+    orientation = _load(image, source)
+    return _turned(to_rgb(image, source), orientation)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    turn = UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _load(image: Image.Image, source: str | Path) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 from headstart.common.errors import ImageError
 from headstart.data.annotations import Annotations
 from headstart.data.dataset import Dataset, FileSource, Source, sample_id
+from headstart.data.decode import WHOLE, Jpegs
 from headstart.data.left_out import Skipped, Unread
 from headstart.data.limits import MAX_NBYTES
 from headstart.data.workers import in_threads
@@ -43,8 +44,8 @@ class EncodedSource(Source):
             )
         return encoded, sample_id(encoded)
 
-    def open(self, encoded: bytes, index: int, enough: int | None = None) -> Image.Image:
-        return self.decode(encoded, index, enough)
+    def open(self, encoded: bytes, index: int, jpegs: Jpegs = WHOLE) -> Image.Image:
+        return self.decode(encoded, index, jpegs)
 
     def errors(self) -> dict[int, ImageError]:
         """Index -> what is wrong with that image, of those that do not decode; all are decoded once, in

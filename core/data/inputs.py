@@ -11,6 +11,7 @@ import numpy as np
 
 from headstart.common.errors import DataError, SettingError
 from headstart.data.dataset import Dataset
+from headstart.data.decode import WHOLE, Jpegs
 from headstart.data.rows import ALONE, Rows, described, entries_of, unmasked
 
 
@@ -60,9 +61,9 @@ class Arrays:
         for name, _, _ in self.entries:
             (rows if self.alone else rows[name])[k] = sample if self.alone else sample[name]
 
-    def enough(self, part: float | None = None) -> None:
-        """Nothing is decoded, so nothing can be left out."""
-        return
+    def jpegs(self, part: float | None = None) -> Jpegs:
+        """Nothing is decoded."""
+        return WHOLE
 
     def check(self, data: Dataset) -> None:
         """DataError unless the data set yields what the model takes."""

@@ -91,8 +91,8 @@ def _generate(
     chunk, most = ahead(workers, batch_size, nbytes(preprocess.allocate(1)))
     pending: deque[tuple[Batch, list[Future[None]]]] = deque()
     starts = iter(range(0, len(order), batch_size))
-    enough = preprocess.enough(None if augment is None else augment.narrowest)
-    with data.in_order(order, enough) as load:
+    jpegs = preprocess.jpegs(None if augment is None else augment.narrowest)
+    with data.in_order(order, jpegs) as load:
 
         def fill(batch: Batch, batch_start: int, start: int) -> None:
             for k in range(start, min(start + chunk, len(batch.ids))):

@@ -5,7 +5,7 @@ that is what published weights were evaluated with. The one exception are endles
 have more than 16 million pixels (at a shorter side of 256 pixels: longer than 256:1). It stays uint8;
 `affine` gives the two vectors with which a backend normalises on its device, so images travel as bytes. Nor is it
 torchvision's where `decode` is "scaled": libjpeg then computes a large picture from the lower frequencies of each
-block alone, and it is resized from there, by the sides that it has in full.
+block alone, and it is resized from there, by the sides that it has in full; or "gpu", which rounds otherwise.
 
 Rows that earlier versions stored of images longer than 8:1 are up to half a pixel off, under the same key. A
 sample's id is the digest of bytes, which need not be decoded for it, nor even read, and is the same whatever the
@@ -25,7 +25,7 @@ from PIL import Image
 from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
 from headstart.data.colours import mend_of
 from headstart.data.dataset import Dataset
-from headstart.data.decode import extent_of
+from headstart.data.decode import Jpegs, extent_of
 from headstart.data.rows import ALONE, described
 
 INTERPOLATIONS = {
@@ -36,8 +36,8 @@ INTERPOLATIONS = {
 }
 LATER = ("channels", "scale", "pad", "decode")
 CHANNELS = ("rgb", "bgr")
-EXACT, SCALED = "exact", "scaled"
-DECODES = (EXACT, SCALED)
+EXACT, SCALED, GPU = "exact", "scaled", "gpu"
+DECODES = (EXACT, SCALED, GPU)
 SPARE = 2
 """A JPEG that is decoded scaled keeps so many times the pixels a side that it is then resized to. On average,
 photographs are then 0.8 of 255 levels from what they are when decoded whole; with 1 that is 2.6, with 3 0.4."""
@@ -75,9 +75,7 @@ class Preprocess:
     channels: str = "rgb"  # rgb | bgr: the order in which the trunk takes them
     scale: float = UNIT  # what pixels of 0..255 are multiplied by before mean and std; by default to 0..1
     pad: bool = False  # let `resize` be smaller than `size`, and surround the image with black
-    decode: str = (
-        EXACT  # exact | scaled: large JPEGs at a half, a quarter or an eighth of their size, see `enough`
-    )
+    decode: str = EXACT  # exact | scaled | gpu: how JPEGs are decoded, see `jpegs`
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -119,7 +117,7 @@ class Preprocess:
         sizes = f"{self.size} px" if self.size == self.resize else f"{self.size} px of {self.resize}"
         mean, deviation = (", ".join(f"{value:g}" for value in dict.fromkeys(v)) for v in (self.mean, self.std))
         return f"{sizes}, {self.interpolation}, mean {mean}, deviation {deviation}" + (
-            "; large JPEGs decoded scaled" if self.decode == SCALED else ""
+            {SCALED: "; large JPEGs decoded scaled", GPU: "; JPEGs decoded by a GPU"}.get(self.decode, "")
         )
 
     def _warn_of_other_units(self) -> None:
@@ -189,14 +187,16 @@ class Preprocess:
         """Write an image to row `k`, see `apply`."""
         rows[k] = self.apply(image, crop)
 
-    def enough(self, part: float | None = None) -> int | None:
-        """How many pixels the shorter side of a picture must keep while it is decoded; None: all that it has.
+    def jpegs(self, part: float | None = None) -> Jpegs:
+        """How JPEGs are decoded: "exact" as libjpeg does, large ones "scaled" at a half, a quarter or an eighth of
+        their size, or by a "gpu".
 
-        `part`: what a random crop takes of that side at the least; None: nothing is cropped before it is resized.
+        `part`: what a random crop takes of the shorter side at the least; None: nothing is cropped before it is
+        resized.
         """
-        if self.decode == EXACT:
-            return None
-        return math.ceil(SPARE * (self.resize if part is None else self.size / part))
+        if self.decode != SCALED:
+            return Jpegs(gpu=self.decode == GPU)
+        return Jpegs(math.ceil(SPARE * (self.resize if part is None else self.size / part)))
 
     def check(self, data: Dataset) -> None:
         """DataError unless the data set yields images."""

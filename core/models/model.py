@@ -179,7 +179,8 @@ def model(
     square the images are brought to; None: what the weights were trained with. `auxiliary`: whether GoogLeNet
     and Inception have the auxiliary classifiers that serve their training; None: where the size allows it.
     `decode`: "scaled" decodes JPEGs much larger than that at a half, a quarter or an eighth of their size: faster,
-    with slightly other features, under keys of their own. "exact": as they are; None: as the weights say, exact.
+    with slightly other features, under keys of their own. "gpu": an NVIDIA GPU decodes JPEGs (extra `gpu-jpegs`),
+    likewise. "exact": as they are; None: as the weights say, exact.
 
     Raises UnknownNameError, WeightsError (names or shapes that do not fit), SettingError.
     """

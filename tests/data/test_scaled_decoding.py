@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_image
 import headstart as hs
 from headstart.common.errors import ImageError, UnknownNameError
 from headstart.data import Augment, Preprocess, images_at
-from headstart.data.decode import EXTENT, decoded, extent_of
+from headstart.data.decode import EXTENT, Jpegs, decoded, extent_of
 from headstart.data.loader import batches
 from headstart.features.trunk_keys import INPUT, key_of
 
@@ -37,7 +37,7 @@ def photograph(name: str = "china.jpg", subsampling: int = 2, orientation: int =
 
 
 def prepared(content: bytes, preprocess: Preprocess) -> np.ndarray:
-    image = decoded(content, "it", enough=preprocess.enough()).image
+    image = decoded(content, "it", jpegs=preprocess.jpegs()).image
     return preprocess.apply(image).astype(int)
 
 
@@ -65,7 +65,7 @@ def test_of_every_kind_of_jpeg(options: dict[str, int]) -> None:
     [(52, (77, 53)), (53, (153, 106)), (105, (153, 106)), (106, (306, 211)), (210, (306, 211)), (211, (611, 421))],
 )
 def test_as_many_pixels_are_kept_as_are_enough(enough: int, size: tuple[int, int]) -> None:
-    image = decoded(photograph(), "it", enough=enough).image
+    image = decoded(photograph(), "it", jpegs=Jpegs(enough)).image
     assert image.size == size
     extent = extent_of(image)
     if size == (WIDTH, HEIGHT):
@@ -83,7 +83,7 @@ def test_other_formats_are_decoded_whole() -> None:
     text.add_text(EXTENT, "(1, 1, (0, 0, 1, 1))")  # whoever made the file says so
     Image.fromarray(pixels).save(stream, "PNG", pnginfo=text)
     way = Preprocess(32, 32, decode="scaled")
-    np.testing.assert_array_equal(np.asarray(decoded(stream.getvalue(), "it", enough=64).image), pixels)
+    np.testing.assert_array_equal(np.asarray(decoded(stream.getvalue(), "it", jpegs=Jpegs(64)).image), pixels)
     np.testing.assert_array_equal(
         prepared(stream.getvalue(), way), prepared(stream.getvalue(), Preprocess(32, 32))
     )
@@ -92,17 +92,17 @@ def test_other_formats_are_decoded_whole() -> None:
 def test_what_is_refused_is_refused_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     half = photograph()[:20_000]
     with pytest.raises(ImageError, match="breaks off"):
-        decoded(half, "it", enough=60)
-    kept = decoded(half, "it", keep=True, enough=60)
+        decoded(half, "it", jpegs=Jpegs(60))
+    kept = decoded(half, "it", keep=True, jpegs=Jpegs(60))
     assert kept.image.size == (153, 106)
     assert list(kept.remarks)
     monkeypatch.setenv("HEADSTART_MAX_PIXELS", str(WIDTH * HEIGHT - 1))
     with pytest.raises(ImageError, match="pixels"):
-        decoded(photograph(), "it", enough=60)
+        decoded(photograph(), "it", jpegs=Jpegs(60))
 
 
 def test_ways_to_decode_have_names() -> None:
-    with pytest.raises(UnknownNameError, match=r"exact.*scaled"):
+    with pytest.raises(UnknownNameError, match=r"exact.*scaled.*gpu"):
         Preprocess(32, 32, decode="half")
     assert Preprocess(32, 32).as_dict().keys() == Preprocess(32, 32, decode="exact").as_dict().keys()
     scaled = Preprocess(32, 32, decode="scaled")
@@ -143,7 +143,7 @@ def test_random_crops_of_scaled_pictures(tmp_path: Path) -> None:
     )
     assert (exact != scaled).any()
     assert np.abs(exact - scaled).mean() < 4  # boxes are rounded to other pixels
-    assert Preprocess(32, 32, decode="scaled").enough(augment.narrowest) == 125
+    assert Preprocess(32, 32, decode="scaled").jpegs(augment.narrowest) == Jpegs(125)
 
 
 # --- as it is used
