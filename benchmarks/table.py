@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import headstart
-from headstart.common.machine import cpu_flags, machine_facts
+from headstart.common.machine import machine_facts
 from headstart.common.text import nbytes_text
 
 NO_GPU = "no GPU on this machine: no column for one"
@@ -307,11 +307,6 @@ def gpu() -> str | None:
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     found = subprocess.run(command, capture_output=True, text=True)
     return (found.stdout.splitlines() or [None])[0] if found.returncode == 0 else None
-
-
-def bfloat16_units() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware."""
-    return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 table = Table()

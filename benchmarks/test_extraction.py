@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from children import BACKENDS, Child
 from sizes import FULL, sized
-from table import TARGETS, bfloat16_units, table
+from table import TARGETS, table
+
+from headstart.common.machine import cpu_multiplies
 
 COLUMNS = {"resnet18": 512, "resnet50": 2048, "vit_small_patch14_dinov2": 384, "convnext_tiny": 768}
 LAYER_NORMS = ("vit_small_patch14_dinov2", "convnext_tiny")
@@ -65,7 +67,7 @@ def test_extraction(benchmark: Any, child: Child, model: str) -> None:
     peers, bfloat16 = (float(np.median(taken[1:])) for taken in seconds.values())
     facts, ratios = child.ask(do="facts"), {}
     for precision, own in {"float32": benchmark.stats.stats.median, "bfloat16": bfloat16}.items():
-        asked = precision == "bfloat16" and facts["device"] == "cpu" and bfloat16_units()
+        asked = precision == "bfloat16" and facts["device"] == "cpu" and cpu_multiplies("bfloat16")
         products = child.ask(do="products", which=precision)
         ratios[precision] = peers / own
         settings: dict[str, Any] = {"backend": child.backend, "facts": facts}

@@ -134,7 +134,7 @@ def _conv(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs:
         padding=a["padding"],
         feature_group_count=a["groups"],
         use_bias=a["bias"],
-        dtype=HALVES.get(place.precision),
+        dtype=HALVES.get(place.arithmetic),
         kernel_init=_given(p["weight"]),
         bias_init=_given(p["bias"]) if a["bias"] else nnx.initializers.zeros,
         rngs=rngs,
@@ -152,7 +152,7 @@ def _form_of_conv(a: Mapping[str, Any], place: Place) -> type[nnx.Conv]:
 
 
 def _linear(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
-    return Linear(p["weight"], p["bias"] if a["bias"] else None, HALVES.get(place.precision))
+    return Linear(p["weight"], p["bias"] if a["bias"] else None, HALVES.get(place.arithmetic))
 
 
 def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
@@ -161,7 +161,7 @@ def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place,
         momentum=1 - a["momentum"],  # flax weighs the old statistic
         use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where a channel hardly varies
         epsilon=a["epsilon"],
-        dtype=HALVES.get(place.precision),
+        dtype=HALVES.get(place.arithmetic),
         scale_init=_given(p["weight"]),
         bias_init=_given(p["bias"]),
         rngs=rngs,
@@ -299,7 +299,7 @@ class Network(nnx.Module):
         for node in graph.nodes[1:]:
             if node.op == "native":
                 own = {key.removeprefix(f"{node.name}."): np.asarray(params[key]) for key in node.param_shapes()}
-                dtype = HALVES.get(place.precision)
+                dtype = HALVES.get(place.arithmetic)
                 self.layers[node.name] = parts.build(node.attrs["part"], own, dtype, seed)
             elif node.op in MODULES:
                 own = {key.rpartition(".")[2]: np.asarray(params[key]) for key in node.param_shapes()}

@@ -67,7 +67,7 @@ class FrozenNetwork(Network):
         """`cudnn`: whether attention is cuDNN's."""
         self.graph, self.outputs, self.deterministic = network.graph, network.outputs, True
         self.cudnn, self.on_cpu = cudnn, network.on_cpu
-        dtype = HALVES.get(place.precision)
+        dtype = HALVES.get(place.arithmetic)
         self.layers = nnx.Dict({})
         for node in self.graph.nodes:
             if node.name in network.layers:

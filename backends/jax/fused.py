@@ -228,12 +228,12 @@ def fused(network: Network, place: Place) -> FusedNetwork | None:
     if (
         not allowed()
         or place.kind != CPU
-        or place.precision == FLOAT16
+        or place.arithmetic == FLOAT16
         or not any(node.op == "conv" for node in network.graph.nodes)
         or not available()
     ):
         return None
-    return FusedNetwork(network, place.precision)
+    return FusedNetwork(network, place.arithmetic)
 
 
 @cache

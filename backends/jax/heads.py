@@ -82,7 +82,7 @@ class JaxHeads:
 
     def _forward(self, weights: Mapping[str, jax.Array], x: jax.Array, step: jax.Array | None = None) -> jax.Array:
         """`(n, h, classes)`. `step`: its number, in training."""
-        dtype = HALVES.get(self.place.precision, jnp.float32)
+        dtype = HALVES.get(self.place.arithmetic, jnp.float32)
         x = x.astype(jnp.float32)
         x = (x if self.before is None else nnx.merge(*self.before)(x)).astype(dtype)
         for node in self.chain.layers:

@@ -99,7 +99,7 @@ def on_host(method: Any) -> Any:
 
 def dtype_policy(place: Place) -> str:
     """Keras's name for the place's precision."""
-    return f"mixed_{place.precision}" if place.precision in (BFLOAT16, FLOAT16) else FLOAT32
+    return f"mixed_{place.arithmetic}" if place.arithmetic in (BFLOAT16, FLOAT16) else FLOAT32
 
 
 def from_numpy(array: np.ndarray, place: Place) -> Any:

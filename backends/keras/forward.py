@@ -102,15 +102,15 @@ class HalfWeights:
 
     def __init__(self, graph: Graph, model: keras.Model, params: Mapping[str, np.ndarray], place: Place) -> None:
         self.rounded: dict[str, np.ndarray] = {}
-        self.dtype = HALVES.get(place.precision, np.float32)
+        self.dtype = HALVES.get(place.arithmetic, np.float32)
         if (
-            place.precision not in (BFLOAT16, FLOAT16) or ENGINE == "tensorflow"
+            place.arithmetic not in (BFLOAT16, FLOAT16) or ENGINE == "tensorflow"
         ):  # whose variables keep their dtype
             return
         for node in graph.nodes:
             for name, variable in variables(node, model).items() if node.op != "native" else ():
                 if variable._autocast and variable.dtype == "float32":
-                    variable._value = DEVICES.rounded(variable._value, place.precision)
+                    variable._value = DEVICES.rounded(variable._value, place.arithmetic)
                     self.rounded[name] = np.asarray(params[name])
 
     def told(self, name: str, value: np.ndarray) -> np.ndarray:

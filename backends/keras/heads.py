@@ -37,7 +37,7 @@ def compiles(chain: Chain, place: Place) -> bool:
     """Whether XLA trains it faster, if there is enough to do: on a CPU its pooling is slower, and some products of
     bfloat16 are; on a GPU this has not been measured."""
     before = () if chain.before is None else chain.before.nodes[1:]
-    single = place.kind == devices.CPU and place.precision in (FLOAT32, TF32)
+    single = place.kind == devices.CPU and place.arithmetic in (FLOAT32, TF32)
     return single and all(node.op in ("flatten", *ACTIVATIONS) for node in before)
 
 
@@ -145,7 +145,7 @@ class TensorFlowHeads:
 
         if weights is None:
             weights = {name: w.value for name, w in self.weights.items()}
-        dtype = tf.bfloat16 if self.place.precision == BFLOAT16 else tf.float32
+        dtype = tf.bfloat16 if self.place.arithmetic == BFLOAT16 else tf.float32
         x = tf.cast(x, tf.float32)
         x = tf.cast(x if self.before is None else self.before(x, training=False), dtype)
         for node in self.chain.layers:

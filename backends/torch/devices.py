@@ -46,5 +46,5 @@ def decide(device: str, precision: str) -> Place:
 
 def autocast(place: Place) -> Any:
     """torch's own mixed precision, where the place has one."""
-    low = LOW.get(place.precision)
+    low = LOW.get(place.arithmetic)
     return torch.autocast(place.kind, low or torch.bfloat16, enabled=low is not None)

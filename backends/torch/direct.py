@@ -45,7 +45,7 @@ def direct_layer(graph: Graph, network: nn.Module, recipe: Recipe, place: Place)
     """None where it has to be autograd."""
     first, *rest = graph.nodes
     is_linear = [node.op for node in rest] == ["linear"] and len(first.attrs["shape"] or ()) == 1
-    is_plain = recipe.loss == Softmax() and place.kind == CPU and place.precision in (FLOAT32, TF32)
+    is_plain = recipe.loss == Softmax() and place.kind == CPU and place.arithmetic in (FLOAT32, TF32)
     if not (is_linear and is_plain):
         return None
     layer = network.get_submodule(graph.output)

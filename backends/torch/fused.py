@@ -296,7 +296,7 @@ def _rounded(layer: nn.Module, dtype: torch.dtype) -> Callable[..., torch.Tensor
 def fused(network: Network, place: Place) -> FusedNetwork | None:
     """The network's faster form at this place; None where there is none."""
     ops = {node.op for node in network.graph.nodes}
-    dtype = LOW.get(place.precision, torch.float32)
+    dtype = LOW.get(place.arithmetic, torch.float32)
     if dtype == torch.float16 or not allowed() or place.kind != "cpu" or "native" in ops or not available(dtype):
         return None
     return FusedNetwork(network, dtype)

@@ -40,7 +40,7 @@ class DeviceNetwork:
 
     def __init__(self, network: Network, place: Place) -> None:
         self.graph, self.outputs = network.graph, network.outputs
-        self.dtype = LOW.get(place.precision, torch.float32)
+        self.dtype = LOW.get(place.arithmetic, torch.float32)
         layers = network if self.dtype == torch.float32 else deepcopy(network).to(self.dtype)
         fusing = {"conv": ("relu",), "linear": ("gelu",)} if place.kind == "cuda" else {}
         if self.dtype == torch.float32:  # in which cuBLAS's approximation of a gelu would be seen

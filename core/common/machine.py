@@ -6,15 +6,22 @@ import math
 import os
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from headstart.common import cgroups
 from headstart.common.errors import SettingError
+from headstart.common.log import LOG
 from headstart.common.objects import is_url, without_secrets
 from headstart.common.places import expanded, user_cache
 
+MULTIPLIES = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+"""a type of numbers -> the instructions, by Linux's names, of x86 and of ARM, any of which multiplies in it"""
 CPUS_VARIABLE = "HEADSTART_CPUS"
 """how many CPUs a process keeps to, where it is told"""
 
@@ -74,6 +81,7 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+@cache
 def cpu_flags() -> frozenset[str]:
     """What the processor can do, by Linux's names such as "avx512_bf16"; empty where the system does not say."""
     info = Path("/proc/cpuinfo")
@@ -86,6 +94,16 @@ def has_module(name: str) -> bool:
         return find_spec(name) is not None
     except ModuleNotFoundError:  # there is no such package
         return False
+
+
+@cache
+def cpu_multiplies(dtype: str) -> bool:
+    """Whether the processor has instructions for "bfloat16" or "float16". Where the system does not say what it
+    has, it is taken to."""
+    if not cpu_flags() or not cpu_flags().isdisjoint(MULTIPLIES[dtype]):
+        return True
+    LOG.info("this CPU has no instructions for %s: what is asked for in it is computed in float32", dtype)
+    return False
 
 
 def available_memory(root: Path = cgroups.ROOT) -> int:

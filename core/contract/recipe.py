@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from headstart.common.machine import cpu_multiplies
+from headstart.contract.devices import CPU
 from headstart.contract.losses import Loss
 from headstart.contract.optimizers import Optimizer
 
@@ -42,6 +44,13 @@ class Place:
     def index(self) -> int:
         """Which of its kind it is, from 0."""
         return int(self.device.partition(":")[2] or 0)
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision that layers compute in: a CPU without instructions for halves of numbers takes float32,
+        which is finer, and there as fast or several times as fast."""
+        half = self.precision in (BFLOAT16, FLOAT16)
+        return FLOAT32 if half and self.kind == CPU and not cpu_multiplies(self.precision) else self.precision
 
     @property
     def for_training(self) -> Place:

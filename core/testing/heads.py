@@ -109,7 +109,9 @@ class SideBySide(Suite):
             known = [softmax_loss(expected[:, k], y, 0.0)[0] for k in range(2)]
             np.testing.assert_allclose(losses[0], known, rtol=2e-2 if precision == "bfloat16" else 1e-4)
         assert errors["float32"] < self.tolerance()
-        assert 1e-4 < errors["bfloat16"] < 2e-2, "the logits were not computed in bfloat16"
+        assert errors["bfloat16"] < 2e-2
+        if at.arithmetic == "bfloat16":
+            assert errors["bfloat16"] > 1e-4, "the logits were not computed in bfloat16"
 
     def test_heads_drop_what_each_drops_alone(self, framework: Backend, place: Place) -> None:
         """One mask for all heads of a seed, epoch after epoch, also when some of them are no longer trained; and

@@ -6,8 +6,9 @@ import warnings
 
 import pytest
 
+from headstart.common import machine
 from headstart.common.errors import BackendError, DeviceWarning, UnknownNameError
-from headstart.contract import devices
+from headstart.contract import devices, recipe
 from headstart.contract.recipe import PRECISIONS, Place
 
 pytestmark = pytest.mark.neutral
@@ -138,3 +139,27 @@ def test_a_kind_that_a_backend_has_not() -> None:
         UnknownNameError, match=r"unknown device 'xpu'; expected one of auto, cpu, cuda, cuda:N, mps"
     ):
         Machine().decide("xpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "computed"),
+    [
+        ("avx2 f16c fma", {"bfloat16": "float32", "float16": "float32"}),
+        ("avx512bw avx512_bf16", {"bfloat16": "bfloat16", "float16": "float32"}),
+        ("amx_bf16 avx512_fp16", {"bfloat16": "bfloat16", "float16": "float16"}),
+        ("fp asimd asimdhp", {"bfloat16": "float32", "float16": "float16"}),
+        ("", {"bfloat16": "bfloat16", "float16": "float16"}),  # a system that does not say
+    ],
+)
+def test_a_cpu_computes_in_what_it_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch, flags: str, computed: dict[str, str]
+) -> None:
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(recipe, "cpu_multiplies", machine.cpu_multiplies)  # which tests leave out: conftest.py
+    machine.cpu_multiplies.cache_clear()
+    try:
+        for precision in PRECISIONS:
+            assert Place("cpu", precision).arithmetic == computed.get(precision, precision)
+            assert Place("cuda:1", precision).arithmetic == precision
+    finally:
+        machine.cpu_multiplies.cache_clear()

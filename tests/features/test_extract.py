@@ -42,6 +42,7 @@ from headstart.common.errors import (
     UnknownNameError,
     WeightsError,
 )
+from headstart.contract import recipe
 from headstart.data import Dataset
 from headstart.data.dataset import sample_id
 from headstart.features import batch_features, inference
@@ -664,6 +665,21 @@ def test_what_vanishes_in_float16_is_refused(photos: Path, backend: str, tmp_pat
         FeatureUnderflowError, match=r"'fc1' of 15 samples are 0.*precision='bfloat16' or 'float32'"
     ):
         hs.extract(model, data, "fc1", precision="float16", **settings)
+
+
+def test_halves_are_float32_where_the_cpu_has_none(
+    photos: Path, model: Model, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In which they are as fast or faster; under the key of what was asked for."""
+    monkeypatch.setattr(recipe, "cpu_multiplies", lambda dtype: False)
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "dtype": "float32", "cache": tmp_path}
+    features = {
+        precision: hs.extract(model, hs.data.folder(photos), CUT, precision=precision, **settings)
+        for precision in ("float32", "float16", "bfloat16")
+    }
+    full = features["float32"].numpy()
+    assert relative_error(features["float16"].numpy(), full) < 1e-6
+    assert relative_error(features["bfloat16"].numpy(), full) < 5e-3  # of weights that are rounded once
 
 
 @ONCE
