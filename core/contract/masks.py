@@ -18,6 +18,7 @@ Invariant: masks do not depend on how many samples the batch has, on the precisi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -26,6 +27,8 @@ FIRST, SECOND = 0x7FEB352D, 0x846CA68B - (1 << 32)
 """the factors of `mixed`, as int32"""
 SHIFTS = (16, 15, 16)
 """before the first of them, between, and behind the second"""
+AT_ONCE = 1 << 14
+"""numbers that are drawn at a time: 64 kB, which the system's memory allocator has at hand as well"""
 DROPS = ("dropout", "drop_path")
 """the ops"""
 
@@ -47,38 +50,73 @@ def scale_of(rate: float) -> float:
 
 def mixed(x: np.ndarray) -> np.ndarray:
     """uint32 -> uint32, of the same shape."""
-    before, between, behind = SHIFTS
-    return _shifted(_shifted(_shifted(x, before) * _number(FIRST), between) * _number(SECOND), behind)
+    before, _, behind = SHIFTS
+    return _shift(_mix(_shift(x.copy(), before)), behind)
 
 
 def of_samples(key: int, step: int, count: int) -> np.ndarray:
     """uint32 `(count,)`: of each sample of the step's batch, from 0."""
     of_step = mixed(_number(key) ^ mixed(_number(step)))
-    return mixed(of_step ^ mixed(np.arange(count, dtype=np.uint32)))
+    return mixed(of_step ^ _counted(count))
 
 
 def of_elements(samples: np.ndarray, size: int) -> np.ndarray:
     """uint32 `(n, size)`: of each of a sample's numbers, in the order of the op table's shapes."""
-    x = samples[:, None] ^ mixed(np.arange(size, dtype=np.uint32))
-    drawn: np.ndarray = _shifted(x * _number(FIRST), SHIFTS[1]) * _number(SECOND)
-    return drawn
+    return _mix(samples[:, None] ^ _counted(size))
 
 
 def factors(op: str, rate: float, seed: int, name: str, step: int, shape: Sequence[int]) -> np.ndarray:
     """float32: what a node, of an op of `DROPS`, multiplies a batch of this shape by in a training's step `step`,
     from 0; of `drop_path`, whose samples are kept or dropped as a whole, `(n, 1, ...)`."""
     count, *sides = shape
+    samples = of_samples(key_of(seed, name), step, count)
     if op == "drop_path":
-        sides = [1] * len(sides)
-    drawn = of_samples(key_of(seed, name), step, count)
-    drawn = drawn if op == "drop_path" else of_elements(drawn, int(np.prod(sides)))
-    kept = drawn.view(np.int32) >= threshold_of(rate)
-    return (kept * np.float32(scale_of(rate))).reshape(count, *sides)
+        return of_sample_factors(samples, rate).reshape(count, *[1] * len(sides))
+    return of_element_factors(samples, int(np.prod(sides)), rate).reshape(shape)
 
 
-def _shifted(x: np.ndarray, by: int) -> np.ndarray:
-    shifted: np.ndarray = x ^ (x >> np.uint32(by))
-    return shifted
+def of_sample_factors(samples: np.ndarray, rate: float) -> np.ndarray:
+    """float32 `(n,)`: what each sample is multiplied by, by what was drawn for it."""
+    return _factors(samples, rate, np.empty(samples.shape, np.float32))
+
+
+def of_element_factors(samples: np.ndarray, size: int, rate: float) -> np.ndarray:
+    """float32 `(n, size)`: what each of a sample's numbers is multiplied by. A few samples at a time: numbers in a
+    processor's own cache are drawn several times as fast."""
+    found = np.empty((len(samples), size), np.float32)
+    rows = max(1, AT_ONCE // max(1, size))
+    for start in range(0, len(samples), rows):
+        some = slice(start, start + rows)
+        _factors(of_elements(samples[some], size), rate, found[some])
+    return found
+
+
+def _factors(drawn: np.ndarray, rate: float, found: np.ndarray) -> np.ndarray:
+    """Into `found`, float32 of the same shape."""
+    kept = drawn.view(np.int32) >= np.int32(threshold_of(rate))
+    np.multiply(kept, np.float32(scale_of(rate)), out=found)
+    return found
+
+
+@lru_cache(4)
+def _counted(count: int) -> np.ndarray:
+    """0, 1, ..., mixed: the same in each step."""
+    counted = mixed(np.arange(count, dtype=np.uint32))
+    counted.flags.writeable = False
+    return counted
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The middle of `mixed`, in place: fresh memory takes longer than what is written to it."""
+    x *= _number(FIRST)
+    x = _shift(x, SHIFTS[1])
+    x *= _number(SECOND)
+    return x
+
+
+def _shift(x: np.ndarray, by: int) -> np.ndarray:
+    x ^= x >> np.uint32(by)
+    return x
 
 
 def _number(value: int) -> np.ndarray:
