@@ -6,6 +6,7 @@ HEADSTART_BACKEND and KERAS_BACKEND.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from checkout import ROOT, importable
 importable()
 
 import headstart as hs  # noqa: E402
-from headstart.common.errors import HeadstartError  # noqa: E402
+from headstart.common.errors import HeadstartError, SettingError  # noqa: E402
 from headstart.contract import registry  # noqa: E402
 from headstart.contract.heads import HeadsRecipe, chain_of  # noqa: E402
 from headstart.contract.losses import Softmax  # noqa: E402
@@ -420,7 +422,7 @@ def heads(small: bool) -> None:
 
 
 def photographs(small: bool) -> None:
-    """JPEG files: decoding alone by the number of threads, and a whole extraction."""
+    """JPEG files: decoding alone, by libjpeg and by the GPU, by the number of threads; and whole extractions."""
     from photographs import make_photographs
 
     from headstart.data.loader import batches
@@ -431,18 +433,31 @@ def photographs(small: bool) -> None:
             _multiply(root, 20)
         data = hs.data.folder(root)
         model = hs.model("resnet18_half" if small else "resnet50", classes=CLASSES)
-        for workers in (1, 4, 8, 16, None):
+        ways = {"exact": model}
+        try:
+            ways["gpu"] = replace(model, preprocess=replace(model.preprocess, decode="gpu"))
+            next(batches(data, ways["gpu"].preprocess, [0], 1))
+        except SettingError as error:
+            del ways["gpu"]
+            say(what="decoding", by="gpu", failed=str(error))
+        for by, workers in itertools.product(ways, (1, 4, 8, 16, None)):
             if workers is not None and workers > 2 * (os.cpu_count() or 1):
                 continue
             order = np.arange(min(len(data), 4200 if workers != 1 else 420))
             start = time.perf_counter()
-            count = sum(
-                len(batch.ids)
-                for batch in batches(
-                    data, model.preprocess, order, 64, workers=workers, augment=None, seed=0, epoch=0
-                )
-            )
-            say(what="decoding", workers=workers, images_a_second=count / (time.perf_counter() - start))
+            count = sum(len(batch.ids) for batch in batches(data, ways[by].preprocess, order, 64, workers=workers))
+            say(what="decoding", by=by, workers=workers, images_a_second=count / (time.perf_counter() - start))
+        if "gpu" in ways:
+            pixels = [
+                next(batches(data, way.preprocess, range(64), 64)).images.astype(int) for way in ways.values()
+            ]
+            apart = np.abs(pixels[0] - pixels[1])
+            say(what="pixels by the GPU", apart_mean=float(apart.mean()), apart_most=int(apart.max()))
+            with tempfile.TemporaryDirectory() as cache:
+                start = time.perf_counter()
+                hs.extract(ways["gpu"], data, precision="bfloat16", cache=cache)
+                taken = time.perf_counter() - start
+            say(what="extract", by="gpu", precision="bfloat16", images_a_second=len(data) / taken)
         for cut in (model.default_cut, "layer3"):
             for precision in ("float32", "bfloat16"):
                 with tempfile.TemporaryDirectory() as cache:
