@@ -26,7 +26,7 @@ from headstart.models.architecture import Architecture
 from headstart.models.imported import NAME, SUFFIX, folder, replacing
 from headstart.models.pickles import SUFFIXES, convert
 from headstart.models.tensors import tensor_chunks
-from headstart.models.weights import count_outputs, fit_to, read_weights
+from headstart.models.weights import RANDOM, count_outputs, fit_to, read_weights
 from headstart.models.zoo import architecture
 
 
@@ -101,7 +101,7 @@ def _target(arch: Architecture, name: str, replace: bool) -> Path:
     """The file that keeps weights of this name. SettingError for a name that cannot be had."""
     if not NAME.fullmatch(name):
         raise SettingError(f"name {name!r}: expected letters, digits and . _ + -, of which the first is no sign")
-    if name in arch.weights or name == "none":
+    if name in arch.weights or name == RANDOM:
         raise SettingError(f"name {name!r} is taken by {arch.name}'s published weights; choose another")
     target = folder(arch.name) / f"{name}{SUFFIX}"
     if target.exists() and not replace:

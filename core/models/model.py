@@ -27,7 +27,7 @@ from headstart.models.architecture import Architecture
 from headstart.models.classifiers import Head, check_head
 from headstart.models.initial import initial_params
 from headstart.models.layouts import Layout, fitted, own_names
-from headstart.models.weights import WeightFile, count_outputs, load_weights
+from headstart.models.weights import RANDOM, WeightFile, count_outputs, load_weights
 from headstart.models.zoo import architecture
 
 MOST_CLASSES = 1_000_000
@@ -169,9 +169,9 @@ def model(
 ) -> Model:
     """Make a model by name.
 
-    `weights`: None (random, drawn from `seed`, equal in every backend), a published name such as "imagenet", which
-    is downloaded if it is not here, a name that `headstart weights import` gave, or the path of a .safetensors
-    file with torchvision's or timm's names. `classes`: the number or names
+    `weights`: None or "none" (random, drawn from `seed`, equal in every backend), a published name such as
+    "imagenet", which is downloaded if it is not here, a name that `headstart weights import` gave, or the path of
+    a .safetensors file with torchvision's or timm's names. `classes`: the number or names
     of the classes (or labels, or targets) to learn, which brings a fresh classifier; None keeps the classifier of
     the weights.
     `head`: "linear", or a list of hidden widths and dropout rates such as [256] or [4096, 0.5, 4096, 0.5], which
@@ -188,7 +188,8 @@ def model(
     head = check_head(head)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise SettingError(f"seed={seed!r}; expected an integer of at least 0")
-    file = load_weights(arch, weights) if weights is not None else None
+    random = weights is None or (isinstance(weights, str) and weights == RANDOM)
+    file = None if random else load_weights(arch, weights)
     if classes is None and head != "linear":
         raise SettingError(f"head={head!r} needs classes=, since a hidden layer makes a fresh classifier")
     names, named = class_names(classes) if classes is not None else _classes_of(arch, file)

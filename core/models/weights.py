@@ -28,6 +28,8 @@ from headstart.models.pins import Pin, key
 from headstart.models.tensors import as_float32, read_tensors
 from headstart.models.zoo import ARCHITECTURES, architecture
 
+RANDOM = "none"
+"""the word for no weights, which no weights are called: to the command line and to Python alike"""
 INDEX = ".safetensors.index.json"
 # What downloads are called while they last: here, and in huggingface_hub, browsers and wget.
 UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")
@@ -70,7 +72,7 @@ def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
     if path.suffix or len(path.parts) > 1:
         raise WeightsError(f"{path}: no such weight file; expected a .safetensors file with {arch.name}'s names")
     known = [*arch.weights, *imported.names(arch.name)]
-    raise UnknownNameError("weights", str(weights), known, f" for {arch.name}")
+    raise UnknownNameError("weights", str(weights), [*known, RANDOM], f" for {arch.name}")
 
 
 def weights_for(model: str, option: str | None) -> str | None:
@@ -78,7 +80,7 @@ def weights_for(model: str, option: str | None) -> str | None:
     weights, if it has any; "none" means random ones."""
     if option is None:
         return next(iter(architecture(model).weights), None)
-    return None if option == "none" else option
+    return None if option == RANDOM else option
 
 
 def _packaged(published: Packaged, path: Path) -> WeightFile:

@@ -255,6 +255,18 @@ def test_unknown_names_suggest(arguments: dict[str, str], texts: list[str]) -> N
         assert text in str(caught.value)
 
 
+def test_none_is_random_weights_in_python_as_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("none").write_bytes(b"a file of that name is ./none")
+    drawn, worded = hs.model("lenet", classes=3, seed=4), hs.model("lenet", weights="none", classes=3, seed=4)
+    assert worded.weights is None
+    assert equal(drawn.params, worded.params)
+    with pytest.raises(UnknownNameError, match=r"unknown weights 'random' for lenet; expected one of none"):
+        hs.model("lenet", weights="random", classes=3)
+
+
 @pytest.mark.parametrize(("size", "text"), [(64, "images of one size only"), (8, "larger images")])
 def test_a_size_that_lenet_cannot_take(size: int, text: str) -> None:
     with pytest.raises(GraphError, match=text):

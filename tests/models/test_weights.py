@@ -784,7 +784,7 @@ def test_import(mine: Path, tmp_path: Path) -> None:
     assert weights_summary(ARCHITECTURES["lenet"], "mine") == WeightsSummary(
         "lenet", "mine", source=str(mine), here=True, pinned="import"
     )
-    with pytest.raises(UnknownNameError, match=r"unknown weights 'mein' for lenet; expected one of mine"):
+    with pytest.raises(UnknownNameError, match=r"unknown weights 'mein' for lenet; expected one of mine, none"):
         hs.model("lenet", weights="mein")
     with pytest.raises(UnknownNameError):
         hs.model("resnet18", weights="mine")

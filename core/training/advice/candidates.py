@@ -16,14 +16,13 @@ from headstart.graph.ops import INERT
 from headstart.models import Model, check_model
 from headstart.models.default_model import PHOTOGRAPHS, SHIPPED, default_model
 from headstart.models.model import model as make_model
-from headstart.models.weights import is_here, weights_for
+from headstart.models.weights import RANDOM, is_here, weights_for
 from headstart.models.zoo import architecture
 
 NAMED = (PHOTOGRAPHS, SHIPPED)
 """looked at where none are named, those whose weights are at hand"""
 EARLIER = 3
 """cuts before the classifier's that are looked at, where none are named"""
-NO_WEIGHTS = "none"
 DEPTHS = (0.5, 0.75)
 """of a vision transformer's blocks"""
 WIDENED = 3
@@ -92,7 +91,7 @@ def candidates(
     reasons = []
     for entry in listed:
         if not isinstance(entry, str):
-            made.append((entry.without_auxiliary(), entry.weights or NO_WEIGHTS))
+            made.append((entry.without_auxiliary(), entry.weights or RANDOM))
             continue
         name, _, named = entry.partition(":")
         try:
@@ -102,7 +101,7 @@ def candidates(
             reasons.append(f"{name}: {error}")
             LOG.warning("without %s, whose weights are not to be had: %s", name, error)
             continue
-        made.append((network, named or None if network.weights else NO_WEIGHTS))
+        made.append((network, named or None if network.weights else RANDOM))
     if not made:
         raise WeightsError(f"no model is left to look at: {'; '.join(reasons)}")
     labels = _labels([network for network, _ in made])
