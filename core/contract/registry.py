@@ -27,7 +27,7 @@ from headstart.contract.checked import CheckedBackend
 from headstart.contract.description import ABILITIES, RANK, WRAP, Description
 from headstart.contract.programs import FileFormat
 from headstart.contract.protocol import Backend, Exports
-from headstart.contract.recipe import PRECISIONS
+from headstart.contract.recipe import BFLOAT16, FLOAT16, FLOAT32, PRECISIONS
 from headstart.graph.native import require_home
 
 VARIABLE = "HEADSTART_BACKEND"
@@ -129,13 +129,17 @@ def device_kinds() -> tuple[str, ...]:
     return tuple(dict.fromkeys((devices.CPU, *named)))
 
 
+SHORT = {"fp32": FLOAT32, "f32": FLOAT32, "fp16": FLOAT16, "f16": FLOAT16, "half": FLOAT16, "bf16": BFLOAT16}
+"""what precisions are called elsewhere"""
+
+
 def check_place(device: str, precision: str) -> None:
     """UnknownNameError unless both are known to some backend; what the chosen one knows, and whether the device is
     there, its `place` says."""
     if device != devices.AUTO:
         devices.parse(device, device_kinds())
     if precision not in PRECISIONS:
-        raise UnknownNameError("precision", precision, PRECISIONS)
+        raise UnknownNameError("precision", precision, PRECISIONS, meant=SHORT.get(str(precision)))
 
 
 # ---- what is installed, and what is chosen

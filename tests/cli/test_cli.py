@@ -264,6 +264,7 @@ def test_a_mistake_that_training_finds_is_one_line(here: Cli, photos: Path, back
         ("--batch-size", 0, "batch_size=0"),
         ("--device", "gpu", "device 'gpu'"),
         ("--precision", "half", "precision 'half'"),
+        ("--precision", "fp32", "did you mean 'float32'?"),
         ("--dtype", "float8", "dtype='float8'"),
         ("--augment", "flip", "augment= with mode 'cached'"),
     ):
