@@ -16,10 +16,11 @@ from headstart.data.names import shown
 
 SEPARATORS = ";|"
 WITH_POINT = (
-    "write them with a decimal point, or in Python take the frame of pandas.read_csv(path, sep=';', decimal=',') "
-    "as the table, with root= for the folder of its images"
+    "write them with a decimal point and nothing between thousands, or in Python take the frame of "
+    "pandas.read_csv(path, sep=';', decimal=',') as the table, with root= for the folder of its images"
 )
-COMMA = re.compile(r"[+-]?\d+,\d+")
+COMMA = re.compile(r"[+-]?(?:(?:\d+|\d{1,3}(?:\.\d{3})+),\d+|\d{1,3}(?:,\d{3})+\.\d+)")
+"""a number with a comma: 1,5 and 1.234,5 as much of Europe writes them, 1,234.5 as others do"""
 
 
 def cut(texts: Sequence[str], separator: str | None, several: bool) -> list[list[str]] | None:
@@ -78,11 +79,11 @@ def _written_lists(texts: Sequence[str]) -> list[list[str]] | None:
 
 
 def refuse_decimal_commas(texts: Sequence[str], column: str, place: str) -> None:
-    """DataError for a column of numbers of which some have a decimal comma, as spreadsheets write them in much of
-    Europe. `place`: what messages call the table's first such row."""
+    """DataError for a column of numbers of which some have a comma, as spreadsheets write them. `place`: what
+    messages call the table's first such row."""
     distinct = dict.fromkeys(texts)
     if (comma := first_comma(texts)) is not None and all(
-        _is_number(text.replace(",", ".", 1)) for text in distinct
+        COMMA.fullmatch(text) or _is_number(text) for text in distinct
     ):
         raise DataError(
             f"the labels in column {column!r} are numbers with a comma, such as {texts[comma]!r:.40} ({place}): "
@@ -92,7 +93,7 @@ def refuse_decimal_commas(texts: Sequence[str], column: str, place: str) -> None
 
 
 def first_comma(texts: Sequence[str]) -> int | None:
-    """The first text that is a number with a decimal comma."""
+    """The first text that is a number with a comma."""
     return next((i for i, text in enumerate(texts) if COMMA.fullmatch(text)), None)
 
 

@@ -388,6 +388,16 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "another task": ("file,y\nant/ant0.png,.5\n", {"label": "y", "classes": ["a", "b"]}, "labels of another task"),
     "ids as labels": (csv_of({"file": files() * 2, "id": list(range(24))}), {"label": "id"}, "a label of its own"),
     "nearly ids": (csv_of({"file": files() * 2, "id": [0, *range(23)]}), {"label": "id"}, "nearly each of the"),
+    "thousands and decimal commas": (
+        "file;y\nant/ant0.png;1.234,5\nbee/bee0.png;1,5\n",
+        {"label": "y"},
+        "'1.234,5' .row 1.: write them",
+    ),
+    "commas between thousands": (
+        "file;y\nant/ant0.png;17\nbee/bee0.png;1,234.5\n",
+        {"label": "y"},
+        "'1,234.5' .row 2.: write them",
+    ),
     "decimal commas": ("file;y\nant/ant0.png;3,5\nbee/bee0.png;4\n", {"label": "y"}, "'3,5' .row 1.: write them"),
     "numbers with gaps of R's": ("file,y\nant/ant0.png,1.5\nbee/bee0.png,NA\n", {}, "1 of 2 rows have no label"),
     "several with commas": ("file;y;z\nant/ant0.png;4;3,5\n", {"label": ["y", "z"]}, "'z' holds '3,5' in row 1, a "
