@@ -188,8 +188,7 @@ def model(
     head = check_head(head)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise SettingError(f"seed={seed!r}; expected an integer of at least 0")
-    random = weights is None or (isinstance(weights, str) and weights == RANDOM)
-    file = None if random else load_weights(arch, weights)
+    file = None if weights is None or weights == RANDOM else load_weights(arch, weights)
     if classes is None and head != "linear":
         raise SettingError(f"head={head!r} needs classes=, since a hidden layer makes a fresh classifier")
     names, named = class_names(classes) if classes is not None else _classes_of(arch, file)
