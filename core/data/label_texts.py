@@ -83,7 +83,7 @@ def refuse_decimal_commas(texts: Sequence[str], column: str, place: str) -> None
     messages call the table's first such row."""
     distinct = dict.fromkeys(texts)
     if (comma := first_comma(texts)) is not None and all(
-        COMMA.fullmatch(text) or _is_number(text) for text in distinct
+        COMMA.fullmatch(text) or _is_number(text.replace(",", ".", 1)) for text in distinct
     ):
         raise DataError(
             f"the labels in column {column!r} are numbers with a comma, such as {texts[comma]!r:.40} ({place}): "

@@ -388,6 +388,11 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "another task": ("file,y\nant/ant0.png,.5\n", {"label": "y", "classes": ["a", "b"]}, "labels of another task"),
     "ids as labels": (csv_of({"file": files() * 2, "id": list(range(24))}), {"label": "id"}, "a label of its own"),
     "nearly ids": (csv_of({"file": files() * 2, "id": [0, *range(23)]}), {"label": "id"}, "nearly each of the"),
+    "decimal commas and exponents": (
+        "file;y\nant/ant0.png;3,5\nbee/bee0.png;4,5e3\n",
+        {"label": "y"},
+        "'3,5' .row 1.: write them",
+    ),
     "thousands and decimal commas": (
         "file;y\nant/ant0.png;1.234,5\nbee/bee0.png;1,5\n",
         {"label": "y"},
