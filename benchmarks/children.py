@@ -40,6 +40,12 @@ class Child:
             pass
 
 
+def keep_to_one_core() -> None:
+    """Where the system lets a process; to be done before a framework counts the cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 def serve(make: Callable[[], Any]) -> None:
     """The child's end: a request a line, {"do": NAME, ...}, is answered by what `make` has made, by its method of
     that name with what else the request holds. Both are JSON."""

@@ -8,14 +8,13 @@ request a line and answers a line, both JSON.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from children import serve
+from children import keep_to_one_core, serve
 
 from headstart.contract import registry
 
@@ -83,6 +82,5 @@ class Setting:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):  # before a framework counts the cores
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    keep_to_one_core()
     serve(lambda: Setting(*sys.argv[1:]))

@@ -7,13 +7,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
 
 import numpy as np
-from children import serve
+from children import keep_to_one_core, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -54,6 +53,5 @@ class Setting:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):  # before a framework counts the cores
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    keep_to_one_core()
     serve(lambda: Setting(*sys.argv[1:]))
