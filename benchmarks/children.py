@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from headstart.contract import registry
+from headstart.contract.protocol import Backend
 
 asked_for = os.environ.get(registry.VARIABLE)
 BACKENDS = (asked_for,) if asked_for else registry.installed()
@@ -38,6 +39,17 @@ class Child:
     def close(self) -> None:
         with self.process:  # closes its pipes, at which it ends, and waits for it
             pass
+
+
+def facts_of(backend: Backend, device: str | None = None, **more: Any) -> dict[str, Any]:
+    """What a child says about itself, for the table's foot. `device`: where it computes; None: the backend's own
+    choice. `more`: what else the benchmark has to say."""
+    return {
+        "device": device or backend.place("auto", "float32").device,
+        "threads": backend.threads(),
+        "versions": registry.versions(backend.name),
+        **more,
+    }
 
 
 def keep_to_one_core() -> None:

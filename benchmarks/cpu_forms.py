@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from children import keep_to_one_core, serve
+from children import facts_of, keep_to_one_core, serve
 
 from headstart.contract import registry
 
@@ -74,11 +74,7 @@ class Setting:
         return taken, float(sum(np.abs(np.asarray(gradient)).sum() for gradient in found))
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "device": "cpu",
-            "threads": self.backend.threads(),
-            "versions": registry.versions(self.backend.name),
-        }
+        return facts_of(self.backend, "cpu")
 
 
 if __name__ == "__main__":

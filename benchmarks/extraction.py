@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 import numpy as np
-from children import serve
+from children import facts_of, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -74,12 +74,7 @@ class Setting:
         return float(np.median(seconds[2:])) * self.macs / SIDE**3
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "device": self.backend.place("auto", "float32").device,
-            "threads": self.backend.threads(),
-            "versions": registry.versions(self.backend.name),
-            "batch": [BATCH, SIZE, SIZE, 3],
-        }
+        return facts_of(self.backend, batch=[BATCH, SIZE, SIZE, 3])
 
 
 def torch_peer(native: Any, ready: np.ndarray) -> Any:

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
-from children import serve
+from children import facts_of, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -63,7 +63,7 @@ class Setting:
         }
 
     def facts(self) -> dict[str, Any]:
-        return {"threads": self.backend.threads(), "versions": registry.versions(self.name), "rates": len(RATES)}
+        return facts_of(self.backend, rates=len(RATES))
 
 
 if __name__ == "__main__":

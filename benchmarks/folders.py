@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from children import serve
+from children import facts_of, serve
 from PIL import Image
 
 import headstart as hs
@@ -99,18 +99,16 @@ class Setting:
         """`decoded`: images the loader gave; `alone`, `peers`: the least cosine of extracted features with those
         computed alone, and with the peer's; `shape`, also of the peer's features."""
         extracted, peers = self.results["extract", precision], self.results["peer", ""]
-        return {
-            "decoded": int(self.results["decode", ""].sum()),
-            "images": len(extracted),
-            "shape": [*extracted.shape],
-            "peers_shape": [*peers.shape],
-            "alone": cosine(extracted, self.results["compute", precision]),
-            "peers": cosine(extracted, peers),
-            "cores": cpus(),
-            "device": self.backend.place("auto", "float32").device,
-            "threads": self.backend.threads(),
-            "versions": registry.versions(self.name),
-        }
+        return facts_of(
+            self.backend,
+            decoded=int(self.results["decode", ""].sum()),
+            images=len(extracted),
+            shape=[*extracted.shape],
+            peers_shape=[*peers.shape],
+            alone=cosine(extracted, self.results["compute", precision]),
+            peers=cosine(extracted, peers),
+            cores=cpus(),
+        )
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

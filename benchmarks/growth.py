@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from children import serve
+from children import facts_of, serve
 from memory import begin, held
 from threadpoolctl import threadpool_limits
 
@@ -63,12 +63,7 @@ class Growing:
         self.name = name
 
     def _facts(self) -> dict[str, Any]:
-        backend = registry.load(self.name)
-        return {
-            "device": backend.place("auto", "float32").device,
-            "threads": backend.threads(),
-            "versions": registry.versions(self.name),
-        }
+        return facts_of(registry.load(self.name))
 
     def extract(self, photographs: str, cache: str) -> dict[str, Any]:
         base, start = begin(self.name), time.process_time()

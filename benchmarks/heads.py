@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from children import serve
+from children import facts_of, serve
 from extraction import PRODUCTS, SIDE
 
 from headstart.contract import registry
@@ -175,15 +175,10 @@ class Setting:
         return time.process_time() - start
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "heads": self.heads,
-            "samples": SAMPLES,
-            "flops": self.flops,
-            "kinds": ["one", "many", *(["by hand"] if self.name in BY_HAND else [])],
-            "device": self.place.device,
-            "threads": self.backend.threads(),
-            "versions": registry.versions(self.name),
-        }
+        kinds = ["one", "many", *(["by hand"] if self.name in BY_HAND else [])]
+        return facts_of(
+            self.backend, self.place.device, heads=self.heads, samples=SAMPLES, flops=self.flops, kinds=kinds
+        )
 
 
 if __name__ == "__main__":

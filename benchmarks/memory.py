@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from children import facts_of
 
 import headstart as hs
 from headstart.contract import registry
@@ -112,10 +113,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         found = {"extract": extract, "epochs": epochs}[request.pop("do")](name, **request)
-        chosen = registry.load(name)
-        found["device"] = chosen.place("auto", "float32").device
-        found |= {"threads": chosen.threads(), "versions": registry.versions(name)}
-        answers.write(json.dumps(found) + "\n")
+        answers.write(json.dumps(facts_of(registry.load(name), **found)) + "\n")
 
 
 if __name__ == "__main__":

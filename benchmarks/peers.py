@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from children import facts_of
 
 from headstart.contract import registry
 from headstart.contract.losses import Softmax
@@ -200,16 +201,13 @@ def main() -> None:
         epochs |= sklearn_peers(x, labels)
     for line in sys.stdin:
         request = json.loads(line)
-        backend = registry.load(name)
-        answer: Any = {
-            "device": backend.place("auto", "float32").device,
-            "threads": backend.threads(),
-            "versions": registry.versions(name),
-        }
+        answer: Any = None
         if request["do"] == "run":
             answer = epochs[request["which"]]()
         elif request["do"] == "names":
             answer = [peer for peer in epochs if peer != "headstart"]
+        else:
+            answer = facts_of(registry.load(name))
         answers.write(json.dumps(answer) + "\n")
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from children import serve
+from children import facts_of, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -50,12 +50,7 @@ class Setting:
         return {"uncached_epoch_seconds": run.history.seconds_per_epoch().total}
 
     def facts(self) -> dict[str, Any]:
-        backend = registry.load(self.name)
-        return {
-            "device": backend.place("auto", "float32").device,
-            "threads": backend.threads(),
-            "versions": registry.versions(self.name),
-        }
+        return facts_of(registry.load(self.name))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from children import serve
+from children import facts_of, serve
 from sizes import sized
 
 import headstart as hs
@@ -68,7 +68,7 @@ class Setting:
         self.done = dict.fromkeys(MODES, 0)
         for mode in MODES:  # compilers run in the first
             self.epochs(mode, 2)
-        return {"threads": self.backend.threads(), "cpus": cpus(), "versions": registry.versions(self.name)}
+        return facts_of(self.backend, self.place.device, cpus=cpus())
 
     def trainer(self, graph: Graph, train_statistics: bool) -> Any:
         params = {name: self.model.params[name] for name in graph.param_shapes()}

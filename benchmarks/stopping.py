@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import numpy as np
-from children import serve
+from children import facts_of, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -47,13 +47,7 @@ class Setting:
         self.model = hs.model(model, classes=CLASSES, size=SIZE)
         for watched in (True, False):
             self.train(watched, 3)
-        backend = self.options["backend"]
-        loaded = registry.load(backend)
-        return {
-            "device": loaded.place("auto", "float32").device,
-            "threads": loaded.threads(),
-            "versions": registry.versions(backend),
-        }
+        return facts_of(registry.load(self.options["backend"]))
 
     def train(self, watched: bool, epochs: int) -> tuple[float, float, int]:
         """Watched, it has a patience that nothing exhausts; so both have the same epochs."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from children import serve
+from children import facts_of, serve
 
 from headstart.common.sizes import parse_nbytes
 from headstart.contract import registry
@@ -104,15 +104,14 @@ class Setting:
         return float(result.losses[-len(order) // 10 :].mean())
 
     def facts(self) -> dict[str, Any]:
-        return {
+        return facts_of(
+            self.backend,
+            "cpu",
+            held_bytes=self.peak - self.base,
+            cores_busy=self.busy,
+            cpu_seconds=float(np.median(self.cpu_seconds)),
             **self.placement.as_dict(),
-            "held_bytes": self.peak - self.base,
-            "cores_busy": self.busy,
-            "cpu_seconds": float(np.median(self.cpu_seconds)),
-            "device": "cpu",
-            "threads": self.backend.threads(),
-            "versions": registry.versions(self.backend.name),
-        }
+        )
 
     def _forget(self) -> None:
         for path in self.shards:

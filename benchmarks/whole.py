@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import numpy as np
-from children import keep_to_one_core, serve
+from children import facts_of, keep_to_one_core, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -45,11 +45,7 @@ class Setting:
         return float(losses.mean()), time.process_time() - start
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "device": self.place.device,
-            "threads": self.backend.threads(),
-            "versions": registry.versions(self.backend.name),
-        }
+        return facts_of(self.backend, self.place.device)
 
 
 if __name__ == "__main__":

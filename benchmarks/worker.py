@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from children import facts_of
 
 import headstart as hs
 from headstart.contract import registry
@@ -89,26 +90,25 @@ class Setting:
         rates = hs.Schedule().rates(0.001, len(order))
         return self.feeds[kind].train(trainer, order, rates, epoch).losses.tolist()
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         macs = self.model.graph.macs(self.model.input_shape)
         before = set(self.model.graph.upto(self.cut).param_shapes())
         trunk = sum(n for node, n in macs.items() if f"{node}.weight" in before)
         head = sum(macs.values()) - trunk
-        return {
-            "data": self.train.name,
-            "images": len(self.train),
-            "model": self.model.name,
-            "cut": self.cut,
-            "batch": self.batch,
-            "device": self.place.device,
-            "threads": self.backend.threads(),
-            "versions": registry.versions(name),
-            "fill_seconds": self.features.stats.seconds,
-            "trunk_multiply_adds": trunk,
-            "head_multiply_adds": head,
+        return facts_of(
+            self.backend,
+            self.place.device,
+            data=self.train.name,
+            images=len(self.train),
+            model=self.model.name,
+            cut=self.cut,
+            batch=self.batch,
+            fill_seconds=self.features.stats.seconds,
+            trunk_multiply_adds=trunk,
+            head_multiply_adds=head,
             # a training step runs the trunk forward, and the head forward and twice as much backward
-            "flops_ratio": (trunk + 3 * head) / (3 * head),
-        }
+            flops_ratio=(trunk + 3 * head) / (3 * head),
+        )
 
 
 def main() -> None:
@@ -122,7 +122,7 @@ def main() -> None:
         if request["do"] == "prepare":
             del request["do"]
             setting = Setting(name, cache, **request)
-            answer = setting.facts(name)
+            answer = setting.facts()
         elif setting is not None:
             kind = request["kind"]
             if request["do"] == "first":
