@@ -186,6 +186,10 @@ def test_groups_that_swallow_a_split() -> None:
         grouped({"all": 20}).split(0.8)
     with pytest.raises(SettingError, match='by="position" would cut the groups'):
         grouped({"a": 4, "b": 4}).split(0.5, by="position")
+    assert [set(half.groups or ()) for half in grouped({"a": 4, "b": 4}).split(0.5)] in (
+        [{"a"}, {"b"}],
+        [{"b"}, {"a"}],
+    )
     lopsided = grouped({"half": 50, **{f"s{k}": 2 for k in range(25)}})
     for seed in range(12):
         with warnings.catch_warnings(record=True) as said:

@@ -41,6 +41,17 @@ def test_a_split_by_position_does_move_samples() -> None:
     assert set(train.ids) & set(val.ids)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "in_train"),
+    [(0.8, (8, 2, 1, 1)), (0.5, (5, 2, 1, 1)), (0.05, (1, 1, 1, 1)), (0.95, (9, 2, 1, 1))],
+)
+def test_a_split_by_position_gives_each_class_its_share(fraction: float, in_train: tuple[int, ...]) -> None:
+    labels = [0] * 10 + [1] * 3 + [2] * 2 + [3]
+    train, val = drawn(list(range(16)), labels, classes=4).split(fraction, by="position")
+    assert tuple(np.bincount(train.labels, minlength=4)) == in_train
+    assert len(val) == 16 - sum(in_train)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=2, max_size=60),
     st.floats(0.01, 0.99),
@@ -89,6 +100,14 @@ def test_a_part_that_was_saved_elsewhere_is_noticed() -> None:
     positions = [k for k, id in enumerate(whole.ids) if id in set(train.ids)]
     with pytest.warns(DataWarning, match="look like one part of another split by seed 0. Split with another seed"):
         whole.subset(positions).split(0.5)
+
+
+@pytest.mark.parametrize("change", [{"by": "name"}, {"side": "middle"}, {"by": "name", "side": "middle"}])
+def test_what_is_no_part_is_not_read_as_one(change: dict[str, str]) -> None:
+    part = drawn(list(range(9))).split(0.7)[1].splits[-1]
+    assert Part.from_dict(part.as_dict()) == part
+    with pytest.raises(ValueError, match="no part of a split"):
+        Part.from_dict(part.as_dict() | change)
 
 
 def test_unknown_way() -> None:
