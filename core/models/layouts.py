@@ -20,8 +20,8 @@ from headstart.common.text import first_few
 from headstart.graph import Graph, Shape
 from headstart.models.positions import resample, resizable
 
-# Counters that state dicts of torch carry and inference does not use.
-IGNORED = "num_batches_tracked"
+# Counters that state dicts of torch carry and inference does not use: of batch norms, of averages of weights.
+IGNORED = ("num_batches_tracked", "n_averaged")
 # What wrappers put before every name: DataParallel, torch.compile, training scripts.
 PREFIXES = ("module.", "_orig_mod.", "model.", "state_dict.")
 

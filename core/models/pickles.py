@@ -30,14 +30,17 @@ from typing import Any
 from headstart.common.download import digest, fetch
 from headstart.common.errors import BackendError, WeightsError
 from headstart.common.files import replace_whole
+from headstart.common.log import LOG
 from headstart.common.places import data_root
 from headstart.models.architecture import Pickled
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 # 2.6 closed CVE-2025-32434, 2.10 closed CVE-2026-24747: both ran code through weights_only.
 SAFE_TORCH = (2, 10)
-# Where training scripts put the tensors, among other things.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
+# Where training scripts put the tensors, among other things. Beside the last ones many keep their average over the
+# training, with which they report what the model comes to, and which timm takes too.
+AVERAGED = ("state_dict_ema", "model_ema")
+WRAPPERS = (*AVERAGED, "state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
 SECONDS = 120.0  # for torch's import; reading has as long again for each `BYTES_PER_TURN`
 BYTES_PER_TURN = 1 << 30
 # A file's tensors are as many bytes as the file, twice that where they were halves; some are copied on the way.
@@ -110,6 +113,8 @@ def convert(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
                     f"{source}: cannot be read as the tensors of a state dict ({answer['error']}). Nothing in it "
                     "was run. If it is yours, save it anew with torch.save(model.state_dict(), path)"
                 )
+            if key := answer.get("averaged"):
+                LOG.info("%s: of the weights in it those averaged over the training are taken (%s)", source, key)
             with made.open("rb") as stream:
                 replace_whole(target, iter(lambda: stream.read(BLOCK), b""))
     except OSError as error:
@@ -201,14 +206,13 @@ def main() -> None:
         job = json.loads(line)
         try:
             with _limits(job["size"]), _clock(job["seconds"]):
-                _convert(torch, job)
-            answer = {}
+                answer = _convert(torch, job)
         except Exception as error:
             answer = {"error": _reason(error)}
         print(json.dumps(answer), flush=True)
 
 
-def _convert(torch: Any, job: Mapping[str, Any]) -> None:
+def _convert(torch: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     from safetensors.numpy import save_file
 
     loaded = torch.load(job["source"], map_location="cpu", weights_only=True, mmap=False)
@@ -219,6 +223,8 @@ def _convert(torch: Any, job: Mapping[str, Any]) -> None:
         raise ValueError(f"its tensors claim {claimed} numbers in {job['size']} bytes")
     arrays = {name: value.detach().to(torch.float32).contiguous().numpy() for name, value in tensors.items()}
     save_file(arrays, job["target"], dict(job["metadata"]))
+    averaged = [key for key in AVERAGED if isinstance(loaded.get(key), dict)]
+    return {"averaged": averaged[0]} if averaged else {}
 
 
 def _tensors(torch: Any, loaded: Any) -> dict[str, Any]:

@@ -1162,6 +1162,7 @@ def torch_files(folder: Path) -> dict[str, Path]:
 
     plain = {name: torch.from_numpy(value.copy()) for name, value in state_dict(9).items()}
     counters = {"bn.num_batches_tracked": torch.tensor(7)}
+    average = {"n_averaged": torch.tensor(7)}
     parameters = {name: torch.nn.Parameter(value) for name, value in plain.items()}
     base = torch.zeros(4, *plain["fc2.weight"].shape)
     base[2] = plain["fc2.weight"]
@@ -1170,6 +1171,10 @@ def torch_files(folder: Path) -> dict[str, Path]:
         "state_dict.pt": {"state_dict": plain, "epoch": 3, "lr": 0.1, "name": "x"},
         "model.bin": {"model": plain, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
         "twice.ckpt": {"model": {"state_dict": {f"module.{name}": value for name, value in plain.items()}}},
+        "averaged.pth": {
+            "state_dict": {name: torch.zeros_like(value) for name, value in plain.items()},
+            "state_dict_ema": {f"module.{name}": value for name, value in plain.items()} | average,
+        },
         "parameters.pth": parameters,
         "counters.pth": plain | counters,
         "view.pth": plain | {"fc2.weight": base[2]},
@@ -1186,7 +1191,7 @@ def torch_files(folder: Path) -> dict[str, Path]:
 def test_pickles_as_people_save_them(tmp_path: Path, reader: Reader) -> None:
     (tmp_path / "saved").mkdir()
     files = torch_files(tmp_path / "saved")
-    assert len(files) == 9
+    assert len(files) == 10
     for name, path in files.items():
         kept(path, allow_pickle=True)
         assert same(hs.model("lenet", weights=name).params, state_dict(9)), name
