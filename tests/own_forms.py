@@ -3,6 +3,7 @@ cannot be traced."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -174,3 +175,97 @@ class Quantized(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.second(self.first(self.into(x)))
         return self.fc(self.out(x).mean((2, 3)))
+
+
+class Ended(nn.Module):
+    """Two convolutions, of which the second may be left out of a slice, and what comes of their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU())
+        self.layers.append(nn.Conv2d(12, 4, 1))
+        self.fc = nn.Linear(12, 10)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[:-1](x).mean((2, 3))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.fc(self.features(x))
+
+
+class Cosine(Ended):
+    """Its classes are directions, as in ArcFace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Parameter(torch.randn(10, 12))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normal = nn.functional.normalize
+        return 16 * nn.functional.linear(normal(self.features(x)), normal(self.classes))
+
+
+class Tied(Ended):
+    """Its classifier has the weights of a table, and none of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 10, bias=False)
+        self.classes = nn.Embedding(10, 12)
+        self.fc.weight = self.classes.weight
+        self.register_module("fc", self._modules.pop("fc"))  # behind the table, which names the weights then
+
+
+@dataclass
+class Given:
+    logits: torch.Tensor
+    embedding: torch.Tensor
+
+
+class Named(NamedTuple):
+    embedding: torch.Tensor
+    logits: torch.Tensor
+
+
+class Records(Ended):
+    """It gives an object with its logits."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> Any:
+        embedding = self.features(x)
+        return self.kind(embedding=embedding, logits=self.fc(embedding))
+
+
+class Ending(Ended):
+    """It cannot be traced, and does more at its end than its classifier."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(no_trace(x))
+        if self.kind == "cast":
+            return logits * 1
+        return torch.log_softmax(logits, -1) if self.kind == "log_softmax" else torch.softmax(logits, -1)
+
+
+class Autocast(Ended):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x).float()
+
+
+class Twice(Ended):
+    """Two ways through it, which nothing goes through alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(x)) + self.fc(self.features(x.flip(-1)))
+
+
+class Keyword(Ended):
+    def forward(self, *, pixels: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return super().forward(pixels) * scale

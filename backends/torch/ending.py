@@ -89,6 +89,8 @@ def at_end(value: Any) -> torch.Tensor | None:
     """What a module gives at its end, where that is one tensor, or logits among other things."""
     if isinstance(value, Mapping) and LOGITS in value:
         value = value[LOGITS]
+    elif dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
+        value = getattr(value, LOGITS, None)
     return value if isinstance(value, torch.Tensor) and value.ndim > 1 else None
 
 

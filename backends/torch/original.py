@@ -6,6 +6,7 @@ Invariant: it is afterwards as it was: modes, attributes, buffers, parameters, h
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from headstart.contract.wrapping import Witnessed
 from headstart.data.rows import each
 from headstart.models.faithful import check_copy
 
+ALONE = ([inspect.Parameter.POSITIONAL_ONLY], [inspect.Parameter.POSITIONAL_OR_KEYWORD])
 TF32 = 2.0**-10  # of the products that a GPU may take for those of float32
 
 
@@ -93,9 +95,20 @@ def _place_of(tensor: torch.Tensor) -> int:
 
 
 def attempt(module: nn.Module, example: Any) -> None:
-    """Run the module itself; what it raises is let through."""
-    with as_owned(module, {id(tensor): tensor.detach().clone() for tensor in _tensors(module)}):
-        _observed(module, Call.of(module, example), example, None, [])
+    """Run the module itself; what it raises is let through, with a note on where the batch went."""
+    call = Call.of(module, example)
+    try:
+        with as_owned(module, {id(tensor): tensor.detach().clone() for tensor in _tensors(module)}):
+            _observed(module, call, example, None, [])
+    except Exception as error:
+        signature = inspect.signature(module.forward)
+        arguments = [a.replace(annotation=a.empty, default=a.empty) for a in signature.parameters.values()]
+        if not call.by_name and [argument.kind for argument in arguments] not in ALONE:
+            error.add_note(
+                f"It was given as the first argument of forward{inspect.Signature(arguments)}: wrap the submodule "
+                "that takes it alone, or a module of yours whose forward(x) calls this one"
+            )
+        raise
 
 
 def _observed(module: nn.Module, call: Call, batch: Any, place: Place | None, seen: list[Any]) -> Any:

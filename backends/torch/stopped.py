@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -19,6 +20,7 @@ from headstart.backends.torch.ending import LOGITS, dotted, tensors
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
+from headstart.models.endings import ENDINGS
 
 
 class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
@@ -153,7 +155,7 @@ def _prune(source: nn.Module, example: Any, ran: Collection[str], entered: Colle
         used: set[str] = set()
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         for _, tensor in tensors(value):
-            if tensor.requires_grad:
+            if trained and tensor.requires_grad:
                 total = tensor.abs().sum() if tensor.is_complex() else tensor.sum()
                 gradients = torch.autograd.grad(
                     total, list(trained.values()), allow_unused=True, retain_graph=True
@@ -204,18 +206,32 @@ def _take_away(source: nn.Module, example: Any, names: Collection[str]) -> None:
 # ---- before the classifier
 
 
-def classifier_at_end(run: Run, source: nn.Module) -> str | None:
-    """The linear layer whose very output the module gives, or gives as its logits; None where there is none."""
+def classifier_at_end(run: Run, source: nn.Module) -> tuple[str, str] | None:
+    """The linear layer whose output the module gives, or gives as its logits, and what it makes of it: a name in
+    `headstart.models.endings`. None where there is none."""
     found = {dotted(entry): tensor for entry, tensor in tensors(run.output)}
     end = found.get("", found.get(LOGITS))
     if end is None or end.ndim != 2:
         return None
     for name in run.ran:
         taken, given = run.values[name]
-        module = source.get_submodule(name)
-        if given is end and isinstance(module, nn.Linear) and isinstance(taken, torch.Tensor) and taken.ndim == 2:
-            return name
+        if not isinstance(source.get_submodule(name), nn.Linear) or not isinstance(given, torch.Tensor):
+            continue
+        if isinstance(taken, torch.Tensor) and taken.ndim == 2 and (ending := _made_of(given, end)) is not None:
+            return name, ending
     return None
+
+
+def _made_of(logits: torch.Tensor, end: torch.Tensor) -> str | None:
+    """The ending that makes `end` of the logits, whatever the code between, such as `.float()` under autocast."""
+    if logits is end:
+        return ""
+    if logits.shape != end.shape or not (logits.is_floating_point() and end.is_floating_point()):
+        return None
+    rows, given = (tensor.detach().double().cpu().numpy() for tensor in (logits, end))
+    nearly = 64 * 2.0**-23 * np.ptp(given)  # 0 of a layer that begins at zero, which says nothing
+    same = (name for name, make in ENDINGS.items() if np.abs(make(rows) - given).max() < nearly)
+    return next(same, None)
 
 
 def alone(source: nn.Module, path: str) -> nn.Module:

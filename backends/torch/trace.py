@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import inspect
 import operator
 import sys
@@ -175,7 +176,12 @@ class Tracer(fx.Tracer):
         return node
 
     def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        path = self.path_of_module(module)
+        try:
+            path = self.path_of_module(module)
+        except NameError:
+            if not isinstance(module, nn.Sequential):
+                raise
+            return forward(*args, **kwargs)  # made as the code ran, as `layers[:-1]` is: what it holds is known
         before = len(self.graph.nodes)
         self.paths.append(path)
         try:
@@ -219,8 +225,10 @@ class Traced:
         else:
             self.inputs = self.inputs[:1]
         self.output = next(node for node in graph.nodes if node.op == "output")
-        if isinstance(given := self.output.args[0], dict) and isinstance(given.get("logits"), fx.Node):
-            self.output.args = (given["logits"],)  # as transformers' classifiers give them, beside other things
+        entries = _entries(self.output.args[0])
+        if isinstance(entries, dict) and isinstance(logits := entries.get("logits"), fx.Node):
+            entries = logits  # as transformers' classifiers give them, beside other things
+        self.output.args = (entries,)
         self.names = self._named()
         self.nodes = {name: node for node, name in self.names.items()}
 
@@ -385,6 +393,14 @@ class Traced:
         """The node with the output, where the output is one tensor."""
         (result,) = self.output.args
         return result if isinstance(result, fx.Node) else None
+
+
+def _entries(given: Any) -> Any:
+    """What a module gives by names, as a dict: fx makes calls of dataclasses and of named tuples."""
+    kind = given.target if isinstance(given, fx.Node) and given.op == "call_function" else None
+    if dataclasses.is_dataclass(kind):
+        return dict(given.kwargs)
+    return dict(zip(kind._fields, given.args, strict=True)) if hasattr(kind, "_fields") else given
 
 
 def _wanted(node: fx.Node, call: Call) -> bool:

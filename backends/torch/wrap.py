@@ -234,8 +234,10 @@ def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Ca
     if not (request.rest or request.fresh):
         return None
     run = stopped.watched(source, call, request.example, None)
-    path = stopped.classifier_at_end(run, source)
-    if path is None or (not request.rest and isinstance(run.output, torch.Tensor) and is_projection(path)):
+    path, ending = stopped.classifier_at_end(run, source) or ("", "")
+    if path and request.rest and run.values[path][1].dtype is not torch.float32:
+        path = ""  # it ran under autocast, and alone it would not
+    if not path or (not request.rest and isinstance(run.output, torch.Tensor) and is_projection(path)):
         if not request.rest:
             return None
         raise CutError(
@@ -254,7 +256,7 @@ def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Ca
     head_structure, _ = told(pristine, lambda teller: [path, teller.value(pristine.get_submodule(path))])
     head_part = part_of(request, features_of(part, request.example), head, head_structure, pristine)
     params = params_of(source, source)
-    return Made(Wrapping(cut, cut, part, params, head_part, params_of(head, pristine), reason), None)
+    return Made(Wrapping(cut, cut, part, params, head_part, params_of(head, pristine), reason, ending), None)
 
 
 def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None, entry: str = "") -> Made:
@@ -414,23 +416,36 @@ def _ending(
 
 def _before_classifier(source: nn.Module, traced: Traced, paths: Paths) -> str:
     """The last cut that has trained parameters behind it, before the dropout that may stand there."""
-    parameters = dict(source.named_parameters())
+    parameters = dict(source.named_parameters(remove_duplicate=False))  # a tied one counts where it is taken, too
     if ends_in_classifier(source, traced):  # behind which a temperature or an offset may come, which is no layer
         parameters = {name: p for name, p in parameters.items() if p.ndim > 1}
     needing: set[str] = set()
     for node in traced.graph.nodes:
         own = [name for name in parameters if str(node.target) == name or name.startswith(f"{node.target}.")]
-        if (node.op == "call_module" or node.op == "get_attr") and own:
-            users = [node] if node.op == "call_module" else list(node.users)
-            needing |= {traced.names[user] for user in users if user in traced.names}
+        if node.op == "call_module" and own and node in traced.names:
+            needing.add(traced.names[node])
+        if node.op == "get_attr" and own:
+            needing |= _taking(node, traced)
     order = list(traced.nodes)
     last = max((order.index(name) for name in needing), default=-1)
     legal = [cut for cut in paths.cuts if order.index(cut) < last]
     if not legal:
-        raise CutError(f"{type(source).__name__} has no place before its last layer where it can be cut")
+        raise CutError(
+            f"{type(source).__name__} has no place before its last layer where it can be cut: nothing there holds "
+            f"all that comes behind. head='linear' with cut={END!r} puts a fresh classifier behind what it gives, "
+            "with the name of a submodule behind what that gives"
+        )
     while len(legal) > 1 and _is_dropout(source, traced.nodes[legal[-1]]):
         legal.pop()
     return legal[-1]
+
+
+def _taking(node: fx.Node, traced: Traced) -> set[str]:
+    """What takes a parameter: as it is, or what was made of it alone, as of the weights of cosines."""
+    taking: set[str] = set()
+    for user in node.users:
+        taking |= {traced.names[user]} if user in traced.names else _taking(user, traced)
+    return taking
 
 
 def _is_dropout(source: nn.Module, node: fx.Node) -> bool:

@@ -299,7 +299,7 @@ def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) ->
             raise SettingError(
                 f"{called} could not be run on two samples of what it is said to take, {inputs}: "
                 f"{type(its).__name__}: {str(its)[:ERROR_LENGTH]}. If it takes something else, say so with "
-                "preprocess= or example="
+                f"preprocess= or example={''.join(f'. {note}' for note in getattr(its, '__notes__', ()))}"
             ) from its
         cut = "" if request.cut is None else f", cut at {request.cut!r},"
         raise SettingError(

@@ -168,6 +168,40 @@ def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(forms: Any, own: A
     assert relative_error(hs.forward(end, X, "trunk")["trunk"], own.logits(module, X)) < 1e-5, "if it is asked for"
 
 
+def test_features_are_what_the_classifier_takes(forms: Any, own: Any) -> None:
+    """However its weights come about, whatever holds its logits, and whatever is made of them at the end."""
+    import torch
+
+    from headstart.models.endings import ENDINGS
+
+    cases = [("Ended",), ("Cosine",), ("Tied",), ("Records", forms.Given), ("Records", forms.Named)]
+    cases += [("Ending", kind) for kind in ("cast", "softmax", "log_softmax")]
+    for kind, *arguments in cases:
+        module = made(forms, kind, *arguments)
+        with torch.no_grad():
+            features, given = module.features(own.nchw(X)), module(own.nchw(X))
+        if kind == "Cosine":
+            features = torch.nn.functional.normalize(features)
+        fresh = hs.forward(hs.wrap(module, **FRESH), X, "trunk")["trunk"]
+        assert relative_error(fresh, features.numpy()) < 1e-5, (kind, arguments)
+        logits = hs.forward(hs.wrap(module, preprocess=P), X)["logits"]
+        logits = ENDINGS.get(getattr(module, "kind", ""), ENDINGS[""])(logits)
+        assert relative_error(logits, getattr(given, "logits", given).numpy()) < 1e-5, (kind, arguments)
+    module = made(forms, "Autocast")
+    assert hs.wrap(module, **FRESH).weights == "its own, cut before fc"
+    with pytest.raises(CutError, match="cannot trace Autocast"):
+        hs.wrap(module, preprocess=P)
+    module = made(forms, "Twice")
+    with pytest.raises(CutError, match=r"no place before its last layer.*cut='its end'"):
+        hs.wrap(module, **FRESH)
+    assert hs.wrap(module, "its end", **FRESH).weights == "its own, cut at its end"
+
+
+def test_where_images_went_is_said(forms: Any) -> None:
+    with pytest.raises(SettingError, match=r"first argument of forward\(\*, pixels, scale\): wrap the submodule"):
+        hs.wrap(made(forms, "Keyword"), **FRESH)
+
+
 def test_a_projections_output_goes_before_its_tokens() -> None:
     import torch
 
