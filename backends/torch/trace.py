@@ -397,7 +397,7 @@ class Traced:
 
 def _entries(given: Any) -> Any:
     """What a module gives by names, as a dict: fx makes calls of dataclasses and of named tuples."""
-    kind = given.target if isinstance(given, fx.Node) and given.op == "call_function" else None
+    kind: Any = given.target if isinstance(given, fx.Node) and given.op == "call_function" else None
     if dataclasses.is_dataclass(kind):
         return dict(given.kwargs)
     return dict(zip(kind._fields, given.args, strict=True)) if hasattr(kind, "_fields") else given
