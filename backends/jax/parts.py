@@ -5,6 +5,7 @@ Invariant: the user's module is cloned and never touched; parameters are named b
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -222,8 +223,19 @@ def part_of(
         structure,
         initial,
         frozenset(trained & fixed),
+        rounding=_rounding(program),
     )
     return part, params
+
+
+KINDS = re.compile(r"\b(bf16|f16|f32)\[")
+WRITTEN = {"bf16": jnp.bfloat16, "f16": jnp.float16, "f32": jnp.float32}
+
+
+def _rounding(program: str) -> float:
+    """The step of the coarsest numbers in a program's text: parameters of float32 say nothing of what is computed
+    with."""
+    return max(float(jnp.finfo(WRITTEN[kind]).eps) for kind in {"f32", *KINDS.findall(program)})
 
 
 def features_of(part: NativePart) -> np.ndarray:

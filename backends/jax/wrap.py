@@ -61,7 +61,14 @@ def _is_pair(native: Any) -> bool:
     if not isinstance(native, list | tuple) or len(native) != 2:
         return False
     trunk, head = native
-    return inspect.isroutine(inspect.unwrap(trunk)) and (head is None or inspect.isroutine(inspect.unwrap(head)))
+    return _is_function(trunk) and (head is None or _is_function(head))
+
+
+def _is_function(value: Any) -> bool:
+    """Also one some of whose arguments were given already, as `functools.partial(module.apply, train=False)`."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    return inspect.isroutine(inspect.unwrap(value))
 
 
 def wrap(request: WrapRequest) -> Wrapping:
@@ -93,6 +100,7 @@ def _cut(request: WrapRequest) -> Wrapping:
 
 def _functions(request: WrapRequest) -> Wrapping:
     functions = request.native
+    parts: list[NativePart] = []
     if request.cut not in (None, BETWEEN if request.rest else END):
         raise CutError(f"cut={request.cut!r}: two functions are cut between them, and nowhere else")
     if not isinstance(request.params, list | tuple) or len(request.params) != 2:
@@ -115,14 +123,16 @@ def _functions(request: WrapRequest) -> Wrapping:
     def witness(batch: Any) -> Witnessed:
         value = functions[0](request.params[0], _put(batch))
         end = functions[1](request.params[1], value) if request.rest else None
-        return _witnessed(value, end, request.params)
+        return _witnessed(value, end, *parts)
 
     trunk, params, reason = part(0, request.example)
+    parts.append(trunk)
     if not request.rest:
         return Wrapping(END, END, trunk, params, reason=reason, witness=witness)
     if functions[1] is None:
         raise SettingError("the pair has no second function; head='linear' makes a classifier behind the first")
     head, head_params, _ = part(1, features_of(trunk))
+    parts.append(head)
     return Wrapping(BETWEEN, "functions", trunk, params, head, head_params, reason, "", witness)
 
 
@@ -144,6 +154,7 @@ def _sequential(request: WrapRequest) -> Wrapping:
     if request.rest or cut != names[-1]:
         cut = paths.check(cut)
     end = names.index(cut) + 1
+    parts: list[NativePart] = []
 
     def slice(whole: nnx.Module, start: int, stop: int) -> nnx.Module:
         return nnx.Sequential(*list(whole.layers)[start:stop])
@@ -162,12 +173,14 @@ def _sequential(request: WrapRequest) -> Wrapping:
     @as_its_owner
     def witness(batch: Any) -> Witnessed:
         whole = copied(request.native)
-        return _witnessed(slice(whole, 0, end)(_put(batch)), whole(_put(batch)), nnx.state(whole))
+        return _witnessed(slice(whole, 0, end)(_put(batch)), whole(_put(batch)), *parts)
 
     trunk, params, reason = part(0, end, request.example)
+    parts.append(trunk)
     if not request.rest:
         return Wrapping(cut, cut, trunk, params, reason=reason, witness=witness)
     head, head_params, _ = part(end, len(layers), features_of(trunk))
+    parts.append(head)
     return Wrapping(cut, cut, trunk, params, head, head_params, reason, ending, witness)
 
 
@@ -231,9 +244,9 @@ def _module(request: WrapRequest) -> Wrapping:
         upto = copied(request.native)
         end = _array(Whole(upto, by_name, False)(_put(batch)))
         if at is None:
-            return _witnessed(end, end, nnx.state(upto))
+            return _witnessed(end, end, part)
         _stop(upto, at, before)
-        return _witnessed(Whole(upto, by_name, True)(_put(batch)), end, nnx.state(upto))
+        return _witnessed(Whole(upto, by_name, True)(_put(batch)), end, part)
 
     named = {path: joined(path[1:]) for path, variable in variables(whole).items() if variable.shape != PRUNED}
     part, params = part_of(request, whole, named, request.example, structure, fresh)
@@ -259,11 +272,9 @@ def _array(value: Any) -> Any:
     return value if isinstance(value, jax.Array) else None
 
 
-def _witnessed(cut: Any, end: Any, params: Any) -> Witnessed:
-    kinds = [leaf.dtype for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
-    eps = [float(jnp.finfo(kind).eps) for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
+def _witnessed(cut: Any, end: Any, *parts: NativePart) -> Witnessed:
     arrays = [None if _array(output) is None else np.asarray(output, np.float32) for output in (cut, end)]
-    return Witnessed(arrays[0], arrays[1], max([2.0**-23, *eps]))
+    return Witnessed(arrays[0], arrays[1], max(part.rounding for part in parts))
 
 
 def _takes_names(module: nnx.Module, example: Any) -> bool:

@@ -82,7 +82,7 @@ def checked_trunk(
         if (kept := run(first)).shape != features[:1].shape:
             raise SettingError(_lost_axis(here, alone, features))
         alone = kept
-    _same(here, features[0], alone[0], "as the only sample of a batch")
+    _same(here, features[0], alone[0], "as the only sample of a batch", wrapping.trunk.rounding)
     moved = _moved(wrapping, trunk)
     if trained := sorted(moved - wrapping.trunk.buffers):
         raise SettingError(
@@ -117,12 +117,12 @@ def checked_head(
             raise SettingError(_lost_axis("the head", alone, logits))
         alone = kept
     if np.isfinite(logits).all():
-        for values, others, where in (
-            (logits[0], run(np.stack([features[0], features[0]]))[1], "in the next row of the same batch"),
-            (logits[0], run(_beside_a_large_one(features))[0], "beside a sample with larger numbers"),
-            (logits[0], alone[0], "as the only sample of a batch"),
+        for others, where in (
+            (run(np.stack([features[0], features[0]]))[1], "in the next row of the same batch"),
+            (run(_beside_a_large_one(features))[0], "beside a sample with larger numbers"),
         ):
-            _same("the head", values, others, where)
+            _same("the head", logits[0], others, where)
+        _same("the head", logits[0], alone[0], "as the only sample of a batch", head.rounding)
     if are_shares(logits):
         raise SettingError(
             "the head gives probabilities: rows within [0, 1] whose sum is 1. It is trained on logits, and the "
@@ -202,17 +202,19 @@ def check_copy(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Wi
         )
 
 
-def _same(here: str, values: np.ndarray, others: np.ndarray, where: str) -> None:
+def _same(here: str, values: np.ndarray, others: np.ndarray, where: str, rounding: float = EPSILON) -> None:
+    """SettingError unless both are one. `rounding`: the step of the numbers, where the shape of the batch differs:
+    compiled for another shape, sums of low precision are rounded at other places."""
     a, b = values.astype(np.float64), others.astype(np.float64)
     if a.shape != b.shape:
         raise SettingError(f"{here} gives {a.shape}, and {b.shape} {where}; expected a row for each sample")
-    if (worst := excess(a, b, SAME_OUTPUT)) is not None:
+    if (worst := excess(a, b, max(SAME_OUTPUT, ROUNDINGS * rounding))) is not None:
         scale = float(np.abs(a).max(initial=0.0))
         raise SettingError(
             f"{here} is not deterministic in inference mode: the same sample gave outputs that differ by "
             f"{worst:.3g} (of at most {scale:.3g}) {where}; what it gives is not the sample's own. Look for "
-            "dropout or noise that ignores inference mode, for batch norms without statistics, for a branch on "
-            "the values of a batch"
+            "dropout or noise that ignores inference mode, for a flag such as `train=True` in its call, for batch "
+            "norms without statistics, for a branch on the values of a batch"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from own import P, X, fit
+from own import P, X, fit, key
 
 import headstart as hs
 from headstart.common.errors import SettingError
@@ -81,6 +81,60 @@ def test_half_precision(tmp_path: Path) -> None:
     run = fit(hs.wrap(module, preprocess=P), data, tmp_path, epochs=1)
     assert np.isfinite(run.history["loss"]).all()
     assert {value.dtype for value in run.model.params.values()} == {np.dtype(np.float16)}
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_low_precision_of_the_arithmetic_alone(kind: str) -> None:
+    """As flax's layers have it with `dtype=`: parameters are float32, and what is compiled rounds elsewhere."""
+    from flax import nnx
+
+    rngs = nnx.Rngs(0)
+    first, norm = nnx.Conv(3, 8, (3, 3), dtype=kind, rngs=rngs), nnx.BatchNorm(8, dtype=kind, rngs=rngs)
+    module = nnx.Sequential(first, norm, nnx.gelu, lambda x: x.mean((1, 2)), nnx.Linear(8, 5, rngs=rngs))
+    module.eval()
+    model = hs.wrap(module, preprocess=P, head="linear", classes=5)
+    expected = np.asarray(nnx.Sequential(*module.layers[:4])(X), np.float32)
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], expected) < 0.02
+
+
+def test_a_single_sample_is_rounded_elsewhere() -> None:
+    """Compiled for another shape, a sum of bfloat16 is another in its last places."""
+    import jax.numpy as jnp
+
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7)), jnp.bfloat16)
+
+    def trunk(params: Any, x: Any) -> Any:
+        return (x.astype(jnp.bfloat16) @ params).mean((1, 2))
+
+    x = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype("f")
+    large = hs.Preprocess(32, 32)
+    model = hs.wrap((trunk, None), params=(weights, None), preprocess=large, head="linear", classes=5)
+    expected = np.asarray(trunk(weights, x), np.float32)
+    assert relative_error(hs.forward(model, x, "trunk")["trunk"], expected) < 0.02
+
+
+def test_functions_some_of_whose_arguments_are_given() -> None:
+    """As `functools.partial(module.apply, train=False)` of linen's; what was given is part of what is computed."""
+    import jax
+    from flax import linen
+
+    class Trunk(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any, train: bool) -> Any:
+            x = linen.BatchNorm(use_running_average=not train)(linen.Conv(8, (3, 3))(x))
+            return x.mean((1, 2))
+
+    module = Trunk()
+    params = module.init(jax.random.key(0), X, train=False)
+    kinds = {"params": (params, None), "preprocess": P, "head": "linear", "classes": 5}
+    model = hs.wrap((partial(module.apply, train=False), None), **kinds)
+    expected = np.asarray(module.apply(params, X, train=False))
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], expected) < 1e-5
+    keys = []
+    for factor in (1.0, 1.0, 2.0):
+        scaled = partial(lambda params, x, factor: x.mean((1, 2)) * factor, factor=factor)
+        keys.append(key(hs.wrap((scaled, None), **{**kinds, "params": ({}, None)})))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_statistics_of_the_users_own_stay_and_what_a_step_leaves_is_let_go(tmp_path: Path) -> None:
