@@ -35,6 +35,8 @@ PLAIN = (
 )
 # Copies are the same operations on the same numbers; engines may still order sums otherwise from call to call.
 SAME_OUTPUT = 1e-4
+# what Keras says to call where a layer that runs a file is to be made from its configuration
+UNSAFE = "enable_unsafe_deserialization"
 
 
 @contextmanager
@@ -219,9 +221,12 @@ def _config(operation: Any) -> dict[str, Any]:
 
 def _no_copy(layer: Any, error: Exception) -> SettingError:
     said = str(error).partition("\n")[0][:200]
+    mend = "Let its get_config say all that its __init__ takes"
+    if UNSAFE in str(error):
+        mend = f"If you trust the file that it loads, call keras.config.{UNSAFE}() before hs.wrap"
     return SettingError(
         f"layer {layer.name!r} ({type(layer).__name__}) cannot be made again from its configuration "
-        f"({type(error).__name__}: {said}). Let its get_config say all that its __init__ takes"
+        f"({type(error).__name__}: {said}). {mend}"
     )
 
 
@@ -348,8 +353,11 @@ def tell_of_losses(clone: keras.Model) -> None:
 
 
 def outputs(model: keras.Model, rows: list[Any]) -> list[np.ndarray]:
-    """All outputs, in inference."""
-    found = model(one_or_all(rows), training=False)
+    """All outputs, in inference. A model made of a dict or list of inputs is called with such, as its owner does,
+    since Keras warns of others."""
+    form = getattr(functional(model), "_inputs_struct", None)
+    given = one_or_all(rows) if form is None else keras.tree.pack_sequence_as(form, rows)
+    found = model(given, training=False)
     return [np.asarray(to_numpy(output)) for output in keras.tree.flatten(found)]
 
 

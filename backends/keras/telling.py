@@ -64,6 +64,8 @@ def _describe(teller: Teller, model: keras.Model) -> list[Any]:
 def _operation(teller: Teller, operation: Any) -> Any:
     if isinstance(operation, keras.layers.Lambda):
         raise UnknownStructure(f"layer {operation.name!r} is a Lambda, any function")
+    if isinstance(operation, keras.layers.TFSMLayer):
+        raise UnknownStructure(f"layer {operation.name!r} runs a SavedModel, any program, which may be replaced")
     if isinstance(operation, keras.layers.InputLayer):
         return ["input", list(operation.batch_shape[1:]), operation.dtype]
     if isinstance(operation, keras.Sequential) or hasattr(operation, "operations"):

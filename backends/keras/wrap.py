@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,7 @@ from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.nested import inner_calls, run_to, unfolded
+from headstart.backends.keras.scaling import first_factor
 from headstart.backends.keras.telling import told
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import END, Witnessed, Wrapping, WrapRequest
@@ -79,6 +81,7 @@ def wrap(request: WrapRequest) -> Wrapping:
     if request.params is not None:
         raise SettingError("params= goes with JAX functions; a keras.Model holds its parameters itself")
     model = copied(request.native)
+    _check_keys(request.native)
     _ordered(model, request.example)  # which checks the names
     check_clone(request.native, model, _rows(model, request.example))
     tell_of_losses(model)
@@ -125,8 +128,18 @@ def wrap(request: WrapRequest) -> Wrapping:
     structure, reason = told(trunk)
     part = _part(trunk, request.example, structure, fixed, trunk_anew)
     witness = settled(partial(_witnessed, request.native, None if cut == END else cut))
+    made = Wrapping(
+        cut,
+        place,
+        part,
+        _params(trunk),
+        reason=reason,
+        ending=ending,
+        witness=witness,
+        rescales=first_factor(model),
+    )
     if not request.rest:
-        return Wrapping(cut, place, part, _params(trunk), reason=reason, ending=ending, witness=witness)
+        return made
     head = _rest(model, trunk, stop[0], cut, request.native.name)
     head_part = _part(
         head,
@@ -135,7 +148,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         fixed,
         lambda seed: keras.Model(nodes_of(fresh := again(seed), shown)[cut].outputs[0], fresh.outputs[0]),
     )
-    return Wrapping(cut, place, part, _params(trunk), head_part, _params(head), reason, ending, witness)
+    return replace(made, head=head_part, head_params=_params(head))
 
 
 def _rest(model: keras.Model, trunk: keras.Model, stop: Any, cut: str, name: str) -> keras.Model:
@@ -251,6 +264,18 @@ def call(model: keras.Model, x: Any) -> Any:
 # ---- what it takes
 
 
+def _check_keys(native: keras.Model) -> None:
+    """SettingError for a model of a dict of inputs whose keys are the names of other inputs: an array of such a
+    name could be meant for either."""
+    form = getattr(native, "_inputs_struct", None)
+    called = {key: getattr(x, "name", key) for key, x in form.items()} if isinstance(form, dict) else {}
+    if mixed := sorted(key for key, name in called.items() if name != key and key in called.values()):
+        raise SettingError(
+            f"under {mixed[0]!r} the model takes an input that is called {called[mixed[0]]!r}, and another input "
+            f"is called {mixed[0]!r}: give each keras.Input the name of its key"
+        )
+
+
 def _ordered(model: keras.Model, example: Any) -> Any:
     """The inputs in the order in which `call` gives them."""
     if not isinstance(example, dict):
@@ -304,6 +329,7 @@ def _part(
         structure,
         settled(on_host(lambda seed: _params(fresh(seed)))),
         frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) in fixed),
+        rounding=_rounding(model),
     )
 
 

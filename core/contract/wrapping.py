@@ -83,3 +83,5 @@ class Wrapping:
     layout: str = ""
     """how the module orders the features at the cut, where that differs from its framework's way: the trunk then
     gives them as core has them"""
+    rescales: float = 1.0
+    """what the module itself multiplies its pixels by before anything else, where that can be seen; else 1"""

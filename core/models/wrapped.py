@@ -9,6 +9,7 @@ not a function of its input alone is refused, since features of it could not be 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import CutError, HeadstartError, SettingError
+from headstart.common.errors import CutError, DataWarning, HeadstartError, SettingError
 from headstart.contract import registry
 from headstart.contract.protocol import Backend
 from headstart.contract.wrapping import BEFORE, Wrapping, WrapRequest
@@ -119,6 +120,7 @@ def wrap(
     fresh = head_module is None and not rest
     request = WrapRequest(module, cut, rest, shown, params, init, rest, fresh, checked_layout(layout), "")
     wrapping = _wrapped(owner, called, inputs, request)
+    _warn_of_scaled_twice(called, inputs, wrapping.rescales)
     wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
     wrapping = _checked(owner, wrapping, inputs, shown, example, head_module)
     if (structure := structure_of(wrapping.trunk.structure)) is not None:
@@ -299,7 +301,8 @@ def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) ->
             raise SettingError(
                 f"{called} could not be run on two samples of what it is said to take, {inputs}: "
                 f"{type(its).__name__}: {str(its)[:ERROR_LENGTH]}. If it takes something else, say so with "
-                f"preprocess= or example={''.join(f'. {note}' for note in getattr(its, '__notes__', ()))}"
+                "preprocess= or example=; what its call needs besides, such as a flag `train`, give it in a "
+                f"module of yours that calls it{''.join(f'. {note}' for note in getattr(its, '__notes__', ()))}"
             ) from its
         cut = "" if request.cut is None else f", cut at {request.cut!r},"
         raise SettingError(
@@ -307,6 +310,25 @@ def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) ->
             f"{type(error).__name__}: {str(error)[:ERROR_LENGTH]}. Cut it elsewhere, or wrap a module that can be "
             "copied"
         ) from error
+
+
+ALIKE = 0.1  # pixels of 0 to 255, standardised, span 4; scaled to 0..1 and once more by 1 / 255, 0.004
+
+
+def _warn_of_scaled_twice(called: str, inputs: Preprocess | Arrays, factor: float) -> None:
+    """Pixels that `preprocess=` scales, and then the module itself, look all alike to it. A warning only, since
+    whoever trained so may have to go on."""
+    if factor == 1 or isinstance(inputs, Arrays):
+        return
+    span = 255 * inputs.scale / min(inputs.std)
+    if span * factor < ALIKE:
+        warnings.warn(
+            f"{called} itself multiplies pixels by {factor:.3g}, and preprocess= gives it numbers that lie within "
+            f"{span:.3g} of each other: every picture will look alike to it. If it takes pixels of 0 to 255, pass "
+            "hs.Preprocess(..., mean=(0, 0, 0), std=(1, 1, 1), scale=1)",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _known(part: NativePart, wrapping: Wrapping, name: str | None) -> NativePart:

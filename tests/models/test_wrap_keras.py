@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from own import P, X, fit, key, sentences
 
 import headstart as hs
-from headstart.common.errors import CutError, FrozenWarning, SettingError
+from headstart.common.errors import CutError, DataWarning, FrozenWarning, SettingError
 from headstart.data import Dataset
 from headstart.testing import relative_error
 
@@ -111,6 +112,77 @@ def test_inputs_by_other_names(own: Any) -> None:
         hs.wrap(own.text(), "norm", head="linear", classes=2, example={"ids": batch["ids"], "Mask": batch["mask"]})
     with pytest.raises(SettingError, match="takes 2 inputs: pass a dict"):
         hs.wrap(own.text(), "norm", head="linear", classes=2, example=batch["ids"])
+
+
+@pytest.mark.filterwarnings("error:The structure of `inputs`:UserWarning")
+def test_a_model_of_a_dict_is_called_with_one() -> None:
+    import keras
+
+    image, number = keras.Input((4, 4, 3), name="image"), keras.Input((2,), name="number")
+    pooled = keras.layers.GlobalAveragePooling2D()(image)
+    end = keras.layers.Dense(3)(keras.layers.Concatenate(name="both")([pooled, number]))
+    rng = np.random.default_rng(0)
+    batch = {"number": rng.normal(size=(4, 2)).astype("f"), "image": rng.normal(size=(4, 4, 4, 3)).astype("f")}
+    model = hs.wrap(keras.Model({"image": image, "number": number}, end), example=batch, head="linear", classes=3)
+    expected = np.concatenate([batch["image"].mean((1, 2)), batch["number"]], 1)
+    assert relative_error(hs.forward(model, batch, "trunk")["trunk"], expected) < 1e-5
+    with pytest.warns(UserWarning, match="must match the names"):  # Keras's own
+        mixed = keras.Model({"number": image, "image": number}, end)
+    with pytest.raises(SettingError, match="under 'image' the model takes an input that is called 'number'"):
+        hs.wrap(mixed, example=batch, head="linear", classes=3)
+
+
+RESCALED = {"layer": 1 / 255, "recipe": 1 / 127.5, "operation": 1 / 255, "adapted": 1 / 60, "none": 1.0}
+
+
+@pytest.mark.parametrize("how", RESCALED)
+def test_pixels_that_are_scaled_twice_are_told_of(how: str) -> None:
+    """Behind augmentation in a model of its own, as the usual recipe has it."""
+    import keras
+    from keras import layers
+
+    way = {
+        "layer": layers.Rescaling(1 / 255),
+        "recipe": keras.applications.mobilenet_v2.preprocess_input,
+        "operation": lambda x: (x - 3.0) / 255.0,
+        "adapted": layers.Normalization(mean=(120.0,) * 3, variance=(3600.0,) * 3),
+        "none": lambda x: x,
+    }
+    image = keras.Input((16, 16, 3))
+    x = keras.Sequential([keras.Input((16, 16, 3)), layers.RandomFlip(), layers.RandomRotation(0.1)])(image)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(way[how](x)))
+    model = keras.Model(image, layers.Dense(3)(x))
+    raw = hs.Preprocess(16, 16, mean=(0, 0, 0), std=(1, 1, 1), scale=1)
+    for preprocess, alike in ((hs.Preprocess(16, 16), how != "none"), (raw, False)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", DataWarning)
+            hs.wrap(model, preprocess=preprocess, head="linear", classes=3)
+        said = [str(warning.message) for warning in told if warning.category is DataWarning]
+        assert len(said) == alike
+        assert all(f"multiplies pixels by {RESCALED[how]:.3g}" in text for text in said)
+
+
+def test_a_layer_that_runs_a_file(tmp_path: Path) -> None:
+    """A SavedModel may be replaced, and its weights be the same; Keras makes such a layer when it is told to."""
+    import keras
+    from keras.src.saving.serialization_lib import SafeModeScope
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("TFSMLayer runs on TensorFlow")
+    inner = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(6)])
+    inner.export(tmp_path / "inner", verbose=False)
+    image = keras.Input((4, 4, 3))
+    layer = keras.layers.TFSMLayer(str(tmp_path / "inner"), call_endpoint="serve")
+    model = keras.Model(image, keras.layers.Dense(3)(layer(image)))
+    options = {"preprocess": hs.Preprocess(4, 4), "head": "linear", "classes": 3}
+    with pytest.raises(SettingError, match=r"call keras\.config\.enable_unsafe_deserialization\(\) before"):
+        hs.wrap(model, **options)
+    with SafeModeScope(False):  # as enable_unsafe_deserialization does for good
+        with pytest.raises(SettingError, match=r"runs a SavedModel, any program.*pass name="):
+            hs.wrap(model, **options)
+        x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("f")
+        found = hs.forward(hs.wrap(model, name="first", **options), x, "trunk")["trunk"]
+    assert relative_error(found, np.asarray(inner(x))) < 1e-5
 
 
 def test_integers_of_another_width(own: Any, tmp_path: Path) -> None:
