@@ -68,8 +68,7 @@ def advise(
     from headstart.contract import registry
     from headstart.training.advise import advise as run_advise
 
-    for file in (json_file, report):
-        check_outputs(file=file)
+    check_outputs(file=report)
     limit: float | str | None = budget
     if budget is not None and budget.replace(".", "", 1).isdigit():
         limit = float(budget)

@@ -16,13 +16,14 @@ from cyclopts import (
     App,
     Argument,
     ConsumeMultipleError,
+    CycloptsError,
     MissingArgumentError,
     UnknownCommandError,
     UnknownOptionError,
     UnusedCliTokensError,
 )
 
-from headstart.common.errors import SettingError, UnknownNameError
+from headstart.common.errors import HeadstartError, SettingError, UnknownNameError
 
 MISTAKE = 2  # the exit code
 NEAR = 0.7
@@ -170,6 +171,8 @@ def mistake(error: Exception) -> str:
             return str(UnknownNameError("command", first, known, meant=COMMANDS.get(first)))
         case UnknownOptionError(token=token, argument_collection=allowed):
             return _unknown(token.keyword or token.value, allowed)
+        case CycloptsError(__cause__=HeadstartError() as own):
+            return str(own)
         case _:
             text = str(error)
             return text[0].lower() + text[1:] if text.startswith("Invalid") else text

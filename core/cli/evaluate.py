@@ -44,12 +44,10 @@ def evaluate(
     json_file: Json = None,
 ) -> None:
     """Say how well a trained model does on labelled images: scores, of each class too, confusions."""
-    from headstart.common.outputs import check_outputs
     from headstart.training.evaluate import evaluate as run_evaluate
     from headstart.training.evaluate import labelled
     from headstart.training.saved import load
 
-    check_outputs(file=json_file)
     trained = load(run, backend)
     samples = labelled(trained, data, on_error, table.columns(), truncated)
     import_quietly(trained.backend, device, precision)

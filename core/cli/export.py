@@ -71,13 +71,11 @@ def export(
     json_file: Json = None,
 ) -> None:
     """Write a trained model as a file for other programs, which is held to the run before it is there."""
-    from headstart.common.outputs import check_outputs
     from headstart.contract import registry
     from headstart.training.exporting.export import export as export_run
     from headstart.training.exporting.formats import format_for
     from headstart.training.saved import load
 
-    check_outputs(file=json_file)
     trained = load(run, backend)
     kind = format_for(out, format)
     kind.require(verify)  # before a framework is imported, which takes seconds

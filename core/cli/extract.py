@@ -75,6 +75,7 @@ def extract(
     json_file: Json = None,
 ) -> None:
     """Fill the cache with a data set's features; what is there already is not computed again."""
+    from headstart.common.outputs import check_outputs
     from headstart.contract import registry
     from headstart.features.extract import extract as run_extract
     from headstart.features.packed import check_free
@@ -83,7 +84,8 @@ def extract(
     engine = engine_options.engine()
     name = registry.choose(backend)
     if save is not None:
-        check_free(save, replace)  # now, and not after a week of extraction
+        check_outputs(save)  # now, and not after a week of extraction
+        check_free(save, replace)
     note_random_weights(source)
     model, data = opened(source, feature_options.cuts)
     asked = feature_options.arguments()

@@ -63,7 +63,7 @@ def fit(
     from headstart.training.tables import comparison_legend, folds_table
 
     engine = engine_options.engine()
-    (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
+    (model, train, val, test), values = ready(source, settings, features=features, out=out)
     of_near = near_figures(near, model, train, val, test, settings=values)
     with result_follows():
         run = run_fit(model, train, val, engine=engine, **values)

@@ -405,7 +405,19 @@ SavedFeatures = Annotated[
         group=DATA,
     ),
 ]
-Json = Annotated[Path | None, Parameter(name="--json", help="Write the figures to this file as well.")]
+
+
+def _writable(_: Any, path: Path | None) -> None:
+    from headstart.common.outputs import check_outputs
+
+    check_outputs(file=path)
+
+
+# Checked as the line is read, so that no command computes what it cannot write in the end.
+Json = Annotated[
+    Path | None,
+    Parameter(name="--json", help="Write the figures to this file as well.", validator=_writable),
+]
 
 
 # ---- texts that stand for several values

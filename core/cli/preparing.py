@@ -39,15 +39,15 @@ def ready(
     *,
     seed: int = 0,
     features: Path | None = None,
-    outputs: Sequence[Path | None] = (),
+    out: Path | None = None,
     cuts: Sequence[str] = (),
 ) -> tuple[Prepared, dict[str, Any]]:
     """(model and data, keyword arguments), with which `fit`, `sweep` and `plan` begin. The data are the saved
     features in the folder `features`, if one is named. The keyword arguments are what `settings` mean; the backend
     among them is chosen and imported.
 
-    `seed`: of the split, where the settings have none. `outputs`: what will be written, which is checked first,
-    and not after the training. `cuts`: further ones than the settings' that are named.
+    `seed`: of the split, where the settings have none. `out`: the folder that will be written, which is checked
+    first, and not after the training. `cuts`: further ones than the settings' that are named.
     """
     from headstart.common.outputs import check_outputs
     from headstart.contract import registry
@@ -56,7 +56,7 @@ def ready(
     from headstart.training.opening import model_and_data
     from headstart.training.settings import options_by_mode
 
-    check_outputs(*outputs)
+    check_outputs(out)
     values = values_of(settings)
     values["backend"] = backend = registry.choose(settings.backend)
     keep_memory_for(backend, [values.get("mode", "cached")])

@@ -77,7 +77,7 @@ def sweep(
 
     engine = engine_options.engine()
     grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds})
-    (model, train, val, test), values = ready(source, settings, features=features, outputs=(out, json_file))
+    (model, train, val, test), values = ready(source, settings, features=features, out=out)
     result = run_sweep(model, train, val, grid=grid or USUAL_GRID, halving=halving, engine=engine, **values)
     all_diverged = result.runs[0].diverged
     saved = attempt(lambda: result.best.save(out)) if out is not None and not all_diverged else None

@@ -18,6 +18,7 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -57,21 +58,38 @@ def outdated(path: Path) -> None:
 
 
 def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
-    """SettingError where the folder, or the file, could not be written, as far as can be known without writing:
-    what takes long to compute should not be lost for a mistyped path."""
-    for path, parent in ((folder, folder), (file, None if file is None else file.parent)):
-        if path is None or parent is None:
-            continue
-        expanded(path)
-        nearest = expanded(parent).absolute()
-        while not os.path.lexists(nearest):
-            nearest = nearest.parent
-        if not nearest.is_dir():
-            raise SettingError(f"{path}: cannot be written ({nearest} is no folder)")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise SettingError(f"{path}: cannot be written (no permission to write into {nearest})")
-    if file is not None and file.is_dir():
-        raise SettingError(f"{file}: cannot be written (it is a folder); expected the path of a file")
+    """SettingError where the folder, or the file, could not be written, as far as can be known before it is:
+    what takes long to compute should not be lost for a mistyped path. Nothing is left of the trial."""
+    if folder is not None:
+        _check_place(folder, Path(os.path.realpath(expanded(folder))))
+    if file is not None:
+        path = expanded(file)
+        if path.is_dir():
+            raise SettingError(f"{file}: cannot be written (it is a folder); expected the path of a file")
+        # A device, a pipe or a standard stream is written to where it stands, and its folder is left alone.
+        if _special(path) or _standard_stream(path) is not None:
+            if not os.access(path, os.W_OK):
+                raise SettingError(f"{file}: cannot be written (no permission)")
+            return
+        _check_place(file, Path(os.path.realpath(path)).parent)
+
+
+def _check_place(path: Path, folder: Path) -> None:
+    """SettingError unless a file can be made in the folder that is to hold `path`, or in the first above it that
+    is there."""
+    nearest = folder
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise SettingError(f"{path}: cannot be written ({nearest} is no folder)")
+    try:  # permission bits alone do not tell: /proc, a disk that is mounted to be read only, one that is full
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except PermissionError as error:
+        raise SettingError(f"{path}: cannot be written (no permission to write into {nearest})") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise SettingError(f"{path}: cannot be written (no file can be made in {nearest}: {reason})") from error
 
 
 def write_bytes(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:

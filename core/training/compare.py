@@ -25,7 +25,7 @@ from headstart.common import errors, log, progress
 from headstart.common.environment import for_child
 from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
 from headstart.common.log import LOG
-from headstart.common.outputs import outdated, write_json
+from headstart.common.outputs import check_outputs, outdated, write_json
 from headstart.common.places import expanded
 from headstart.common.scheduling import take_short_turns
 from headstart.common.text import end_text
@@ -223,6 +223,7 @@ def run_backends(
     Raises SettingError and its kin before anything is started.
     """
     out = None if out is None else expanded(out)
+    check_outputs(out)
     backends = arguments.backends or registry.installed()
     if not backends:
         registry.choose(None)  # says that none is installed

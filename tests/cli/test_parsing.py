@@ -272,3 +272,25 @@ def test_the_completion_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result.code == 0, result.err
     path = Path(result.out.removeprefix("installed as ").partition(";")[0])
     assert path.is_relative_to(tmp_path) and "_headstart()" in path.read_text()
+
+
+# --- what is written to
+
+
+@pytest.mark.parametrize(
+    "command", ["fit", "sweep", "plan", "compare", "demo", "extract", "doctor", "models", "weights ls", "cache ls"]
+)
+def test_figures_that_cannot_be_written_are_told_before_any_work(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    figures = tmp_path / "file" / "figures.json"
+    result = headstart(*command.split(), "--json", figures)
+    said = f"error: {figures}: cannot be written ({tmp_path / 'file'} is no folder)\n"
+    assert (result.code, result.out, result.err) == (2, "", said)
+
+
+@pytest.mark.parametrize("command", ["compare --out", "demo --out", "fit --out", "sweep --out", "extract --save"])
+def test_folders_that_cannot_be_written_are_told_before_any_work(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = headstart(*command.split(), tmp_path / "file")
+    assert result.code == 2
+    assert result.err.endswith(f"{tmp_path / 'file'} is no folder)\n") and "image" not in result.err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,3 +81,31 @@ def test_what_nobody_can_reach_is_one_line(door: str, tmp_path: Path) -> None:
             DOORS[door](shut / "run")
     finally:
         shut.chmod(0o700)
+
+
+def test_where_no_file_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions do not tell: a disk that is read only, or full of files, or the system's own folders."""
+
+    def refused(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "deep" / "there.json")
+    check_outputs(tmp_path / "run", link)
+    assert sorted(tmp_path.iterdir()) == [link]
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    for place in ({"folder": tmp_path / "new" / "run"}, {"file": tmp_path / "figures.json"}, {"file": link}):
+        with pytest.raises(SettingError, match=r"cannot be written \(no file can be made in .*: Read-only"):
+            check_outputs(**place)
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="of systems with devices")
+def test_devices_are_written_to_in_folders_that_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/dev is nobody's but the administrator's."""
+
+    def refused(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    check_outputs(file=Path("/dev/null"))
+    check_outputs(file=Path("/dev/stdout"))
