@@ -41,6 +41,10 @@ def make_folder(path: Path) -> None:
             if not folder.is_dir():
                 try:
                     os.mkdir(folder)  # noqa: PTH102
+                except FileNotFoundError:
+                    if folder.parent.is_dir():  # no eviction: the system makes no folders there, as in /proc
+                        raise PermissionError(errno.EACCES, "no folder can be made there", str(folder)) from None
+                    raise
                 except FileExistsError:  # another writer was faster; or it is a file
                     if not folder.is_dir() and os.path.lexists(folder):
                         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
@@ -110,6 +114,16 @@ def storage_errors(path: Path, action: str, nbytes: int | None = None) -> Iterat
         if error.errno in _REFUSED:
             raise CacheNotWritableError(f"cannot {action} {path}: {reason}; {_MEND}") from error
         raise StoreError(f"cannot {action} {path}: {reason}; what was stored before is intact") from error
+
+
+def unreadable(path: Path | str, error: OSError) -> StoreError:
+    """The error that says why something in the store cannot be read, and the cure where others may read it."""
+    cure = (
+        "; have its owner let this user read it (chmod -R a+rX, and umask 022 from then on), or set "
+        "HEADSTART_CACHE to another folder"
+    )
+    refused = error.errno in (errno.EACCES, errno.EPERM)
+    return StoreError(f"cannot read {path}: {error.strerror or error}{cure if refused else ''}")
 
 
 def _room(path: Path, nbytes: int | None) -> str:

@@ -29,10 +29,10 @@ from blake3 import blake3
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from headstart.common.errors import DamagedShardError, StoreError, UnreadableShardError
+from headstart.common.errors import DamagedShardError, UnreadableShardError
 from headstart.common.files import PAGE_NBYTES, bypass_cache, opened, read_at, read_span
 from headstart.common.memory import aligned_empty
-from headstart.store.files import write_atomically
+from headstart.store.files import unreadable, write_atomically
 from headstart.store.ids import ID_NBYTES
 from headstart.store.keys import DTYPES, FORMAT_VERSION
 
@@ -345,7 +345,7 @@ def raise_unreadable(path: Path, error: OSError) -> NoReturn:
     if error.errno in _DAMAGE:
         raise DamagedShardError(path, f"cannot be read ({error.strerror})") from error
     # Anything else (no permission, too many open files) says nothing against the shard.
-    raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    raise unreadable(path, error) from error
 
 
 def has_gone(error: OSError) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DamagedShardError, StoreError
 from headstart.store.description import read_description
+from headstart.store.files import unreadable
 from headstart.store.ids import sort_keys
 from headstart.store.shard import SUFFIX, Shard, open_shard, raise_for_rows, raise_unreadable
 
@@ -164,4 +165,4 @@ def listing(folder: Path) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise StoreError(f"cannot read {folder}: {error.strerror or error}") from error
+        raise unreadable(folder, error) from error

@@ -23,6 +23,7 @@ from headstart.common.files import PARTIAL_PREFIX
 from headstart.common.sizes import binary_size
 from headstart.common.text import first_few, hint
 from headstart.store.description import DESCRIPTION, read_description
+from headstart.store.files import unreadable
 from headstart.store.removal import delete, remove_folder
 from headstart.store.shard import SUFFIX
 from headstart.store.snapshot import listing, scan
@@ -31,7 +32,9 @@ LAST_USED = "last_used"
 DAMAGED = "damaged"
 CHECKED = "checked"
 LEFTOVER_SECONDS = 24 * 3600.0
-SKEW_SECONDS = 3600.0
+SKEW_SECONDS = 24 * 3600.0
+"""by which clocks of machines that share a folder may differ: one that takes local time for the world's is up to
+14 hours off"""
 LIVING_SECONDS = 60.0  # an unfinished file that was written to since then is some writer's, at work
 
 DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -210,7 +213,7 @@ def files_of(folder: Path) -> dict[Path, os.stat_result]:
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    raise StoreError(f"cannot read {entry.path}: {error.strerror}") from error
+                    raise unreadable(entry.path, error) from error
                 if stat.S_ISREG(status.st_mode):
                     statuses[Path(entry.path)] = status
     return statuses
@@ -224,11 +227,12 @@ def last_used(folder: Path, files: Mapping[Path, os.stat_result]) -> float:
 def _time(status: os.stat_result) -> float:
     """When a file was last written, in seconds since the epoch.
 
-    The time of modification can be set to anything. One that lies in the future is made up; the time of the last
-    change of the file's entry counts instead. Where that lies in the future too, the file counts as old."""
+    The time of modification can be set to anything. One that lies further in the future than clocks differ is made
+    up; the time of the last change of the file's entry counts instead. Where that does too, the file counts as
+    old."""
     now = time.time()
     for said in (status.st_mtime, status.st_ctime):
-        if said <= now + SKEW_SECONDS:  # a server's clock may be ahead
+        if said <= now + SKEW_SECONDS:  # a server's clock may be ahead, and this machine's behind
             return min(said, now)
     return 0.0
 

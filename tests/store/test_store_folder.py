@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from headstart.common.errors import (
     UnknownNameError,
 )
 from headstart.store import FeatureFolder, FeatureStore, array_to_ids, open_shard, trunk_key, writer
+from headstart.store.files import make_folder
 from headstart.store.gather import READERS
 from headstart.store.shard import Shard
 
@@ -378,9 +380,20 @@ def test_an_unreadable_shard_is_not_called_damaged(ids: list[str], rows: np.ndar
         Path(place).chmod(0o755)
         path = fill(folder_in(place), ids, rows)
         path.chmod(0)
-        with as_nobody(), pytest.raises(StoreError, match="Permission denied") as caught:
+        with as_nobody(), pytest.raises(StoreError, match="Permission denied; have its owner let this") as caught:
             folder_in(place).read(ids)
         assert not isinstance(caught.value, DamagedShardError)
+
+
+def test_where_the_system_makes_no_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """/proc says "No such file or directory", and other words than these send nobody to the variable."""
+
+    def refused(path: Path) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    monkeypatch.setattr("headstart.store.files.os.mkdir", refused)
+    with pytest.raises(CacheNotWritableError, match="no folder can be made there; set HEADSTART_CACHE to a"):
+        make_folder(tmp_path / "features")
 
 
 def test_too_little_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

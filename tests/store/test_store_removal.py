@@ -63,7 +63,7 @@ def test_another_users_folder_stops_nothing(
     for name in ("scandir", "stat", "lstat", "open"):
         monkeypatch.setattr(os, name, denying(getattr(os, name)))
     opened = FeatureStore(stored.folder.path.parents[1])
-    with pytest.warns(StoreWarning, match=r"cannot read .*0000.*Permission denied. It is passed over"):
+    with pytest.warns(StoreWarning, match=r"cannot read .*0000.*Permission denied; have its .*\. It is passed"):
         assert [info.key for info in opened.infos()] == [stored.folder.path.name]
     with pytest.warns(StoreWarning, match="passed over"):
         assert [info.key for info in opened.gc_plan(0)] == [stored.folder.path.name]
@@ -247,6 +247,20 @@ def test_a_clock_that_is_a_little_ahead_counts_as_now(stored: Stored) -> None:
     date(stored.folder.path, time.time() + 600)
     (info,) = FeatureStore().infos()
     assert abs(info.last_used - time.time()) < 5
+
+
+def test_a_clock_that_is_hours_behind(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine writes at this moment, by a clock that is right: its unfinished file is no leftover, and its
+    features are not those that were not used for longest."""
+    half = stored.folder.path / f".partial-{'0' * 32}"
+    half.write_bytes(b"half a shard")
+    real = upkeep.time.time
+    monkeypatch.setattr(upkeep.time, "time", lambda: real() - 13 * 3600)
+    assert upkeep.leftovers_of(stored.folder.path) == []
+    (info,) = FeatureStore().infos()
+    assert abs(info.last_used - upkeep.time.time()) < 5
+    upkeep.evict(stored.folder.path)
+    assert half.exists()
 
 
 def test_a_writer_removes_what_killed_ones_left(stored: Stored) -> None:
