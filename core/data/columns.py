@@ -8,13 +8,14 @@ of their text, as folders are, so that the same pictures are the same data set f
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import DataError, UnknownNameError
+from headstart.common.errors import DataError, DataWarning, UnknownNameError
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
 from headstart.data.label_texts import (
     WITH_POINT,
@@ -26,7 +27,7 @@ from headstart.data.label_texts import (
 )
 from headstart.data.labels import warn_of_missing
 from headstart.data.layouts import role_of
-from headstart.data.names import class_list, normal, shown, twins, warn_of_kin
+from headstart.data.names import class_list, kin, normal, shown, twins, warn_of_kin
 
 NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 """what a missing number, or a missing time, is as text"""
@@ -431,7 +432,8 @@ def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | N
 
 
 def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
-    """Object `(n,)`, strings. DataError where one is missing."""
+    """Object `(n,)`, strings. DataError where one is missing; DataWarning where some are `kin`, which a split may
+    part."""
     missing = (
         i for i, value in enumerate(values) if is_missing(value) or (isinstance(value, str) and value in NO_NUMBER)
     )
@@ -441,6 +443,13 @@ def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
         )
     groups = np.empty(len(values), object)
     groups[:] = [normal(str(_whole(value)).strip()) for value in values]
+    if alike_groups := kin(sorted(set(groups.tolist()))):
+        warnings.warn(
+            f"the groups {alike_groups}, and a split may put one to train on and the other to validate: if they "
+            "are one, write them alike",
+            DataWarning,
+            stacklevel=6,
+        )
     return groups
 
 

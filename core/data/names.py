@@ -15,6 +15,8 @@ from typing import Any
 from headstart.common.errors import DataError, DataWarning, HeadstartError
 from headstart.common.text import listed
 
+BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
+WHOLE = re.compile(r"(\d+)(\.0+)?")
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
 
 
@@ -68,20 +70,31 @@ def check_told_apart(names: Sequence[str]) -> None:
 
 
 def warn_of_kin(names: Iterable[str]) -> None:
-    """DataWarning where classes, which nobody has named, differ in no more than what people write now so and now
-    otherwise: capitals, `_`, `-` or a space between words, zeros before a number."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        words = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", alike(name).casefold())
-        groups.setdefault(str(int(words)) if words.isdecimal() else words, []).append(name)
-    if kin := [group for group in groups.values() if len(group) > 1]:
-        more = f", and {len(kin) - 1:,} more such" if len(kin) > 1 else ""
+    """DataWarning where classes, which nobody has named, are `kin`."""
+    if alike_names := kin(names):
         warnings.warn(
-            f"the classes {listed([*map(shown, kin[0])])} differ in how they are written alone{more}, and each "
-            "is a class of its own: if they are one, write them alike; if not, name all classes: classes=[...]",
+            f"the classes {alike_names}, and each is a class of its own: if they are one, write them alike; if "
+            "not, name all classes: classes=[...]",
             DataWarning,
             stacklevel=6,
         )
+
+
+def kin(names: Iterable[str]) -> str:
+    """Which names differ in no more than what people, and programs, write now so and now otherwise: capitals, `_`,
+    `-` or a space between words, zeros before a number, and `.0` behind one. Empty where there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        words = alike(name).casefold()
+        if not words.isalnum():
+            words = BETWEEN_WORDS.sub(" ", words)
+        number = WHOLE.fullmatch(words) if words[:1].isdecimal() else None
+        groups.setdefault(str(int(number[1])) if number else words, []).append(name)
+    found = [group for group in groups.values() if len(group) > 1]
+    if not found:
+        return ""
+    more = f", and {len(found) - 1:,} more such" if len(found) > 1 else ""
+    return f"{listed([*map(shown, found[0])])} differ in how they are written alone{more}"
 
 
 def twice(names: Iterable[str]) -> list[str]:

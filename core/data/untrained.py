@@ -1,5 +1,6 @@
 """Warnings of classes that cannot be learned, or of which no score can tell whether they were: those that only the
-parts to validate and test on have, and those of a single sample, which is on one side alone."""
+parts to validate and test on have, those of a single sample, which is on one side alone, and those whose samples
+count for nothing."""
 
 from __future__ import annotations
 
@@ -37,12 +38,16 @@ def warn_of_untrained(about: Annotations, name: str) -> None:
 
 def warn_of_single(train: Samples, val: Samples | None) -> None:
     """DataWarning for classes, or labels, of which `train` has one sample (or copies of one) and `val` none, so
-    that nothing is known of how well they are recognised; and for those that `val` alone has, but where both are
-    of one data set, of which that was said when it was opened. `train` and `val` must number their classes
-    alike."""
-    if val is None or train.task == REGRESSION:
+    that nothing is known of how well they are recognised; for those that `val` alone has, but where both are
+    of one data set, of which that was said when it was opened; and for those whose samples in `train` all have the
+    weight 0. `train` and `val` must number their classes alike."""
+    if train.task == REGRESSION:
         return
-    to_train, to_validate = (data.annotations.counts() for data in (train, val))
+    to_train = train.annotations.counts()
+    _warn_of_uncounted(train, np.flatnonzero(to_train).tolist())
+    if val is None:
+        return
+    to_validate = val.annotations.counts()
     single = [k for k in np.flatnonzero((to_train > 0) & (to_validate == 0)).tolist() if _is_one(train, k)]
     if single:
         _warn(
@@ -72,6 +77,18 @@ def warn_of_single_in_folds(data: Samples, folds: np.ndarray) -> None:
         )
 
 
+def _warn_of_uncounted(data: Samples, there: Sequence[int]) -> None:
+    """`there`: the classes, or labels, that have samples."""
+    if data.weights is None:
+        return
+    if uncounted := [k for k in there if not data.weights[_places(data, k)].any()]:
+        _warn(
+            f"{data.name}: {_counted(data, uncounted)} only samples of weight 0 to train on, and what does not "
+            f"count is not learned. Give some of them a weight, or {MEND}",
+            stacklevel=5,
+        )
+
+
 def _is_one(data: Samples, number: int) -> bool:
     """Whether all samples of this class or label are one and the same."""
     first, *others = _places(data, number).tolist()
@@ -91,5 +108,5 @@ def _counted(data: Samples, numbers: Sequence[int]) -> str:
     return f"{len(numbers):,} {'classes' if data.task == SINGLE else 'labels'} ({names}) have"
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, DataWarning, stacklevel=4)
+def _warn(text: str, stacklevel: int = 4) -> None:
+    warnings.warn(text, DataWarning, stacklevel=stacklevel)

@@ -211,8 +211,18 @@ def test_labels_of_other_tasks() -> None:
             hs.data.arrays(X, labels, **arguments)
 
 
+def test_groups_that_differ_in_how_they_are_written_are_told() -> None:
+    """A split would put one patient on both sides."""
+    for first, second in (("P 1", "p_1"), ("1", "1.0"), ("007", "7"), ("a", "a\u200b")):
+        with pytest.warns(DataWarning, match="differ in how they are written alone, and a split may put"):
+            data = hs.data.arrays(X, [0, 1, 0, 1], groups=[first, second, "x", "y"])
+        assert data.groups is not None and len(set(data.groups)) == 4
+    hs.data.arrays(X, [0, 1, 0, 1], groups=[1, 1.0, "1", "2"])  # one, as ever: a warning here fails the test
+
+
 @pytest.mark.parametrize(
-    "kin", [("Cat", "cat"), ("night heron", "night_heron"), ("Night-Heron", "night heron"), ("7", "007")]
+    "kin",
+    [("Cat", "cat"), ("night heron", "night_heron"), ("Night-Heron", "night heron"), ("7", "007"), ("1", "1.0")],
 )
 def test_classes_that_differ_in_how_they_are_written_are_told(kin: tuple[str, str]) -> None:
     """Told, and kept: they may be two."""

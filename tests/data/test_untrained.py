@@ -104,3 +104,18 @@ def test_fit_and_sweep_say_it(backend: str, monkeypatch: pytest.MonkeyPatch) -> 
             call(model, *data.split(0.8), backend=backend)
         with pytest.warns(DataWarning, match="in one fold"), pytest.raises(EnoughError):
             call(model, data, folds=3, backend=backend)
+
+
+def test_a_class_whose_samples_count_for_nothing_is_named() -> None:
+    weights = np.repeat([1.0, 0.0, 1.0], 10)
+    weights[-1] = 0
+    data = pictures([10, 10, 10], weights=weights)
+    for val in (data.subset(range(0, 30, 3)), None):
+        (text,) = said(warn_of_single, data, val)
+        assert "the class 'kind 1' has only samples of weight 0 to train on" in text
+    assert not said(warn_of_single, data.subset([*range(10), *range(20, 30)]), None)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    labels = [[1, 0], [1, 1], [0, 1], [0, 0]]
+    several = hs.data.arrays(images, labels, ["a", "b"], task="multi", weights=[0, 0, 1, 1])
+    (text,) = said(warn_of_single, several, None)
+    assert "the label 'a' has only samples of weight 0" in text
