@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ from headstart.models.layouts import misfit
 from headstart.models.model import Model, class_names
 from headstart.models.structure import structure_of
 from headstart.models.tensors import read_tensors
+from headstart.models.zoo import ARCHITECTURES
 
 POOL, REST = "pool", "rest"
 ERROR_LENGTH = 500
+ONNX = "headstart trains no ONNX files: to train, wrap the module that it was exported from"
 PAIRS = 4  # of real samples, on which a module and its copy are compared
 
 
@@ -102,7 +105,7 @@ def wrap(
         raise CutError(f"cut={cut!r}; expected a name, such as 'layer3.1', or None")
     owner = registry.owner(module)
     if owner is None:
-        raise SettingError(f"cannot wrap {_kind(module)}; expected {registry.wrappable()}")
+        raise SettingError(f"cannot wrap {_kind(module)}; expected {registry.wrappable()}{_instead(module)}")
     inputs = _inputs(owner, module, preprocess, example)
     shown = _shown(inputs, example)
     head_module = None if _is_plain(head) else head
@@ -218,6 +221,26 @@ def _is_plain(head: Any) -> bool:
 
 def _kind(module: Any) -> str:
     return module.__name__ if isinstance(module, type) else f"an object of {type(module).__qualname__}"
+
+
+def _instead(module: Any) -> str:
+    """What to write in place of `hs.wrap(module)`, where that can be told; begins with a sentence's end."""
+    if isinstance(module, Model):
+        return ". This is a model already, which hs.fit takes as it is"
+    if type(module).__name__ == "OnnxModel":
+        return f". {ONNX}"
+    if not isinstance(module, str | PathLike):
+        return ""
+    name = str(module)
+    if name in ARCHITECTURES:
+        return f". A name is no module: hs.model({name!r}, ...)"
+    if name.lower().endswith(".onnx"):
+        return f". hs.OnnxModel({name!r:.200}) predicts with such a file. {ONNX}"
+    if name.lower().endswith(".safetensors"):
+        return f". Such a file holds weights and no module: hs.model(name, weights={name!r:.200})"
+    return (
+        ". A path is no module: load it in the framework that wrote it; what headstart saved, hs.load(path).model"
+    )
 
 
 def _called(module: Any) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.common import errors, log, progress
 from headstart.common.environment import for_child
-from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError, UnknownNameError
+from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError
 from headstart.common.log import LOG
 from headstart.common.outputs import check_outputs, outdated, write_json
 from headstart.common.places import expanded
@@ -49,7 +49,7 @@ from headstart.training.crossing import packed, unpacked
 from headstart.training.modes import MODES, keep_memory_for
 from headstart.training.opening import Prepared, model_and_data
 from headstart.training.run_record import data_facts
-from headstart.training.settings import checked_folder, options_by_mode
+from headstart.training.settings import checked_folder, modes_named, options_by_mode
 from headstart.training.signatures import check_keywords, documented, with_defaults
 from headstart.training.tensorboard import require_writer
 
@@ -144,8 +144,8 @@ def compare(
     *,
     out: str | Path | None = None,
     listener: Listener = lambda event: None,
-    backends: Sequence[str] = (),
-    modes: Sequence[str] = tuple(MODES),
+    backends: str | Sequence[str] = (),
+    modes: str | Sequence[str] = tuple(MODES),
     model: str | None = None,
     weights: str | None = None,
     size: int | None = None,
@@ -176,34 +176,36 @@ def compare(
     `memory` to those with a cache), and one that none of them reads is refused.
     Raises SettingError and its kin before anything is started; what fails in a backend stands in `["errors"]`.
     """
-    source: Any = data
-    if not isinstance(source, str | os.PathLike):
-        what, _ = described(source, "data")
-        raise SettingError(
-            f"data is {what}; expected the name of a data set or the path of a folder, as every backend runs in a "
-            "process of its own. hs.compare_modes(model, train, val) compares modes on data that are at hand"
-        )
+    named: dict[str, Any] = {"data": data, "val": val, "test": test, "model": model}
+    for argument, source in named.items():
+        if not isinstance(source, str | os.PathLike) and (source is not None or argument == "data"):
+            what, _ = described(source, argument)
+            named_so = "name of a model" if argument == "model" else "name of a data set or the path of a folder"
+            raise SettingError(
+                f"{argument} is {what}; expected the {named_so}, as every backend runs in a process of its own. "
+                "hs.compare_modes(model, train, val) compares modes with a model and data that are at hand"
+            )
     if "on_epoch" in options:
         raise SettingError("on_epoch= cannot be called from the backends' own processes; pass listener=")
     check_keywords("compare", options)
     settings = packed(with_defaults("compare", options))
     arguments = CompareArguments(
-        data=os.fspath(source),
+        data=os.fspath(data),
         model=model,
         weights=weights,
         size=size,
         decode=decode,
         head=head if isinstance(head, str) else tuple(head),
         cut=settings.pop("cut", None),
-        backends=tuple(backends),
-        modes=tuple(modes),
+        backends=(backends,) if isinstance(backends, str) else tuple(backends),
+        modes=modes_named(modes),
         split=split,
         seed=settings.pop("seed", 0),
         on_error=on_error,
         truncated=truncated,
         split_by=split_by,
-        val=val,
-        test=test,
+        val=None if val is None else os.fspath(val),
+        test=None if test is None else os.fspath(test),
         only=None if only is None else class_list(only, SettingError),
         columns=columns,
         fit=settings,
@@ -232,7 +234,7 @@ def run_backends(
     for name in backends:
         registry.choose(name)
     if not arguments.modes:
-        raise UnknownNameError("mode", "", MODES)
+        raise SettingError(f"modes names none; expected one or more of {', '.join(MODES)}")
     model, train, val, test = prepare(arguments)
     arguments = replace(arguments, model=model.name)
     warn_of_copies(train, val)

@@ -15,7 +15,7 @@ from headstart.training.comparison import Comparison, Listener, add_run, new_com
 from headstart.training.fit import fit
 from headstart.training.modes import MODES
 from headstart.training.run_record import data_facts
-from headstart.training.settings import options_by_mode
+from headstart.training.settings import modes_named, options_by_mode
 from headstart.training.signatures import check_keywords, documented, with_defaults
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def compare_modes(
     model: Model,
     train: Dataset | FeatureSet,
     val: Dataset | FeatureSet | None = None,
-    modes: Sequence[str] = tuple(MODES),
+    modes: str | Sequence[str] = tuple(MODES),
     *,
     listener: Listener = lambda event: None,
     **options: Unpack[CompareModesOptions],
@@ -42,6 +42,7 @@ def compare_modes(
     """
     check_keywords("compare_modes", options)
     check_model(model)
+    modes = modes_named(modes)
     name = registry.choose(options.get("backend"), model.home)
     runs = options_by_mode(modes, {**with_defaults("compare_modes", options), "backend": name})
     train, val = opened(train, val)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,14 @@ def unread(mode: Mode, cut: str | None) -> dict[str, str]:
         for name in ("views", "memory", "extraction_batch", "push", "engine"):
             reasons[name] = f"{name}= is about features in the cache, which mode {mode.name!r} does not read"
     return reasons
+
+
+def modes_named(modes: str | Iterable[str]) -> tuple[str, ...]:
+    """Those of a comparison; one name stands for a list of it. SettingError where one is named twice."""
+    names = (modes,) if isinstance(modes, str) else tuple(modes)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingError(f"modes named twice: {', '.join(repeated)}")
+    return names
 
 
 def options_by_mode(modes: Sequence[str], options: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -327,6 +327,19 @@ def test_mistakes_are_named(
             "cannot wrap an object of object; expected a torch",
         ),
         (lambda: hs.wrap(type(module), preprocess=P), SettingError, "cannot wrap"),
+        (
+            lambda: hs.wrap("a/x.onnx"),
+            SettingError,
+            ". hs.OnnxModel('a/x.onnx') predicts with such a file. headstart tr",
+        ),
+        (lambda: hs.wrap(Path("x.safetensors")), SettingError, "hs.model(name, weights='x.safetensors')"),
+        (lambda: hs.wrap("resnet50"), SettingError, "A name is no module: hs.model('resnet50', ...)"),
+        (
+            lambda: hs.wrap("run"),
+            SettingError,
+            "load it in the framework that wrote it; what headstart saved, hs.load(",
+        ),
+        (lambda: hs.wrap(model), SettingError, "This is a model already"),
         (lambda: wrapped(own, module, preprocess="imagenet"), SettingError, "expected an hs.Preprocess"),
         (
             lambda: wrapped(own, module, classes=7),

@@ -323,7 +323,7 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"backends": ("tf",)}, UnknownNameError, "backend 'tf'; expected one of torch, keras, jax"),
         ({"modes": ("cached", "cashed")}, UnknownNameError, "mode 'cashed'"),
-        ({"modes": ()}, UnknownNameError, "scratch, full, frozen, cached, staged"),
+        ({"modes": ()}, SettingError, "scratch, full, frozen, cached, staged"),
         ({"cut": "layer9"}, CutError, "layer9"),
         ({"cut": "layer4.0.conv1"}, CutError, "layer4.0"),
         ({"model": "resnet9"}, UnknownNameError, "resnet9"),
@@ -358,6 +358,28 @@ def test_backends_named_wrongly(backend: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SettingError, match="cannot be written"):
         comparison.run_backends(CompareArguments(backends=(backend,)), tmp_path / "file" / "out")
+
+
+@pytest.mark.usefixtures("no_children")
+def test_arguments_of_a_comparison_in_python(backend: str) -> None:
+    """One name stands for a list of it; nothing is trained twice; what is at hand has no name."""
+    for modes, text in [
+        ("cache", "unknown mode 'cache'"),
+        (["cached", "cached"], "modes named twice: cached"),
+        ([], "modes names none; expected one or more of scratch"),
+    ]:
+        with pytest.raises(SettingError, match=text):
+            hs.compare("digits", modes=modes, backends=backend)
+    with pytest.raises(SettingError, match="unknown backend 'pytorch'"):
+        hs.compare("digits", backends="pytorch")
+    data = hs.data.digits()
+    model = hs.model("resnet18_half", classes=data.classes)
+    at_hand: list[dict[str, Any]] = [{"data": data}, {"val": data}, {"test": data}, {"model": model}]
+    for argument in at_hand:
+        with pytest.raises(SettingError, match=f"{next(iter(argument))} is a .* hs.compare_modes"):
+            hs.compare(**argument)
+    with pytest.raises(SettingError, match="modes named twice: frozen"):
+        hs.compare_modes(model, data, modes=["frozen", "cached", "frozen"], backend=backend)
 
 
 @pytest.mark.usefixtures("no_children")

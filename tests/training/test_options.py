@@ -41,9 +41,18 @@ def test_an_option_says_all_of_itself(name: str) -> None:
     assert option.checked(option.default) == option.default
     if option.allowed is not None:
         assert option.default is None or option.default in option.allowed
-        assert all(option.checked(value) == value for value in option.allowed)
+        # what help calls the default may be said as well: solver="steps"
+        kept = {value: None if value == option.unset else value for value in option.allowed}
+        assert all(option.checked(value) == kept[value] for value in option.allowed)
+        assert option.unset not in kept or option.checked(option.unset) is option.default
     if option.text in (int, float, bool) and option.default is not None:
         assert type(option.default) is option.text
+
+
+def test_the_solver_that_help_calls_the_default() -> None:
+    assert "steps" in OPTIONS["solver"].unset and Settings(solver="steps", mode="full").solver is None
+    with pytest.raises(SettingError, match="solver='step'; expected one of steps, ridge, logistic"):
+        Settings(solver="step")
 
 
 def test_every_field_is_an_option_of_the_settings() -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from headstart.contract.optimizers import Optimizer, Schedule
     from headstart.data.augment import Augment
 
+STEPS = "steps"
+"""the solver that is none"""
+
 
 # ---- the names that options may be. They are imported late, as numpy comes with most
 
@@ -51,7 +54,7 @@ def _schedules() -> Iterable[str]:
 def _solvers() -> Iterable[str]:
     from headstart.training.solvers import SOLVERS
 
-    return SOLVERS
+    return STEPS, *SOLVERS
 
 
 def _is_threshold(value: object) -> bool:
@@ -86,9 +89,15 @@ class Training:
     solver: str | None = option(
         None,
         "Solve for the head instead of stepping: ridge or logistic; for one linear layer, in mode cached.",
-        one_of(_solvers),
+        # What help calls the default is what people write for it.
+        Rule(
+            "one of {names}",
+            lambda value: value in _solvers(),
+            lambda value: None if value == STEPS else value,
+            _solvers,
+        ),
         takers=("fit",),
-        unset="steps",
+        unset=STEPS,
         recorded=False,
         more='"ridge": least squares, in closed form. "logistic": logistic regression, to convergence. Features '
         "are standardised; of a path of penalties the one is taken that does best on training samples which are "
