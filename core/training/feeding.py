@@ -4,10 +4,12 @@ images, through a frozen trunk or not."""
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
+from headstart.common.errors import DataWarning
 from headstart.common.log import LOG
 from headstart.common.progress import track
 from headstart.contract.running import Trunk
@@ -68,11 +70,25 @@ def from_cache(job: TrainingJob, node: str) -> Fed:
         moments = Moments(linear.averaged)
         for rows, weights in feeds[0].stored():
             moments.add(rows, weights)
+        _warn_of_rounding(moments, job, node)
         standardization = Standardization.of(moments, linear)
         for feed in feeds:
             feed.standardize(standardization)
     feeds_of_stage = Feeds(feeds[0], feeds[1] if len(feeds) > 1 else None, train, val)
     return Fed(feeds_of_stage, trunk, extraction, placement, standardization)
+
+
+def _warn_of_rounding(moments: Moments, job: TrainingJob, node: str) -> None:
+    """DataWarning where the training samples' features are the same but for rounding."""
+    if (share := moments.rounding()) is not None:
+        warnings.warn(
+            f"{job.train.name}: the features at {node!r} are the same for all samples but for rounding: no "
+            f"channel varies by more than {share:.0e} of its mean, and what is learned from that is noise. Take a "
+            "trunk with trained weights or another cut, or, if they were stored in half precision, "
+            'dtype="float32"',
+            DataWarning,
+            stacklevel=2,
+        )
 
 
 def extracted(job: TrainingJob, node: str) -> ExtractionStats:
@@ -123,7 +139,9 @@ def from_images(job: TrainingJob, node: str | None) -> Fed:
     runs, standardization, mapping = trunk, None, None
     if trunk is not None and node is not None:
         if (linear := _mapped_into(job, node)) is not None:
-            standardization = Standardization.of(_moments(job, trunk, node, linear.averaged), linear)
+            moments = _moments(job, trunk, node, linear.averaged)
+            _warn_of_rounding(moments, job, node)
+            standardization = Standardization.of(moments, linear)
             shape = job.model.graph.shapes(job.model.input_shape)[node]
             mapping = mapping_trunk(standardization, shape, job.backend, job.place)
         if job.settings.debug_nans:

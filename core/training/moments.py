@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from ml_dtypes import finfo
 from numpy.typing import NDArray
 
 from headstart.common.machine import cpus
@@ -36,6 +37,7 @@ on digits, of which many channels see nothing, it is 2"""
 SMALLEST = 1e-72  # of a variance; 1 / deviation and what it makes of weights are to be numbers of float32
 LEAST_SQUARES = 1e-30  # added up in float32: below, what is lost of the smallest of them shows
 DIGITS = 4  # a channel varies if its deviation is more than so many times what its mean is rounded by
+TRUNK_DIGITS = 64  # and tells samples apart if it is more than so many times that: a trunk's roundings add up
 
 
 def computed_in(dtype: np.dtype[Any]) -> type[np.float32] | type[np.float64]:
@@ -134,6 +136,7 @@ class Moments:
         self.averaged = averaged
         self._sums: _Sums | None = None
         self._dtype: type[np.floating[Any]] = np.float64
+        self._stored: np.dtype[Any] = np.dtype(np.float64)
 
     @classmethod
     def of(cls, rows: np.ndarray, weights: np.ndarray | None = None) -> Moments:
@@ -147,7 +150,7 @@ class Moments:
         there twice, one of weight 0 not at all."""
         if not len(rows):
             return
-        self._dtype = computed_in(rows.dtype)
+        self._dtype, self._stored = computed_in(rows.dtype), rows.dtype
         positions = math.prod(rows.shape[1:-1])
         if not self.averaged:
             rows = rows.reshape(-1, rows.shape[-1])
@@ -164,6 +167,19 @@ class Moments:
         for sums in _each(summed, _blocks(len(rows), math.prod(rows.shape[1:]))):
             if sums is not None:
                 self._sums = sums if self._sums is None else self._sums + sums
+
+    def rounding(self) -> float | None:
+        """The share of its mean by which computing in float32 and storing in the rows' dtype round a channel,
+        where none deviates by more than that: all samples that count are alike then, as far as can be told. None
+        where some channel varies, none is finite, or one sample counts."""
+        if self._sums is None or self._sums.count <= 1:
+            return None
+        mean, variance = self._sums.mean, self._sums.squares / self._sums.count
+        finite = np.isfinite(mean) & np.isfinite(variance)
+        stored, computed = float(finfo(self._stored).eps), float(np.finfo(np.float32).eps)
+        share = max(DIGITS * stored, TRUNK_DIGITS * computed)
+        alike = np.sqrt(variance[finite]) <= share * np.abs(mean[finite])
+        return share if len(alike) and alike.all() else None
 
     def standard(self, centred: bool = True) -> Standard:
         """The map that standardises these rows, in numbers that their dtype holds. `centred`: whether a mean can

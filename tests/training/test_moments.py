@@ -91,3 +91,19 @@ def test_rows_stay_as_they_are_where_they_are_not_to_be_mapped_in_place() -> Non
     standard = Standard(np.array([1.0, 3.0]), np.array([2.0, 4.0]))
     np.testing.assert_array_equal(standard.applied(rows), [[0.0, -0.5]] * 5)
     assert (rows == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "apart", "alike"),
+    [("float32", 2e-7, True), ("float32", 1e-4, False), ("float16", 1e-3, True), ("float16", 0.1, False)],
+)
+def test_samples_that_differ_by_rounding_alone(dtype: str, apart: float, alike: bool) -> None:
+    rng = np.random.default_rng(0)
+    rows = (1 + apart * rng.standard_normal((50, 8))).astype(dtype)
+    rows[:, 0] = 0  # a rectifier's channel that sees nothing
+    assert (Moments.of(rows).rounding() is not None) == alike
+    weights = np.zeros(50)
+    weights[7] = 1
+    assert Moments.of(rows, weights).rounding() is None, "one sample that counts is like itself"
+    rows[3, 5] = 2
+    assert Moments.of(rows).rounding() is None, "one channel tells a sample apart"

@@ -338,3 +338,11 @@ def test_heads_side_by_side_and_alone(
             for name, value in alone.model.params.items():
                 bar = 1e-3 * np.abs(value).max()
                 np.testing.assert_allclose(run.model.params[name], value, rtol=1e-3, atol=bar)
+
+
+def test_features_of_rounding_alone_are_told(data: tuple[Dataset, Dataset], backend: str) -> None:
+    """Divided by their deviations, they would look like any others."""
+    train, val = data
+    for mode in ("cached", "frozen"):
+        with pytest.warns(hs.errors.DataWarning, match="are the same for all samples but for rounding"):
+            hs.fit(small(1e-9, 10.0), train, val, mode=mode, backend=backend, **SETTINGS)
