@@ -176,7 +176,8 @@ class Moments:
             return None
         mean, variance = self._sums.mean, self._sums.squares / self._sums.count
         finite = np.isfinite(mean) & np.isfinite(variance)
-        stored, computed = float(finfo(self._stored).eps), float(np.finfo(np.float32).eps)
+        stored = float(finfo(self._stored).eps)  # type: ignore[no-untyped-call]  # numpy's knows no bfloat16
+        computed = float(np.finfo(np.float32).eps)
         share = max(DIGITS * stored, TRUNK_DIGITS * computed)
         alike = np.sqrt(variance[finite]) <= share * np.abs(mean[finite])
         return share if len(alike) and alike.all() else None
