@@ -70,7 +70,7 @@ def inputs(native: nn.Module) -> Preprocess | None:
         return None
     channels, height, width = settings["input_size"]
     crop_mode = settings.get("crop_mode") or "center"
-    if channels != 3 or height != width or crop_mode != "center":
+    if channels != 3 or height != width or crop_mode not in ("center", "squash"):
         raise SettingError(
             f"the module's pretrained_cfg asks for images of {height} x {width} x {channels} with crop_mode "
             f"{crop_mode!r}, which headstart does not make; pass preprocess="
@@ -78,7 +78,8 @@ def inputs(native: nn.Module) -> Preprocess | None:
     resize = math.floor(height / (settings.get("crop_pct") or 1.0))
     interpolation = settings.get("interpolation") or "bilinear"
     # a crop_pct above 1: timm pads what it has resized
-    return Preprocess(height, resize, interpolation, settings["mean"], settings["std"], pad=resize < height)
+    how = {"pad": resize < height, "squash": crop_mode == "squash"}
+    return Preprocess(height, resize, interpolation, settings["mean"], settings["std"], **how)
 
 
 def wrap(request: WrapRequest) -> Wrapping:

@@ -34,7 +34,7 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-LATER = ("channels", "scale", "pad", "decode")
+LATER = ("channels", "scale", "pad", "decode", "squash")
 CHANNELS = ("rgb", "bgr")
 EXACT, SCALED, GPU = "exact", "scaled", "gpu"
 DECODES = (EXACT, SCALED, GPU)
@@ -76,14 +76,16 @@ class Preprocess:
     scale: float = UNIT  # what pixels of 0..255 are multiplied by before mean and std; by default to 0..1
     pad: bool = False  # let `resize` be smaller than `size`, and surround the image with black
     decode: str = EXACT  # exact | scaled | gpu: how JPEGs are decoded, see `jpegs`
+    squash: bool = False  # resize both sides to `resize`, whatever shape the image has
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
                 raise SettingError(f"preprocess.{name} is {value!r}; expected an integer from 1 to 8192 (pixels)")
-        if not isinstance(self.pad, bool):
-            raise SettingError(f"preprocess.pad is {self.pad!r}; expected True or False")
+        for name in ("pad", "squash"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise SettingError(f"preprocess.{name} is {value!r}; expected True or False")
         if self.resize < self.size and not self.pad:
             raise SettingError(
                 f"preprocess.resize is {self.resize}, smaller than size {self.size}: the crop would "
@@ -115,6 +117,7 @@ class Preprocess:
 
     def __str__(self) -> str:
         sizes = f"{self.size} px" if self.size == self.resize else f"{self.size} px of {self.resize}"
+        sizes += ", squashed" if self.squash else ""
         mean, deviation = (", ".join(f"{value:g}" for value in dict.fromkeys(v)) for v in (self.mean, self.std))
         return f"{sizes}, {self.interpolation}, mean {mean}, deviation {deviation}" + (
             {SCALED: "; large JPEGs decoded scaled", GPU: "; JPEGs decoded by a GPU"}.get(self.decode, "")
@@ -138,8 +141,8 @@ class Preprocess:
     def apply(self, image: Image.Image, crop: Crop | None = None) -> np.ndarray:
         """`(size, size, 3)` uint8 of an image of any size.
 
-        Without `crop`: shorter side to `resize` (aspect kept), then the central square. With one: that box,
-        resized straight to the square, mirrored where the crop says so.
+        Without `crop`: shorter side to `resize` (aspect kept; with `squash` both sides), then the central square.
+        With one: that box, resized straight to the square, mirrored where the crop says so.
         """
         if image.mode != "RGB":
             image = image.convert("RGB")
@@ -159,13 +162,16 @@ class Preprocess:
         if (extent := extent_of(image)) is not None:
             sides, box = (extent.width, extent.height), extent.box
         short = min(sides)
-        if max(sides) > MAX_ASPECT * short and self.resize**2 * max(sides) > MAX_RESIZED * short:
+        endless = max(sides) > MAX_ASPECT * short and self.resize**2 * max(sides) > MAX_RESIZED * short
+        if endless and not self.squash:
             short = min(image.size)
             width, height = (min(side, MAX_ASPECT * short) for side in image.size)
             image = _central(image, width, height)
             sides, box = image.size, None
         # torchvision: the longer side is truncated, not rounded
-        width, height = (self.resize if side == short else int(self.resize * side / short) for side in sides)
+        width, height = (
+            self.resize if self.squash or side == short else int(self.resize * side / short) for side in sides
+        )
         if image.size != (width, height) or box is not None:
             image = image.resize((width, height), method, box)
         if min(image.size) < self.size:  # as torchvision's CenterCrop: an odd pixel goes to the right and below

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,19 @@ def test_padding_is_torchvisions() -> None:
     assert Preprocess(8, 5, pad=True).with_size(16) == Preprocess(16, 10, pad=True)
 
 
+@pytest.mark.parametrize("shape", [(20, 5), (5, 20), (33, 32), (16, 16), (3000, 2), (300_000, 1)])
+@pytest.mark.parametrize("resize", [12, 16])
+def test_squashed_images_are_those_of_a_resize_of_both_sides(shape: tuple[int, int], resize: int) -> None:
+    image, p = noise(*shape), Preprocess(12, resize, "bicubic", squash=True)
+    corner = (resize - 12) // 2
+    both = image.resize((resize, resize), Image.Resampling.BICUBIC)
+    expected = np.asarray(both.crop((corner, corner, corner + 12, corner + 12)))
+    np.testing.assert_array_equal(p.apply(image), expected)
+    assert str(p).startswith("12 px of 16, squashed, bicubic" if resize == 16 else "12 px, squashed, bicubic")
+    crop = Crop(0, 0, 1, 1, True)
+    np.testing.assert_array_equal(p.apply(image, crop), replace(p, squash=False).apply(image, crop))
+
+
 @pytest.mark.parametrize(
     ("said", "mend"),
     [
@@ -107,10 +121,10 @@ def test_what_is_usual_is_not_written() -> None:
     usual = {"size", "resize", "interpolation", "mean", "std"}
     assert Preprocess(8, 8).as_dict().keys() == usual
     assert repr(Preprocess(8, 8)).endswith("std=(0.229, 0.224, 0.225))")
-    p = Preprocess(8, 6, channels="bgr", scale=0.02, pad=True)
-    assert p.as_dict().keys() == usual | {"channels", "scale", "pad"}
+    p = Preprocess(8, 6, channels="bgr", scale=0.02, pad=True, squash=True)
+    assert p.as_dict().keys() == usual | {"channels", "scale", "pad", "squash"}
     assert Preprocess.from_dict(json.loads(json.dumps(p.as_dict()))) == p
-    assert "channels='bgr', scale=0.02, pad=True" in repr(p)
+    assert "channels='bgr', scale=0.02, pad=True, squash=True" in repr(p)
 
 
 def test_large_crops_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +208,7 @@ def test_with_size_scales_in_proportion() -> None:
         {"scale": True},
         {"scale": "1/255"},
         {"pad": 1},
+        {"squash": "yes"},
         {"mean": 0.5},
         {"std": (0.1, 0.0, 0.1)},
         {"std": (0.1, float("nan"), 0.1)},

@@ -199,11 +199,14 @@ def test_timms_settings_are_the_default(own: Any) -> None:
         "input_size": (3, 16, 16), "crop_pct": 0.8, "interpolation": "bicubic",
         "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6),
     }  # fmt: skip
-    assert hs.wrap(module).preprocess == Preprocess(16, 20, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    usual = Preprocess(16, 20, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert hs.wrap(module).preprocess == usual
     assert hs.wrap(module, preprocess=P).preprocess == P
     module.pretrained_cfg |= {"crop_pct": 1.15}  # timm pads what it has resized
-    assert hs.wrap(module).preprocess == Preprocess(16, 13, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), pad=True)
-    for change in ({"input_size": (1, 16, 16)}, {"input_size": (3, 16, 20)}, {"crop_mode": "squash"}):
+    assert hs.wrap(module).preprocess == replace(usual, resize=13, pad=True)
+    module.pretrained_cfg |= {"crop_pct": 0.8, "crop_mode": "squash"}
+    assert hs.wrap(module).preprocess == replace(usual, squash=True)
+    for change in ({"input_size": (1, 16, 16)}, {"input_size": (3, 16, 20)}, {"crop_mode": "border"}):
         module.pretrained_cfg |= change
         with pytest.raises(SettingError, match="pass preprocess="):
             hs.wrap(module)

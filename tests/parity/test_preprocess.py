@@ -19,15 +19,18 @@ def noise(width: int, height: int) -> Image.Image:
     "size", [(300, 200), (200, 301), (256, 256), (57, 33), (33, 58), (17, 120), (640, 479), (900, 11), (3, 2000)]
 )
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_same_as_torchvision_to_the_bit(size: tuple[int, int], interpolation: str) -> None:
+@pytest.mark.parametrize("squash", [False, True])
+def test_same_as_torchvision_to_the_bit(size: tuple[int, int], interpolation: str, squash: bool) -> None:
     image = noise(*size)
     theirs = transforms.Compose(
         [
-            transforms.Resize(72, transforms.InterpolationMode(interpolation), antialias=True),
+            transforms.Resize(
+                (72, 72) if squash else 72, transforms.InterpolationMode(interpolation), antialias=True
+            ),
             transforms.CenterCrop(63),
         ]
     )(image)
-    ours = Preprocess(63, 72, interpolation).apply(image)
+    ours = Preprocess(63, 72, interpolation, squash=squash).apply(image)
     np.testing.assert_array_equal(ours, np.asarray(theirs))
 
 

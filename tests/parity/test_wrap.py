@@ -217,10 +217,13 @@ def test_a_keras_application_cut_in_two(
     assert [len(layer._inbound_nodes) for layer in net.layers] == nodes
 
 
-def test_timms_own_settings() -> None:
-    module = timm.create_model("resnet18.tv_in1k", pretrained=False)
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_timms_own_settings(crop_mode: str) -> None:
+    module = timm.create_model(
+        "resnet18.tv_in1k", pretrained=False, pretrained_cfg_overlay={"crop_mode": crop_mode}
+    )
     model = hs.wrap(module)
-    assert model.preprocess == Preprocess(224, 256)
+    assert model.preprocess == Preprocess(224, 256, squash=crop_mode == "squash")
     settings = timm.data.resolve_model_data_config(module)
     transform = timm.data.create_transform(**settings, is_training=False)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
