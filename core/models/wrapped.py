@@ -42,6 +42,7 @@ from headstart.models.feature_layout import mask_of, refuse_padding
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
 from headstart.models.model import Model, class_names
+from headstart.models.processors import is_processor, preprocess_of
 from headstart.models.structure import structure_of
 from headstart.models.tensors import read_tensors
 from headstart.models.zoo import ARCHITECTURES
@@ -55,7 +56,7 @@ PAIRS = 4  # of real samples, on which a module and its copy are compared
 def wrap(
     module: Any,
     cut: str | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | Any = None,
     classes: int | Sequence[str] | None = None,
     head: Head | Any = REST,
     name: str | None = None,
@@ -82,7 +83,8 @@ def wrap(
     cannot trace a module, and inside of NNX modules other than nnx.Sequential, there is no rest to be had.
     `classes`: the number or names of the classes. With the rest of the module, or a module, as head they are what
     it gives.
-    `preprocess`: how images become what the module takes; torch modules get `(n, c, h, w)`, others `(n, h, w, c)`.
+    `preprocess`: how images become what the module takes; torch modules get `(n, c, h, w)`, others `(n, h, w, c)`:
+    an `hs.Preprocess`, torchvision's `weights.transforms()` or a transformers image processor.
     Default: what a timm module's `pretrained_cfg` says; else inputs are taken as they are from
     `hs.data.arrays(x, y)`: one array (if it is `(n, h, w, c)`, torch modules get it as `(n, c, h, w)`), or a dict
     of arrays, which a torch or NNX module is called with as keyword arguments if its signature has these names,
@@ -252,8 +254,13 @@ def _called(module: Any) -> str:
 def _inputs(owner: Backend, module: Any, preprocess: Any, example: Any) -> Preprocess | Arrays:
     if isinstance(preprocess, Preprocess):
         return preprocess
+    if preprocess is not None and is_processor(preprocess):
+        return preprocess_of(preprocess)
     if preprocess is not None:
-        raise SettingError(f"preprocess={preprocess!r}; expected an hs.Preprocess, or None for inputs as they are")
+        raise SettingError(
+            f"preprocess={preprocess!r}; expected an hs.Preprocess, torchvision's transforms of published "
+            "weights, an image processor of transformers, or None for inputs as they are"
+        )
     if example is not None:
         return Arrays.like(_rows(example))
     stated = owner.inputs(module)

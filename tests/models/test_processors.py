@@ -1,0 +1,116 @@
+"""What other libraries prepare images with, by their settings (for their pixels: parity/test_processors.py)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from own import P
+
+import headstart as hs
+from headstart.common.errors import SettingError
+from headstart.data import Preprocess
+from headstart.models.processors import is_processor, preprocess_of
+
+HALF = (0.5, 0.5, 0.5)
+VIT: dict[str, Any] = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 224, "width": 224},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+CENTRE = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+VIT_MEANS = Preprocess(224, 224, "bilinear", HALF, HALF, squash=True)
+
+
+def named(kind: str, **settings: Any) -> dict[str, Any]:
+    return {"image_processor_type": f"{kind}ImageProcessor", **settings}
+
+
+NEITHER = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {}),
+        ({"image_processor_type": "ViTImageProcessorFast", "resample": 3}, {"interpolation": "bicubic"}),
+        ({"size": {"height": 256, "width": 256}, **CENTRE}, {"resize": 256}),
+        ({"size": {"shortest_edge": 256}, **CENTRE}, {"resize": 256, "squash": False}),
+        ({"size": {"shortest_edge": 192}, **CENTRE}, {"resize": 192, "squash": False, "pad": True}),
+        ({"do_normalize": False}, NEITHER),
+        ({"do_normalize": False, "do_rescale": False}, {**NEITHER, "scale": 1.0}),
+        (named("ConvNext", size={"shortest_edge": 224}, crop_pct=0.875), {"resize": 256, "squash": False}),
+        (named("ConvNext", size={"shortest_edge": 384}), {"size": 384, "resize": 384}),
+        (named("Levit", size={"shortest_edge": 224}, **CENTRE), {"resize": 256, "squash": False}),
+        (named("EfficientNet", include_top=False), {}),
+        (
+            named("EfficientNet", include_top=True, rescale_offset=True, rescale_factor=1 / 127.5),
+            {"mean": (1.5,) * 3, "std": (0.25,) * 3, "scale": 1 / 127.5},
+        ),
+        (named("MobileViT", do_normalize=None, do_flip_channel_order=True), {**NEITHER, "channels": "bgr"}),
+    ],
+)
+def test_what_settings_mean(change: dict[str, Any], expected: dict[str, Any]) -> None:
+    meant = replace(VIT_MEANS, **expected)
+    assert preprocess_of(json.loads(json.dumps(VIT | change))) == meant
+    assert preprocess_of(SimpleNamespace(to_dict=lambda: VIT | change)) == meant
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            named("Perceiver"),
+            "is PerceiverImageProcessor; expected .*ConvNext.*ViT",
+        ),
+        ({"do_resize": False}, "do_resize False"),
+        ({"size": 224}, "size 224; expected a shortest_edge"),
+        ({"size": {"height": 224, "width": 448}}, "a height and a width that are the same"),
+        ({"size": {"shortest_edge": 224, "longest_edge": 448}}, "size .*longest_edge"),
+        ({"size": {"shortest_edge": 224}}, "do_center_crop None; expected true"),
+        ({"do_center_crop": True}, "crop_size None"),
+        ({"do_pad": True}, "do_pad True"),
+        ({"resample": 4}, r"resample 4; expected .*2 \(bilinear\)"),
+        ({"resample": None}, "resample None"),
+        ({"image_mean": 0.5}, "image_mean 0.5; expected three numbers"),
+        ({"rescale_factor": 0}, "rescale_factor 0; expected a positive number"),
+        (
+            named("MobileViT", do_flip_channel_order=True),
+            "do_normalize True; expected not beside do_flip_channel_order",
+        ),
+    ],
+)
+def test_what_headstart_does_not_do_is_refused(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(SettingError, match=why):
+        preprocess_of(VIT | change)
+
+
+@pytest.mark.neutral
+def test_published_transforms() -> None:
+    bilinear = Enum("Interpolation", {"BILINEAR": "bilinear"})["BILINEAR"]
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    preset = SimpleNamespace(crop_size=[224], resize_size=[232], mean=mean, std=std, interpolation=bilinear)
+    assert preprocess_of(preset) == Preprocess(224, 232)
+    assert not is_processor(P) and not is_processor("224") and not is_processor((224, 256))
+
+
+@pytest.mark.of("torch")
+def test_a_module_is_wrapped_with_its_processor() -> None:
+    import own_torch
+
+    module, small = own_torch.small(), VIT | {"size": {"height": 16, "width": 16}}
+    assert hs.wrap(module, preprocess=small).preprocess == replace(VIT_MEANS, size=16, resize=16)
+    with pytest.raises(SettingError, match=r"preprocess=224; expected an hs\.Preprocess, torchvision's"):
+        hs.wrap(module, preprocess=224)
