@@ -136,7 +136,7 @@ class Encoder(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> Output:
         x = no_trace(self.stem(pixel_values)).flatten(2).transpose(1, 2)
         if self.first:
-            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
+            x = torch.cat((self.cls_token + x.mean(1, keepdim=True), x), 1)  # as if it attended to all
         y = self.norm(x + torch.tanh(self.block(x)))
         return Output(y, (x, y), None if self.pooler is None else torch.tanh(self.pooler(y[:, 0])))
 

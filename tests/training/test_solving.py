@@ -193,7 +193,7 @@ def test_maps_are_averaged_as_the_head_does(backend: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "svm"}, "expected one of ridge, logistic"),
+        ({"solver": "svm"}, "expected one of steps, ridge, logistic"),
         ({"mode": "frozen"}, "mode 'cached'"),
         ({"mode": "staged"}, "mode 'cached'"),
         ({"mode": "full"}, "mode 'cached'"),
