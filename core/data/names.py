@@ -16,7 +16,7 @@ from headstart.common.errors import DataError, DataWarning, HeadstartError
 from headstart.common.text import listed
 
 BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
-WHOLE = re.compile(r"(\d+)(\.0+)?")
+WHOLE = re.compile(r"(\d{1,99})(\.0+)?")  # Python makes no number of some thousands of digits
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
 
 

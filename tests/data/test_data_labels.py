@@ -218,6 +218,7 @@ def test_groups_that_differ_in_how_they_are_written_are_told() -> None:
             data = hs.data.arrays(X, [0, 1, 0, 1], groups=[first, second, "x", "y"])
         assert data.groups is not None and len(set(data.groups)) == 4
     hs.data.arrays(X, [0, 1, 0, 1], groups=[1, 1.0, "1", "2"])  # one, as ever: a warning here fails the test
+    hs.data.arrays(X, [0, 1, 0, 1], groups=["1" * 5000, "2" * 5000, "x", "y"])  # no numbers, at that length
 
 
 @pytest.mark.parametrize(
