@@ -101,7 +101,8 @@ def _names_in(path: Path, what: str) -> list[str]:
 
 def _of_map(content: dict[str, Any]) -> list[Any] | None:
     """The names in the order of their numbers; None where these are not 0 to n - 1, each once."""
-    by_number = {key: content[key] for key in content if key.isascii() and key.isdecimal()}
+    # a number of thousands of digits is none to Python
+    by_number = {key: content[key] for key in content if key.isascii() and key.isdecimal() and len(key) < 100}
     if len(by_number) == len(content):
         pairs = [(int(key), name) for key, name in by_number.items()]
     elif all(type(value) is int for value in content.values()):

@@ -59,6 +59,7 @@ def test_a_file_of_any_encoding_that_it_names(tmp_path: Path, content: bytes) ->
         (b'[["cat"]]', "not a JSON list of names"),
         (b'{"0": "cat", "2": "dog"}', "map from the numbers 0 to n - 1"),
         (b'{"a": "cat", "b": "dog"}', "map from the numbers 0 to n - 1"),
+        (b'{"0": "cat", "%s": "dog"}' % (b"1" * 5000), "map from the numbers 0 to n - 1"),
         (b"x" * (MAX_NBYTES + 1), "larger than 16 MiB"),
     ],
 )
