@@ -10,15 +10,13 @@ The answer tells `base`, held before, with the framework there and its device lo
 
 from __future__ import annotations
 
-import json
-import os
 import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from children import facts_of
+from children import facts_of, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -73,48 +71,48 @@ def write_features(cache: Path) -> None:
             out.add(features.ids[start : start + BLOCK], block)
 
 
-def extract(backend: str, photographs: str, images: int | None, cache: str, precision: str) -> dict[str, Any]:
-    data = hs.data.folder(photographs)
-    data = data.subset(range(min(len(data), images or len(data))))
-    base = begin(backend)
-    model = model_of(data.classes)
-    features = hs.extract(model, data, CUT, backend=backend, batch_size=BATCH, cache=cache, precision=precision)
-    peak = held("VmHWM")
-    assert features.stats.extracted == len(set(data.ids)) and np.isfinite(features.numpy()).all()
-    return {"base": base, "peak": peak, "images": len(data), "shape": [*features.shape()]}
+class Memory:
+    """What a process that uses one framework holds at the most."""
 
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
 
-def epochs(backend: str, cache: str) -> dict[str, Any]:
-    model = model_of(CLASSES)
-    features = features_in(cache, model)
-    base = begin(backend)
-    run = hs.fit(model, features, mode="cached", cut=CUT, epochs=3, batch_size=256, backend=backend)
-    peak = held("VmHWM")
-    return {
-        "base": base,
-        "peak": peak,
-        "nbytes": features.nbytes(),
-        "where": run.settings["features"]["where"],
-        "losses": [record.loss for record in run.history],
-    }
+    def extract(self, photographs: str, images: int | None, cache: str, precision: str) -> dict[str, Any]:
+        data = hs.data.folder(photographs)
+        data = data.subset(range(min(len(data), images or len(data))))
+        base = self._begin()
+        model = model_of(data.classes)
+        features = hs.extract(
+            model, data, CUT, backend=self.backend, batch_size=BATCH, cache=cache, precision=precision
+        )
+        peak = held("VmHWM")
+        assert features.stats.extracted == len(set(data.ids)) and np.isfinite(features.numpy()).all()
+        return self._facts(base, peak, images=len(data), shape=[*features.shape()])
 
+    def epochs(self, cache: str) -> dict[str, Any]:
+        model = model_of(CLASSES)
+        features = features_in(cache, model)
+        base = self._begin()
+        run = hs.fit(model, features, mode="cached", cut=CUT, epochs=3, batch_size=256, backend=self.backend)
+        peak = held("VmHWM")
+        return self._facts(
+            base,
+            peak,
+            nbytes=features.nbytes(),
+            where=run.settings["features"]["where"],
+            losses=[record.loss for record in run.history],
+        )
 
-def begin(name: str) -> int:
-    """Import the framework, and tell what is held then."""
-    registry.load(name).place("auto", "float32")
-    forget_the_peak()
-    return held("VmRSS")
+    def _begin(self) -> int:
+        """Import the framework, and tell what is held then."""
+        registry.load(self.backend).place("auto", "float32")
+        forget_the_peak()
+        return held("VmRSS")
 
-
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
-    os.dup2(2, 1)
-    name = sys.argv[1]
-    for line in sys.stdin:
-        request = json.loads(line)
-        found = {"extract": extract, "epochs": epochs}[request.pop("do")](name, **request)
-        answers.write(json.dumps(facts_of(registry.load(name), **found)) + "\n")
+    def _facts(self, base: int, peak: int, **more: Any) -> dict[str, Any]:
+        """`base`, `peak`: what was held before and at the most, in bytes."""
+        return facts_of(registry.load(self.backend), base=base, peak=peak, **more)
 
 
 if __name__ == "__main__":
-    main()
+    serve(lambda: Memory(sys.argv[1]))

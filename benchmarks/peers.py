@@ -11,14 +11,12 @@ them. "products" is the epoch's matrix products alone, forward and backward, of 
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from children import facts_of
+from children import facts_of, serve
 
 from headstart.contract import registry
 from headstart.contract.losses import Softmax
@@ -191,25 +189,25 @@ def sklearn_peers(x: np.ndarray, labels: np.ndarray) -> dict[str, Epoch]:
 PEERS = {"torch": torch_peers, "keras": keras_peers, "jax": jax_peers}
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)  # frameworks print to standard output now and then
-    os.dup2(2, 1)
-    name = sys.argv[1]
-    x, labels = made()
-    epochs: dict[str, Epoch] = {"headstart": Ours(name, x, labels), **PEERS[name](x, labels)}
-    if name == "torch":
-        epochs |= sklearn_peers(x, labels)
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer: Any = None
-        if request["do"] == "run":
-            answer = epochs[request["which"]]()
-        elif request["do"] == "names":
-            answer = [peer for peer in epochs if peer != "headstart"]
-        else:
-            answer = facts_of(registry.load(name))
-        answers.write(json.dumps(answer) + "\n")
+class Peers:
+    """The epochs of one framework, ours among them, by what they are called."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        x, labels = made()
+        self.epochs: dict[str, Epoch] = {"headstart": Ours(name, x, labels), **PEERS[name](x, labels)}
+        if name == "torch":
+            self.epochs |= sklearn_peers(x, labels)
+
+    def run(self, which: str) -> float:
+        return self.epochs[which]()
+
+    def names(self) -> list[str]:
+        return [peer for peer in self.epochs if peer != "headstart"]
+
+    def facts(self) -> dict[str, Any]:
+        return facts_of(registry.load(self.name))
 
 
 if __name__ == "__main__":
-    main()
+    serve(lambda: Peers(sys.argv[1]))

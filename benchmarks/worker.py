@@ -9,14 +9,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from children import facts_of
+from children import facts_of, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -90,6 +88,11 @@ class Setting:
         rates = hs.Schedule().rates(0.001, len(order))
         return self.feeds[kind].train(trainer, order, rates, epoch).losses.tolist()
 
+    def next_epoch(self, kind: str) -> list[float]:
+        losses = self.epoch(kind, self.trainers[kind], self.epochs[kind])
+        self.epochs[kind] += 1
+        return losses
+
     def facts(self) -> dict[str, Any]:
         macs = self.model.graph.macs(self.model.input_shape)
         before = set(self.model.graph.upto(self.cut).param_shapes())
@@ -111,27 +114,22 @@ class Setting:
         )
 
 
-def main() -> None:
-    name, cache = sys.argv[1:]
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a framework prints is no answer
-    setting: Setting | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer: Any = None
-        if request["do"] == "prepare":
-            del request["do"]
-            setting = Setting(name, cache, **request)
-            answer = setting.facts()
-        elif setting is not None:
-            kind = request["kind"]
-            if request["do"] == "first":
-                answer = setting.epoch(kind, setting.fresh(), 0, request["steps"])
-            else:
-                answer = setting.epoch(kind, setting.trainers[kind], setting.epochs[kind])
-                setting.epochs[kind] += 1
-        answers.write(json.dumps(answer) + "\n")
+class Worker:
+    """Prepared for one setting after the other."""
+
+    def __init__(self, name: str, cache: str) -> None:
+        self.name, self.cache = name, cache
+
+    def prepare(self, **setting: Any) -> dict[str, Any]:
+        self.setting = Setting(self.name, self.cache, **setting)
+        return self.setting.facts()
+
+    def epoch(self, kind: str) -> list[float]:
+        return self.setting.next_epoch(kind)
+
+    def first(self, kind: str, steps: int | None) -> list[float]:
+        return self.setting.epoch(kind, self.setting.fresh(), 0, steps)
 
 
 if __name__ == "__main__":
-    main()
+    serve(lambda: Worker(*sys.argv[1:]))
