@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -90,12 +90,7 @@ class Training:
         None,
         "Solve for the head instead of stepping: ridge or logistic; for one linear layer, in mode cached.",
         # What help calls the default is what people write for it.
-        Rule(
-            "one of {names}",
-            lambda value: value in _solvers(),
-            lambda value: None if value == STEPS else value,
-            _solvers,
-        ),
+        replace(one_of(_solvers), kept=lambda value: None if value == STEPS else value),
         takers=("fit",),
         unset=STEPS,
         recorded=False,
