@@ -86,6 +86,8 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
             for miss in validation.get("worst") or ()
         ],
     }
+    if card["worst"]:
+        card["note"] = "The largest loss first. The percentage: how probable the model held the class it chose."
     card["without"] = WITHOUT if wrong else "None: every sample was classified correctly."
     if len(classes) > CLASSES_IN_A_MATRIX:
         card["pairs"] = [

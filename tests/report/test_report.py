@@ -105,6 +105,15 @@ def test_what_is_missing_leaves_a_gap(name: str) -> None:
         assert "its last words:\ngone" in html
 
 
+def test_the_worst_errors_say_how_they_are_sorted() -> None:
+    """Their percentages do not fall in step with their losses."""
+    said = "The largest loss first. The percentage: how probable the model held the class it chose."
+    validation = row("torch", "cached")["validation"]
+    for worst in (validation["worst"], []):
+        html = report.page(content([row("torch", "cached", validation={**validation, "worst": worst})]))
+        assert (said in Parsed(html).texts) == bool(worst)
+
+
 def drawn(html: str) -> Any:
     return json.loads(next(text for text in Parsed(html).scripts if '"figures"' in text))
 
