@@ -1,10 +1,14 @@
-"""Whether a traced module ends in a classifier, so that a fresh one comes in its place and not behind it.
+"""Whether a traced module ends in a classifier, so that a fresh one comes in its place and not behind it; and what
+a module calls its classes.
 
 Invariant: a classifier is a linear layer (or a convolution of 1x1 that is called so) whose numbers the module
 gives as they are, or after what has no parameters; a projection, as encoders end in, is none.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -59,3 +63,14 @@ def _is_last(module: nn.Module, path: str) -> bool:
     if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
         return is_ranking(path)
     return False
+
+
+def labels_of(native: nn.Module) -> Sequence[Any]:
+    """What transformers' and timm's classifiers call their classes, in their order; () where they say nothing."""
+    settings = getattr(native, "pretrained_cfg", None)
+    labels = settings.get("label_names") if isinstance(settings, Mapping) else None
+    labels = labels or getattr(getattr(native, "config", None), "id2label", None)
+    if isinstance(labels, Mapping):  # of numbers, which JSON has as texts
+        numbered = {str(number): label for number, label in labels.items()}
+        labels = [numbered.get(str(number)) for number in range(len(numbered))]
+    return labels if isinstance(labels, list | tuple) else ()

@@ -22,7 +22,7 @@ from torch import fx, nn
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.chance import undrawn
-from headstart.backends.torch.classifier import ends_in_classifier
+from headstart.backends.torch.classifier import ends_in_classifier, labels_of
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
@@ -107,6 +107,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         params={name: buffers.get(name, value) for name, value in made.wrapping.params.items()},
         head_params={name: buffers.get(name, value) for name, value in made.wrapping.head_params.items()},
         witness=original.witness(made.place, made.ending.of, at_end, made.whole),
+        labels=labels_of(native),
     )
 
 

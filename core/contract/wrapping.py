@@ -3,7 +3,7 @@ has made of it, and what the module itself gives, which the copy is held against
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,5 +83,7 @@ class Wrapping:
     layout: str = ""
     """how the module orders the features at the cut, where that differs from its framework's way: the trunk then
     gives them as core has them"""
+    labels: Sequence[Any] = ()
+    """what the module itself calls its outputs, in their order, as it says it; () where it says nothing"""
     rescales: float = 1.0
     """what the module itself multiplies its pixels by before anything else, where that can be seen; else 1"""

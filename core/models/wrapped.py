@@ -27,6 +27,7 @@ from headstart.data.draws import drawn
 from headstart.data.loader import batches
 from headstart.data.rows import count, each, window
 from headstart.graph import Builder, Graph, NativePart, Node, Shape
+from headstart.models.classes import published
 from headstart.models.classifiers import Head, check_head, classifier
 from headstart.models.faithful import (
     HEAD_NODE,
@@ -82,7 +83,8 @@ def wrap(
     pooled features, see `hs.model`), or a module of the same framework that takes the features. Where torch.fx
     cannot trace a module, and inside of NNX modules other than nnx.Sequential, there is no rest to be had.
     `classes`: the number or names of the classes. With the rest of the module, or a module, as head they are what
-    it gives.
+    it gives; by default with the names that it was published with, which transformers' `config.id2label` and the
+    `label_names` of timm's `pretrained_cfg` say, else as numbers.
     `preprocess`: how images become what the module takes; torch modules get `(n, c, h, w)`, others `(n, h, w, c)`:
     an `hs.Preprocess`, torchvision's `weights.transforms()` or a transformers image processor.
     Default: what a timm module's `pretrained_cfg` says; else inputs are taken as they are from
@@ -159,7 +161,7 @@ def _checked(
     if head_module is not None:
         request = WrapRequest(head_module, None, False, features, None, None, True, False, None, wrapping.layout)
         other = _wrapped(owner, _called(head_module), f"features of shape {features.shape}", request)
-        wrapping = replace(wrapping, head=other.trunk, head_params=other.params)
+        wrapping = replace(wrapping, head=other.trunk, head_params=other.params, labels=other.labels)
     logits = run_head = None
     if wrapping.head is not None:
         checked, logits, run_head = checked_head(owner, wrapping.head, wrapping.head_params, features)
@@ -190,7 +192,7 @@ def _graph(
             mask = mask_of({key: shape for key, shape, _ in inputs.entries}, trunk.output[0])
             refuse_padding(mask, trunk.output)
         return _with_classifier(trunk_nodes(inputs, trunk), trunk.output, len(names), head), names, named
-    names, named = _outputs(wrapping.head, classes)
+    names, named = _outputs(wrapping.head, classes, wrapping.labels)
     part = _known(wrapping.head, wrapping, head_name)
     node = Node(HEAD_NODE, "native", (TRUNK_NODE,), {"part": part})
     return Graph((*trunk_nodes(inputs, trunk), node), HEAD_NODE), names, named
@@ -389,14 +391,16 @@ def _with_classifier(nodes: tuple[Node, ...], shape: Shape, classes: int, head: 
     return b.graph(classifier(b, HEAD_NODE, x, shape[-1], classes, check_head(head)))
 
 
-def _outputs(head: NativePart, classes: int | Sequence[str] | None) -> tuple[tuple[str, ...], bool]:
-    """The names of what the head gives."""
+def _outputs(
+    head: NativePart, classes: int | Sequence[str] | None, labels: Sequence[Any]
+) -> tuple[tuple[str, ...], bool]:
+    """The names of what the head gives, and whether somebody chose them. `labels`: what the module calls them."""
     if len(head.output) != 1:
         raise SettingError(
             f"the head gives {head.output} a sample, expected (classes,); head='linear' makes a fresh classifier"
         )
     if classes is None:
-        return class_names(head.output[0])
+        return class_names(published(labels, head.output[0]) or head.output[0])
     names, named = class_names(classes)
     if len(names) != head.output[0]:
         raise SettingError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from headstart.models.classes import imagenet
+from headstart.models.classes import imagenet, published
 
 pytestmark = pytest.mark.neutral
 
@@ -31,3 +33,23 @@ def test_a_thousand_distinct_names() -> None:
 )
 def test_the_place_of_a_name_is_the_classifiers_output(index: int, name: str) -> None:
     assert imagenet()[index] == name
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["rose", " tulip "], ("rose", "tulip")),
+        (["crane", "tench", "crane"], ("crane (0)", "tench", "crane (2)")),  # as ImageNet's names often are
+        (["7", "label_1", "rose"], ("7", "label_1", "rose")),
+        (["LABEL_0", "LABEL_1"], None),
+        (["0", "1"], None),
+        (["rose", None], None),
+        (["rose", 1], None),
+        (["rose", " "], None),
+        (["crane", "crane", "crane (0)"], None),
+        ((), None),
+    ],
+)
+def test_the_names_that_a_module_has(labels: list[Any], names: tuple[str, ...] | None) -> None:
+    assert published(labels, len(labels)) == names
+    assert published(labels, len(labels) + 1) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -211,6 +212,26 @@ def test_timms_settings_are_the_default(own: Any) -> None:
         with pytest.raises(SettingError, match="pass preprocess="):
             hs.wrap(module)
         module.pretrained_cfg |= {"input_size": (3, 16, 16)}
+
+
+def test_a_modules_own_names_of_its_classes(own: Any) -> None:
+    from torch import nn
+
+    module, names = own.small(), [f"kind {k}" for k in range(10)]
+    module.config = SimpleNamespace(id2label={k: f"LABEL_{k}" for k in range(10)})
+    assert not hs.wrap(module, preprocess=P).named_classes
+    for kind in (str, int):  # as JSON has the numbers, and as transformers does
+        module.config = SimpleNamespace(id2label={kind(k): names[k] for k in range(10)})
+        model = hs.wrap(module, preprocess=P)
+        assert model.named_classes and model.classes == tuple(names)
+    assert hs.wrap(module, preprocess=P, classes=10).classes == tuple(map(str, range(10)))
+    assert hs.wrap(module, "conv", P, head="linear", classes=10).classes == tuple(map(str, range(10)))
+    fresh = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
+    assert not hs.wrap(module, "conv", P, head=fresh).named_classes
+    del module.config.id2label[3]
+    assert not hs.wrap(module, preprocess=P).named_classes
+    module.pretrained_cfg = {"label_names": names}
+    assert hs.wrap(module, preprocess=P).classes == tuple(names)
 
 
 def test_parametrized_weights(own: Any, data: Any, tmp_path: Path) -> None:
