@@ -4,7 +4,7 @@ cannot be traced."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -203,6 +203,47 @@ class Cosine(Ended):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         normal = nn.functional.normalize
         return 16 * nn.functional.linear(normal(self.features(x)), normal(self.classes))
+
+
+class Directions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(10, 12)), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale.exp() * (x @ nn.functional.normalize(self.weight).t())
+
+
+class Compared(Ended):
+    """Its classifier is written in one of many ways, and is no linear layer, or no such layer alone."""
+
+    ENDS: ClassVar[dict[str, Any]] = {
+        "product": lambda self, x: x @ self.classes.T + self.offset,
+        "cosines": lambda self, x: x @ nn.functional.normalize(self.classes).t() / self.offset.exp(),
+        "einsum": lambda self, x: torch.einsum("nd,kd->nk", x, self.classes),
+        "angles": lambda self, x: nn.functional.cosine_similarity(x[:, None], self.classes[None], dim=-1),
+        "distances": lambda self, x: -torch.cdist(x, self.prototypes),
+        "squares": lambda self, x: -((x.unsqueeze(1) - self.prototypes) ** 2).sum(-1),
+        "temperature": lambda self, x: self.fc(x) / self.offset.exp(),
+        "joined": lambda self, x: torch.cat([self.fc(x), self.other(x)], 1)[:, 5:15],
+        "averaged": lambda self, x: (self.fc(x) + self.other(x)) / 2,
+        "module": lambda self, x: self.directions(x),
+        "normed": lambda self, x: self.norm(self.fc(x)),
+        "projected": lambda self, x: x @ self.proj,
+        "pooled": lambda self, x: (torch.softmax(self.fc(x), 1) * self.other(x)).sum(1, keepdim=True),
+    }
+
+    def __init__(self, kind: str, traced: bool = True) -> None:
+        super().__init__()
+        self.kind, self.traced = kind, traced
+        self.other, self.directions, self.norm = nn.Linear(12, 10), Directions(), nn.BatchNorm1d(10)
+        self.norm.running_var.fill_(4.0)  # at 1 it would change nothing
+        self.classes, self.proj = nn.Parameter(torch.randn(10, 12)), nn.Parameter(torch.randn(12, 10))
+        self.register_buffer("prototypes", torch.randn(10, 12))
+        self.offset = nn.Parameter(torch.ones(10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.ENDS[self.kind](self, self.features(x if self.traced else no_trace(x)))
 
 
 class Tied(Ended):

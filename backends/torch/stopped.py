@@ -16,11 +16,15 @@ import torch
 from torch import fx, nn
 
 from headstart.backends.torch.arrays import batch_of
+from headstart.backends.torch.classifier import PASSING, is_matrix
 from headstart.backends.torch.ending import LOGITS, dotted, tensors
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
-from headstart.models.endings import ENDINGS
+from headstart.models.endings import ENDINGS, is_projection
+
+STEPS = frozenset(name.replace("_", "") for name in PASSING) | {"tocopy", "select", "slice", "unsafeview"}
+"""what may stand behind a classifier, as autograd calls it"""
 
 
 class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
@@ -215,11 +219,56 @@ def classifier_at_end(run: Run, source: nn.Module) -> tuple[str, str] | None:
         return None
     for name in run.ran:
         taken, given = run.values[name]
-        if not isinstance(source.get_submodule(name), nn.Linear) or not isinstance(given, torch.Tensor):
-            continue
-        if isinstance(taken, torch.Tensor) and taken.ndim == 2 and (ending := _made_of(given, end)) is not None:
+        if _ranks(source.get_submodule(name), taken, given) and (ending := _made_of(given, end)) is not None:
             return name, ending
     return None
+
+
+def _ranks(module: nn.Module, taken: Any, given: Any) -> bool:
+    """Whether it may be a classifier: rows of features meet a matrix of its own, and no other layer is in it."""
+    rows = isinstance(taken, torch.Tensor) and taken.ndim == 2 and taken.is_floating_point()
+    weights = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    alone = next(module.children(), None) is None or isinstance(module, nn.Linear)
+    return rows and isinstance(given, torch.Tensor) and alone and any(map(is_matrix, weights))
+
+
+def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> list[str]:
+    """The classifiers, in the order in which they run, that all of what the module gives comes from, after what
+    weighs and joins them, as temperatures and means of two do; [] where it ends otherwise. Autograd's graph shows
+    it."""
+    made: dict[Any, str] = {}
+    shell = sharing(source, buffers=False)
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, value: Any) -> None:
+            if len(args) == 1 and _ranks(module, args[0], value) and value.grad_fn is not None:
+                made[value.grad_fn] = name
+
+        return hook
+
+    for name, module in shell.named_modules():
+        if name and not is_projection(name):
+            module.register_forward_hook(note(name))
+    with torch.enable_grad():
+        output = call(shell, batch_of(example))
+    found = {dotted(entry): tensor for entry, tensor in tensors(output)}
+    end = found.get("", found.get(LOGITS))
+    used: set[str] = set()
+
+    def is_rank(step: Any) -> bool:
+        if step in made:
+            used.add(made[step])
+            return True
+        if hasattr(step, "variable"):
+            return not is_matrix(step.variable)
+        before = [following for following, _ in step.next_functions if following is not None]
+        name = type(step).__name__.partition("Backward")[0].lower()
+        if name not in STEPS and not all(hasattr(following, "variable") for following in before):
+            return False
+        return bool(before) and all(is_rank(following) for following in before)
+
+    ends = end is not None and end.ndim == 2 and end.grad_fn is not None and is_rank(end.grad_fn)
+    return [name for name in made.values() if name in used] if ends else []
 
 
 def _made_of(logits: torch.Tensor, end: torch.Tensor) -> str | None:

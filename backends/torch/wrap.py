@@ -22,7 +22,7 @@ from torch import fx, nn
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.chance import undrawn
-from headstart.backends.torch.classifier import ends_in_classifier, labels_of
+from headstart.backends.torch.classifier import is_matrix, labels_of, ranking
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
@@ -160,7 +160,7 @@ def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | 
         return _stopped_before_classifier(request, source, call) or _whole(request, source, call, None)
     if request.rest:
         return _split(request, source, call, traced, _before_classifier(source, traced, traced.paths))
-    if request.fresh and ends_in_classifier(source, traced):
+    if request.fresh and ranking(source, traced):
         return _split(request, source, call, traced, _before_classifier(source, traced, traced.paths))
     return _whole(request, source, call, traced)
 
@@ -239,6 +239,8 @@ def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Ca
     path, ending = stopped.classifier_at_end(run, source) or ("", "")
     if path and request.rest and run.values[path][1].dtype is not torch.float32:
         path = ""  # it ran under autocast, and alone it would not
+    if not path and request.fresh:
+        path = next(iter(stopped.classifiers_before_end(source, call, request.example)), "")
     if not path or (not request.rest and isinstance(run.output, torch.Tensor) and is_projection(path)):
         if not request.rest:
             return None
@@ -417,12 +419,13 @@ def _ending(
 
 
 def _before_classifier(source: nn.Module, traced: Traced, paths: Paths) -> str:
-    """The last cut that has trained parameters behind it, before the dropout that may stand there."""
+    """The last cut that has the classifier behind it, or else the last layer, before the dropout that may stand
+    there."""
     parameters = dict(source.named_parameters(remove_duplicate=False))  # a tied one counts where it is taken, too
-    if ends_in_classifier(source, traced):  # behind which a temperature or an offset may come, which is no layer
-        parameters = {name: p for name, p in parameters.items() if p.ndim > 1}
-    needing: set[str] = set()
-    for node in traced.graph.nodes:
+    # a norm, a temperature or an offset alone is no layer
+    parameters = {name: p for name, p in parameters.items() if is_matrix(p)} or parameters
+    needing = {traced.names[node] for node in ranking(source, traced)}
+    for node in traced.graph.nodes if not needing else ():
         own = [name for name in parameters if str(node.target) == name or name.startswith(f"{node.target}.")]
         if node.op == "call_module" and own and node in traced.names:
             needing.add(traced.names[node])

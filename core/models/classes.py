@@ -31,7 +31,8 @@ def imagenet() -> tuple[str, ...]:
 
 def published(labels: Sequence[Any], outputs: int) -> tuple[str, ...] | None:
     """The names that a module itself has for its `outputs`, in normal form; None where some are missing, or none
-    are names. Those that stand twice, as "crane" does in many lists of ImageNet's, get their number behind them."""
+    are names. Those that stand twice, as "crane" does in many lists of ImageNet's, get their number behind them.
+    """
     names = [normal(label.strip()) if isinstance(label, str) else "" for label in labels]
     if len(names) != outputs or not all(names) or all(map(PLACEHOLDER.fullmatch, names)):
         return None

@@ -197,6 +197,54 @@ def test_features_are_what_the_classifier_takes(forms: Any, own: Any) -> None:
     assert hs.wrap(module, "its end", **FRESH).weights == "its own, cut at its end"
 
 
+CLASSIFIERS = (
+    "product", "cosines", "einsum", "angles", "distances", "squares", "temperature", "joined", "averaged",
+    "module",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_classifier_that_is_no_linear_layer(forms: Any, own: Any, kind: str) -> None:
+    import torch
+
+    module = made(forms, "Compared", kind)
+    with torch.no_grad():
+        features, given = module.features(own.nchw(X)).numpy(), module(own.nchw(X)).numpy()
+    model = hs.wrap(module, **FRESH)
+    assert relative_error(hs.forward(model, X, model.default_cut)[model.default_cut], features) < 1e-5
+    rest = hs.wrap(module, preprocess=P)
+    assert relative_error(hs.forward(rest, X)["logits"], given) < 1e-5
+    assert key(rest).digest == key(model).digest
+
+
+def test_the_end_of_an_encoder_is_no_classifier(forms: Any, own: Any) -> None:
+    for kind in ("normed", "projected", "pooled"):
+        for traced in (True, False):
+            assert hs.wrap(made(forms, "Compared", kind, traced), **FRESH).weights == "its own, cut at its end"
+    normed = hs.wrap(made(forms, "Compared", "normed"), preprocess=P)  # of which the norm alone is no head
+    assert "head.fc.weight" in normed.params and "head.norm.weight" in normed.params
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [("temperature", "fc"), ("joined", "fc"), ("averaged", "fc"), ("module", "directions")]
+)
+def test_a_classifier_of_what_cannot_be_traced(forms: Any, own: Any, kind: str, path: str) -> None:
+    import torch
+
+    module = made(forms, "Compared", kind, False)
+    with torch.no_grad():
+        features = module.features(own.nchw(X)).numpy()
+    model = hs.wrap(module, **FRESH)
+    assert model.weights == f"its own, cut before {path}"
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], features) < 1e-5
+    if kind == "module":  # which alone makes all of the end
+        logits = hs.forward(hs.wrap(module, preprocess=P), X)["logits"]
+        assert relative_error(logits, own.logits(module, X)) < 1e-5
+    else:
+        with pytest.raises(CutError, match="does not end in a linear layer"):
+            hs.wrap(module, preprocess=P)
+
+
 def test_where_images_went_is_said(forms: Any) -> None:
     with pytest.raises(SettingError, match=r"first argument of forward\(\*, pixels, scale\): wrap the submodule"):
         hs.wrap(made(forms, "Keyword"), **FRESH)
