@@ -70,7 +70,7 @@ def advise(
 
     check_outputs(file=report)
     limit: float | str | None = budget
-    if budget is not None and budget.replace(".", "", 1).isdigit():
+    if budget is not None and budget.replace(".", "", 1).isdecimal():
         limit = float(budget)
     engine = engine_options.engine()
     name = registry.choose(backend)

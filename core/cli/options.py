@@ -16,6 +16,7 @@ from cyclopts import Group, Parameter, Token
 
 from headstart.cli.arguments import NONE_OR_ONE
 from headstart.common.errors import SettingError
+from headstart.common.numbers import number_of, numbers_in, whole_of
 from headstart.training.option import Option
 from headstart.training.options import GROUPS, OPTIONS, flags_for
 
@@ -44,11 +45,7 @@ def argument(name: str, help: str) -> Parameter:
 
 def whole_number(_: Any, tokens: Sequence[Token]) -> int:
     """A whole number from its text; ValueError for others, such as 1.5."""
-    text = tokens[-1].value
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"expected a whole number, received {text!r}") from None
+    return whole_of(tokens[-1].value)
 
 
 def positive_number(_: Any, tokens: Sequence[Token]) -> int:
@@ -65,18 +62,14 @@ def batch_size_of(_: Any, tokens: Sequence[Token]) -> int | str:
     if text == "auto":
         return text
     try:
-        return int(text)
+        return whole_of(text)
     except ValueError:
         raise ValueError(f"expected a whole number, or auto, received {text!r}") from None
 
 
 def number(_: Any, tokens: Sequence[Token]) -> float:
     """A number from its text; ValueError for others."""
-    text = tokens[-1].value
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"expected a number, received {text!r}") from None
+    return number_of(tokens[-1].value)
 
 
 CONVERTERS: Mapping[Any, Any] = {int: whole_number, float: number}
@@ -433,7 +426,8 @@ def head_of(text: str) -> str | tuple[int | float, ...]:
     if text == "linear":
         return text
     try:
-        return tuple(float(part) if "." in part else int(part) for part in names_in(text))
+        numbers_in(text)
+        return tuple(number_of(part) if "." in part else whole_of(part) for part in text.split(","))
     except ValueError:
         raise SettingError(
             f"unknown head {text!r}; expected linear, or hidden widths and dropout rates such as 256,0.5"
@@ -449,16 +443,16 @@ def tried(texts: Mapping[str, str | None]) -> dict[str, list[float]]:
             continue
         name = {"seeds": "seed"}.get(option, option)
         try:
-            grid[name] = [int(part) if name == "seed" else float(part) for part in text.split(",")]
-        except ValueError:
+            grid[name] = numbers_in(text, whole=name == "seed")
+        except ValueError as error:
             flag = "--" + option.replace("_", "-")
-            raise SettingError(f"{flag} {text!r}; expected numbers with commas between them") from None
+            raise SettingError(f"{flag} {text!r}: {error}") from None
     return grid
 
 
 def colours(option: str, text: str | None) -> list[float] | None:
     """The three numbers of --mean or --std."""
     try:
-        return [float(part) for part in names_in(text)] if text is not None else None
-    except ValueError:
-        raise SettingError(f"{option} {text!r}; expected three numbers with commas between them") from None
+        return numbers_in(text) if text is not None else None
+    except ValueError as error:
+        raise SettingError(f"{option} {text!r}: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from headstart.common.errors import SettingError
+from headstart.common.numbers import number_of
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 
@@ -15,7 +16,7 @@ def parse_seconds(text: str) -> float:
     unit = stripped[-1:].lower()
     number, factor = (stripped[:-1], UNITS[unit]) if unit in UNITS else (stripped, None)
     try:
-        value = float(number)
+        value = number_of(number)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf or (factor is None and value):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 from headstart.common.errors import SettingError
+from headstart.common.numbers import number_of
 
 
 def binary_size(nbytes: float) -> str:
@@ -25,7 +26,7 @@ def parse_nbytes(text: str) -> int:
     number = text.strip().rstrip("kKmMgGtTiIbB ")
     unit = text.strip()[len(number) :].strip().upper()
     try:
-        value = float(number)
+        value = number_of(number)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf or unit not in units:

@@ -201,6 +201,8 @@ MISTAKES = {
     "no number": ("fit --lr fast", "value for --lr: expected a number, received 'fast'"),
     "no number but none": ("fit --lr none", "value for --lr: expected a number, received 'none'"),
     "no share": ("fit --split half", "value for --split: expected a number, received 'half'"),
+    "a decimal comma": ("fit --lr 0,01", "received '0,01'; did you mean 0.01?"),
+    "a decimal comma in a list": ("sweep --weight-decay 0,01", "and points in them: 0.01, not 0,01"),
     "too small": ("predict --top 0 a.jpg", "value for --top: expected a whole number of 1 or more, received 0"),
     "no argument": ("predict", "IMAGES is missing; expected image files, folders of them"),
     "no key": ("cache info", "KEY is missing; expected a key, or its beginning; `headstart cache ls` lists them"),

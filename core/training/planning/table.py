@@ -73,7 +73,8 @@ class Budget:
         if not isinstance(text, str):
             raise SettingError(f"budget={text!r}; expected a text such as '2GB', '10min' or '2GB,10min'")
         limits: dict[str, float] = {}
-        for part in text.split(","):
+        parts = text.split(",")
+        for part in parts:
             time_of = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|h)\s*", part)
             name = "seconds" if time_of else "nbytes"
             if name in limits:
@@ -82,6 +83,8 @@ class Budget:
                 limits[name] = float(time_of[1]) * {"s": 1, "min": 60, "h": 3600}[time_of[2]]
                 continue
             try:
+                if len(parts) > 1 and part.strip().isdecimal():  # of 1,5min: not a byte, and five minutes
+                    raise SettingError(f"{part!r} has no unit")
                 limits[name] = parse_nbytes(part)
             except SettingError:
                 raise SettingError(
