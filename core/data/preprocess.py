@@ -34,7 +34,7 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-LATER = ("channels", "scale", "pad", "decode", "squash")
+LATER = ("channels", "scale", "pad", "decode", "squash", "floor")
 CHANNELS = ("rgb", "bgr")
 EXACT, SCALED, GPU = "exact", "scaled", "gpu"
 DECODES = (EXACT, SCALED, GPU)
@@ -77,13 +77,14 @@ class Preprocess:
     pad: bool = False  # let `resize` be smaller than `size`, and surround the image with black
     decode: str = EXACT  # exact | scaled | gpu: how JPEGs are decoded, see `jpegs`
     squash: bool = False  # resize both sides to `resize`, whatever shape the image has
+    floor: bool = False  # begin a crop between two pixels at the first, as transformers does; else at the even one
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
                 raise SettingError(f"preprocess.{name} is {value!r}; expected an integer from 1 to 8192 (pixels)")
-        for name in ("pad", "squash"):
+        for name in ("pad", "squash", "floor"):
             if not isinstance(value := getattr(self, name), bool):
                 raise SettingError(f"preprocess.{name} is {value!r}; expected True or False")
         if self.resize < self.size and not self.pad:
@@ -178,7 +179,7 @@ class Preprocess:
             whole = Image.new("RGB", (max(width, self.size), max(height, self.size)))
             whole.paste(image, (max(0, self.size - width) // 2, max(0, self.size - height) // 2))
             image = whole
-        return _central(image, self.size, self.size)
+        return _central(image, self.size, self.size, self.floor)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -279,8 +280,9 @@ class Preprocess:
         return normalised
 
 
-def _central(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)  # torchvision's rounding
+def _central(image: Image.Image, width: int, height: int, floor: bool = False) -> Image.Image:
+    rounded = math.floor if floor else round  # torchvision's rounding
+    left, top = rounded((image.width - width) / 2), rounded((image.height - height) / 2)
     return _cut(image, (left, top, left + width, top + height))
 
 

@@ -2,8 +2,9 @@
 processors of Hugging Face's transformers, or what their preprocessor_config.json says.
 
 A processor is read only where it is of a kind that is known here: many kinds resize or scale in ways that their
-settings do not show. They cut the middle out half a pixel further up and left than torchvision and headstart do,
-where an odd number of pixels is left over, and their resizing rounds otherwise, by one of 255 levels now and then.
+settings do not show. Where an odd number of pixels is left over, they cut the middle out half a pixel further up
+and left (`floor`), where torchvision takes the even place. Those on tensors resize with other rounding, by one of
+255 levels now and then; those on Pillow's images have the larger half of an odd padding above and on the left.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from headstart.data.preprocess import INTERPOLATIONS, UNIT, Preprocess
 
 # What a kind of processor does besides what all do.
 SHRINKING, STRETCHING, OFFSETTING, FLIPPING = "shrinking", "stretching", "offsetting", "flipping"
+CROPPING = "cropping"
 KINDS = {
     "Beit": "",
     "Bit": "",
@@ -32,6 +34,7 @@ KINDS = {
     "MobileNetV1": "",
     "MobileNetV2": "",
     "MobileViT": FLIPPING,
+    "PoolFormer": CROPPING,
     "Pvt": "",
     "Siglip": "",
     "ViT": "",
@@ -101,6 +104,7 @@ class _Reading:
             scale,
             pad=resize < size,
             squash=squash,
+            floor=not squash or (resize - size) % 2 == 1,
         )
 
     def _sizes(self) -> tuple[int, int, bool]:
@@ -117,6 +121,8 @@ class _Reading:
             resize, squash = int(sides["shortest_edge"]), False
         else:
             self._refuse("size", "a shortest_edge, or a height and a width that are the same")
+        if self.kind == CROPPING and self._does("crop_pct"):
+            resize, squash = int(resize / self._number("crop_pct", 0.9)), False
         size = None if squash else 0
         if self.kind == SHRINKING and not squash:
             size, squash = resize, resize >= LARGE

@@ -92,6 +92,15 @@ def test_squashed_images_are_those_of_a_resize_of_both_sides(shape: tuple[int, i
 
 
 @pytest.mark.parametrize(
+    ("left_over", "usual", "floored"), [(1, 0, 0), (2, 1, 1), (3, 2, 1), (4, 2, 2), (7, 4, 3)]
+)
+def test_a_crop_between_two_pixels(left_over: int, usual: int, floored: int) -> None:
+    image = noise(8 + left_over, 8)
+    for p, left in ((Preprocess(8, 8), usual), (Preprocess(8, 8, floor=True), floored)):
+        np.testing.assert_array_equal(p.apply(image), np.asarray(image)[:, left : left + 8])
+
+
+@pytest.mark.parametrize(
     ("said", "mend"),
     [
         ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "divide both by 255"),
@@ -121,10 +130,10 @@ def test_what_is_usual_is_not_written() -> None:
     usual = {"size", "resize", "interpolation", "mean", "std"}
     assert Preprocess(8, 8).as_dict().keys() == usual
     assert repr(Preprocess(8, 8)).endswith("std=(0.229, 0.224, 0.225))")
-    p = Preprocess(8, 6, channels="bgr", scale=0.02, pad=True, squash=True)
-    assert p.as_dict().keys() == usual | {"channels", "scale", "pad", "squash"}
+    p = Preprocess(8, 6, channels="bgr", scale=0.02, pad=True, squash=True, floor=True)
+    assert p.as_dict().keys() == usual | {"channels", "scale", "pad", "squash", "floor"}
     assert Preprocess.from_dict(json.loads(json.dumps(p.as_dict()))) == p
-    assert "channels='bgr', scale=0.02, pad=True, squash=True" in repr(p)
+    assert "channels='bgr', scale=0.02, pad=True, squash=True, floor=True" in repr(p)
 
 
 def test_large_crops_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +218,7 @@ def test_with_size_scales_in_proportion() -> None:
         {"scale": "1/255"},
         {"pad": 1},
         {"squash": "yes"},
+        {"floor": None},
         {"mean": 0.5},
         {"std": (0.1, 0.0, 0.1)},
         {"std": (0.1, float("nan"), 0.1)},

@@ -36,6 +36,7 @@ def named(kind: str, **settings: Any) -> dict[str, Any]:
     return {"image_processor_type": f"{kind}ImageProcessor", **settings}
 
 
+KEPT = {"squash": False, "floor": True}  # the aspect, so that any number of pixels is left over
 NEITHER = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 
 
@@ -46,13 +47,17 @@ NEITHER = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
         ({}, {}),
         ({"image_processor_type": "ViTImageProcessorFast", "resample": 3}, {"interpolation": "bicubic"}),
         ({"size": {"height": 256, "width": 256}, **CENTRE}, {"resize": 256}),
-        ({"size": {"shortest_edge": 256}, **CENTRE}, {"resize": 256, "squash": False}),
-        ({"size": {"shortest_edge": 192}, **CENTRE}, {"resize": 192, "squash": False, "pad": True}),
+        ({"size": {"height": 255, "width": 255}, **CENTRE}, {"resize": 255, "floor": True}),
+        ({"size": {"shortest_edge": 256}, **CENTRE}, {"resize": 256, **KEPT}),
+        ({"size": {"shortest_edge": 192}, **CENTRE}, {"resize": 192, **KEPT, "pad": True}),
         ({"do_normalize": False}, NEITHER),
         ({"do_normalize": False, "do_rescale": False}, {**NEITHER, "scale": 1.0}),
-        (named("ConvNext", size={"shortest_edge": 224}, crop_pct=0.875), {"resize": 256, "squash": False}),
+        (named("ConvNext", size={"shortest_edge": 224}, crop_pct=0.875), {"resize": 256, **KEPT}),
         (named("ConvNext", size={"shortest_edge": 384}), {"size": 384, "resize": 384}),
-        (named("Levit", size={"shortest_edge": 224}, **CENTRE), {"resize": 256, "squash": False}),
+        (named("Levit", size={"shortest_edge": 224}, **CENTRE), {"resize": 256, **KEPT}),
+        (named("PoolFormer", size={"shortest_edge": 224}, crop_pct=0.9, **CENTRE), {"resize": 248, **KEPT}),
+        (named("PoolFormer", crop_pct=0.9, **CENTRE), {"resize": 248, **KEPT}),
+        (named("PoolFormer", crop_pct=None, **CENTRE), {}),
         (named("EfficientNet", include_top=False), {}),
         (
             named("EfficientNet", include_top=True, rescale_offset=True, rescale_factor=1 / 127.5),

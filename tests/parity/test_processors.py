@@ -14,11 +14,12 @@ from headstart.models.processors import KINDS, preprocess_of
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "ConvNext": {"size": {"shortest_edge": 224}},
+    "PoolFormer": {"crop_pct": None, "size": {"height": 256, "width": 256}},
     "EfficientNet": {"rescale_offset": True, "rescale_factor": 1 / 127.5},
 }
 
 
-@pytest.mark.parametrize("size", [(300, 200), (200, 300), (64, 64)])  # an even number of pixels is left over
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (64, 64), (268, 200), (203, 277), (231, 226)])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_an_image_processors_pixels(kind: str, size: tuple[int, int]) -> None:
     image = noise(*size)

@@ -175,8 +175,9 @@ def test_decoded_images_are_the_pixels_and_shared_by_models(
     assert hs.extract(other, train, "input", backend=backend, dtype="float32").stats.reused == len(train)
     larger = hs.model("resnet18_half", weights="tinyimagenet", size=48)
     assert hs.extract(larger, train, "input", backend=backend).stats.extracted == len(train)
-    squashing = replace(model, preprocess=replace(model.preprocess, squash=True))
-    assert hs.extract(squashing, train, "input", backend=backend).stats.extracted == len(train)
+    for how in ({"squash": True}, {"floor": True}):
+        another = replace(model, preprocess=replace(model.preprocess, **how))
+        assert hs.extract(another, train, "input", backend=backend).stats.extracted == len(train)
 
 
 def test_inputs_that_are_no_images_have_no_cut_input(backend: str) -> None:
