@@ -108,6 +108,10 @@ def import_(
         int | None,
         Parameter(help="Shorter side before the crop. (default: in proportion)", converter=whole_number),
     ] = None,
+    squash: Annotated[
+        bool,
+        Parameter(help="Resize both sides to --resize, whatever shape a picture has.", show_default=False),
+    ] = False,
     interpolation: Annotated[str | None, Parameter(help="nearest, bilinear, bicubic or lanczos.")] = None,
     mean: Annotated[str | None, Parameter(help="Of R,G,B in 0 to 1, such as 0.485,0.456,0.406.")] = None,
     std: Annotated[str | None, Parameter(help="Of R,G,B in 0 to 1, such as 0.229,0.224,0.225.")] = None,
@@ -124,7 +128,7 @@ def import_(
     from headstart.data.class_files import class_names_of
     from headstart.models.importing import import_weights
 
-    settings = {"size": size, "resize": resize, "interpolation": interpolation}
+    settings = {"size": size, "resize": resize, "squash": squash or None, "interpolation": interpolation}
     kept = import_weights(
         file,
         model,

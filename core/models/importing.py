@@ -45,7 +45,7 @@ def import_weights(
     `path`: safetensors, or with `allow_pickle` what torch.save wrote, of which only tensors are read, in a process
     of its own. Names may be of any of the architecture's layouts, with prefixes such as `module.`. `name`: default
     the file's, without its suffix. `classes`: names of the classifier's outputs. `preprocess`: settings that
-    differ from the file's own, or else the architecture's: size, resize, interpolation, mean, std. `replace`:
+    differ from the file's own, or else the architecture's, by the names of `Preprocess`. `replace`:
     whether weights of that name give way.
 
     Raises WeightsError (not readable, does not fit), SettingError, UnknownNameError, BackendError (no torch).

@@ -930,6 +930,10 @@ def test_commands_for_ones_own(console: Console, mine: Path, tmp_path: Path) -> 
     console("weights", "import", mine, "--model", "lenet", "--name", "b", "--classes", tmp_path / "names.json")
     console("weights", "import", mine, "--model", "lenet", "--name", "c", "--classes", "a,b,c,d,e,f,g,h,i,j")
     assert [hs.model("lenet", weights=name).classes[1] for name in "bc"] == ["c1", "b"]
+    usual = hs.model("lenet", weights="c").preprocess
+    console("weights", "import", mine, "--model", "lenet", "--name", "d", "--squash", "--resize", "40")
+    assert hs.model("lenet", weights="d").preprocess == replace(usual, resize=40, squash=True)
+    console("weights", "rm", "d", "--model", "lenet", "--yes")
     assert [row["weights"] for row in listed(console, tmp_path)] == ["b", "c", "mine"]
     for arguments, text in (
         (["import", mine, "--model", "lenet"], "called 'mine' already"),
