@@ -57,7 +57,7 @@ def fit(
     json_file: Json = None,
 ) -> None:
     """Train a model on images with classes, labels or numbers, and say how well it does."""
-    from headstart.common.outputs import outdated
+    from headstart.common.outputs import never_lost, outdated
     from headstart.training.comparison import comparison
     from headstart.training.fit import fit as run_fit
     from headstart.training.tables import comparison_legend, folds_table
@@ -69,15 +69,17 @@ def fit(
         run = run_fit(model, train, val, engine=engine, **values)
     figures = comparison([run])
     # Saved first: printing may fail, and what was trained must not depend on it.
-    written = []
+    written: list[str | None] = []
     if out is not None:
 
         def saved() -> str:
-            folder = run.save(out)  # where that fails, a run that was there stays as it is, with its report
+            folder = never_lost(run.save, out)  # where that fails, a run that was there stays, with its report
             outdated(out / "report.html")
-            return f"saved to {folder}, with {figures.report(out / 'report.html').name}"
+            return f"saved to {folder}"
 
-        written.append(attempt(saved))
+        if (of_run := attempt(saved)) is not None:  # it is saved, whatever becomes of its report
+            report = attempt(lambda: figures.report(out / "report.html").name)
+            written.append(of_run if report is None else f"{of_run}, with {report}")
     tested = None if test is None else attempt(lambda: run.evaluate(test))
     facts = {**figures.single(), **test_figures(tested), **of_near}
     if keep_figures(json_file, facts) is not None and out is None and json_file and json_file.suffix:

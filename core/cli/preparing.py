@@ -69,6 +69,7 @@ def ready(
         named = vars(source) | {"head": head_of(source.head), "only": source.classes()}
         named = {name: value for name, value in named.items() if name not in COLUMNS}
         prepared = model_and_data(**named, columns=source.columns(), cut=cut, cuts=cuts, seed=seed, folds=folds)
+    check_outputs(out, nbytes=sum(array.nbytes for array in prepared.model.params.values()))
     if prepared.test is not None:
         warn_of_test_copies(prepared.test, prepared.train, prepared.val)
     import_quietly(backend, settings.device, settings.precision)

@@ -73,6 +73,7 @@ def sweep(
 
     With neither --lr nor --weight-decay nor --seeds, eight learning rates from 0.0001 to 0.3 are tried.
     """
+    from headstart.common.outputs import never_lost
     from headstart.training.sweep import sweep as run_sweep
 
     engine = engine_options.engine()
@@ -80,7 +81,7 @@ def sweep(
     (model, train, val, test), values = ready(source, settings, features=features, out=out)
     result = run_sweep(model, train, val, grid=grid or USUAL_GRID, halving=halving, engine=engine, **values)
     all_diverged = result.runs[0].diverged
-    saved = attempt(lambda: result.best.save(out)) if out is not None and not all_diverged else None
+    saved = attempt(lambda: never_lost(result.best.save, out)) if out is not None and not all_diverged else None
     tested = None if test is None or all_diverged else attempt(lambda: result.best.evaluate(test))
     keep_figures(json_file, {**result.as_dict(), **test_figures(tested)})
     table = result.as_table(top)

@@ -22,11 +22,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from headstart.common.errors import HeadstartError, SettingError
 from headstart.common.places import expanded
 from headstart.common.redact import redacted
+from headstart.common.sizes import binary_size
+
+T = TypeVar("T")
 
 UNFINISHED = re.compile(r"\.partial-[0-9a-f]{32}")
 LOCK_SECONDS = 30.0
@@ -57,11 +60,17 @@ def outdated(path: Path) -> None:
             path.unlink()
 
 
-def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
+def check_outputs(folder: Path | None = None, file: Path | None = None, nbytes: int = 0) -> None:
     """SettingError where the folder, or the file, could not be written, as far as can be known before it is:
-    what takes long to compute should not be lost for a mistyped path. Nothing is left of the trial."""
+    what takes long to compute should not be lost for a mistyped path. Nothing is left of the trial. `nbytes`: what
+    will be written into the folder at the least."""
     if folder is not None:
-        _check_place(folder, Path(os.path.realpath(expanded(folder))))
+        nearest = _check_place(folder, Path(os.path.realpath(expanded(folder))))
+        if nbytes > (free := shutil.disk_usage(nearest).free):
+            raise SettingError(
+                f"{folder}: {binary_size(nbytes)} will be written there, and {binary_size(free)} are free; free "
+                "some space, or name a folder on another disk"
+            )
     if file is not None:
         path = expanded(file)
         if path.is_dir():
@@ -74,9 +83,36 @@ def check_outputs(folder: Path | None = None, file: Path | None = None) -> None:
         _check_place(file, Path(os.path.realpath(path)).parent)
 
 
-def _check_place(path: Path, folder: Path) -> None:
-    """SettingError unless a file can be made in the folder that is to hold `path`, or in the first above it that
-    is there."""
+def never_lost(write: Callable[[Path], T], folder: Path) -> T:
+    """`write(folder)`. Where that cannot be written, it is written to a new folder among the temporary files, or
+    else in the current one, and the SettingError says to which: what took long to compute must not end with the
+    process for a disk that has become full."""
+    try:
+        return write(folder)
+    except SettingError as error:
+        for place in (tempfile.gettempdir(), os.curdir):
+            if (kept := _kept_in(place, write)) is not None:
+                raise SettingError(f"{error}; it is kept in {kept} instead: move it to where it fits") from error
+        raise
+
+
+def _kept_in(place: str, write: Callable[[Path], Any]) -> Path | None:
+    """The new folder within `place` that was written to; None, and nothing is left of it, where none could be."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix="headstart-", dir=place)).absolute()
+    except OSError:
+        return None
+    try:
+        write(made)
+    except (SettingError, OSError):
+        shutil.rmtree(made, ignore_errors=True)
+        return None
+    return made
+
+
+def _check_place(path: Path, folder: Path) -> Path:
+    """The folder that is to hold `path`, or the first above it that is there; SettingError unless a file can be
+    made in it."""
     nearest = folder
     while not os.path.lexists(nearest):
         nearest = nearest.parent
@@ -90,6 +126,7 @@ def _check_place(path: Path, folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise SettingError(f"{path}: cannot be written (no file can be made in {nearest}: {reason})") from error
+    return nearest
 
 
 def write_bytes(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:

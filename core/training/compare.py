@@ -25,7 +25,7 @@ from headstart.common import errors, log, progress
 from headstart.common.environment import for_child
 from headstart.common.errors import ExtractionInterrupted, HeadstartError, SettingError
 from headstart.common.log import LOG
-from headstart.common.outputs import check_outputs, outdated, write_json
+from headstart.common.outputs import check_outputs, never_lost, outdated, write_json
 from headstart.common.places import expanded
 from headstart.common.scheduling import take_short_turns
 from headstart.common.text import end_text
@@ -248,18 +248,24 @@ def run_backends(
 
     def add(entry: dict[str, Any]) -> None:
         add_entry(comparison, entry, val)
+        save()
+
+    def save() -> None:
         try:
-            save()
+            if out is not None:
+                write_json(out / "compare.json", comparison)
         except SettingError as error:  # a full disk, say: the figures are here, and written at the end
             LOG.warning("%s", error)
 
-    def save() -> None:
-        if out is not None:
-            write_json(out / "compare.json", comparison)
+    def save_all(folder: Path) -> None:
+        write_json(folder / "compare.json", comparison)
+        if comparison.rows:
+            comparison.report(folder / "report.html")
 
     if out is not None and (out / "compare.json").is_file():
         outdated(out / "report.html")
-    save()
+    if out is not None:
+        write_json(out / "compare.json", comparison)  # raises, as nothing has been computed
     say(train, val, test)
     try:
         for name in backends:
@@ -269,8 +275,8 @@ def run_backends(
                 comparison["errors"][name] = error
             save()
     finally:
-        if out is not None and comparison.rows:
-            comparison.report(out / "report.html")
+        if out is not None:
+            never_lost(save_all, out)
     return comparison
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -484,6 +487,49 @@ def test_a_run_that_cannot_be_saved_leaves_what_was_there(
     result = here("fit", "--data", photos, *settings, "--seed", 7)
     assert result.code == 2 and "No space left" in result.err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_run_that_its_disk_has_no_room_for_is_kept_elsewhere(
+    here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = saved[0], tmp_path / "run"
+    settings = ["--backend", backend, "--model", "lenet", "--epochs", 1, "--out", out]
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    written = saving.replace_whole
+
+    def full(path: Path, chunks: Any) -> None:
+        if path.is_relative_to(out):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(path, chunks)
+
+    monkeypatch.setattr(saving, "replace_whole", full)
+    for command, more in (("fit", []), ("sweep", ["--lr", "0.01,0.1"])):
+        result = here(command, "--data", photos, *settings, *more)
+        [kept] = (tmp_path / "temporary").glob("headstart-*")
+        assert result.code == 2 and f"it is kept in {kept} instead" in result.err.replace("\n", "")
+        assert hs.load(kept, backend).model.name == "lenet"
+        shutil.rmtree(kept)
+
+
+def test_too_little_room_is_told_before_the_training(
+    here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(total=1 << 30, used=1 << 30, free=1000)
+    monkeypatch.setattr("headstart.common.outputs.shutil.disk_usage", lambda path: usage)
+    settings = ["--backend", backend, "--model", "lenet", "--epochs", 1, "--out", tmp_path / "run"]
+    result = here("fit", "--data", saved[0], *settings)
+    assert result.code == 2 and "and 1000 B are free" in result.err
+    assert not (tmp_path / "run").exists() and not result.out
+
+
+def test_a_run_is_saved_whatever_becomes_of_its_report(
+    here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str
+) -> None:
+    (tmp_path / "run" / "report.html").mkdir(parents=True)
+    settings = ["--backend", backend, "--model", "lenet", "--epochs", 1, "--out", tmp_path / "run"]
+    result = here("fit", "--data", saved[0], *settings)
+    assert result.code == 2 and "report.html" in result.err and "saved to" in result.out
 
 
 # --- the cache

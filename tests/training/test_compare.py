@@ -591,6 +591,28 @@ os._exit(3)
     assert f"{second} cached" in page
 
 
+@pytest.mark.of("torch")  # what writes is the same for all
+def test_a_comparison_whose_disk_becomes_full_is_kept_elsewhere(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, temporary, wrote = tmp_path / "out", tmp_path / "temporary", comparison.write_json
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def full(path: Path, content: Any) -> Path:
+        if path.is_relative_to(out) and content.rows:
+            raise SettingError(f"{path}: cannot be written (No space left on device)")
+        return wrote(path, content)
+
+    monkeypatch.setattr(comparison, "write_json", full)
+    data = str(make_images(tmp_path / "photos", 5))
+    with pytest.raises(SettingError, match=r"No space left.*it is kept in .*headstart-"):
+        comparison.run_backends(CompareArguments(data=data, backends=(backend,), modes=("cached",)), out)
+    [kept] = temporary.glob("headstart-*")
+    assert len(json.loads((kept / "compare.json").read_text())["rows"]) == 1
+    assert (kept / "report.html").is_file()
+
+
 @pytest.mark.of("torch")  # what crosses is the same for all
 def test_what_a_child_refuses_is_a_mistake(tmp_path: Path, backend: str) -> None:
     """Images are decoded by the children alone."""
