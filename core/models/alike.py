@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 CHANNEL = 0.1  # of what a channel holds at most, rounding moves less
+TINY = 2.0**-126  # below float32's normal numbers fewer digits are left, and some processors take them for 0
 FLOOR = 0.1  # of what is allowed of the largest number: what sums of large terms leave in a small channel
 
 
@@ -16,6 +17,7 @@ def excess(a: np.ndarray, b: np.ndarray, allowed: float) -> float | None:
     """The largest difference of two float64 arrays of one shape `(..., channels)` if it is more than rounding;
     None if it is not. `allowed`: what rounding moves, of the largest number."""
     apart = np.abs(a - b)
+    apart = np.where(apart < TINY, 0.0, apart)
     scale = max(_most(a), _most(b))
     if not _most(apart) <= allowed * scale:  # NaN is more
         return _most(apart)
