@@ -16,12 +16,11 @@ from cyclopts import CycloptsError
 from headstart.cli.app import build
 from headstart.cli.arguments import MISTAKE, check_arguments, mistake
 from headstart.cli.results import failures_told_last
+from headstart.cli.signals import exit_code
 from headstart.cli.streams import UNPRINTED, standard_streams, unprinted
 from headstart.common.errors import HeadstartError
 from headstart.common.log import LOG, handed_to, to_stderr
 from headstart.common.text import say
-
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def _run(words: Sequence[str]) -> int:
             raise
         if isinstance(error, KeyboardInterrupt):
             say(error if isinstance(error, HeadstartError) else "interrupted", err=True)
-            return INTERRUPTED
+            return exit_code()
         say(f"error: {mistake(error)}", err=True)
         return MISTAKE
     return code or 0

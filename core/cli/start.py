@@ -18,11 +18,14 @@ import signal
 import sys
 from typing import Any
 
+from headstart.cli.signals import exit_code, heed
+
 
 def main() -> None:
     """The console script: the command is imported without a search for garbage, and run with it."""
     # What is registered first is called last, behind all that libraries do at the end.
     atexit.register(_ignore_ctrl_c)
+    heed()
     code: Any = 1  # of a traceback
     try:
         _run()
@@ -31,7 +34,7 @@ def main() -> None:
         code = leave.code
         raise
     except KeyboardInterrupt:  # while it was imported, or a second one as the first was told
-        code = 128 + signal.SIGINT
+        code = exit_code()
         if "--debug" in sys.argv:
             raise
         raise SystemExit(code) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -111,3 +112,47 @@ def test_the_third_ctrl_c_ends_what_does_not_end() -> None:
         child.send_signal(signal.SIGINT)
     child.communicate(timeout=20)
     assert child.returncode == 130
+
+
+ASLEEP = """
+import sys, time, types
+import headstart.cli.start as start
+
+from headstart.cli import main as command
+
+def wait(words):
+    print("begun", flush=True)
+    time.sleep(60)
+
+command.check_arguments = wait
+start.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_asks_a_command_to_end_is_heeded_as_ctrl_c_is(name: str) -> None:
+    number = getattr(signal, name)
+    child = subprocess.Popen([sys.executable, "-c", ASLEEP], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"begun\n"
+    child.send_signal(number)
+    _, said = child.communicate(timeout=20)
+    assert (child.returncode, said) == (128 + number, b"interrupted\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_is_forked_ends_by_the_signal_itself() -> None:
+    code = """
+import os, signal, time
+from headstart.cli.signals import heed
+heed()
+child = os.fork()
+if not child:
+    time.sleep(60)
+time.sleep(0.5)
+os.kill(child, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (done.stdout.strip(), done.stderr) == (str(-signal.SIGTERM), "")
