@@ -22,6 +22,7 @@ from headstart.report.series import (
     Entry,
     diverged,
     finite,
+    finite_ends,
     found_there,
     headline_name,
     headline_value,
@@ -180,13 +181,13 @@ def _against(entry: Entry, equal: Sequence[Entry]) -> Mapping[str, Any] | None:
     return against if against and against.get("best") in labels else None
 
 
-def interval_of(entry: Entry) -> Sequence[Any] | None:
+def interval_of(entry: Entry) -> tuple[float, float] | None:
     """The ends of the headline score's 95 % interval, by the folds where there are any; None where it is not known
-    or the run diverged."""
+    or not finite, or the run diverged."""
     ends = ((entry.get("scores") or {}).get("intervals") or {}).get(headline_name(entry))
     if folds := entry.get("folds"):
         ends = folds.get("interval")
-    return None if diverged(entry) else ends
+    return None if diverged(entry) else finite_ends(ends)
 
 
 def _shown(entry: Entry) -> str:
@@ -247,7 +248,7 @@ def _tested(entry: Entry) -> str:
     if value is None:
         return ""
     headline = HEADLINES.get(name, ACCURACY)
-    ends = (scores.get("intervals") or {}).get(name)
+    ends = finite_ends((scores.get("intervals") or {}).get(name))
     interval = "" if ends is None else f" (95{figures.SPACE}%: {headline.interval(ends)})"
     samples = counted(int(finite(scores.get("samples")) or 0), "test sample")
     return f"On {samples}, which chose nothing: {headline.words} {headline.text(value)}{interval}."

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.common.text import amount_text, share_text
-from headstart.report.series import Entry, finite
+from headstart.report.series import Entry, finite, finite_ends
 
 SCORE_NAMES = {
     "top5_accuracy": "among the first 5",
@@ -137,6 +137,6 @@ def scores_card(entry: Entry) -> dict[str, Any] | None:
 
 def _score_texts(name: str, scores: Mapping[str, Any]) -> tuple[str, str]:
     """A score and its interval."""
-    value, ends = finite(scores["values"].get(name)), (scores.get("intervals") or {}).get(name)
-    interval = "" if ends is None else " to ".join(score_text(name, float(end)) for end in ends)
+    value, ends = finite(scores["values"].get(name)), finite_ends((scores.get("intervals") or {}).get(name))
+    interval = "" if ends is None else " to ".join(score_text(name, end) for end in ends)
     return "–" if value is None else score_text(name, value), interval

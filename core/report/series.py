@@ -94,6 +94,12 @@ def finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def finite_ends(ends: Any) -> tuple[float, float] | None:
+    """The ends of an interval, None where it is not known or one of them is not finite."""
+    low, high = map(finite, ends or (None, None))
+    return None if low is None or high is None else (low, high)
+
+
 def lost(record: Mapping[str, Any]) -> bool:
     """Whether a loss of this epoch was not finite. In JSON it is null then, and only one of validation may be
     missing."""

@@ -21,6 +21,7 @@ RECORD_OF_EPOCH = {
     "val_loss": Optional(Number),
     "val_accuracy": Optional(Number),
     "val_score": Optional(Number),
+    "score": Optional(str),
     "seconds": {"data": Number, "trunk": Number, "head": Number},
     "learning_rate": Optional(Number),
     "step_losses": ListOf(Optional(Number)),

@@ -19,7 +19,7 @@ from headstart.common.text import (
     val_score_name,
     val_score_text,
 )
-from headstart.report.conclusion import groups_of
+from headstart.report.conclusion import groups_of, interval_of
 from headstart.report.endings import overview, sentence
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
 from headstart.report.series import PHASES, found_there, meaning_of_star
@@ -104,13 +104,9 @@ def _accuracy_text(entry: Mapping[str, Any]) -> str:
 
 
 def _half_text(entry: Mapping[str, Any]) -> str:
-    """Half of the interval of the headline score, by the folds where there are any; "" where it is not known."""
-    name = entry.get("score") or ACCURACY
-    if folds := entry.get("folds"):
-        ends = folds.get("interval")
-    else:
-        ends = ((entry.get("scores") or {}).get("intervals") or {}).get(name)
-    if ends is None or entry.get("diverged"):
+    """Half of the interval of the headline score; "" where it is not known."""
+    name, ends = entry.get("score") or ACCURACY, interval_of(entry)
+    if ends is None:
         return ""
     half = (ends[1] - ends[0]) / 2
     if name in OF_ANY_SIZE:

@@ -105,6 +105,28 @@ def test_runs_that_were_edited(tmp_path: Path) -> None:
     assert COUNT // 20 < refused < COUNT
 
 
+def test_an_epoch_whose_score_has_no_name(tmp_path: Path) -> None:
+    folder = whole_run().save(tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    del about["checksum"]
+    about["history"][0]["score"] = {"inner": "accuracy"}
+    (folder / "run.json").write_text(json.dumps(about))
+    with pytest.raises(HeadstartError, match="score"):
+        hs.load(folder, backend="torch")
+
+
+@pytest.mark.parametrize("end", ["NaN", "Infinity", "1e999"])
+def test_an_interval_without_an_end(end: str, figures: dict[str, Any], tmp_path: Path) -> None:
+    """Then the page has none, in its tables and in what is drawn."""
+    text = json.dumps(figures)
+    known = json.dumps(figures["rows"][0]["scores"]["intervals"]["accuracy"][1])
+    path = tmp_path / "compare.json"
+    path.write_text(text.replace(f"{known}]", f"{end}]"))
+    assert end in path.read_text()
+    html = read_comparison(path).html().lower()
+    assert not any(f"to {word}" in html for word in ("nan", "inf"))
+
+
 def test_classes_of_a_saved_run(tmp_path: Path) -> None:
     """Of an earlier version they are composed now; two that are one name are refused."""
     folder = whole_run().save(tmp_path / "run")
