@@ -49,6 +49,54 @@ def test_counts_and_mistakes(data: tuple[Dataset, Dataset]) -> None:
     assert Validation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
 
+def test_confusions_name_the_samples_of_their_class() -> None:
+    found = Validation(6, ((0, 0, 2), (0, 1, 1), (1, 0, 3)), ())
+    assert found.confusions(["a", "b"]) == [
+        {"true": "b", "predicted": "a", "count": 3, "of": 3},
+        {"true": "a", "predicted": "b", "count": 1, "of": 3},
+    ]
+
+
+def test_a_mistake_without_its_numbers(data: tuple[Dataset, Dataset]) -> None:
+    """JSON has null for what was not finite."""
+    saved = validation_of(np.zeros((len(data[1]), 10), np.float32), data[1]).as_dict()
+    saved["worst"][0]["loss"] = None
+    assert np.isnan(Validation.from_dict(saved).worst[0].loss)
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+
+
+def test_a_sample_with_one_prediction_that_is_not_finite() -> None:
+    """Of several labels, or numbers, a sample: it counts as lost, and is no error of any size."""
+    bad = np.array([[9, np.nan], [9, -9], [-9, 9]], np.float32)
+    labels = hs.data.arrays(pictures(3), [[1, 0], [1, 0], [1, 0]], ["a", "b"], task="multi")
+    found = validation_of(bad, labels)
+    assert (found.not_finite, [miss.index for miss in found.misses]) == (1, [2])
+    numbers = hs.data.arrays(pictures(3), [[1.0, 0.0], [9.0, -9.0], [1.0, 1.0]], ["a", "b"], task="regression")
+    found = validation_of(bad, numbers)
+    assert (found.not_finite, [miss.index for miss in found.misses], found.terms) == (1, [2, 1], "")
+
+
+def test_errors_in_deviations_of_the_training_data_or_else_of_these() -> None:
+    given = np.array([[1, 3], [0, 3], [4, 3]], np.float32)
+    # the second target does not vary: its errors stay what they are
+    numbers = hs.data.arrays(pictures(3), [[0.0, 5.0], [0.0, 5.0], [3.0, 5.0]], ["a", "b"], task="regression")
+    off = np.abs(given - numbers.labels)
+    for deviation, by in (([2.0, 4.0], [2.0, 4.0]), (None, [np.sqrt(2), 1.0])):
+        expected = (off / by).mean(1)
+        found = validation_of(given, numbers, deviation=deviation)
+        kept = numbers_of(found.terms, 3, 1)
+        assert kept is not None and kept[:, 0] == pytest.approx(expected)
+        assert [miss.error for miss in found.misses] == pytest.approx(sorted(expected, reverse=True))
+    alone = hs.data.arrays(pictures(3), [0.0, 0.0, 3.0], ["a"], task="regression")
+    found = validation_of(given[:, :1], alone, deviation=[2.0])
+    assert [miss.error for miss in found.misses] == pytest.approx([0.5, 0.5, 0.0]), "in deviations"
+    kept = numbers_of(found.terms, 3, 1)
+    assert kept is not None and kept[:, 0].tolist() == [1, 0, 1], "in units"
+
+
 def test_groups_are_kept_and_make_intervals_wider(data: tuple[Dataset, Dataset]) -> None:
     val = data[1]
     pictures = np.random.default_rng(1).integers(0, 256, (len(val), 8, 8, 3), np.uint8)
