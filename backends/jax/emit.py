@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -16,12 +16,15 @@ from headstart.backends.jax.arrays import HALVES
 from headstart.backends.jax.cpu_forms import DepthwiseConv, PointwiseConv, WindowedConv, max_pool_of_maps, of_rows
 from headstart.common.errors import UnsupportedOpError
 from headstart.contract.devices import CPU
+from headstart.contract.masks import DROPS
 from headstart.contract.recipe import FLOAT32, Place
 from headstart.graph import OPS, Graph, Node
 from headstart.graph.layout import from_channels_last, to_channels_last
 from headstart.graph.ops import adaptive_weights, window_padding
 
 Layer = Callable[..., jax.Array]
+Streams = Callable[[], nnx.Rngs]
+"""of random numbers: made when they are asked for, since programs are compiled for that"""
 HOST = Place(CPU, FLOAT32)
 
 
@@ -125,7 +128,7 @@ def _given(value: np.ndarray) -> Callable[..., jax.Array]:
     return lambda *_: jnp.array(to_channels_last(value))
 
 
-def _conv(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
+def _conv(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, streams: Streams) -> Layer:
     return _form_of_conv(a, place)(
         a["in_channels"],
         a["out_channels"],
@@ -137,7 +140,7 @@ def _conv(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs:
         dtype=HALVES.get(place.arithmetic),
         kernel_init=_given(p["weight"]),
         bias_init=_given(p["bias"]) if a["bias"] else nnx.initializers.zeros,
-        rngs=rngs,
+        rngs=streams(),
     )
 
 
@@ -151,11 +154,11 @@ def _form_of_conv(a: Mapping[str, Any], place: Place) -> type[nnx.Conv]:
     return PointwiseConv if pointwise else WindowedConv
 
 
-def _linear(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
+def _linear(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, streams: Streams) -> Layer:
     return Linear(p["weight"], p["bias"] if a["bias"] else None, HALVES.get(place.arithmetic))
 
 
-def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
+def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, streams: Streams) -> Layer:
     layer = BatchNorm(
         a["channels"],
         momentum=1 - a["momentum"],  # flax weighs the old statistic
@@ -164,21 +167,21 @@ def _batch_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place,
         dtype=HALVES.get(place.arithmetic),
         scale_init=_given(p["weight"]),
         bias_init=_given(p["bias"]),
-        rngs=rngs,
+        rngs=streams(),
     )
     layer.mean[...] = jnp.array(p["running_mean"])
     layer.var[...] = jnp.array(p["running_var"])
     return layer
 
 
-def _layer_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, rngs: nnx.Rngs) -> Layer:
+def _layer_norm(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, streams: Streams) -> Layer:
     return LastNorm(
         a["channels"],
         epsilon=a["epsilon"],
         use_fast_variance=False,
         scale_init=_given(p["weight"]),
         bias_init=_given(p["bias"]),
-        rngs=rngs,
+        rngs=streams(),
     )
 
 
@@ -237,11 +240,11 @@ MODULES: Mapping[str, Callable[..., Layer]] = {
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "linear": _linear,
-    "scale": lambda a, p, place, rngs: Scale(p["weight"]),
-    "class_token": lambda a, p, place, rngs: ClassToken(p["weight"]),
-    "position": lambda a, p, place, rngs: Position(p["weight"]),
-    "drop_path": lambda a, p, place, rngs: DropPath(a["rate"], rngs=rngs),
-    "dropout": lambda a, p, place, rngs: nnx.Dropout(a["rate"], rngs=rngs),
+    "scale": lambda a, p, place, streams: Scale(p["weight"]),
+    "class_token": lambda a, p, place, streams: ClassToken(p["weight"]),
+    "position": lambda a, p, place, streams: Position(p["weight"]),
+    "drop_path": lambda a, p, place, streams: DropPath(a["rate"], rngs=streams()),
+    "dropout": lambda a, p, place, streams: nnx.Dropout(a["rate"], rngs=streams()),
 }
 # layers without: attributes -> function
 FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Layer]] = {
@@ -288,22 +291,26 @@ class Network(nnx.Module):
         outputs: Sequence[str] = (),
         place: Place = HOST,
         seed: int = 0,
+        dropping: Callable[[Node], nnx.Module] | None = None,
     ) -> None:
-        """`place`: where it will run; it is made on the host."""
+        """`place`: where it will run; it is made on the host. `dropping`: makes the layers that drop something in
+        training; None: flax's own."""
         self.graph = graph
         self.outputs = tuple(outputs)
         self.on_cpu = place.kind == CPU
         self.deterministic = True  # which NNX's own train() and eval() set
-        rngs = nnx.Rngs(seed)
+        streams = cache(lambda: nnx.Rngs(seed))
         self.layers = nnx.Dict({})
         for node in graph.nodes[1:]:
             if node.op == "native":
                 own = {key.removeprefix(f"{node.name}."): np.asarray(params[key]) for key in node.param_shapes()}
                 dtype = HALVES.get(place.arithmetic)
                 self.layers[node.name] = parts.build(node.attrs["part"], own, dtype, seed)
+            elif node.op in DROPS and dropping is not None:
+                self.layers[node.name] = dropping(node)
             elif node.op in MODULES:
                 own = {key.rpartition(".")[2]: np.asarray(params[key]) for key in node.param_shapes()}
-                self.layers[node.name] = MODULES[node.op](node.attrs, own, place, rngs)
+                self.layers[node.name] = MODULES[node.op](node.attrs, own, place, streams)
             elif node.op not in FUNCTIONS:
                 raise UnsupportedOpError(f"the jax backend has no layer for op {node.op!r} ({node.name!r})")
 

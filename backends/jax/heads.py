@@ -18,7 +18,7 @@ from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import FUNCTIONS, Network
 from headstart.backends.jax.epoch import Known, Result, whole_epoch
 from headstart.backends.jax.masks import of_elements
-from headstart.backends.jax.train import direction_of
+from headstart.backends.jax.train import direction_of, first_moments
 from headstart.contract.heads import DROPOUT, Chain, HeadsRecipe
 from headstart.contract.masks import key_of
 from headstart.contract.optimizers import SGD
@@ -38,7 +38,7 @@ class JaxHeads:
         self.rule = direction_of(recipe.optimizer)
         weights = {name: np.array(value) for name, value in params.items()}
         # what a step changes: parameters, the optimiser's moments, the number of the next step
-        self.carry = put((weights, self.rule.init(weights), np.zeros((), np.int32)), place)
+        self.carry = put((weights, first_moments(self.rule, weights), np.zeros((), np.int32)), place)
         self._epoch = compiled(self._whole_epoch, place, changes=0)
         self._logits = compiled(self._forward, place)
         self._logits_of = compiled(self._forward_of, place)

@@ -19,7 +19,6 @@ from headstart.backends.jax.emit import Network
 from headstart.backends.jax.epoch import Known, Result, resident_step, whole_epoch
 from headstart.backends.jax.masks import Dropped
 from headstart.contract.devices import CPU
-from headstart.contract.masks import DROPS
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
 from headstart.data.rows import window
@@ -30,10 +29,7 @@ from headstart.graph import Graph, Node
 class JaxTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
-        self.network = Network(graph, params, (), place, recipe.seed)
-        for node in graph.nodes:
-            if node.op in DROPS:
-                self.network.layers[node.name] = Dropped(node, recipe.seed)
+        self.network = Network(graph, params, (), place, recipe.seed, lambda node: Dropped(node, recipe.seed))
         self.network.eval()
         self.inference = nnx.graphdef(self.network)
         self.network.train()
@@ -48,7 +44,7 @@ class JaxTrainer:
             lambda path, _: recipe.rates.get(names.get(tuple(step.key for step in path[:-1]), ""), 1.0), weights
         )
         # what a step changes: parameters, statistics, numbers of steps, random streams, the optimiser's moments
-        self.carry = put((weights, rest, self.update_rule.init(_as_float(weights))), place)
+        self.carry = put((weights, rest, first_moments(self.update_rule, _as_float(weights))), place)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
         self.scans = place.kind != CPU or not any(map(_convolves, graph.nodes))
         self._step = compiled(self._one_step, place, changes=0)
@@ -71,7 +67,7 @@ class JaxTrainer:
         batches = None if order is None else put(order.astype(np.int32), self.place)
         if self.scans:
             self.carry, (means, correct) = self._epoch(self.carry, rows, known, batches, rates)
-            return to_numpy(means), int(correct.sum())
+            return to_numpy(means), int(to_numpy(correct).sum())
         size = len(rows) // len(rates)
         results = []
         for i, rate in enumerate(rates):
@@ -213,3 +209,9 @@ def direction_of(o: Optimizer) -> optax.GradientTransformation:
     if isinstance(o, SGD):
         return optax.trace(o.momentum, o.nesterov) if o.momentum else optax.identity()
     return optax.scale_by_adam(o.beta1, o.beta2, o.epsilon)
+
+
+def first_moments(rule: optax.GradientTransformation, weights: Any) -> Any:
+    """The optimiser's moments before the first step: with all rules of `direction_of` they are zero. Made on the
+    host, where nothing is compiled for it."""
+    return jax.tree.map(lambda moment: np.zeros(moment.shape, moment.dtype), jax.eval_shape(rule.init, weights))
