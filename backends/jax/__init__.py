@@ -22,7 +22,8 @@ DESCRIPTION = Description(
             environment={"JAX_PLATFORMS": "cpu"},  # it opens every device that it may, before it is asked for one
         ),
     ),
-    wraps="a flax.nnx.Module, or two JAX functions (trunk, head) with params=(trunk_params, head_params)",
+    wraps="a flax.nnx.Module, a flax.linen.Module with params=, or two JAX functions (trunk, head) with "
+    "params=(trunk_params, head_params)",
     quiet={"TF_CPP_MIN_LOG_LEVEL": "3"},  # XLA's, too
     in_one_heap=True,
     order=3,

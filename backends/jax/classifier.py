@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 
 from headstart.models.endings import is_projection, is_ranking
+from headstart.models.several import at_end
 
 # what may stand between the classifier and the end: functions, and what programs of them are made of
 FUNCTIONS = ("softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu", "hard_sigmoid", "clip")
@@ -57,19 +58,28 @@ def _sides(size: Any) -> tuple[int, ...]:
     return (size,) if isinstance(size, int) else tuple(size)
 
 
-def classifier_of(module: nnx.Module, example: Any, call: Callable[[nnx.Module, Any], Any]) -> str | None:
-    """The path of the submodule that is the classifier at the module's end, told by a program of its run; None
-    where there is none, or more than one. `call`: how the module takes a batch."""
+Made = list[tuple[str, Any, Any]]
+"""for each linear layer, as it ran: its path, what it gave, what it took"""
+
+
+def watched(module: nnx.Module, call: Callable[[nnx.Module], Any], made: Made) -> Any:
+    """What `call` gives of a copy of the module, whose linear layers are noted in `made`."""
+    clone = nnx.clone(module)
+    for steps, part in list(nnx.iter_modules(clone)):
+        if steps and is_last(part, path := ".".join(map(str, steps))):
+            watch(part, path, made)
+    return call(clone)
+
+
+def classifier_of(watching: Callable[[Any, Made], Any], example: Any) -> str | None:
+    """The path of the submodule that is the classifier at a module's end, told by a program of its run; None
+    where there is none, or more than one. `watching`: runs the module on a batch and notes its linear layers."""
     paths: list[str] = []
 
     def run(x: Any) -> Any:
-        clone = nnx.clone(module)
-        made: list[Any] = []
-        for steps, part in list(nnx.iter_modules(clone)):
-            if steps and is_last(part, path := ".".join(map(str, steps))):
-                watch(part, path, made)
-        end = call(clone, x)
-        if not isinstance(end, jax.Array):
+        made: Made = []
+        end = at_end(watching(x, made), jax.Array)
+        if end is None:
             return None, [], []
         paths[:] = [path for path, *_ in made]
         return end, [value for _, value, _ in made], [taken for *_, taken in made]
@@ -94,7 +104,7 @@ def classifier_of(module: nnx.Module, example: Any, call: Callable[[nnx.Module, 
     return path if paths.count(path) == 1 and not first else None
 
 
-def watch(part: Any, path: str, made: list[Any]) -> None:
+def watch(part: Any, path: str, made: Made) -> None:
     """Note what the submodule gives and takes."""
     kind: Any = type(part)
 

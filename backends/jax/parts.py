@@ -5,6 +5,7 @@ Invariant: the user's module is cloned and never touched; parameters are named b
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import WrapRequest
 from headstart.data import Arrays
 from headstart.graph import NativePart
+from headstart.models.several import Entry, entry_of
 
 Path = tuple[Any, ...]
 
@@ -52,15 +54,58 @@ def stopping(kind: Any, before: bool) -> type:
     return type(kind)(kind.__name__, (kind,), {"__call__": stop, "__module__": kind.__module__})
 
 
+INFERENCE = {
+    "train": False,
+    "training": False,
+    "is_training": False,
+    "deterministic": True,
+    "inference": True,
+    "use_running_average": True,
+}
+"""arguments of calls that say whether they are training's, and what they are in inference"""
+
+
+def flags_of(call: Any) -> tuple[tuple[str, bool], ...]:
+    """The flags that a call takes, as they are in inference. One whose default is None is not among them, since it
+    then goes by what is set in the module, as flax's own layers have it."""
+    return tuple(
+        (name, INFERENCE[name])
+        for name, parameter in inspect.signature(call).parameters.items()
+        if name in INFERENCE
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and (parameter.default is parameter.empty or isinstance(parameter.default, bool))
+    )
+
+
 class Whole(nnx.Module):
-    """A module that takes a batch as its one argument; until it is stopped, if it is."""
+    """A module that takes a batch as its one argument and gives one array; until it is stopped, if it is. Whether
+    it trains it is told by its call, where that takes flags."""
 
     def __init__(self, module: nnx.Module, by_name: bool, stops: bool) -> None:
         self.module, self.by_name, self.stops = module, by_name, stops
+        self.entry: Entry = ()
+        """which of several arrays it gives"""
+        self.first = False
+        """whether of tokens it gives the first"""
+        self.deterministic = True  # which NNX's own train() and eval() set
+        call: Any = calling(module)
+        self.flags = flags_of(call)
+        stream = inspect.signature(call).parameters.get("rngs")
+        self.rngs = None if stream is None else nnx.Rngs(0)
+        self.draws = stream is not None and stream.default is stream.empty
+        """whether its call wants the random stream in inference, too"""
 
     def __call__(self, x: Any) -> Any:
+        value = entry_of(self.given(x), self.entry)
+        return value[:, 0] if self.first else value
+
+    def given(self, x: Any) -> Any:
+        """All that it gives."""
+        told: dict[str, Any] = {name: value is self.deterministic for name, value in self.flags}
+        if self.rngs is not None and (self.draws or not self.deterministic):
+            told["rngs"] = self.rngs
         try:
-            value = self.module(**x) if self.by_name else self.module(x)
+            value = self.module(**told | x) if self.by_name else self.module(x, **told)
         except Stop as stop:
             return stop.value
         if self.stops:
@@ -68,16 +113,34 @@ class Whole(nnx.Module):
         return value
 
 
+def calling(module: nnx.Module) -> Any:
+    """The function that says what arguments a module's call takes."""
+    return module.calling if isinstance(module, Function) else type(module).__call__
+
+
+PARAMS = "params"
+
+
 class Function(nnx.Module):
-    """A function of parameters and a batch, with its parameters."""
+    """A function of parameters and a batch, with its parameters. Where these are a flax.linen module's variables,
+    those of the collection `params` are trained and no others: a gradient would make nonsense of statistics."""
 
     def __init__(self, function: Callable[..., Any], params: Any) -> None:
-        leaves, self.tree = jax.tree.flatten(params)
+        places, self.tree = jax.tree_util.tree_flatten_with_path(params)
         self.function = function
         self.dtype: Any = None
-        arrays = [jnp.asarray(leaf) for leaf in leaves]
-        kinds = [nnx.Param if jnp.issubdtype(array.dtype, jnp.floating) else nnx.Variable for array in arrays]
-        self.leaves = nnx.List([kind(array) for kind, array in zip(kinds, arrays, strict=True)])
+        collections = isinstance(params, Mapping) and PARAMS in params
+        self.leaves = nnx.List([])
+        for path, leaf in places:
+            array = jnp.asarray(leaf)
+            fixed = collections and step(path[0]) != PARAMS
+            learned = jnp.issubdtype(array.dtype, jnp.floating) and not fixed
+            self.leaves.append(nnx.Param(array) if learned else nnx.Variable(array))
+
+    @property
+    def calling(self) -> Any:
+        """What says which arguments a call takes."""
+        return self.function
 
     def __call__(self, x: Any) -> Any:
         params = jax.tree.unflatten(self.tree, [leaf[...] for leaf in self.leaves])
@@ -243,6 +306,17 @@ def features_of(part: NativePart) -> np.ndarray:
     return np.zeros((2, *part.output), np.float32)
 
 
+def outputs_of(whole: Whole, example: Any) -> Any:
+    """All that it gives for the example, without computing it: arrays of which only shapes and types are known."""
+    seen: list[Any] = []
+
+    def run(x: Any) -> None:
+        seen[:] = [nnx.clone(whole).given(x)]
+
+    jax.eval_shape(run, jax.tree.map(jnp.asarray, example))
+    return seen[0]
+
+
 def output_of(module: nnx.Module, example: Any) -> jax.ShapeDtypeStruct:
     """What the module gives for the example, without computing it."""
     value: Any = jax.eval_shape(lambda x: nnx.clone(module)(x), jax.tree.map(jnp.asarray, example))
@@ -258,3 +332,8 @@ def output_of(module: nnx.Module, example: Any) -> jax.ShapeDtypeStruct:
 
 def joined(path: Any) -> str:
     return ".".join(map(str, path))
+
+
+def step(key: Any) -> Any:
+    """A key of a pytree's path, as it is said."""
+    return next(getattr(key, name) for name in ("key", "idx", "name") if hasattr(key, name))

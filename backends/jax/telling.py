@@ -5,19 +5,21 @@ Sources and settings are told, and no jaxpr: its text and primitives change from
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
+from headstart.backends.jax.linen import Bridged
 from headstart.models.structure import Structure, Teller, array_digest
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
 
-def told(tell: Callable[[Teller], Any]) -> tuple[str | None, str]:
+def told(tell: Callable[[Teller], Any]) -> tuple[Structure | None, str]:
     """A digest of what is told, or None and the reason."""
 
     def special(value: Any) -> Any:
@@ -29,6 +31,12 @@ def told(tell: Callable[[Teller], Any]) -> tuple[str | None, str]:
             return ["list", *map(teller.value, value)]
         if isinstance(value, nnx.Dict):
             return ["dict", [[name, teller.value(entry)] for name, entry in sorted(value.items())]]
+        if isinstance(value, Bridged):
+            return ["linen", teller.value(value.module)]
+        if isinstance(value, linen.Module):
+            fields = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]
+            settings = {name: getattr(value, name) for name in fields}
+            return ["module", teller.code(type(value)), teller.attributes(settings, False)]
         if isinstance(value, nnx.Module):
             settings = {name: setting for name, setting in vars(value).items() if not name.startswith(INTERNAL)}
             library = type(value).__module__.partition(".")[0] in LIBRARIES

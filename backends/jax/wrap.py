@@ -14,6 +14,8 @@ import functools
 import inspect
 import itertools
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -21,18 +23,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from headstart.backends.jax.classifier import classifier_of, ends_in_classifier
+from headstart.backends.jax import linen
+from headstart.backends.jax.classifier import Made, classifier_of, ends_in_classifier, watched
 from headstart.backends.jax.door import as_its_owner
 from headstart.backends.jax.parts import (
     PRUNED,
     Function,
+    Path,
     Whole,
+    calling,
     copied,
     features_of,
     joined,
     narrow,
+    output_of,
+    outputs_of,
     part_of,
     prune,
+    step,
     stopping,
     variables,
 )
@@ -40,9 +48,12 @@ from headstart.backends.jax.telling import LIBRARIES, told
 from headstart.backends.jax.traced import compilable
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRequest
+from headstart.data.rows import count
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.feature_layout import last_only
+from headstart.models.several import TOKENS, Entry, arrays, at_end, dotted, entry_in, is_class_token
+from headstart.models.structure import Structure
 
 INPUT, OUTPUT = "input", "output"
 BETWEEN = "between the functions"
@@ -74,13 +85,25 @@ def _is_function(value: Any) -> bool:
 def wrap(request: WrapRequest) -> Wrapping:
     last_only(request.layout, "JAX")
     if _is_linen(request.native):
-        raise SettingError(
-            f"{type(request.native).__name__} is a flax.linen module, which holds no parameters. Pass two "
-            "functions with them: hs.wrap((lambda p, x: trunk.apply(p, x), None), params=(variables, None), "
-            "head='linear', classes=...), or a second function as head; or bridge it to flax.nnx"
-        )
-    with compilable("a function" if _is_pair(request.native) else type(request.native).__name__):
+        request = _bridging(request)
+    with compilable("a function" if _is_pair(request.native) else _called(request.native)):
         return _cut(request)
+
+
+def _bridging(request: WrapRequest) -> WrapRequest:
+    """The request, of a flax.linen module and its variables in one."""
+    module, init = request.native, request.init
+
+    def drawn(seed: int) -> linen.Bridged:
+        assert init is not None
+        return linen.bridged(module, init(seed))
+
+    bridged = linen.bridged(module, request.params)
+    return replace(request, native=bridged, params=None, init=None if init is None else drawn)
+
+
+def _called(module: nnx.Module) -> str:
+    return type(module.module if isinstance(module, linen.Bridged) else module).__name__
 
 
 def _cut(request: WrapRequest) -> Wrapping:
@@ -109,7 +132,7 @@ def _functions(request: WrapRequest) -> Wrapping:
     def part(place: int, example: Any) -> tuple[NativePart, dict[str, np.ndarray], str]:
         function, params = functions[place], request.params[place]
         module = Function(function, params)
-        names = [joined(map(_step, path)) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+        names = [joined(map(step, path)) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
         named = {path: names[path[1]] for path in variables(module)}
 
         def fresh(seed: int) -> nnx.Module:
@@ -140,7 +163,7 @@ def _sequential(request: WrapRequest) -> Wrapping:
     """Between two layers of an nnx.Sequential."""
     if not isinstance(request.native, nnx.Sequential):
         raise CutError(
-            f"of {type(request.native).__name__}, the rest behind a cut cannot be had, as of an nnx.Sequential or "
+            f"of {_called(request.native)}, the rest behind a cut cannot be had, as of an nnx.Sequential or "
             "two JAX functions; pass head='linear', a list of hidden widths such as [256], or a module"
         )
     module, ending = narrow(copied(request.native)), ""
@@ -220,18 +243,35 @@ def _module(request: WrapRequest) -> Wrapping:
     if request.logits:
         module, ending = _without_ending(module)
     by_name = _takes_names(module, request.example)
-    at, cut, before = request.cut, request.cut, False
+    at, cut, before, wanted = request.cut, request.cut, False, ""
     if at == END:
         at = cut = None
     elif at is not None and at.startswith(BEFORE):
         at, before = at.removeprefix(BEFORE), True
-    elif request.fresh and at is None:
-        at = classifier_of(module, request.example, lambda clone, x: Whole(clone, by_name, False)(x))
+    elif at is not None:
+        at, wanted = _place_of(at, module, by_name, request.example)
+    elif request.fresh:
+
+        def watching(x: Any, made: Made) -> Any:
+            if isinstance(module, linen.Bridged):
+                return linen.watched(lambda: Whole(nnx.clone(module), by_name, False).given(x), made)
+            return watched(module, lambda clone: Whole(clone, by_name, False).given(x), made)
+
+        at = classifier_of(watching, request.example)
         cut, before = (None, False) if at is None else (f"{BEFORE}{at}", True)
     structure, reason = told(lambda teller: [cut, by_name, teller.value(module)])
     if at is not None:
-        _stop(module, at, before)
+        _stop(module, at, by_name, request.example, before)
     whole = Whole(module, by_name, at is not None)
+    if not before:
+        whole.entry = _entry(whole, request.example, wanted, _called(module) if at is None else repr(at))
+    by_itself = request.fresh and whole.entry == (TOKENS,) and not wanted
+    if by_itself and output_of(whole, request.example).ndim == 3:
+        whole.first = any(map(is_class_token, _names(module).values()))
+    if whole.entry and at is None:
+        cut = dotted(whole.entry)
+    if whole.entry and structure is not None:
+        structure = Structure.of([structure, list(whole.entry), whole.first], structure.lookups)
     if at is not None:
         prune(whole, request.example)
 
@@ -242,24 +282,84 @@ def _module(request: WrapRequest) -> Wrapping:
     @as_its_owner
     def witness(batch: Any) -> Witnessed:
         upto = copied(request.native)
-        end = _array(Whole(upto, by_name, False)(_put(batch)))
-        if at is None:
-            return _witnessed(end, end, part)
-        _stop(upto, at, before)
-        return _witnessed(Whole(upto, by_name, True)(_put(batch)), end, part)
+        value = Whole(upto, by_name, False).given(_put(batch))
+        if at is not None:
+            _stop(upto, at, by_name, batch, before)
+        original = Whole(upto, by_name, at is not None)
+        original.entry, original.first = whole.entry, whole.first
+        return _witnessed(original(_put(batch)), at_end(value, jax.Array), part)
 
-    named = {path: joined(path[1:]) for path, variable in variables(whole).items() if variable.shape != PRUNED}
+    names, found = _names(module), variables(whole)
+    named = {path: names[path[1:]] for path, variable in found.items() if variable.shape != PRUNED}
     part, params = part_of(request, whole, named, request.example, structure, fresh)
     place = cut or END
     return Wrapping(place, place, part, params, reason=reason, ending=ending, witness=witness)
 
 
-def _stop(module: nnx.Module, cut: str, before: bool = False) -> None:
-    """Let a call of the module end with what its submodule at the cut gives, or takes."""
-    submodules = {joined(path): layer for path, layer in nnx.iter_modules(module) if path and callable(layer)}
-    if cut not in submodules:
-        taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
+def _entry(whole: Whole, example: Any, wanted: str, where: str) -> Entry:
+    """Which of several arrays the module gives as features."""
+    value = outputs_of(whole, example)
+    if isinstance(value, jax.Array):
+        return ()
+    shapes = {
+        entry: tuple(x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else ()
+        for entry, x in arrays(value, jax.Array)
+    }
+    return entry_in(shapes, wanted, count(example), where, type(value).__name__, "array")
+
+
+def _names(module: nnx.Module) -> dict[Path, str]:
+    """Path of a variable -> what it is called."""
+    if isinstance(module, linen.Bridged):
+        return {path: module.names[path[1]] for path in variables(module)}
+    return {path: joined(path) for path in variables(module)}
+
+
+def _submodules(module: nnx.Module, by_name: bool, example: Any) -> dict[str, nnx.Module]:
+    """Path -> what in a module can be called; a linen module knows when it runs."""
+    if isinstance(module, linen.Bridged):
+        whole = Whole(module, by_name, False)
+        return dict.fromkeys(linen.submodules(lambda: outputs_of(whole, example)), module)
+    return {joined(path): layer for path, layer in nnx.iter_modules(module) if path and callable(layer)}
+
+
+def _place_of(cut: str, module: nnx.Module, by_name: bool, example: Any) -> tuple[str | None, str]:
+    """The submodule that a cut means, None for the module itself, and the name of the one that is meant of several
+    arrays that it gives, "" where none is named. CutError with near names where there is no such thing."""
+    submodules = _submodules(module, by_name, example)
+    if cut in submodules:
+        return cut, ""
+    parts = cut.split(".")
+    at = next((name for end in range(len(parts), 0, -1) if (name := ".".join(parts[:end])) in submodules), None)
+    several = nnx.clone(module)
+    if at is not None:
+        _stop(several, at, by_name, example)
+    value = outputs_of(Whole(several, by_name, at is not None), example)
+    wanted = cut if at is None else cut.removeprefix(f"{at}.")
+    there = {dotted(entry) for entry, _ in arrays(value, jax.Array)} - {""}
+    if there and (at is not None or any(name == wanted or name.startswith(f"{wanted}.") for name in there)):
+        return at, wanted
+    raise _no_such(cut, submodules)
+
+
+def _no_such(cut: str, submodules: Mapping[str, Any]) -> CutError:
+    """That there is no such place, with those that are near."""
+    taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
+    try:
         Paths({INPUT: (), **taken}, OUTPUT).check(cut)
+    except CutError as error:
+        return error
+    return CutError(f"cut={cut!r}: nothing can be called there")
+
+
+def _stop(module: nnx.Module, cut: str, by_name: bool, example: Any, before: bool = False) -> None:
+    """Let a call of the module end with what its submodule at the cut gives, or takes."""
+    submodules = _submodules(module, by_name, example)
+    if cut not in submodules:
+        raise _no_such(cut, submodules)
+    if isinstance(module, linen.Bridged):
+        module.cut, module.before = cut, before
+        return
     stop: Any = submodules[cut]
     object.__setattr__(stop, "__class__", stopping(type(stop), before))  # type: ignore[arg-type]
 
@@ -281,21 +381,17 @@ def _takes_names(module: nnx.Module, example: Any) -> bool:
     """Whether the module's own arguments have the names of a dict's arrays; else it takes the dict."""
     if not isinstance(example, dict):
         return False
-    arguments = inspect.signature(type(module).__call__).parameters
+    arguments = inspect.signature(calling(module)).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in arguments.values())
     return anything or example.keys() <= arguments.keys()
 
 
-def _step(key: Any) -> Any:
-    return next(getattr(key, name) for name in ("key", "idx", "name") if hasattr(key, name))
-
-
 def attempt(native: Any, example: Any) -> None:
     """Run the user's module, on shapes: it says as much of what cannot be run."""
-    if _is_pair(native):  # whose parameters are not in them; they are not copied, so it is they that failed
-        raise SettingError("a function fails as it is")
+    if _is_pair(native) or _is_linen(
+        native
+    ):  # whose parameters are not in them; they are not copied, so it is they that failed
+        raise SettingError("it fails as it is")
     module = copied(native)
     rows = jax.tree.map(jnp.asarray, example)
-    jax.eval_shape(
-        lambda x: nnx.clone(module)(**x) if _takes_names(module, example) else nnx.clone(module)(x), rows
-    )
+    outputs_of(Whole(module, _takes_names(module, example), False), rows)

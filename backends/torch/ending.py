@@ -7,28 +7,25 @@ Invariant: what needs nothing done has no ending, and the structure that its key
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from headstart.common.errors import CutError
-from headstart.graph.cuts import listed
+from headstart.models import several
+from headstart.models.several import Entry, entry_of
 
 ORDERS = {"nhwc": (0, 3, 1, 2), "ncl": (0, 2, 1)}
 """layout of a module's features -> how they are turned into what torch's layers take"""
 BACK = {"nhwc": (0, 2, 3, 1), "ncl": (0, 2, 1)}
-EMBEDDED = ("image_embeds", "text_embeds")  # of transformers' models with a projection
-POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
-CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
     """A forward hook, which also can be asked what it makes of a value."""
 
-    entry: tuple[str | int, ...] = ()
+    entry: Entry = ()
     """where in a dict, tuple or the like the tensor is"""
     dequantized: bool = False
     first: bool = False
@@ -87,73 +84,22 @@ OWN = (Cast, Ending, Turned)
 
 def at_end(value: Any) -> torch.Tensor | None:
     """What a module gives at its end, where that is one tensor, or logits among other things."""
-    if isinstance(value, Mapping) and LOGITS in value:
-        value = value[LOGITS]
-    elif dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
-        value = getattr(value, LOGITS, None)
-    return value if isinstance(value, torch.Tensor) and value.ndim > 1 else None
+    tensor: torch.Tensor | None = several.at_end(value, torch.Tensor)
+    return tensor
 
 
-def entry_of(value: Any, entry: tuple[str | int, ...]) -> Any:
-    """What is at `entry` in nested dicts, tuples and objects."""
-    for key in entry:
-        value = getattr(value, key) if isinstance(key, str) and not isinstance(value, Mapping) else value[key]
-    return value
-
-
-def tensors(
-    value: Any, before: tuple[str | int, ...] = ()
-) -> Iterator[tuple[tuple[str | int, ...], torch.Tensor]]:
+def tensors(value: Any) -> Iterator[tuple[Entry, torch.Tensor]]:
     """Where tensors are in what a module gave."""
-    if isinstance(value, torch.Tensor):
-        yield before, value
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from tensors(entry, (*before, key))
-    elif isinstance(value, list | tuple):
-        names = getattr(value, "_fields", range(len(value)))
-        for key, entry in zip(names, value, strict=True):
-            yield from tensors(entry, (*before, key))
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from tensors(getattr(value, field.name), (*before, field.name))
+    return several.arrays(value, torch.Tensor)
 
 
-def dotted(entry: tuple[str | int, ...]) -> str:
-    """An entry as it is said in `cut=`."""
-    return ".".join(map(str, entry))
-
-
-def entry_in(value: Any, entry_name: str, samples: int, where: str) -> tuple[str | int, ...]:
-    """The entry that `entry_name` names; without a name the only one, or what libraries give for features. Raises
-    CutError that lists what there is."""
-    there = {dotted(entry): entry for entry, x in tensors(value)}
-    fitting = [dotted(e) for e, x in tensors(value) if x.ndim > 1 and len(x) == samples and not x.is_complex()]
-    if entry_name:
-        if entry_name in there:
-            return there[entry_name]
-        matching = [name for name in fitting if name.startswith(f"{entry_name}.")]
-        if len(matching) == 1:
-            return there[matching[0]]
-    elif len(fitting) == 1:
-        return there[fitting[0]]
-    else:
-        for name in (POOLED, *EMBEDDED, TOKENS, LOGITS):
-            if name in fitting:
-                return there[name]
-    kind = type(value).__name__
-    shapes = [f"{dotted(e)!r} {tuple(x.shape[1:])}" for e, x in tensors(value) if dotted(e) in fitting]
-    if not shapes:
-        raise CutError(
-            f"{where} gives a {kind} without a tensor that has a row for each sample; cut it elsewhere, or wrap a "
-            "module of yours that calls it and returns one tensor"
-        )
-    said = f"no {entry_name!r} is in it; " if entry_name else "which of them are the features? "
-    raise CutError(
-        f"{where} gives a {kind} and not one tensor; {said}choose with cut=: {listed(shapes)} (shapes of a "
-        "sample). Behind the name of a submodule it stands with a dot before it"
-    )
+def entry_in(value: Any, entry_name: str, samples: int, where: str) -> Entry:
+    """See `several.entry_in`."""
+    shapes = {
+        entry: tuple(x.shape) if x.is_floating_point() or x.is_quantized else () for entry, x in tensors(value)
+    }
+    return several.entry_in(shapes, entry_name, samples, where, type(value).__name__)
 
 
 def has_class_token(module: nn.Module) -> bool:
-    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in module.named_parameters())
+    return any(several.is_class_token(name) for name, _ in module.named_parameters())

@@ -17,11 +17,12 @@ from torch import fx, nn
 
 from headstart.backends.torch.arrays import batch_of
 from headstart.backends.torch.classifier import PASSING, is_matrix
-from headstart.backends.torch.ending import LOGITS, dotted, tensors
+from headstart.backends.torch.ending import tensors
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
 from headstart.models.endings import ENDINGS, is_projection
+from headstart.models.several import LOGITS, dotted
 
 STEPS = frozenset(name.replace("_", "") for name in PASSING) | {"tocopy", "select", "slice", "unsafeview"}
 """what may stand behind a classifier, as autograd calls it"""

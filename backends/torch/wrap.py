@@ -26,14 +26,11 @@ from headstart.backends.torch.classifier import is_matrix, labels_of, ranking
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
-    TOKENS,
     Cast,
     Ending,
     Turned,
     at_end,
-    dotted,
     entry_in,
-    entry_of,
     has_class_token,
     tensors,
 )
@@ -56,6 +53,7 @@ from headstart.data.rows import count
 from headstart.graph.cuts import Paths
 from headstart.models.endings import is_projection
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
+from headstart.models.several import TOKENS, dotted, entry_of
 from headstart.models.structure import Teller
 
 

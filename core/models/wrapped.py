@@ -70,18 +70,20 @@ def wrap(
 ) -> Model:
     """Make a model of your own module, which all modes work on, in the framework that it is written in.
 
-    `module`: a torch.nn.Module, a functional keras.Model, a flax.nnx.Module, or two JAX functions
-    `(trunk, head)` of `(params, x)` with `params=(trunk_params, head_params)`, any pytrees of arrays. It is copied
-    and never changed; what runs frozen runs in inference mode.
+    `module`: a torch.nn.Module, a functional keras.Model, a flax.nnx.Module, a flax.linen.Module with `params=`
+    (all that its `init` made), or two JAX functions `(trunk, head)` of `(params, x)` with
+    `params=(trunk_params, head_params)`, any pytrees of arrays. It is copied and never changed; what runs frozen
+    runs in inference mode.
     `cut`: the last thing in the trunk, by the module's own names: of a submodule or a traced operation in torch
     ("layer3.1", "layer3.1.add"), of a layer in Keras ("base/conv1", or "conv1" where only one is called so, of one
-    inside of a model that is a layer), of a submodule in NNX; in torch also of one of several tensors that a
-    module gives ("last_hidden_state"). "its end": all of the module. What the model's `module_cut` says makes the
-    same cut again. Default: before the classifier at the module's end, where there is one and `head` is no module;
-    else the end.
+    inside of a model that is a layer), of a submodule in NNX and linen; in torch, NNX and linen also of one of
+    several arrays that a module gives ("last_hidden_state"). "its end": all of the module. What the model's
+    `module_cut` says makes the same cut again. Default: before the classifier at the module's end, where there is
+    one and `head` is no module; else the end.
     `head`: "rest" (the rest of the module), "linear" or a list such as [256, 0.5] (a fresh classifier on the
     pooled features, see `hs.model`), or a module of the same framework that takes the features. Where torch.fx
-    cannot trace a module, and inside of NNX modules other than nnx.Sequential, there is no rest to be had.
+    cannot trace a module, and inside of NNX modules other than nnx.Sequential and of linen's, there is no rest to
+    be had.
     `classes`: the number or names of the classes. With the rest of the module, or a module, as head they are what
     it gives; by default with the names that it was published with, which transformers' `config.id2label` and the
     `label_names` of timm's `pretrained_cfg` say, else as numbers.

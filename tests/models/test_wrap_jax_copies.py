@@ -66,13 +66,6 @@ def test_a_method_that_was_set_is_refused() -> None:
         hs.wrap(module, preprocess=P)
 
 
-def test_linen_is_told_the_way() -> None:
-    from flax import linen
-
-    with pytest.raises(SettingError, match=r"Dense is a flax\.linen module.*two functions"):
-        hs.wrap(linen.Dense(3), preprocess=P, head="linear", classes=3)
-
-
 def test_half_precision(tmp_path: Path) -> None:
     import jax.numpy as jnp
 

@@ -1,0 +1,146 @@
+"""A flax.linen module with its variables, as an NNX module: called, stopped and watched as it is in linen.
+
+Invariant: what is in the collection `params` is trained, and no other: what training writes elsewhere, such as
+running statistics, is written to, and gets no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+
+from headstart.backends.jax.classifier import Made
+from headstart.backends.jax.parts import PARAMS, Function, Stop, joined, step
+from headstart.common.errors import SettingError
+from headstart.models.endings import is_projection, is_ranking
+
+ROOT = ""
+
+
+class Bridged(Function):
+    """The module with its variables."""
+
+    def __init__(self, module: linen.Module, variables: Any) -> None:
+        super().__init__(module.apply, variables)
+        self.module = module
+        self.cut, self.before = ROOT, False
+        """the submodule at which a call ends, and whether with what it takes"""
+        self.deterministic = True  # which NNX's own train() and eval() set
+        self.streams = nnx.Rngs(0)
+        places = [path for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]]
+        self.names = tuple(joined(map(step, path)) for path in places)
+        """of the variables: their collections and paths"""
+        self.others = tuple(sorted(variables.keys() - {PARAMS}))
+
+    @property
+    def calling(self) -> Any:
+        return type(self.module).__call__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        variables = jax.tree.unflatten(self.tree, [leaf[...] for leaf in self.leaves])
+        if self.dtype is not None:
+            variables, args, kwargs = jax.tree.map(self._cast, (variables, args, kwargs))
+        with linen.intercept_methods(self._intercept):
+            if self.deterministic:
+                return self.module.apply(variables, *args, **kwargs)
+            drawn = {"dropout": self.streams(), "params": self.streams()}
+            try:
+                value, written = self.module.apply(
+                    variables, *args, rngs=drawn, mutable=list(self.others), **kwargs
+                )
+            except Ended as end:
+                self._write(end.written)
+                raise
+        self._write(written)
+        return value
+
+    def _intercept(self, method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        if not self.cut or context.method_name != "__call__" or path_of(context.module) != self.cut:
+            return method(*args, **kwargs)
+        value = next(iter((*args, *kwargs.values()))) if self.before else method(*args, **kwargs)
+        raise Ended(value, context.module.scope.root.mutable_variables())
+
+    def _write(self, written: Any) -> None:
+        """Keep what training wrote of the collections that there were."""
+        variables = jax.tree.unflatten(self.tree, [leaf[...] for leaf in self.leaves])
+        kept = {
+            name: written.get(name, values) if name != PARAMS else values for name, values in variables.items()
+        }
+        if jax.tree.structure(kept) != self.tree:
+            raise SettingError(
+                f"in training {type(self.module).__name__} makes variables that it was not given; pass as params= "
+                "all that its init made"
+            )
+        for leaf, value in zip(self.leaves, jax.tree.leaves(kept), strict=True):
+            if not isinstance(leaf, nnx.Param):
+                leaf[...] = value.astype(leaf[...].dtype)
+
+
+class Ended(Stop):
+    """`Stop`, with the variables that were written to until then."""
+
+    def __init__(self, value: Any, written: Any) -> None:
+        super().__init__(value)
+        self.written = written
+
+
+def path_of(module: linen.Module) -> str:
+    return ".".join(module.path)
+
+
+def submodules(run: Callable[[], Any]) -> list[str]:
+    """The paths of the submodules that a run calls, in the order of their ends."""
+    called: dict[str, None] = {}
+
+    def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        value = method(*args, **kwargs)
+        if context.method_name == "__call__" and path_of(context.module):
+            called.setdefault(path_of(context.module))
+        return value
+
+    with linen.intercept_methods(intercept):
+        run()
+    return list(called)
+
+
+def watched(run: Callable[[], Any], made: Made) -> Any:
+    """What a run gives, whose linear layers are noted in `made`."""
+
+    def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        value = method(*args, **kwargs)
+        path = path_of(context.module)
+        if context.method_name == "__call__" and path and _is_last(context.module, path):
+            made.append((path, value, next(iter((*args, *kwargs.values())))))
+        return value
+
+    with linen.intercept_methods(intercept):
+        return run()
+
+
+def _is_last(module: linen.Module, path: str) -> bool:
+    """As `classifier.is_last` has it for NNX."""
+    if type(module) is linen.Dense:
+        return not is_projection(path)
+    if type(module) is linen.Conv:
+        sides = (module.kernel_size,) if isinstance(module.kernel_size, int) else module.kernel_size
+        return set(sides) == {1} and is_ranking(path)
+    return False
+
+
+def bridged(module: linen.Module, variables: Any) -> Bridged:
+    """SettingError unless `variables` are such as `module.init` makes."""
+    said = "what init made, as {'params': ..., 'batch_stats': ...}"
+    if variables is None:
+        raise SettingError(
+            f"{type(module).__name__} is a flax.linen module, which holds no parameters: pass params=, {said}"
+        )
+    names = list(variables) if hasattr(variables, "keys") else []
+    if PARAMS not in names:
+        raise SettingError(
+            f"params= of a flax.linen module is {said}; received {names or type(variables).__name__}"
+        )
+    return Bridged(module, jax.tree.map(jnp.asarray, dict(variables)))

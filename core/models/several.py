@@ -1,0 +1,104 @@
+"""Which of several arrays that a module gives is taken: a dict, a tuple, an object with fields, nested.
+
+Invariant: whatever the framework, the same outputs are chosen from in the same way, and what cannot be told apart
+is listed and asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from headstart.common.errors import CutError
+from headstart.graph.cuts import listed
+
+Entry = tuple[str | int, ...]
+"""where an array is: keys, places and fields"""
+
+EMBEDDED = ("image_embeds", "text_embeds")  # of transformers' models with a projection
+POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+
+
+def arrays(value: Any, kind: type[Any], before: Entry = ()) -> Iterator[tuple[Entry, Any]]:
+    """Where arrays of a `kind` are in what a module gave."""
+    if isinstance(value, kind):
+        yield before, value
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from arrays(entry, kind, (*before, key))
+    elif isinstance(value, list | tuple):
+        names = getattr(value, "_fields", range(len(value)))
+        for key, entry in zip(names, value, strict=True):
+            yield from arrays(entry, kind, (*before, key))
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from arrays(getattr(value, field.name), kind, (*before, field.name))
+
+
+def entry_of(value: Any, entry: Entry) -> Any:
+    """What is at `entry` in nested dicts, tuples and objects."""
+    for key in entry:
+        value = getattr(value, key) if isinstance(key, str) and not isinstance(value, Mapping) else value[key]
+    return value
+
+
+def at_end(value: Any, kind: type[Any]) -> Any:
+    """What a module gives at its end, where that is one array of the `kind`, or logits among other things; else
+    None."""
+    if isinstance(value, Mapping) and LOGITS in value:
+        value = value[LOGITS]
+    elif dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
+        value = getattr(value, LOGITS, None)
+    return value if isinstance(value, kind) and value.ndim > 1 else None
+
+
+def dotted(entry: Entry) -> str:
+    """An entry as it is said in `cut=`."""
+    return ".".join(map(str, entry))
+
+
+def entry_in(
+    shapes: Mapping[Entry, tuple[int, ...]],
+    entry_name: str,
+    samples: int,
+    where: str,
+    given: str,
+    what: str = "tensor",
+) -> Entry:
+    """The entry that `entry_name` names; without a name the only one, or what libraries give for features. Raises
+    CutError that lists what there is.
+
+    `shapes`: of the arrays there; () for those that can be no features. `where`, `given`, `what`: what gives them,
+    the type that holds them, and what one of them is called, for that error."""
+    there = {dotted(entry): entry for entry in shapes}
+    fitting = {dotted(entry): shape for entry, shape in shapes.items() if len(shape) > 1 and shape[0] == samples}
+    if entry_name:
+        if entry_name in there:
+            return there[entry_name]
+        matching = [name for name in fitting if name.startswith(f"{entry_name}.")]
+        if len(matching) == 1:
+            return there[matching[0]]
+    elif len(fitting) == 1:
+        return there[next(iter(fitting))]
+    else:
+        for name in (POOLED, *EMBEDDED, TOKENS, LOGITS):
+            if name in fitting:
+                return there[name]
+    if not fitting:
+        raise CutError(
+            f"{where} gives a {given} without a {what} that has a row for each sample; cut it elsewhere, or wrap "
+            f"a module of yours that calls it and returns one {what}"
+        )
+    said = f"no {entry_name!r} is in it; " if entry_name else "which of them are the features? "
+    raise CutError(
+        f"{where} gives a {given} and not one {what}; {said}choose with cut=: "
+        f"{listed([f'{name!r} {shape[1:]}' for name, shape in fitting.items()])} (shapes of a sample). Behind the "
+        "name of a submodule it stands with a dot before it"
+    )
+
+
+def is_class_token(path: str) -> bool:
+    """Whether a parameter is called like the token that stands for a class."""
+    return path.rpartition(".")[2] in CLASS_TOKENS
