@@ -3,6 +3,7 @@ cannot be traced."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -227,6 +228,7 @@ class Compared(Ended):
         "temperature": lambda self, x: self.fc(x) / self.offset.exp(),
         "joined": lambda self, x: torch.cat([self.fc(x), self.other(x)], 1)[:, 5:15],
         "averaged": lambda self, x: (self.fc(x) + self.other(x)) / 2,
+        "doubled": lambda self, x: functools.reduce(lambda y, _: y + y, range(40), self.fc(x)),
         "module": lambda self, x: self.directions(x),
         "normed": lambda self, x: self.norm(self.fc(x)),
         "projected": lambda self, x: x @ self.proj,

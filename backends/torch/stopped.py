@@ -255,8 +255,12 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> list[
     found = {dotted(entry): tensor for entry, tensor in tensors(output)}
     end = found.get("", found.get(LOGITS))
     used: set[str] = set()
+    seen: set[Any] = set()  # what is added to itself again and again has as many ways to it as two to that power
 
     def is_rank(step: Any) -> bool:
+        if step in seen:
+            return True
+        seen.add(step)
         if step in made:
             used.add(made[step])
             return True

@@ -226,7 +226,8 @@ def test_the_end_of_an_encoder_is_no_classifier(forms: Any, own: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "path"), [("temperature", "fc"), ("joined", "fc"), ("averaged", "fc"), ("module", "directions")]
+    ("kind", "path"),
+    [("temperature", "fc"), ("joined", "fc"), ("averaged", "fc"), ("doubled", "fc"), ("module", "directions")],
 )
 def test_a_classifier_of_what_cannot_be_traced(forms: Any, own: Any, kind: str, path: str) -> None:
     import torch
