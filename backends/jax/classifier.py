@@ -125,6 +125,8 @@ def _is_rank(variable: Any, ends: dict[int, str], makers: dict[int, Any], reache
         return True
     if maker is MISSING or not _is_passing(maker):
         return False
+    # A second way to it says no more, and of what is added to itself again and again there are very many.
+    makers[id(variable)] = None
     inputs = [atom for atom in maker.invars if not hasattr(atom, "val")]  # literals aside
     return all(_is_rank(atom, ends, makers, reached) for atom in inputs)
 

@@ -31,10 +31,14 @@ ACTIVATIONS = ("linear", "softmax", "log_softmax", "sigmoid", "log_sigmoid", "re
 def ends_in_classifier(model: keras.Model) -> bool:
     """Whether all that the model gives comes from dense layers that are no projections."""
     made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
-    return all(_is_rank(made[id(tensor)], made) for tensor in model.outputs)
+    seen: set[int] = set()
+    return all(_is_rank(made[id(tensor)], made, seen) for tensor in model.outputs)
 
 
-def _is_rank(node: Any, made: dict[int, Any]) -> bool:
+def _is_rank(node: Any, made: dict[int, Any], seen: set[int]) -> bool:
+    if id(node) in seen:  # of what is added to itself again and again there are very many ways to it
+        return True
+    seen.add(id(node))
     layer = node.operation
     if node.is_input:
         return False
@@ -45,7 +49,7 @@ def _is_rank(node: Any, made: dict[int, Any]) -> bool:
         passing = passing or is_temperature(layer)
     else:
         passing = type(layer).__module__.startswith("keras.src.ops.") and type(layer).__name__ in OPERATIONS
-    return passing and all(_is_rank(made[id(tensor)], made) for tensor in node.input_tensors)
+    return passing and all(_is_rank(made[id(tensor)], made, seen) for tensor in node.input_tensors)
 
 
 def _is_last(layer: Any) -> bool:

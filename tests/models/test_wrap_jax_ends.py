@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def before_fc(own: Any) -> np.ndarray:
     return np.asarray(last(own.deep_features(own.Deep(), X))).mean((1, 2))
 
 
-@pytest.mark.parametrize("how", ["plain", "softmax", "inside", "dropout", "scaled", "tempered"])
+@pytest.mark.parametrize("how", ["plain", "softmax", "inside", "dropout", "scaled", "doubled", "tempered"])
 def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(own: Any, how: str) -> None:
     from flax import nnx
 
@@ -40,6 +41,7 @@ def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(own: Any, how: str
         "inside": (lambda: nnx.Sequential(own.Then(nnx.log_softmax)), "layers.0.inner.fc"),
         "dropout": (lambda: own.Then(nnx.Dropout(0.1, rngs=nnx.Rngs(0))), "inner.fc"),
         "tempered": (own.Tempered, "inner.fc"),
+        "doubled": (lambda: own.Then(lambda x: functools.reduce(lambda y, _: y + y, range(40), x)), "inner.fc"),
         "scaled": (lambda: own.Then(lambda x: x.reshape(-1, 10) / 2), "inner.fc"),
     }[how]
     model = hs.wrap(made(), **FRESH)

@@ -91,7 +91,7 @@ def test_a_fresh_head_inside_of_a_branch(kinds: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["dense", "activation", "layer", "operation", "nested", "model", "handed", "twice"]
+    "how", ["dense", "activation", "layer", "operation", "nested", "model", "handed", "twice", "doubled"]
 )
 def test_a_fresh_classifier_comes_in_the_place_of_the_old_one(kinds: Any, how: str) -> None:
     model = hs.wrap(kinds.ending(how), **FRESH)
