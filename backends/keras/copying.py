@@ -117,13 +117,18 @@ def quantized_layer(model: keras.Model) -> str:
 
 
 def thawed(model: keras.Model) -> keras.Model:
-    """The model with all of its layers trainable; a nested one's layers have to be told each."""
+    """The model with all of its layers trainable; a nested one's layers have to be told each. What a trainable
+    layer itself has frozen, as LoRA does with kernels, stays so; Keras on PyTorch would thaw it, too."""
+    own = [v for layer in model._flatten_layers() if layer.trainable for v in layer._trainable_variables]
+    frozen = [variable for variable in own if not variable.trainable]
     model.trainable = True
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             thawed(layer)
         else:
             layer.trainable = True
+    for variable in frozen:
+        variable.trainable = False
     return model
 
 

@@ -156,3 +156,18 @@ def test_batches_are_streamed_in_order(streams: None, engine: str, monkeypatch: 
                 wide = i == 2 and dtype == np.float16
                 assert rows[node].dtype == (np.float32 if wide else dtype)
                 np.testing.assert_array_equal(rows[node], exact if wide else exact.astype(dtype))
+
+
+def test_a_kernel_under_lora_stays_frozen(engine: str) -> None:
+    """Where a model's layers are set free again; Keras on PyTorch would free the kernel with its layer."""
+    import keras
+
+    from headstart.backends.keras.copying import thawed
+
+    image = keras.Input((4,))
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="inner")])
+    model = keras.Model(image, keras.layers.Dense(2, name="frozen")(inner(image)))
+    inner.layers[0].enable_lora(2)
+    model.get_layer("frozen").trainable = False
+    trained = {"/".join(variable.path.split("/")[-2:]) for variable in thawed(model).trainable_weights}
+    assert trained == {"inner/bias", "inner/lora_kernel_a", "inner/lora_kernel_b", "frozen/kernel", "frozen/bias"}
