@@ -124,6 +124,11 @@ def _cut(request: WrapRequest) -> Wrapping:
 def _functions(request: WrapRequest) -> Wrapping:
     functions = request.native
     parts: list[NativePart] = []
+    if {"init", "apply"} <= {*getattr(functions, "_fields", ())}:  # as Haiku's transform gives
+        raise SettingError(
+            "init and apply are no trunk and head: with it = the two, and params = what init made, pass "
+            "hs.wrap((lambda p, x: it.apply(p, None, x), None), params=(params, None), head='linear', classes=...)"
+        )
     if request.cut not in (None, BETWEEN if request.rest else END):
         raise CutError(f"cut={request.cut!r}: two functions are cut between them, and nowhere else")
     if not isinstance(request.params, list | tuple) or len(request.params) != 2:
@@ -388,9 +393,7 @@ def _takes_names(module: nnx.Module, example: Any) -> bool:
 
 def attempt(native: Any, example: Any) -> None:
     """Run the user's module, on shapes: it says as much of what cannot be run."""
-    if _is_pair(native) or _is_linen(
-        native
-    ):  # whose parameters are not in them; they are not copied, so it is they that failed
+    if _is_pair(native) or _is_linen(native):  # without parameters; not copied, so it is they that failed
         raise SettingError("it fails as it is")
     module = copied(native)
     rows = jax.tree.map(jnp.asarray, example)
