@@ -71,8 +71,8 @@ def pictures(count: int) -> np.ndarray:
 def test_a_sample_with_one_prediction_that_is_not_finite() -> None:
     """Of several labels, or numbers, a sample: it counts as lost, and is no error of any size."""
     bad = np.array([[9, np.nan], [9, -9], [-9, 9]], np.float32)
-    labels = hs.data.arrays(pictures(3), [[1, 0], [1, 0], [1, 0]], ["a", "b"], task="multi")
-    found = validation_of(bad, labels)
+    labels = hs.data.arrays(pictures(3), [[1, 0], [1, 0], [1, 1]], ["a", "b"], task="multi")
+    found = validation_of(bad, labels)  # of the last sample one label is missing
     assert (found.not_finite, [miss.index for miss in found.misses]) == (1, [2])
     numbers = hs.data.arrays(pictures(3), [[1.0, 0.0], [9.0, -9.0], [1.0, 1.0]], ["a", "b"], task="regression")
     found = validation_of(bad, numbers)
@@ -82,9 +82,9 @@ def test_a_sample_with_one_prediction_that_is_not_finite() -> None:
 def test_errors_in_deviations_of_the_training_data_or_else_of_these() -> None:
     given = np.array([[1, 3], [0, 3], [4, 3]], np.float32)
     # the second target does not vary: its errors stay what they are
-    numbers = hs.data.arrays(pictures(3), [[0.0, 5.0], [0.0, 5.0], [3.0, 5.0]], ["a", "b"], task="regression")
+    numbers = hs.data.arrays(pictures(3), [[0.0, 5.0], [0.0, 5.0], [0.75, 5.0]], ["a", "b"], task="regression")
     off = np.abs(given - numbers.labels)
-    for deviation, by in (([2.0, 4.0], [2.0, 4.0]), (None, [np.sqrt(2), 1.0])):
+    for deviation, by in (([2.0, 4.0], [2.0, 4.0]), (None, [np.sqrt(0.125), 1.0])):
         expected = (off / by).mean(1)
         found = validation_of(given, numbers, deviation=deviation)
         kept = numbers_of(found.terms, 3, 1)
