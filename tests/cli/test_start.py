@@ -115,8 +115,10 @@ def test_the_third_ctrl_c_ends_what_does_not_end() -> None:
 
 
 ASLEEP = """
-import sys, time, types
+import signal, sys, time, types
 import headstart.cli.start as start
+
+signal.signal(signal.Signals[sys.argv[1]], signal.SIG_DFL)  # nohup has it ignored
 
 from headstart.cli import main as command
 
@@ -133,12 +135,30 @@ start.main()
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_what_asks_a_command_to_end_is_heeded_as_ctrl_c_is(name: str) -> None:
     number = getattr(signal, name)
-    child = subprocess.Popen([sys.executable, "-c", ASLEEP], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"begun\n"
-    child.send_signal(number)
-    _, said = child.communicate(timeout=20)
+    command = [sys.executable, "-c", ASLEEP, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"begun\n"
+            child.send_signal(number)
+            _, said = child.communicate(timeout=20)
+        finally:
+            child.kill()
     assert (child.returncode, said) == (128 + number, b"interrupted\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs the signal")
+def test_what_is_ignored_stays_so() -> None:
+    code = """
+import os, signal
+from headstart.cli.signals import heed
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+heed()
+os.kill(os.getpid(), signal.SIGHUP)
+print("goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
