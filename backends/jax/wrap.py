@@ -273,7 +273,7 @@ def _module(request: WrapRequest) -> Wrapping:
     by_itself = request.fresh and whole.entry == (TOKENS,) and not wanted
     if by_itself and output_of(whole, request.example).ndim == 3:
         whole.first = any(map(is_class_token, _names(module).values()))
-    if whole.entry and at is None:
+    if whole.entry and at is None and not whole.first:  # of which the cut by that name would be all tokens
         cut = dotted(whole.entry)
     if whole.entry and structure is not None:
         structure = Structure.of([structure, list(whole.entry), whole.first], structure.lookups)

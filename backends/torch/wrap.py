@@ -291,7 +291,7 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
         source.forward = ByName(source.forward)
     cut = entry or END
     ending = _ending(request, source, cut, entry, type(source).__name__, axis)
-    if ending.entry and not entry:
+    if ending.entry and not entry and not ending.first:  # of which the cut by that name would be all tokens
         cut = dotted(ending.entry)
     part = part_of(request, request.example, source, structure, pristine, ending)
     wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
