@@ -41,7 +41,7 @@ class Bridged(Function):
         return type(self.module).__call__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        variables = jax.tree.unflatten(self.tree, [leaf[...] for leaf in self.leaves])
+        variables = self.params()
         if self.dtype is not None:
             variables, args, kwargs = jax.tree.map(self._cast, (variables, args, kwargs))
         with linen.intercept_methods(self._intercept):
@@ -66,9 +66,8 @@ class Bridged(Function):
 
     def _write(self, written: Any) -> None:
         """Keep what training wrote of the collections that there were."""
-        variables = jax.tree.unflatten(self.tree, [leaf[...] for leaf in self.leaves])
         kept = {
-            name: written.get(name, values) if name != PARAMS else values for name, values in variables.items()
+            name: written.get(name, values) if name != PARAMS else values for name, values in self.params().items()
         }
         if jax.tree.structure(kept) != self.tree:
             raise SettingError(

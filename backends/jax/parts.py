@@ -142,8 +142,12 @@ class Function(nnx.Module):
         """What says which arguments a call takes."""
         return self.function
 
+    def params(self) -> Any:
+        """The parameters as the function takes them."""
+        return jax.tree.unflatten(self.tree, [leaf[...] for leaf in self.leaves])
+
     def __call__(self, x: Any) -> Any:
-        params = jax.tree.unflatten(self.tree, [leaf[...] for leaf in self.leaves])
+        params = self.params()
         if self.dtype is not None:
             params, x = jax.tree.map(self._cast, (params, x))
         return self.function(params, x)

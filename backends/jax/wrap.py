@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.linen import Module as LinenModule
 
 from headstart.backends.jax import linen
 from headstart.backends.jax.classifier import Made, classifier_of, ends_in_classifier, watched
@@ -60,12 +60,7 @@ BETWEEN = "between the functions"
 
 
 def owns(native: Any) -> bool:
-    return isinstance(native, nnx.Module) or _is_pair(native) or _is_linen(native)
-
-
-def _is_linen(native: Any) -> bool:
-    linen = sys.modules.get("flax.linen")  # where it was not imported, there can be no such module
-    return linen is not None and isinstance(native, linen.Module)
+    return isinstance(native, nnx.Module) or _is_pair(native) or isinstance(native, LinenModule)
 
 
 def _is_pair(native: Any) -> bool:
@@ -84,7 +79,7 @@ def _is_function(value: Any) -> bool:
 
 def wrap(request: WrapRequest) -> Wrapping:
     last_only(request.layout, "JAX")
-    if _is_linen(request.native):
+    if isinstance(request.native, LinenModule):
         request = _bridging(request)
     with compilable("a function" if _is_pair(request.native) else _called(request.native)):
         return _cut(request)
@@ -393,7 +388,8 @@ def _takes_names(module: nnx.Module, example: Any) -> bool:
 
 def attempt(native: Any, example: Any) -> None:
     """Run the user's module, on shapes: it says as much of what cannot be run."""
-    if _is_pair(native) or _is_linen(native):  # without parameters; not copied, so it is they that failed
+    # without parameters; they are not copied, so it is they that failed
+    if _is_pair(native) or isinstance(native, LinenModule):
         raise SettingError("it fails as it is")
     module = copied(native)
     rows = jax.tree.map(jnp.asarray, example)

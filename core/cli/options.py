@@ -426,8 +426,8 @@ def head_of(text: str) -> str | tuple[int | float, ...]:
     if text == "linear":
         return text
     try:
-        numbers_in(text)
-        return tuple(number_of(part) if "." in part else whole_of(part) for part in text.split(","))
+        numbers = zip(text.split(","), numbers_in(text), strict=True)
+        return tuple(number if "." in part else whole_of(part) for part, number in numbers)
     except ValueError:
         raise SettingError(
             f"unknown head {text!r}; expected linear, or hidden widths and dropout rates such as 256,0.5"

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 
+SIGNALS = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 _came: list[int] = []
 
 
@@ -19,11 +20,7 @@ def heed() -> None:
     """From now on, in this process and in none that it forks."""
     if threading.current_thread() is not threading.main_thread():
         return  # Python lets no other one
-    heeded = [
-        number
-        for name in ("SIGTERM", "SIGHUP")
-        if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is signal.SIG_DFL
-    ]
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
     for number in heeded:
         signal.signal(number, _end)
     if heeded and hasattr(os, "register_at_fork"):
@@ -45,6 +42,6 @@ def _end(number: int, _: object) -> None:
 
 def _forget() -> None:
     """In a process that was forked: workers are ended by SIGTERM, and have nothing to say of it."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) is _end:
             signal.signal(number, signal.SIG_DFL)

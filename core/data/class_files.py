@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import SettingError
-from headstart.data.names import normal, shown, twice
+from headstart.data.names import MOST_DIGITS, normal, shown, twice
 from headstart.data.place import expanded
 
 MAX_NBYTES = 16 << 20  # a hundred thousand names take 2 MB
@@ -101,8 +101,8 @@ def _names_in(path: Path, what: str) -> list[str]:
 
 def _of_map(content: dict[str, Any]) -> list[Any] | None:
     """The names in the order of their numbers; None where these are not 0 to n - 1, each once."""
-    # a number of thousands of digits is none to Python
-    by_number = {key: content[key] for key in content if key.isascii() and key.isdecimal() and len(key) < 100}
+    numbers = [key for key in content if key.isascii() and key.isdecimal() and len(key) <= MOST_DIGITS]
+    by_number = {key: content[key] for key in numbers}
     if len(by_number) == len(content):
         pairs = [(int(key), name) for key, name in by_number.items()]
     elif all(type(value) is int for value in content.values()):

@@ -16,7 +16,8 @@ from headstart.common.errors import DataError, DataWarning, HeadstartError
 from headstart.common.text import listed
 
 BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
-WHOLE = re.compile(r"(\d{1,99})(\.0+)?")  # Python makes no number of some thousands of digits
+MOST_DIGITS = 99  # of a number that is a name: Python makes none of some thousands
+WHOLE = re.compile(rf"(\d{{1,{MOST_DIGITS}}})(\.0+)?")
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
 
 

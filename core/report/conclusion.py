@@ -167,10 +167,10 @@ def _noise(headline: Headline, against: Mapping[str, Any] | None) -> str:
     weighted = ", samples by their weights" if against.get("weighted") else ""
     if against.get("noise"):
         return f"within the noise of these samples{weighted}"
-    ends = against.get("interval")
-    if not ends:
+    ends = finite_ends(against.get("interval"))
+    if ends is None:
         return f"more than noise{weighted}"
-    low, high = sorted(abs(float(end)) for end in ends)
+    low, high = sorted(map(abs, ends))
     return f"more than noise (95{figures.SPACE}%: {_digits(headline, low)} to {_digits(headline, high)}{weighted})"
 
 

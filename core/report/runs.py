@@ -180,7 +180,7 @@ def _noise_cells(entry: Entry) -> tuple[Cell, Cell]:
     if ends is None:
         return UNKNOWN, UNKNOWN
     headline = headline_of(entry)
-    interval = Cell(headline.interval(ends), finite(ends[0]))
+    interval = Cell(headline.interval(ends), ends[0])
     against = entry.get("against_best")
     if not against:
         return interval, UNKNOWN
