@@ -101,6 +101,9 @@ def adapted(where: str, shift: float = 2) -> keras.Model:
     return keras.Model(inputs, pooled(layers.Conv2D(4, 3)(x)))
 
 
+ONE = np.float32([1])
+
+
 class Secret(layers.Layer):
     """Multiplies by something that its configuration does not say."""
 
@@ -113,13 +116,22 @@ class Secret(layers.Layer):
 
 
 class Hidden(Secret):
+    """Its factor is not one that Keras would note, nor an attribute of that name."""
+
+    def __init__(self, factor: np.ndarray = ONE, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.by = factor
+
     def get_config(self) -> Any:
         return layers.Layer.get_config(self)
+
+    def call(self, x: Any) -> Any:
+        return x * self.by
 
 
 def unsaid(how: str) -> keras.Model:
     x = inputs = keras.Input((16, 16, 3))
-    layer = Hidden(3.0, name="secret") if how == "hidden" else Secret(name="secret")
+    layer = Hidden(3 * ONE, name="secret") if how == "hidden" else Secret(name="secret")
     if how == "inside":
         inner = keras.Input((16, 16, 3))
         x = keras.Model(inner, layer(layers.ReLU()(inner)), name="outer")(layers.ReLU()(x))
@@ -133,7 +145,7 @@ def unsaid(how: str) -> keras.Model:
 
 
 class Needy(layers.Layer):
-    def __init__(self, factor: float, **settings: Any) -> None:
+    def __init__(self, factor: np.ndarray, **settings: Any) -> None:
         super().__init__(**settings)
         self.factor = factor
 
@@ -146,7 +158,7 @@ class Needy(layers.Layer):
 
 def needy() -> keras.Model:
     x = keras.Input((16, 16, 3))
-    return keras.Model(x, pooled(Needy(2.0, name="needy")(x)))
+    return keras.Model(x, pooled(Needy(np.float32([2, 3, 4]), name="needy")(x)))
 
 
 class Doubled(keras.Model):

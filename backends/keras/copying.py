@@ -63,14 +63,15 @@ def copied(model: keras.Model) -> keras.Model:
     """A functional model with layers, weights and state of its own, all of which may be trained."""
     check_functional(model)
     with seeded(0):
-        clone = cloned(keras.Model(one_or_all(model.inputs), one_or_all(model.outputs)), anew)
-    before, after = model.weights, clone.weights
+        clone = cloned(keras.Model(one_or_all(model.inputs), structure_of(model), name=model.name), anew)
+    before, after = weights_of(model), weights_of(clone)
     if [tuple(w.shape) for w in before] != [tuple(w.shape) for w in after]:
         raise SettingError(
             f"{model.name} cannot be copied: made again from the configuration of its layers, it has other "
             "weights. A layer of your own must say all that it is made of in get_config"
         )
-    clone.set_weights(model.get_weights())
+    for own, weight in zip(before, after, strict=True):
+        weight.assign(to_numpy(own.value))
     carry(model, clone)
     return thawed(clone)
 
@@ -87,7 +88,8 @@ def check_functional(model: keras.Model) -> None:
         )
     for part in [model, *(layer for layer in layers_of(model) if is_functional(layer))]:
         for name in ("call", "__call__"):
-            if name in vars(part) or not _is_keras(getattr(type(part), name)):
+            code = getattr(type(part), name)
+            if name in vars(part) or not (_is_keras(code) or (name == "__call__" and _is_checked(code))):
                 raise SettingError(
                     f"{name}() of {part.name!r} ({type(part).__name__}) is not that of a functional keras.Model: "
                     "what it computes is not what its layers say, so it cannot be cut. Put it into layers"
@@ -102,10 +104,35 @@ def _is_keras(code: Any) -> bool:
     return str(getattr(code, "__module__", "")).partition(".")[0] == "keras"
 
 
+def _is_checked(code: Any) -> bool:
+    """Whether it is KerasHub's: its tasks look whether they are given texts, and then do what Keras does."""
+    return str(getattr(code, "__module__", "")) == "keras_hub.src.utils.pipeline_model"
+
+
 def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
-    """All layers, those inside of layers and models too, in an order that copies share."""
-    found: list[keras.layers.Layer] = model._flatten_layers(include_self=False, recursive=True)
-    return found
+    """All layers but inputs, those inside of layers and models too, in an order that copies share: a class of its
+    own, as KerasHub's backbones are, holds them in the order of its attributes, with some that it never calls, and
+    a model may have the inputs of one inside."""
+    found: dict[int, keras.layers.Layer] = {}
+
+    def look(layer: keras.layers.Layer) -> None:
+        for inner in _called(layer) if is_functional(layer) else layer._layers:
+            if id(inner) not in found and not isinstance(inner, keras.layers.InputLayer):
+                found[id(inner)] = inner
+                look(inner)
+
+    look(model)
+    return list(found.values())
+
+
+def _called(model: keras.Model) -> list[keras.layers.Layer]:
+    return [operation for operation in functional(model).operations if isinstance(operation, keras.layers.Layer)]
+
+
+def weights_of(model: keras.Model) -> list[keras.Variable]:
+    """All weights, in an order that copies share."""
+    own = (w for layer in layers_of(model) for w in (*layer._trainable_variables, *layer._non_trainable_variables))
+    return list({id(weight): weight for weight in own}.values())
 
 
 def quantized_layer(model: keras.Model) -> str:
@@ -130,6 +157,11 @@ def thawed(model: keras.Model) -> keras.Model:
     for variable in frozen:
         variable.trainable = False
     return model
+
+
+def structure_of(model: keras.Model) -> Any:
+    """The tensors that a model gives, as it gives them: one, or a list or dict of them."""
+    return getattr(functional(model), "_outputs_struct", one_or_all(model.outputs))
 
 
 def one_or_all(tensors: list[Any]) -> Any:
@@ -188,7 +220,19 @@ def configured(kind: type, layer: Any, **changes: Any) -> Any:
 
 
 def _made(kind: Any, config: dict[str, Any], functions: dict[str, Any]) -> Any:
-    clone = kind.from_config({**config, **dict.fromkeys(functions)})
+    given = {**config, **dict.fromkeys(functions)}
+    if functions and _is_plainly_made(kind):  # layers that it makes of them at once have them, too
+        given |= functions
+    try:
+        clone = kind.from_config(given)
+    except Exception as error:
+        if _is_keras(kind):
+            raise
+        # Some also say what they have worked out, or read what they cannot write.
+        try:
+            clone = kind(**{name: value for name, value in given.items() if name in _taken(kind)})
+        except Exception:
+            raise error from None
     for name, value in functions.items():
         setattr(clone, name, value)
     return clone
@@ -206,7 +250,9 @@ def settings_of(layer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             _made(type(layer), config, {name: value for name, value in functions.items() if name in config})
     except Exception as error:
         if not callables:
-            raise _no_copy(layer, error) from error
+            if not (config := _worked_out(layer, functions)):
+                raise _no_copy(layer, error) from error
+            return config, {name: value for name, value in functions.items() if name in config}
         # A partial, a compiled function, an object that can be called: a shadow has others in their place.
         functions |= callables
         shadow = object.__new__(type(layer))
@@ -221,7 +267,56 @@ def settings_of(layer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def _config(operation: Any) -> dict[str, Any]:
     with warnings.catch_warnings(action="ignore"):  # of lambdas, which are not read from there
         config: dict[str, Any] = operation.get_config()
-    return config
+    return {**config, **_left_out(operation, config)} if _is_plainly_made(type(operation)) else config
+
+
+def _left_out(operation: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """What a layer that is not Keras's own was made with and does not say: get_config is easily forgotten when a
+    parameter is added. Keras notes what __init__ was given, where that is plain; else it is an attribute of that
+    name."""
+    kind = type(operation)
+    if _is_keras(kind):
+        return {}
+    noted = getattr(getattr(operation, "_auto_config", None), "config", {})
+    found = {}
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        value = noted.get(name, vars(operation).get(name, parameter.default))
+        if name not in config and _is_plain(value) and value != parameter.default:
+            found[name] = value
+    return found
+
+
+def _worked_out(layer: Any, functions: dict[str, Any]) -> dict[str, Any]:
+    """What a layer was made with, where its get_config raises; empty where that cannot be told."""
+    kind = type(layer)
+    if _is_keras(kind) or not isinstance(layer, keras.layers.Layer):
+        return {}
+    parameters = inspect.signature(kind.__init__).parameters
+    config: dict[str, Any] = keras.layers.Layer.get_config(layer)
+    config |= _left_out(layer, config) | {name: None for name in functions if name in parameters}
+    return {} if any(_is_needed(p) and name not in config for name, p in parameters.items()) else config
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.name != "self" and parameter.default is parameter.empty and parameter.kind not in variable
+
+
+def _is_plainly_made(kind: type) -> bool:
+    """Whether it is a class of somebody's own, whose configuration is what __init__ takes."""
+    return not _is_keras(kind) and _is_keras(kind.from_config)
+
+
+def _is_plain(value: Any) -> bool:
+    plain = str | int | float | bool | None | type
+    return all(
+        isinstance(entry, plain) and entry is not inspect.Parameter.empty for entry in keras.tree.flatten(value)
+    )
+
+
+def _taken(kind: type) -> set[str]:
+    """The names that __init__ takes, those that it hands on to what it inherits from too."""
+    return {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
 
 
 def _no_copy(layer: Any, error: Exception) -> SettingError:

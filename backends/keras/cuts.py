@@ -6,16 +6,18 @@ Invariant: a name means the same call in a model and in its copies.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from headstart.backends.keras.classifier import ends_in_classifier, is_temperature
-from headstart.backends.keras.copying import calls, functional, is_functional
+from headstart.backends.keras.copying import calls, functional, is_functional, structure_of
 from headstart.backends.keras.nested import SEPARATOR, has_models
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import END, WrapRequest
 from headstart.graph.cuts import Paths
+from headstart.models.several import Entry, arrays, dotted, entry_in
 
 INPUT, OUTPUT = "input", "output"
 CHANNELS_FIRST = "channels_first"
@@ -61,18 +63,101 @@ def _short(taken: Mapping[str, Any]) -> dict[str, str]:
     return {short: paths[0] for short, paths in names.items() if len(paths) == 1 and short not in taken}
 
 
-def checked(paths: Paths, request: WrapRequest) -> str:
+@dataclass(frozen=True)
+class Cut:
+    """A tensor of a model: what a call gives, or one of several things that it does."""
+
+    node: str
+    """the call's name in `nodes_of`"""
+    index: int = 0
+    name: str = ""
+    """as it is said in `cut=`"""
+
+    def of(self, nodes: Mapping[str, Any]) -> Any:
+        return nodes[self.node].outputs[self.index]
+
+
+def resolved(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, name: str) -> tuple[str, str]:
+    """The call that `name` means, and which of several tensors that it gives; "" where that is not said. A tensor
+    is named as the model's output is, or behind the call's name and a dot."""
+    try:
+        return paths.resolve(name), ""
+    except CutError as error:
+        ends = {dotted(entry): tensor for entry, tensor in arrays(structure_of(model), keras.KerasTensor)}
+        if name in ends:
+            tensor = ends[name]
+            node = next(node for node, call in nodes.items() if any(x is tensor for x in call.outputs))
+            names = [dotted(entry) for entry in _entries(nodes[node])]
+            return node, names[_place(nodes[node].outputs, tensor)]
+        before = [node for node, call in nodes.items() if len(call.outputs) > 1 and name.startswith(f"{node}.")]
+        if not before:
+            raise error
+        node = max(before, key=len)
+        return node, name[len(node) + 1 :]
+
+
+def chosen(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, request: WrapRequest, samples: int) -> Cut:
+    """The cut that is asked for, which is legal; CutError where it is none, or none can be told from others."""
     assert request.cut is not None
+    name, entry_name = resolved(model, nodes, paths, request.cut)
     if request.rest:
-        return paths.check(request.cut)
+        name = paths.check(name if entry_name else request.cut)
+    elif name == OUTPUT:
+        return at_end(model, nodes, samples)
     # What stands behind it or beside it is thrown away, so it need not be on every path.
-    cut = paths.resolve(request.cut)
-    if cut == OUTPUT:
-        raise CutError(
-            f"cut={request.cut!r}: the model gives {len(paths.inputs[cut])} tensors; a fresh classifier takes one "
-            f"of them, such as {paths.inputs[cut][0]!r}"
-        )
-    return paths.check(cut) if cut == INPUT else cut
+    elif name == INPUT:
+        paths.check(name)
+    return tensor_of(model, nodes, name, entry_name, samples)
+
+
+def at_end(model: keras.Model, nodes: Mapping[str, Any], samples: int) -> Cut:
+    """Which of several tensors that a model gives is taken, by the call that makes it."""
+    found = dict(arrays(structure_of(model), keras.KerasTensor))
+    entry = entry_in(_shapes(found, samples), "", samples, repr(model.name), type(structure_of(model)).__name__)
+    node = next(name for name, call in nodes.items() if any(x is found[entry] for x in call.outputs))
+    return _named(node, nodes[node], _place(nodes[node].outputs, found[entry]))
+
+
+def tensor_of(model: keras.Model, nodes: Mapping[str, Any], name: str, entry_name: str, samples: int) -> Cut:
+    """What a call gives; of several tensors the one that is named, else the only one that is used behind it, else
+    what libraries give for features."""
+    call = nodes[name]
+    used = {id(x) for node in calls(model) for x in node.input_tensors} | {id(x) for x in model.outputs}
+    taken = [place for place, tensor in enumerate(call.outputs) if id(tensor) in used]
+    if len(call.outputs) == 1 or (len(taken) == 1 and not entry_name):
+        return _named(name, call, taken[0] if len(taken) == 1 else 0)
+    entries = dict(zip(_entries(call), call.outputs, strict=True))
+    entry = entry_in(_shapes(entries, samples), entry_name, samples, repr(name), type(call.operation).__name__)
+    return _named(name, call, list(entries).index(entry))
+
+
+def _named(node: str, call: Any, index: int) -> Cut:
+    entry = _entries(call)[index]
+    return Cut(node, index, f"{node}.{dotted(entry)}" if entry else node)
+
+
+def _entries(call: Any) -> list[Entry]:
+    """Where each of the tensors is in what a call gives; Keras keeps no structure of a layer's."""
+    if len(call.outputs) == 1:
+        return [()]
+    if not is_functional(call.operation):
+        return [(place,) for place in range(len(call.outputs))]
+    found = {id(x): entry for entry, x in arrays(structure_of(call.operation), keras.KerasTensor)}
+    return [found[id(x)] for x in functional(call.operation).outputs]
+
+
+def _place(tensors: list[Any], tensor: Any) -> int:
+    return next(place for place, other in enumerate(tensors) if other is tensor)
+
+
+def _shapes(tensors: Mapping[Entry, Any], samples: int) -> dict[Entry, tuple[int, ...]]:
+    """Of those that hold floating-point numbers, for so many samples."""
+    return {
+        entry: (samples if x.shape[0] is None else x.shape[0], *x.shape[1:])
+        if len(x.shape) and "float" in x.dtype
+        else ()
+        for entry, x in tensors.items()
+    }
 
 
 def check_single(nodes: Mapping[str, Any], cut: str) -> None:
@@ -139,7 +224,7 @@ def is_inside(model: keras.Model, request: WrapRequest) -> bool:
     nodes = nodes_of(model)
     if request.cut is not None:
         try:
-            paths_of(model, nodes).resolve(request.cut)
+            resolved(model, nodes, paths_of(model, nodes), request.cut)
         except CutError:
             return True
         return False

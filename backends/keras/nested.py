@@ -12,7 +12,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backends.keras.copying import calls, copied, differ, functional, is_functional, one_or_all, outputs
+from headstart.backends.keras.copying import (
+    calls,
+    copied,
+    differ,
+    functional,
+    is_functional,
+    one_or_all,
+    outputs,
+    structure_of,
+)
 from headstart.common.errors import CutError
 
 SEPARATOR = "/"
@@ -56,7 +65,8 @@ def unfolded(model: keras.Model, rows: list[Any]) -> tuple[keras.Model, dict[int
             made.update({id(tensor): value for tensor, value in zip(node.outputs, given, strict=True)})
 
     run(functional(model), "", None)
-    flat = keras.Model(one_or_all(model.inputs), one_or_all([made[id(x)] for x in model.outputs]))
+    ends = keras.tree.map_structure(lambda x: made[id(x)], structure_of(model))
+    flat = keras.Model(one_or_all(model.inputs), ends, name=model.name)
     clean = copied(flat)  # in which each layer is called as often as it is in the model
     if any(map(differ, expected, outputs(clean, rows))):
         raise CutError(
@@ -103,9 +113,9 @@ def inner_calls(model: keras.Model, path: str = "") -> Iterator[tuple[str, tuple
                 yield inner, (node, *chain)
 
 
-def run_to(model: keras.Model, chain: tuple[Any, ...], rows: list[Any]) -> np.ndarray:
-    """What the last of the calls gives, run as the model's owner runs it."""
+def run_to(model: keras.Model, chain: tuple[Any, ...], index: int, rows: list[Any]) -> np.ndarray:
+    """What the last of the calls gives, run as the model's owner runs it; of several tensors that at `index`."""
     for node in chain[:-1]:
         rows = outputs(keras.Model(one_or_all(model.inputs), one_or_all(node.input_tensors)), rows)
         model = functional(node.operation)
-    return outputs(keras.Model(one_or_all(model.inputs), chain[-1].outputs[0]), rows)[0]
+    return outputs(keras.Model(one_or_all(model.inputs), chain[-1].outputs[index]), rows)[0]

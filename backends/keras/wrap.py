@@ -35,16 +35,20 @@ from headstart.backends.keras.copying import (
     seeded,
     tell_of_losses,
     thawed,
+    weights_of,
 )
 from headstart.backends.keras.cuts import (
+    Cut,
+    at_end,
     before_classifier,
     check_order,
     check_single,
-    checked,
+    chosen,
     is_inside,
     nodes_of,
     numbered,
     paths_of,
+    tensor_of,
 )
 from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
@@ -54,10 +58,11 @@ from headstart.backends.keras.scaling import first_factor
 from headstart.backends.keras.telling import told
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import END, Witnessed, Wrapping, WrapRequest
-from headstart.data import Arrays
-from headstart.data.rows import ALONE
+from headstart.data import Arrays, Preprocess
+from headstart.data.rows import ALONE, count
 from headstart.graph import NativePart
 from headstart.models.feature_layout import last_only
+from headstart.models.processors import is_converter, preprocess_of
 
 NUMBERED, UNNAMED = re.compile(r"(?:jax_|nnx_)?variable(?:_\d+)?"), "variable"
 
@@ -66,8 +71,11 @@ def owns(native: Any) -> bool:
     return isinstance(native, keras.Model)
 
 
-def inputs(native: keras.Model) -> Arrays | None:
-    """The shapes that the model was built for, where they are fixed."""
+def inputs(native: keras.Model) -> Preprocess | Arrays | None:
+    """What KerasHub's tasks say of images; else the shapes that the model was built for, where they are fixed."""
+    converter = getattr(getattr(native, "preprocessor", None), "image_converter", None)
+    if is_converter(converter):
+        return preprocess_of(converter)
     given = getattr(native, "inputs", None)
     if not given or any(None in x.shape[1:] for x in given):
         return None
@@ -96,22 +104,28 @@ def wrap(request: WrapRequest) -> Wrapping:
     nodes = nodes_of(model, shown)
     paths = paths_of(model, nodes)
     replaced = request.rest or (request.fresh and bool(paths.cuts) and ends_in_classifier(model))
+    samples, at = count(request.example), None
     if (request.cut == END and not request.rest) or (request.cut is None and not replaced):
-        stop, cut, place = model.outputs, END, END
+        if len(model.outputs) > 1:
+            at = at_end(model, nodes, samples)
+    elif request.cut is None:
+        at = tensor_of(model, nodes, before_classifier(model, nodes, paths), "", samples)
     else:
-        cut = before_classifier(model, nodes, paths) if request.cut is None else checked(paths, request)
-        check_single(nodes, cut)
-        stop, place = nodes[cut].outputs, f"{numbers} {list(nodes).index(cut)}"
-    if len(stop) != 1:
-        raise CutError(f"{cut!r} gives {len(stop)} tensors; cut where there is one")
-    if not request.rest and not request.logits and getattr(stop[0], "_keras_mask", None) is not None:
+        at = chosen(model, nodes, paths, request, samples)
+    if at is None:
+        stop, cut, place = model.outputs[0], END, END
+    else:
+        check_single(nodes, at.node)
+        stop, cut, place = at.of(nodes), at.name, f"{numbers} {list(nodes).index(at.node)}"
+        place += f", tensor {at.index}" if at.index else ""
+    if not request.rest and not request.logits and getattr(stop, "_keras_mask", None) is not None:
         raise CutError(
             f"{cut!r} gives a mask with its output, which a fresh classifier would not see: padded steps would "
             "count. Cut behind the layer that heeds the mask, or keep the rest of the model as head"
         )
     if request.fresh:
-        check_order(stop[0], cut)
-    trunk = keras.Model(_ordered(model, request.example), stop[0])
+        check_order(stop, cut)
+    trunk = keras.Model(_ordered(model, request.example), stop)
 
     def again(seed: int) -> keras.Model:
         with seeded(seed):
@@ -122,12 +136,12 @@ def wrap(request: WrapRequest) -> Wrapping:
 
     def trunk_anew(seed: int) -> keras.Model:
         fresh = again(seed)
-        outputs = fresh.outputs if cut == END else nodes_of(fresh, shown)[cut].outputs
-        return keras.Model(_ordered(fresh, request.example), outputs[0])
+        end = fresh.outputs[0] if at is None else at.of(nodes_of(fresh, shown))
+        return keras.Model(_ordered(fresh, request.example), end)
 
     structure, reason = told(trunk)
     part = _part(trunk, request.example, structure, fixed, trunk_anew)
-    witness = settled(partial(_witnessed, request.native, None if cut == END else cut))
+    witness = settled(partial(_witnessed, request.native, at))
     made = Wrapping(
         cut,
         place,
@@ -140,13 +154,13 @@ def wrap(request: WrapRequest) -> Wrapping:
     )
     if not request.rest:
         return made
-    head = _rest(model, trunk, stop[0], cut, request.native.name)
+    head = _rest(model, trunk, stop, cut, request.native.name)
     head_part = _part(
         head,
         np.zeros((2, *part.output), np.float32),
         told(head)[0],
         fixed,
-        lambda seed: keras.Model(nodes_of(fresh := again(seed), shown)[cut].outputs[0], fresh.outputs[0]),
+        lambda seed: keras.Model(at.of(nodes_of(fresh := again(seed), shown)), fresh.outputs[0]),
     )
     return replace(made, head=head_part, head_params=_params(head))
 
@@ -179,13 +193,13 @@ def attempt(native: keras.Model, example: Any) -> None:
     outputs(native, _rows(native, example))
 
 
-def _witnessed(native: keras.Model, cut: str | None, batch: Any) -> Witnessed:
+def _witnessed(native: keras.Model, cut: Cut | None, batch: Any) -> Witnessed:
     """What the user's model itself gives; a cut of None is its end."""
     with beside(native):
         return _given(native, cut, _rows(native, batch))
 
 
-def _given(native: keras.Model, cut: str | None, rows: list[Any]) -> Witnessed:
+def _given(native: keras.Model, cut: Cut | None, rows: list[Any]) -> Witnessed:
     ends = outputs(native, rows)
     end = ends[0] if len(ends) == 1 else None
     if cut is None:
@@ -193,8 +207,8 @@ def _given(native: keras.Model, cut: str | None, rows: list[Any]) -> Witnessed:
     # a view of the same layers: none of them is called again
     whole = keras.Model(one_or_all(native.inputs), one_or_all(native.outputs))
     nodes = nodes_of(whole)
-    chain = (nodes[cut],) if cut in nodes else dict(numbered(inner_calls(whole)))[cut]
-    return Witnessed(run_to(whole, chain, rows), end, _rounding(native))
+    chain = (nodes[cut.node],) if cut.node in nodes else dict(numbered(inner_calls(whole)))[cut.node]
+    return Witnessed(run_to(whole, chain, cut.index, rows), end, _rounding(native))
 
 
 def _rounding(model: keras.Model) -> float:
@@ -205,7 +219,7 @@ def _rounding(model: keras.Model) -> float:
 def _fixed(model: keras.Model, copy: keras.Model) -> frozenset[int]:
     """The weights of the copy, by identity, that their owner has frozen in the model."""
     trained = {id(weight) for weight in model.trainable_weights}
-    pairs = zip(model.weights, copy.weights, strict=True)
+    pairs = zip(weights_of(model), weights_of(copy), strict=True)
     ours = {id(weight) for weight in copy.trainable_weights}
     return frozenset(id(copied) for own, copied in pairs if id(own) not in trained and id(copied) in ours)
 

@@ -1,5 +1,5 @@
-"""What other libraries prepare images with, as a `Preprocess`: torchvision's `weights.transforms()` and the image
-processors of Hugging Face's transformers, or what their preprocessor_config.json says.
+"""What other libraries prepare images with, as a `Preprocess`: torchvision's `weights.transforms()`, the image
+processors of Hugging Face's transformers, or what their preprocessor_config.json says, and KerasHub's converters.
 
 A processor is read only where it is of a kind that is known here: many kinds resize or scale in ways that their
 settings do not show. Where an odd number of pixels is left over, they cut the middle out half a pixel further up
@@ -10,12 +10,14 @@ and left (`floor`), where torchvision takes the even place. Those on tensors res
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import numpy as np
 from PIL import Image
 
-from headstart.common.errors import SettingError
+from headstart.common.errors import DataWarning, SettingError
 from headstart.data.preprocess import INTERPOLATIONS, UNIT, Preprocess
 
 # What a kind of processor does besides what all do.
@@ -41,13 +43,15 @@ KINDS = {
 }
 """by the names of their classes, which end in one of these"""
 ENDS = re.compile(r"(ImageProcessor|FeatureExtractor)(Pil|Fast)?$")
+CONVERTER = "ImageConverter"
 LARGE = 384  # pixels; from there on ConvNeXt's processor crops nothing
 LEVITS = 256 / 224
 
 
 def is_processor(given: Any) -> bool:
     """Whether it is one of those that `preprocess_of` may read."""
-    return _is_preset(given) or isinstance(given, Mapping) or callable(getattr(given, "to_dict", None))
+    known = _is_preset(given) or is_converter(given) or isinstance(given, Mapping)
+    return known or callable(getattr(given, "to_dict", None))
 
 
 def preprocess_of(given: Any) -> Preprocess:
@@ -57,19 +61,68 @@ def preprocess_of(given: Any) -> Preprocess:
         (size,), (resize,) = given.crop_size, given.resize_size
         pad = resize < size
         return Preprocess(size, resize, given.interpolation.value, tuple(given.mean), tuple(given.std), pad=pad)
+    if is_converter(given):
+        return _of_converter(given)
     said = dict(given if isinstance(given, Mapping) else given.to_dict())
     name = said.get("image_processor_type") or said.get("feature_extractor_type") or type(given).__name__
     kind = KINDS.get(ENDS.sub("", name))
     if kind is None:
         raise SettingError(
-            f"preprocess= is {name}; expected an hs.Preprocess, torchvision's transforms of published weights, or "
-            f"an image processor of {', '.join(sorted(KINDS))}"
+            f"preprocess= is {name}; expected an hs.Preprocess, torchvision's transforms of published weights, "
+            f"KerasHub's image converter, or an image processor of {', '.join(sorted(KINDS))}"
         )
     return _Reading(name, kind, said).preprocess()
 
 
 def _is_preset(given: Any) -> bool:
     return all(hasattr(given, name) for name in ("crop_size", "resize_size", "interpolation", "mean", "std"))
+
+
+def is_converter(given: Any) -> bool:
+    """Whether it is an ImageConverter, as Keras's library of models has them, of a kind that does nothing else."""
+    base = next((kind for kind in type(given).__mro__ if kind.__name__ == CONVERTER), None)
+    return base is not None and all(
+        getattr(type(given), name, None) is getattr(base, name, None) for name in ("call", "_call_python")
+    )
+
+
+def _of_converter(given: Any) -> Preprocess:
+    def refuse(name: str, expected: str) -> NoReturn:
+        raise SettingError(
+            f"preprocess= is {type(given).__name__} with {name} {getattr(given, name)!r}; expected {expected}. "
+            "Say what it does to images with hs.Preprocess"
+        )
+
+    sides = given.image_size
+    if sides is None or sides[0] != sides[1]:
+        refuse("image_size", "a height and a width that are the same")
+    if given.pad_to_aspect_ratio:
+        refuse("pad_to_aspect_ratio", "False")
+    if given.interpolation not in INTERPOLATIONS:
+        refuse("interpolation", " or ".join(INTERPOLATIONS))
+    scale, offset = (
+        np.broadcast_to(np.asarray(value if value is not None else usual, float).ravel(), 3)
+        for value, usual in ((given.scale, 1), (given.offset, 0))
+    )
+    unit = 1.0 if given.scale is None else UNIT
+    if not given.antialias and given.interpolation != "nearest":
+        warnings.warn(
+            f"{type(given).__name__} resizes without a filter against aliasing (antialias=False), headstart with "
+            "one, as most weights were trained: pixels are some levels of 255 from its own",
+            DataWarning,
+            stacklevel=3,
+        )
+    mean, std = -offset * unit / scale, unit / scale
+    return Preprocess(
+        int(sides[0]),
+        int(sides[0]),
+        given.interpolation,
+        (float(mean[0]), float(mean[1]), float(mean[2])),
+        (float(std[0]), float(std[1]), float(std[2])),
+        scale=unit,
+        squash=not given.crop_to_aspect_ratio,
+        floor=bool(given.crop_to_aspect_ratio),
+    )
 
 
 class _Reading:

@@ -17,6 +17,7 @@ Entry = tuple[str | int, ...]
 """where an array is: keys, places and fields"""
 
 EMBEDDED = ("image_embeds", "text_embeds")  # of transformers' models with a projection
+HUBS_POOLED, HUBS_TOKENS = "pooled_output", "sequence_output"  # as KerasHub calls them
 POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
@@ -83,7 +84,7 @@ def entry_in(
     elif len(fitting) == 1:
         return there[next(iter(fitting))]
     else:
-        for name in (POOLED, *EMBEDDED, TOKENS, LOGITS):
+        for name in (POOLED, HUBS_POOLED, *EMBEDDED, TOKENS, HUBS_TOKENS, LOGITS):
             if name in fitting:
                 return there[name]
     if not fitting:

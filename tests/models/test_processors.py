@@ -8,11 +8,12 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from own import P
 
 import headstart as hs
-from headstart.common.errors import SettingError
+from headstart.common.errors import DataWarning, SettingError
 from headstart.data import Preprocess
 from headstart.models.processors import is_processor, preprocess_of
 
@@ -119,3 +120,68 @@ def test_a_module_is_wrapped_with_its_processor() -> None:
     assert hs.wrap(module, preprocess=small).preprocess == replace(VIT_MEANS, size=16, resize=16)
     with pytest.raises(SettingError, match=r"preprocess=224; expected an hs\.Preprocess, torchvision's"):
         hs.wrap(module, preprocess=224)
+
+
+class ImageConverter:
+    """As KerasHub has it, as far as it is read; its pixels are in parity/test_keras_hub.py."""
+
+    def __init__(self, **settings: Any) -> None:
+        usual = {"scale": None, "offset": None, "crop_to_aspect_ratio": True, "pad_to_aspect_ratio": False}
+        usual |= {"image_size": (64, 64), "interpolation": "bilinear", "antialias": True}
+        vars(self).update(usual | settings)
+
+    def call(self, images: Any) -> Any:
+        raise NotImplementedError
+
+    _call_python = call
+
+
+class OtherConverter(ImageConverter):
+    def call(self, images: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, Preprocess(64, 64, mean=(0,) * 3, std=(1,) * 3, scale=1, floor=True)),
+        ({"scale": 1 / 255}, Preprocess(64, 64, mean=(0,) * 3, std=(1,) * 3, floor=True)),
+        ({"scale": 1 / 127.5, "offset": -1}, Preprocess(64, 64, mean=HALF, std=HALF, floor=True)),
+        (
+            {"scale": (1 / 51, 1 / 102, 1 / 51), "offset": (-1, -2, -3), "crop_to_aspect_ratio": False},
+            Preprocess(64, 64, mean=(0.2, 0.8, 0.6), std=(0.2, 0.4, 0.2), squash=True),
+        ),
+        (
+            {"offset": (-103, -116, -123), "interpolation": "bicubic"},
+            Preprocess(64, 64, "bicubic", (103, 116, 123), (1,) * 3, scale=1, floor=True),
+        ),
+    ],
+)
+def test_what_a_converter_does(settings: dict[str, Any], expected: Preprocess) -> None:
+    found = preprocess_of(ImageConverter(**settings))
+    for ours, theirs in zip(found.affine(), expected.affine(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert replace(found, mean=expected.mean, std=expected.std) == expected
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"image_size": None}, "image_size None; expected a height and a width that are the same"),
+        ({"image_size": (64, 96)}, r"image_size \(64, 96\)"),
+        ({"pad_to_aspect_ratio": True}, "pad_to_aspect_ratio True; expected False"),
+        ({"interpolation": "lanczos5"}, "interpolation 'lanczos5'; expected nearest or bilinear"),
+    ],
+)
+def test_what_a_converter_does_that_headstart_does_not(settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(SettingError, match=why):
+        preprocess_of(ImageConverter(**settings))
+
+
+@pytest.mark.neutral
+def test_a_converter_of_another_kind_is_not_read() -> None:
+    assert is_processor(ImageConverter()) and not is_processor(OtherConverter())
+    with pytest.warns(DataWarning, match="without a filter against aliasing"):
+        preprocess_of(ImageConverter(antialias=False))

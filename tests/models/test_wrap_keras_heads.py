@@ -155,8 +155,12 @@ def test_the_end_is_a_cut_where_a_head_comes_behind_it(kinds: Any) -> None:
         assert relative_error(hs.forward(made, X, "trunk")["trunk"], kinds.run(model, X)) < 1e-5
     with pytest.raises(CutError, match="leaves nothing to train"):
         hs.wrap(model, end, preprocess=P)
-    with pytest.raises(CutError, match="the model gives 2 tensors; a fresh classifier takes one"):
+    with pytest.raises(
+        CutError, match=r"gives a list and not one tensor; which of them .*'0' \(10,\), '1' \(2,\)"
+    ):
         hs.wrap(kinds.branched(), "output", **FRESH)
+    made = hs.wrap(kinds.branched(), "1", **FRESH)
+    assert hs.forward(made, X, "trunk")["trunk"].shape[1:] == (2,)
 
 
 def test_quantized_layers_stay_what_they_are(backend: str) -> None:
