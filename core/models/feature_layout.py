@@ -6,7 +6,7 @@ Invariant: the order is known, or said by the user; a fresh classifier never ave
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.common.errors import SettingError
@@ -15,6 +15,8 @@ from headstart.graph import Shape
 LAYOUTS = {"nchw": "nchw", "nhwc": "nhwc", "nlc": "nlc", "tokens": "nlc", "ncl": "ncl"}
 MASKS = ("attention_mask", "mask")
 """what an array of a dict is called that says which tokens count: true, or 1, for those that do"""
+DOUBTFUL = ("padding_mask", "pad_mask", "key_padding_mask", "src_key_padding_mask", "input_mask")
+"""what one is called that says which are padding; in some libraries true, or 1, is a token, in others it is not"""
 FIRST = {4: "nchw", 3: "ncl"}
 """number of axes -> the layout with the channels before all other axes of a sample"""
 LAST = {4: "nhwc", 3: "nlc"}
@@ -41,12 +43,17 @@ def fitting(layout: str | None, shape: Shape, cut: str) -> str | None:
 
 def mask_of(shapes: Mapping[str, Shape], tokens: int) -> str:
     """The name of the array that says which of so many tokens count, by the shapes of a sample's arrays; ""."""
-    return next((name for name in MASKS if tuple(shapes.get(name, ())) == (tokens,)), "")
+    return _named(MASKS, shapes, tokens)
 
 
-def refuse_padding(mask: str, shape: Shape) -> None:
-    """Raise SettingError for a mean over tokens of which an array says that not all count."""
-    if mask:
+def _named(names: Sequence[str], shapes: Mapping[str, Shape], tokens: int) -> str:
+    return next((name for name in names if tuple(shapes.get(name, ())) == (tokens,)), "")
+
+
+def refuse_padding(shapes: Mapping[str, Shape], shape: Shape) -> None:
+    """Raise SettingError for a mean over tokens, features of `shape`, of which an array of a sample's, by their
+    shapes, says that not all count."""
+    if mask := _named(MASKS + DOUBTFUL, shapes, shape[0]):
         raise SettingError(
             f"the trunk gives tokens of shape {shape}, over which a fresh classifier averages, and {mask!r} says "
             "that some are padding: end the module in the mean of those that count, or pass a module as head"

@@ -39,7 +39,7 @@ from headstart.models.faithful import (
     trunk_nodes,
 )
 from headstart.models.feature_layout import checked as checked_layout
-from headstart.models.feature_layout import mask_of, refuse_padding
+from headstart.models.feature_layout import refuse_padding
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
 from headstart.models.model import Model, class_names
@@ -191,8 +191,7 @@ def _graph(
         assert classes is not None
         names, named = class_names(classes)
         if isinstance(inputs, Arrays) and len(trunk.output) == 2:
-            mask = mask_of({key: shape for key, shape, _ in inputs.entries}, trunk.output[0])
-            refuse_padding(mask, trunk.output)
+            refuse_padding({key: shape for key, shape, _ in inputs.entries}, trunk.output)
         return _with_classifier(trunk_nodes(inputs, trunk), trunk.output, len(names), head), names, named
     names, named = _outputs(wrapping.head, classes, wrapping.labels)
     part = _known(wrapping.head, wrapping, head_name)

@@ -130,6 +130,25 @@ def test_unknown_axes_are_asked_for(forms: Any) -> None:
         hs.wrap(module, "act", layout="chw", **FRESH)
 
 
+def test_which_tokens_a_padding_mask_means_is_not_guessed(own: Any) -> None:
+    """In torch's own layers it is true for padding, in other libraries for tokens."""
+    nn = own.torch.nn
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(20, 8)
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, ids: Any, key_padding_mask: Any) -> Any:
+            return self.layer(self.embed(ids), src_key_padding_mask=key_padding_mask)
+
+    batch = sentences()
+    given = {"ids": batch["ids"], "key_padding_mask": ~batch["mask"]}
+    with pytest.raises(SettingError, match="and 'key_padding_mask' says that some are padding"):
+        hs.wrap(Encoder().eval(), head="linear", classes=2, example=given)
+
+
 def test_padded_tokens_do_not_count(own: Any, tmp_path: Path) -> None:
     module, batch = own.text(), sentences(24)
     tensors = {name: own.torch.from_numpy(array) for name, array in batch.items()}

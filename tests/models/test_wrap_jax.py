@@ -95,16 +95,19 @@ def test_padded_tokens_are_not_averaged_in(own: Any) -> None:
     def tokens(params: Any, batch: Any) -> Any:
         return params["embed"][batch["ids"]]
 
-    embed = np.ones((20, 6), np.float32)
-    with pytest.raises(SettingError, match=r"tokens of shape \(12, 6\).* and 'mask' says that some are padding"):
-        hs.wrap(
-            (tokens, None),
-            params=({"embed": embed}, None),
-            example=sentences(),
-            head="linear",
-            classes=2,
-            name="t",
-        )
+    embed, batch = np.ones((20, 6), np.float32), sentences()
+    for mask in ("mask", "attention_mask", "padding_mask", "src_key_padding_mask"):
+        with pytest.raises(
+            SettingError, match=rf"tokens of shape \(12, 6\).* and '{mask}' says that some are pad"
+        ):
+            hs.wrap(
+                (tokens, None),
+                params=({"embed": embed}, None),
+                example={"ids": batch["ids"], mask: batch["mask"]},
+                head="linear",
+                classes=2,
+                name="t",
+            )
 
 
 def test_mistakes_with_functions(own: Any) -> None:
