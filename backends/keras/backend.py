@@ -30,7 +30,7 @@ from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.running import Trainer
 from headstart.contract.wrapping import Wrapping, WrapRequest
-from headstart.data import Arrays
+from headstart.data import Arrays, Preprocess
 from headstart.graph import Graph
 
 Params = Mapping[str, np.ndarray]
@@ -81,7 +81,7 @@ class KerasBackend:
     def owns(self, native: Any) -> bool:
         return wrap.owns(native)
 
-    def inputs(self, native: keras.Model) -> Arrays | None:
+    def inputs(self, native: keras.Model) -> Preprocess | Arrays | None:
         return wrap.inputs(native)
 
     def wrap(self, request: WrapRequest) -> Wrapping:

@@ -302,7 +302,7 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
     return parameter.name != "self" and parameter.default is parameter.empty and parameter.kind not in variable
 
 
-def _is_plainly_made(kind: type) -> bool:
+def _is_plainly_made(kind: Any) -> bool:
     """Whether it is a class of somebody's own, whose configuration is what __init__ takes."""
     return not _is_keras(kind) and _is_keras(kind.from_config)
 
@@ -314,7 +314,7 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _taken(kind: type) -> set[str]:
+def _taken(kind: Any) -> set[str]:
     """The names that __init__ takes, those that it hands on to what it inherits from too."""
     return {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
 

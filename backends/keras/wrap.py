@@ -154,13 +154,15 @@ def wrap(request: WrapRequest) -> Wrapping:
     )
     if not request.rest:
         return made
+    assert at is not None
+    behind = at  # of which the type checker knows as much in a lambda
     head = _rest(model, trunk, stop, cut, request.native.name)
     head_part = _part(
         head,
         np.zeros((2, *part.output), np.float32),
         told(head)[0],
         fixed,
-        lambda seed: keras.Model(at.of(nodes_of(fresh := again(seed), shown)), fresh.outputs[0]),
+        lambda seed: keras.Model(behind.of(nodes_of(fresh := again(seed), shown)), fresh.outputs[0]),
     )
     return replace(made, head=head_part, head_params=_params(head))
 

@@ -1,8 +1,9 @@
 """From an image of any size to the square of pixels a trunk expects: one implementation for all backends.
 
 The result is that of torchvision's `Resize` + `CenterCrop` on Pillow images (antialiased), to the bit, since
-that is what published weights were evaluated with. The one exception are endless strips, whose resized form would
-have more than 16 million pixels (at a shorter side of 256 pixels: longer than 256:1). It stays uint8;
+that is what published weights were evaluated with (without `antialias` that of TensorFlow, rounded). The one
+exception are endless strips, whose resized form would have more than 16 million pixels (at a shorter side of 256
+pixels: longer than 256:1). It stays uint8;
 `affine` gives the two vectors with which a backend normalises on its device, so images travel as bytes. Nor is it
 torchvision's where `decode` is "scaled": libjpeg then computes a large picture from the lower frequencies of each
 block alone, and it is resized from there, by the sides that it has in full; or "gpu", which rounds otherwise.
@@ -27,6 +28,7 @@ from headstart.data.colours import mend_of
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Jpegs, extent_of
 from headstart.data.rows import ALONE, described
+from headstart.data.sampling import sampled
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -34,7 +36,7 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-LATER = ("channels", "scale", "pad", "decode", "squash", "floor")
+LATER = ("channels", "scale", "pad", "decode", "squash", "floor", "antialias", "crop_first")
 CHANNELS = ("rgb", "bgr")
 EXACT, SCALED, GPU = "exact", "scaled", "gpu"
 DECODES = (EXACT, SCALED, GPU)
@@ -78,19 +80,33 @@ class Preprocess:
     decode: str = EXACT  # exact | scaled | gpu: how JPEGs are decoded, see `jpegs`
     squash: bool = False  # resize both sides to `resize`, whatever shape the image has
     floor: bool = False  # begin a crop between two pixels at the first, as transformers does; else at the even one
+    antialias: bool = (
+        True  # filter what is resized to less, as Pillow does; False: interpolate only, see `sampling`
+    )
+    crop_first: bool = False  # crop to the largest central square before that is resized, as Keras does
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
                 raise SettingError(f"preprocess.{name} is {value!r}; expected an integer from 1 to 8192 (pixels)")
-        for name in ("pad", "squash", "floor"):
+        for name in ("pad", "squash", "floor", "antialias", "crop_first"):
             if not isinstance(value := getattr(self, name), bool):
                 raise SettingError(f"preprocess.{name} is {value!r}; expected True or False")
         if self.resize < self.size and not self.pad:
             raise SettingError(
                 f"preprocess.resize is {self.resize}, smaller than size {self.size}: the crop would "
                 "reach beyond the image; resize must be at least size, or pad=True surrounds the image with black"
+            )
+        if self.crop_first and self.squash:
+            raise SettingError(
+                "preprocess.crop_first cuts off what makes an image longer than wide, preprocess.squash keeps it: "
+                "only one of them can be True"
+            )
+        if self.decode == SCALED and (self.crop_first or not self.antialias):
+            raise SettingError(
+                "preprocess.decode='scaled' decodes what a filter against aliasing leaves; it goes neither with "
+                "antialias=False nor with crop_first=True"
             )
         if self.channels not in CHANNELS:
             raise UnknownNameError("channels", self.channels, CHANNELS)
@@ -118,7 +134,8 @@ class Preprocess:
 
     def __str__(self) -> str:
         sizes = f"{self.size} px" if self.size == self.resize else f"{self.size} px of {self.resize}"
-        sizes += ", squashed" if self.squash else ""
+        sizes += ", squashed" if self.squash else ", cropped first" if self.crop_first else ""
+        sizes += "" if self.antialias else ", not antialiased"
         mean, deviation = (", ".join(f"{value:g}" for value in dict.fromkeys(v)) for v in (self.mean, self.std))
         return f"{sizes}, {self.interpolation}, mean {mean}, deviation {deviation}" + (
             {SCALED: "; large JPEGs decoded scaled", GPU: "; JPEGs decoded by a GPU"}.get(self.decode, "")
@@ -147,17 +164,25 @@ class Preprocess:
         """
         if image.mode != "RGB":
             image = image.convert("RGB")
-        method = INTERPOLATIONS[self.interpolation]
         if crop is not None and crop.right > crop.left and crop.bottom > crop.top:
             # Cropped before it is resized: the filter must not see pixels outside the box.
-            image = _cut(image, crop[:4]).resize((self.size, self.size), method)
+            image = self._resized(_cut(image, crop[:4]), (self.size, self.size))
         else:
-            image = self._center(image, method)
+            image = self._center(image)
         if crop is not None and crop.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.array(image)  # a copy, since asarray would be read-only
 
-    def _center(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
+    def _resized(
+        self, image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+    ) -> Image.Image:
+        if self.antialias:
+            return image.resize(size, INTERPOLATIONS[self.interpolation], box)
+        return sampled(image, size, self.interpolation)
+
+    def _center(self, image: Image.Image) -> Image.Image:
+        if self.crop_first:
+            image = _central(image, min(image.size), min(image.size), floor=True)
         sides: tuple[int, int] = image.size
         box = None
         if (extent := extent_of(image)) is not None:
@@ -174,7 +199,7 @@ class Preprocess:
             self.resize if self.squash or side == short else int(self.resize * side / short) for side in sides
         )
         if image.size != (width, height) or box is not None:
-            image = image.resize((width, height), method, box)
+            image = self._resized(image, (width, height), box)
         if min(image.size) < self.size:  # as torchvision's CenterCrop: an odd pixel goes to the right and below
             whole = Image.new("RGB", (max(width, self.size), max(height, self.size)))
             whole.paste(image, (max(0, self.size - width) // 2, max(0, self.size - height) // 2))

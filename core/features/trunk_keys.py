@@ -23,7 +23,7 @@ from headstart.store.keys import TrunkKey, params_digest, trunk_key
 
 INPUT = "input"
 """the cut that keeps decoded images"""
-OF_PIXELS = ("size", "resize", "interpolation", "decode", "squash", "floor")
+OF_PIXELS = ("size", "resize", "interpolation", "decode", "squash", "floor", "antialias", "crop_first")
 """the settings of preprocessing that decoded images depend on; the last are said where they are not as usual"""
 DTYPES = ("float16", "float32", "bfloat16")
 """of stored features; decoded images are uint8"""

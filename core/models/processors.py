@@ -10,14 +10,13 @@ and left (`floor`), where torchvision takes the even place. Those on tensors res
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
 
-from headstart.common.errors import DataWarning, SettingError
+from headstart.common.errors import SettingError
 from headstart.data.preprocess import INTERPOLATIONS, UNIT, Preprocess
 
 # What a kind of processor does besides what all do.
@@ -98,30 +97,25 @@ def _of_converter(given: Any) -> Preprocess:
         refuse("image_size", "a height and a width that are the same")
     if given.pad_to_aspect_ratio:
         refuse("pad_to_aspect_ratio", "False")
-    if given.interpolation not in INTERPOLATIONS:
-        refuse("interpolation", " or ".join(INTERPOLATIONS))
+    interpolation = {"lanczos3": "lanczos"}.get(given.interpolation, given.interpolation)
+    if interpolation not in INTERPOLATIONS:
+        refuse("interpolation", "nearest, bilinear, bicubic or lanczos3")
     scale, offset = (
         np.broadcast_to(np.asarray(value if value is not None else usual, float).ravel(), 3)
         for value, usual in ((given.scale, 1), (given.offset, 0))
     )
     unit = 1.0 if given.scale is None else UNIT
-    if not given.antialias and given.interpolation != "nearest":
-        warnings.warn(
-            f"{type(given).__name__} resizes without a filter against aliasing (antialias=False), headstart with "
-            "one, as most weights were trained: pixels are some levels of 255 from its own",
-            DataWarning,
-            stacklevel=3,
-        )
     mean, std = -offset * unit / scale, unit / scale
     return Preprocess(
         int(sides[0]),
         int(sides[0]),
-        given.interpolation,
+        interpolation,
         (float(mean[0]), float(mean[1]), float(mean[2])),
         (float(std[0]), float(std[1]), float(std[2])),
         scale=unit,
         squash=not given.crop_to_aspect_ratio,
-        floor=bool(given.crop_to_aspect_ratio),
+        antialias=bool(given.antialias),
+        crop_first=bool(given.crop_to_aspect_ratio),
     )
 
 
