@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,3 +47,21 @@ def test_normalises_as_torchvision() -> None:
     image, p = noise(32, 32), Preprocess(32, 32)
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(p.mean, p.std)])(image)
     np.testing.assert_allclose(p.normalise(p.apply(image)[None])[0], theirs.permute(1, 2, 0).numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_same_as_what_keras_reads_folders_with(crop: bool, tmp_path: Path) -> None:
+    import keras
+
+    rng = np.random.default_rng(0)
+    images = [
+        Image.fromarray(rng.integers(0, 256, (*sides, 3), np.uint8)) for sides in ((90, 90), (101, 60), (40, 131))
+    ]
+    for place, image in enumerate(images):
+        image.save(tmp_path / f"{place}.png")
+    read = keras.utils.image_dataset_from_directory(
+        tmp_path, labels=None, image_size=(48, 48), shuffle=False, crop_to_aspect_ratio=crop
+    )
+    (theirs,) = (np.asarray(batch) for batch in read)
+    ours = Preprocess(48, 48, antialias=False, crop_first=crop, squash=not crop)
+    np.testing.assert_allclose([ours.apply(image) for image in images], theirs, atol=0.51)
