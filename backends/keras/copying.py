@@ -14,7 +14,7 @@ import tempfile
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -220,22 +220,28 @@ def configured(kind: type, layer: Any, **changes: Any) -> Any:
 
 
 def _made(kind: Any, config: dict[str, Any], functions: dict[str, Any]) -> Any:
-    given = {**config, **dict.fromkeys(functions)}
-    if functions and _is_plainly_made(kind):  # layers that it makes of them at once have them, too
-        given |= functions
+    without = {**config, **dict.fromkeys(functions)}
+    # Layers that it makes of its functions at once have them, too.
+    given = without | functions if _is_plainly_made(kind) else without
     try:
-        clone = kind.from_config(given)
+        clone = kind.from_config(dict(given))
     except Exception as error:
         if _is_keras(kind):
             raise
-        # Some also say what they have worked out, or read what they cannot write.
-        try:
-            clone = kind(**{name: value for name, value in given.items() if name in _taken(kind)})
-        except Exception:
-            raise error from None
+        clone = _made_otherwise(kind, given, without, error)
     for name, value in functions.items():
         setattr(clone, name, value)
     return clone
+
+
+def _made_otherwise(kind: Any, given: dict[str, Any], without: dict[str, Any], error: Exception) -> Any:
+    """A layer of a class of somebody's own that does not take its configuration: some also say what they have
+    worked out, or read what they cannot write, or want no functions. Raises `error` where that is not it."""
+    with suppress(Exception):
+        return kind(**{name: value for name, value in given.items() if name in _taken(kind)})
+    with suppress(Exception):
+        return kind.from_config(dict(without))
+    raise error
 
 
 def settings_of(layer: Any) -> tuple[dict[str, Any], dict[str, Any]]:

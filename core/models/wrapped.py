@@ -76,10 +76,10 @@ def wrap(
     runs in inference mode.
     `cut`: the last thing in the trunk, by the module's own names: of a submodule or a traced operation in torch
     ("layer3.1", "layer3.1.add"), of a layer in Keras ("base/conv1", or "conv1" where only one is called so, of one
-    inside of a model that is a layer), of a submodule in NNX and linen; in torch, NNX and linen also of one of
-    several arrays that a module gives ("last_hidden_state"). "its end": all of the module. What the model's
-    `module_cut` says makes the same cut again. Default: before the classifier at the module's end, where there is
-    one and `head` is no module; else the end.
+    inside of a model that is a layer), of a submodule in NNX and linen; also of one of several arrays that it
+    gives ("last_hidden_state"). "its end": all of the module. What the model's `module_cut` says makes the same
+    cut again. Default: before the classifier at the module's end, where there is one and `head` is no module; else
+    the end.
     `head`: "rest" (the rest of the module), "linear" or a list such as [256, 0.5] (a fresh classifier on the
     pooled features, see `hs.model`), or a module of the same framework that takes the features. Where torch.fx
     cannot trace a module, and inside of NNX modules other than nnx.Sequential and of linen's, there is no rest to
