@@ -126,7 +126,7 @@ class Hidden(Secret):
         return layers.Layer.get_config(self)
 
     def call(self, x: Any) -> Any:
-        return x * self.by
+        return x * ops.convert_to_tensor(self.by)
 
 
 def unsaid(how: str) -> keras.Model:
@@ -153,7 +153,7 @@ class Needy(layers.Layer):
         return layers.Layer.get_config(self)
 
     def call(self, x: Any) -> Any:
-        return x * self.factor
+        return x * ops.convert_to_tensor(self.factor)
 
 
 def needy() -> keras.Model:

@@ -77,6 +77,13 @@ class Backbone(keras.Model):
         outputs = {"sequence_output": tokens, "pooled_output": pooled} if several else tokens
         super().__init__(inputs, outputs, **settings)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """On torch a module takes no layers before it is one; KerasHub's classes go round that so."""
+        if keras.backend.backend() == "torch" and "_layers" not in vars(self):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
 
 def task(several: bool) -> keras.Model:
     """A classifier on a backbone, whose inputs are the model's."""
