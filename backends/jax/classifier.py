@@ -47,11 +47,16 @@ def _passes(layer: Any) -> bool:
 
 
 def is_last(module: Any, path: str) -> bool:
-    if type(module) is nnx.Linear:
+    if type(module) in (nnx.Linear, nnx.LoRALinear, nnx.LoRA) or _is_linear(module):
         return not is_projection(path)
     if type(module) is nnx.Conv and set(_sides(module.kernel_size)) == {1}:
         return is_ranking(path)
     return False
+
+
+def _is_linear(module: Any) -> bool:
+    """Whether it is a general layer that does what a linear one does."""
+    return type(module) is nnx.LinearGeneral and len(module.out_features) == 1 and module.axis == (-1,)
 
 
 def _sides(size: Any) -> tuple[int, ...]:

@@ -6,12 +6,13 @@ running statistics, is written to, and gets no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
+from flax.core import unfreeze
 
 from headstart.backends.jax.classifier import Made
 from headstart.backends.jax.parts import PARAMS, Function, Stop, joined, step
@@ -40,6 +41,10 @@ class Bridged(Function):
     def calling(self) -> Any:
         return type(self.module).__call__
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return vars(self.module)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         variables = self.params()
         if self.dtype is not None:
@@ -65,18 +70,22 @@ class Bridged(Function):
         raise Ended(value, context.module.scope.root.mutable_variables())
 
     def _write(self, written: Any) -> None:
-        """Keep what training wrote of the collections that there were."""
-        kept = {
-            name: written.get(name, values) if name != PARAMS else values for name, values in self.params().items()
-        }
-        if jax.tree.structure(kept) != self.tree:
+        """Keep what training wrote of the collections that there were; what it sowed, which grows, is nobody's."""
+        before = self.params()
+        after = {name: written.get(name, values) if name != PARAMS else values for name, values in before.items()}
+        if jax.tree.structure(after, is_leaf=_is_sown) != jax.tree.structure(before, is_leaf=_is_sown):
             raise SettingError(
                 f"in training {type(self.module).__name__} makes variables that it was not given; pass as params= "
                 "all that its init made"
             )
+        kept = jax.tree.map(lambda old, new: old if _is_sown(old) else new, before, after, is_leaf=_is_sown)
         for leaf, value in zip(self.leaves, jax.tree.leaves(kept), strict=True):
             if not isinstance(leaf, nnx.Param):
                 leaf[...] = value.astype(leaf[...].dtype)
+
+
+def _is_sown(value: Any) -> bool:
+    return isinstance(value, tuple)
 
 
 class Ended(Stop):
@@ -122,7 +131,7 @@ def watched(run: Callable[[], Any], made: Made) -> Any:
 
 def _is_last(module: linen.Module, path: str) -> bool:
     """As `classifier.is_last` has it for NNX."""
-    if type(module) is linen.Dense:
+    if type(module) is linen.Dense or _is_dense(module):
         return not is_projection(path)
     if type(module) is linen.Conv:
         sides = (module.kernel_size,) if isinstance(module.kernel_size, int) else module.kernel_size
@@ -130,16 +139,26 @@ def _is_last(module: linen.Module, path: str) -> bool:
     return False
 
 
+def _is_dense(module: linen.Module) -> bool:
+    """Whether it is a general layer that does what a dense one does."""
+    single = type(module) is linen.DenseGeneral and isinstance(module.features, int)
+    return single and module.axis in (-1, (-1,)) and module.batch_dims in ((), 0)
+
+
 def bridged(module: linen.Module, variables: Any) -> Bridged:
     """SettingError unless `variables` are such as `module.init` makes."""
     said = "what init made, as {'params': ..., 'batch_stats': ...}"
+    if module.scope is not None:
+        module, bound = module.unbind()
+        variables = bound if variables is None else variables
     if variables is None:
         raise SettingError(
-            f"{type(module).__name__} is a flax.linen module, which holds no parameters: pass params=, {said}"
+            f"{type(module).__name__} is a flax.linen module, which holds no parameters: pass params=, {said}, or "
+            "the module bound to it, as a head, too: module.bind(variables)"
         )
     names = list(variables) if hasattr(variables, "keys") else []
     if PARAMS not in names:
         raise SettingError(
             f"params= of a flax.linen module is {said}; received {names or type(variables).__name__}"
         )
-    return Bridged(module, jax.tree.map(jnp.asarray, dict(variables)))
+    return Bridged(module, jax.tree.map(jnp.asarray, dict(unfreeze(variables))))

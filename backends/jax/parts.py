@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import get_opaque_trace_state
 
 from headstart.backends.jax.door import settled
 from headstart.common.errors import CutError, SettingError
@@ -41,7 +42,12 @@ class Native:
 
 class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
     def __init__(self, value: Any) -> None:
-        self.value = value
+        self.value, self.program = value, current_program()
+
+
+def current_program() -> Any:
+    """Something that is equal as long as JAX writes down the same program."""
+    return get_opaque_trace_state(convention="flax")
 
 
 @cache
@@ -65,16 +71,24 @@ INFERENCE = {
 """arguments of calls that say whether they are training's, and what they are in inference"""
 
 
-def flags_of(call: Any) -> tuple[tuple[str, bool], ...]:
-    """The flags that a call takes, as they are in inference. One whose default is None is not among them, since it
-    then goes by what is set in the module, as flax's own layers have it."""
+def flags_of(call: Any, settings: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
+    """The flags that a call takes, as they are in inference. One whose default is None is not among them where the
+    module's `settings` say it: it then goes by these, as flax's own layers have it."""
     return tuple(
         (name, INFERENCE[name])
         for name, parameter in inspect.signature(call).parameters.items()
         if name in INFERENCE
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and (parameter.default is parameter.empty or isinstance(parameter.default, bool))
+        and (parameter.default is parameter.empty or isinstance(parameter.default, bool | None))
+        and (parameter.default is not None or settings.get(name) is None)
     )
+
+
+INSIDE = (
+    "the cut lies inside of what JAX transforms as one thing (jit, remat, scan, vmap ...), from which no value "
+    "comes out halfway. Cut before or behind it; or pass the module made without it: jit and remat change no "
+    "parameter"
+)
 
 
 class Whole(nnx.Module):
@@ -89,7 +103,7 @@ class Whole(nnx.Module):
         """whether of tokens it gives the first"""
         self.deterministic = True  # which NNX's own train() and eval() set
         call: Any = calling(module)
-        self.flags = flags_of(call)
+        self.flags = flags_of(call, module.settings if isinstance(module, Function) else vars(module))
         stream = inspect.signature(call).parameters.get("rngs")
         self.rngs = None if stream is None else nnx.Rngs(0)
         self.draws = stream is not None and stream.default is stream.empty
@@ -107,6 +121,8 @@ class Whole(nnx.Module):
         try:
             value = self.module(**told | x) if self.by_name else self.module(x, **told)
         except Stop as stop:
+            if stop.program != current_program():
+                raise CutError(INSIDE) from None
             return stop.value
         if self.stops:
             raise CutError("the module ended without coming to its cut; is that submodule called?")
@@ -141,6 +157,11 @@ class Function(nnx.Module):
     def calling(self) -> Any:
         """What says which arguments a call takes."""
         return self.function
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What its owner has set in it."""
+        return {}
 
     def params(self) -> Any:
         """The parameters as the function takes them."""
@@ -225,9 +246,15 @@ def prune(whole: nnx.Module, example: Any) -> None:
         used |= used_by(learning, example)[0]
     except Exception:  # in training it may want what the example does not hold; what inference uses is known
         learning.eval()
-    for path, variable in variables(whole).items():
-        if path not in used:
-            variable.set_value(jnp.zeros(PRUNED, variable.get_value().dtype))
+    unused = {path: variable for path, variable in variables(whole).items() if path not in used}
+    values = {path: variable.get_value() for path, variable in unused.items()}
+    for path, variable in unused.items():
+        variable.set_value(jnp.zeros(PRUNED, values[path].dtype))
+    try:
+        outputs_of(whole, example)
+    except Exception:  # its code asks for the shape of what it does not use, before it comes to the cut
+        for path, variable in unused.items():
+            variable.set_value(values[path])
 
 
 def used_by(module: nnx.Module, example: Any) -> tuple[set[Path], Any]:

@@ -79,10 +79,19 @@ def _is_function(value: Any) -> bool:
 
 def wrap(request: WrapRequest) -> Wrapping:
     last_only(request.layout, "JAX")
+    if isinstance(request.native, nnx.Module | LinenModule) and not callable(request.native):
+        raise SettingError(NO_CALL.format(type(request.native).__name__))
     if isinstance(request.native, LinenModule):
         request = _bridging(request)
     with compilable("a function" if _is_pair(request.native) else _called(request.native)):
         return _cut(request)
+
+
+NO_CALL = (
+    "{} has no __call__, only methods. Wrap a module of yours whose __call__ calls the one that gives the "
+    "features; of a flax.linen module: hs.wrap((lambda p, x: module.apply(p, x, method='encode'), None), "
+    "params=(variables, None), head='linear', classes=...)"
+)
 
 
 def _bridging(request: WrapRequest) -> WrapRequest:

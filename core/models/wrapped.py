@@ -131,7 +131,16 @@ def wrap(
     wrapping = _wrapped(owner, called, inputs, request)
     _warn_of_scaled_twice(called, inputs, wrapping.rescales)
     wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
-    wrapping = _checked(owner, wrapping, inputs, shown, example, head_module)
+    try:
+        wrapping = _checked(owner, wrapping, inputs, shown, example, head_module)
+    except (HeadstartError, Warning):
+        raise
+    except Exception as error:  # of code that was read, or run on shapes alone, until now
+        raise SettingError(
+            f"{called} fails as it runs on two samples of {inputs}: {type(error).__name__}: "
+            f"{str(error)[:ERROR_LENGTH]}. What it needs around it when it runs, such as a mesh, is needed around "
+            "hs.wrap and hs.fit, too"
+        ) from error
     if (structure := structure_of(wrapping.trunk.structure)) is not None:
         structure.forget_changing()
     graph, names, named = _graph(wrapping, inputs, head, classes, name or called)
