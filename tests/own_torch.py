@@ -209,6 +209,14 @@ class Leaf(nn.Module):
         return self.relu(self.last(x)).mean((2, 3))
 
 
+class Nested(nn.Sequential):
+    """Some of its submodules' submodules cannot be traced."""
+
+    def __init__(self) -> None:
+        pooled = nn.Sequential(nn.AdaptiveAvgPool2d(2), Fold(), nn.Flatten(), nn.Linear(32, 10))
+        super().__init__(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(Fold(), nn.BatchNorm2d(8))), pooled)
+
+
 class View(nn.Module):
     """It relies on the memory layout that convolutions have."""
 

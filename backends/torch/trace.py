@@ -183,6 +183,7 @@ class Tracer(fx.Tracer):
                 raise
             return forward(*args, **kwargs)  # made as the code ran, as `layers[:-1]` is: what it holds is known
         before = len(self.graph.nodes)
+        running = list(self.module_stack.items())
         self.paths.append(path)
         try:
             with contextlib.ExitStack() as stack:
@@ -195,6 +196,9 @@ class Tracer(fx.Tracer):
         except Exception:
             if not path or self.is_leaf_module(module, path):
                 raise
+            # fx leaves there what raised, and would then refuse all modules around it
+            self.module_stack.clear()
+            self.module_stack.update(running)
             for node in reversed(list(self.graph.nodes)[before:]):
                 if node.op != "get_attr":  # which fx keeps for whoever takes the same parameter next
                     self.graph.erase_node(node)

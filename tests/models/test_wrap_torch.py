@@ -98,6 +98,20 @@ def test_a_submodule_that_cannot_be_traced_stays_whole(own: Any, data: Any, tmp_
     assert np.isfinite(fit(model, data, tmp_path, mode="full").history["loss"]).all()
 
 
+def test_what_is_around_a_submodule_that_cannot_be_traced_is_traced(own: Any) -> None:
+    module = made(own, "Nested")
+    for cut, here in ((None, "1.2"), ("0.0", "0.0"), ("0.1.0", "0.1.0"), ("0", "0.1.1")):
+        rest = hs.wrap(module, cut, preprocess=P)
+        assert rest.module_cut == here
+        outputs = hs.forward(rest, X, ["trunk", "logits"])
+        assert relative_error(outputs["logits"], own.logits(module, X)) < 1e-5
+        fresh = hs.wrap(module, cut, preprocess=P, head="linear", classes=3)
+        assert fresh.module_cut == here
+        expected = hooked(module, here, own.nchw(X))
+        for found in (outputs["trunk"], hs.forward(fresh, X, "trunk")["trunk"]):
+            assert relative_error(found.transpose(0, 3, 1, 2) if found.ndim == 4 else found, expected) < 1e-5
+
+
 def test_the_memory_layout_is_the_modules_own(own: Any, data: Any, tmp_path: Path) -> None:
     module = made(own, "View")
     for cut in ("conv", None):
