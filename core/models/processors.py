@@ -1,5 +1,6 @@
-"""What other libraries prepare images with, as a `Preprocess`: torchvision's `weights.transforms()`, the image
-processors of Hugging Face's transformers, or what their preprocessor_config.json says, and KerasHub's converters.
+"""What other libraries prepare images with, as a `Preprocess`: torchvision's `weights.transforms()`, composed
+transforms, the image processors of Hugging Face's transformers, or what their preprocessor_config.json says, and
+KerasHub's converters.
 
 A processor is read only where it is of a kind that is known here: many kinds resize or scale in ways that their
 settings do not show. Where an odd number of pixels is left over, they cut the middle out half a pixel further up
@@ -18,6 +19,7 @@ from PIL import Image
 
 from headstart.common.errors import SettingError
 from headstart.data.preprocess import INTERPOLATIONS, UNIT, Preprocess
+from headstart.models.transforms import composed, is_composed
 
 # What a kind of processor does besides what all do.
 SHRINKING, STRETCHING, OFFSETTING, FLIPPING = "shrinking", "stretching", "offsetting", "flipping"
@@ -49,8 +51,8 @@ LEVITS = 256 / 224
 
 def is_processor(given: Any) -> bool:
     """Whether it is one of those that `preprocess_of` may read."""
-    known = _is_preset(given) or is_converter(given) or isinstance(given, Mapping)
-    return known or callable(getattr(given, "to_dict", None))
+    known = (_is_preset(given), is_composed(given), is_converter(given), isinstance(given, Mapping))
+    return any(known) or callable(getattr(given, "to_dict", None))
 
 
 def preprocess_of(given: Any) -> Preprocess:
@@ -60,6 +62,8 @@ def preprocess_of(given: Any) -> Preprocess:
         (size,), (resize,) = given.crop_size, given.resize_size
         pad = resize < size
         return Preprocess(size, resize, given.interpolation.value, tuple(given.mean), tuple(given.std), pad=pad)
+    if is_composed(given):
+        return composed(given)
     if is_converter(given):
         return _of_converter(given)
     said = dict(given if isinstance(given, Mapping) else given.to_dict())
@@ -67,8 +71,8 @@ def preprocess_of(given: Any) -> Preprocess:
     kind = KINDS.get(ENDS.sub("", name))
     if kind is None:
         raise SettingError(
-            f"preprocess= is {name}; expected an hs.Preprocess, torchvision's transforms of published weights, "
-            f"KerasHub's image converter, or an image processor of {', '.join(sorted(KINDS))}"
+            f"preprocess= is {name}; expected an hs.Preprocess, torchvision's transforms, KerasHub's image "
+            f"converter, or an image processor of {', '.join(sorted(KINDS))}"
         )
     return _Reading(name, kind, said).preprocess()
 

@@ -88,9 +88,10 @@ def wrap(
     it gives; by default with the names that it was published with, which transformers' `config.id2label` and the
     `label_names` of timm's `pretrained_cfg` say, else as numbers.
     `preprocess`: how images become what the module takes; torch modules get `(n, c, h, w)`, others `(n, h, w, c)`:
-    an `hs.Preprocess`, torchvision's `weights.transforms()`, a transformers image processor or KerasHub's image
-    converter. Default: what a timm module's `pretrained_cfg` or a KerasHub task's `preprocessor` says; else inputs
-    are taken as they are from `hs.data.arrays(x, y)`: one array (if it is `(n, h, w, c)`, torch modules get it as
+    an `hs.Preprocess`, torchvision's `weights.transforms()`, a Compose of its transforms for evaluation (as timm's
+    `create_transform` and open_clip make them), a transformers image processor or KerasHub's image converter.
+    Default: what a timm module's `pretrained_cfg` or a KerasHub task's `preprocessor` says; else inputs are taken
+    as they are from `hs.data.arrays(x, y)`: one array (if it is `(n, h, w, c)`, torch modules get it as
     `(n, c, h, w)`), or a dict of arrays, which a torch or NNX module is called with as keyword arguments if its
     signature has these names, else as one dict; a Keras model by the names of its inputs.
     `example`: a batch of such inputs, or a data set; Keras models, and modules that take images, need none. Of a
@@ -270,9 +271,9 @@ def _inputs(owner: Backend, module: Any, preprocess: Any, example: Any) -> Prepr
         return preprocess_of(preprocess)
     if preprocess is not None:
         raise SettingError(
-            f"preprocess={preprocess!r}; expected an hs.Preprocess, torchvision's transforms of published "
-            "weights, an image processor of transformers, an image converter of KerasHub, or None for inputs as "
-            "they are"
+            f"preprocess={preprocess!r}; expected an hs.Preprocess, torchvision's transforms (of published "
+            "weights, or a Compose), an image processor of transformers, an image converter of KerasHub, or None "
+            "for inputs as they are"
         )
     if example is not None:
         return Arrays.like(_rows(example))

@@ -112,6 +112,74 @@ def test_published_transforms() -> None:
     assert not is_processor(P) and not is_processor("224") and not is_processor((224, 256))
 
 
+class Step:
+    """With the name and the settings of a transform."""
+
+    def __init__(self, kind: str, **settings: Any) -> None:
+        self.__class__ = type(kind, (Step,), {"__init__": object.__init__, "__repr__": lambda _: f"{kind}()"})
+        vars(self).update(settings)
+
+    def __call__(self, image: Any) -> Any:
+        raise AssertionError("a transform that is read is not called")
+
+
+SHORTER = Step("Resize", size=72, interpolation=Enum("Mode", {"BICUBIC": "bicubic"})["BICUBIC"], antialias=True)
+CROP, FLOATS = Step("CenterCrop", size=(64, 64)), Step("ToTensor")
+NORMALISED = Step("Normalize", mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
+
+
+def composed(*steps: Step) -> Step:
+    return Step("Compose", transforms=list(steps))
+
+
+@pytest.mark.neutral
+def test_what_composed_transforms_mean() -> None:
+    seen = Preprocess(64, 72, "bicubic", HALF, (0.25,) * 3)
+    assert preprocess_of(composed(SHORTER, CROP, FLOATS, NORMALISED)) == seen
+    assert preprocess_of(composed(SHORTER, composed(CROP, FLOATS), NORMALISED)) == seen
+    assert preprocess_of(composed(SHORTER, CROP, FLOATS)) == replace(seen, **NEITHER)
+    units = Step("ToDtype", dtype="torch.float32", scale=False)
+    assert preprocess_of(composed(SHORTER, CROP, units)) == replace(seen, **NEITHER, scale=1.0)
+    both = Step("Resize", size=(72, 72), interpolation="bilinear")
+    squashed = Preprocess(72, 72, "bilinear", HALF, (0.25,) * 3, squash=True)
+    assert preprocess_of(composed(both, FLOATS, NORMALISED)) == squashed
+    assert preprocess_of(composed(both, CROP, FLOATS, NORMALISED)) == replace(squashed, size=64)
+    padded = composed(SHORTER, Step("CenterCrop", size=80), FLOATS, NORMALISED)
+    assert preprocess_of(padded) == replace(seen, size=80, pad=True)
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        (
+            [Step("RandomResizedCrop", size=64), FLOATS],
+            r"the step RandomResizedCrop\(\); expected one of CenterCrop",
+        ),
+        ([CROP, FLOATS], r"CenterCrop\(\); expected a single CenterCrop to a square, behind Resize"),
+        ([SHORTER, CROP, SHORTER, FLOATS], "a single Resize, before CenterCrop"),
+        ([SHORTER, FLOATS], "resizes the shorter side only, and a model takes squares: put a CenterCrop"),
+        ([SHORTER, CROP], "no step that makes floats"),
+        ([FLOATS, NORMALISED], "no step that resizes"),
+        ([FLOATS, SHORTER, CROP], r"Resize\(\); expected what resizes, crops .* in this order"),
+        ([SHORTER, CROP, NORMALISED], r"Normalize\(\); expected what resizes, crops .* in this order"),
+        ([SHORTER, CROP, FLOATS, NORMALISED, NORMALISED], r"Normalize\(\); expected .* at most one Normalize"),
+        ([Step("Resize", size=(64, 72), interpolation="bilinear")], "of both to the same"),
+        ([Step("Resize", size=64, max_size=90, interpolation="bilinear")], "without max_size"),
+        ([Step("Resize", size=64, interpolation="box")], "interpolation nearest or bilinear"),
+        ([Step("Resize", height=64, width=64, interpolation=1)], "size as one or two numbers of pixels"),
+        ([Step("ToImage"), Step("Resize", size=64, interpolation="nearest")], "before there is a tensor"),
+        ([Step("ToImage"), Step("Resize", size=64, interpolation="bilinear", antialias=False)], "antialiases"),
+        ([SHORTER, CROP, FLOATS, Step("Normalize", mean=[0.5], std=[0.5])], "three means and three deviations"),
+        ([SHORTER, CROP, Step("ToDtype", dtype="torch.float16")], "expected float32"),
+        ([Step("MaybeConvertMode", mode="L"), SHORTER], "expected RGB"),
+    ],
+)
+def test_a_step_that_headstart_does_not_do_is_refused(steps: list[Step], why: str) -> None:
+    with pytest.raises(SettingError, match=why):
+        preprocess_of(composed(*steps))
+
+
 @pytest.mark.of("torch")
 def test_a_module_is_wrapped_with_its_processor() -> None:
     import own_torch
@@ -120,6 +188,8 @@ def test_a_module_is_wrapped_with_its_processor() -> None:
     assert hs.wrap(module, preprocess=small).preprocess == replace(VIT_MEANS, size=16, resize=16)
     with pytest.raises(SettingError, match=r"preprocess=224; expected an hs\.Preprocess, torchvision's"):
         hs.wrap(module, preprocess=224)
+    seen = composed(Step("Resize", size=16, interpolation="bilinear"), Step("CenterCrop", size=16), FLOATS)
+    assert hs.wrap(module, preprocess=seen).preprocess == Preprocess(16, 16, "bilinear", **NEITHER)
 
 
 class ImageConverter:
