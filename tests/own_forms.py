@@ -215,6 +215,15 @@ class Directions(nn.Module):
         return self.scale.exp() * (x @ nn.functional.normalize(self.weight).t())
 
 
+def halves(shares: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """Shares `(n, classes)`, of which those at a class's threshold become a half."""
+    thresholds, moved = thresholds.expand(len(shares), -1), torch.zeros_like(shares)
+    low = shares < thresholds
+    moved[low] = shares[low] / (2 * thresholds[low])
+    moved[~low] = 1 - (1 - shares[~low]) / (2 * (1 - thresholds[~low]))
+    return moved
+
+
 class Compared(Ended):
     """Its classifier is written in one of many ways, and is no linear layer, or no such layer alone."""
 
@@ -228,6 +237,7 @@ class Compared(Ended):
         "temperature": lambda self, x: self.fc(x) / self.offset.exp(),
         "joined": lambda self, x: torch.cat([self.fc(x), self.other(x)], 1)[:, 5:15],
         "averaged": lambda self, x: (self.fc(x) + self.other(x)) / 2,
+        "thresholds": lambda self, x: halves(torch.sigmoid(self.fc(x)), torch.full((1, 10), 0.4)),
         "doubled": lambda self, x: functools.reduce(lambda y, _: y + y, range(40), self.fc(x)),
         "module": lambda self, x: self.directions(x),
         "normed": lambda self, x: self.norm(self.fc(x)),
@@ -246,6 +256,21 @@ class Compared(Ended):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.ENDS[self.kind](self, self.features(x if self.traced else no_trace(x)))
+
+
+class Several(Compared):
+    """It gives several arrays."""
+
+    GIVEN: ClassVar[dict[str, Any]] = {
+        "shares": lambda self, x: (torch.softmax(y := self.fc(x), 1), y),
+        "dict": lambda self, x: {"out": self.fc(x)},
+        "tasks": lambda self, x: {"age": self.other(x), "kind": self.fc(x)},
+        "features": lambda self, x: (self.fc(x), x),
+        "apart": lambda self, x: {"age": self.other(x.tanh()), "kind": self.fc(x.sigmoid())},
+    }
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.GIVEN[self.kind](self, self.features(x if self.traced else no_trace(x)))
 
 
 class Tied(Ended):

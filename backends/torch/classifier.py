@@ -39,8 +39,14 @@ SUMMING = ("sum", "norm", "vector_norm", "pow", "square", "sqrt", "abs")
 def ranking(source: nn.Module, traced: Traced) -> set[fx.Node]:
     """Where features meet the weights of the classifier, or classifiers, that all of what the module gives comes
     from; empty where it ends in none."""
+    walk, given = _Walk(source, traced), traced.output.all_input_nodes
+    return walk.found if given and all(walk.is_rank(node, False) for node in given) else set()
+
+
+def is_hidden(source: nn.Module, traced: Traced) -> bool:
+    """Whether a module that was left whole, with others in it, makes the end: a classifier may be inside of it."""
     walk = _Walk(source, traced)
-    return walk.found if traced.result is not None and walk.is_rank(traced.result, False) else set()
+    return not all(walk.is_rank(node, False) for node in traced.output.all_input_nodes) and walk.hidden
 
 
 class _Walk:
@@ -50,6 +56,7 @@ class _Walk:
         self.source, self.traced = source, traced
         self.found: set[fx.Node] = set()
         self.seen: set[fx.Node] = set()
+        self.hidden = False
 
     def is_rank(self, node: fx.Node, summed: bool) -> bool:
         """`summed`: what comes of it is summed, so that a layer's own numbers would be no classes'."""
@@ -61,6 +68,7 @@ class _Walk:
             if _is_last(module, str(node.target)) and not summed:
                 self.found.add(node)
                 return True
+            self.hidden = self.hidden or next(module.children(), None) is not None
             if next(module.parameters(), None) is not None or not isinstance(module, LAYERS):
                 return False
         elif node.op not in ("call_function", "call_method"):

@@ -24,7 +24,9 @@ from headstart.graph.cuts import Paths, listed
 from headstart.models.endings import ENDINGS, is_projection
 from headstart.models.several import LOGITS, dotted
 
-STEPS = frozenset(name.replace("_", "") for name in PASSING) | {"tocopy", "select", "slice", "unsafeview"}
+STEPS = frozenset(name.replace("_", "") for name in PASSING) | {
+    "tocopy", "select", "slice", "unsafeview", "index", "indexput", "rsub", "where",
+}  # fmt: skip
 """what may stand behind a classifier, as autograd calls it"""
 
 
@@ -238,12 +240,13 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> list[
     weighs and joins them, as temperatures and means of two do; [] where it ends otherwise. Autograd's graph shows
     it."""
     made: dict[Any, str] = {}
+    takes: dict[str, Any] = {}
     shell = sharing(source, buffers=False)
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, value: Any) -> None:
             if len(args) == 1 and _ranks(module, args[0], value) and value.grad_fn is not None:
-                made[value.grad_fn] = name
+                made[value.grad_fn], takes[name] = name, args[0]
 
         return hook
 
@@ -253,7 +256,8 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> list[
     with torch.enable_grad():
         output = call(shell, batch_of(example))
     found = {dotted(entry): tensor for entry, tensor in tensors(output)}
-    end = found.get("", found.get(LOGITS))
+    alone = found.get("", found.get(LOGITS))
+    ends = [tensor for tensor in found.values() if tensor.is_floating_point()] if alone is None else [alone]
     used: set[str] = set()
     seen: set[Any] = set()  # what is added to itself again and again has as many ways to it as two to that power
 
@@ -272,8 +276,11 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> list[
             return False
         return bool(before) and all(is_rank(following) for following in before)
 
-    ends = end is not None and end.ndim == 2 and end.grad_fn is not None and is_rank(end.grad_fn)
-    return [name for name in made.values() if name in used] if ends else []
+    if not ends or not all(end.ndim == 2 and end.grad_fn is not None and is_rank(end.grad_fn) for end in ends):
+        return []
+    if len(ends) > 1 and len({id(takes[name]) for name in used}) > 1:
+        return []  # several tasks, each with features of its own
+    return [name for name in made.values() if name in used]
 
 
 def _made_of(logits: torch.Tensor, end: torch.Tensor) -> str | None:

@@ -22,7 +22,7 @@ from torch import fx, nn
 from headstart.backends.torch import axes, forms, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.chance import undrawn
-from headstart.backends.torch.classifier import is_matrix, labels_of, ranking
+from headstart.backends.torch.classifier import is_hidden, is_matrix, labels_of, ranking
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
@@ -148,14 +148,17 @@ class Made(NamedTuple):
 def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None) -> Made:
     if request.cut == END and not request.rest:
         return _whole(request, source, call, traced)
-    if traced is None and request.cut is not None and request.cut.startswith(BEFORE):
-        made = _stopped_before_classifier(request, source, call)
+    hidden = traced is None or is_hidden(source, traced)
+    if hidden and request.cut is not None and request.cut.startswith(BEFORE):
+        made = _stopped_before_classifier(request, source, call, traced)
         if made is not None and made.wrapping.cut == request.cut:
             return made
     if request.cut is not None:
         return _at(request, source, call, traced)
+    if hidden and (made := _stopped_before_classifier(request, source, call, traced)) is not None:
+        return made
     if traced is None:
-        return _stopped_before_classifier(request, source, call) or _whole(request, source, call, None)
+        return _whole(request, source, call, None)
     if request.rest:
         return _split(request, source, call, traced, _before_classifier(source, traced, traced.paths))
     if request.fresh and ranking(source, traced):
@@ -228,9 +231,11 @@ def _stopped(request: WrapRequest, source: nn.Module, call: Call, path: str, ent
     return Made(wrapping, Place(path, 0), ending)
 
 
-def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Call) -> Made | None:
-    """Cut before the linear layer at the end of a module that cannot be traced; None where there is no such layer
-    and none is needed."""
+def _stopped_before_classifier(
+    request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None
+) -> Made | None:
+    """Cut before the linear layer at the end of a module that cannot be traced, or of which the end could not be;
+    None where there is no such layer and none is needed."""
     if not (request.rest or request.fresh):
         return None
     run = stopped.watched(source, call, request.example, None)
@@ -240,7 +245,7 @@ def _stopped_before_classifier(request: WrapRequest, source: nn.Module, call: Ca
     if not path and request.fresh:
         path = next(iter(stopped.classifiers_before_end(source, call, request.example)), "")
     if not path or (not request.rest and isinstance(run.output, torch.Tensor) and is_projection(path)):
-        if not request.rest:
+        if not request.rest or traced is not None:
             return None
         raise CutError(
             f"torch.fx cannot trace {type(source).__name__}, and it does not end in a linear layer, so the rest "

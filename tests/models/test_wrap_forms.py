@@ -246,7 +246,10 @@ def test_the_end_of_an_encoder_is_no_classifier(forms: Any, own: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "path"),
-    [("temperature", "fc"), ("joined", "fc"), ("averaged", "fc"), ("doubled", "fc"), ("module", "directions")],
+    [
+        *((kind, "fc") for kind in ("temperature", "joined", "averaged", "doubled", "thresholds")),
+        ("module", "directions"),
+    ],
 )
 def test_a_classifier_of_what_cannot_be_traced(forms: Any, own: Any, kind: str, path: str) -> None:
     import torch
@@ -263,6 +266,35 @@ def test_a_classifier_of_what_cannot_be_traced(forms: Any, own: Any, kind: str, 
     else:
         with pytest.raises(CutError, match="does not end in a linear layer"):
             hs.wrap(module, preprocess=P)
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("kind", ["shares", "dict", "tasks", "features", "apart"])
+def test_a_classifier_that_gives_several_arrays(forms: Any, own: Any, kind: str, traced: bool) -> None:
+    import torch
+
+    module = made(forms, "Several", kind, traced)
+    if kind == "features" or (kind == "apart" and not traced):  # of which nobody knows what is to be had
+        with pytest.raises(CutError, match="which of them are the features"):
+            hs.wrap(module, **FRESH)
+        return
+    model = hs.wrap(module, **FRESH)
+    with torch.no_grad():
+        features = module.features(own.nchw(X)).numpy()
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], features) < 1e-5
+    again = hs.wrap(module, model.module_cut, **FRESH)
+    assert key(again).digest == key(model).digest
+
+
+def test_a_classifier_inside_of_what_cannot_be_traced(forms: Any, own: Any) -> None:
+    import torch
+
+    inner = made(forms, "Last", False)
+    module = torch.nn.Sequential(torch.nn.Tanh(), inner).eval()
+    fresh, rest = hs.wrap(module, **FRESH), hs.wrap(module, preprocess=P)
+    assert fresh.module_cut == rest.module_cut == "before 1.fc"
+    assert relative_error(hs.forward(rest, X)["logits"], own.logits(module, X)) < 1e-5
+    assert key(hs.wrap(module, "before 1.fc", **FRESH)).digest == key(fresh).digest
 
 
 def test_where_images_went_is_said(forms: Any) -> None:
