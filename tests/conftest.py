@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import random
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -26,7 +28,8 @@ GIVES_WAY = 4
 left for the end"""
 SELDOM = (50_000, 20, 20)
 """how many more objects than were freed, and how many collections of the younger ones, make one of garbage"""
-
+FIRST = (None, registry.names()[0])
+"""the backends of environments that run what needs no framework"""
 
 _running: list[pytest.Config] = []
 """pytest's runs in this process: behind the first those of tests that run pytest (contract/test_planted.py)"""
@@ -70,10 +73,11 @@ def own_garbage() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Libraries that count what they have left at the end, as Triton does, find nothing."""
+    """Libraries that count what they have left at the end, as Triton does, find nothing. Not before pytest itself
+    has looked for garbage, which with all that was imported takes seconds."""
     _running.pop()
     if not _running:
-        gc.unfreeze()
+        atexit.register(gc.unfreeze)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -201,8 +205,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     framework (`@pytest.mark.neutral`) runs once, in the first one's, not three times; in a module that is marked
     in one of these ways, a test may be for each of them all the same (`@pytest.mark.each`). What takes long
     (`@pytest.mark.slow`) is left to `tox -e slow`, unless `-m` or the test's own name asks for it."""
-    named = os.environ.get(registry.VARIABLE) or next(iter(registry.installed()), None)
-    first = named in (None, registry.names()[0])
+    named = _environment()
+    first = named in FIRST
     asked = config.getoption("markexpr") or any("::" in argument for argument in config.args)
     others = [
         item
@@ -218,4 +222,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     if others:
         config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
+        left = set(others)
+        items[:] = [item for item in items if item not in left]
+
+
+def _environment() -> str | None:
+    """The backend that this environment has chosen."""
+    return os.environ.get(registry.VARIABLE) or next(iter(registry.installed()), None)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A module whose own mark says that all of its tests are for other environments is not imported there: that,
+    and making its tests only to leave them out, took half the time before the first one. One that is asked for
+    is."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    asked = {Path(argument.partition("::")[0]).absolute() for argument in config.args}
+    if collection_path in asked:
+        return None
+    text = collection_path.read_text("utf-8")
+    mark = re.search("^pytestmark = .*", text, re.MULTILINE)
+    if mark is None or "mark.each" in text:
+        return None
+    named = _environment()
+    of = re.search(r"\bmark\.of\(\"(\w+)\"\)", mark[0])
+    neutral = "mark.neutral" in mark[0] and named not in FIRST
+    return True if neutral or (of is not None and of[1] != named) else None

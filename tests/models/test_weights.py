@@ -1129,7 +1129,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile(canary: Path) -> Mapping[str, Any]:
-    """Made once for all: among them are files of a million levels."""
+    """Made once for all: among them are files of 200,000 levels."""
     spare = canary.with_name("spare")
     spare.write_text("x")
     Path(f"{spare}.py").write_text(f"open({str(canary)!r}, 'w').close()\n")

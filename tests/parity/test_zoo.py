@@ -25,7 +25,7 @@ import torchvision
 from known_answers import BY_NAME, KNOWN_ANSWERS, KnownAnswer, Original
 from safetensors.torch import load_file
 from shortened import NARROWED, shortened
-from sparing import LastStepOnly, Trainers, Trunks, hardly_optimised
+from sparing import LastStepOnly, Trainers, Trunks, hardly_optimised, without_values
 from torch import nn
 
 import headstart as hs
@@ -77,10 +77,10 @@ def by_name(row: KnownAnswer) -> str:
 def made(original: Original, classes: int, size: int) -> nn.Module:
     """The original without values in its parameters, in inference mode."""
     if original.make is not None:
-        with torch.device("meta"):
+        with without_values():
             return original.make(classes, size).eval()
     settings = {**original.kwargs, "num_classes": classes} | ({original.sized: size} if original.sized else {})
-    with torch.device("meta"):
+    with without_values():
         if original.library == "torchvision":
             return torchvision.models.get_model(original.name, weights=None, **settings).eval()
         return timm.create_model(original.name, pretrained=False, **settings).eval()
@@ -221,7 +221,7 @@ def test_timms_repositories_hold_these_architectures(name: str, key: str) -> Non
     }
     assert config.crop_mode == "center"
 
-    with torch.device("meta"):
+    with without_values():
         theirs = shapes_of(timm.create_model(tag, pretrained=False))
     names = layout(name, entry.layout)
     # timm makes its networks without auxiliary classifiers, whatever the file has
@@ -250,7 +250,7 @@ def test_what_is_read_by_timms_names_computes_what_timm_computes(name: str, tag:
     original = BY_NAME[name].original
     assert original is not None
     size = original.size
-    with torch.device("meta"):
+    with without_values():
         settings = {original.sized: size} if original.sized else {}
         network = timm.create_model(tag, pretrained=False, num_classes=CLASSES, **settings).eval()
     rng = np.random.default_rng(4)
