@@ -109,7 +109,7 @@ def _of_converter(given: Any) -> Preprocess:
         for value, usual in ((given.scale, 1), (given.offset, 0))
     )
     unit = 1.0 if given.scale is None else UNIT
-    mean, std = -offset * unit / scale, unit / scale
+    mean, std = (0 - offset) * unit / scale, unit / scale  # of no offset 0, and not -0
     return Preprocess(
         int(sides[0]),
         int(sides[0]),

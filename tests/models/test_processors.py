@@ -236,6 +236,7 @@ def test_what_a_converter_does(settings: dict[str, Any], expected: Preprocess) -
     for ours, theirs in zip(found.affine(), expected.affine(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     assert replace(found, mean=expected.mean, std=expected.std) == expected
+    assert "-0" not in str(found)
 
 
 @pytest.mark.neutral
