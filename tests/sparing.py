@@ -36,7 +36,7 @@ def hardly_optimised(hardly: bool = True) -> Iterator[None]:
 @contextmanager
 def without_values() -> Iterator[None]:
     """torch's modules that are made inside, timm's too, have parameters without values. What initialises them
-    would compute on nothing all the same, and takes six times as long as the rest of making a network."""
+    would compute on nothing all the same, and takes up to ten times as long as the rest of making a network."""
     import timm.layers.weight_init
     import torch
 
