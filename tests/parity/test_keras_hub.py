@@ -74,7 +74,6 @@ MODELS: dict[str, Callable[[], Any]] = {
         hidden_dims=[8, 16],
         image_shape=(64, 64, 3),
     ),
-    "GPT2": lambda: hub.models.GPT2Backbone(**TEXT),
     "Bert": bert,
 }
 GIVEN = {"Bert": "pooled_output"}
@@ -109,6 +108,12 @@ def test_a_backbones_features(kind: str) -> None:
     expected = expected[GIVEN[kind]] if kind in GIVEN else expected
     made = hs.wrap(model, head="linear", classes=3, example=rows)
     assert relative_error(hs.forward(made, rows, "trunk")["trunk"], np.asarray(expected)) < 1e-5
+
+
+def test_tokens_beside_a_padding_mask_are_not_averaged() -> None:
+    model = hub.models.GPT2Backbone(**TEXT)
+    with pytest.raises(SettingError, match="'padding_mask' says that some are padding"):
+        hs.wrap(model, head="linear", classes=3, example=rows_for(model))
 
 
 @pytest.mark.parametrize("kind", ["image", "tokens", "text"])
