@@ -85,10 +85,8 @@ def resolved(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, name: s
     except CutError as error:
         ends = {dotted(entry): tensor for entry, tensor in arrays(structure_of(model), keras.KerasTensor)}
         if name in ends:
-            tensor = ends[name]
-            node = next(node for node, call in nodes.items() if any(x is tensor for x in call.outputs))
-            names = [dotted(entry) for entry in _entries(nodes[node])]
-            return node, names[_place(nodes[node].outputs, tensor)]
+            node, index = _made_by(nodes, ends[name])
+            return node, dotted(_entries(nodes[node])[index])
         before = [node for node, call in nodes.items() if len(call.outputs) > 1 and name.startswith(f"{node}.")]
         if not before:
             raise error
@@ -114,8 +112,8 @@ def at_end(model: keras.Model, nodes: Mapping[str, Any], samples: int) -> Cut:
     """Which of several tensors that a model gives is taken, by the call that makes it."""
     found = dict(arrays(structure_of(model), keras.KerasTensor))
     entry = entry_in(_shapes(found, samples), "", samples, repr(model.name), type(structure_of(model)).__name__)
-    node = next(name for name, call in nodes.items() if any(x is found[entry] for x in call.outputs))
-    return _named(node, nodes[node], _place(nodes[node].outputs, found[entry]))
+    node, index = _made_by(nodes, found[entry])
+    return _named(node, nodes[node], index)
 
 
 def tensor_of(model: keras.Model, nodes: Mapping[str, Any], name: str, entry_name: str, samples: int) -> Cut:
@@ -146,8 +144,9 @@ def _entries(call: Any) -> list[Entry]:
     return [found[id(x)] for x in functional(call.operation).outputs]
 
 
-def _place(tensors: list[Any], tensor: Any) -> int:
-    return next(place for place, other in enumerate(tensors) if other is tensor)
+def _made_by(nodes: Mapping[str, Any], tensor: Any) -> tuple[str, int]:
+    """The call that makes a tensor, and which of its outputs that is."""
+    return next((name, i) for name, call in nodes.items() for i, x in enumerate(call.outputs) if x is tensor)
 
 
 def _shapes(tensors: Mapping[Entry, Any], samples: int) -> dict[Entry, tuple[int, ...]]:

@@ -11,7 +11,8 @@ from typing import Any
 import keras
 
 from headstart.backends.keras.arrays import to_numpy
-from headstart.backends.keras.copying import is_own_function, settings_of, told_state
+from headstart.backends.keras.configuration import is_own_function, settings_of
+from headstart.backends.keras.copying import told_state
 from headstart.backends.keras.cuts import nodes_of
 from headstart.models.sources import UnknownStructure
 from headstart.models.structure import Structure, Teller, array_digest

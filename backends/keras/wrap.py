@@ -19,13 +19,12 @@ import numpy as np
 
 from headstart.backends.keras.arrays import beside, on_host, to_numpy
 from headstart.backends.keras.classifier import ends_in_classifier
+from headstart.backends.keras.configuration import anew, configured
 from headstart.backends.keras.copying import (
-    anew,
     called_calmly,
     carry,
     check_clone,
     cloned,
-    configured,
     copied,
     layers_of,
     one_or_all,
