@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -233,16 +233,22 @@ def channels(watched: Watched, made: tuple[int | None, str]) -> int | None:
 
 
 class Walk(fx.Interpreter):
-    """Runs a traced graph, and marks what one of its nodes gives."""
+    """Runs a traced graph, and marks what some of its nodes give."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, place: fx.Node, mark: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        graph: fx.Graph,
+        places: Collection[fx.Node],
+        mark: Callable[[fx.Node, Any], None],
+    ) -> None:
         super().__init__(module, garbage_collect_values=True, graph=graph)
-        self.place, self.mark = place, mark
+        self.places, self.mark = places, mark
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
-        if node is self.place:
-            self.mark(value)
+        if node in self.places:
+            self.mark(node, value)
         return value
 
     def given(self, inputs: Sequence[fx.Node], batch: Any) -> None:

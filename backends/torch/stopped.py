@@ -7,7 +7,7 @@ Invariant: what runs until the stop is the module's own code, with its hooks; wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,23 @@ import torch
 from torch import fx, nn
 
 from headstart.backends.torch.arrays import batch_of
-from headstart.backends.torch.classifier import PASSING, is_matrix
+from headstart.backends.torch.classifier import PASSING, is_last, is_matrix
 from headstart.backends.torch.ending import tensors
+from headstart.backends.torch.reading import distinct, joined
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
 from headstart.models.endings import ENDINGS, is_projection
-from headstart.models.several import LOGITS, dotted
+from headstart.models.several import LOGITS, dotted, main
 
-STEPS = frozenset(name.replace("_", "") for name in PASSING) | {
+RESIZING = frozenset(
+    f"upsample{kind}" for kind in ("nearest1d", "nearest2d", "linear1d", "bilinear2d", "bilinear2daa", "bicubic2d")
+)
+DIRECT = RESIZING | {"softmax", "logsoftmax", "sigmoid", "clone", "alias", "tocopy"}
+STEPS = RESIZING | frozenset(name.replace("_", "") for name in PASSING) | {
     "tocopy", "select", "slice", "unsafeview", "index", "indexput", "rsub", "where",
 }  # fmt: skip
-"""what may stand behind a classifier, as autograd calls it"""
+"""what may stand behind a classifier, as autograd calls it; and what leaves a map a map of classes"""
 
 
 class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
@@ -43,6 +48,31 @@ class Stopping:
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], value: Any = None) -> Any:
         raise Stop(args[0] if self.before else value)
+
+
+class Reading:
+    """A forward pre-hook of one of several classifiers, which notes what it takes; the last one ends the run with
+    what all of them take, side by side."""
+
+    def __init__(self, place: int, axes: Sequence[int], taken: list[torch.Tensor]) -> None:
+        self.place, self.axes, self.taken = place, axes, taken
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.place == 0:
+            self.taken.clear()  # of a run that did not come to its end
+        self.taken.append(args[0])
+        if len(self.taken) == len(self.axes):
+            taken = self.taken[:]
+            self.taken.clear()  # which hang on the run's graph, and could not be copied
+            raise Stop(joined(taken, self.axes))
+
+
+class Absent(nn.Module):
+    """What stands where a classifier was. An nn.Identity there tells some modules that they have none, and end
+    before it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 class Until:
@@ -137,19 +167,33 @@ def no_such_cut(cut: str, run: Run) -> None:
     Paths({INPUT: (), **chain}, OUTPUT).check(cut)
 
 
-def stop(source: nn.Module, call: Call, example: Any, cut: str, run: Run, before: bool = False) -> None:
-    """Make of the module one that is stopped at `cut`, or before it, and holds nothing that comes behind."""
-    place = source.get_submodule(cut)
-    if before:
-        parent, _, last = cut.rpartition(".")
-        source.get_submodule(parent)._modules[last] = place = nn.Identity()
-        place.register_forward_pre_hook(Stopping(True), prepend=True)
-    else:
-        place.register_forward_hook(Stopping(False))
+def stop(source: nn.Module, call: Call, example: Any, cut: str, run: Run) -> None:
+    """Make of the module one that is stopped at `cut`, and holds nothing that comes behind."""
+    source.get_submodule(cut).register_forward_hook(Stopping(False))
+    _until(source, call, example, run.ran[: run.ran.index(cut) + 1], {*run.entered, cut})
+
+
+def stop_before(
+    source: nn.Module, call: Call, example: Any, axes: Mapping[str, int], without: Collection[str], run: Run
+) -> None:
+    """Make of the module one that is stopped before the last of some submodules, with what all of them take side
+    by side, and holds nothing that comes behind, nor those in `without`. `axes`: submodule, in the order in which
+    they run -> which axis of what it takes holds the channels."""
+    taken: list[torch.Tensor] = []
+    for path in without:
+        _replace(source, path, Absent())
+    for place, path in enumerate(axes):
+        _replace(source, path, stand_in := Absent())
+        hook = Stopping(True) if len(axes) == 1 else Reading(place, [*axes.values()], taken)
+        stand_in.register_forward_pre_hook(hook, prepend=True)
+    _until(source, call, example, run.ran[: max(map(run.ran.index, axes))], axes.keys())
+
+
+def _until(source: nn.Module, call: Call, example: Any, ran: Collection[str], entered: Collection[str]) -> None:
     for hooks in (source._forward_hooks, source._forward_hooks_with_kwargs, source._forward_hooks_always_called):
         hooks.clear()  # which get the end, where it never comes
     source.forward = Until(source.forward, call.by_name)
-    _prune(source, example, run.ran[: run.ran.index(cut) + (not before)], {*run.entered, cut})
+    _prune(source, example, ran, entered)
 
 
 def _prune(source: nn.Module, example: Any, ran: Collection[str], entered: Collection[str]) -> None:
@@ -186,11 +230,7 @@ def _take_away(source: nn.Module, example: Any, names: Collection[str]) -> None:
     """Those of the submodules without which it runs: others' methods or settings may be used, with no call."""
 
     def swap(name: str, module: nn.Module) -> nn.Module:
-        parent, _, last = name.rpartition(".")
-        modules = source.get_submodule(parent)._modules
-        before, modules[last] = modules[last], module
-        assert before is not None
-        return before
+        return _replace(source, name, module)
 
     def runs() -> bool:
         try:
@@ -208,6 +248,15 @@ def _take_away(source: nn.Module, example: Any, names: Collection[str]) -> None:
             swap(name, nn.Identity())
             if not runs():
                 swap(name, module)
+
+
+def _replace(source: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Put a module in the place of a submodule, which is given back."""
+    parent, _, last = name.rpartition(".")
+    modules = source.get_submodule(parent)._modules
+    before, modules[last] = modules[last], module
+    assert before is not None
+    return before
 
 
 # ---- before the classifier
@@ -228,24 +277,31 @@ def classifier_at_end(run: Run, source: nn.Module) -> tuple[str, str] | None:
 
 
 def _ranks(module: nn.Module, taken: Any, given: Any) -> bool:
-    """Whether it may be a classifier: rows of features meet a matrix of its own, and no other layer is in it."""
+    """Whether it may be a classifier: features meet a matrix of its own, and no other layer is in it."""
     rows = isinstance(taken, torch.Tensor) and taken.ndim == 2 and taken.is_floating_point()
     weights = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     alone = next(module.children(), None) is None or isinstance(module, nn.Linear)
     return rows and isinstance(given, torch.Tensor) and alone and any(map(is_matrix, weights))
 
 
-def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> list[str]:
+def _ranks_places(module: nn.Module, taken: Any, given: Any) -> bool:
+    """Whether it may be a classifier of each place of a map, or of each token."""
+    places = isinstance(taken, torch.Tensor) and taken.ndim in (3, 4) and isinstance(given, torch.Tensor)
+    return places and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and taken.ndim == 4))
+
+
+def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[str, torch.Tensor]:
     """The classifiers, in the order in which they run, that all of what the module gives comes from, after what
-    weighs and joins them, as temperatures and means of two do; [] where it ends otherwise. Autograd's graph shows
-    it."""
+    weighs and joins them, as temperatures and means of two do, and what each of them takes; {} where it ends
+    otherwise. Autograd's graph shows it."""
     made: dict[Any, str] = {}
-    takes: dict[str, Any] = {}
+    takes: dict[str, torch.Tensor] = {}
     shell = sharing(source, buffers=False)
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, value: Any) -> None:
-            if len(args) == 1 and _ranks(module, args[0], value) and value.grad_fn is not None:
+            ranks = len(args) == 1 and any(may_be(module, args[0], value) for may_be in (_ranks, _ranks_places))
+            if ranks and value.grad_fn is not None:
                 made[value.grad_fn], takes[name] = name, args[0]
 
         return hook
@@ -256,31 +312,36 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> list[
     with torch.enable_grad():
         output = call(shell, batch_of(example))
     found = {dotted(entry): tensor for entry, tensor in tensors(output)}
-    alone = found.get("", found.get(LOGITS))
+    alone = main(found) if (whole := found.get("")) is None else whole
     ends = [tensor for tensor in found.values() if tensor.is_floating_point()] if alone is None else [alone]
     used: set[str] = set()
     seen: set[Any] = set()  # what is added to itself again and again has as many ways to it as two to that power
 
-    def is_rank(step: Any) -> bool:
+    def is_rank(step: Any, direct: bool, axes: int) -> bool:
         if step in seen:
             return True
         seen.add(step)
         if step in made:
-            used.add(made[step])
-            return True
+            name = made[step]
+            used.add(name)
+            module, axes_taken = source.get_submodule(name), takes[name].ndim
+            # of tokens, of which the classes of one may be taken, nobody knows here which
+            fitting = axes_taken == axes if isinstance(module, nn.Linear) else True
+            return axes_taken == 2 or (fitting and is_last(module, name, False, direct and len(ends) == 1))
         if hasattr(step, "variable"):
             return not is_matrix(step.variable)
         before = [following for following, _ in step.next_functions if following is not None]
         name = type(step).__name__.partition("Backward")[0].lower()
         if name not in STEPS and not all(hasattr(following, "variable") for following in before):
             return False
-        return bool(before) and all(is_rank(following) for following in before)
+        return bool(before) and all(is_rank(following, direct and name in DIRECT, axes) for following in before)
 
-    if not ends or not all(end.ndim == 2 and end.grad_fn is not None and is_rank(end.grad_fn) for end in ends):
-        return []
-    if len(ends) > 1 and len({id(takes[name]) for name in used}) > 1:
-        return []  # several tasks, each with features of its own
-    return [name for name in made.values() if name in used]
+    if not ends or not all(end.grad_fn is not None and is_rank(end.grad_fn, True, end.ndim) for end in ends):
+        return {}
+    ranks = {name: takes[name].detach() for name in dict.fromkeys(made.values()) if name in used}
+    if len(ends) > 1 and len(distinct(ranks)) > 1:
+        return {}  # several tasks, each with features of its own
+    return ranks
 
 
 def _made_of(logits: torch.Tensor, end: torch.Tensor) -> str | None:

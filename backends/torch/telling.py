@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from headstart.backends.torch.arrays import exact_numpy
 from headstart.backends.torch.ending import OWN
-from headstart.backends.torch.stopped import ByName, Stopping, Until
+from headstart.backends.torch.stopped import ByName, Reading, Stopping, Until
 from headstart.backends.torch.trace import attribute
 from headstart.backends.torch.writing import Apart
 from headstart.models.structure import Structure, Teller, array_digest
@@ -24,7 +24,7 @@ from headstart.models.structure import Structure, Teller, array_digest
 LIBRARIES = ("torch", "_operator")
 # what nn.Module keeps for itself, none of which says what a module computes
 INTERNAL = frozenset(vars(nn.Module())) | {"forward"}
-OUR_HOOKS = (Apart, Stopping, *OWN)
+OUR_HOOKS = (Apart, Reading, Stopping, *OWN)
 # which of the hooks are called otherwise than they usually are
 MANNERS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
 

@@ -327,6 +327,14 @@ class Traced:
         found = [INPUT if n in self.inputs else self.names.get(n) for n in node.all_input_nodes]
         return tuple(dict.fromkeys(name for name in found if name is not None))
 
+    def add(self, name: str, function: Callable[..., Any], nodes: Sequence[fx.Node], *arguments: Any) -> None:
+        """Put in a node that gives what the function makes of what others give; by that name it may be cut at."""
+        order = list(self.graph.nodes)
+        with self.graph.inserting_after(max(nodes, key=order.index)):
+            node = self.graph.call_function(function, (list(nodes), *arguments))
+        self.names[node], self.nodes[name] = name, node
+        self.tracer.places[node] = ("", name, "", 0)
+
     def activation(self, stop: fx.Node) -> Activation | None:
         """What makes probabilities of logits at the end, behind which only the shape changes; None: nothing."""
         node: fx.Node | None = stop

@@ -17,12 +17,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from headstart.backends.torch import axes, forms, stopped
+from headstart.backends.torch import axes, forms, reading, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.chance import undrawn
-from headstart.backends.torch.classifier import is_hidden, is_matrix, labels_of, ranking
+from headstart.backends.torch.classifier import is_hidden, labels_of, ranking
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
@@ -50,7 +50,6 @@ from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import BEFORE, END, Wrapping, WrapRequest
 from headstart.data import Preprocess
 from headstart.data.rows import count
-from headstart.graph.cuts import Paths
 from headstart.models.endings import is_projection
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
 from headstart.models.several import TOKENS, dotted, entry_of
@@ -149,10 +148,14 @@ def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | 
     if request.cut == END and not request.rest:
         return _whole(request, source, call, traced)
     hidden = traced is None or is_hidden(source, traced)
-    if hidden and request.cut is not None and request.cut.startswith(BEFORE):
-        made = _stopped_before_classifier(request, source, call, traced)
+    if request.cut is not None and request.cut.startswith(BEFORE):
+        made = _stopped_before_classifier(request, source, call, traced) if hidden else None
         if made is not None and made.wrapping.cut == request.cut:
             return made
+        if traced is not None and request.fresh and ranking(source, traced):
+            place = reading.before_classifiers(source, traced, request.example)
+            if place.cut == request.cut:
+                return _split(request, source, call, traced, place)
     if request.cut is not None:
         return _at(request, source, call, traced)
     if hidden and (made := _stopped_before_classifier(request, source, call, traced)) is not None:
@@ -160,9 +163,11 @@ def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | 
     if traced is None:
         return _whole(request, source, call, None)
     if request.rest:
-        return _split(request, source, call, traced, _before_classifier(source, traced, traced.paths))
+        return _split(
+            request, source, call, traced, reading.Place(reading.before_classifier(source, traced, traced.paths))
+        )
     if request.fresh and ranking(source, traced):
-        return _split(request, source, call, traced, _before_classifier(source, traced, traced.paths))
+        return _split(request, source, call, traced, reading.before_classifiers(source, traced, request.example))
     return _whole(request, source, call, traced)
 
 
@@ -179,7 +184,7 @@ def _at(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | No
         if node == paths.input:
             paths.check(cut)
         if node is not None and (request.rest or node != OUTPUT):
-            return _split(request, source, call, traced, paths.check(cut) if request.rest else node)
+            return _split(request, source, call, traced, reading.Place(paths.check(cut) if request.rest else node))
     run = stopped.watched(source, call, request.example, None)
     at = stopped.path_of(cut, source)
     if request.rest:
@@ -242,8 +247,10 @@ def _stopped_before_classifier(
     path, ending = stopped.classifier_at_end(run, source) or ("", "")
     if path and request.rest and run.values[path][1].dtype is not torch.float32:
         path = ""  # it ran under autocast, and alone it would not
+    reads: dict[str, torch.Tensor] = {}
     if not path and request.fresh:
-        path = next(iter(stopped.classifiers_before_end(source, call, request.example)), "")
+        reads = stopped.classifiers_before_end(source, call, request.example)
+        path = next(iter(reads), "")
     if not path or (not request.rest and isinstance(run.output, torch.Tensor) and is_projection(path)):
         if not request.rest or traced is not None:
             return None
@@ -252,18 +259,61 @@ def _stopped_before_classifier(
             "behind a cut cannot be had; pass head='linear', a list of hidden widths such as [256], or a module"
         )
     pristine = sharing(source)
+    if not request.rest:
+        return _stopped_before(request, source, call, run, reads or {path: run.values[path][0]})
     head = stopped.alone(pristine, path)
-    stopped.stop(source, call, request.example, path, run, before=True)
+    stopped.stop_before(source, call, request.example, {path: -1}, (), run)
     cut = f"{BEFORE}{path}"
     structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
     part = part_of(request, request.example, source, structure, pristine)
-    if not request.rest:
-        return Made(Wrapping(cut, cut, part, params_of(source, source), reason=reason), None)
     _check_apart(source, head, cut)
     head_structure, _ = told(pristine, lambda teller: [path, teller.value(pristine.get_submodule(path))])
     head_part = part_of(request, features_of(part, request.example), head, head_structure, pristine)
     params = params_of(source, source)
     return Made(Wrapping(cut, cut, part, params, head_part, params_of(head, pristine), reason, ending), None)
+
+
+def _stopped_before(
+    request: WrapRequest, source: nn.Module, call: Call, run: stopped.Run, reads: Mapping[str, torch.Tensor]
+) -> Made:
+    """A trunk that is stopped where classifiers read, for a fresh one. `reads`: classifier -> what it takes."""
+    pristine = sharing(source)
+    apart = reading.distinct(reads)
+    names = [*reads] if len(apart) > 1 else apart
+    taken = [reads[path] for path in apart]
+    channels = [
+        1 if isinstance(source.get_submodule(path), nn.Conv2d) else x.ndim - 1
+        for path, x in zip(apart, taken, strict=True)
+    ]
+    if len(apart) > 1:
+        reading.check_joinable(names, taken, channels, request.example)
+    cut = f"{BEFORE}{', '.join(names)}"
+    stopped.stop_before(source, call, request.example, dict(zip(apart, channels, strict=True)), names, run)
+    _check_reads(source, request.example, cut, taken[0] if len(apart) == 1 else reading.joined(taken, channels))
+    ending = Ending()
+    if len(apart) == 1 and taken[0].ndim > 2:
+        ending = _ending(request, source, cut, "", repr(cut), lambda *_: (channels[0], axes.STRONG))
+    structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
+    part = part_of(request, request.example, source, structure, pristine, ending)
+    wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
+    return Made(wrapping, None, ending)
+
+
+def _check_reads(trunk: nn.Module, example: Any, cut: str, expected: torch.Tensor) -> None:
+    """CutError where the trunk does not give what the classifiers read: the first call of several is where it
+    stops, or one of them takes what another gives."""
+    try:
+        with torch.no_grad():
+            given = trunk(batch_of(example))
+        same = given.shape == expected.shape and torch.allclose(given, expected, 1e-3, 1e-5, equal_nan=True)
+    except RuntimeError:
+        same = False
+    if not same:
+        raise CutError(
+            f"what the module's classifier reads cannot be had {cut!r}: it is called more than once, or takes "
+            "what another gives; choose with cut= the name of a submodule in front of it, or "
+            f"cut={END!r} for a fresh classifier behind what the module gives"
+        )
 
 
 def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None, entry: str = "") -> Made:
@@ -303,10 +353,11 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
     return Made(wrapping, Place("", -1), ending)
 
 
-def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, cut: str) -> Made:
+def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, at: reading.Place) -> Made:
     """Trunk, and rest if it is wanted, from the graphs that were traced."""
-    node = traced.nodes[cut]
     learning = traced_in_training(source, call, request.example)
+    at.put_into(traced, learning)
+    cut, node = at.cut, traced.nodes[at.cut]
     there = None if learning is None else counterpart(traced, learning, node)
     trunk_graphs = {False: traced.slice(None, node)}
     head_graphs = {}
@@ -332,7 +383,9 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
         marked: list[tuple[int | None, str]] = []
         shell = sharing(source, buffers=False)
-        walk = axes.Walk(shell, traced.graph, node, lambda x: marked.append(watching.mark(entry_of(x, entries))))
+        walk = axes.Walk(
+            shell, traced.graph, (node,), lambda _, x: marked.append(watching.mark(entry_of(x, entries)))
+        )
         with contextlib.suppress(Exception):  # what comes behind need not run
             walk.given(traced.inputs, batch_of(request.example))
         return marked[0]
@@ -419,47 +472,6 @@ def _ending(
         shapes = {name: tuple(array.shape[1:]) for name, array in request.example.items()}
         mask = mask_of(shapes, x.shape[2 if layout == "ncl" else 1])
     return replace(ending, layout=layout if layout in ORDERS else "", mask=mask)
-
-
-def _before_classifier(source: nn.Module, traced: Traced, paths: Paths) -> str:
-    """The last cut that has the classifier behind it, or else the last layer, before the dropout that may stand
-    there."""
-    parameters = dict(source.named_parameters(remove_duplicate=False))  # a tied one counts where it is taken, too
-    # a norm, a temperature or an offset alone is no layer
-    parameters = {name: p for name, p in parameters.items() if is_matrix(p)} or parameters
-    needing = {traced.names[node] for node in ranking(source, traced)}
-    for node in traced.graph.nodes if not needing else ():
-        own = [name for name in parameters if str(node.target) == name or name.startswith(f"{node.target}.")]
-        if node.op == "call_module" and own and node in traced.names:
-            needing.add(traced.names[node])
-        if node.op == "get_attr" and own:
-            needing |= _taking(node, traced)
-    order = list(traced.nodes)
-    last = max((order.index(name) for name in needing), default=-1)
-    legal = [cut for cut in paths.cuts if order.index(cut) < last]
-    if not legal:
-        raise CutError(
-            f"{type(source).__name__} has no place before its last layer where it can be cut: nothing there holds "
-            f"all that comes behind. head='linear' with cut={END!r} puts a fresh classifier behind what it gives, "
-            "with the name of a submodule behind what that gives"
-        )
-    while len(legal) > 1 and _is_dropout(source, traced.nodes[legal[-1]]):
-        legal.pop()
-    return legal[-1]
-
-
-def _taking(node: fx.Node, traced: Traced) -> set[str]:
-    """What takes a parameter: as it is, or what was made of it alone, as of the weights of cosines."""
-    taking: set[str] = set()
-    for user in node.users:
-        taking |= {traced.names[user]} if user in traced.names else _taking(user, traced)
-    return taking
-
-
-def _is_dropout(source: nn.Module, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(source.get_submodule(str(node.target)), nn.modules.dropout._DropoutNd | nn.Identity)
-    return "dropout" in getattr(node.target, "__name__", "")
 
 
 def _check_apart(trunk: nn.Module, head: nn.Module, cut: str) -> None:

@@ -19,6 +19,7 @@ Entry = tuple[str | int, ...]
 EMBEDDED = ("image_embeds", "text_embeds")  # of transformers' models with a projection
 HUBS_POOLED, HUBS_TOKENS = "pooled_output", "sequence_output"  # as KerasHub calls them
 POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
+MAP, AUXILIARY = "out", "aux"  # of torchvision's networks for segmentation
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
@@ -43,6 +44,14 @@ def entry_of(value: Any, entry: Entry) -> Any:
     for key in entry:
         value = getattr(value, key) if isinstance(key, str) and not isinstance(value, Mapping) else value[key]
     return value
+
+
+def main(given: Mapping[Any, Any]) -> Any:
+    """Of what a module gives by names, what the others stand beside: its logits, or the map of a network that has
+    learned with an auxiliary one, as torchvision calls them; None where nothing tells."""
+    if LOGITS in given:
+        return given[LOGITS]
+    return given[MAP] if MAP in given and given.keys() <= {MAP, AUXILIARY} else None
 
 
 def at_end(value: Any, kind: type[Any]) -> Any:

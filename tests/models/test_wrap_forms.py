@@ -212,7 +212,9 @@ def test_features_are_what_the_classifier_takes(forms: Any, own: Any) -> None:
         hs.wrap(module, preprocess=P)
     module = made(forms, "Twice")
     with pytest.raises(CutError, match=r"no place before its last layer.*cut='its end'"):
-        hs.wrap(module, **FRESH)
+        hs.wrap(module, preprocess=P)
+    both = torch.cat([module.features(x) for x in (own.nchw(X), own.nchw(X).flip(-1))], 1).detach().numpy()
+    assert relative_error(hs.forward(hs.wrap(module, **FRESH), X, "trunk")["trunk"], both) < 1e-5
     assert hs.wrap(module, "its end", **FRESH).weights == "its own, cut at its end"
 
 

@@ -1,0 +1,121 @@
+"""What a fresh classifier reads in the place of a torch module's own: what these read, however many there are,
+and of a network for segmentation what its map of classes is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from own import P, X, fit, key
+
+import headstart as hs
+from headstart.common.errors import CutError
+from headstart.testing import relative_error
+
+pytestmark = pytest.mark.of("torch")
+FRESH: dict[str, Any] = {"preprocess": P, "head": "linear", "classes": 10}
+
+
+@pytest.fixture(scope="module")
+def own(backend: str) -> Any:
+    import own_torch
+
+    return own_torch
+
+
+def made(own: Any, form: str, *arguments: Any) -> Any:
+    import own_readers
+
+    own.seeded(0)
+    return getattr(own_readers, form)(*arguments).eval()
+
+
+def features(own: Any, module: Any) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        found: np.ndarray = module.features(own.nchw(X)).numpy()
+    return found
+
+
+READ = {
+    "averaged": lambda x: [x[:, 0], x[:, 1]],
+    "greatest": lambda x: [x[:, 0], x[:, 2:].mean(1)],
+    "logits": lambda x: [x[:, 0], x[:, 1]],
+    "added": lambda x: [x[:, 0], x[:, 1]],
+    "wide": lambda x: [x[:, 0], x[:, 1:3].reshape(len(x), -1)],
+}
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("kind", READ)
+def test_classifiers_on_tokens_of_their_own(own: Any, kind: str, traced: bool) -> None:
+    if kind in ("greatest", "added") and not traced:
+        pytest.skip("of what cannot be traced it is not told over which axis")
+    module = made(own, "Distilled", kind, traced)
+    model = hs.wrap(module, **FRESH)
+    other = "wide" if kind == "wide" else "head_dist"
+    assert model.module_cut == f"before head, {other}"
+    expected = np.concatenate(READ[kind](features(own, module)), 1)
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], expected) < 1e-5
+    assert not [name for name in model.params if name.startswith(("trunk.head", "trunk.wide", "trunk.again"))]
+    again = hs.wrap(module, model.module_cut, **FRESH)
+    assert key(again).digest == key(model).digest
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_what_several_read_is_trained(own: Any, tmp_path: Path, traced: bool) -> None:
+    data = hs.data.digits().subset(np.arange(24)).split(0.75, seed=0)
+    module = made(own, "Distilled", "averaged", traced)
+    model = hs.wrap(module, **FRESH)
+    runs = [fit(model, data, tmp_path, mode=mode, epochs=1) for mode in ("frozen", "cached", "full")]
+    np.testing.assert_allclose(runs[0].history["loss"], runs[1].history["loss"], rtol=1e-3)
+    assert not np.array_equal(runs[2].model.params["trunk.tokens"], model.params["trunk.tokens"])
+
+
+def test_one_classifier_on_several_tokens(own: Any) -> None:
+    module = made(own, "Distilled", "shared")
+    expected = features(own, module)[:, :2].reshape(len(X), -1)
+    assert relative_error(hs.forward(hs.wrap(module, **FRESH), X, "trunk")["trunk"], expected) < 1e-5
+    for kind in ("shared", "chained"):
+        with pytest.raises(CutError, match=r"cannot be had 'before .*choose with cut="):
+            hs.wrap(made(own, "Distilled", kind, False), **FRESH)
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_classifier_of_each_token(own: Any, traced: bool) -> None:
+    module = made(own, "Distilled", "tokens", traced)
+    pooled = hs.forward(hs.wrap(module, **FRESH), X, "pool")["pool"]
+    assert relative_error(pooled, features(own, module).mean(1)) < 1e-5
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("kind", ["plain", "resized", "shares", "called", "auxiliary"])
+def test_maps_of_classes_are_no_features(own: Any, kind: str, traced: bool) -> None:
+    module = made(own, "Dense", kind, traced)
+    model = hs.wrap(module, **FRESH)
+    assert (
+        relative_error(hs.forward(model, X, "trunk")["trunk"], features(own, module).transpose(0, 2, 3, 1)) < 1e-5
+    )
+    assert key(hs.wrap(module, model.module_cut, **FRESH)).digest == key(model).digest
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_maps_of_classes_of_several_layers(own: Any, traced: bool) -> None:
+    import torch
+
+    module = made(own, "Dense", "two", traced)
+    with torch.no_grad():
+        low = module.low(own.nchw(X)).mean((2, 3)).numpy()
+    trunk = hs.forward(hs.wrap(module, **FRESH), X, "trunk")["trunk"]
+    parts = {6: features(own, module).mean((2, 3)), 5: low}
+    order = (6, 5)  # in which they run
+    assert relative_error(trunk, np.concatenate([parts[width] for width in order], 1)) < 1e-5
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("kind", ["projected", "active", "wider"])
+def test_maps_of_features_stay_the_end(own: Any, kind: str, traced: bool) -> None:
+    assert hs.wrap(made(own, "Dense", kind, traced), **FRESH).weights == "its own, cut at its end"

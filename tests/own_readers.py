@@ -1,0 +1,80 @@
+"""Torch modules whose classifiers read several arrays, or each place of a map: as distilled transformers and
+networks for segmentation do."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from own_forms import no_trace
+from torch import nn
+
+
+class Distilled(nn.Module):
+    """Two tokens before those of the picture, and a classifier on each of them, or on others."""
+
+    ENDS: ClassVar[dict[str, Any]] = {
+        "averaged": lambda self, x: (self.head(self.drop(x[:, 0])) + self.head_dist(self.drop(x[:, 1]))) / 2,
+        "shared": lambda self, x: self.head(x[:, 0]) + self.head(x[:, 1]),
+        "greatest": lambda self, x: self.head(x[:, 0]) + self.head_dist(x[:, 2:]).max(1)[0] / 2,
+        "logits": lambda self, x: {"logits": self.head(x[:, 0]) + self.head_dist(x[:, 1]), "hidden": x},
+        "added": lambda self, x: torch.stack([self.head(x[:, 0]), self.head_dist(x[:, 1])]).sum(0),
+        "wide": lambda self, x: self.head(x[:, 0]) + self.wide(x[:, 1:3].flatten(1)),
+        "chained": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).tanh()),
+        "tokens": lambda self, x: self.head(x),
+    }
+
+    def __init__(self, kind: str, traced: bool = True) -> None:
+        super().__init__()
+        self.kind, self.traced = kind, traced
+        self.stem, self.drop = nn.Conv2d(3, 8, 8, 8), nn.Dropout(0.1)
+        self.tokens = nn.Parameter(torch.zeros(1, 2, 8))  # alike as they begin
+        self.mix, self.norm = nn.Linear(6, 6), nn.LayerNorm(8)
+        self.head, self.head_dist = nn.Linear(8, 10), nn.Linear(8, 10)
+        self.wide, self.again = nn.Linear(16, 10), nn.Linear(10, 10)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """`(n, 6, 8)`"""
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.tokens.expand(x.shape[0], -1, -1), x], 1)
+        return self.norm(x + self.mix(x.transpose(1, 2)).transpose(1, 2))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.features(x if self.traced else no_trace(x))
+        return x if isinstance(self.head, nn.Identity) else self.ENDS[self.kind](self, x)  # as CrossViT says it
+
+
+def resized(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class Dense(nn.Module):
+    """It gives a map of its classes, or a map of features."""
+
+    ENDS: ClassVar[dict[str, Any]] = {
+        "plain": lambda self, x, given: self.last(x),
+        "resized": lambda self, x, given: resized(self.last(x), given),
+        "shares": lambda self, x, given: resized(self.last(x), given).softmax(1),
+        "called": lambda self, x, given: resized(self.head(x), given),
+        "auxiliary": lambda self, x, given: {"out": self.classifier(x), "aux": self.head(x.relu())},
+        "two": lambda self, x, given: self.classifier(x) + resized(self.low_classifier(self.low(given)), x),
+        "projected": lambda self, x, given: self.proj(x),
+        "active": lambda self, x, given: self.last(x).relu(),
+        "wider": lambda self, x, given: self.second(x),
+    }
+
+    def __init__(self, kind: str, traced: bool = True) -> None:
+        super().__init__()
+        self.kind, self.traced = kind, traced
+        self.first, self.second = nn.Conv2d(3, 6, 3, 2), nn.Conv2d(6, 6, 3)
+        self.last, self.proj, self.head = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 3)
+        self.classifier, self.low = nn.Conv2d(6, 4, 1), nn.Conv2d(3, 5, 1)
+        self.low_classifier = nn.Conv2d(5, 4, 1)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """`(n, 6, 5, 5)`"""
+        return torch.relu(self.second(torch.relu(self.first(x))))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.ENDS[self.kind](self, self.features(x if self.traced else no_trace(x)), x)
