@@ -7,6 +7,7 @@ was imported has another text than what runs, and features would stand under a k
 from __future__ import annotations
 
 import ast
+import collections
 import functools
 import inspect
 import textwrap
@@ -36,6 +37,26 @@ def source_of(code: Any) -> str:
             "Python anew, or reload the file and make the module again)"
         )
     return text
+
+
+def named_tuple_fields(code: type) -> list[str] | None:
+    """The fields of a class that `collections.namedtuple(...)` makes, without a class statement: with its name and
+    their defaults they are all that it says. None for another class."""
+    fields = getattr(code, "_fields", None)
+    if code.__bases__ != (tuple,) or not isinstance(fields, tuple):
+        return None
+    functions = [getattr(member, "__func__", member) for member in vars(code).values()]
+    files = [f.__code__.co_filename for f in functions if isinstance(f, types.FunctionType)]
+    plain = all(file in ("<string>", collections.__file__) for file in files) and not _is_written(code)
+    return list(fields) if plain else None
+
+
+def _is_written(code: type) -> bool:
+    try:
+        inspect.getsource(code)
+    except (OSError, TypeError):
+        return False
+    return True
 
 
 def _is_current(code: Any) -> bool:

@@ -27,7 +27,7 @@ import numpy as np
 from blake3 import blake3
 
 from headstart.models.lookups import Lookup, is_plain
-from headstart.models.sources import UnknownStructure, source_of
+from headstart.models.sources import UnknownStructure, named_tuple_fields, source_of
 from headstart.store.keys import canonical_json
 
 LIBRARIES = frozenset(sys.stdlib_module_names) | {"numpy", "ml_dtypes", "einops", "headstart"}
@@ -186,6 +186,8 @@ class Teller:
         if self._is_library(code):
             return ["library", self._library_name(code), *self._patches(code)]
         self.lookups.append(Lookup(code, code.__name__, code))
+        if isinstance(code, type) and (fields := named_tuple_fields(code)) is not None:
+            return ["named tuple", code.__name__, fields, self.value(vars(code)["__new__"].__defaults__)]
         if isinstance(code, type):
             classes = [kind for kind in code.__mro__ if not self._is_library(kind)]
             bases = [self._library_name(kind) for kind in code.__mro__ if self._is_library(kind)]

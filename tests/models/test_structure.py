@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import importlib
@@ -173,6 +174,22 @@ def test_code_that_is_in_no_file_is_unknown(code: str) -> None:
     exec(code, scope)
     with pytest.raises(UnknownStructure, match=r"the source of .* cannot be found"):
         told(scope["f"])
+
+
+def test_a_named_tuple_is_told_by_its_fields() -> None:
+    """It has no text of its own."""
+
+    def made(fields: str, name: str = "Block", **settings: Any) -> Any:
+        kind = collections.namedtuple(name, fields, **settings)
+        return told(lambda: kind)
+
+    assert made("width stride") == made("width stride")
+    others = made("width depth"), made("width stride", "Stage"), made("width stride", defaults=(1,))
+    assert len({made("width stride"), *others}) == 4
+    kind = collections.namedtuple("kind", "width")
+    kind.run = lambda self, x: x * FACTOR  # type: ignore[attr-defined]
+    with pytest.raises(UnknownStructure, match=r"the source of .*kind cannot be found"):
+        told(kind)
 
 
 def test_what_an_object_hides_is_unknown() -> None:
