@@ -262,18 +262,43 @@ def _replace(source: nn.Module, name: str, module: nn.Module) -> nn.Module:
 # ---- before the classifier
 
 
-def classifier_at_end(run: Run, source: nn.Module) -> tuple[str, str] | None:
+def classifier_at_end(run: Run, source: nn.Module, call: Call, example: Any) -> tuple[str, str] | None:
     """The linear layer whose output the module gives, or gives as its logits, and what it makes of it: a name in
     `headstart.models.endings`. None where there is none."""
-    found = {dotted(entry): tensor for entry, tensor in tensors(run.output)}
-    end = found.get("", found.get(LOGITS))
-    if end is None or end.ndim != 2:
+    if (end := _end(run.output)) is None or end.ndim != 2:
         return None
     for name in run.ran:
         taken, given = run.values[name]
-        if _ranks(source.get_submodule(name), taken, given) and (ending := _made_of(given, end)) is not None:
+        if not _ranks(source.get_submodule(name), taken, given) or (ending := _made_of(given, end)) is None:
+            continue
+        # of numbers that are all 0 or 1 many functions make the same
+        if given is end or _made_of(*_probed(source, call, example, name, given)) == ending:
             return name, ending
     return None
+
+
+def _end(output: Any) -> torch.Tensor | None:
+    found = {dotted(entry): tensor for entry, tensor in tensors(output)}
+    return found.get("", found.get(LOGITS))
+
+
+PROBE = 4.0  # of which a sigmoid is 0.982
+
+
+def _probed(
+    source: nn.Module, call: Call, example: Any, path: str, given: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Other logits in the place of what a layer gives, spread where every ending makes numbers of its own; and
+    what the module makes of them at its end."""
+    probe = torch.linspace(-PROBE, PROBE, given.numel(), dtype=torch.float64).sin() * PROBE
+    probe = probe.reshape(given.shape).to(given.dtype)
+    handle = source.get_submodule(path).register_forward_hook(lambda *_: probe.clone())
+    try:
+        with torch.no_grad():
+            end = _end(call(source, batch_of(example)))
+    finally:
+        handle.remove()
+    return probe, probe[:0] if end is None else end
 
 
 def _ranks(module: nn.Module, taken: Any, given: Any) -> bool:

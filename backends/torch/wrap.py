@@ -244,7 +244,7 @@ def _stopped_before_classifier(
     if not (request.rest or request.fresh):
         return None
     run = stopped.watched(source, call, request.example, None)
-    path, ending = stopped.classifier_at_end(run, source) or ("", "")
+    path, ending = stopped.classifier_at_end(run, source, call, request.example) or ("", "")
     if path and request.rest and run.values[path][1].dtype is not torch.float32:
         path = ""  # it ran under autocast, and alone it would not
     reads: dict[str, torch.Tensor] = {}

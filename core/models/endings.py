@@ -24,7 +24,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    values: np.ndarray = 1 / (1 + np.exp(-logits))
+    values: np.ndarray = np.exp(-np.logaddexp(0, -logits))  # of any size: exp alone overflows
     return values
 
 

@@ -270,6 +270,20 @@ def test_a_classifier_of_what_cannot_be_traced(forms: Any, own: Any, kind: str, 
             hs.wrap(module, preprocess=P)
 
 
+def test_of_zeros_and_ones_it_is_not_told_what_made_them(forms: Any, own: Any) -> None:
+    """A sigmoid and thresholds behind one give the same where a sigmoid is 0 or 1."""
+    plain, spread = (made(forms, "Saturated", how) for how in (False, True))
+    assert set(own.logits(plain, X).ravel()) == set(own.logits(spread, X).ravel()) == {0.0, 1.0}
+    rest = hs.wrap(plain, preprocess=P)
+    assert (
+        relative_error(hs.forward(rest, X)["logits"], plain.fc(plain.features(own.nchw(X))).detach().numpy())
+        < 1e-5
+    )
+    assert hs.wrap(spread, **FRESH).weights == hs.wrap(plain, **FRESH).weights == "its own, cut before fc"
+    with pytest.raises(CutError, match="does not end in a linear layer"):
+        hs.wrap(spread, preprocess=P)
+
+
 @pytest.mark.parametrize("traced", [True, False])
 @pytest.mark.parametrize("kind", ["shares", "dict", "tasks", "features", "apart"])
 def test_a_classifier_that_gives_several_arrays(forms: Any, own: Any, kind: str, traced: bool) -> None:
