@@ -187,7 +187,7 @@ class Teller:
             return ["library", self._library_name(code), *self._patches(code)]
         self.lookups.append(Lookup(code, code.__name__, code))
         if isinstance(code, type) and (fields := named_tuple_fields(code)) is not None:
-            return ["named tuple", code.__name__, fields, self.value(vars(code)["__new__"].__defaults__)]
+            return ["named tuple", code.__name__, fields, self.value(inspect.unwrap(code.__new__).__defaults__)]
         if isinstance(code, type):
             classes = [kind for kind in code.__mro__ if not self._is_library(kind)]
             bases = [self._library_name(kind) for kind in code.__mro__ if self._is_library(kind)]
