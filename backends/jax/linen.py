@@ -15,7 +15,8 @@ from flax import linen, nnx
 from flax.core import unfreeze
 
 from headstart.backends.jax.classifier import Made
-from headstart.backends.jax.parts import PARAMS, Function, Stop, joined, step
+from headstart.backends.jax.parts import Function, Stop, joined, step
+from headstart.backends.jax.statistics import PARAMS
 from headstart.common.errors import SettingError
 from headstart.models.endings import is_projection, is_ranking
 

@@ -20,6 +20,7 @@ from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
 from headstart.backends.jax.door import settled
+from headstart.backends.jax.statistics import PARAMS, is_statistic, names_what_is_trained, rooted, stopped
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import WrapRequest
 from headstart.data import Arrays
@@ -134,22 +135,19 @@ def calling(module: nnx.Module) -> Any:
     return module.calling if isinstance(module, Function) else type(module).__call__
 
 
-PARAMS = "params"
-
-
 class Function(nnx.Module):
-    """A function of parameters and a batch, with its parameters. Where these are a flax.linen module's variables,
-    those of the collection `params` are trained and no others: a gradient would make nonsense of statistics."""
+    """A function of parameters and a batch, with its parameters. Running statistics among them are not trained;
+    where there is a collection `params`, as in a flax.linen module's variables, it alone is."""
 
     def __init__(self, function: Callable[..., Any], params: Any) -> None:
         places, self.tree = jax.tree_util.tree_flatten_with_path(params)
         self.function = function
         self.dtype: Any = None
-        collections = isinstance(params, Mapping) and PARAMS in params
+        self.told = names_what_is_trained(params)
         self.leaves = nnx.List([])
         for path, leaf in places:
-            array = jnp.asarray(leaf)
-            fixed = collections and step(path[0]) != PARAMS
+            array, steps = jnp.asarray(leaf), [*map(step, path)]
+            fixed = steps[0] != PARAMS if self.told else is_statistic(steps, array.shape)
             learned = jnp.issubdtype(array.dtype, jnp.floating) and not fixed
             self.leaves.append(nnx.Param(array) if learned else nnx.Variable(array))
 
@@ -293,6 +291,10 @@ def part_of(
     # Freezing is the optimiser's matter in NNX, which is not seen; this is how a parameter itself may say it.
     fixed = {name for path, name in names.items() if found[path].get_metadata().get("trainable", True) is False}
     value = output_of(module, example)
+    program, inputs = used_by(module, example)[1], list(found)
+    fixed |= {names[inputs[at]] for at in stopped(program) if at < len(inputs) and inputs[at] in names}
+    if isinstance(module, Function) and not module.told:
+        _refuse_variances(trained & {names[inputs[at]] for at in rooted(program) if at < len(inputs)} - fixed)
 
     @settled
     def initial(seed: int) -> dict[str, np.ndarray]:
@@ -306,10 +308,10 @@ def part_of(
             raise SettingError(f"what init= has made lacks {', '.join(missing[:5])}")
         return {name: np.array(drawn[path]) for path, name in names.items()}
 
-    program = str(used_by(module, example)[1])
+    text = str(program)
     part = NativePart(
         "jax",
-        Native(module, dict(names), "conv_general_dilated" in program),
+        Native(module, dict(names), "conv_general_dilated" in text),
         Arrays.like(example).entries,
         tuple(value.shape[1:]),
         {name: tuple(array.shape) for name, array in params.items()},
@@ -317,9 +319,18 @@ def part_of(
         structure,
         initial,
         frozenset(trained & fixed),
-        rounding=_rounding(program),
+        rounding=_rounding(text),
     )
     return part, params
+
+
+def _refuse_variances(names: set[str]) -> None:
+    if names:
+        raise SettingError(
+            f"the function takes the square root of {min(names)!r} of its params, as of a variance, which "
+            "training would make negative. Say what is trained: params={'params': ..., 'batch_stats': ...} for "
+            "this function, of which it is 'params' alone; or {'params': ...} with all in it, if it is all"
+        )
 
 
 KINDS = re.compile(r"\b(bf16|f16|f32)\[")

@@ -72,7 +72,8 @@ def wrap(
 
     `module`: a torch.nn.Module, a functional keras.Model, a flax.nnx.Module, a flax.linen.Module with `params=`
     (all that its `init` made), or two JAX functions `(trunk, head)` of `(params, x)` with
-    `params=(trunk_params, head_params)`, any pytrees of arrays. It is copied and never changed; what runs frozen
+    `params=(trunk_params, head_params)`, any pytrees of arrays, of which running statistics are not trained: what
+    is called so, or where there is a key "params" all beside it. It is copied and never changed; what runs frozen
     runs in inference mode.
     `cut`: the last thing in the trunk, by the module's own names: of a submodule or a traced operation in torch
     ("layer3.1", "layer3.1.add"), of a layer in Keras ("base/conv1", or "conv1" where only one is called so, of one

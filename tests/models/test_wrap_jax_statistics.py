@@ -1,0 +1,108 @@
+"""Running statistics that JAX modules and functions hold: no gradient makes nonsense of them, and they follow the
+batches where `batch_norm` says so alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from own import P, fit
+
+import headstart as hs
+from headstart.common.errors import SettingError
+
+pytestmark = pytest.mark.of("jax")
+FRESH: dict[str, Any] = {"preprocess": P, "head": "linear", "classes": 10}
+
+
+@pytest.fixture(scope="module")
+def data() -> Any:
+    return hs.data.digits().subset(np.arange(32)).split(0.75, seed=0)
+
+
+def moved(model: Any, data: Any, cache: Path, **settings: Any) -> set[str]:
+    """What of a trunk's parameters an epoch has changed."""
+    settings = {"mode": "full", "epochs": 1, "optimizer": hs.AdamW(lr=0.05, weight_decay=0.1), **settings}
+    after = fit(model, data, cache, **settings).model.params
+    return {n.removeprefix("trunk.") for n in after if n[:5] == "trunk" and (after[n] != model.params[n]).any()}
+
+
+# ---- functions
+
+
+def normed(x: Any, mean: Any, var: Any) -> Any:
+    import jax.numpy as jnp
+
+    return (x - mean) / jnp.sqrt(var + 1e-5)
+
+
+def by_name(p: Any, x: Any) -> Any:
+    return normed(x.mean((1, 2)) @ p["mean"], p["bn"]["mean"], p["bn"]["var"]) * p["bn"]["scale"]
+
+
+def by_place(p: Any, x: Any) -> Any:
+    return normed(x.mean((1, 2)) @ p[0], *p[1])
+
+
+def weights(*sides: int) -> Any:
+    return np.random.default_rng(0).normal(size=sides).astype("f")
+
+
+def statistics() -> tuple[Any, Any]:
+    return np.zeros(6, "f"), np.full(6, 1e-4, "f")  # a step of any size would make the variance negative
+
+
+def wrapped(function: Callable[..., Any], params: Any) -> Any:
+    return hs.wrap((function, None), params=(params, None), name="it", **FRESH)
+
+
+def test_a_functions_statistics_are_told_by_their_names(data: Any, tmp_path: Path) -> None:
+    """A matrix that is called as they are is none."""
+    mean, var = statistics()
+    norm = {"mean": mean, "var": var, "scale": np.ones(6, "f")}
+    model = wrapped(by_name, {"mean": weights(3, 6), "bn": norm})
+    assert moved(model, data, tmp_path) == {"mean", "bn.scale"}
+    assert model.graph.buffers() == {"trunk.bn.mean", "trunk.bn.var"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("batch_stats", "bn", 0),
+        ("bn", "running_var"),
+        ("bn", "moving_variance"),
+        ("net/~/bn/~/mean_ema", "average"),  # Haiku's
+        ("state", 3),
+    ],
+)
+def test_names_of_statistics(path: tuple[Any, ...], backend: str) -> None:
+    from headstart.backends.jax.statistics import is_statistic
+
+    assert is_statistic(path, (6,))
+    assert not is_statistic(("mean_head", "kernel"), (6,))
+
+
+def test_a_variance_without_a_name_is_refused(data: Any, tmp_path: Path) -> None:
+    """As in the state of an Equinox module; what is trained can be said."""
+    import jax
+
+    for function in (by_place, jax.jit(jax.vmap(lambda p, x: by_place(p, x[None])[0], (None, 0)))):
+        with pytest.raises(SettingError, match=r"square root of '1\.1' of its params.*params=\{'params': \.\.\."):
+            wrapped(function, (weights(3, 6), statistics()))
+    told = wrapped(lambda p, x: by_place((p["params"], p["s"]), x), {"params": weights(3, 6), "s": statistics()})
+    assert moved(told, data, tmp_path) == {"params"}
+
+
+def test_what_no_gradient_reaches_stays(data: Any, tmp_path: Path) -> None:
+    """Weight decay would shrink it."""
+    import jax
+
+    @jax.jit
+    def stops(p: Any, x: Any) -> Any:
+        return by_place((p["w"], jax.lax.stop_gradient(p["s"])), x) + p["b"]
+
+    model = wrapped(stops, {"w": weights(3, 6), "s": statistics(), "b": np.ones(6, "f")})
+    assert moved(model, data, tmp_path) == {"w", "b"}
