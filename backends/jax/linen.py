@@ -13,14 +13,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 from flax.core import unfreeze
+from flax.nnx.bridge.variables import nnx_attrs_to_linen_vars
 
 from headstart.backends.jax.classifier import Made
+from headstart.backends.jax.norms import COLLECTION, with_kept
 from headstart.backends.jax.parts import Function, Stop, joined, step
 from headstart.backends.jax.statistics import PARAMS
 from headstart.common.errors import SettingError
 from headstart.models.endings import is_projection, is_ranking
 
 ROOT = ""
+HIDDEN = ("to_nnx__", "_pytree__", "_object__")
+"""what NNX and its bridge keep in a module for themselves"""
 
 
 class Bridged(Function):
@@ -53,14 +57,18 @@ class Bridged(Function):
         with linen.intercept_methods(self._intercept):
             if self.deterministic:
                 return self.module.apply(variables, *args, **kwargs)
-            drawn = {"dropout": self.streams(), "params": self.streams()}
-            try:
-                value, written = self.module.apply(
-                    variables, *args, rngs=drawn, mutable=list(self.others), **kwargs
-                )
-            except Ended as end:
-                self._write(end.written)
-                raise
+            if self.keeps_statistics:
+                return with_kept(type(self.module).__name__, lambda: self._learn(variables, args, kwargs))
+            return self._learn(variables, args, kwargs)
+
+    def _learn(self, variables: Any, args: Any, kwargs: Any) -> Any:
+        drawn = {"dropout": self.streams(), "params": self.streams()}
+        written_to = [name for name in self.others if name != COLLECTION or not self.keeps_statistics]
+        try:
+            value, written = self.module.apply(variables, *args, rngs=drawn, mutable=written_to, **kwargs)
+        except Ended as end:
+            self._write(end.written)
+            raise
         self._write(written)
         return value
 
@@ -146,9 +154,21 @@ def _is_dense(module: linen.Module) -> bool:
     return single and module.axis in (-1, (-1,)) and module.batch_dims in ((), 0)
 
 
-def bridged(module: linen.Module, variables: Any) -> Bridged:
+def is_linen(native: Any) -> bool:
+    """Also where NNX's bridge holds it, whose call says nothing of flags and lets nothing be written to."""
+    return isinstance(native, linen.Module | nnx.bridge.ToNNX)
+
+
+def bridged(module: Any, variables: Any) -> Bridged:
     """SettingError unless `variables` are such as `module.init` makes."""
     said = "what init made, as {'params': ..., 'batch_stats': ...}"
+    if isinstance(module, nnx.bridge.ToNNX) and variables is None:
+        held = {name: value for name, value in vars(module).items() if not name.startswith(HIDDEN)}
+        module, variables = module.to_nnx__module, nnx_attrs_to_linen_vars(held)
+        if not variables:
+            raise SettingError(
+                f"{type(module).__name__} in nnx.bridge.ToNNX has no variables yet: lazy_init makes them"
+            )
     if module.scope is not None:
         module, bound = module.unbind()
         variables = bound if variables is None else variables

@@ -68,6 +68,7 @@ INFERENCE = {
     "deterministic": True,
     "inference": True,
     "use_running_average": True,
+    "update_stats": False,
 }
 """arguments of calls that say whether they are training's, and what they are in inference"""
 
@@ -143,6 +144,8 @@ class Function(nnx.Module):
         places, self.tree = jax.tree_util.tree_flatten_with_path(params)
         self.function = function
         self.dtype: Any = None
+        self.keeps_statistics = False
+        """whether batch norms in it do, in training"""
         self.told = names_what_is_trained(params)
         self.leaves = nnx.List([])
         for path, leaf in places:

@@ -18,6 +18,7 @@ from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.epoch import Known, Result, resident_step, whole_epoch
 from headstart.backends.jax.masks import Dropped
+from headstart.backends.jax.norms import keep_statistics, with_statistics_of
 from headstart.contract.devices import CPU
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
@@ -33,9 +34,8 @@ class JaxTrainer:
         self.network.eval()
         self.inference = nnx.graphdef(self.network)
         self.network.train()
-        for _, module in nnx.iter_modules(self.network):
-            if keeps_statistics(module) and not recipe.train_statistics:
-                module.eval()
+        if not recipe.train_statistics:
+            keep_statistics(self.network)
         self.training, weights, rest = nnx.split(self.network, nnx.Param, ...)
         self.update_rule = _update_rule(recipe)
         self.output_weights = np.array([1.0, *(weight for _, weight in graph.auxiliary)], np.float32)
@@ -137,6 +137,8 @@ class JaxTrainer:
             outputs = network(_as_float(x))
             _, *written = nnx.split(network, nnx.Param, ...)
             new_weights, new_rest = map(_as_before, (weights, rest), written)
+            if not self.recipe.train_statistics:
+                new_rest = with_statistics_of(rest, new_rest)
             # (outputs, n, classes)
             logits = jnp.stack(outputs if isinstance(outputs, tuple) else (outputs,)).astype(jnp.float32)
             means = losses.mean(losses.per_sample(self.recipe.loss, logits, targets), sample_weights)
@@ -161,11 +163,6 @@ class JaxTrainer:
 
     def _one_resident_step(self, *args: Any) -> tuple[Any, Result]:
         return resident_step(self._one_step, *args)
-
-
-def keeps_statistics(module: nnx.Module) -> bool:
-    """Whether it is a batch norm of any make: flax's, one derived from it, or a user's own."""
-    return isinstance(module, nnx.BatchNorm) or any(isinstance(v, nnx.BatchStat) for v in vars(module).values())
 
 
 def _as_before(rest: nnx.State, written: nnx.State) -> nnx.State:

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.linen import Module as LinenModule
 
 from headstart.backends.jax import linen
 from headstart.backends.jax.classifier import Made, classifier_of, ends_in_classifier, watched
@@ -60,7 +59,7 @@ BETWEEN = "between the functions"
 
 
 def owns(native: Any) -> bool:
-    return isinstance(native, nnx.Module) or _is_pair(native) or isinstance(native, LinenModule)
+    return isinstance(native, nnx.Module) or _is_pair(native) or linen.is_linen(native)
 
 
 def _is_pair(native: Any) -> bool:
@@ -79,9 +78,9 @@ def _is_function(value: Any) -> bool:
 
 def wrap(request: WrapRequest) -> Wrapping:
     last_only(request.layout, "JAX")
-    if isinstance(request.native, nnx.Module | LinenModule) and not callable(request.native):
+    if not _is_pair(request.native) and not callable(request.native):
         raise SettingError(NO_CALL.format(type(request.native).__name__))
-    if isinstance(request.native, LinenModule):
+    if linen.is_linen(request.native):
         request = _bridging(request)
     with compilable("a function" if _is_pair(request.native) else _called(request.native)):
         return _cut(request)
@@ -100,7 +99,8 @@ def _bridging(request: WrapRequest) -> WrapRequest:
 
     def drawn(seed: int) -> linen.Bridged:
         assert init is not None
-        return linen.bridged(module, init(seed))
+        made = init(seed)
+        return linen.bridged(made, None) if linen.is_linen(made) else linen.bridged(module, made)
 
     bridged = linen.bridged(module, request.params)
     return replace(request, native=bridged, params=None, init=None if init is None else drawn)
@@ -398,7 +398,7 @@ def _takes_names(module: nnx.Module, example: Any) -> bool:
 def attempt(native: Any, example: Any) -> None:
     """Run the user's module, on shapes: it says as much of what cannot be run."""
     # without parameters; they are not copied, so it is they that failed
-    if _is_pair(native) or isinstance(native, LinenModule):
+    if _is_pair(native) or linen.is_linen(native):
         raise SettingError("it fails as it is")
     module = copied(native)
     rows = jax.tree.map(jnp.asarray, example)

@@ -74,7 +74,7 @@ def test_a_flag_whose_default_is_none(own: Any, data: Any, tmp_path: Path) -> No
         (hs.wrap(module, params=made, **FRESH), True),
         (hs.wrap(told, params=made, **FRESH), False),
     ):
-        after = fit(model, data, tmp_path, mode="full", epochs=1).model.params
+        after = fit(model, data, tmp_path, mode="full", epochs=1, batch_norm="train").model.params
         name = next(name for name in after if name.endswith(".mean"))
         assert np.array_equal(after[name], model.params[name]) is not moves
 
@@ -88,7 +88,7 @@ def test_what_is_sown_is_no_variable(own: Any, data: Any, tmp_path: Path, frozen
     made = variables(module, deterministic=True)
     assert "losses" in made
     model = hs.wrap(module, params=freeze(made) if frozen else made, **FRESH)
-    after = fit(model, data, tmp_path, mode="full", epochs=1).model.params
+    after = fit(model, data, tmp_path, mode="full", epochs=1, batch_norm="train").model.params
     assert not np.array_equal(*(of["trunk.batch_stats.BatchNorm_0.mean"] for of in (after, model.params)))
 
 

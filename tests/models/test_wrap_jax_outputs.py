@@ -76,7 +76,7 @@ def test_a_flag_says_whether_it_trains(own: Any, data: Any, tmp_path: Path) -> N
     statistics = [name for name in model.params if name.endswith(("bn.mean", "bn.var"))]
     assert len(statistics) == 2
     for mode, moves in (("frozen", False), ("full", True)):
-        after = fit(model, data, tmp_path, mode=mode).model.params
+        after = fit(model, data, tmp_path, mode=mode, batch_norm="train").model.params
         assert all(np.array_equal(after[name], model.params[name]) is not moves for name in statistics)
 
 
@@ -90,7 +90,8 @@ def test_a_linen_module_with_its_variables(own: Any, data: Any, tmp_path: Path) 
     assert not [name for name in inside.params if "Block_1" in name], "what comes behind is no part of it"
     mean = "trunk.batch_stats.Block_0.BatchNorm_0.mean"
     for wrapped in (model, inside):
-        run = fit(wrapped, data, tmp_path, mode="full", epochs=1, optimizer=hs.SGD(lr=1e-30))
+        still = hs.SGD(lr=1e-30)
+        run = fit(wrapped, data, tmp_path, mode="full", epochs=1, optimizer=still, batch_norm="train")
         moved = {name for name, value in wrapped.params.items() if np.ptp(run.model.params[name] - value) > 1e-9}
         assert mean in moved
         assert all("batch_stats" in name for name in moved), "statistics move by the batches alone"

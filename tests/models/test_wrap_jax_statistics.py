@@ -3,6 +3,7 @@ batches where `batch_norm` says so alone."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,73 @@ def test_what_no_gradient_reaches_stays(data: Any, tmp_path: Path) -> None:
 
     model = wrapped(stops, {"w": weights(3, 6), "s": statistics(), "b": np.ones(6, "f")})
     assert moved(model, data, tmp_path) == {"w", "b"}
+
+
+# ---- modules
+
+
+@pytest.fixture(scope="module")
+def own(backend: str) -> Any:
+    import own_jax_norms
+
+    return own_jax_norms
+
+
+ROWS = np.random.default_rng(1).standard_normal((8, 6)).astype("f")
+LABELS = np.arange(8) % 3
+
+
+def stepped(model: Any, follow: bool, rate: float = 0.0) -> tuple[float, set[str]]:
+    """The loss of one step, and which statistics it has moved."""
+    from headstart.contract import registry
+    from headstart.contract.losses import Softmax
+    from headstart.contract.recipe import Place, Recipe
+
+    recipe = Recipe(hs.SGD(lr=1, momentum=0), Softmax(), follow, 0, {})
+    trainer = registry.load("jax").trainer(model.graph, model.params, recipe, Place("cpu", "float32"))
+    (loss,), _ = trainer.step(ROWS, LABELS, rate)
+    after = trainer.params()
+    return float(loss), {n for n in model.graph.buffers() if (after[n] != model.params[n]).any()}
+
+
+def loss_in_inference(model: Any) -> float:
+    logits = hs.forward(model, ROWS, "logits")["logits"].astype(np.float64)
+    return float(np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(8), LABELS]))
+
+
+def ranked(module: Any, **settings: Any) -> Any:
+    """With a head that does not begin at zero, whose loss says something."""
+    model = hs.wrap(module, "its end", example=ROWS, head=[4], classes=3, name="it", **settings)
+    return dataclasses.replace(model, params={**model.params, "head.2.weight": weights(3, 4)})
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen", "bridged"])
+def test_however_batch_norms_are_told_of_training(own: Any, kind: str) -> None:
+    """They keep their statistics and compute with them, or move every one."""
+    layers = own.Layers()
+    model = {
+        "nnx": lambda: ranked(own.Told()),
+        "linen": lambda: ranked(layers, params=own.linen(layers, ROWS)),
+        "bridged": lambda: ranked(own.bridged(ROWS)),
+    }[kind]()
+    kept, moved = stepped(model, follow=False)
+    assert (kept, moved) == (pytest.approx(loss_in_inference(model), rel=1e-4), set())
+    followed, moved = stepped(model, follow=True)
+    assert moved == model.graph.buffers()
+    assert abs(followed - kept) > 1e-3
+
+
+def test_what_drops_drops_while_statistics_are_kept(own: Any) -> None:
+    module = own.Drops()
+    model = ranked(module, params=own.linen(module, ROWS))
+    kept, moved = stepped(model, follow=False)
+    assert abs(kept - loss_in_inference(model)) > 1e-2
+    assert not moved
+
+
+def test_statistics_that_cannot_be_kept_are_told(own: Any) -> None:
+    module = own.Alone()
+    model = ranked(module, params=own.linen(module, ROWS))
+    with pytest.raises(SettingError, match=r"Alone moves its statistics .* pass batch_norm='train', or let"):
+        stepped(model, follow=False)
+    assert stepped(model, follow=True)[1] == model.graph.buffers()

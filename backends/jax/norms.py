@@ -1,0 +1,138 @@
+"""Batch norms that keep their statistics in training, as `batch_norm="frozen"` asks.
+
+A layer is told in many ways whether it trains: by a mode, an argument of its call, a setting. Whichever it is, a
+layer that holds statistics is told here that it does not, and the layers around it what they were told.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import jax
+from flax import errors, nnx
+from flax import linen as nn
+from flax.core.scope import subtract_filters
+
+from headstart.backends.jax.parts import INFERENCE, Function
+from headstart.common.errors import SettingError
+
+COLLECTION = "batch_stats"
+
+
+def keeps_statistics(module: nnx.Module) -> bool:
+    """Whether it is a batch norm of any make: flax's, one derived from it, or a user's own."""
+    return isinstance(module, nnx.BatchNorm) or any(isinstance(v, nnx.BatchStat) for v in _held(vars(module)))
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """Variables in containers."""
+    if isinstance(value, nnx.Variable):
+        yield value
+    elif isinstance(value, Mapping | list | tuple | nnx.List):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _held(entry)
+
+
+def keep_statistics(network: nnx.Module) -> None:
+    """Let all in the network that hold statistics keep them, while it trains."""
+    for _, module in nnx.iter_modules(network):
+        if isinstance(module, Function):
+            module.keeps_statistics = True
+        elif isinstance(module, nnx.bridge.ToNNX):
+            object.__setattr__(module, "__class__", _keeping_linen(type(module)))
+        elif keeps_statistics(module):
+            module.eval()
+            if callable(module):
+                object.__setattr__(module, "__class__", _keeping(type(module)))
+
+
+def with_statistics_of(before: nnx.State, after: nnx.State) -> nnx.State:
+    """The state `after`, with the statistics of the one `before`."""
+    earlier = dict(nnx.to_flat_state(before))
+    return nnx.from_flat_state(
+        (path, earlier[path] if isinstance(value, nnx.BatchStat) else value)
+        for path, value in nnx.to_flat_state(after)
+    )
+
+
+@cache
+def _keeping(kind: Any) -> type:
+    """The same kind of layer, told by each call that it does not train."""
+    if kind is nnx.BatchNorm:
+        return Keeping
+    bases = (kind, Keeping) if issubclass(kind, nnx.BatchNorm) else (kind,)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = _in_inference(kind.__call__, self, args, kwargs, lambda name: None)
+        return kind.__call__(self, *args, **kwargs)
+
+    return type(kind)(kind.__name__, bases, {"__call__": call, "__module__": kind.__module__})
+
+
+class Keeping(nnx.BatchNorm):
+    """flax's own, also where a layer derived from it calls it with what it was told."""
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None, **settings: Any) -> jax.Array:
+        return super().__call__(x, use_running_average=True, **settings)
+
+
+@cache
+def _keeping_linen(kind: Any) -> type:
+    def call(self: Any, *args: Any, mutable: Any = None, **kwargs: Any) -> Any:
+        mutable = mutable if mutable is None else subtract_filters(mutable, COLLECTION)
+        return with_kept(
+            type(self.to_nnx__module).__name__, lambda: kind.__call__(self, *args, mutable=mutable, **kwargs)
+        )
+
+    return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+
+
+def with_kept(called: str, run: Callable[[], Any]) -> Any:
+    """What `run` gives, which applies a flax.linen module whose statistics are kept; SettingError where it writes
+    to them all the same."""
+    try:
+        with nn.intercept_methods(_intercept):
+            return run()
+    except errors.ModifyScopeVariableError as error:
+        raise SettingError(
+            f"{called} moves its statistics in training in a way that batch_norm='frozen' does not reach "
+            f"({error}); pass batch_norm='train', or let it ask self.is_mutable_collection({COLLECTION!r})"
+        ) from error
+
+
+def _intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    module = context.module
+    if context.method_name != "__call__" or not _holds_statistics(module):
+        return method(*args, **kwargs)
+    settings = {name: vars(module)[name] for name in INFERENCE if isinstance(vars(module).get(name), bool)}
+    args, kwargs = _in_inference(type(module).__call__, module, args, kwargs, settings.get)
+    for name in settings:  # the module is a copy that flax makes for this call
+        object.__setattr__(module, name, INFERENCE[name])
+    try:
+        return method(*args, **kwargs)
+    finally:
+        for name, value in settings.items():
+            object.__setattr__(module, name, value)
+
+
+def _holds_statistics(module: nn.Module) -> bool:
+    """Whether the statistics are its own, and not those of layers in it."""
+    own = module.variables.get(COLLECTION, {})
+    return isinstance(module, nn.BatchNorm) or any(not isinstance(value, Mapping) for value in own.values())
+
+
+def _in_inference(
+    call: Callable[..., Any], module: Any, args: Any, kwargs: Any, setting: Callable[[str], bool | None]
+) -> tuple[Any, Any]:
+    """The arguments of a module's call, with its flags as they are in inference, but for those that its settings
+    say."""
+    signature = inspect.signature(call)
+    given = signature.bind_partial(module, *args, **kwargs)
+    for name, value in INFERENCE.items():
+        if name in signature.parameters and setting(name) is None:
+            given.arguments[name] = value
+    given.arguments = {name: given.arguments[name] for name in signature.parameters if name in given.arguments}
+    return given.args[1:], given.kwargs
