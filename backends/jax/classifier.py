@@ -12,7 +12,10 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
+from headstart.backends.jax.parts import called_by
+from headstart.backends.jax.statistics import inner_of
 from headstart.models.endings import is_projection, is_ranking
 from headstart.models.several import at_end
 
@@ -23,9 +26,6 @@ PRIMITIVES = (
     "reshape", "squeeze", "convert_element_type", "copy", "mul", "add", "neg", "min",
     "clamp",
 )  # fmt: skip
-
-
-MISSING = object()
 
 
 def ends_in_classifier(layers: list[Any]) -> bool:
@@ -47,7 +47,8 @@ def _passes(layer: Any) -> bool:
 
 
 def is_last(module: Any, path: str) -> bool:
-    if type(module) in (nnx.Linear, nnx.LoRALinear, nnx.LoRA) or _is_linear(module):
+    single = type(module) is nnx.Einsum and is_product(module.einsum_str)
+    if single or type(module) in (nnx.Linear, nnx.LoRALinear, nnx.LoRA) or _is_linear(module):
         return not is_projection(path)
     if type(module) is nnx.Conv and set(_sides(module.kernel_size)) == {1}:
         return is_ranking(path)
@@ -59,87 +60,133 @@ def _is_linear(module: Any) -> bool:
     return type(module) is nnx.LinearGeneral and len(module.out_features) == 1 and module.axis == (-1,)
 
 
+def is_product(einsum: str | None) -> bool:
+    """Whether it is said to multiply the last axis by a matrix."""
+    if einsum is None or "->" not in einsum or einsum.count(",") != 1:
+        return False
+    taken, matrix, given = einsum.replace(" ", "").replace("->", ",").split(",")
+    plain = bool(taken and given) and taken[:-1] == given[:-1] and len(matrix) == 2
+    return plain and taken[-1] != given[-1] and {taken[-1], given[-1]} == {*matrix}
+
+
 def _sides(size: Any) -> tuple[int, ...]:
     return (size,) if isinstance(size, int) else tuple(size)
 
 
-Made = list[tuple[str, Any, Any]]
-"""for each linear layer, as it ran: its path, what it gave, what it took"""
+MADE, TAKEN = "headstart:made:", "headstart:taken:"
+"""before a layer's path, in a program: what it gave, and what it took"""
 
 
-def watched(module: nnx.Module, call: Callable[[nnx.Module], Any], made: Made) -> Any:
-    """What `call` gives of a copy of the module, whose linear layers are noted in `made`."""
+def noted(path: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What a layer gives for the first of its arguments, both with names that are seen in a program, inside of
+    whatever JAX transforms, too."""
+    (first, taken), *others = (*enumerate(args), *kwargs.items())
+    named = {first: jax.tree.map(lambda x: checkpoint_name(x, TAKEN + path), taken), **dict(others)}
+    value = call(*(named[at] for at in range(len(args))), **{name: named[name] for name in kwargs})
+    return jax.tree.map(lambda x: checkpoint_name(x, MADE + path), value)
+
+
+def watched(module: nnx.Module, call: Callable[[nnx.Module], Any]) -> Any:
+    """What `call` gives of a copy of the module, whose linear layers are noted."""
     clone = nnx.clone(module)
     for steps, part in list(nnx.iter_modules(clone)):
         if steps and is_last(part, path := ".".join(map(str, steps))):
-            watch(part, path, made)
+            watch(part, path)
     return call(clone)
 
 
-def classifier_of(watching: Callable[[Any, Made], Any], example: Any) -> str | None:
-    """The path of the submodule that is the classifier at a module's end, told by a program of its run; None
-    where there is none, or more than one. `watching`: runs the module on a batch and notes its linear layers."""
-    paths: list[str] = []
-
-    def run(x: Any) -> Any:
-        made: Made = []
-        end = at_end(watching(x, made), jax.Array)
-        if end is None:
-            return None, [], []
-        paths[:] = [path for path, *_ in made]
-        return end, [value for _, value, _ in made], [taken for *_, taken in made]
-
-    try:
-        program = jax.make_jaxpr(run)(jax.tree.map(jax.numpy.asarray, example)).jaxpr
-    except jax.errors.UnexpectedTracerError:  # it is run inside of a scan, or of a function that is compiled
-        return None
-    if not paths:
-        return None
-    end, *others = program.outvars
-    given = {id(value): path for value, path in zip(others[: len(paths)], paths, strict=True)}
-    taken = dict(zip(paths, others[len(paths) :], strict=True))
-    makers = {id(variable): equation for equation in program.eqns for variable in equation.outvars}
-    found: set[str] = set()
-    for constant in program.constvars:  # a temperature, an offset: not of the batch
-        makers[id(constant)] = None
-    if not _is_rank(end, given, makers, found) or len(found) != 1:
-        return None
-    path = found.pop()
-    first = any(taken[path] is variable for variable in program.invars)  # nothing would be left before it
-    return path if paths.count(path) == 1 and not first else None
-
-
-def watch(part: Any, path: str, made: Made) -> None:
-    """Note what the submodule gives and takes."""
+def watch(part: Any, path: str) -> None:
     kind: Any = type(part)
 
-    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        value = kind.__call__(self, *args, **kwargs)
-        made.append((path, value, next(iter((*args, *kwargs.values())))))
-        return value
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return noted(path, functools.partial(kind.__call__, self), args, kwargs)
 
-    changed = type(kind)(kind.__name__, (kind,), {"__call__": noted, "__module__": kind.__module__})
-    object.__setattr__(part, "__class__", changed)
+    object.__setattr__(part, "__class__", called_by(kind, call))
 
 
-def _is_rank(variable: Any, ends: dict[int, str], makers: dict[int, Any], reached: set[str]) -> bool:
-    if id(variable) in ends:
-        reached.add(ends[id(variable)])
-        return True
-    if (maker := makers.get(id(variable), MISSING)) is None:
-        return True
-    if maker is MISSING or not _is_passing(maker):
-        return False
-    # A second way to it says no more, and of what is added to itself again and again there are very many.
-    makers[id(variable)] = None
-    inputs = [atom for atom in maker.invars if not hasattr(atom, "val")]  # literals aside
-    return all(_is_rank(atom, ends, makers, reached) for atom in inputs)
+def classifier_of(watching: Callable[[Any], Any], example: Any) -> tuple[str | None, bool]:
+    """The path of the submodule that is the classifier at a module's end, told by a program of its run; None where
+    there is none, or more than one. And whether it is run inside of what JAX transforms as one thing. `watching`:
+    runs the module on a batch and notes its linear layers."""
+
+    def run(x: Any) -> Any:
+        return at_end(watching(x), jax.Array)
+
+    program = jax.make_jaxpr(run)(jax.tree.map(jax.numpy.asarray, example)).jaxpr
+    if len(program.outvars) != 1:
+        return None, False
+    walk = Walk()
+    whole = Scope(program)
+    if not walk.is_rank(whole, program.outvars[0]) or len(walk.reached) != 1:
+        return None, False
+    ((path, (scope, taken)),) = walk.reached.items()
+    return (None, False) if taken is None or scope.is_input(taken) else (path, scope.around is not None)
 
 
-def _is_passing(equation: Any) -> bool:
-    if equation.params.get("name") in FUNCTIONS:
-        return True
-    inner = equation.params.get("call_jaxpr") or equation.params.get("jaxpr")
-    if inner is not None:
-        return all(map(_is_passing, inner.eqns))
-    return equation.primitive.name in PRIMITIVES
+class Scope:
+    """A program, or one that an equation of another runs."""
+
+    def __init__(self, program: Any, around: Scope | None = None, equation: Any = None) -> None:
+        self.program, self.around, self.equation = program, around, equation
+        self.makers = {id(variable): made for made in program.eqns for variable in made.outvars}
+        self.inputs = {id(variable): at for at, variable in enumerate(program.invars)}
+        self._inner: dict[int, Scope] = {}
+
+    def inside(self, equation: Any) -> Scope | None:
+        inner = inner_of(equation)
+        if inner is not None and id(equation) not in self._inner:
+            self._inner[id(equation)] = Scope(inner, self, equation)
+        return self._inner.get(id(equation))
+
+    def outside(self, variable: Any) -> tuple[Scope, Any] | None:
+        """What an input of the program is in the one around it."""
+        if self.around is None or id(variable) not in self.inputs:
+            return None
+        return self.around, self.equation.invars[self.inputs[id(variable)]]
+
+    def is_input(self, variable: Any) -> bool:
+        """Whether it is the batch itself."""
+        if (there := self.outside(variable)) is not None:
+            return there[0].is_input(there[1])
+        return id(variable) in self.inputs
+
+
+class Walk:
+    """From a program's end back to the classifiers whose numbers it gives."""
+
+    def __init__(self) -> None:
+        self.reached: dict[str, tuple[Scope, Any]] = {}
+        """path -> where it is run, and what it takes there: None where it is run more than once"""
+        self._seen: set[tuple[int, int]] = set()
+
+    def is_rank(self, scope: Scope, variable: Any) -> bool:
+        # A second way to it says no more, and of what is added to itself again and again there are very many.
+        if hasattr(variable, "val") or (id(scope), id(variable)) in self._seen:
+            return True
+        self._seen.add((id(scope), id(variable)))
+        if (maker := scope.makers.get(id(variable))) is None:
+            if (there := scope.outside(variable)) is not None:
+                return self.is_rank(*there)
+            return id(variable) not in scope.inputs  # a temperature, an offset: not of the batch
+        kind, name = maker.primitive.name, str(maker.params.get("name", ""))
+        if kind == NAME and name.startswith(MADE):
+            path = name.removeprefix(MADE)
+            self.reached[path] = scope, _taken(scope, path)
+            return True
+        if kind not in (*PRIMITIVES, NAME) and name not in FUNCTIONS:
+            inner = scope.inside(maker)
+            at = next(at for at, made in enumerate(maker.outvars) if made is variable)
+            return inner is not None and self.is_rank(inner, inner.program.outvars[at])
+        return all(self.is_rank(scope, atom) for atom in maker.invars)
+
+
+NAME = "name"
+
+
+def _taken(scope: Scope, path: str) -> Any:
+    taken = [
+        made.invars[0]
+        for made in scope.program.eqns
+        if made.primitive.name == NAME and made.params["name"] == TAKEN + path
+    ]
+    return taken[0] if len(taken) == 1 else None

@@ -15,7 +15,7 @@ from flax import linen, nnx
 from flax.core import unfreeze
 from flax.nnx.bridge.variables import nnx_attrs_to_linen_vars
 
-from headstart.backends.jax.classifier import Made
+from headstart.backends.jax.classifier import is_product, noted
 from headstart.backends.jax.norms import COLLECTION, with_kept
 from headstart.backends.jax.parts import Function, Stop, joined, step
 from headstart.backends.jax.statistics import PARAMS
@@ -109,30 +109,29 @@ def path_of(module: linen.Module) -> str:
     return ".".join(module.path)
 
 
-def submodules(run: Callable[[], Any]) -> list[str]:
-    """The paths of the submodules that a run calls, in the order of their ends."""
-    called: dict[str, None] = {}
+def calls(run: Callable[[], Any]) -> list[str]:
+    """The path of a submodule for each call of one in a run, in the order of their ends."""
+    called: list[str] = []
 
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         value = method(*args, **kwargs)
         if context.method_name == "__call__" and path_of(context.module):
-            called.setdefault(path_of(context.module))
+            called.append(path_of(context.module))
         return value
 
     with linen.intercept_methods(intercept):
         run()
-    return list(called)
+    return called
 
 
-def watched(run: Callable[[], Any], made: Made) -> Any:
-    """What a run gives, whose linear layers are noted in `made`."""
+def watched(run: Callable[[], Any]) -> Any:
+    """What a run gives, whose linear layers are noted."""
 
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        value = method(*args, **kwargs)
         path = path_of(context.module)
-        if context.method_name == "__call__" and path and _is_last(context.module, path):
-            made.append((path, value, next(iter((*args, *kwargs.values())))))
-        return value
+        if context.method_name != "__call__" or not path or not _is_last(context.module, path):
+            return method(*args, **kwargs)
+        return noted(path, method, args, kwargs)
 
     with linen.intercept_methods(intercept):
         return run()
@@ -140,7 +139,8 @@ def watched(run: Callable[[], Any], made: Made) -> Any:
 
 def _is_last(module: linen.Module, path: str) -> bool:
     """As `classifier.is_last` has it for NNX."""
-    if type(module) is linen.Dense or _is_dense(module):
+    single = type(module) is linen.Einsum and is_product(module.einsum_str)
+    if single or type(module) is linen.Dense or _is_dense(module):
         return not is_projection(path)
     if type(module) is linen.Conv:
         sides = (module.kernel_size,) if isinstance(module.kernel_size, int) else module.kernel_size

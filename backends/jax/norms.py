@@ -16,7 +16,7 @@ from flax import errors, nnx
 from flax import linen as nn
 from flax.core.scope import subtract_filters
 
-from headstart.backends.jax.parts import INFERENCE, Function
+from headstart.backends.jax.parts import INFERENCE, Function, called_by
 from headstart.common.errors import SettingError
 
 COLLECTION = "batch_stats"
@@ -63,13 +63,13 @@ def _keeping(kind: Any) -> type:
     """The same kind of layer, told by each call that it does not train."""
     if kind is nnx.BatchNorm:
         return Keeping
-    bases = (kind, Keeping) if issubclass(kind, nnx.BatchNorm) else (kind,)
+    behind = (Keeping,) if issubclass(kind, nnx.BatchNorm) else ()
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = _in_inference(kind.__call__, self, args, kwargs, lambda name: None)
         return kind.__call__(self, *args, **kwargs)
 
-    return type(kind)(kind.__name__, bases, {"__call__": call, "__module__": kind.__module__})
+    return called_by(kind, call, *behind)
 
 
 class Keeping(nnx.BatchNorm):
@@ -87,7 +87,7 @@ def _keeping_linen(kind: Any) -> type:
             type(self.to_nnx__module).__name__, lambda: kind.__call__(self, *args, mutable=mutable, **kwargs)
         )
 
-    return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    return called_by(kind, call)
 
 
 def with_kept(called: str, run: Callable[[], Any]) -> Any:

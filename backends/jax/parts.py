@@ -51,6 +51,11 @@ def current_program() -> Any:
     return get_opaque_trace_state(convention="flax")
 
 
+def called_by(kind: Any, call: Any, *more: type) -> type:
+    """The same kind of module with another `__call__`. `more`: what is derived from behind it."""
+    return type(kind)(kind.__name__, (kind, *more), {"__call__": call, "__module__": kind.__module__})
+
+
 @cache
 def stopping(kind: Any, before: bool) -> type:
     """The same kind of module, whose call ends everything with its result, or with what it takes."""
@@ -58,7 +63,36 @@ def stopping(kind: Any, before: bool) -> type:
     def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise Stop(next(iter((*args, *kwargs.values()))) if before else kind.__call__(self, *args, **kwargs))
 
-    return type(kind)(kind.__name__, (kind,), {"__call__": stop, "__module__": kind.__module__})
+    return called_by(kind, stop)
+
+
+COMPILED = type(jax.jit(len)), type(nnx.jit(len))
+
+
+def uncompiled(module: nnx.Module) -> nnx.Module:
+    """The module, which is a copy, whose calls are no programs of their own, from inside of which no value comes:
+    it is compiled as a whole in any case."""
+    for _, submodule in nnx.iter_modules(module):
+        if isinstance(inspect.getattr_static(type(submodule), "__call__", None), COMPILED):
+            object.__setattr__(submodule, "__class__", _plain(type(submodule)))
+    return module
+
+
+@cache
+def _plain(kind: Any) -> type:
+    call = inspect.unwrap(inspect.getattr_static(kind, "__call__"))
+    return called_by(kind, call)
+
+
+def before_calls(module: Any, run: Callable[[], Any]) -> None:
+    """Let each call of a module, which is a copy, begin with `run`."""
+    kind: Any = type(module)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        run()
+        return kind.__call__(self, *args, **kwargs)
+
+    object.__setattr__(module, "__class__", called_by(kind, call))
 
 
 INFERENCE = {

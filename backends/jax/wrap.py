@@ -23,13 +23,14 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.jax import linen
-from headstart.backends.jax.classifier import Made, classifier_of, ends_in_classifier, watched
+from headstart.backends.jax.classifier import classifier_of, ends_in_classifier, watched
 from headstart.backends.jax.door import as_its_owner
 from headstart.backends.jax.parts import (
     PRUNED,
     Function,
     Path,
     Whole,
+    before_calls,
     calling,
     copied,
     features_of,
@@ -41,6 +42,7 @@ from headstart.backends.jax.parts import (
     prune,
     step,
     stopping,
+    uncompiled,
     variables,
 )
 from headstart.backends.jax.telling import LIBRARIES, told
@@ -261,15 +263,18 @@ def _module(request: WrapRequest) -> Wrapping:
         at, wanted = _place_of(at, module, by_name, request.example)
     elif request.fresh:
 
-        def watching(x: Any, made: Made) -> Any:
+        def watching(x: Any) -> Any:
             if isinstance(module, linen.Bridged):
-                return linen.watched(lambda: Whole(nnx.clone(module), by_name, False).given(x), made)
-            return watched(module, lambda clone: Whole(clone, by_name, False).given(x), made)
+                return linen.watched(lambda: Whole(nnx.clone(module), by_name, False).given(x))
+            return watched(uncompiled(nnx.clone(module)), lambda clone: Whole(clone, by_name, False).given(x))
 
-        at = classifier_of(watching, request.example)
+        at, inside = classifier_of(watching, request.example)
+        if inside:
+            raise CutError(HIDDEN.format(_called(module), at))
         cut, before = (None, False) if at is None else (f"{BEFORE}{at}", True)
     structure, reason = told(lambda teller: [cut, by_name, teller.value(module)])
     if at is not None:
+        _check_called_once(module, at, by_name, request.example)
         _stop(module, at, by_name, request.example, before)
     whole = Whole(module, by_name, at is not None)
     if not before:
@@ -328,7 +333,7 @@ def _submodules(module: nnx.Module, by_name: bool, example: Any) -> dict[str, nn
     """Path -> what in a module can be called; a linen module knows when it runs."""
     if isinstance(module, linen.Bridged):
         whole = Whole(module, by_name, False)
-        return dict.fromkeys(linen.submodules(lambda: outputs_of(whole, example)), module)
+        return dict.fromkeys(linen.calls(lambda: outputs_of(whole, example)), module)
     return {joined(path): layer for path, layer in nnx.iter_modules(module) if path and callable(layer)}
 
 
@@ -361,6 +366,30 @@ def _no_such(cut: str, submodules: Mapping[str, Any]) -> CutError:
     return CutError(f"cut={cut!r}: nothing can be called there")
 
 
+def _check_called_once(module: nnx.Module, cut: str, by_name: bool, example: Any) -> None:
+    clone, calls = uncompiled(nnx.clone(module)), []
+    submodules = _submodules(clone, by_name, example)
+    if cut not in submodules:
+        return
+    if isinstance(clone, linen.Bridged):
+        calls += linen.calls(lambda: outputs_of(Whole(clone, by_name, False), example))
+    else:
+        before_calls(submodules[cut], lambda: calls.append(cut))
+        outputs_of(Whole(clone, by_name, False), example)
+    if calls.count(cut) > 1:
+        raise CutError(
+            f"{cut!r} is called {calls.count(cut)} times, so it cannot be cut at; cut outside of it, or let a "
+            "submodule of its own do what is done with it up to the cut"
+        )
+
+
+HIDDEN = (
+    "{} ends in a classifier, {!r}, inside of what JAX transforms as one thing (jit, remat, scan, vmap ...), "
+    "where nothing can be cut off before it. Pass the module made without that (jit and remat change no "
+    "parameter), or cut='its end' for a fresh head behind what the classifier gives"
+)
+
+
 def _stop(module: nnx.Module, cut: str, by_name: bool, example: Any, before: bool = False) -> None:
     """Let a call of the module end with what its submodule at the cut gives, or takes."""
     submodules = _submodules(module, by_name, example)
@@ -369,6 +398,7 @@ def _stop(module: nnx.Module, cut: str, by_name: bool, example: Any, before: boo
     if isinstance(module, linen.Bridged):
         module.cut, module.before = cut, before
         return
+    uncompiled(module)
     stop: Any = submodules[cut]
     object.__setattr__(stop, "__class__", stopping(type(stop), before))  # type: ignore[arg-type]
 

@@ -1,0 +1,68 @@
+"""Classifiers at the end of JAX modules that are hard to see, and submodules that are called more than once: they
+are found, or said, so that no fresh head stands behind old logits without a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import CutError
+from headstart.testing import relative_error
+
+pytestmark = pytest.mark.of("jax")
+ROWS = np.random.default_rng(1).standard_normal((4, 6)).astype("f")
+FRESH: dict[str, Any] = {"example": ROWS, "head": "linear", "classes": 3, "name": "it"}
+
+
+@pytest.fixture(scope="module")
+def own(backend: str) -> Any:
+    import own_jax_hidden
+
+    return own_jax_hidden
+
+
+def variables(module: Any) -> Any:
+    import jax
+
+    return module.init(jax.random.key(0), ROWS)
+
+
+@pytest.mark.parametrize("how", ["Compiled", "ByJax", "Flagged", "bd,dc->bc", "...d,cd->...c"])
+def test_a_classifier_is_found(own: Any, how: str) -> None:
+    """Where the call is compiled by itself, and where it is a product."""
+    sides = (5, 3) if how.endswith("bc") else (3, 5)
+    module = own.Net(own.einsum(how, *sides)) if "->" in how else getattr(own, how)()
+    model = hs.wrap(module, **FRESH)
+    assert model.weights == "its own, cut before fc"
+    assert relative_error(hs.forward(model, ROWS, "trunk")["trunk"], np.asarray(module.features(ROWS))) < 1e-5
+
+
+@pytest.mark.parametrize("equation", ["bd,bdc->bc", "bd,dc->cb", "bd,cb->cd", "bd,de->bef", "d,dd->d"])
+def test_a_product_that_is_no_linear_layer(own: Any, equation: str) -> None:
+    from headstart.backends.jax.classifier import is_product
+
+    assert not is_product(equation)
+
+
+@pytest.mark.parametrize("how", ["Again", "Inside", "compiled_linen"])
+def test_a_classifier_that_cannot_be_cut_off_is_told(own: Any, how: str) -> None:
+    module = getattr(own, how)()
+    settings = {"params": variables(module)} if how == "compiled_linen" else {}
+    with pytest.raises(
+        CutError, match=r"ends in a classifier, 'fc', inside of what JAX transforms.*cut='its end'"
+    ):
+        hs.wrap(module, **settings, **FRESH)
+    assert hs.wrap(module, "its end", **settings, **FRESH).weights == "its own, cut at its end"
+
+
+@pytest.mark.parametrize("how", ["Twice", "Linen"])
+def test_what_is_called_twice_is_no_cut(own: Any, how: str) -> None:
+    module = getattr(own, how)()
+    settings = {"params": variables(module)} if how == "Linen" else {}
+    for cut in ("mid", "before mid"):
+        with pytest.raises(CutError, match="'mid' is called 2 times, so it cannot be cut at; cut outside of it"):
+            hs.wrap(module, cut, **settings, **FRESH)
+    assert hs.wrap(module, **settings, **FRESH).weights == "its own, cut before fc"

@@ -1,0 +1,82 @@
+"""JAX modules that end in a classifier which is hard to see; see `own_jax`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax import nnx
+
+
+class Net(nnx.Module):
+    def __init__(self, last: Any = None) -> None:
+        rngs = nnx.Rngs(0)
+        self.first, self.mid = nnx.Linear(6, 5, rngs=rngs), nnx.Linear(5, 5, rngs=rngs)
+        self.fc = nnx.Linear(5, 3, rngs=rngs) if last is None else last
+
+    def features(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(self.mid(nnx.relu(self.first(x))))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc(self.features(x))
+
+
+def einsum(equation: str, *sides: int) -> nnx.Module:
+    return nnx.Einsum(equation, sides, rngs=nnx.Rngs(0))
+
+
+class Compiled(Net):
+    @nnx.jit
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nnx.softmax(super().__call__(x))
+
+
+class ByJax(Net):
+    @jax.jit
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc(inputs=self.features(x))
+
+
+class Flagged(Net):
+    @partial(nnx.jit, static_argnames="train")
+    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
+        return super().__call__(x) if not train else x
+
+
+class Again(Net):
+    @nnx.remat
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x)
+
+
+class Inside(Net):
+    @nnx.jit
+    def ranks(self, x: jax.Array) -> jax.Array:
+        return self.fc(self.features(x))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.ranks(x)
+
+
+class Twice(Net):
+    @nnx.jit
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc(nnx.relu(self.mid(self.features(x))))
+
+
+class Linen(nn.Module):
+    """With a product as its last layer."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        mid = nn.Dense(6, name="mid")
+        x = nn.relu(mid(nn.relu(mid(x))))
+        return nn.Einsum((6, 3), "bd,dc->bc", name="fc")(x)
+
+
+def compiled_linen() -> nn.Module:
+    kind: Any = nn.jit(Linen)
+    made: nn.Module = kind()
+    return made
