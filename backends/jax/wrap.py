@@ -25,6 +25,7 @@ from flax import nnx
 from headstart.backends.jax import linen
 from headstart.backends.jax.classifier import classifier_of, ends_in_classifier, watched
 from headstart.backends.jax.door import as_its_owner
+from headstart.backends.jax.others import is_pytree, refuse
 from headstart.backends.jax.parts import (
     PRUNED,
     Function,
@@ -61,7 +62,7 @@ BETWEEN = "between the functions"
 
 
 def owns(native: Any) -> bool:
-    return isinstance(native, nnx.Module) or _is_pair(native) or linen.is_linen(native)
+    return isinstance(native, nnx.Module) or _is_pair(native) or linen.is_linen(native) or is_pytree(native)
 
 
 def _is_pair(native: Any) -> bool:
@@ -80,6 +81,8 @@ def _is_function(value: Any) -> bool:
 
 def wrap(request: WrapRequest) -> Wrapping:
     last_only(request.layout, "JAX")
+    if not isinstance(request.native, nnx.Module) and not linen.is_linen(request.native):
+        refuse(request.native)
     if not _is_pair(request.native) and not callable(request.native):
         raise SettingError(NO_CALL.format(type(request.native).__name__))
     if linen.is_linen(request.native):
@@ -130,11 +133,6 @@ def _cut(request: WrapRequest) -> Wrapping:
 def _functions(request: WrapRequest) -> Wrapping:
     functions = request.native
     parts: list[NativePart] = []
-    if {"init", "apply"} <= {*getattr(functions, "_fields", ())}:  # as Haiku's transform gives
-        raise SettingError(
-            "init and apply are no trunk and head: with it = the two, and params = what init made, pass "
-            "hs.wrap((lambda p, x: it.apply(p, None, x), None), params=(params, None), head='linear', classes=...)"
-        )
     if request.cut not in (None, BETWEEN if request.rest else END):
         raise CutError(f"cut={request.cut!r}: two functions are cut between them, and nowhere else")
     if not isinstance(request.params, list | tuple) or len(request.params) != 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,18 +124,3 @@ def test_a_functions_statistics_get_no_gradient(own: Any, data: Any, tmp_path: P
     moved = {name for name, value in model.params.items() if (after[name] != value).any()}
     assert any(".params." in name for name in moved)
     assert not [name for name in moved if "batch_stats" in name]
-
-
-def test_init_and_apply_are_told_the_way() -> None:
-    """A pair of functions, too, and not those that are taken; the way that is told leads to features."""
-
-    class Transformed(NamedTuple):
-        init: Any
-        apply: Any
-
-    it = Transformed(lambda key, x: {"w": np.eye(3, dtype=np.float32)}, lambda p, _, x: x.mean((1, 2)) @ p["w"])
-    params = it.init(None, X)
-    with pytest.raises(SettingError, match=r"it\.apply\(p, None, x\), None\), params=\(params, None\)"):
-        hs.wrap(it, params=params, **FRESH)
-    model = hs.wrap((lambda p, x: it.apply(p, None, x), None), params=(params, None), name="it", **FRESH)
-    assert relative_error(trunk(model), X.mean((1, 2))) < 1e-6
