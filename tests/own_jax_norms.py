@@ -53,13 +53,12 @@ class Told(nnx.Module):
         self.first, self.last = nnx.Linear(6, 6, rngs=rngs), nnx.Linear(6, 6, rngs=rngs)
         self.named, self.placed, self.derived, self.own, self.inner = norm(), norm(), norm(Derived), Own(), Inner()
         self.spectral = nnx.SpectralNorm(self.last, rngs=rngs)
-        self.linen = bridged(jnp.ones((2, 6)))
+        self.linen, self.free = bridged(jnp.ones((2, 6))), bridged(jnp.ones((2, 6)))
 
     def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
         x = self.named(self.first(x), use_running_average=not train)
         x = self.derived(self.placed(x, not train), not train)
-        x = self.linen(x, train=train, mutable=["batch_stats"] if train else False)
-        x = x[0] if isinstance(x, tuple) else x
+        x = self.free(self.linen(x, train=train, mutable=["batch_stats"] if train else False), train=train)
         return self.spectral(self.inner(self.own(x, train), train), update_stats=train)
 
 

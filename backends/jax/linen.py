@@ -13,18 +13,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 from flax.core import unfreeze
-from flax.nnx.bridge.variables import nnx_attrs_to_linen_vars
 
 from headstart.backends.jax.classifier import is_product, noted
-from headstart.backends.jax.norms import COLLECTION, with_kept
+from headstart.backends.jax.norms import COLLECTION, held_by, with_kept
 from headstart.backends.jax.parts import Function, Stop, joined, step
 from headstart.backends.jax.statistics import PARAMS
 from headstart.common.errors import SettingError
 from headstart.models.endings import is_projection, is_ranking
 
 ROOT = ""
-HIDDEN = ("to_nnx__", "_pytree__", "_object__")
-"""what NNX and its bridge keep in a module for themselves"""
 
 
 class Bridged(Function):
@@ -163,8 +160,7 @@ def bridged(module: Any, variables: Any) -> Bridged:
     """SettingError unless `variables` are such as `module.init` makes."""
     said = "what init made, as {'params': ..., 'batch_stats': ...}"
     if isinstance(module, nnx.bridge.ToNNX) and variables is None:
-        held = {name: value for name, value in vars(module).items() if not name.startswith(HIDDEN)}
-        module, variables = module.to_nnx__module, nnx_attrs_to_linen_vars(held)
+        module, variables = module.to_nnx__module, held_by(module)
         if not variables:
             raise SettingError(
                 f"{type(module).__name__} in nnx.bridge.ToNNX has no variables yet: lazy_init makes them"

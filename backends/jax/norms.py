@@ -15,8 +15,10 @@ import jax
 from flax import errors, nnx
 from flax import linen as nn
 from flax.core.scope import subtract_filters
+from flax.nnx.bridge.variables import nnx_attrs_to_linen_vars
 
 from headstart.backends.jax.parts import INFERENCE, Function, called_by
+from headstart.backends.jax.statistics import PARAMS
 from headstart.common.errors import SettingError
 
 COLLECTION = "batch_stats"
@@ -36,13 +38,15 @@ def _held(value: Any) -> Iterator[Any]:
             yield from _held(entry)
 
 
-def keep_statistics(network: nnx.Module) -> None:
-    """Let all in the network that hold statistics keep them, while it trains."""
+def tell(network: nnx.Module, follow: bool) -> None:
+    """Tell all in a network that hold statistics, which is to train, whether these follow the batches."""
     for _, module in nnx.iter_modules(network):
-        if isinstance(module, Function):
+        if isinstance(module, nnx.bridge.ToNNX):
+            object.__setattr__(module, "__class__", _bridge(type(module), follow))
+        elif follow:
+            continue
+        elif isinstance(module, Function):
             module.keeps_statistics = True
-        elif isinstance(module, nnx.bridge.ToNNX):
-            object.__setattr__(module, "__class__", _keeping_linen(type(module)))
         elif keeps_statistics(module):
             module.eval()
             if callable(module):
@@ -79,13 +83,28 @@ class Keeping(nnx.BatchNorm):
         return super().__call__(x, use_running_average=True, **settings)
 
 
+def held_by(bridge: nnx.Module) -> dict[str, Any]:
+    """The variables of the linen module that a `ToNNX` holds, as linen has them."""
+    held = {name: value for name, value in vars(bridge).items() if not name.startswith(HIDDEN)}
+    return dict(nnx_attrs_to_linen_vars(held))
+
+
+HIDDEN = ("to_nnx__", "_pytree__", "_object__")
+"""what NNX and its bridge keep in a module for themselves"""
+
+
 @cache
-def _keeping_linen(kind: Any) -> type:
+def _bridge(kind: Any, follow: bool) -> type:
+    """The same kind of `ToNNX`. What its own call is not told to be written to, is not, and the first batch norm
+    that trains fails."""
+
     def call(self: Any, *args: Any, mutable: Any = None, **kwargs: Any) -> Any:
+        if follow:
+            mutable = [*held_by(self).keys() - {PARAMS}] if mutable is None else mutable
+            return kind.__call__(self, *args, mutable=mutable, **kwargs)
         mutable = mutable if mutable is None else subtract_filters(mutable, COLLECTION)
-        return with_kept(
-            type(self.to_nnx__module).__name__, lambda: kind.__call__(self, *args, mutable=mutable, **kwargs)
-        )
+        called = type(self.to_nnx__module).__name__
+        return with_kept(called, lambda: kind.__call__(self, *args, mutable=mutable, **kwargs))
 
     return called_by(kind, call)
 

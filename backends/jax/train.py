@@ -18,7 +18,7 @@ from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.epoch import Known, Result, resident_step, whole_epoch
 from headstart.backends.jax.masks import Dropped
-from headstart.backends.jax.norms import keep_statistics, with_statistics_of
+from headstart.backends.jax.norms import tell, with_statistics_of
 from headstart.contract.devices import CPU
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
@@ -34,8 +34,7 @@ class JaxTrainer:
         self.network.eval()
         self.inference = nnx.graphdef(self.network)
         self.network.train()
-        if not recipe.train_statistics:
-            keep_statistics(self.network)
+        tell(self.network, recipe.train_statistics)
         self.training, weights, rest = nnx.split(self.network, nnx.Param, ...)
         self.update_rule = _update_rule(recipe)
         self.output_weights = np.array([1.0, *(weight for _, weight in graph.auxiliary)], np.float32)
