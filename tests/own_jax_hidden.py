@@ -73,7 +73,7 @@ class Linen(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         mid = nn.Dense(6, name="mid")
         x = nn.relu(mid(nn.relu(mid(x))))
-        return nn.Einsum((6, 3), "bd,dc->bc", name="fc")(x)
+        return nn.Einsum((6, 3), name="fc")(x, "bd,dc->bc")
 
 
 def compiled_linen() -> nn.Module:

@@ -60,9 +60,9 @@ def _is_linear(module: Any) -> bool:
     return type(module) is nnx.LinearGeneral and len(module.out_features) == 1 and module.axis == (-1,)
 
 
-def is_product(einsum: str | None) -> bool:
+def is_product(einsum: Any) -> bool:
     """Whether it is said to multiply the last axis by a matrix."""
-    if einsum is None or "->" not in einsum or einsum.count(",") != 1:
+    if not isinstance(einsum, str) or "->" not in einsum or einsum.count(",") != 1:
         return False
     taken, matrix, given = einsum.replace(" ", "").replace("->", ",").split(",")
     plain = bool(taken and given) and taken[:-1] == given[:-1] and len(matrix) == 2

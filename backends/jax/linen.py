@@ -126,7 +126,7 @@ def watched(run: Callable[[], Any]) -> Any:
 
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         path = path_of(context.module)
-        if context.method_name != "__call__" or not path or not _is_last(context.module, path):
+        if context.method_name != "__call__" or not path or not _is_last(context.module, path, args, kwargs):
             return method(*args, **kwargs)
         return noted(path, method, args, kwargs)
 
@@ -134,9 +134,10 @@ def watched(run: Callable[[], Any]) -> Any:
         return run()
 
 
-def _is_last(module: linen.Module, path: str) -> bool:
+def _is_last(module: linen.Module, path: str, args: Any, kwargs: Any) -> bool:
     """As `classifier.is_last` has it for NNX."""
-    single = type(module) is linen.Einsum and is_product(module.einsum_str)
+    said = (getattr(module, "einsum_str", None), kwargs.get("einsum_str"), *args[1:2])
+    single = type(module) is linen.Einsum and any(map(is_product, said))
     if single or type(module) is linen.Dense or _is_dense(module):
         return not is_projection(path)
     if type(module) is linen.Conv:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PARAMS = "params"
-COLLECTIONS = ("batch_stats", "stats", "statistics", "state", "buffers")
+COLLECTIONS = ("batch_stats", "stats", "statistics", "buffers")
+BESIDE = ("state", "states")
+"""what stands beside all parameters is called so; further down, a parameter may be"""
 RUNNING = re.compile(r"^(running|moving|ema|batch)_(mean|var|std|av|stat)|_(ema|avg)$")
 MOMENTS = ("mean", "var", "variance", "std")
 # what changes an array's shape or type alone
@@ -29,7 +31,7 @@ def is_statistic(path: Sequence[Any], shape: tuple[int, ...]) -> bool:
     """Whether an array at such a path is called like one. What is called `mean` is one number a channel; a matrix
     of that name is a layer's weights."""
     *_, last = steps = [str(step).lower() for step in path] or [""]
-    if any(step in COLLECTIONS or RUNNING.search(step) for step in steps):
+    if steps[0] in BESIDE or any(step in COLLECTIONS or RUNNING.search(step) for step in steps):
         return True
     return last in MOMENTS and sum(side > 1 for side in shape) < 2
 

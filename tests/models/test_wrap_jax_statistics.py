@@ -83,7 +83,8 @@ def test_names_of_statistics(path: tuple[Any, ...], backend: str) -> None:
     from headstart.backends.jax.statistics import is_statistic
 
     assert is_statistic(path, (6,))
-    assert not is_statistic(("mean_head", "kernel"), (6,))
+    for parameter in (("mean_head", "kernel"), ("rnn", "state")):
+        assert not is_statistic(parameter, (6,))
 
 
 def test_a_variance_without_a_name_is_refused(data: Any, tmp_path: Path) -> None:
