@@ -160,8 +160,8 @@ def is_linen(native: Any) -> bool:
 def bridged(module: Any, variables: Any) -> Bridged:
     """SettingError unless `variables` are such as `module.init` makes."""
     said = "what init made, as {'params': ..., 'batch_stats': ...}"
-    if isinstance(module, nnx.bridge.ToNNX) and variables is None:
-        module, variables = module.to_nnx__module, held_by(module)
+    if isinstance(module, nnx.bridge.ToNNX):
+        module, variables = module.to_nnx__module, variables or held_by(module)
         if not variables:
             raise SettingError(
                 f"{type(module).__name__} in nnx.bridge.ToNNX has no variables yet: lazy_init makes them"

@@ -178,3 +178,12 @@ def test_statistics_that_cannot_be_kept_are_told(own: Any) -> None:
     with pytest.raises(SettingError, match=r"Alone moves its statistics .* pass batch_norm='train', or let"):
         stepped(model, follow=False)
     assert stepped(model, follow=True)[1] == model.graph.buffers()
+
+
+def test_a_bridge_without_variables_is_told(own: Any) -> None:
+    from flax import nnx
+
+    with pytest.raises(
+        SettingError, match=r"Drops in nnx\.bridge\.ToNNX has no variables yet: lazy_init makes them"
+    ):
+        hs.wrap(nnx.bridge.ToNNX(own.Drops(), rngs=nnx.Rngs(0)), example=ROWS, head="linear", classes=3)
